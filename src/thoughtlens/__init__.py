@@ -1,0 +1,30 @@
+"""thoughtlens: see what a language model is thinking.
+
+Public names are loaded lazily, so that importing the package costs neither torch nor time.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+__version__ = "0.1.0"
+
+MODULES = (
+    "baselines", "classify", "config", "errors", "explain", "extract", "interpret", "kernels",
+    "metrics", "models", "pipeline", "plots", "problems", "report", "sae", "store", "train",
+    "training", "validate",
+)  # fmt: skip
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in MODULES:
+        return importlib.import_module(f"thoughtlens.{name}")
+    raise AttributeError(f"module 'thoughtlens' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *MODULES])

@@ -1,0 +1,62 @@
+"""Progress on stderr: a live bar on a terminal, a plain line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    sys.stderr.write(text.rstrip() + "\n")
+    sys.stderr.flush()
+
+
+def warn(text: str) -> None:
+    """A line that the user must not miss."""
+    say(f"WARNING: {text}")
+
+
+class Progress:
+    """Counts units done; says rate and time left. `start` units were done by an earlier run."""
+
+    every_s = 15.0
+
+    def __init__(self, label: str, total: int, unit: str = "rows", start: int = 0) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done = self.start = start
+        self.t0 = self.last = time.monotonic()
+        self.note = ""
+
+    def advance(self, n: int, note: str = "") -> None:
+        """Count `n` more units; `note` (a metric or two) is shown behind the rate."""
+        self.done += n
+        self.note = note or self.note
+        now = time.monotonic()
+        live = sys.stderr.isatty()
+        if now - self.last > (0.2 if live else self.every_s):
+            self.last = now
+            sys.stderr.write(f"\r{self.line()}\x1b[K" if live else self.line() + "\n")
+            sys.stderr.flush()
+
+    def line(self) -> str:
+        """`extract 12,000/200,000 rows, 3,100 rows/s, 61 s left`."""
+        rate = (self.done - self.start) / max(time.monotonic() - self.t0, 1e-9)
+        left = (self.total - self.done) / rate if rate > 0 else float("inf")
+        note = f", {self.note}" if self.note else ""
+        left_text = f"{left:,.0f} s left" if left < float("inf") else "time left unknown"
+        return f"{self.label} {self.done:,}/{self.total:,} {self.unit}, {rate:,.0f} {self.unit}/s, {left_text}{note}"
+
+
+@contextmanager
+def progress(label: str, total: int, unit: str = "rows", start: int = 0) -> Iterator[Progress]:
+    """Show progress while the block runs, and one line with the total time after it."""
+    bar = Progress(label, total, unit, start)
+    try:
+        yield bar
+    finally:
+        if sys.stderr.isatty():
+            sys.stderr.write("\r\x1b[K")
+        say(f"{label}: {bar.done:,} {unit} in {time.monotonic() - bar.t0:,.1f} s")

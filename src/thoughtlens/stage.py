@@ -1,0 +1,266 @@
+"""What every stage shares: a directory that is whole or absent, resumable, and says where it came from.
+
+Work happens in `NAME.tmp`, which is renamed to `NAME` when everything is written. A killed stage
+leaves `NAME.tmp`, and the same call continues there.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from thoughtlens import __version__
+from thoughtlens.config import Config, differences, identity, to_toml
+from thoughtlens.errors import NotThereError, OccupiedError, ResourceError, StoreError
+from thoughtlens.progress import say
+
+SCHEMA = 1
+LIBRARIES = ("torch", "transformers", "numpy", "scikit-learn", "safetensors", "pyarrow")
+UNHASHED = {"config.toml", "result.json", ".lock"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a stage expects to need, said before it starts."""
+
+    rows: int
+    memory_bytes: float
+    disk_bytes: float
+    seconds: float
+
+    def line(self, stage: str) -> str:
+        """One line for the user."""
+        return (
+            f"{stage}: about {self.rows:,} rows, {self.memory_bytes / 1e9:.1f} GB memory, "
+            f"{self.disk_bytes / 1e9:.2f} GB disk, {self.seconds:,.0f} s"
+        )
+
+
+def run_stage(
+    stage: str,
+    cfg: Config,
+    out: str | Path,
+    work: Callable[[Path], dict[str, Any]],
+    *,
+    inputs: dict[str, Path] | None = None,
+) -> dict[str, Any]:
+    """Do `work(tmp_dir)` once, and keep its directory and `result.json`.
+
+    Args:
+        stage: Name of the stage, stored in the result.
+        cfg: The stage's complete config, stored as `config.toml`.
+        out: The directory to make. If it exists with the same config and the same inputs, its
+            result is returned and nothing is done.
+        work: Writes the data into the directory it is given, continuing from what an interrupted
+            call left there, and returns the metrics for `result.json`.
+        inputs: Input directories and files by name; their digests are stored and compared.
+
+    Raises:
+        NotThereError: an input is missing.
+        OccupiedError: `out` holds something else, or another process is writing it.
+        ResourceError: disk full or no permission. What was finished stays.
+    """
+    out = Path(out)
+    digests = {name: digest(path) for name, path in (inputs or {}).items()}
+    if out.exists():
+        return _reuse(out, stage, cfg, digests)
+    tmp = out.with_name(out.name + ".tmp")
+    with _os_errors(out), _locked(tmp, cfg):
+        start = time.monotonic()
+        metrics = work(tmp)
+        result = {
+            "schema": SCHEMA,
+            "stage": stage,
+            **metrics,
+            "config_identity": identity(cfg),
+            "inputs": {
+                name: {"path": str(path), "digest": digests[name]} for name, path in (inputs or {}).items()
+            },
+            "digest": digest_tree(tmp),
+            "seconds": round(time.monotonic() - start, 3),
+            **provenance(),
+        }
+        write_json(tmp / "result.json", result)
+        (tmp / ".lock").unlink()
+        fsync_tree(tmp)
+        os.rename(tmp, out)
+    return result
+
+
+def read_result(path: str | Path) -> dict[str, Any]:
+    """The `result.json` of a finished stage."""
+    file = Path(path) / "result.json"
+    if not file.is_file():
+        unfinished = Path(f"{path}.tmp").exists()
+        hint = "; an unfinished run lies beside it: run its command again" if unfinished else ""
+        raise NotThereError(f"Expected a finished stage at {path}, found no {file.name} there{hint}")
+    return read_json(file)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from disk, or one clear line."""
+    try:
+        table = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise NotThereError(f"Expected a file at {file}, found none") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise StoreError(f"{file} is not JSON ({error}); it is damaged or not ours") from None
+    if not isinstance(table, dict):
+        raise StoreError(f"Expected a JSON object in {file}, got a {type(table).__name__}")
+    return table
+
+
+def write_json(file: Path, table: dict[str, Any]) -> None:
+    """Write through a temporary name, so that the file is whole or absent."""
+    part = file.with_name(file.name + ".part")
+    part.write_text(json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+    with part.open("rb") as handle:
+        os.fsync(handle.fileno())
+    os.replace(part, file)
+
+
+def digest(path: str | Path) -> str:
+    """sha256 of a file, or the digest stored in a finished stage's result."""
+    path = Path(path)
+    if path.is_file():
+        return _sha256(path)
+    if (path / "result.json").is_file():
+        return read_result(path)["digest"]
+    if path.is_dir():
+        return digest_tree(path)
+    raise NotThereError(f"Expected an input at {path}, found nothing there")
+
+
+def digest_tree(root: Path) -> str:
+    """sha256 over names and contents of a directory's files.
+
+    Shards count through the digests in `meta.json`; checkpoints and logs of the way do not count.
+    """
+    total = hashlib.sha256()
+    for file in sorted(root.rglob("*")):
+        name = file.relative_to(root)
+        if file.is_file() and file.name not in UNHASHED and name.parts[0] not in ("shards", "checkpoints"):
+            total.update(f"{name.as_posix()}\0{_sha256(file)}\n".encode())
+    return total.hexdigest()
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, git commit and machine, for `result.json`."""
+    versions = {"thoughtlens": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "versions": versions,
+        "git_commit": _git_commit(),
+        "machine": {"system": platform.platform(), "cpus": os.cpu_count()},
+    }
+
+
+def fsync_tree(root: Path) -> None:
+    """Force every file of a directory to disk, so that a rename never outruns its data."""
+    for path in (*root.rglob("*"), root):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _reuse(out: Path, stage: str, cfg: Config, digests: dict[str, str]) -> dict[str, Any]:
+    if not (out / "config.toml").is_file() or not (out / "result.json").is_file():
+        raise OccupiedError(
+            f"Expected nothing at {out}, or a finished {stage} to reuse; something else is there. "
+            f"Choose another --out, or delete it"
+        )
+    result = read_result(out)
+    if result.get("stage") != stage:
+        raise OccupiedError(f"{out} holds a finished {result.get('stage')}, not a {stage}; choose another --out")
+    if result.get("config_identity") != identity(cfg):
+        theirs = tomllib.loads((out / "config.toml").read_text("utf-8"))
+        keys = differences(tomllib.loads(to_toml(cfg)), theirs)
+        raise OccupiedError(
+            f"{out} holds a {stage} made with other settings: {', '.join(keys) or 'another version'}. "
+            f"Choose another --out, or delete it"
+        )
+    for name, value in digests.items():
+        if result["inputs"].get(name, {}).get("digest") != value:
+            raise OccupiedError(
+                f"{out} was made from another {name} than the one given now; choose another --out, or delete it"
+            )
+    say(f"{stage}: {out} is already done, nothing to do")
+    return result
+
+
+@contextmanager
+def _locked(tmp: Path, cfg: Config) -> Iterator[None]:
+    tmp.mkdir(parents=True, exist_ok=True)
+    handle = (tmp / ".lock").open("w")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        raise OccupiedError(f"Another process is writing {tmp}; wait for it, or choose another --out") from None
+    try:
+        file = tmp / "config.toml"
+        text = to_toml(cfg)
+        if file.exists() and (begun := file.read_text("utf-8")) != text:
+            keys = differences(tomllib.loads(text), tomllib.loads(begun))
+            raise OccupiedError(
+                f"{tmp} holds an unfinished run with other settings: {', '.join(keys)}. "
+                f"Finish it with its own settings, delete it, or choose another --out"
+            )
+        if not file.exists():
+            part = tmp / "config.toml.part"
+            part.write_text(text, "utf-8")
+            os.replace(part, file)
+        yield
+    finally:
+        handle.close()
+
+
+@contextmanager
+def _os_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(
+                f"The disk is full while writing {out}: free some space and run the same command again, "
+                f"it continues from what is finished"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise ResourceError(
+                f"No permission to write {error.filename or out}; choose another --out, or change its permissions"
+            ) from error
+        raise
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _git_commit() -> str | None:
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    done = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None
