@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from thoughtlens.errors import ConfigError, NotThereError
 
@@ -26,6 +26,20 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_kind(cls, table: Any) -> Any:
+        """A table of a choice that does not name its kind is of the default's kind."""
+        if not isinstance(table, dict):
+            return table
+        table = dict(table)
+        for name, field in cls.model_fields.items():
+            tag, value = field.discriminator, table.get(name)
+            if isinstance(tag, str) and isinstance(value, dict) and tag not in value:
+                if field.default is not None and hasattr(field.default, tag):
+                    table[name] = {tag: getattr(field.default, tag), **value}
+        return table
 
 
 C = TypeVar("C", bound=Config)

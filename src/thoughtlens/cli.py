@@ -1,0 +1,196 @@
+"""The command line: each command is one call of the library.
+
+stdout is one JSON object, progress goes to stderr. Exit 0: done. 1: an expected error, in one line.
+2: wrong usage. A traceback only with `--debug`. Torch is imported inside the commands.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+app = typer.Typer(
+    name="thoughtlens",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="See what a language model is thinking: extract, train, validate, interpret, classify, report.",
+)
+problems_app = typer.Typer(no_args_is_help=True, help="Write a table of problems as Parquet.")
+app.add_typer(problems_app, name="problems")
+
+Recipe = Annotated[str, typer.Argument(help="A shipped recipe's name or a TOML file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, e.g. sae.k=64 model=gpt2.")]
+Out = Annotated[Path, typer.Option("--out", help="The run's directory (or a stage's, for its own config).")]
+PlanOnly = Annotated[bool, typer.Option("--plan", help="Print rows, memory, disk and time expected; stop.")]
+Acts = Annotated[Path | None, typer.Option(help="Take the activations from here.")]
+Sae = Annotated[Path | None, typer.Option(help="Take the SAE from here.")]
+
+
+def show(result: dict) -> None:
+    """The command's one JSON object."""
+    sys.stdout.write(json.dumps(result, ensure_ascii=False, default=str) + "\n")
+
+
+@app.command()
+def run(recipe: Recipe, overrides: Overrides = None, *, out: Out, plan: PlanOnly = False) -> None:
+    """All stages of a recipe in order; what is done already is not done again."""
+    from thoughtlens import pipeline
+
+    cfg = pipeline.load(recipe, overrides or [])
+    show(pipeline.plan(cfg, out) if plan else pipeline.run(cfg, out))
+
+
+def _stage(name: str, recipe: str, overrides: Sequence[str] | None, out: Path, plan: bool, **inputs: Path | None) -> None:
+    from thoughtlens import pipeline
+
+    given = {key: path for key, path in inputs.items() if path is not None}
+    show(pipeline.run_one(name, recipe, overrides or [], out, inputs=given, plan_only=plan))
+
+
+@app.command()
+def extract(recipe: Recipe, overrides: Overrides = None, *, out: Out, plan: PlanOnly = False) -> None:
+    """Run the model and store its activations."""
+    _stage("extract", recipe, overrides, out, plan)
+
+
+@app.command()
+def train(
+    recipe: Recipe, overrides: Overrides = None, *, out: Out, acts: Acts = None, plan: PlanOnly = False
+) -> None:
+    """Train the sparse autoencoder(s) on stored activations."""
+    _stage("train", recipe, overrides, out, plan, acts=acts)
+
+
+@app.command()
+def validate(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    *,
+    out: Out,
+    acts: Acts = None,
+    sae: Sae = None,
+    plan: PlanOnly = False,
+) -> None:
+    """Measure the SAE on held-out rows, beside its baselines."""
+    _stage("validate", recipe, overrides, out, plan, acts=acts, sae=sae)
+
+
+@app.command()
+def interpret(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    *,
+    out: Out,
+    acts: Acts = None,
+    sae: Sae = None,
+    plan: PlanOnly = False,
+) -> None:
+    """Collect what each latent responds to."""
+    _stage("interpret", recipe, overrides, out, plan, acts=acts, sae=sae)
+
+
+@app.command()
+def classify(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    *,
+    out: Out,
+    acts: Acts = None,
+    sae: Sae = None,
+    plan: PlanOnly = False,
+) -> None:
+    """Score labels with latents, raw activations and baselines on the same folds."""
+    _stage("classify", recipe, overrides, out, plan, acts=acts, sae=sae)
+
+
+@app.command()
+def report(recipe: Recipe, overrides: Overrides = None, *, out: Out, plan: PlanOnly = False) -> None:
+    """Write report.html, report.md and the figures of a run."""
+    _stage("report", recipe, overrides, out, plan)
+
+
+@app.command()
+def fire(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a finished run.")],
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="One or more texts.")],
+) -> None:
+    """Show the strongest latents of a text, its L0, and which of them fire everywhere."""
+    from thoughtlens import fire as stage
+    from thoughtlens.progress import say
+
+    result = stage.fire(run_dir, texts)
+    say(stage.render(result))
+    show(result)
+
+
+@app.command()
+def recipe(name: Annotated[str, typer.Argument(help="A shipped recipe's name.")]) -> None:
+    """Print a complete recipe with every key explained."""
+    from thoughtlens import pipeline
+    from thoughtlens.config import to_toml
+
+    sys.stdout.write(to_toml(pipeline.load(name, []), comments=True))
+
+
+@app.command()
+def recipes() -> None:
+    """List the shipped recipes."""
+    from thoughtlens.config import recipe_names
+
+    show({"recipes": recipe_names()})
+
+
+@app.command()
+def verify(store: Annotated[Path, typer.Argument(help="An acts/ directory.")]) -> None:
+    """Check every digest of an activation store."""
+    from thoughtlens.store.reader import verify
+
+    show(verify(store))
+
+
+def main() -> None:
+    """Entry point: known errors become one line and exit code 1."""
+    from thoughtlens.errors import ThoughtlensError
+
+    debug = "--debug" in sys.argv
+    argv = [arg for arg in sys.argv[1:] if arg != "--debug"]
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app(argv, prog_name="thoughtlens")
+    except ThoughtlensError as error:
+        if debug:
+            raise
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted; what was finished is kept, the same command continues", code=130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    # The command line is the boundary: whatever was not foreseen must still end in one line.
+    except Exception as error:
+        if debug:
+            raise
+        _fail(f"unforeseen {type(error).__name__}: {error} (run again with --debug to see where)")
+
+
+def _terminate(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int = 1) -> None:
+    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""The training loop of one model: phases that change on measured accuracy, resumable exactly.
+
+teacher: only the chain of thought. one_step: all losses, one-step problems only (controls).
+guided: all losses. anneal: the target per thought fades. pure: CODI's own losses, learning rate
+falling. Data depends on (seed, step) only, so a resumed run repeats an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from thoughtlens.config import Config
+from thoughtlens.models.distill.losses import (
+    IGNORE,
+    Batch,
+    Weights,
+    losses,
+    read_question,
+    teacher_tokens,
+    think,
+)
+from thoughtlens.models.distill.muon import Muon, split_parameters
+from thoughtlens.models.tiny import TinyConfig, TinyDecoder
+
+PHASES = ("teacher", "one_step", "guided", "anneal", "pure")
+N_STEPS = 3
+
+
+class Task(Protocol):
+    """A source of problems as tensors."""
+
+    def batch(self, rng: np.random.Generator, step_weights: tuple[float, ...]) -> Batch:
+        """Training problems; the rows of held-out paths have `keep` False."""
+        ...
+
+    def test(self, n: int, seed: int, n_steps: int) -> Batch:
+        """At least `n` problems of `n_steps` steps on held-out paths (any path for one step)."""
+        ...
+
+
+class LoopConfig(Config):
+    """How one model is trained."""
+
+    step_weights: tuple[float, ...] = (1, 3, 5)
+    """Relative frequency of problems of one, two and three steps."""
+    lr_matrices: float = 0.02
+    """Muon's learning rate, for hidden matrices."""
+    lr_rest: float = 3e-3
+    """AdamW's learning rate, for embeddings, positions, norms and biases."""
+    weight_decay: float = 0.01
+    """Of both optimisers; vectors have none."""
+    warmup_steps: int = 100
+    """Steps of linear warm-up."""
+    kd: float = 1.0
+    """Weight of the distillation of the teacher's states at the answer cue."""
+    step: float = 1.0
+    """Weight of the cross-entropy of each thought against its token of the chain of thought."""
+    trajectory: float = 0.0
+    """Weight of the distillation of the teacher's states at each thought; needs no step labels."""
+    teacher_accuracy: float = 0.99
+    """The teacher phase ends when the whole chain of thought is right this often."""
+    student_accuracy: float = 0.95
+    """The guided phase ends at this accuracy on two- and three-step problems."""
+    one_step_accuracy: float = 0.98
+    """The one-step phase ends at this accuracy."""
+    max_teacher_steps: int = 3000
+    """Steps after which an unfinished teacher phase counts as stalled."""
+    max_one_step_steps: int = 0
+    """Longest one-step phase; 0 leaves the phase out."""
+    max_guided_steps: int = 2000
+    """Longest guided phase."""
+    must_pass: bool = True
+    """Whether a guided phase that never reaches its accuracy counts as stalled (controls: no)."""
+    anneal_steps: int = 200
+    """Steps in which the target per thought fades to nothing; 0 keeps it to the end."""
+    pure_steps: int = 400
+    """Steps of the last phase; the learning rate falls in its second half."""
+    eval_every: int = 50
+    """Steps between measurements on held-out problems."""
+    eval_problems: int = 300
+    """Problems a measurement takes for each number of steps."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints."""
+    bfloat16: bool = False
+    """Whether matrix products run in bfloat16; weights are float32 always."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands; everything but tensors."""
+
+    seed: int
+    step: int = 0
+    phase: str = "teacher"
+    phase_start: int = 0
+    done: bool = False
+    stalled: bool = False
+    switches: dict[str, int] = field(default_factory=dict)
+    log: list[dict] = field(default_factory=list)
+
+
+class Trainer:
+    """One model, its optimisers and its place in the schedule."""
+
+    def __init__(self, task: Task, model_cfg: TinyConfig, cfg: LoopConfig, seed: int, layout: tuple[int, int]):
+        self.task, self.cfg = task, cfg
+        self.model = initialize(TinyDecoder(model_cfg), seed, layout)
+        matrices, tables, vectors = split_parameters(self.model)
+        self.muon = Muon(matrices, lr=cfg.lr_matrices, weight_decay=cfg.weight_decay)
+        groups = [
+            {"params": tables, "weight_decay": cfg.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        self.adam = torch.optim.AdamW(groups, lr=cfg.lr_rest, betas=(0.9, 0.98))
+        self.at = Progress(seed)
+
+    def run(self, directory: Path | None = None, say=None) -> Progress:
+        """Train to the end, or until the run counts as stalled; continue from a checkpoint."""
+        if directory is not None and (directory / "checkpoint.safetensors").is_file():
+            self.restore(directory / "checkpoint.safetensors")
+        while not self.at.done and not self.at.stalled:
+            terms = self.update()
+            if self.at.step % self.cfg.eval_every == 0:
+                row = {"step": self.at.step, "phase": self.at.phase, **terms, **self.measure()}
+                self.at.log.append(row)
+                self.advance(row)
+                if say is not None:
+                    say(row)
+            if directory is not None and self.at.step % self.cfg.checkpoint_every == 0:
+                self.save(directory / "checkpoint.safetensors")
+        return self.at
+
+    def update(self) -> dict[str, float]:
+        """One optimiser step; returns the loss terms."""
+        cfg, at = self.cfg, self.at
+        scale = self.lr_scale()
+        for optimizer, lr in ((self.muon, cfg.lr_matrices), (self.adam, cfg.lr_rest)):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * scale
+        weights = (1.0, 0.0, 0.0) if at.phase == "one_step" else cfg.step_weights
+        batch = self.task.batch(np.random.default_rng((at.seed, at.step)), weights)
+        with torch.autocast("cpu", torch.bfloat16, enabled=cfg.bfloat16):
+            terms = losses(self.model, batch, self.loss_weights())
+        torch.stack(list(terms.values())).sum().backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in (self.muon, self.adam):
+            optimizer.step()
+            optimizer.zero_grad()
+        at.step += 1
+        return {f"loss_{name}": value.item() for name, value in terms.items()}
+
+    def loss_weights(self) -> Weights | None:
+        """The loss weights of this step; None in the teacher phase."""
+        cfg, at = self.cfg, self.at
+        if at.phase == "teacher":
+            return None
+        keep = 1.0
+        if cfg.anneal_steps and at.phase in ("anneal", "pure"):
+            keep = max(0.0, 1 - (at.step - at.phase_start) / cfg.anneal_steps) if at.phase == "anneal" else 0.0
+        return Weights(kd=cfg.kd, step=cfg.step * keep, trajectory=cfg.trajectory * keep)
+
+    def lr_scale(self) -> float:
+        """Warm-up, constant, then linear to 1 % over the second half of the last phase."""
+        cfg, at = self.cfg, self.at
+        scale = min(1.0, (at.step + 1) / max(cfg.warmup_steps, 1))
+        if at.phase == "pure":
+            share = (at.step - at.phase_start) / max(cfg.pure_steps, 1)
+            scale *= min(1.0, 2 * (1 - share) + 0.01)
+        return scale
+
+    def advance(self, row: dict) -> None:
+        """Change phase when the measured accuracy, or the length of the phase, says so."""
+        cfg, at = self.cfg, self.at
+        steps = at.step - at.phase_start
+        if at.phase == "teacher":
+            if row["teacher_accuracy"] >= cfg.teacher_accuracy:
+                self.enter("one_step" if cfg.max_one_step_steps else "guided")
+            else:
+                at.stalled = steps >= cfg.max_teacher_steps
+        elif at.phase == "one_step":
+            if row["student_accuracy_1"] >= cfg.one_step_accuracy or steps >= cfg.max_one_step_steps:
+                self.enter("guided")
+        elif at.phase == "guided":
+            passed = min(row["student_accuracy_2"], row["student_accuracy_3"]) >= cfg.student_accuracy
+            if passed or (steps >= cfg.max_guided_steps and not cfg.must_pass):
+                self.enter("anneal" if cfg.anneal_steps else "pure")
+            else:
+                at.stalled = steps >= cfg.max_guided_steps
+        elif at.phase == "anneal":
+            if steps >= cfg.anneal_steps:
+                self.enter("pure")
+        else:
+            at.done = steps >= cfg.pure_steps
+
+    def enter(self, phase: str) -> None:
+        """Begin a phase."""
+        self.at.phase, self.at.phase_start = phase, self.at.step
+        self.at.switches[phase] = self.at.step
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """Accuracy on held-out problems: the teacher's whole text, the student's answer."""
+        out, right, total = {}, 0, 0
+        for k in range(1, N_STEPS + 1):
+            batch = self.task.test(self.cfg.eval_problems, 999, k)
+            right += int(teacher_right(self.model, batch).sum())
+            total += len(batch.n_steps)
+            if self.at.phase != "teacher":
+                answer = student_answers(self.model, batch)
+                out[f"student_accuracy_{k}"] = (answer == batch.answer).float().mean().item()
+        return {"teacher_accuracy": right / total, **out}
+
+    def save(self, file: Path) -> None:
+        """Write a checkpoint whole or not at all."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        for name, optimizer in (("muon", self.muon), ("adam", self.adam)):
+            for i, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"{name}.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        part = file.with_suffix(".part")
+        save_file({k: v.contiguous() for k, v in tensors.items()}, part, {"at": json.dumps(asdict(self.at))})
+        part.replace(file)
+
+    def restore(self, file: Path) -> None:
+        """Continue exactly where a checkpoint was written."""
+        with safe_open(file, "pt") as handle:
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            self.at = Progress(**json.loads(handle.metadata()["at"]))
+        model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        self.model.load_state_dict(model)
+        for name, optimizer in (("muon", self.muon), ("adam", self.adam)):
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                if key.startswith(name + "."):
+                    _, i, field_name = key.split(".")
+                    state.setdefault(int(i), {})[field_name] = value
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+
+
+@torch.no_grad()
+def teacher_right(model: TinyDecoder, batch: Batch) -> Tensor:
+    """Rows whose every token of the chain of thought is the most likely one.
+
+    Equal to greedy decoding of the right text: the first wrong token is the same in both.
+    """
+    ids, targets = teacher_tokens(batch)
+    states, _ = model(model.inputs(ids, model.cfg.question_len), read_question(model, batch))
+    return ((model.unembed(states[-1]).argmax(-1) == targets) | (targets == IGNORE)).all(1)
+
+
+@torch.no_grad()
+def student_answers(model: TinyDecoder, batch: Batch) -> Tensor:
+    """Token answered after the thoughts."""
+    end = think(model, read_question(model, batch)).end[-1]
+    return model.unembed(end[:, 1]).argmax(-1)
+
+
+def initialize(model: TinyDecoder, seed: int, layout: tuple[int, int]) -> TinyDecoder:
+    """Seeded start values. `layout` = (chains, tokens a chain) of the context.
+
+    Positions of the context begin as one vector a chain plus one a slot within the chain.
+    """
+    g = torch.Generator().manual_seed(seed)
+    d = model.cfg.d_in
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.ndim == 2 and ("embed" in name or "pos" in name):
+                p.normal_(0, 0.3, generator=g)
+            elif p.ndim == 2:
+                gain = {"attn_out": 0.5, "down": 0.25}.get(name.split(".")[-2], 1.0)
+                p.normal_(0, gain / math.sqrt(d), generator=g)
+            else:
+                p.fill_(1.0 if name.endswith("weight") else 0.0)
+        chains, slots = layout
+        if chains:
+            chain = torch.randn(chains, 1, d, generator=g) * 0.3
+            slot = torch.randn(1, slots, d, generator=g) * 0.3
+            model.pos.weight[: chains * slots] = (chain + slot).view(-1, d)
+    return model

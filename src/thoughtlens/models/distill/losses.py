@@ -1,0 +1,168 @@
+"""CODI's losses on one batch, with an optional target for every thought.
+
+Teacher: `question <cot> <cot2> o1 v1 o2 v2 .. o_k <ans> v_k`. Student: `question <bot> z1 .. z6
+<eot> <ans> v_k`. Both begin at the same position, so thought p stands where token p of the chain
+of thought stands: `thought_out[1]` should hold o1, `[2]` v1, `[3]` o2, and so on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from thoughtlens.models.tiny import ANS, BOT, COT, COT2, EOT, SPECIALS, Cache, TinyDecoder
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Problems of one training step: C contexts, M queries on each, B = C * M rows."""
+
+    context: Int[Tensor, "C n_context"]
+    query: Int[Tensor, "B n_query"]
+    cot: Int[Tensor, "B n_cot"]
+    """o1 v1 o2 v2 .. with every step of the chain, also past `n_steps`."""
+    n_steps: Int[Tensor, " B"]
+    keep: Bool[Tensor, " B"]
+    """False for held-out paths; they count in no loss."""
+    padding: Bool[Tensor, "C n_context"] | None = None
+
+    @property
+    def answer(self) -> Int[Tensor, " B"]:
+        """Token of the value after the last step asked for."""
+        return self.cot.gather(1, 2 * self.n_steps[:, None] - 1)[:, 0]
+
+
+@dataclass
+class Student:
+    """States of a student pass: one list of hidden states per pass p = 0..6, and of the answer."""
+
+    passes: list[list[Float[Tensor, "B d"]]]
+    end: list[Float[Tensor, "B 2 d"]]
+    """Hidden states at `<eot>` and `<ans>`."""
+
+
+def read_question(model: TinyDecoder, batch: Batch) -> Cache:
+    """Keys and values of every question; a context is read once for all its queries."""
+    n_context = batch.context.shape[1]
+    start = model.cfg.question_len - n_context - batch.query.shape[1]
+    _, cache = model(model.inputs(batch.context, start), Cache([], []), batch.padding)
+    cache = cache.repeat(len(batch.query) // len(batch.context))
+    _, cache = model(model.inputs(batch.query, start + n_context), cache)
+    return cache
+
+
+def teacher_tokens(batch: Batch) -> tuple[Int[Tensor, "B n_in"], Int[Tensor, "B n_in"]]:
+    """Inputs and targets of the teacher after the question; `IGNORE` past the answer."""
+    n, n_cot = batch.cot.shape
+    ids = torch.cat([batch.cot.new_tensor([COT, COT2]).expand(n, 2), batch.cot], 1)
+    cue = 2 * batch.n_steps[:, None] + 1
+    ids = ids.scatter(1, cue, ANS)
+    targets = torch.cat([ids[:, 1:], ids.new_full((n, 1), IGNORE)], 1)
+    targets = targets.scatter(1, cue, batch.answer[:, None])
+    past = torch.arange(n_cot + 2, device=ids.device) > cue
+    return ids, targets.masked_fill(past, IGNORE)
+
+
+def step_targets(batch: Batch, n_thoughts: int) -> Int[Tensor, "B n_passes"]:
+    """Token that each pass p = 0..n_thoughts should hold; the answer, once it is reached."""
+    tokens = torch.cat([batch.cot.new_full((len(batch.cot), 1), COT2), batch.cot], 1)
+    p = torch.arange(n_thoughts + 1, device=tokens.device)
+    return tokens.gather(1, torch.minimum(p, 2 * batch.n_steps[:, None]))
+
+
+def think(model: TinyDecoder, cache: Cache, n_thoughts: int | None = None) -> Student:
+    """Run the student from the end of the question to the answer cue.
+
+    What stands between begin and end of thought follows `model.cfg.mode`; `n_thoughts` below the
+    trained number leaves early, with `<eot>` at its trained position.
+    """
+    cfg, at = model.cfg, model.cfg.question_len
+    n = {"none": 0}.get(cfg.mode, cfg.n_thoughts) if n_thoughts is None else n_thoughts
+    rows = len(cache.keys[0])
+    ids = torch.full((rows, 1), BOT, device=cache.keys[0].device)
+    if cfg.mode == "pause":
+        pauses = torch.arange(len(SPECIALS), len(SPECIALS) + n, device=ids.device).expand(rows, n)
+        states, cache = model(model.inputs(torch.cat([ids, pauses], 1), at), cache)
+        passes = [[s[:, p] for s in states] for p in range(n + 1)]
+    else:
+        states, cache = model(model.inputs(ids, at), cache)
+        passes = [[s[:, 0] for s in states]]
+        for p in range(1, n + 1):
+            z = model.prj(passes[-1][-1])
+            states, cache = model((z + model.pos.weight[at + p])[:, None], cache)
+            passes.append([s[:, 0] for s in states])
+    if cfg.bottleneck:
+        cache = cache.tail(at + 1)
+    cues = ids.new_tensor([EOT, ANS]).expand(rows, 2)
+    end, _ = model(model.inputs(cues, at + 1 + cfg.n_thoughts), cache)
+    return Student(passes, end)
+
+
+def distance(student: Float[Tensor, "n d"], teacher: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """CODI's distance of states: mean SmoothL1 over the std of the teacher's entries."""
+    teacher = teacher.detach().float()
+    return F.smooth_l1_loss(student.float(), teacher) / teacher.std()
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the loss terms; 0 leaves a term out."""
+
+    kd: float = 1.0
+    step: float = 1.0
+    trajectory: float = 0.0
+
+
+def teacher_loss(
+    model: TinyDecoder, cache: Cache, batch: Batch
+) -> tuple[Float[Tensor, ""], list[Float[Tensor, "B n_in d"]]]:
+    """Cross-entropy of the chain of thought, nats summed over a text's tokens, and the states."""
+    ids, targets = teacher_tokens(batch)
+    states, _ = model(model.inputs(ids, model.cfg.question_len), cache)
+    targets = targets.masked_fill(~batch.keep[:, None], IGNORE)
+    logits = model.unembed(states[-1]).float()
+    total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    return total / batch.keep.sum(), states
+
+
+def losses(model: TinyDecoder, batch: Batch, weights: Weights | None) -> dict[str, Float[Tensor, ""]]:
+    """The terms of the loss; only the teacher's when `weights` is None. Their sum is the loss."""
+    cache = read_question(model, batch)
+    teach, states = teacher_loss(model, cache, batch)
+    terms = {"teacher": teach}
+    if weights is None:
+        return terms
+    keep, rows = batch.keep, torch.arange(len(batch.keep), device=batch.keep.device)
+    student = think(model, cache)
+    logits = model.unembed(student.end[-1]).float()[keep]
+    cue = torch.full_like(batch.answer[keep], ANS)
+    terms["student"] = F.cross_entropy(logits[:, 1], batch.answer[keep])
+    terms["cue"] = 0.1 * F.cross_entropy(logits[:, 0], cue)
+    cue_at = 2 * batch.n_steps + 1
+    if weights.kd:
+        pairs = zip(student.end[1:], states[1:], strict=True)
+        kd = [distance(s[:, 1][keep], t[rows, cue_at][keep]) for s, t in pairs]
+        terms["kd"] = weights.kd * torch.stack(kd).mean()
+    n = len(student.passes) - 1
+    if weights.step and n:
+        targets = step_targets(batch, n)[keep]
+        out = torch.stack([p[-1] for p in student.passes], 1)[keep]
+        terms["step"] = weights.step * F.cross_entropy(
+            model.unembed(out).float().flatten(0, 1), targets.flatten()
+        )
+    if weights.trajectory and n:
+        passes = torch.arange(n + 1, device=rows.device)
+        aligned = torch.where(passes < 2 * batch.n_steps[:, None], passes, cue_at[:, None])
+        per_layer = []
+        for layer in range(1, len(states)):
+            s = torch.stack([p[layer] for p in student.passes], 1)[keep]
+            t = states[layer][rows[:, None], aligned][keep]
+            per_layer.append(distance(s.flatten(0, 1), t.flatten(0, 1)))
+        terms["trajectory"] = weights.trajectory * torch.stack(per_layer).mean()
+    return terms

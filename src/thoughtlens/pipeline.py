@@ -1,0 +1,219 @@
+"""The stages in order, from one recipe; what is done already and matches is not done again.
+
+A recipe has the tables `model`, `problems` and `sae`, which several stages share, and one table per
+stage with the rest of that stage's config. A run is a directory with one directory a stage.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import create_model
+
+from thoughtlens import classify, extract, interpret, report, train, validate
+from thoughtlens.config import (
+    Config,
+    apply_overrides,
+    differences,
+    identity,
+    read_recipe,
+    to_toml,
+)
+from thoughtlens.config import load as load_config
+from thoughtlens.config import validate as validate_config
+from thoughtlens.errors import ConfigError, OccupiedError
+from thoughtlens.progress import say
+from thoughtlens.stage import provenance, write_json
+
+STAGES = {
+    "extract": (extract.extract, extract.ExtractConfig),
+    "train": (train.train, train.TrainConfig),
+    "validate": (validate.validate, validate.ValidateConfig),
+    "interpret": (interpret.interpret, interpret.InterpretConfig),
+    "classify": (classify.classify, classify.ClassifyConfig),
+    "report": (report.report, report.ReportConfig),
+}
+PLANS = {
+    "extract": extract.plan,
+    "train": train.plan,
+    "validate": validate.plan,
+    "interpret": interpret.plan,
+    "classify": classify.plan,
+}
+DIRECTORY = {"extract": "acts", "train": "sae"}
+SHARED = {"model": extract.ExtractConfig, "problems": extract.ExtractConfig, "sae": train.TrainConfig}
+INPUTS = {
+    "extract": (),
+    "train": ("acts",),
+    "validate": ("acts", "sae"),
+    "interpret": ("acts", "sae"),
+    "classify": ("acts", "sae"),
+    "report": ("run",),
+}
+
+
+class Recipe(Config):
+    """What the stages share; `recipe_class` adds one table per stage."""
+
+    name: str = "run"
+    """Name of the run, shown in the report."""
+    seed: int = 0
+    """Seed of everything: splits, order of rows, initial weights, folds, resampling."""
+    stages: tuple[str, ...] = tuple(STAGES)
+    """Stages to do, in their order."""
+
+
+@cache
+def recipe_class() -> type[Recipe]:
+    """The full recipe: shared tables, then each stage's config without what is shared."""
+    fields: dict[str, Any] = {}
+    for name, owner in SHARED.items():
+        field = owner.model_fields[name]
+        fields[name] = (field.annotation, field)
+    for stage, (_, cls) in STAGES.items():
+        options = _options(stage, cls)
+        fields[stage] = (options, options())
+    return create_model("FullRecipe", __base__=Recipe, **fields)
+
+
+def _options(stage: str, cls: type[Config]) -> type[Config]:
+    given = {"seed", *_shared_by(stage), *INPUTS[stage]}
+    fields = {n: (f.annotation, f) for n, f in cls.model_fields.items() if n not in given}
+    return create_model(f"{cls.__name__}Options", __base__=Config, **fields)  # type: ignore[call-overload]
+
+
+def _shared_by(stage: str) -> list[str]:
+    """The shared tables that this stage's config holds, apart from its input directories."""
+    return [n for n in SHARED if n in STAGES[stage][1].model_fields and n not in INPUTS[stage]]
+
+
+def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by name or file, with overrides; every stage's config is checked at once."""
+    cfg = load_config(recipe_class(), source, overrides)
+    for name in cfg.stages:
+        if name not in STAGES:
+            raise ConfigError(f"stages: expected some of {', '.join(STAGES)}, got {name!r}")
+        stage_config(cfg, name, Path("run"))
+    return cfg
+
+
+def stage_config(cfg: Recipe, stage: str, root: Path, inputs: dict[str, Path] | None = None) -> Config:
+    """One stage's complete config inside the run directory `root`."""
+    table = getattr(cfg, stage).model_dump(exclude_unset=True)
+    for name in _shared_by(stage):
+        table[name] = getattr(cfg, name).model_dump()
+    for name in INPUTS[stage]:
+        table[name] = root if name == "run" else root / name
+    table.update(inputs or {})
+    cls = STAGES[stage][1]
+    if "seed" in cls.model_fields:
+        table["seed"] = cfg.seed
+    try:
+        return validate_config(cls, table)
+    except ConfigError as error:
+        raise ConfigError(f"[{stage}] {error}") from None
+
+
+def run(cfg: Recipe, out: str | Path) -> dict[str, Any]:
+    """All stages of a recipe into the run directory `out`.
+
+    Returns:
+        The run's `result.json`: per stage its directory, digest, seconds and headline metrics.
+
+    Raises:
+        OccupiedError: `out` holds a run of another recipe, or something else.
+    """
+    out = Path(out)
+    _claim(cfg, out)
+    start = time.monotonic()
+    stages = {}
+    for name in STAGES:
+        if name in cfg.stages:
+            stages[name] = _do(cfg, name, out)
+    result = {
+        "run": str(out),
+        "name": cfg.name,
+        "seed": cfg.seed,
+        "stages": {name: _summary(name, out, r) for name, r in stages.items()},
+        "warnings": [w for r in stages.values() for w in r.get("warnings", [])],
+        "seconds": round(time.monotonic() - start, 3),
+        **provenance(),
+    }
+    write_json(out / "result.json", result)
+    return result
+
+
+def plan(cfg: Recipe, out: str | Path) -> dict[str, Any]:
+    """What each stage expects to need; stages whose inputs do not exist yet are estimated from the recipe."""
+    plans = {}
+    for name in cfg.stages:
+        if name in PLANS:
+            estimate = PLANS[name](stage_config(cfg, name, Path(out)))
+            say(estimate.line(name))
+            plans[name] = vars(estimate)
+    return {"plan": plans}
+
+
+def run_one(
+    name: str,
+    source: str | Path,
+    overrides: Sequence[str],
+    out: str | Path,
+    *,
+    inputs: dict[str, Path] | None = None,
+    plan_only: bool = False,
+) -> dict[str, Any]:
+    """One stage.
+
+    With a recipe, `out` is the run's directory and the stage's inputs are those of the run, unless
+    `inputs` names others. With a stage's own `config.toml`, `out` is the stage's directory.
+    """
+    function, cls = STAGES[name]
+    table = read_recipe(source)
+    if set(table) <= set(recipe_class().model_fields) and not (set(table) & set(INPUTS[name])):
+        cfg = load(source, overrides)
+        stage_cfg = stage_config(cfg, name, Path(out), inputs)
+        target = Path(out) / DIRECTORY.get(name, name)
+    else:
+        table = apply_overrides(cls, table, overrides) | {k: str(v) for k, v in (inputs or {}).items()}
+        stage_cfg, target = validate_config(cls, table), Path(out)
+    if plan_only and name in PLANS:
+        estimate = PLANS[name](stage_cfg)
+        say(estimate.line(name))
+        return {"plan": {name: vars(estimate)}}
+    return function(stage_cfg, target)
+
+
+def _do(cfg: Recipe, name: str, out: Path) -> dict[str, Any]:
+    stage_cfg = stage_config(cfg, name, out)
+    target = out / DIRECTORY.get(name, name)
+    if name in PLANS and not target.exists():
+        say(PLANS[name](stage_cfg).line(name))
+    return STAGES[name][0](stage_cfg, target)
+
+
+def _claim(cfg: Recipe, out: Path) -> None:
+    """Write the recipe into the run directory, or see that it is the same one."""
+    file = out / "config.toml"
+    if file.is_file():
+        begun = load_config(recipe_class(), file)
+        if identity(begun) != identity(cfg):
+            keys = differences(cfg.model_dump(mode="json"), begun.model_dump(mode="json"))
+            raise OccupiedError(
+                f"{out} holds a run with other settings: {', '.join(keys)}. Choose another --out, or delete it"
+            )
+        return
+    if out.exists() and any(out.iterdir()):
+        raise OccupiedError(f"Expected a new or empty directory or an earlier run at {out}; something else is there")
+    out.mkdir(parents=True, exist_ok=True)
+    file.write_text(to_toml(cfg), "utf-8")
+
+
+def _summary(name: str, out: Path, result: dict[str, Any]) -> dict[str, Any]:
+    keep = {"digest": result["digest"], "seconds": result["seconds"]}
+    headline = result.get("headline", {})
+    return {"path": str(out / DIRECTORY.get(name, name)), **keep, **({"headline": headline} if headline else {})}
