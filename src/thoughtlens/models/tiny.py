@@ -1,217 +1,253 @@
-"""A small decoder that reasons in continuous thoughts, and its tokenizer: the codi-tiny family.
+"""The codi-tiny family as a thought model, and the weights that ship with the package.
 
-Pre-LayerNorm GPT-2 style, learned absolute positions, tied embedding, and CODI's projection
-(Shen et al. 2025, arXiv:2502.21074) between a thought's output and the next thought's input.
-Questions are right-aligned: the begin-of-thought token always has position `question_len`, so a
-shorter question is padded on the left and its padding masked.
+A model directory holds `config.json` (`schema`, `family`, `config`, `training`) and
+`model.safetensors`. The thought index is that of docs/thoughts.md: pass 0 is the begin-of-thought
+position, passes 1..6 the thoughts. In a control without feedback the passes are pause tokens, or
+there is pass 0 only.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from thoughtlens.config import Config
-from thoughtlens.errors import DataError
+from thoughtlens.config import validate
+from thoughtlens.errors import CheckpointError, ConfigError, DataError, HookError, NotThereError
+from thoughtlens.models.thoughts import Answer, State, Tap, ThoughtModel, ThoughtSpec, parse_number
+from thoughtlens.models.tiny_decoder import (
+    ANS,
+    BOT,
+    EOT,
+    PAD,
+    SPECIALS,
+    Cache,
+    TinyConfig,
+    TinyDecoder,
+    WordTokenizer,
+)
 
-SPECIALS = ("<pad>", "<bot>", "<eot>", "<ans>", "<cot>", "<cot2>")
-PAD, BOT, EOT, ANS, COT, COT2 = range(len(SPECIALS))
-
-
-class TinyConfig(Config):
-    """Shape, vocabulary and thought layout of a tiny thought model."""
-
-    words: tuple[str, ...]
-    """Vocabulary after the special and pause tokens; ids follow its order."""
-    question_len: int
-    """Longest question in tokens; also the position of the begin-of-thought token."""
-    n_thoughts: int = 6
-    """Thoughts fed back between begin and end of thought."""
-    d_in: int = 96
-    """Width of the residual stream."""
-    n_layers: int = 2
-    """Decoder blocks."""
-    n_heads: int = 3
-    """Attention heads."""
-    mode: str = "thoughts"
-    """What stands between begin and end of thought: thoughts | pause | none."""
-    bottleneck: bool = False
-    """Whether the answer may look only at the thoughts."""
-
-    @property
-    def vocabulary(self) -> tuple[str, ...]:
-        """Every token in the order of its id."""
-        pauses = (f"<pause{i + 1}>" for i in range(self.n_thoughts))
-        return (*SPECIALS, *pauses, *self.words)
-
-    @property
-    def word_offset(self) -> int:
-        """Id of the first word."""
-        return len(SPECIALS) + self.n_thoughts
-
-    @property
-    def n_positions(self) -> int:
-        """Question, begin, thoughts, end, answer cue, and room for the chain of thought."""
-        return self.question_len + self.n_thoughts + 7
+SCHEMA = 1
+SHIPPED = "weights"
 
 
-class WordTokenizer:
-    """Space-separated words to ids and back; an unknown word is an error, never a silent token."""
+class TinyThoughts(ThoughtModel):
+    """A `TinyDecoder` behind the one interface; answers are a single token."""
 
-    def __init__(self, vocabulary: Sequence[str]) -> None:
-        self.vocabulary = tuple(vocabulary)
-        self.ids = {word: i for i, word in enumerate(self.vocabulary)}
+    def __init__(self, decoder: TinyDecoder, name: str, config_hash: str) -> None:
+        self.decoder, self.name, self.config_hash = decoder.eval().requires_grad_(False), name, config_hash
+        self.cfg = decoder.cfg
+        self.tokenizer = WordTokenizer(self.cfg.vocabulary)
+        feedback = self.cfg.mode == "thoughts"
+        self.spec = ThoughtSpec(
+            n_steps=0 if self.cfg.mode == "none" else self.cfg.n_thoughts,
+            n_layers=self.cfg.n_layers,
+            d=self.cfg.d_in,
+            feedback_layer=self.cfg.n_layers,
+            has_projection=feedback,
+        )
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of the words of a text."""
-        words = text.split()
-        unknown = [w for w in words if w not in self.ids]
-        if unknown:
+    def encode(self, questions: Sequence[str]) -> State:
+        """Run the questions, right-aligned, up to the begin-of-thought position."""
+        cfg, device = self.cfg, self.decoder.embed.weight.device
+        if not questions:
+            raise DataError("Expected at least one question, got none")
+        encoded = [self._encode(text) for text in questions]
+        length = max(len(ids) for ids in encoded)
+        ids = torch.tensor([[PAD] * (length - len(row)) + row for row in encoded], device=device)
+        padding = ids == PAD if bool((ids == PAD).any()) else None
+        states, cache = self.decoder(
+            self.decoder.inputs(ids, cfg.question_len - length), Cache([], []), padding
+        )
+        begin = self.decoder.embed.weight[BOT].expand(len(ids), 1, -1)
+        return State(
+            cache=cache,
+            mask=ids != PAD,
+            positions=torch.full((len(ids),), cfg.question_len, device=device),
+            pending=begin,
+            next_pass=0,
+            rows=torch.arange(len(ids)),
+        )
+
+    def _encode(self, text: str) -> list[int]:
+        ids = self.tokenizer.encode(text)
+        if not 0 < len(ids) <= self.cfg.question_len:
             raise DataError(
-                f"Expected words of this model's vocabulary ({len(self.vocabulary)} words such as "
-                f"{' '.join(self.vocabulary[-3:])}), got {unknown[0]!r} in {text[:80]!r}"
+                f"Expected a question of 1..{self.cfg.question_len} words, got {len(ids)}: {text[:80]!r}"
             )
-        return [self.ids[w] for w in words]
+        return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The words of ids, joined by spaces."""
-        return " ".join(self.vocabulary[i] for i in ids)
+    def _step(self, state: State, tap: Tap) -> State:
+        decoder, p = self.decoder, state.next_pass
+        z = tap("thought_in", state.pending)
+        x = z + decoder.pos.weight[self.cfg.question_len + p]
+        states, cache = decoder(x, state.cache, edit=lambda layer, h: tap("resid", h, layer))
+        out = tap("thought_out", states[-1])
+        return State(
+            cache=cache,
+            mask=torch.cat([state.mask, state.mask.new_ones(len(x), 1)], 1),
+            positions=state.positions + 1,
+            pending=self._feedback(out, p),
+            next_pass=p,
+            rows=state.rows,
+        )
 
+    def _feedback(self, out: Float[Tensor, "batch 1 d"], p: int) -> Float[Tensor, "batch 1 d"]:
+        if self.cfg.mode == "pause" and p < self.cfg.n_thoughts:
+            return self.decoder.embed.weight[len(SPECIALS) + p].expand(len(out), 1, -1)
+        return self.decoder.prj(out)
 
-@dataclass
-class Cache:
-    """Keys and values of every layer, and which past positions are padding."""
+    @torch.no_grad()
+    def answer(
+        self, state: State, max_new_tokens: int = 256, teacher_ids: Int[Tensor, "*batch tokens"] | None = None
+    ) -> Answer:
+        """End of thought, answer cue, then one token; `<eot> <ans>` keep their trained positions."""
+        cfg, rows = self.cfg, len(state.pending)
+        cues = torch.tensor([EOT, ANS], device=state.pending.device).expand(rows, 2)
+        if teacher_ids is not None:
+            cues = torch.cat([cues, teacher_ids.to(cues).expand(rows, -1)], 1)
+        start = cfg.question_len + 1 + cfg.n_thoughts
+        if start + cues.shape[1] > cfg.n_positions:
+            raise DataError(
+                f"Expected a cue of at most {cfg.n_positions - start - 2} tokens, got {cues.shape[1] - 2}"
+            )
+        cache = state.cache
+        if cfg.bottleneck:
+            cache = cache.tail(state.mask.shape[1] - state.next_pass + 1)
+        states, _ = self.decoder(self.decoder.inputs(cues, start), cache)
+        logits = self.decoder.unembed(states[-1][:, 1:])
+        ids = [[int(i)] for i in logits[:, -1].argmax(-1)] if max_new_tokens else [[] for _ in range(rows)]
+        text = [self.tokenizer.decode(row) for row in ids]
+        return Answer(text=text, ids=ids, logits=logits, value=[parse_number(t) for t in text])
 
-    keys: list[Tensor]
-    values: list[Tensor]
-    padding: Bool[Tensor, "batch past"] | None = None
+    def readout(self, h: Float[Tensor, "*batch d"], site: str) -> Float[Tensor, "*batch vocab"]:
+        """Logit lens; `resid` still lacks the final norm, `thought_out` has it."""
+        if site not in ("resid", "thought_out"):
+            raise HookError(f"Expected site resid or thought_out to read out, got {site!r}")
+        return self.decoder.unembed(self.decoder.ln_f(h) if site == "resid" else h)
 
-    @property
-    def n_past(self) -> int:
-        """Positions held."""
-        return self.keys[0].shape[2] if self.keys else 0
+    def _read_kv(self, state: State, layer: int) -> tuple[Tensor, Tensor]:
+        return state.cache.keys[layer][:, :, -1:], state.cache.values[layer][:, :, -1:]
 
-    def repeat(self, n: int) -> Cache:
-        """Each row `n` times in a row."""
-        padding = None if self.padding is None else self.padding.repeat_interleave(n, 0)
-        keys = [k.repeat_interleave(n, 0) for k in self.keys]
-        return Cache(keys, [v.repeat_interleave(n, 0) for v in self.values], padding)
-
-    def tail(self, start: int) -> Cache:
-        """Only the positions from `start` on."""
-        padding = None if self.padding is None else self.padding[:, start:]
-        return Cache([k[:, :, start:] for k in self.keys], [v[:, :, start:] for v in self.values], padding)
-
-
-class Block(nn.Module):
-    """Attention and MLP, each behind a LayerNorm, added to the residual stream."""
-
-    def __init__(self, d_in: int, n_heads: int) -> None:
-        super().__init__()
-        self.n_heads = n_heads
-        self.ln1 = nn.LayerNorm(d_in)
-        self.qkv = nn.Linear(d_in, 3 * d_in)
-        self.attn_out = nn.Linear(d_in, d_in)
-        self.ln2 = nn.LayerNorm(d_in)
-        self.up = nn.Linear(d_in, 4 * d_in)
-        self.down = nn.Linear(4 * d_in, d_in)
-
-    def project(self, x: Float[Tensor, "batch new d"]) -> list[Float[Tensor, "batch heads new d_head"]]:
-        """Queries, keys and values of new positions."""
-        batch, new, d = x.shape
-        qkv = self.qkv(self.ln1(x)).view(batch, new, 3, self.n_heads, d // self.n_heads)
-        return [t.transpose(1, 2) for t in qkv.unbind(2)]
-
-    def attend(
-        self,
-        x: Float[Tensor, "batch new d"],
-        q: Float[Tensor, "batch heads new d_head"],
-        k: Float[Tensor, "batch heads total d_head"],
-        v: Float[Tensor, "batch heads total d_head"],
-        mask: Bool[Tensor, "..."] | None,
-    ) -> Float[Tensor, "batch new d"]:
-        """The block's output for new positions, given all keys and values."""
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        x = x + self.attn_out(mixed.transpose(1, 2).reshape(x.shape))
-        return x + self.down(F.gelu(self.up(self.ln2(x)), approximate="tanh"))
+    def _write_kv(self, state: State, layer: int, k: Tensor, v: Tensor) -> None:
+        for held, new in ((state.cache.keys, k), (state.cache.values, v)):
+            held[layer] = torch.cat([held[layer][:, :, :-1], new], 2)
 
 
-class TinyDecoder(nn.Module):
-    """The network; `forward` extends a cache by new positions and returns every hidden state."""
+def load(
+    name: str | Path = "codi-tiny",
+    *,
+    seed: int = 0,
+    variant: str = "thoughts",
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> TinyThoughts:
+    """A shipped model, or a directory that `distill` made.
 
-    def __init__(self, cfg: TinyConfig) -> None:
-        super().__init__()
-        self.cfg = cfg
-        self.embed = nn.Embedding(len(cfg.vocabulary), cfg.d_in)
-        self.pos = nn.Embedding(cfg.n_positions, cfg.d_in)
-        self.layers = nn.ModuleList(Block(cfg.d_in, cfg.n_heads) for _ in range(cfg.n_layers))
-        self.ln_f = nn.LayerNorm(cfg.d_in)
-        self.prj = nn.Sequential(nn.Linear(cfg.d_in, cfg.d_in), nn.GELU(), nn.Linear(cfg.d_in, cfg.d_in))
-        self.prj.add_module("ln", nn.LayerNorm(cfg.d_in))
+    Args:
+        name: `codi-tiny`, a directory of `distill`, or one model directory in it.
+        seed: Which of the trained seeds.
+        variant: `thoughts`, or a control: `no_cot`, `pause`, `plain`, `bottleneck`.
+        dtype: Of weights and computation; files hold float16.
+        device: Where to run.
 
-    def forward(
-        self, x: Float[Tensor, "batch new d"], cache: Cache, padding: Bool[Tensor, "batch new"] | None = None
-    ) -> tuple[list[Float[Tensor, "batch new d"]], Cache]:
-        """Hidden states of new positions: embedding, each block, the last one after `ln_f`.
-
-        Args:
-            x: Inputs with positions added.
-            cache: Everything before; not changed.
-            padding: True where a new position is padding; no position attends to it.
-        """
-        padding = join_padding(cache, padding, x)
-        mask = attention_mask(cache.n_past, x.shape[1], padding)
-        states, keys, values = [x], [], []
-        for i, block in enumerate(self.layers):
-            q, k, v = block.project(x)
-            if cache.keys:
-                k, v = torch.cat([cache.keys[i], k], 2), torch.cat([cache.values[i], v], 2)
-            x = block.attend(x, q, k, v, mask)
-            keys.append(k)
-            values.append(v)
-            states.append(x)
-        states[-1] = self.ln_f(states[-1])
-        return states, Cache(keys, values, padding)
-
-    def inputs(self, ids: Int[Tensor, "batch new"], start: int) -> Float[Tensor, "batch new d"]:
-        """Token plus position embeddings of ids that begin at position `start`."""
-        return self.embed(ids) + self.pos.weight[start : start + ids.shape[1]]
-
-    def unembed(self, h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch vocab"]:
-        """Logits of a state that has passed `ln_f`."""
-        return (3 / self.cfg.d_in**0.5) * (h @ self.embed.weight.T)
+    Raises:
+        NotThereError: no such model, seed or variant; says which there are.
+        CheckpointError: keys missing or left over, another shape, values not finite.
+    """
+    if dtype not in ("float32", "float64", "bfloat16", "float16"):
+        raise ConfigError(f"Expected dtype float32, float64, bfloat16 or float16, got {dtype!r}")
+    directory = _find(name, seed, variant)
+    decoder, digest = read(directory)
+    decoder = decoder.to(device=device, dtype=getattr(torch, dtype))
+    return TinyThoughts(decoder, str(name), hashlib.sha256(f"{digest} {dtype}".encode()).hexdigest())
 
 
-def join_padding(
-    cache: Cache, padding: Bool[Tensor, "batch new"] | None, x: Float[Tensor, "batch new d"]
-) -> Bool[Tensor, "batch total"] | None:
-    """Padding of past and new positions; None when there is none at all."""
-    if padding is None and cache.padding is None:
-        return None
-    batch, new = x.shape[:2]
-    past = cache.padding
-    if past is None:
-        past = torch.zeros(batch, cache.n_past, dtype=torch.bool, device=x.device)
-    if padding is None:
-        padding = torch.zeros(batch, new, dtype=torch.bool, device=x.device)
-    return torch.cat([past, padding], 1)
+def members(name: str | Path = "codi-tiny") -> list[tuple[int, str]]:
+    """(seed, variant) of every model under a shipped name or a directory of `distill`."""
+    found = (file.parent for file in _root(name).glob("seed*/*/config.json"))
+    return sorted((int(d.parent.name.removeprefix("seed")), d.name) for d in found)
 
 
-def attention_mask(
-    n_past: int, n_new: int, padding: Bool[Tensor, "batch total"] | None
-) -> Bool[Tensor, "..."] | None:
-    """True where a new position may look: causal, not at padding, always at itself."""
-    if n_new == 1 and padding is None:
-        return None
-    causal = torch.ones(n_new, n_past + n_new, dtype=torch.bool).tril(n_past)
-    if padding is None:
-        return causal
-    itself = torch.zeros(n_new, n_past + n_new, dtype=torch.bool)
-    itself[:, n_past:] = torch.eye(n_new, dtype=torch.bool)
-    causal, itself = causal.to(padding.device), itself.to(padding.device)
-    return ((causal & ~padding[:, None, :]) | itself)[:, None]
+def save(decoder: TinyDecoder, directory: Path, training: dict[str, Any]) -> None:
+    """Write a model directory in float16; `training` says where the weights come from."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {k: v.detach().cpu().half().contiguous() for k, v in decoder.state_dict().items()}
+    save_file(tensors, directory / "model.safetensors")
+    table = {
+        "schema": SCHEMA,
+        "family": "tiny",
+        "config": decoder.cfg.model_dump(mode="json"),
+        "training": training,
+    }
+    (directory / "config.json").write_text(json.dumps(table, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read(directory: Path) -> tuple[TinyDecoder, str]:
+    """Decoder of a model directory in float32, and the digest of its two files. Strict."""
+    table = _read_config(directory / "config.json")
+    decoder = TinyDecoder(validate(TinyConfig, table["config"]))
+    file = directory / "model.safetensors"
+    if not file.is_file():
+        raise NotThereError(f"Expected weights at {file}, found none")
+    try:
+        tensors = load_file(file)
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} is not a safetensors file: {error}") from None
+    _require_match(tensors, decoder.state_dict(), file)
+    decoder.load_state_dict({k: v.float() for k, v in tensors.items()})
+    return decoder, hashlib.sha256(file.read_bytes() + json.dumps(table["config"]).encode()).hexdigest()
+
+
+def _require_match(got: dict[str, Tensor], want: dict[str, Tensor], file: Path) -> None:
+    if missing := sorted(want.keys() - got.keys()):
+        raise CheckpointError(f"{file} lacks {', '.join(missing)}; nothing was loaded")
+    if extra := sorted(got.keys() - want.keys()):
+        raise CheckpointError(f"{file} has keys this model does not: {', '.join(extra)}; nothing was loaded")
+    for key, tensor in got.items():
+        if tensor.shape != want[key].shape:
+            raise CheckpointError(
+                f"{file}: expected {key} of shape {tuple(want[key].shape)}, got {tuple(tensor.shape)}"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{file}: {key} has values that are not finite")
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(file.read_text("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{file} is not JSON: {error}") from None
+    if not isinstance(table, dict) or table.get("family") != "tiny" or table.get("schema") != SCHEMA:
+        raise CheckpointError(
+            f'Expected schema {SCHEMA} and family "tiny" in {file}, got another model\'s config'
+        )
+    return table
+
+
+def _root(name: str | Path) -> Path:
+    if Path(name).is_dir():
+        return Path(name)
+    shipped = Path(str(resources.files("thoughtlens.models"))) / SHIPPED
+    if (shipped / str(name)).is_dir():
+        return shipped / str(name)
+    there = sorted(d.name for d in shipped.iterdir() if d.is_dir())
+    raise NotThereError(f"Expected one of {', '.join(there)} or a model directory, got {str(name)!r}")
+
+
+def _find(name: str | Path, seed: int, variant: str) -> Path:
+    root = _root(name)
+    directory = root if (root / "config.json").is_file() else root / f"seed{seed}" / variant
+    if not (directory / "config.json").is_file():
+        there = ", ".join(f"seed {s} {v}" for s, v in members(name)) or "none"
+        raise NotThereError(f"{name} has no seed {seed} {variant}; it has: {there}")
+    return directory

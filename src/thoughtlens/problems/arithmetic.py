@@ -7,21 +7,21 @@ A question names three chains of operations mod p and then asks for one of them:
 "start at 7, follow bob's chain for two steps": 7 * 4 = 28 = 5, 5 * 9 = 45 = 22 (mod 23). Every
 question holds one chain of each class (addition: only + and -; multiplication: only *; mixed: its
 first two operations differ in kind), so the words say nothing about the class of the chain that
-is asked for. A path (start, operations used) of two or more steps belongs to `test` or to `train`
-by a fixed hash; one-step facts belong to both.
+is asked for. A path (start, operations used) belongs to `test`, `validation` or `train` by a fixed
+hash (1 : 1 : 8), so splits and groups never share a path. The shipped models were trained on no
+`test` path of two or more steps; one-step facts they have all seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int
 
-from thoughtlens.errors import ConfigError
+from thoughtlens.errors import ConfigError, DataError
 
 NAMES = ("ann", "bob", "cat", "dan", "eve", "fay", "gus", "hal")
 STEP_WORDS = ("once", "twice", "thrice")
@@ -29,11 +29,11 @@ CLASSES = ("addition", "multiplication", "mixed")
 N_CHAINS = 3
 N_STEPS = 3
 QUESTION_LEN = N_CHAINS * (1 + N_STEPS) + 3
-TEST_SHARE = 10
-"""One path in this many is held out for `test`."""
+SPLITS = ("test", "validation", *["train"] * 8)
+"""Split of a path by its hash mod 10."""
 
-Split = Literal["train", "test", "any"]
-Change = Literal["start", "op1", "op2", "op3"]
+SPLIT_NAMES = ("train", "validation", "test", "any")
+CHANGES = ("start", "op1", "op2", "op3")
 
 
 @dataclass(frozen=True)
@@ -156,20 +156,26 @@ def _times_slots(kinds: Int[np.ndarray, "C 3"], rng: np.random.Generator) -> Boo
     return np.where(kinds[..., None] == 2, mixed, kinds[..., None] == 1)
 
 
-def held_out(
+def path_hash(
     start: Int[np.ndarray, "*n"], path: Int[np.ndarray, "*n 3"], n_steps: Int[np.ndarray, "*n"]
-) -> Bool[np.ndarray, "*n"]:
-    """Whether a path belongs to `test`: a hash by fixed random tables (Zobrist 1970), mod 10.
+) -> Int[np.ndarray, "*n"]:
+    """0..9 for the operations of a path that are used; index into `SPLITS`.
 
-    A linear hash leaks the class to a bag of words; random tables do not. One-step paths are
-    never held out.
+    XOR of fixed random tables (Zobrist 1970), then a multiplicative hash. A linear hash leaks the
+    class to a bag of words; random tables do not.
     """
     tables = np.random.default_rng(20_000).integers(2**31, size=(N_STEPS + 1, 4096))
     key = tables[0, start]
     for i in range(N_STEPS):
         key = key ^ np.where(i < n_steps, tables[i + 1, path[..., i]], 0)
-    mixed = (key * 2654435761 % 2**32) >> 7
-    return (mixed % TEST_SHARE == 0) & (n_steps > 1)
+    return ((key * 2654435761 % 2**32) >> 7) % len(SPLITS)
+
+
+def held_out(
+    start: Int[np.ndarray, "*n"], path: Int[np.ndarray, "*n 3"], n_steps: Int[np.ndarray, "*n"]
+) -> Bool[np.ndarray, "*n"]:
+    """Whether a path must not be trained on: `test`, and more than one step."""
+    return (path_hash(start, path, n_steps) == 0) & (n_steps > 1)
 
 
 def question_ids(d: Draw, symbols: Symbols) -> tuple[Int[np.ndarray, "C 12"], Int[np.ndarray, "C M 3"]]:
@@ -178,3 +184,151 @@ def question_ids(d: Draw, symbols: Symbols) -> tuple[Int[np.ndarray, "C 12"], In
     asked = np.take_along_axis(d.names, d.chain, axis=1)
     query = np.stack([symbols.name_ids(asked), d.start, symbols.step_ids(d.n_steps)], axis=-1)
     return chains.reshape(len(d.names), -1), query
+
+
+def problems(
+    n: int, *, seed: int, split: str = "any", p: int = 23, n_steps: Sequence[int] = (2, 3)
+) -> pa.Table:
+    """A table of `n` fresh problems.
+
+    Args:
+        n: Rows.
+        seed: Fixes every row.
+        split: Only paths of this split; with `any` the column `split` says where each belongs.
+        p: The modulus, a prime of at least 11.
+        n_steps: Numbers of steps asked for, equally often. A one-step problem has no mixed class:
+            its `operation` is that of its only operation.
+
+    Returns:
+        `problem_id, group_id (the path), split, question, answer, cot` and the labels `operation,
+        n_steps, template_id, start, op1..op3, v1..v3`; operations and values past `n_steps` are
+        null. `cot` is the teacher's text, without the last value, which is the answer.
+    """
+    symbols = Symbols(p)
+    d = _draw_split(n, np.random.default_rng((seed, n)), symbols, split, n_steps)
+    return _table(d, symbols, f"{split}-{seed}")
+
+
+def twins(
+    n: int, *, seed: int, split: str = "any", change: str = "start", p: int = 23, n_steps: int = 3
+) -> tuple[pa.Table, pa.Table]:
+    """Counterfactual pairs: row i of both tables is one question with one element changed.
+
+    An operation is replaced by one of its kind (additive by additive), so the class stays. The
+    value after the changed step and the answer differ in each pair, both paths belong to `split`
+    (unless `any`), and both rows carry the group of the first.
+
+    Raises:
+        ConfigError: no such `change`, or one past `n_steps`.
+    """
+    slots = {name: i for i, name in enumerate(CHANGES)}
+    if change not in slots or slots[change] > n_steps:
+        raise ConfigError(f"Expected change to be one of {list(slots)[: n_steps + 1]}, got {change!r}")
+    symbols, rng = Symbols(p), np.random.default_rng((seed, n, slots[change]))
+    found: list[tuple[Draw, Draw]] = []
+    while sum(len(a.names) for a, _ in found) < n:
+        d = _draw_split(n, rng, symbols, split, (n_steps,))
+        twin, valid = _twin(d, symbols, rng, split, slots[change])
+        found.append((_take(d, valid), _take(twin, valid)))
+    first, second = (_take(_join(side), np.arange(n)) for side in zip(*found, strict=True))
+    tables = [_table(x, symbols, f"{split}-{seed}-{change}") for x in (first, second)]
+    return tables[0], _as_twin(tables[1], tables[0])
+
+
+def _as_twin(table: pa.Table, of: pa.Table) -> pa.Table:
+    ids = pa.array([f"{i}-twin" for i in of["problem_id"].to_pylist()])
+    for name, column in (("problem_id", ids), ("group_id", of["group_id"])):
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table
+
+
+def _twin(
+    d: Draw, symbols: Symbols, rng: np.random.Generator, split: str, slot: int, tries: int = 40
+) -> tuple[Draw, Bool[np.ndarray, " C"]]:
+    """The first of `tries` random replacements that fits, and whether there was one."""
+    rows, before = np.arange(len(d.names)), d.values(symbols)[:, 0]
+    twin, valid = d, np.zeros(len(rows), dtype=bool)
+    used = d.n_steps[:, 0] - 1
+    for _ in range(tries):
+        start, ops = d.start.copy(), d.ops.copy()
+        if slot == 0:
+            start[:, 0] = rng.integers(1, symbols.p, size=len(rows))
+            fresh = start[:, 0] != d.start[:, 0]
+        else:
+            old = d.path[:, 0, slot - 1]
+            adds = rng.integers(symbols.n_add, size=len(rows))
+            muls = rng.integers(symbols.n_add, symbols.n_ops, size=len(rows))
+            new = np.where(symbols.is_times(old), muls, adds)
+            fresh = (d.ops != new[:, None, None]).all((1, 2))
+            ops[rows, d.chain[:, 0], slot - 1] = new
+        candidate = replace(d, start=start, ops=ops)
+        after = candidate.values(symbols)[:, 0]
+        ok = fresh & (after[rows, max(slot - 1, 0)] != before[rows, max(slot - 1, 0)])
+        ok &= (after[rows, used] != before[rows, used]) & _in_split(candidate, split) & ~valid
+        twin = replace(
+            twin,
+            start=np.where(ok[:, None], start, twin.start),
+            ops=np.where(ok[:, None, None], ops, twin.ops),
+        )
+        valid |= ok
+    return twin, valid
+
+
+def _in_split(d: Draw, split: str) -> Bool[np.ndarray, " C"]:
+    names = np.array(SPLITS)[path_hash(d.start, d.path, d.n_steps)[:, 0]]
+    return np.full(len(names), True) if split == "any" else names == split
+
+
+def _draw_split(
+    n: int, rng: np.random.Generator, symbols: Symbols, split: str, n_steps: Sequence[int]
+) -> Draw:
+    """`n` contexts of one query each."""
+    if n < 1 or split not in SPLIT_NAMES:
+        raise DataError(f"Expected n >= 1 and split in {SPLIT_NAMES}, got n={n}, split={split!r}")
+    if not n_steps or not set(n_steps) <= set(range(1, N_STEPS + 1)):
+        raise DataError(f"Expected n_steps from 1..{N_STEPS}, got {tuple(n_steps)}")
+    weights = [float(k in n_steps) for k in range(1, N_STEPS + 1)]
+    parts: list[Draw] = []
+    while sum(len(part.names) for part in parts) < n:
+        d = draw(max(n, 64), 1, rng, symbols, weights)
+        parts.append(_take(d, _in_split(d, split)))
+    return _take(_join(parts), np.arange(n))
+
+
+def _take(d: Draw, rows: np.ndarray) -> Draw:
+    return Draw(*(getattr(d, f.name)[rows] for f in fields(Draw)))
+
+
+def _join(parts: Sequence[Draw]) -> Draw:
+    return Draw(*(np.concatenate([getattr(d, f.name) for d in parts]) for f in fields(Draw)))
+
+
+def _table(d: Draw, symbols: Symbols, prefix: str) -> pa.Table:
+    words = np.array(symbols.words)
+    chains, query = question_ids(d, symbols)
+    n_steps, start = d.n_steps[:, 0], d.start[:, 0]
+    ops, values = words[symbols.op_ids(d.path[:, 0])], d.values(symbols)[:, 0]
+    kinds = np.where(
+        n_steps == 1, symbols.is_times(d.path[:, 0, 0]), d.kinds[np.arange(len(start)), d.chain[:, 0]]
+    )
+    unused = np.arange(N_STEPS) >= n_steps[:, None]
+    cot = [
+        " ".join(w for i in range(k) for w in (ops[r, i], str(values[r, i]))[: 2 if i < k - 1 else 1])
+        for r, k in enumerate(n_steps)
+    ]
+    table = {
+        "problem_id": [f"{prefix}-{i:06d}" for i in range(len(start))],
+        "group_id": [f"{x}{''.join(o[:k])}" for x, o, k in zip(start, ops, n_steps, strict=True)],
+        "split": np.array(SPLITS)[path_hash(d.start, d.path, d.n_steps)[:, 0]],
+        "question": [" ".join(words[row]) for row in np.concatenate([chains, query[:, 0]], axis=1)],
+        "answer": [str(v) for v in values[np.arange(len(start)), n_steps - 1]],
+        "cot": cot,
+        "operation": np.array(CLASSES)[kinds],
+        "n_steps": n_steps,
+        "template_id": np.zeros_like(n_steps),
+        "start": start,
+    }
+    columns = {name: pa.array(column) for name, column in table.items()}
+    columns |= {f"op{i + 1}": pa.array(ops[:, i], mask=unused[:, i]) for i in range(N_STEPS)}
+    columns |= {f"v{i + 1}": pa.array(values[:, i], mask=unused[:, i]) for i in range(N_STEPS)}
+    return pa.table(columns)

@@ -30,7 +30,7 @@ from thoughtlens.models.distill.losses import (
     think,
 )
 from thoughtlens.models.distill.muon import Muon, split_parameters
-from thoughtlens.models.tiny import TinyConfig, TinyDecoder
+from thoughtlens.models.tiny_decoder import TinyConfig, TinyDecoder
 
 PHASES = ("teacher", "one_step", "guided", "anneal", "pure")
 N_STEPS = 3
@@ -112,7 +112,9 @@ class Progress:
 class Trainer:
     """One model, its optimisers and its place in the schedule."""
 
-    def __init__(self, task: Task, model_cfg: TinyConfig, cfg: LoopConfig, seed: int, layout: tuple[int, int]):
+    def __init__(
+        self, task: Task, model_cfg: TinyConfig, cfg: LoopConfig, seed: int, layout: tuple[int, int]
+    ):
         self.task, self.cfg = task, cfg
         self.model = initialize(TinyDecoder(model_cfg), seed, layout)
         matrices, tables, vectors = split_parameters(self.model)
@@ -166,7 +168,9 @@ class Trainer:
             return None
         keep = 1.0
         if cfg.anneal_steps and at.phase in ("anneal", "pure"):
-            keep = max(0.0, 1 - (at.step - at.phase_start) / cfg.anneal_steps) if at.phase == "anneal" else 0.0
+            keep = (
+                max(0.0, 1 - (at.step - at.phase_start) / cfg.anneal_steps) if at.phase == "anneal" else 0.0
+            )
         return Weights(kd=cfg.kd, step=cfg.step * keep, trajectory=cfg.trajectory * keep)
 
     def lr_scale(self) -> float:
