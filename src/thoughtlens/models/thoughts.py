@@ -89,6 +89,12 @@ class ThoughtModel(ABC):
     """A model that thinks in vectors. See the module's text for the index convention."""
 
     spec: ThoughtSpec
+    name: str
+    """What `load` was asked for."""
+    revision: str | None = None
+    digest: str
+    """sha256 of the weights."""
+    tokenizer_digest: str
     config_hash: str
     """Digest of checkpoint, prompt form, dtype and padding policy: equal iff the thoughts are."""
 
