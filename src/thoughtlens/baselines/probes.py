@@ -1,0 +1,331 @@
+"""Linear probes under one protocol: grouped outer folds, nested choice of C, out-of-fold predictions.
+
+Every representation goes through the same call, so that two scores differ by the representation
+alone. Folds are drawn once and shared (`Folds.digest` names them); whoever is in a test fold has
+touched neither the scaler, the choice of C, nor the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse as sp
+from jaxtyping import Float, Int
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from thoughtlens.errors import DataError
+
+GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+LEARNER = "logistic regression, L2, multinomial, unpenalised intercept"
+SCALER = "unit variance per feature, fitted on the outer training fold; constant features dropped"
+
+Matrix = np.ndarray | sp.csr_array
+
+
+@dataclass(frozen=True, eq=False)
+class Folds:
+    """Who is tested when: `outer[i]` is the test fold of unit i, `inner[f, i]` its inner fold while
+    fold f is tested (-1: unit i is in the test fold)."""
+
+    outer: Int[np.ndarray, " n"]
+    inner: Int[np.ndarray, "n_splits n"]
+
+    @property
+    def n_splits(self) -> int:
+        return len(self.inner)
+
+    @property
+    def digest(self) -> str:
+        """sha256 (16 hex digits) of the fold of every unit."""
+        both = np.concatenate([self.outer[None], self.inner]).astype("<i4")
+        return hashlib.sha256(both.tobytes()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """Out-of-fold predictions of one representation, and how they were chosen.
+
+    `inner_loss[f]` is the log-loss (nats) of the chosen C over the inner folds of outer fold f: the
+    only number by which poolings may be chosen without looking at the test fold.
+    """
+
+    pred: Int[np.ndarray, " n"]
+    proba: Float[np.ndarray, "n n_classes"]
+    c: Float[np.ndarray, " n_splits"]
+    inner_loss: Float[np.ndarray, " n_splits"]
+    n_features: int
+    n_unconverged: int
+
+
+def require_groups(ids: Sequence[str], groups: Sequence[str] | None) -> np.ndarray:
+    """The group of every unit; without groups, ids must not repeat.
+
+    Raises:
+        DataError: an id repeats and no groups were given, or an id lies in two groups.
+    """
+    ids = np.asarray(ids, dtype=object)
+    unique, first, inverse, counts = np.unique(
+        ids, return_index=True, return_inverse=True, return_counts=True
+    )
+    if groups is None:
+        if len(unique) < len(ids):
+            twice = unique[counts.argmax()]
+            raise DataError(
+                f"Expected every id once, got {twice!r} {counts.max()} times among {len(ids)} units and no "
+                f"groups: one problem would be trained on and tested. Name a group column"
+            )
+        return np.arange(len(ids))
+    groups = np.asarray(groups, dtype=object)
+    if len(groups) != len(ids):
+        raise DataError(f"Expected one group for each of {len(ids)} units, got {len(groups)}")
+    if (torn := groups != groups[first][inverse]).any():
+        raise DataError(
+            f"Expected every id in one group, got {ids[torn.argmax()]!r} in several; "
+            f"give all its rows the same group"
+        )
+    return np.unique(groups, return_inverse=True)[1]
+
+
+def make_folds(
+    y: Int[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"],
+    *,
+    n_splits: int = 5,
+    n_inner: int = 3,
+    seed: int = 0,
+    classes: Sequence[str] | None = None,
+) -> Folds:
+    """Stratified outer and inner folds that never split a group.
+
+    Raises:
+        DataError: constant labels, fewer groups than folds, or a class too rare to be in every fold.
+    """
+    names = [str(c) for c in (classes if classes is not None else range(y.max() + 1))]
+    _check_classes(y, groups, names, n_splits)
+    outer = _assign(y, groups, n_splits, seed)
+    inner = np.full((n_splits, len(y)), -1)
+    for fold in range(n_splits):
+        train = outer != fold
+        _check_fold(y, train, names, f"outer fold {fold + 1} of {n_splits}")
+        inner[fold, train] = _assign(y[train], groups[train], n_inner, seed + 1 + fold)
+        for part in range(n_inner):
+            kept = train & (inner[fold] != part)
+            _check_fold(y, kept, names, f"inner fold {part + 1} of {n_inner}")
+    return Folds(outer, inner)
+
+
+def probe(
+    X: Matrix,
+    y: Int[np.ndarray, " n"],
+    folds: Folds,
+    *,
+    n_classes: int,
+    grid: Sequence[float] = GRID,
+    max_iter: int = 200,
+) -> Probe:
+    """Out-of-fold predictions of a logistic regression on `X`, C chosen inside each training fold.
+
+    Args:
+        X: `[n, n_features]`, dense or CSR.
+        y: Class codes `0..n_classes - 1`.
+        folds: Shared folds.
+        n_classes: Number of classes.
+        grid: Values of C tried in ascending order, each fit started from the one before; given up
+            when the inner loss has risen twice in a row.
+        max_iter: L-BFGS steps for each fit; fits that stop there are counted in `n_unconverged`.
+
+    Raises:
+        DataError: NaN or Inf in X, another number of rows than y, or no feature that varies.
+    """
+    _check_matrix(X, y)
+    grid = sorted(grid)
+    proba = np.zeros((len(y), n_classes))
+    c, losses, unconverged = np.zeros(folds.n_splits), np.zeros(folds.n_splits), 0
+    for fold in range(folds.n_splits):
+        train, test = np.flatnonzero(folds.outer != fold), np.flatnonzero(folds.outer == fold)
+        Z, Z_test = _reduce(*_scale(X[train], X[test]))
+        loss, missed = _inner_losses(Z, y[train], folds.inner[fold, train], grid, n_classes, max_iter)
+        best, model = int(loss.argmin()), None
+        for value in grid[: best + 1]:
+            model, late = _fit(Z, y[train], value, model, max_iter)
+        proba[test] = _proba(model, Z_test, n_classes)
+        c[fold], losses[fold], unconverged = grid[best], loss[best], unconverged + missed + late
+    return Probe(proba.argmax(1), proba, c, losses, X.shape[1], int(unconverged))
+
+
+def majority(y: Int[np.ndarray, " n"], folds: Folds, *, n_classes: int) -> Probe:
+    """Predict the training fold's most frequent class, with the class frequencies as probabilities."""
+    proba = np.zeros((len(y), n_classes))
+    losses = np.zeros(folds.n_splits)
+    for fold in range(folds.n_splits):
+        share = np.bincount(y[folds.outer != fold], minlength=n_classes) / (folds.outer != fold).sum()
+        proba[folds.outer == fold] = share
+        losses[fold] = -(share * np.log(np.maximum(share, 1e-12))).sum()
+    return Probe(proba.argmax(1), proba, np.full(folds.n_splits, np.nan), losses, 0, 0)
+
+
+def select(probes: Sequence[Probe], folds: Folds) -> tuple[Probe, list[int]]:
+    """Per outer fold, the predictions of the probe whose inner loss is least, and which that was.
+
+    The choice sees the training fold only, so the result is an honest score of "the best of these".
+    """
+    choice = np.stack([p.inner_loss for p in probes]).argmin(0)
+    per_unit = choice[folds.outer]
+    units = np.arange(len(per_unit))
+    proba = np.stack([p.proba for p in probes])[per_unit, units]
+    pick = choice, np.arange(folds.n_splits)
+    return Probe(
+        proba.argmax(1),
+        proba,
+        np.stack([p.c for p in probes])[pick],
+        np.stack([p.inner_loss for p in probes])[pick],
+        max(p.n_features for p in probes),
+        sum(p.n_unconverged for p in probes),
+    ), choice.tolist()
+
+
+def permute_labels(
+    y: Int[np.ndarray, " n"], groups: Int[np.ndarray, " n"], *, seed: int
+) -> Int[np.ndarray, " n"]:
+    """Labels shuffled over groups where each group has one label, else over units."""
+    rng = np.random.default_rng(seed)
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    if (y == y[first][inverse]).all():
+        return rng.permutation(y[first])[inverse]
+    return rng.permutation(y)
+
+
+def _check_classes(y: np.ndarray, groups: np.ndarray, names: list[str], n_splits: int) -> None:
+    present = np.unique(y)
+    if len(present) < 2:
+        raise DataError(
+            f"Expected at least two classes, got only {names[int(present[0])]!r} in all {len(y)} units; "
+            f"choose another target"
+        )
+    if (n_groups := len(np.unique(groups))) < n_splits:
+        raise DataError(
+            f"Expected at least {n_splits} groups for {n_splits} folds, got {n_groups}; "
+            f"lower folds or give more problems"
+        )
+    for code, name in enumerate(names):
+        if (n_own := len(np.unique(groups[y == code]))) < n_splits:
+            raise DataError(
+                f"Expected every class in at least {n_splits} groups, one a fold; class {name!r} is in "
+                f"{n_own}. Lower folds, merge or drop the class, or give more problems"
+            )
+
+
+def _check_fold(y: np.ndarray, train: np.ndarray, names: list[str], where: str) -> None:
+    missing = np.setdiff1d(np.arange(len(names)), y[train])
+    if len(missing):
+        raise DataError(
+            f"Expected every class in the training part of {where}, class {names[int(missing[0])]!r} is not "
+            f"there: its units share too few groups. Lower folds, or drop the class"
+        )
+
+
+def _assign(y: np.ndarray, groups: np.ndarray, n_splits: int, seed: int) -> np.ndarray:
+    kind, by = StratifiedGroupKFold, groups
+    if len(np.unique(groups)) == len(groups):
+        kind, by = StratifiedKFold, None
+    splitter = kind(n_splits, shuffle=True, random_state=seed)
+    fold = np.zeros(len(y), dtype=np.int64)
+    with warnings.catch_warnings():
+        # a class rarer than the inner folds: checked by us, with its name
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        for i, (_, test) in enumerate(splitter.split(np.zeros(len(y)), y, by)):
+            fold[test] = i
+    return fold
+
+
+def _check_matrix(X: Matrix, y: np.ndarray) -> None:
+    if X.shape[0] != len(y):
+        raise DataError(f"Expected one row of X for each of {len(y)} labels, got {X.shape[0]} rows")
+    values = X.data if sp.issparse(X) else X
+    if not np.isfinite(values).all():
+        raise DataError("Expected finite features, got NaN or Inf; look at the activations they came from")
+
+
+def _scale(train: Matrix, test: Matrix) -> tuple[Matrix, Matrix]:
+    """Unit variance. Dense matrices are centred too: with a free intercept that changes nothing but speed."""
+    if sp.issparse(train):
+        mean = np.asarray(train.mean(0)).ravel()
+        std = np.sqrt(np.maximum(np.asarray(train.power(2).mean(0)).ravel() - mean**2, 0.0))
+    else:
+        train, test = train.astype(np.float64), test.astype(np.float64)
+        mean, std = train.mean(0), train.std(0)
+    scale = np.abs(train).max(0)
+    scale = scale.toarray().ravel() if sp.issparse(scale) else np.asarray(scale)
+    alive = std > 1e-7 * np.maximum(scale, 1e-300)
+    if not alive.any():
+        raise DataError(
+            f"Expected features that vary, got {train.shape[1]} constant ones over {train.shape[0]} units"
+        )
+    if sp.issparse(train):
+        weights = sp.diags_array(1 / std[alive])
+        return (train[:, alive] @ weights).tocsr(), (test[:, alive] @ weights).tocsr()
+    return (train[:, alive] - mean[alive]) / std[alive], (test[:, alive] - mean[alive]) / std[alive]
+
+
+def _reduce(train: Matrix, test: Matrix) -> tuple[Matrix, Matrix]:
+    """Fewer columns, same probe: with more features than units, an L2 fit only sees inner products.
+
+    `X X^T = L L^T`, so `L` is `X` in another orthonormal basis, and the loss and penalty are the same.
+    """
+    n, p = train.shape
+    if p <= n:
+        dense = sp.issparse(train) and train.nnz > 0.1 * n * p
+        return (train.toarray(), test.toarray()) if dense else (train, test)
+    gram, cross = train @ train.T, test @ train.T
+    if sp.issparse(gram):
+        gram, cross = gram.toarray(), cross.toarray()
+    gram[np.diag_indices(n)] += 1e-9 * np.trace(gram) / n
+    lower = scipy.linalg.cholesky(gram, lower=True)
+    return lower, scipy.linalg.solve_triangular(lower, cross.T, lower=True).T
+
+
+def _inner_losses(
+    Z: Matrix, y: np.ndarray, inner: np.ndarray, grid: list[float], n_classes: int, max_iter: int
+) -> tuple[np.ndarray, int]:
+    """Held-out log-loss of every C over the inner folds; from the second rise in a row on, infinite."""
+    parts = [(Z[inner != i], y[inner != i], Z[inner == i], y[inner == i]) for i in range(inner.max() + 1)]
+    models = [None] * len(parts)
+    losses, unconverged = np.full(len(grid), np.inf), 0
+    for i, c in enumerate(grid):
+        total = 0.0
+        for j, (Z_kept, y_kept, Z_held, y_held) in enumerate(parts):
+            models[j], missed = _fit(Z_kept, y_kept, c, models[j], max_iter)
+            proba = _proba(models[j], Z_held, n_classes)[np.arange(len(y_held)), y_held]
+            total -= np.log(np.maximum(proba, 1e-12)).sum()
+            unconverged += missed
+        losses[i] = total / len(y)
+        if i >= 2 and losses[i] > losses[i - 1] > losses[i - 2]:
+            break
+    return losses, unconverged
+
+
+def _fit(
+    Z: Matrix, y: np.ndarray, c: float, before: LogisticRegression | None, max_iter: int
+) -> tuple[LogisticRegression, int]:
+    """A fit that starts where the fit at a smaller C ended, and 1 if it did not converge."""
+    model = LogisticRegression(C=c, max_iter=max_iter, warm_start=True)
+    if before is not None:
+        model.coef_, model.intercept_ = before.coef_.copy(), before.intercept_.copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(Z, y)
+    return model, int(model.n_iter_.max() >= max_iter)
+
+
+def _proba(model: LogisticRegression, Z: Matrix, n_classes: int) -> np.ndarray:
+    """Probabilities of all classes; 0 for a class the fit has not seen."""
+    proba = np.zeros((Z.shape[0], n_classes))
+    proba[:, model.classes_] = model.predict_proba(Z)
+    return proba
