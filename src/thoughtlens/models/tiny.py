@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from thoughtlens.models.thoughts import Answer, State, Tap, ThoughtModel, Though
 from thoughtlens.models.tiny_decoder import (
     ANS,
     BOT,
+    COT,
     EOT,
     PAD,
     SPECIALS,
@@ -65,9 +67,8 @@ class TinyThoughts(ThoughtModel):
         length = max(len(ids) for ids in encoded)
         ids = torch.tensor([[PAD] * (length - len(row)) + row for row in encoded], device=device)
         padding = ids == PAD if bool((ids == PAD).any()) else None
-        states, cache = self.decoder(
-            self.decoder.inputs(ids, cfg.question_len - length), Cache([], []), padding
-        )
+        x = self.decoder.inputs(ids, cfg.question_len - length)
+        _, cache = self.decoder(x, Cache([], []), padding)
         begin = self.decoder.embed.weight[BOT].expand(len(ids), 1, -1)
         return State(
             cache=cache,
@@ -92,14 +93,9 @@ class TinyThoughts(ThoughtModel):
         x = z + decoder.pos.weight[self.cfg.question_len + p]
         states, cache = decoder(x, state.cache, edit=lambda layer, h: tap("resid", h, layer))
         out = tap("thought_out", states[-1])
-        return State(
-            cache=cache,
-            mask=torch.cat([state.mask, state.mask.new_ones(len(x), 1)], 1),
-            positions=state.positions + 1,
-            pending=self._feedback(out, p),
-            next_pass=p,
-            rows=state.rows,
-        )
+        mask = torch.cat([state.mask, state.mask.new_ones(len(x), 1)], 1)
+        pending = self._feedback(out, p)
+        return replace(state, cache=cache, mask=mask, positions=state.positions + 1, pending=pending)
 
     def _feedback(self, out: Float[Tensor, "batch 1 d"], p: int) -> Float[Tensor, "batch 1 d"]:
         if self.cfg.mode == "pause" and p < self.cfg.n_thoughts:
@@ -128,6 +124,24 @@ class TinyThoughts(ThoughtModel):
         ids = [[int(i)] for i in logits[:, -1].argmax(-1)] if max_new_tokens else [[] for _ in range(rows)]
         text = [self.tokenizer.decode(row) for row in ids]
         return Answer(text=text, ids=ids, logits=logits, value=[parse_number(t) for t in text])
+
+    @torch.no_grad()
+    def write(self, questions: Sequence[str]) -> list[str]:
+        """The teacher's text, greedily: the chain of thought, then the answer as last word.
+
+        A chain that has not come to the answer cue within the model's positions ends without one.
+        """
+        state = self.encode(questions)
+        written = torch.full((len(questions), 1), COT, device=state.pending.device)
+        cache = state.cache
+        for position in range(self.cfg.question_len, self.cfg.n_positions):
+            states, cache = self.decoder(self.decoder.inputs(written[:, -1:], position), cache)
+            written = torch.cat([written, self.decoder.unembed(states[-1]).argmax(-1)], 1)
+        return [self._until_answer(row) for row in written[:, 2:].tolist()]
+
+    def _until_answer(self, ids: list[int]) -> str:
+        end = ids.index(ANS) if ANS in ids[:-1] else len(ids)
+        return self.tokenizer.decode([i for i in ids[: end + 2] if i >= self.cfg.word_offset])
 
     def readout(self, h: Float[Tensor, "*batch d"], site: str) -> Float[Tensor, "*batch vocab"]:
         """Logit lens; `resid` still lacks the final norm, `thought_out` has it."""

@@ -73,7 +73,7 @@ class LoopConfig(Config):
     """The guided phase ends at this accuracy on two- and three-step problems."""
     one_step_accuracy: float = 0.98
     """The one-step phase ends at this accuracy."""
-    max_teacher_steps: int = 3000
+    max_teacher_steps: int = 2400
     """Steps after which an unfinished teacher phase counts as stalled."""
     max_one_step_steps: int = 0
     """Longest one-step phase; 0 leaves the phase out."""
@@ -113,8 +113,8 @@ class Trainer:
     """One model, its optimisers and its place in the schedule."""
 
     def __init__(
-        self, task: Task, model_cfg: TinyConfig, cfg: LoopConfig, seed: int, layout: tuple[int, int]
-    ):
+        self, task: Task, model_cfg: TinyConfig, cfg: LoopConfig, seed: int, layout: tuple[int, int] = (0, 0)
+    ) -> None:
         self.task, self.cfg = task, cfg
         self.model = initialize(TinyDecoder(model_cfg), seed, layout)
         matrices, tables, vectors = split_parameters(self.model)
@@ -167,10 +167,10 @@ class Trainer:
         if at.phase == "teacher":
             return None
         keep = 1.0
-        if cfg.anneal_steps and at.phase in ("anneal", "pure"):
-            keep = (
-                max(0.0, 1 - (at.step - at.phase_start) / cfg.anneal_steps) if at.phase == "anneal" else 0.0
-            )
+        if cfg.anneal_steps and at.phase == "anneal":
+            keep = max(0.0, 1 - (at.step - at.phase_start) / cfg.anneal_steps)
+        elif cfg.anneal_steps and at.phase == "pure":
+            keep = 0.0
         return Weights(kd=cfg.kd, step=cfg.step * keep, trajectory=cfg.trajectory * keep)
 
     def lr_scale(self) -> float:
