@@ -1,0 +1,52 @@
+"""A subset of the rows of a store, two bits a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+BLOCK = 64
+_COUNTS = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
+_SELECT = np.array(
+    [
+        [next((i for i in range(8) if bin(byte & (2 << i) - 1).count("1") > k), 0) for k in range(8)]
+        for byte in range(256)
+    ],
+    np.uint8,
+)
+"""_SELECT[byte, k]: position of the k-th set bit of a byte, lowest first."""
+
+
+class RowSet:
+    """Ascending row numbers as a bit mask with a count every 64 rows.
+
+    Args:
+        masks: Boolean arrays that follow one another, one value a row.
+    """
+
+    def __init__(self, masks: Iterator[np.ndarray]) -> None:
+        packed, rest = [], np.zeros(0, bool)
+        for mask in masks:
+            rest = np.concatenate([rest, mask])
+            whole = len(rest) // BLOCK * BLOCK
+            packed.append(np.packbits(rest[:whole], bitorder="little"))
+            rest = rest[whole:]
+        tail = np.zeros(BLOCK, bool)
+        tail[: len(rest)] = rest
+        packed.append(np.packbits(tail, bitorder="little"))
+        self._bytes = np.concatenate(packed).reshape(-1, BLOCK // 8)
+        counts = _COUNTS[self._bytes].sum(axis=1, dtype=np.int64)
+        self._before = np.concatenate([[0], np.cumsum(counts)])
+        self.n = int(self._before[-1])
+
+    def rows(self, positions: np.ndarray) -> np.ndarray:
+        """Row numbers of the members at these positions, int64; fastest where they ascend."""
+        block = np.searchsorted(self._before, positions, side="right") - 1
+        k = positions - self._before[block]
+        data = self._bytes[block]
+        upto = _COUNTS[data].cumsum(axis=1, dtype=np.uint8)
+        byte = (upto <= k[:, None]).sum(axis=1)
+        each = np.arange(len(positions))
+        k = k - upto[each, byte] + _COUNTS[data[each, byte]]
+        return block * BLOCK + byte * 8 + _SELECT[data[each, byte], k]

@@ -1,0 +1,152 @@
+"""A set of vectors of a store: some hooks, pooled, of some rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thoughtlens.errors import DataError
+from thoughtlens.store.order import Permutation
+from thoughtlens.store.rowset import RowSet
+
+if TYPE_CHECKING:
+    from thoughtlens.store.reader import ActivationStore
+
+
+@dataclass(frozen=True)
+class ViewBatch:
+    """Vectors with their numbers in the view and their cells."""
+
+    x: Float[Tensor, "n d_in"]
+    idx: np.ndarray
+    """int64 [n], for `View.rows_of`."""
+    cell: np.ndarray
+    """int64 [n], indices into `ActivationStore.cells`."""
+
+
+class View:
+    """Vectors numbered [0, n), hook-major: vector i is hook `i // n_rows`, selected row `i % n_rows`.
+
+    Made by `ActivationStore.view`. Two views of one store share nothing that changes, so they may be
+    read in turns.
+    """
+
+    def __init__(self, store: ActivationStore, hook_names: list[str], hooks: list[int], rows: RowSet) -> None:
+        self.store, self.hook_names = store, hook_names
+        self.d_in = store.meta.d_in[hook_names[0]]
+        self.n_rows = rows.n
+        self.n = rows.n * len(hook_names)
+        self._hooks, self._rows = np.array(hooks), rows
+
+    @property
+    def cells(self) -> list[tuple[str, int | None]]:
+        """`ActivationStore.cells`, all of them, so that cell numbers agree between views."""
+        return self.store.cells
+
+    def read(self, idx: np.ndarray, dtype: torch.dtype | None = torch.float32) -> Float[Tensor, "n d_in"]:
+        """Vectors by number, in the order given; `dtype=None` keeps the stored one."""
+        hook, rows = self._locate(idx)
+        return self.store.maps.gather(self.store.maps.slots(hook, rows), self.d_in, dtype or self._stored)
+
+    def read_aligned(
+        self, positions: np.ndarray, dtype: torch.dtype | None = torch.float32
+    ) -> Float[Tensor, "n n_hooks d_in"]:
+        """All hooks of the selected rows at these positions in [0, n_rows)."""
+        _, rows = self._locate(np.asarray(positions), hooks=1)
+        slots = self.store.maps.slots(self._hooks[None, :], rows[:, None])
+        x = self.store.maps.gather(slots.reshape(-1), self.d_in, dtype or self._stored)
+        return x.view(len(rows), len(self._hooks), self.d_in)
+
+    def rows_of(self, idx: np.ndarray) -> np.ndarray:
+        """Row numbers of the store, int64."""
+        return self._locate(idx)[1]
+
+    def cell_of(self, idx: np.ndarray) -> np.ndarray:
+        """Indices into `cells`, int64."""
+        return self._cells(*self._locate(idx))
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        start: int = 0,
+        epochs: int | None = 1,
+        dtype: torch.dtype | None = torch.float32,
+    ) -> Iterator[ViewBatch]:
+        """Vectors in a random order, another one each epoch; every vector once an epoch.
+
+        The epochs form one stream that is cut into batches, so only the last batch of all may be
+        smaller. `start` vectors of the stream are skipped at no cost: a reader that stopped after
+        `start` vectors gets exactly what it would have got. `epochs=None` never ends.
+        """
+        self._check_batch(batch_size)
+        if start < 0 or (epochs is not None and epochs < 0):
+            raise DataError(f"Expected start >= 0 and epochs >= 0, got start={start}, epochs={epochs}")
+        stop = None if epochs is None else epochs * self.n
+        while stop is None or start < stop:
+            size = batch_size if stop is None else min(batch_size, stop - start)
+            yield self._batch(self._stream(start, size, seed), dtype)
+            start += size
+
+    def sequential(self, batch_size: int, dtype: torch.dtype | None = torch.float32) -> Iterator[ViewBatch]:
+        """Every vector once, by number."""
+        self._check_batch(batch_size)
+        for first in range(0, self.n, batch_size):
+            yield self._batch(np.arange(first, min(first + batch_size, self.n)), dtype)
+
+    def sample(self, n: int, seed: int, dtype: torch.dtype | None = torch.float32) -> ViewBatch:
+        """`min(n, self.n)` different vectors in a random order."""
+        self._check_batch(n)
+        return self._batch(Permutation(self.n, (seed, 0))(np.arange(min(n, self.n))), dtype)
+
+    def _stream(self, start: int, size: int, seed: int) -> np.ndarray:
+        parts = []
+        while size:
+            epoch, first = divmod(start, self.n)
+            take = min(size, self.n - first)
+            parts.append(Permutation(self.n, (seed, epoch))(np.arange(first, first + take)))
+            start, size = start + take, size - take
+        return np.concatenate(parts)
+
+    def _batch(self, idx: np.ndarray, dtype: torch.dtype | None) -> ViewBatch:
+        hook, rows = self._locate(idx)
+        slots = self.store.maps.slots(hook, rows)
+        x = self.store.maps.gather(slots, self.d_in, dtype or self._stored)
+        return ViewBatch(x, idx, self._cells(hook, rows))
+
+    def _locate(self, idx: np.ndarray, hooks: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Hook (its index in the store) and row of each vector."""
+        idx = np.asarray(idx, np.int64)
+        n = self.n_rows * (hooks or len(self._hooks))
+        if idx.ndim != 1 or (idx.size and not (idx.min() >= 0 and idx.max() < n)):
+            raise IndexError(f"Expected a list of vectors in [0, {n}), got shape {list(idx.shape)}")
+        hook, position = np.divmod(idx, self.n_rows)
+        return self._hooks[hook], self._rows.rows(position)
+
+    def _cells(self, hook: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        if self.store.thought_idx is None:
+            return hook
+        return hook * len(self.store.thoughts) + self._thought_cell[self.store.thought_idx[rows]]
+
+    @cached_property
+    def _thought_cell(self) -> np.ndarray:
+        table = np.zeros(max(self.store.thoughts) + 1, np.int64)
+        table[self.store.thoughts] = np.arange(len(self.store.thoughts))
+        return table
+
+    @property
+    def _stored(self) -> torch.dtype:
+        return self.store.meta.torch_dtype
+
+    @staticmethod
+    def _check_batch(batch_size: int) -> None:
+        if batch_size < 1:
+            raise DataError(f"Expected a batch of at least 1 vector, got {batch_size}")
