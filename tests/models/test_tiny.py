@@ -165,6 +165,8 @@ def test_what_is_not_there_is_said(tmp_path):
         tiny.load("codi-huge")
     tiny.save(random_decoder(), tmp_path / "seed0" / "pause", {})
     with pytest.raises(NotThereError, match="seed 0 pause"):
-        tiny.load(tmp_path, seed=7)
+        tiny.load(tmp_path, seed=7, variant="pause")
+    with pytest.raises(NotThereError, match="no thoughts of seed any"):
+        tiny.load(tmp_path)
     with pytest.raises(ConfigError, match="float64"):
         tiny.load(tmp_path, variant="pause", dtype="int8")

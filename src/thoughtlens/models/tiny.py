@@ -160,7 +160,7 @@ class TinyThoughts(ThoughtModel):
 def load(
     name: str | Path = "codi-tiny",
     *,
-    seed: int = 0,
+    seed: int | None = None,
     variant: str = "thoughts",
     dtype: str = "float32",
     device: str = "cpu",
@@ -169,7 +169,7 @@ def load(
 
     Args:
         name: `codi-tiny`, a directory of `distill`, or one model directory in it.
-        seed: Which of the trained seeds.
+        seed: Which of the trained seeds; None: the first.
         variant: `thoughts`, or a control: `no_cot`, `pause`, `plain`, `bottleneck`.
         dtype: Of weights and computation; files hold float16.
         device: Where to run.
@@ -258,10 +258,15 @@ def _root(name: str | Path) -> Path:
     raise NotThereError(f"Expected one of {', '.join(there)} or a model directory, got {str(name)!r}")
 
 
-def _find(name: str | Path, seed: int, variant: str) -> Path:
+def _find(name: str | Path, seed: int | None, variant: str) -> Path:
     root = _root(name)
-    directory = root if (root / "config.json").is_file() else root / f"seed{seed}" / variant
-    if not (directory / "config.json").is_file():
-        there = ", ".join(f"seed {s} {v}" for s, v in members(name)) or "none"
-        raise NotThereError(f"{name} has no seed {seed} {variant}; it has: {there}")
-    return directory
+    if (root / "config.json").is_file():
+        return root
+    there = members(name)
+    fitting = [s for s, v in there if v == variant and seed in (None, s)]
+    if not fitting:
+        listed = ", ".join(f"seed {s} {v}" for s, v in there) or "none"
+        raise NotThereError(
+            f"{name} has no {variant} of seed {'any' if seed is None else seed}; it has: {listed}"
+        )
+    return root / f"seed{fitting[0]}" / variant
