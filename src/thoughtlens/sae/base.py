@@ -1,0 +1,317 @@
+"""What every sparse autoencoder shares: parameters, encode and decode, normalisation, folding."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from thoughtlens import kernels
+from thoughtlens.config import Config
+from thoughtlens.errors import ConfigError, MismatchError
+from thoughtlens.sae.normalization import Cell, Normalization, fit_normalization, geometric_median
+
+MEDIAN_ROWS = 4096
+"""Rows of the sample that the geometric median is taken of."""
+
+
+class SAEConfig(Config):
+    """What all architectures have in common; `kind` in a subclass names the architecture."""
+
+    d_sae: int | None = Field(None, ge=1)
+    """Number of latents; unset: `expansion` times d_in."""
+    expansion: float = Field(8.0, gt=0)
+    """Latents per input dimension, used where `d_sae` is unset."""
+    normalization: Literal["auto", "none", "mean", "global", "per_cell"] = "auto"
+    """How raw activations are brought to a common scale. global: one scale, folded into the saved
+    weights. per_cell: centre and scale of each (hook, thought), saved as a table. mean: centred only.
+    auto: per_cell where the SAE sees several cells, else global."""
+    init: Literal["data", "linear", "xavier"] = "data"
+    """data: unit decoder rows, encoder = decoder transposed, b_dec at the data's geometric median.
+    linear: torch's default for linear layers, decoder = encoder transposed. xavier: both matrices
+    Xavier-uniform, biases 0."""
+    decoder_norm: Literal["unit", "free"] = "unit"
+    """unit: decoder rows keep length 1 (gradient projected, rows renormalised). free: no constraint."""
+    pre_bias: bool = True
+    """Whether b_dec is subtracted from the input before encoding."""
+
+    def width(self, d_in: int) -> int:
+        """Number of latents on an input of width `d_in`."""
+        return self.d_sae if self.d_sae is not None else max(1, round(self.expansion * d_in))
+
+    def check(self, d_in: int) -> None:
+        """Raise ConfigError where the config cannot be used on this width."""
+
+    def warnings(self, d_in: int) -> list[str]:
+        """What can be trained but should not be believed."""
+        return []
+
+    def default_lr(self, d_sae: int) -> float:
+        """Adam's learning rate where none is given: 2e-4 / sqrt(d_sae / 2^14) (Gao et al. 2024, 3)."""
+        return 2e-4 / (d_sae / 2**14) ** 0.5
+
+
+@dataclass(frozen=True)
+class SparseActs:
+    """Latents that fire: `values[..., j]` on latent `indices[..., j]`; padding has value 0."""
+
+    values: Float[Tensor, "*batch k"]
+    indices: Int[Tensor, "*batch k"]
+
+    def to_dense(self, d_sae: int) -> Float[Tensor, "*batch d_sae"]:
+        """The same as one column a latent."""
+        dense = self.values.new_zeros(*self.values.shape[:-1], d_sae)
+        return dense.scatter_add(-1, self.indices, self.values)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a training step sees. All activations are raw."""
+
+    x: Float[Tensor, "batch d_in"]
+    y: Float[Tensor, "batch d_out"] | None = None
+    """Target, where it is not x."""
+    cell: Int[Tensor, " batch"] | None = None
+    """Each row's index into the SAE's cells."""
+    dead: Bool[Tensor, " d_sae"] | None = None
+    """Latents that count as dead now; None: nobody keeps count."""
+    labels: Tensor | None = None
+    progress: float = 1.0
+    """Share of the training done, for coefficients that warm up."""
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """A loss by its parts: `total` is the sum of `terms`, coefficients included."""
+
+    terms: dict[str, Float[Tensor, ""]]
+    acts: Float[Tensor, "batch d_sae"] | SparseActs
+    """The batch's latents, for whoever counts them."""
+    total: Float[Tensor, ""] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "total", torch.stack(list(self.terms.values())).sum())
+
+
+class SAE(nn.Module, ABC):
+    """A sparse autoencoder `x_hat = acts @ W_dec + b_dec`; subclasses say what fires and what it costs.
+
+    Callers pass raw activations. While `normalization` is set, weights live in normalised units;
+    `fold` brings a global one into the weights. With a per-cell table, `cell` is needed and the
+    latents' activations stay in normalised units, comparable over cells.
+    """
+
+    kind: ClassVar[str]
+    cfg: Any
+    latent_axis: ClassVar[dict[str, int]] = {"W_enc": 1, "b_enc": 0, "W_dec": 0}
+    """Along which axis each parameter holds one slice a latent."""
+
+    def __init__(self, cfg: SAEConfig, d_in: int, d_out: int | None = None):
+        super().__init__()
+        cfg.check(d_in)
+        self.cfg = cfg
+        self.d_in, self.d_out, self.d_sae = d_in, d_out or d_in, cfg.width(d_in)
+        self.W_enc = nn.Parameter(torch.zeros(self.d_in, self.d_sae))
+        self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
+        self.W_dec = nn.Parameter(torch.zeros(self.d_sae, self.d_out))
+        self.b_dec = nn.Parameter(torch.zeros(self.d_out))
+        self.normalization: Normalization | None = None
+        self.hook_names: list[str] = []
+        self.provenance: dict[str, Any] = {}
+        self.compute_dtype: torch.dtype | None = None
+        """dtype of the encoder's matrix product; None: that of the weights."""
+
+    @abstractmethod
+    def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
+        """The sparsity rule, before decoding."""
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> LossTerms:
+        """The training objective on a batch, in normalised units."""
+
+    def after_step(self, batch: Batch, loss: LossTerms) -> None:
+        """What a kind keeps track of while it trains; called after each optimizer step with its loss."""
+
+    def scale_thresholds(self, factor: Float[Tensor, ""]) -> None:
+        """Follow activations that are multiplied by `factor`, where the rule compares with a number."""
+
+    def encode(
+        self, x: Float[Tensor, "*batch d_in"], cell: Int[Tensor, "*batch"] | None = None
+    ) -> Float[Tensor, "*batch d_sae"]:
+        """Activations of all latents."""
+        acts = self.activate(self.pre_acts(self.normalize(x, cell).flatten(0, -2)))
+        return acts.unflatten(0, x.shape[:-1])
+
+    def encode_sparse(
+        self, x: Float[Tensor, "*batch d_in"], cell: Int[Tensor, "*batch"] | None = None
+    ) -> SparseActs:
+        """Activations of the latents that fire, padded to the row where most do."""
+        acts = self.encode(x, cell)
+        k = max(1, int((acts != 0).sum(-1).max())) if acts.numel() else 1
+        return SparseActs(*acts.topk(k, dim=-1))
+
+    def decode(
+        self, acts: Float[Tensor, "*batch d_sae"], cell: Int[Tensor, "*batch"] | None = None
+    ) -> Float[Tensor, "*batch d_out"]:
+        """Raw reconstruction from activations."""
+        return self.denormalize(acts @ self.W_dec + self.b_dec, cell)
+
+    def decode_sparse(
+        self, acts: SparseActs, cell: Int[Tensor, "*batch"] | None = None
+    ) -> Float[Tensor, "*batch d_out"]:
+        """`decode` that reads only the rows of W_dec in use."""
+        z_hat = kernels.decode(acts.values.flatten(0, -2), acts.indices.flatten(0, -2), self.W_dec)
+        return self.denormalize((z_hat + self.b_dec).unflatten(0, acts.values.shape[:-1]), cell)
+
+    def forward(
+        self, x: Float[Tensor, "*batch d_in"], cell: Int[Tensor, "*batch"] | None = None
+    ) -> Float[Tensor, "*batch d_out"]:
+        """x_hat."""
+        return self.decode(self.encode(x, cell), cell)
+
+    def pre_acts(self, z: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        """Pre-activations of normalised input."""
+        if self.cfg.pre_bias:
+            z = z - self.b_dec
+        return kernels.linear(z, self.W_enc, self.b_enc, self.compute_dtype or self.W_enc.dtype)
+
+    def normalize(self, x: Tensor, cell: Tensor | None = None) -> Tensor:
+        """Raw activations in the units of the weights.
+
+        Raises:
+            MismatchError: another width than d_in, or no `cell` where the SAE needs it.
+        """
+        if x.shape[-1] != self.d_in:
+            raise MismatchError(
+                f"This SAE (hooks {', '.join(self.hook_names) or 'unknown'}) takes activations of width "
+                f"{self.d_in}, got shape {tuple(x.shape)}. Pass the hook it was trained on"
+            )
+        x = x.to(self.W_enc.dtype)
+        return x if self.normalization is None else self.normalization.apply_to(x, cell)
+
+    def denormalize(self, z_hat: Tensor, cell: Tensor | None = None) -> Tensor:
+        """The inverse, for reconstructions."""
+        return z_hat if self.normalization is None else self.normalization.undo(z_hat, cell)
+
+    @property
+    def cells(self) -> list[Cell] | None:
+        """The (hook_name, thought_idx) pairs of a per-cell table; None where `cell` is not needed."""
+        return None if self.normalization is None else self.normalization.cells
+
+    def cell_index(
+        self, cells: Sequence[Cell], cell: np.ndarray | Int[Tensor, " n"]
+    ) -> Int[Tensor, " n"] | None:
+        """Rows' cells as this SAE counts them: what `encode` and `decode` want.
+
+        Args:
+            cells: The caller's list of (hook_name, thought_idx), such as `View.cells`.
+            cell: Each row's index into it.
+
+        Returns:
+            Each row's index into `self.cells`; None where this SAE needs none.
+
+        Raises:
+            MismatchError: a row of a cell for which the SAE has no statistics.
+        """
+        if self.cells is None:
+            return None
+        known = {c: i for i, c in enumerate(self.cells)}
+        lookup = torch.tensor([known.get((hook, thought), -1) for hook, thought in cells])
+        index = lookup[torch.as_tensor(cell).cpu().long()]
+        if (index < 0).any():
+            missing = cells[int(torch.as_tensor(cell)[(index < 0).nonzero()[0, 0]])]
+            raise MismatchError(
+                f"The SAE has no normalisation statistics for the (hook, thought) cell {missing}; it was "
+                f"trained on {self.cells}. Choose rows of these, or train an SAE on that one"
+            )
+        return index.to(self.W_enc.device)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Random initial weights, from the generator alone."""
+        if self.cfg.init == "data":
+            self.W_dec.copy_(torch.randn(self.d_sae, self.d_out, generator=generator))
+            self.W_dec /= self.W_dec.norm(dim=1, keepdim=True)
+            if self.d_in == self.d_out:
+                self.W_enc.copy_(self.W_dec.T)
+            else:
+                self.W_enc.copy_(torch.randn(self.d_in, self.d_sae, generator=generator) / self.d_in**0.5)
+        elif self.cfg.init == "linear":
+            for parameter, fan_in in (
+                (self.W_enc, self.d_in),
+                (self.b_enc, self.d_in),
+                (self.b_dec, self.d_sae),
+            ):
+                parameter.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
+            self.W_dec.copy_(self.W_enc.T)
+        else:
+            nn.init.xavier_uniform_(self.W_enc, generator=generator)
+            nn.init.xavier_uniform_(self.W_dec, generator=generator)
+        self.normalize_decoder()
+
+    @torch.no_grad()
+    def initialize(
+        self, x: Float[Tensor, "n d_in"], cell: Int[Tensor, " n"] | None = None, cells: Sequence[Cell] = ()
+    ) -> None:
+        """Fit normalisation and b_dec to a sample of raw activations (`cell` indexes `cells`)."""
+        mode = self.cfg.normalization
+        if mode == "auto":
+            mode = "per_cell" if len(cells) > 1 else "global"
+        if mode != "none":
+            self.normalization = fit_normalization(x.to(self.W_enc.dtype), mode, cell, cells)
+        if self.cfg.init == "data" and self.cfg.pre_bias:
+            head = slice(0, MEDIAN_ROWS)
+            z = self.normalize(x[head], None if cell is None else cell[head])
+            self.b_dec.copy_(geometric_median(z))
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Bring a global normalisation into the weights; a per-cell table stays.
+
+        x_hat and which latents fire do not change, nor do decoder rows; activations are multiplied by
+        the spread, so that a latent's activation is the length of what it writes, in raw units.
+        """
+        if self.normalization is None or self.normalization.cells is not None:
+            return
+        mean, spread = self.normalization.mean[0], self.normalization.spread[0]
+        self.b_enc *= spread
+        if not self.cfg.pre_bias:
+            self.b_enc -= mean @ self.W_enc
+        self.b_dec.mul_(spread).add_(mean)
+        self.scale_thresholds(spread)
+        self.normalization = None
+
+    @torch.no_grad()
+    def normalize_decoder(self) -> None:
+        """Decoder rows back to length 1, where the config asks for it."""
+        if self.cfg.decoder_norm == "unit":
+            self.W_dec /= self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12)
+
+    @torch.no_grad()
+    def project_decoder_grad(self) -> None:
+        """Remove the part of W_dec's gradient along each row (Bricken et al. 2023, appendix)."""
+        if self.cfg.decoder_norm == "unit" and self.W_dec.grad is not None:
+            along = (self.W_dec.grad * self.W_dec).sum(dim=1, keepdim=True)
+            self.W_dec.grad -= along * self.W_dec
+
+
+def counts(acts: Float[Tensor, "*batch d_sae"] | SparseActs, d_sae: int) -> Int[Tensor, " d_sae"]:
+    """On how many of the rows each latent fires."""
+    if isinstance(acts, SparseActs):
+        return torch.bincount(acts.indices[acts.values != 0], minlength=d_sae)
+    return (acts != 0).flatten(0, -2).sum(0)
+
+
+def require_k(name: str, k: int, d_sae: int) -> None:
+    """Raise ConfigError unless 1 <= k <= d_sae."""
+    if not 1 <= k <= d_sae:
+        raise ConfigError(
+            f"{name}: expected 1 to d_sae = {d_sae} latents per row, got {k}; lower {name} or raise sae.d_sae"
+        )

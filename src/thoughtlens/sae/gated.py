@@ -1,0 +1,80 @@
+"""Gated SAE: whether a latent fires is decided apart from how much (Rajamanoharan et al. 2024a)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from thoughtlens import kernels
+from thoughtlens.sae.base import SAE, Batch, LossTerms, SAEConfig
+
+
+class GatedConfig(SAEConfig):
+    """Gated SAE; the penalty falls on the gate alone, so that magnitudes do not shrink."""
+
+    kind: Literal["gated"] = "gated"
+    """Architecture."""
+    l1: float = Field(2.0, ge=0)
+    """Coefficient of the sparsity penalty on the gate's positive pre-activations."""
+    l1_warmup: float = Field(0.05, ge=0, le=1)
+    """Share of the training over which the coefficient rises linearly from 0."""
+
+
+class GatedSAE(SAE):
+    """`acts = 1[gate > 0] * relu(magnitude)` with tied weights (Rajamanoharan et al. 2024, arXiv:2404.16014).
+
+    With `p = (z - b_dec) @ W_enc`: `gate = p + b_enc` (the paper's b_gate) and
+    `magnitude = exp(r_mag) * p + b_mag`. Loss (equation 8), squared errors and penalty summed over a
+    row, on normalised activations: the reconstruction error, `l1` times relu(gate), and the error of
+    what relu(gate) reconstructs through a frozen copy of the decoder, from which the gate learns.
+    """
+
+    kind = "gated"
+    cfg: GatedConfig
+    latent_axis: ClassVar[dict[str, int]] = {**SAE.latent_axis, "r_mag": 0, "b_mag": 0}
+
+    def __init__(self, cfg: SAEConfig, d_in: int, d_out: int | None = None):
+        super().__init__(cfg, d_in, d_out)
+        self.r_mag = nn.Parameter(torch.zeros(self.d_sae))
+        self.b_mag = nn.Parameter(torch.zeros(self.d_sae))
+
+    def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
+        """Magnitudes where the gate is open."""
+        return torch.where(pre_acts > 0, self.magnitude(pre_acts).relu(), 0)
+
+    def magnitude(self, gate: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
+        """The other path's pre-activations; they share the gate's weights up to a scale per latent."""
+        return self.r_mag.exp() * (gate - self.b_enc) + self.b_mag
+
+    def loss(self, batch: Batch) -> LossTerms:
+        """`reconstruction`, `l1` and `gate`."""
+        z = self.normalize(batch.x, batch.cell)
+        gate = self.pre_acts(z)
+        acts = self.activate(gate)
+        dtype = self.compute_dtype or self.W_dec.dtype
+        z_hat = kernels.linear(acts, self.W_dec, self.b_dec, dtype)
+        open_gate = gate.relu()
+        z_gate = kernels.linear(open_gate, self.W_dec.detach(), self.b_dec.detach(), dtype)
+        warm = min(1.0, batch.progress / self.cfg.l1_warmup) if self.cfg.l1_warmup > 0 else 1.0
+        return LossTerms(
+            {
+                "reconstruction": (z - z_hat).square().sum(-1).mean(),
+                "l1": self.cfg.l1 * warm * open_gate.sum(-1).mean(),
+                "gate": (z - z_gate).square().sum(-1).mean(),
+            },
+            acts,
+        )
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """As for every SAE; the magnitude's bias follows in its own scale."""
+        if self.normalization is not None and self.normalization.cells is None:
+            mean, spread = self.normalization.mean[0], self.normalization.spread[0]
+            self.b_mag *= spread
+            if not self.cfg.pre_bias:
+                self.b_mag -= self.r_mag.exp() * (mean @ self.W_enc)
+        super().fold()

@@ -1,0 +1,164 @@
+"""SAEs on disk: `cfg.json` + `sae.safetensors`, read strictly. docs/formats.md has every field."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from thoughtlens.config import validate
+from thoughtlens.errors import CheckpointError, ConfigError, NotThereError
+from thoughtlens.sae.base import SAE
+from thoughtlens.sae.normalization import Normalization
+from thoughtlens.sae.registry import CONFIGS, KINDS
+from thoughtlens.stage import write_json
+
+FORMAT = "thoughtlens-sae"
+SCHEMA = 1
+FIELDS = ("kind", "config", "d_in", "d_out", "d_sae", "hook_names", "cells", "provenance")
+
+
+def save(sae: SAE, directory: str | Path) -> None:
+    """Write an SAE that takes raw activations; a global normalisation is folded in the copy on disk.
+
+    The weights come first and `cfg.json` last, each through a temporary name: a directory with a
+    `cfg.json` is whole.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    folded = copy.deepcopy(sae)
+    folded.fold()
+    tensors = {name: t.detach().cpu().contiguous() for name, t in folded.state_dict().items()}
+    bad = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
+    if bad:
+        raise CheckpointError(f"Refusing to save an SAE to {directory}: {', '.join(bad)} hold NaN or Inf")
+    part = directory / "sae.safetensors.part"
+    save_file(tensors, part)
+    with part.open("rb") as handle:
+        os.fsync(handle.fileno())
+    os.replace(part, directory / "sae.safetensors")
+    write_json(directory / "cfg.json", _header(folded))
+
+
+def load(path: str | Path, device: str = "cpu") -> SAE:
+    """The SAE in a directory.
+
+    Raises:
+        NotThereError: no SAE there.
+        CheckpointError: unknown schema or kind, keys missing or left over, wrong shapes, NaN weights,
+            a truncated or foreign file.
+    """
+    directory = Path(path)
+    header = _read_header(directory)
+    sae = _empty(header, directory)
+    tensors = _read_tensors(directory / "sae.safetensors")
+    _check(tensors, sae.state_dict(), directory / "sae.safetensors")
+    sae.to(tensors["W_enc"].dtype).load_state_dict(tensors)
+    sae.hook_names = list(header["hook_names"])
+    sae.provenance = header["provenance"]
+    return sae.to(device).eval()
+
+
+def load_members(path: str | Path, device: str = "cpu") -> dict[str, SAE]:
+    """All SAEs of a `sae/` directory by member name; the name of a single one is ""."""
+    return {name: load(Path(path) / name, device) for name in member_names(path)}
+
+
+def member_names(path: str | Path) -> list[str]:
+    """Names of the SAEs in a directory, sorted; [""] where it holds one SAE itself."""
+    root = Path(path)
+    if (root / "cfg.json").is_file():
+        return [""]
+    names = sorted(d.parent.name for d in root.glob("*/cfg.json")) if root.is_dir() else []
+    if not names:
+        raise NotThereError(f"Expected an SAE (cfg.json) or one folder per SAE at {root}, found none")
+    return names
+
+
+def _header(sae: SAE) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "kind": sae.kind,
+        "config": sae.cfg.model_dump(mode="json"),
+        "d_in": sae.d_in,
+        "d_out": sae.d_out,
+        "d_sae": sae.d_sae,
+        "hook_names": sae.hook_names,
+        "cells": None if sae.cells is None else [list(c) for c in sae.cells],
+        "provenance": sae.provenance,
+    }
+
+
+def _read_header(directory: Path) -> dict[str, Any]:
+    file = directory / "cfg.json"
+    if not file.is_file():
+        raise NotThereError(f"Expected an SAE at {directory}, found no cfg.json there")
+    try:
+        header = json.loads(file.read_text("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{file} is not JSON ({error}): it is damaged or not ours") from None
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise CheckpointError(f"{file} is not a thoughtlens SAE: expected format {FORMAT!r} in it")
+    if header.get("schema") != SCHEMA:
+        raise CheckpointError(
+            f"{file} has schema {header.get('schema')!r}, this version reads {SCHEMA}; "
+            f"use the version that wrote it"
+        )
+    unknown = sorted(header.keys() - {"format", "schema", *FIELDS})
+    missing = [name for name in FIELDS if name not in header]
+    if missing or unknown:
+        raise CheckpointError(f"{file}: missing fields {missing}, unknown fields {unknown}")
+    if header["kind"] not in KINDS:
+        raise CheckpointError(f"{file}: expected a kind among {', '.join(KINDS)}, got {header['kind']!r}")
+    return header
+
+
+def _empty(header: dict[str, Any], directory: Path) -> SAE:
+    kind = header["kind"]
+    try:
+        cfg = validate(CONFIGS[kind], header["config"])
+        sae = KINDS[kind](cfg, header["d_in"], header["d_out"])
+    except ConfigError as error:
+        raise CheckpointError(f"{directory / 'cfg.json'}: {error}") from None
+    if sae.d_sae != header["d_sae"]:
+        raise CheckpointError(
+            f"{directory / 'cfg.json'}: d_sae is {header['d_sae']}, its config gives {sae.d_sae}"
+        )
+    if header["cells"] is not None:
+        cells = [(hook, thought) for hook, thought in header["cells"]]
+        sae.normalization = Normalization(torch.zeros(len(cells), sae.d_in), torch.ones(len(cells)), cells)
+    return sae
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise NotThereError(f"Expected weights at {file}, found none")
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} is truncated or not a safetensors file ({error})") from None
+
+
+def _check(tensors: dict[str, Tensor], expected: dict[str, Tensor], file: Path) -> None:
+    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    if missing or extra:
+        raise CheckpointError(f"{file}: keys missing: {missing}, keys not known: {extra}")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise CheckpointError(
+                f"{file}: expected {name} of shape {tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
+            )
+        if not tensor.dtype.is_floating_point or tensor.dtype != tensors["W_enc"].dtype:
+            raise CheckpointError(
+                f"{file}: expected {name} in one floating dtype with W_enc, got {tensor.dtype}"
+            )
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{file}: {name} holds NaN or Inf; train again or take an earlier SAE")

@@ -1,0 +1,132 @@
+"""Centre and spread of activations, for all rows at once or per (hook, thought) cell.
+
+`z = (x - mean) / spread` makes the rows of a cell have mean squared length d_in around their centre,
+so that learning rates and penalties mean the same on every hook, and, per cell, so that a layer of
+large norm does not take the dictionary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from thoughtlens.errors import DataError, MismatchError
+
+Cell = tuple[str, int | None]
+"""(hook_name, thought_idx); thought_idx is None on text."""
+Mode = Literal["global", "mean", "per_cell"]
+
+
+class Normalization(nn.Module):
+    """`z = (x - mean[cell]) / spread[cell]` and its inverse; one row where there are no cells.
+
+    A spread of 0 stands for a cell whose rows are all the same: its z is 0, its x_hat the mean.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, mean: Float[Tensor, "n d"], spread: Float[Tensor, " n"], cells: Sequence[Cell] | None):
+        super().__init__()
+        if cells is not None and len(cells) != len(mean):
+            raise MismatchError(
+                f"Expected one row of statistics a cell, got {len(mean)} for {len(cells)} cells"
+            )
+        self.cells = None if cells is None else [(hook, thought) for hook, thought in cells]
+        self.register_buffer("mean", mean)
+        self.register_buffer("spread", spread)
+
+    def apply_to(self, x: Float[Tensor, "*n d"], cell: Int[Tensor, "*n"] | None) -> Float[Tensor, "*n d"]:
+        """Raw activations to normalised ones."""
+        row = self._row(cell)
+        spread = self.spread[row].unsqueeze(-1)
+        return (x - self.mean[row]) * torch.where(spread > 0, 1 / spread, 0)
+
+    def undo(self, z: Float[Tensor, "*n d"], cell: Int[Tensor, "*n"] | None) -> Float[Tensor, "*n d"]:
+        """Normalised activations to raw ones."""
+        row = self._row(cell)
+        return z * self.spread[row].unsqueeze(-1) + self.mean[row]
+
+    def _row(self, cell: Tensor | None) -> Tensor | int:
+        if self.cells is None:
+            return 0
+        if cell is None:
+            raise MismatchError(
+                f"This SAE normalises each (hook, thought) cell by itself: expected `cell`, indices into its "
+                f"{len(self.cells)} cells, got None. SAE.cell_index makes them"
+            )
+        return cell
+
+
+def fit_normalization(
+    x: Float[Tensor, "n d"], mode: Mode, cell: Int[Tensor, " n"] | None = None, cells: Sequence[Cell] = ()
+) -> Normalization:
+    """Statistics of a sample.
+
+    Args:
+        x: Raw activations.
+        mode: `global` only scales, by sqrt(mean squared distance from the mean / d_in). `mean` only
+            centres. `per_cell` centres and scales the rows of each cell.
+        cell: For `per_cell`, each row's index into `cells`.
+        cells: The (hook_name, thought_idx) pairs.
+
+    Raises:
+        DataError: nothing varies, something is not finite, or a cell has fewer than two rows.
+    """
+    if mode != "per_cell":
+        mean, spread = _stats(x, "the sample")
+        _require_spread(spread, len(x))
+        if mode == "global":
+            return Normalization(torch.zeros_like(mean)[None], spread[None], None)
+        return Normalization(mean[None], torch.ones_like(spread)[None], None)
+    if cell is None or not cells:
+        raise MismatchError("Expected the cell of each row for normalization = 'per_cell', got none")
+    stats = [_stats(x[cell == i], f"cell {c}") for i, c in enumerate(cells)]
+    spread = torch.stack([s for _, s in stats])
+    _require_spread(spread, len(x))
+    return Normalization(torch.stack([m for m, _ in stats]), spread, cells)
+
+
+def geometric_median(
+    x: Float[Tensor, "n d"], *, max_iter: int = 100, tol: float = 1e-6
+) -> Float[Tensor, " d"]:
+    """The point with the least summed distance to the rows (Weiszfeld 1937); unlike the mean, a few
+    rows of huge norm do not move it. Stops when a step is shorter than `tol` of the mean distance.
+    """
+    point = x.mean(0)
+    for _ in range(max_iter):
+        distance = (x - point).norm(dim=-1).clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
+        weight = 1 / distance
+        moved = (weight / weight.sum()) @ x
+        step = (moved - point).norm()
+        point = moved
+        if step <= tol * distance.mean():
+            break
+    return point
+
+
+def _stats(x: Tensor, where: str) -> tuple[Tensor, Tensor]:
+    if len(x) < 2:
+        raise DataError(
+            f"Normalisation needs at least 2 rows of {where}, the training sample holds {len(x)}. "
+            f"Use more rows, leave that hook or thought out, or set sae.normalization=global"
+        )
+    wide = x.double()
+    mean = wide.mean(0)
+    variance = (wide - mean).square().sum(-1).mean()
+    if not torch.isfinite(variance):
+        raise DataError(f"Activations of {where} are not finite; extract them again")
+    if variance <= 1e-12 * mean.square().sum():
+        variance = torch.zeros_like(variance)
+    return mean.to(x.dtype), (variance / x.shape[-1]).sqrt().to(x.dtype)
+
+
+def _require_spread(spread: Tensor, n: int) -> None:
+    if not (spread > 0).any():
+        raise DataError(
+            f"The activations do not vary over {n} sampled rows: there is nothing to learn from them"
+        )

@@ -1,0 +1,58 @@
+"""ReLU + L1 (Bricken et al. 2023, Towards Monosemanticity; Cunningham et al. 2023, arXiv:2309.08600)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from thoughtlens import kernels
+from thoughtlens.sae.base import SAE, Batch, LossTerms, SAEConfig
+
+
+class ReLUConfig(SAEConfig):
+    """ReLU with an L1 penalty; the options cover the variants in use."""
+
+    kind: Literal["relu"] = "relu"
+    """Architecture."""
+    l1: float = Field(2.0, ge=0)
+    """Coefficient of the sparsity penalty."""
+    l1_warmup: float = Field(0.05, ge=0, le=1)
+    """Share of the training over which the coefficient rises linearly from 0."""
+    reconstruction: Literal["sum", "mean"] = "sum"
+    """Squared error summed or averaged over the dimensions of a row; rows are always averaged."""
+    penalty: Literal["sum", "mean"] = "sum"
+    """Activations summed or averaged over the latents of a row; rows are always averaged."""
+    penalty_by_decoder_norm: bool = False
+    """Whether an activation counts times the length of its decoder row (for decoder_norm = "free",
+    where the penalty could otherwise be escaped by small activations on long rows)."""
+
+
+class ReLUSAE(SAE):
+    """`acts = relu(pre_acts)`, with `l1 * sum_f acts` added to the squared error."""
+
+    kind = "relu"
+    cfg: ReLUConfig
+
+    def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
+        """relu."""
+        return pre_acts.relu()
+
+    def loss(self, batch: Batch) -> LossTerms:
+        """`reconstruction` and `l1`."""
+        cfg = self.cfg
+        z = self.normalize(batch.x, batch.cell)
+        acts = self.pre_acts(z).relu()
+        z_hat = kernels.linear(acts, self.W_dec, self.b_dec, self.compute_dtype or self.W_dec.dtype)
+        squared = (z - z_hat).square()
+        weighted = acts * self.W_dec.norm(dim=1) if cfg.penalty_by_decoder_norm else acts
+        warm = min(1.0, batch.progress / cfg.l1_warmup) if cfg.l1_warmup > 0 else 1.0
+        return LossTerms(
+            {
+                "reconstruction": squared.mean() if cfg.reconstruction == "mean" else squared.sum(-1).mean(),
+                "l1": cfg.l1 * warm * (weighted.mean() if cfg.penalty == "mean" else weighted.sum(-1).mean()),
+            },
+            acts,
+        )

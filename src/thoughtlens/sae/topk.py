@@ -1,0 +1,102 @@
+"""TopK: each row keeps its k largest pre-activations (Gao et al. 2024, arXiv:2406.04093)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from thoughtlens import kernels
+from thoughtlens.sae.base import SAE, Batch, LossTerms, SAEConfig, SparseActs, require_k
+
+
+class TopKConfig(SAEConfig):
+    """TopK with the auxiliary loss that brings dead latents back."""
+
+    kind: Literal["topk"] = "topk"
+    """Architecture."""
+    k: int = Field(32, ge=1)
+    """Latents that fire on each row (fewer where fewer are positive)."""
+    auxk: float = Field(1 / 32, ge=0)
+    """Coefficient of the auxiliary loss; 0 switches it off."""
+    k_aux: int | None = Field(None, ge=1)
+    """Dead latents that predict each row's residual; unset: d_in / 2."""
+
+    def check(self, d_in: int) -> None:
+        """Refuse k above the number of latents."""
+        require_k("sae.k", self.k, self.width(d_in))
+
+    def warnings(self, d_in: int) -> list[str]:
+        """k is the L0: near d_in, any dictionary reconstructs."""
+        if self.k <= d_in / 4:
+            return []
+        return [f"sae.k = {self.k} is above d_in / 4 = {d_in / 4:g}: reconstruction says little at that L0"]
+
+
+class TopKSAE(SAE):
+    """Keep each row's k largest pre-activations (Gao et al. 2024, arXiv:2406.04093, 2.3).
+
+    Loss, on normalised activations: mean squared error over rows and dimensions, plus
+    `auxk * auxk_loss`.
+    """
+
+    kind = "topk"
+    cfg: TopKConfig
+
+    def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
+        """All but the k largest set to 0."""
+        return SparseActs(*kernels.topk(pre_acts, self.cfg.k)).to_dense(self.d_sae)
+
+    def encode_sparse(
+        self, x: Float[Tensor, "*batch d_in"], cell: Int[Tensor, "*batch"] | None = None
+    ) -> SparseActs:
+        """The k latents of each row."""
+        values, indices = kernels.topk(self.pre_acts(self.normalize(x, cell).flatten(0, -2)), self.cfg.k)
+        return SparseActs(values.unflatten(0, x.shape[:-1]), indices.unflatten(0, x.shape[:-1]))
+
+    def forward(
+        self, x: Float[Tensor, "*batch d_in"], cell: Int[Tensor, "*batch"] | None = None
+    ) -> Float[Tensor, "*batch d_out"]:
+        """x_hat, without a dense code."""
+        return self.decode_sparse(self.encode_sparse(x, cell), cell)
+
+    def loss(self, batch: Batch) -> LossTerms:
+        """`reconstruction` and, while latents are dead, `auxk`."""
+        z = self.normalize(batch.x, batch.cell)
+        pre_acts = self.pre_acts(z)
+        acts = SparseActs(*kernels.topk(pre_acts, self.cfg.k))
+        residual = z - (kernels.decode(acts.values, acts.indices, self.W_dec) + self.b_dec)
+        terms = {"reconstruction": residual.square().mean()}
+        if self.cfg.auxk > 0 and batch.dead is not None:
+            k_aux = self.cfg.k_aux or max(1, self.d_in // 2)
+            terms["auxk"] = self.cfg.auxk * auxk_loss(residual, pre_acts, self.W_dec, batch.dead, k_aux)
+        return LossTerms(terms, acts)
+
+
+def auxk_loss(
+    residual: Float[Tensor, "batch d_out"],
+    pre_acts: Float[Tensor, "batch d_sae"],
+    W_dec: Float[Tensor, "d_sae d_out"],
+    dead: Bool[Tensor, " d_sae"],
+    k_aux: int,
+) -> Float[Tensor, ""]:
+    """FVU of the residual as predicted by the k_aux strongest dead latents (Gao et al. 2024, A.2).
+
+    Unitless; 0 when no latent is dead. The residual is a target: no gradient flows through it, and
+    b_dec, which it has seen already, is not added again. Gradients reach the encoder through
+    `pre_acts` and the decoder rows of the dead latents.
+    """
+    idx = dead.nonzero().squeeze(1)
+    if len(idx) == 0:
+        return residual.new_zeros(())
+    target = residual.detach()
+    acts = pre_acts[:, idx].relu()
+    if len(idx) > k_aux:
+        values, kept = acts.topk(k_aux, dim=-1, sorted=False)
+        acts = torch.zeros_like(acts).scatter(-1, kept, values)
+    error = target - acts @ W_dec[idx]
+    scale = (target - target.mean(0)).square().sum()
+    return error.square().sum() / scale.clamp_min(torch.finfo(scale.dtype).tiny)

@@ -1,0 +1,87 @@
+"""Checkpoints that are whole or absent: safetensors + JSON, the last two kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from thoughtlens.errors import CheckpointError
+from thoughtlens.progress import warn
+
+SCHEMA = 1
+KEEP = 2
+
+
+class Checkpoints:
+    """The checkpoints of one training run, in folders named by the rows seen."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def save(self, rows_seen: int, tensors: dict[str, Tensor], table: dict[str, Any]) -> None:
+        """Write one checkpoint and delete all but the last two."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        part = self.root / "part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        save_file(
+            {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part / "state.safetensors"
+        )
+        text = json.dumps({"schema": SCHEMA, "rows_seen": rows_seen, **table})
+        (part / "state.json").write_text(text, "utf-8")
+        for file in (part / "state.safetensors", part / "state.json"):
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        target = self.root / f"{rows_seen:015d}"
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(part, target)
+        for old in self._folders()[:-KEEP]:
+            shutil.rmtree(old)
+
+    def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The newest checkpoint that can be read, as (tensors, table); None where there is none.
+
+        Raises:
+            CheckpointError: checkpoints exist and none can be read.
+        """
+        folders = self._folders()
+        for folder in reversed(folders):
+            try:
+                return _read(folder)
+            except CheckpointError as error:
+                warn(str(error))
+        if folders:
+            raise CheckpointError(
+                f"No checkpoint in {self.root} can be read; delete that folder to start this SAE again"
+            )
+        return None
+
+    def clear(self) -> None:
+        """Delete all checkpoints."""
+        for folder in (*self._folders(), self.root / "part"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _folders(self) -> list[Path]:
+        if not self.root.is_dir():
+            return []
+        return sorted(d for d in self.root.iterdir() if d.is_dir() and d.name.isdigit())
+
+
+def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        table = json.loads((folder / "state.json").read_text("utf-8"))
+        tensors = load_file(folder / "state.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"The checkpoint {folder} is damaged ({error})") from None
+    if table.get("schema") != SCHEMA:
+        raise CheckpointError(
+            f"The checkpoint {folder} has schema {table.get('schema')!r}, this version reads {SCHEMA}"
+        )
+    return tensors, table

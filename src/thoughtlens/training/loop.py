@@ -1,0 +1,215 @@
+"""The training loop of one SAE.
+
+Weights, optimizer and data order are functions of the seed and the rows seen alone: a run that
+continues from a checkpoint ends with the same bytes as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from safetensors.torch import save_file
+from torch import Tensor
+
+from thoughtlens.errors import CheckpointError, DataError
+from thoughtlens.progress import Progress
+from thoughtlens.sae.base import SAE, Batch, LossTerms, counts
+from thoughtlens.sae.normalization import Cell
+from thoughtlens.training.checkpoint import Checkpoints
+from thoughtlens.training.dead import DeadTracker
+from thoughtlens.training.schedule import lr_at
+from thoughtlens.training.track import Means, Row
+
+
+class RowBatch(Protocol):
+    """Rows of a source: raw activations, their indices, and their cells."""
+
+    x: Tensor
+    idx: np.ndarray
+    cell: np.ndarray
+
+
+class Source(Protocol):
+    """Where rows come from: a view of an activation store."""
+
+    @property
+    def cells(self) -> list[Cell]:
+        """What `RowBatch.cell` indexes."""
+        ...
+
+    def batches(
+        self, batch_size: int, *, seed: int, start: int = 0, epochs: int | None = None
+    ) -> Iterator[RowBatch]:
+        """Full batches in an order that `seed` fixes, from row `start` of the stream."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The numbers of a run, all decided."""
+
+    n_steps: int
+    batch_size: int
+    lr: float
+    warmup: float
+    decay: float
+    grad_clip: float
+    dead_after_rows: int
+    eval_every: int
+    """Steps between measurements; one more comes at the end."""
+    checkpoint_every_s: float
+    seed: int
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+class Trainer:
+    """An SAE, its optimizer and its counters: what a step changes and a checkpoint holds."""
+
+    def __init__(self, sae: SAE, settings: Settings):
+        self.sae, self.settings = sae, settings
+        self.optimizer = torch.optim.Adam(sae.parameters(), lr=settings.lr, betas=settings.betas, fused=True)
+        self.tracker = DeadTracker(sae.d_sae, settings.dead_after_rows, sae.W_enc.device)
+        self.step_idx = 0
+        self.means = Means()
+        self.curve: list[Row] = []
+
+    @property
+    def rows_seen(self) -> int:
+        """Rows that have gone through `step`."""
+        return self.step_idx * self.settings.batch_size
+
+    def step(self, x: Tensor, cell: Int[Tensor, " batch"] | None = None) -> LossTerms:
+        """Forward, backward, optimizer and bookkeeping on a batch of raw activations.
+
+        Raises:
+            FloatingPointError: loss or gradient is not finite; weights and counters are untouched.
+        """
+        s, sae = self.settings, self.sae
+        batch = Batch(x, cell=cell, dead=self.tracker.dead, progress=self.step_idx / s.n_steps)
+        loss = sae.loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        sae.project_decoder_grad()
+        grads = [p.grad for p in sae.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads).item()
+        if not math.isfinite(loss.total.item()) or not math.isfinite(norm):
+            raise FloatingPointError(f"loss {loss.total.item()}, gradient norm {norm}")
+        if s.grad_clip > 0 and norm > s.grad_clip:
+            torch._foreach_mul_(grads, s.grad_clip / norm)
+        self.optimizer.param_groups[0]["lr"] = lr_at(self.step_idx, s.n_steps, s.lr, s.warmup, s.decay)
+        self.optimizer.step()
+        sae.normalize_decoder()
+        self._count(loss, len(x))
+        return loss
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that `step` depends on, as (tensors, JSON table)."""
+        tensors = {f"sae.{name}": t for name, t in self.sae.state_dict().items()}
+        for name, parameter in self.sae.named_parameters():
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"adam.{name}.{key}"] = value
+        tensors["silent_rows"] = self.tracker.silent_rows
+        table = {"step": self.step_idx, "curve": self.curve, "n": self.means.n, "sums": self.means.sums}
+        return tensors, table
+
+    def restore(self, tensors: dict[str, Tensor], table: dict[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        device = self.sae.W_enc.device
+        try:
+            self.sae.load_state_dict({n: tensors[f"sae.{n}"] for n in self.sae.state_dict()})
+            for name, parameter in self.sae.named_parameters():
+                self.optimizer.state[parameter] = {
+                    "step": tensors[f"adam.{name}.step"],
+                    "exp_avg": tensors[f"adam.{name}.exp_avg"].to(device),
+                    "exp_avg_sq": tensors[f"adam.{name}.exp_avg_sq"].to(device),
+                }
+            self.tracker.silent_rows = tensors["silent_rows"].to(device)
+            self.step_idx, self.curve = table["step"], table["curve"]
+            self.means.n, self.means.sums = table["n"], table["sums"]
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(f"The checkpoint does not fit this SAE: {error}") from None
+
+    def _count(self, loss: LossTerms, n_rows: int) -> None:
+        fired = counts(loss.acts, self.sae.d_sae)
+        self.tracker.update(fired, n_rows)
+        values = {"loss": loss.total.item(), **{f"loss_{n}": t.item() for n, t in loss.terms.items()}}
+        self.means.add({**values, "l0_train": fired.sum().item() / n_rows})
+        self.step_idx += 1
+
+
+def fit(
+    trainer: Trainer,
+    source: Source,
+    evaluate: Callable[[SAE], Row],
+    checkpoints: Checkpoints,
+    bar: Progress,
+    offending: Path,
+) -> list[Row]:
+    """Train to the end and return the curve.
+
+    Args:
+        trainer: New, or restored from `checkpoints`.
+        source: Rows to train on.
+        evaluate: Measures the SAE; its row is added to the curve.
+        checkpoints: Where the state goes every `checkpoint_every_s` seconds.
+        bar: Told of every batch.
+        offending: File for the batch that makes the loss NaN or Inf.
+
+    Raises:
+        DataError: the loss became NaN or Inf.
+    """
+    s = trainer.settings
+    device = trainer.sae.W_enc.device
+    saved = time.monotonic()
+    stream = source.batches(s.batch_size, seed=s.seed, start=trainer.rows_seen, epochs=None)
+    for batch in islice(stream, s.n_steps - trainer.step_idx):
+        try:
+            trainer.step(batch.x.to(device), trainer.sae.cell_index(source.cells, batch.cell))
+        except FloatingPointError as error:
+            _stop(trainer, batch, offending, str(error))
+        if trainer.step_idx % s.eval_every == 0 or trainer.step_idx == s.n_steps:
+            trainer.curve.append(_measure(trainer, evaluate))
+        bar.advance(len(batch.x), _note(trainer.curve))
+        if time.monotonic() - saved >= s.checkpoint_every_s:
+            checkpoints.save(trainer.rows_seen, *trainer.state())
+            saved = time.monotonic()
+    return trainer.curve
+
+
+def _measure(trainer: Trainer, evaluate: Callable[[SAE], Row]) -> Row:
+    s = trainer.settings
+    return {
+        "rows_seen": trainer.rows_seen,
+        "lr": lr_at(trainer.step_idx - 1, s.n_steps, s.lr, s.warmup, s.decay),
+        **trainer.means.take(),
+        "n_dead": int(trainer.tracker.dead.sum()),
+        **evaluate(trainer.sae),
+    }
+
+
+def _note(curve: list[Row]) -> str:
+    if not curve:
+        return ""
+    fvu = curve[-1].get("fvu_validation")
+    fvu = curve[-1].get("fvu_train") if fvu is None else fvu
+    return f"FVU {fvu:.3f}, {curve[-1]['n_dead']} dead" if fvu is not None else ""
+
+
+def _stop(trainer: Trainer, batch: RowBatch, offending: Path, what: str) -> None:
+    save_file(
+        {"x": batch.x.contiguous(), "idx": torch.from_numpy(np.ascontiguousarray(batch.idx))}, offending
+    )
+    raise DataError(
+        f"Training stopped after {trainer.rows_seen:,} vectors: {what}. The batch is in {offending}, the "
+        f"last good checkpoint stands. Look for extreme values in it, or train with a lower train.lr "
+        f"(now {trainer.settings.lr:g}) into another --out"
+    ) from None

@@ -1,0 +1,45 @@
+"""The training curve: one row a measurement, kept in checkpoints, written as Parquet at the end."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Row = dict[str, Any]
+
+
+def write_curves(curves: dict[str, list[Row]], file: Path) -> None:
+    """All members' curves as one table, with the member's name in the first column.
+
+    Columns that only some members have are null for the others.
+    """
+    rows = [{"member": member, **row} for member, curve in curves.items() for row in curve]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    part = file.with_name(file.name + ".part")
+    pq.write_table(pa.table(columns), part)
+    os.replace(part, file)
+
+
+class Means:
+    """Running means between two measurements; the sums are float64 and travel in checkpoints."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.sums: dict[str, float] = {}
+
+    def add(self, values: dict[str, float]) -> None:
+        """Count one step."""
+        self.n += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def take(self) -> dict[str, float]:
+        """The means over the steps since the last call."""
+        means = {name: total / self.n for name, total in self.sums.items()}
+        self.n, self.sums = 0, {}
+        return means
