@@ -1,0 +1,140 @@
+"""One SAE on the rows of a store that it was trained for, read problem by problem."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from thoughtlens.errors import MismatchError
+from thoughtlens.explain.examples import Fires, stretches
+from thoughtlens.sae.base import SAE
+from thoughtlens.store import ActivationStore, View
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows of one member in the order they are read: problem by problem, each in store order.
+
+    `place` below is a position in this order; `units` are the problems that have rows.
+    """
+
+    row: np.ndarray
+    position: np.ndarray
+    """Position in the view of each place."""
+    unit: np.ndarray
+    first: np.ndarray
+    """First place of each unit, and one past the last place."""
+    problem: np.ndarray
+    """Line in the problems table of each unit."""
+    columns: dict[str, np.ndarray]
+
+    def chunks(self, rows: int, units: int) -> Iterator[tuple[int, int]]:
+        """Ranges of units of about `rows` rows and at most `units` units; at least one unit each."""
+        low = 0
+        while low < len(self.problem):
+            reach = int(np.searchsorted(self.first, self.first[low] + rows, side="right")) - 1
+            high = min(max(reach, low + 1), low + units)
+            yield low, high
+            low = high
+
+
+class Member:
+    """One SAE of a directory, on its hooks and thoughts and the rows of one split (None: all).
+
+    Raises:
+        MismatchError: the store has another hook, width or cell than the SAE.
+    """
+
+    def __init__(
+        self, store: ActivationStore, name: str, sae: SAE, *, split: str | None, batch_size: int
+    ) -> None:
+        self.store, self.name, self.sae, self.batch_size = store, name, sae, batch_size
+        check_hooks(store, sae, name)
+        self.thoughts = member_thoughts(store, sae)
+        self.view = store.view(sae.hook_names, split=split, thoughts=self.thoughts)
+        self.rows = _rows(store, self.view)
+        self.text = store.meta.kind == "text"
+        hooks = {hook: i for i, hook in enumerate(sae.hook_names)}
+        self.cells = [c for c in store.cells if c[0] in hooks and (self.text or c[1] in self.thoughts)]
+        self.lookup = cell_lookup(store, sae, self.cells)
+
+    def fires(self, low: int, high: int) -> Fires:
+        """Where latents fire on the rows of units `low` to `high`."""
+        start, stop = int(self.rows.first[low]), int(self.rows.first[high])
+        return self.at(np.arange(start, stop), first_unit=low)
+
+    @torch.no_grad()
+    def at(self, places: np.ndarray, first_unit: int = 0) -> Fires:
+        """Where latents fire on these places, all hooks."""
+        parts = []
+        for low in range(0, len(places), self.batch_size):
+            here = places[low : low + self.batch_size]
+            for hook in range(len(self.sae.hook_names)):
+                idx = hook * self.view.n_rows + self.rows.position[here]
+                cell = None if self.lookup is None else self.lookup[self.view.cell_of(idx)]
+                acts = self.sae.encode_sparse(self.view.read(idx, dtype=self.sae.W_enc.dtype), cell)
+                row, at = torch.nonzero(acts.values, as_tuple=True)
+                place = here[row.numpy()]
+                parts.append(
+                    (
+                        place,
+                        np.full(len(place), hook),
+                        acts.indices[row, at].numpy(),
+                        acts.values[row, at].float().numpy(),
+                    )
+                )
+        place, hook, latent, value = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return Fires(self.rows.unit[place] - first_unit, place, hook, latent, value)
+
+
+def check_hooks(store: ActivationStore, sae: SAE, name: str) -> None:
+    """Raise MismatchError unless the store has the SAE's hooks at its width."""
+    label = f"The SAE {name!r}" if name else "The SAE"
+    for hook in sae.hook_names:
+        if hook not in store.hook_names:
+            raise MismatchError(
+                f"{label} was trained on {hook!r} but {store.root} holds {', '.join(store.hook_names)}. "
+                f"Extract again with this hook, or give another SAE"
+            )
+        if store.meta.d_in[hook] != sae.d_in:
+            raise MismatchError(
+                f"{label} takes width {sae.d_in} but {hook!r} in {store.root} has {store.meta.d_in[hook]}: "
+                f"it belongs to another model. Give the store it was trained on"
+            )
+
+
+def member_thoughts(store: ActivationStore, sae: SAE) -> list[int] | None:
+    """The thoughts of the store that the SAE was trained on; None for text."""
+    if store.meta.kind == "text":
+        return None
+    own = sae.provenance.get("thoughts")
+    return list(store.thoughts) if own is None else [t for t in store.thoughts if t in own]
+
+
+def cell_lookup(store: ActivationStore, sae: SAE, cells: list[tuple[str, int | None]]) -> torch.Tensor | None:
+    """The SAE's cell for each of the store's; None where it needs none."""
+    if sae.cells is None:
+        return None
+    table = torch.full((len(store.cells),), -1, dtype=torch.long)
+    table[[store.cells.index(c) for c in cells]] = sae.cell_index(cells)
+    return table
+
+
+def _rows(store: ActivationStore, view: View) -> Rows:
+    n = view.n_rows
+    row = view.rows_of(np.arange(n))
+    problem = store.problem_idx[row]
+    order = np.argsort(problem, kind="stable")
+    row, problem = row[order], problem[order]
+    start = np.flatnonzero(np.r_[True, problem[1:] != problem[:-1]])
+    names = [c for c in ("position", "token_id", "thought_idx", "outlier") if c in store.rows.column_names]
+    columns = {c: store.rows[c].to_numpy()[row] for c in names}
+    if "position" in columns:
+        stretch = stretches(problem, columns["position"])
+        columns["stretch"] = stretch
+        columns["first"] = np.r_[True, stretch[1:] != stretch[:-1]]
+    unit = np.repeat(np.arange(len(start)), np.diff(np.r_[start, n]))
+    return Rows(row, order, unit, np.r_[start, n], problem[start], columns)
