@@ -139,9 +139,7 @@ class SequenceThoughts(ThoughtModel):
             cue = torch.cat([cue, teacher_ids.cpu().expand(n, -1)], 1)
         room = self.context_length - int(state.positions.max()) - cue.shape[1]
         if room < 0:
-            raise DataError(
-                f"The forced answer of {cue.shape[1]} tokens ends {-room} past this model's context"
-            )
+            raise DataError(f"The forced answer of {cue.shape[1]} tokens ends {-room} past the context")
         h, state = self._extend(state, self._embed(cue.to(self.device)))
         logits = self._unembed(h[:, len(self.end_ids) - 1 :])
         ids = self._generate(state, logits[:, -1], min(max_new_tokens, room))
@@ -185,7 +183,7 @@ class HFThoughts(SequenceThoughts):
         ids = list(self.tokenizer(text)["input_ids"])
         if ids and max(ids) >= n_vocab:
             raise DataError(
-                f"The text {text[:40]!r} has token id {max(ids)}, but this model's words end at {n_vocab - 1}: "
+                f"The text {text[:40]!r} has token id {max(ids)}, but the words end at {n_vocab - 1}: "
                 f"the tokenizer does not belong to the base model, or the text holds special tokens"
             )
         return ids

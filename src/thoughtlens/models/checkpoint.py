@@ -1,0 +1,218 @@
+"""Weight files of thought models: found, read without pickled code, and used to the last key.
+
+What a checkpoint holds and what a model needs are compared by name; nothing is loaded half.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from thoughtlens.errors import CheckpointError, MismatchError, NotThereError
+from thoughtlens.progress import warn
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A weight file and where it came from."""
+
+    file: Path
+    tensors: dict[str, Tensor]
+    digest: str
+    """sha256 of the file."""
+    revision: str | None
+    """Commit on the hub, else None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """Architecture and tokenizer of the model that a checkpoint was trained from."""
+
+    name: str
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+
+
+def read(name: str | Path, revision: str | None = None) -> Checkpoint:
+    """The checkpoint in a file, a directory or a hub repository.
+
+    Raises:
+        NotThereError: nothing there, or the hub cannot be reached.
+        CheckpointError: damaged, not a plain dictionary of tensors, or with values not finite.
+    """
+    path = Path(name).expanduser()
+    commit = None
+    if path.is_dir():
+        path = _file_in(path)
+    elif not path.is_file():
+        path, commit = _from_hub(str(name), revision)
+    tensors = _tensors(path)
+    for key, value in tensors.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{path}: {key} has values that are not finite; the file is damaged")
+    with path.open("rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    return Checkpoint(file=path, tensors=tensors, digest=digest, revision=commit)
+
+
+def read_base(base: str | Path, tokenizer: str | Path | None = None) -> Base:
+    """Config and tokenizer of a base model (hub id or directory); its weights are not needed.
+
+    Args:
+        base: Where config.json is, and the tokenizer unless another place is given.
+        tokenizer: Where the tokenizer is, if not with the config.
+    """
+    try:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        words = AutoTokenizer.from_pretrained(tokenizer or base, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise NotThereError(
+            f"Expected config.json and a tokenizer of the base model at {base!s} "
+            f"(a directory or a hub id; set base=...): {str(error).strip().splitlines()[0]}"
+        ) from None
+    return Base(name=str(base), config=config, tokenizer=words)
+
+
+def build(base: Base, n_rows: int, *, tied: bool) -> PreTrainedModel:
+    """The base architecture with `n_rows` embedding rows, in float32, weights still to be filled."""
+    config = type(base.config).from_dict(base.config.to_dict())
+    config.vocab_size = n_rows
+    config.tie_word_embeddings = tied
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def embedding_name(lm: PreTrainedModel) -> str:
+    """Name of the token embedding's weight."""
+    table = lm.get_input_embeddings()
+    return next(f"{name}.weight" for name, module in lm.named_modules() if module is table)
+
+
+def fill(lm: PreTrainedModel, state: dict[str, Tensor], where: Path, base: str, prefix: str) -> None:
+    """Put every tensor of `state` into the model, in float32; all of both must match.
+
+    Args:
+        lm: The model to fill.
+        state: Tensors by the model's own names.
+        where: The file they come from, for messages.
+        base: Name of the base model, for messages.
+        prefix: What the file puts before each name.
+
+    Raises:
+        CheckpointError: keys left over or missing, by name.
+        MismatchError: a shape that the base model does not have.
+    """
+    wanted = lm.state_dict()
+    if extra := sorted(set(state) - set(wanted)):
+        raise CheckpointError(
+            f"{where}: {len(extra)} tensors that a {type(lm).__name__} of {base} does not have: "
+            f"{_some(extra, prefix)}; the file is for another model"
+        )
+    if missing := sorted(set(wanted) - set(state)):
+        raise CheckpointError(
+            f"{where}: {len(missing)} tensors are missing: {_some(missing, prefix)}; the file is incomplete, "
+            f"or {base} is not its base model"
+        )
+    for key, value in state.items():
+        if value.shape != wanted[key].shape:
+            raise MismatchError(
+                f"{where}: {prefix}{key} is {list(value.shape)}, but {base} needs {list(wanted[key].shape)}; "
+                f"give the base model that the checkpoint was trained from (base=...)"
+            )
+    lm.load_state_dict({key: value.float() for key, value in state.items()}, strict=True, assign=True)
+    lm.tie_weights()
+
+
+def resolve_head(state: dict[str, Tensor], embedding: str, config: PretrainedConfig, where: Path) -> bool:
+    """Whether the output head is the embedding; fills in a head that was left out because it is.
+
+    A file may hold both although the base ties them. Where they differ, both are used as stored.
+    """
+    head = "lm_head.weight"
+    if not config.tie_word_embeddings or embedding not in state:
+        return False
+    if head not in state:
+        state[head] = state[embedding]
+        return True
+    if state[head].shape == state[embedding].shape and torch.equal(state[head], state[embedding]):
+        return True
+    warn(f"{where}: {head} and {embedding} differ though {config.model_type} ties them; used as stored")
+    return False
+
+
+def describe(**parts: Any) -> str:
+    """Digest of everything that a model's thoughts depend on."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _some(names: Sequence[str], prefix: str) -> str:
+    return ", ".join(prefix + name for name in names[:4]) + (
+        f" and {len(names) - 4} more" if len(names) > 4 else ""
+    )
+
+
+def _file_in(folder: Path) -> Path:
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise NotThereError(f"Expected {' or '.join(WEIGHT_FILES)} in {folder}, found neither")
+
+
+def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
+    try:
+        root = Path(
+            huggingface_hub.snapshot_download(
+                name, revision=revision, allow_patterns=[*WEIGHT_FILES, "*.json", "*.txt", "*.model"]
+            )
+        )
+    except HFValidationError:
+        raise NotThereError(
+            f"Unknown thought model {name!r}: expected codi-tiny, a file, a directory or a hub id"
+        ) from None
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise NotThereError(
+            f"Thought model {name!r} is not a file or directory here and the hub did not give it "
+            f"({type(error).__name__}: {first})"
+        ) from None
+    return _file_in(root), root.name
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path} is damaged, or a pickle that holds more than tensors, which is refused because reading "
+            f"it would run code: save the state dict alone, best as safetensors"
+        ) from None
+    except (SafetensorError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError, KeyError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} is damaged or not a weight file: {first}") from None
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise CheckpointError(f"{path}: expected a dictionary of tensors by name, got something else")
+    return found
