@@ -1,0 +1,240 @@
+"""From documents to batches of token windows, through a file, so that an interrupted run finds the same ones.
+
+The documents and their tokens are written once to an Arrow file, which is then memory-mapped: neither the
+corpus nor the list of batches is ever held in memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool, Int
+
+from thoughtlens.errors import ConfigError, DataError
+
+Bos = Literal["tokenizer", "always", "never"]
+BUFFER_BATCHES = 64
+"""Windows are sorted by length within this many batches."""
+CHUNK_DOCUMENTS = 256
+"""Documents tokenised at once."""
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What is needed of a Hugging Face tokenizer."""
+
+    bos_token_id: int | None
+
+    def __call__(self, text: Any, **options: Any) -> Mapping[str, Any]:
+        """Token ids under `input_ids`."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of one document that the model sees at once."""
+
+    problem_id: str
+    index: int
+    """0 for the document's first window."""
+    tokens: Int[np.ndarray, " seq"]
+    """Token ids, beginning with the begin-of-sequence token where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutter:
+    """How a document's tokens become windows, and which of their positions become rows.
+
+    A document longer than the context becomes several windows. The model reads each of them on its own;
+    each begins with `bos` where there is one, and positions count within the window.
+    """
+
+    context_length: int
+    """Most tokens of a window, `bos` included."""
+    bos: int | None
+    """Begin-of-sequence token to put before every window."""
+    dropped: frozenset[int]
+    """Token ids whose positions are read by the model but give no row."""
+    _ids: Int[np.ndarray, " n"] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self._room < 1:
+            raise ConfigError(f"context_length={self.context_length} leaves no room for text; use at least 2")
+        object.__setattr__(self, "_ids", np.array(sorted(self.dropped), np.int64))
+
+    def windows(self, problem_id: str, ids: Int[np.ndarray, " n"]) -> list[Window]:
+        """Consecutive windows of a document, the last one shorter."""
+        head = np.array([] if self.bos is None else [self.bos], ids.dtype)
+        return [
+            Window(problem_id, start // self._room, np.concatenate([head, ids[start : start + self._room]]))
+            for start in range(0, len(ids), self._room)
+        ]
+
+    def kept(self, ids: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
+        """Which positions give a row."""
+        return ~np.isin(ids, self._ids)
+
+    def rows_up_to(self, ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """Rows that the document gives up to and including each of its tokens."""
+        rows = np.cumsum(self.kept(ids))
+        if self.bos is not None and self.bos not in self.dropped:
+            rows += np.arange(len(ids)) // self._room + 1
+        return rows
+
+    @property
+    def _room(self) -> int:
+        return self.context_length - (self.bos is not None)
+
+
+def bos_id(tokenizer: Tokenizer, bos: Bos) -> int | None:
+    """The begin-of-sequence token to put before every window, or None.
+
+    Raises:
+        ConfigError: `always`, and the tokenizer has none.
+    """
+    first = tokenizer.bos_token_id
+    if bos == "always" and first is None:
+        raise ConfigError("bos=always: this tokenizer has no begin-of-sequence token; use bos=tokenizer")
+    own = first is not None and list(tokenizer("a")["input_ids"])[:1] == [first]
+    return first if bos == "always" or (bos == "tokenizer" and own) else None
+
+
+class Spool:
+    """Documents with their tokens in an Arrow file, `buffers` of them in the order they were written."""
+
+    def __init__(self, path: Path) -> None:
+        self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        table = self._reader.read_all()
+        self.n_rows: int = pc.sum(table["n_rows"]).as_py()
+        """Positions that give a row."""
+        self.documents: pa.Table = table.drop_columns(["tokens", "n_rows"])
+        """The problem columns of every document that gives rows."""
+
+    def batches(self, cutter: Cutter, batch_tokens: int, seed: int) -> Iterator[list[Window]]:
+        """Batches of windows of about equal length; the same ones in the same order every time."""
+        for i in range(self._reader.num_record_batches):
+            buffer = self._reader.get_batch(i)
+            tokens, ids = buffer["tokens"], buffer["problem_id"].to_pylist()
+            offsets, flat = tokens.offsets.to_numpy(), tokens.values.to_numpy()
+            cut = [
+                window
+                for name, start, end in zip(ids, offsets[:-1], offsets[1:], strict=True)
+                for window in cutter.windows(name, flat[start:end])
+            ]
+            yield from pack(cut, batch_tokens, np.random.default_rng([seed, i]))
+
+
+def spool(
+    path: Path,
+    rows: Iterable[dict[str, Any]],
+    tokenizer: Tokenizer,
+    cutter: Cutter,
+    *,
+    max_rows: int | None,
+    buffer_tokens: int,
+) -> Spool:
+    """Tokenise documents into the file at `path`, or open it if it is there already.
+
+    Args:
+        path: Arrow file; it appears when it is complete.
+        rows: Documents as in `problems.text.iter_documents`; `question` is the text.
+        tokenizer: Called without its own special tokens.
+        cutter: Says which tokens give rows.
+        max_rows: Stop there; the last document is cut short. None: all documents.
+        buffer_tokens: Tokens after which a new buffer begins.
+
+    Raises:
+        DataError: no document gives a row, or a label column mixes types.
+    """
+    if path.exists():
+        return Spool(path)
+    buffers = _buffers(rows, tokenizer, cutter, max_rows, buffer_tokens)
+    first = next(buffers, None)
+    if first is None:
+        raise DataError("Expected text with at least one token that is not special, found none")
+    part = path.with_name(path.name + ".part")
+    schema = _schema(first)
+    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for buffer in itertools.chain([first], buffers):
+            try:
+                writer.write_batch(pa.RecordBatch.from_pylist(buffer, schema))
+            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                raise DataError(f"A label column mixes types: {str(error).splitlines()[0]}") from None
+    os.replace(part, path)
+    return Spool(path)
+
+
+def pack(cut: list[Window], batch_tokens: int, rng: np.random.Generator) -> list[list[Window]]:
+    """Batches of windows of about equal length, in random order.
+
+    A batch's number of windows times its longest stays within `batch_tokens` (one window may exceed it
+    alone). Sorting by length keeps padding rare.
+    """
+    batches: list[list[Window]] = []
+    for window in sorted(cut, key=lambda w: -len(w.tokens)):
+        if not batches or (len(batches[-1]) + 1) * len(batches[-1][0].tokens) > batch_tokens:
+            batches.append([])
+        batches[-1].append(window)
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def pad(
+    batch: list[Window], pad_id: int
+) -> tuple[Int[np.ndarray, "batch seq"], Bool[np.ndarray, "batch seq"]]:
+    """Token ids of a batch, padded on the right, and where they are tokens."""
+    lengths = np.array([len(window.tokens) for window in batch])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.full(mask.shape, pad_id, np.int64)
+    ids[mask] = np.concatenate([window.tokens for window in batch])
+    return ids, mask
+
+
+def _buffers(
+    rows: Iterable[dict[str, Any]],
+    tokenizer: Tokenizer,
+    cutter: Cutter,
+    max_rows: int | None,
+    buffer_tokens: int,
+) -> Iterator[list[dict[str, Any]]]:
+    """Documents with `tokens` and `n_rows`, about `buffer_tokens` tokens at a time."""
+    left = np.inf if max_rows is None else max_rows
+    buffer: list[dict[str, Any]] = []
+    n_tokens = 0
+    for document, ids in _tokenized(rows, tokenizer):
+        total = cutter.rows_up_to(ids)
+        fits = int(np.searchsorted(total, left, side="right"))
+        n_rows = int(total[fits - 1]) if fits else 0
+        if n_rows:
+            buffer.append({**document, "tokens": ids[:fits], "n_rows": n_rows})
+            left, n_tokens = left - n_rows, n_tokens + fits
+        full = left == 0 or fits < len(ids)
+        if buffer and (full or n_tokens >= buffer_tokens):
+            yield buffer
+            buffer, n_tokens = [], 0
+        if full:
+            return
+    if buffer:
+        yield buffer
+
+
+def _tokenized(
+    rows: Iterable[dict[str, Any]], tokenizer: Tokenizer
+) -> Iterator[tuple[dict[str, Any], Int[np.ndarray, " n"]]]:
+    rows = iter(rows)
+    while chunk := list(itertools.islice(rows, CHUNK_DOCUMENTS)):
+        texts = [document["question"] for document in chunk]
+        tokens = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        yield from zip(chunk, (np.asarray(ids, np.int32) for ids in tokens), strict=True)
+
+
+def _schema(buffer: list[dict[str, Any]]) -> pa.Schema:
+    """Columns of the spool; a label column without a single value yet is taken for text."""
+    found = pa.RecordBatch.from_pylist(buffer).schema
+    return pa.schema([pa.field(f.name, pa.string() if pa.types.is_null(f.type) else f.type) for f in found])
