@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import math
-import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import pyarrow.parquet as pq
 import torch
 from pydantic import Field, model_validator
 
 from thoughtlens import sae as saes
 from thoughtlens.config import Config
-from thoughtlens.errors import ConfigError, DataError, ResourceError
+from thoughtlens.errors import ConfigError, ResourceError
 from thoughtlens.progress import progress, say, warn
-from thoughtlens.sae.normalization import Cell
 from thoughtlens.stage import Plan, digest, read_json, run_stage, write_json
 from thoughtlens.store.reader import ActivationStore
-from thoughtlens.store.view import View, ViewBatch
+from thoughtlens.store.view import View
 from thoughtlens.training.checkpoint import Checkpoints
 from thoughtlens.training.evaluation import DEFINITIONS, Rows, measure
 from thoughtlens.training.loop import Settings, Trainer, fit
+from thoughtlens.training.members import Member, Partition, plan_members
 from thoughtlens.training.track import Row, write_curves
 
-Members = Literal["pooled", "per_layer", "per_thought", "per_cell"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MIN_ROWS_PER_DIM = 10
 """Training rows per input dimension below which a dictionary memorises."""
@@ -46,7 +41,7 @@ class TrainConfig(Config):
     """The activation store."""
     sae: saes.AnySAEConfig = saes.TopKConfig()
     """Architecture, by `kind`, and its settings."""
-    members: Members = "pooled"
+    members: Partition = "pooled"
     """pooled: one SAE on all rows. per_layer, per_thought, per_cell: one SAE for each hook, each
     thought, each pair of both."""
     hook_names: tuple[str, ...] | None = None
@@ -99,20 +94,6 @@ class TrainConfig(Config):
         return self
 
 
-@dataclass(frozen=True)
-class Member:
-    """One SAE to train: a name ("" for the only one) and the rows it sees."""
-
-    name: str
-    hook_names: tuple[str, ...]
-    thoughts: tuple[int, ...] | None
-
-    @property
-    def label(self) -> str:
-        """Name for people and folders."""
-        return self.name or "pooled"
-
-
 def train(cfg: TrainConfig, out: str | Path) -> dict[str, Any]:
     """Train the SAE(s) of a config into the directory `out`.
 
@@ -124,7 +105,17 @@ def train(cfg: TrainConfig, out: str | Path) -> dict[str, Any]:
             the data), before anything is computed.
         DataError: the loss became NaN or Inf.
     """
-    return run_stage("train", cfg, out, lambda tmp: _work(cfg, tmp), inputs={"acts": cfg.acts})
+    store = ActivationStore.open(cfg.acts)
+    device = _device(cfg.device)
+    todo = plan_members(store, cfg.members, cfg.hook_names, cfg.thoughts)
+    warnings = [text for member in todo for text in _check(cfg, store, member)]
+
+    def work(tmp: Path) -> dict[str, Any]:
+        for text in warnings:
+            warn(text)
+        return _work(cfg, store, todo, tmp, device) | {"warnings": warnings}
+
+    return run_stage("train", cfg, out, work, inputs={"acts": cfg.acts})
 
 
 def plan(cfg: TrainConfig) -> Plan:
@@ -133,8 +124,8 @@ def plan(cfg: TrainConfig) -> Plan:
         return Plan(rows=cfg.n_vectors or 0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
     store = ActivationStore.open(cfg.acts)
     rows, memory, weights, largest, flops = 0, 0.0, 0, 0, 0.0
-    for member in members(cfg, store):
-        view = _view(cfg, store, member, cfg.split)
+    for member in plan_members(store, cfg.members, cfg.hook_names, cfg.thoughts):
+        view = member.view(store, cfg.split, cfg.drop_outliers)
         d_sae = cfg.sae.width(view.d_in)
         n_vectors = _n_steps(cfg, view.n) * cfg.batch_size
         size = 2 * view.d_in * d_sae
@@ -150,31 +141,9 @@ def plan(cfg: TrainConfig) -> Plan:
     )
 
 
-def members(cfg: TrainConfig, store: ActivationStore) -> list[Member]:
-    """The SAEs to train, in order."""
-    hooks = tuple(cfg.hook_names or store.meta.hook_names)
-    if cfg.members == "pooled":
-        return [Member("", hooks, cfg.thoughts)]
-    if cfg.members == "per_layer":
-        return [Member(_folder(hook), (hook,), cfg.thoughts) for hook in hooks]
-    thoughts = cfg.thoughts or tuple(store.thoughts)
-    if not thoughts:
-        raise ConfigError(
-            f"members = {cfg.members!r} needs continuous thoughts, {cfg.acts} holds text; "
-            f"use pooled or per_layer"
-        )
-    if cfg.members == "per_thought":
-        return [Member(f"thought_{t}", hooks, (t,)) for t in thoughts]
-    return [Member(f"{_folder(hook)}.thought_{t}", (hook,), (t,)) for hook in hooks for t in thoughts]
-
-
-def _work(cfg: TrainConfig, tmp: Path) -> dict[str, Any]:
-    store = ActivationStore.open(cfg.acts)
-    device = _device(cfg.device)
-    todo = members(cfg, store)
-    warnings = [w for m in todo for w in _check(cfg, store, m)]
-    for text in warnings:
-        warn(text)
+def _work(
+    cfg: TrainConfig, store: ActivationStore, todo: list[Member], tmp: Path, device: torch.device
+) -> dict[str, Any]:
     curves: dict[str, list[Row]] = {}
     summaries = []
     for i, member in enumerate(todo):
@@ -189,15 +158,14 @@ def _work(cfg: TrainConfig, tmp: Path) -> dict[str, Any]:
         "split": cfg.split,
         "validation_split": cfg.validation_split,
         "members": summaries,
-        "headline": _headline(summaries),
+        "headline": _headline(summaries, cfg.validation_split),
         "definitions": DEFINITIONS,
-        "warnings": warnings,
     }
 
 
 def _check(cfg: TrainConfig, store: ActivationStore, member: Member) -> list[str]:
     """Refuse what cannot be trained; return what should not be believed."""
-    view = _view(cfg, store, member, cfg.split)
+    view = member.view(store, cfg.split, cfg.drop_outliers)
     cfg.sae.check(view.d_in)
     if cfg.batch_size > view.n:
         raise ConfigError(
@@ -209,6 +177,11 @@ def _check(cfg: TrainConfig, store: ActivationStore, member: Member) -> list[str
         warnings.append(
             f"{member.label}: {view.n:,} training vectors for d_in = {view.d_in} are fewer than "
             f"{MIN_ROWS_PER_DIM} per dimension; the dictionary will memorise them and its numbers mean little"
+        )
+    if member.view_if_any(store, cfg.validation_split, cfg.drop_outliers) is None:
+        warnings.append(
+            f"{member.label}: no rows in split {cfg.validation_split!r}; the training curve says nothing "
+            f"about rows that were not trained on"
         )
     return warnings
 
@@ -222,9 +195,9 @@ def _train_member(
     if done.is_file():
         table = read_json(done)
         return table["curve"], table["summary"]
-    view = _view(cfg, store, member, cfg.split)
+    view = member.view(store, cfg.split, cfg.drop_outliers)
     sae, sample = _start(cfg, store, member, view, device)
-    validation = _validation_rows(cfg, store, member)
+    validation = _validation(cfg, store, member)
     settings = _settings(cfg, view.n, sae)
     trainer = Trainer(sae, settings)
     if (found := checkpoints.latest()) is not None:
@@ -267,38 +240,18 @@ def _start(
     cfg: TrainConfig, store: ActivationStore, member: Member, view: View, device: torch.device
 ) -> tuple[saes.SAE, Rows]:
     """A new SAE fitted to a sample of its rows, and the part of the sample that is measured."""
-    cells = _cells(store, member)
-    taken = view.sample(max(cfg.sample_rows, ROWS_PER_CELL * len(cells)), cfg.seed)
-    rows = _rows(store, taken, cells)
+    n_sample = max(cfg.sample_rows, ROWS_PER_CELL * len(member.cells(store)))
+    rows = member.sample(store, view, n_sample, cfg.seed)
     sae = saes.create(cfg.sae, view.d_in, seed=cfg.seed).to(device)
     sae.hook_names = list(member.hook_names)
     sae.compute_dtype = DTYPES[cfg.dtype]
-    sae.initialize(rows.x.to(device), rows.cell.to(device), cells)
+    sae.initialize(rows.x.to(device), rows.cell.to(device), rows.cells)
     return sae, rows.head(cfg.eval_rows)
 
 
-def _validation_rows(cfg: TrainConfig, store: ActivationStore, member: Member) -> Rows | None:
-    try:
-        view = _view(cfg, store, member, cfg.validation_split)
-    except DataError:
-        return None
-    return _rows(store, view.sample(cfg.eval_rows, cfg.seed), _cells(store, member))
-
-
-def _rows(store: ActivationStore, taken: ViewBatch, cells: list[Cell]) -> Rows:
-    lookup = np.array([cells.index(c) if c in cells else -1 for c in store.cells])
-    return Rows(taken.x, torch.from_numpy(lookup[taken.cell]), cells)
-
-
-def _cells(store: ActivationStore, member: Member) -> list[Cell]:
-    """The (hook, thought) cells of a member's rows."""
-    thoughts = store.thoughts if member.thoughts is None else member.thoughts
-    return [(hook, t) for hook in member.hook_names for t in (thoughts or [None])]
-
-
-def _view(cfg: TrainConfig, store: ActivationStore, member: Member, split: str) -> View:
-    flagged = "outlier" in pq.read_schema(store.root / "rows.parquet").names
-    return store.view(member.hook_names, split, member.thoughts, cfg.drop_outliers and flagged)
+def _validation(cfg: TrainConfig, store: ActivationStore, member: Member) -> Rows | None:
+    view = member.view_if_any(store, cfg.validation_split, cfg.drop_outliers)
+    return None if view is None else member.sample(store, view, cfg.eval_rows, cfg.seed)
 
 
 def _n_steps(cfg: TrainConfig, n: int) -> int:
@@ -340,17 +293,14 @@ def _provenance(cfg: TrainConfig, store: ActivationStore, member: Member, total:
     }
 
 
-def _headline(summaries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the members of what says most."""
-    keys = ("fvu_validation", "fvu_within_validation", "l0_validation", "n_dead")
-    found = {key: [s[key] for s in summaries if key in s] for key in keys}
-    means = {key: sum(values) / len(values) for key, values in found.items() if values}
-    return {"n_members": len(summaries), "n_validation": sum(s["n_validation"] for s in summaries), **means}
-
-
-def _folder(hook_name: str) -> str:
-    """A hook's name without characters that some file systems refuse: layers.8:out -> layers.8-out."""
-    return re.sub(r"[^\w.-]", "-", hook_name)
+def _headline(summaries: list[dict[str, Any]], split: str) -> dict[str, Any]:
+    """What says most, as means over the members."""
+    n = sum(s["n_validation"] for s in summaries)
+    table = {}
+    for key in ("fvu_validation", "fvu_within_validation", "l0_validation", "dead_validation"):
+        if values := [s[key] for s in summaries if key in s]:
+            table[key] = {"value": sum(values) / len(values), "n": n, "split": split}
+    return table
 
 
 def _device(name: str) -> torch.device:

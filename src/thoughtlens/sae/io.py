@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,11 @@ def save(sae: SAE, directory: str | Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     folded = copy.deepcopy(sae)
     folded.fold()
-    tensors = {name: t.detach().cpu().contiguous() for name, t in folded.state_dict().items()}
+    tensors = folded.state_dict()
     bad = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
     if bad:
         raise CheckpointError(f"Refusing to save an SAE to {directory}: {', '.join(bad)} hold NaN or Inf")
-    part = directory / "sae.safetensors.part"
-    save_file(tensors, part)
-    with part.open("rb") as handle:
-        os.fsync(handle.fileno())
-    os.replace(part, directory / "sae.safetensors")
+    write_tensors(tensors, directory / "sae.safetensors")
     write_json(directory / "cfg.json", _header(folded))
 
 
@@ -69,6 +66,25 @@ def load(path: str | Path, device: str = "cpu") -> SAE:
 def load_members(path: str | Path, device: str = "cpu") -> dict[str, SAE]:
     """All SAEs of a `sae/` directory by member name; the name of a single one is ""."""
     return {name: load(Path(path) / name, device) for name in member_names(path)}
+
+
+def write_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    """A safetensors file that is whole or absent.
+
+    Raises:
+        OSError: with the system's number (disk full, no permission), which safetensors hides.
+    """
+    part = file.with_name(file.name + ".part")
+    try:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part)
+    except SafetensorError as error:
+        if (number := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(file)) from None
+    with part.open("rb") as handle:
+        os.fsync(handle.fileno())
+    os.replace(part, file)
 
 
 def member_names(path: str | Path) -> list[str]:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from thoughtlens.errors import CheckpointError
 from thoughtlens.progress import warn
+from thoughtlens.sae.io import write_tensors
+from thoughtlens.stage import write_json
 
 SCHEMA = 1
 KEEP = 2
@@ -31,14 +33,8 @@ class Checkpoints:
         part = self.root / "part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
-        save_file(
-            {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part / "state.safetensors"
-        )
-        text = json.dumps({"schema": SCHEMA, "rows_seen": rows_seen, **table})
-        (part / "state.json").write_text(text, "utf-8")
-        for file in (part / "state.safetensors", part / "state.json"):
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+        write_tensors(tensors, part / "state.safetensors")
+        write_json(part / "state.json", {"schema": SCHEMA, "rows_seen": rows_seen, **table})
         target = self.root / f"{rows_seen:015d}"
         shutil.rmtree(target, ignore_errors=True)
         os.rename(part, target)

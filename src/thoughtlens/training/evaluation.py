@@ -35,8 +35,8 @@ class Rows:
     cells: list[Cell]
 
     def head(self, n: int) -> Rows:
-        """The first n rows."""
-        return Rows(self.x[:n], self.cell[:n], self.cells)
+        """A copy of the first n rows."""
+        return Rows(self.x[:n].clone(), self.cell[:n].clone(), self.cells)
 
 
 @torch.no_grad()

@@ -17,12 +17,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from jaxtyping import Int
-from safetensors.torch import save_file
 from torch import Tensor
 
 from thoughtlens.errors import CheckpointError, DataError
 from thoughtlens.progress import Progress
 from thoughtlens.sae.base import SAE, Batch, LossTerms, counts
+from thoughtlens.sae.io import write_tensors
 from thoughtlens.sae.normalization import Cell
 from thoughtlens.training.checkpoint import Checkpoints
 from thoughtlens.training.dead import DeadTracker
@@ -205,9 +205,7 @@ def _note(curve: list[Row]) -> str:
 
 
 def _stop(trainer: Trainer, batch: RowBatch, offending: Path, what: str) -> None:
-    save_file(
-        {"x": batch.x.contiguous(), "idx": torch.from_numpy(np.ascontiguousarray(batch.idx))}, offending
-    )
+    write_tensors({"x": batch.x, "idx": torch.from_numpy(batch.idx)}, offending)
     raise DataError(
         f"Training stopped after {trainer.rows_seen:,} vectors: {what}. The batch is in {offending}, the "
         f"last good checkpoint stands. Look for extreme values in it, or train with a lower train.lr "
