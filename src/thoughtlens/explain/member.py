@@ -57,9 +57,6 @@ class Member:
         self.view = store.view(sae.hook_names, split=split, thoughts=self.thoughts)
         self.rows = _rows(store, self.view)
         self.text = store.meta.kind == "text"
-        hooks = {hook: i for i, hook in enumerate(sae.hook_names)}
-        self.cells = [c for c in store.cells if c[0] in hooks and (self.text or c[1] in self.thoughts)]
-        self.lookup = cell_lookup(store, sae, self.cells)
 
     def fires(self, low: int, high: int) -> Fires:
         """Where latents fire on the rows of units `low` to `high`."""
@@ -74,7 +71,7 @@ class Member:
             here = places[low : low + self.batch_size]
             for hook in range(len(self.sae.hook_names)):
                 idx = hook * self.view.n_rows + self.rows.position[here]
-                cell = None if self.lookup is None else self.lookup[self.view.cell_of(idx)]
+                cell = self.sae.cell_index(self.store.cells, self.view.cell_of(idx))
                 acts = self.sae.encode_sparse(self.view.read(idx, dtype=self.sae.W_enc.dtype), cell)
                 row, at = torch.nonzero(acts.values, as_tuple=True)
                 place = here[row.numpy()]
@@ -112,15 +109,6 @@ def member_thoughts(store: ActivationStore, sae: SAE) -> list[int] | None:
         return None
     own = sae.provenance.get("thoughts")
     return list(store.thoughts) if own is None else [t for t in store.thoughts if t in own]
-
-
-def cell_lookup(store: ActivationStore, sae: SAE, cells: list[tuple[str, int | None]]) -> torch.Tensor | None:
-    """The SAE's cell for each of the store's; None where it needs none."""
-    if sae.cells is None:
-        return None
-    table = torch.full((len(store.cells),), -1, dtype=torch.long)
-    table[[store.cells.index(c) for c in cells]] = sae.cell_index(cells)
-    return table
 
 
 def _rows(store: ActivationStore, view: View) -> Rows:
