@@ -1,0 +1,91 @@
+"""Which rows of a store belong to which SAE."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from thoughtlens.errors import ConfigError, DataError
+from thoughtlens.sae.normalization import Cell
+from thoughtlens.store.reader import ActivationStore
+from thoughtlens.store.view import View
+from thoughtlens.training.evaluation import Rows
+
+Partition = Literal["pooled", "per_layer", "per_thought", "per_cell"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One SAE to train: a name ("" for the only one) and the hooks and thoughts it sees."""
+
+    name: str
+    hook_names: tuple[str, ...]
+    thoughts: tuple[int, ...] | None
+
+    @property
+    def label(self) -> str:
+        """Name for people, tables and folders."""
+        return self.name or "pooled"
+
+    def cells(self, store: ActivationStore) -> list[Cell]:
+        """The (hook_name, thought_idx) pairs of its rows, hook-major."""
+        thoughts = store.thoughts if self.thoughts is None else self.thoughts
+        return [(hook, thought) for hook in self.hook_names for thought in (thoughts or [None])]
+
+    def view(self, store: ActivationStore, split: str, drop_outliers: bool) -> View:
+        """Its vectors in a split; outliers are dropped where asked and where the store flags them."""
+        flagged = "outlier" in pq.read_schema(store.root / "rows.parquet").names
+        return store.view(self.hook_names, split, self.thoughts, drop_outliers and flagged)
+
+    def sample(self, store: ActivationStore, view: View, n: int, seed: int) -> Rows:
+        """`min(n, view.n)` of the view's vectors."""
+        taken = view.sample(n, seed)
+        cells = self.cells(store)
+        lookup = np.array([cells.index(c) if c in cells else -1 for c in view.cells])
+        return Rows(taken.x, torch.from_numpy(lookup[taken.cell]), cells)
+
+    def view_if_any(self, store: ActivationStore, split: str, drop_outliers: bool) -> View | None:
+        """`view`; None where the store has no such rows."""
+        try:
+            return self.view(store, split, drop_outliers)
+        except DataError:
+            return None
+
+
+def plan_members(
+    store: ActivationStore,
+    partition: Partition,
+    hook_names: Sequence[str] | None,
+    thoughts: Sequence[int] | None,
+) -> list[Member]:
+    """The SAEs to train on a store, in order.
+
+    Raises:
+        ConfigError: a partition by thought on a store of text.
+    """
+    hooks = tuple(hook_names or store.hook_names)
+    chosen = None if thoughts is None else tuple(thoughts)
+    if partition == "pooled":
+        return [Member("", hooks, chosen)]
+    if partition == "per_layer":
+        return [Member(_folder(hook), (hook,), chosen) for hook in hooks]
+    each = chosen or tuple(store.thoughts)
+    if not each:
+        raise ConfigError(
+            f"members = {partition!r} needs continuous thoughts, {store.root} holds text; "
+            f"use pooled or per_layer"
+        )
+    if partition == "per_thought":
+        return [Member(f"thought_{t}", hooks, (t,)) for t in each]
+    return [Member(f"{_folder(hook)}.thought_{t}", (hook,), (t,)) for hook in hooks for t in each]
+
+
+def _folder(hook_name: str) -> str:
+    """A hook's name without characters that some file systems refuse: layers.8:out -> layers.8-out."""
+    return re.sub(r"[^\w.-]", "-", hook_name)
