@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from thoughtlens import kernels
 from thoughtlens.config import Config
 from thoughtlens.errors import ConfigError, MismatchError
-from thoughtlens.sae.normalization import Cell, Normalization, fit_normalization, geometric_median
+from thoughtlens.sae.normalization import Cell, Mode, Normalization, fit_normalization, geometric_median
 
 MEDIAN_ROWS = 4096
 """Rows of the sample that the geometric median is taken of."""
@@ -75,14 +75,15 @@ class SparseActs:
 class Batch:
     """What a training step sees. All activations are raw."""
 
-    x: Float[Tensor, "batch d_in"]
-    y: Float[Tensor, "batch d_out"] | None = None
+    x: Float[Tensor, batch * d_in]
+    y: Float[Tensor, batch * d_out] | None = None
     """Target, where it is not x."""
     cell: Int[Tensor, " batch"] | None = None
     """Each row's index into the SAE's cells."""
     dead: Bool[Tensor, " d_sae"] | None = None
     """Latents that count as dead now; None: nobody keeps count."""
-    labels: Tensor | None = None
+    labels: Int[Tensor, "batch n_columns"] | None = None
+    """Each row's class in each label column; -1: not labelled."""
     progress: float = 1.0
     """Share of the training done, for coefficients that warm up."""
 
@@ -112,6 +113,8 @@ class SAE(nn.Module, ABC):
     cfg: Any
     latent_axis: ClassVar[dict[str, int]] = {"W_enc": 1, "b_enc": 0, "W_dec": 0}
     """Along which axis each parameter holds one slice a latent."""
+    lr_factor: ClassVar[dict[str, float]] = {}
+    """Parameters that need another learning rate, as multiples of the run's."""
 
     def __init__(self, cfg: SAEConfig, d_in: int, d_out: int | None = None):
         super().__init__()
@@ -146,8 +149,8 @@ class SAE(nn.Module, ABC):
         self, x: Float[Tensor, "*batch d_in"], cell: Int[Tensor, "*batch"] | None = None
     ) -> Float[Tensor, "*batch d_sae"]:
         """Activations of all latents."""
-        acts = self.activate(self.pre_acts(self.normalize(x, cell).flatten(0, -2)))
-        return acts.unflatten(0, x.shape[:-1])
+        z = self.normalize(x, cell).reshape(-1, self.d_in)
+        return self.activate(self.pre_acts(z)).reshape(*x.shape[:-1], self.d_sae)
 
     def encode_sparse(
         self, x: Float[Tensor, "*batch d_in"], cell: Int[Tensor, "*batch"] | None = None
@@ -167,8 +170,9 @@ class SAE(nn.Module, ABC):
         self, acts: SparseActs, cell: Int[Tensor, "*batch"] | None = None
     ) -> Float[Tensor, "*batch d_out"]:
         """`decode` that reads only the rows of W_dec in use."""
-        z_hat = kernels.decode(acts.values.flatten(0, -2), acts.indices.flatten(0, -2), self.W_dec)
-        return self.denormalize((z_hat + self.b_dec).unflatten(0, acts.values.shape[:-1]), cell)
+        k = acts.values.shape[-1]
+        z_hat = kernels.decode(acts.values.reshape(-1, k), acts.indices.reshape(-1, k), self.W_dec)
+        return self.denormalize((z_hat + self.b_dec).reshape(*acts.values.shape[:-1], self.d_out), cell)
 
     def forward(
         self, x: Float[Tensor, "*batch d_in"], cell: Int[Tensor, "*batch"] | None = None
@@ -199,6 +203,10 @@ class SAE(nn.Module, ABC):
     def denormalize(self, z_hat: Tensor, cell: Tensor | None = None) -> Tensor:
         """The inverse, for reconstructions."""
         return z_hat if self.normalization is None else self.normalization.undo(z_hat, cell)
+
+    def set_cells(self, cells: Sequence[Cell]) -> None:
+        """An empty table for these cells, to be filled from a file."""
+        self.normalization = Normalization(torch.zeros(len(cells), self.d_in), torch.ones(len(cells)), cells)
 
     @property
     def cells(self) -> list[Cell] | None:
@@ -236,35 +244,49 @@ class SAE(nn.Module, ABC):
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Random initial weights, from the generator alone."""
-        if self.cfg.init == "data":
+        if self.cfg.init == "xavier":
+            nn.init.xavier_uniform_(self.W_enc, generator=generator)
+            nn.init.xavier_uniform_(self.W_dec, generator=generator)
+            self.normalize_decoder()
+        elif self.cfg.init == "linear":
+            fans = ((self.W_enc, self.d_in), (self.b_enc, self.d_in), (self.b_dec, self.d_sae))
+            for parameter, fan_in in fans:
+                parameter.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
+            self.W_dec.copy_(self.W_enc.T)
+            self.normalize_decoder()
+        else:
             self.W_dec.copy_(torch.randn(self.d_sae, self.d_out, generator=generator))
             self.W_dec /= self.W_dec.norm(dim=1, keepdim=True)
             if self.d_in == self.d_out:
                 self.W_enc.copy_(self.W_dec.T)
             else:
                 self.W_enc.copy_(torch.randn(self.d_in, self.d_sae, generator=generator) / self.d_in**0.5)
-        elif self.cfg.init == "linear":
-            for parameter, fan_in in (
-                (self.W_enc, self.d_in),
-                (self.b_enc, self.d_in),
-                (self.b_dec, self.d_sae),
-            ):
-                parameter.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
-            self.W_dec.copy_(self.W_enc.T)
-        else:
-            nn.init.xavier_uniform_(self.W_enc, generator=generator)
-            nn.init.xavier_uniform_(self.W_dec, generator=generator)
-        self.normalize_decoder()
+
+    def normalization_mode(self, cells: Sequence[Cell]) -> Mode | None:
+        """The config's normalisation on rows of these cells, `auto` resolved; None for none."""
+        mode = self.cfg.normalization
+        if mode == "auto":
+            return "per_cell" if len(cells) > 1 else "global"
+        return None if mode == "none" else mode
 
     @torch.no_grad()
     def initialize(
-        self, x: Float[Tensor, "n d_in"], cell: Int[Tensor, " n"] | None = None, cells: Sequence[Cell] = ()
+        self,
+        x: Float[Tensor, "n d_in"],
+        cell: Int[Tensor, " n"] | None = None,
+        cells: Sequence[Cell] = (),
+        y: Tensor | None = None,
     ) -> None:
-        """Fit normalisation and b_dec to a sample of raw activations (`cell` indexes `cells`)."""
-        mode = self.cfg.normalization
-        if mode == "auto":
-            mode = "per_cell" if len(cells) > 1 else "global"
-        if mode != "none":
+        """Fit normalisation and b_dec to a sample of raw activations.
+
+        Args:
+            x: The sample.
+            cell: Each row's index into `cells`.
+            cells: The (hook_name, thought_idx) pairs.
+            y: The targets, for kinds whose target is not x.
+        """
+        mode = self.normalization_mode(cells)
+        if mode is not None:
             self.normalization = fit_normalization(x.to(self.W_enc.dtype), mode, cell, cells)
         if self.cfg.init == "data" and self.cfg.pre_bias:
             head = slice(0, MEDIAN_ROWS)
@@ -306,7 +328,7 @@ def counts(acts: Float[Tensor, "*batch d_sae"] | SparseActs, d_sae: int) -> Int[
     """On how many of the rows each latent fires."""
     if isinstance(acts, SparseActs):
         return torch.bincount(acts.indices[acts.values != 0], minlength=d_sae)
-    return (acts != 0).flatten(0, -2).sum(0)
+    return (acts != 0).reshape(-1, d_sae).sum(0)
 
 
 def require_k(name: str, k: int, d_sae: int) -> None:

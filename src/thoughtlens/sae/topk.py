@@ -54,8 +54,10 @@ class TopKSAE(SAE):
         self, x: Float[Tensor, "*batch d_in"], cell: Int[Tensor, "*batch"] | None = None
     ) -> SparseActs:
         """The k latents of each row."""
-        values, indices = kernels.topk(self.pre_acts(self.normalize(x, cell).flatten(0, -2)), self.cfg.k)
-        return SparseActs(values.unflatten(0, x.shape[:-1]), indices.unflatten(0, x.shape[:-1]))
+        z = self.normalize(x, cell).reshape(-1, self.d_in)
+        values, indices = kernels.topk(self.pre_acts(z), self.cfg.k)
+        shape = (*x.shape[:-1], self.cfg.k)
+        return SparseActs(values.reshape(shape), indices.reshape(shape))
 
     def forward(
         self, x: Float[Tensor, "*batch d_in"], cell: Int[Tensor, "*batch"] | None = None

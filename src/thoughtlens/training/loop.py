@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -23,34 +22,11 @@ from thoughtlens.errors import CheckpointError, DataError
 from thoughtlens.progress import Progress
 from thoughtlens.sae.base import SAE, Batch, LossTerms, counts
 from thoughtlens.sae.io import write_tensors
-from thoughtlens.sae.normalization import Cell
+from thoughtlens.store.view import View, ViewBatch
 from thoughtlens.training.checkpoint import Checkpoints
 from thoughtlens.training.dead import DeadTracker
 from thoughtlens.training.schedule import lr_at
 from thoughtlens.training.track import Means, Row
-
-
-class RowBatch(Protocol):
-    """Rows of a source: raw activations, their indices, and their cells."""
-
-    x: Tensor
-    idx: np.ndarray
-    cell: np.ndarray
-
-
-class Source(Protocol):
-    """Where rows come from: a view of an activation store."""
-
-    @property
-    def cells(self) -> list[Cell]:
-        """What `RowBatch.cell` indexes."""
-        ...
-
-    def batches(
-        self, batch_size: int, *, seed: int, start: int = 0, epochs: int | None = None
-    ) -> Iterator[RowBatch]:
-        """Full batches in an order that `seed` fixes, from row `start` of the stream."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +124,7 @@ class Trainer:
 
 def fit(
     trainer: Trainer,
-    source: Source,
+    source: View,
     evaluate: Callable[[SAE], Row],
     checkpoints: Checkpoints,
     bar: Progress,
@@ -158,7 +134,7 @@ def fit(
 
     Args:
         trainer: New, or restored from `checkpoints`.
-        source: Rows to train on.
+        source: Vectors to train on.
         evaluate: Measures the SAE; its row is added to the curve.
         checkpoints: Where the state goes every `checkpoint_every_s` seconds.
         bar: Told of every batch.
@@ -204,7 +180,7 @@ def _note(curve: list[Row]) -> str:
     return f"FVU {fvu:.3f}, {curve[-1]['n_dead']} dead" if fvu is not None else ""
 
 
-def _stop(trainer: Trainer, batch: RowBatch, offending: Path, what: str) -> None:
+def _stop(trainer: Trainer, batch: ViewBatch, offending: Path, what: str) -> None:
     write_tensors({"x": batch.x, "idx": torch.from_numpy(batch.idx)}, offending)
     raise DataError(
         f"Training stopped after {trainer.rows_seen:,} vectors: {what}. The batch is in {offending}, the "
