@@ -100,7 +100,9 @@ def make_codi(root: Path, family: str, *, tied: bool = True, norm: bool = True, 
 
 
 @torch.no_grad()
-def think_without_cache(fake: Fake, question: str, *, remove_eos: bool, n_steps: int = N_STEPS) -> dict[str, Tensor]:
+def think_without_cache(
+    fake: Fake, question: str, *, remove_eos: bool, n_steps: int = N_STEPS
+) -> dict[str, Tensor]:
     """The whole sequence again at every pass, batch of one: states at passes 0..n_steps, answer logits."""
     lm, prj = fake.wrapper.codi, fake.wrapper.prj
     table = lm.get_input_embeddings()

@@ -37,7 +37,11 @@ def load(fake, **options):
 def test_layout_is_that_of_the_published_checkpoints(fake):
     keys = set(fake.tensors)
     stem = "codi.base_model.model."
-    family = "transformer.h.0.attn.c_attn" if f"{stem}transformer.wte.weight" in keys else "model.layers.0.mlp.up_proj"
+    family = (
+        "transformer.h.0.attn.c_attn"
+        if f"{stem}transformer.wte.weight" in keys
+        else "model.layers.0.mlp.up_proj"
+    )
     for part in ("base_layer.weight", "lora_A.default.weight", "lora_B.default.weight"):
         assert f"{stem}{family}.{part}" in keys
     assert {f"{stem}lm_head.weight", "prj.1.weight", "prj.3.bias", "prj.ln.weight"} <= keys
@@ -153,7 +157,9 @@ def test_a_missing_or_renamed_key_is_named(fresh, key):
         load(fresh)
 
 
-@pytest.mark.parametrize("key", [STEM + "h.0.extra", STEM + "h.9.ln_1.weight", "prj.5.weight", "head.weight", "loose"])
+@pytest.mark.parametrize(
+    "key", [STEM + "h.0.extra", STEM + "h.9.ln_1.weight", "prj.5.weight", "head.weight", "loose"]
+)
 def test_a_key_too_many_is_named(fresh, key):
     fresh.save(fresh.tensors | {key: torch.ones(3)})
     with pytest.raises(CheckpointError, match=key.replace(".", r"\.")):
@@ -207,7 +213,9 @@ def retokenize(fake, add):
 
 
 def test_a_tokenizer_that_shifts_the_thought_tokens_is_refused(fresh):
-    retokenize(fresh, lambda t: t.add_special_tokens({"additional_special_tokens": ["<|bocot|>", "<|eocot|>"]}))
+    retokenize(
+        fresh, lambda t: t.add_special_tokens({"additional_special_tokens": ["<|bocot|>", "<|eocot|>"]})
+    )
     with pytest.raises(MismatchError, match=r"bocot.*thought tokens"):
         load(fresh)
 
@@ -232,7 +240,9 @@ def test_pad_token_inside_the_vocabulary_shifts_only_its_own_checkpoint(fresh):
         tensors[name] = tensors[name][keep]
     want = collect(load(fresh), QUESTIONS).x
     fresh.save(tensors)
-    retokenize(fresh, lambda t: t.add_special_tokens({"additional_special_tokens": ["<|bocot|>", "<|eocot|>"]}))
+    retokenize(
+        fresh, lambda t: t.add_special_tokens({"additional_special_tokens": ["<|bocot|>", "<|eocot|>"]})
+    )
     torch.testing.assert_close(collect(load(fresh), QUESTIONS).x, want)
 
 
@@ -289,7 +299,10 @@ def test_missing_things_are_not_there(tmp_path, fresh):
 
 
 def test_identity_follows_what_the_thoughts_depend_on(fake):
-    hashes = {load(fake, **o).config_hash for o in ({}, {"remove_eos": False}, {"n_steps": 3}, {"dtype": "bfloat16"})}
+    hashes = {
+        load(fake, **o).config_hash
+        for o in ({}, {"remove_eos": False}, {"n_steps": 3}, {"dtype": "bfloat16"})
+    }
     assert len(hashes) == 4
     assert load(fake).config_hash == load(fake).config_hash
     assert load(fake, n_steps=3).spec.passes == range(4)
@@ -297,5 +310,7 @@ def test_identity_follows_what_the_thoughts_depend_on(fake):
 
 
 def test_bfloat16_follows_float32(fake):
-    a, b = (collect(load(fake, dtype=dtype), QUESTIONS).thought_out.float() for dtype in ("float32", "bfloat16"))
+    a, b = (
+        collect(load(fake, dtype=dtype), QUESTIONS).thought_out.float() for dtype in ("float32", "bfloat16")
+    )
     assert torch.nn.functional.cosine_similarity(a, b, dim=-1).min() > 0.9

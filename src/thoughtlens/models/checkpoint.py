@@ -9,7 +9,7 @@ import hashlib
 import json
 import pickle
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from thoughtlens.errors import CheckpointError, MismatchError, NotThereError
 from thoughtlens.progress import warn
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+EMBEDDINGS = (".wte.weight", ".embed_tokens.weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,34 +97,56 @@ def read_base(base: str | Path, tokenizer: str | Path | None = None) -> Base:
     return Base(name=str(base), config=config, tokenizer=words)
 
 
-def build(base: Base, n_rows: int, *, tied: bool) -> PreTrainedModel:
-    """The base architecture with `n_rows` embedding rows, in float32, weights still to be filled."""
+def assemble(
+    state: dict[str, Tensor],
+    base: Base,
+    where: Path,
+    prefix: str,
+    merge: Callable[[dict[str, Tensor], PreTrainedModel], dict[str, Tensor]] | None = None,
+) -> PreTrainedModel:
+    """The base architecture, with as many embedding rows as the checkpoint has, filled in float32.
+
+    Args:
+        state: Tensors by the base model's own names; all must be used.
+        base: The base model.
+        where: The file they come from, for messages.
+        prefix: What the file puts before each name.
+        merge: Turns adapters and the weights they adapt into weights.
+
+    Raises:
+        CheckpointError: keys left over or missing, by name.
+        MismatchError: not the base model of this checkpoint.
+    """
+    table = next((key for key in state if key.endswith(EMBEDDINGS)), None)
+    if table is None:
+        raise CheckpointError(
+            f"{where}: no embedding {prefix}*.wte.weight or {prefix}*.embed_tokens.weight"
+        )
+    tied = _resolve_head(state, table, base.config, where)
     config = type(base.config).from_dict(base.config.to_dict())
-    config.vocab_size = n_rows
-    config.tie_word_embeddings = tied
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    config.vocab_size, config.tie_word_embeddings = len(state[table]), tied
+    lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    if (own := _embedding_name(lm)) != table:
+        raise MismatchError(
+            f"{where} holds {prefix}{table}, but {base.name} is a {type(lm).__name__} with {own}; "
+            f"give the base model it was trained from (base=...)"
+        )
+    _fill(lm, merge(state, lm) if merge else state, where, base.name, prefix)
+    return lm
 
 
-def embedding_name(lm: PreTrainedModel) -> str:
+def describe(**parts: Any) -> str:
+    """Digest of everything that a model's thoughts depend on."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _embedding_name(lm: PreTrainedModel) -> str:
     """Name of the token embedding's weight."""
     table = lm.get_input_embeddings()
     return next(f"{name}.weight" for name, module in lm.named_modules() if module is table)
 
 
-def fill(lm: PreTrainedModel, state: dict[str, Tensor], where: Path, base: str, prefix: str) -> None:
-    """Put every tensor of `state` into the model, in float32; all of both must match.
-
-    Args:
-        lm: The model to fill.
-        state: Tensors by the model's own names.
-        where: The file they come from, for messages.
-        base: Name of the base model, for messages.
-        prefix: What the file puts before each name.
-
-    Raises:
-        CheckpointError: keys left over or missing, by name.
-        MismatchError: a shape that the base model does not have.
-    """
+def _fill(lm: PreTrainedModel, state: dict[str, Tensor], where: Path, base: str, prefix: str) -> None:
     wanted = lm.state_dict()
     if extra := sorted(set(state) - set(wanted)):
         raise CheckpointError(
@@ -145,7 +168,7 @@ def fill(lm: PreTrainedModel, state: dict[str, Tensor], where: Path, base: str, 
     lm.tie_weights()
 
 
-def resolve_head(state: dict[str, Tensor], embedding: str, config: PretrainedConfig, where: Path) -> bool:
+def _resolve_head(state: dict[str, Tensor], embedding: str, config: PretrainedConfig, where: Path) -> bool:
     """Whether the output head is the embedding; fills in a head that was left out because it is.
 
     A file may hold both although the base ties them. Where they differ, both are used as stored.
@@ -160,11 +183,6 @@ def resolve_head(state: dict[str, Tensor], embedding: str, config: PretrainedCon
         return True
     warn(f"{where}: {head} and {embedding} differ though {config.model_type} ties them; used as stored")
     return False
-
-
-def describe(**parts: Any) -> str:
-    """Digest of everything that a model's thoughts depend on."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _some(names: Sequence[str], prefix: str) -> str:

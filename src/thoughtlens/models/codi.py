@@ -180,7 +180,8 @@ def _split(found: Checkpoint, projection: bool) -> tuple[dict[str, dict[str, Ten
         else:
             raise CheckpointError(
                 f"{found.file}: {key} is not part of CODI (codi.*, prj.*) nor of a known training-only "
-                f"module ({', '.join(EXTRA_MODULES)}); the file is for another model"
+                f"module ({', '.join(EXTRA_MODULES)}); the file is for another model; load a Coconut's with "
+                f"family='coconut'"
             )
     if not projection and groups["prj"]:
         raise CheckpointError(
@@ -197,22 +198,10 @@ def _assemble(keys: dict[str, Tensor], base: Base, found: Checkpoint, alpha: flo
     """The base model with LoRA merged and the thought tokens' rows."""
     prefix = "base_model.model." if any(key.startswith("base_model.model.") for key in keys) else ""
     state = {key.removeprefix(prefix): value for key, value in keys.items()}
-    table = next((key for key in state if key.endswith((".wte.weight", ".embed_tokens.weight"))), None)
-    if table is None:
-        raise CheckpointError(
-            f"{found.file}: no token embedding (codi.*.wte.weight or codi.*.embed_tokens.weight)"
-        )
-    tied = checkpoint.resolve_head(state, table, base.config, found.file)
-    lm = checkpoint.build(base, len(state[table]), tied=tied)
-    if checkpoint.embedding_name(lm) != table:
-        raise MismatchError(
-            f"{found.file} holds {table}, but {base.name} is a {type(lm).__name__} with "
-            f"{checkpoint.embedding_name(lm)}; give the base model it was trained from (base=...)"
-        )
-    prefix = f"codi.{prefix}"
-    merged = _merge(state, lm, alpha, found.file, prefix)
-    checkpoint.fill(lm, merged, found.file, base.name, prefix)
-    return lm
+    full = f"codi.{prefix}"
+    return checkpoint.assemble(
+        state, base, found.file, full, lambda parts, lm: _merge(parts, lm, alpha, found.file, full)
+    )
 
 
 def _merge(

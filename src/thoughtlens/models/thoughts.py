@@ -25,19 +25,22 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from thoughtlens.errors import DataError, HookError
+from thoughtlens.errors import ConfigError, DataError, HookError
 from thoughtlens.models.sites import LAYERED, SITES, Hook, Tap, ThoughtSpec, check_hooks
 
 __all__ = [
     "LAYERED", "SITES", "Answer", "Hook", "State", "StepRecord", "Tap", "ThoughtBatch", "ThoughtModel",
     "ThoughtSpec", "check_hooks", "collect", "load", "parse_number", "run", "think",
 ]  # fmt: skip
+
+FAMILIES = ("tiny", "codi", "coconut")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,10 +158,14 @@ class ThoughtModel(ABC):
         return after, self._record(state.next_pass, tap, after)
 
     def _record(self, step: int, tap: Tap, after: State) -> StepRecord:
+        layers = range(self.spec.n_layers)
+        for site, layer in (("thought_in", None), *(("resid", i) for i in layers), ("thought_out", None)):
+            if (site, layer) not in tap.seen:
+                raise HookError(f"{type(self).__name__} did not show {Hook(site, step, layer, id)} to its tap")
         return StepRecord(
             step=step,
             thought_in=tap.seen["thought_in", None],
-            resid=tuple(tap.seen["resid", layer] for layer in range(self.spec.n_layers)),
+            resid=tuple(tap.seen["resid", layer] for layer in layers),
             thought_out=tap.seen["thought_out", None],
             kv=lambda layer: self._read_kv(after, layer),
         )
@@ -170,7 +177,7 @@ class ThoughtModel(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ThoughtBatch:
-    """Collected thoughts; axes [problems, passes, positions, (layers,) d], None where not asked for."""
+    """Collected thoughts; None where not asked for, 0 where `mask` is False."""
 
     layers: tuple[int, ...]
     mask: Bool[Tensor, "problems positions"]
@@ -190,17 +197,30 @@ class ThoughtBatch:
         return self.resid[:, :, 0]
 
 
-def load(name: str, **options: Any) -> ThoughtModel:
-    """A thought model by name: `codi-tiny`, `codi-words`, a CODI or Coconut repository or directory.
+def load(name: str | Path, *, family: str | None = None, **options: Any) -> ThoughtModel:
+    """A thought model by name: a shipped one such as `codi-tiny`, a hub repository, directory or file.
 
     Args:
         name: Shipped name, hub id, directory or checkpoint file.
-        options: Passed to the family's loader (`dtype`, `device`, `base`, `remove_eos` ...).
+        family: tiny, codi or coconut; None: told from the name and what lies there.
+        options: Passed to the family's `load` (`dtype`, `device`, `base`, `remove_eos` ...).
     """
-    family = (
-        "tiny" if name in ("codi-tiny", "codi-words") else "coconut" if "coconut" in name.lower() else "codi"
-    )
+    family = family or _family(str(name))
+    if family not in FAMILIES:
+        raise ConfigError(f"family: expected one of {', '.join(FAMILIES)}, got {family!r}")
     return importlib.import_module(f"thoughtlens.models.{family}").load(name, **options)
+
+
+def _family(name: str) -> str:
+    path = Path(name).expanduser()
+    if "coconut" in path.name.lower():
+        return "coconut"
+    ours = path.is_dir() and any(
+        '"family": "tiny"' in file.read_text("utf-8", "replace")
+        for file in (path / "config.json", *path.glob("seed*/*/config.json"))
+        if file.is_file()
+    )
+    return "tiny" if ours or ("/" not in name and not path.exists()) else "codi"
 
 
 def think(
@@ -321,7 +341,12 @@ def _stack(
         for i, name in enumerate(("keys", "values")):
             per_pass = [torch.stack([r.kv(layer)[i].transpose(1, 2) for layer in layers], 2) for r in records]
             out[name] = torch.stack(per_pass, 1)
-    return {name: x.cpu() for name, x in out.items()}
+    return {name: _blank(x.cpu(), out["mask"]) for name, x in out.items()}
+
+
+def _blank(x: Tensor, real: Tensor) -> Tensor:
+    """Zeros at padded positions, whose content means nothing."""
+    return x if x.ndim == 2 or bool(real.all()) else x * real.view(len(x), 1, -1, *[1] * (x.ndim - 3))
 
 
 def _cat_left(parts: list[Tensor], name: str) -> Tensor:
