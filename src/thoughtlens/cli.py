@@ -18,6 +18,8 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pyarrow as pa
+
 app = typer.Typer(
     name="thoughtlens",
     no_args_is_help=True,
@@ -28,6 +30,8 @@ app = typer.Typer(
 )
 problems_app = typer.Typer(no_args_is_help=True, help="Write a table of problems as Parquet.")
 app.add_typer(problems_app, name="problems")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine; one JSON object each.")
+app.add_typer(bench_app, name="bench")
 
 Recipe = Annotated[str, typer.Argument(help="A shipped recipe's name or a TOML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, e.g. sae.k=64 model=gpt2.")]
@@ -51,7 +55,9 @@ def run(recipe: Recipe, overrides: Overrides = None, *, out: Out, plan: PlanOnly
     show(pipeline.plan(cfg, out) if plan else pipeline.run(cfg, out))
 
 
-def _stage(name: str, recipe: str, overrides: Sequence[str] | None, out: Path, plan: bool, **inputs: Path | None) -> None:
+def _stage(
+    name: str, recipe: str, overrides: Sequence[str] | None, out: Path, plan: bool, **inputs: Path | None
+) -> None:
     from thoughtlens import pipeline
 
     given = {key: path for key, path in inputs.items() if path is not None}
@@ -157,6 +163,102 @@ def verify(store: Annotated[Path, typer.Argument(help="An acts/ directory.")]) -
     from thoughtlens.store.reader import verify
 
     show(verify(store))
+
+
+@problems_app.command("gsm8k")
+def problems_gsm8k(
+    *,
+    file: Annotated[
+        list[Path] | None, typer.Option(help="test.jsonl, train.jsonl; without: the hub.")
+    ] = None,
+    labels: Annotated[str, typer.Option(help="annotations or regex")] = "annotations",
+    seed_protocol: Annotated[
+        bool, typer.Option("--seed-protocol", help="The first study's 600 problems.")
+    ] = False,
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
+) -> None:
+    """GSM8K with operation labels and intermediate values."""
+    from thoughtlens.problems import gsm8k
+
+    show(_write_table(gsm8k.table(file, labels=labels, seed_protocol=seed_protocol), out))
+
+
+@problems_app.command("arithmetic")
+def problems_arithmetic(
+    *,
+    n: Annotated[int, typer.Option(help="How many problems.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the generator.")] = 0,
+    split: Annotated[str, typer.Option(help="train, validation or test")] = "train",
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
+) -> None:
+    """Generated multi-step problems whose query, not whose words, decides the operation."""
+    from thoughtlens.problems import arithmetic
+
+    show(_write_table(arithmetic.problems(n, seed=seed, split=split), out))
+
+
+def _write_table(table: pa.Table, out: Path) -> dict:
+    from pyarrow import parquet
+
+    from thoughtlens.errors import OccupiedError
+
+    if out.exists():
+        raise OccupiedError(f"{out} exists already; choose another --out, or delete it")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(out.name + ".tmp")
+    parquet.write_table(table, part)
+    part.rename(out)
+    return {"path": str(out), "n_problems": table.num_rows, "columns": table.column_names}
+
+
+@app.command()
+def distill(recipe: Recipe, overrides: Overrides = None, *, out: Out, plan: PlanOnly = False) -> None:
+    """Train a small model that thinks in vectors, with its controls."""
+    from thoughtlens import distill as stage
+    from thoughtlens.config import load
+
+    cfg = load(stage.DistillConfig, recipe, overrides or [])
+    show({"plan": vars(stage.plan(cfg))} if plan else stage.distill(cfg, out))
+
+
+@app.command()
+def gates(
+    model: Annotated[str, typer.Argument(help="A thought model: codi-tiny, a hub id, a directory.")],
+    overrides: Overrides = None,
+    *,
+    n: Annotated[int, typer.Option(help="Held-out problems.")] = 3000,
+    problems: Annotated[str | None, typer.Option(help="arithmetic, gsm8k:test, or a Parquet file.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of problems and edits.")] = 0,
+    out: Out,
+) -> None:
+    """Test whether a model's thoughts carry its reasoning: ablate, swap, patch, leave early."""
+    from thoughtlens import gates as stage
+    from thoughtlens.config import load
+
+    table = {"model": model, "n": n, "seed": seed} | ({"problems": problems} if problems else {})
+    show(stage.gates(load(stage.GatesConfig, table, overrides or []), out))
+
+
+@bench_app.command("train-step")
+def bench_train_step(
+    *,
+    d_in: int = 576,
+    d_sae: int = 4608,
+    batch: int = 2048,
+    kind: str = "topk",
+    k: int = 32,
+    dtype: str = "float32",
+    steps: int = 20,
+    device: str = "cpu",
+) -> None:
+    """One whole training step: forward, backward, optimizer and all bookkeeping."""
+    from thoughtlens import bench
+
+    show(
+        bench.bench_train_step(
+            d_in=d_in, d_sae=d_sae, batch=batch, kind=kind, k=k, dtype=dtype, steps=steps, device=device
+        )
+    )
 
 
 def main() -> None:

@@ -257,9 +257,11 @@ def _explain(cls: type[Config], error: dict) -> str:
     if error["type"] == "missing":
         return f"{dotted}: required and not given"
     message = error["msg"].removeprefix("Value error, ")
-    return f"{dotted or cls.__name__}: {message} (got {error['input']!r})" if not isinstance(
-        error["input"], dict | BaseModel
-    ) else f"{dotted or cls.__name__}: {message}"
+    return (
+        f"{dotted or cls.__name__}: {message} (got {error['input']!r})"
+        if not isinstance(error["input"], dict | BaseModel)
+        else f"{dotted or cls.__name__}: {message}"
+    )
 
 
 def _is_tag(cls: type[Config], where: Sequence[str], i: int) -> bool:

@@ -1,50 +1,295 @@
-"""Train a CODI on generated problems, with its controls."""
+"""Train a CODI on generated problems, with its controls: `thoughtlens distill codi-tiny`.
+
+Every seed is a chain of jobs in one process with one thread: the model first, then the controls
+that start from it. A job that stalls begins again with another random start; a killed run
+continues from its checkpoints and ends with the same bytes.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+from pydantic import model_validator
 
+from thoughtlens.config import Config
+from thoughtlens.errors import DataError
+from thoughtlens.metrics.uncertainty import wilson
+from thoughtlens.models import tiny
+from thoughtlens.models.distill.loop import LoopConfig, Task, Trainer, student_answers, teacher_right
 from thoughtlens.models.distill.losses import Batch
+from thoughtlens.models.tiny_decoder import TinyConfig
 from thoughtlens.problems import arithmetic
+from thoughtlens.progress import say
+from thoughtlens.stage import Plan, read_json, run_stage, write_json
+
+RESTART = 1000
+"""Added to the seed for each new start of a stalled job."""
 
 
-class ArithmeticTask:
+class NetConfig(Config):
+    """Shape of the network."""
+
+    d_in: int = 96
+    """Width of the residual stream."""
+    n_layers: int = 2
+    """Decoder blocks."""
+    n_heads: int = 3
+    """Attention heads."""
+
+
+class DataConfig(Config):
+    """The problems."""
+
+    p: int = 23
+    """Modulus of the arithmetic, a prime of at least 11."""
+    n_contexts: int = 48
+    """Questions' contexts in a training step."""
+    n_queries: int = 6
+    """Queries on each context."""
+
+
+class DistillConfig(Config):
+    """What to train."""
+
+    seeds: tuple[int, ...] = (1,)
+    """One model a seed."""
+    variants: tuple[Literal["thoughts", "no_cot", "pause", "plain", "bottleneck"], ...] = ("thoughts",)
+    """The model (`thoughts`) and the controls to train; `no_cot` and `pause` start from the model."""
+    data: DataConfig = DataConfig()
+    """The problems."""
+    net: NetConfig = NetConfig()
+    """The network."""
+    loop: LoopConfig = LoopConfig()
+    """Training of the model, and of the controls `plain` and `bottleneck`."""
+    control: LoopConfig = LoopConfig(
+        step_weights=(1, 1, 1), max_one_step_steps=1500, max_guided_steps=500, must_pass=False, anneal_steps=0
+    )
+    """Training of `no_cot` and `pause`, which start from a teacher that writes values only."""
+    max_restarts: int = 3
+    """New starts after a stall before the run is given up."""
+    workers: int = 2
+    """Processes, of one thread each; a seed has one process."""
+    test_problems: int = 1000
+    """Held-out problems of each number of steps in the final measurement."""
+
+    @model_validator(mode="after")
+    def _model_first(self) -> DistillConfig:
+        starts_from_model = {"no_cot", "pause"} & set(self.variants)
+        if starts_from_model and self.variants[0] != "thoughts":
+            raise ValueError("variants must begin with thoughts: no_cot and pause start from that model")
+        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
+            raise ValueError("seeds must be one or more different numbers")
+        return self
+
+
+class ArithmeticTask(Task):
     """Problems of `problems.arithmetic` as tensors of a tiny model."""
 
-    def __init__(self, p: int, word_offset: int, n_contexts: int = 48, n_queries: int = 6) -> None:
-        self.symbols = arithmetic.Symbols(p)
-        self.offset, self.n_contexts, self.n_queries = word_offset, n_contexts, n_queries
+    def __init__(self, data: DataConfig, word_offset: int, values_only: bool = False) -> None:
+        self.symbols = arithmetic.Symbols(data.p)
+        self.data, self.offset, self.values_only = data, word_offset, values_only
         self.kept: dict[tuple[int, int, int], Batch] = {}
 
     def batch(self, rng: np.random.Generator, step_weights: tuple[float, ...]) -> Batch:
         """Training problems; the rows of held-out paths have `keep` False."""
-        d = arithmetic.draw(self.n_contexts, self.n_queries, rng, self.symbols, step_weights)
-        held = arithmetic.held_out(d.start, d.path, d.n_steps)
-        return self.tensors(d, ~held)
+        d = arithmetic.draw(self.data.n_contexts, self.data.n_queries, rng, self.symbols, step_weights)
+        return self.tensors(d, ~arithmetic.held_out(d.start, d.path, d.n_steps))
 
     def test(self, n: int, seed: int, n_steps: int) -> Batch:
         """`n` problems of `n_steps` steps on held-out paths (any path for one step)."""
         key = (n, seed, n_steps)
         if key not in self.kept:
             rng = np.random.default_rng(key)
-            weights = [float(k == n_steps) for k in range(1, arithmetic.N_STEPS + 1)]
-            d = arithmetic.draw(n * 14, 1, rng, self.symbols, weights)
-            held = arithmetic.held_out(d.start, d.path, d.n_steps)[:, 0] | (n_steps == 1)
-            rows = np.flatnonzero(held)[:n]
-            d = arithmetic.Draw(*(getattr(d, f)[rows] for f in d.__dataclass_fields__))
-            self.kept[key] = self.tensors(d, np.ones((len(rows), 1), dtype=bool))
+            split = "any" if n_steps == 1 else "test"
+            d = arithmetic.draw_split(n, rng, self.symbols, split, (n_steps,))
+            self.kept[key] = self.tensors(d, np.ones((n, 1), dtype=bool))
         return self.kept[key]
 
     def tensors(self, d: arithmetic.Draw, keep: np.ndarray) -> Batch:
         """Token ids of drawn problems."""
         context, query = arithmetic.question_ids(d, self.symbols)
         values = d.values(self.symbols)
-        cot = np.stack([self.symbols.op_ids(d.path), values], -1).reshape(keep.size, -1)
+        tokens = (values,) if self.values_only else (self.symbols.op_ids(d.path), values)
+        cot = np.stack(tokens, -1).reshape(keep.size, -1)
         return Batch(
             context=torch.from_numpy(context + self.offset),
             query=torch.from_numpy(query.reshape(keep.size, -1) + self.offset),
             cot=torch.from_numpy(cot + self.offset),
             n_steps=torch.from_numpy(d.n_steps.reshape(-1)),
             keep=torch.from_numpy(keep.reshape(-1)),
+            tokens_per_step=len(tokens),
         )
+
+
+def plan(cfg: DistillConfig) -> Plan:
+    """Problems seen and time expected (quiet cores), from the config alone."""
+    steps = 2500 * len(cfg.seeds) * len(cfg.variants)
+    rows = steps * cfg.data.n_contexts * cfg.data.n_queries
+    rounds = -(-len(cfg.seeds) // max(cfg.workers, 1)) / len(cfg.seeds)
+    return Plan(rows=rows, memory_bytes=6e8 * cfg.workers, disk_bytes=5e6, seconds=steps * 0.2 * rounds)
+
+
+def distill(cfg: DistillConfig, out: Path) -> dict[str, Any]:
+    """Train every seed and variant; `out/seed*/variant/` are model directories for `tiny.load`.
+
+    Raises:
+        DataError: a seed stalled at every start.
+    """
+    return run_stage("distill", cfg, out, lambda tmp: _work(cfg, tmp))
+
+
+def _work(cfg: DistillConfig, tmp: Path) -> dict[str, Any]:
+    if cfg.workers == 1 or len(cfg.seeds) == 1:
+        for seed in cfg.seeds:
+            _train_seed(cfg, seed, tmp, None)
+    else:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(cfg.workers, len(cfg.seeds)), mp_context=spawn) as pool:
+            jobs = [pool.submit(_train_seed, cfg, seed, tmp, os.getpid()) for seed in cfg.seeds]
+            for job in jobs:
+                job.result()
+    shutil.rmtree(tmp / "checkpoints", ignore_errors=True)
+    return _result(cfg, tmp)
+
+
+def _train_seed(cfg: DistillConfig, seed: int, tmp: Path, parent: int | None) -> None:
+    """Every variant of one seed, one after the other; what is there already is kept."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for variant in cfg.variants:
+            if not (tmp / f"seed{seed}" / variant / "config.json").is_file():
+                _train(cfg, seed, variant, tmp, parent)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(cfg: DistillConfig, seed: int, variant: str, tmp: Path, parent: int | None) -> None:
+    control = variant in ("no_cot", "pause")
+    if control:
+        _values_teacher(cfg, seed, tmp, parent)
+    for attempt in range(cfg.max_restarts + 1):
+        checkpoints = tmp / "checkpoints" / f"seed{seed}" / f"{variant}-{attempt}"
+        trainer = _trainer(cfg, seed + RESTART * attempt, variant)
+        if control:
+            trainer.start_from(_teacher_dir(tmp, seed) / "checkpoint.safetensors")
+        at = trainer.run(checkpoints, _reporter(f"seed {seed} {variant}", parent))
+        if at.done:
+            directory = tmp / f"seed{seed}" / variant
+            directory.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.Table.from_pylist(_same_keys(at.log)), directory / "metrics.parquet")
+            training = {"seed": at.seed, "attempt": attempt, "steps": at.step, "switches": at.switches}
+            accuracy = _final(trainer, cfg.test_problems)
+            tiny.save(trainer.model, directory, training | {"accuracy": accuracy})
+            return
+        say(
+            f"distill: seed {seed} {variant} stalled in its {at.phase} phase at step {at.step}; starting anew"
+        )
+    raise DataError(
+        f"Seed {seed} {variant} stalled at each of {cfg.max_restarts + 1} starts; try another seed, or raise "
+        f"loop.max_teacher_steps and loop.max_guided_steps"
+    )
+
+
+def _teacher_dir(tmp: Path, seed: int) -> Path:
+    return tmp / "checkpoints" / f"seed{seed}" / "values-teacher"
+
+
+def _values_teacher(cfg: DistillConfig, seed: int, tmp: Path, parent: int | None) -> None:
+    """The common start of `no_cot` and `pause`: the model, taught to write values without operations.
+
+    Each value it writes is one step in one pass, which is what a control can hope to learn.
+    """
+    trainer = _trainer(cfg, seed, "values_teacher")
+    trainer.only_teacher = True
+    decoder, _ = tiny.read(tmp / f"seed{seed}" / "thoughts")
+    trainer.model.load_state_dict(decoder.state_dict())
+    trainer.run(_teacher_dir(tmp, seed), _reporter(f"seed {seed} values teacher", parent))
+
+
+def _trainer(cfg: DistillConfig, seed: int, variant: str) -> Trainer:
+    control = variant in ("no_cot", "pause", "values_teacher")
+    model = TinyConfig(
+        words=tuple(arithmetic.Symbols(cfg.data.p).words),
+        question_len=arithmetic.QUESTION_LEN,
+        d_in=cfg.net.d_in,
+        n_layers=cfg.net.n_layers,
+        n_heads=cfg.net.n_heads,
+        mode={"no_cot": "none", "pause": "pause"}.get(variant, "thoughts"),
+        bottleneck=variant == "bottleneck",
+    )
+    loop = cfg.control if control else cfg.loop
+    if variant == "plain":
+        loop = loop.model_copy(update={"step": 0.0, "trajectory": 0.0, "must_pass": False})
+    task = ArithmeticTask(cfg.data, model.word_offset, values_only=control)
+    layout = (arithmetic.N_CHAINS, 1 + arithmetic.N_STEPS)
+    return Trainer(task, model, loop, seed, layout)
+
+
+def _reporter(label: str, parent: int | None) -> Callable[[dict | None], None]:
+    """Says measurements; ends this process when the one that started it is gone."""
+
+    def report(row: dict | None) -> None:
+        if parent is not None and os.getppid() != parent:
+            raise SystemExit(f"{label}: the process that started this one is gone")
+        if row is not None:
+            numbers = [f"{k.removesuffix('_accuracy')} {v:.3f}" for k, v in row.items() if "accuracy" in k]
+            say(f"distill {label}: step {row['step']:,} {row['phase']}, {', '.join(numbers)}")
+
+    return report
+
+
+def _same_keys(log: list[dict]) -> list[dict]:
+    keys = dict.fromkeys(key for row in log for key in row)
+    return [{key: row.get(key) for key in keys} for row in log]
+
+
+def _final(trainer: Trainer, n: int) -> dict[str, list[int]]:
+    """(right, n) on held-out problems no measurement of the training has seen."""
+    counts = {}
+    for k in range(1, arithmetic.N_STEPS + 1):
+        batch = trainer.task.test(n, 31_337, k)
+        right = student_answers(trainer.model, batch) == batch.answer
+        counts[f"answer_{k}"] = [int(right.sum()), n]
+        counts[f"teacher_{k}"] = [int(teacher_right(trainer.model, batch).sum()), n]
+    return counts
+
+
+def _result(cfg: DistillConfig, tmp: Path) -> dict[str, Any]:
+    rows = []
+    for seed in cfg.seeds:
+        for variant in cfg.variants:
+            training = read_json(tmp / f"seed{seed}" / variant / "config.json")["training"]
+            shares = {name: _share(*pair) for name, pair in training.pop("accuracy").items()}
+            rows.append({"variant": variant, **training, "seed": seed, "accuracy": shares})
+    ours = [row for row in rows if row["variant"] == "thoughts"]
+    head = {
+        f"seed{row['seed']}_{k}_steps": row["accuracy"][f"answer_{k}"] | {"split": "test"}
+        for row in ours
+        for k in (2, 3)
+    }
+    write_json(tmp / "models.json", {"models": rows})
+    return {
+        "headline": head,
+        "models": rows,
+        "definitions": {
+            "answer_k": "right answers / held-out problems of k steps (any path for k = 1); Wilson 95 %",
+            "teacher_k": "chains of thought with every token right / problems",
+        },
+        "warnings": [],
+    }
+
+
+def _share(right: int, n: int) -> dict[str, Any]:
+    interval = wilson(right, n)
+    return {"value": interval.estimate, "low": interval.low, "high": interval.high, "n": n}

@@ -48,6 +48,9 @@ class ExtractConfig(Config):
     `layers.8.mlp:out`, `layers.8.self_attn:in`, `embed:out`, or a module path of the model with a side."""
     context_length: int = Field(256, gt=0)
     """Most tokens the model sees at once; a longer document is cut into several windows."""
+    max_windows: int | None = Field(None, gt=0)
+    """Read this many windows of each document at most, so that a given number of rows spans more documents;
+    unset: the whole document."""
     batch_tokens: int = Field(2048, gt=0)
     """Tokens of one forward pass, padding included."""
     max_tokens: int | None = Field(200_000, gt=0)
@@ -205,7 +208,7 @@ def _text_source(cfg: ExtractConfig, tmp: Path) -> Source:
     probe = torch.tensor([[bos or 0]])
     widths = {hook: x.shape[-1] for hook, x in capture(lm.model, probe, None, cfg.hook_names).items()}
     dropped = frozenset(lm.special_ids if cfg.drop_special else ())
-    cutter = Cutter(context_length=cfg.context_length, bos=bos, dropped=dropped)
+    cutter = Cutter(context_length=cfg.context_length, bos=bos, dropped=dropped, max_windows=cfg.max_windows)
     seed = cfg.seed if cfg.problems.seed is None else cfg.problems.seed
     documents = spool(
         tmp / SPOOL,
@@ -245,7 +248,7 @@ def _text_chunks(
         keep = mask & cutter.kept(ids)
         if not keep.any():
             continue
-        acts = capture(lm.model, torch.from_numpy(ids), torch.from_numpy(mask).long(), cfg.hook_names)
+        acts = capture(lm.model, torch.from_numpy(ids), torch.from_numpy(mask), cfg.hook_names)
         where = torch.from_numpy(keep).to(lm.model.device)
         yield Chunk(
             index=index,

@@ -208,7 +208,9 @@ def _claim(cfg: Recipe, out: Path) -> None:
             )
         return
     if out.exists() and any(out.iterdir()):
-        raise OccupiedError(f"Expected a new or empty directory or an earlier run at {out}; something else is there")
+        raise OccupiedError(
+            f"Expected a new or empty directory or an earlier run at {out}; something else is there"
+        )
     out.mkdir(parents=True, exist_ok=True)
     file.write_text(to_toml(cfg), "utf-8")
 
@@ -216,4 +218,8 @@ def _claim(cfg: Recipe, out: Path) -> None:
 def _summary(name: str, out: Path, result: dict[str, Any]) -> dict[str, Any]:
     keep = {"digest": result["digest"], "seconds": result["seconds"]}
     headline = result.get("headline", {})
-    return {"path": str(out / DIRECTORY.get(name, name)), **keep, **({"headline": headline} if headline else {})}
+    return {
+        "path": str(out / DIRECTORY.get(name, name)),
+        **keep,
+        **({"headline": headline} if headline else {}),
+    }

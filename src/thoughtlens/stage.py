@@ -190,7 +190,9 @@ def _reuse(out: Path, stage: str, cfg: Config, digests: dict[str, str]) -> dict[
         )
     result = read_result(out)
     if result.get("stage") != stage:
-        raise OccupiedError(f"{out} holds a finished {result.get('stage')}, not a {stage}; choose another --out")
+        raise OccupiedError(
+            f"{out} holds a finished {result.get('stage')}, not a {stage}; choose another --out"
+        )
     if result.get("config_identity") != identity(cfg):
         theirs = tomllib.loads((out / "config.toml").read_text("utf-8"))
         keys = differences(tomllib.loads(to_toml(cfg)), theirs)
@@ -215,7 +217,9 @@ def _locked(tmp: Path, cfg: Config) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         handle.close()
-        raise OccupiedError(f"Another process is writing {tmp}; wait for it, or choose another --out") from None
+        raise OccupiedError(
+            f"Another process is writing {tmp}; wait for it, or choose another --out"
+        ) from None
     try:
         file = tmp / "config.toml"
         text = to_toml(cfg)

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from thoughtlens.models.distill.loop import LoopConfig, Task, Trainer
+from thoughtlens.models.distill.losses import (
+    IGNORE,
+    Batch,
+    Weights,
+    distance,
+    losses,
+    read_question,
+    step_targets,
+    teacher_tokens,
+    think,
+)
+from thoughtlens.models.distill.muon import Muon, orthogonalize, split_parameters
+from thoughtlens.models.tiny_decoder import ANS, BOT, COT, COT2, EOT, Cache, TinyConfig, TinyDecoder
+
+CFG = TinyConfig(words=tuple(map(str, range(20))), question_len=4, n_thoughts=4, d_in=16, n_heads=2)
+W = CFG.word_offset
+
+
+def a_batch(n: int = 6, seed: int = 0, tokens_per_step: int = 2) -> Batch:
+    """Two words of context, two of query, two steps at most."""
+    g = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: W + torch.randint(20, shape, generator=g)  # noqa: E731
+    return Batch(
+        context=draw(n // 2, 2),
+        query=draw(n, 2),
+        cot=draw(n, 2 * tokens_per_step),
+        n_steps=torch.tensor([1, 2] * (n // 2)),
+        keep=torch.ones(n, dtype=torch.bool),
+        tokens_per_step=tokens_per_step,
+    )
+
+
+def a_model(**changes) -> TinyDecoder:
+    torch.manual_seed(1)
+    model = TinyDecoder(CFG.model_copy(update=changes))
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return model
+
+
+def test_teacher_text_by_hand():
+    cot = torch.tensor([[30, 31, 32, 33], [30, 31, 32, 33]])
+    batch = Batch(cot[:, :2], cot[:, :2], cot, torch.tensor([1, 2]), torch.tensor([True, True]))
+    ids, targets = teacher_tokens(batch)
+    # one step: <cot> <cot2> o1 <ans> -> v1;  two steps: <cot> <cot2> o1 v1 o2 <ans> -> v2
+    assert ids[0, :4].tolist() == [COT, COT2, 30, ANS]
+    assert ids[1].tolist() == [COT, COT2, 30, 31, 32, ANS]
+    assert targets.tolist() == [[COT2, 30, ANS, 31, IGNORE, IGNORE], [COT2, 30, 31, 32, ANS, 33]]
+    # passes 0..4 should hold COT2 o1 v1 v1 v1, and COT2 o1 v1 o2 v2
+    assert step_targets(batch, 4).tolist() == [[COT2, 30, 31, 31, 31], [COT2, 30, 31, 32, 33]]
+
+
+def test_teacher_text_of_values_only_by_hand():
+    cot = torch.tensor([[31, 33], [31, 33]])
+    batch = Batch(cot, cot, cot, torch.tensor([1, 2]), torch.tensor([True, True]), tokens_per_step=1)
+    ids, targets = teacher_tokens(batch)
+    assert ids.tolist() == [[COT, COT2, ANS, 33], [COT, COT2, 31, ANS]]
+    assert targets.tolist() == [[COT2, ANS, 31, IGNORE], [COT2, 31, ANS, 33]]
+    assert batch.answer.tolist() == [31, 33]
+
+
+def test_student_equals_one_pass_over_the_whole_sequence():
+    model, batch = a_model(), a_batch()
+    student = think(model, read_question(model, batch))
+    context = batch.context.repeat_interleave(2, 0)
+    ids = torch.cat([context, batch.query, torch.full((6, 1), BOT)], 1)
+    x = [model.inputs(ids, 0)]
+    for p in range(1, 5):  # feed each thought back, from scratch every time
+        states, _ = model(torch.cat(x, 1), Cache([], []))
+        x.append((model.prj(states[-1][:, -1]) + model.pos.weight[4 + p])[:, None])
+    x.append(model.inputs(torch.tensor([EOT, ANS]).expand(6, 2), 9))
+    states, _ = model(torch.cat(x, 1), Cache([], []))
+    assert student.end[-1].detach() == pytest.approx(states[-1][:, -2:].detach(), abs=1e-5)
+    assert torch.stack([s[-1] for s in student.passes], 1).detach() == pytest.approx(
+        states[-1][:, 4:9].detach(), abs=1e-5
+    )
+
+
+def test_distance_by_hand():
+    # differences 0.5 and 2: smooth L1 0.5^2/2 = 0.125 and 2 - 0.5 = 1.5, mean 0.8125;
+    # teacher entries 0 and 2: std (n - 1) = sqrt(2)
+    got = distance(torch.tensor([[0.5], [4.0]]), torch.tensor([[0.0], [2.0]]))
+    assert got.item() == pytest.approx(0.8125 / math.sqrt(2))
+
+
+def test_held_out_rows_count_in_no_loss():
+    model, batch = a_model(), a_batch()
+    weights = Weights(kd=1, step=1, trajectory=1, lookup=1)
+    keep = torch.tensor([True, True, True, True, False, False])
+    half = Batch(batch.context, batch.query, batch.cot, batch.n_steps, keep)
+    alone = Batch(batch.context[:2], batch.query[:4], batch.cot[:4], batch.n_steps[:4], keep[:4])
+    masked, expected = losses(model, half, weights), losses(model, alone, weights)
+    assert masked.keys() == expected.keys() >= {"kd", "step", "trajectory", "lookup"}
+    for name in ("teacher", "student", "cue", "step", "lookup"):
+        assert masked[name].item() == pytest.approx(expected[name].item(), rel=1e-4)
+
+
+def test_loss_terms_equal_their_definitions():
+    model, batch = a_model(), a_batch()
+    terms = losses(model, batch, Weights(kd=0, step=2, trajectory=0))
+    student = think(model, read_question(model, batch))
+    logits = model.unembed(student.end[-1])
+    assert terms["student"].item() == pytest.approx(
+        F.cross_entropy(logits[:, 1], batch.answer).item(), rel=1e-5
+    )
+    out = model.unembed(torch.stack([s[-1] for s in student.passes], 1)).log_softmax(-1)
+    targets = step_targets(batch, 4)
+    expected = -2 * out.gather(2, targets[:, :, None]).mean()
+    assert terms["step"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert "kd" not in terms and losses(model, batch, None).keys() == {"teacher"}
+
+
+def test_no_gradient_reaches_the_teacher_through_distillation():
+    model, batch = a_model(mode="none"), a_batch()
+    terms = losses(model, batch, Weights(kd=1, step=0))
+    grads = torch.autograd.grad(terms["kd"], model.embed.weight)[0]
+    # tokens the teacher alone reads
+    assert grads[COT].abs().max() == 0 and grads[EOT].abs().max() > 0
+
+
+def test_muon_steps_have_unit_spectral_norm():
+    g = torch.randn(2, 24, 8, generator=torch.manual_seed(0))
+    s = torch.linalg.svdvals(orthogonalize(g))
+    # five iterations of the quintic bring singular values to about 0.7..1.2
+    assert s.min() > 0.5 and s.max() < 1.4
+    p = torch.nn.Parameter(torch.zeros(24, 8))
+    p.grad = g[0].clone()
+    Muon([p], lr=0.1, weight_decay=0.0).step()
+    # fused 3 d x d: three matrices of scale 1, each moved by lr
+    for part in p.detach().split(8):
+        assert torch.linalg.svdvals(part).min() > 0.05 and torch.linalg.svdvals(part).max() < 0.14
+
+
+def test_every_parameter_has_exactly_one_optimizer():
+    model = a_model()
+    groups = split_parameters(model)
+    ids = [id(p) for group in groups for p in group]
+    assert sorted(ids) == sorted(id(p) for p in model.parameters())
+    assert {tuple(p.shape) for p in groups[1]} == {
+        tuple(model.embed.weight.shape),
+        tuple(model.pos.weight.shape),
+    }
+
+
+class Echo(Task):
+    """Every word is the first of the question, its second says how many steps: learnable at once."""
+
+    def batch(self, rng: np.random.Generator, step_weights: tuple[float, ...]) -> Batch:
+        return self.draw(rng, 32, 1 + rng.integers(2, size=32))
+
+    def test(self, n: int, seed: int, n_steps: int) -> Batch:
+        return self.draw(np.random.default_rng(seed), n, np.full(n, min(n_steps, 2)))
+
+    def draw(self, rng: np.random.Generator, n: int, n_steps: np.ndarray) -> Batch:
+        words = W + torch.stack([torch.from_numpy(rng.integers(4, size=n)), torch.from_numpy(n_steps)] * 2, 1)
+        keep = torch.ones(n, dtype=torch.bool)
+        cot = words[:, :1].expand(n, 4)
+        return Batch(words[:, :2], words[:, 2:], cot, torch.from_numpy(n_steps), keep)
+
+
+SHORT = LoopConfig(
+    eval_every=10,
+    eval_problems=40,
+    checkpoint_every=15,
+    warmup_steps=5,
+    anneal_steps=20,
+    pure_steps=20,
+    max_teacher_steps=200,
+    max_guided_steps=200,
+)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_training_walks_its_phases_and_a_killed_run_ends_the_same(tmp_path):
+    whole = Trainer(Echo(), CFG, SHORT, seed=3)
+    at = whole.run(tmp_path / "whole", lambda row: None)
+    assert at.done and list(at.switches) == ["guided", "anneal", "pure"]
+    assert at.log[-1]["student_accuracy_2"] > 0.95 and at.log[-1]["teacher_accuracy"] > 0.95
+    kill_at = at.switches["anneal"] + 7
+
+    def kill(row: dict | None) -> None:
+        kill.steps += 1
+        if kill.steps == kill_at:
+            raise Killed
+
+    kill.steps = 0
+    with pytest.raises(Killed):
+        Trainer(Echo(), CFG, SHORT, seed=3).run(tmp_path / "killed", kill)
+    again = Trainer(Echo(), CFG, SHORT, seed=3)
+    assert again.run(tmp_path / "killed", lambda row: None) == at
+    for key, value in again.model.state_dict().items():
+        assert torch.equal(value, whole.model.state_dict()[key])
+
+
+def test_the_target_per_thought_fades_and_the_learning_rate_falls(tmp_path):
+    trainer = Trainer(Echo(), CFG, SHORT, seed=0)
+    assert trainer.loss_weights() is None
+    trainer.at.step = 100
+    trainer.enter("anneal")
+    assert trainer.loss_weights().step == 1.0
+    trainer.at.step = 105  # a quarter of 20 steps
+    assert trainer.loss_weights().step == 0.75 and trainer.lr_scale() == 1.0
+    trainer.enter("pure")
+    assert trainer.loss_weights() == Weights(kd=1.0, step=0.0)
+    trainer.at.step += 15  # three quarters: 2 * (1 - 0.75) + 0.01
+    assert trainer.lr_scale() == pytest.approx(0.51)
+
+
+def test_a_run_that_does_not_learn_counts_as_stalled(tmp_path):
+    cfg = SHORT.model_copy(update={"teacher_accuracy": 1.1, "max_teacher_steps": 20})
+    at = Trainer(Echo(), CFG, cfg, seed=0).run(tmp_path, lambda row: None)
+    assert at.stalled and not at.done and at.step == 20
