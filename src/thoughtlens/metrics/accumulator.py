@@ -43,7 +43,7 @@ class Accumulator(ABC):
             DataError: no rows were seen, or the metric has no meaning on these.
         """
 
-    def merge(self: M, other: M) -> M:
+    def merge(self: M, other: Accumulator) -> M:
         """Add the rows that `other` has seen, and return self.
 
         Raises:

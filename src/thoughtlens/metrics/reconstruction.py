@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from thoughtlens.errors import DataError
@@ -19,7 +19,24 @@ from thoughtlens.metrics.accumulator import Accumulator, Moments, PerKey, paired
 
 
 @dataclass
-class FVU(Accumulator):
+class PairMetric(Accumulator):
+    """Base of the metrics that need only `x` and `x_hat`."""
+
+    def update(self, x: Float[Tensor, "*batch d"], x_hat: Float[Tensor, "*batch d"]) -> None:
+        """Count a batch.
+
+        Raises:
+            DataError: shapes differ (nothing is broadcast), or a value is not finite.
+        """
+        self.add(*paired(x, x_hat))
+
+    @abstractmethod
+    def add(self, x: Float64[Tensor, "batch d"], x_hat: Float64[Tensor, "batch d"]) -> None:
+        """Count rows that are checked and float64 already."""
+
+
+@dataclass
+class FVU(PairMetric):
     """Fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean x|^2.
 
     Sums and mean run over all rows seen, never per batch. Unitless: 0 is perfect, 1 is as good as
@@ -32,9 +49,8 @@ class FVU(Accumulator):
     moments: Moments = field(default_factory=Moments, init=False)
     error: float = field(default=0.0, init=False)
 
-    def update(self, x: Float[Tensor, "*batch d"], x_hat: Float[Tensor, "*batch d"]) -> None:
-        """Count a batch."""
-        x, x_hat = paired(x, x_hat)
+    def add(self, x: Float64[Tensor, "batch d"], x_hat: Float64[Tensor, "batch d"]) -> None:
+        """Count rows that are checked and float64 already."""
         self.n += len(x)
         self.moments = self.moments + Moments.of(x)
         self.error += (x - x_hat).square().sum().item()
@@ -146,7 +162,7 @@ def norm_deciles(x: Float[Tensor, "batch d"]) -> Float[Tensor, 9]:
 
 
 @dataclass
-class ResidualVarianceEV(Accumulator):
+class ResidualVarianceEV(PairMetric):
     """1 - sum_d Var(x - x_hat) / sum_d Var(x): blind to a constant offset of x_hat.
 
     `frac_variance_explained` of dictionary_learning, which averages it over batches; here over all
@@ -159,9 +175,8 @@ class ResidualVarianceEV(Accumulator):
     moments: Moments = field(default_factory=Moments, init=False)
     residual: Moments = field(default_factory=Moments, init=False)
 
-    def update(self, x: Float[Tensor, "*batch d"], x_hat: Float[Tensor, "*batch d"]) -> None:
-        """Count a batch."""
-        x, x_hat = paired(x, x_hat)
+    def add(self, x: Float64[Tensor, "batch d"], x_hat: Float64[Tensor, "batch d"]) -> None:
+        """Count rows that are checked and float64 already."""
         self.n += len(x)
         self.moments = self.moments + Moments.of(x)
         self.residual = self.residual + Moments.of(x - x_hat)
@@ -174,7 +189,7 @@ class ResidualVarianceEV(Accumulator):
 
 
 @dataclass
-class ScalarR2(Accumulator):
+class ScalarR2(PairMetric):
     """1 - mean (x - x_hat)^2 / mean (x - m)^2, m one scalar: the mean of all entries.
 
     `r2_score` of overcomplete. Dimensions with different means count as variance.
@@ -186,9 +201,8 @@ class ScalarR2(Accumulator):
     moments: Moments = field(default_factory=Moments, init=False)
     error: float = field(default=0.0, init=False)
 
-    def update(self, x: Float[Tensor, "*batch d"], x_hat: Float[Tensor, "*batch d"]) -> None:
-        """Count a batch."""
-        x, x_hat = paired(x, x_hat)
+    def add(self, x: Float64[Tensor, "batch d"], x_hat: Float64[Tensor, "batch d"]) -> None:
+        """Count rows that are checked and float64 already."""
         self.n += len(x)
         self.moments = self.moments + Moments.of(x.reshape(-1, 1))
         self.error += (x - x_hat).square().sum().item()
@@ -201,7 +215,7 @@ class ScalarR2(Accumulator):
 
 
 @dataclass
-class UncentredEV(Accumulator):
+class UncentredEV(PairMetric):
     """1 - sum |x - x_hat|^2 / sum |x|^2: the mean is counted as something explained."""
 
     name: ClassVar[str] = "uncentred_ev"
@@ -210,9 +224,8 @@ class UncentredEV(Accumulator):
     power: float = field(default=0.0, init=False)
     error: float = field(default=0.0, init=False)
 
-    def update(self, x: Float[Tensor, "*batch d"], x_hat: Float[Tensor, "*batch d"]) -> None:
-        """Count a batch."""
-        x, x_hat = paired(x, x_hat)
+    def add(self, x: Float64[Tensor, "batch d"], x_hat: Float64[Tensor, "batch d"]) -> None:
+        """Count rows that are checked and float64 already."""
         self.n += len(x)
         self.power += x.square().sum().item()
         self.error += (x - x_hat).square().sum().item()
@@ -228,7 +241,7 @@ class UncentredEV(Accumulator):
 
 
 @dataclass
-class RelativeReconstructionBias(Accumulator):
+class RelativeReconstructionBias(PairMetric):
     """gamma = E |x_hat|^2 / E [x . x_hat]: below 1 the reconstruction shrinks x.
 
     Rajamanoharan et al. 2024, "Improving dictionary learning with gated sparse autoencoders",
@@ -241,9 +254,8 @@ class RelativeReconstructionBias(Accumulator):
     power: float = field(default=0.0, init=False)
     dot: float = field(default=0.0, init=False)
 
-    def update(self, x: Float[Tensor, "*batch d"], x_hat: Float[Tensor, "*batch d"]) -> None:
-        """Count a batch."""
-        x, x_hat = paired(x, x_hat)
+    def add(self, x: Float64[Tensor, "batch d"], x_hat: Float64[Tensor, "batch d"]) -> None:
+        """Count rows that are checked and float64 already."""
         self.n += len(x)
         self.power += x_hat.square().sum().item()
         self.dot += (x * x_hat).sum().item()
@@ -259,19 +271,21 @@ class RelativeReconstructionBias(Accumulator):
 
 
 @dataclass
-class RowMean(Accumulator):
+class RowMean(PairMetric):
     """Mean over rows of a number that each row has by itself. Rows without one do not count in n."""
 
     total: float = field(default=0.0, init=False)
 
-    def update(self, x: Float[Tensor, "*batch d"], x_hat: Float[Tensor, "*batch d"]) -> None:
-        """Count a batch."""
-        values = self.values(*paired(x, x_hat))
+    def add(self, x: Float64[Tensor, "batch d"], x_hat: Float64[Tensor, "batch d"]) -> None:
+        """Count rows that are checked and float64 already."""
+        values = self.values(x, x_hat)
         self.n += len(values)
         self.total += values.sum().item()
 
     @abstractmethod
-    def values(self, x: Float[Tensor, "batch d"], x_hat: Float[Tensor, "batch d"]) -> Float[Tensor, " rows"]:
+    def values(
+        self, x: Float64[Tensor, "batch d"], x_hat: Float64[Tensor, "batch d"]
+    ) -> Float64[Tensor, " rows"]:
         """One value a row, for the rows that have one."""
 
     def compute(self) -> float:
@@ -287,7 +301,9 @@ class MSE(RowMean):
     name: ClassVar[str] = "mse"
     definition: ClassVar[str] = "mean over rows of |x - x_hat|^2 (summed over dimensions)"
 
-    def values(self, x: Float[Tensor, "batch d"], x_hat: Float[Tensor, "batch d"]) -> Float[Tensor, " rows"]:
+    def values(
+        self, x: Float64[Tensor, "batch d"], x_hat: Float64[Tensor, "batch d"]
+    ) -> Float64[Tensor, " rows"]:
         """|x - x_hat|^2 of each row."""
         return (x - x_hat).square().sum(1)
 
@@ -299,7 +315,9 @@ class MSEMean(RowMean):
     name: ClassVar[str] = "mse_mean"
     definition: ClassVar[str] = "mean over rows and dimensions of (x - x_hat)^2"
 
-    def values(self, x: Float[Tensor, "batch d"], x_hat: Float[Tensor, "batch d"]) -> Float[Tensor, " rows"]:
+    def values(
+        self, x: Float64[Tensor, "batch d"], x_hat: Float64[Tensor, "batch d"]
+    ) -> Float64[Tensor, " rows"]:
         """Mean squared error of each row."""
         return (x - x_hat).square().mean(1)
 
@@ -314,7 +332,9 @@ class OpenAINormalizedMSE(RowMean):
     name: ClassVar[str] = "openai_normalized_mse"
     definition: ClassVar[str] = "mean over rows of |x - x_hat|^2 / |x|^2; rows of zeros left out"
 
-    def values(self, x: Float[Tensor, "batch d"], x_hat: Float[Tensor, "batch d"]) -> Float[Tensor, " rows"]:
+    def values(
+        self, x: Float64[Tensor, "batch d"], x_hat: Float64[Tensor, "batch d"]
+    ) -> Float64[Tensor, " rows"]:
         """The ratio of each row that is not zero."""
         power = x.square().sum(1)
         return ((x - x_hat).square().sum(1) / power)[power > 0]
@@ -333,7 +353,9 @@ class LegacyExplainedVariance(RowMean):
         "mean over rows of 1 - |x - x_hat|^2 / |x - mean of its batch|^2 (depends on the batches)"
     )
 
-    def values(self, x: Float[Tensor, "batch d"], x_hat: Float[Tensor, "batch d"]) -> Float[Tensor, " rows"]:
+    def values(
+        self, x: Float64[Tensor, "batch d"], x_hat: Float64[Tensor, "batch d"]
+    ) -> Float64[Tensor, " rows"]:
         """The share of each row that is not its batch's mean."""
         spread = (x - x.mean(0)).square().sum(1)
         return (1 - (x - x_hat).square().sum(1) / spread)[spread > 0]
@@ -346,7 +368,9 @@ class CosineSimilarity(RowMean):
     name: ClassVar[str] = "cosine_similarity"
     definition: ClassVar[str] = "mean over rows of x.x_hat / (|x| |x_hat|); 0 where either is zero"
 
-    def values(self, x: Float[Tensor, "batch d"], x_hat: Float[Tensor, "batch d"]) -> Float[Tensor, " rows"]:
+    def values(
+        self, x: Float64[Tensor, "batch d"], x_hat: Float64[Tensor, "batch d"]
+    ) -> Float64[Tensor, " rows"]:
         """The cosine of each row."""
         norms = x.norm(dim=1) * x_hat.norm(dim=1)
         return torch.where(norms > 0, (x * x_hat).sum(1) / norms, norms.new_zeros(()))
@@ -359,7 +383,9 @@ class L2Ratio(RowMean):
     name: ClassVar[str] = "l2_ratio"
     definition: ClassVar[str] = "mean over rows of |x_hat| / |x|; rows of zeros left out"
 
-    def values(self, x: Float[Tensor, "batch d"], x_hat: Float[Tensor, "batch d"]) -> Float[Tensor, " rows"]:
+    def values(
+        self, x: Float64[Tensor, "batch d"], x_hat: Float64[Tensor, "batch d"]
+    ) -> Float64[Tensor, " rows"]:
         """The ratio of each row that is not zero."""
         norms = x.norm(dim=1)
         return (x_hat.norm(dim=1) / norms)[norms > 0]
@@ -375,13 +401,13 @@ DEFINITIONS = (
 class Reconstruction:
     """Every definition that needs only `x` and `x_hat`, fed together."""
 
-    parts: dict[str, Accumulator] = field(default_factory=lambda: {cls.name: cls() for cls in DEFINITIONS})
+    parts: dict[str, PairMetric] = field(default_factory=lambda: {cls.name: cls() for cls in DEFINITIONS})
 
     def update(self, x: Float[Tensor, "*batch d"], x_hat: Float[Tensor, "*batch d"]) -> None:
         """Count a batch in each."""
         x, x_hat = paired(x, x_hat)
         for part in self.parts.values():
-            part.update(x, x_hat)  # type: ignore[attr-defined]
+            part.add(x, x_hat)
 
     def merge(self, other: Reconstruction) -> Reconstruction:
         """Add the rows that `other` has seen, and return self."""

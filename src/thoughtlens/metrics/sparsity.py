@@ -218,9 +218,9 @@ class Dead(PerLatent):
         np.maximum.at(self.last, latent, self.n + row)
         self.n += n
 
-    def merge(self, other: Dead) -> Dead:
+    def merge(self, other: Accumulator) -> Dead:
         """Append the rows that `other` has seen, and return self."""
-        if type(other) is not Dead or (other.d_sae, other.window) != (self.d_sae, self.window):
+        if not isinstance(other, Dead) or (other.d_sae, other.window) != (self.d_sae, self.window):
             raise MismatchError(
                 f"Expected a Dead({self.d_sae}, window={self.window}) to merge with, got {other!r}"
             )
