@@ -10,20 +10,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from thoughtlens.config import validate
+from thoughtlens.config import Config, validate
 from thoughtlens.errors import CheckpointError, ConfigError, NotThereError
 from thoughtlens.sae.base import SAE
-from thoughtlens.sae.normalization import Normalization
 from thoughtlens.sae.registry import CONFIGS, KINDS
 from thoughtlens.stage import write_json
 
 FORMAT = "thoughtlens-sae"
 SCHEMA = 1
-FIELDS = ("kind", "config", "d_in", "d_out", "d_sae", "hook_names", "cells", "provenance")
+
+
+class Header(Config):
+    """What `cfg.json` says beside `format` and `schema`."""
+
+    kind: str
+    """Architecture."""
+    config: dict[str, Any]
+    """The architecture's settings."""
+    d_in: int = Field(ge=1)
+    """Width of the input."""
+    d_out: int = Field(ge=1)
+    """Width of the output."""
+    d_sae: int = Field(ge=1)
+    """Number of latents."""
+    hook_names: list[str]
+    """Hooks the SAE was trained on."""
+    cells: list[tuple[str, int | None]] | None
+    """The (hook_name, thought_idx) of each row of the normalisation table; null: no table."""
+    provenance: dict[str, Any]
+    """Where the training rows came from."""
 
 
 def save(sae: SAE, directory: str | Path) -> None:
@@ -53,13 +73,12 @@ def load(path: str | Path, device: str = "cpu") -> SAE:
             a truncated or foreign file.
     """
     directory = Path(path)
-    header = _read_header(directory)
-    sae = _empty(header, directory)
+    header = _read_header(directory / "cfg.json")
+    sae = _empty(header, directory / "cfg.json")
     tensors = _read_tensors(directory / "sae.safetensors")
     _check(tensors, sae.state_dict(), directory / "sae.safetensors")
     sae.to(tensors["W_enc"].dtype).load_state_dict(tensors)
-    sae.hook_names = list(header["hook_names"])
-    sae.provenance = header["provenance"]
+    sae.hook_names, sae.provenance = header.hook_names, header.provenance
     return sae.to(device).eval()
 
 
@@ -99,58 +118,51 @@ def member_names(path: str | Path) -> list[str]:
 
 
 def _header(sae: SAE) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "schema": SCHEMA,
-        "kind": sae.kind,
-        "config": sae.cfg.model_dump(mode="json"),
-        "d_in": sae.d_in,
-        "d_out": sae.d_out,
-        "d_sae": sae.d_sae,
-        "hook_names": sae.hook_names,
-        "cells": None if sae.cells is None else [list(c) for c in sae.cells],
-        "provenance": sae.provenance,
-    }
+    header = Header(
+        kind=sae.kind,
+        config=sae.cfg.model_dump(mode="json"),
+        d_in=sae.d_in,
+        d_out=sae.d_out,
+        d_sae=sae.d_sae,
+        hook_names=sae.hook_names,
+        cells=sae.cells,
+        provenance=sae.provenance,
+    )
+    return {"format": FORMAT, "schema": SCHEMA, **header.model_dump(mode="json")}
 
 
-def _read_header(directory: Path) -> dict[str, Any]:
-    file = directory / "cfg.json"
+def _read_header(file: Path) -> Header:
     if not file.is_file():
-        raise NotThereError(f"Expected an SAE at {directory}, found no cfg.json there")
+        raise NotThereError(f"Expected an SAE at {file.parent}, found no {file.name} there")
     try:
-        header = json.loads(file.read_text("utf-8"))
+        table = json.loads(file.read_text("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{file} is not JSON ({error}): it is damaged or not ours") from None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+    if not isinstance(table, dict) or table.pop("format", None) != FORMAT:
         raise CheckpointError(f"{file} is not a thoughtlens SAE: expected format {FORMAT!r} in it")
-    if header.get("schema") != SCHEMA:
+    if (schema := table.pop("schema", None)) != SCHEMA:
         raise CheckpointError(
-            f"{file} has schema {header.get('schema')!r}, this version reads {SCHEMA}; "
-            f"use the version that wrote it"
+            f"{file} has schema {schema!r}, this version reads {SCHEMA}; use the version that wrote it"
         )
-    unknown = sorted(header.keys() - {"format", "schema", *FIELDS})
-    missing = [name for name in FIELDS if name not in header]
-    if missing or unknown:
-        raise CheckpointError(f"{file}: missing fields {missing}, unknown fields {unknown}")
-    if header["kind"] not in KINDS:
-        raise CheckpointError(f"{file}: expected a kind among {', '.join(KINDS)}, got {header['kind']!r}")
+    try:
+        header = validate(Header, table)
+    except ConfigError as error:
+        raise CheckpointError(f"{file}: {error}") from None
+    if header.kind not in KINDS:
+        raise CheckpointError(f"{file}: expected a kind among {', '.join(KINDS)}, got {header.kind!r}")
     return header
 
 
-def _empty(header: dict[str, Any], directory: Path) -> SAE:
-    kind = header["kind"]
+def _empty(header: Header, file: Path) -> SAE:
     try:
-        cfg = validate(CONFIGS[kind], header["config"])
-        sae = KINDS[kind](cfg, header["d_in"], header["d_out"])
+        cfg = validate(CONFIGS[header.kind], header.config)
+        sae = KINDS[header.kind](cfg, header.d_in, header.d_out)
     except ConfigError as error:
-        raise CheckpointError(f"{directory / 'cfg.json'}: {error}") from None
-    if sae.d_sae != header["d_sae"]:
-        raise CheckpointError(
-            f"{directory / 'cfg.json'}: d_sae is {header['d_sae']}, its config gives {sae.d_sae}"
-        )
-    if header["cells"] is not None:
-        cells = [(hook, thought) for hook, thought in header["cells"]]
-        sae.normalization = Normalization(torch.zeros(len(cells), sae.d_in), torch.ones(len(cells)), cells)
+        raise CheckpointError(f"{file}: {error}") from None
+    if sae.d_sae != header.d_sae:
+        raise CheckpointError(f"{file}: d_sae is {header.d_sae}, its config gives {sae.d_sae}")
+    if header.cells is not None:
+        sae.set_cells(header.cells)
     return sae
 
 
@@ -173,8 +185,6 @@ def _check(tensors: dict[str, Tensor], expected: dict[str, Tensor], file: Path) 
                 f"{file}: expected {name} of shape {tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
             )
         if not tensor.dtype.is_floating_point or tensor.dtype != tensors["W_enc"].dtype:
-            raise CheckpointError(
-                f"{file}: expected {name} in one floating dtype with W_enc, got {tensor.dtype}"
-            )
+            raise CheckpointError(f"{file}: expected {name} in W_enc's floating dtype, got {tensor.dtype}")
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{file}: {name} holds NaN or Inf; train again or take an earlier SAE")
