@@ -171,7 +171,10 @@ def problems_gsm8k(
     file: Annotated[
         list[Path] | None, typer.Option(help="test.jsonl, train.jsonl; without: the hub.")
     ] = None,
-    labels: Annotated[str, typer.Option(help="annotations or regex")] = "annotations",
+    labels: Annotated[
+        str | None,
+        typer.Option(help="annotations or regex; unset: annotations, with --seed-protocol regex."),
+    ] = None,
     seed_protocol: Annotated[
         bool, typer.Option("--seed-protocol", help="The first study's 600 problems.")
     ] = False,
