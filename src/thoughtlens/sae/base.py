@@ -161,9 +161,12 @@ class SAE(nn.Module, ABC):
         return SparseActs(*acts.topk(k, dim=-1))
 
     def decode(
-        self, acts: Float[Tensor, "*batch d_sae"], cell: Int[Tensor, "*batch"] | None = None
+        self,
+        acts: Float[Tensor, "*batch d_sae"],
+        cell: Int[Tensor, "*batch"] | None = None,
+        x: Tensor | None = None,
     ) -> Float[Tensor, "*batch d_out"]:
-        """Raw reconstruction from activations."""
+        """Raw reconstruction from activations; skip-transcoders also need the input `x`."""
         return self.denormalize(acts @ self.W_dec + self.b_dec, cell)
 
     def decode_sparse(

@@ -125,7 +125,7 @@ def _header(sae: SAE) -> dict[str, Any]:
         d_out=sae.d_out,
         d_sae=sae.d_sae,
         hook_names=sae.hook_names,
-        cells=sae.cells,
+        cells=None if sae.normalization is None else sae.normalization.cells,
         provenance=sae.provenance,
     )
     return {"format": FORMAT, "schema": SCHEMA, **header.model_dump(mode="json")}

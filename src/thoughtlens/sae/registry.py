@@ -8,20 +8,62 @@ import torch
 from pydantic import Field
 
 from thoughtlens.sae.base import SAE, SAEConfig
+from thoughtlens.sae.batchtopk import BatchTopKConfig, BatchTopKSAE
+from thoughtlens.sae.crosscoder import Crosscoder, CrosscoderConfig
+from thoughtlens.sae.gated import GatedConfig, GatedSAE
+from thoughtlens.sae.jumprelu import JumpReLUConfig, JumpReLUSAE
+from thoughtlens.sae.matryoshka import MatryoshkaConfig, MatryoshkaSAE
+from thoughtlens.sae.panneal import PAnnealConfig, PAnnealSAE
 from thoughtlens.sae.relu import ReLUConfig, ReLUSAE
+from thoughtlens.sae.supervised import SupervisedConfig, SupervisedSAE
 from thoughtlens.sae.topk import TopKConfig, TopKSAE
+from thoughtlens.sae.transcoder import Transcoder, TranscoderConfig
 
-KINDS: dict[str, type[SAE]] = {"topk": TopKSAE, "relu": ReLUSAE}
-CONFIGS: dict[str, type[SAEConfig]] = {"topk": TopKConfig, "relu": ReLUConfig}
-AnySAEConfig = Annotated[TopKConfig | ReLUConfig, Field(discriminator="kind")]
+KINDS: dict[str, type[SAE]] = {
+    "topk": TopKSAE,
+    "relu": ReLUSAE,
+    "p_anneal": PAnnealSAE,
+    "gated": GatedSAE,
+    "batchtopk": BatchTopKSAE,
+    "jumprelu": JumpReLUSAE,
+    "matryoshka": MatryoshkaSAE,
+    "supervised": SupervisedSAE,
+    "transcoder": Transcoder,
+    "crosscoder": Crosscoder,
+}
+CONFIGS: dict[str, type[SAEConfig]] = {
+    "topk": TopKConfig,
+    "relu": ReLUConfig,
+    "p_anneal": PAnnealConfig,
+    "gated": GatedConfig,
+    "batchtopk": BatchTopKConfig,
+    "jumprelu": JumpReLUConfig,
+    "matryoshka": MatryoshkaConfig,
+    "supervised": SupervisedConfig,
+    "transcoder": TranscoderConfig,
+    "crosscoder": CrosscoderConfig,
+}
+AnySAEConfig = Annotated[
+    TopKConfig
+    | ReLUConfig
+    | PAnnealConfig
+    | GatedConfig
+    | BatchTopKConfig
+    | JumpReLUConfig
+    | MatryoshkaConfig
+    | SupervisedConfig
+    | TranscoderConfig
+    | CrosscoderConfig,
+    Field(discriminator="kind"),
+]
 
 
-def create(cfg: SAEConfig, d_in: int, *, seed: int) -> SAE:
-    """A new SAE with random weights, a function of config, width and seed.
+def create(cfg: SAEConfig, d_in: int, *, seed: int, d_out: int | None = None) -> SAE:
+    """A new SAE with random weights, a function of config, widths and seed; unset, d_out is d_in.
 
     Raises:
         ConfigError: the config cannot be used on this width (k above d_sae, ...).
     """
-    sae = KINDS[cfg.kind](cfg, d_in)  # type: ignore[attr-defined]
+    sae = KINDS[cfg.kind](cfg, d_in, d_out)  # type: ignore[attr-defined]
     sae.reset_parameters(torch.Generator().manual_seed(seed))
     return sae

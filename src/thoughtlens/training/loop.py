@@ -52,7 +52,11 @@ class Trainer:
 
     def __init__(self, sae: SAE, settings: Settings):
         self.sae, self.settings = sae, settings
-        self.optimizer = torch.optim.Adam(sae.parameters(), lr=settings.lr, betas=settings.betas, fused=True)
+        by_factor: dict[float, list[Tensor]] = {}
+        for name, parameter in sae.named_parameters():
+            by_factor.setdefault(sae.lr_factor.get(name, 1.0), []).append(parameter)
+        groups = [{"params": found, "lr_factor": factor} for factor, found in by_factor.items()]
+        self.optimizer = torch.optim.Adam(groups, lr=settings.lr, betas=settings.betas, fused=True)
         self.tracker = DeadTracker(sae.d_sae, settings.dead_after_rows, sae.W_enc.device)
         self.step_idx = 0
         self.means = Means()
@@ -81,9 +85,12 @@ class Trainer:
             raise FloatingPointError(f"loss {loss.total.item()}, gradient norm {norm}")
         if s.grad_clip > 0 and norm > s.grad_clip:
             torch._foreach_mul_(grads, s.grad_clip / norm)
-        self.optimizer.param_groups[0]["lr"] = lr_at(self.step_idx, s.n_steps, s.lr, s.warmup, s.decay)
+        lr = lr_at(self.step_idx, s.n_steps, s.lr, s.warmup, s.decay)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["lr_factor"]
         self.optimizer.step()
         sae.normalize_decoder()
+        sae.after_step(batch, loss)
         self._count(loss, len(x))
         return loss
 
@@ -159,6 +166,14 @@ def fit(
             checkpoints.save(trainer.rows_seen, *trainer.state())
             saved = time.monotonic()
     return trainer.curve
+
+
+def _groups(sae: SAE) -> list[dict[str, Any]]:
+    """Parameters by the factor on their learning rate."""
+    groups: dict[float, list[Tensor]] = {}
+    for name, parameter in sae.named_parameters():
+        groups.setdefault(sae.lr_factor.get(name, 1.0), []).append(parameter)
+    return [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
 
 
 def _measure(trainer: Trainer, evaluate: Callable[[SAE], Row]) -> Row:

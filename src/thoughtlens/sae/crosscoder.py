@@ -1,0 +1,308 @@
+"""Crosscoder: one code for several sites at once (Lindsey et al. 2024, Sparse Crosscoders)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from thoughtlens import kernels
+from thoughtlens.errors import ConfigError, MismatchError
+from thoughtlens.sae.auxk import AuxKConfig, auxk_term
+from thoughtlens.sae.base import MEDIAN_ROWS, SAE, Batch, LossTerms, SAEConfig, SparseActs, require_k
+from thoughtlens.sae.batchtopk import batch_topk, update_threshold
+from thoughtlens.sae.normalization import Cell, fit_normalization, geometric_median
+
+
+class CrosscoderConfig(AuxKConfig):
+    """One dictionary over several layers, or over the successive thoughts of a problem."""
+
+    kind: Literal["crosscoder"] = "crosscoder"
+    """Architecture."""
+    over: Literal["layers", "thoughts"] = "layers"
+    """What the sites are: the hooks of a row, or the thoughts of a problem at one hook."""
+    sites: tuple[str, ...] = ()
+    """Names of the sites, in order; training fills them in."""
+    sparsity: Literal["batchtopk", "l1"] = "batchtopk"
+    """batchtopk: k latents per row on average, without shrinkage (Minder et al. 2025). l1: a penalty on
+    each activation times the summed norms of what it writes at each site (Lindsey et al. 2024)."""
+    k: int = Field(32, ge=1)
+    """Latents that fire per row over all sites together, on average; for batchtopk."""
+    threshold_decay: float = Field(0.98, ge=0, lt=1)
+    """Weight of the past in the running mean of the least activation kept, per step; for batchtopk."""
+    l1: float = Field(2.0, ge=0)
+    """Coefficient of the penalty; for l1."""
+    l1_warmup: float = Field(0.05, ge=0, le=1)
+    """Share of the training over which the coefficient rises linearly from 0."""
+
+    def check(self, d_in: int) -> None:
+        """Refuse fewer than two sites, sites of one name, and k above the number of latents."""
+        if len(self.sites) < 2 or len(set(self.sites)) < len(self.sites):
+            raise ConfigError(
+                f"sae.sites: expected at least 2 different sites for a crosscoder, got {self.sites}"
+            )
+        require_k("sae.k", self.k, self.width(d_in))
+
+
+class Crosscoder(SAE):
+    """`acts = rule(sum_s (z_s - b_dec_s) @ W_enc_s + b_enc)`, `x_hat_s = acts @ W_dec_s + b_dec_s`.
+
+    Takes and returns `[*batch, n_sites, d_in]`. A site is its own cell: `normalization = "per_cell"` (what
+    auto means here) centres and scales each site by itself, is saved as a table, and needs no `cell`.
+    With decoder_norm = "unit" a latent's decoder has length 1 over all sites together, so how that
+    length falls on the sites is what `persistence` reads.
+
+    Loss, on normalised activations. batchtopk: mean squared error over rows, sites and dimensions, plus
+    `auxk * auxk_loss`. l1: squared error summed over a row, plus `l1` times
+    `sum_f acts_f * sum_s |W_dec[f, s]|`.
+    """
+
+    kind = "crosscoder"
+    cfg: CrosscoderConfig
+    latent_axis: ClassVar[dict[str, int]] = {**SAE.latent_axis, "W_enc": 2}
+    threshold: Tensor
+
+    def __init__(self, cfg: SAEConfig, d_in: int, d_out: int | None = None):
+        super().__init__(cfg, d_in, d_out)
+        n = self.n_sites = len(self.cfg.sites)
+        self.W_enc = nn.Parameter(torch.zeros(n, self.d_in, self.d_sae))
+        self.W_dec = nn.Parameter(torch.zeros(self.d_sae, n, self.d_out))
+        self.b_dec = nn.Parameter(torch.zeros(n, self.d_out))
+        self.register_buffer("threshold", torch.zeros(()))
+
+    @property
+    def cells(self) -> list[Cell] | None:
+        """None: sites are told apart by their place."""
+        return None
+
+    def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
+        """Pre-activations strictly above the threshold, which is 0 for l1."""
+        return torch.where(pre_acts > self.threshold, pre_acts, 0)
+
+    def scale_thresholds(self, factor: Float[Tensor, ""]) -> None:
+        """The threshold is in units of the activations."""
+        self.threshold *= factor
+
+    def encode(
+        self, x: Float[Tensor, "*batch n_sites d_in"], cell: Tensor | None = None
+    ) -> Float[Tensor, "*batch d_sae"]:
+        """Activations of all latents, one code for all sites."""
+        return self.activate(self.pre_acts(self.normalize(x).flatten(0, -3))).unflatten(0, x.shape[:-2])
+
+    def encode_sparse(
+        self, x: Float[Tensor, "*batch n_sites d_in"], cell: Tensor | None = None
+    ) -> SparseActs:
+        """Activations of the latents that fire, padded to the row where most do."""
+        acts = self.encode(x)
+        k = max(1, int((acts != 0).sum(-1).max())) if acts.numel() else 1
+        return SparseActs(*acts.topk(k, dim=-1))
+
+    def decode(
+        self, acts: Float[Tensor, "*batch d_sae"], cell: Tensor | None = None
+    ) -> Float[Tensor, "*batch n_sites d_out"]:
+        """Raw reconstruction of every site."""
+        z_hat = (acts @ self.W_dec.flatten(1)).unflatten(-1, (self.n_sites, self.d_out)) + self.b_dec
+        return self.denormalize(z_hat)
+
+    def decode_sparse(
+        self, acts: SparseActs, cell: Tensor | None = None
+    ) -> Float[Tensor, "*batch n_sites d_out"]:
+        """`decode` that reads only the rows of W_dec in use."""
+        flat = kernels.decode(acts.values.flatten(0, -2), acts.indices.flatten(0, -2), self.W_dec.flatten(1))
+        z_hat = flat.view(*acts.values.shape[:-1], self.n_sites, self.d_out) + self.b_dec
+        return self.denormalize(z_hat)
+
+    def forward(
+        self, x: Float[Tensor, "*batch n_sites d_in"], cell: Tensor | None = None
+    ) -> Float[Tensor, "*batch n_sites d_out"]:
+        """x_hat."""
+        return self.decode(self.encode(x))
+
+    def pre_acts(self, z: Float[Tensor, "batch n_sites d_in"]) -> Float[Tensor, "batch d_sae"]:
+        """Pre-activations of normalised input."""
+        if self.cfg.pre_bias:
+            z = z - self.b_dec
+        W_enc = self.W_enc.flatten(0, 1)
+        return kernels.linear(z.flatten(1), W_enc, self.b_enc, self.compute_dtype or W_enc.dtype)
+
+    def normalize(self, x: Tensor, cell: Tensor | None = None) -> Tensor:
+        """Raw activations in the units of the weights.
+
+        Raises:
+            MismatchError: another number of sites or width.
+        """
+        if x.shape[-2:] != (self.n_sites, self.d_in):
+            raise MismatchError(
+                f"This crosscoder takes [..., {self.n_sites}, {self.d_in}], got shape {tuple(x.shape)}. "
+                f"Stack the sites it was trained on, in order: {', '.join(self.cfg.sites)}"
+            )
+        x = x.to(self.W_enc.dtype)
+        return x if self.normalization is None else self.normalization.apply_to(x, self._site(x))
+
+    def denormalize(self, z_hat: Tensor, cell: Tensor | None = None) -> Tensor:
+        """The inverse, for reconstructions."""
+        return z_hat if self.normalization is None else self.normalization.undo(z_hat, self._site(z_hat))
+
+    def loss(self, batch: Batch) -> LossTerms:
+        """`reconstruction` and `auxk`, or `reconstruction` and `l1`."""
+        cfg = self.cfg
+        z = self.normalize(batch.x)
+        pre_acts = self.pre_acts(z)
+        acts = batch_topk(pre_acts, cfg.k) if cfg.sparsity == "batchtopk" else pre_acts.relu()
+        W_dec, b_dec = self.W_dec.flatten(1), self.b_dec.flatten()
+        residual = z.flatten(1) - kernels.linear(acts, W_dec, b_dec, self.compute_dtype or W_dec.dtype)
+        if cfg.sparsity == "batchtopk":
+            terms = {"reconstruction": residual.square().mean()}
+            return LossTerms(terms | auxk_term(cfg, residual, pre_acts, W_dec, batch), acts)
+        warm = min(1.0, batch.progress / cfg.l1_warmup) if cfg.l1_warmup > 0 else 1.0
+        weighted = (acts * self.W_dec.norm(dim=-1).sum(-1)).sum(-1).mean()
+        return LossTerms(
+            {"reconstruction": residual.square().sum(-1).mean(), "l1": cfg.l1 * warm * weighted}, acts
+        )
+
+    @torch.no_grad()
+    def after_step(self, batch: Batch, loss: LossTerms) -> None:
+        """Bring the threshold up to date."""
+        if self.cfg.sparsity == "batchtopk":
+            update_threshold(self.threshold, loss.acts, self.cfg.threshold_decay)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Random decoder over all sites together, encoder its transpose; from the generator alone."""
+        if self.cfg.init == "data":
+            self.W_dec.copy_(torch.randn(self.W_dec.shape, generator=generator))
+            self.W_dec /= self.W_dec.flatten(1).norm(dim=1)[:, None, None]
+        else:
+            bound = (self.n_sites * self.d_in) ** -0.5
+            if self.cfg.init == "xavier":
+                bound = (6 / (self.n_sites * self.d_in + self.d_sae)) ** 0.5
+            self.W_dec.uniform_(-bound, bound, generator=generator)
+        self.W_enc.copy_(self.W_dec.permute(1, 2, 0))
+        self.normalize_decoder()
+
+    @torch.no_grad()
+    def initialize(
+        self,
+        x: Float[Tensor, "n n_sites d_in"],
+        cell: Tensor | None = None,
+        cells: Sequence[Cell] = (),
+        y: Tensor | None = None,
+    ) -> None:
+        """Fit normalisation and b_dec to a sample of raw activations."""
+        mode = "per_cell" if self.cfg.normalization == "auto" else self.cfg.normalization
+        if mode != "none":
+            rows = x.to(self.W_enc.dtype).transpose(0, 1).flatten(0, 1)
+            site = torch.arange(self.n_sites, device=x.device).repeat_interleave(len(x))
+            self.normalization = fit_normalization(
+                rows, mode, site, [(name, None) for name in self.cfg.sites]
+            )
+        if self.cfg.init == "data" and self.cfg.pre_bias:
+            z = self.normalize(x[:MEDIAN_ROWS])
+            self.b_dec.copy_(geometric_median(z.flatten(1)).view_as(self.b_dec))
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Bring a normalisation common to all sites into the weights; a table stays."""
+        if self.normalization is None or self.normalization.cells is not None:
+            return
+        mean, spread = self.normalization.mean[0], self.normalization.spread[0]
+        self.b_enc *= spread
+        if not self.cfg.pre_bias:
+            self.b_enc -= torch.einsum("d,sdf->f", mean, self.W_enc)
+        self.b_dec.mul_(spread).add_(mean)
+        self.scale_thresholds(spread)
+        self.normalization = None
+
+    @torch.no_grad()
+    def normalize_decoder(self) -> None:
+        """Each latent's decoder, over all sites together, back to length 1, where the config asks for it."""
+        if self.cfg.decoder_norm == "unit":
+            self.W_dec /= self.W_dec.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None]
+
+    @torch.no_grad()
+    def project_decoder_grad(self) -> None:
+        """Remove the part of W_dec's gradient along each latent's decoder."""
+        if self.cfg.decoder_norm == "unit" and self.W_dec.grad is not None:
+            self.W_dec.grad -= (self.W_dec.grad * self.W_dec).sum((1, 2), keepdim=True) * self.W_dec
+
+    def _site(self, x: Tensor) -> Int[Tensor, "*batch n_sites"]:
+        return torch.arange(self.n_sites, device=x.device).expand(x.shape[:-1])
+
+
+@dataclass(frozen=True)
+class Persistence:
+    """Where along the sites each latent lives. All in normalised units."""
+
+    sites: tuple[str, ...]
+    norms: Float[Tensor, "d_sae n_sites"]
+    """Length of what the latent writes at each site, per unit of activation."""
+    share: Float[Tensor, "d_sae n_sites"]
+    """`norms` over the latent's largest."""
+    mean_act: Float[Tensor, " d_sae"] | None
+    """Mean activation on the rows where the latent fires, 0 where it never does; None without rows."""
+    density: Float[Tensor, " d_sae"] | None
+    """Share of the rows on which the latent fires; None without rows."""
+    present: Bool[Tensor, "d_sae n_sites"]
+    """Whether `share` reaches the bound; where rows were given, never for a latent that did not fire."""
+    status: list[str]
+    """Per latent: `persists` (present at all sites), `appears` (from some site to the last), `vanishes`
+    (from the first to some site), `passing` (an unbroken stretch inside), `returns` (with a gap),
+    `silent` (given rows, did not fire)."""
+
+    @property
+    def written(self) -> Float[Tensor, "d_sae n_sites"]:
+        """Mean length the latent adds to each site of a row on which it fires.
+
+        Raises:
+            MismatchError: no rows were given.
+        """
+        if self.mean_act is None:
+            raise MismatchError(
+                "Persistence.written needs activations: expected persistence(sae, x), got no x"
+            )
+        return self.norms * self.mean_act[:, None]
+
+
+@torch.no_grad()
+def persistence(
+    sae: Crosscoder, x: Float[Tensor, "n n_sites d_in"] | None = None, bound: float = 0.3
+) -> Persistence:
+    """Which latents persist, appear and vanish along the sites (layers, or successive thoughts).
+
+    Args:
+        sae: The crosscoder.
+        x: Raw rows that say which latents fire at all, and how strongly.
+        bound: Least decoder norm, relative to the latent's largest, at which it counts as present.
+
+    Raises:
+        ConfigError: `bound` outside (0, 1].
+    """
+    if not 0 < bound <= 1:
+        raise ConfigError(f"bound: expected a share in (0, 1], got {bound}")
+    norms = sae.W_dec.norm(dim=-1)
+    share = norms / norms.amax(1, keepdim=True).clamp_min(torch.finfo(norms.dtype).tiny)
+    present = share >= bound
+    mean_act = density = None
+    if x is not None:
+        acts = sae.encode(x)
+        n_fired = (acts > 0).sum(0)
+        mean_act, density = acts.sum(0) / n_fired.clamp_min(1), n_fired / len(x)
+        present = present & (n_fired > 0)[:, None]
+    status = [_status(row) for row in present.tolist()]
+    return Persistence(sae.cfg.sites, norms, share, mean_act, density, present, status)
+
+
+def _status(present: list[bool]) -> str:
+    if not any(present):
+        return "silent"
+    first, last = present.index(True), len(present) - 1 - present[::-1].index(True)
+    if not all(present[first : last + 1]):
+        return "returns"
+    if first == 0:
+        return "persists" if last == len(present) - 1 else "vanishes"
+    return "appears" if last == len(present) - 1 else "passing"
