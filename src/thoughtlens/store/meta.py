@@ -49,7 +49,7 @@ class StoreMeta(Config):
     """Digest of the tokenizer."""
     hook_names: list[str] = Field(min_length=1)
     """Hooks in the order of the tensors in a shard."""
-    modules: dict[str, str] = {}
+    modules: dict[str, str] = Field(default_factory=dict)
     """hook_name -> the path of the model's own module."""
     d_in: dict[str, int]
     """hook_name -> width."""
@@ -59,9 +59,9 @@ class StoreMeta(Config):
     """How `thought_idx` counts; unset for text."""
     n_rows: int = Field(default=0, ge=0)
     """Rows in all shards."""
-    shards: list[Shard] = []
+    shards: list[Shard] = Field(default_factory=list)
     """Finished shards; all but the last have the same number of rows."""
-    tables: dict[str, str] = {}
+    tables: dict[str, str] = Field(default_factory=dict)
     """sha256 of `rows.parquet` and `problems.parquet`."""
 
     @model_validator(mode="after")
@@ -110,7 +110,7 @@ def load_meta(root: Path) -> StoreMeta:
         raise NotThereError(f"Expected an activation store at {root}, found nothing there; extract first")
     if not (root / META).is_file():
         raise StoreError(
-            f"Expected an activation store (a directory with {META}) at {root}, found none there"
+            f"Expected an activation store, a directory with {META}, got {root}: it is something else"
         )
     table = read_json(root / META)
     return parse_meta(table, root / META)

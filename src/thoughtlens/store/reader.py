@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -105,8 +104,7 @@ class ActivationStore:
         rows = np.asarray(rows, np.int64)
         if rows.size and not (rows.min() >= 0 and rows.max() < self.n_rows):
             raise IndexError(f"rows must lie in [0, {self.n_rows}) in {self.root}")
-        slots = self.maps.slots(self.hook_idx(hook_name), rows)
-        return self.maps.gather(slots, self.meta.d_in[hook_name], dtype or self.meta.torch_dtype)
+        return self.maps.read(self.hook_idx(hook_name), rows, self.meta.d_in[hook_name], dtype)
 
     def hook_idx(self, hook_name: str) -> int:
         """Position of a hook in the store, or HookError."""
@@ -174,13 +172,11 @@ class ActivationStore:
         done = 0
         for batch in tables.stream(self.root / ROWS, ["row", "problem_id", *columns]):
             if not np.array_equal(batch["row"].to_numpy(), np.arange(done, done + len(batch))):
-                raise StoreError(
-                    f"{self.root / ROWS} is inconsistent: its column `row` does not count 0, 1, 2, ..."
-                )
+                raise StoreError(f"{self.root / ROWS} is inconsistent: `row` does not count 0, 1, 2, ...")
             done += len(batch)
-            codes = pc.index_in(batch["problem_id"].dictionary, value_set=self._problem_ids)
+            codes = tables.lines_of(batch["problem_id"].dictionary, self._problem_ids)
             if codes.null_count:
-                lost = batch["problem_id"].dictionary.filter(pc.is_null(codes))[0].as_py()
+                lost = batch["problem_id"].dictionary.filter(codes.is_null())[0].as_py()
                 raise StoreError(f"{self.root / ROWS} is inconsistent: problem {lost!r} is not in {PROBLEMS}")
             lines = codes.to_numpy(zero_copy_only=False).astype(np.int32)
             yield batch, lines[batch["problem_id"].indices.to_numpy()]
@@ -199,7 +195,7 @@ class ActivationStore:
             return file.schema_arrow.names
 
     def _describe(self, split: str | None, thoughts: Sequence[int] | None) -> str:
-        found = pc.value_counts(self._splits).to_pylist()
+        found = self._splits.value_counts().to_pylist()
         have = ", ".join(f"{c['values']} ({c['counts']})" for c in found)
         return f"split={split!r}, thoughts={thoughts}; its problems are in the splits {have}"
 
@@ -215,7 +211,8 @@ class ActivationStore:
         if size == shard.bytes == plan.size and header == plan.header:
             return
         if size != plan.size:
-            what = f"has {size} bytes, expected {plan.size}: it was {'cut off' if size < plan.size else 'extended'}"
+            how = "cut off" if size < plan.size else "extended"
+            what = f"has {size} bytes, expected {plan.size}: it was {how}"
         else:
             what = "has a header that disagrees with meta.json"
         same = "agrees, so meta.json is wrong" if digest(path) == shard.sha256 else "differs too"

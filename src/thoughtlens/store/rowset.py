@@ -8,13 +8,10 @@ import numpy as np
 
 BLOCK = 64
 _COUNTS = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
-_SELECT = np.array(
-    [
-        [next((i for i in range(8) if bin(byte & (2 << i) - 1).count("1") > k), 0) for k in range(8)]
-        for byte in range(256)
-    ],
-    np.uint8,
-)
+_SELECT = np.zeros((256, 8), np.uint8)
+for _byte in range(256):
+    _set = [i for i in range(8) if _byte >> i & 1]
+    _SELECT[_byte, : len(_set)] = _set
 """_SELECT[byte, k]: position of the k-th set bit of a byte, lowest first."""
 
 
@@ -26,8 +23,9 @@ class RowSet:
     """
 
     def __init__(self, masks: Iterator[np.ndarray]) -> None:
-        packed, rest = [], np.zeros(0, bool)
+        packed, rest, total = [], np.zeros(0, bool), 0
         for mask in masks:
+            total += len(mask)
             rest = np.concatenate([rest, mask])
             whole = len(rest) // BLOCK * BLOCK
             packed.append(np.packbits(rest[:whole], bitorder="little"))
@@ -39,9 +37,12 @@ class RowSet:
         counts = _COUNTS[self._bytes].sum(axis=1, dtype=np.int64)
         self._before = np.concatenate([[0], np.cumsum(counts)])
         self.n = int(self._before[-1])
+        self._all = self.n == total
 
     def rows(self, positions: np.ndarray) -> np.ndarray:
         """Row numbers of the members at these positions, int64; fastest where they ascend."""
+        if self._all:
+            return positions
         block = np.searchsorted(self._before, positions, side="right") - 1
         k = positions - self._before[block]
         data = self._bytes[block]

@@ -6,8 +6,10 @@ they come, and reading must neither copy a shard nor keep its pages resident.
 
 from __future__ import annotations
 
+import itertools
 import json
 import mmap
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +24,14 @@ from thoughtlens.errors import StoreError
 from thoughtlens.store.meta import StoreMeta
 
 CODES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
-BITS = {2: np.int16, 4: np.int32}
-WINDOW_BYTES = 1 << 16
-"""A page fault on a mapped file brings in the pages around it, by default this much."""
-RESIDENT_WINDOWS = 256
+BITS = {2: torch.int16, 4: torch.int32}
+"""numpy has no bfloat16: vectors are moved as integers of their size."""
+WINDOW_BYTES = 1 << 21
+"""A page fault on a mapped file can bring in a whole huge page."""
+RESIDENT_WINDOWS = 8
+"""Windows of mapped files that may be resident at a time: 16 MiB."""
+PIECE_ROWS = 256
+"""Rows copied at a time, so that a piece stays in the processor's cache."""
 MAX_MAPS = 256
 """Each map holds a file descriptor, and 1,024 is a common limit."""
 
@@ -63,8 +69,8 @@ def layout(meta: StoreMeta, rows: int) -> Layout:
 class ShardMaps:
     """The shards of a finished store, memory-mapped.
 
-    A *slot* numbers the vectors of a store in the order of the bytes on disk:
-    `(shard * n_hooks + hook) * shard_rows + row within the shard`.
+    Safe to read from several threads. At most `MAX_MAPS` shards are mapped and `RESIDENT_WINDOWS`
+    windows of them resident, so memory does not grow with the store.
     """
 
     def __init__(self, root: Path, meta: StoreMeta) -> None:
@@ -72,50 +78,53 @@ class ShardMaps:
         self._maps: OrderedDict[int, tuple[mmap.mmap, list[np.ndarray]]] = OrderedDict()
         self._touched: set[int] = set()
         self._windows = 0
+        self._lock = threading.Lock()
 
-    def slots(self, hook: int | np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Slots of rows of a hook (its index in the meta)."""
-        shard, row = np.divmod(rows, self._meta.shard_rows)
-        return (shard * len(self._meta.hook_names) + hook) * self._meta.shard_rows + row
+    def read(
+        self, hook: int | np.ndarray, row: np.ndarray, d_in: int, dtype: torch.dtype | None
+    ) -> Float[Tensor, "n d_in"]:
+        """Vectors (hook, row) in the order given; hooks by their index; `dtype=None` as stored."""
+        x = torch.empty((len(row), d_in), dtype=self._meta.torch_dtype)
+        self.gather(hook, row, x)
+        return x if dtype is None else x.to(dtype)
 
-    def gather(self, slots: np.ndarray, d_in: int, dtype: torch.dtype) -> Float[Tensor, "n d_in"]:
-        """Vectors at these slots, in the order given; read forwards, a few hundred rows at a time."""
-        itemsize = self._meta.torch_dtype.itemsize
-        step = max(1, RESIDENT_WINDOWS // (1 + d_in * itemsize // WINDOW_BYTES))
-        order = np.argsort(slots)
-        slots = slots[order]
-        target, rows = torch.from_numpy(order), slots % self._meta.shard_rows
-        scratch = np.empty((min(step, len(slots)), d_in), BITS[itemsize])
-        stored = torch.from_numpy(scratch).view(self._meta.torch_dtype)
-        out = torch.empty((len(slots), d_in), dtype=dtype)
-        cuts = np.flatnonzero(np.diff(slots // self._meta.shard_rows)) + 1
-        for lo, hi in zip([0, *cuts], [*cuts, len(slots)], strict=True):
-            if lo == hi:
-                continue
-            shard, hook = divmod(int(slots[lo]) // self._meta.shard_rows, len(self._meta.hook_names))
-            for i in range(lo, hi, step):
-                j = min(i + step, hi)
-                self._take(shard, hook, rows[i:j], scratch[: j - i])
-                out.index_copy_(0, target[i:j], stored[: j - i].to(dtype))
-        return out
+    def gather(self, hook: int | np.ndarray, row: np.ndarray, out: Float[Tensor, "n d_in"]) -> None:
+        """Copy vectors (hook, row) to `out`, of the stored dtype; the files are read forwards."""
+        bits = out.view(BITS[out.itemsize]).numpy()
+        shard, row = np.divmod(row, self._meta.shard_rows)
+        slot = (shard * len(self._meta.hook_names) + hook) * self._meta.shard_rows + row
+        order = np.argsort(slot)
+        tensor, row = np.divmod(slot[order], self._meta.shard_rows)
+        windows = np.cumsum(_changes(tensor) | _changes(row * bits.strides[0] // WINDOW_BYTES))
+        piece = _changes(tensor) | _changes(windows // RESIDENT_WINDOWS)
+        piece[::PIECE_ROWS] = True
+        edges = [*np.flatnonzero(piece).tolist(), len(row)]
+        for start, stop in itertools.pairwise(edges):
+            shard, hook = divmod(int(tensor[start]), len(self._meta.hook_names))
+            with self._lock:
+                bits[order[start:stop]] = self._tensors(shard)[hook][row[start:stop]]
+                self._release(shard, int(windows[stop - 1] - windows[start]) + 1)
 
-    def _take(self, shard: int, hook: int, rows: np.ndarray, out: np.ndarray) -> None:
-        """Copy ascending rows, and give the pages back before many are resident."""
-        _, tensors = self._open(shard)
-        np.take(tensors[hook], rows, axis=0, out=out, mode="clip")
+    def _release(self, shard: int, windows: int) -> None:
+        """Give pages back to the system before many are resident."""
         self._touched.add(shard)
-        windows = rows * out.strides[0] // WINDOW_BYTES
-        self._windows += 1 + int(np.count_nonzero(np.diff(windows)))
+        self._windows += windows
         if self._windows >= RESIDENT_WINDOWS:
             for index in self._touched & self._maps.keys():
                 self._maps[index][0].madvise(mmap.MADV_DONTNEED)
             self._touched.clear()
             self._windows = 0
 
-    def _open(self, index: int) -> tuple[mmap.mmap, list[np.ndarray]]:
-        if index in self._maps:
-            self._maps.move_to_end(index)
-            return self._maps[index]
+    def _tensors(self, index: int) -> list[np.ndarray]:
+        """The tensors of a shard as integers of their size."""
+        if index not in self._maps:
+            self._maps[index] = self._map(index)
+            if len(self._maps) > MAX_MAPS:
+                self._maps.popitem(last=False)
+        self._maps.move_to_end(index)
+        return self._maps[index][1]
+
+    def _map(self, index: int) -> tuple[mmap.mmap, list[np.ndarray]]:
         meta, shard = self._meta, self._meta.shards[index]
         path, plan = self._root / shard.file, layout(self._meta, shard.rows)
         with path.open("rb") as file:
@@ -124,14 +133,16 @@ class ShardMaps:
             raise StoreError(
                 f"Expected {plan.size} bytes in {path}, got {len(data)}: it changed since it was opened"
             )
-        bits = BITS[meta.torch_dtype.itemsize]
-        tensors = [
-            np.frombuffer(data, bits, shard.rows * meta.d_in[hook], start).reshape(
-                shard.rows, meta.d_in[hook]
-            )
-            for hook, start in zip(meta.hook_names, plan.starts, strict=True)
-        ]
-        self._maps[index] = data, tensors
-        if len(self._maps) > MAX_MAPS:
-            self._maps.popitem(last=False)
+        bits = np.dtype(f"i{meta.torch_dtype.itemsize}")
+        tensors = []
+        for hook, start in zip(meta.hook_names, plan.starts, strict=True):
+            flat = np.frombuffer(data, bits, shard.rows * meta.d_in[hook], start)
+            tensors.append(flat.reshape(shard.rows, meta.d_in[hook]))
         return data, tensors
+
+
+def _changes(values: np.ndarray) -> np.ndarray:
+    """Where a value differs from the one before it; the first does."""
+    changed = np.ones(len(values), bool)
+    np.not_equal(values[1:], values[:-1], out=changed[1:])
+    return changed

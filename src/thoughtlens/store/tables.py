@@ -36,6 +36,8 @@ def columns(rows: Mapping[str, np.ndarray | Sequence], n: int, kind: str) -> dic
         if name in INT32:
             if values.size and (values.dtype.kind not in "iu" or abs(values).max() >= 2**31):
                 raise DataError(f"Expected 32-bit integers in the row column {name}, got {values.dtype}")
+            if name == "thought_idx" and values.size and not 0 <= values.min() <= values.max() < 2**15:
+                raise DataError(f"Expected thought_idx within 0..32767, got {values.min()}..{values.max()}")
             values = values.astype(np.int32)
         elif values.dtype.kind == "U":
             values = values.astype(object)
@@ -50,7 +52,7 @@ def types(table: Mapping[str, np.ndarray]) -> dict[str, str]:
 
 def row_table(batches: Sequence[Mapping[str, np.ndarray]], first: int) -> pa.Table:
     """The rows of one shard; `row` counts from `first`, strings are dictionary-encoded."""
-    names = list(KEYS["text"]) + ["thought_idx"]
+    names = [*KEYS["text"], "thought_idx"]
     order = sorted(batches[0], key=lambda name: (names.index(name) if name in names else len(names), name))
     n = sum(len(batch["problem_id"]) for batch in batches)
     table = {"row": pa.array(np.arange(first, first + n, dtype=np.int64))}
@@ -104,17 +106,19 @@ def stream(path: Path, names: list[str], batch_rows: int = 65536) -> Iterator[pa
 def check_problems(problems: pa.Table) -> pa.Array:
     """The ids of a problems table that has its key columns and every id once."""
     if missing := [name for name in PROBLEM_KEYS if name not in problems.column_names]:
-        raise DataError(
-            f"Expected {', '.join(PROBLEM_KEYS)} in the problems table, missing: {', '.join(missing)}"
-        )
-    ids = problems["problem_id"].combine_chunks().cast(pa.string())
-    counts = pc.value_counts(ids)
-    twice = counts.filter(pc.greater(counts.field("counts"), 1))
-    if len(twice) or ids.null_count:
-        raise DataError(
-            f"Expected every problem_id once, got {twice[0]['values'].as_py() if len(twice) else None!r} more often"
-        )
+        need = ", ".join(PROBLEM_KEYS)
+        raise DataError(f"Expected {need} in the problems table, missing: {', '.join(missing)}")
+    ids = problems["problem_id"].cast(pa.string()).combine_chunks()
+    counts = ids.value_counts()
+    twice = counts.field("values").filter(pa.array(counts.field("counts").to_numpy() > 1))
+    if len(twice):
+        raise DataError(f"Expected every problem_id once, got {twice[0].as_py()!r} more often")
     return ids
+
+
+def lines_of(ids: pa.Array, known: pa.Array) -> pa.Array:
+    """The position of each id in `known`, int32, null where it is not there."""
+    return pc.call_function("index_in", [ids], pc.SetLookupOptions(known))
 
 
 def _line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,10 @@ from thoughtlens.store.rowset import RowSet
 
 if TYPE_CHECKING:
     from thoughtlens.store.reader import ActivationStore
+
+
+READ_AHEAD_BYTES, READ_AHEAD_VECTORS = 1 << 25, 1 << 15
+"""Read at a time by `batches`: the more vectors, the closer they lie, and the fewer pages are mapped."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +57,32 @@ class View:
 
     def read(self, idx: np.ndarray, dtype: torch.dtype | None = torch.float32) -> Float[Tensor, "n d_in"]:
         """Vectors by number, in the order given; `dtype=None` keeps the stored one."""
-        hook, rows = self._locate(idx)
-        return self.store.maps.gather(self.store.maps.slots(hook, rows), self.d_in, dtype or self._stored)
+        return self.store.maps.read(*self._locate(idx), self.d_in, dtype)
 
     def read_aligned(
         self, positions: np.ndarray, dtype: torch.dtype | None = torch.float32
     ) -> Float[Tensor, "n n_hooks d_in"]:
         """All hooks of the selected rows at these positions in [0, n_rows)."""
-        _, rows = self._locate(np.asarray(positions), hooks=1)
-        slots = self.store.maps.slots(self._hooks[None, :], rows[:, None])
-        x = self.store.maps.gather(slots.reshape(-1), self.d_in, dtype or self._stored)
-        return x.view(len(rows), len(self._hooks), self.d_in)
+        _, rows = self._locate(positions, n_hooks=1)
+        hook, row = np.tile(self._hooks, len(rows)), np.repeat(rows, len(self._hooks))
+        return self.store.maps.read(hook, row, self.d_in, dtype).view(len(rows), -1, self.d_in)
+
+    @cached_property
+    def problem_lines(self) -> np.ndarray:
+        """Lines of `ActivationStore.problems` that have rows here, ascending, int32."""
+        return self._by_problem[0]
+
+    def read_problems(
+        self, which: np.ndarray, dtype: torch.dtype | None = torch.float32
+    ) -> Float[Tensor, "n n_hooks n_thoughts d_in"]:
+        """The thoughts of whole problems, by their position in `problem_lines`.
+
+        Raises:
+            DataError: the problems do not all have the same thoughts, in the same order, as in text.
+        """
+        positions = self._by_problem[1][np.asarray(which, np.int64)]
+        x = self.read_aligned(positions.reshape(-1), dtype)
+        return x.view(*positions.shape, len(self._hooks), self.d_in).transpose(1, 2)
 
     def rows_of(self, idx: np.ndarray) -> np.ndarray:
         """Row numbers of the store, int64."""
@@ -90,11 +110,19 @@ class View:
         self._check_batch(batch_size)
         if start < 0 or (epochs is not None and epochs < 0):
             raise DataError(f"Expected start >= 0 and epochs >= 0, got start={start}, epochs={epochs}")
-        stop = None if epochs is None else epochs * self.n
-        while stop is None or start < stop:
-            size = batch_size if stop is None else min(batch_size, stop - start)
-            yield self._batch(self._stream(start, size, seed), dtype)
-            start += size
+        stop = math.inf if epochs is None else epochs * self.n
+        ahead = min(READ_AHEAD_BYTES // (self.d_in * self._stored.itemsize), READ_AHEAD_VECTORS)
+        ahead = int(min(max(1, ahead // batch_size) * batch_size, stop - start))
+        buffer = torch.empty((max(ahead, 0), self.d_in), dtype=self._stored)
+        while start < stop:
+            idx = self._stream(start, int(min(ahead, stop - start)), seed)
+            hook, rows = self._locate(idx)
+            self.store.maps.gather(hook, rows, buffer[: len(idx)])
+            cell = self._cells(hook, rows)
+            for i in range(0, len(idx), batch_size):
+                part = slice(i, min(i + batch_size, len(idx)))
+                yield ViewBatch(buffer[part].to(dtype or self._stored, copy=True), idx[part], cell[part])
+            start += len(idx)
 
     def sequential(self, batch_size: int, dtype: torch.dtype | None = torch.float32) -> Iterator[ViewBatch]:
         """Every vector once, by number."""
@@ -118,18 +146,36 @@ class View:
 
     def _batch(self, idx: np.ndarray, dtype: torch.dtype | None) -> ViewBatch:
         hook, rows = self._locate(idx)
-        slots = self.store.maps.slots(hook, rows)
-        x = self.store.maps.gather(slots, self.d_in, dtype or self._stored)
-        return ViewBatch(x, idx, self._cells(hook, rows))
+        return ViewBatch(self.store.maps.read(hook, rows, self.d_in, dtype), idx, self._cells(hook, rows))
 
-    def _locate(self, idx: np.ndarray, hooks: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def _locate(self, idx: np.ndarray, n_hooks: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Hook (its index in the store) and row of each vector."""
         idx = np.asarray(idx, np.int64)
-        n = self.n_rows * (hooks or len(self._hooks))
-        if idx.ndim != 1 or (idx.size and not (idx.min() >= 0 and idx.max() < n)):
-            raise IndexError(f"Expected a list of vectors in [0, {n}), got shape {list(idx.shape)}")
+        n = self.n_rows * (n_hooks or len(self._hooks))
+        if idx.ndim != 1 or (idx.size and not 0 <= idx.min() <= idx.max() < n):
+            raise IndexError(f"Expected a list of numbers in [0, {n}), got shape {list(idx.shape)}")
         hook, position = np.divmod(idx, self.n_rows)
         return self._hooks[hook], self._rows.rows(position)
+
+    @cached_property
+    def _by_problem(self) -> tuple[np.ndarray, np.ndarray]:
+        """Problem lines, and the positions of each one's rows [n_problems, n_thoughts]."""
+        rows = self._rows.rows(np.arange(self.n_rows))
+        line = self.store.problem_idx[rows]
+        order = np.argsort(line, kind="stable")
+        lines, counts = np.unique(line, return_counts=True)
+        if self.store.thought_idx is None or counts.min() < counts.max():
+            raise DataError(
+                f"Expected the same number of thoughts for every problem of {self.store.root}, got "
+                f"{counts.min()} to {counts.max()} rows a problem; pool the rows of each problem instead"
+            )
+        positions = order.reshape(len(lines), -1)
+        thoughts = self.store.thought_idx[rows[positions]]
+        if (thoughts != thoughts[0]).any():
+            raise DataError(
+                f"Expected the same thoughts in the same order for every problem of {self.store.root}"
+            )
+        return lines, positions
 
     def _cells(self, hook: np.ndarray, rows: np.ndarray) -> np.ndarray:
         if self.store.thought_idx is None:

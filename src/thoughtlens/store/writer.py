@@ -15,7 +15,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -59,7 +58,7 @@ class StoreWriter:
             raise DataError(f"Expected the meta of a new store, got one with n_rows = {meta.n_rows}")
         if any((self.root / name).exists() for name in (META, PROGRESS)):
             raise OccupiedError(
-                f"Expected no activation store at {self.root}, found one; resume it, or choose another directory"
+                f"Expected no activation store at {self.root}, found one; resume it, or write elsewhere"
             )
         self._start(meta, shard_rows)
         self._clean()
@@ -194,8 +193,8 @@ class StoreWriter:
             raise DataError(f"Expected at least one row in the store at {self.root}, got none")
         if self._appended != self.meta.n_rows:
             raise StoreError(
-                f"{self.root} has {self.meta.n_rows} rows from an earlier run, but only {self._appended} were "
-                f"appended when it was finished; continue from the cursor, to the end"
+                f"Expected at least the {self.meta.n_rows} rows of the interrupted run in {self.root}, "
+                f"got {self._appended} before it was finished; continue from the cursor, to the end"
             )
         ids = tables.check_problems(problems)
         tables.write(self.root / PROBLEMS, iter([problems.combine_chunks()]), problems.schema)
@@ -244,9 +243,10 @@ class StoreWriter:
         return stored
 
     def _add(self, acts: dict[str, Tensor], columns: dict[str, np.ndarray], n: int) -> None:
-        if n and self.meta.shards and self.meta.shards[-1].rows < self.shard_rows:
+        closed = bool(self.meta.shards) and self.meta.shards[-1].rows < self.shard_rows
+        if n and (closed or self.finished):
             raise StoreError(
-                f"{self.root} already has its last shard ({self.meta.n_rows} rows); finish it, nothing can follow"
+                f"Expected no rows after the last, {self.meta.n_rows}, of {self.root}, got {n} more"
             )
         done = 0
         while done < n:
@@ -356,11 +356,11 @@ class StoreWriter:
         for index in range(len(self.meta.shards)):
             part = tables.read(self._part(index))
             names = part["problem_id"].combine_chunks().dictionary
-            missing = pc.filter(names, pc.invert(pc.is_in(names, value_set=ids)))
+            missing = names.filter(tables.lines_of(names, ids).is_null())
             if len(missing):
                 raise DataError(
-                    f"Expected every problem of the store in the problems table, found {len(missing)} rows' "
-                    f"problems missing, the first is {missing[0].as_py()!r}"
+                    f"Expected every problem of the store's rows in the problems table, {len(missing)} are "
+                    f"missing, the first is {missing[0].as_py()!r}"
                 )
             yield part
 
