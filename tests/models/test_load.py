@@ -74,7 +74,9 @@ def test_weights_of_no_use_are_said(copy, capsys):
     file = copy / "model.safetensors"
     save_file({**load_file(file), "score.weight": torch.zeros(2, 2)}, file, {"format": "pt"})
     load(str(copy))
-    assert "1 tensors of the checkpoint are not part of the model, first score.weight" in capsys.readouterr().err
+    assert (
+        "1 tensors of the checkpoint are not part of the model, first score.weight" in capsys.readouterr().err
+    )
 
 
 def test_damaged_and_incomplete_directories(copy):

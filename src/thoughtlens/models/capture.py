@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -75,7 +75,7 @@ def blocks_path(model: nn.Module) -> str | None:
 def capture(
     model: PreTrainedModel,
     input_ids: Int[Tensor, "batch seq"],
-    attention_mask: Int[Tensor, "batch seq"] | None,
+    attention_mask: Int[Tensor, "_ _"] | Bool[Tensor, "_ _"] | None,
     hook_names: Sequence[str],
 ) -> dict[str, Float[Tensor, "batch seq _"]]:
     """Activations at every hook name, from one forward pass that stops after the last of them.
@@ -85,8 +85,8 @@ def capture(
 
     Args:
         model: The model, on any device; the inputs are moved there.
-        input_ids: Token ids.
-        attention_mask: 1 at tokens, 0 at padding; None where nothing is padded.
+        input_ids: Token ids; anything at padding.
+        attention_mask: Of the same shape; 1 at tokens, 0 at padding; None where nothing is padded.
         hook_names: See the module's docstring; each is given back under the name asked for.
 
     Raises:

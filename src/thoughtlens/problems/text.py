@@ -173,9 +173,8 @@ def _rows(cfg: TextConfig, rows: Iterator[dict[str, Any]]) -> Iterator[tuple[str
                 )
         text = row[cfg.column]
         if not isinstance(text, str | None):
-            raise DataError(
-                f"Expected text in column {cfg.column!r} of {cfg.source}, got a {type(text).__name__} in row {i}"
-            )
+            got = type(text).__name__
+            raise DataError(f"Expected text in column {cfg.column!r} of {cfg.source}, got {got} in row {i}")
         yield f"{stem}:{i}", text or "", {name: row[name] for name in cfg.label_columns}
 
 

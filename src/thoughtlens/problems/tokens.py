@@ -62,12 +62,18 @@ class Cutter:
     """Begin-of-sequence token to put before every window."""
     dropped: frozenset[int]
     """Token ids whose positions are read by the model but give no row."""
+    max_windows: int | None = None
+    """Windows of a document at most; None: all of it."""
     _ids: Int[np.ndarray, " n"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self._room < 1:
             raise ConfigError(f"context_length={self.context_length} leaves no room for text; use at least 2")
         object.__setattr__(self, "_ids", np.array(sorted(self.dropped), np.int64))
+
+    def shorten(self, ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+        """The part of a document that is read at all."""
+        return ids if self.max_windows is None else ids[: self.max_windows * self._room]
 
     def windows(self, problem_id: str, ids: Int[np.ndarray, " n"]) -> list[Window]:
         """Consecutive windows of a document, the last one shorter."""
@@ -207,7 +213,8 @@ def _buffers(
     left = np.inf if max_rows is None else max_rows
     buffer: list[dict[str, Any]] = []
     n_tokens = 0
-    for document, ids in _tokenized(rows, tokenizer):
+    for document, whole in _tokenized(rows, tokenizer):
+        ids = cutter.shorten(whole)
         total = cutter.rows_up_to(ids)
         fits = int(np.searchsorted(total, left, side="right"))
         n_rows = int(total[fits - 1]) if fits else 0
