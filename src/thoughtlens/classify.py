@@ -276,7 +276,7 @@ def _probe_all(
     with progress("classify", sum(map(len, wanted.values())), "probes") as bar:
         for arm, names in wanted.items():
             shuffled = ARMS[arm].permuted
-            y = probes.permute_labels(units.y, units.groups, seed=cfg.seed) if shuffled else units.y
+            y = probes.permute_labels(units.y, units.groups, folds, seed=cfg.seed) if shuffled else units.y
             targets[arm] = y
             missing = [n for n in names if not _part(tmp, arm, n).is_file()]
             for name, X in _features(arm, missing, units, samples):
@@ -466,9 +466,7 @@ def _protocol(cfg: ClassifyConfig, folds: Folds, cover: Cover) -> dict[str, Any]
         "poolings": list(
             cfg.poolings or (CELL_POOLINGS if cover.store.meta.kind == "thoughts" else TOKEN_POOLINGS)
         ),
-        "pca_k": {
-            f"{hook} {name}".strip(): c.components.shape[1] for (hook, name), c in cover.coders.items()
-        },
+        "pca_k": {f"{hook} {name}".strip(): c.pca.d_sae for (hook, name), c in cover.coders.items()},
         "l0": cover.l0,
         "delta": cfg.delta,
         "seed": cfg.seed,
@@ -479,7 +477,8 @@ def _warnings(cfg: ClassifyConfig, units: Units, found: dict[Key, Probe], seen: 
     out = []
     if seen["standing"] == "transductive":
         out.append(
-            f"transductive: the SAE was trained on {seen['n_seen_by_sae']} of the {seen['n']} units classified"
+            f"transductive: the SAE was trained on {seen['n_seen_by_sae']} of the {seen['n']} units "
+            f"that are classified"
         )
     if seen["standing"] == "unknown":
         out.append("the SAE was trained on another store, so whether it saw these units is not known")

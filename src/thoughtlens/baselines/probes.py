@@ -14,19 +14,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
+import scipy.optimize
 import scipy.sparse as sp
+import scipy.special
 from jaxtyping import Float, Int
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from thoughtlens.errors import DataError
 
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-LEARNER = "logistic regression, L2, multinomial, unpenalised intercept"
+TOLERANCE = 1e-4
+LEARNER = "multinomial logistic regression, L2, unpenalised intercept, L-BFGS to a gradient below 1e-4"
 SCALER = "unit variance per feature, fitted on the outer training fold; constant features dropped"
 
 Matrix = np.ndarray | sp.csr_array
+Weights = np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +134,8 @@ def probe(
 ) -> Probe:
     """Out-of-fold predictions of a logistic regression on `X`, C chosen inside each training fold.
 
+    Where no feature varies, that is the frequencies of the classes in the training fold.
+
     Args:
         X: `[n, n_features]`, dense or CSR.
         y: Class codes `0..n_classes - 1`.
@@ -142,7 +146,7 @@ def probe(
         max_iter: L-BFGS steps for each fit; fits that stop there are counted in `n_unconverged`.
 
     Raises:
-        DataError: NaN or Inf in X, another number of rows than y, or no feature that varies.
+        DataError: NaN or Inf in X, or another number of rows than y.
     """
     _check_matrix(X, y)
     grid = sorted(grid)
@@ -152,10 +156,10 @@ def probe(
         train, test = np.flatnonzero(folds.outer != fold), np.flatnonzero(folds.outer == fold)
         Z, Z_test = _reduce(*_scale(X[train], X[test]))
         loss, missed = _inner_losses(Z, y[train], folds.inner[fold, train], grid, n_classes, max_iter)
-        best, model = int(loss.argmin()), None
+        best, W = int(loss.argmin()), np.zeros((Z.shape[1] + 1, n_classes))
         for value in grid[: best + 1]:
-            model, late = _fit(Z, y[train], value, model, max_iter)
-        proba[test] = _proba(model, Z_test, n_classes)
+            W, late = _fit(Z, y[train], value, W, max_iter)
+        proba[test] = _proba(W, Z_test)
         c[fold], losses[fold], unconverged = grid[best], loss[best], unconverged + missed + late
     return Probe(proba.argmax(1), proba, c, losses, X.shape[1], int(unconverged))
 
@@ -192,14 +196,20 @@ def select(probes: Sequence[Probe], folds: Folds) -> tuple[Probe, list[int]]:
 
 
 def permute_labels(
-    y: Int[np.ndarray, " n"], groups: Int[np.ndarray, " n"], *, seed: int
+    y: Int[np.ndarray, " n"], groups: Int[np.ndarray, " n"], folds: Folds, *, seed: int
 ) -> Int[np.ndarray, " n"]:
-    """Labels shuffled over groups where each group has one label, else over units."""
+    """Labels shuffled over the groups of each outer fold where every group has one label, else over its units.
+
+    Inside folds, because folds with other class shares than the rest push honest guesses below chance.
+    """
     rng = np.random.default_rng(seed)
     _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-    if (y == y[first][inverse]).all():
-        return rng.permutation(y[first])[inverse]
-    return rng.permutation(y)
+    by_group = (y == y[first][inverse]).all()
+    labels, fold = (y[first], folds.outer[first]) if by_group else (y, folds.outer)
+    shuffled = labels.copy()
+    for i in range(folds.n_splits):
+        shuffled[fold == i] = rng.permutation(labels[fold == i])
+    return shuffled[inverse] if by_group else shuffled
 
 
 def _check_classes(y: np.ndarray, groups: np.ndarray, names: list[str], n_splits: int) -> None:
@@ -264,10 +274,6 @@ def _scale(train: Matrix, test: Matrix) -> tuple[Matrix, Matrix]:
     scale = np.abs(train).max(0)
     scale = scale.toarray().ravel() if sp.issparse(scale) else np.asarray(scale)
     alive = std > 1e-7 * np.maximum(scale, 1e-300)
-    if not alive.any():
-        raise DataError(
-            f"Expected features that vary, got {train.shape[1]} constant ones over {train.shape[0]} units"
-        )
     if sp.issparse(train):
         weights = sp.diags_array(1 / std[alive])
         return (train[:, alive] @ weights).tocsr(), (test[:, alive] @ weights).tocsr()
@@ -296,13 +302,13 @@ def _inner_losses(
 ) -> tuple[np.ndarray, int]:
     """Held-out log-loss of every C over the inner folds; from the second rise in a row on, infinite."""
     parts = [(Z[inner != i], y[inner != i], Z[inner == i], y[inner == i]) for i in range(inner.max() + 1)]
-    models = [None] * len(parts)
+    models = [np.zeros((Z.shape[1] + 1, n_classes)) for _ in parts]
     losses, unconverged = np.full(len(grid), np.inf), 0
     for i, c in enumerate(grid):
         total = 0.0
         for j, (Z_kept, y_kept, Z_held, y_held) in enumerate(parts):
             models[j], missed = _fit(Z_kept, y_kept, c, models[j], max_iter)
-            proba = _proba(models[j], Z_held, n_classes)[np.arange(len(y_held)), y_held]
+            proba = _proba(models[j], Z_held)[np.arange(len(y_held)), y_held]
             total -= np.log(np.maximum(proba, 1e-12)).sum()
             unconverged += missed
         losses[i] = total / len(y)
@@ -311,21 +317,34 @@ def _inner_losses(
     return losses, unconverged
 
 
-def _fit(
-    Z: Matrix, y: np.ndarray, c: float, before: LogisticRegression | None, max_iter: int
-) -> tuple[LogisticRegression, int]:
-    """A fit that starts where the fit at a smaller C ended, and 1 if it did not converge."""
-    model = LogisticRegression(C=c, max_iter=max_iter, warm_start=True)
-    if before is not None:
-        model.coef_, model.intercept_ = before.coef_.copy(), before.intercept_.copy()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(Z, y)
-    return model, int(model.n_iter_.max() >= max_iter)
+def _fit(Z: Matrix, y: np.ndarray, c: float, start: Weights, max_iter: int) -> tuple[Weights, int]:
+    """Weights and biases [features + 1, classes] that minimise the mean log-loss + |W|^2 / (2 c n).
+
+    L-BFGS from `start`, the fit at a smaller c. Second value: 1 if it stopped at `max_iter`.
+    """
+    n, n_classes = len(y), start.shape[1]
+    units = np.arange(n)
+
+    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        W = flat.reshape(-1, n_classes)
+        scores = Z @ W[:-1] + W[-1]
+        scores -= scores.max(1, keepdims=True)
+        right = scores[units, y]
+        np.exp(scores, out=scores)
+        total = scores.sum(1)
+        scores /= total[:, None]
+        scores[units, y] -= 1
+        scores /= n
+        gradient = np.concatenate([Z.T @ scores + W[:-1] / (c * n), scores.sum(0)[None]])
+        value = (np.log(total) - right).mean() + (W[:-1] ** 2).sum() / (2 * c * n)
+        return float(value), gradient.ravel()
+
+    found = scipy.optimize.minimize(
+        loss, start.ravel(), jac=True, method="L-BFGS-B",
+        options={"maxiter": max_iter, "maxfun": 2 * max_iter, "gtol": TOLERANCE, "ftol": 1e-12},
+    )  # fmt: skip
+    return found.x.reshape(-1, n_classes), int(found.nit >= max_iter)
 
 
-def _proba(model: LogisticRegression, Z: Matrix, n_classes: int) -> np.ndarray:
-    """Probabilities of all classes; 0 for a class the fit has not seen."""
-    proba = np.zeros((Z.shape[0], n_classes))
-    proba[:, model.classes_] = model.predict_proba(Z)
-    return proba
+def _proba(W: Weights, Z: Matrix) -> np.ndarray:
+    return scipy.special.softmax(Z @ W[:-1] + W[-1], axis=1)
