@@ -1,8 +1,9 @@
-"""Which latents fire on a text: what `thoughtlens fire RUN "text"` shows."""
+"""Which latents fire on a text or a problem: what `thoughtlens fire RUN "text"` shows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,36 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from thoughtlens.config import load as load_config
 from thoughtlens.errors import ConfigError, MismatchError, NotThereError
-from thoughtlens.explain.reading import Reading, TextReader
+from thoughtlens.explain.member import POOLED, member_thoughts
+from thoughtlens.explain.reading import TextReader
 from thoughtlens.explain.tokens import token_texts
+from thoughtlens.extract import ExtractConfig
+from thoughtlens.extract.thoughts import load_model, sites_of
+from thoughtlens.models.thoughts import collect
 from thoughtlens.sae import SAE, load_members
+from thoughtlens.store import ActivationStore
 
 DEFINITIONS = {
-    "max": "largest activation of the latent over the text's tokens, special tokens left out",
-    "l0": "mean over tokens of the number of latents with activation != 0",
-    "share_active": "share of all latents that fire on at least one token of the text",
-    "share_active_per_token": "l0 / d_sae",
+    "max": "largest activation of the latent over the positions of the text: its tokens without special "
+    "ones, or its thoughts, at every hook",
+    "l0": "mean over positions (and hooks) of the number of latents with activation != 0",
+    "share_active": "share of all latents that fire on at least one position",
+    "share_active_per_position": "l0 / d_sae",
     "everywhere": "flagged by interpret: fires on nearly everything, on first tokens or on outlier norms",
 }
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """One text with the latents of all its positions."""
+
+    index: int
+    positions: list[str]
+    """A token, or `thought 3`."""
+    acts: Float[Tensor, "hooks positions d_sae"]
+    answer: str | None = None
 
 
 def fire(
@@ -50,18 +69,18 @@ def fire(
     if not run.is_dir():
         raise NotThereError(f"Expected a run directory at {run}, found none; make one with: thoughtlens run")
     name, sae = _pick(load_members(run / "sae"), member)
-    reader = TextReader.like(run / "acts")
-    if sae.provenance.get("model_digest") not in (None, reader.lm.digest):
-        raise MismatchError(f"The SAE in {run / 'sae'} was trained on another model than {reader.lm.name}")
+    store = ActivationStore.open(run / "acts")
+    if sae.provenance.get("model_digest") not in (None, store.meta.model_digest):
+        raise MismatchError(f"The SAE in {run / 'sae'} was trained on another model than {store.meta.model}")
     flags = _everywhere(run / "interpret", name, sae.d_sae)
-    found = [_text(reader, sae, reading, flags, top) for reading in reader.read(texts, sae.hook_names)]
-    for one in found:
-        one["text"] = texts[one["index"]]
+    read = _texts if store.meta.kind == "text" else _thoughts
+    found = [_describe(one, texts[one.index], sae.hook_names, flags, top) for one in read(store, sae, texts)]
     found.sort(key=lambda one: one["index"])
     strongest = [{latent["latent"] for latent in one["latents"]} for one in found]
     return {
         "run": str(run),
-        "model": reader.lm.name,
+        "kind": store.meta.kind,
+        "model": store.meta.model,
         "hook_names": sae.hook_names,
         "member": name,
         "d_sae": sae.d_sae,
@@ -74,23 +93,27 @@ def fire(
 
 def render(result: dict[str, Any]) -> str:
     """The same for people."""
+    unit = "token" if result["kind"] == "text" else "thought"
     lines = [f"{result['model']}, {', '.join(result['hook_names'])}, {result['d_sae']:,} latents"]
     for one in result["texts"]:
-        lines += ["", f"{one['text']!r}"]
+        n = one["n_positions"]
+        lines += ["", repr(one["text"])]
+        if one["answer"] is not None:
+            lines.append(f"  answer: {one['answer']!r}")
         lines.append(
-            f"  L0 {one['l0']:.1f} latents a token, {one['share_active_per_token']:.2%} of all "
-            f"(n = {one['n_tokens']} tokens); {one['n_active']:,} latents ({one['share_active']:.1%}) "
-            f"fire on at least one token"
+            f"  L0 {one['l0']:.1f} latents a {unit}, {one['share_active_per_position']:.2%} of all "
+            f"(n = {n} {unit}s); {one['n_active']:,} latents ({one['share_active']:.1%}) "
+            f"fire on at least one {unit}"
         )
         for latent in one["latents"]:
             mark = f"  everywhere ({latent['everywhere']})" if latent["everywhere"] else ""
+            hook = f" at {latent['hook_name']}" if len(result["hook_names"]) > 1 else ""
             lines.append(
-                f"  {latent['latent']:>7}  max {latent['max']:8.3f} on {latent['token']!r:<14} "
-                f"fires on {latent['n_tokens']}/{one['n_tokens']} tokens{mark}"
+                f"  {latent['latent']:>7}  max {latent['max']:8.3f} on {latent['position']!r:<14}{hook} "
+                f"fires on {latent['n_positions']}/{n} {unit}s{mark}"
             )
     if len(result["texts"]) > 1:
-        shared = result["shared_latents"]
-        names = ", ".join(map(str, shared)) if shared else "none"
+        names = ", ".join(map(str, result["shared_latents"])) or "none"
         lines += ["", f"Among the strongest of every text: {names}"]
     if not result["everywhere_known"]:
         lines.append("Everywhere-latents are not marked: the run has no interpret stage")
@@ -113,46 +136,80 @@ def _everywhere(interpret: Path, name: str, d_sae: int) -> list[str | None] | No
     table = pq.read_table(file, columns=["member", "latent", "everywhere_reason"]).to_pylist()
     flags: list[str | None] = [None] * d_sae
     for row in table:
-        if row["member"] == name:
+        if row["member"] == (name or POOLED):
             flags[row["latent"]] = row["everywhere_reason"]
     return flags
 
 
-def encode(sae: SAE, hook_name: str, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows d_sae"]:
-    """Latents on token rows of one hook, float32."""
-    cell = sae.cell_index([(hook_name, None)], torch.zeros(len(x), dtype=torch.long))
-    return sae.encode(x.to(sae.W_enc.dtype), cell).float()
+@torch.no_grad()
+def _texts(store: ActivationStore, sae: SAE, texts: Sequence[str]) -> Iterator[Found]:
+    reader = TextReader.like(store.root)
+    for reading in reader.read(texts, sae.hook_names):
+        names = token_texts(reader.lm.tokenizer, reading.token_ids)
+        acts = [_encode(sae, hook, [None] * len(x), x) for hook, x in reading.acts.items()]
+        yield Found(reading.index, [names[int(t)] for t in reading.token_ids], torch.stack(acts))
 
 
 @torch.no_grad()
-def _text(
-    reader: TextReader, sae: SAE, reading: Reading, flags: list[str | None] | None, top: int
+def _thoughts(store: ActivationStore, sae: SAE, questions: Sequence[str]) -> Iterator[Found]:
+    cfg = load_config(ExtractConfig, store.root)
+    model = load_model(cfg)
+    if model.digest != store.meta.model_digest:
+        raise MismatchError(
+            f"The activations in {store.root} come from other weights of {model.name} than those found now; "
+            f"extract again, or restore the model"
+        )
+    sites = sites_of(tuple(sae.hook_names), model.spec)
+    layers = sorted({layer for _, layer in sites.values() if layer is not None})
+    batch = collect(
+        model, questions, sites=sorted({site for site, _ in sites.values()}), layers=layers, answers=True,
+        max_new_tokens=cfg.max_new_tokens,
+    )  # fmt: skip
+    thoughts = member_thoughts(store, sae) or []
+    for i in range(len(questions)):
+        acts = []
+        for hook, (site, layer) in sites.items():
+            x = getattr(batch, site)[i, thoughts, 0]
+            x = x if layer is None else x[:, batch.layers.index(layer)]
+            acts.append(_encode(sae, hook, thoughts, x))
+        yield Found(i, [f"thought {t}" for t in thoughts], torch.stack(acts), batch.answers.text[i])
+
+
+def _encode(
+    sae: SAE, hook_name: str, thoughts: Sequence[int | None], x: Float[Tensor, "rows d_in"]
+) -> Float[Tensor, "rows d_sae"]:
+    cells = [(hook_name, thought) for thought in thoughts]
+    return sae.encode(x.to(sae.W_enc.dtype), sae.cell_index(cells, np.arange(len(x)))).float()
+
+
+def _describe(
+    one: Found, text: str, hook_names: list[str], flags: list[str | None] | None, top: int
 ) -> dict[str, Any]:
-    acts = torch.stack([encode(sae, hook, reading.acts[hook]) for hook in sae.hook_names])
-    names = token_texts(reader.lm.tokenizer, reading.token_ids)
-    tokens = [names[int(t)] for t in reading.token_ids]
-    per_token = acts.amax(0)
-    best, at = per_token.max(0)
-    order = np.lexsort((np.arange(sae.d_sae), -best.numpy()))[:top]
-    n_active = int((best > 0).sum())
-    l0 = float((acts != 0).sum(-1).float().mean())
+    _, n, d_sae = one.acts.shape
+    best, at = one.acts.flatten(0, 1).max(0)
+    fires = (one.acts != 0).any(0)
+    order = np.lexsort((np.arange(d_sae), -best.numpy()))[:top]
+    l0 = float((one.acts != 0).sum(-1).float().mean())
+    n_active = int(fires.any(0).sum())
     return {
-        "index": reading.index,
-        "tokens": tokens,
-        "n_tokens": len(tokens),
+        "index": one.index,
+        "text": text,
+        "answer": one.answer,
+        "positions": one.positions,
+        "n_positions": n,
         "l0": l0,
-        "l0_per_token": (acts != 0).sum(-1).float().mean(0).tolist(),
+        "l0_per_position": (one.acts != 0).sum(-1).float().mean(0).tolist(),
         "n_active": n_active,
-        "share_active": n_active / sae.d_sae,
-        "share_active_per_token": l0 / sae.d_sae,
+        "share_active": n_active / d_sae,
+        "share_active_per_position": l0 / d_sae,
         "latents": [
             {
-                "latent": int(j),
+                "latent": j,
                 "max": float(best[j]),
-                "token": tokens[int(at[j])],
-                "token_idx": int(at[j]),
-                "position": int(reading.position[int(at[j])]),
-                "n_tokens": int((per_token[:, j] != 0).sum()),
+                "position": one.positions[int(at[j]) % n],
+                "position_idx": int(at[j]) % n,
+                "hook_name": hook_names[int(at[j]) // n],
+                "n_positions": int(fires[:, j].sum()),
                 "everywhere": flags[j] if flags else None,
             }
             for j in order.tolist()

@@ -141,7 +141,7 @@ def _member(cfg: InterpretConfig, member: Member, parts: Path, i: int) -> None:
     stats, examples = LatentStats(d_sae), TopExamples(rows.row, d_sae, cfg.top_k)
     preferences = Preferences(member, _settings(cfg))
     units = max(1, CHUNK_CELLS // d_sae)
-    with progress(f"interpret {member.name}".strip(), len(rows.row)) as bar:
+    with progress(f"interpret {member.name}", len(rows.row)) as bar:
         for low, high in rows.chunks(cfg.batch_size, units):
             fires = member.fires(low, high)
             n_vectors = int(rows.first[high] - rows.first[low]) * len(member.sae.hook_names)
@@ -274,7 +274,7 @@ def _summary(
     warnings = []
     if everywhere:
         warnings.append(
-            f"{member.name or 'SAE'}: {everywhere} of {alive} live latents fire everywhere, "
+            f"{member.name}: {everywhere} of {alive} live latents fire everywhere, "
             f"on first tokens or on outlier norms: they say little about any one text"
         )
     return {

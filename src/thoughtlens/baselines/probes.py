@@ -198,9 +198,9 @@ def select(probes: Sequence[Probe], folds: Folds) -> tuple[Probe, list[int]]:
 def permute_labels(
     y: Int[np.ndarray, " n"], groups: Int[np.ndarray, " n"], folds: Folds, *, seed: int
 ) -> Int[np.ndarray, " n"]:
-    """Labels shuffled over the groups of each outer fold where every group has one label, else over its units.
+    """Labels shuffled inside each outer fold: over groups where every group has one label, else over units.
 
-    Inside folds, because folds with other class shares than the rest push honest guesses below chance.
+    Not across folds: test folds with other class shares than the rest push honest guesses below chance.
     """
     rng = np.random.default_rng(seed)
     _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)

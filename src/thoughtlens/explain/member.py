@@ -13,6 +13,9 @@ from thoughtlens.explain.examples import Fires, stretches
 from thoughtlens.sae.base import SAE
 from thoughtlens.store import ActivationStore, View
 
+POOLED = "pooled"
+"""Name in tables of the one SAE of a directory that holds no others."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -51,7 +54,7 @@ class Member:
     def __init__(
         self, store: ActivationStore, name: str, sae: SAE, *, split: str | None, batch_size: int
     ) -> None:
-        self.store, self.name, self.sae, self.batch_size = store, name, sae, batch_size
+        self.store, self.name, self.sae, self.batch_size = store, name or POOLED, sae, batch_size
         check_hooks(store, sae, name)
         self.thoughts = member_thoughts(store, sae)
         self.view = store.view(sae.hook_names, split=split, thoughts=self.thoughts)

@@ -62,7 +62,10 @@ class TextReader:
             )
         dropped = frozenset(lm.special_ids if table["drop_special"] else ())
         cutter = Cutter(
-            context_length=table["context_length"], bos=bos_id(lm.tokenizer, table["bos"]), dropped=dropped
+            context_length=table["context_length"],
+            bos=bos_id(lm.tokenizer, table["bos"]),
+            dropped=dropped,
+            max_windows=table.get("max_windows"),
         )
         return cls(lm, cutter, table["batch_tokens"])
 
