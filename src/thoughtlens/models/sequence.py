@@ -178,6 +178,12 @@ class HFThoughts(SequenceThoughts):
             raise CheckpointError("Expected a tokenizer with an end-of-sequence token, this one has none")
         self.eos_id = int(tokenizer.eos_token_id)
 
+    def module_path(self, site: str, layer: int | None) -> str:
+        """See `ThoughtModel.module_path`."""
+        if layer is None:
+            return site
+        return next(name for name, module in self.lm.named_modules() if module is self.blocks[layer])
+
     def _ids(self, text: str, n_vocab: int) -> list[int]:
         """Token ids of a text; refuses ids that the thought tokens have taken."""
         ids = list(self.tokenizer(text)["input_ids"])

@@ -16,6 +16,8 @@ from thoughtlens.errors import HookError
 
 SITES = ("thought_in", "resid", "thought_out", "kv")
 LAYERED = ("resid", "kv")
+CONVENTION = "thought_idx 0 is the begin-of-thought position, 1..n the thoughts fed back"
+"""What a store of thoughts says about how it counts."""
 
 
 @dataclass(frozen=True, kw_only=True)

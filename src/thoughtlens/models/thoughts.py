@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -95,11 +96,15 @@ class ThoughtModel(ABC):
     name: str
     """What `load` was asked for."""
     revision: str | None = None
-    digest: str
+    digest: str | None = None
     """sha256 of the weights."""
-    tokenizer_digest: str
+    tokenizer_digest: str | None = None
     config_hash: str
     """Digest of checkpoint, prompt form, dtype and padding policy: equal iff the thoughts are."""
+
+    def module_path(self, site: str, layer: int | None) -> str:
+        """Path of the model's own module behind a site, for provenance."""
+        return site if layer is None else f"layers.{layer}"
 
     @abstractmethod
     def encode(self, questions: Sequence[str]) -> State:
@@ -161,7 +166,9 @@ class ThoughtModel(ABC):
         layers = range(self.spec.n_layers)
         for site, layer in (("thought_in", None), *(("resid", i) for i in layers), ("thought_out", None)):
             if (site, layer) not in tap.seen:
-                raise HookError(f"{type(self).__name__} did not show {Hook(site, step, layer, id)} to its tap")
+                raise HookError(
+                    f"{type(self).__name__} did not show {Hook(site, step, layer, id)} to its tap"
+                )
         return StepRecord(
             step=step,
             thought_in=tap.seen["thought_in", None],
@@ -208,7 +215,11 @@ def load(name: str | Path, *, family: str | None = None, **options: Any) -> Thou
     family = family or _family(str(name))
     if family not in FAMILIES:
         raise ConfigError(f"family: expected one of {', '.join(FAMILIES)}, got {family!r}")
-    return importlib.import_module(f"thoughtlens.models.{family}").load(name, **options)
+    function = importlib.import_module(f"thoughtlens.models.{family}").load
+    known = inspect.signature(function).parameters
+    if unknown := sorted(set(options) - set(known)):
+        raise ConfigError(f"{name} is a {family} model, which has no option {', '.join(unknown)}")
+    return function(name, **options)
 
 
 def _family(name: str) -> str:

@@ -30,6 +30,8 @@ LABELS = ("annotations", "regex")
 HUB = ("openai/gsm8k", "main")
 SPLITS = ("test", "train")
 SEED, PER_CLASS = 42, 200
+N_PROBLEMS = 8792
+"""Problems of both splits together."""
 ANNOTATION = re.compile(r"<<([^<>=]*)=([^<>]*)>>")
 WORDS_ADD, WORDS_MUL = re.compile(r"\d+\s*[+\-]\s*\d+"), re.compile(r"\d+\s*[*/]\s*\d+")
 SIGN = re.compile(r"(?<![\d.%)])[+-]")
@@ -69,20 +71,6 @@ def table(
         )
     rows = [row for split in SPLITS if split in parts for row in parts[split]]
     return _columns(_seed_sample(rows) if seed_protocol else rows, labels)
-
-
-def require_classes(problems: pa.Table, classes: Sequence[str], column: str = "operation") -> None:
-    """Refuse a table that lacks a class that is asked for.
-
-    Raises:
-        DataError: says which classes are there, and how many problems of each.
-    """
-    counts = dict.fromkeys(classes, 0)
-    for entry in problems[column].value_counts().to_pylist():
-        counts[str(entry["values"])] = entry["counts"]
-    if missing := [name for name in classes if not counts[name]]:
-        there = ", ".join(f"{name} {n}" for name, n in counts.items() if n)
-        raise DataError(f"No problem has {column} {', '.join(missing)}; there are: {there or 'none'}")
 
 
 def label_by_words(solution: str) -> str:

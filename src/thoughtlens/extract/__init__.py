@@ -1,0 +1,194 @@
+"""Run a model over its problems and store the activations at the chosen hooks."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from thoughtlens.extract.config import ExtractConfig
+from thoughtlens.extract.source import Chunk, Source
+from thoughtlens.extract.text import plan_text, text_source
+from thoughtlens.extract.thoughts import plan_thoughts, thought_source
+from thoughtlens.problems import source as problem_source
+from thoughtlens.problems.text import TextConfig, local_file
+from thoughtlens.progress import progress, warn
+from thoughtlens.stage import Plan, read_json, run_stage, write_json
+from thoughtlens.store.meta import PROBLEMS, ROWS
+from thoughtlens.store.tables import stream
+from thoughtlens.store.writer import StoreWriter
+
+__all__ = ["Chunk", "ExtractConfig", "Source", "extract", "plan"]
+
+NORMS = "norms.json"
+CALIBRATION_ROWS = 4096
+QUEUED_BATCHES = 4
+
+
+def extract(cfg: ExtractConfig, out: str | Path) -> dict[str, Any]:
+    """Store activations as an `acts/` directory; an interrupted call continues.
+
+    Rows are token positions of text, or passes of a thought model: then all passes of a problem,
+    with the model's own answer beside the right one.
+
+    Raises:
+        NotThereError, DataError, ConfigError: the model or the problems cannot be used; see
+            `models.load.load`, `models.thoughts.load`, `problems.text` and `problems.source`.
+        HookError: the model has no such hook.
+        DataError: an activation is NaN, infinite, or too large for `store_dtype`.
+        MismatchError: an interrupted extraction was begun with another model.
+    """
+    if isinstance(cfg.problems, TextConfig):
+        file = local_file(cfg.problems)
+        inputs = {"problems": file} if file is not None else {}
+    else:
+        inputs = problem_source.inputs(cfg.problems)
+    return run_stage("extract", cfg, out, lambda tmp: _work(cfg, tmp), inputs=inputs)
+
+
+def plan(cfg: ExtractConfig) -> Plan:
+    """Rows, memory, disk and time that `extract` will need."""
+    return plan_text(cfg) if isinstance(cfg.problems, TextConfig) else plan_thoughts(cfg)
+
+
+def _work(cfg: ExtractConfig, tmp: Path) -> dict[str, Any]:
+    source = (text_source if isinstance(cfg.problems, TextConfig) else thought_source)(cfg, tmp)
+    writer = StoreWriter.begin(tmp, source.meta, cfg.shard_rows)
+    if not writer.finished:
+        _write(cfg, tmp, source, writer)
+        writer.finish(source.problems())
+    result = _summary(cfg, tmp, source)
+    source.close()
+    return result
+
+
+def _write(cfg: ExtractConfig, tmp: Path, source: Source, writer: StoreWriter) -> None:
+    """Run the model, and write on another thread meanwhile."""
+    start = writer.cursor["next_batch"] if writer.cursor else 0
+    thresholds, chunks = _thresholds(cfg, tmp, source, source.chunks(start))
+
+    def append(chunk: Chunk) -> None:
+        norms = {hook: x.float().norm(dim=1) for hook, x in chunk.acts.items()}
+        outlier = torch.stack([norms[hook] > limit for hook, limit in thresholds.items()]).any(0)
+        columns = {**chunk.columns, "outlier": outlier.cpu().numpy()}
+        writer.append(chunk.acts, columns, cursor={"next_batch": chunk.index + 1})
+
+    with (
+        progress("extract", source.n_rows, start=writer.rows_done) as bar,
+        _in_background(append) as put,
+    ):
+        for chunk in chunks:
+            put(chunk)
+            bar.advance(len(chunk.columns["problem_id"]))
+
+
+def _thresholds(
+    cfg: ExtractConfig, tmp: Path, source: Source, chunks: Iterator[Chunk]
+) -> tuple[dict[str, float], Iterator[Chunk]]:
+    """Norm above which a row of each hook is an outlier, and the chunks with none of them lost."""
+    file = tmp / NORMS
+    seen: list[Chunk] = []
+    if not file.exists():
+        n = 0
+        for chunk in chunks:
+            seen.append(chunk)
+            n += len(chunk.columns["problem_id"])
+            if n >= CALIBRATION_ROWS:
+                break
+        median = {
+            hook: float(torch.cat([c.acts[hook].float().norm(dim=1) for c in seen]).median())
+            for hook in source.meta.hook_names
+        }
+        write_json(file, {"n_rows": n, "median_norm": median})
+    median = read_json(file)["median_norm"]
+    limits = {hook: cfg.outlier_factor * median[hook] for hook in source.meta.hook_names}
+
+    def all_chunks() -> Iterator[Chunk]:
+        while seen:
+            yield seen.pop(0)
+        yield from chunks
+
+    return limits, all_chunks()
+
+
+@contextmanager
+def _in_background(work: Callable[[Chunk], None]) -> Iterator[Callable[[Chunk], None]]:
+    """Call `work` on another thread, in order, with a few items waiting at most; its error is raised here."""
+    waiting: queue.Queue[Chunk | None] = queue.Queue(maxsize=QUEUED_BATCHES)
+    errors: list[BaseException] = []
+
+    def loop() -> None:
+        torch.set_num_threads(1)  # of this thread only: the model's threads keep the cores
+        while (item := waiting.get()) is not None:
+            if not errors:
+                try:
+                    work(item)
+                except BaseException as error:
+                    errors.append(error)
+
+    def put(item: Chunk) -> None:
+        if errors:
+            raise errors[0]
+        waiting.put(item)
+
+    thread = threading.Thread(target=loop, name="store-writer", daemon=True)
+    thread.start()
+    try:
+        yield put
+    finally:
+        waiting.put(None)
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def _summary(cfg: ExtractConfig, tmp: Path, source: Source) -> dict[str, Any]:
+    """Counts for `result.json`, from what was written."""
+    problems = pq.read_table(tmp / PROBLEMS, columns=["problem_id", "split"])
+    split_of = dict(zip(problems["problem_id"].to_pylist(), problems["split"].to_pylist(), strict=True))
+    rows: dict[str, int] = {split: 0 for split in ("train", "validation", "test")}
+    outliers = {"all": 0, "first": 0}
+    for batch in stream(tmp / ROWS, ["problem_id", source.index, "outlier"]):
+        names = batch["problem_id"].dictionary.to_pylist()
+        counts = np.bincount(batch["problem_id"].indices, minlength=len(names))
+        for name, count in zip(names, counts, strict=True):
+            rows[split_of[name]] += int(count)
+        flags = batch["outlier"].to_numpy(zero_copy_only=False)
+        outliers["all"] += int(flags.sum())
+        outliers["first"] += int((flags & (batch[source.index].to_numpy() == 0)).sum())
+    warnings = [
+        f"split {split} has no rows: {len(split_of)} problems are too few for the shares asked for"
+        for split in source.splits
+        if not rows[split]
+    ]
+    for line in warnings:
+        warn(line)
+    norms = read_json(tmp / NORMS)
+    extra = source.extra()
+    definitions = extra.pop("definitions", {})
+    return {
+        "kind": source.meta.kind,
+        "n_rows": source.n_rows,
+        "n_problems": len(split_of),
+        "rows_by_split": rows,
+        "hook_names": source.meta.hook_names,
+        "d_in": source.meta.d_in,
+        "n_outliers": outliers["all"],
+        f"n_outliers_at_{source.index}_0": outliers["first"],
+        "median_norm": norms["median_norm"],
+        "n_norm_rows": norms["n_rows"],
+        "warnings": warnings,
+        **extra,
+        "definitions": {
+            "n_outliers": f"rows with |x| > {cfg.outlier_factor} x median_norm at any hook",
+            "median_norm": f"median of |x| over the first {norms['n_rows']} rows, by hook",
+            **definitions,
+        },
+    }
