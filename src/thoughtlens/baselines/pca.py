@@ -12,6 +12,7 @@ from torch import Tensor
 from thoughtlens.baselines.base import Baseline, at_cell
 from thoughtlens.errors import ConfigError, DataError, MismatchError
 from thoughtlens.metrics.accumulator import rows_of
+from thoughtlens.sae.base import SparseActs
 from thoughtlens.sae.normalization import Cell
 
 
@@ -54,6 +55,13 @@ class PCA(Baseline):
     ) -> Float[Tensor, "*batch d_sae"]:
         """Coordinates on the components."""
         return (x.to(self.mean.dtype) - at_cell(self.mean, self.cells, cell)) @ self.W_enc
+
+    def encode_sparse(
+        self, x: Float[Tensor, "*batch d_in"], cell: Int[Tensor, "*batch"] | None = None
+    ) -> SparseActs:
+        """All k coordinates of each row."""
+        acts = self.encode(x, cell)
+        return SparseActs(acts, torch.arange(self.d_sae, device=acts.device).expand_as(acts))
 
     def decode(
         self, acts: Float[Tensor, "*batch d_sae"], cell: Int[Tensor, "*batch"] | None = None

@@ -1,0 +1,293 @@
+"""The validate stage: what an SAE's reconstructions are worth on held-out rows, beside baselines.
+
+Every number is refused, or marked, where it could not mean anything; `docs/metrics.md` has the formulas.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pydantic import Field
+
+from thoughtlens import sae as saes
+from thoughtlens.config import Config
+from thoughtlens.errors import DataError, MismatchError, ResourceError
+from thoughtlens.metrics.reconstruction import DEFINITIONS as RECONSTRUCTION
+from thoughtlens.metrics.reconstruction import (
+    ExplainedVarianceByNorm,
+    ExplainedVarianceWithin,
+)
+from thoughtlens.metrics.sparsity import DENSE, L0, L1, Dead, Density
+from thoughtlens.models.load import LanguageModel, ModelConfig
+from thoughtlens.models.load import load as load_model
+from thoughtlens.progress import say, warn
+from thoughtlens.sae.io import member_names
+from thoughtlens.stage import Plan, digest, read_json, run_stage, write_json
+from thoughtlens.store import ActivationStore
+from thoughtlens.validate import fit, splice
+from thoughtlens.validate.fit import ALL, BaselineName, fit_baselines
+from thoughtlens.validate.measure import Total, measure_baselines, measure_sae
+from thoughtlens.validate.subject import (
+    MIN_ROWS_PER_DIM,
+    Subject,
+    check_store,
+    objections,
+    training_rows,
+)
+from thoughtlens.validate.summary import DELTA_EV, compare, explained, headline, limits, table
+
+__all__ = ["ValidateConfig", "plan", "validate"]
+
+TABLES = ("reconstruction", "firing", "fidelity")
+DEFINITIONS = {
+    **{metric.name: metric.definition for metric in (*RECONSTRUCTION, ExplainedVarianceWithin)},
+    "by_norm": ExplainedVarianceByNorm.definition,
+    "l0": L0.definition,
+    "l1": L1.definition,
+    "density": Density.definition,
+    "n_dead": f"dead@n: {Dead.definition}, N = n",
+    "n_dense": f"latents with a density above {DENSE}",
+    "effective_latents": "exp of the entropy (nats) of the latents' shares of all firings",
+    "rule_of_three": "3 / n: a latent of this density or more would have fired with 95 % probability",
+    "low, high": "95 % cluster bootstrap over problems or documents, expanded percentiles",
+    "comparisons": f"explained_variance of the SAE minus the baseline's; equivalent within {DELTA_EV}",
+    **{f"reconstructor {name}": text for name, text in fit.DEFINITIONS.items()},
+    **splice.DEFINITIONS,
+}
+
+
+class ValidateConfig(Config):
+    """What to judge, on which rows, beside what."""
+
+    acts: Path
+    """The activation store."""
+    sae: Path
+    """The SAE(s), trained on this store."""
+    model: ModelConfig | None = None
+    """The model to splice into (stores of text only); unset: the one that the store names."""
+    split: str = "test"
+    """Split whose rows are judged; never one that was trained on."""
+    baselines: tuple[BaselineName, ...] = ALL
+    """What to hold beside the SAE: pca_l0, pca_live (principal components, as many as the SAE's L0 or as
+    it has live latents), random (an SAE that learned nothing), mean, cell_mean."""
+    baseline_rows: int = Field(100_000, ge=2)
+    """Training vectors that the baselines are fitted on, at most."""
+    ce_tokens: int = Field(4096, ge=0)
+    """Held-out tokens for cross-entropy and KL with x replaced; 0: leave that out."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the SAE runs; auto: the GPU where there is one."""
+    seed: int = Field(0, ge=0)
+    """Seed of samples, of the random SAE and of the resampling."""
+    force: bool = False
+    """Give numbers even where they mean nothing; every reason is then among the warnings."""
+
+
+def validate(cfg: ValidateConfig, out: str | Path) -> dict[str, Any]:
+    """Judge the SAE(s) of a directory on held-out rows.
+
+    Returns:
+        The stage's result: per member its reconstruction beside baselines, comparisons with verdicts,
+        sparsity, and fidelity of the spliced model.
+
+    Raises:
+        MismatchError: the SAE belongs to another store, model, hook or width.
+        DataError: the numbers would mean nothing (training rows, too few rows, L0 near d_in) and
+            `force` is not set; or the split is empty.
+    """
+    inputs = {"acts": Path(cfg.acts), "sae": Path(cfg.sae)}
+    return run_stage("validate", cfg, out, lambda tmp: _work(cfg, tmp), inputs=inputs)
+
+
+def plan(cfg: ValidateConfig) -> Plan:
+    """Rows, memory, disk and time of the stage; zeros where its inputs do not exist yet."""
+    if not (Path(cfg.acts) / "meta.json").is_file() or not Path(cfg.sae).is_dir():
+        return Plan(rows=0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
+    store = ActivationStore.open(cfg.acts)
+    rows, flops, widest, latents = 0, 0.0, 0, 0
+    for name in member_names(cfg.sae):
+        sae = saes.load(Path(cfg.sae) / name)
+        n = store.view(sae.hook_names, cfg.split).n
+        rows, latents, widest = rows + n, latents + sae.d_sae, max(widest, sae.d_sae)
+        flops += n * sae.d_in * (8.0 * sae.d_sae + 4.0 * sae.d_in)
+        flops += min(cfg.baseline_rows, store.n_rows) * 2.0 * sae.d_in**2
+    text = store.meta.kind == "text" and cfg.ce_tokens > 0
+    return Plan(
+        rows=rows,
+        memory_bytes=0.5e9 + 3e8 * bool(rows) + 16.0 * store.n_rows + (1.5e9 if text else 0),
+        disk_bytes=25.0 * latents,
+        seconds=flops / 2e10 + rows / 5e3 + (cfg.ce_tokens * 8 / 1500 if text else 0),
+    )
+
+
+def _work(cfg: ValidateConfig, tmp: Path) -> dict[str, Any]:
+    store = ActivationStore.open(cfg.acts)
+    members = saes.load_members(cfg.sae, device=_device(cfg.device))
+    subjects = [Subject(store, name, sae, cfg.split) for name, sae in members.items()]
+    warnings = _check(cfg, subjects, list(members))
+    parts = tmp / "parts"
+    parts.mkdir(exist_ok=True)
+    todo = [i for i in range(len(subjects)) if not (parts / f"{i}.json").is_file()]
+    text = _Text(cfg, store) if todo else None
+    for i in todo:
+        if len(subjects) > 1:
+            say(f"validate: SAE {i + 1} of {len(subjects)}, {subjects[i].label}")
+        _member(cfg, subjects[i], text, parts, i)
+    for name in TABLES:
+        found = [pq.read_table(parts / f"{i}.{name}.parquet") for i in range(len(subjects))]
+        pq.write_table(pa.concat_tables(found, promote_options="default"), tmp / f"{name}.parquet")
+    summaries = [read_json(parts / f"{i}.json") for i in range(len(subjects))]
+    shutil.rmtree(parts)
+    return {
+        "split": cfg.split,
+        "kind": store.meta.kind,
+        "n": sum(s["n"] for s in summaries),
+        "members": summaries,
+        "headline": headline(summaries, cfg.split),
+        "definitions": DEFINITIONS,
+        "warnings": warnings,
+    }
+
+
+def _check(cfg: ValidateConfig, subjects: list[Subject], names: list[str]) -> list[str]:
+    """Refuse what means nothing; with `force`, warn instead."""
+    store_digest = digest(cfg.acts)
+    warnings, refused = [], []
+    for subject, name in zip(subjects, names, strict=True):
+        warnings += check_store(store_digest, subject.sae, name, cfg.force)
+        refused += objections(subject)
+        if subject.view.n < MIN_ROWS_PER_DIM * subject.sae.d_in:
+            warnings.append(
+                f"{subject.label}: judged on {subject.view.n:,} vectors of width {subject.sae.d_in}, fewer "
+                f"than {MIN_ROWS_PER_DIM} per dimension; look at the intervals"
+            )
+    if refused and not cfg.force:
+        raise DataError(
+            f"These numbers would mean nothing. {'; '.join(refused)}. Use held-out rows, more of them, or a "
+            f"sparser SAE; validate.force=true gives the numbers all the same, marked"
+        )
+    warnings += [f"FORCED, the numbers mean little: {text}" for text in refused]
+    for text in warnings:
+        warn(text)
+    return warnings
+
+
+def _member(cfg: ValidateConfig, subject: Subject, text: _Text | None, parts: Path, i: int) -> None:
+    """Judge one SAE; its summary is written last."""
+    total = Total(subject)
+    mine, firing = measure_sae(subject, total)
+    baselines = fit_baselines(
+        subject,
+        cfg.baselines,
+        l0=firing.l0.compute(),
+        n_live=firing.density.n_live(),
+        n_rows=cfg.baseline_rows,
+        seed=cfg.seed,
+    )
+    tallies = {"sae": mine, **measure_baselines(subject, total, baselines)}
+    widths = {name: model.d_sae for name, model in {"sae": subject.sae, **baselines}.items()}
+    spliced, skipped = (None, "nothing left to do") if text is None else text.rows(subject, baselines)
+    label = {"member": subject.label}
+    _write(parts / f"{i}.reconstruction.parquet", [label | r for r in table(subject, tallies, widths)])
+    columns = firing.columns()
+    pq.write_table(
+        pa.table({"member": [subject.label] * len(columns["latent"]), **columns}),
+        parts / f"{i}.firing.parquet",
+    )
+    _write(parts / f"{i}.fidelity.parquet", [label | r for r in spliced or []])
+    intervals = {name: explained(tally, cfg.seed) for name, tally in tallies.items()}
+    summary = {
+        **label,
+        "kind": subject.sae.kind,
+        "hook_names": subject.sae.hook_names,
+        "thoughts": subject.thoughts,
+        "d_in": subject.sae.d_in,
+        "d_sae": subject.sae.d_sae,
+        "n": int(mine.rows.sum()),
+        "n_flagged_left_out": subject.view.n - int(mine.rows.sum()),
+        "n_problems": int((mine.rows > 0).sum()),
+        "n_train": training_rows(subject),
+        "reconstruction": {
+            name: {"d_sae": widths[name], **tally.row(), **limits(intervals[name])}
+            for name, tally in tallies.items()
+        },
+        "comparisons": [
+            compare(mine, tally, name, cfg.seed) for name, tally in tallies.items() if name != "sae"
+        ],
+        "sparsity": firing.summary(),
+        "by_norm": mine.by_norm.compute(),
+        "fidelity": spliced,
+        "fidelity_skipped": skipped,
+    }
+    write_json(parts / f"{i}.json", summary)
+
+
+class _Text:
+    """The model and held-out text, loaded when first needed; None where there is nothing to splice."""
+
+    def __init__(self, cfg: ValidateConfig, store: ActivationStore) -> None:
+        self.cfg, self.store = cfg, store
+        self._lm: LanguageModel | None = None
+
+    def rows(
+        self, subject: Subject, baselines: dict[str, Any]
+    ) -> tuple[list[dict[str, Any]] | None, str | None]:
+        """Fidelity by hook and arm, or the reason why there is none."""
+        if self.store.meta.kind != "text":
+            return None, "continuous thoughts have no next token; splice them into the thought loop"
+        if self.cfg.ce_tokens == 0:
+            return None, "ce_tokens is 0"
+        lm = self._model()
+        bos = lm.tokenizer.bos_token_id
+        windows = splice.held_out_text(
+            self.store,
+            self.cfg.split,
+            drop_outliers=subject.drops_outliers,
+            bos=bos if isinstance(bos, int) else None,
+            n_tokens=self.cfg.ce_tokens,
+            seed=self.cfg.seed,
+        )
+        means = torch.stack([self._mean(subject, hook) for hook in subject.sae.hook_names])
+        compared = {name: model for name, model in baselines.items() if name not in ("mean", "cell_mean")}
+        models = {"sae": subject.sae, **compared}
+        return splice.fidelity(subject, lm, windows, models, means, seed=self.cfg.seed), None
+
+    def _mean(self, subject: Subject, hook: str) -> torch.Tensor:
+        view = self.store.view([hook], subject.train_split, None, subject.drops_outliers)
+        total, n = torch.zeros(view.d_in, dtype=torch.float64), min(self.cfg.baseline_rows, view.n)
+        for batch in view.batches(subject.batch_rows, seed=self.cfg.seed):
+            total += batch.x.double().sum(0)
+            n -= len(batch.x)
+            if n <= 0:
+                break
+        return total / (min(self.cfg.baseline_rows, view.n) - n)
+
+    def _model(self) -> LanguageModel:
+        if self._lm is None:
+            meta = self.store.meta
+            cfg = self.cfg.model or ModelConfig(name=meta.model, revision=meta.model_revision)
+            self._lm = load_model(**cfg.model_dump())
+            for what, mine, theirs in (
+                ("weights", self._lm.digest, meta.model_digest),
+                ("tokenizer", self._lm.tokenizer_digest, meta.tokenizer_digest),
+            ):
+                if theirs is not None and mine != theirs:
+                    raise MismatchError(
+                        f"{cfg.name} has other {what} ({mine[:12]}) than the model behind {self.store.root} "
+                        f"({meta.model}, {theirs[:12]}); name that one, or set validate.ce_tokens=0"
+                    )
+        return self._lm
+
+
+def _write(file: Path, rows: list[dict[str, Any]]) -> None:
+    pq.write_table(pa.Table.from_pylist(rows), file)
+
+
+def _device(name: str) -> str:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ResourceError("device = 'cuda', and torch finds no GPU here; set validate.device=cpu or auto")
+    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"

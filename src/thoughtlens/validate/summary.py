@@ -1,0 +1,94 @@
+"""From tallies to the tables and numbers that people read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from thoughtlens.metrics.reconstruction import ExplainedVariance
+from thoughtlens.metrics.uncertainty import Interval, bootstrap_ratio, verdict
+from thoughtlens.validate.measure import Tally
+from thoughtlens.validate.subject import Subject
+
+DELTA_EV = 0.01
+"""Differences of explained variance below this count as equivalent."""
+
+
+def table(subject: Subject, tallies: dict[str, Tally], widths: dict[str, int]) -> list[dict[str, Any]]:
+    """Rows of `reconstruction.parquet`."""
+    rows = []
+    for name, tally in tallies.items():
+        every: list[tuple[str | None, int | None, list[int] | None]] = [(None, None, None)]
+        if len(subject.cells) > 1:
+            every += [(hook, thought, [i]) for i, (hook, thought) in enumerate(subject.cells)]
+        for hook, thought, cells in every:
+            for flagged in (False, True) if subject.drops_outliers else (False,):
+                where = {"hook_name": hook, "thought_idx": thought, "rows": "all" if flagged else "kept"}
+                values = tally.row(cells, flagged=flagged)
+                rows.append({"reconstructor": name, **where, "d_sae": widths[name], **values})
+    return rows
+
+
+def explained(tally: Tally, seed: int) -> Interval | None:
+    """Explained variance with its interval over problems; None with fewer than two, or no variance."""
+    here = tally.rows > 0
+    if here.sum() < 2 or tally.spread.sum() <= 0:
+        return None
+    return bootstrap_ratio(tally.spread[here] - tally.error[here], tally.spread[here], seed=seed)
+
+
+def limits(interval: Interval | None) -> dict[str, float | None]:
+    low, high = (None, None) if interval is None else (interval.low, interval.high)
+    return {"explained_variance_low": low, "explained_variance_high": high}
+
+
+def compare(mine: Tally, other: Tally, name: str, seed: int) -> dict[str, Any]:
+    """The SAE's explained variance minus a baseline's, on the same rows."""
+    here = mine.rows > 0
+    found: dict[str, Any] = {
+        "baseline": name,
+        "metric": ExplainedVariance.name,
+        "n_problems": int(here.sum()),
+    }
+    if here.sum() < 2 or mine.spread.sum() <= 0:
+        return found | {"difference": None, "low": None, "high": None, "verdict": "inconclusive"}
+    difference = bootstrap_ratio(other.error[here] - mine.error[here], mine.spread[here], seed=seed)
+    return found | {
+        "difference": difference.estimate,
+        "low": difference.low,
+        "high": difference.high,
+        "verdict": verdict(difference.low, difference.high, delta=DELTA_EV),
+    }
+
+
+def headline(summaries: list[dict[str, Any]], split: str) -> dict[str, Any]:
+    """The numbers to look at first; means over the members where there are several."""
+    numbers: dict[str, Any] = {}
+
+    def put(name: str, values: list[Any], n: int, **limits: Any) -> None:
+        known = [v for v in values if v is not None]
+        if known:
+            only = limits if len(summaries) == 1 else {}
+            numbers[name] = {"value": float(np.mean(known)), "n": n, "split": split, **only}
+
+    n = sum(s["n"] for s in summaries)
+    mine = [s["reconstruction"]["sae"] for s in summaries]
+    low, high = mine[0]["explained_variance_low"], mine[0]["explained_variance_high"]
+    fvu = {"low": None if high is None else 1 - high, "high": None if low is None else 1 - low}
+    put("fvu", [m["fvu"] for m in mine], n, **fvu)
+    put("explained_variance", [m["explained_variance"] for m in mine], n, low=low, high=high)
+    if any(len(s["hook_names"]) > 1 or s["thoughts"] for s in summaries):
+        put("explained_variance_within", [m["explained_variance_within"] for m in mine], n)
+    put("l0", [s["sparsity"]["l0"] for s in summaries], n)
+    put("dead_share", [s["sparsity"]["dead_share"] for s in summaries], n)
+    for name in ("pca_l0", "random"):
+        others = [s["reconstruction"][name] for s in summaries if name in s["reconstruction"]]
+        put(f"explained_variance_{name}", [o["explained_variance"] for o in others], n)
+    spliced = [r for s in summaries for r in s["fidelity"] or [] if r["arm"] == "sae"]
+    if spliced:
+        tokens, first = sum(r["n"] for r in spliced), spliced[0]
+        for name in ("delta_ce", "ce_loss_score_mean"):
+            limits = {"low": first[f"{name}_low"], "high": first[f"{name}_high"]} if len(spliced) == 1 else {}
+            put(name, [r[name] for r in spliced], tokens, **limits)
+    return numbers
