@@ -265,18 +265,17 @@ def _check_matrix(X: Matrix, y: np.ndarray) -> None:
 
 def _scale(train: Matrix, test: Matrix) -> tuple[Matrix, Matrix]:
     """Unit variance. Dense matrices are centred too: with a free intercept that changes nothing but speed."""
+    train, test = train.astype(np.float64), test.astype(np.float64)
     if sp.issparse(train):
         mean = np.asarray(train.mean(0)).ravel()
         std = np.sqrt(np.maximum(np.asarray(train.power(2).mean(0)).ravel() - mean**2, 0.0))
+        largest = abs(train).max(0).toarray().ravel()
     else:
-        train, test = train.astype(np.float64), test.astype(np.float64)
-        mean, std = train.mean(0), train.std(0)
-    scale = np.abs(train).max(0)
-    scale = scale.toarray().ravel() if sp.issparse(scale) else np.asarray(scale)
-    alive = std > 1e-7 * np.maximum(scale, 1e-300)
+        mean, std, largest = train.mean(0), train.std(0), np.abs(train).max(0)
+    alive = std > 1e-7 * np.maximum(largest, 1e-300)
     if sp.issparse(train):
         weights = sp.diags_array(1 / std[alive])
-        return (train[:, alive] @ weights).tocsr(), (test[:, alive] @ weights).tocsr()
+        return sp.csr_array(train[:, alive] @ weights), sp.csr_array(test[:, alive] @ weights)
     return (train[:, alive] - mean[alive]) / std[alive], (test[:, alive] - mean[alive]) / std[alive]
 
 
@@ -292,7 +291,7 @@ def _reduce(train: Matrix, test: Matrix) -> tuple[Matrix, Matrix]:
     gram, cross = train @ train.T, test @ train.T
     if sp.issparse(gram):
         gram, cross = gram.toarray(), cross.toarray()
-    gram[np.diag_indices(n)] += 1e-9 * np.trace(gram) / n
+    gram[np.diag_indices(n)] += 1e-8 * np.trace(gram) / n
     lower = scipy.linalg.cholesky(gram, lower=True)
     return lower, scipy.linalg.solve_triangular(lower, cross.T, lower=True).T
 
