@@ -1,0 +1,328 @@
+"""Result tables -> matplotlib figures. Nothing here shows, saves or reads files.
+
+Colours are Okabe and Ito's (2008), which stay apart for colour-blind readers; what a colour says is also
+said by position or a label. Ink is one colour, so that a page can put its own in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+INK, GREY = "#1b1c20", "#8a8d93"
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+ARM_COLOURS = {"sae": BLUE, "raw": VERMILION, "sae_reconstruction": SKY, "pca": GREEN, "text": ORANGE}
+STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "grid.color": GREY,
+    "grid.alpha": 0.25,
+    "figure.dpi": 150,
+}
+
+Row = Mapping[str, Any]
+
+
+def styled(plot: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw in the house style, whatever the caller's settings are."""
+
+    @wraps(plot)
+    def inner(*args: Any, **kwargs: Any) -> Figure:
+        with rc_context(STYLE):
+            return plot(*args, **kwargs)
+
+    return inner
+
+
+@styled
+def training_curves(rows: Sequence[Row]) -> Figure:
+    """FVU, L0 and dead latents over the vectors seen; one line a member, held-out solid, training dashed.
+
+    Args:
+        rows: Lines of `sae/metrics.parquet`.
+    """
+    members = list(dict.fromkeys(row["member"] for row in rows))
+    few = len(members) <= len(_CYCLE)
+    figure, axes = _axes(1, 3, (9.0, 2.7))
+    panels = (("fvu", "FVU (0 = perfect)"), ("l0", "L0 (latents a vector)"), ("n_dead", "Dead latents"))
+    for axis, (name, title) in zip(axes[0], panels, strict=True):
+        for i, member in enumerate(members):
+            own = [row for row in rows if row["member"] == member]
+            colour = _CYCLE[i] if few else GREY
+            for suffix, dash in (("_validation", "-"), ("_train", (0, (3, 2)))):
+                key = name if name == "n_dead" else name + suffix
+                points = [(row["rows_seen"], row[key]) for row in own if row.get(key) is not None]
+                if points and not (name == "n_dead" and suffix == "_train"):
+                    axis.plot(*zip(*points, strict=True), color=colour, ls=dash, lw=1.5 if few else 0.7)
+        axis.set(title=title, xlabel="vectors seen", ylim=(0, None))
+        axis.grid(axis="y")
+        axis.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4))
+    _key(axes[0][0], [("held out", INK, "-"), ("training", INK, (0, (3, 2)))])
+    if 1 < len(members) <= len(_CYCLE):
+        _key(axes[0][2], [(m, _CYCLE[i], "-") for i, m in enumerate(members)])
+    return figure
+
+
+@styled
+def firing_rates(density: Mapping[str, Float[np.ndarray, " d_sae"]], n: Mapping[str, int]) -> Figure:
+    """Histogram of log10 density of the latents that fired; how many never did stands in the legend.
+
+    Args:
+        density: Per member, each latent's share of held-out vectors on which it fires.
+        n: Per member, the number of those vectors.
+    """
+    figure, axes = _axes(1, 1, (6.0, 2.7))
+    axis = axes[0][0]
+    low = min(-2.0, *(float(np.log10(1 / max(n[m], 1))) for m in density))
+    bins = np.linspace(low, 0, 41)
+    for i, (member, values) in enumerate(density.items()):
+        alive = values[values > 0]
+        label = (
+            f"{member}: {len(values) - len(alive):,} of {len(values):,} never fired on {n[member]:,} vectors"
+        )
+        colour = _CYCLE[i % len(_CYCLE)]
+        axis.hist(np.log10(alive), bins=bins, histtype="stepfilled", color=colour, alpha=0.25)
+        axis.hist(np.log10(alive), bins=bins, histtype="step", color=colour, label=label, lw=1.2)
+    axis.set(title="Firing rates", xlabel="log10 density (share of vectors)", ylabel="latents")
+    axis.grid(axis="y")
+    if len(density) <= len(_CYCLE):
+        axis.legend(loc="lower left", bbox_to_anchor=(0, 1.12), ncols=1)
+    return figure
+
+
+@styled
+def reconstruction(rows: Sequence[Row], split: str) -> Figure:
+    """Explained variance of the SAE and its baselines on held-out vectors, with 95 % intervals.
+
+    Args:
+        rows: One a member and reconstructor: `member, reconstructor, n, explained_variance, low, high`.
+        split: Name of the split they were measured on.
+    """
+    names = list(dict.fromkeys(row["reconstructor"] for row in rows))
+    members = list(dict.fromkeys(row["member"] for row in rows))
+    figure, axes = _axes(1, 1, (6.0, 0.9 + 0.33 * len(names)))
+    axis = axes[0][0]
+    step = 0.6 / max(len(members), 1)
+    for row in rows:
+        y = names.index(row["reconstructor"]) + (members.index(row["member"]) + 0.5) * step - 0.3
+        colour = BLUE if row["reconstructor"] == "sae" else GREY
+        value = row["explained_variance"]
+        if value is None:
+            continue
+        axis.barh(y, max(value, 0.0), height=0.9 * step, color=colour, alpha=0.85)
+        if row["low"] is not None:
+            axis.plot([row["low"], row["high"]], [y, y], color=INK, lw=1.2)
+        if len(members) <= 3:
+            axis.text(max(value, 0.0) + 0.015, y, f"{value:.3f}", va="center", fontsize=8)
+    n = sum(row["n"] for row in rows if row["reconstructor"] == names[0])
+    axis.set(xlim=(0, 1.12), title=f"Explained variance, split {split}, n = {n:,} vectors")
+    axis.set_yticks(range(len(names)), [_WORDS.get(name, name) for name in names])
+    axis.invert_yaxis()
+    axis.grid(axis="x")
+    return figure
+
+
+@styled
+def cell_map(values: Mapping[str, Sequence[tuple[str, int, float]]], label: str) -> Figure:
+    """One number for each (hook, thought), as heat maps side by side on one scale.
+
+    Args:
+        values: By title, `(hook_name, thought_idx, value)` of every cell.
+        label: What the numbers are.
+    """
+    cells = [cell for column in values.values() for cell in column]
+    hooks = list(dict.fromkeys(hook for hook, _, _ in cells))
+    thoughts = sorted({thought for _, thought, _ in cells})
+    finite = [v for _, _, v in cells if np.isfinite(v)]
+    scale = Normalize(max(min(finite), -0.05), max(finite))
+    width = 1.0 + len(values) * (0.62 * len(thoughts) + 0.5)
+    figure, axes = _axes(1, len(values), (width, 1.1 + 0.42 * len(hooks)))
+    for axis, (title, column) in zip(axes[0], values.items(), strict=True):
+        grid = np.full((len(hooks), len(thoughts)), np.nan)
+        for hook, thought, value in column:
+            grid[hooks.index(hook), thoughts.index(thought)] = value
+        _matrix(axis, grid, scale, lambda v: f"{v:.2f}")
+        axis.set(title=title, xlabel="thought")
+        axis.set_xticks(range(len(thoughts)), [str(t) for t in thoughts])
+        axis.set_yticks(range(len(hooks)), hooks if axis is axes[0][0] else [""] * len(hooks))
+    figure.suptitle(label, fontsize=9, x=0.01, ha="left")
+    return figure
+
+
+@styled
+def latent_map(rows: Sequence[Row]) -> Figure:
+    """Every live latent by density and mean activation; those that fire everywhere stand out.
+
+    Args:
+        rows: Lines of `interpret/latents.parquet`.
+    """
+    figure, axes = _axes(1, 1, (6.0, 3.0))
+    axis = axes[0][0]
+    for flag, colour, label in ((False, BLUE, "latents"), (True, VERMILION, "everywhere-latents")):
+        own = [row for row in rows if row["n_fires"] and row["everywhere"] == flag]
+        if own:
+            axis.scatter(
+                [row["density"] for row in own], [row["mean_active"] for row in own],
+                s=8 if not flag else 22, color=colour, alpha=0.5 if not flag else 0.9, lw=0,
+                marker="o" if not flag else "D", label=f"{len(own):,} {label}",
+            )  # fmt: skip
+    axis.set(
+        xscale="log", yscale="log", xlabel="density (share of vectors)", ylabel="mean activation where active"
+    )
+    axis.set_title("Live latents")
+    axis.grid()
+    axis.legend(loc="lower left", bbox_to_anchor=(0.3, 1.0), ncols=2)
+    return figure
+
+
+@styled
+def preferences(latents: Sequence[Row]) -> Figure:
+    """How often each of some latents fires by label, layer and thought.
+
+    Args:
+        latents: `{"title": str, "factors": {name: [(level, rate), ...]}}`, the same factors for all. A rate
+            is the mean over problems of the share of vectors on which the latent fires.
+    """
+    factors = list(latents[0]["factors"])
+    widths = [max(1.2, 0.42 * len(latents[0]["factors"][f])) for f in factors]
+    figure = Figure(figsize=(1.2 + 1.15 * sum(widths), 0.5 + 0.78 * len(latents)), layout="constrained")
+    grid = figure.subplots(len(latents), len(factors), squeeze=False, sharex="col", width_ratios=widths)
+    for i, latent in enumerate(latents):
+        for j, factor in enumerate(factors):
+            axis, levels = grid[i][j], latent["factors"][factor]
+            rates = [rate for _, rate in levels]
+            top = max(rates, default=0.0)
+            axis.bar(range(len(levels)), rates, color=[BLUE if r == top else GREY for r in rates], width=0.75)
+            axis.set_ylim(0, max(top * 1.15, 1e-6))
+            axis.set_xticks(range(len(levels)), [_short(name) for name, _ in levels])
+            axis.set_yticks([0, top], ["0", f"{top:.0%}"])
+            axis.tick_params(axis="x", labelrotation=0 if max(len(n) for n, _ in levels) < 5 else 20)
+            if i == 0:
+                axis.set_title(factor.removeprefix("label:"))
+            if j == 0:
+                axis.set_ylabel(latent["title"], rotation=0, ha="right", va="center")
+    return figure
+
+
+@styled
+def classification(rows: Sequence[Row], title: str) -> Figure:
+    """Accuracy of every arm with its 95 % interval; the dashed line is the majority class.
+
+    Args:
+        rows: Lines of the classify table at one pooling, and those that have none.
+        title: What is classified, on how many units.
+    """
+    figure, axes = _axes(1, 1, (6.0, 1.0 + 0.33 * len(rows)))
+    axis = axes[0][0]
+    for i, row in enumerate(rows):
+        colour = ARM_COLOURS.get(row["arm"], GREY)
+        axis.barh(i, row["accuracy"], height=0.62, color=colour, alpha=0.85)
+        axis.plot([row["low"], row["high"]], [i, i], color=INK, lw=1.2)
+        text = f"{row['accuracy']:.1%}  [{row['low']:.1%}, {row['high']:.1%}]"
+        axis.text(max(row["high"], row["accuracy"]) + 0.015, i, text, va="center", fontsize=8)
+    majority = [row["accuracy"] for row in rows if row["arm"] == "majority"]
+    if majority:
+        axis.axvline(majority[0], color=INK, lw=0.8, ls=(0, (3, 2)))
+    axis.set_yticks(range(len(rows)), [_WORDS.get(row["arm"], row["arm"]) for row in rows])
+    axis.set(xlim=(0, 1.42), title=title, xlabel="accuracy, out of fold")
+    axis.set_xticks(np.linspace(0, 1, 6))
+    axis.invert_yaxis()
+    axis.grid(axis="x")
+    return figure
+
+
+@styled
+def confusion(matrices: Mapping[str, Int[np.ndarray, "c c"]], classes: Sequence[str]) -> Figure:
+    """Confusion matrices side by side: counts, coloured by the share of the true class.
+
+    Args:
+        matrices: By arm; rows are true classes, columns predictions.
+        classes: Names in the order of the codes.
+    """
+    n = len(classes)
+    figure, axes = _axes(1, len(matrices), (1.0 + len(matrices) * (0.62 * n + 0.9), 1.5 + 0.45 * n))
+    for axis, (arm, counts) in zip(axes[0], matrices.items(), strict=True):
+        share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        _matrix(axis, share, Normalize(0, 1), lambda v, c=counts: f"{c[v]:,}", by_index=True)
+        axis.set(title=_WORDS.get(arm, arm), xlabel="predicted")
+        axis.set_xticks(range(n), [_short(c) for c in classes], rotation=20 if n > 2 else 0)
+        axis.set_yticks(range(n), classes if axis is axes[0][0] else [""] * n)
+    axes[0][0].set_ylabel("true")
+    return figure
+
+
+_CYCLE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+_WORDS = {
+    "sae": "SAE",
+    "raw": "raw activations",
+    "pca": "PCA, k = L0",
+    "pca_l0": "PCA, k = L0",
+    "pca_live": "PCA, k = live latents",
+    "random": "random SAE",
+    "mean": "mean",
+    "cell_mean": "mean of the cell",
+    "sae_reconstruction": "SAE reconstruction",
+    "begin_of_thought": "begin of thought only",
+    "text": "bag of words",
+    "majority": "majority class",
+    "permuted": "permuted labels",
+}
+
+
+def words(name: str) -> str:
+    """An arm or reconstructor as people say it."""
+    return _WORDS.get(name, name)
+
+
+def _axes(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, Any]:
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _matrix(
+    axis: Axes, values: np.ndarray, scale: Normalize, text: Callable[..., str], by_index: bool = False
+) -> None:
+    image = axis.imshow(values, cmap="cividis", norm=scale, aspect="auto")
+    for at in np.ndindex(values.shape):
+        if np.isfinite(values[at]):
+            dark = sum(image.cmap(scale(values[at]))[:3]) < 1.5
+            label = text(at) if by_index else text(values[at])
+            colour = "#ffffff" if dark else "#000000"
+            axis.text(at[1], at[0], label, ha="center", va="center", fontsize=8, color=colour)
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0)
+
+
+def _key(axis: Axes, entries: Sequence[tuple[str, str, Any]]) -> None:
+    handles = [axis.plot([], [], color=colour, ls=dash)[0] for _, colour, dash in entries]
+    axis.legend(handles, [name for name, _, _ in entries])
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 14 else name[:13] + "…"
