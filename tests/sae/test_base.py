@@ -26,6 +26,13 @@ def test_new_sae_is_a_function_of_the_seed(cfg):
     assert torch.allclose(a.W_dec.norm(dim=1), torch.ones(20))
 
 
+def test_weights_are_not_the_random_numbers_of_whoever_uses_the_same_seed():
+    # else atoms drawn after manual_seed(0) would be found by an untrained SAE of seed 0
+    atoms = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+    cosines = torch.nn.functional.normalize(atoms, dim=1) @ saes.create(CONFIGS[0], 6, seed=0).W_dec.T
+    assert cosines.diagonal().mean() < 0.5
+
+
 @each
 def test_sparse_and_dense_codes_agree(cfg):
     sae, x = random_sae(cfg), rows(32)

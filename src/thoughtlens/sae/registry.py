@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import Field
 
@@ -18,6 +19,9 @@ from thoughtlens.sae.relu import ReLUConfig, ReLUSAE
 from thoughtlens.sae.supervised import SupervisedConfig, SupervisedSAE
 from thoughtlens.sae.topk import TopKConfig, TopKSAE
 from thoughtlens.sae.transcoder import Transcoder, TranscoderConfig
+
+WEIGHTS = 0x5AE
+"""Marks the random numbers that are initial weights."""
 
 KINDS: dict[str, type[SAE]] = {
     "topk": TopKSAE,
@@ -65,5 +69,10 @@ def create(cfg: SAEConfig, d_in: int, *, seed: int, d_out: int | None = None) ->
         ConfigError: the config cannot be used on this width (k above d_sae, ...).
     """
     sae = KINDS[cfg.kind](cfg, d_in, d_out)  # type: ignore[attr-defined]
-    sae.reset_parameters(torch.Generator().manual_seed(seed))
+    sae.reset_parameters(torch.Generator().manual_seed(_stream(seed)))
     return sae
+
+
+def _stream(seed: int) -> int:
+    """A seed of the weights' own, so that data drawn after `manual_seed(seed)` are not the weights again."""
+    return int(np.random.SeedSequence([seed, WEIGHTS]).generate_state(1, np.uint64)[0] >> 1)
