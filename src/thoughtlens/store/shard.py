@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import mmap
+import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ RESIDENT_WINDOWS = 8
 """Windows of mapped files that may be resident at a time: 16 MiB."""
 PIECE_ROWS = 256
 """Rows copied at a time, so that a piece stays in the processor's cache."""
+COPY_BYTES = 1 << 22
 MAX_MAPS = 256
 """Each map holds a file descriptor, and 1,024 is a common limit."""
 
@@ -64,6 +66,50 @@ def layout(meta: StoreMeta, rows: int) -> Layout:
     text += b" " * (-len(text) % 8)
     header = len(text).to_bytes(8, "little") + text
     return Layout(header, tuple(len(header) + o for o in offsets), row_bytes, len(header) + offset)
+
+
+class ShardPart:
+    """A shard under a temporary name, while rows are added to it.
+
+    Rows go to their place in a file of full size at once, so that memory does not depend on
+    `shard_rows`; a shard that ends with fewer is moved together when it is closed.
+    """
+
+    def __init__(self, path: Path, meta: StoreMeta, shard_rows: int) -> None:
+        self.rows = 0
+        self._path, self._meta = path, meta
+        self._plan = layout(meta, shard_rows)
+        self._full = shard_rows
+        self._file = path.open("w+b")
+        self._file.write(self._plan.header)
+
+    def add(self, acts: list[Tensor]) -> None:
+        """Add rows, given for each hook as a contiguous tensor of the stored dtype."""
+        for start, row_bytes, x in zip(self._plan.starts, self._plan.row_bytes, acts, strict=True):
+            self._file.seek(start + self.rows * row_bytes)
+            self._file.write(x.view(torch.uint8).numpy().data)
+        self.rows += len(acts[0])
+
+    def close(self) -> None:
+        """Leave a whole, synced file at the path."""
+        if self.rows < self._full:
+            self._compact()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def _compact(self) -> None:
+        tight, path = layout(self._meta, self.rows), self._path.with_suffix(".compact")
+        with path.open("w+b") as target:
+            target.write(tight.header)
+            for start, row_bytes in zip(self._plan.starts, tight.row_bytes, strict=True):
+                self._file.seek(start)
+                left = self.rows * row_bytes
+                while left:
+                    left -= target.write(self._file.read(min(left, COPY_BYTES)))
+        self._file.close()
+        os.replace(path, self._path)
+        self._file = self._path.open("r+b")
 
 
 class ShardMaps:

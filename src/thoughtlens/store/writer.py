@@ -11,7 +11,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,9 +32,8 @@ from thoughtlens.store.meta import (
     parse_meta,
     shard_file,
 )  # fmt: skip
-from thoughtlens.store.shard import layout
+from thoughtlens.store.shard import ShardPart
 
-COPY_BYTES = 1 << 22
 PARTS = "rows_parts"
 
 
@@ -70,7 +69,7 @@ class StoreWriter:
 
         Go on with the batch that follows `cursor` (or from row `rows_done`, if no cursors were
         given): rows that are in a finished shard already are skipped when they come again. A store
-        that is finished gives a writer with `finished = True` that skips everything.
+        that is finished gives a writer with `finished = True` that takes no rows.
 
         Raises:
             NotThereError: no store was begun at `root`.
@@ -132,8 +131,7 @@ class StoreWriter:
         self._uses_cursor = False
         self._types: dict[str, str] = {}
         self._columns: list[dict[str, np.ndarray]] = []
-        self._filled = 0
-        self._file: BinaryIO | None = None
+        self._part: ShardPart | None = None
 
     def append(
         self,
@@ -187,7 +185,7 @@ class StoreWriter:
         """
         if self.finished:
             return self.meta
-        if self._filled:
+        if self._part:
             self._commit()
         if not self.meta.n_rows:
             raise DataError(f"Expected at least one row in the store at {self.root}, got none")
@@ -199,7 +197,7 @@ class StoreWriter:
         ids = tables.check_problems(problems)
         tables.write(self.root / PROBLEMS, iter([problems.combine_chunks()]), problems.schema)
         parts = self._checked_parts(ids)
-        tables.write(self.root / ROWS, parts, tables.read(self._part(0)).schema)
+        tables.write(self.root / ROWS, parts, tables.read(self._rows_path(0)).schema)
         digests = {name: digest(self.root / name) for name in (ROWS, PROBLEMS)}
         self.meta = self.meta.model_copy(update={"tables": digests})
         write_json(self.root / META, self.meta.model_dump(mode="json"))
@@ -250,74 +248,38 @@ class StoreWriter:
             )
         done = 0
         while done < n:
-            take = min(n - done, self.shard_rows - self._filled)
-            self._write_rows({hook: x[done : done + take] for hook, x in acts.items()})
-            self._columns.append({name: values[done : done + take] for name, values in columns.items()})
-            self._filled += take
-            done += take
-            if self._filled == self.shard_rows:
+            self._part = self._part or ShardPart(self._part_path(), self.meta, self.shard_rows)
+            stop = min(n, done + self.shard_rows - self._part.rows)
+            self._part.add([acts[hook][done:stop] for hook in self.meta.hook_names])
+            self._columns.append({name: values[done:stop] for name, values in columns.items()})
+            done = stop
+            if self._part.rows == self.shard_rows:
                 self._commit()
-
-    def _write_rows(self, acts: dict[str, Tensor]) -> None:
-        plan = layout(self.meta, self.shard_rows)
-        if self._file is None:
-            self._file = self._shard_part().open("w+b")
-            self._file.write(plan.header)
-        for i, hook in enumerate(self.meta.hook_names):
-            self._file.seek(plan.starts[i] + self._filled * plan.row_bytes[i])
-            self._file.write(acts[hook].contiguous().view(torch.uint8).numpy().data)
 
     def _commit(self) -> None:
         """Make the rows so far a finished shard; nothing before the last line counts after a crash."""
-        index = len(self.meta.shards)
-        plan = layout(self.meta, self._filled)
-        if self._filled < self.shard_rows:
-            self._compact(plan.header)
-        assert self._file is not None
-        _sync_close(self._file)
-        self._file = None
-        size = self._shard_part().stat().st_size
-        assert size == plan.size, (size, plan.size)
-        shard = Shard(
-            file=shard_file(index), rows=self._filled, bytes=size, sha256=digest(self._shard_part())
-        )
-        first = self.meta.n_rows
-        part = tables.row_table(self._columns, first)
-        tables.write(self._part(index), iter([part]), part.schema)
-        os.replace(self._shard_part(), self.root / shard.file)
+        assert self._part is not None
+        index, first, path = len(self.meta.shards), self.meta.n_rows, self._part_path()
+        rows = self._part.rows
+        self._part.close()
+        shard = Shard(file=shard_file(index), rows=rows, bytes=path.stat().st_size, sha256=digest(path))
+        table = tables.row_table(self._columns, first)
+        tables.write(self._rows_path(index), iter([table]), table.schema)
+        os.replace(path, self.root / shard.file)
         _sync_directory(self.root / "shards")
-        n_rows = first + self._filled
+        n_rows = first + rows
         self.meta = self.meta.model_copy(update={"shards": [*self.meta.shards, shard], "n_rows": n_rows})
-        self._columns, self._filled = [], 0
+        self._columns, self._part = [], None
         if not self._uses_cursor and self.cursor is None:
             self.rows_done = n_rows
         while self._marks and self._marks[0][0] <= n_rows:
             self.rows_done, self.cursor = self._marks.popleft()
         self._save_progress()
 
-    def _compact(self, header: bytes) -> None:
-        """Move the tensors of a shard with fewer rows together, under a header that says so."""
-        wide, tight = layout(self.meta, self.shard_rows), layout(self.meta, self._filled)
-        source = self._file
-        assert source is not None
-        target_path = self._shard_part().with_suffix(".compact")
-        with target_path.open("wb") as target:
-            target.write(header)
-            for start, row_bytes in zip(wide.starts, tight.row_bytes, strict=True):
-                source.seek(start)
-                left = self._filled * row_bytes
-                while left:
-                    chunk = source.read(min(left, COPY_BYTES))
-                    target.write(chunk)
-                    left -= len(chunk)
-        source.close()
-        os.replace(target_path, self._shard_part())
-        self._file = self._shard_part().open("r+b")
-
-    def _shard_part(self) -> Path:
+    def _part_path(self) -> Path:
         return self.root / f"{shard_file(len(self.meta.shards))}.part"
 
-    def _part(self, index: int) -> Path:
+    def _rows_path(self, index: int) -> Path:
         return self.root / PARTS / f"{index:05d}.parquet"
 
     def _save_progress(self) -> None:
@@ -354,7 +316,7 @@ class StoreWriter:
 
     def _checked_parts(self, ids: pa.Array) -> Iterator[pa.Table]:
         for index in range(len(self.meta.shards)):
-            part = tables.read(self._part(index))
+            part = tables.read(self._rows_path(index))
             names = part["problem_id"].combine_chunks().dictionary
             missing = names.filter(tables.lines_of(names, ids).is_null())
             if len(missing):
@@ -363,12 +325,6 @@ class StoreWriter:
                     f"missing, the first is {missing[0].as_py()!r}"
                 )
             yield part
-
-
-def _sync_close(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
 
 
 def _sync_directory(path: Path) -> None:
