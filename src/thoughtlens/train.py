@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from thoughtlens import sae as saes
 from thoughtlens.config import Config
-from thoughtlens.errors import ConfigError, ResourceError
+from thoughtlens.errors import ConfigError, DataError, ResourceError
 from thoughtlens.progress import progress, say, warn
 from thoughtlens.stage import Plan, digest, read_json, run_stage, write_json
 from thoughtlens.store.reader import ActivationStore
@@ -21,6 +21,7 @@ from thoughtlens.training.checkpoint import Checkpoints
 from thoughtlens.training.evaluation import DEFINITIONS, Rows, measure
 from thoughtlens.training.loop import Settings, Trainer, fit
 from thoughtlens.training.members import Member, Partition, plan_members
+from thoughtlens.training.sources import JoinedView, open_source, resolve, sample_rows, weights
 from thoughtlens.training.track import Row, write_curves
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -107,7 +108,7 @@ def train(cfg: TrainConfig, out: str | Path) -> dict[str, Any]:
     """
     store = ActivationStore.open(cfg.acts)
     device = _device(cfg.device)
-    todo = plan_members(store, cfg.members, cfg.hook_names, cfg.thoughts)
+    todo = plan_members(store, cfg.members, cfg.hook_names, cfg.thoughts, cfg.sae)
     warnings = [text for member in todo for text in _check(cfg, store, member)]
 
     def work(tmp: Path) -> dict[str, Any]:
@@ -123,20 +124,20 @@ def plan(cfg: TrainConfig) -> Plan:
     if not (Path(cfg.acts) / "meta.json").is_file():
         return Plan(rows=cfg.n_vectors or 0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
     store = ActivationStore.open(cfg.acts)
-    rows, memory, weights, largest, flops = 0, 0.0, 0, 0, 0.0
-    for member in plan_members(store, cfg.members, cfg.hook_names, cfg.thoughts):
-        view = member.view(store, cfg.split, cfg.drop_outliers)
+    rows, memory, stored, largest, flops = 0, 0.0, 0, 0, 0.0
+    for member in plan_members(store, cfg.members, cfg.hook_names, cfg.thoughts, cfg.sae):
+        _, view = _open(cfg, store, member)
         d_sae = cfg.sae.width(view.d_in)
         n_vectors = _n_steps(cfg, view.n) * cfg.batch_size
-        size = 2 * view.d_in * d_sae
-        batch = 4 * cfg.batch_size * d_sae + 3 * (cfg.sample_rows + cfg.batch_size) * view.d_in
+        size = weights(view) * d_sae
+        batch = 4 * cfg.batch_size * d_sae + 3 * (cfg.sample_rows + cfg.batch_size) * weights(view) // 2
         memory = max(memory, 4.0 * (4 * size + batch))
-        rows, weights, largest = rows + n_vectors, weights + size, max(largest, size)
+        rows, stored, largest = rows + n_vectors, stored + size, max(largest, size)
         flops += 6.0 * size * n_vectors
     return Plan(
         rows=rows,
         memory_bytes=memory + IDLE_BYTES,
-        disk_bytes=4.0 * (weights + 2 * 3 * largest),
+        disk_bytes=4.0 * (stored + 2 * 3 * largest),
         seconds=2 * flops / _flops_per_s(_device(cfg.device)),
     )
 
@@ -165,20 +166,20 @@ def _work(
 
 def _check(cfg: TrainConfig, store: ActivationStore, member: Member) -> list[str]:
     """Refuse what cannot be trained; return what should not be believed."""
-    view = member.view(store, cfg.split, cfg.drop_outliers)
-    cfg.sae.check(view.d_in)
+    sae, view = _open(cfg, store, member)
+    sae.check(view.d_in)
     if cfg.batch_size > view.n:
         raise ConfigError(
             f"batch_size = {cfg.batch_size} is above the {view.n} vectors of {member.label} in split "
             f"{cfg.split!r}; set train.batch_size to {max(1, view.n // 10)} or so, or extract more rows"
         )
-    warnings = [f"{member.label}: {w}" for w in cfg.sae.warnings(view.d_in)]
+    warnings = [f"{member.label}: {w}" for w in sae.warnings(view.d_in)]
     if view.n < MIN_ROWS_PER_DIM * view.d_in:
         warnings.append(
             f"{member.label}: {view.n:,} training vectors for d_in = {view.d_in} are fewer than "
             f"{MIN_ROWS_PER_DIM} per dimension; the dictionary will memorise them and its numbers mean little"
         )
-    if member.view_if_any(store, cfg.validation_split, cfg.drop_outliers) is None:
+    if _open_if_any(cfg, store, member, cfg.validation_split) is None:
         warnings.append(
             f"{member.label}: no rows in split {cfg.validation_split!r}; the training curve says nothing "
             f"about rows that were not trained on"
@@ -195,8 +196,8 @@ def _train_member(
     if done.is_file():
         table = read_json(done)
         return table["curve"], table["summary"]
-    view = member.view(store, cfg.split, cfg.drop_outliers)
-    sae, sample = _start(cfg, store, member, view, device)
+    _, view = _open(cfg, store, member)
+    sae, sample = _start(cfg, store, member, device)
     validation = _validation(cfg, store, member)
     settings = _settings(cfg, view.n, sae)
     trainer = Trainer(sae, settings)
@@ -237,21 +238,43 @@ def _train_member(
 
 
 def _start(
-    cfg: TrainConfig, store: ActivationStore, member: Member, view: View, device: torch.device
+    cfg: TrainConfig, store: ActivationStore, member: Member, device: torch.device
 ) -> tuple[saes.SAE, Rows]:
     """A new SAE fitted to a sample of its rows, and the part of the sample that is measured."""
     n_sample = max(cfg.sample_rows, ROWS_PER_CELL * len(member.cells(store)))
-    rows = member.sample(store, view, n_sample, cfg.seed)
-    sae = saes.create(cfg.sae, view.d_in, seed=cfg.seed).to(device)
+    settled, view = _open(cfg, store, member)
+    rows = sample_rows(view, member.cells(store), n_sample, cfg.seed)
+    d_out = view.d_out if isinstance(view, JoinedView) else None
+    sae = saes.create(settled, view.d_in, seed=cfg.seed, d_out=d_out).to(device)
     sae.hook_names = list(member.hook_names)
     sae.compute_dtype = DTYPES[cfg.dtype]
-    sae.initialize(rows.x.to(device), rows.cell.to(device), rows.cells)
+    y = None if rows.y is None else rows.y.to(device)
+    sae.initialize(rows.x.to(device), rows.cell.to(device), rows.cells, y)
     return sae, rows.head(cfg.eval_rows)
 
 
 def _validation(cfg: TrainConfig, store: ActivationStore, member: Member) -> Rows | None:
-    view = member.view_if_any(store, cfg.validation_split, cfg.drop_outliers)
-    return None if view is None else member.sample(store, view, cfg.eval_rows, cfg.seed)
+    view = _open_if_any(cfg, store, member, cfg.validation_split)
+    return None if view is None else sample_rows(view, member.cells(store), cfg.eval_rows, cfg.seed)
+
+
+def _open(
+    cfg: TrainConfig, store: ActivationStore, member: Member
+) -> tuple[saes.SAEConfig, View | JoinedView]:
+    """The member's architecture with what only the data can say, and the rows it trains on."""
+    settled = resolve(cfg.sae, store, member, cfg.split)
+    return settled, open_source(settled, store, member, cfg.split, cfg.drop_outliers)
+
+
+def _open_if_any(
+    cfg: TrainConfig, store: ActivationStore, member: Member, split: str
+) -> View | JoinedView | None:
+    """The member's rows in another split; None where the store has none."""
+    settled = resolve(cfg.sae, store, member, cfg.split)
+    try:
+        return open_source(settled, store, member, split, cfg.drop_outliers)
+    except DataError:
+        return None
 
 
 def _n_steps(cfg: TrainConfig, n: int) -> int:

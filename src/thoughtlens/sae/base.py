@@ -75,8 +75,8 @@ class SparseActs:
 class Batch:
     """What a training step sees. All activations are raw."""
 
-    x: Float[Tensor, batch * d_in]
-    y: Float[Tensor, batch * d_out] | None = None
+    x: Float[Tensor, "batch ..."]
+    y: Float[Tensor, "batch ..."] | None = None
     """Target, where it is not x."""
     cell: Int[Tensor, " batch"] | None = None
     """Each row's index into the SAE's cells."""

@@ -21,7 +21,7 @@ class BatchTopKConfig(AuxKConfig):
     """Architecture."""
     k: int = Field(32, ge=1)
     """Latents that fire per row, on average over a batch."""
-    threshold_decay: float = Field(0.98, ge=0, lt=1)
+    threshold_decay: float = Field(0.95, ge=0, lt=1)
     """Weight of the past in the running mean of the least activation kept, per step."""
 
     def check(self, d_in: int) -> None:

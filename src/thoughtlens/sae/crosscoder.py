@@ -33,9 +33,9 @@ class CrosscoderConfig(AuxKConfig):
     each activation times the summed norms of what it writes at each site (Lindsey et al. 2024)."""
     k: int = Field(32, ge=1)
     """Latents that fire per row over all sites together, on average; for batchtopk."""
-    threshold_decay: float = Field(0.98, ge=0, lt=1)
+    threshold_decay: float = Field(0.95, ge=0, lt=1)
     """Weight of the past in the running mean of the least activation kept, per step; for batchtopk."""
-    l1: float = Field(2.0, ge=0)
+    l1: float = Field(1.0, ge=0)
     """Coefficient of the penalty; for l1."""
     l1_warmup: float = Field(0.05, ge=0, le=1)
     """Share of the training over which the coefficient rises linearly from 0."""
@@ -103,7 +103,7 @@ class Crosscoder(SAE):
         return SparseActs(*acts.topk(k, dim=-1))
 
     def decode(
-        self, acts: Float[Tensor, "*batch d_sae"], cell: Tensor | None = None
+        self, acts: Float[Tensor, "*batch d_sae"], cell: Tensor | None = None, x: Tensor | None = None
     ) -> Float[Tensor, "*batch n_sites d_out"]:
         """Raw reconstruction of every site."""
         z_hat = (acts @ self.W_dec.flatten(1)).unflatten(-1, (self.n_sites, self.d_out)) + self.b_dec

@@ -64,10 +64,11 @@ class SupervisedSAE(SAE):
     A tied latent's pre-activation is the logit of its class, so that it fires exactly where its class is
     more likely than not. What it reads is learned from the labels alone, what it writes from the
     reconstruction alone: otherwise, being outside the competition for k, it would become a channel for
-    everything. Loss, on normalised activations: mean squared error over rows and dimensions,
-    `auxk * auxk_loss` over the free latents, and `label` times the binary cross-entropy of the tied
-    latents in nats, mean over the classes of a column, its labelled rows, and the columns. Rows with
-    label -1 count as unlabelled.
+    everything. For the same reason its decoder row has no fixed length.
+
+    Loss, on normalised activations: mean squared error over rows and dimensions, `auxk * auxk_loss` over
+    the free latents, and `label` times the binary cross-entropy of the tied latents in nats, mean over
+    the classes of a column, its labelled rows, and the columns. Rows with label -1 count as unlabelled.
     """
 
     kind = "supervised"
@@ -109,6 +110,27 @@ class SupervisedSAE(SAE):
             terms |= auxk_term(self.cfg, residual, pre_acts, self.W_dec, replace(batch, dead=dead))
         return LossTerms(terms, acts)
 
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """As for every SAE; tied latents start by writing nothing."""
+        super().reset_parameters(generator)
+        self.W_dec[: self.cfg.n_tied] = 0
+
+    @torch.no_grad()
+    def normalize_decoder(self) -> None:
+        """Rows of free latents back to length 1, where the config asks for it."""
+        tied = self.W_dec[: self.cfg.n_tied].clone()
+        super().normalize_decoder()
+        self.W_dec[: self.cfg.n_tied] = tied
+
+    @torch.no_grad()
+    def project_decoder_grad(self) -> None:
+        """Remove the part of W_dec's gradient along each free latent's row."""
+        if self.W_dec.grad is not None:
+            tied = self.W_dec.grad[: self.cfg.n_tied].clone()
+            super().project_decoder_grad()
+            self.W_dec.grad[: self.cfg.n_tied] = tied
+
     def _label_loss(self, pre_acts: Tensor, labels: Int[Tensor, "batch n_columns"]) -> Float[Tensor, ""]:
         losses, start = [], 0
         for column, classes in enumerate(self.cfg.label_classes):
@@ -137,30 +159,33 @@ class SupervisedSAE(SAE):
 
 
 def encode_labels(
-    table: Mapping[str, Sequence[Any]], columns: Sequence[str]
+    table: Mapping[str, Sequence[Any]],
+    columns: Sequence[str],
+    classes: Sequence[Sequence[str]] | None = None,
 ) -> tuple[tuple[tuple[str, ...], ...], Int[Tensor, "n n_columns"]]:
     """Classes of label columns, and every row's class in each (-1 where the label is None).
 
     Args:
         table: Values of every column there is.
         columns: The label columns.
+        classes: The classes of each column, where they are known already; other values become -1.
 
     Raises:
         ConfigError: a column that is not there, or with fewer than 2 or more than 64 different values.
     """
-    classes, codes = [], []
-    for column in columns:
+    kept, codes = [], []
+    for i, column in enumerate(columns):
         if column not in table:
             raise ConfigError(
                 f"sae.label_columns: expected columns among {', '.join(table) or 'none'}, got {column!r}"
             )
         values = [None if v is None else str(v) for v in table[column]]
-        found = sorted({v for v in values if v is not None})
+        found = sorted({v for v in values if v is not None}) if classes is None else list(classes[i])
         _require_classes(column, len(found))
-        number = {v: i for i, v in enumerate(found)}
-        classes.append(tuple(found))
-        codes.append(torch.tensor([-1 if v is None else number[v] for v in values]))
-    return tuple(classes), torch.stack(codes, dim=1)
+        number = {v: code for code, v in enumerate(found)}
+        kept.append(tuple(found))
+        codes.append(torch.tensor([-1 if v is None else number.get(v, -1) for v in values]))
+    return tuple(kept), torch.stack(codes, dim=1)
 
 
 @torch.no_grad()
@@ -174,11 +199,12 @@ def labels_bought(
 
     `accuracy`: share of labelled rows whose class has the column's largest logit; `majority`: share of
     their most frequent class. `fvu`: error of the whole SAE over the rows' variance; `fvu_free`: the
-    same with the tied latents at 0. The SAE trained with `label = 0` is the control.
+    same with the tied latents held at their mean over the rows. The SAE trained with `label = 0` is
+    the control.
     """
     acts = sae.encode(x, cell)
     free = acts.clone()
-    free[:, : sae.cfg.n_tied] = 0
+    free[:, : sae.cfg.n_tied] = acts[:, : sae.cfg.n_tied].mean(0)
     variance = (x.double() - x.double().mean(0)).square().sum()
     fvu, fvu_free = (
         ((x - sae.decode(a, cell)).double().square().sum() / variance).item() for a in (acts, free)

@@ -30,31 +30,42 @@ DEFINITIONS = {
 class Rows:
     """A fixed sample: raw activations, and each row's index into `cells`."""
 
-    x: Float[Tensor, "n d_in"]
+    x: Float[Tensor, "n ..."]
     cell: Int[Tensor, " n"]
     cells: list[Cell]
+    y: Float[Tensor, "n d_out"] | None = None
+    """Target, where it is not x."""
 
     def head(self, n: int) -> Rows:
         """A copy of the first n rows."""
-        return Rows(self.x[:n].clone(), self.cell[:n].clone(), self.cells)
+        y = None if self.y is None else self.y[:n].clone()
+        return Rows(self.x[:n].clone(), self.cell[:n].clone(), self.cells, y)
 
 
 @torch.no_grad()
 def measure(sae: SAE, rows: Rows, suffix: str) -> Row:
-    """`fvu_*`, `l0_*`, `dead_*` and, where the rows come from several cells, `fvu_within_*`."""
+    """`fvu_*`, `l0_*`, `dead_*` and, where the rows come from several cells, `fvu_within_*`.
+
+    A crosscoder's sites count as cells, its vectors as rows of the FVU.
+    """
     device = sae.W_enc.device
     fvu, within = FVU(), ExplainedVarianceWithin()
     fired = torch.zeros(sae.d_sae, dtype=torch.long, device=device)
     chunk = max(1, CHUNK_ACTS // sae.d_sae)
-    for x, cell in zip(rows.x.split(chunk), rows.cell.split(chunk), strict=True):
-        x, index = x.to(device), sae.cell_index(rows.cells, cell)
+    targets = rows.x if rows.y is None else rows.y
+    parts = zip(rows.x.split(chunk), targets.split(chunk), rows.cell.split(chunk), strict=True)
+    for x, target, cell in parts:
+        x, target, index = x.to(device), target.to(device), sae.cell_index(rows.cells, cell)
         acts = sae.encode(x, index)
-        x_hat = sae.decode(acts, index)
+        x_hat = sae.decode(acts, index, x)
         fired += counts(acts, sae.d_sae)
-        fvu.update(x, x_hat)
-        within.update(x, x_hat, cell)
+        if x.ndim == 3:
+            cell = torch.arange(x.shape[1]).repeat(len(x))
+            target, x_hat = target.flatten(0, 1), x_hat.flatten(0, 1)
+        fvu.update(target, x_hat)
+        within.update(target, x_hat, cell)
     row: Row = {f"fvu_{suffix}": fvu.compute()}
-    if len(rows.cells) > 1:
+    if len(rows.cells) > 1 or rows.x.ndim == 3:
         row[f"fvu_within_{suffix}"] = 1 - within.compute()
     row[f"l0_{suffix}"] = fired.sum().item() / len(rows.x)
     row[f"dead_{suffix}"] = int((fired == 0).sum())

@@ -22,10 +22,12 @@ from thoughtlens.errors import CheckpointError, DataError
 from thoughtlens.progress import Progress
 from thoughtlens.sae.base import SAE, Batch, LossTerms, counts
 from thoughtlens.sae.io import write_tensors
+from thoughtlens.sae.normalization import Cell
 from thoughtlens.store.view import View, ViewBatch
 from thoughtlens.training.checkpoint import Checkpoints
 from thoughtlens.training.dead import DeadTracker
 from thoughtlens.training.schedule import lr_at
+from thoughtlens.training.sources import Joined, JoinedView
 from thoughtlens.training.track import Means, Row
 
 
@@ -67,14 +69,21 @@ class Trainer:
         """Rows that have gone through `step`."""
         return self.step_idx * self.settings.batch_size
 
-    def step(self, x: Tensor, cell: Int[Tensor, " batch"] | None = None) -> LossTerms:
+    def step(
+        self,
+        x: Tensor,
+        cell: Int[Tensor, " batch"] | None = None,
+        y: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> LossTerms:
         """Forward, backward, optimizer and bookkeeping on a batch of raw activations.
 
         Raises:
             FloatingPointError: loss or gradient is not finite; weights and counters are untouched.
         """
         s, sae = self.settings, self.sae
-        batch = Batch(x, cell=cell, dead=self.tracker.dead, progress=self.step_idx / s.n_steps)
+        progress = self.step_idx / s.n_steps
+        batch = Batch(x, y, cell, dead=self.tracker.dead, labels=labels, progress=progress)
         loss = sae.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
@@ -131,7 +140,7 @@ class Trainer:
 
 def fit(
     trainer: Trainer,
-    source: View,
+    source: View | JoinedView,
     evaluate: Callable[[SAE], Row],
     checkpoints: Checkpoints,
     bar: Progress,
@@ -151,12 +160,11 @@ def fit(
         DataError: the loss became NaN or Inf.
     """
     s = trainer.settings
-    device = trainer.sae.W_enc.device
     saved = time.monotonic()
     stream = source.batches(s.batch_size, seed=s.seed, start=trainer.rows_seen, epochs=None)
     for batch in islice(stream, s.n_steps - trainer.step_idx):
         try:
-            trainer.step(batch.x.to(device), trainer.sae.cell_index(source.cells, batch.cell))
+            trainer.step(*_inputs(batch, trainer.sae, source.cells))
         except FloatingPointError as error:
             _stop(trainer, batch, offending, str(error))
         if trainer.step_idx % s.eval_every == 0 or trainer.step_idx == s.n_steps:
@@ -174,6 +182,13 @@ def _groups(sae: SAE) -> list[dict[str, Any]]:
     for name, parameter in sae.named_parameters():
         groups.setdefault(sae.lr_factor.get(name, 1.0), []).append(parameter)
     return [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
+
+
+def _inputs(batch: ViewBatch, sae: SAE, cells: list[Cell]) -> tuple[Tensor | None, ...]:
+    """What `Trainer.step` takes, on the SAE's device."""
+    extra = (batch.y, batch.labels) if isinstance(batch, Joined) else ()
+    values = (batch.x, sae.cell_index(cells, batch.cell), *extra)
+    return tuple(None if value is None else value.to(sae.W_enc.device) for value in values)
 
 
 def _measure(trainer: Trainer, evaluate: Callable[[SAE], Row]) -> Row:

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import pyarrow.parquet as pq
-import torch
 
-from thoughtlens.errors import ConfigError, DataError
+from thoughtlens.errors import ConfigError
+from thoughtlens.sae.base import SAEConfig
 from thoughtlens.sae.normalization import Cell
+from thoughtlens.sae.transcoder import TranscoderConfig
 from thoughtlens.store.reader import ActivationStore
 from thoughtlens.store.view import View
-from thoughtlens.training.evaluation import Rows
 
 Partition = Literal["pooled", "per_layer", "per_thought", "per_cell"]
 
@@ -43,33 +42,22 @@ class Member:
         flagged = "outlier" in pq.read_schema(store.root / "rows.parquet").names
         return store.view(self.hook_names, split, self.thoughts, drop_outliers and flagged)
 
-    def sample(self, store: ActivationStore, view: View, n: int, seed: int) -> Rows:
-        """`min(n, view.n)` of the view's vectors."""
-        taken = view.sample(n, seed)
-        cells = self.cells(store)
-        lookup = np.array([cells.index(c) if c in cells else -1 for c in view.cells])
-        return Rows(taken.x, torch.from_numpy(lookup[taken.cell]), cells)
-
-    def view_if_any(self, store: ActivationStore, split: str, drop_outliers: bool) -> View | None:
-        """`view`; None where the store has no such rows."""
-        try:
-            return self.view(store, split, drop_outliers)
-        except DataError:
-            return None
-
 
 def plan_members(
     store: ActivationStore,
     partition: Partition,
     hook_names: Sequence[str] | None,
     thoughts: Sequence[int] | None,
+    sae: SAEConfig,
 ) -> list[Member]:
     """The SAEs to train on a store, in order.
 
     Raises:
-        ConfigError: a partition by thought on a store of text.
+        ConfigError: a partition by thought on a store of text, or a transcoder without its two hooks.
     """
     hooks = tuple(hook_names or store.hook_names)
+    if isinstance(sae, TranscoderConfig):
+        hooks = (_hook_in(sae, hook_names),)
     chosen = None if thoughts is None else tuple(thoughts)
     if partition == "pooled":
         return [Member("", hooks, chosen)]
@@ -84,6 +72,19 @@ def plan_members(
     if partition == "per_thought":
         return [Member(f"thought_{t}", hooks, (t,)) for t in each]
     return [Member(f"{_folder(hook)}.thought_{t}", (hook,), (t,)) for hook in hooks for t in each]
+
+
+def _hook_in(sae: TranscoderConfig, hook_names: Sequence[str] | None) -> str:
+    if sae.hook_in is None or sae.hook_out is None:
+        raise ConfigError(
+            f"kind = transcoder needs sae.hook_in and sae.hook_out, got {sae.hook_in} and {sae.hook_out}"
+        )
+    if hook_names is not None:
+        raise ConfigError(
+            f"hook_names = {list(hook_names)}: a transcoder's hooks are sae.hook_in and sae.hook_out; "
+            f"leave hook_names out"
+        )
+    return sae.hook_in
 
 
 def _folder(hook_name: str) -> str:
