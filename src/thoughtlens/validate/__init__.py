@@ -6,6 +6,7 @@ Every number is refused, or marked, where it could not mean anything; `docs/metr
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ import torch
 from pydantic import Field
 
 from thoughtlens import sae as saes
+from thoughtlens.baselines.base import Baseline
 from thoughtlens.config import Config
 from thoughtlens.errors import DataError, MismatchError, ResourceError
 from thoughtlens.metrics.reconstruction import DEFINITIONS as RECONSTRUCTION
@@ -100,7 +102,12 @@ def validate(cfg: ValidateConfig, out: str | Path) -> dict[str, Any]:
             `force` is not set; or the split is empty.
     """
     inputs = {"acts": Path(cfg.acts), "sae": Path(cfg.sae)}
-    return run_stage("validate", cfg, out, lambda tmp: _work(cfg, tmp), inputs=inputs)
+    job = None if Path(out).exists() else _prepare(cfg)  # refusals leave nothing behind
+
+    def work(tmp: Path) -> dict[str, Any]:
+        return _work(cfg, job or _prepare(cfg), tmp)
+
+    return run_stage("validate", cfg, out, work, inputs=inputs)
 
 
 def plan(cfg: ValidateConfig) -> Plan:
@@ -124,19 +131,33 @@ def plan(cfg: ValidateConfig) -> Plan:
     )
 
 
-def _work(cfg: ValidateConfig, tmp: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Job:
+    store: ActivationStore
+    subjects: list[Subject]
+    text: _Text
+    warnings: list[str]
+
+
+def _prepare(cfg: ValidateConfig) -> _Job:
+    """Open everything, and refuse what cannot or should not be judged."""
     store = ActivationStore.open(cfg.acts)
     members = saes.load_members(cfg.sae, device=_device(cfg.device))
     subjects = [Subject(store, name, sae, cfg.split) for name, sae in members.items()]
     warnings = _check(cfg, subjects, list(members))
+    return _Job(store, subjects, _Text(cfg, store), warnings)
+
+
+def _work(cfg: ValidateConfig, job: _Job, tmp: Path) -> dict[str, Any]:
+    subjects = job.subjects
+    for line in job.warnings:
+        warn(line)
     parts = tmp / "parts"
     parts.mkdir(exist_ok=True)
-    todo = [i for i in range(len(subjects)) if not (parts / f"{i}.json").is_file()]
-    text = _Text(cfg, store) if todo else None
-    for i in todo:
+    for i in [i for i in range(len(subjects)) if not (parts / f"{i}.json").is_file()]:
         if len(subjects) > 1:
             say(f"validate: SAE {i + 1} of {len(subjects)}, {subjects[i].label}")
-        _member(cfg, subjects[i], text, parts, i)
+        _member(cfg, subjects[i], job.text, parts, i)
     for name in TABLES:
         found = [pq.read_table(parts / f"{i}.{name}.parquet") for i in range(len(subjects))]
         pq.write_table(pa.concat_tables(found, promote_options="default"), tmp / f"{name}.parquet")
@@ -144,12 +165,12 @@ def _work(cfg: ValidateConfig, tmp: Path) -> dict[str, Any]:
     shutil.rmtree(parts)
     return {
         "split": cfg.split,
-        "kind": store.meta.kind,
+        "kind": job.store.meta.kind,
         "n": sum(s["n"] for s in summaries),
         "members": summaries,
         "headline": headline(summaries, cfg.split),
         "definitions": DEFINITIONS,
-        "warnings": warnings,
+        "warnings": job.warnings,
     }
 
 
@@ -171,12 +192,10 @@ def _check(cfg: ValidateConfig, subjects: list[Subject], names: list[str]) -> li
             f"sparser SAE; validate.force=true gives the numbers all the same, marked"
         )
     warnings += [f"FORCED, the numbers mean little: {text}" for text in refused]
-    for text in warnings:
-        warn(text)
     return warnings
 
 
-def _member(cfg: ValidateConfig, subject: Subject, text: _Text | None, parts: Path, i: int) -> None:
+def _member(cfg: ValidateConfig, subject: Subject, text: _Text, parts: Path, i: int) -> None:
     """Judge one SAE; its summary is written last."""
     total = Total(subject)
     mine, firing = measure_sae(subject, total)
@@ -190,7 +209,7 @@ def _member(cfg: ValidateConfig, subject: Subject, text: _Text | None, parts: Pa
     )
     tallies = {"sae": mine, **measure_baselines(subject, total, baselines)}
     widths = {name: model.d_sae for name, model in {"sae": subject.sae, **baselines}.items()}
-    spliced, skipped = (None, "nothing left to do") if text is None else text.rows(subject, baselines)
+    spliced, skipped = text.rows(subject, baselines)
     label = {"member": subject.label}
     _write(parts / f"{i}.reconstruction.parquet", [label | r for r in table(subject, tallies, widths)])
     columns = firing.columns()
@@ -227,22 +246,24 @@ def _member(cfg: ValidateConfig, subject: Subject, text: _Text | None, parts: Pa
 
 
 class _Text:
-    """The model and held-out text, loaded when first needed; None where there is nothing to splice."""
+    """The model to splice into, loaded at once so that a wrong one is refused early."""
 
     def __init__(self, cfg: ValidateConfig, store: ActivationStore) -> None:
         self.cfg, self.store = cfg, store
-        self._lm: LanguageModel | None = None
+        self.skipped = None
+        if store.meta.kind != "text":
+            self.skipped = "continuous thoughts have no next token; splice them into the thought loop"
+        elif cfg.ce_tokens == 0:
+            self.skipped = "ce_tokens is 0"
+        self.lm = None if self.skipped else self._load()
 
     def rows(
-        self, subject: Subject, baselines: dict[str, Any]
+        self, subject: Subject, baselines: dict[str, Baseline]
     ) -> tuple[list[dict[str, Any]] | None, str | None]:
         """Fidelity by hook and arm, or the reason why there is none."""
-        if self.store.meta.kind != "text":
-            return None, "continuous thoughts have no next token; splice them into the thought loop"
-        if self.cfg.ce_tokens == 0:
-            return None, "ce_tokens is 0"
-        lm = self._model()
-        bos = lm.tokenizer.bos_token_id
+        if self.lm is None:
+            return None, self.skipped
+        bos = self.lm.tokenizer.bos_token_id
         windows = splice.held_out_text(
             self.store,
             self.cfg.split,
@@ -254,7 +275,7 @@ class _Text:
         means = torch.stack([self._mean(subject, hook) for hook in subject.sae.hook_names])
         compared = {name: model for name, model in baselines.items() if name not in ("mean", "cell_mean")}
         models = {"sae": subject.sae, **compared}
-        return splice.fidelity(subject, lm, windows, models, means, seed=self.cfg.seed), None
+        return splice.fidelity(subject, self.lm, windows, models, means, seed=self.cfg.seed), None
 
     def _mean(self, subject: Subject, hook: str) -> torch.Tensor:
         view = self.store.view([hook], subject.train_split, None, subject.drops_outliers)
@@ -266,21 +287,20 @@ class _Text:
                 break
         return total / (min(self.cfg.baseline_rows, view.n) - n)
 
-    def _model(self) -> LanguageModel:
-        if self._lm is None:
-            meta = self.store.meta
-            cfg = self.cfg.model or ModelConfig(name=meta.model, revision=meta.model_revision)
-            self._lm = load_model(**cfg.model_dump())
-            for what, mine, theirs in (
-                ("weights", self._lm.digest, meta.model_digest),
-                ("tokenizer", self._lm.tokenizer_digest, meta.tokenizer_digest),
-            ):
-                if theirs is not None and mine != theirs:
-                    raise MismatchError(
-                        f"{cfg.name} has other {what} ({mine[:12]}) than the model behind {self.store.root} "
-                        f"({meta.model}, {theirs[:12]}); name that one, or set validate.ce_tokens=0"
-                    )
-        return self._lm
+    def _load(self) -> LanguageModel:
+        meta = self.store.meta
+        cfg = self.cfg.model or ModelConfig(name=meta.model, revision=meta.model_revision)
+        lm = load_model(**cfg.model_dump())
+        for what, mine, theirs in (
+            ("weights", lm.digest, meta.model_digest),
+            ("tokenizer", lm.tokenizer_digest, meta.tokenizer_digest),
+        ):
+            if theirs is not None and mine != theirs:
+                raise MismatchError(
+                    f"{cfg.name} has another {what} digest ({mine[:12]}) than {meta.model} ({theirs[:12]}), "
+                    f"which {self.store.root} was extracted from; name that one, or set validate.ce_tokens=0"
+                )
+        return lm
 
 
 def _write(file: Path, rows: list[dict[str, Any]]) -> None:
