@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from thoughtlens.extract.background import in_background
 from thoughtlens.extract.config import ExtractConfig
 from thoughtlens.extract.source import Chunk, Source
 from thoughtlens.extract.text import plan_text, text_source
@@ -70,7 +71,11 @@ def _work(cfg: ExtractConfig, tmp: Path) -> dict[str, Any]:
 
 
 def _write(cfg: ExtractConfig, tmp: Path, source: Source, writer: StoreWriter) -> None:
-    """Run the model, and write on another thread meanwhile."""
+    """Run the model and write; beside an accelerator on another thread meanwhile.
+
+    On a CPU the two would only take each other's cores: a second thread brings its own OpenMP team.
+    """
+    on_cpu = torch.device(cfg.model.device).type == "cpu"
     start = writer.cursor["next_batch"] if writer.cursor else 0
     thresholds, chunks = _thresholds(cfg, tmp, source, source.chunks(start))
 
@@ -82,7 +87,7 @@ def _write(cfg: ExtractConfig, tmp: Path, source: Source, writer: StoreWriter) -
 
     with (
         progress("extract", source.n_rows, start=writer.rows_done) as bar,
-        _in_background(append) as put,
+        nullcontext(append) if on_cpu else in_background(append, QUEUED_BATCHES) as put,
     ):
         for chunk in chunks:
             put(chunk)
@@ -102,10 +107,7 @@ def _thresholds(
             n += len(chunk.columns["problem_id"])
             if n >= CALIBRATION_ROWS:
                 break
-        median = {
-            hook: float(torch.cat([c.acts[hook].float().norm(dim=1) for c in seen]).median())
-            for hook in source.meta.hook_names
-        }
+        median = {hook: _median_norm([c.acts[hook] for c in seen]) for hook in source.meta.hook_names}
         write_json(file, {"n_rows": n, "median_norm": median})
     median = read_json(file)["median_norm"]
     limits = {hook: cfg.outlier_factor * median[hook] for hook in source.meta.hook_names}
@@ -118,35 +120,10 @@ def _thresholds(
     return limits, all_chunks()
 
 
-@contextmanager
-def _in_background(work: Callable[[Chunk], None]) -> Iterator[Callable[[Chunk], None]]:
-    """Call `work` on another thread, in order, with a few items waiting at most; its error is raised here."""
-    waiting: queue.Queue[Chunk | None] = queue.Queue(maxsize=QUEUED_BATCHES)
-    errors: list[BaseException] = []
-
-    def loop() -> None:
-        torch.set_num_threads(1)  # of this thread only: the model's threads keep the cores
-        while (item := waiting.get()) is not None:
-            if not errors:
-                try:
-                    work(item)
-                except BaseException as error:
-                    errors.append(error)
-
-    def put(item: Chunk) -> None:
-        if errors:
-            raise errors[0]
-        waiting.put(item)
-
-    thread = threading.Thread(target=loop, name="store-writer", daemon=True)
-    thread.start()
-    try:
-        yield put
-    finally:
-        waiting.put(None)
-        thread.join()
-    if errors:
-        raise errors[0]
+def _median_norm(acts: list[Float[Tensor, "_ d"]]) -> float:
+    norms = torch.cat([x.float().norm(dim=1) for x in acts])
+    finite = norms[norms.isfinite()]  # the writer refuses the others, and says where they are
+    return float(finite.median()) if len(finite) else 0.0
 
 
 def _summary(cfg: ExtractConfig, tmp: Path, source: Source) -> dict[str, Any]:

@@ -13,10 +13,13 @@ from thoughtlens.problems.text import TextConfig
 from thoughtlens.problems.tokens import Bos
 
 
-def _kind(table: Any) -> str:
-    """Which config `problems` is: by its `kind`, else by its source."""
-    get = table.get if isinstance(table, dict) else lambda name: getattr(table, name, None)
-    return get("kind") or ("problems" if get("source") in SOURCES else "text")
+def _kind(table: Any) -> str | None:
+    """Which config `problems` is: by its `kind`, else by its source and keys."""
+    if not isinstance(table, dict):
+        return getattr(table, "kind", None)
+    ours = table.get("source") in SOURCES or bool(set(table) - set(TextConfig.model_fields))
+    known = set(table) <= set(ProblemsConfig.model_fields)
+    return table.get("kind") or ("problems" if ours and known else "text")
 
 
 AnyProblems = Annotated[

@@ -85,7 +85,8 @@ class Tap:
         return x
 
     def _edit(self, hook: Hook, x: Any) -> Any:
-        extra = () if hook.per_problem is None else (_take(hook.per_problem, self._rows, hook),)
+        device = (x[0] if hook.site == "kv" else x).device
+        extra = () if hook.per_problem is None else (_take(hook.per_problem, self._rows, hook, device),)
         new = hook.fn(x, *extra)
         if hook.site == "kv":
             return tuple(_checked(hook, a, b) for a, b in zip(new, x, strict=True))
@@ -132,14 +133,14 @@ def _require_effect(spec: ThoughtSpec, hook: Hook, last: int) -> None:
         )
 
 
-def _take(values: Any, rows: Tensor, hook: Hook) -> Any:
+def _take(values: Any, rows: Tensor, hook: Hook, device: torch.device) -> Any:
     if isinstance(values, tuple | list):
-        return tuple(_take(v, rows, hook) for v in values)
+        return tuple(_take(v, rows, hook, device) for v in values)
     if int(rows.max()) >= len(values):
         raise HookError(
             f"Hook {hook}: per_problem has {len(values)} rows, but the run has problem {int(rows.max())}"
         )
-    return values[rows.to(values.device)]
+    return values[rows.to(values.device)].to(device)
 
 
 def _checked(hook: Hook, new: Any, old: Tensor) -> Tensor:

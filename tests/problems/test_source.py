@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from thoughtlens.errors import ConfigError, DataError, NotThereError
+from thoughtlens.problems import arithmetic
+from thoughtlens.problems.source import ProblemsConfig, count, inputs, problems
+
+ROW = {"problem_id": "a", "group_id": "g", "split": "train", "question": "q", "answer": "1", "cot": ""}
+
+
+def save(path, rows):
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return ProblemsConfig(source=str(path))
+
+
+def gsm8k(tmp_path, n=400, **options):
+    for split in ("train", "test"):
+        answers = [f"{i}+1 = <<{i}+1={i + 1}>>\n#### {i + 1}" for i in range(n)]
+        rows = [{"question": f"{split} {i}", "answer": answer} for i, answer in enumerate(answers)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    files = (tmp_path / "train.jsonl", tmp_path / "test.jsonl")
+    return ProblemsConfig(source="gsm8k", files=files, **options)
+
+
+def test_generated_problems_follow_the_seed():
+    cfg = ProblemsConfig(n=50)
+    assert problems(cfg, seed=3).equals(arithmetic.problems(50, seed=3))
+    assert problems(ProblemsConfig(n=50, seed=3), seed=8).equals(arithmetic.problems(50, seed=3))
+    assert count(cfg) == 50 and inputs(cfg) == {}
+    assert count(ProblemsConfig()) == 20_000
+
+
+def test_gsm8k_gives_a_share_of_train_to_validation(tmp_path):
+    cfg = gsm8k(tmp_path, validation=0.25)
+    split = problems(cfg)["split"].to_pylist()
+    assert split.count("test") == 400 and split[:400] == ["test"] * 400
+    assert 60 < split.count("validation") < 140  # 100 expected, SD 8.7
+    assert problems(cfg).equals(problems(cfg))
+    assert "validation" not in problems(gsm8k(tmp_path, validation=0.0))["split"].to_pylist()
+    assert set(inputs(cfg).values()) == set(cfg.files)
+
+
+def test_the_first_n(tmp_path):
+    assert problems(gsm8k(tmp_path, n=30, validation=0.0)).num_rows == 60
+    cfg = ProblemsConfig(source="gsm8k", files=(tmp_path / "test.jsonl",), n=7)
+    assert problems(cfg)["problem_id"].to_pylist() == [f"test_{i}" for i in range(7)]
+
+
+def test_classes(tmp_path):
+    cfg = ProblemsConfig(n=300, classes=("mixed", "addition"))
+    assert set(problems(cfg)["operation"].to_pylist()) == {"mixed", "addition"}
+    with pytest.raises(DataError, match=r"division; there are: .*addition \("):
+        problems(ProblemsConfig(n=300, classes=("addition", "division")))
+    with pytest.raises(DataError, match="no column operation"):
+        problems(save(tmp_path / "p.parquet", [ROW]).model_copy(update={"classes": ("mixed",)}))
+
+
+def test_a_table_somebody_made(tmp_path):
+    rows = [ROW | {"problem_id": str(i), "label": i % 2} for i in range(5)]
+    cfg = save(tmp_path / "p.parquet", rows)
+    assert problems(cfg).to_pylist() == rows
+    assert problems(cfg.model_copy(update={"n": 2})).num_rows == 2
+    assert count(cfg) == 5 and inputs(cfg) == {"problems": tmp_path / "p.parquet"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([{"question": "q", "answer": "a"}], "problem_id, group_id, split, cot missing"),
+        ([ROW | {"split": "dev"}], "got dev"),
+        ([ROW, ROW], "1 problem ids occur twice"),
+        ([ROW, ROW | {"problem_id": "b", "question": None}], "question has 1 empty"),
+    ],
+)
+def test_tables_that_are_none(tmp_path, rows, says):
+    with pytest.raises(DataError, match=says):
+        problems(save(tmp_path / "p.parquet", rows))
+
+
+def test_files_that_are_none(tmp_path):
+    (tmp_path / "p.parquet").write_text("not parquet")
+    with pytest.raises(DataError, match="not a Parquet table"):
+        problems(ProblemsConfig(source=str(tmp_path / "p.parquet")))
+    with pytest.raises(NotThereError, match="arithmetic, gsm8k or a Parquet table"):
+        problems(ProblemsConfig(source="gsm8"))
+    with pytest.raises(ConfigError, match="give both"):
+        gsm8k(tmp_path)
+        problems(ProblemsConfig(source="gsm8k", files=(tmp_path / "test.jsonl",), seed_protocol=True))
