@@ -77,6 +77,9 @@ class TrainConfig(Config):
     """Seed of initial weights, order of rows, and samples."""
     dead_after_rows: int | None = Field(None, ge=1)
     """Vectors without firing after which a latent is dead; unset: 1,000,000, or 5 % of a shorter run."""
+    resample_every: int | None = Field(None, ge=1)
+    """Vectors between resamplings of dead latents during the first half of the run, an alternative to
+    sae.auxk; unset: never."""
     sample_rows: int = Field(16384, ge=2)
     """Training vectors that normalisation and initial bias are estimated from."""
     evaluations: int = Field(20, ge=1)
@@ -296,6 +299,7 @@ def _settings(cfg: TrainConfig, n: int, sae: saes.SAE) -> Settings:
         eval_every=math.ceil(n_steps / cfg.evaluations),
         checkpoint_every_s=cfg.checkpoint_every_s,
         seed=cfg.seed,
+        resample_every=cfg.resample_every,
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from thoughtlens.sae.base import SAE, Batch, LossTerms, SAEConfig, SparseActs
 from thoughtlens.sae.batchtopk import BatchTopKConfig, BatchTopKSAE
-from thoughtlens.sae.crosscoder import Crosscoder, CrosscoderConfig, Persistence, persistence
+from thoughtlens.sae.crosscoder import Crosscoder, CrosscoderConfig
 from thoughtlens.sae.gated import GatedConfig, GatedSAE
 from thoughtlens.sae.io import load, load_members, save
 from thoughtlens.sae.jumprelu import JumpReLUConfig, JumpReLUSAE
 from thoughtlens.sae.matryoshka import MatryoshkaConfig, MatryoshkaSAE
 from thoughtlens.sae.normalization import Cell, Normalization
 from thoughtlens.sae.panneal import PAnnealConfig, PAnnealSAE
+from thoughtlens.sae.persistence import Persistence, persistence
 from thoughtlens.sae.registry import KINDS, AnySAEConfig, create
 from thoughtlens.sae.relu import ReLUConfig, ReLUSAE
 from thoughtlens.sae.supervised import SupervisedConfig, SupervisedSAE, encode_labels, labels_bought

@@ -139,6 +139,24 @@ class SAE(nn.Module, ABC):
     def loss(self, batch: Batch) -> LossTerms:
         """The training objective on a batch, in normalised units."""
 
+    def target(self, batch: Batch) -> Float[Tensor, "batch ..."]:
+        """What a batch's reconstruction should be, in normalised units."""
+        return self.normalize(batch.x, batch.cell)
+
+    def normalized_output(self, batch: Batch) -> Float[Tensor, "batch ..."]:
+        """What it is, as outside of training, in normalised units."""
+        return self.normalize(self(batch.x, batch.cell), batch.cell)
+
+    def revivable(self, dead: Bool[Tensor, " d_sae"]) -> Bool[Tensor, " d_sae"]:
+        """Those of the dead latents that may be given something else to do."""
+        return dead
+
+    def revive(self, idx: Int[Tensor, " n"], pre_acts: Float[Tensor, " n"]) -> None:
+        """Reset a kind's own parameters of resampled latents.
+
+        `pre_acts` is what each gives on the row it was made from.
+        """
+
     def after_step(self, batch: Batch, loss: LossTerms) -> None:
         """What a kind keeps track of while it trains; called after each optimizer step with its loss."""
 

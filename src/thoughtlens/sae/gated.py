@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -68,6 +68,12 @@ class GatedSAE(SAE):
             },
             acts,
         )
+
+    @torch.no_grad()
+    def revive(self, idx: Int[Tensor, " n"], pre_acts: Float[Tensor, " n"]) -> None:
+        """Both paths alike, as at the start."""
+        self.r_mag[idx] = 0
+        self.b_mag[idx] = self.b_enc[idx]
 
     @torch.no_grad()
     def fold(self) -> None:

@@ -127,6 +127,11 @@ class JumpReLUSAE(SAE):
         return LossTerms(terms, acts)
 
     @torch.no_grad()
+    def revive(self, idx: Int[Tensor, " n"], pre_acts: Float[Tensor, " n"]) -> None:
+        """Thresholds low enough for the latents to fire on the rows they were made from."""
+        self.threshold[idx] = torch.minimum(self.threshold[idx], pre_acts.clamp_min(0) / 2)
+
+    @torch.no_grad()
     def after_step(self, batch: Batch, loss: LossTerms) -> None:
         """Keep thresholds from falling below 0 and move the multiplier."""
         self.threshold.clamp_(min=0)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
@@ -105,8 +105,7 @@ class SupervisedSAE(SAE):
             "label": self.cfg.label * self._label_loss(pre_acts, batch.labels),
         }
         if batch.dead is not None:
-            dead = batch.dead.clone()
-            dead[:n] = False
+            dead = self.revivable(batch.dead)
             terms |= auxk_term(self.cfg, residual, pre_acts, self.W_dec, replace(batch, dead=dead))
         return LossTerms(terms, acts)
 
@@ -130,6 +129,12 @@ class SupervisedSAE(SAE):
             tied = self.W_dec.grad[: self.cfg.n_tied].clone()
             super().project_decoder_grad()
             self.W_dec.grad[: self.cfg.n_tied] = tied
+
+    def revivable(self, dead: Bool[Tensor, " d_sae"]) -> Bool[Tensor, " d_sae"]:
+        """All but the tied ones."""
+        dead = dead.clone()
+        dead[: self.cfg.n_tied] = False
+        return dead
 
     def _label_loss(self, pre_acts: Tensor, labels: Int[Tensor, "batch n_columns"]) -> Float[Tensor, ""]:
         losses, start = [], 0

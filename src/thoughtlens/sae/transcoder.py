@@ -99,15 +99,24 @@ class Transcoder(SAE):
         """Predictions in raw units of the output."""
         return z_hat if self.normalization_out is None else self.normalization_out.undo(z_hat, cell)
 
+    def target(self, batch: Batch) -> Float[Tensor, "batch d_out"]:
+        """The output in normalised units.
+
+        Raises:
+            MismatchError: the batch has no `y`.
+        """
+        if batch.y is None:
+            raise MismatchError("A transcoder trains on pairs: expected the output in Batch.y, got None")
+        return self._normalize_out(batch.y, batch.cell)
+
+    def normalized_output(self, batch: Batch) -> Float[Tensor, "batch d_out"]:
+        """The prediction in normalised units."""
+        return self._normalize_out(self(batch.x, batch.cell), batch.cell)
+
     def loss(self, batch: Batch) -> LossTerms:
         """`reconstruction` of `batch.y` and, while latents are dead, `auxk`."""
-        if batch.y is None:
-            raise MismatchError(
-                "A transcoder trains on pairs: expected Batch.y, the output activations, got None"
-            )
+        target = self.target(batch)
         z = self.normalize(batch.x, batch.cell)
-        y = batch.y.to(z.dtype)
-        target = y if self.normalization_out is None else self.normalization_out.apply_to(y, batch.cell)
         pre_acts = self.pre_acts(z)
         acts = SparseActs(*kernels.topk(pre_acts, self.cfg.k))
         z_hat = kernels.decode(acts.values, acts.indices, self.W_dec) + self.b_dec
@@ -139,12 +148,7 @@ class Transcoder(SAE):
         if self.cfg.init == "data":
             head = slice(0, MEDIAN_ROWS)
             index = None if cell is None else cell[head]
-            y = y[head].to(self.W_enc.dtype)
-            self.b_dec.copy_(
-                geometric_median(
-                    y if self.normalization_out is None else self.normalization_out.apply_to(y, index)
-                )
-            )
+            self.b_dec.copy_(geometric_median(self._normalize_out(y[head], index)))
             self.b_enc.copy_(-geometric_median(self.normalize(x[head], index)) @ self.W_enc)
 
     @torch.no_grad()
@@ -176,6 +180,10 @@ class Transcoder(SAE):
         self.normalization_out = Normalization(
             torch.zeros(len(cells), self.d_out), torch.ones(len(cells)), cells
         )
+
+    def _normalize_out(self, y: Tensor, cell: Tensor | None) -> Tensor:
+        y = y.to(self.W_enc.dtype)
+        return y if self.normalization_out is None else self.normalization_out.apply_to(y, cell)
 
     def _add_skip(self, z_hat: Tensor, cell: Tensor | None, x: Tensor | None) -> Tensor:
         if self.W_skip is not None:

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -26,6 +27,7 @@ from thoughtlens.sae.normalization import Cell
 from thoughtlens.store.view import View, ViewBatch
 from thoughtlens.training.checkpoint import Checkpoints
 from thoughtlens.training.dead import DeadTracker
+from thoughtlens.training.resample import UNTIL, resample
 from thoughtlens.training.schedule import lr_at
 from thoughtlens.training.sources import Joined, JoinedView
 from thoughtlens.training.track import Means, Row
@@ -46,6 +48,8 @@ class Settings:
     """Steps between measurements; one more comes at the end."""
     checkpoint_every_s: float
     seed: int
+    resample_every: int | None = None
+    """Rows between resamplings of dead latents; None: never."""
     betas: tuple[float, float] = (0.9, 0.999)
 
 
@@ -101,6 +105,8 @@ class Trainer:
         sae.normalize_decoder()
         sae.after_step(batch, loss)
         self._count(loss, len(x))
+        if s.resample_every and self.rows_seen % s.resample_every < s.batch_size and progress < UNTIL:
+            self._resample(batch)
         return loss
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -129,6 +135,14 @@ class Trainer:
             self.means.n, self.means.sums = table["n"], table["sums"]
         except (KeyError, RuntimeError) as error:
             raise CheckpointError(f"The checkpoint does not fit this SAE: {error}") from None
+
+    def _resample(self, batch: Batch) -> None:
+        """Give dead latents a new start; the draw is a function of the seed and the step."""
+        draw = np.random.SeedSequence((self.settings.seed, self.step_idx)).generate_state(1)
+        generator = torch.Generator().manual_seed(int(draw[0]))
+        dead = self.tracker.dead
+        if resample(self.sae, self.optimizer, batch, dead, generator):
+            self.tracker.silent_rows[dead] = 0
 
     def _count(self, loss: LossTerms, n_rows: int) -> None:
         fired = counts(loss.acts, self.sae.d_sae)
