@@ -176,12 +176,12 @@ def test_replacing_a_blocks_output_is_what_the_next_block_reads(model):
 
 
 def test_replacing_refuses_another_shape_and_a_hook_that_never_bit(model):
-    with pytest.raises(MismatchError, match=r"expected \(1, 4, 16\) back from fn, got \(1, 3, 16\)"):
-        with replace(model, "layers.0:out", lambda x: x[:, :3]):
-            model(tokens(1, 4))
-    with pytest.raises(HookError, match="no forward pass went through"):
-        with replace(model, "layers.2:out", lambda x: x):
-            capture(model, tokens(1, 4), None, ["layers.1:out"])
+    shapes = r"expected \(1, 4, 16\) back from fn, got \(1, 3, 16\)"
+    with pytest.raises(MismatchError, match=shapes), replace(model, "layers.0:out", lambda x: x[:, :3]):
+        model(tokens(1, 4))
+    unused = pytest.raises(HookError, match="no forward pass went through")
+    with unused, replace(model, "layers.2:out", lambda x: x):
+        capture(model, tokens(1, 4), None, ["layers.1:out"])
     with pytest.raises(ZeroDivisionError), replace(model, "layers.2:out", lambda x: x):
         1 / 0  # the reason why nothing ran is not hidden  # noqa: B018
 
