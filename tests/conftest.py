@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models here are too small for more
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
