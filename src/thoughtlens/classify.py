@@ -372,7 +372,7 @@ def _report(
     compared = scores.comparisons(
         right, units.groups, against="raw", primary=primary, delta=cfg.delta, seed=cfg.seed
     )
-    headline = next(row for row in compared if row["primary"])
+    primary_row = next(row for row in compared if row["primary"])
     at = {a: found.get((a, cfg.primary_pooling), found.get((a, "none"))) for a in cfg.arms}
     matrices = {
         a: scores.confusion(targets[a], p.pred, len(units.classes)) for a, p in at.items() if p is not None
@@ -396,22 +396,24 @@ def _report(
         "primary_pooling": cfg.primary_pooling,
         "per_class": {a: scores.per_class(m, units.classes) for a, m in matrices.items()},
         "confusion": {a: m.tolist() for a, m in matrices.items()},
-        "headline": {
-            "target": cfg.target or cfg.data,
-            "n": len(units.y),
-            **{
-                f"accuracy_{row['arm']}": row["accuracy"]
-                for row in main
-                if row["pooling"] in (cfg.primary_pooling, "none")
-            },
-            "sae_minus_raw": headline["difference"],
-            "low": headline["low"],
-            "high": headline["high"],
-            "verdict": headline["verdict"],
-        },
+        "headline": _headline(main, primary_row, cfg.primary_pooling),
         "definitions": scores.DEFINITIONS,
         "warnings": warnings,
     }
+
+
+def _headline(table: list[dict[str, Any]], primary: dict[str, Any], pooling: str) -> dict[str, Any]:
+    """Accuracy of every arm at the primary pooling, and the comparison named before looking."""
+    out: dict[str, Any] = {
+        f"accuracy_{row['arm']}": {
+            "value": row["accuracy"],
+            **{k: row[k] for k in ("low", "high", "n", "split")},
+        }
+        for row in sorted(table, key=lambda row: list(ARMS).index(row["arm"]))
+        if row["pooling"] in (pooling, "none")
+    }
+    keys = ("low", "high", "p", "n", "n_groups", "verdict")
+    return out | {"sae_minus_raw": {"value": primary["difference"], **{k: primary[k] for k in keys}}}
 
 
 def _row(key: Key, p: Probe, y: np.ndarray, units: Units, *, seed: int, split: str) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def _texts(store: ActivationStore, sae: SAE, texts: Sequence[str]) -> Iterator[F
 def _thoughts(store: ActivationStore, sae: SAE, questions: Sequence[str]) -> Iterator[Found]:
     cfg = load_config(ExtractConfig, store.root)
     model = load_model(cfg)
-    if model.digest != store.meta.model_digest:
+    if store.meta.model_digest not in (None, model.digest):
         raise MismatchError(
             f"The activations in {store.root} come from other weights of {model.name} than those found now; "
             f"extract again, or restore the model"

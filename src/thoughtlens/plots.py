@@ -16,6 +16,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 INK, GREY = "#1b1c20", "#8a8d93"
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -80,7 +81,9 @@ def training_curves(rows: Sequence[Row]) -> Figure:
                 points = [(row["rows_seen"], row[key]) for row in own if row.get(key) is not None]
                 if points and not (name == "n_dead" and suffix == "_train"):
                     axis.plot(*zip(*points, strict=True), color=colour, ls=dash, lw=1.5 if few else 0.7)
-        axis.set(title=title, xlabel="vectors seen", ylim=(0, None))
+        axis.set(
+            title=title, xlabel="vectors seen", ylim=(0, max(axis.get_ylim()[1], 0.1 if name == "fvu" else 1))
+        )
         axis.grid(axis="y")
         axis.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4))
     _key(axes[0][0], [("held out", INK, "-"), ("training", INK, (0, (3, 2)))])
@@ -196,6 +199,9 @@ def latent_map(rows: Sequence[Row]) -> Figure:
         xscale="log", yscale="log", xlabel="density (share of vectors)", ylabel="mean activation where active"
     )
     axis.set_title("Live latents")
+    narrow = np.ptp(np.log10(axis.get_ylim())) < 1
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}") if narrow else NullFormatter())
     axis.grid()
     axis.legend(loc="lower left", bbox_to_anchor=(0.3, 1.0), ncols=2)
     return figure
