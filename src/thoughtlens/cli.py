@@ -264,6 +264,37 @@ def bench_train_step(
     )
 
 
+@bench_app.command("extract")
+def bench_extract(
+    *,
+    model: str = "smollm2-135m",
+    layer: int = 15,
+    tokens: int = 20_000,
+    context_length: int = 256,
+    batch_tokens: int = 2048,
+    dtype: str = "bfloat16",
+    device: str = "cpu",
+    source: str = "bundled",
+    repeats: int = 3,
+) -> None:
+    """An extraction beside the bare forward pass to the same block."""
+    from thoughtlens import bench
+
+    show(
+        bench.bench_extract(
+            model=model,
+            layer=layer,
+            tokens=tokens,
+            context_length=context_length,
+            batch_tokens=batch_tokens,
+            dtype=dtype,
+            device=device,
+            source=source,
+            repeats=repeats,
+        )
+    )
+
+
 def main() -> None:
     """Entry point: known errors become one line and exit code 1."""
     from thoughtlens.errors import ThoughtlensError

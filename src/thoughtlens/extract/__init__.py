@@ -26,7 +26,7 @@ from thoughtlens.store.meta import PROBLEMS, ROWS
 from thoughtlens.store.tables import stream
 from thoughtlens.store.writer import StoreWriter
 
-__all__ = ["Chunk", "ExtractConfig", "Source", "extract", "plan"]
+__all__ = ["Chunk", "ExtractConfig", "Source", "extract", "plan", "write"]
 
 NORMS = "norms.json"
 CALIBRATION_ROWS = 4096
@@ -56,21 +56,26 @@ def extract(cfg: ExtractConfig, out: str | Path) -> dict[str, Any]:
 
 def plan(cfg: ExtractConfig) -> Plan:
     """Rows, memory, disk and time that `extract` will need."""
-    return plan_text(cfg) if isinstance(cfg.problems, TextConfig) else plan_thoughts(cfg)
+    if isinstance(cfg.problems, TextConfig):
+        return plan_text(cfg, cfg.problems)
+    return plan_thoughts(cfg, cfg.problems)
 
 
 def _work(cfg: ExtractConfig, tmp: Path) -> dict[str, Any]:
-    source = (text_source if isinstance(cfg.problems, TextConfig) else thought_source)(cfg, tmp)
+    if isinstance(cfg.problems, TextConfig):
+        source = text_source(cfg, cfg.problems, tmp)
+    else:
+        source = thought_source(cfg, cfg.problems, tmp)
     writer = StoreWriter.begin(tmp, source.meta, cfg.shard_rows)
     if not writer.finished:
-        _write(cfg, tmp, source, writer)
+        write(cfg, tmp, source, writer)
         writer.finish(source.problems())
     result = _summary(cfg, tmp, source)
     source.close()
     return result
 
 
-def _write(cfg: ExtractConfig, tmp: Path, source: Source, writer: StoreWriter) -> None:
+def write(cfg: ExtractConfig, tmp: Path, source: Source, writer: StoreWriter) -> None:
     """Run the model and write; beside an accelerator on another thread meanwhile.
 
     On a CPU the two would only take each other's cores: a second thread brings its own OpenMP team.
