@@ -142,7 +142,7 @@ def reconstruction(rows: Sequence[Row], split: str) -> Figure:
         if row["low"] is not None:
             axis.plot([row["low"], row["high"]], [y, y], color=INK, lw=1.2)
         if len(members) <= 3:
-            axis.text(max(value, 0.0) + 0.015, y, f"{value:.3f}", va="center", fontsize=8)
+            axis.text(max(value, 0.0) + 0.015, y, f"{round(value, 3) + 0.0:.3f}", va="center", fontsize=8)
     n = sum(row["n"] for row in rows if row["reconstructor"] == names[0])
     axis.set(xlim=(0, 1.12), title=f"Explained variance, split {split}, n = {n:,} vectors")
     axis.set_yticks(range(len(names)), [_WORDS.get(name, name) for name in names])

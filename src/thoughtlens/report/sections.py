@@ -86,8 +86,8 @@ def training(run: Run) -> Section | None:
         (
             m["member"], m["kind"], ", ".join(m["hook_names"]), _thoughts(m.get("thoughts")),
             number(m["d_in"]), number(m["d_sae"]), number(m["n_vectors"]), number(m["rows_seen"]),
-            number(m["lr_peak"]), fixed(m.get("fvu_train")), fixed(m.get("fvu_validation")), number(m.get("l0_validation")),
-            number(m["n_dead"]),
+            number(m["lr_peak"]), fixed(m.get("fvu_train")), fixed(m.get("fvu_validation")),
+            number(m.get("l0_validation")), number(m["n_dead"]),
         )
         for m in result["members"]
     ]  # fmt: skip
@@ -98,8 +98,8 @@ def training(run: Run) -> Section | None:
     held = result["members"][0].get("n_validation")
     note = (
         f"Trained on split {result['split']}, seed {result['seed']}. FVU and L0 here are measured on samples "
-        f"of n = {number(result['members'][0].get('n_train'))} training and n = {number(held)} held-out vectors "
-        f"of each SAE (split {result['validation_split']}); the numbers to quote are those of the validation."
+        f"of n = {number(result['members'][0].get('n_train'))} training and n = {number(held)} held-out "
+        f"vectors of each SAE (split {result['validation_split']}); quote those of the validation instead."
     )
     blocks: list[Block] = [Table("SAEs", columns, rows, note, 4)]
     curves = run.table("train", "metrics.parquet")
@@ -317,8 +317,8 @@ def _primary_sentence(result: dict[str, Any]) -> str:
     at = {r["arm"]: r for r in result["table"] if r["pooling"] == row["pooling"]}
     seen = result["transductive"]
     standing = {
-        "inductive": "The SAE has not seen these problems.",
-        "transductive": f"Transductive: the SAE was trained on {seen['n_seen_by_sae']} of the {seen['n']} units.",
+        "inductive": "The SAE has not seen these units.",
+        "transductive": f"Transductive: the SAE was trained on {seen['n_seen_by_sae']} of {seen['n']} units.",
         "unknown": "Whether the SAE has seen these units is not known.",
     }[seen["standing"]]
     mdd = row["minimal_detectable_difference"]

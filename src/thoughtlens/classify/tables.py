@@ -1,0 +1,176 @@
+"""From probes to the tables, comparisons and warnings of the stage's result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from thoughtlens.baselines import probes, scores
+from thoughtlens.baselines.probes import Folds, Probe
+from thoughtlens.baselines.representations import ARMS, CELL_POOLINGS, TOKEN_POOLINGS
+from thoughtlens.baselines.samples import Cover, Units
+from thoughtlens.classify.config import ClassifyConfig
+from thoughtlens.errors import ConfigError
+from thoughtlens.progress import warn
+
+Key = tuple[str, str]
+
+
+def write_tables(
+    cfg: ClassifyConfig,
+    tmp: Path,
+    units: Units,
+    folds: Folds,
+    cover: Cover,
+    found: dict[Key, Probe],
+    targets: dict[str, np.ndarray],
+    seen: dict[str, Any],
+) -> dict[str, Any]:
+    """Tables on disk, and the stage's result."""
+    rows = [
+        _row(key, p, targets[key[0]], units, seed=cfg.seed, split=seen["split"]) for key, p in found.items()
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp / "table.parquet")
+    pq.write_table(
+        _predictions(units, folds, found, targets), tmp / "predictions.parquet", compression="zstd"
+    )
+    main = [row for row in rows if row["hook_name"] is None]
+    right = {
+        (a, n): p.pred == targets[a]
+        for (a, n), p in found.items()
+        if not ARMS[a].permuted and not n.startswith("cell:")
+    }
+    primary = ("sae", cfg.primary_pooling)
+    if primary not in right:
+        names = sorted({n for a, n in right if a == "sae"})
+        raise ConfigError(f"primary_pooling: expected one of {', '.join(names)}, got {cfg.primary_pooling!r}")
+    compared = scores.comparisons(
+        right, units.groups, against="raw", primary=primary, delta=cfg.delta, seed=cfg.seed
+    )
+    primary_row = next(row for row in compared if row["primary"])
+    at = {a: found.get((a, cfg.primary_pooling), found.get((a, "none"))) for a in cfg.arms}
+    matrices = {
+        a: scores.confusion(targets[a], p.pred, len(units.classes)) for a, p in at.items() if p is not None
+    }
+    warnings = _warnings(cfg, units, found, seen)
+    for text in warnings:
+        warn(text)
+    return {
+        "target": cfg.target or cfg.data,
+        "kind": cover.store.meta.kind,
+        "classes": [{"class": name, "n": int((units.y == i).sum())} for i, name in enumerate(units.classes)],
+        "n": len(units.y),
+        "n_groups": len(np.unique(units.groups)),
+        "split": seen["split"],
+        "transductive": seen,
+        "protocol": _protocol(cfg, folds, cover),
+        "arms": {a: ARMS[a].what for a in cfg.arms},
+        "arms_left_out": [a for a in cfg.arms if at[a] is None],
+        "table": main,
+        "comparisons": compared,
+        "primary_pooling": cfg.primary_pooling,
+        "per_class": {a: scores.per_class(m, units.classes) for a, m in matrices.items()},
+        "confusion": {a: m.tolist() for a, m in matrices.items()},
+        "headline": _headline(main, primary_row, cfg.primary_pooling),
+        "definitions": scores.DEFINITIONS,
+        "warnings": warnings,
+    }
+
+
+def _headline(table: list[dict[str, Any]], primary: dict[str, Any], pooling: str) -> dict[str, Any]:
+    """Accuracy of every arm at the primary pooling, and the comparison named before looking."""
+    out: dict[str, Any] = {
+        f"accuracy_{row['arm']}": {
+            "value": row["accuracy"],
+            **{k: row[k] for k in ("low", "high", "n", "split")},
+        }
+        for row in sorted(table, key=lambda row: list(ARMS).index(row["arm"]))
+        if row["pooling"] in (pooling, "none")
+    }
+    keys = ("low", "high", "p", "n", "n_groups", "verdict")
+    return out | {"sae_minus_raw": {"value": primary["difference"], **{k: primary[k] for k in keys}}}
+
+
+def _row(key: Key, p: Probe, y: np.ndarray, units: Units, *, seed: int, split: str) -> dict[str, Any]:
+    arm, name = key
+    hook, _, thought = (
+        name.removeprefix("cell:").rpartition("/") if name.startswith("cell:") else (None, "", "")
+    )
+    return {
+        "arm": arm,
+        "pooling": "cell" if hook else name,
+        "hook_name": hook,
+        "thought_idx": int(thought) if hook else None,
+        "split": split,
+        **scores.score(y, p.pred, p.proba, units.groups, seed=seed),
+        "n_features": p.n_features,
+        "c_median": None if np.isnan(p.c).any() else float(np.median(p.c)),
+        "n_unconverged": p.n_unconverged,
+    }
+
+
+def _predictions(
+    units: Units, folds: Folds, found: dict[Key, Probe], targets: dict[str, np.ndarray]
+) -> pa.Table:
+    tables = []
+    classes = pa.array(units.classes)
+    for (arm, name), p in found.items():
+        n = len(p.pred)
+        columns = {
+            "arm": pa.array([arm] * n).dictionary_encode(),
+            "pooling": pa.array([name] * n).dictionary_encode(),
+            "id": pa.array(units.ids).dictionary_encode(),
+            "group": units.groups.astype(np.int32),
+            "fold": folds.outer.astype(np.int32),
+            "label": pa.DictionaryArray.from_arrays(pa.array(targets[arm], pa.int32()), classes),
+            "predicted": pa.DictionaryArray.from_arrays(pa.array(p.pred, pa.int32()), classes),
+            "p_true": p.proba[np.arange(n), targets[arm]],
+        }
+        tables.append(pa.table(columns))
+    return pa.concat_tables(tables).unify_dictionaries()
+
+
+def _protocol(cfg: ClassifyConfig, folds: Folds, cover: Cover) -> dict[str, Any]:
+    return {
+        "folds": cfg.folds,
+        "inner_folds": cfg.inner_folds,
+        "folds_digest": folds.digest,
+        "group": cfg.group_column or ("copies of a text" if cfg.data else "group_id"),
+        "learner": probes.LEARNER,
+        "c_grid": list(cfg.c_grid),
+        "scaler": probes.SCALER,
+        "chosen_by": "log-loss over the inner folds of each training fold",
+        "poolings": list(
+            cfg.poolings or (CELL_POOLINGS if cover.store.meta.kind == "thoughts" else TOKEN_POOLINGS)
+        ),
+        "pca_k": {f"{hook} {name}".strip(): c.pca.d_sae for (hook, name), c in cover.coders.items()},
+        "l0": cover.l0,
+        "delta": cfg.delta,
+        "seed": cfg.seed,
+    }
+
+
+def _warnings(cfg: ClassifyConfig, units: Units, found: dict[Key, Probe], seen: dict[str, Any]) -> list[str]:
+    out = []
+    if seen["standing"] == "transductive":
+        out.append(
+            f"transductive: the SAE was trained on {seen['n_seen_by_sae']} of the {seen['n']} units "
+            f"that are classified"
+        )
+    if seen["standing"] == "unknown":
+        out.append("the SAE was trained on another store, so whether it saw these units is not known")
+    fits = cfg.folds * (cfg.inner_folds + 1) * len(cfg.c_grid)
+    late = [f"{a} {n}" for (a, n), p in found.items() if p.n_unconverged > 0.1 * fits]
+    if late:
+        out.append(
+            f"more than a tenth of the fits stopped at max_iter = {cfg.max_iter} for {', '.join(late[:4])}"
+            f"{' and others' if len(late) > 4 else ''}; raise max_iter to be sure of their scores"
+        )
+    left_out = [a for a in cfg.arms if not any(key[0] == a for key in found)]
+    if left_out:
+        out.append(f"arms without their vectors in this store, left out: {', '.join(left_out)}")
+    return out

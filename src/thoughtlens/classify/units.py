@@ -1,0 +1,120 @@
+"""What is classified: problems of the store, or labelled texts; and what the SAE has seen of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from thoughtlens import sae as saes
+from thoughtlens.baselines import probes
+from thoughtlens.baselines.representations import ARMS
+from thoughtlens.baselines.samples import Cover, TextSamples, ThoughtSamples, Units, stored_documents
+from thoughtlens.classify.config import ClassifyConfig
+from thoughtlens.errors import ConfigError, DataError
+from thoughtlens.explain.preferences import PROBLEM_COLUMNS, encode_labels
+from thoughtlens.explain.reading import TextReader
+from thoughtlens.problems.labelled import labelled
+from thoughtlens.stage import digest
+from thoughtlens.store import ActivationStore
+
+
+def load_members(cfg: ClassifyConfig) -> dict[str, saes.SAE]:
+    members = saes.load_members(cfg.sae)
+    for name in cfg.members or ():
+        if name not in members:
+            raise ConfigError(f"members: expected some of {', '.join(members)}, got {name!r}")
+    return {name: sae for name, sae in members.items() if cfg.members is None or name in cfg.members}
+
+
+def load_units(
+    cfg: ClassifyConfig, store: ActivationStore, members: dict[str, saes.SAE]
+) -> tuple[Units, np.ndarray | None, dict[str, Any]]:
+    """What is classified; the lines of the problems table it comes from; what the SAE saw of it."""
+    problems = store.problems
+    trained = {sae.provenance.get("split") for sae in members.values()} - {None}
+    same_store = {sae.provenance.get("acts_digest") for sae in members.values()} == {digest(cfg.acts)}
+    split = np.array(problems["split"].to_pylist(), object)
+    saw = np.isin(split, list(trained)) if trained else np.ones(len(split), bool)
+    if cfg.data is not None:
+        if store.meta.kind != "text":
+            raise ConfigError(f"data is for texts, and {cfg.acts} holds thoughts; give target instead")
+        table = labelled(
+            cfg.data,
+            text_column=cfg.text_column,
+            label_column=cfg.label_column,
+            group_column=cfg.group_column,
+        )
+        known = {q for q, own in zip(problems["question"].to_pylist(), saw, strict=True) if own}
+        ids = [f"row {i}" for i in range(len(table))]
+        units, index = _make_units(cfg, ids, table["group"], table["label"], table["text"].to_pylist())
+        return units, None, _seen(sum(t in known for t in units.texts), len(index), same_store, "all")
+    if cfg.target is None or cfg.target not in problems.column_names or cfg.target in PROBLEM_COLUMNS:
+        own = [name for name in problems.column_names if name not in PROBLEM_COLUMNS]
+        raise ConfigError(
+            f"target: expected a label column of {cfg.acts} ({', '.join(own) or 'it has none'})"
+            f"{' or data=FILE' if store.meta.kind == 'text' else ''}, got {cfg.target!r}"
+        )
+    lines, name = _chosen(cfg, split, saw)
+    table = problems.take(pa.array(lines))
+    group = cfg.group_column or "group_id"
+    if group not in table.column_names:
+        raise ConfigError(f"group_column: {group!r} is not among {', '.join(table.column_names)}")
+    text = "question" if "question" in table.column_names else "text"
+    units, index = _make_units(
+        cfg, table["problem_id"].to_pylist(), table[group], table[cfg.target], table[text].to_pylist()
+    )
+    lines = lines[index]
+    return units, lines, _seen(int(saw[lines].sum()), len(lines), same_store, name)
+
+
+def _chosen(cfg: ClassifyConfig, split: np.ndarray, saw: np.ndarray) -> tuple[np.ndarray, str]:
+    if cfg.split is None and (~saw).any():
+        return np.flatnonzero(~saw), "+".join(sorted(set(split[~saw])))
+    if cfg.split in (None, "all"):
+        return np.arange(len(split)), "all"
+    if not (split == cfg.split).any():
+        raise ConfigError(f"split: expected one of {', '.join(sorted(set(split)))} or all, got {cfg.split!r}")
+    return np.flatnonzero(split == cfg.split), cfg.split
+
+
+def _make_units(
+    cfg: ClassifyConfig, ids: list[str], groups: pa.ChunkedArray, labels: pa.ChunkedArray, texts: list[str]
+) -> tuple[Units, np.ndarray]:
+    """Units with a label, thinned by whole groups; and which of the rows they are."""
+    y, classes = encode_labels(labels)
+    codes = probes.require_groups(ids, groups.to_pylist())
+    keep = np.flatnonzero(y >= 0)
+    if not len(keep):
+        raise DataError("Expected labels, every one is missing; choose another target")
+    if cfg.max_units is not None and len(keep) > cfg.max_units:
+        rank = np.random.default_rng(cfg.seed).permutation(codes.max() + 1)[codes[keep]]
+        order = np.argsort(rank, kind="stable")
+        last = rank[order[cfg.max_units]]
+        keep = keep[rank < last]
+    present, y = np.unique(y[keep], return_inverse=True)
+    groups_kept = np.unique(codes[keep], return_inverse=True)[1]
+    pick = keep.tolist()
+    return Units(
+        [ids[i] for i in pick], groups_kept, y, [classes[i] for i in present], [texts[i] for i in pick]
+    ), keep
+
+
+def _seen(n_seen: int, n: int, same_store: bool, split: str) -> dict[str, Any]:
+    standing = "transductive" if n_seen else "inductive" if same_store else "unknown"
+    return {"split": split, "n_seen_by_sae": n_seen, "standing": standing, "n": n}
+
+
+def load_samples(
+    cfg: ClassifyConfig, cover: Cover, units: Units, lines: np.ndarray | None
+) -> ThoughtSamples | TextSamples:
+    if lines is not None and cover.store.meta.kind == "thoughts":
+        return ThoughtSamples(cover, lines)
+    hooks = list(dict.fromkeys(hook for hook, _, _ in cover.cells))
+    if lines is not None:
+        documents = stored_documents(cover.store, hooks, lines)
+    else:
+        reader = TextReader.like(cfg.acts)
+        documents = ((r.index, r.acts) for r in reader.read(units.texts, hooks))
+    return TextSamples(cover, len(units.y), documents, [a for a in cfg.arms if ARMS[a].kind == "vectors"])
