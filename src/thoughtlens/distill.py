@@ -25,7 +25,14 @@ from thoughtlens.config import Config
 from thoughtlens.errors import DataError
 from thoughtlens.metrics.uncertainty import wilson
 from thoughtlens.models import tiny
-from thoughtlens.models.distill.loop import LoopConfig, Task, Trainer, student_answers, teacher_right
+from thoughtlens.models.distill.loop import (
+    LoopConfig,
+    Task,
+    Trainer,
+    answer_where_the_teacher_looks_up,
+    student_answers,
+    teacher_right,
+)
 from thoughtlens.models.distill.losses import Batch
 from thoughtlens.models.tiny_decoder import TinyConfig
 from thoughtlens.problems import arithmetic
@@ -72,9 +79,16 @@ class DistillConfig(Config):
     loop: LoopConfig = LoopConfig()
     """Training of the model, and of the controls `plain` and `bottleneck`."""
     control: LoopConfig = LoopConfig(
-        step_weights=(1, 1, 1), max_one_step_steps=1500, max_guided_steps=500, must_pass=False, anneal_steps=0
+        step_weights=(1, 1, 1),
+        lookup=0.5,
+        one_step_accuracy=0.97,
+        max_one_step_steps=2000,
+        max_guided_steps=300,
+        must_pass=False,
+        anneal_steps=150,
+        pure_steps=250,
     )
-    """Training of `no_cot` and `pause`, which start from a teacher that writes values only."""
+    """Training of `no_cot` and `pause`: one-step problems first, with help to find what they need."""
     max_restarts: int = 3
     """New starts after a stall before the run is given up."""
     workers: int = 2
@@ -84,9 +98,9 @@ class DistillConfig(Config):
 
     @model_validator(mode="after")
     def _model_first(self) -> DistillConfig:
-        starts_from_model = {"no_cot", "pause"} & set(self.variants)
-        if starts_from_model and self.variants[0] != "thoughts":
-            raise ValueError("variants must begin with thoughts: no_cot and pause start from that model")
+        order = [v for v in self.variants if v in ("thoughts", "no_cot", "pause")]
+        if order != ["thoughts", "no_cot", "pause"][: len(order)]:
+            raise ValueError("no_cot starts from thoughts and pause from no_cot: name them in this order")
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise ValueError("seeds must be one or more different numbers")
         return self
@@ -95,9 +109,9 @@ class DistillConfig(Config):
 class ArithmeticTask(Task):
     """Problems of `problems.arithmetic` as tensors of a tiny model."""
 
-    def __init__(self, data: DataConfig, word_offset: int, values_only: bool = False) -> None:
+    def __init__(self, data: DataConfig, word_offset: int) -> None:
         self.symbols = arithmetic.Symbols(data.p)
-        self.data, self.offset, self.values_only = data, word_offset, values_only
+        self.data, self.offset = data, word_offset
         self.kept: dict[tuple[int, int, int], Batch] = {}
 
     def batch(self, rng: np.random.Generator, step_weights: tuple[float, ...]) -> Batch:
@@ -119,15 +133,14 @@ class ArithmeticTask(Task):
         """Token ids of drawn problems."""
         context, query = arithmetic.question_ids(d, self.symbols)
         values = d.values(self.symbols)
-        tokens = (values,) if self.values_only else (self.symbols.op_ids(d.path), values)
-        cot = np.stack(tokens, -1).reshape(keep.size, -1)
+        cot = np.stack([self.symbols.op_ids(d.path), values], -1).reshape(keep.size, -1)
         return Batch(
             context=torch.from_numpy(context + self.offset),
             query=torch.from_numpy(query.reshape(keep.size, -1) + self.offset),
             cot=torch.from_numpy(cot + self.offset),
             n_steps=torch.from_numpy(d.n_steps.reshape(-1)),
             keep=torch.from_numpy(keep.reshape(-1)),
-            tokens_per_step=len(tokens),
+            start=torch.from_numpy(d.start.reshape(-1) + self.offset),
         )
 
 
@@ -175,14 +188,10 @@ def _train_seed(cfg: DistillConfig, seed: int, tmp: Path, parent: int | None) ->
 
 
 def _train(cfg: DistillConfig, seed: int, variant: str, tmp: Path, parent: int | None) -> None:
-    control = variant in ("no_cot", "pause")
-    if control:
-        _values_teacher(cfg, seed, tmp, parent)
     for attempt in range(cfg.max_restarts + 1):
         checkpoints = tmp / "checkpoints" / f"seed{seed}" / f"{variant}-{attempt}"
         trainer = _trainer(cfg, seed + RESTART * attempt, variant)
-        if control:
-            trainer.start_from(_teacher_dir(tmp, seed) / "checkpoint.safetensors")
+        _start(trainer, variant, tmp / f"seed{seed}")
         at = trainer.run(checkpoints, _reporter(f"seed {seed} {variant}", parent))
         if at.done:
             directory = tmp / f"seed{seed}" / variant
@@ -201,24 +210,17 @@ def _train(cfg: DistillConfig, seed: int, variant: str, tmp: Path, parent: int |
     )
 
 
-def _teacher_dir(tmp: Path, seed: int) -> Path:
-    return tmp / "checkpoints" / f"seed{seed}" / "values-teacher"
-
-
-def _values_teacher(cfg: DistillConfig, seed: int, tmp: Path, parent: int | None) -> None:
-    """The common start of `no_cot` and `pause`: the model, taught to write values without operations.
-
-    Each value it writes is one step in one pass, which is what a control can hope to learn.
-    """
-    trainer = _trainer(cfg, seed, "values_teacher")
-    trainer.only_teacher = True
-    decoder, _ = tiny.read(tmp / f"seed{seed}" / "thoughts")
-    trainer.model.load_state_dict(decoder.state_dict())
-    trainer.run(_teacher_dir(tmp, seed), _reporter(f"seed {seed} values teacher", parent))
+def _start(trainer: Trainer, variant: str, models: Path) -> None:
+    """Controls start from what is learned already: `no_cot` from the model, `pause` from `no_cot`."""
+    if variant == "no_cot":
+        trainer.start_from(tiny.read(models / "thoughts")[0])
+        answer_where_the_teacher_looks_up(trainer.model)
+    elif variant == "pause":
+        trainer.start_from(tiny.read(models / "no_cot")[0])
 
 
 def _trainer(cfg: DistillConfig, seed: int, variant: str) -> Trainer:
-    control = variant in ("no_cot", "pause", "values_teacher")
+    control = variant in ("no_cot", "pause")
     model = TinyConfig(
         words=tuple(arithmetic.Symbols(cfg.data.p).words),
         question_len=arithmetic.QUESTION_LEN,
@@ -231,7 +233,7 @@ def _trainer(cfg: DistillConfig, seed: int, variant: str) -> Trainer:
     loop = cfg.control if control else cfg.loop
     if variant == "plain":
         loop = loop.model_copy(update={"step": 0.0, "trajectory": 0.0, "must_pass": False})
-    task = ArithmeticTask(cfg.data, model.word_offset, values_only=control)
+    task = ArithmeticTask(cfg.data, model.word_offset)
     layout = (arithmetic.N_CHAINS, 1 + arithmetic.N_STEPS)
     return Trainer(task, model, loop, seed, layout)
 

@@ -32,7 +32,7 @@ def as_batch(model: tiny.TinyThoughts, questions: list[str]) -> Batch:
     ids = torch.tensor([model.tokenizer.encode(q) for q in questions])
     cot = torch.zeros(len(ids), 6, dtype=torch.long)
     steps = torch.ones(len(ids), dtype=torch.long)
-    return Batch(ids[:, :3], ids[:, 3:], cot, steps, keep=steps > 0)
+    return Batch(ids[:, :3], ids[:, 3:], cot, steps, steps > 0, ids[:, -1])
 
 
 @pytest.mark.parametrize("mode", ["thoughts", "pause", "none"])

@@ -186,6 +186,12 @@ def load(
     return TinyThoughts(decoder, str(name), hashlib.sha256(f"{digest} {dtype}".encode()).hexdigest())
 
 
+def shipped() -> list[str]:
+    """Names of the models that come with the package."""
+    root = Path(str(resources.files("thoughtlens.models"))) / SHIPPED
+    return sorted(d.name for d in root.iterdir() if d.is_dir())
+
+
 def members(name: str | Path = "codi-tiny") -> list[tuple[int, str]]:
     """(seed, variant) of every model under a shipped name or a directory of `distill`."""
     found = (file.parent for file in _root(name).glob("seed*/*/config.json"))
@@ -251,11 +257,9 @@ def _read_config(file: Path) -> dict[str, Any]:
 def _root(name: str | Path) -> Path:
     if Path(name).is_dir():
         return Path(name)
-    shipped = Path(str(resources.files("thoughtlens.models"))) / SHIPPED
-    if (shipped / str(name)).is_dir():
-        return shipped / str(name)
-    there = sorted(d.name for d in shipped.iterdir() if d.is_dir())
-    raise NotThereError(f"Expected one of {', '.join(there)} or a model directory, got {str(name)!r}")
+    if str(name) in shipped():
+        return Path(str(resources.files("thoughtlens.models"))) / SHIPPED / str(name)
+    raise NotThereError(f"Expected one of {', '.join(shipped())} or a model directory, got {str(name)!r}")
 
 
 def _find(name: str | Path, seed: int | None, variant: str) -> Path:

@@ -205,7 +205,7 @@ def problems(
         null. `cot` is the teacher's text, without the last value, which is the answer.
     """
     symbols = Symbols(p)
-    d = _draw_split(n, np.random.default_rng((seed, n)), symbols, split, n_steps)
+    d = draw_split(n, np.random.default_rng((seed, n)), symbols, split, n_steps)
     return _table(d, symbols, f"{split}-{seed}")
 
 
@@ -227,7 +227,7 @@ def twins(
     symbols, rng = Symbols(p), np.random.default_rng((seed, n, slots[change]))
     found: list[tuple[Draw, Draw]] = []
     while sum(len(a.names) for a, _ in found) < n:
-        d = _draw_split(n, rng, symbols, split, (n_steps,))
+        d = draw_split(n, rng, symbols, split, (n_steps,))
         twin, valid = _twin(d, symbols, rng, split, slots[change])
         found.append((_take(d, valid), _take(twin, valid)))
     first, second = (_take(_join(side), np.arange(n)) for side in zip(*found, strict=True))
@@ -279,7 +279,7 @@ def _in_split(d: Draw, split: str) -> Bool[np.ndarray, " C"]:
     return np.full(len(names), True) if split == "any" else names == split
 
 
-def _draw_split(
+def draw_split(
     n: int, rng: np.random.Generator, symbols: Symbols, split: str, n_steps: Sequence[int]
 ) -> Draw:
     """`n` contexts of one query each."""

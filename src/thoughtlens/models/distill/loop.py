@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -25,27 +27,28 @@ from thoughtlens.models.distill.losses import (
     Batch,
     Weights,
     losses,
+    projection_pairs,
     read_question,
     teacher_tokens,
     think,
 )
 from thoughtlens.models.distill.muon import Muon, split_parameters
-from thoughtlens.models.tiny_decoder import TinyConfig, TinyDecoder
+from thoughtlens.models.tiny_decoder import ANS, BOT, COT, COT2, TinyConfig, TinyDecoder
 
-PHASES = ("teacher", "one_step", "guided", "anneal", "pure")
 N_STEPS = 3
+PROJECTION_BATCHES = 40
 
 
-class Task(Protocol):
+class Task(ABC):
     """A source of problems as tensors."""
 
+    @abstractmethod
     def batch(self, rng: np.random.Generator, step_weights: tuple[float, ...]) -> Batch:
         """Training problems; the rows of held-out paths have `keep` False."""
-        ...
 
+    @abstractmethod
     def test(self, n: int, seed: int, n_steps: int) -> Batch:
         """At least `n` problems of `n_steps` steps on held-out paths (any path for one step)."""
-        ...
 
 
 class LoopConfig(Config):
@@ -67,17 +70,22 @@ class LoopConfig(Config):
     """Weight of the cross-entropy of each thought against its token of the chain of thought."""
     trajectory: float = 0.0
     """Weight of the distillation of the teacher's states at each thought; needs no step labels."""
+    lookup: float = 0.0
+    """Weight of naming start value and operations at the answer cue: helps controls to find them."""
     teacher_accuracy: float = 0.99
     """The teacher phase ends when the whole chain of thought is right this often."""
     student_accuracy: float = 0.95
     """The guided phase ends at this accuracy on two- and three-step problems."""
     one_step_accuracy: float = 0.98
     """The one-step phase ends at this accuracy."""
+    project_steps: int = 600
+    """Steps in which, after the teacher phase, the projection alone is fitted to map the teacher's
+    states to the embeddings of the tokens that come next; 0 leaves that out."""
     max_teacher_steps: int = 2400
     """Steps after which an unfinished teacher phase counts as stalled."""
     max_one_step_steps: int = 0
     """Longest one-step phase; 0 leaves the phase out."""
-    max_guided_steps: int = 2000
+    max_guided_steps: int = 1000
     """Longest guided phase."""
     must_pass: bool = True
     """Whether a guided phase that never reaches its accuracy counts as stalled (controls: no)."""
@@ -126,20 +134,32 @@ class Trainer:
         self.adam = torch.optim.AdamW(groups, lr=cfg.lr_rest, betas=(0.9, 0.98))
         self.at = Progress(seed)
 
-    def run(self, directory: Path | None = None, say=None) -> Progress:
-        """Train to the end, or until the run counts as stalled; continue from a checkpoint."""
-        if directory is not None and (directory / "checkpoint.safetensors").is_file():
-            self.restore(directory / "checkpoint.safetensors")
+    def start_from(self, model: TinyDecoder) -> None:
+        """Begin with the weights of a finished model, and skip the teacher phase."""
+        self.model.load_state_dict(model.state_dict())
+        self.begin_student()
+
+    def run(self, directory: Path, report: Callable[[dict | None], None]) -> Progress:
+        """Train to the end, or until the run counts as stalled; continue from a checkpoint.
+
+        Args:
+            directory: Where `checkpoint.safetensors` is kept.
+            report: Called after every step with None, after a measurement with its row.
+        """
+        file = directory / "checkpoint.safetensors"
+        directory.mkdir(parents=True, exist_ok=True)
+        if file.is_file():
+            self.restore(file)
         while not self.at.done and not self.at.stalled:
             terms = self.update()
+            row = None
             if self.at.step % self.cfg.eval_every == 0:
                 row = {"step": self.at.step, "phase": self.at.phase, **terms, **self.measure()}
                 self.at.log.append(row)
                 self.advance(row)
-                if say is not None:
-                    say(row)
-            if directory is not None and self.at.step % self.cfg.checkpoint_every == 0:
-                self.save(directory / "checkpoint.safetensors")
+            report(row)
+            if self.at.step % self.cfg.checkpoint_every == 0 or self.at.done or self.at.stalled:
+                self.save(file)
         return self.at
 
     def update(self) -> dict[str, float]:
@@ -171,7 +191,9 @@ class Trainer:
             keep = max(0.0, 1 - (at.step - at.phase_start) / cfg.anneal_steps)
         elif cfg.anneal_steps and at.phase == "pure":
             keep = 0.0
-        return Weights(kd=cfg.kd, step=cfg.step * keep, trajectory=cfg.trajectory * keep)
+        return Weights(
+            kd=cfg.kd, step=cfg.step * keep, trajectory=cfg.trajectory * keep, lookup=cfg.lookup * keep
+        )
 
     def lr_scale(self) -> float:
         """Warm-up, constant, then linear to 1 % over the second half of the last phase."""
@@ -188,7 +210,7 @@ class Trainer:
         steps = at.step - at.phase_start
         if at.phase == "teacher":
             if row["teacher_accuracy"] >= cfg.teacher_accuracy:
-                self.enter("one_step" if cfg.max_one_step_steps else "guided")
+                self.begin_student()
             else:
                 at.stalled = steps >= cfg.max_teacher_steps
         elif at.phase == "one_step":
@@ -205,6 +227,14 @@ class Trainer:
                 self.enter("pure")
         else:
             at.done = steps >= cfg.pure_steps
+
+    def begin_student(self) -> None:
+        """From the finished teacher to the student's first phase."""
+        if self.cfg.project_steps and self.model.cfg.mode == "thoughts":
+            rngs = [np.random.default_rng((self.at.seed, 10**9 + i)) for i in range(PROJECTION_BATCHES)]
+            batches = [self.task.batch(rng, self.cfg.step_weights) for rng in rngs]
+            fit_projection(self.model, batches, self.cfg.project_steps)
+        self.enter("one_step" if self.cfg.max_one_step_steps else "guided")
 
     def enter(self, phase: str) -> None:
         """Begin a phase."""
@@ -236,18 +266,24 @@ class Trainer:
 
     def restore(self, file: Path) -> None:
         """Continue exactly where a checkpoint was written."""
-        with safe_open(file, "pt") as handle:
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-            self.at = Progress(**json.loads(handle.metadata()["at"]))
-        model = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-        self.model.load_state_dict(model)
+        parts, self.at = read_checkpoint(file)
+        self.model.load_state_dict(parts["model"])
         for name, optimizer in (("muon", self.muon), ("adam", self.adam)):
             state: dict[int, dict[str, Tensor]] = {}
-            for key, value in tensors.items():
-                if key.startswith(name + "."):
-                    _, i, field_name = key.split(".")
-                    state.setdefault(int(i), {})[field_name] = value
+            for key, value in parts[name].items():
+                i, _, entry = key.partition(".")
+                state.setdefault(int(i), {})[entry] = value
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+
+
+def read_checkpoint(file: Path) -> tuple[dict[str, dict[str, Tensor]], Progress]:
+    """Tensors of the parts `model`, `muon`, `adam`, and where the run stood."""
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "muon": {}, "adam": {}}
+    with safe_open(file, "pt") as handle:
+        for key in handle.keys():  # noqa: SIM118
+            part, _, name = key.partition(".")
+            parts[part][name] = handle.get_tensor(key)
+        return parts, Progress(**json.loads(handle.metadata()["at"]))
 
 
 @torch.no_grad()
@@ -266,6 +302,42 @@ def student_answers(model: TinyDecoder, batch: Batch) -> Tensor:
     """Token answered after the thoughts."""
     end = think(model, read_question(model, batch)).end[-1]
     return model.unembed(end[:, 1]).argmax(-1)
+
+
+def fit_projection(model: TinyDecoder, batches: list[Batch], steps: int) -> float:
+    """Let thoughts begin as the tokens they are aligned with; returns the fit's unexplained variance.
+
+    `<bot>` becomes a copy of `<cot>`, and the projection alone learns by regression. The circuits that
+    read the teacher's text can then read thoughts. Without this, one seed in three finds every
+    operation but never a value.
+    """
+    with torch.no_grad():
+        model.embed.weight[BOT] = model.embed.weight[COT]
+    pairs = [projection_pairs(model, batch) for batch in batches]
+    x, target = (torch.cat(side) for side in zip(*pairs, strict=True))
+    variance = target.var(0).mean()
+    optimizer = torch.optim.Adam(model.prj.parameters(), lr=3e-3)
+    rng = torch.Generator().manual_seed(0)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
+        rows = torch.randint(len(x), (2048,), generator=rng)
+        loss = F.mse_loss(model.prj(x[rows]), target[rows]) / variance
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.zero_grad()
+    return loss.item()
+
+
+@torch.no_grad()
+def answer_where_the_teacher_looks_up(model: TinyDecoder) -> None:
+    """Make the student's answer cue, at its position, look like `<cot2>` at its own.
+
+    There the finished model finds the first operation; a control without thoughts that begins so
+    has to learn only the step itself.
+    """
+    at, cue = model.cfg.question_len + 1, model.cfg.question_len + model.cfg.n_thoughts + 2
+    model.pos.weight[cue] = model.embed.weight[COT2] + model.pos.weight[at] - model.embed.weight[ANS]
 
 
 def initialize(model: TinyDecoder, seed: int, layout: tuple[int, int]) -> TinyDecoder:

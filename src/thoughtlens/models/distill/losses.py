@@ -30,12 +30,19 @@ class Batch:
     n_steps: Int[Tensor, " B"]
     keep: Bool[Tensor, " B"]
     """False for held-out paths; they count in no loss."""
+    start: Int[Tensor, " B"]
+    """Token of the start value."""
     padding: Bool[Tensor, "C n_context"] | None = None
 
     @property
     def answer(self) -> Int[Tensor, " B"]:
         """Token of the value after the last step asked for."""
         return self.cot.gather(1, 2 * self.n_steps[:, None] - 1)[:, 0]
+
+    @property
+    def needed(self) -> Int[Tensor, "B n_needed"]:
+        """Start value, o1, o2 ..: what the answer follows from; the first 1 + n_steps of a row count."""
+        return torch.cat([self.start[:, None], self.cot[:, ::2]], 1)
 
 
 @dataclass
@@ -117,6 +124,7 @@ class Weights:
     kd: float = 1.0
     step: float = 1.0
     trajectory: float = 0.0
+    lookup: float = 0.0
 
 
 def teacher_loss(
@@ -129,6 +137,17 @@ def teacher_loss(
     logits = model.unembed(states[-1]).float()
     total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
     return total / batch.keep.sum(), states
+
+
+@torch.no_grad()
+def projection_pairs(model: TinyDecoder, batch: Batch) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+    """The teacher's states at the passes before each thought, and the embeddings of the tokens that
+    come next: what the projection would have to map to what for thoughts to be those tokens."""
+    _, states = teacher_loss(model, read_question(model, batch), batch)
+    ids, _ = teacher_tokens(batch)
+    p = torch.arange(1, min(model.cfg.n_thoughts, ids.shape[1] - 1) + 1, device=ids.device)
+    rows = (p <= 2 * batch.n_steps[:, None]) & batch.keep[:, None]
+    return states[-1][:, p - 1][rows], model.embed(ids[:, p])[rows]
 
 
 def losses(model: TinyDecoder, batch: Batch, weights: Weights | None) -> dict[str, Float[Tensor, ""]]:
@@ -149,6 +168,10 @@ def losses(model: TinyDecoder, batch: Batch, weights: Weights | None) -> dict[st
         pairs = zip(student.end[1:], states[1:], strict=True)
         kd = [distance(s[:, 1][keep], t[rows, cue_at][keep]) for s, t in pairs]
         terms["kd"] = weights.kd * torch.stack(kd).mean()
+    if weights.lookup:
+        log_p = logits[:, 1].log_softmax(-1).gather(1, batch.needed[keep])
+        used = torch.arange(log_p.shape[1], device=log_p.device) <= batch.n_steps[keep, None]
+        terms["lookup"] = -weights.lookup * log_p[used].mean()
     n = len(student.passes) - 1
     if weights.step and n:
         targets = step_targets(batch, n)[keep]

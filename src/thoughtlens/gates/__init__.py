@@ -1,0 +1,269 @@
+"""Is it the thoughts that reason? Every answer with its interval, on shipped and on foreign models.
+
+A model may be called latent-reasoning only if G1 (better than fair controls), G2 (not without its
+thoughts) and G3 (more thoughts, more right) hold. G0 comes first where an accuracy was published:
+a model that does not reproduce it was loaded wrongly.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from thoughtlens.config import Config
+from thoughtlens.errors import ConfigError, DataError, NotThereError
+from thoughtlens.gates import probe, verdicts
+from thoughtlens.gates.measure import Bench, Counts, patch_twins
+from thoughtlens.models import thoughts, tiny
+from thoughtlens.models.thoughts import ThoughtModel
+from thoughtlens.problems import arithmetic
+from thoughtlens.progress import say
+from thoughtlens.stage import Plan, read_json, run_stage, write_json
+
+STORING = {"start": [3, 5], "op1": [3, 5], "op2": [5]}
+"""Thoughts whose input carries what a change alters: v1 is in z3, v2 in z5."""
+
+DEFINITIONS = {
+    "thoughts": "right answers / problems, all thoughts thought",
+    "cot": "the same model writes its chain of thought in words, greedily",
+    "no_cot": "control trained without thoughts: begin, end, answer",
+    "pause": "control trained with learned pause tokens at the thoughts' positions, no feedback",
+    "mean_ablated": "every thought's input replaced by its mean over the problems, per thought",
+    "zeroed": "every thought's input replaced by zeros",
+    "resampled": "every thought's input replaced by that of one random other problem",
+    "by_n_thoughts": "accuracy when leaving after n = 0..6 thoughts",
+    "interval": "low, high: Wilson 95 %, problems of all seeds pooled",
+}
+
+
+class GatesConfig(Config):
+    """What to judge, and on what."""
+
+    model: str = "codi-tiny"
+    """A thought model: shipped name, directory of `distill`, hub repository, checkpoint."""
+    seeds: tuple[int, ...] = ()
+    """Seeds of a shipped model or of a `distill` directory; none: all there are."""
+    n: int = 3000
+    """Problems a seed."""
+    split: str = "test"
+    """Split of the problems."""
+    problems: Path | None = None
+    """A problems table (Parquet) instead of generated problems; needed for models of other tasks."""
+    no_cot: str | None = None
+    """Model trained without thoughts, where none is shipped beside the model."""
+    pause: str | None = None
+    """Model trained with pause tokens, where none is shipped beside the model."""
+    published: float | None = None
+    """Accuracy that was published for this model on these problems, 0..1: reproduced first (G0)."""
+    seed: int = 4242
+    """Fixes problems and donors."""
+    batch_size: int = 512
+    """Problems at a time."""
+    max_new_tokens: int = 256
+    """Longest answer."""
+
+
+def plan(cfg: GatesConfig) -> Plan:
+    """Rows and time expected, from the config alone."""
+    n_seeds = len(cfg.seeds) or 3
+    rows = cfg.n * n_seeds
+    return Plan(rows=rows, memory_bytes=1e9 + cfg.n * 60_000, disk_bytes=1e5, seconds=20 + rows * 0.025)
+
+
+def gates(cfg: GatesConfig, out: Path) -> dict[str, Any]:
+    """Measure every gate of a model; the directory holds `result.json` and one table a seed.
+
+    Raises:
+        NotThereError: no such model, seed or problems table.
+        DataError: a problems table without question or answer, or too small.
+    """
+    inputs = {"problems": cfg.problems} if cfg.problems else {}
+    return run_stage("gates", cfg, out, lambda tmp: _work(cfg, tmp), inputs=inputs)
+
+
+def _work(cfg: GatesConfig, tmp: Path) -> dict[str, Any]:
+    tables = []
+    for seed in _seeds(cfg):
+        file = tmp / f"seed_{seed}.json"
+        if not file.is_file():
+            say(f"gates: {cfg.model}{'' if seed is None else f', seed {seed}'}")
+            write_json(file, _measure(cfg, seed))
+        tables.append(read_json(file))
+    merged: dict[str, Any] = {
+        "counts": verdicts.add([_pairs(t["counts"]) for t in tables]),
+        "probes": {v: verdicts.add([_pairs(t["probes"][v]) for t in tables]) for v in tables[0]["probes"]},
+    }
+    changed = {name: min(t["changed"][name] for t in tables) for name in tables[0]["changed"]}
+    per_seed = [_summary(_pairs(t["counts"])) for t in tables]
+    return _result(cfg, merged["counts"], merged["probes"], changed, per_seed)
+
+
+def _seeds(cfg: GatesConfig) -> list[int | None]:
+    if not _is_tiny(cfg.model):
+        return [None]
+    there = [seed for seed, variant in tiny.members(cfg.model) if variant == "thoughts"]
+    if missing := [seed for seed in cfg.seeds if seed not in there]:
+        raise NotThereError(f"{cfg.model} has no seed {missing[0]}; it has {there}")
+    return list(cfg.seeds or there) or [None]
+
+
+def _is_tiny(name: str) -> bool:
+    return (Path(name).is_dir() and any(Path(name).glob("**/model.safetensors"))) or name in tiny.shipped()
+
+
+def _measure(cfg: GatesConfig, seed: int | None) -> dict[str, Any]:
+    """All counts of one seed."""
+    shift = cfg.seed + (seed or 0)
+    model = _load(cfg, seed, "thoughts")
+    table = _problems(cfg, shift)
+    bench = Bench(model, table, seed=shift, batch_size=cfg.batch_size, max_new_tokens=cfg.max_new_tokens)
+    bench.untouched()
+    bench.ablations()
+    bench.single_ablations()
+    bench.early_exit()
+    if "kv" in model.spec.sites:
+        bench.tail_swap()
+    counts: Counts = dict(bench.counts)
+    counts |= _controls(cfg, seed, table)
+    probes: dict[str, Counts] = {}
+    if cfg.problems is None:
+        counts |= _written(model, table)
+        counts |= _twins(cfg, model, shift)
+        train = arithmetic.problems(cfg.n, seed=shift + 1000, split="train")
+        counts["bag_of_words"] = probe.bag_of_words(train, table)
+        counts |= _one_step(cfg, seed, shift)
+        probes = _probes(bench)
+    return {"counts": counts, "probes": probes, "changed": bench.changed}
+
+
+def _load(cfg: GatesConfig, seed: int | None, variant: str) -> ThoughtModel | None:
+    if variant == "thoughts" and not _is_tiny(cfg.model):
+        return thoughts.load(cfg.model)
+    named = getattr(cfg, variant, None)
+    if named is not None:
+        return thoughts.load(named)
+    if _is_tiny(cfg.model) and (seed, variant) in tiny.members(cfg.model):
+        return tiny.load(cfg.model, seed=seed, variant=variant)
+    return tiny.load(cfg.model) if variant == "thoughts" else None
+
+
+def _problems(cfg: GatesConfig, seed: int) -> pa.Table:
+    if cfg.problems is None:
+        if not _is_tiny(cfg.model):
+            raise ConfigError(f"{cfg.model} needs problems=FILE.parquet; generated ones are for codi-tiny")
+        return arithmetic.problems(cfg.n, seed=seed, split=cfg.split)
+    table = pq.read_table(cfg.problems)
+    if missing := {"question", "answer"} - set(table.column_names):
+        raise DataError(f"{cfg.problems} lacks the columns {', '.join(sorted(missing))}")
+    if "split" in table.column_names and cfg.split != "any":
+        table = table.filter(pc.equal(table["split"], cfg.split))
+    if table.num_rows < 2:
+        raise DataError(
+            f"{cfg.problems} has {table.num_rows} rows of split {cfg.split!r}; expected at least 2"
+        )
+    order = np.random.default_rng(seed).permutation(table.num_rows)[: cfg.n]
+    return table.take(np.sort(order))
+
+
+def _controls(cfg: GatesConfig, seed: int | None, table: pa.Table, suffix: str = "") -> Counts:
+    counts: Counts = {}
+    for name in ("no_cot", "pause", "plain", "bottleneck"):
+        model = _load(cfg, seed, name)
+        if model is not None:
+            bench = Bench(model, table, batch_size=cfg.batch_size, max_new_tokens=cfg.max_new_tokens)
+            bench.untouched()
+            counts |= {key.replace("thoughts", name + suffix): pair for key, pair in bench.counts.items()}
+    return counts
+
+
+def _one_step(cfg: GatesConfig, seed: int | None, shift: int) -> Counts:
+    table = arithmetic.problems(max(cfg.n // 3, 2), seed=shift, n_steps=(1,))
+    bench = Bench(_load(cfg, seed, "thoughts"), table, batch_size=cfg.batch_size)
+    bench.untouched()
+    counts = {"thoughts_one_step": bench.counts["thoughts"]} | _controls(cfg, seed, table, "_one_step")
+    return {key: pair for key, pair in counts.items() if "|" not in key}
+
+
+def _written(model: ThoughtModel, table: pa.Table) -> Counts:
+    if not isinstance(model, tiny.TinyThoughts):
+        return {}
+    said = [text.split()[-1] if text else "" for text in model.write(table["question"].to_pylist())]
+    right = np.array(said) == np.array(table["answer"].to_pylist())
+    steps = np.array(table["n_steps"])
+    counts = {"cot": (int(right.sum()), len(right))}
+    for k in np.unique(steps).tolist():
+        counts[f"cot|{k}"] = (int(right[steps == k].sum()), int((steps == k).sum()))
+    return counts
+
+
+def _twins(cfg: GatesConfig, model: ThoughtModel, seed: int) -> Counts:
+    counts: Counts = {}
+    for change in arithmetic.CHANGES:
+        pair = arithmetic.twins(max(cfg.n // 3, 2), seed=seed, split=cfg.split, change=change)
+        for p, (moved, own, n) in patch_twins(model, *pair, cfg.batch_size).items():
+            counts[f"twin_{change}_z{p}"] = (moved, n)
+            counts[f"own_{change}_z{p}"] = (own, n)
+    return counts
+
+
+def _probes(bench: Bench) -> dict[str, Counts]:
+    states = probe.cells(bench.batch)
+    values = {v: np.array(bench.problems[v].to_pylist(), dtype=float) for v in ("v1", "v2")}
+    half = bench.problems.num_rows // 2
+    return {v: probe.read_values(states, labels.astype(int), half) for v, labels in values.items()}
+
+
+def _pairs(table: dict[str, list[int]]) -> Counts:
+    return {key: (int(right), int(n)) for key, (right, n) in table.items()}
+
+
+def _summary(counts: Counts) -> dict[str, Any]:
+    names = ("thoughts", "cot", "no_cot", "pause", "mean_ablated", "resampled", "bag_of_words")
+    return {name: verdicts.share(counts.get(name)) for name in names}
+
+
+def _result(
+    cfg: GatesConfig, counts: Counts, probes: dict[str, Counts], changed: dict[str, float], per_seed: list
+) -> dict[str, Any]:
+    steps = sorted({int(key.split("|")[1]) for key in counts if "|" in key})
+    n_passes = len(verdicts.accuracy_table(counts)["by_n_thoughts"])
+    chance = 1 / 23 if cfg.problems is None else None
+    table = {
+        "G0": verdicts.reproduces(counts, cfg.published),
+        "G1": verdicts.better_than_controls(counts),
+        "G2": verdicts.needs_its_thoughts(counts, chance),
+        "G3": verdicts.grows_with_thoughts(counts),
+        "G3_at_the_value": verdicts.steps_where_value_is_produced(counts, n_passes, steps),
+        "G4": verdicts.follows_the_donor(counts),
+        "G5": verdicts.twins_move(counts, STORING),
+        "G6": verdicts.thoughts_hold_values(probes),
+        "text_is_blind": verdicts.text_is_blind(counts),
+        "edits_bite": verdicts.judge(
+            min(changed.values()) > 0.5, "each edit moves > half the logits", **changed
+        ),
+    }
+    accuracy = verdicts.accuracy_table(counts)
+    first = ("thoughts", "no_cot", "pause", "mean_ablated")
+    head = {name: accuracy[name] | {"split": cfg.split} for name in first if accuracy[name]}
+    return {
+        "model": cfg.model,
+        "split": cfg.split,
+        "n_seeds": len(per_seed),
+        "headline": head,
+        "latent_reasoning": all(table[name]["pass"] is True for name in ("G1", "G2", "G3")),
+        "accuracy": accuracy,
+        "accuracy_by_steps": {str(k): verdicts.accuracy_table(counts, f"|{k}") for k in steps},
+        "gates": table,
+        "counts": {key: verdicts.share(pair) for key, pair in counts.items() if "|" not in key},
+        "per_seed": per_seed,
+        "definitions": DEFINITIONS,
+        "warnings": [f"{name} does not hold: {g['rule']}" for name, g in table.items() if g["pass"] is False],
+    }
+
+
+__all__ = ["GatesConfig", "gates", "plan"]
