@@ -8,8 +8,11 @@ import json
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import nn
 
+from thoughtlens import sae as saes
 from thoughtlens.errors import CheckpointError
+from thoughtlens.training.adam import Adam
 from thoughtlens.training.checkpoint import Checkpoints
 from thoughtlens.training.dead import DeadTracker
 from thoughtlens.training.schedule import lr_at
@@ -61,6 +64,26 @@ def test_curves_of_members_with_different_columns(tmp_path):
         {"member": "x", "rows_seen": 1, "a": 0.5, "b": None},
         {"member": "y", "rows_seen": 2, "a": None, "b": 1.0},
     ]
+
+
+def test_adam_is_torchs_bit_for_bit():
+    sae = saes.create(saes.ReLUConfig(d_sae=12), 6, seed=0)
+    theirs = {name: nn.Parameter(p.detach().clone()) for name, p in sae.named_parameters()}
+    optimizer = torch.optim.Adam(theirs.values(), betas=(0.8, 0.99), fused=True)
+    mine = Adam(sae, (0.8, 0.99))
+    generator = torch.Generator().manual_seed(0)
+    for step in range(5):
+        for name, p in sae.named_parameters():
+            p.grad = torch.randn(p.shape, generator=generator)
+            theirs[name].grad = p.grad.clone()
+        if step == 2:  # no gradient, no update
+            sae.b_enc.grad = theirs["b_enc"].grad = None
+        optimizer.param_groups[0]["lr"] = 0.01 * (step + 1)
+        optimizer.step()
+        mine.step(0.01 * (step + 1))
+    assert all(torch.equal(p, theirs[name]) for name, p in sae.named_parameters())
+    mine.zero_grad()
+    assert all(p.grad is None for p in sae.parameters())
 
 
 @pytest.fixture

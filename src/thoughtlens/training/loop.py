@@ -25,6 +25,7 @@ from thoughtlens.sae.base import SAE, Batch, LossTerms, counts
 from thoughtlens.sae.io import write_tensors
 from thoughtlens.sae.normalization import Cell
 from thoughtlens.store.view import View, ViewBatch
+from thoughtlens.training.adam import Adam
 from thoughtlens.training.checkpoint import Checkpoints
 from thoughtlens.training.dead import DeadTracker
 from thoughtlens.training.resample import UNTIL, resample
@@ -58,11 +59,7 @@ class Trainer:
 
     def __init__(self, sae: SAE, settings: Settings):
         self.sae, self.settings = sae, settings
-        by_factor: dict[float, list[Tensor]] = {}
-        for name, parameter in sae.named_parameters():
-            by_factor.setdefault(sae.lr_factor.get(name, 1.0), []).append(parameter)
-        groups = [{"params": found, "lr_factor": factor} for factor, found in by_factor.items()]
-        self.optimizer = torch.optim.Adam(groups, lr=settings.lr, betas=settings.betas, fused=True)
+        self.optimizer = Adam(sae, settings.betas)
         self.tracker = DeadTracker(sae.d_sae, settings.dead_after_rows, sae.W_enc.device)
         self.step_idx = 0
         self.means = Means()
@@ -89,7 +86,7 @@ class Trainer:
         progress = self.step_idx / s.n_steps
         batch = Batch(x, y, cell, dead=self.tracker.dead, labels=labels, progress=progress)
         loss = sae.loss(batch)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss.total.backward()
         sae.project_decoder_grad()
         grads = [p.grad for p in sae.parameters() if p.grad is not None]
@@ -98,10 +95,7 @@ class Trainer:
             raise FloatingPointError(f"loss {loss.total.item()}, gradient norm {norm}")
         if s.grad_clip > 0 and norm > s.grad_clip:
             torch._foreach_mul_(grads, s.grad_clip / norm)
-        lr = lr_at(self.step_idx, s.n_steps, s.lr, s.warmup, s.decay)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group["lr_factor"]
-        self.optimizer.step()
+        self.optimizer.step(lr_at(self.step_idx, s.n_steps, s.lr, s.warmup, s.decay))
         sae.normalize_decoder()
         sae.after_step(batch, loss)
         self._count(loss, len(x))
@@ -125,11 +119,8 @@ class Trainer:
         try:
             self.sae.load_state_dict({n: tensors[f"sae.{n}"] for n in self.sae.state_dict()})
             for name, parameter in self.sae.named_parameters():
-                self.optimizer.state[parameter] = {
-                    "step": tensors[f"adam.{name}.step"],
-                    "exp_avg": tensors[f"adam.{name}.exp_avg"].to(device),
-                    "exp_avg_sq": tensors[f"adam.{name}.exp_avg_sq"].to(device),
-                }
+                for key, value in self.optimizer.state[parameter].items():
+                    value.copy_(tensors[f"adam.{name}.{key}"])
             self.tracker.silent_rows = tensors["silent_rows"].to(device)
             self.step_idx, self.curve = table["step"], table["curve"]
             self.means.n, self.means.sums = table["n"], table["sums"]

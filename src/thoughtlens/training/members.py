@@ -45,12 +45,12 @@ class Member:
 
 def plan_members(
     store: ActivationStore,
-    partition: Partition,
+    partitions: Sequence[Partition],
     hook_names: Sequence[str] | None,
     thoughts: Sequence[int] | None,
     sae: SAEConfig,
 ) -> list[Member]:
-    """The SAEs to train on a store, in order.
+    """The SAEs to train on a store, in order; several partitions stand side by side.
 
     Raises:
         ConfigError: a partition by thought on a store of text, or a transcoder without its two hooks.
@@ -59,8 +59,15 @@ def plan_members(
     if isinstance(sae, TranscoderConfig):
         hooks = (_hook_in(sae, hook_names),)
     chosen = None if thoughts is None else tuple(thoughts)
+    found = [m for partition in partitions for m in _partition(store, partition, hooks, chosen)]
+    return [Member("", hooks, chosen)] if partitions == ("pooled",) else found
+
+
+def _partition(
+    store: ActivationStore, partition: Partition, hooks: tuple[str, ...], chosen: tuple[int, ...] | None
+) -> list[Member]:
     if partition == "pooled":
-        return [Member("", hooks, chosen)]
+        return [Member("pooled", hooks, chosen)]
     if partition == "per_layer":
         return [Member(_folder(hook), (hook,), chosen) for hook in hooks]
     each = chosen or tuple(store.thoughts)

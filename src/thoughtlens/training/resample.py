@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thoughtlens.sae.base import SAE, Batch
+from thoughtlens.training.adam import Adam
 
 ENCODER_SCALE = 0.2
 """Norm of a resampled encoder column, as a share of the mean norm of those alive."""
@@ -17,7 +18,7 @@ UNTIL = 0.5
 @torch.no_grad()
 def resample(
     sae: SAE,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Adam,
     batch: Batch,
     dead: Bool[Tensor, " d_sae"],
     generator: torch.Generator,
@@ -63,10 +64,9 @@ def _unit(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     return rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
 
 
-def _forget(sae: SAE, optimizer: torch.optim.Optimizer, idx: Int[Tensor, " n"]) -> None:
+def _forget(sae: SAE, optimizer: Adam, idx: Int[Tensor, " n"]) -> None:
     """Set Adam's moments of some latents' parameters to 0."""
     for name, axis in sae.latent_axis.items():
-        state = optimizer.state.get(sae.get_parameter(name), {})
+        state = optimizer.state[sae.get_parameter(name)]
         for moment in ("exp_avg", "exp_avg_sq"):
-            if moment in state:
-                state[moment].index_fill_(axis, idx, 0)
+            state[moment].index_fill_(axis, idx, 0)
