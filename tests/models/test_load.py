@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import gguf
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -91,6 +92,43 @@ def test_damaged_and_incomplete_directories(copy):
     _one_line(CheckpointError, str(copy))
     (copy / "config.json").unlink()
     _one_line(NotThereError, str(copy), "config.json")
+
+
+def test_a_hub_model_carries_its_commit(tiny_lm_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = tmp_path / "models--someone--tiny"
+    shutil.copytree(tiny_lm_dir, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    lm = load("someone/tiny", dtype="float32")
+    assert (lm.name, lm.revision) == ("someone/tiny", commit)
+    assert lm.digest == load(str(tiny_lm_dir)).digest
+    _one_line(NotThereError, "someone/other")
+    with pytest.raises(NotThereError):
+        load("someone/tiny", revision="no-such-branch")
+
+
+def test_pickled_weights_load_and_pickled_code_does_not(copy, tmp_path):
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    torch.save(weights, copy / "pytorch_model.bin")
+    lm = load(str(copy), dtype="float32")
+    torch.testing.assert_close(lm.model.state_dict()["model.norm.weight"], weights["model.norm.weight"])
+    assert len(lm.digest) == 64
+    torch.save({**weights, "model.norm.weight": Evil(tmp_path / "ran")}, copy / "pytorch_model.bin")
+    _one_line(CheckpointError, str(copy))
+    assert not (tmp_path / "ran").exists()
+
+
+class Evil:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
 
 
 def test_a_model_without_tokenizer(copy):

@@ -12,6 +12,7 @@ import importlib.util
 import io
 import json
 import os
+import pickle
 import shutil
 import struct
 import tempfile
@@ -184,6 +185,11 @@ def _read_model(root: Path, name: str, dtype: torch.dtype) -> PreTrainedModel:
             )
     except (OSError, ValueError, KeyError, RuntimeError, struct.error) as error:
         raise CheckpointError(f"{name} is no causal language model to load: {_first_line(error)}") from None
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{name}: a weight file in {root} holds pickled code, which is never run; "
+            f"convert it to safetensors with a tool you trust"
+        ) from None
     except SafetensorError as error:
         raise CheckpointError(f"{name}: a weight file in {root} is damaged: {error}") from None
     lost = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
