@@ -15,7 +15,7 @@ from thoughtlens.extract.cost import flops
 from thoughtlens.extract.source import Chunk, Source
 from thoughtlens.models.capture import capture, resolve
 from thoughtlens.models.load import DTYPES, LanguageModel, load, read_config
-from thoughtlens.problems.text import count_tokens, iter_documents
+from thoughtlens.problems.text import TextConfig, count_tokens, iter_documents
 from thoughtlens.problems.tokens import BUFFER_BATCHES, Cutter, Spool, Window, bos_id, pad, spool
 from thoughtlens.stage import Plan
 from thoughtlens.store.meta import StoreMeta
@@ -24,11 +24,11 @@ SPOOL = "documents.arrow"
 DEFAULT_HOOKS = ("layers.15:out",)
 
 
-def plan_text(cfg: ExtractConfig) -> Plan:
+def plan_text(cfg: ExtractConfig, text: TextConfig) -> Plan:
     """Rows, memory, disk and time of an extraction from text; reads the model's configuration only."""
     config = read_config(cfg.model.name, revision=cfg.model.revision).get_text_config()
     hooks = cfg.hook_names or DEFAULT_HOOKS
-    rows = count_tokens(cfg.problems, cfg.max_tokens or None)
+    rows = count_tokens(text, cfg.max_tokens or None)
     width, n_layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * width
     deepest = max(_depth(name, n_layers) for name in hooks)
@@ -44,7 +44,7 @@ def plan_text(cfg: ExtractConfig) -> Plan:
     )
 
 
-def text_source(cfg: ExtractConfig, tmp: Path) -> Source:
+def text_source(cfg: ExtractConfig, text: TextConfig, tmp: Path) -> Source:
     """Token positions of documents."""
     lm = load(**cfg.model.model_dump())
     if cfg.context_length > lm.context_length:
@@ -58,10 +58,10 @@ def text_source(cfg: ExtractConfig, tmp: Path) -> Source:
     widths = {hook: x.shape[-1] for hook, x in capture(lm.model, probe, None, hooks).items()}
     dropped = frozenset(lm.special_ids if cfg.drop_special else ())
     cutter = Cutter(context_length=cfg.context_length, bos=bos, dropped=dropped, max_windows=cfg.max_windows)
-    seed = cfg.seed if cfg.problems.seed is None else cfg.problems.seed
+    seed = cfg.seed if text.seed is None else text.seed
     documents = spool(
         tmp / SPOOL,
-        iter_documents(cfg.problems.model_copy(update={"seed": seed})),
+        iter_documents(text.model_copy(update={"seed": seed})),
         lm.tokenizer,
         cutter,
         max_rows=cfg.max_tokens or None,
@@ -78,7 +78,7 @@ def text_source(cfg: ExtractConfig, tmp: Path) -> Source:
         d_in=widths,
         dtype=cfg.store_dtype,
     )
-    shares = {"train": 1.0, "validation": cfg.problems.validation, "test": cfg.problems.test}
+    shares = {"train": 1.0, "validation": text.validation, "test": text.test}
     return Source(
         meta=meta,
         n_rows=documents.n_rows,

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from thoughtlens.models.load import DTYPES
 from thoughtlens.models.sites import CONVENTION
 from thoughtlens.models.thoughts import Answer, ThoughtBatch, ThoughtModel, ThoughtSpec, collect, parse_number
 from thoughtlens.problems import source as problem_source
+from thoughtlens.problems.source import ProblemsConfig
 from thoughtlens.stage import Plan, read_json, write_json
 from thoughtlens.store.meta import PROBLEMS, StoreMeta
 
@@ -69,9 +69,9 @@ def sites_of(hook_names: tuple[str, ...] | None, spec: ThoughtSpec) -> dict[str,
     return found
 
 
-def thought_source(cfg: ExtractConfig, tmp: Path) -> Source:
+def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Source:
     """All passes of every problem, and the model's own answers."""
-    problems = problem_source.problems(cfg.problems, cfg.seed)
+    problems = problem_source.problems(wanted, cfg.seed)
     model = load_model(cfg)
     hooks = sites_of(cfg.hook_names, model.spec)
     meta = StoreMeta(
@@ -120,10 +120,10 @@ def is_right(text: str, value: float | None, gold: str) -> bool:
     return value is not None and abs(value - number) <= 1e-6 * max(1.0, abs(number))
 
 
-def plan_thoughts(cfg: ExtractConfig) -> Plan:
+def plan_thoughts(cfg: ExtractConfig, wanted: ProblemsConfig) -> Plan:
     """Rows, memory, disk and time of an extraction of thoughts; the model's weights are loaded for it."""
     model = load_model(cfg)
-    n, spec = problem_source.count(cfg.problems), model.spec
+    n, spec = problem_source.count(wanted), model.spec
     rows, n_hooks = n * len(spec.passes), len(sites_of(cfg.hook_names, spec))
     parameters = 12 * spec.n_layers * spec.d**2
     tokens = n * (QUESTION_TOKENS + len(spec.passes) + ANSWER_TOKENS)
@@ -156,6 +156,7 @@ def _chunks(
             model, part["question"].to_pylist(), sites=sites, layers=layers, answers=True,
             max_new_tokens=cfg.max_new_tokens, batch_size=cfg.batch_problems,
         )  # fmt: skip
+        assert batch.answers is not None
         _save_answers(tmp, index, batch.answers)
         yield Chunk(
             index=index,
@@ -169,8 +170,8 @@ def _chunks(
 
 def _rows(batch: ThoughtBatch, site: str, layer: int | None) -> Tensor:
     """[problems * passes, d], problem by problem."""
-    x = getattr(batch, site) if layer is None else batch.resid[..., batch.layers.index(layer), :]
-    return x.flatten(0, 2)
+    x = getattr(batch, site)
+    return (x if layer is None else x[..., batch.layers.index(layer), :]).flatten(0, 2)
 
 
 def _save_answers(tmp: Path, index: int, answers: Answer) -> None:
@@ -190,19 +191,14 @@ def _read_answers(tmp: Path) -> list[dict[str, Any]]:
 def _accuracy(tmp: Path) -> dict[str, Any]:
     """How often the model's own answer is right, by split."""
     table = pq.read_table(tmp / PROBLEMS, columns=["split", "correct"])
+    right: dict[str, list[bool]] = {}
+    for row in table.to_pylist():
+        right.setdefault(row["split"], []).append(row["correct"])
     rows = []
-    for split in table["split"].unique().to_pylist():
-        right = table.filter(pc.equal(table["split"], split))["correct"]
-        interval = wilson(pc.sum(right).as_py(), len(right))
-        rows.append(
-            {
-                "split": split,
-                "accuracy": interval.estimate,
-                "low": interval.low,
-                "high": interval.high,
-                "n": interval.n,
-            }
-        )
+    for split, answers in right.items():
+        interval = wilson(sum(answers), len(answers))
+        bounds = {"low": interval.low, "high": interval.high, "n": interval.n}
+        rows.append({"split": split, "accuracy": interval.estimate, **bounds})
     return {
         "model_accuracy": rows,
         "definitions": {

@@ -19,7 +19,7 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -119,9 +119,7 @@ def assemble(
     """
     table = next((key for key in state if key.endswith(EMBEDDINGS)), None)
     if table is None:
-        raise CheckpointError(
-            f"{where}: no embedding {prefix}*.wte.weight or {prefix}*.embed_tokens.weight"
-        )
+        raise CheckpointError(f"{where}: no embedding {prefix}*.wte.weight or {prefix}*.embed_tokens.weight")
     tied = _resolve_head(state, table, base.config, where)
     config = type(base.config).from_dict(base.config.to_dict())
     config.vocab_size, config.tie_word_embeddings = len(state[table]), tied
@@ -132,6 +130,12 @@ def assemble(
             f"give the base model it was trained from (base=...)"
         )
     _fill(lm, merge(state, lm) if merge else state, where, base.name, prefix)
+    return lm
+
+
+def placed(lm: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """The model on a device and in a number format."""
+    nn.Module.to(lm, device, dtype)
     return lm
 
 

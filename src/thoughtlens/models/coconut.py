@@ -98,9 +98,9 @@ def load(
         raise ConfigError(f"{name} does not say its base model: give base=, a hub id or a directory")
     parent = checkpoint.read_base(where)
     lm = _assemble(found, parent)
-    start_id, end_id, latent_id = _thought_ids(parent, lm.get_input_embeddings().weight.shape[0])
+    start_id, end_id, latent_id = _thought_ids(parent, lm.config.vocab_size)
     model = Coconut(
-        lm.to(target, DTYPES[dtype]),
+        checkpoint.placed(lm, target, DTYPES[dtype]),
         parent.tokenizer,
         start_id=start_id,
         end_id=end_id,

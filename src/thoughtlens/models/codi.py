@@ -146,10 +146,9 @@ def load(
     parent = checkpoint.read_base(where, folder if own_words else None)
     groups, dropped = _split(found, projection)
     lm = _assemble(groups["codi"], parent, found, lora_alpha)
-    n_rows = lm.get_input_embeddings().weight.shape[0]
-    bot_id, eot_id = _thought_ids(parent, n_rows)
+    bot_id, eot_id = _thought_ids(parent, lm.config.vocab_size)
     model = Codi(
-        lm.to(target, DTYPES[dtype]),
+        checkpoint.placed(lm, target, DTYPES[dtype]),
         _projection(groups["prj"], lm.config.hidden_size, found.file) if projection else nn.Identity(),
         parent.tokenizer,
         bot_id=bot_id,
@@ -237,11 +236,14 @@ def _thought_ids(base: Base, n_rows: int) -> tuple[int, int]:
     """Ids of begin and end of thought; refuses a tokenizer in which they mean something else."""
     n_vocab, words = base.config.vocab_size, base.tokenizer
     added = {i: token.content for i, token in words.added_tokens_decoder.items() if i >= n_vocab}
-    named = [next((n for n in names if n in words.get_vocab()), None) for names in (BOT_NAMES, EOT_NAMES)]
-    if added and all(named):
-        ids = tuple(int(words.convert_tokens_to_ids(name)) for name in named)
-        if n_rows == max(n_vocab, len(words)) and min(ids) >= n_vocab:
-            return ids[0], ids[1]
+    ids = [
+        words.get_vocab()[name]
+        for names in (BOT_NAMES, EOT_NAMES)
+        for name in names
+        if name in added.values()
+    ]
+    if len(ids) == 2 and n_rows == max(n_vocab, len(words)):
+        return ids[0], ids[1]
     if n_rows != n_vocab + 3:
         raise MismatchError(
             f"Expected {n_vocab} + 3 embedding rows (base {base.name} and padding, begin, end of thought), "

@@ -174,9 +174,10 @@ class HFThoughts(SequenceThoughts):
         self.blocks, self.norm = blocks, norm
         self.device = next(lm.parameters()).device
         self.context_length = int(lm.config.max_position_embeddings)
-        if tokenizer.eos_token_id is None:
-            raise CheckpointError("Expected a tokenizer with an end-of-sequence token, this one has none")
-        self.eos_id = int(tokenizer.eos_token_id)
+        eos_id, head = tokenizer.eos_token_id, lm.get_output_embeddings()
+        if not isinstance(eos_id, int) or head is None:
+            raise CheckpointError("Expected a language-model head, and a tokenizer with an eos token")
+        self.eos_id, self.head = eos_id, head
 
     def module_path(self, site: str, layer: int | None) -> str:
         """See `ThoughtModel.module_path`."""
@@ -195,7 +196,7 @@ class HFThoughts(SequenceThoughts):
         return ids
 
     def _to_text(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _embed(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new d"]:
         return self.lm.get_input_embeddings()(ids)
@@ -221,7 +222,7 @@ class HFThoughts(SequenceThoughts):
             ).last_hidden_state
 
     def _unembed(self, h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch vocab"]:
-        return self.lm.get_output_embeddings()(h)
+        return self.head(h)
 
     def readout(self, h: Float[Tensor, "*batch d"], site: str) -> Float[Tensor, "*batch vocab"]:
         """Logit lens. `thought_out` has passed the final norm already; the other sites have not."""
@@ -261,7 +262,7 @@ def _tapped(blocks: nn.ModuleList, tap: Tap | None) -> Iterator[None]:
             handle.remove()
 
 
-def _parts(decoder: PreTrainedModel) -> tuple[nn.ModuleList, nn.Module]:
+def _parts(decoder: nn.Module) -> tuple[nn.ModuleList, nn.Module]:
     for blocks, norm in (("layers", "norm"), ("h", "ln_f"), ("layers", "final_layer_norm")):
         if hasattr(decoder, blocks) and hasattr(decoder, norm):
             return getattr(decoder, blocks), getattr(decoder, norm)

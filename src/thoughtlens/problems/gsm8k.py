@@ -200,17 +200,17 @@ def _all(rows: Iterable[Any], split: str) -> list[dict[str, str]]:
 
 def _problem(entry: Any, where: str, split: str, i: int) -> dict[str, str]:
     """One problem, or one line that says what is wrong with it."""
-    texts = [entry.get(key) for key in ("question", "answer")] if isinstance(entry, dict) else [None]
-    if not all(isinstance(text, str) and text.strip() for text in texts):
+    question, solution = (entry.get("question"), entry.get("answer")) if isinstance(entry, dict) else ("", "")
+    if not isinstance(question, str) or not isinstance(solution, str) or not (question.strip() and solution):
         raise DataError(f"{where}: expected an object with question and answer as text, the format of GSM8K")
-    cot, mark, answer = texts[1].rpartition("####")
+    cot, mark, answer = solution.rpartition("####")
     answer = answer.strip().replace(",", "")
     if not mark or not answer:
         raise DataError(f"{where}: the answer has no '#### result' at its end; another format than GSM8K")
     return {
         "problem_id": f"{split}_{i}",
         "split": split,
-        "question": texts[0],
+        "question": question,
         "answer": answer,
         "cot": cot.strip(),
     }

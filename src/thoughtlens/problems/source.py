@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
@@ -68,7 +67,7 @@ def problems(cfg: ProblemsConfig, seed: int = 0) -> pa.Table:
         table = _read(Path(cfg.source).expanduser())
     if cfg.classes:
         require_classes(table, cfg.classes)
-        table = table.filter(pc.is_in(table["operation"], pa.array(cfg.classes)))
+        table = table.filter(pa.array([name in cfg.classes for name in table["operation"].to_pylist()]))
     return table.slice(0, cfg.n)
 
 
@@ -109,9 +108,9 @@ def require_classes(table: pa.Table, classes: Sequence[str]) -> None:
 def _with_validation(table: pa.Table, share: float) -> pa.Table:
     digests = [hashlib.sha256(name.encode()).digest() for name in table["problem_id"].to_pylist()]
     drawn = np.array([int.from_bytes(d[:8]) / 2**64 < share for d in digests], bool)
-    chosen = drawn & (table["split"].to_numpy(zero_copy_only=False) == "train")
-    split = pc.if_else(pa.array(chosen), "validation", table["split"].combine_chunks())
-    return table.set_column(table.column_names.index("split"), "split", split)
+    split = table["split"].to_numpy(zero_copy_only=False)
+    split = np.where(drawn & (split == "train"), "validation", split)
+    return table.set_column(table.column_names.index("split"), "split", pa.array(split, pa.string()))
 
 
 def _open(file: Path) -> pq.ParquetFile:
