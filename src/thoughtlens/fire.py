@@ -27,6 +27,7 @@ from thoughtlens.store import ActivationStore
 DEFINITIONS = {
     "max": "largest activation of the latent over the positions of the text: its tokens without special "
     "ones, or its thoughts, at every hook",
+    "latents_past_first": "the strongest over positions after the first, which in many models is an outlier",
     "l0": "mean over positions (and hooks) of the number of latents with activation != 0",
     "share_active": "share of all latents that fire on at least one position",
     "share_active_per_position": "l0 / d_sae",
@@ -112,6 +113,8 @@ def render(result: dict[str, Any]) -> str:
                 f"  {latent['latent']:>7}  max {latent['max']:8.3f} on {latent['position']!r:<14}{hook} "
                 f"fires on {latent['n_positions']}/{n} {unit}s{mark}"
             )
+        past = ", ".join(f"{r['latent']} {r['max']:.3g} {r['position']!r}" for r in one["latents_past_first"])
+        lines.append(f"  past the first {unit}: {past or 'none'}")
     if len(result["texts"]) > 1:
         names = ", ".join(map(str, result["shared_latents"])) or "none"
         lines += ["", f"Among the strongest of every text: {names}"]
@@ -185,34 +188,45 @@ def _encode(
 def _describe(
     one: Found, text: str, hook_names: list[str], flags: list[str | None] | None, top: int
 ) -> dict[str, Any]:
-    _, n, d_sae = one.acts.shape
-    best, at = one.acts.flatten(0, 1).max(0)
+    d_sae = one.acts.shape[-1]
     fires = (one.acts != 0).any(0)
-    order = np.lexsort((np.arange(d_sae), -best.numpy()))[:top]
-    l0 = float((one.acts != 0).sum(-1).float().mean())
     n_active = int(fires.any(0).sum())
+    per_position = (one.acts != 0).sum(-1).float().mean(0)
+    strongest = [_strongest(one, first, top) for first in (0, 1)]
+
+    def row(latent: int, value: float, hook: int, at: int) -> dict[str, Any]:
+        return {
+            "latent": latent,
+            "max": value,
+            "position": one.positions[at],
+            "position_idx": at,
+            "hook_name": hook_names[hook],
+            "n_positions": int(fires[:, latent].sum()),
+            "everywhere": flags[latent] if flags else None,
+        }
+
     return {
         "index": one.index,
         "text": text,
         "answer": one.answer,
         "positions": one.positions,
-        "n_positions": n,
-        "l0": l0,
-        "l0_per_position": (one.acts != 0).sum(-1).float().mean(0).tolist(),
+        "n_positions": len(one.positions),
+        "l0": float(per_position.mean()),
+        "l0_per_position": per_position.tolist(),
         "n_active": n_active,
         "share_active": n_active / d_sae,
-        "share_active_per_position": l0 / d_sae,
-        "latents": [
-            {
-                "latent": j,
-                "max": float(best[j]),
-                "position": one.positions[int(at[j]) % n],
-                "position_idx": int(at[j]) % n,
-                "hook_name": hook_names[int(at[j]) // n],
-                "n_positions": int(fires[:, j].sum()),
-                "everywhere": flags[j] if flags else None,
-            }
-            for j in order.tolist()
-            if best[j] > 0
-        ],
+        "share_active_per_position": float(per_position.mean()) / d_sae,
+        "latents": [row(*entry) for entry in strongest[0]],
+        "latents_past_first": [row(*entry) for entry in strongest[1]],
     }
+
+
+def _strongest(one: Found, first: int, top: int) -> list[tuple[int, float, int, int]]:
+    """Latent, activation, hook and position of the strongest latents from position `first` on."""
+    acts = one.acts[:, first:]
+    if not acts.shape[1]:
+        return []
+    best, at = acts.flatten(0, 1).max(0)
+    order = np.lexsort((np.arange(len(best)), -best.numpy()))[:top].tolist()
+    n = acts.shape[1]
+    return [(j, float(best[j]), int(at[j]) // n, int(at[j]) % n + first) for j in order if best[j] > 0]

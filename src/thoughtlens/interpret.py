@@ -29,11 +29,16 @@ from thoughtlens.store import ActivationStore
 
 CHUNK_CELLS = 4_000_000
 """Problems times latents held at once by the accumulators."""
+MARKS = {"first": "first_position", "outlier": "outlier_norm"}
+"""Kinds of rows on which a latent says little, and the reason that is given."""
 DEFINITIONS = {
     "density": "share of vectors on which the latent's activation is not 0",
     "l0": "mean number of latents with activation != 0 on a vector",
-    "everywhere": "density above everywhere_density, or more than half of the fires on the first row of a "
-    "text, or on rows flagged as outliers of norm",
+    "everywhere": "dense: density above everywhere_density; first_position, outlier_norm: more than half of "
+    "the latent's summed activation, or of its top examples, on first rows of texts, or on rows flagged as "
+    "outliers of norm",
+    "*_share": "share of the latent's summed activation on such rows",
+    "*_examples": "share of the latent's top examples on such rows",
     "top examples": "largest activations, at most one a problem; ties go to the lowest row",
     **association.DEFINITIONS,
 }
@@ -140,21 +145,20 @@ def _member(cfg: InterpretConfig, member: Member, parts: Path, i: int) -> None:
     rows, d_sae = member.rows, member.sae.d_sae
     stats, examples = LatentStats(d_sae), TopExamples(rows.row, d_sae, cfg.top_k)
     preferences = Preferences(member, _settings(cfg))
+    marks = {name: rows.columns[name].astype(bool) for name in MARKS if name in rows.columns}
     units = max(1, CHUNK_CELLS // d_sae)
     with progress(f"interpret {member.name}", len(rows.row)) as bar:
         for low, high in rows.chunks(cfg.batch_size, units):
             fires = member.fires(low, high)
             n_vectors = int(rows.first[high] - rows.first[low]) * len(member.sae.hook_names)
-            marks = (rows.columns.get("first"), rows.columns.get("outlier"))
-            stats.update(
-                fires, n_vectors, high - low, *(None if m is None else m[fires.place] for m in marks)
-            )
+            stats.update(fires, n_vectors, high - low, {n: c[fires.place] for n, c in marks.items()})
             examples.update(fires)
             preferences.update(fires, low, high)
             bar.advance(int(rows.first[high] - rows.first[low]))
     found = examples.compute()
     associations, tested = preferences.compute()
-    latents = _latents_table(cfg, member, stats)
+    of_examples = {name: _example_share(found, mark, d_sae) for name, mark in marks.items()}
+    latents = _latents_table(cfg, member, stats, of_examples)
     pq.write_table(latents, parts / f"{i}.latents.parquet")
     pq.write_table(_examples_table(cfg, member, found), parts / f"{i}.top_examples.parquet")
     pq.write_table(associations, parts / f"{i}.associations.parquet")
@@ -165,28 +169,34 @@ def _settings(cfg: InterpretConfig) -> Settings:
     return Settings(**{name: getattr(cfg, name) for name in Settings.__dataclass_fields__})
 
 
-def _latents_table(cfg: InterpretConfig, member: Member, stats: LatentStats) -> pa.Table:
-    n = np.maximum(stats.fires, 1)
-    marked = {
-        "dense": stats.density > cfg.everywhere_density,
-        "first_position": (stats.first / n > 0.5) & (stats.units >= cfg.min_units),
-        "outlier_norm": (stats.outlier / n > 0.5) & (stats.units >= cfg.min_units),
-    }
-    reason = np.full(member.sae.d_sae, None, object)
-    for name, mask in reversed(marked.items()):
-        reason[mask] = name
+def _example_share(found: Examples, mark: np.ndarray, d_sae: int) -> np.ndarray:
+    """Share of each latent's top examples that are on marked rows."""
+    hits = np.bincount(found.latent, mark[found.place], minlength=d_sae)
+    return hits / np.maximum(np.bincount(found.latent, minlength=d_sae), 1)
+
+
+def _latents_table(
+    cfg: InterpretConfig, member: Member, stats: LatentStats, examples: dict[str, np.ndarray]
+) -> pa.Table:
+    d_sae = member.sae.d_sae
+    reason = np.full(d_sae, None, object)
+    shares = {}
+    for name, why in reversed(MARKS.items()):
+        share, of_examples = stats.marked_share(name), examples.get(name, np.zeros(d_sae))
+        shares |= {f"{why}_share": share, f"{why}_examples": of_examples}
+        reason[(np.maximum(share, of_examples) > 0.5) & (stats.units >= cfg.min_units)] = why
+    reason[stats.density > cfg.everywhere_density] = "dense"
     return pa.table(
         {
-            "member": pa.array([member.name] * member.sae.d_sae).dictionary_encode(),
-            "latent": np.arange(member.sae.d_sae, dtype=np.int32),
-            "n_vectors": np.full(member.sae.d_sae, stats.n_vectors),
+            "member": pa.array([member.name] * d_sae).dictionary_encode(),
+            "latent": np.arange(d_sae, dtype=np.int32),
+            "n_vectors": np.full(d_sae, stats.n_vectors),
             "n_fires": stats.fires,
             "density": stats.density,
             "n_problems": stats.units,
             "mean_active": stats.mean_active,
             "max_active": stats.max,
-            "first_position_share": stats.first / n,
-            "outlier_share": stats.outlier / n,
+            **shares,
             "everywhere": np.array([r is not None for r in reason]),
             "everywhere_reason": pa.array(reason, pa.string()),
         }

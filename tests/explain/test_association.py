@@ -107,7 +107,7 @@ def test_labels_are_followed_over_batches():
 
 
 def test_token_lift_by_hand():
-    # 2 documents of 4 tokens; token 1 stands at 2 of 8 places, once in each; latent 0 fires there and once more
+    # 2 documents of 4 tokens; token 1 is at 2 of 8 places, once in each; latent 0 fires there and once more
     preference = TokenPreference(1, 3)
     tokens = np.array([1, 0, 0, 2, 1, 0, 0, 0])
     preference.update(np.array([0, 1, 1]), np.zeros(3, np.int64), np.array([1, 1, 0]), tokens, n_units=2)

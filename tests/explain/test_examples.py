@@ -84,13 +84,15 @@ def test_latent_stats_by_hand():
     fires = Fires(
         np.array([0, 0, 1]), np.array([0, 1, 2]), np.zeros(3, np.int64), np.array([0, 0, 2]), values
     )
-    stats.update(fires, n_vectors=4, n_units=2, first=np.array([True, False, True]), outlier=None)
+    stats.update(fires, n_vectors=4, n_units=2, marks={"first": np.array([True, False, True])})
     assert stats.fires.tolist() == [2, 0, 1]
     assert stats.density.tolist() == [0.5, 0, 0.25]
     assert stats.mean_active.tolist() == [2, 0, 2]
     assert stats.max.tolist() == [3, 0, 2]
     assert stats.units.tolist() == [1, 0, 1]
-    assert stats.first.tolist() == [1, 0, 1]
+    # latent 0 has 1 of its 1 + 3 on marked rows
+    assert stats.marked_share("first").tolist() == [0.25, 0, 1]
+    assert stats.marked_share("outlier").tolist() == [0, 0, 0]
 
 
 def test_lookup_finds_what_fires_and_zero_elsewhere():

@@ -6,6 +6,7 @@ how many problems" are exact without remembering problems.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,23 +34,18 @@ class Fires:
 
 
 class LatentStats:
-    """Count, mean and maximum of each latent, and how much of its firing is on marked rows."""
+    """Count, mean and maximum of each latent, and how much of its activation is on marked rows."""
 
     def __init__(self, d_sae: int) -> None:
         self.d_sae, self.n_vectors, self.n_units = d_sae, 0, 0
         self.fires, self.units = np.zeros(d_sae, np.int64), np.zeros(d_sae, np.int64)
-        self.first, self.outlier = np.zeros(d_sae, np.int64), np.zeros(d_sae, np.int64)
         self.total, self.max = np.zeros(d_sae), np.zeros(d_sae)
+        self.marked: dict[str, np.ndarray] = {}
 
     def update(
-        self,
-        fires: Fires,
-        n_vectors: int,
-        n_units: int,
-        first: Bool[np.ndarray, " n"] | None,
-        outlier: Bool[np.ndarray, " n"] | None,
+        self, fires: Fires, n_vectors: int, n_units: int, marks: Mapping[str, Bool[np.ndarray, " n"]]
     ) -> None:
-        """Add a chunk; `first` and `outlier` mark the fires on a text's first row or on outlier norms."""
+        """Add a chunk; each of `marks` says which of the fires are on rows of some kind."""
         self.n_vectors += n_vectors
         self.n_units += n_units
         self.fires += np.bincount(fires.latent, minlength=self.d_sae)
@@ -57,10 +53,14 @@ class LatentStats:
         np.maximum.at(self.max, fires.latent, fires.value)
         pairs = np.unique(fires.unit.astype(np.int64) * self.d_sae + fires.latent)
         self.units += np.bincount(pairs % self.d_sae, minlength=self.d_sae)
-        if first is not None:
-            self.first += np.bincount(fires.latent[first], minlength=self.d_sae)
-        if outlier is not None:
-            self.outlier += np.bincount(fires.latent[outlier], minlength=self.d_sae)
+        for name, mark in marks.items():
+            total = np.bincount(fires.latent[mark], fires.value[mark], minlength=self.d_sae)
+            self.marked[name] = self.marked.get(name, 0.0) + total
+
+    def marked_share(self, name: str) -> Float[np.ndarray, " d_sae"]:
+        """Share of each latent's summed activation that is on rows of this kind; 0 for a dead latent."""
+        total = np.where(self.total > 0, self.total, 1.0)
+        return self.marked.get(name, np.zeros(self.d_sae)) / total
 
     @property
     def density(self) -> Float[np.ndarray, " d_sae"]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from transformers import AutoTokenizer
 
 from thoughtlens.errors import NotThereError
-from thoughtlens.models.load import locate
+from thoughtlens.models.locate import locate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

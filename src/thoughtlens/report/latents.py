@@ -75,7 +75,9 @@ def _everywhere(rows: list[Row]) -> list[Block]:
     table = [
         (
             r["member"], str(r["latent"]), r["everywhere_reason"], percent(r["density"]),
-            number(r["mean_active"]), percent(r["first_position_share"]), percent(r["outlier_share"]),
+            number(r["mean_active"]), percent(r["first_position_share"]),
+            percent(r["first_position_examples"]), percent(r["outlier_norm_share"]),
+            percent(r["outlier_norm_examples"]),
         )
         for r in found[:EVERYWHERE]
     ]  # fmt: skip
