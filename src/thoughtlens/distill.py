@@ -79,7 +79,7 @@ class DistillConfig(Config):
     loop: LoopConfig = LoopConfig()
     """Training of the model, and of the controls `plain` and `bottleneck`."""
     control: LoopConfig = LoopConfig(
-        step_weights=(1, 1, 1),
+        step_weights=(1.0, 1.0, 1.0),
         lookup=0.5,
         one_step_accuracy=0.97,
         max_one_step_steps=2000,

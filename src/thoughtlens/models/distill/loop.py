@@ -54,7 +54,7 @@ class Task(ABC):
 class LoopConfig(Config):
     """How one model is trained."""
 
-    step_weights: tuple[float, ...] = (1, 3, 5)
+    step_weights: tuple[float, ...] = (1.0, 3.0, 5.0)
     """Relative frequency of problems of one, two and three steps."""
     lr_matrices: float = 0.02
     """Muon's learning rate, for hidden matrices."""

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from thoughtlens import config
+from thoughtlens.distill import ArithmeticTask, DataConfig, DistillConfig, distill, plan
+from thoughtlens.errors import ConfigError, DataError
+from thoughtlens.models import thoughts, tiny
+from thoughtlens.models.distill.loop import LoopConfig
+from thoughtlens.problems import arithmetic
+
+FAST = {
+    "teacher_accuracy": 0.0,
+    "student_accuracy": 0.0,
+    "one_step_accuracy": 0.0,
+    "eval_every": 2,
+    "eval_problems": 8,
+    "checkpoint_every": 2,
+    "project_steps": 3,
+    "anneal_steps": 2,
+    "pure_steps": 4,
+}
+SMALL = {
+    "seeds": [1],
+    "workers": 1,
+    "test_problems": 10,
+    "data": {"p": 11, "n_contexts": 2, "n_queries": 3},
+    "net": {"d_in": 24, "n_heads": 2},
+    "loop": FAST,
+    "control": {**FAST, "max_one_step_steps": 4, "lookup": 0.5, "must_pass": False},
+}
+
+
+def small(**changes) -> DistillConfig:
+    return config.load(DistillConfig, {**SMALL, **changes})
+
+
+def test_every_variant_becomes_a_model_directory(tmp_path):
+    variants = ["thoughts", "no_cot", "pause", "plain", "bottleneck"]
+    result = distill(small(variants=variants), tmp_path / "out")
+    assert tiny.members(tmp_path / "out") == sorted((1, v) for v in variants)
+    question = arithmetic.problems(1, seed=0, p=11)["question"].to_pylist()
+    modes = {}
+    for row in result["models"]:
+        model = tiny.load(tmp_path / "out", seed=1, variant=row["variant"])
+        assert len(thoughts.run(model, question).text) == 1
+        modes[row["variant"]] = (model.cfg.mode, model.cfg.bottleneck, model.spec.n_steps)
+        log = pq.read_table(tmp_path / "out" / "seed1" / row["variant"] / "metrics.parquet")
+        assert log["step"].to_pylist()[-1] == row["steps"]
+        assert row["accuracy"]["answer_2"]["n"] == 10
+    assert modes == {
+        "thoughts": ("thoughts", False, 6),
+        "no_cot": ("none", False, 0),
+        "pause": ("pause", False, 6),
+        "plain": ("thoughts", False, 6),
+        "bottleneck": ("thoughts", True, 6),
+    }
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_two_seeds_side_by_side_are_the_seeds_one_after_the_other(tmp_path):
+    both = distill(small(seeds=[1, 2], workers=2), tmp_path / "both")
+    alone = distill(small(seeds=[2]), tmp_path / "alone")
+    assert both["models"][1] == alone["models"][0]
+    one, two = (tmp_path / d / "seed2" / "thoughts" / "model.safetensors" for d in ("both", "alone"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_killed_and_run_again_gives_the_same_bytes(tmp_path):
+    cfg = small(loop={**FAST, "pure_steps": 60})
+    file = tmp_path / "recipe.toml"
+    file.write_text(config.to_toml(cfg))
+    whole = distill(cfg, tmp_path / "whole")
+    code = (
+        "from pathlib import Path; from thoughtlens import config; "
+        "from thoughtlens.distill import DistillConfig, distill; "
+        f"distill(config.load(DistillConfig, {str(file)!r}), Path({str(tmp_path / 'killed')!r}))"
+    )
+    job = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    checkpoint = tmp_path / "killed.tmp" / "checkpoints" / "seed1" / "thoughts-0" / "checkpoint.safetensors"
+    while not checkpoint.exists() and job.poll() is None:
+        time.sleep(0.01)
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    assert not (tmp_path / "killed").exists()
+    again = distill(cfg, tmp_path / "killed")
+    assert again["digest"] == whole["digest"]
+
+
+def test_a_seed_that_stalls_starts_anew_and_then_gives_up(tmp_path):
+    loop = {**FAST, "teacher_accuracy": 1.1, "max_teacher_steps": 2}
+    with pytest.raises(DataError, match="stalled at each of 2 starts"):
+        distill(small(loop=loop, max_restarts=1), tmp_path / "out")
+    assert len(list((tmp_path / "out.tmp" / "checkpoints" / "seed1").iterdir())) == 2
+
+
+def test_training_never_sees_a_held_out_path():
+    task = ArithmeticTask(DataConfig(p=11, n_contexts=40), word_offset=0)
+    for n_steps in (2, 3):
+        batch = task.test(50, 0, n_steps)
+        assert batch.n_steps.tolist() == [n_steps] * 50
+    rng = np.random.default_rng(0)
+    batch = task.batch(rng, (1, 1, 1))
+    d = arithmetic.draw(40, 6, np.random.default_rng(0), task.symbols, (1, 1, 1))
+    held = arithmetic.held_out(d.start, d.path, d.n_steps).reshape(-1)
+    assert held.any() and (batch.keep.numpy() == ~held).all()
+
+
+@pytest.mark.parametrize("name", ["", "-unannealed", "-labelfree", "-controls"])
+def test_shipped_recipes_are_complete_configs(name):
+    cfg = config.load(DistillConfig, f"codi-tiny{name}")
+    assert plan(cfg).rows > 0
+    assert config.validate(DistillConfig, cfg.model_dump()) == cfg
+
+
+def test_controls_need_the_model_they_start_from():
+    with pytest.raises(ConfigError, match="name them in this order"):
+        small(variants=["pause", "thoughts"])
+    with pytest.raises(ConfigError, match="different"):
+        small(seeds=[1, 1])
+    assert LoopConfig().must_pass and not DistillConfig().control.must_pass
