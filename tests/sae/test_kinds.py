@@ -27,8 +27,8 @@ def test_sparse_and_dense_codes_agree(cfg):
     sae = make(cfg, sample=inputs(cfg, 100))
     sparse, dense = sae.encode_sparse(x), sae.encode(x)
     assert torch.equal(sparse.to_dense(D_SAE), dense)
-    assert torch.allclose(sae.decode_sparse(sparse, x=x) if hasattr(cfg, "skip") else sae.decode_sparse(sparse),
-                          sae.decode(dense, None, x))  # fmt: skip
+    x_hat = sae.decode_sparse(sparse, x=x) if hasattr(cfg, "skip") else sae.decode_sparse(sparse)
+    assert torch.allclose(x_hat, sae.decode(dense, None, x))
     assert torch.allclose(sae(x), sae.decode(dense, None, x))
     assert torch.equal(counts(sparse, D_SAE), (dense != 0).sum(0))
     assert (dense >= 0).all() and 0 < (dense != 0).sum() < dense.numel()
@@ -89,7 +89,7 @@ def test_loading_is_strict(cfg, tmp_path):
     other = next(c for c in CONFIGS if c.kind not in (cfg.kind, "matryoshka", "supervised", "batchtopk"))
     saes.save(make(other), tmp_path / "other")
     (tmp_path / "other" / "sae.safetensors").replace(tmp_path / "sae.safetensors")
-    with pytest.raises(CheckpointError, match="keys missing|expected \\w+ of shape"):
+    with pytest.raises(CheckpointError, match=r"keys missing|expected \w+ of shape"):
         saes.load(tmp_path)
 
 
@@ -142,20 +142,22 @@ def test_gradients_match_finite_differences(cfg):
     assert directional_error(sae, lambda: sae.loss(batch).total) < 1e-5
 
 
-@pytest.mark.parametrize("cfg", [c for c in CONFIGS if hasattr(c, "auxk")], ids=name)
+AUXK = [c for c in CONFIGS if hasattr(c, "auxk") and getattr(c, "sparsity", "") != "l1"]
+
+
+@pytest.mark.parametrize("cfg", AUXK, ids=name)
 def test_auxk_reaches_dead_latents_and_only_these(cfg):
-    sae = make(cfg, sample=inputs(cfg, 100))
-    if getattr(cfg, "sparsity", "") == "l1":
-        pytest.skip("the l1 crosscoder has no auxiliary loss")
+    sae = make(cfg.model_copy(update={"k_aux": D_SAE}), sample=inputs(cfg, 100))
+    found = inputs(cfg, 64)
     dead = torch.arange(D_SAE) % 3 == 0
-    loss = sae.loss(saes.Batch(**inputs(cfg, 64), dead=dead))
-    loss.terms["auxk"].backward()
+    sae.loss(saes.Batch(**found, dead=dead)).terms["auxk"].backward()
     free = sae.revivable(dead)
-    assert free.any()
-    assert (sae.W_dec.grad[free].flatten(1).norm(dim=1) > 0).all()
+    reached = free & (sae.pre_acts(sae.normalize(found["x"])) > 0).any(0)
     encoder = sae.W_enc.grad.flatten(0, -2).norm(dim=0)
-    assert (encoder[free] > 0).all() and (encoder[~free] == 0).all()
-    assert (sae.W_dec.grad[~free] == 0).all()
+    decoder = sae.W_dec.grad.flatten(1).norm(dim=1)
+    assert reached.sum() >= 3
+    assert (encoder[reached] > 0).all() and (decoder[reached] > 0).all()
+    assert (encoder[~free] == 0).all() and (decoder[~free] == 0).all()
 
 
 @each
@@ -199,7 +201,7 @@ BAD = [
     (
         {"kind": "supervised", "label_columns": ["op"], "label_classes": [["+", "-"]], "d_sae": 20, "k": 19},
         "1 to d_sae = 18.*got 19",
-    ),  # fmt: skip
+    ),
 ]
 
 

@@ -14,7 +14,7 @@ from thoughtlens import kernels
 from thoughtlens.errors import ConfigError, MismatchError
 from thoughtlens.sae.auxk import AuxKConfig, auxk_term
 from thoughtlens.sae.base import MEDIAN_ROWS, SAE, Batch, LossTerms, SAEConfig, SparseActs, require_k
-from thoughtlens.sae.normalization import Cell, Normalization, fit_normalization, geometric_median
+from thoughtlens.sae.normalization import Cell, Mode, Normalization, fit_normalization, geometric_median
 
 
 class TranscoderConfig(AuxKConfig):
@@ -134,6 +134,9 @@ class Transcoder(SAE):
     ) -> None:
         """Fit both normalisations; b_dec to the output's centre, b_enc so that the input's gives 0.
 
+        Here `global` centres too: no pre-bias takes the mean from the input, and a mean much larger than
+        the spread would slow the encoder down.
+
         Raises:
             MismatchError: no `y`.
         """
@@ -141,10 +144,10 @@ class Transcoder(SAE):
             raise MismatchError(
                 "A transcoder starts from pairs: expected y, a sample of the output, got None"
             )
-        super().initialize(x, cell, cells)
-        if self.normalization is not None:
-            mode = self.normalization_mode(cells)
-            self.normalization_out = fit_normalization(y.to(self.W_enc.dtype), mode, cell, cells)
+        mode = self.normalization_mode(cells)
+        if mode is not None:
+            self.normalization = _centred(x.to(self.W_enc.dtype), mode, cell, cells)
+            self.normalization_out = _centred(y.to(self.W_enc.dtype), mode, cell, cells)
         if self.cfg.init == "data":
             head = slice(0, MEDIAN_ROWS)
             index = None if cell is None else cell[head]
@@ -194,3 +197,10 @@ class Transcoder(SAE):
                 )
             z_hat = z_hat + self.normalize(x, cell) @ self.W_skip
         return self.denormalize(z_hat, cell)
+
+
+def _centred(x: Tensor, mode: Mode, cell: Tensor | None, cells: Sequence[Cell]) -> Normalization:
+    table = fit_normalization(x, mode, cell, cells)
+    if mode == "global":
+        table.mean.copy_(fit_normalization(x, "mean").mean)
+    return table
