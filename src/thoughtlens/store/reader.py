@@ -135,7 +135,10 @@ class ActivationStore:
             MismatchError: hooks of different widths.
             DataError: no rows are left, or there is no column `outlier`.
         """
-        names = [hook_names] if isinstance(hook_names, str) else list(hook_names or self.hook_names)
+        names = self.hook_names if hook_names is None else hook_names
+        names = [names] if isinstance(names, str) else list(names)
+        if not names:
+            raise HookError(f"Expected at least one hook of {self.root}, got none")
         indices = [self.hook_idx(name) for name in names]
         if len(set(names)) < len(names):
             raise DataError(f"Expected each hook once, got {', '.join(names)}")

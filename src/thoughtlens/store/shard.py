@@ -27,15 +27,7 @@ from thoughtlens.store.meta import StoreMeta
 CODES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 BITS = {2: torch.int16, 4: torch.int32}
 """numpy has no bfloat16: vectors are moved as integers of their size."""
-WINDOW_BYTES = 1 << 21
-"""A page fault on a mapped file can bring in a whole huge page."""
-RESIDENT_WINDOWS = 8
-"""Windows of mapped files that may be resident at a time: 16 MiB."""
-PIECE_ROWS = 256
-"""Rows copied at a time, so that a piece stays in the processor's cache."""
 COPY_BYTES = 1 << 22
-MAX_MAPS = 256
-"""Each map holds a file descriptor, and 1,024 is a common limit."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +107,18 @@ class ShardPart:
 class ShardMaps:
     """The shards of a finished store, memory-mapped.
 
-    Safe to read from several threads. At most `MAX_MAPS` shards are mapped and `RESIDENT_WINDOWS`
+    Safe to read from several threads. At most `max_maps` shards are mapped and `resident_windows`
     windows of them resident, so memory does not grow with the store.
     """
+
+    window_bytes = 1 << 21
+    """A page fault on a mapped file can bring in a whole huge page."""
+    resident_windows = 4
+    """Windows that may be resident before all are given back: 8 MiB."""
+    piece_rows = 256
+    """Rows copied at a time, so that a piece stays in the processor's cache."""
+    max_maps = 256
+    """Each map holds a file descriptor, and 1,024 is a common limit."""
 
     def __init__(self, root: Path, meta: StoreMeta) -> None:
         self._root, self._meta = root, meta
@@ -141,9 +142,9 @@ class ShardMaps:
         slot = (shard * len(self._meta.hook_names) + hook) * self._meta.shard_rows + row
         order = np.argsort(slot)
         tensor, row = np.divmod(slot[order], self._meta.shard_rows)
-        windows = np.cumsum(_changes(tensor) | _changes(row * bits.strides[0] // WINDOW_BYTES))
-        piece = _changes(tensor) | _changes(windows // RESIDENT_WINDOWS)
-        piece[::PIECE_ROWS] = True
+        windows = np.cumsum(_changes(tensor) | _changes(row * bits.strides[0] // self.window_bytes))
+        piece = _changes(tensor) | _changes(windows // self.resident_windows)
+        piece[:: self.piece_rows] = True
         edges = [*np.flatnonzero(piece).tolist(), len(row)]
         for start, stop in itertools.pairwise(edges):
             shard, hook = divmod(int(tensor[start]), len(self._meta.hook_names))
@@ -155,7 +156,7 @@ class ShardMaps:
         """Give pages back to the system before many are resident."""
         self._touched.add(shard)
         self._windows += windows
-        if self._windows >= RESIDENT_WINDOWS:
+        if self._windows >= self.resident_windows:
             for index in self._touched & self._maps.keys():
                 self._maps[index][0].madvise(mmap.MADV_DONTNEED)
             self._touched.clear()
@@ -165,7 +166,7 @@ class ShardMaps:
         """The tensors of a shard as integers of their size."""
         if index not in self._maps:
             self._maps[index] = self._map(index)
-            if len(self._maps) > MAX_MAPS:
+            if len(self._maps) > self.max_maps:
                 self._maps.popitem(last=False)
         self._maps.move_to_end(index)
         return self._maps[index][1]

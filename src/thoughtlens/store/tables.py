@@ -94,7 +94,7 @@ def read(path: Path, names: list[str] | None = None) -> pa.Table:
             raise StoreError(f"{path} is damaged: {_line(error)}") from None
 
 
-def stream(path: Path, names: list[str], batch_rows: int = 65536) -> Iterator[pa.RecordBatch]:
+def stream(path: Path, names: list[str], batch_rows: int = 16384) -> Iterator[pa.RecordBatch]:
     """Some columns of a table, a bounded number of rows at a time."""
     with open_parquet(path) as file:
         try:

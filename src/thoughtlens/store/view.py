@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from thoughtlens.store.reader import ActivationStore
 
 
-READ_AHEAD_BYTES, READ_AHEAD_VECTORS = 1 << 25, 1 << 15
-"""Read at a time by `batches`: the more vectors, the closer they lie, and the fewer pages are mapped."""
-
-
 @dataclass(frozen=True)
 class ViewBatch:
     """Vectors with their numbers in the view and their cells."""
@@ -42,6 +38,9 @@ class View:
     Made by `ActivationStore.view`. Two views of one store share nothing that changes, so they may be
     read in turns.
     """
+
+    read_ahead_bytes, read_ahead_vectors = 1 << 25, 1 << 15
+    """Read at a time by `batches`: the more vectors, the closer they lie, and the fewer pages are mapped."""
 
     def __init__(self, store: ActivationStore, hook_names: list[str], hooks: list[int], rows: RowSet) -> None:
         self.store, self.hook_names = store, hook_names
@@ -111,7 +110,7 @@ class View:
         if start < 0 or (epochs is not None and epochs < 0):
             raise DataError(f"Expected start >= 0 and epochs >= 0, got start={start}, epochs={epochs}")
         stop = math.inf if epochs is None else epochs * self.n
-        ahead = min(READ_AHEAD_BYTES // (self.d_in * self._stored.itemsize), READ_AHEAD_VECTORS)
+        ahead = min(self.read_ahead_bytes // (self.d_in * self._stored.itemsize), self.read_ahead_vectors)
         ahead = int(min(max(1, ahead // batch_size) * batch_size, stop - start))
         buffer = torch.empty((max(ahead, 0), self.d_in), dtype=self._stored)
         while start < stop:
