@@ -8,9 +8,11 @@ from typing import Any
 MODULES = {
     "accumulator": ("Accumulator", "Moments", "PerKey"),
     "reconstruction": (
-        "FVU", "CosineSimilarity", "ExplainedVariance", "ExplainedVarianceByNorm", "ExplainedVarianceWithin",
-        "L2Ratio", "LegacyExplainedVariance", "MSE", "MSEMean", "OpenAINormalizedMSE", "Reconstruction",
+        "FVU", "ExplainedVariance", "ExplainedVarianceByNorm", "ExplainedVarianceWithin", "Reconstruction",
         "RelativeReconstructionBias", "ResidualVarianceEV", "ScalarR2", "UncentredEV", "norm_deciles",
+    ),
+    "rowwise": (
+        "MSE", "CosineSimilarity", "L2Ratio", "LegacyExplainedVariance", "MSEMean", "OpenAINormalizedMSE",
     ),
     "sparsity": ("Dead", "Density", "L0", "L1"),
     "fidelity": ("SplicedFidelity", "ce_loss_score", "kl_score", "next_token"),

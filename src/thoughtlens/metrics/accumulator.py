@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from thoughtlens.errors import DataError, MismatchError
@@ -147,6 +147,23 @@ def paired(x: Tensor, x_hat: Tensor) -> tuple[Float[Tensor, "batch d"], Float[Te
     if x.shape != x_hat.shape:
         raise DataError(f"Expected x and x_hat of one shape, got {list(x.shape)} and {list(x_hat.shape)}")
     return rows_of(x, "x"), rows_of(x_hat.to(x.device), "x_hat")
+
+
+@dataclass
+class PairMetric(Accumulator):
+    """Base of the metrics that need only `x` and `x_hat`."""
+
+    def update(self, x: Float[Tensor, "*batch d"], x_hat: Float[Tensor, "*batch d"]) -> None:
+        """Count a batch.
+
+        Raises:
+            DataError: shapes differ (nothing is broadcast), or a value is not finite.
+        """
+        self.add(*paired(x, x_hat))
+
+    @abstractmethod
+    def add(self, x: Float64[Tensor, "batch d"], x_hat: Float64[Tensor, "batch d"]) -> None:
+        """Count rows that are checked and float64 already."""
 
 
 def _same(a: Any, b: Any) -> bool:
