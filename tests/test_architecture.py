@@ -57,7 +57,9 @@ def imported_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("statement", ["import thoughtlens", "import thoughtlens.cli", "import thoughtlens.config"])
+@pytest.mark.parametrize(
+    "statement", ["import thoughtlens", "import thoughtlens.cli", "import thoughtlens.config"]
+)
 def test_importing_costs_no_torch(statement):
     assert not {"torch", "transformers", "sklearn", "matplotlib", "pandas"} & imported_by(statement)
 

@@ -100,7 +100,10 @@ def test_two_writers_do_not_meet(tmp_path):
     )
     root = Path(__file__).parents[1]
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
     ) as other:
         assert other.stdout.readline() == b"in\n"
         with pytest.raises(OccupiedError, match="Another process is writing"):

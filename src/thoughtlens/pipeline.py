@@ -1,12 +1,13 @@
 """The stages in order, from one recipe; what is done already and matches is not done again.
 
-A recipe has the tables `model`, `problems` and `sae`, which several stages share, and one table per
-stage with the rest of that stage's config. A run is a directory with one directory a stage.
+A recipe has the tables `model`, `problems` and `sae`, and one table per stage with the rest of that
+stage's config. A run is a directory with one directory a stage.
 """
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -45,7 +46,7 @@ PLANS = {
     "classify": classify.plan,
 }
 DIRECTORY = {"extract": "acts", "train": "sae"}
-SHARED = {"model": extract.ExtractConfig, "problems": extract.ExtractConfig, "sae": train.TrainConfig}
+OWN_TABLE = {"model": "extract", "problems": "extract", "sae": "train"}
 INPUTS = {
     "extract": (),
     "train": ("acts",),
@@ -57,7 +58,7 @@ INPUTS = {
 
 
 class Recipe(Config):
-    """What the stages share; `recipe_class` adds one table per stage."""
+    """A run as a whole; `recipe_class` adds the tables."""
 
     name: str = "run"
     """Name of the run, shown in the report."""
@@ -69,26 +70,29 @@ class Recipe(Config):
 
 @cache
 def recipe_class() -> type[Recipe]:
-    """The full recipe: shared tables, then each stage's config without what is shared."""
+    """The full recipe: the tables model, problems and sae, then what is left of each stage's config."""
     fields: dict[str, Any] = {}
-    for name, owner in SHARED.items():
-        field = owner.model_fields[name]
+    for name, stage in OWN_TABLE.items():
+        field = STAGES[stage][1].model_fields[name]
         fields[name] = (field.annotation, field)
     for stage, (_, cls) in STAGES.items():
         options = _options(stage, cls)
         fields[stage] = (options, options())
-    return create_model("FullRecipe", __base__=Recipe, **fields)
+    with warnings.catch_warnings():
+        # A table called `validate` hides a method that pydantic has deprecated, and nothing here calls.
+        warnings.filterwarnings("ignore", "Field name", UserWarning)
+        return create_model("FullRecipe", __base__=Recipe, **fields)
 
 
 def _options(stage: str, cls: type[Config]) -> type[Config]:
-    given = {"seed", *_shared_by(stage), *INPUTS[stage]}
+    given = {"seed", *_own_tables(stage), *INPUTS[stage]}
     fields = {n: (f.annotation, f) for n, f in cls.model_fields.items() if n not in given}
     return create_model(f"{cls.__name__}Options", __base__=Config, **fields)  # type: ignore[call-overload]
 
 
-def _shared_by(stage: str) -> list[str]:
-    """The shared tables that this stage's config holds, apart from its input directories."""
-    return [n for n in SHARED if n in STAGES[stage][1].model_fields and n not in INPUTS[stage]]
+def _own_tables(stage: str) -> list[str]:
+    """The fields of a stage's config that stand as tables of their own in a recipe."""
+    return [name for name, owner in OWN_TABLE.items() if owner == stage]
 
 
 def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -104,7 +108,7 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def stage_config(cfg: Recipe, stage: str, root: Path, inputs: dict[str, Path] | None = None) -> Config:
     """One stage's complete config inside the run directory `root`."""
     table = getattr(cfg, stage).model_dump(exclude_unset=True)
-    for name in _shared_by(stage):
+    for name in _own_tables(stage):
         table[name] = getattr(cfg, name).model_dump()
     for name in INPUTS[stage]:
         table[name] = root if name == "run" else root / name

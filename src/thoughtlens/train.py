@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from thoughtlens import sae as saes
 from thoughtlens.config import Config
@@ -42,9 +42,9 @@ class TrainConfig(Config):
     """The activation store."""
     sae: saes.AnySAEConfig = saes.TopKConfig()
     """Architecture, by `kind`, and its settings."""
-    members: Partition = "pooled"
+    members: tuple[Partition, ...] = Field(("pooled",), min_length=1)
     """pooled: one SAE on all rows. per_layer, per_thought, per_cell: one SAE for each hook, each
-    thought, each pair of both."""
+    thought, each pair of both. Several: all of these."""
     hook_names: tuple[str, ...] | None = None
     """Hooks to train on; unset: all in the store."""
     thoughts: tuple[int, ...] | None = None
@@ -89,8 +89,15 @@ class TrainConfig(Config):
     checkpoint_every_s: float = Field(60.0, ge=0)
     """Seconds between checkpoints."""
 
+    @field_validator("members", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
+        if len(set(self.members)) < len(self.members):
+            raise ValueError(f"members names a partition twice: {list(self.members)}")
         if self.split == self.validation_split:
             raise ValueError(f"split and validation_split are both {self.split!r}; measure on other rows")
         if self.warmup + self.decay > 1:
