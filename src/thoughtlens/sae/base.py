@@ -113,6 +113,8 @@ class SAE(nn.Module, ABC):
     cfg: Any
     latent_axis: ClassVar[dict[str, int]] = {"W_enc": 1, "b_enc": 0, "W_dec": 0}
     """Along which axis each parameter holds one slice a latent."""
+    revived_gain: ClassVar[float] = 1.0
+    """Length of a resampled encoder column, as a share of the mean of those alive."""
     lr_factor: ClassVar[dict[str, float]] = {}
     """Parameters that need another learning rate, as multiples of the run's."""
 

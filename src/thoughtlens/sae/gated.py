@@ -34,6 +34,7 @@ class GatedSAE(SAE):
     """
 
     kind = "gated"
+    revived_gain = 0.2
     cfg: GatedConfig
     latent_axis: ClassVar[dict[str, int]] = {**SAE.latent_axis, "r_mag": 0, "b_mag": 0}
 

@@ -56,6 +56,7 @@ class PAnnealSAE(SAE):
     """
 
     kind = "p_anneal"
+    revived_gain = 0.2
     cfg: PAnnealConfig
     p: Tensor
     scale: Tensor

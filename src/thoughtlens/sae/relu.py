@@ -34,6 +34,7 @@ class ReLUSAE(SAE):
     """`acts = relu(pre_acts)`, with `l1 * sum_f acts` added to the squared error."""
 
     kind = "relu"
+    revived_gain = 0.2
     cfg: ReLUConfig
 
     def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:

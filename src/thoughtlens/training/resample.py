@@ -9,8 +9,6 @@ from torch import Tensor
 from thoughtlens.sae.base import SAE, Batch
 from thoughtlens.training.adam import Adam
 
-ENCODER_SCALE = 0.2
-"""Norm of a resampled encoder column, as a share of the mean norm of those alive."""
 UNTIL = 0.5
 """Share of a run after which nothing is resampled: later latents would not settle any more."""
 
@@ -27,9 +25,10 @@ def resample(
 
     Each dead latent draws a row with probability proportional to the square of its squared error. Its
     decoder row becomes that row's direction from the centre, with length 1; its encoder column the same
-    direction, with 0.2 of the mean norm of living latents' columns; its bias is set so that the
-    centre gives 0. Adam's moments of all it owns become 0. The paper draws from 819,200 rows; here they are
-    the batch at hand.
+    direction; its bias is set so that the centre gives 0. The column gets 0.2 of the mean length of those
+    alive, as in the paper, where latents do not compete, and all of it where they do: with less they
+    would not be among the k largest even on their own row. Adam's moments of all it owns become 0.
+    The paper draws from 819,200 rows; here they are the batch at hand.
 
     Args:
         sae: Changed in place.
@@ -52,7 +51,7 @@ def resample(
     centre = sae.b_dec.flatten() if sae.cfg.pre_bias else z.mean(0)
     centre_out = centre if batch.y is None else target.mean(0)
     read, written = _unit(z[rows] - centre), _unit(target[rows] - centre_out)
-    columns[:, idx] = (ENCODER_SCALE * columns[:, ~dead].norm(dim=0).mean() * read).T
+    columns[:, idx] = (sae.revived_gain * columns[:, ~dead].norm(dim=0).mean() * read).T
     sae.W_dec[idx] = written.view(-1, *sae.W_dec.shape[1:])
     sae.b_enc[idx] = 0 if sae.cfg.pre_bias else -(centre @ columns[:, idx])
     sae.revive(idx, ((z[rows] - centre) * columns[:, idx].T).sum(1))
