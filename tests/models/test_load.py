@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from thoughtlens.errors import CheckpointError, ConfigError, NotThereError, ResourceError, ThoughtlensError
-from thoughtlens.models import load as module
-from thoughtlens.models.load import cache_dir, load, locate, read_config
+from thoughtlens.models import locate as module
+from thoughtlens.models.load import load, read_config
+from thoughtlens.models.locate import cache_dir, locate
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+from jaxtyping import Int
 from transformers import AutoTokenizer
 
 from thoughtlens.errors import NotThereError
@@ -28,7 +30,9 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
         raise NotThereError(f"{name}: expected a tokenizer in {root}: {first}") from None
 
 
-def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> dict[int, str]:
+def token_texts(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int] | Int[np.ndarray, " n"]
+) -> dict[int, str]:
     """What each token reads as by itself.
 
     A token that is only part of a character (byte-level vocabularies) is given as its bytes, `<e2 80>`.

@@ -227,7 +227,7 @@ def _candidates(model: nn.Module, path: str, modules: dict[str, nn.Module]) -> I
     yield path
     head, _, rest = path.partition(".")
     if head == "embed" and not rest and hasattr(model, "get_input_embeddings"):
-        embedding = model.get_input_embeddings()
+        embedding = model.get_input_embeddings()  # type: ignore[operator]
         yield from (p for p, m in modules.items() if m is embedding)
     blocks = blocks_path(model)
     if head == "layers" and rest and blocks is not None:
@@ -246,9 +246,10 @@ def _unknown(model: nn.Module, hook_name: str, path: str, modules: dict[str, nn.
     blocks = blocks_path(model)
     if blocks is None:
         return f"{type(model).__name__} has no module {path!r}{hint}"
+    n_blocks = len(list(modules[blocks].children()))
     block = modules[f"{blocks}.0"]
     return (
         f"{type(model).__name__} has no {hook_name!r}: it has embed and layers.0 to "
-        f"layers.{len(modules[blocks]) - 1} ({blocks}.*), and in a block "
+        f"layers.{n_blocks - 1} ({blocks}.*), and in a block "
         f"{', '.join(name for name, _ in block.named_children())}{hint if '.' not in path else ''}"
     )

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from thoughtlens.errors import CheckpointError, ConfigError, MismatchError
 from thoughtlens.models import checkpoint
 from thoughtlens.models.checkpoint import EMBEDDINGS, Base, Checkpoint
-from thoughtlens.models.load import DTYPES, _tokenizer_digest, check_device
+from thoughtlens.models.load import DTYPES, check_device, tokenizer_digest
 from thoughtlens.models.sequence import HFThoughts
 from thoughtlens.models.thoughts import ThoughtSpec, parse_number
 
@@ -108,7 +108,7 @@ def load(
         n_steps=n_steps,
     )
     model.name, model.revision, model.digest = str(name), found.revision, found.digest
-    model.tokenizer_digest = _tokenizer_digest(parent.tokenizer)
+    model.tokenizer_digest = tokenizer_digest(parent.tokenizer)
     model.config_hash = checkpoint.describe(
         family="coconut", weights=found.digest, tokenizer=model.tokenizer_digest, n_steps=n_steps,
         dtype=dtype, padding="left, masked",

@@ -25,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from thoughtlens.errors import CheckpointError, ConfigError, MismatchError
 from thoughtlens.models import checkpoint
 from thoughtlens.models.checkpoint import Base, Checkpoint
-from thoughtlens.models.load import DTYPES, _tokenizer_digest, check_device
+from thoughtlens.models.load import DTYPES, check_device, tokenizer_digest
 from thoughtlens.models.sequence import HFThoughts
 from thoughtlens.models.thoughts import ThoughtSpec
 from thoughtlens.progress import say
@@ -158,7 +158,7 @@ def load(
         n_steps=n_steps,
     )
     model.name, model.revision, model.digest, model.dropped = str(name), found.revision, found.digest, dropped
-    model.tokenizer_digest = _tokenizer_digest(parent.tokenizer)
+    model.tokenizer_digest = tokenizer_digest(parent.tokenizer)
     model.config_hash = checkpoint.describe(
         family="codi", weights=found.digest, tokenizer=model.tokenizer_digest, remove_eos=remove_eos,
         n_steps=n_steps, lora_alpha=lora_alpha, dtype=dtype, padding="left, masked",

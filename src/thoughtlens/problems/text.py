@@ -59,11 +59,11 @@ class TextConfig(Config):
     """Which split of a data set to read; it is then split again by document."""
     revision: str | None = None
     """Branch, tag or commit of a hub data set."""
-    n_documents: int | None = Field(None, gt=0)
+    n_documents: int | None = Field(default=None, gt=0)
     """Stop after this many documents that hold text; unset: all."""
-    validation: float = Field(0.1, ge=0, lt=1)
+    validation: float = Field(default=0.1, ge=0, lt=1)
     """Share of documents held out for choices made during training."""
-    test: float = Field(0.1, ge=0, lt=1)
+    test: float = Field(default=0.1, ge=0, lt=1)
     """Share of documents held out for the final numbers."""
     seed: int | None = None
     """Fixes the split and the order of the bundled text; unset: the seed of the extraction, else 0."""
@@ -163,7 +163,8 @@ def _existing(path: Path) -> Path:
 
 
 def _rows(cfg: TextConfig, rows: Iterator[dict[str, Any]]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    stem = local_file(cfg).stem if local_file(cfg) else cfg.source
+    path = local_file(cfg)
+    stem = cfg.source if path is None else path.stem
     for i, row in enumerate(rows):
         for name in (cfg.column, *cfg.label_columns):
             if name not in row:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 
 from thoughtlens.errors import ConfigError, DataError
@@ -27,14 +26,8 @@ CHUNK_DOCUMENTS = 256
 """Documents tokenised at once."""
 
 
-@runtime_checkable
-class Tokenizer(Protocol):
-    """What is needed of a Hugging Face tokenizer."""
-
-    bos_token_id: int | None
-
-    def __call__(self, text: Any, **options: Any) -> Mapping[str, Any]:
-        """Token ids under `input_ids`."""
+Tokenizer = Callable[..., Any]
+"""A Hugging Face tokenizer: called with texts, gives token ids under `input_ids`."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +98,7 @@ def bos_id(tokenizer: Tokenizer, bos: Bos) -> int | None:
     Raises:
         ConfigError: `always`, and the tokenizer has none.
     """
-    first = tokenizer.bos_token_id
+    first: int | None = getattr(tokenizer, "bos_token_id", None)
     if bos == "always" and first is None:
         raise ConfigError("bos=always: this tokenizer has no begin-of-sequence token; use bos=tokenizer")
     own = first is not None and list(tokenizer("a")["input_ids"])[:1] == [first]
@@ -118,7 +111,7 @@ class Spool:
     def __init__(self, path: Path) -> None:
         self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
         table = self._reader.read_all()
-        self.n_rows: int = pc.sum(table["n_rows"]).as_py()
+        self.n_rows: int = sum(table["n_rows"].to_pylist())
         """Positions that give a row."""
         self.documents: pa.Table = table.drop_columns(["tokens", "n_rows"])
         """The problem columns of every document that gives rows."""
