@@ -144,7 +144,6 @@ def _everywhere(interpret: Path, name: str, d_sae: int) -> list[str | None] | No
     return flags
 
 
-@torch.no_grad()
 def _texts(store: ActivationStore, sae: SAE, texts: Sequence[str]) -> Iterator[Found]:
     reader = TextReader.like(store.root)
     for reading in reader.read(texts, sae.hook_names):
@@ -153,7 +152,6 @@ def _texts(store: ActivationStore, sae: SAE, texts: Sequence[str]) -> Iterator[F
         yield Found(reading.index, [names[int(t)] for t in reading.token_ids], torch.stack(acts))
 
 
-@torch.no_grad()
 def _thoughts(store: ActivationStore, sae: SAE, questions: Sequence[str]) -> Iterator[Found]:
     cfg = load_config(ExtractConfig, store.root)
     model = load_model(cfg)
@@ -178,6 +176,7 @@ def _thoughts(store: ActivationStore, sae: SAE, questions: Sequence[str]) -> Ite
         yield Found(i, [f"thought {t}" for t in thoughts], torch.stack(acts), batch.answers.text[i])
 
 
+@torch.no_grad()
 def _encode(
     sae: SAE, hook_name: str, thoughts: Sequence[int | None], x: Float[Tensor, "rows d_in"]
 ) -> Float[Tensor, "rows d_sae"]:
