@@ -39,7 +39,7 @@ class BatchTopKSAE(SAE):
     """In training a batch keeps its k * batch largest positive pre-activations, however many fall on a row.
 
     Outside of training a row must not depend on its neighbours: `encode` keeps what is strictly above
-    `threshold`, the running mean over training steps of the least positive activation kept (section 2.3).
+    `threshold`, the running mean over training steps of the least positive activation kept.
     A new SAE has threshold 0, that is a ReLU.
 
     Loss, on normalised activations: mean squared error over rows and dimensions, plus

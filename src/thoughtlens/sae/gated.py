@@ -28,7 +28,7 @@ class GatedSAE(SAE):
     """`acts = 1[gate > 0] * relu(magnitude)` with tied weights (Rajamanoharan et al. 2024, arXiv:2404.16014).
 
     With `p = (z - b_dec) @ W_enc`: `gate = p + b_enc` (the paper's b_gate) and
-    `magnitude = exp(r_mag) * p + b_mag`. Loss (equation 8), squared errors and penalty summed over a
+    `magnitude = exp(r_mag) * p + b_mag`. Loss, squared errors and penalty summed over a
     row, on normalised activations: the reconstruction error, `l1` times relu(gate), and the error of
     what relu(gate) reconstructs through a frozen copy of the decoder, from which the gate learns.
     """

@@ -155,8 +155,8 @@ class JumpReLUSAE(SAE):
 class JumpReLU(torch.autograd.Function):
     """`z * 1[z > threshold]`.
 
-    Derivative in z: exact, `1[z > threshold]`. Derivative in the threshold, a pseudo-derivative
-    (equation 11): `-threshold / bandwidth` where `|z - threshold| < bandwidth / 2`, else 0.
+    Derivative in z: exact, `1[z > threshold]`. Derivative in the threshold, the paper's
+    pseudo-derivative: `-threshold / bandwidth` where `|z - threshold| < bandwidth / 2`, else 0.
     """
 
     @staticmethod
@@ -178,7 +178,7 @@ class JumpReLU(torch.autograd.Function):
 class Step(torch.autograd.Function):
     """`1[z > threshold]`.
 
-    Derivative in z: 0. Derivative in the threshold, a pseudo-derivative (equation 12):
+    Derivative in z: 0. Derivative in the threshold, the paper's pseudo-derivative:
     `-1 / bandwidth` where `|z - threshold| < bandwidth / 2`, else 0.
     """
 

@@ -66,7 +66,7 @@ class MatryoshkaSAE(BatchTopKSAE):
     """
 
     kind = "matryoshka"
-    cfg: MatryoshkaConfig
+    cfg: MatryoshkaConfig  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def loss(self, batch: Batch) -> LossTerms:
         """`reconstruction_<width>` of each dictionary and, while latents are dead, `auxk`."""

@@ -49,7 +49,7 @@ class PAnnealConfig(SAEConfig):
 class PAnnealSAE(SAE):
     """`acts = relu(pre_acts)`, with `l1 * scale * sum_f acts ** p` added to the squared error.
 
-    Karvonen et al. 2024, arXiv:2408.00113, section 3. p falls linearly; whenever it changes, `scale` is
+    Karvonen et al. 2024, arXiv:2408.00113. p falls linearly; whenever it changes, `scale` is
     multiplied by `sum acts ** p_old / sum acts ** p_new` on the batch at hand, so that the penalty's
     strength does not jump. The paper changes p in a few steps and averages this ratio over a queue of
     batches; here p changes a little on every step.

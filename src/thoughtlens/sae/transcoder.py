@@ -168,12 +168,12 @@ class Transcoder(SAE):
             return
         mean, spread = self.normalization.mean[0], self.normalization.spread[0]
         mean_out, spread_out = self.normalization_out.mean[0], self.normalization_out.spread[0]
-        self.W_enc *= spread_out / spread
+        self.W_enc.mul_(spread_out / spread)
         self.b_enc.mul_(spread_out).sub_(mean @ self.W_enc)
         self.b_dec.mul_(spread_out).add_(mean_out)
         if self.W_skip is not None:
-            self.W_skip *= spread_out / spread
-            self.b_dec -= mean @ self.W_skip
+            self.W_skip.mul_(spread_out / spread)
+            self.b_dec.sub_(mean @ self.W_skip)
         self.normalization = self.normalization_out = None
 
     def set_cells(self, cells: Sequence[Cell]) -> None:

@@ -169,7 +169,7 @@ def fit(
     stream = source.batches(s.batch_size, seed=s.seed, start=trainer.rows_seen, epochs=None)
     for batch in islice(stream, s.n_steps - trainer.step_idx):
         try:
-            trainer.step(*_inputs(batch, trainer.sae, source.cells))
+            trainer.step(**_inputs(batch, trainer.sae, source.cells))
         except FloatingPointError as error:
             _stop(trainer, batch, offending, str(error))
         if trainer.step_idx % s.eval_every == 0 or trainer.step_idx == s.n_steps:
@@ -189,11 +189,12 @@ def _groups(sae: SAE) -> list[dict[str, Any]]:
     return [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
 
 
-def _inputs(batch: ViewBatch, sae: SAE, cells: list[Cell]) -> tuple[Tensor | None, ...]:
+def _inputs(batch: ViewBatch, sae: SAE, cells: list[Cell]) -> dict[str, Any]:
     """What `Trainer.step` takes, on the SAE's device."""
-    extra = (batch.y, batch.labels) if isinstance(batch, Joined) else ()
-    values = (batch.x, sae.cell_index(cells, batch.cell), *extra)
-    return tuple(None if value is None else value.to(sae.W_enc.device) for value in values)
+    values = {"x": batch.x, "cell": sae.cell_index(cells, batch.cell)}
+    if isinstance(batch, Joined):
+        values |= {"y": batch.y, "labels": batch.labels}
+    return {name: None if value is None else value.to(sae.W_enc.device) for name, value in values.items()}
 
 
 def _measure(trainer: Trainer, evaluate: Callable[[SAE], Row]) -> Row:

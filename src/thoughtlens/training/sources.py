@@ -126,7 +126,7 @@ def weights(source: View | JoinedView) -> int:
 def _sites(cfg: CrosscoderConfig, store: ActivationStore, member: Member) -> tuple[str, ...]:
     if cfg.over == "layers":
         return member.hook_names
-    if len(member.hook_names) > 1:
+    if len(member.hook_names) != 1:
         raise ConfigError(
             f"sae.over = 'thoughts' takes the thoughts of one hook, got {', '.join(member.hook_names)}; "
             f"name one in hook_names, or set members = 'per_layer'"
