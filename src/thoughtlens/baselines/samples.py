@@ -24,7 +24,7 @@ from thoughtlens.baselines.representations import (
 from thoughtlens.errors import ConfigError, DataError
 from thoughtlens.explain.member import check_hooks, member_thoughts
 from thoughtlens.sae import SAE
-from thoughtlens.store import ActivationStore
+from thoughtlens.store import ActivationStore, View
 
 PCA_ROWS = 20_000
 """Training vectors that principal components and L0 are estimated from."""
@@ -62,10 +62,12 @@ class Cover:
                     f"{'' if thought is None else f', thought {thought}'}; name the ones to use"
                 )
         self.cells = [(hook, thought, names[0]) for (hook, thought), names in owners.items() if names]
+        self.l0 = {name: self._l0(name, seed) for name in dict.fromkeys(name for _, _, name in self.cells)}
         self.coders: dict[tuple[str, str], Coders] = {}
-        self.l0: dict[str, float] = {}
         for hook, name in dict.fromkeys((hook, name) for hook, _, name in self.cells):
-            self.coders[hook, name] = self._coders(hook, name, pca_k, seed)
+            k = min(pca_k or max(1, round(self.l0[name])), saes[name].d_in)
+            x = self._training_rows(name, [hook]).sample(PCA_ROWS, seed).x
+            self.coders[hook, name] = Coders(saes[name], PCA.fit(x, k))
 
     def coder(self, cell: tuple[str, int | None, str]) -> Coders:
         """The coders of a cell."""
@@ -75,25 +77,23 @@ class Cover:
         thoughts = member_thoughts(self.store, sae)
         return cell[0] in sae.hook_names and (thoughts is None or cell[1] in thoughts)
 
-    @torch.no_grad()
-    def _coders(self, hook: str, name: str, pca_k: int | None, seed: int) -> Coders:
-        """L0 and principal directions on the rows the SAE was trained on (all rows if those are unknown)."""
-        sae = self.saes[name]
+    def _training_rows(self, name: str, hooks: list[str]) -> View:
+        """The rows that a SAE was trained on; all its rows where those are not known."""
+        sae, store = self.saes[name], self.store
         split = sae.provenance.get("split")
-        known = split in self.store.problems["split"].unique().to_pylist()
-        view = self.store.view(
-            [hook], split=split if known else None, thoughts=member_thoughts(self.store, sae)
-        )
-        batch = view.sample(min(PCA_ROWS, view.n), seed)
-        cell = sae.cell_index(self.store.cells, batch.cell)
-        fires = [
-            (sae.encode(x.to(sae.W_enc.dtype), None if cell is None else cell[i : i + len(x)]) != 0).sum()
-            for i, x in zip(range(0, len(batch.x), 2048), batch.x.split(2048), strict=True)
-        ]
-        l0 = float(sum(fires)) / len(batch.x)
-        self.l0[f"{hook} {name}".strip()] = l0
-        k = min(pca_k or max(1, round(l0)), sae.d_in)
-        return Coders(sae, PCA.fit(batch.x, k))
+        known = split in store.problems["split"].unique().to_pylist()
+        return store.view(hooks, split=split if known else None, thoughts=member_thoughts(store, sae))
+
+    @torch.no_grad()
+    def _l0(self, name: str, seed: int) -> float:
+        sae = self.saes[name]
+        batch = self._training_rows(name, sae.hook_names).sample(PCA_ROWS, seed)
+        n_fires = 0
+        for low in range(0, len(batch.x), 2048):
+            part = slice(low, low + 2048)
+            cell = sae.cell_index(self.store.cells, batch.cell[part])
+            n_fires += int((sae.encode(batch.x[part].to(sae.W_enc.dtype), cell) != 0).sum())
+        return n_fires / len(batch.x)
 
 
 class ThoughtSamples:

@@ -15,6 +15,7 @@ from thoughtlens.baselines.representations import ARMS, CELL_POOLINGS, TOKEN_POO
 from thoughtlens.baselines.samples import Cover, Units
 from thoughtlens.classify.config import ClassifyConfig
 from thoughtlens.errors import ConfigError
+from thoughtlens.explain.member import POOLED
 from thoughtlens.progress import warn
 
 Key = tuple[str, str]
@@ -147,8 +148,8 @@ def _protocol(cfg: ClassifyConfig, folds: Folds, cover: Cover) -> dict[str, Any]
         "poolings": list(
             cfg.poolings or (CELL_POOLINGS if cover.store.meta.kind == "thoughts" else TOKEN_POOLINGS)
         ),
-        "pca_k": {f"{hook} {name}".strip(): c.pca.d_sae for (hook, name), c in cover.coders.items()},
-        "l0": cover.l0,
+        "pca_k": {name or POOLED: coders.pca.d_sae for (_, name), coders in cover.coders.items()},
+        "l0": {name or POOLED: l0 for name, l0 in cover.l0.items()},
         "delta": cfg.delta,
         "seed": cfg.seed,
     }
