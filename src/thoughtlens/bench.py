@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,7 +19,7 @@ from torch import nn
 
 from thoughtlens import sae as saes
 from thoughtlens.config import validate
-from thoughtlens.errors import ConfigError
+from thoughtlens.errors import ConfigError, DataError
 from thoughtlens.extract import ExtractConfig, write
 from thoughtlens.extract.text import text_source
 from thoughtlens.models.capture import blocks_path
@@ -222,6 +225,61 @@ def bench_store(
         "read_gb_s": statistics.median(speeds[None]),
         "read_float32_gb_s": statistics.median(speeds[torch.float32]),
     }
+
+
+def bench_startup(*, repeats: int = 7) -> dict[str, Any]:
+    """Time new processes: `import thoughtlens` and `thoughtlens --help`, the interpreter's start included.
+
+    Returns:
+        `import_s`, `help_s`, and `python_s`, an empty program: medians over `repeats` runs.
+    """
+    programs = {
+        "python_s": ["-c", "pass"],
+        "import_s": ["-c", "import thoughtlens"],
+        "help_s": ["-m", "thoughtlens.cli", "--help"],
+    }
+    times = {
+        name: statistics.median(_process(arguments)[0] for _ in range(repeats))
+        for name, arguments in programs.items()
+    }
+    return {"benchmark": "startup", "repeats": repeats, **times}
+
+
+def bench_memory(*, rows: int = 5_000, factor: int = 10) -> dict[str, Any]:
+    """Peak memory of whole `extract` and `train` processes at `rows` rows, and at `factor` times as many.
+
+    Returns:
+        Per stage `small_mb`, `large_mb` (largest resident size, pages of mapped files included) and
+        their ratio.
+    """
+    peaks: dict[str, list[float]] = {"extract": [], "train": []}
+    for n in (rows, factor * rows):
+        with tempfile.TemporaryDirectory(prefix="thoughtlens-bench-") as folder:
+            recipe = ["text-demo", f"extract.max_tokens={n}", "train.n_vectors=40960", "train.batch_size=512"]
+            for stage in peaks:
+                arguments = ["-m", "thoughtlens.cli", stage, *recipe, "--out", folder]
+                peaks[stage].append(_process(arguments)[1])
+    return {
+        "benchmark": "memory",
+        "rows": [rows, factor * rows],
+        **{
+            stage: {"small_mb": small, "large_mb": large, "ratio": large / small}
+            for stage, (small, large) in peaks.items()
+        },
+    }
+
+
+def _process(arguments: list[str]) -> tuple[float, float]:
+    """Seconds and peak resident MB of one run of this Python."""
+    start = time.perf_counter()
+    child = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert child.stderr is not None
+    said = child.stderr.read().decode(errors="replace")
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise DataError(f"{' '.join(arguments)} failed: {said.strip().splitlines()[-1:]}")
+    return time.perf_counter() - start, usage.ru_maxrss / 1024
 
 
 def _write_random(root: Path, meta: StoreMeta, n: int, chunk: int, seed: int) -> None:

@@ -144,9 +144,12 @@ def fire(
 def recipe(name: Annotated[str, typer.Argument(help="A shipped recipe's name.")]) -> None:
     """Print a complete recipe with every key explained."""
     from thoughtlens import pipeline
-    from thoughtlens.config import to_toml
+    from thoughtlens.config import load, read_recipe, to_toml
+    from thoughtlens.distill import DistillConfig
 
-    sys.stdout.write(to_toml(pipeline.load(name, []), comments=True))
+    of_distill = set(read_recipe(name)) <= set(DistillConfig.model_fields)
+    cfg = load(DistillConfig, name) if of_distill else pipeline.load(name)
+    sys.stdout.write(to_toml(cfg, comments=True))
 
 
 @app.command()
@@ -293,6 +296,49 @@ def bench_extract(
             repeats=repeats,
         )
     )
+
+
+@bench_app.command("store")
+def bench_store(
+    *,
+    d_in: int = 576,
+    n_hooks: int = 1,
+    dtype: str = "bfloat16",
+    gigabytes: float = 0.25,
+    batch: int = 4096,
+    seconds: float = 2.0,
+    repeats: int = 5,
+) -> None:
+    """Shuffled reads of an activation store from the page cache."""
+    from thoughtlens import bench
+
+    show(
+        bench.bench_store(
+            d_in=d_in,
+            n_hooks=n_hooks,
+            dtype=dtype,
+            gigabytes=gigabytes,
+            batch=batch,
+            seconds=seconds,
+            repeats=repeats,
+        )
+    )
+
+
+@bench_app.command("startup")
+def bench_startup(*, repeats: int = 7) -> None:
+    """Seconds for `import thoughtlens` and for `thoughtlens --help`, in new processes."""
+    from thoughtlens import bench
+
+    show(bench.bench_startup(repeats=repeats))
+
+
+@bench_app.command("memory")
+def bench_memory(*, rows: int = 5_000, factor: int = 10) -> None:
+    """Peak memory of extract and train at a number of rows and at several times as many."""
+    from thoughtlens import bench
+
+    show(bench.bench_memory(rows=rows, factor=factor))
 
 
 def main() -> None:

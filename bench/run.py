@@ -1,0 +1,53 @@
+"""Run the benchmarks of this machine one after another and keep their JSON: `make bench`.
+
+Nothing else should run meanwhile. Each result is also printed.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+RUNS = {
+    "startup": [],
+    "store": [],
+    "extract": [],
+    "memory": [],
+    "train-step-topk": ["--kind", "topk"],
+    "train-step-relu": ["--kind", "relu"],
+}
+
+
+def main() -> None:
+    RESULTS.mkdir(exist_ok=True)
+    found = {"date": date.today().isoformat(), "machine": platform.platform(), "processor": _processor()}
+    for name, options in RUNS.items():
+        command = name if not name.startswith("train-step") else "train-step"
+        done = subprocess.run(
+            [sys.executable, "-m", "thoughtlens.cli", "bench", command, *options],
+            stdout=subprocess.PIPE,
+            check=True,
+            text=True,
+        )
+        found[name] = json.loads(done.stdout)
+        print(name, done.stdout, flush=True)
+    file = RESULTS / f"{found['date']}.json"
+    file.write_text(json.dumps(found, indent=2) + "\n")
+    print(f"written to {file}")
+
+
+def _processor() -> str:
+    """The processor's name, where the system says it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()
