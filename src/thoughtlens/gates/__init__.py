@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from thoughtlens.config import Config
 from thoughtlens.errors import ConfigError, DataError, NotThereError
 from thoughtlens.gates import probe, verdicts
 from thoughtlens.gates.measure import Bench, Counts, patch_twins
+from thoughtlens.gates.splice import splice
 from thoughtlens.models import thoughts, tiny
 from thoughtlens.models.thoughts import ThoughtModel
-from thoughtlens.problems import arithmetic
+from thoughtlens.problems import arithmetic, source
+from thoughtlens.problems.source import ProblemsConfig
 from thoughtlens.progress import say
 from thoughtlens.stage import Plan, read_json, run_stage, write_json
 
@@ -51,9 +52,13 @@ class GatesConfig(Config):
     n: int = 3000
     """Problems a seed."""
     split: str = "test"
-    """Split of the problems."""
-    problems: Path | None = None
-    """A problems table (Parquet) instead of generated problems; needed for models of other tasks."""
+    """Split of the problems; `any` takes all."""
+    problems: str = "arithmetic"
+    """`arithmetic` (generated), `gsm8k:test` (source and split), or a Parquet table of problems."""
+    files: tuple[Path, ...] = ()
+    """GSM8K's files; none: the hub."""
+    sae: Path | None = None
+    """SAEs of this model's thoughts, to splice in (G7)."""
     no_cot: str | None = None
     """Model trained without thoughts, where none is shipped beside the model."""
     pause: str | None = None
@@ -82,8 +87,12 @@ def gates(cfg: GatesConfig, out: Path) -> dict[str, Any]:
         NotThereError: no such model, seed or problems table.
         DataError: a problems table without question or answer, or too small.
     """
-    inputs = {"problems": cfg.problems} if cfg.problems else {}
+    inputs = source.inputs(_source(cfg)) | ({"sae": cfg.sae} if cfg.sae else {})
     return run_stage("gates", cfg, out, lambda tmp: _work(cfg, tmp), inputs=inputs)
+
+
+def _source(cfg: GatesConfig) -> ProblemsConfig:
+    return ProblemsConfig(source=cfg.problems.partition(":")[0], files=cfg.files)
 
 
 def _work(cfg: GatesConfig, tmp: Path) -> dict[str, Any]:
@@ -120,7 +129,7 @@ def _measure(cfg: GatesConfig, seed: int | None) -> dict[str, Any]:
     """All counts of one seed."""
     shift = cfg.seed + (seed or 0)
     model = _load(cfg, seed, "thoughts")
-    table = _problems(cfg, shift)
+    table = _problems(cfg, model, shift)
     bench = Bench(model, table, seed=shift, batch_size=cfg.batch_size, max_new_tokens=cfg.max_new_tokens)
     bench.untouched()
     bench.ablations()
@@ -130,13 +139,18 @@ def _measure(cfg: GatesConfig, seed: int | None) -> dict[str, Any]:
         bench.tail_swap()
     counts: Counts = dict(bench.counts)
     counts |= _controls(cfg, seed, table)
+    counts["majority_answer"] = (int(np.unique(bench.wanted, return_counts=True)[1].max()), len(table))
     probes: dict[str, Counts] = {}
-    if cfg.problems is None:
+    if cfg.sae is not None:
+        splice(bench, cfg.sae)
+        counts |= {name: bench.counts[name] for name in bench.counts if name.startswith("spliced")}
+    if isinstance(model, tiny.TinyThoughts) and cfg.problems == "arithmetic":
         counts |= _written(model, table)
         counts |= _twins(cfg, model, shift)
-        train = arithmetic.problems(cfg.n, seed=shift + 1000, split="train")
+        train = arithmetic.problems(cfg.n, seed=shift + 1000, split="train", p=modulus(model))
         counts["bag_of_words"] = probe.bag_of_words(train, table)
-        counts |= _one_step(cfg, seed, shift)
+        counts |= _one_step(cfg, model, seed, shift)
+    if {"v1", "v2"} <= set(table.column_names):
         probes = _probes(bench)
     return {"counts": counts, "probes": probes, "changed": bench.changed}
 
@@ -152,20 +166,24 @@ def _load(cfg: GatesConfig, seed: int | None, variant: str) -> ThoughtModel | No
     return tiny.load(cfg.model) if variant == "thoughts" else None
 
 
-def _problems(cfg: GatesConfig, seed: int) -> pa.Table:
-    if cfg.problems is None:
-        if not _is_tiny(cfg.model):
-            raise ConfigError(f"{cfg.model} needs problems=FILE.parquet; generated ones are for codi-tiny")
-        return arithmetic.problems(cfg.n, seed=seed, split=cfg.split)
-    table = pq.read_table(cfg.problems)
-    if missing := {"question", "answer"} - set(table.column_names):
-        raise DataError(f"{cfg.problems} lacks the columns {', '.join(sorted(missing))}")
-    if "split" in table.column_names and cfg.split != "any":
-        table = table.filter(pc.equal(table["split"], cfg.split))
+def modulus(model: tiny.TinyThoughts) -> int:
+    """p of the arithmetic that a tiny model was trained on: the numbers it knows."""
+    return sum(word.isdigit() for word in model.cfg.words)
+
+
+def _problems(cfg: GatesConfig, model: ThoughtModel, seed: int) -> pa.Table:
+    if cfg.problems == "arithmetic":
+        if not isinstance(model, tiny.TinyThoughts):
+            raise ConfigError(
+                f"{cfg.model} needs problems=gsm8k:test or a table; only codi-tiny reads arithmetic"
+            )
+        return arithmetic.problems(cfg.n, seed=seed, split=cfg.split, p=modulus(model))
+    split = cfg.problems.partition(":")[2] or cfg.split
+    table = source.problems(_source(cfg))
+    if split != "any":
+        table = table.filter(pc.equal(table["split"], split))
     if table.num_rows < 2:
-        raise DataError(
-            f"{cfg.problems} has {table.num_rows} rows of split {cfg.split!r}; expected at least 2"
-        )
+        raise DataError(f"Expected 2 or more problems of split {split!r} in {cfg.problems}, got {len(table)}")
     order = np.random.default_rng(seed).permutation(table.num_rows)[: cfg.n]
     return table.take(np.sort(order))
 
@@ -181,17 +199,15 @@ def _controls(cfg: GatesConfig, seed: int | None, table: pa.Table, suffix: str =
     return counts
 
 
-def _one_step(cfg: GatesConfig, seed: int | None, shift: int) -> Counts:
-    table = arithmetic.problems(max(cfg.n // 3, 2), seed=shift, n_steps=(1,))
-    bench = Bench(_load(cfg, seed, "thoughts"), table, batch_size=cfg.batch_size)
+def _one_step(cfg: GatesConfig, model: tiny.TinyThoughts, seed: int | None, shift: int) -> Counts:
+    table = arithmetic.problems(max(cfg.n // 3, 2), seed=shift, n_steps=(1,), p=modulus(model))
+    bench = Bench(model, table, batch_size=cfg.batch_size)
     bench.untouched()
     counts = {"thoughts_one_step": bench.counts["thoughts"]} | _controls(cfg, seed, table, "_one_step")
     return {key: pair for key, pair in counts.items() if "|" not in key}
 
 
-def _written(model: ThoughtModel, table: pa.Table) -> Counts:
-    if not isinstance(model, tiny.TinyThoughts):
-        return {}
+def _written(model: tiny.TinyThoughts, table: pa.Table) -> Counts:
     said = [text.split()[-1] if text else "" for text in model.write(table["question"].to_pylist())]
     right = np.array(said) == np.array(table["answer"].to_pylist())
     steps = np.array(table["n_steps"])
@@ -204,18 +220,24 @@ def _written(model: ThoughtModel, table: pa.Table) -> Counts:
 def _twins(cfg: GatesConfig, model: ThoughtModel, seed: int) -> Counts:
     counts: Counts = {}
     for change in arithmetic.CHANGES:
-        pair = arithmetic.twins(max(cfg.n // 3, 2), seed=seed, split=cfg.split, change=change)
-        for p, (moved, own, n) in patch_twins(model, *pair, cfg.batch_size).items():
-            counts[f"twin_{change}_z{p}"] = (moved, n)
-            counts[f"own_{change}_z{p}"] = (own, n)
+        pair = arithmetic.twins(
+            max(cfg.n // 3, 2), seed=seed, split=cfg.split, change=change, p=modulus(model)
+        )
+        for p, (moved, own, solved) in patch_twins(model, *pair, cfg.batch_size).items():
+            counts[f"twin_{change}_z{p}"] = (moved, solved)
+            counts[f"own_{change}_z{p}"] = (own, solved)
     return counts
 
 
 def _probes(bench: Bench) -> dict[str, Counts]:
-    states = probe.cells(bench.batch)
-    values = {v: np.array(bench.problems[v].to_pylist(), dtype=float) for v in ("v1", "v2")}
-    half = bench.problems.num_rows // 2
-    return {v: probe.read_values(states, labels.astype(int), half) for v, labels in values.items()}
+    states, out = probe.cells(bench.batch), {}
+    for name in ("v1", "v2"):
+        labels = np.array(bench.problems[name].to_pylist(), dtype=float)
+        rows = np.flatnonzero(~np.isnan(labels))
+        if len(rows) >= 100:
+            chosen = {cell: x[rows] for cell, x in states.items()}
+            out[name] = probe.read_values(chosen, labels[rows].astype(int), len(rows) // 2)
+    return out
 
 
 def _pairs(table: dict[str, list[int]]) -> Counts:
@@ -232,7 +254,7 @@ def _result(
 ) -> dict[str, Any]:
     steps = sorted({int(key.split("|")[1]) for key in counts if "|" in key})
     n_passes = len(verdicts.accuracy_table(counts)["by_n_thoughts"])
-    chance = 1 / 23 if cfg.problems is None else None
+    chance = verdicts.rate(counts, "majority_answer")
     table = {
         "G0": verdicts.reproduces(counts, cfg.published),
         "G1": verdicts.better_than_controls(counts),
@@ -242,6 +264,7 @@ def _result(
         "G4": verdicts.follows_the_donor(counts),
         "G5": verdicts.twins_move(counts, STORING),
         "G6": verdicts.thoughts_hold_values(probes),
+        "G7": verdicts.survives_splicing(counts),
         "text_is_blind": verdicts.text_is_blind(counts),
         "edits_bite": verdicts.judge(
             min(changed.values()) > 0.5, "each edit moves > half the logits", **changed

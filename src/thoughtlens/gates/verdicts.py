@@ -8,6 +8,7 @@ from typing import Any
 from thoughtlens.gates.measure import Counts
 from thoughtlens.metrics.uncertainty import wilson
 
+EPS = 1e-9
 FAIR_ONE_STEP = 0.95
 """A control counts only if it solves one-step problems at least this often."""
 
@@ -61,7 +62,11 @@ def better_than_controls(counts: Counts) -> dict[str, Any]:
     measured = all(gap is not None for gap in gaps.values())
     holds = None
     if measured:
-        holds = gaps["no_cot"] >= 0.2 and gaps["pause"] >= 0.1 and all(f is not False for f in fair.values())
+        holds = (
+            gaps["no_cot"] >= 0.2 - EPS
+            and gaps["pause"] >= 0.1 - EPS
+            and all(f is not False for f in fair.values())
+        )
     rule = "thoughts - no_cot >= 0.20, thoughts - pause >= 0.10, both controls >= 0.95 on one step"
     return judge(holds, rule, gaps=gaps, controls_are_fair=fair)
 
@@ -72,7 +77,12 @@ def needs_its_thoughts(counts: Counts, chance: float | None) -> dict[str, Any]:
     floor = chance if floor is None else floor
     rates = {name: rate(counts, name) for name in ("mean_ablated", "resampled")}
     holds = None if floor is None else all(r is not None and r <= floor + 0.05 for r in rates.values())
-    return judge(holds, "mean_ablated and resampled <= no_cot (or chance) + 0.05", floor=floor, **rates)
+    return judge(
+        holds,
+        "mean_ablated and resampled <= no_cot (without one: the commonest answer) + 0.05",
+        floor=floor,
+        **rates,
+    )
 
 
 def grows_with_thoughts(counts: Counts) -> dict[str, Any]:
@@ -82,20 +92,25 @@ def grows_with_thoughts(counts: Counts) -> dict[str, Any]:
     if len(values) < 2:
         return judge(None, "no early exit measured")
     rise = values[-1] - values[0]
-    drop = max(a - b for a, b in pairwise(values))
-    return judge(rise >= 0.2 and drop <= 0.02, "rise >= 0.20 in all, no fall > 0.02", rise=rise, drop=drop)
+    falls = sum(later["high"] < earlier["low"] for earlier, later in pairwise(table))
+    rule = "rise >= 0.20 in all, and no fall from one number to the next beyond both intervals"
+    return judge(rise >= 0.2 and falls == 0, rule, rise=rise, falls=falls)
 
 
 def steps_where_value_is_produced(counts: Counts, n_passes: int, steps: list[int]) -> dict[str, Any]:
-    """G3b: with fewer than 2 k thoughts a k-step problem is not solved, with 2 k it is."""
-    before = [rate(counts, f"by_n_thoughts_{n}|{k}") for k in steps for n in range(2 * k)]
-    after = [rate(counts, f"by_n_thoughts_{n}|{k}") for k in steps for n in range(2 * k, n_passes)]
-    before, after = ([r for r in side if r is not None] for side in (before, after))
+    """G3b: with fewer than 2 k thoughts a k-step problem is not solved, with 2 k it is.
+
+    Beyond doubt: a number counts against it only if its whole interval does.
+    """
+    before = [share(counts.get(f"by_n_thoughts_{n}|{k}")) for k in steps for n in range(2 * k)]
+    after = [share(counts.get(f"by_n_thoughts_{n}|{k}")) for k in steps for n in range(2 * k, n_passes)]
+    before, after = ([entry for entry in side if entry] for side in (before, after))
     if not before or not after:
         return judge(None, "needs problems with n_steps and early exit")
-    holds = max(before) <= 0.12 and min(after) >= 0.9
-    rule = "accuracy <= 0.12 with n < 2 k thoughts, >= 0.90 with n >= 2 k"
-    return judge(holds, rule, highest_before=max(before), lowest_after=min(after))
+    high = max(before, key=lambda entry: entry["value"])
+    low = min(after, key=lambda entry: entry["value"])
+    rule = "accuracy <= 0.12 with n < 2 k thoughts, >= 0.90 with n >= 2 k, up to the intervals"
+    return judge(high["low"] <= 0.12 and low["high"] >= 0.9, rule, highest_before=high, lowest_after=low)
 
 
 def follows_the_donor(counts: Counts) -> dict[str, Any]:
@@ -153,3 +168,13 @@ def text_is_blind(counts: Counts) -> dict[str, Any]:
     accuracy = share(counts.get("bag_of_words"))
     holds = None if accuracy is None else accuracy["value"] <= 0.36
     return judge(holds, "bag of words <= 0.36", accuracy=accuracy)
+
+
+def survives_splicing(counts: Counts) -> dict[str, Any]:
+    """G7: answers through the SAEs cost at most 2 points; shuffled latents and PCA stand beside."""
+    plain, spliced = rate(counts, "thoughts"), rate(counts, "spliced")
+    if plain is None or spliced is None:
+        return judge(None, "needs sae=DIRECTORY")
+    beside = {name: rate(counts, f"spliced_{name}") for name in ("shuffled", "pca")}
+    rule = "accuracy lost by splicing <= 0.02"
+    return judge(plain - spliced <= 0.02, rule, spliced=spliced, lost=plain - spliced, **beside)
