@@ -37,7 +37,8 @@ class ClassifyConfig(Config):
     split: str | None = None
     """Split whose problems are classified, or `all`; unset: those the SAE was not trained on."""
     members: tuple[str, ...] | None = None
-    """SAEs of the directory to use; unset: all. Each (hook, thought) may be covered once."""
+    """SAEs of the directory to use, by name or as `per_layer`, `per_thought`, `per_cell`; unset: all. Each
+    (hook, thought) may be covered once."""
     arms: tuple[str, ...] = tuple(ARMS)
     """Representations to score; those that the data cannot have are left out and named."""
     poolings: tuple[str, ...] | None = None

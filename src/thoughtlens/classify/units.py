@@ -21,11 +21,30 @@ from thoughtlens.store import ActivationStore
 
 
 def load_members(cfg: ClassifyConfig) -> dict[str, saes.SAE]:
+    """The SAEs that the config names, one by one or by partition."""
     members = saes.load_members(cfg.sae)
-    for name in cfg.members or ():
-        if name not in members:
-            raise ConfigError(f"members: expected some of {', '.join(members)}, got {name!r}")
-    return {name: sae for name, sae in members.items() if cfg.members is None or name in cfg.members}
+    if cfg.members is None:
+        return members
+    chosen: dict[str, saes.SAE] = {}
+    for name in cfg.members:
+        found = {name: members[name]} if name in members else _partition(name, members)
+        if not found:
+            raise ConfigError(
+                f"members: expected per_layer, per_thought, per_cell or some of {', '.join(members)}, "
+                f"got {name!r}"
+            )
+        chosen |= found
+    return chosen
+
+
+def _partition(name: str, members: dict[str, saes.SAE]) -> dict[str, saes.SAE]:
+    """The members of one layer each, one thought each, or one of both."""
+    wanted = {"per_layer": (True, False), "per_thought": (False, True), "per_cell": (True, True)}.get(name)
+    return {
+        key: sae
+        for key, sae in members.items()
+        if wanted == (len(sae.hook_names) == 1, len(sae.provenance.get("thoughts") or ()) == 1)
+    }
 
 
 def load_units(
