@@ -260,16 +260,16 @@ class StoreWriter:
         """Make the rows so far a finished shard; nothing before the last line counts after a crash."""
         assert self._part is not None
         index, first, path = len(self.meta.shards), self.meta.n_rows, self._part_path()
-        rows = self._part.rows
-        self._part.close()
-        shard = Shard(file=shard_file(index), rows=rows, bytes=path.stat().st_size, sha256=digest(path))
+        size, sha256 = self._part.close()
+        rows, self._part = self._part.rows, None
+        shard = Shard(file=shard_file(index), rows=rows, bytes=size, sha256=sha256)
         table = tables.row_table(self._columns, first)
         tables.write(self._rows_path(index), iter([table]), table.schema)
         os.replace(path, self.root / shard.file)
         _sync_directory(self.root / "shards")
         n_rows = first + rows
         self.meta = self.meta.model_copy(update={"shards": [*self.meta.shards, shard], "n_rows": n_rows})
-        self._columns, self._part = [], None
+        self._columns = []
         if not self._uses_cursor and self.cursor is None:
             self.rows_done = n_rows
         while self._marks and self._marks[0][0] <= n_rows:
