@@ -41,6 +41,9 @@ DEFINITIONS = {
     "interval": "low, high: Wilson 95 %, problems of all seeds pooled",
 }
 
+PUBLISHED = {"zen-E/CODI-gpt2": 0.437, "zen-E/CODI-llama3.2-1b-Instruct": 0.556}
+"""Accuracy on GSM8K's test problems (Shen et al. 2025, arXiv:2502.21074)."""
+
 
 class GatesConfig(Config):
     """What to judge, and on what."""
@@ -64,7 +67,8 @@ class GatesConfig(Config):
     pause: str | None = None
     """Model trained with pause tokens, where none is shipped beside the model."""
     published: float | None = None
-    """Accuracy that was published for this model on these problems, 0..1: reproduced first (G0)."""
+    """Accuracy that was published for this model on these problems, 0..1: reproduced first (G0). Unset:
+    known for CODI's own checkpoints on gsm8k:test."""
     seed: int = 4242
     """Fixes problems and donors."""
     batch_size: int = 512
@@ -240,6 +244,11 @@ def _probes(bench: Bench) -> dict[str, Counts]:
     return out
 
 
+def _published(cfg: GatesConfig) -> float | None:
+    known = PUBLISHED.get(cfg.model) if cfg.problems == "gsm8k:test" else None
+    return known if cfg.published is None else cfg.published
+
+
 def _pairs(table: dict[str, list[int]]) -> Counts:
     return {key: (int(right), int(n)) for key, (right, n) in table.items()}
 
@@ -256,7 +265,7 @@ def _result(
     n_passes = len(verdicts.accuracy_table(counts)["by_n_thoughts"])
     chance = verdicts.rate(counts, "majority_answer")
     table = {
-        "G0": verdicts.reproduces(counts, cfg.published),
+        "G0": verdicts.reproduces(counts, _published(cfg)),
         "G1": verdicts.better_than_controls(counts),
         "G2": verdicts.needs_its_thoughts(counts, chance),
         "G3": verdicts.grows_with_thoughts(counts),
