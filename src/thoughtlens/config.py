@@ -36,9 +36,9 @@ class Config(BaseModel):
         table = dict(table)
         for name, field in cls.model_fields.items():
             tag, value = field.discriminator, table.get(name)
-            if isinstance(tag, str) and isinstance(value, dict) and tag not in value:
-                if field.default is not None and hasattr(field.default, tag):
-                    table[name] = {tag: getattr(field.default, tag), **value}
+            named = not isinstance(tag, str) or not isinstance(value, dict) or tag in value
+            if not named and hasattr(field.default, tag):
+                table[name] = {tag: getattr(field.default, tag), **value}
         return table
 
 

@@ -208,7 +208,8 @@ def _claim(cfg: Recipe, out: Path) -> None:
         if identity(begun) != identity(cfg):
             keys = differences(cfg.model_dump(mode="json"), begun.model_dump(mode="json"))
             raise OccupiedError(
-                f"{out} holds a run with other settings: {', '.join(keys)}. Choose another --out, or delete it"
+                f"{out} holds a run with other settings: {', '.join(keys)}. "
+                f"Choose another --out, or delete it"
             )
         return
     if out.exists() and any(out.iterdir()):

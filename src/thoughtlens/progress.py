@@ -47,7 +47,8 @@ class Progress:
         left = (self.total - self.done) / rate if rate > 0 else float("inf")
         note = f", {self.note}" if self.note else ""
         left_text = f"{left:,.0f} s left" if left < float("inf") else "time left unknown"
-        return f"{self.label} {self.done:,}/{self.total:,} {self.unit}, {rate:,.0f} {self.unit}/s, {left_text}{note}"
+        done = f"{self.label} {self.done:,}/{self.total:,} {self.unit}"
+        return f"{done}, {rate:,.0f} {self.unit}/s, {left_text}{note}"
 
 
 @contextmanager

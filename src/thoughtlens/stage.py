@@ -203,7 +203,8 @@ def _reuse(out: Path, stage: str, cfg: Config, digests: dict[str, str]) -> dict[
     for name, value in digests.items():
         if result["inputs"].get(name, {}).get("digest") != value:
             raise OccupiedError(
-                f"{out} was made from another {name} than the one given now; choose another --out, or delete it"
+                f"{out} was made from another {name} than the one given now; "
+                f"choose another --out, or delete it"
             )
     say(f"{stage}: {out} is already done, nothing to do")
     return result
@@ -250,7 +251,8 @@ def _os_errors(out: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise ResourceError(
-                f"No permission to write {error.filename or out}; choose another --out, or change its permissions"
+                f"No permission to write {error.filename or out}; "
+                f"choose another --out, or change its permissions"
             ) from error
         raise
 

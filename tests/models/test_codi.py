@@ -199,7 +199,7 @@ def test_another_base_model_is_refused(fake, tmp_path):
     with pytest.raises(CheckpointError, match="not its base model"):
         load(fake, base=deep)
     shallow = save_base(tmp_path / "shallow", "gpt2" if gpt2 else "llama", n_layers=2)
-    with pytest.raises(CheckpointError, match="another model|no such module"):
+    with pytest.raises(CheckpointError, match=r"another model|no such module"):
         load(fake, base=shallow)
 
 
@@ -286,7 +286,7 @@ def test_values_that_are_not_finite_are_refused(fresh):
 
 
 def test_missing_things_are_not_there(tmp_path, fresh):
-    with pytest.raises(NotThereError, match="pytorch_model.bin"):
+    with pytest.raises(NotThereError, match=r"pytorch_model\.bin"):
         codi.load(tmp_path / "base", base=fresh.base)
     with pytest.raises(NotThereError, match="base"):
         load(fresh, base=tmp_path / "nothing")
