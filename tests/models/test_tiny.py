@@ -138,6 +138,20 @@ def test_save_and_load_keep_the_model(tmp_path):
     assert tiny.load(tmp_path, seed=4, dtype="float64").config_hash != model.config_hash
 
 
+def test_which_names_belong_to_this_family(tmp_path):
+    tiny.save(random_decoder(), tmp_path / "run" / "seed4" / "thoughts", {})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "llama"}')
+    names = [
+        "codi-tiny",
+        tmp_path / "run",
+        tmp_path / "run" / "seed4" / "thoughts",
+        tmp_path / "other",
+        "gpt2",
+    ]
+    assert [tiny.knows(name) for name in names] == [True, True, True, False, False]
+
+
 def test_loading_is_strict(tmp_path):
     tiny.save(random_decoder(), tmp_path, {})
     file = tmp_path / "model.safetensors"

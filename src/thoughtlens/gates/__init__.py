@@ -117,16 +117,12 @@ def _work(cfg: GatesConfig, tmp: Path) -> dict[str, Any]:
 
 
 def _seeds(cfg: GatesConfig) -> list[int | None]:
-    if not _is_tiny(cfg.model):
+    if not tiny.knows(cfg.model):
         return [None]
     there = [seed for seed, variant in tiny.members(cfg.model) if variant == "thoughts"]
     if missing := [seed for seed in cfg.seeds if seed not in there]:
         raise NotThereError(f"{cfg.model} has no seed {missing[0]}; it has {there}")
     return list(cfg.seeds or there) or [None]
-
-
-def _is_tiny(name: str) -> bool:
-    return (Path(name).is_dir() and any(Path(name).glob("**/model.safetensors"))) or name in tiny.shipped()
 
 
 def _measure(cfg: GatesConfig, seed: int | None) -> dict[str, Any]:
@@ -160,12 +156,12 @@ def _measure(cfg: GatesConfig, seed: int | None) -> dict[str, Any]:
 
 
 def _load(cfg: GatesConfig, seed: int | None, variant: str) -> ThoughtModel | None:
-    if variant == "thoughts" and not _is_tiny(cfg.model):
+    if variant == "thoughts" and not tiny.knows(cfg.model):
         return thoughts.load(cfg.model)
     named = getattr(cfg, variant, None)
     if named is not None:
         return thoughts.load(named)
-    if _is_tiny(cfg.model) and (seed, variant) in tiny.members(cfg.model):
+    if tiny.knows(cfg.model) and (seed, variant) in tiny.members(cfg.model):
         return tiny.load(cfg.model, seed=seed, variant=variant)
     return tiny.load(cfg.model) if variant == "thoughts" else None
 

@@ -19,7 +19,7 @@ def bag_of_words(train: pa.Table, test: pa.Table, column: str = "operation") -> 
     probe = LogisticRegression(C=0.3, max_iter=500)
     probe.fit(words.fit_transform(train["question"].to_pylist()), np.array(train[column]))
     said = probe.predict(words.transform(test["question"].to_pylist()))
-    return int((said == np.array(test[column])).sum()), test.num_rows
+    return int(np.sum(said == np.array(test[column]))), test.num_rows
 
 
 def cells(batch: ThoughtBatch) -> dict[str, Float[np.ndarray, "n d"]]:

@@ -9,6 +9,7 @@ from thoughtlens.gates.measure import Counts
 from thoughtlens.metrics.uncertainty import wilson
 
 EPS = 1e-9
+
 FAIR_ONE_STEP = 0.95
 """A control counts only if it solves one-step problems at least this often."""
 

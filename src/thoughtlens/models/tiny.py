@@ -192,9 +192,18 @@ def shipped() -> list[str]:
     return sorted(d.name for d in root.iterdir() if d.is_dir())
 
 
+def knows(name: str | Path) -> bool:
+    """Whether a name is shipped here, or a directory that `distill` (or `save`) made."""
+    if str(name) in shipped():
+        return True
+    own = Path(name) / "config.json"
+    return bool(members(name)) if not own.is_file() else '"family": "tiny"' in own.read_text("utf-8")
+
+
 def members(name: str | Path = "codi-tiny") -> list[tuple[int, str]]:
     """(seed, variant) of every model under a shipped name or a directory of `distill`."""
-    found = (file.parent for file in _root(name).glob("seed*/*/config.json"))
+    root = _root(name) if str(name) in shipped() else Path(name)
+    found = (file.parent for file in root.glob("seed*/*/config.json"))
     return sorted((int(d.parent.name.removeprefix("seed")), d.name) for d in found)
 
 

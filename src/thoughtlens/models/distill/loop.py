@@ -304,8 +304,8 @@ def student_answers(model: TinyDecoder, batch: Batch) -> Tensor:
     return model.unembed(end[:, 1]).argmax(-1)
 
 
-def fit_projection(model: TinyDecoder, batches: list[Batch], steps: int) -> float:
-    """Let thoughts begin as the tokens they are aligned with; returns the fit's unexplained variance.
+def fit_projection(model: TinyDecoder, batches: list[Batch], steps: int) -> None:
+    """Let thoughts begin as the tokens they are aligned with.
 
     `<bot>` becomes a copy of `<cot>`, and the projection alone learns by regression. The circuits that
     read the teacher's text can then read thoughts. Without this, one seed in three finds every
@@ -326,7 +326,6 @@ def fit_projection(model: TinyDecoder, batches: list[Batch], steps: int) -> floa
         loss.backward()
         optimizer.step()
     model.zero_grad()
-    return loss.item()
 
 
 @torch.no_grad()
