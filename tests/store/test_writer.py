@@ -153,6 +153,12 @@ def test_smallest_numbers_survive(tmp_path):
         (lambda x, r: r.update(thought_idx=[0.5] * 4), DataError, "32-bit integers"),
         (lambda x, r: r.update(thought_idx=[0, 1, 2, -1]), DataError, r"within 0..32767, got -1..2"),
         (lambda x, r: r.update(row=[0, 1, 2, 3]), DataError, "`row`"),
+        (
+            lambda x, r: r.update(problem_id=[0, 1, 2, 3]),
+            DataError,
+            r"strings .* problem_id, got \[0, 1, 2\]",
+        ),
+        (lambda x, r: r.update(label=["a", None, "b", "c"]), DataError, r"strings .* label, got \['a', None"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(tmp_path, change, error, words):

@@ -39,8 +39,10 @@ def columns(rows: Mapping[str, np.ndarray | Sequence], n: int, kind: str) -> dic
             if name == "thought_idx" and values.size and not 0 <= values.min() <= values.max() < 2**15:
                 raise DataError(f"Expected thought_idx within 0..32767, got {values.min()}..{values.max()}")
             values = values.astype(np.int32)
-        elif values.dtype.kind == "U":
+        elif values.dtype.kind in "UO" or name == "problem_id":
             values = values.astype(object)
+            if not all(isinstance(value, str) for value in values):
+                raise DataError(f"Expected strings in the row column {name}, got {values[:3].tolist()}")
         out[name] = values
     return out
 

@@ -84,7 +84,7 @@ class StoreWriter:
             self.finished = True
         elif (root / PROGRESS).is_file():
             state = read_json(root / PROGRESS)
-            if not {"meta", "shard_rows", "cursor", "rows_done", "columns"} <= state.keys():
+            if not state.keys() >= {"meta", "shard_rows", "cursor", "rows_done", "columns"}:
                 raise StoreError(
                     f"{root / PROGRESS} is damaged or not ours; delete the directory and start again"
                 )
@@ -222,9 +222,8 @@ class StoreWriter:
     def _convert(self, hook: str, x: Tensor, first: int, problem_ids: np.ndarray) -> Tensor:
         x = x.detach()
         stored = x.to("cpu", self.meta.torch_dtype).contiguous()
-        bad = ~torch.isfinite(stored).all(dim=1)
-        if bad.any():
-            row = int(bad.nonzero()[0, 0])
+        if stored.numel() and not torch.stack(torch.aminmax(stored)).isfinite().all():
+            row = int((~stored.isfinite()).any(dim=1).nonzero()[0, 0])
             where = f"hook {hook}, row {first + row}, problem {problem_ids[row]!r}"
             vector = x[row].float().cpu()
             if not vector.isfinite().all():
