@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.sae.toy import ROWS, random_sae, rows
 from thoughtlens import sae as saes
 from thoughtlens.errors import CheckpointError, NotThereError
-from thoughtlens.sae.io import member_names
+from thoughtlens.sae.io import member_names, write_tensors
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CONFIGS = [saes.TopKConfig(d_sae=20, k=3), saes.ReLUConfig(d_sae=20)]
@@ -150,3 +151,10 @@ def test_members(saved, tmp_path):
         saes.save(random_sae(CONFIGS[0]), root / name)
     (root / "checkpoints").mkdir()
     assert list(saes.load_members(root)) == ["a", "b"]
+
+
+def test_the_systems_error_number_comes_through(tmp_path):
+    # safetensors reports every failure as one of its own; a full disk must still be recognised as such
+    with pytest.raises(FileNotFoundError) as error:
+        write_tensors({"x": torch.zeros(2)}, tmp_path / "nowhere" / "x.safetensors")
+    assert error.value.errno == errno.ENOENT and "nowhere" in str(error.value)

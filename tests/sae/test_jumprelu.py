@@ -1,4 +1,4 @@
-"""JumpReLU by hand: loss, straight-through rule, multiplier."""
+"""JumpReLU by hand: loss, straight-through rule, controller."""
 
 from __future__ import annotations
 
@@ -20,29 +20,28 @@ def toy(cfg=CFG):
     sae = by_hand(cfg)
     with torch.no_grad():
         sae.threshold.copy_(torch.tensor(THRESHOLD))
-    sae.multiplier.fill_(0.2)
     return sae
 
 
 def test_loss_by_hand():
     # pre-activations (3, 0, 1.8) and (1, 2, 2.2); strictly above (1, 1.9, 2): 3 | 2 and 2.2
     # x_hat (3, 0) and (0, 2) + (1.32, 1.76) = (1.32, 3.76): squared errors 0 and 0.32^2 + 1.76^2 = 3.2
-    # l0 = 1.5, gap = 0.5: 2 * (0.25 + 0.2 * 0.5) = 0.7
+    # l0 = 1.5, gap = 0.5: 2 * 0.25 = 0.5
     loss = toy().loss(saes.Batch(torch.tensor(X)))
     assert loss.acts.tolist() == [[3.0, 0.0, 0.0], [0.0, 2.0, pytest.approx(2.2)]]
     assert loss.terms["reconstruction"].item() == pytest.approx(0.8, rel=1e-5)
-    assert loss.terms["sparsity"].item() == pytest.approx(0.7, rel=1e-5)
+    assert loss.terms["sparsity"].item() == pytest.approx(0.5, rel=1e-5)
 
 
 def test_threshold_gradients_by_hand():
     # |z - threshold| < 0.5 on: latent 0 row 1 (|1 - 1|), latent 1 row 1 (0.1), latent 2 both rows (0.2)
-    # sparsity: 2 (2 gap + multiplier) = 2.4, times -1 / (bandwidth target rows) = -0.5 for each of these
+    # sparsity: 2 * 2 gap = 2, times -1 / (bandwidth target rows) = -0.5 for each of these
     # reconstruction: residual (0, 0) and (-0.32, -1.76); d/d act = -2/4 residual . row of W_dec
     #   = 0.16, 0.88, 0.8 on row 1 and 0 on row 0; times -threshold / bandwidth
     batch = saes.Batch(torch.tensor(X))
     sae = toy()
     sae.loss(batch).terms["sparsity"].backward()
-    assert sae.threshold.grad.tolist() == pytest.approx([-1.2, -1.2, -2.4], rel=1e-5)
+    assert sae.threshold.grad.tolist() == pytest.approx([-1.0, -1.0, -2.0], rel=1e-5)
     assert sae.W_enc.grad is None or not sae.W_enc.grad.any()
     sae = toy()
     sae.loss(batch).terms["reconstruction"].backward()
@@ -87,18 +86,20 @@ def test_pre_act_loss_by_hand():
     assert "auxk" not in terms
 
 
-def test_after_step_moves_the_multiplier_and_keeps_thresholds_positive():
+def test_after_step_moves_thresholds_together_and_keeps_them_positive():
     sae = toy()
     with torch.no_grad():
         sae.threshold[1] = -0.1
     batch = saes.Batch(torch.tensor(X))
     loss = toy().loss(batch)
     sae.after_step(batch, loss)
-    assert sae.threshold.tolist() == [1.0, 0.0, 2.0]
-    assert sae.multiplier.item() == pytest.approx(0.2 + 0.02 * 0.5)
+    assert sae.threshold.tolist() == pytest.approx([1.025, 0.0, 2.05])  # 1 + 0.05 * 0.5
     fixed = toy(CFG.model_copy(update={"penalty": "l0"}))
     fixed.after_step(batch, loss)
-    assert fixed.multiplier.item() == pytest.approx(0.2)
+    assert fixed.threshold.tolist() == pytest.approx(THRESHOLD)
+    far = toy(CFG.model_copy(update={"target_l0": 0.1}))
+    far.after_step(batch, loss)  # a gap of 14 counts as 1
+    assert far.threshold.tolist() == pytest.approx([1.05 * t for t in THRESHOLD])
 
 
 def test_the_start_fires_as_often_as_the_target_says():

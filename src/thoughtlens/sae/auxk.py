@@ -13,9 +13,9 @@ from thoughtlens.sae.topk import auxk_loss
 class AuxKConfig(SAEConfig):
     """Settings of the auxiliary loss that brings dead latents back."""
 
-    auxk: float = Field(1 / 32, ge=0)
+    auxk: float = Field(default=1 / 32, ge=0)
     """Coefficient of the auxiliary loss; 0 switches it off."""
-    k_aux: int | None = Field(None, ge=1)
+    k_aux: int | None = Field(default=None, ge=1)
     """Dead latents that predict each row's residual; unset: half its width."""
 
 

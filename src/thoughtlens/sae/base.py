@@ -25,16 +25,17 @@ MEDIAN_ROWS = 4096
 class SAEConfig(Config):
     """What all architectures have in common; `kind` in a subclass names the architecture."""
 
-    d_sae: int | None = Field(None, ge=1)
+    d_sae: int | None = Field(default=None, ge=1)
     """Number of latents; unset: `expansion` times d_in."""
-    expansion: float = Field(8.0, gt=0)
+    expansion: float = Field(default=8.0, gt=0)
     """Latents per input dimension, used where `d_sae` is unset."""
     normalization: Literal["auto", "none", "mean", "global", "per_cell"] = "auto"
     """How raw activations are brought to a common scale. global: one scale, folded into the saved
     weights. per_cell: centre and scale of each (hook, thought), saved as a table. mean: centred only.
     auto: per_cell where the SAE sees several cells, else global."""
     init: Literal["data", "linear", "xavier"] = "data"
-    """data: unit decoder rows, encoder = decoder transposed, b_dec at the data's geometric median.
+    """data: unit decoder rows, encoder = decoder transposed times the factor with the least error,
+    b_dec at the data's geometric median.
     linear: torch's default for linear layers, decoder = encoder transposed. xavier: both matrices
     Xavier-uniform, biases 0."""
     decoder_norm: Literal["unit", "free"] = "unit"
@@ -136,6 +137,10 @@ class SAE(nn.Module, ABC):
     @abstractmethod
     def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
         """The sparsity rule, before decoding."""
+
+    def train_acts(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
+        """What fires in training, where that is not what fires afterwards."""
+        return self.activate(pre_acts)
 
     @abstractmethod
     def loss(self, batch: Batch) -> LossTerms:
@@ -311,10 +316,28 @@ class SAE(nn.Module, ABC):
         mode = self.normalization_mode(cells)
         if mode is not None:
             self.normalization = fit_normalization(x.to(self.W_enc.dtype), mode, cell, cells)
-        if self.cfg.init == "data" and self.cfg.pre_bias:
+        if self.cfg.init == "data":
             head = slice(0, MEDIAN_ROWS)
             z = self.normalize(x[head], None if cell is None else cell[head])
-            self.b_dec.copy_(geometric_median(z))
+            if self.cfg.pre_bias:
+                self.b_dec.copy_(geometric_median(z))
+            self.fit_gain(z)
+
+    @torch.no_grad()
+    def fit_gain(self, z: Float[Tensor, "n ..."]) -> float:
+        """Scale the encoder so that the reconstruction of `z` fits best; returns the factor.
+
+        An encoder that is the decoder transposed counts what its latents have in common once for each of
+        them: reconstructions start several times too long, and early training goes into shrinking them.
+        """
+        target = (z - self.b_dec).flatten(1)
+        written = self.train_acts(self.pre_acts(z)) @ self.W_dec.flatten(1)
+        length = written.square().sum()
+        gain = float((written * target).sum() / length) if length > 0 else 1.0
+        if gain <= 0:
+            return 1.0
+        self.W_enc *= gain
+        return gain
 
     @torch.no_grad()
     def fold(self) -> None:

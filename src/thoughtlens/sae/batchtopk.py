@@ -19,9 +19,9 @@ class BatchTopKConfig(AuxKConfig):
 
     kind: Literal["batchtopk"] = "batchtopk"
     """Architecture."""
-    k: int = Field(32, ge=1)
+    k: int = Field(default=32, ge=1)
     """Latents that fire per row, on average over a batch."""
-    threshold_decay: float = Field(0.95, ge=0, lt=1)
+    threshold_decay: float = Field(default=0.95, ge=0, lt=1)
     """Weight of the past in the running mean of the least activation kept, per step."""
 
     def check(self, d_in: int) -> None:
@@ -58,6 +58,10 @@ class BatchTopKSAE(SAE):
         """Pre-activations strictly above the threshold."""
         return torch.where(pre_acts > self.threshold, pre_acts, 0)
 
+    def train_acts(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
+        """The batch's k * batch largest."""
+        return batch_topk(pre_acts, self.cfg.k)
+
     def scale_thresholds(self, factor: Float[Tensor, ""]) -> None:
         """The threshold is in units of the activations."""
         self.threshold *= factor
@@ -66,7 +70,7 @@ class BatchTopKSAE(SAE):
         """`reconstruction` and, while latents are dead, `auxk`."""
         z = self.normalize(batch.x, batch.cell)
         pre_acts = self.pre_acts(z)
-        acts = batch_topk(pre_acts, self.cfg.k)
+        acts = self.train_acts(pre_acts)
         residual = z - kernels.linear(acts, self.W_dec, self.b_dec, self.compute_dtype or self.W_dec.dtype)
         terms = {"reconstruction": residual.square().mean()}
         return LossTerms(terms | auxk_term(self.cfg, residual, pre_acts, self.W_dec, batch), acts)

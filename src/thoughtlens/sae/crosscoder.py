@@ -30,13 +30,13 @@ class CrosscoderConfig(AuxKConfig):
     sparsity: Literal["batchtopk", "l1"] = "batchtopk"
     """batchtopk: k latents per row on average, without shrinkage (Minder et al. 2025). l1: a penalty on
     each activation times the summed norms of what it writes at each site (Lindsey et al. 2024)."""
-    k: int = Field(32, ge=1)
+    k: int = Field(default=32, ge=1)
     """Latents that fire per row over all sites together, on average; for batchtopk."""
-    threshold_decay: float = Field(0.95, ge=0, lt=1)
+    threshold_decay: float = Field(default=0.95, ge=0, lt=1)
     """Weight of the past in the running mean of the least activation kept, per step; for batchtopk."""
-    l1: float = Field(1.0, ge=0)
+    l1: float = Field(default=1.0, ge=0)
     """Coefficient of the penalty; for l1."""
-    l1_warmup: float = Field(0.05, ge=0, le=1)
+    l1_warmup: float = Field(default=0.05, ge=0, le=1)
     """Share of the training over which the coefficient rises linearly from 0."""
 
     def check(self, d_in: int) -> None:
@@ -82,6 +82,10 @@ class Crosscoder(SAE):
     def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
         """Pre-activations strictly above the threshold, which is 0 for l1."""
         return torch.where(pre_acts > self.threshold, pre_acts, 0)
+
+    def train_acts(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
+        """The batch's k * batch largest, or all that are positive."""
+        return batch_topk(pre_acts, self.cfg.k) if self.cfg.sparsity == "batchtopk" else pre_acts.relu()
 
     def scale_thresholds(self, factor: Float[Tensor, ""]) -> None:
         """The threshold is in units of the activations."""
@@ -152,7 +156,7 @@ class Crosscoder(SAE):
         cfg = self.cfg
         z = self.normalize(batch.x)
         pre_acts = self.pre_acts(z)
-        acts = batch_topk(pre_acts, cfg.k) if cfg.sparsity == "batchtopk" else pre_acts.relu()
+        acts = self.train_acts(pre_acts)
         W_dec, b_dec = self.W_dec.flatten(1), self.b_dec.flatten()
         residual = z.flatten(1) - kernels.linear(acts, W_dec, b_dec, self.compute_dtype or W_dec.dtype)
         if cfg.sparsity == "batchtopk":
@@ -200,9 +204,11 @@ class Crosscoder(SAE):
             self.normalization = fit_normalization(
                 rows, mode, site, [(name, None) for name in self.cfg.sites]
             )
-        if self.cfg.init == "data" and self.cfg.pre_bias:
+        if self.cfg.init == "data":
             z = self.normalize(x[:MEDIAN_ROWS])
-            self.b_dec.copy_(geometric_median(z.flatten(1)).view_as(self.b_dec))
+            if self.cfg.pre_bias:
+                self.b_dec.copy_(geometric_median(z.flatten(1)).view_as(self.b_dec))
+            self.fit_gain(z)
 
     @torch.no_grad()
     def fold(self) -> None:

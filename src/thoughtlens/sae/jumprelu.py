@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from thoughtlens import kernels
 from thoughtlens.errors import ConfigError
 from thoughtlens.sae.auxk import AuxKConfig, auxk_term
-from thoughtlens.sae.base import MEDIAN_ROWS, SAE, Batch, LossTerms, SAEConfig, SparseActs
+from thoughtlens.sae.base import MEDIAN_ROWS, SAE, Batch, LossTerms, SAEConfig, counts
 from thoughtlens.sae.normalization import Cell
 
 
@@ -23,22 +23,23 @@ class JumpReLUConfig(AuxKConfig):
     kind: Literal["jumprelu"] = "jumprelu"
     """Architecture."""
     penalty: Literal["target", "l0", "tanh"] = "target"
-    """target: (l0 / target_l0 - 1)^2 plus a multiplier that closes the rest of the gap. l0: the mean number
+    """target: (l0 / target_l0 - 1)^2, and a controller that closes the rest of the gap. l0: the mean number
     of latents that fire. tanh: sum of tanh(tanh_scale * act * norm of its decoder row)."""
-    target_l0: float = Field(32.0, gt=0)
+    target_l0: float = Field(default=32.0, gt=0)
     """Latents that fire per row, on average; used by penalty = "target"."""
-    coefficient: float | None = Field(None, ge=0)
+    coefficient: float | None = Field(default=None, ge=0)
     """Coefficient of the penalty; unset: 1 for "target", 0.001 for "l0" and "tanh"."""
-    multiplier_rate: float = Field(0.02, ge=0)
-    """How fast, per step, the multiplier of penalty = "target" follows the relative gap."""
-    tanh_scale: float = Field(4.0, gt=0)
+    control: float = Field(default=0.05, ge=0, lt=1)
+    """Share by which a step moves all thresholds together, times the relative gap to the target; 0 leaves
+    L0 to the penalty."""
+    tanh_scale: float = Field(default=4.0, gt=0)
     """Steepness of penalty = "tanh"."""
-    pre_act: float = Field(0.0, ge=0)
+    pre_act: float = Field(default=0.0, ge=0)
     """Coefficient of relu(threshold - pre_act) summed over dead latents, times the norms of their decoder
     rows: another way to bring them back."""
-    bandwidth: float = Field(0.5, gt=0)
+    bandwidth: float = Field(default=0.5, gt=0)
     """Width of the rectangle around the threshold inside which it gets a gradient, in normalised units."""
-    threshold_init: float | None = Field(None, ge=0)
+    threshold_init: float | None = Field(default=None, ge=0)
     """Threshold of all latents at the start; unset: 0.1, or, for penalty = "target" with init = "data", the
     one at which the initial weights fire target_l0 times a row."""
 
@@ -71,21 +72,20 @@ class JumpReLUSAE(SAE):
 
     Loss, on normalised activations: mean squared error over rows and dimensions, the penalty, and
     `auxk * auxk_loss`. With penalty = "target" and gap = l0 / target_l0 - 1, the penalty is
-    `coefficient * (gap^2 + multiplier * gap)`; after each step `multiplier += multiplier_rate * gap`
-    (method of multipliers), so that training ends at the target and not where error and penalty balance.
+    `coefficient * gap^2`. A penalty alone ends where it balances the error, so after each step all
+    thresholds are multiplied by `1 + control * gap` (the gap cut to at most 1): together they hold the
+    target, and what each learns is its place among the others.
     """
 
     kind = "jumprelu"
     cfg: JumpReLUConfig
     latent_axis: ClassVar[dict[str, int]] = {**SAE.latent_axis, "threshold": 0}
     lr_factor: ClassVar[dict[str, float]] = {"threshold": 10.0}
-    multiplier: Tensor
 
     def __init__(self, cfg: SAEConfig, d_in: int, d_out: int | None = None):
         super().__init__(cfg, d_in, d_out)
         start = 0.1 if self.cfg.threshold_init is None else self.cfg.threshold_init
         self.threshold = nn.Parameter(torch.full((self.d_sae,), start))
-        self.register_buffer("multiplier", torch.zeros(()))
 
     def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
         """Pre-activations strictly above their latent's threshold."""
@@ -108,9 +108,11 @@ class JumpReLUSAE(SAE):
         cfg = self.cfg
         if cfg.penalty == "target" and cfg.threshold_init is None and cfg.init == "data":
             head = slice(0, MEDIAN_ROWS)
-            pre_acts = self.pre_acts(self.normalize(x[head], None if cell is None else cell[head]))
+            z = self.normalize(x[head], None if cell is None else cell[head])
+            pre_acts = self.pre_acts(z)
             n_kept = max(1, round(cfg.target_l0 * len(pre_acts)))
             self.threshold.fill_(pre_acts.flatten().topk(n_kept).values.min().clamp_min(0))
+            self.threshold *= self.fit_gain(z)
 
     def loss(self, batch: Batch) -> LossTerms:
         """`reconstruction`, `sparsity` and, where they apply, `auxk` and `pre_act`."""
@@ -133,12 +135,11 @@ class JumpReLUSAE(SAE):
 
     @torch.no_grad()
     def after_step(self, batch: Batch, loss: LossTerms) -> None:
-        """Keep thresholds from falling below 0 and move the multiplier."""
+        """Keep thresholds from falling below 0 and move them together towards the target."""
         self.threshold.clamp_(min=0)
         if self.cfg.penalty == "target":
-            acts = loss.acts.values if isinstance(loss.acts, SparseActs) else loss.acts
-            gap = (acts != 0).sum() / len(acts) / self.cfg.target_l0 - 1
-            self.multiplier += self.cfg.multiplier_rate * gap
+            gap = counts(loss.acts, self.d_sae).sum() / len(batch.x) / self.cfg.target_l0 - 1
+            self.threshold *= 1 + self.cfg.control * gap.clamp(max=1)
 
     def _penalty(self, pre_acts: Tensor, acts: Tensor) -> Float[Tensor, ""]:
         cfg = self.cfg
@@ -149,7 +150,7 @@ class JumpReLUSAE(SAE):
         if cfg.penalty == "l0":
             return weight * l0
         gap = l0 / cfg.target_l0 - 1
-        return weight * (gap.square() + self.multiplier * gap)
+        return weight * gap.square()
 
 
 class JumpReLU(torch.autograd.Function):

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from thoughtlens.errors import ConfigError
 from thoughtlens.sae.auxk import auxk_term
 from thoughtlens.sae.base import Batch, LossTerms
-from thoughtlens.sae.batchtopk import BatchTopKConfig, BatchTopKSAE, batch_topk
+from thoughtlens.sae.batchtopk import BatchTopKConfig, BatchTopKSAE
 
 
 class MatryoshkaConfig(BatchTopKConfig):
@@ -17,7 +17,7 @@ class MatryoshkaConfig(BatchTopKConfig):
 
     kind: Literal["matryoshka"] = "matryoshka"  # type: ignore[assignment]
     """Architecture."""
-    prefixes: tuple[float, ...] = Field((1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0), min_length=1)
+    prefixes: tuple[float, ...] = Field(default=(1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0), min_length=1)
     """Sizes of the nested dictionaries as shares of d_sae, ascending, the last one 1."""
     prefix_weights: tuple[float, ...] | None = None
     """Weight of each dictionary's error, scaled to sum to 1; unset: all equal."""
@@ -72,7 +72,7 @@ class MatryoshkaSAE(BatchTopKSAE):
         """`reconstruction_<width>` of each dictionary and, while latents are dead, `auxk`."""
         z = self.normalize(batch.x, batch.cell)
         pre_acts = self.pre_acts(z)
-        acts = batch_topk(pre_acts, self.cfg.k)
+        acts = self.train_acts(pre_acts)
         terms, start, residual = {}, 0, z - self.b_dec
         for width, weight in zip(self.cfg.widths(self.d_in), self.cfg.weights(), strict=True):
             residual = residual - acts[:, start:width] @ self.W_dec[start:width]

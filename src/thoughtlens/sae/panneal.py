@@ -21,15 +21,15 @@ class PAnnealConfig(SAEConfig):
 
     kind: Literal["p_anneal"] = "p_anneal"
     """Architecture."""
-    l1: float = Field(2.0, ge=0)
+    l1: float = Field(default=2.0, ge=0)
     """Coefficient of the sparsity penalty while p = 1."""
-    l1_warmup: float = Field(0.05, ge=0, le=1)
+    l1_warmup: float = Field(default=0.05, ge=0, le=1)
     """Share of the training over which the coefficient rises linearly from 0."""
-    p_end: float = Field(0.2, gt=0, le=1)
+    p_end: float = Field(default=0.2, gt=0, le=1)
     """Exponent at the end of the annealing."""
-    anneal_start: float = Field(0.2, ge=0, le=1)
+    anneal_start: float = Field(default=0.2, ge=0, le=1)
     """Share of the training after which p starts to fall."""
-    anneal_end: float = Field(1.0, ge=0, le=1)
+    anneal_end: float = Field(default=1.0, ge=0, le=1)
     """Share of the training after which p stays at `p_end`."""
 
     @model_validator(mode="after")

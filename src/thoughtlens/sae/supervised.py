@@ -28,13 +28,13 @@ class SupervisedConfig(AuxKConfig):
 
     kind: Literal["supervised"] = "supervised"
     """Architecture."""
-    k: int = Field(32, ge=1)
+    k: int = Field(default=32, ge=1)
     """Free latents that fire on each row (fewer where fewer are positive)."""
     label_columns: tuple[str, ...] = ()
     """Columns of the problems whose classes get a latent each; at least one."""
     label_classes: tuple[tuple[str, ...], ...] = ()
     """The classes of each column, in the order of the tied latents; training fills them in."""
-    label: float = Field(0.1, ge=0)
+    label: float = Field(default=0.1, ge=0)
     """Coefficient of the labels' loss; 0 trains the same SAE without labels."""
 
     @property

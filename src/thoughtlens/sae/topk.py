@@ -18,11 +18,11 @@ class TopKConfig(SAEConfig):
 
     kind: Literal["topk"] = "topk"
     """Architecture."""
-    k: int = Field(32, ge=1)
+    k: int = Field(default=32, ge=1)
     """Latents that fire on each row (fewer where fewer are positive)."""
-    auxk: float = Field(1 / 32, ge=0)
+    auxk: float = Field(default=1 / 32, ge=0)
     """Coefficient of the auxiliary loss; 0 switches it off."""
-    k_aux: int | None = Field(None, ge=1)
+    k_aux: int | None = Field(default=None, ge=1)
     """Dead latents that predict each row's residual; unset: d_in / 2."""
 
     def check(self, d_in: int) -> None:

@@ -26,7 +26,7 @@ class TranscoderConfig(AuxKConfig):
     """Hook that is read; training needs it."""
     hook_out: str | None = None
     """Hook that is predicted; training needs it."""
-    k: int = Field(32, ge=1)
+    k: int = Field(default=32, ge=1)
     """Latents that fire on each row (fewer where fewer are positive)."""
     skip: bool = False
     """Add a linear map from input to output beside the latents (Paulo et al. 2025)."""

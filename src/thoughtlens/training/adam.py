@@ -5,8 +5,6 @@ Not `torch.optim.Adam`: to construct one imports torch's compiler, which takes s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import nn
 
@@ -43,12 +41,12 @@ class Adam:
         for factor, parameters in groups.items():
             self._update(parameters, lr * factor)
 
-    def _update(self, parameters: Iterable[nn.Parameter], lr: float) -> None:
-        parameters = list(parameters)
+    def _update(self, parameters: list[nn.Parameter], lr: float) -> None:
         states = [self.state[p] for p in parameters]
         steps = [s["step"] for s in states]
-        torch._foreach_add_(steps, 1)
-        torch._fused_adam_(
+        for step in steps:
+            step += 1
+        torch.ops.aten._fused_adam_(
             parameters,
             [p.grad for p in parameters],
             [s["exp_avg"] for s in states],

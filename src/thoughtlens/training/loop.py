@@ -6,7 +6,6 @@ continues from a checkpoint ends with the same bytes as one that was never inter
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from thoughtlens.errors import CheckpointError, DataError
 from thoughtlens.progress import Progress
@@ -89,12 +89,11 @@ class Trainer:
         self.optimizer.zero_grad()
         loss.total.backward()
         sae.project_decoder_grad()
-        grads = [p.grad for p in sae.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads).item()
-        if not math.isfinite(loss.total.item()) or not math.isfinite(norm):
-            raise FloatingPointError(f"loss {loss.total.item()}, gradient norm {norm}")
-        if s.grad_clip > 0 and norm > s.grad_clip:
-            torch._foreach_mul_(grads, s.grad_clip / norm)
+        norm = get_total_norm([p.grad for p in sae.parameters() if p.grad is not None])
+        if not torch.isfinite(loss.total + norm):
+            raise FloatingPointError(f"loss {loss.total.item()}, gradient norm {norm.item()}")
+        if 0 < s.grad_clip < norm:
+            clip_grads_with_norm_(sae.parameters(), s.grad_clip, norm)
         self.optimizer.step(lr_at(self.step_idx, s.n_steps, s.lr, s.warmup, s.decay))
         sae.normalize_decoder()
         sae.after_step(batch, loss)
