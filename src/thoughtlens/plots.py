@@ -203,7 +203,8 @@ def latent_map(rows: Sequence[Row]) -> Figure:
     axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}") if narrow else NullFormatter())
     axis.grid()
-    axis.legend(loc="lower left", bbox_to_anchor=(0.3, 1.0), ncols=2)
+    if axis.collections:
+        axis.legend(loc="lower left", bbox_to_anchor=(0.3, 1.0), ncols=2)
     return figure
 
 

@@ -25,7 +25,7 @@ from thoughtlens.report.blocks import (
 from thoughtlens.report.run import Run
 
 EXAMPLES = 4
-BARS = 8
+BARS = 6
 EVERYWHERE = 12
 
 Row = dict[str, Any]

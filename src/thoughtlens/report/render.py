@@ -35,6 +35,8 @@ def write(root: Path, sections: Sequence[Section], page: dict[str, Any]) -> list
         Names of the files.
     """
     pictures = [b for section in sections for b in section.blocks if isinstance(b, Picture)]
+    for picture in pictures:
+        freeze(picture.figure)
     svgs = {picture.name: Markup(svg(picture)) for picture in pictures}
     (root / "figures").mkdir(exist_ok=True)
     for picture in pictures:
@@ -58,6 +60,12 @@ def write(root: Path, sections: Sequence[Section], page: dict[str, Any]) -> list
     return ["report.html", "report.md", *figures]
 
 
+def freeze(figure: Figure) -> None:
+    """Lay a figure out once and for all; each format would do it again."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
 def save(figure: Figure, file: Path, **options: Any) -> None:
     """Save a figure on white, the same bytes every time."""
     with rc_context({"pdf.fonttype": 42, "savefig.facecolor": "white"}):
@@ -73,7 +81,8 @@ def svg(picture: Picture) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = text.replace(INK, "currentColor").replace("'DejaVu Sans'", FONT)
-    text = re.sub(r'id="(?!.*hashsalt)([A-Za-z]+_\d+)"', rf'id="{picture.name}_\1"', text)
+    for before in ('id="', 'xlink:href="#', "url(#"):
+        text = text.replace(before, f"{before}{picture.name}-")
     width = float(re.search(r'width="([\d.]+)pt"', text)[1])
     style = f'role="img" style="width:{width * 96 / 72:.0f}px;max-width:100%;height:auto"'
     return re.sub(
