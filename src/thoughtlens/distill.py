@@ -25,15 +25,9 @@ from thoughtlens.config import Config
 from thoughtlens.errors import DataError
 from thoughtlens.metrics.uncertainty import wilson
 from thoughtlens.models import tiny
-from thoughtlens.models.distill.loop import (
-    LoopConfig,
-    Task,
-    Trainer,
-    answer_where_the_teacher_looks_up,
-    student_answers,
-    teacher_right,
-)
+from thoughtlens.models.distill.loop import LoopConfig, Task, Trainer, student_answers, teacher_right
 from thoughtlens.models.distill.losses import Batch
+from thoughtlens.models.distill.start import answer_where_the_teacher_looks_up
 from thoughtlens.models.tiny_decoder import TinyConfig
 from thoughtlens.problems import arithmetic
 from thoughtlens.progress import say

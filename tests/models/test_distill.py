@@ -7,13 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from thoughtlens.models.distill.loop import (
-    LoopConfig,
-    Task,
-    Trainer,
-    answer_where_the_teacher_looks_up,
-    fit_projection,
-)
+from thoughtlens.models.distill.loop import LoopConfig, Task, Trainer
 from thoughtlens.models.distill.losses import (
     IGNORE,
     Batch,
@@ -27,6 +21,7 @@ from thoughtlens.models.distill.losses import (
     think,
 )
 from thoughtlens.models.distill.muon import Muon, orthogonalize, split_parameters
+from thoughtlens.models.distill.start import answer_where_the_teacher_looks_up, fit_projection
 from thoughtlens.models.tiny_decoder import ANS, BOT, COT, COT2, EOT, Cache, TinyConfig, TinyDecoder
 
 CFG = TinyConfig(words=tuple(map(str, range(20))), question_len=4, n_thoughts=4, d_in=16, n_heads=2)

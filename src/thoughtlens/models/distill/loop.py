@@ -8,7 +8,6 @@ falling. Data depends on (seed, step) only, so a resumed run repeats an uninterr
 from __future__ import annotations
 
 import json
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -16,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -27,13 +25,13 @@ from thoughtlens.models.distill.losses import (
     Batch,
     Weights,
     losses,
-    projection_pairs,
     read_question,
     teacher_tokens,
     think,
 )
 from thoughtlens.models.distill.muon import Muon, split_parameters
-from thoughtlens.models.tiny_decoder import ANS, BOT, COT, COT2, TinyConfig, TinyDecoder
+from thoughtlens.models.distill.start import fit_projection, initialize
+from thoughtlens.models.tiny_decoder import TinyConfig, TinyDecoder
 
 N_STEPS = 3
 PROJECTION_BATCHES = 40
@@ -302,62 +300,3 @@ def student_answers(model: TinyDecoder, batch: Batch) -> Tensor:
     """Token answered after the thoughts."""
     end = think(model, read_question(model, batch)).end[-1]
     return model.unembed(end[:, 1]).argmax(-1)
-
-
-def fit_projection(model: TinyDecoder, batches: list[Batch], steps: int) -> None:
-    """Let thoughts begin as the tokens they are aligned with.
-
-    `<bot>` becomes a copy of `<cot>`, and the projection alone learns by regression. The circuits that
-    read the teacher's text can then read thoughts. Without this, one seed in three finds every
-    operation but never a value.
-    """
-    with torch.no_grad():
-        model.embed.weight[BOT] = model.embed.weight[COT]
-    pairs = [projection_pairs(model, batch) for batch in batches]
-    x, target = (torch.cat(side) for side in zip(*pairs, strict=True))
-    variance = target.var(0).mean()
-    optimizer = torch.optim.Adam(model.prj.parameters(), lr=3e-3)
-    rng = torch.Generator().manual_seed(0)
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
-        rows = torch.randint(len(x), (2048,), generator=rng)
-        loss = F.mse_loss(model.prj(x[rows]), target[rows]) / variance
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.zero_grad()
-
-
-@torch.no_grad()
-def answer_where_the_teacher_looks_up(model: TinyDecoder) -> None:
-    """Make the student's answer cue, at its position, look like `<cot2>` at its own.
-
-    There the finished model finds the first operation; a control without thoughts that begins so
-    has to learn only the step itself.
-    """
-    at, cue = model.cfg.question_len + 1, model.cfg.question_len + model.cfg.n_thoughts + 2
-    model.pos.weight[cue] = model.embed.weight[COT2] + model.pos.weight[at] - model.embed.weight[ANS]
-
-
-def initialize(model: TinyDecoder, seed: int, layout: tuple[int, int]) -> TinyDecoder:
-    """Seeded start values. `layout` = (chains, tokens a chain) of the context.
-
-    Positions of the context begin as one vector a chain plus one a slot within the chain.
-    """
-    g = torch.Generator().manual_seed(seed)
-    d = model.cfg.d_in
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if p.ndim == 2 and ("embed" in name or "pos" in name):
-                p.normal_(0, 0.3, generator=g)
-            elif p.ndim == 2:
-                gain = {"attn_out": 0.5, "down": 0.25}.get(name.split(".")[-2], 1.0)
-                p.normal_(0, gain / math.sqrt(d), generator=g)
-            else:
-                p.fill_(1.0 if name.endswith("weight") else 0.0)
-        chains, slots = layout
-        if chains:
-            chain = torch.randn(chains, 1, d, generator=g) * 0.3
-            slot = torch.randn(1, slots, d, generator=g) * 0.3
-            model.pos.weight[: chains * slots] = (chain + slot).view(-1, d)
-    return model
