@@ -85,6 +85,7 @@ def test_batches_keep_to_their_budget_and_lose_nothing():
     batches = pack(cut, 64, np.random.default_rng(1))
     assert sorted(w.problem_id for b in batches for w in b) == sorted(w.problem_id for w in cut)
     assert all(len(b) * max(len(w.tokens) for w in b) <= 64 for b in batches)
+    assert all(min(len(w.tokens) for w in b) >= 0.8 * max(len(w.tokens) for w in b) for b in batches)
     padded = sum(pad(b, 0)[0].size for b in batches)
     assert padded < 1.05 * sum(len(w.tokens) for w in cut), "windows of a batch are about equally long"
     again = pack(cut, 64, np.random.default_rng(1))

@@ -22,6 +22,8 @@ from thoughtlens.errors import ConfigError, DataError
 Bos = Literal["tokenizer", "always", "never"]
 BUFFER_BATCHES = 64
 """Windows are sorted by length within this many batches."""
+LEAST_FILL = 0.8
+"""A window shorter than this share of its batch's longest goes into the next batch: less padding."""
 CHUNK_DOCUMENTS = 256
 """Documents tokenised at once."""
 
@@ -174,12 +176,15 @@ def pack(cut: list[Window], batch_tokens: int, rng: np.random.Generator) -> list
     """Batches of windows of about equal length, in random order.
 
     A batch's number of windows times its longest stays within `batch_tokens` (one window may exceed it
-    alone). Sorting by length keeps padding rare.
+    alone), and none of them is shorter than `LEAST_FILL` of its longest.
     """
     batches: list[list[Window]] = []
+    longest = 0
     for window in sorted(cut, key=lambda w: -len(w.tokens)):
-        if not batches or (len(batches[-1]) + 1) * len(batches[-1][0].tokens) > batch_tokens:
+        full = not batches or (len(batches[-1]) + 1) * longest > batch_tokens
+        if full or len(window.tokens) < LEAST_FILL * longest:
             batches.append([])
+            longest = len(window.tokens)
         batches[-1].append(window)
     return [batches[i] for i in rng.permutation(len(batches))]
 
