@@ -45,8 +45,11 @@ SHIPPED = "weights"
 class TinyThoughts(ThoughtModel):
     """A `TinyDecoder` behind the one interface; answers are a single token."""
 
-    def __init__(self, decoder: TinyDecoder, name: str, config_hash: str) -> None:
-        self.decoder, self.name, self.config_hash = decoder.eval().requires_grad_(False), name, config_hash
+    def __init__(self, decoder: TinyDecoder, name: str, digest: str) -> None:
+        self.decoder, self.name, self.digest = decoder.eval().requires_grad_(False), name, digest
+        dtype = str(decoder.embed.weight.dtype)
+        self.config_hash = hashlib.sha256(f"{digest} {dtype}".encode()).hexdigest()
+        self.tokenizer_digest = hashlib.sha256("\n".join(decoder.cfg.vocabulary).encode()).hexdigest()
         self.cfg = decoder.cfg
         self.tokenizer = WordTokenizer(self.cfg.vocabulary)
         feedback = self.cfg.mode == "thoughts"
@@ -183,7 +186,7 @@ def load(
     directory = _find(name, seed, variant)
     decoder, digest = read(directory)
     decoder = decoder.to(device=device, dtype=getattr(torch, dtype))
-    return TinyThoughts(decoder, str(name), hashlib.sha256(f"{digest} {dtype}".encode()).hexdigest())
+    return TinyThoughts(decoder, str(name), digest)
 
 
 def shipped() -> list[str]:
