@@ -241,3 +241,22 @@ def test_values_out_of_range_are_refused_in_the_recipe(kind, key, value):
 def test_configs_survive_toml(cfg, tmp_path):
     train = TrainConfig(acts=tmp_path, sae=cfg)
     assert validate(TrainConfig, tomllib.loads(to_toml(train))) == train
+
+
+@pytest.mark.parametrize("cfg", [c for c in CONFIGS if c.kind != "transcoder"], ids=name)
+@torch.no_grad()
+def test_the_first_reconstructions_have_the_length_that_fits_best(cfg):
+    sample = inputs(cfg, 500)
+    found = {}
+    for init in ("data", "xavier"):
+        sae = saes.create(cfg.model_copy(update={"init": "data"}), D_IN, seed=0).double()
+        sae.cfg = cfg.model_copy(update={"init": init})
+        sae.initialize(sample["x"])
+        z = sae.normalize(sample["x"])
+        found[init] = sae, z, sae.train_acts(sae.pre_acts(z)) @ sae.W_dec.flatten(1)
+    sae, z, written = found["data"]
+    target = (z - sae.b_dec).flatten(1)
+    error = [(target - factor * written).square().sum() for factor in (0.99, 1.0, 1.01)]
+    assert error[1] < error[0] and error[1] < error[2]
+    sae, z, written = found["xavier"]
+    assert error[1] < ((z - sae.b_dec).flatten(1) - written).square().sum()
