@@ -166,6 +166,7 @@ def _thoughts(store: ActivationStore, sae: SAE, questions: Sequence[str]) -> Ite
         model, questions, sites=sorted({site for site, _ in sites.values()}), layers=layers, answers=True,
         max_new_tokens=cfg.max_new_tokens,
     )  # fmt: skip
+    answers = batch.answers.text if batch.answers is not None else []
     thoughts = member_thoughts(store, sae) or []
     for i in range(len(questions)):
         acts = []
@@ -173,7 +174,7 @@ def _thoughts(store: ActivationStore, sae: SAE, questions: Sequence[str]) -> Ite
             x = getattr(batch, site)[i, thoughts, 0]
             x = x if layer is None else x[:, batch.layers.index(layer)]
             acts.append(_encode(sae, hook, thoughts, x))
-        yield Found(i, [f"thought {t}" for t in thoughts], torch.stack(acts), batch.answers.text[i])
+        yield Found(i, [f"thought {t}" for t in thoughts], torch.stack(acts), answers[i])
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 INK, GREY = "#1b1c20", "#8a8d93"
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 ARM_COLOURS = {"sae": BLUE, "raw": VERMILION, "sae_reconstruction": SKY, "pca": GREEN, "text": ORANGE}
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,

@@ -8,7 +8,8 @@ import scipy.sparse as sp
 import torch
 
 from thoughtlens.baselines import probes
-from thoughtlens.baselines.representations import CELL_POOLINGS, TOKEN_POOLINGS, compact, join
+from thoughtlens.baselines.matrices import compact, join
+from thoughtlens.baselines.representations import CELL_POOLINGS, TOKEN_POOLINGS
 from thoughtlens.baselines.text import bag_of_words
 from thoughtlens.errors import DataError
 

@@ -20,6 +20,7 @@ import scipy.special
 from jaxtyping import Float, Int
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from thoughtlens.baselines.matrices import Matrix, columns, dense, moments, precise, rows, shape
 from thoughtlens.errors import DataError
 
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -32,7 +33,6 @@ LEARNER = (
 )
 SCALER = "unit variance per feature, fitted on the outer training fold; constant features dropped"
 
-Matrix = np.ndarray | sp.csr_array
 Weights = np.ndarray
 
 
@@ -77,27 +77,27 @@ def require_groups(ids: Sequence[str], groups: Sequence[str] | None) -> np.ndarr
     Raises:
         DataError: an id repeats and no groups were given, or an id lies in two groups.
     """
-    ids = np.asarray(ids, dtype=object)
+    names = np.asarray(ids, dtype=object)
     unique, first, inverse, counts = np.unique(
-        ids, return_index=True, return_inverse=True, return_counts=True
+        names, return_index=True, return_inverse=True, return_counts=True
     )
     if groups is None:
-        if len(unique) < len(ids):
+        if len(unique) < len(names):
             twice = unique[counts.argmax()]
             raise DataError(
-                f"Expected every id once, got {twice!r} {counts.max()} times among {len(ids)} units and no "
+                f"Expected every id once, got {twice!r} {counts.max()} times among {len(names)} units and no "
                 f"groups: one problem would be trained on and tested. Name a group column"
             )
-        return np.arange(len(ids))
-    groups = np.asarray(groups, dtype=object)
-    if len(groups) != len(ids):
-        raise DataError(f"Expected one group for each of {len(ids)} units, got {len(groups)}")
-    if (torn := groups != groups[first][inverse]).any():
+        return np.arange(len(names))
+    own = np.asarray(groups, dtype=object)
+    if len(own) != len(names):
+        raise DataError(f"Expected one group for each of {len(names)} units, got {len(own)}")
+    if (torn := own != own[first][inverse]).any():
         raise DataError(
-            f"Expected every id in one group, got {ids[torn.argmax()]!r} in several; "
+            f"Expected every id in one group, got {names[torn.argmax()]!r} in several; "
             f"give all its rows the same group"
         )
-    return np.unique(groups, return_inverse=True)[1]
+    return np.unique(own, return_inverse=True)[1]
 
 
 def make_folds(
@@ -159,14 +159,15 @@ def probe(
     c, losses, unconverged = np.zeros(folds.n_splits), np.zeros(folds.n_splits), 0
     for fold in range(folds.n_splits):
         train, test = np.flatnonzero(folds.outer != fold), np.flatnonzero(folds.outer == fold)
-        Z, Z_test = _rotate(*_scale(X[train], X[test]))
+        Z, Z_test = _rotate(*_scale(rows(X, train), rows(X, test)))
         loss, missed = _inner_losses(Z, y[train], folds.inner[fold, train], grid, n_classes, max_iter)
         best, W = int(loss.argmin()), np.zeros((Z.shape[1] + 1, n_classes))
         for value in grid[: best + 1]:
             W, late = _fit(Z, y[train], value, W, max_iter)
+            missed += late if value == grid[best] else 0
         proba[test] = _proba(W, Z_test)
-        c[fold], losses[fold], unconverged = grid[best], loss[best], unconverged + missed + late
-    return Probe(proba.argmax(1), proba, c, losses, X.shape[1], int(unconverged))
+        c[fold], losses[fold], unconverged = grid[best], loss[best], unconverged + missed
+    return Probe(proba.argmax(1), proba, c, losses, shape(X)[1], int(unconverged))
 
 
 def majority(y: Int[np.ndarray, " n"], folds: Folds, *, n_classes: int) -> Probe:
@@ -261,27 +262,25 @@ def _assign(y: np.ndarray, groups: np.ndarray, n_splits: int, seed: int) -> np.n
 
 
 def _check_matrix(X: Matrix, y: np.ndarray) -> None:
-    if X.shape[0] != len(y):
-        raise DataError(f"Expected one row of X for each of {len(y)} labels, got {X.shape[0]} rows")
-    values = X.data if sp.issparse(X) else X
+    if shape(X)[0] != len(y):
+        raise DataError(f"Expected one row of X for each of {len(y)} labels, got {shape(X)[0]} rows")
+    values = X if isinstance(X, np.ndarray) else X.data
     if not np.isfinite(values).all():
         raise DataError("Expected finite features, got NaN or Inf; look at the activations they came from")
 
 
 def _scale(train: Matrix, test: Matrix) -> tuple[Matrix, Matrix]:
     """Unit variance. Dense matrices are centred too: with a free intercept that changes nothing but speed."""
-    train, test = train.astype(np.float64), test.astype(np.float64)
-    if sp.issparse(train):
-        mean = np.asarray(train.mean(0)).ravel()
-        std = np.sqrt(np.maximum(np.asarray(train.power(2).mean(0)).ravel() - mean**2, 0.0))
-        largest = abs(train).max(0).toarray().ravel()
-    else:
-        mean, std, largest = train.mean(0), train.std(0), np.abs(train).max(0)
+    train, test = precise(train), precise(test)
+    mean, std, largest = moments(train)
     alive = std > 1e-7 * np.maximum(largest, 1e-300)
-    if sp.issparse(train):
+    both = columns(train, alive), columns(test, alive)
+    if isinstance(train, np.ndarray):
+        a, b = ((m - mean[alive]) / std[alive] for m in both)
+    else:
         weights = sp.diags_array(1 / std[alive])
-        return sp.csr_array(train[:, alive] @ weights), sp.csr_array(test[:, alive] @ weights)
-    return (train[:, alive] - mean[alive]) / std[alive], (test[:, alive] - mean[alive]) / std[alive]
+        a, b = (sp.csr_array(m @ weights) for m in both)
+    return a, b
 
 
 def _rotate(train: Matrix, test: Matrix) -> tuple[np.ndarray, np.ndarray]:
@@ -290,20 +289,20 @@ def _rotate(train: Matrix, test: Matrix) -> tuple[np.ndarray, np.ndarray]:
     An L2-penalised linear fit does not change under a rotation, and never leaves the span of its rows.
     On these axes the Hessian is nearly diagonal, which `_fit` uses.
     """
-    n, p = train.shape
-    gram = train.T @ train if p <= n else train @ train.T
-    spread, axes = scipy.linalg.eigh(gram.toarray() if sp.issparse(gram) else gram)
+    n, d = shape(train)
+    spread, axes = scipy.linalg.eigh(dense(train.T @ train if d <= n else train @ train.T))
     kept = spread > SPAN * max(spread[-1], np.finfo(float).tiny) if len(spread) else np.zeros(0, bool)
     spread, axes = spread[kept], axes[:, kept]
-    directions = axes if p <= n else train.T @ (axes / np.sqrt(spread))
-    return train @ directions, test @ directions
+    directions = axes if d <= n else train.T @ (axes / np.sqrt(spread))
+    return dense(train @ directions), dense(test @ directions)
 
 
 def _inner_losses(
-    Z: Matrix, y: np.ndarray, inner: np.ndarray, grid: list[float], n_classes: int, max_iter: int
+    Z: np.ndarray, y: np.ndarray, inner: np.ndarray, grid: list[float], n_classes: int, max_iter: int
 ) -> tuple[np.ndarray, int]:
     """Held-out log-loss of every C over the inner folds; from the second rise in a row on, infinite."""
-    parts = [(Z[inner != i], y[inner != i], Z[inner == i], y[inner == i]) for i in range(inner.max() + 1)]
+    masks = [(inner != i, inner == i) for i in range(inner.max() + 1)]
+    parts = [(Z[kept], y[kept], Z[held], y[held]) for kept, held in masks]
     models = [np.zeros((Z.shape[1] + 1, n_classes)) for _ in parts]
     losses, unconverged = np.full(len(grid), np.inf), 0
     for i, c in enumerate(grid):
@@ -319,7 +318,7 @@ def _inner_losses(
     return losses, unconverged
 
 
-def _fit(Z: Matrix, y: np.ndarray, c: float, start: Weights, max_iter: int) -> tuple[Weights, int]:
+def _fit(Z: np.ndarray, y: np.ndarray, c: float, start: Weights, max_iter: int) -> tuple[Weights, int]:
     """Weights and biases [features + 1, classes] that minimise the mean log-loss + |W|^2 / (2 c n).
 
     L-BFGS from `start`, the fit at a smaller c, on variables divided by the root of their curvature at
@@ -352,5 +351,5 @@ def _fit(Z: Matrix, y: np.ndarray, c: float, start: Weights, max_iter: int) -> t
     return found.x.reshape(-1, n_classes) * unit, int(found.nit >= max_iter)
 
 
-def _proba(W: Weights, Z: Matrix) -> np.ndarray:
+def _proba(W: Weights, Z: np.ndarray) -> np.ndarray:
     return scipy.special.softmax(Z @ W[:-1] + W[-1], axis=1)

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from thoughtlens.baselines.matrices import Matrix, compact, join, maximum, mean
 from thoughtlens.baselines.pca import PCA
 from thoughtlens.sae import SAE
 from thoughtlens.sae.normalization import Cell
 
-Matrix = np.ndarray | sp.csr_array
 Cells = Sequence[tuple[str, int | None, str]]
 """(hook_name, thought_idx, name of the SAE that covers it)."""
 
@@ -92,11 +91,6 @@ def code(arm: Arm, coders: Coders, x: Float[Tensor, "n d_in"], cell: Cell) -> Ma
     return compact(features)
 
 
-def compact(features: Float[np.ndarray, "n d"]) -> Matrix:
-    """CSR where at most a quarter of the entries is not 0."""
-    return sp.csr_array(features) if np.count_nonzero(features) <= 0.25 * features.size else features
-
-
 Pooling = Callable[[list[Matrix], Cells], Matrix]
 
 
@@ -105,15 +99,15 @@ def _concat(parts: list[Matrix], cells: Cells) -> Matrix:
 
 
 def _mean_thoughts(parts: list[Matrix], cells: Cells) -> Matrix:
-    return join([_mean([parts[i] for i in group]) for group in _groups(cells, lambda c: (c[0], c[2]))])
+    return join([mean([parts[i] for i in group]) for group in _groups(cells, lambda c: (c[0], c[2]))])
 
 
 def _mean_all(parts: list[Matrix], cells: Cells) -> Matrix:
-    return join([_mean([parts[i] for i in group]) for group in _groups(cells, lambda c: c[2])])
+    return join([mean([parts[i] for i in group]) for group in _groups(cells, lambda c: c[2])])
 
 
 def _max_all(parts: list[Matrix], cells: Cells) -> Matrix:
-    return join([_max([parts[i] for i in group]) for group in _groups(cells, lambda c: c[2])])
+    return join([maximum([parts[i] for i in group]) for group in _groups(cells, lambda c: c[2])])
 
 
 def _last_thought(parts: list[Matrix], cells: Cells) -> Matrix:
@@ -139,39 +133,8 @@ TOKEN_POOLINGS: dict[str, Callable[[Float[Tensor, "rows d"]], Float[Tensor, " d"
 """Texts: over the tokens of one text, taken after encoding."""
 
 
-def join(parts: list[Matrix]) -> Matrix:
-    """Side by side; CSR only if all are."""
-    if len(parts) == 1:
-        return parts[0]
-    if all(sp.issparse(part) for part in parts):
-        return sp.csr_array(sp.hstack(parts, format="csr"))
-    return np.concatenate([p.toarray() if sp.issparse(p) else p for p in parts], axis=1)
-
-
 def _groups(cells: Cells, key: Callable[[tuple[str, int | None, str]], object]) -> list[list[int]]:
     found: dict[object, list[int]] = {}
     for i, cell in enumerate(cells):
         found.setdefault(key(cell), []).append(i)
     return list(found.values())
-
-
-def _mean(parts: list[Matrix]) -> Matrix:
-    total = parts[0]
-    for part in parts[1:]:
-        total = _dense(total) + _dense(part) if not _both_sparse(total, part) else total + part
-    return total / np.float32(len(parts))
-
-
-def _max(parts: list[Matrix]) -> Matrix:
-    top = parts[0]
-    for part in parts[1:]:
-        top = top.maximum(part) if _both_sparse(top, part) else np.maximum(_dense(top), _dense(part))
-    return top
-
-
-def _both_sparse(a: Matrix, b: Matrix) -> bool:
-    return sp.issparse(a) and sp.issparse(b)
-
-
-def _dense(a: Matrix) -> np.ndarray:
-    return a.toarray() if sp.issparse(a) else a

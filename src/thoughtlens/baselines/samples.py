@@ -6,20 +6,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from thoughtlens.baselines.matrices import Matrix, compact, rows, stack
 from thoughtlens.baselines.pca import PCA
 from thoughtlens.baselines.representations import (
     ARMS,
     CELL_POOLINGS,
     TOKEN_POOLINGS,
     Coders,
-    Matrix,
+    Encode,
     code,
-    compact,
 )
 from thoughtlens.errors import ConfigError, DataError
 from thoughtlens.explain.member import check_hooks, member_thoughts
@@ -32,6 +31,9 @@ TEXTS_AT_ONCE = 256
 
 Document = tuple[int, dict[str, Float[Tensor, "rows _"]]]
 """Which unit, and its token rows by hook."""
+
+Key = tuple[Encode, str]
+"""How vectors are encoded, and how they are pooled."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +105,8 @@ class ThoughtSamples:
 
     def __init__(self, cover: Cover, lines: Int[np.ndarray, " n"]) -> None:
         self.cover, store = cover, cover.store
+        if store.thought_idx is None:
+            raise DataError(f"Expected a store of thoughts at {store.root}, got one of text")
         thoughts = np.asarray(store.thoughts)
         self.row = np.full((len(store.problems), len(thoughts)), -1)
         self.row[store.problem_idx, np.searchsorted(thoughts, store.thought_idx)] = np.arange(store.n_rows)
@@ -125,7 +129,7 @@ class ThoughtSamples:
         parts = [self._cell(arm, cell) for cell in cells]
         alone = {cell_name(cell): part for cell, part in zip(cells, parts, strict=True)}
         for name in wanted:
-            yield name, alone[name] if name in alone else compact_dense(self.poolings[name](parts, cells))
+            yield name, alone[name] if name in alone else compact(self.poolings[name](parts, cells))
 
     def cell_names(self) -> list[str]:
         """Poolings that look at one cell only."""
@@ -137,8 +141,9 @@ class ThoughtSamples:
 
     def _cell(self, arm: str, cell: tuple[str, int | None, str]) -> Matrix:
         store = self.cover.store
-        rows = self.row[:, store.thoughts.index(cell[1])]
-        return code(ARMS[arm], self.cover.coder(cell), store.read(cell[0], rows), cell[:2])
+        column = [c[1] for c in store.cells if c[0] == cell[0]].index(cell[1])
+        x = store.read(cell[0], self.row[:, column])
+        return code(ARMS[arm], self.cover.coder(cell), x, cell[:2])
 
 
 class TextSamples:
@@ -149,9 +154,8 @@ class TextSamples:
     def __init__(self, cover: Cover, n: int, documents: Iterator[Document], arms: Sequence[str]) -> None:
         self.cover, self.n = cover, n
         self.arms = [arm for arm in arms if self.poolings_of(arm)]
-        encoders = {ARMS[arm].encode for arm in self.arms}
-        self.matrices = {key: None for key in ((e, p) for e in encoders for p in self.poolings)}
-        self._read(documents)
+        encoders = {_encode_of(arm) for arm in self.arms}
+        self.matrices = self._read(documents, [(e, p) for e in encoders for p in self.poolings])
 
     def poolings_of(self, arm: str) -> list[str]:
         """Poolings of this arm; a text has no begin-of-thought position."""
@@ -160,20 +164,20 @@ class TextSamples:
     def features(self, arm: str, wanted: Sequence[str]) -> Iterator[tuple[str, Matrix]]:
         """The arm's matrix under each pooling."""
         for name in wanted:
-            yield name, self.matrices[ARMS[arm].encode, name]
+            yield name, self.matrices[_encode_of(arm), name]
 
     def cell_names(self) -> list[str]:
         """A text's token positions are not cells that texts share."""
         return []
 
     @torch.no_grad()
-    def _read(self, documents: Iterator[Document]) -> None:
+    def _read(self, documents: Iterator[Document], keys: list[Key]) -> dict[Key, Matrix]:
         order: list[int] = []
-        waiting = {key: [] for key in self.matrices}
-        blocks: dict = {key: [] for key in self.matrices}
+        waiting: dict[Key, list[np.ndarray]] = {key: [] for key in keys}
+        blocks: dict[Key, list[Matrix]] = {key: [] for key in keys}
         for index, acts in documents:
             order.append(index)
-            for encode in {key[0] for key in self.matrices}:
+            for encode in {encode for encode, _ in keys}:
                 parts = [self._encode(encode, acts[cell[0]], cell) for cell in self.cover.cells]
                 for name, pool in self.poolings.items():
                     waiting[encode, name].append(torch.cat([pool(part) for part in parts]).numpy())
@@ -181,12 +185,17 @@ class TextSamples:
                 _flush(waiting, blocks)
         _flush(waiting, blocks)
         back = np.argsort(order)
-        for key, parts in blocks.items():
-            self.matrices[key] = stack(parts)[back]
+        return {key: rows(stack(parts), back) for key, parts in blocks.items()}
 
-    def _encode(self, encode, x: Tensor, cell: tuple[str, int | None, str]) -> Tensor:
+    def _encode(self, encode: Encode, x: Tensor, cell: tuple[str, int | None, str]) -> Tensor:
         coders = self.cover.coder(cell)
         return encode(coders, x.to(coders.sae.W_enc.dtype), cell[:2]).float()
+
+
+def _encode_of(arm: str) -> Encode:
+    encode = ARMS[arm].encode
+    assert encode is not None, f"{arm} has no vectors"
+    return encode
 
 
 def stored_documents(
@@ -197,11 +206,11 @@ def stored_documents(
     sorted_lines = store.problem_idx[order]
     for unit, line in enumerate(lines):
         low, high = np.searchsorted(sorted_lines, [line, line + 1])
-        rows = order[low:high]
-        if not len(rows):
+        own = order[low:high]
+        if not len(own):
             name = store.problems["problem_id"][int(line)].as_py()
             raise DataError(f"Expected rows of every problem, {name!r} has none in {store.root}")
-        yield unit, {hook: store.read(hook, rows) for hook in hooks}
+        yield unit, {hook: store.read(hook, own) for hook in hooks}
 
 
 def cell_name(cell: tuple[str, int | None, str]) -> str:
@@ -209,22 +218,8 @@ def cell_name(cell: tuple[str, int | None, str]) -> str:
     return f"cell:{cell[0]}/{cell[1]}"
 
 
-def stack(parts: list[Matrix]) -> Matrix:
-    """Rows below rows; CSR only if all are."""
-    if all(sp.issparse(p) for p in parts):
-        return sp.csr_array(sp.vstack(parts, format="csr"))
-    return np.concatenate([p.toarray() if sp.issparse(p) else p for p in parts])
-
-
-def compact_dense(matrix: Matrix) -> Matrix:
-    """Dense where a CSR matrix has filled up."""
-    if sp.issparse(matrix) and matrix.nnz > 0.25 * np.prod(matrix.shape):
-        return matrix.toarray()
-    return matrix
-
-
-def _flush(waiting: dict, blocks: dict) -> None:
-    for key, rows in waiting.items():
-        if rows:
-            blocks[key].append(compact(np.stack(rows)))
-            rows.clear()
+def _flush(waiting: dict[Key, list[np.ndarray]], blocks: dict[Key, list[Matrix]]) -> None:
+    for key, block in waiting.items():
+        if block:
+            blocks[key].append(compact(np.stack(block)))
+            block.clear()

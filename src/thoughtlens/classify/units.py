@@ -52,7 +52,7 @@ def load_units(
 ) -> tuple[Units, np.ndarray | None, dict[str, Any]]:
     """What is classified; the lines of the problems table it comes from; what the SAE saw of it."""
     problems = store.problems
-    trained = {sae.provenance.get("split") for sae in members.values()} - {None}
+    trained = {str(s) for sae in members.values() if (s := sae.provenance.get("split")) is not None}
     same_store = {sae.provenance.get("acts_digest") for sae in members.values()} == {digest(cfg.acts)}
     split = np.array(problems["split"].to_pylist(), object)
     saw = np.isin(split, list(trained)) if trained else np.ones(len(split), bool)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from thoughtlens.errors import ConfigError
 from thoughtlens.explain import association
@@ -116,8 +115,9 @@ def label_columns(problems: pa.Table, names: tuple[str, ...] | None, max_levels:
 def encode_labels(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     """Codes of a label column (-1: missing) and its values as text, sorted."""
     values = sorted(column.drop_null().unique().to_pylist())
-    codes = pc.index_in(column, value_set=pa.array(values, type=column.type)).fill_null(-1)
-    return codes.to_numpy().astype(np.int64), [str(v) for v in values]
+    code = {value: i for i, value in enumerate(values)}
+    codes = np.array([code.get(value, -1) for value in column.to_pylist()], np.int64)
+    return codes, [str(v) for v in values]
 
 
 def _association_table(

@@ -41,10 +41,10 @@ def token_texts(
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
+    text = str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
     if "\ufffd" not in text:
         return text
-    piece = tokenizer.convert_ids_to_tokens(token)
+    piece = str(tokenizer.convert_ids_to_tokens(token))
     to_byte = _byte_alphabet()
     if all(char in to_byte for char in piece):
         return "<" + " ".join(f"{to_byte[char]:02x}" for char in piece) + ">"

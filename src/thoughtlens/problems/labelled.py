@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
@@ -52,7 +51,7 @@ def labelled(
         raise DataError(f"Expected text in column {text_column!r} of {source}, got {text.type}")
     for name, column in ((text_column, text), (label_column, label)):
         if column.null_count:
-            row = pc.index(pc.is_null(column), True).as_py()
+            row = column.to_pylist().index(None)
             raise DataError(f"{source} row {row}: nothing in column {name!r}; drop the row or fill it")
     if not all(t.strip() for t in text.to_pylist()):
         row = next(i for i, t in enumerate(text.to_pylist()) if not t.strip())

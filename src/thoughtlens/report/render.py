@@ -83,7 +83,7 @@ def svg(picture: Picture) -> str:
     text = text.replace(INK, "currentColor").replace("'DejaVu Sans'", FONT)
     for before in ('id="', 'xlink:href="#', "url(#"):
         text = text.replace(before, f"{before}{picture.name}-")
-    width = float(re.search(r'width="([\d.]+)pt"', text)[1])
+    width = 72 * picture.figure.get_figwidth()
     style = f'role="img" style="width:{width * 96 / 72:.0f}px;max-width:100%;height:auto"'
     return re.sub(
         r'<svg ([^>]*?)height="[\d.]+pt"([^>]*?)width="[\d.]+pt"', rf"<svg {style} \1\2", text, count=1
