@@ -128,6 +128,20 @@ def test_maps_print_every_number():
     ]
 
 
+def test_several_saes_side_by_side():
+    rows = [row | {"member": m} for m in ("a", "b") for row in RECONSTRUCTION]
+    figure = plots.reconstruction(rows, "test")
+    axis = figure.axes[0]
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["a", "b"]
+    names = [t.get_text() for t in axis.get_legend().get_texts()]
+    assert names == ["SAE", "mean", "random SAE"]
+    points = axis.collections[0].get_offsets()
+    assert points.tolist() == [[0.8, 0.0], [0.8, 1.0]]
+    density = {f"m{i}": np.array([0.0, 0.01, 0.1]) for i in range(5)}
+    labels = plots.firing_rates(density, dict.fromkeys(density, 700)).axes[0].get_yticklabels()
+    assert labels[4].get_text() == "m4: 1 of 3 never fired on 700 vectors"
+
+
 def test_dead_latents_are_counted_not_drawn():
     figure = plots.firing_rates({"pooled": np.array([0.0, 0.0, 0.1])}, {"pooled": 500})
     legend = figure.axes[0].get_legend().get_texts()[0].get_text()

@@ -60,12 +60,13 @@ def thoughts_run(tmp_path_factory):
     extract(validate(ExtractConfig, table), root / "acts")
     sae = {"kind": "topk", "d_sae": 128, "k": 6}
     options = {"acts": root / "acts", "sae": sae, "batch_size": 512, "epochs": 2, "evaluations": 4}
+    options["members"] = ["pooled", "per_layer", "per_thought"]
     train(validate(TrainConfig, options), root / "sae")
     both = {"acts": root / "acts", "sae": root / "sae"}
     judge(ValidateConfig(**both), root / "validate")
     interpret(InterpretConfig(**both, n_permutations=50), root / "interpret")
     fast = {"folds": 3, "inner_folds": 2, "c_grid": (0.01, 0.1), "poolings": ("mean_thoughts", "mean_all")}
-    classify(ClassifyConfig(**both, target="operation", **fast), root / "classify")
+    classify(ClassifyConfig(**both, target="operation", members=("per_layer",), **fast), root / "classify")
     report(ReportConfig(run=root), root / "report")
     return root
 
@@ -90,7 +91,9 @@ def text_run(tmp_path_factory, tiny_lm_dir):
     sae = {"kind": "topk", "d_sae": 48, "k": 4}
     options = {"acts": root / "acts", "sae": sae, "batch_size": 256, "epochs": 1, "evaluations": 2}
     train(validate(TrainConfig, options), root / "sae")
-    interpret(InterpretConfig(acts=root / "acts", sae=root / "sae", n_permutations=20), root / "interpret")
+    both = {"acts": root / "acts", "sae": root / "sae"}
+    judge(ValidateConfig(**both, ce_tokens=400, force=True), root / "validate")
+    interpret(InterpretConfig(**both, n_permutations=20), root / "interpret")
     report(ReportConfig(run=root, title="A <title>"), root / "report")
     return root
 
@@ -141,11 +144,26 @@ def test_everything_a_reader_expects_is_there(thoughts_run):
     assert result["protocol"]["folds_digest"] in text
     for entry in result["per_class"]["sae"]:
         assert f"{entry['recall']:.1%}" in text
-    judged = json.loads((thoughts_run / "validate" / "result.json").read_text())["members"][0]
-    assert f"{judged['reconstruction']['sae']['explained_variance']:.3f}" in text
-    assert f"{judged['n']:,}" in text and "split test" in text
+    judged = json.loads((thoughts_run / "validate" / "result.json").read_text())["members"]
+    assert len(judged) == 10
+    for member in judged:
+        assert member["member"] in text
+        assert f"{member['reconstruction']['sae']['explained_variance']:.3f}" in text
+        assert f"{member['n']:,}" in text and "split test" in text
     digest = json.loads((thoughts_run / "sae" / "result.json").read_text())["digest"]
     assert digest[:16] in text
+
+
+def test_a_single_sae_with_its_fidelity(text_run):
+    text = " ".join(Page(html(text_run)).text)
+    judged = json.loads((text_run / "validate" / "result.json").read_text())["members"][0]
+    for name, r in judged["reconstruction"].items():
+        assert f"{r['fvu']:.3f}" in text, name
+    assert judged["fidelity"] and "Δ cross-entropy" in text
+    for row in judged["fidelity"]:
+        assert f"{row['kl']:.3f}" in text
+    assert "FORCED" in text  # warnings of every stage stand at the top
+    assert "Most used latents" in text or "most specific" in text
 
 
 def test_markdown_has_the_same_tables_and_figures(thoughts_run):
@@ -178,7 +196,7 @@ def test_untrusted_text_is_shown_and_never_obeyed(text_run):
 
 def test_missing_stages_are_named_with_the_way_to_get_them(text_run):
     text = " ".join(Page(html(text_run)).text)
-    assert "no validate stage" in text and "thoughtlens classify" in text
+    assert "no classify stage" in text and "thoughtlens classify" in text
 
 
 def claim(root, low, high, verdict):

@@ -28,6 +28,7 @@ from thoughtlens.config import load as load_config
 from thoughtlens.config import validate as validate_config
 from thoughtlens.errors import ConfigError, OccupiedError
 from thoughtlens.progress import say
+from thoughtlens.sae.base import require_k
 from thoughtlens.stage import provenance, write_json
 
 STAGES = {
@@ -102,6 +103,9 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         if name not in STAGES:
             raise ConfigError(f"stages: expected some of {', '.join(STAGES)}, got {name!r}")
         stage_config(cfg, name, Path("run"))
+    sae = cfg.sae  # type: ignore[attr-defined]
+    if sae.d_sae is not None and hasattr(sae, "k"):  # known before a model is loaded
+        require_k("sae.k", sae.k, sae.d_sae)
     return cfg
 
 

@@ -47,6 +47,9 @@ STYLE: Any = {
     "figure.dpi": 150,
 }
 
+FEW = 3
+"""SAEs that fit into one panel each in their own colour."""
+
 Row = Mapping[str, Any]
 
 
@@ -94,28 +97,40 @@ def training_curves(rows: Sequence[Row]) -> Figure:
 
 @styled
 def firing_rates(density: Mapping[str, Float[np.ndarray, " d_sae"]], n: Mapping[str, int]) -> Figure:
-    """Histogram of log10 density of the latents that fired; how many never did stands in the legend.
+    """How log10 density spreads over the latents that fired, and how many never did.
+
+    A histogram for up to three SAEs, else one box for each (quartiles, whiskers to the extremes).
 
     Args:
         density: Per member, each latent's share of held-out vectors on which it fires.
         n: Per member, the number of those vectors.
     """
+    silent = {m: int((values == 0).sum()) for m, values in density.items()}
+    labels = {
+        m: f"{m}: {silent[m]:,} of {len(v):,} never fired on {n[m]:,} vectors" for m, v in density.items()
+    }
+    logs = {m: np.log10(values[values > 0]) for m, values in density.items()}
+    if len(density) > FEW:
+        figure, axes = _axes(1, 1, (6.0, 0.9 + 0.27 * len(density)))
+        axis = axes[0][0]
+        drawn = axis.boxplot(list(logs.values()), orientation="horizontal", whis=(0, 100), widths=0.6)
+        for part in ("boxes", "whiskers", "caps", "medians"):
+            for line in drawn[part]:
+                line.set_color(INK if part == "medians" else BLUE)
+        axis.set_yticks(range(1, len(labels) + 1), list(labels.values()))
+        axis.invert_yaxis()
+        axis.set(title="Firing rates", xlabel="log10 density (share of vectors)", xlim=(None, 0.05))
+        axis.grid(axis="x")
+        return figure
     figure, axes = _axes(1, 1, (6.0, 2.7))
     axis = axes[0][0]
-    low = min(-2.0, *(float(np.log10(1 / max(n[m], 1))) for m in density))
-    bins = np.linspace(low, 0, 41)
-    for i, (member, values) in enumerate(density.items()):
-        alive = values[values > 0]
-        label = (
-            f"{member}: {len(values) - len(alive):,} of {len(values):,} never fired on {n[member]:,} vectors"
-        )
-        colour = _CYCLE[i % len(_CYCLE)]
-        axis.hist(np.log10(alive), bins=bins, histtype="stepfilled", color=colour, alpha=0.25)
-        axis.hist(np.log10(alive), bins=bins, histtype="step", color=colour, label=label, lw=1.2)
+    bins = np.linspace(min(-2.0, *(-float(np.log10(max(n[m], 1))) for m in density)), 0, 41)
+    for colour, (member, values) in zip(_CYCLE, logs.items(), strict=False):
+        axis.hist(values, bins=bins, histtype="stepfilled", color=colour, alpha=0.25)
+        axis.hist(values, bins=bins, histtype="step", color=colour, label=labels[member], lw=1.2)
     axis.set(title="Firing rates", xlabel="log10 density (share of vectors)", ylabel="latents")
     axis.grid(axis="y")
-    if len(density) <= len(_CYCLE):
-        axis.legend(loc="lower left", bbox_to_anchor=(0, 1.12), ncols=1)
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1.12), ncols=1)
     return figure
 
 
@@ -126,34 +141,63 @@ def reconstruction(rows: Sequence[Row], split: str) -> Figure:
     Args:
         rows: One a member and reconstructor: `member, reconstructor, n, explained_variance, low, high`.
         split: Name of the split they were measured on.
+
+    Bars for one SAE, else a line of marks for each.
     """
     names = list(dict.fromkeys(row["reconstructor"] for row in rows))
     members = list(dict.fromkeys(row["member"] for row in rows))
+    if len(members) > 1:
+        return _reconstruction_dots(rows, names, members, split)
     figure, axes = _axes(1, 1, (6.0, 0.9 + 0.33 * len(names)))
     axis = axes[0][0]
-    step = 0.6 / max(len(members), 1)
-    for row in rows:
-        y = names.index(row["reconstructor"]) + (members.index(row["member"]) + 0.5) * step - 0.3
-        colour = BLUE if row["reconstructor"] == "sae" else GREY
+    for y, row in enumerate(rows):
         value = row["explained_variance"]
         if value is None:
             continue
-        axis.barh(y, max(value, 0.0), height=0.9 * step, color=colour, alpha=0.85)
+        axis.barh(
+            y, max(value, 0.0), height=0.6, color=BLUE if row["reconstructor"] == "sae" else GREY, alpha=0.85
+        )
         if row["low"] is not None:
             axis.plot([row["low"], row["high"]], [y, y], color=INK, lw=1.2)
-        if len(members) <= 3:
-            axis.text(max(value, 0.0) + 0.015, y, f"{round(value, 3) + 0.0:.3f}", va="center", fontsize=8)
-    n = sum(row["n"] for row in rows if row["reconstructor"] == names[0])
-    axis.set(xlim=(0, 1.12), title=f"Explained variance, split {split}, n = {n:,} vectors")
+        axis.text(max(value, 0.0) + 0.015, y, f"{round(value, 3) + 0.0:.3f}", va="center", fontsize=8)
+    axis.set(xlim=(0, 1.12), title=f"Explained variance, split {split}, n = {rows[0]['n']:,} vectors")
     axis.set_yticks(range(len(names)), [_WORDS.get(name, name) for name in names])
     axis.invert_yaxis()
     axis.grid(axis="x")
     return figure
 
 
+def _reconstruction_dots(
+    rows: Sequence[Row], names: Sequence[str], members: Sequence[str], split: str
+) -> Figure:
+    """One line a SAE, one mark a reconstructor; what lies below 0 is drawn at 0."""
+    figure, axes = _axes(1, 1, (7.0, 1.2 + 0.3 * len(members)))
+    axis = axes[0][0]
+    colours = dict(zip([n for n in names if n != "sae"], (GREEN, ORANGE, GREY, PURPLE, SKY), strict=False))
+    for i, name in enumerate(names):
+        own = [row for row in rows if row["reconstructor"] == name and row["explained_variance"] is not None]
+        x = [max(row["explained_variance"], 0.0) for row in own]
+        y = [members.index(row["member"]) for row in own]
+        colour, size = (BLUE, 42) if name == "sae" else (colours.get(name, GREY), 26)
+        axis.scatter(
+            x, y, s=size, color=colour, marker="oDs^vP"[i % 6], label=_WORDS.get(name, name), zorder=3 - i
+        )
+        for row, height in zip(own, y, strict=True):
+            if row["low"] is not None:
+                axis.plot([max(row["low"], 0), max(row["high"], 0)], [height] * 2, color=colour, lw=1.2)
+    n = sorted({row["n"] for row in rows})
+    size = f"{n[0]:,}" if len(n) == 1 else f"{n[0]:,} to {n[-1]:,}"
+    axis.set(xlim=(-0.02, 1.02), title=f"Explained variance, split {split}, n = {size} vectors")
+    axis.set_yticks(range(len(members)), members)
+    axis.set_ylim(len(members) - 0.5, -0.5)
+    axis.grid()
+    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
 @styled
 def cell_map(values: Mapping[str, Sequence[tuple[str, int, float]]], label: str) -> Figure:
-    """One number for each (hook, thought), as heat maps side by side on one scale.
+    """One number for each (hook, thought), as heat maps on one scale, two in a row.
 
     Args:
         values: By title, `(hook_name, thought_idx, value)` of every cell.
@@ -164,16 +208,19 @@ def cell_map(values: Mapping[str, Sequence[tuple[str, int, float]]], label: str)
     thoughts = sorted({thought for _, thought, _ in cells})
     finite = [v for _, _, v in cells if np.isfinite(v)]
     scale = Normalize(max(min(finite), -0.05), max(finite))
-    width = 1.0 + len(values) * (0.62 * len(thoughts) + 0.5)
-    figure, axes = _axes(1, len(values), (width, 1.1 + 0.42 * len(hooks)))
-    for axis, (title, column) in zip(axes[0], values.items(), strict=True):
+    rows, width = -(-len(values) // 2), 1.0 + min(len(values), 2) * (0.62 * len(thoughts) + 0.5)
+    figure, axes = _axes(rows, min(len(values), 2), (width, 0.4 + rows * (0.7 + 0.42 * len(hooks))))
+    for axis in axes.flat[len(values) :]:
+        axis.set_axis_off()
+    for axis, (title, column) in zip(axes.flat, values.items(), strict=False):
         grid = np.full((len(hooks), len(thoughts)), np.nan)
         for hook, thought, value in column:
             grid[hooks.index(hook), thoughts.index(thought)] = value
         _matrix(axis, grid, scale, lambda v: f"{v:.2f}")
         axis.set(title=title, xlabel="thought")
         axis.set_xticks(range(len(thoughts)), [str(t) for t in thoughts])
-        axis.set_yticks(range(len(hooks)), hooks if axis is axes[0][0] else [""] * len(hooks))
+        left = axis in axes[:, 0]
+        axis.set_yticks(range(len(hooks)), hooks if left else [""] * len(hooks))
     figure.suptitle(label, fontsize=9, x=0.01, ha="left")
     return figure
 

@@ -12,7 +12,8 @@ from thoughtlens.config import Config
 from thoughtlens.report.latents import latents
 from thoughtlens.report.render import write
 from thoughtlens.report.run import STAGES, Run
-from thoughtlens.report.sections import at_a_glance, classification, data, training, validation
+from thoughtlens.report.sections import at_a_glance, classification, data, training
+from thoughtlens.report.validation import validation
 from thoughtlens.stage import run_stage
 
 __all__ = ["ReportConfig", "report"]

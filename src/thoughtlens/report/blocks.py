@@ -6,7 +6,7 @@ import math
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from matplotlib.figure import Figure
 
@@ -142,7 +142,7 @@ def between(low: float | None, high: float | None, show: Any = fixed) -> str:
 
 def p_text(p: float | None) -> str:
     """A p-value."""
-    return NONE if p is None or not math.isfinite(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return NONE if p is None or not math.isfinite(p) else "<\u00a00.001" if p < 0.001 else f"{p:.3f}"
 
 
 def verdict_of(row: dict[str, Any]) -> str:
@@ -170,7 +170,10 @@ def shorten(text: str, n: int = 300) -> str:
     return text if len(text) <= n else text[: n - 1] + "…"
 
 
-def unique(items: Iterable[str]) -> list[str]:
+T = TypeVar("T")
+
+
+def unique(items: Iterable[T]) -> list[T]:
     """In order, each once."""
     return list(dict.fromkeys(items))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from thoughtlens import plots
 from thoughtlens.report.blocks import (
+    NONE,
     Block,
     Example,
     Latent,
@@ -42,7 +43,7 @@ def latents(run: Run, top: int) -> Section | None:
     examples = run.table("interpret", "top_examples.parquet")
     caption = (
         f"Each live latent by how often and how strongly it fires, split {result['split']}, "
-        f"n = {rows[0]['n_vectors']:,} vectors."
+        f"n = {' or '.join(unique(number(r['n_vectors']) for r in rows))} vectors."
     )
     blocks: list[Block] = [_counts(result), Picture("latents", plots.latent_map(rows), caption)]
     blocks += _everywhere(rows)
@@ -51,8 +52,11 @@ def latents(run: Run, top: int) -> Section | None:
     if run.kind == "text":
         blocks += _text_latents(rows, associations, examples, top)
     else:
-        target = f"label:{run.results.get('classify', {}).get('target')}"
-        blocks += _thought_latents(rows, associations, examples, top, target)
+        classified = run.results.get("classify", {})
+        used = classified.get("protocol", {}).get("l0", {})
+        target = f"label:{classified.get('target')}"
+        own = [r for r in rows if r["member"] in used] or rows
+        blocks += _thought_latents(own, associations, examples, top, target)
     return Section("latents", "Latents", blocks)
 
 
@@ -97,28 +101,26 @@ def _everywhere(rows: list[Row]) -> list[Block]:
 
 
 def _tested(result: Row) -> Table | None:
-    rows = [
-        (
-            m["member"], p["factor"], number(p["n_tested"]), number(p["n_latents"]),
-            number(p["n_q_below_0.05"]), number(p["n_p_max_below_0.05"]), number(p["n"]),
-        )
-        for m in result["members"]
-        for p in m["preferences"]
-    ]  # fmt: skip
-    columns = (
-        "SAE",
-        "factor",
-        "pairs tested",
-        "latents",
-        "q < 0.05",
-        "p over all pairs < 0.05",
-        "n problems",
-    )
+    factors = unique(p["factor"] for m in result["members"] for p in m["preferences"])
+    rows = []
+    for m in result["members"]:
+        at = {p["factor"]: p for p in m["preferences"]}
+        rows.append((m["member"], number(m["n_problems"]), *(_held(at.get(factor)) for factor in factors)))
     note = (
-        "The problem is the unit. q controls the false discovery rate; p over all pairs is against the "
-        "largest |z| of each permutation, so that one pair in it by chance has probability 0.05."
+        "Pairs of latent and level that hold at q < 0.05 (false discovery rate), in brackets those whose p "
+        "over all pairs is below 0.05 (against the largest |z| of each permutation), of those tested. The "
+        "problem is the unit."
     )
-    return Table("Preferences: how many hold", columns, rows, note, 2) if rows else None
+    columns = ("SAE", "n problems", *factors)
+    return Table("Preferences: how many hold", columns, rows, note) if factors else None
+
+
+def _held(tested: Row | None) -> str:
+    if tested is None or not tested["n_tested"]:
+        return NONE
+    strict = tested["n_p_max_below_0.05"]
+    inner = "" if strict is None else f" ({strict:,})"
+    return f"{tested['n_q_below_0.05']:,}{inner} of {tested['n_tested']:,}"
 
 
 def _text_latents(rows: list[Row], associations: list[Row], examples: list[Row], top: int) -> list[Block]:
@@ -178,7 +180,8 @@ def _thought_latents(
     chosen = sorted(plain, key=lambda r: (strength(r), r["member"], r["latent"]))[:top]
     if not chosen:
         return []
-    factors = [*labels, *(f for f in ("hook", "thought") if any(a["factor"] == f for a in associations))]
+    known = [{a["factor"] for a in by_latent[_key(row)]} for row in chosen]
+    factors = [f for f in (*labels, "hook", "thought") if all(f in own for own in known)]
     drawn = [
         {
             "title": f"{r['latent']}" if len(unique(x["member"] for x in rows)) == 1 else _title(r),
@@ -189,7 +192,6 @@ def _thought_latents(
         }
         for r in chosen[:BARS]
     ]
-    drawn = [d for d in drawn if all(d["factors"].values())]
     blocks: list[Block] = []
     if drawn and factors:
         caption = (

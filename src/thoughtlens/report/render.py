@@ -85,9 +85,9 @@ def svg(picture: Picture) -> str:
         text = text.replace(before, f"{before}{picture.name}-")
     width = 72 * picture.figure.get_figwidth()
     style = f'role="img" style="width:{width * 96 / 72:.0f}px;max-width:100%;height:auto"'
-    return re.sub(
-        r'<svg ([^>]*?)height="[\d.]+pt"([^>]*?)width="[\d.]+pt"', rf"<svg {style} \1\2", text, count=1
-    )
+    head, rest = text.split(">", 1)
+    head = re.sub(r' (width|height)="[\d.]+pt"', "", head)
+    return f"{head} {style}>{rest}"
 
 
 def markdown(text: Any) -> str:

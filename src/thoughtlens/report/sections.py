@@ -26,9 +26,6 @@ from thoughtlens.report.blocks import (
 )
 from thoughtlens.report.run import Run
 
-MAX_CELLS_TABLE = 60
-MAX_MEMBERS = 12
-
 
 def at_a_glance(run: Run) -> Section | None:
     """The headline numbers of every stage, each with its interval, n, split and verdict."""
@@ -111,27 +108,6 @@ def training(run: Run) -> Section | None:
     return Section("training", "SAE and training", blocks)
 
 
-def validation(run: Run) -> Section | None:
-    """Reconstruction beside baselines, per cell, sparsity, and the spliced model."""
-    result = run.results.get("validate")
-    if result is None:
-        return None
-    split, members = result["split"], result["members"]
-    blocks: list[Block] = [*_reconstruction(members, split), *_cells(run, split), _sparsity(members, split)]
-    firing = run.table("validate", "firing.parquet")
-    if firing:
-        names = unique(row["member"] for row in firing)[:MAX_MEMBERS]
-        density = {m: np.array([r["density"] for r in firing if r["member"] == m]) for m in names}
-        n = {m: next(r["n_rows"] for r in firing if r["member"] == m) for m in names}
-        caption = (
-            f"Share of the vectors of split {split} on which each live latent fires. A latent with a density "
-            f"below 3 / n may look dead by chance."
-        )
-        blocks.append(Picture("firing_rates", plots.firing_rates(density, n), caption))
-    blocks += _fidelity(members, split)
-    return Section("validation", "Validation", blocks)
-
-
 def classification(run: Run) -> Section | None:
     """Labels from latents and from everything else, under one protocol."""
     result = run.results.get("classify")
@@ -185,131 +161,6 @@ def _headline(stage: str, name: str, entry: dict[str, Any]) -> tuple[str, ...]:
     value = show(entry["value"]) + unit
     split = entry.get("split") or ""
     return stage, name.replace("_", " "), value, interval, number(entry.get("n")), split, verdict
-
-
-def _reconstruction(members: list[dict[str, Any]], split: str) -> list[Block]:
-    rows, bars, compared = [], [], []
-    for m in members:
-        for name, r in m["reconstruction"].items():
-            low, high = r["explained_variance_low"], r["explained_variance_high"]
-            rows.append(
-                (
-                    m["member"], plots.words(name), number(r["d_sae"]), number(r["l0"]),
-                    fixed(r["explained_variance"]), between(low, high), fixed(r["explained_variance_within"]),
-                    fixed(r["fvu"]), fixed(r["cosine_similarity"]), number(r["mse"]), number(r["n"]),
-                )
-            )  # fmt: skip
-            numbers = {"n": r["n"], "explained_variance": r["explained_variance"], "low": low, "high": high}
-            bars.append({"member": m["member"], "reconstructor": name, **numbers})
-        compared += [
-            (
-                m["member"], f"SAE against {plots.words(c['baseline'])}", fixed(c["difference"]),
-                between(c["low"], c["high"]), number(c["n_problems"]), verdict_of(c),
-            )
-            for c in m["comparisons"]
-        ]  # fmt: skip
-    columns = (
-        "SAE", "reconstructor", "width", "L0", "explained variance", "95 % interval", "within cells", "FVU",
-        "cosine", "MSE (sum over d)", "n vectors",
-    )  # fmt: skip
-    note = "Intervals resample whole problems. Within cells: centred on the mean of each (hook, thought)."
-    caption = f"Reconstruction of held-out vectors, split {split}"
-    picture = plots.reconstruction(
-        [b for b in bars if b["member"] in [m["member"] for m in members[:3]]], split
-    )
-    head = ("SAE", "comparison", "difference of explained variance", "95 % interval", "n problems", "verdict")
-    return [
-        Picture("reconstruction", picture, f"{caption}: SAE and baselines, 95 % intervals over problems."),
-        Table(caption, columns, rows, note, 2),
-        Table(
-            f"The SAE against its baselines, paired over problems, split {split}", head, compared, n_words=2
-        ),
-    ]
-
-
-def _cells(run: Run, split: str) -> list[Block]:
-    rows = [
-        r
-        for r in run.table("validate", "reconstruction.parquet")
-        if r["hook_name"] is not None and r["rows"] == "kept" and r["reconstructor"] in ("sae", "pca_l0")
-    ]
-    if not rows or any(r["thought_idx"] is None for r in rows):
-        return []
-    n = unique(f"{r['n']:,}" for r in rows)
-    label = f"explained variance, split {split}, n = {' or '.join(n[:3])} vectors a cell"
-    values: dict[str, list[tuple[str, int, float]]] = {}
-    for r in rows:
-        value = np.nan if r["explained_variance"] is None else r["explained_variance"]
-        values.setdefault(plots.words(r["reconstructor"]), []).append(
-            (r["hook_name"], r["thought_idx"], value)
-        )
-    caption = "Every (hook, thought) cell, centred on its own mean: the SAE, and PCA with k = L0."
-    blocks: list[Block] = [Picture("cells_validation", plots.cell_map(values, label), caption)]
-    mine = [r for r in rows if r["reconstructor"] == "sae"]
-    if len(mine) <= MAX_CELLS_TABLE:
-        table = [
-            (
-                r["member"], r["hook_name"], str(r["thought_idx"]), fixed(r["explained_variance"]),
-                fixed(r["cosine_similarity"]), number(r["mse"]), number(r["l0"]), number(r["n"]),
-            )
-            for r in mine
-        ]  # fmt: skip
-        columns = ("SAE", "hook", "thought", "explained variance", "cosine", "MSE (sum over d)", "L0", "n")
-        blocks.append(Table(f"The SAE per (hook, thought) cell, split {split}", columns, table, n_words=3))
-    return blocks
-
-
-def _sparsity(members: list[dict[str, Any]], split: str) -> Table:
-    rows = []
-    for m in members:
-        s = m["sparsity"]
-        q = s["l0_quantiles"]
-        rows.append(
-            (
-                m["member"], number(s["l0"]), f"{number(q['q05'])} / {number(q['q50'])} / {number(q['q95'])}",
-                f"{s['n_dead']:,} of {m['d_sae']:,} ({percent(s['dead_share'])})", number(s["n_dense"]),
-                number(s["effective_latents"]), number(s["rule_of_three"]), number(s["n"]),
-            )
-        )  # fmt: skip
-    columns = (
-        "SAE",
-        "L0",
-        "L0 5 / 50 / 95 %",
-        "dead on these n",
-        "dense",
-        "effective latents",
-        "3 / n",
-        "n vectors",
-    )
-    note = "Dead: fired on none of the n vectors; a latent of density below 3 / n can be missed by chance."
-    return Table(f"Sparsity, split {split}", columns, rows, note)
-
-
-def _fidelity(members: list[dict[str, Any]], split: str) -> list[Block]:
-    rows = []
-    for m in members:
-        for r in m["fidelity"] or []:
-            rows.append(
-                (
-                    m["member"], r["hook_name"], plots.words(r["arm"]), fixed(r["delta_ce"]),
-                    between(r["delta_ce_low"], r["delta_ce_high"]), fixed(r["kl"]),
-                    percent(r["top1_agreement"]), fixed(r["ce_loss_score_mean"]),
-                    between(r["ce_loss_score_mean_low"], r["ce_loss_score_mean_high"]),
-                    fixed(r["ce_loss_score_zero"]), number(r["n"]), number(r["n_documents"]),
-                )
-            )  # fmt: skip
-    if rows:
-        columns = (
-            "SAE", "hook", "replaced by", "Δ cross-entropy (nats)", "95 % interval", "KL (nats)",
-            "same top token", "CE score, mean-ablated", "95 % interval", "CE score, zeroed", "n tokens",
-            "n documents",
-        )  # fmt: skip
-        note = (
-            "Every arm replaces the same positions. Score 1 costs nothing, 0 costs as much as the ablation."
-        )
-        return [Table(f"The model with x replaced, split {split}", columns, rows, note, 3)]
-    why = unique(m["fidelity_skipped"] for m in members if m["fidelity_skipped"])
-    return [Text(f"Not measured here: the model with x replaced ({'; '.join(why)}).")] if why else []
 
 
 def _primary_sentence(result: dict[str, Any]) -> str:
