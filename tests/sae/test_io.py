@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.sae.toy import ROWS, random_sae, rows
 from thoughtlens import sae as saes
-from thoughtlens.errors import CheckpointError, NotThereError
+from thoughtlens.errors import CheckpointError, MismatchError, NotThereError
 from thoughtlens.sae.io import member_names, write_tensors
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -158,3 +158,11 @@ def test_the_systems_error_number_comes_through(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         write_tensors({"x": torch.zeros(2)}, tmp_path / "nowhere" / "x.safetensors")
     assert error.value.errno == errno.ENOENT and "nowhere" in str(error.value)
+
+
+def test_a_transcoder_is_not_taken_for_an_autoencoder(tmp_path):
+    cfg = saes.TranscoderConfig(d_sae=12, k=2, hook_in="layers.0:out", hook_out="layers.1:out")
+    saes.save(saes.create(cfg, 6, seed=0, d_out=6), tmp_path / "sae")
+    assert saes.load(tmp_path / "sae").kind == "transcoder"
+    with pytest.raises(MismatchError, match="reconstruct their own input, got a transcoder"):
+        saes.load_members(tmp_path / "sae")

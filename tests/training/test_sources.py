@@ -11,6 +11,7 @@ from tests.training.stores import write_store
 from thoughtlens import sae as saes
 from thoughtlens.config import validate
 from thoughtlens.errors import ConfigError, DataError, HookError, MismatchError, ThoughtlensError
+from thoughtlens.sae.io import member_names
 from thoughtlens.store.meta import StoreMeta
 from thoughtlens.store.reader import ActivationStore
 from thoughtlens.store.writer import StoreWriter
@@ -177,7 +178,7 @@ def test_trained_saved_and_loaded(tmp_path, sae, rest, shape):
     assert plan(cfg).rows > 0
     result = train(cfg, tmp_path / "sae")
     assert all(np.isfinite(m["fvu_train"]) for m in result["members"])
-    for loaded in saes.load_members(tmp_path / "sae").values():
+    for loaded in (saes.load(tmp_path / "sae" / name) for name in member_names(tmp_path / "sae")):
         assert loaded.kind == sae["kind"] and loaded.hook_names
         if shape and sae["kind"] == "crosscoder":
             assert (loaded.n_sites, loaded.d_in) == shape

@@ -111,6 +111,8 @@ class SAE(nn.Module, ABC):
     """
 
     kind: ClassVar[str]
+    reconstructs: ClassVar[bool] = True
+    """Whether x_hat stands for x, one vector for one; not so for transcoders and crosscoders."""
     cfg: Any
     latent_axis: ClassVar[dict[str, int]] = {"W_enc": 1, "b_enc": 0, "W_dec": 0}
     """Along which axis each parameter holds one slice a latent."""

@@ -62,6 +62,7 @@ class Crosscoder(SAE):
     """
 
     kind = "crosscoder"
+    reconstructs = False
     cfg: CrosscoderConfig
     latent_axis: ClassVar[dict[str, int]] = {**SAE.latent_axis, "W_enc": 2}
     threshold: Tensor

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from thoughtlens.config import Config, validate
-from thoughtlens.errors import CheckpointError, ConfigError, NotThereError
+from thoughtlens.errors import CheckpointError, ConfigError, MismatchError, NotThereError
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.registry import CONFIGS, KINDS
 from thoughtlens.stage import write_json
@@ -83,8 +83,19 @@ def load(path: str | Path, device: str = "cpu") -> SAE:
 
 
 def load_members(path: str | Path, device: str = "cpu") -> dict[str, SAE]:
-    """All SAEs of a `sae/` directory by member name; the name of a single one is ""."""
-    return {name: load(Path(path) / name, device) for name in member_names(path)}
+    """All SAEs of a `sae/` directory by member name; the name of a single one is "".
+
+    Raises:
+        MismatchError: a transcoder or crosscoder, which no stage after training reads yet.
+    """
+    members = {name: load(Path(path) / name, device) for name in member_names(path)}
+    for name, sae in members.items():
+        if not sae.reconstructs:
+            raise MismatchError(
+                f"Expected SAEs that reconstruct their own input, got a {sae.kind} at {Path(path) / name}; "
+                f"load it with sae.load, and train one of another kind for this stage"
+            )
+    return members
 
 
 def write_tensors(tensors: dict[str, Tensor], file: Path) -> None:

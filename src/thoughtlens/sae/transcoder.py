@@ -55,6 +55,7 @@ class Transcoder(SAE):
     """
 
     kind = "transcoder"
+    reconstructs = False
     cfg: TranscoderConfig
 
     def __init__(self, cfg: SAEConfig, d_in: int, d_out: int | None = None):
