@@ -162,7 +162,6 @@ def test_a_single_sae_with_its_fidelity(text_run):
     assert judged["fidelity"] and "Δ cross-entropy" in text
     for row in judged["fidelity"]:
         assert f"{row['kl']:.3f}" in text
-    assert "FORCED" in text  # warnings of every stage stand at the top
     assert "Most used latents" in text or "most specific" in text
 
 
@@ -208,8 +207,9 @@ def claim(root, low, high, verdict):
     file.write_text(json.dumps(result))
     file = root / "validate" / "result.json"
     result = json.loads(file.read_text())
-    for row in result["members"][0]["comparisons"]:
+    for row in (row for member in result["members"] for row in member["comparisons"]):
         row |= {"low": low, "high": high, "verdict": verdict}
+    result["warnings"] = ["only 3 rows, <b>look</b>"]
     file.write_text(json.dumps(result))
 
 
@@ -223,6 +223,10 @@ def test_no_direction_is_named_where_the_interval_holds_zero(thoughts_run, tmp_p
         text = (root / "report" / name).read_text("utf-8").lower()
         assert "inconclusive" in text
         assert "better" not in text and "worse" not in text
+        assert text.index("only 3 rows") < text.index(
+            "at a glance</h2>" if "html" in name else "## at a glance"
+        )
+    assert "&lt;b&gt;look&lt;/b&gt;" in (root / "report" / "report.html").read_text("utf-8")
     claim(root, -0.05, 0.08, "better")
     with pytest.raises(DataError, match="which holds 0"):
         report(ReportConfig(run=root), root / "again")
