@@ -56,8 +56,8 @@ class ClassifyConfig(Config):
     """Inverse regularisation strengths to choose from."""
     max_iter: int = Field(200, ge=1)
     """Steps of the optimizer for each fit."""
-    max_units: int | None = Field(3000, ge=10)
-    """Most problems or texts; more are thinned by whole groups. Unset: no limit."""
+    max_units: int = Field(3000, ge=0)
+    """Most problems or texts; more are thinned by whole groups. 0: no limit."""
     pca_k: int | None = Field(None, ge=1)
     """Principal components of the PCA arm per vector; unset: the SAE's L0, rounded."""
     delta: float = Field(0.03, ge=0)

@@ -107,7 +107,7 @@ def _make_units(
     keep = np.flatnonzero(y >= 0)
     if not len(keep):
         raise DataError("Expected labels, every one is missing; choose another target")
-    if cfg.max_units is not None and len(keep) > cfg.max_units:
+    if 0 < cfg.max_units < len(keep):
         rank = np.random.default_rng(cfg.seed).permutation(codes.max() + 1)[codes[keep]]
         order = np.argsort(rank, kind="stable")
         last = rank[order[cfg.max_units]]
