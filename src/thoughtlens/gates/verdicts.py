@@ -93,8 +93,11 @@ def grows_with_thoughts(counts: Counts) -> dict[str, Any]:
     if len(values) < 2:
         return judge(None, "no early exit measured")
     rise = values[-1] - values[0]
-    falls = sum(later["high"] < earlier["low"] for earlier, later in pairwise(table))
-    rule = "rise >= 0.20 in all, and no fall from one number to the next beyond both intervals"
+    falls = sum(
+        later["high"] < earlier["low"] and earlier["value"] - later["value"] > 0.02
+        for earlier, later in pairwise(table)
+    )
+    rule = "rise >= 0.20 in all, and no fall from one number to the next > 0.02 and beyond both intervals"
     return judge(rise >= 0.2 and falls == 0, rule, rise=rise, falls=falls)
 
 
