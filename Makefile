@@ -1,4 +1,4 @@
-# make setup | demo | text-demo | test | lint | bench
+# make setup | demo | text-demo | test | lint | types | bench
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 RUNS ?= runs
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo text-demo test lint bench clean
+.PHONY: setup demo text-demo test lint types bench clean
 
 setup: $(VENV)/.ready
 
@@ -32,6 +32,8 @@ test: setup lint
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: setup
 	$(BIN)/pyright
 
 bench: setup
