@@ -49,7 +49,7 @@ def config(acts: Path, **changes) -> TrainConfig:
 
 
 def test_planted_atoms_are_found_and_random_directions_are_not(tmp_path):
-    # docs/lab/sae.md has the calibration: mmcs 0.999, every atom, for each seed tried; random 0.4
+    # docs/log.md has the calibration: mmcs 0.999, every atom, for each seed tried; random 0.4
     x, atoms = planted(12_000, 32, 48, 2 / 48, seed=0, offset=1.0)
     acts = write_store(tmp_path / "acts", {"layers.0:out": x})
     sae_cfg = saes.TopKConfig(d_sae=96, k=3)
