@@ -25,7 +25,7 @@ def commands(code: str) -> list[str]:
 
 
 def run(arguments: list[str], folder: Path, stdout: Path | None = None) -> None:
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with open(stdout or os.devnull, "w") as out:
         done = subprocess.run(
             [sys.executable, *arguments], cwd=folder, env=env, stdout=out, stderr=subprocess.PIPE, text=True
