@@ -27,11 +27,11 @@ from thoughtlens.problems.text import TextConfig
 from thoughtlens.sae.registry import CONFIGS
 from thoughtlens.store import ActivationStore, StoreMeta, StoreWriter, View
 from thoughtlens.store.meta import DTYPES as STORED
+from thoughtlens.train import DTYPES
 from thoughtlens.training.loop import Settings, Trainer
 
 POOL = 4
 """Batches of random rows that a benchmark cycles through."""
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def bench_train_step(
