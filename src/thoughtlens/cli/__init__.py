@@ -1,0 +1,53 @@
+"""The command line: each command is one call of the library.
+
+stdout is one JSON object, progress goes to stderr. Exit 0: done. 1: an expected error, in one line.
+2: wrong usage. A traceback only with `--debug`. Torch is imported inside the commands.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from thoughtlens.cli.app import app
+
+# Each module adds its commands; --help lists them in this order.
+from thoughtlens.cli import stages  # noqa: F401
+from thoughtlens.cli import look  # noqa: F401
+from thoughtlens.cli import thought_models  # noqa: F401
+from thoughtlens.cli import problems  # noqa: F401
+from thoughtlens.cli import bench  # noqa: F401
+
+
+def main() -> None:
+    """Entry point: known errors become one line and exit code 1."""
+    from thoughtlens.errors import ThoughtlensError
+
+    debug = "--debug" in sys.argv
+    argv = [arg for arg in sys.argv[1:] if arg != "--debug"]
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app(argv, prog_name="thoughtlens")
+    except ThoughtlensError as error:
+        if debug:
+            raise
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted; what was finished is kept, the same command continues", code=130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    # The command line is the boundary: whatever was not foreseen must still end in one line.
+    except Exception as error:
+        if debug:
+            raise
+        _fail(f"unforeseen {type(error).__name__}: {error} (run again with --debug to see where)")
+
+
+def _terminate(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int = 1) -> None:
+    sys.stderr.write("error: " + " ".join(message.split()) + "\n")
+    raise SystemExit(code)

@@ -1,0 +1,5 @@
+"""`python -m thoughtlens.cli`."""
+
+from thoughtlens.cli import main
+
+main()

@@ -1,0 +1,106 @@
+"""Commands that measure this machine."""
+
+from __future__ import annotations
+
+import typer
+
+from thoughtlens.cli.app import app, show
+
+bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine; one JSON object each.")
+app.add_typer(bench_app, name="bench")
+
+
+@bench_app.command("train-step")
+def bench_train_step(
+    *,
+    d_in: int = 576,
+    d_sae: int = 4608,
+    batch: int = 2048,
+    kind: str = "topk",
+    k: int = 32,
+    dtype: str = "float32",
+    steps: int = 20,
+    device: str = "cpu",
+) -> None:
+    """One whole training step: forward, backward, optimizer and all bookkeeping."""
+    from thoughtlens import bench
+
+    show(
+        bench.bench_train_step(
+            d_in=d_in, d_sae=d_sae, batch=batch, kind=kind, k=k, dtype=dtype, steps=steps, device=device
+        )
+    )
+
+
+@bench_app.command("extract")
+def bench_extract(
+    *,
+    model: str = "smollm2-135m",
+    layer: int = 15,
+    tokens: int = 20_000,
+    context_length: int = 256,
+    batch_tokens: int = 2048,
+    dtype: str = "bfloat16",
+    device: str = "cpu",
+    source: str = "bundled",
+    repeats: int = 3,
+) -> None:
+    """An extraction beside the bare forward pass to the same block."""
+    from thoughtlens import bench
+
+    show(
+        bench.bench_extract(
+            model=model,
+            layer=layer,
+            tokens=tokens,
+            context_length=context_length,
+            batch_tokens=batch_tokens,
+            dtype=dtype,
+            device=device,
+            source=source,
+            repeats=repeats,
+        )
+    )
+
+
+@bench_app.command("store")
+def bench_store(
+    *,
+    d_in: int = 576,
+    n_hooks: int = 1,
+    dtype: str = "bfloat16",
+    gigabytes: float = 0.25,
+    batch: int = 4096,
+    seconds: float = 2.0,
+    repeats: int = 5,
+) -> None:
+    """Shuffled reads of an activation store from the page cache."""
+    from thoughtlens import bench
+
+    show(
+        bench.bench_store(
+            d_in=d_in,
+            n_hooks=n_hooks,
+            dtype=dtype,
+            gigabytes=gigabytes,
+            batch=batch,
+            seconds=seconds,
+            repeats=repeats,
+        )
+    )
+
+
+@bench_app.command("startup")
+def bench_startup(*, repeats: int = 7) -> None:
+    """Seconds for `import thoughtlens` and for `thoughtlens --help`, in new processes."""
+    from thoughtlens import bench
+
+    show(bench.bench_startup(repeats=repeats))
+
+
+@bench_app.command("memory")
+def bench_memory(*, rows: int = 5_000, factor: int = 10) -> None:
+    """Peak memory of extract and train at a number of rows and at several times as many."""
+    from thoughtlens import bench
+
+    show(bench.bench_memory(rows=rows, factor=factor))

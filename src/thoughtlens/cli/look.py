@@ -1,0 +1,53 @@
+"""Commands that look into what is there: a run, a recipe, a store."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thoughtlens.cli.app import app, show
+
+
+@app.command()
+def fire(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a finished run.")],
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="One or more texts.")],
+) -> None:
+    """Show the strongest latents of a text, its L0, and which of them fire everywhere."""
+    from thoughtlens import fire as stage
+    from thoughtlens.progress import say
+
+    result = stage.fire(run_dir, texts)
+    say(stage.render(result))
+    show(result)
+
+
+@app.command()
+def recipe(name: Annotated[str, typer.Argument(help="A shipped recipe's name.")]) -> None:
+    """Print a complete recipe with every key explained."""
+    from thoughtlens import pipeline
+    from thoughtlens.config import load, read_recipe, to_toml
+    from thoughtlens.distill import DistillConfig
+
+    of_distill = set(read_recipe(name)) <= set(DistillConfig.model_fields)
+    cfg = load(DistillConfig, name) if of_distill else pipeline.load(name)
+    sys.stdout.write(to_toml(cfg, comments=True))
+
+
+@app.command()
+def recipes() -> None:
+    """List the shipped recipes."""
+    from thoughtlens.config import recipe_names
+
+    show({"recipes": recipe_names()})
+
+
+@app.command()
+def verify(store: Annotated[Path, typer.Argument(help="An acts/ directory.")]) -> None:
+    """Check every digest of an activation store."""
+    from thoughtlens.store.reader import verify
+
+    show(verify(store))
