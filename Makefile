@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RUNS ?= runs
+JOBS ?= 2
 export HF_HUB_OFFLINE ?= 1
 
 .PHONY: setup demo text-demo test lint types bench clean
@@ -27,7 +28,7 @@ text-demo: setup
 	@echo "open $(RUNS)/text-demo/report/report.html"
 
 test: setup lint
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS)
 
 lint: setup
 	$(BIN)/ruff check .

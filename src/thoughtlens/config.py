@@ -16,6 +16,7 @@ from typing import Any, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from thoughtlens.errors import ConfigError, NotThereError
 
@@ -36,8 +37,7 @@ class Config(BaseModel):
         table = dict(table)
         for name, field in cls.model_fields.items():
             tag, value = field.discriminator, table.get(name)
-            named = not isinstance(tag, str) or not isinstance(value, dict) or tag in value
-            if not named and hasattr(field.default, tag):
+            if isinstance(tag, str) and isinstance(value, dict) and hasattr(field.default, tag):
                 table[name] = {tag: getattr(field.default, tag), **value}
         return table
 
@@ -197,7 +197,7 @@ def _parse(raw: str) -> Any:
 
 
 def _submodels(annotation: Any) -> list[type[Config]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if isinstance(annotation, type) and issubclass(annotation, Config):
         return [annotation]
     return [m for arg in get_args(annotation) for m in _submodels(arg)]
 
@@ -245,7 +245,7 @@ def _keep_known(models: list[type[Config]], table: dict, kind: Any) -> None:
                 del table[name]
 
 
-def _explain(cls: type[Config], error: dict) -> str:
+def _explain(cls: type[Config], error: ErrorDetails) -> str:
     where = [str(part) for part in error["loc"] if isinstance(part, str | int)]
     known = set(field_paths(cls))
     dotted = ".".join(where)

@@ -224,13 +224,13 @@ def _locked(tmp: Path, cfg: Config) -> Iterator[None]:
     try:
         file = tmp / "config.toml"
         text = to_toml(cfg)
-        if file.exists() and (begun := file.read_text("utf-8")) != text:
-            keys = differences(tomllib.loads(text), tomllib.loads(begun))
-            raise OccupiedError(
-                f"{tmp} holds an unfinished run with other settings: {', '.join(keys)}. "
-                f"Finish it with its own settings, delete it, or choose another --out"
-            )
-        if not file.exists():
+        if file.exists():
+            if keys := differences(tomllib.loads(text), tomllib.loads(file.read_text("utf-8"))):
+                raise OccupiedError(
+                    f"{tmp} holds an unfinished run with other settings: {', '.join(keys)}. "
+                    f"Finish it with its own settings, delete it, or choose another --out"
+                )
+        else:
             part = tmp / "config.toml.part"
             part.write_text(text, "utf-8")
             os.replace(part, file)
