@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,10 @@ def warn(text: str) -> None:
 
 
 class Progress:
-    """Counts units done; says rate and time left. `start` units were done by an earlier run."""
+    """Counts units done; says rate and time left. `start` units were done by an earlier run.
+
+    Several threads may advance it, and `stop` ends them all.
+    """
 
     every_s = 15.0
 
@@ -29,9 +33,27 @@ class Progress:
         self.done = self.start = start
         self.t0 = self.last = time.monotonic()
         self.note = ""
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def skip(self, n: int) -> None:
+        """Count `n` more units that an earlier run did."""
+        with self._lock:
+            self.done += n
+            self.start += n
+
+    def stop(self) -> None:
+        """Make every `advance` after this one, in whatever thread, raise KeyboardInterrupt."""
+        self._stopped = True
 
     def advance(self, n: int, note: str = "") -> None:
         """Count `n` more units; `note` (a metric or two) is shown behind the rate."""
+        if self._stopped:
+            raise KeyboardInterrupt
+        with self._lock:
+            self._advance(n, note)
+
+    def _advance(self, n: int, note: str) -> None:
         self.done += n
         self.note = note or self.note
         now = time.monotonic()

@@ -168,12 +168,12 @@ def fit(
     stream = source.batches(s.batch_size, seed=s.seed, start=trainer.rows_seen, epochs=None)
     for batch in islice(stream, s.n_steps - trainer.step_idx):
         try:
-            trainer.step(**_inputs(batch, trainer.sae, source.cells))
+            trainer.step(**inputs(batch, trainer.sae, source.cells))
         except FloatingPointError as error:
-            _stop(trainer, batch, offending, str(error))
+            stop(trainer, batch, offending, str(error))
         if trainer.step_idx % s.eval_every == 0 or trainer.step_idx == s.n_steps:
-            trainer.curve.append(_measure(trainer, evaluate))
-        bar.advance(len(batch.x), _note(trainer.curve))
+            trainer.curve.append(measured(trainer, evaluate))
+        bar.advance(len(batch.x), note(trainer.curve))
         if time.monotonic() - saved >= s.checkpoint_every_s:
             checkpoints.save(trainer.rows_seen, *trainer.state())
             saved = time.monotonic()
@@ -188,7 +188,7 @@ def _groups(sae: SAE) -> list[dict[str, Any]]:
     return [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
 
 
-def _inputs(batch: ViewBatch, sae: SAE, cells: list[Cell]) -> dict[str, Any]:
+def inputs(batch: ViewBatch, sae: SAE, cells: list[Cell]) -> dict[str, Any]:
     """What `Trainer.step` takes, on the SAE's device."""
     values = {"x": batch.x, "cell": sae.cell_index(cells, batch.cell)}
     if isinstance(batch, Joined):
@@ -196,7 +196,7 @@ def _inputs(batch: ViewBatch, sae: SAE, cells: list[Cell]) -> dict[str, Any]:
     return {name: None if value is None else value.to(sae.W_enc.device) for name, value in values.items()}
 
 
-def _measure(trainer: Trainer, evaluate: Callable[[SAE], Row]) -> Row:
+def measured(trainer: Trainer, evaluate: Callable[[SAE], Row]) -> Row:
     s = trainer.settings
     return {
         "rows_seen": trainer.rows_seen,
@@ -207,7 +207,7 @@ def _measure(trainer: Trainer, evaluate: Callable[[SAE], Row]) -> Row:
     }
 
 
-def _note(curve: list[Row]) -> str:
+def note(curve: list[Row]) -> str:
     if not curve:
         return ""
     fvu = curve[-1].get("fvu_validation")
@@ -215,7 +215,7 @@ def _note(curve: list[Row]) -> str:
     return f"FVU {fvu:.3f}, {curve[-1]['n_dead']} dead" if fvu is not None else ""
 
 
-def _stop(trainer: Trainer, batch: ViewBatch, offending: Path, what: str) -> None:
+def stop(trainer: Trainer, batch: ViewBatch, offending: Path, what: str) -> None:
     write_tensors({"x": batch.x, "idx": torch.from_numpy(batch.idx)}, offending)
     raise DataError(
         f"Training stopped after {trainer.rows_seen:,} vectors: {what}. The batch is in {offending}, the "

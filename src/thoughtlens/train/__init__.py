@@ -1,0 +1,117 @@
+"""The train stage: an activation store in, one SAE or one per member out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from thoughtlens.errors import ResourceError
+from thoughtlens.progress import warn
+from thoughtlens.stage import Plan, run_stage
+from thoughtlens.store.reader import ActivationStore
+from thoughtlens.train.config import DTYPES, TrainConfig
+from thoughtlens.train.groups import memory_bytes
+from thoughtlens.train.jobs import Job, check, plan_jobs
+from thoughtlens.train.run import train_jobs
+from thoughtlens.training.evaluation import DEFINITIONS
+from thoughtlens.training.track import write_curves
+
+__all__ = ["DTYPES", "TrainConfig", "plan", "train"]
+
+IDLE_BYTES = 0.5e9
+"""Memory of the libraries alone."""
+
+
+def train(cfg: TrainConfig, out: str | Path) -> dict[str, Any]:
+    """Train the SAE(s) of a config into the directory `out`.
+
+    Of several, one whose loss becomes NaN or Inf, or whose rows do not vary, stops alone: it is listed
+    under `failed`, its last checkpoint is kept.
+
+    Returns:
+        The stage's result: per member its size, rows, settings, and last measurement.
+
+    Raises:
+        ConfigError: a setting that cannot be used with these rows (k above d_sae, a batch larger than
+            the data), before anything is computed.
+        DataError: no SAE could be trained to the end.
+    """
+    store = ActivationStore.open(cfg.acts)
+    where = device(cfg.device)
+    jobs = plan_jobs(cfg, store)
+    warnings = [text for job in jobs for text in check(job)]
+
+    def work(tmp: Path) -> dict[str, Any]:
+        for text in warnings:
+            warn(text)
+        return _work(cfg, jobs, warnings, tmp, where)
+
+    return run_stage("train", cfg, out, work, inputs={"acts": cfg.acts})
+
+
+def plan(cfg: TrainConfig) -> Plan:
+    """Rows, memory, disk and time of the whole stage; zeros where the store does not exist yet."""
+    if not (Path(cfg.acts) / "meta.json").is_file():
+        return Plan(rows=cfg.n_vectors or 0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
+    jobs = plan_jobs(cfg, ActivationStore.open(cfg.acts))
+    largest = max(job.n_weights for job in jobs)
+    return Plan(
+        rows=sum(job.n_vectors for job in jobs),
+        memory_bytes=max(memory_bytes(job) for job in jobs) + IDLE_BYTES,
+        disk_bytes=4.0 * (sum(job.n_weights for job in jobs) + 2 * 3 * largest),
+        seconds=2
+        * sum(6.0 * job.n_weights * job.n_vectors for job in jobs)
+        / _flops_per_s(device(cfg.device)),
+    )
+
+
+def device(name: str) -> torch.device:
+    """The device that a config's name stands for.
+
+    Raises:
+        ResourceError: a GPU was asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ResourceError("device = 'cuda', and torch finds no GPU here; set train.device=cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _work(
+    cfg: TrainConfig, jobs: list[Job], warnings: list[str], tmp: Path, where: torch.device
+) -> dict[str, Any]:
+    outcomes = train_jobs(jobs, tmp, where, cfg.group_size)
+    write_curves({o.label: o.curve for o in outcomes}, tmp / "metrics.parquet")
+    failed = [{"member": o.label, "reason": o.failure} for o in outcomes if o.failure is not None]
+    summaries = [o.summary for o in outcomes if o.summary is not None]
+    return {
+        "seed": cfg.seed,
+        "split": cfg.split,
+        "validation_split": cfg.validation_split,
+        "members": summaries,
+        "failed": failed,
+        "headline": _headline(summaries, cfg.validation_split),
+        "definitions": DEFINITIONS,
+        "warnings": warnings + [f"{f['member']} was not trained to its end: {f['reason']}" for f in failed],
+    }
+
+
+def _headline(summaries: list[dict[str, Any]], split: str) -> dict[str, Any]:
+    """What says most, as means over the members."""
+    n = sum(s["n_validation"] for s in summaries)
+    table = {}
+    for key in ("fvu_validation", "fvu_within_validation", "l0_validation", "dead_validation"):
+        if values := [s[key] for s in summaries if key in s]:
+            table[key] = {"value": sum(values) / len(values), "n": n, "split": split}
+    return table
+
+
+def _flops_per_s(where: torch.device) -> float:
+    """What this machine reaches in a matrix product of training's shape."""
+    a, b = torch.ones(256, 512, device=where), torch.ones(512, 2048, device=where)
+    (a @ b).sum().item()
+    start = time.perf_counter()
+    (a @ b).sum().item()
+    return 2.0 * 256 * 512 * 2048 / (time.perf_counter() - start)

@@ -1,0 +1,98 @@
+"""Which SAEs are trained as one batched program."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+
+from thoughtlens.errors import ResourceError
+from thoughtlens.progress import say
+from thoughtlens.sae.stack import stack_key
+from thoughtlens.train.jobs import Job
+from thoughtlens.training.sources import JoinedView, weights
+
+CACHE_ACTS = 1 << 18
+"""Activations of a step that stay in a processor's cache: larger stacks are slower than their members."""
+
+
+def plan_groups(
+    jobs: list[Job], device: torch.device, group_size: int | Literal["auto"], n_threads: int
+) -> list[list[Job]]:
+    """Jobs of equal shape together, in order; groups of one where a kind has no batched loss.
+
+    On the CPU, `auto` puts together what fits the cache, and no more than leaves work for each thread;
+    on a GPU all that its memory holds.
+
+    Raises:
+        ResourceError: groups of the size asked for do not fit into memory.
+    """
+    shapes: dict[object, list[Job]] = {}
+    for job in jobs:
+        key = _key(job)
+        shapes.setdefault(job if key is None else key, []).append(job)
+    groups = []
+    for same in shapes.values():
+        size = _size(same, device, group_size, n_threads, len(jobs)) if len(same) > 1 else 1
+        groups += [same[i : i + size] for i in range(0, len(same), size)]
+    return groups
+
+
+def memory_bytes(job: Job) -> float:
+    """Of one SAE in training: weights, gradient and moments, a batch, the sample it starts from."""
+    cfg, d = job.cfg, weights(job.source)
+    rows = 4 * cfg.batch_size * job.d_sae + 3 * (cfg.sample_rows + cfg.batch_size) * d // 2
+    return 4.0 * (4 * job.n_weights + rows)
+
+
+def _key(job: Job) -> object | None:
+    """What SAEs of one group have in common; None: cannot be stacked."""
+    cfg, source = job.cfg, job.source
+    key = stack_key(job.sae_cfg, source.d_in)
+    if key is None or cfg.resample_every is not None or isinstance(source, JoinedView):
+        return None
+    return key, cfg.batch_size, cfg.dtype
+
+
+def _size(
+    jobs: list[Job], device: torch.device, group_size: int | Literal["auto"], n_threads: int, n_jobs: int
+) -> int:
+    each = max(memory_bytes(job) for job in jobs)
+    free = free_bytes(device)
+    at_once = min(n_threads, n_jobs)
+    fits = max(1, int(free / each / at_once))
+    if isinstance(group_size, int):
+        size = min(group_size, len(jobs))
+        if size > fits:
+            raise ResourceError(
+                f"A stack of {size} SAEs needs about {_gb(size * each)}, {at_once} at once, and "
+                f"{_gb(free)} are free; set train.group_size={fits}, or auto"
+            )
+        return size
+    wanted = len(jobs)
+    if device.type == "cpu":
+        acts = jobs[0].cfg.batch_size * jobs[0].d_sae
+        wanted = max(1, min(CACHE_ACTS // acts, -(-len(jobs) // n_threads)))
+    if fits < wanted:
+        say(
+            f"train: a stack of {wanted} SAEs needs about {_gb(wanted * each)}, {_gb(free)} are free: "
+            f"groups of {fits}"
+        )
+    return min(wanted, fits)
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory that a stack may take; of the host, where nobody says, all there is."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            table = dict(line.split(":", 1) for line in file)
+        return 1024.0 * int(table["MemAvailable"].split()[0])
+    except (OSError, KeyError):
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def _gb(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:.1f} GB"
