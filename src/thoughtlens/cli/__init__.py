@@ -16,6 +16,7 @@ from thoughtlens.cli.app import app
 from thoughtlens.cli import stages  # noqa: F401
 from thoughtlens.cli import look  # noqa: F401
 from thoughtlens.cli import thought_models  # noqa: F401
+from thoughtlens.cli import intervene  # noqa: F401
 from thoughtlens.cli import problems  # noqa: F401
 from thoughtlens.cli import bench  # noqa: F401
 

@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from thoughtlens.extract.cost import flops
 from thoughtlens.extract.source import Chunk, Source
 from thoughtlens.metrics.uncertainty import wilson
 from thoughtlens.models import thoughts
-from thoughtlens.models.load import DTYPES
+from thoughtlens.models.load import DTYPES, ModelConfig
 from thoughtlens.models.sites import CONVENTION
 from thoughtlens.models.thoughts import Answer, ThoughtBatch, ThoughtModel, ThoughtSpec, collect, parse_number
 from thoughtlens.problems import source as problem_source
@@ -32,7 +32,18 @@ BLOCK = re.compile(r"layers\.(\d+):out")
 QUESTION_TOKENS, ANSWER_TOKENS = 60, 10
 
 
-def load_model(cfg: ExtractConfig) -> ThoughtModel:
+class Wanted(Protocol):
+    """A config that names a thought model."""
+
+    @property
+    def model(self) -> ModelConfig: ...
+    @property
+    def base(self) -> str | None: ...
+    @property
+    def remove_eos(self) -> bool | None: ...
+
+
+def load_model(cfg: Wanted) -> ThoughtModel:
     """The thought model that the config names."""
     options: dict[str, Any] = {"dtype": cfg.model.dtype, "device": cfg.model.device}
     chosen = {"revision": cfg.model.revision, "base": cfg.base, "remove_eos": cfg.remove_eos}

@@ -38,7 +38,7 @@ from thoughtlens.models.sites import LAYERED, SITES, Hook, Tap, ThoughtSpec, che
 
 __all__ = [
     "LAYERED", "SITES", "Answer", "Hook", "State", "StepRecord", "Tap", "ThoughtBatch", "ThoughtModel",
-    "ThoughtSpec", "check_hooks", "collect", "load", "parse_number", "run", "think",
+    "ThoughtSpec", "check_hooks", "collect", "encoded", "load", "parse_number", "run", "think",
 ]  # fmt: skip
 
 FAMILIES = ("tiny", "codi", "coconut")
@@ -254,18 +254,23 @@ def think(
     last = model.spec.n_steps if n_steps is None else n_steps
     if last not in model.spec.passes:
         raise HookError(f"Expected n_steps in 0..{model.spec.n_steps}, got {n_steps}")
-    if not questions:
-        raise DataError("Expected at least one question, got none")
     check_hooks(model.spec, hooks, last)
-    order = sorted(range(len(questions)), key=lambda i: len(questions[i]))
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        state = replace(model.encode([questions[i] for i in rows]), rows=torch.tensor(rows))
+    for state in encoded(model, questions, batch_size=batch_size):
         records = []
         for _ in range(last + 1):
             state, record = model.step(state, hooks)
             records.append(record)
         yield state, records
+
+
+def encoded(model: ThoughtModel, questions: Sequence[str], *, batch_size: int = 64) -> Iterator[State]:
+    """All questions before any thought, batch by batch (alike lengths together); `State.rows` says which."""
+    if not questions:
+        raise DataError("Expected at least one question, got none")
+    order = sorted(range(len(questions)), key=lambda i: len(questions[i]))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        yield replace(model.encode([questions[i] for i in rows]), rows=torch.tensor(rows))
 
 
 @torch.no_grad()
