@@ -62,16 +62,11 @@ def dictionaries(
     found = []
     for name, sae in members.items():
         _check(spec, name, sae)
-        places = [
-            Place(site, p, layer)
-            for site, layer in sites_of(tuple(sae.hook_names), spec).values()
-            for p in _thoughts(spec, sae)
-        ]  # type: ignore[arg-type]
+        sites = sites_of(tuple(sae.hook_names), spec).values()
+        places = [Place(site, p, layer) for site, layer in sites for p in _thoughts(spec, sae)]
         known = [p for p in places if sae.cells is None or (p.hook_name, p.step) in sae.cells]
-        chosen = [
-            p for p in known
-            if is_read(spec, p) and (steps is None or p.step in steps) and (layers is None or p.layer in layers)
-        ]  # fmt: skip
+        asked = [p for p in known if (not steps or p.step in steps) and (not layers or p.layer in layers)]
+        chosen = [p for p in asked if is_read(spec, p)]
         if chosen:
             found.append(Dictionary(name, sae, tuple(chosen)))
     there = {p for d in found for p in d.places}
@@ -81,8 +76,8 @@ def dictionaries(
         hooks = list(dict.fromkeys(h for sae in members.values() for h in sae.hook_names))
         passes = sorted({p for sae in members.values() for p in _thoughts(spec, sae)})
         raise HookError(
-            f"No SAE reads what was asked for and the model goes on with (steps {sorted(missing) or 'all'}, layers "
-            f"{sorted(gone) or 'all'}); they were trained on {', '.join(hooks)} at passes {passes}"
+            f"No SAE was trained on steps {sorted(missing) or 'all'}, layers {sorted(gone) or 'all'}, where "
+            f"something reads it; they were trained on {', '.join(hooks)} at passes {passes}"
         )
     return found
 
@@ -145,7 +140,7 @@ def densities(dictionary: Dictionary, states: dict[Place, Float[Tensor, "n d"]])
 
 
 def matched(density: Float[Tensor, " d_sae"], latents: Sequence[int], n: int) -> list[list[int]]:
-    """`n` times as many other live latents, whose densities are nearest; the i-th list stands for `latents`."""
+    """`n` sets of other live latents to stand for `latents`, whose densities are nearest to theirs."""
     taken, found = set(latents), []
     for _ in range(n):
         others = []

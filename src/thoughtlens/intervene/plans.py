@@ -105,7 +105,7 @@ def _ablate(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
         bundles.add(f"ablate_{cfg.method}", group, ways[cfg.method], width_of(states))
     note = ""
     if cfg.method == "zero":
-        note = "zeros are no state that this model ever has: what breaks may break because of that; use mean or resample"
+        note = "zeros are no state that this model ever has, which alone may break it; use mean or resample"
     if cfg.method == "resample":
         problems = Problems(problems.table, corrupted=[problems.answers[i] for i in donor])
     return [Trial(problems, bundles.chunks(), note)]
@@ -152,8 +152,8 @@ def solved_twins(cfg: InterveneConfig, model: ThoughtModel) -> tuple[Problems, l
     solved = np.flatnonzero(right[0] & right[1])
     if len(solved) < 2:
         raise DataError(
-            f"The model solves both twins of {len(solved)} of {len(first)} pairs; an answer that was never right "
-            f"cannot be moved. Use more problems, or easier ones"
+            f"The model solves both twins of {len(solved)} of {len(first)} pairs, and only such pairs count. "
+            f"Use more problems, or easier ones"
         )
     twins = Problems(second).take(solved)
     return Problems(first, corrupted=second["answer"].to_pylist()).take(solved), twins.questions

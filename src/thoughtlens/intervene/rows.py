@@ -12,27 +12,28 @@ from thoughtlens.intervene.run import Edit, Outcome
 from thoughtlens.intervene.subject import CLASSES, Problems, says
 from thoughtlens.metrics.uncertainty import bootstrap_means, compare, holm, wilson
 
+BEYOND = ("beyond_random", "beyond_random_low", "beyond_random_high", "beyond_random_verdict")
 DEFINITIONS = {
     "accuracy": "right answers / problems; accuracy_low, _high: Wilson 95 %",
-    "difference": "accuracy under the edit minus the untouched run's, on the same problems; low, high: paired "
-    "95 % interval (by group, where problems share one); p: exact McNemar or sign test over groups; p_holm: "
-    "Holm over the edits of the stage; equivalent within 0.03",
-    "answer_logprob": "log-probability of the answer that the untouched run gave, all its tokens, forced, nats, "
-    "mean over problems; delta_logprob: minus the untouched run's",
+    "difference": "accuracy under the edit minus the untouched run's, same problems; low, high: paired 95 % "
+    "interval (by group, where problems share one); p: exact McNemar or sign test over groups; p_holm: Holm "
+    "over the edits of the stage; equivalent within 0.03",
+    "answer_logprob": "log-probability of the answer that the untouched run gave, all its tokens, forced, "
+    "nats, mean over problems; delta_logprob: minus the untouched run's",
     "kl": "KL(untouched || edited) of the answer's first token, nats, mean over problems",
     "clean": "share of answers equal to the problem's own right answer",
-    "predicted": "share equal to the answer that follows if the edit replaces one value and all later operations "
-    "are the problem's own",
+    "predicted": "share equal to the answer that follows if the edit replaces one value and all later "
+    "operations are the problem's own",
     "corrupted": "share equal to the right answer of the donor or twin, and neither clean nor predicted",
     "other": "share of other answers",
     "unparsable": "share without an answer, or without a number where the right answer is one",
-    "changed_site": "|x' - x| / |x| where the edit was made, mean over places and problems; 0: it changed nothing",
-    "changed_thoughts": "the same of what the next thoughts take in, mean over the thoughts after the edit; null: "
-    "there are none",
+    "changed_site": "|x' - x| / |x| where the edit was made, mean over places and problems; 0: no change",
+    "changed_thoughts": "the same of what the next thoughts take in, mean over the thoughts after the edit; "
+    "null: there are none",
     "moved": "share of problems in which a logit of the answer's first token moved by more than 1e-5",
-    "beyond_random": "accuracy under the edit minus that under a change as large in a random direction, paired",
-    "control": "random: as large a change in a direction drawn for each problem; latents: other latents of about "
-    "the same density; elsewhere: the same edit at a pass that was not asked for",
+    "beyond_random": "accuracy under the edit minus that under as large a random change, paired",
+    "control": "random: as large a change in a direction drawn for each problem; latents: other latents of "
+    "about the same density; elsewhere: the same edit at a pass that was not asked for",
 }
 
 
@@ -51,14 +52,11 @@ def rows_of(
         classes = np.bincount(problems.classes(outcome), minlength=len(CLASSES)) / len(right[i])
         row |= dict(zip(CLASSES, classes.tolist(), strict=True))
         row |= _bite(edit, outcome)
-        row |= dict.fromkeys(
-            ("beyond_random", "beyond_random_low", "beyond_random_high", "beyond_random_verdict")
-        )
+        row |= dict.fromkeys(BEYOND)
         if edit.about.get("control") == "random":
             found = compare(right[i - 1], right[i], problems.groups, seed=seed)
-            named = ("beyond_random", "beyond_random_low", "beyond_random_high", "beyond_random_verdict")
             d = found.difference
-            rows[-1] |= dict(zip(named, (d.estimate, d.low, d.high, found.verdict), strict=True))
+            rows[-1] |= dict(zip(BEYOND, (d.estimate, d.low, d.high, found.verdict), strict=True))
         rows.append(row)
     return rows
 

@@ -52,20 +52,18 @@ def objections(cfg: InterveneConfig, rows: Sequence[dict[str, Any]]) -> list[str
     found = []
     if own and all(row["changed_site"] == 0 for row in own) and cfg.edit != "splice":
         raise HookError(
-            f"No edit changed anything at {_where(own[0])}{' ..' if len(own) > 1 else ''}: the state is the same "
-            f"before and after in all {own[0]['n']} problems. Edit another site, pass or latent"
+            f"No edit changed anything ({_where(own[0])}{' ..' if len(own) > 1 else ''}): every state is the "
+            f"same before and after, in all {own[0]['n']} problems. Edit another site, pass or latent"
         )
     if idle:
         found.append(f"changed nothing at their place, so that they say nothing: {_list(idle)}")
     unread = [row for row in edited if row["changed_site"] > 0 and row["moved"] == 0]
     if unread:
-        found.append(
-            f"changed the state, and no logit of any answer moved: nothing reads it: {_list(unread)}"
-        )
+        found.append(f"changed the state, and no logit of any answer moved (unread?): {_list(unread)}")
     if rows[0]["accuracy_untouched"] < LOW_ACCURACY:
         found.append(
-            f"the untouched model is right in {rows[0]['accuracy_untouched']:.1%} of the problems: no edit can "
-            f"lower that by much; look at kl and answer_logprob"
+            f"the untouched model is right in {rows[0]['accuracy_untouched']:.1%} of the problems; no edit "
+            f"can lower that by much; look at kl and answer_logprob"
         )
     return found
 
