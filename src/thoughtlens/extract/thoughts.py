@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,7 @@ BLOCK = re.compile(r"layers\.(\d+):out")
 QUESTION_TOKENS, ANSWER_TOKENS = 60, 10
 
 
+@runtime_checkable
 class Wanted(Protocol):
     """A config that names a thought model."""
 
