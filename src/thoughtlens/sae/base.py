@@ -126,7 +126,7 @@ class SAE(nn.Module, ABC):
         cfg.check(d_in)
         self.cfg = cfg
         self.d_in, self.d_out, self.d_sae = d_in, d_out or d_in, cfg.width(d_in)
-        self.W_enc = nn.Parameter(torch.zeros(self.d_in, self.d_sae))
+        self.W_enc = nn.Parameter(torch.zeros(self.d_sae, self.d_in).T)  # a latent's weights lie together
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
         self.W_dec = nn.Parameter(torch.zeros(self.d_sae, self.d_out))
         self.b_dec = nn.Parameter(torch.zeros(self.d_out))

@@ -68,14 +68,17 @@ class TopKSAE(SAE):
     def loss(self, batch: Batch) -> LossTerms:
         """`reconstruction` and, while latents are dead, `auxk`."""
         z = self.normalize(batch.x, batch.cell)
-        pre_acts = self.pre_acts(z)
-        acts = SparseActs(*kernels.topk(pre_acts, self.cfg.k))
-        residual = z - (kernels.decode(acts.values, acts.indices, self.W_dec) + self.b_dec)
+        centred = z - self.b_dec if self.cfg.pre_bias else z
+        dtype = self.compute_dtype or self.W_enc.dtype
+        *acts, products = kernels.encode_topk(centred, self.W_enc, self.b_enc, self.cfg.k, dtype)
+        residual = z - (kernels.decode(*acts, self.W_dec) + self.b_dec)
         terms = {"reconstruction": residual.square().mean()}
         if self.cfg.auxk > 0 and batch.dead is not None:
             k_aux = self.cfg.k_aux or max(1, self.d_in // 2)
-            terms["auxk"] = self.cfg.auxk * auxk_loss(residual, pre_acts, self.W_dec, batch.dead, k_aux)
-        return LossTerms(terms, acts)
+            latents = batch.dead.nonzero().squeeze(1)
+            pre_acts = kernels.pick(products, centred, self.W_enc, self.b_enc, latents)
+            terms["auxk"] = self.cfg.auxk * dead_loss(residual, pre_acts, self.W_dec[latents], k_aux, dtype)
+        return LossTerms(terms, SparseActs(*acts))
 
 
 def auxk_loss(
@@ -91,14 +94,25 @@ def auxk_loss(
     b_dec, which it has seen already, is not added again. Gradients reach the encoder through
     `pre_acts` and the decoder rows of the dead latents.
     """
-    idx = dead.nonzero().squeeze(1)
-    if len(idx) == 0:
+    latents = dead.nonzero().squeeze(1)
+    return dead_loss(residual, pre_acts[:, latents], W_dec[latents], k_aux, W_dec.dtype)
+
+
+def dead_loss(
+    residual: Float[Tensor, "batch d_out"],
+    pre_acts: Float[Tensor, "batch n_dead"],
+    rows: Float[Tensor, "n_dead d_out"],
+    k_aux: int,
+    dtype: torch.dtype,
+) -> Float[Tensor, ""]:
+    """`auxk_loss` of the dead latents' own pre-activations and decoder rows, the product taken in `dtype`."""
+    if len(rows) == 0:
         return residual.new_zeros(())
     target = residual.detach()
-    acts = pre_acts[:, idx].relu()
-    if len(idx) > k_aux:
+    acts = pre_acts.relu()
+    if len(rows) > k_aux:
         values, kept = acts.topk(k_aux, dim=-1, sorted=False)
         acts = torch.zeros_like(acts).scatter(-1, kept, values)
-    error = target - acts @ W_dec[idx]
+    error = target - (acts.to(dtype) @ rows.to(dtype)).to(target.dtype)
     scale = (target - target.mean(0)).square().sum()
     return error.square().sum() / scale.clamp_min(torch.finfo(scale.dtype).tiny)

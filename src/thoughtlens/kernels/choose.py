@@ -1,0 +1,51 @@
+"""Which implementation a call gets."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from functools import lru_cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from thoughtlens.errors import ConfigError
+from thoughtlens.kernels import reference
+from thoughtlens.progress import say
+
+VARIABLE = "THOUGHTLENS_KERNELS"
+NEEDS = {"cpu": "numba", "triton": "triton"}
+
+
+def backend(weights: Tensor) -> ModuleType:
+    """The module whose kernels work on these weights: by device and dtype, said once each.
+
+    `THOUGHTLENS_KERNELS=reference` in the environment forces the definition.
+
+    Raises:
+        ConfigError: another value of the variable.
+    """
+    forced = os.environ.get(VARIABLE, "auto")
+    if forced not in ("auto", "reference"):
+        raise ConfigError(f"{VARIABLE}: expected auto or reference, got {forced!r}")
+    wanted = {"cpu": "cpu", "cuda": "triton"}.get(weights.device.type)
+    if forced == "reference" or wanted is None or weights.dtype != torch.float32:
+        return reference
+    return _load(wanted)
+
+
+def name(weights: Tensor) -> str:
+    """What `backend` chooses: reference, cpu or triton."""
+    return backend(weights).__name__.rpartition(".")[2]
+
+
+@lru_cache
+def _load(wanted: str) -> ModuleType:
+    try:
+        module = importlib.import_module(f"thoughtlens.kernels.{wanted}")
+    except ImportError as error:
+        say(f"kernels: reference, since {NEEDS[wanted]} cannot be imported ({error}); training is slower")
+        return reference
+    say(f"kernels: {wanted} (through {NEEDS[wanted]})")
+    return module

@@ -1,0 +1,129 @@
+"""Kernels for float32 weights on a CPU: products by torch, everything sparse by the loops of `loops.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from thoughtlens.kernels import loops
+from thoughtlens.kernels.threads import share
+
+
+def encode_topk(
+    z: Float[Tensor, "batch d_in"],
+    W: Float[Tensor, "d_in d_sae"],
+    b: Float[Tensor, " d_sae"],
+    k: int,
+    dtype: torch.dtype,
+) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"], Float[Tensor, "batch d_sae"]]:
+    """See `reference.encode_topk`."""
+    return EncodeTopK.apply(z, W, b, k, dtype)
+
+
+def decode(
+    values: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"], W_dec: Float[Tensor, "d_sae d_out"]
+) -> Float[Tensor, "batch d_out"]:
+    """See `reference.decode`."""
+    return Decode.apply(values, indices, W_dec)
+
+
+class EncodeTopK(torch.autograd.Function):
+    """Gradients of only the latents that fire, row by row of the transposed encoder."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, W: Tensor, b: Tensor, k: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Values, indices, products without the bias."""
+        products = z.to(dtype) @ W.to(dtype)
+        values, indices = select(products, b, k)
+        ctx.save_for_backward(z, W, values, indices)
+        ctx.mark_non_differentiable(indices, products)
+        ctx.set_materialize_grads(False)
+        return values, indices, products
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients in z, W and b."""
+        z, W, values, indices = ctx.saved_tensors
+        z_grad = W_grad = b_grad = None
+        grad = torch.where(values > 0, grad, 0)
+        if ctx.needs_input_grad[0]:
+            z_grad = weighted_rows(grad, indices, W.T)
+        if ctx.needs_input_grad[1]:
+            W_grad = latent_rows(grad, values, indices, z, W.shape[1]).T
+        if ctx.needs_input_grad[2]:
+            b_grad = grad.new_zeros(W.shape[1]).index_add_(0, indices.flatten(), grad.flatten())
+        return z_grad, W_grad, b_grad, None, None
+
+
+class Decode(torch.autograd.Function):
+    """`sum_k values[b, k] * W_dec[indices[b, k]]`, and gradients of the rows in use."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, indices: Tensor, W_dec: Tensor) -> Tensor:
+        """x_hat without its bias."""
+        ctx.save_for_backward(values, indices, W_dec)
+        return weighted_rows(values, indices, W_dec)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients in values and W_dec."""
+        values, indices, W_dec = ctx.saved_tensors
+        values_grad = row_products(grad, indices, W_dec) if ctx.needs_input_grad[0] else None
+        W_grad = None
+        if ctx.needs_input_grad[2]:
+            W_grad = latent_rows(values, values, indices, grad, len(W_dec))
+        return values_grad, None, W_grad
+
+
+def select(
+    products: Float[Tensor, "batch d_sae"], b: Float[Tensor, " d_sae"], k: int
+) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
+    """Each row's k largest of `relu(products + b)` without sorting, and their latents."""
+    values = torch.empty(len(products), k)
+    indices = torch.empty(len(products), k, dtype=torch.long)
+    share(loops.select, len(products), _array(products), _array(b), k, _array(values), _array(indices))
+    return values, indices
+
+
+def weighted_rows(
+    weights: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"], rows: Float[Tensor, "n d"]
+) -> Float[Tensor, "batch d"]:
+    """`sum_k weights[b, k] * rows[indices[b, k]]`."""
+    out = torch.empty(len(weights), rows.shape[1])
+    arrays = (_array(weights), _array(indices), _array(rows), _array(out))
+    share(loops.weighted_rows, len(weights), *arrays)
+    return out
+
+
+def row_products(
+    x: Float[Tensor, "batch d"], indices: Int[Tensor, "batch k"], rows: Float[Tensor, "n d"]
+) -> Float[Tensor, "batch k"]:
+    """`x[b] . rows[indices[b, k]]`."""
+    out = torch.empty(indices.shape)
+    share(loops.row_products, len(x), _array(x), _array(indices), _array(rows), _array(out))
+    return out
+
+
+def latent_rows(
+    weights: Float[Tensor, "batch k"],
+    values: Float[Tensor, "batch k"],
+    indices: Int[Tensor, "batch k"],
+    x: Float[Tensor, "batch d"],
+    n_latents: int,
+) -> Float[Tensor, "n_latents d"]:
+    """`sum of weights[b, k] * x[b]` over the pairs with `indices[b, k] = i` and a value other than 0."""
+    starts, row, place = loops.by_latent(_array(values), _array(indices), n_latents)
+    out = torch.empty(n_latents, x.shape[1])
+    weight = _array(weights).reshape(-1)[place]
+    share(loops.latent_rows, n_latents, weight, starts, row, _array(x), _array(out))
+    return out
+
+
+def _array(t: Tensor) -> np.ndarray:
+    """The same memory as a C-contiguous array; a copy where it is not contiguous. bfloat16 as its bits."""
+    t = t.detach().contiguous()
+    return t.view(torch.int16).numpy().view(np.uint16) if t.dtype == torch.bfloat16 else t.numpy()
