@@ -1,67 +1,14 @@
-"""SAEs on disk: `cfg.json` + `sae.safetensors`, read strictly. docs/formats.md has every field."""
+"""SAEs by path: this project's own and other libraries', wherever one is asked for."""
 
 from __future__ import annotations
 
-import copy
-import json
-import os
-import re
 from pathlib import Path
-from typing import Any
 
-import torch
-from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
-from thoughtlens.config import Config, validate
-from thoughtlens.errors import CheckpointError, ConfigError, MismatchError, NotThereError
+from thoughtlens.errors import MismatchError, NotThereError
 from thoughtlens.sae.base import SAE
-from thoughtlens.sae.registry import CONFIGS, KINDS
-from thoughtlens.stage import write_json
+from thoughtlens.sae.native import load_native, save, write_tensors
 
-FORMAT = "thoughtlens-sae"
-SCHEMA = 1
-
-
-class Header(Config):
-    """What `cfg.json` says beside `format` and `schema`."""
-
-    kind: str
-    """Architecture."""
-    config: dict[str, Any]
-    """The architecture's settings."""
-    d_in: int = Field(ge=1)
-    """Width of the input."""
-    d_out: int = Field(ge=1)
-    """Width of the output."""
-    d_sae: int = Field(ge=1)
-    """Number of latents."""
-    hook_names: list[str]
-    """Hooks the SAE was trained on."""
-    cells: list[tuple[str, int | None]] | None
-    """The (hook_name, thought_idx) of each row of the normalisation table; null: no table."""
-    provenance: dict[str, Any]
-    """Where the training rows came from."""
-
-
-def save(sae: SAE, directory: str | Path) -> None:
-    """Write an SAE that takes raw activations; a global normalisation is folded in the copy on disk.
-
-    The weights come first and `cfg.json` last, each through a temporary name: a directory with a
-    `cfg.json` is whole.
-    """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    folded = copy.deepcopy(sae)
-    folded.fold()
-    tensors = folded.state_dict()
-    bad = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
-    if bad:
-        raise CheckpointError(f"Refusing to save an SAE to {directory}: {', '.join(bad)} hold NaN or Inf")
-    write_tensors(tensors, directory / "sae.safetensors")
-    write_json(directory / "cfg.json", _header(folded))
+__all__ = ["load", "load_members", "member_names", "save", "write_tensors"]
 
 
 def load(path: str | Path, device: str = "cpu") -> SAE:
@@ -72,14 +19,7 @@ def load(path: str | Path, device: str = "cpu") -> SAE:
         CheckpointError: unknown schema or kind, keys missing or left over, wrong shapes, NaN weights,
             a truncated or foreign file.
     """
-    directory = Path(path)
-    header = _read_header(directory / "cfg.json")
-    sae = _empty(header, directory / "cfg.json")
-    tensors = _read_tensors(directory / "sae.safetensors")
-    _check(tensors, sae.state_dict(), directory / "sae.safetensors")
-    sae.to(tensors["W_enc"].dtype).load_state_dict(tensors)
-    sae.hook_names, sae.provenance = header.hook_names, header.provenance
-    return sae.to(device).eval()
+    return load_native(path, device)
 
 
 def load_members(path: str | Path, device: str = "cpu") -> dict[str, SAE]:
@@ -98,25 +38,6 @@ def load_members(path: str | Path, device: str = "cpu") -> dict[str, SAE]:
     return members
 
 
-def write_tensors(tensors: dict[str, Tensor], file: Path) -> None:
-    """A safetensors file that is whole or absent.
-
-    Raises:
-        OSError: with the system's number (disk full, no permission), which safetensors hides.
-    """
-    part = file.with_name(file.name + ".part")
-    try:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part)
-    except SafetensorError as error:
-        if (number := re.search(r"os error (\d+)", str(error))) is None:
-            raise
-        code = int(number[1])
-        raise OSError(code, os.strerror(code), str(file)) from None
-    with part.open("rb") as handle:
-        os.fsync(handle.fileno())
-    os.replace(part, file)
-
-
 def member_names(path: str | Path) -> list[str]:
     """Names of the SAEs in a directory, sorted; [""] where it holds one SAE itself."""
     root = Path(path)
@@ -126,76 +47,3 @@ def member_names(path: str | Path) -> list[str]:
     if not names:
         raise NotThereError(f"Expected an SAE (cfg.json) or one folder per SAE at {root}, found none")
     return names
-
-
-def _header(sae: SAE) -> dict[str, Any]:
-    header = Header(
-        kind=sae.kind,
-        config=sae.cfg.model_dump(mode="json"),
-        d_in=sae.d_in,
-        d_out=sae.d_out,
-        d_sae=sae.d_sae,
-        hook_names=sae.hook_names,
-        cells=None if sae.normalization is None else sae.normalization.cells,
-        provenance=sae.provenance,
-    )
-    return {"format": FORMAT, "schema": SCHEMA, **header.model_dump(mode="json")}
-
-
-def _read_header(file: Path) -> Header:
-    if not file.is_file():
-        raise NotThereError(f"Expected an SAE at {file.parent}, found no {file.name} there")
-    try:
-        table = json.loads(file.read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{file} is not JSON ({error}): it is damaged or not ours") from None
-    if not isinstance(table, dict) or table.pop("format", None) != FORMAT:
-        raise CheckpointError(f"{file} is not a thoughtlens SAE: expected format {FORMAT!r} in it")
-    if (schema := table.pop("schema", None)) != SCHEMA:
-        raise CheckpointError(
-            f"{file} has schema {schema!r}, this version reads {SCHEMA}; use the version that wrote it"
-        )
-    try:
-        header = validate(Header, table)
-    except ConfigError as error:
-        raise CheckpointError(f"{file}: {error}") from None
-    if header.kind not in KINDS:
-        raise CheckpointError(f"{file}: expected a kind among {', '.join(KINDS)}, got {header.kind!r}")
-    return header
-
-
-def _empty(header: Header, file: Path) -> SAE:
-    try:
-        cfg = validate(CONFIGS[header.kind], header.config)
-        sae = KINDS[header.kind](cfg, header.d_in, header.d_out)
-    except ConfigError as error:
-        raise CheckpointError(f"{file}: {error}") from None
-    if sae.d_sae != header.d_sae:
-        raise CheckpointError(f"{file}: d_sae is {header.d_sae}, its config gives {sae.d_sae}")
-    if header.cells is not None:
-        sae.set_cells(header.cells)
-    return sae
-
-
-def _read_tensors(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise NotThereError(f"Expected weights at {file}, found none")
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise CheckpointError(f"{file} is truncated or not a safetensors file ({error})") from None
-
-
-def _check(tensors: dict[str, Tensor], expected: dict[str, Tensor], file: Path) -> None:
-    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    if missing or extra:
-        raise CheckpointError(f"{file}: keys missing: {missing}, keys not known: {extra}")
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape:
-            raise CheckpointError(
-                f"{file}: expected {name} of shape {tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
-            )
-        if not tensor.dtype.is_floating_point or tensor.dtype != tensors["W_enc"].dtype:
-            raise CheckpointError(f"{file}: expected {name} in W_enc's floating dtype, got {tensor.dtype}")
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{file}: {name} holds NaN or Inf; train again or take an earlier SAE")
