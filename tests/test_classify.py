@@ -158,7 +158,7 @@ def test_a_killed_stage_ends_with_the_same_bytes(run, tmp_path):
         .label.cat.codes
     )
     folds = stage.probes.make_folds(y, np.arange(len(y)), n_splits=3, n_inner=2, seed=0)
-    stage._save(stage.probes.majority(y, folds, n_classes=3), broken / "parts" / "majority.none.npz")
+    stage._save(stage.probes.constant(y, folds, n_classes=3), broken / "parts" / "majority.none.npz")
     assert classify(config(root, **options), tmp_path / "out")["digest"] == whole["digest"]
     assert not (tmp_path / "out" / "parts").exists()
 

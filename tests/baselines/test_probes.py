@@ -117,7 +117,7 @@ def test_select_takes_the_least_inner_loss_in_every_fold():
 def test_majority_by_hand():
     y = np.array([0, 0, 0, 1, 1, 0, 0, 1, 0])
     folds = probes.make_folds(y, np.arange(9), n_splits=3, n_inner=2)
-    found = probes.majority(y, folds, n_classes=2)
+    found = probes.constant(y, folds, n_classes=2)
     assert (found.pred == 0).all()
     np.testing.assert_allclose(found.proba, np.tile([2 / 3, 1 / 3], (9, 1)))
     assert found.inner_loss == pytest.approx(-(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3)))

@@ -126,7 +126,7 @@ def _features(
 
 def _probe_one(cfg: ClassifyConfig, X: Any, y: np.ndarray, folds: Folds, n_classes: int) -> Probe:
     if X is None:
-        return probes.majority(y, folds, n_classes=n_classes)
+        return probes.constant(y, folds, n_classes=n_classes)
     return probes.probe(X, y, folds, n_classes=n_classes, grid=cfg.c_grid, max_iter=cfg.max_iter)
 
 
