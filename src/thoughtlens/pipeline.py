@@ -96,8 +96,8 @@ def _own_tables(stage: str) -> list[str]:
     return [name for name, owner in OWN_TABLE.items() if owner == stage]
 
 
-def load(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe by name or file, with overrides; every stage's config is checked at once."""
+def load(source: str | Path | dict, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe by name, file or table, with overrides; every stage's config is checked at once."""
     cfg = load_config(recipe_class(), source, overrides)
     for name in cfg.stages:
         if name not in STAGES:

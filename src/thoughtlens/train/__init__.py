@@ -12,14 +12,14 @@ from thoughtlens.errors import ResourceError
 from thoughtlens.progress import warn
 from thoughtlens.stage import Plan, run_stage
 from thoughtlens.store.reader import ActivationStore
-from thoughtlens.train.config import DTYPES, TrainConfig
+from thoughtlens.train.config import DTYPES, GroupSize, TrainConfig
 from thoughtlens.train.groups import memory_bytes
 from thoughtlens.train.jobs import Job, check, plan_jobs
 from thoughtlens.train.run import train_jobs
 from thoughtlens.training.evaluation import DEFINITIONS
 from thoughtlens.training.track import write_curves
 
-__all__ = ["DTYPES", "TrainConfig", "plan", "train"]
+__all__ = ["DTYPES", "GroupSize", "TrainConfig", "device", "plan", "train"]
 
 IDLE_BYTES = 0.5e9
 """Memory of the libraries alone."""

@@ -12,6 +12,7 @@ from thoughtlens import sae as saes
 from thoughtlens.config import Config
 from thoughtlens.training.members import Partition
 
+GroupSize = Literal["auto"] | Annotated[int, Field(ge=1)]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -68,7 +69,7 @@ class TrainConfig(Config):
     """Vectors of each split that a measurement takes."""
     checkpoint_every_s: float = Field(default=60.0, ge=0)
     """Seconds between checkpoints."""
-    group_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    group_size: GroupSize = "auto"
     """SAEs of one shape that are trained as one batched program; auto: as many as pays off and fits."""
 
     @field_validator("members", mode="before")
