@@ -17,7 +17,7 @@ LAYERS = [
     {"models", "store", "sae", "problems"},
     {"baselines", "training", "explain"},
     {"extract", "train", "validate", "interpret", "classify", "intervene", "fire", "gates", "distill"},
-    {"plots", "report", "pipeline", "bench", "explorer"},
+    {"plots", "report", "pipeline", "sweep", "grid", "bench", "explorer"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

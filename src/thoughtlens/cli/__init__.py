@@ -14,6 +14,8 @@ from thoughtlens.cli.app import app
 
 # Each module adds its commands; --help lists them in this order.
 from thoughtlens.cli import stages  # noqa: F401
+from thoughtlens.cli import sweep  # noqa: F401
+from thoughtlens.cli import grid  # noqa: F401
 from thoughtlens.cli import look  # noqa: F401
 from thoughtlens.cli import thought_models  # noqa: F401
 from thoughtlens.cli import intervene  # noqa: F401

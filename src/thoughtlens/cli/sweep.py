@@ -1,0 +1,35 @@
+"""The command that tries a grid of settings."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from thoughtlens.cli.app import Acts, Out, Overrides, PlanOnly, Recipe, app, show
+
+
+@app.command()
+def sweep(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    *,
+    out: Out,
+    acts: Acts = None,
+    fidelity: Annotated[
+        bool, typer.Option("--fidelity", help="Also run the model with its activations replaced.")
+    ] = False,
+    rule: Annotated[str | None, typer.Option(help="knee or best: how a setting is recommended.")] = None,
+    max_l0: Annotated[float | None, typer.Option(help="Largest L0 to recommend.")] = None,
+    max_dead: Annotated[float | None, typer.Option(help="Largest share of dead latents.")] = None,
+    skip_refused: Annotated[
+        bool, typer.Option("--skip-refused", help="Leave out settings that cannot be trained.")
+    ] = False,
+    plan: PlanOnly = False,
+) -> None:
+    """Train every setting of a grid with several seeds: sae.k=8,16 sae.d_sae=1024,4096 seeds=0,1,2."""
+    from thoughtlens import sweep as stage
+
+    options = {"rule": rule, "max_l0": max_l0, "max_dead": max_dead}
+    flags = {"fidelity": fidelity or None, "skip_refused": skip_refused or None}
+    show(stage.run(recipe, overrides or [], out, acts=acts, plan_only=plan, **options, **flags))
