@@ -17,6 +17,7 @@ from thoughtlens.cli import stages  # noqa: F401
 from thoughtlens.cli import sweep  # noqa: F401
 from thoughtlens.cli import grid  # noqa: F401
 from thoughtlens.cli import look  # noqa: F401
+from thoughtlens.cli import explore  # noqa: F401
 from thoughtlens.cli import thought_models  # noqa: F401
 from thoughtlens.cli import intervene  # noqa: F401
 from thoughtlens.cli import problems  # noqa: F401

@@ -1,0 +1,71 @@
+// Address to page, keys, theme. Addresses can be shared: #/?q=..., #/l/SAE/LATENT, #/c/..., #/p/N.
+"use strict";
+
+const DEFAULTS = { m: "0", q: "", state: "all", sort: "density", down: "1", page: "0" };
+
+function parse(hash) {
+  const [path, query] = hash.replace(/^#\/?/, "").split("?");
+  const parts = path.split("/").filter(Boolean), numbers = parts.slice(1).map(Number);
+  if (parts[0] === "l") return { page: "latent", memberIdx: numbers[0], i: numbers[1] };
+  if (parts[0] === "c") return { page: "compare", a: numbers.slice(0, 2), b: numbers.slice(2, 4) };
+  if (parts[0] === "p") return { page: "problem", i: numbers[0] };
+  const view = { ...DEFAULTS, ...Object.fromEntries(new URLSearchParams(query || "")) };
+  const sorts = ["latent", "density", "n_fires", "n_problems", "mean_active", "max_active", "label_strength"];
+  return { page: "overview", view: { ...view, sort: sorts.includes(view.sort) ? view.sort : "density", page: Number(view.page) || 0 } };
+}
+
+function setTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  try { localStorage.setItem("thoughtlens:theme", theme); } catch { /* not remembered */ }
+}
+
+const KEYS = [["/", "search"], ["j, →", "next latent or problem"], ["k, ←", "previous"], ["o", "overview"], ["d", "dark or light"], ["?", "this list"]];
+
+function step(by) {
+  const at = parse(location.hash);
+  if (at.page === "latent") location.hash = `#/l/${at.memberIdx}/${Math.max(0, at.i + by)}`;
+  if (at.page === "problem") location.hash = `#/p/${Math.max(0, at.i + by)}`;
+}
+
+function onKey(event) {
+  if (/^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName) || event.ctrlKey || event.metaKey || event.altKey) return;
+  const actions = {
+    "/": () => { if (parse(location.hash).page !== "overview") location.hash = "#/"; setTimeout(() => document.getElementById("search")?.focus(), 30); },
+    j: () => step(1), ArrowRight: () => step(1), k: () => step(-1), ArrowLeft: () => step(-1),
+    o: () => { location.hash = "#/"; },
+    d: () => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"),
+    "?": () => document.getElementById("keys").showModal(),
+  };
+  if (actions[event.key]) { event.preventDefault(); actions[event.key](); }
+}
+
+function App({ run }) {
+  const [hash, setHash] = useState(location.hash);
+  useEffect(() => {
+    const change = () => { setHash(location.hash); if (!location.hash.startsWith("#/?")) scrollTo(0, 0); };
+    addEventListener("hashchange", change);
+    addEventListener("keydown", onKey);
+    return () => { removeEventListener("hashchange", change); removeEventListener("keydown", onKey); };
+  }, []);
+  const at = parse(hash);
+  return html`<header><strong><a href="#/">${run.name}</a></strong><span class="note">${run.model}</span><span class="spacer"></span>
+      <a href="#/c/0/0/0/1">Compare</a><button onClick=${() => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark")}>dark / light</button>
+      <button onClick=${() => document.getElementById("keys").showModal()}>keys</button></header>
+    <main>${at.page === "latent" ? html`<${LatentPage} run=${run} memberIdx=${at.memberIdx} i=${at.i} />`
+      : at.page === "compare" ? html`<${ComparePage} run=${run} a=${at.a} b=${at.b} />`
+      : at.page === "problem" ? html`<${ProblemPage} run=${run} i=${at.i} />`
+      : html`<${Overview} run=${run} view=${at.view} />`}</main>
+    <dialog id="keys"><h2>Keys</h2><dl class="keys">${KEYS.map(([key, what]) => html`<dt>${key}</dt><dd>${what}</dd>`)}</dl>
+      <form method="dialog"><button>close</button></form></dialog>`;
+}
+
+let theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+try { theme = localStorage.getItem("thoughtlens:theme") || theme; } catch { /* as the system has it */ }
+document.documentElement.dataset.theme = theme;
+TL.get("run").then((run) => {
+  notes.open(run.name);
+  document.title = `${run.name} · thoughtlens`;
+  const root = document.getElementById("app");
+  root.textContent = "";
+  render(html`<${App} run=${run} />`, root);
+});
