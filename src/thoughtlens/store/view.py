@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -110,17 +110,21 @@ class View:
         if start < 0 or (epochs is not None and epochs < 0):
             raise DataError(f"Expected start >= 0 and epochs >= 0, got start={start}, epochs={epochs}")
         stop = math.inf if epochs is None else epochs * self.n
-        ahead = min(self.read_ahead_bytes // (self.d_in * self._stored.itemsize), self.read_ahead_vectors)
+        ahead = min(
+            self.read_ahead_bytes // (self.d_in * self._stored.itemsize), self.read_ahead_vectors, self.n
+        )
         ahead = int(min(max(1, ahead // batch_size) * batch_size, stop - start))
         buffer = torch.empty((max(ahead, 0), self.d_in), dtype=self._stored)
         while start < stop:
-            idx = self._stream(start, int(min(ahead, stop - start)), seed)
+            idx = _stream(self.n, start, int(min(ahead, stop - start)), seed)
             hook, rows = self._locate(idx)
             self.store.maps.gather(hook, rows, buffer[: len(idx)])
             cell = self._cells(hook, rows)
             for i in range(0, len(idx), batch_size):
                 part = slice(i, min(i + batch_size, len(idx)))
-                yield ViewBatch(buffer[part].to(dtype or self._stored, copy=True), idx[part], cell[part])
+                yield ViewBatch(
+                    buffer[part].to(dtype or self._stored, copy=True), idx[part].copy(), cell[part]
+                )
             start += len(idx)
 
     def sequential(self, batch_size: int, dtype: torch.dtype | None = torch.float32) -> Iterator[ViewBatch]:
@@ -133,15 +137,6 @@ class View:
         """`min(n, self.n)` different vectors in a random order."""
         self._check_batch(n)
         return self._batch(Permutation(self.n, (seed, 0))(np.arange(min(n, self.n))), dtype)
-
-    def _stream(self, start: int, size: int, seed: int) -> np.ndarray:
-        parts = []
-        while size:
-            epoch, first = divmod(start, self.n)
-            take = min(size, self.n - first)
-            parts.append(Permutation(self.n, (seed, epoch))(np.arange(first, first + take)))
-            start, size = start + take, size - take
-        return np.concatenate(parts)
 
     def _batch(self, idx: np.ndarray, dtype: torch.dtype | None) -> ViewBatch:
         hook, rows = self._locate(idx)
@@ -195,3 +190,20 @@ class View:
     def _check_batch(batch_size: int) -> None:
         if batch_size < 1:
             raise DataError(f"Expected a batch of at least 1 vector, got {batch_size}")
+
+
+@lru_cache(maxsize=8)
+def _stream(n: int, start: int, size: int, seed: int) -> np.ndarray:
+    """`size` numbers of the endless stream over n vectors from its `start`-th on.
+
+    Views that are read side by side, one a member of a stack, mostly have the same n and seed.
+    """
+    parts = []
+    while size:
+        epoch, first = divmod(start, n)
+        take = min(size, n - first)
+        parts.append(Permutation(n, (seed, epoch))(np.arange(first, first + take)))
+        start, size = start + take, size - take
+    idx = np.concatenate(parts)
+    idx.flags.writeable = False
+    return idx
