@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.planted import HOOKS, D, planted_sae, thought_store
-from thoughtlens import classify as stage
-from thoughtlens.classify import ClassifyConfig, classify, plan
+from thoughtlens.baselines import probes
+from thoughtlens.classify import ClassifyConfig, classify, parts, plan
 from thoughtlens.config import validate
 from thoughtlens.errors import ConfigError, DataError, NotThereError
 from thoughtlens.extract import ExtractConfig, extract
@@ -149,7 +149,7 @@ def test_a_killed_stage_ends_with_the_same_bytes(run, tmp_path):
     whole = classify(config(root, **options), tmp_path / "whole")
     # what a kill leaves: the parts that were finished
     broken = tmp_path / "out.tmp"
-    (broken / "parts").mkdir(parents=True)
+    broken.mkdir()
     (broken / "config.toml").write_text((tmp_path / "whole" / "config.toml").read_text())
     y = np.array(
         pq.read_table(tmp_path / "whole" / "predictions.parquet")
@@ -157,8 +157,8 @@ def test_a_killed_stage_ends_with_the_same_bytes(run, tmp_path):
         .query("arm == 'majority'")
         .label.cat.codes
     )
-    folds = stage.probes.make_folds(y, np.arange(len(y)), n_splits=3, n_inner=2, seed=0)
-    stage._save(stage.probes.constant(y, folds, n_classes=3), broken / "parts" / "majority.none.npz")
+    folds = probes.make_folds(y, np.arange(len(y)), n_splits=3, n_inner=2, seed=0)
+    parts.save(probes.constant(y, folds, n_classes=3), parts.part(broken, "majority", "none"))
     assert classify(config(root, **options), tmp_path / "out")["digest"] == whole["digest"]
     assert not (tmp_path / "out" / "parts").exists()
 
@@ -263,7 +263,7 @@ def test_labels_of_stored_documents(text_run, tmp_path):
     result = classify(cfg, tmp_path / "out")
     assert result["transductive"]["standing"] == "inductive"
     assert result["transductive"]["n_seen_by_sae"] == 0
-    assert {r["pooling"] for r in result["table"]} == {"mean", "last", "max", "selected", "none"}
+    assert {r["pooling"] for r in result["table"]} == {"mean", "last", "max", "binary", "selected", "none"}
     assert row(result, "text", "none")["accuracy"] > 0.9  # one word gives it away
     assert row(result, "raw", "mean")["accuracy"] > 0.8
     assert result["arms_left_out"] == ["begin_of_thought"]
@@ -304,7 +304,8 @@ def test_labelled_texts_with_problems(text_run, tmp_path):
 
 
 def test_features_of_stored_and_new_texts_are_the_same_numbers(text_run):
-    from thoughtlens.baselines.samples import Cover, TextSamples, stored_documents
+    from thoughtlens.baselines.coders import Cover
+    from thoughtlens.baselines.samples import TextSamples, stored_documents
     from thoughtlens.explain.reading import TextReader
     from thoughtlens.sae import load_members
     from thoughtlens.store import ActivationStore
@@ -326,7 +327,8 @@ def test_features_of_stored_and_new_texts_are_the_same_numbers(text_run):
 
 
 def test_thought_features_come_from_the_right_rows(tmp_path):
-    from thoughtlens.baselines.samples import Cover, ThoughtSamples
+    from thoughtlens.baselines.coders import Cover
+    from thoughtlens.baselines.samples import ThoughtSamples
     from thoughtlens.sae import load_members
     from thoughtlens.store import ActivationStore
 

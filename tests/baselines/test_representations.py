@@ -20,12 +20,13 @@ EXPECTED = {
     "mean_thoughts": [2, 1, 0, 6],
     "mean_all": [1, 3.5],
     "max_all": [3, 8],
+    "binary": [0.5, 0.75],
     "last_thought": [3, 2, 0, 8],
 }
 
 
 @pytest.mark.parametrize("sparse", [False, True])
-@pytest.mark.parametrize("name", CELL_POOLINGS)
+@pytest.mark.parametrize("name", EXPECTED)
 def test_cell_poolings_by_hand(name, sparse):
     parts = [sp.csr_array(part) for part in PARTS] if sparse else PARTS
     found = CELL_POOLINGS[name](parts, CELLS)
@@ -42,7 +43,7 @@ def test_means_never_mix_two_saes():
 def test_token_poolings_by_hand():
     acts = torch.tensor([[1.0, 5.0], [3.0, 0.0]])
     found = {name: pool(acts).tolist() for name, pool in TOKEN_POOLINGS.items()}
-    assert found == {"mean": [2, 2.5], "last": [3, 0], "max": [3, 5]}
+    assert found == {"mean": [2, 2.5], "last": [3, 0], "max": [3, 5], "binary": [1, 0.5]}
 
 
 def test_join_and_compact_keep_the_numbers():

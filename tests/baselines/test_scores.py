@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from thoughtlens.baselines import scores
+from thoughtlens.baselines import comparisons, scores
 
 Y = np.array([0, 0, 0, 1, 1, 2])
 PRED = np.array([0, 0, 1, 1, 0, 2])
@@ -59,7 +59,7 @@ def test_comparisons_on_the_same_units():
         ("pca", "mean"): base & (rng.random(400) < 0.6),
         ("text", "none"): np.roll(base, 1),
     }
-    rows = scores.comparisons(
+    rows = comparisons.comparisons(
         right, np.arange(400), against="raw", primary=("sae", "mean"), delta=0.03, seed=0
     )
     at = {row["arm"]: row for row in rows}

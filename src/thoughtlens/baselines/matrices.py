@@ -83,6 +83,11 @@ def maximum(parts: Sequence[Matrix]) -> Matrix:
     return top
 
 
+def fires(m: Matrix) -> Matrix:
+    """1 where an entry is above 0, else 0."""
+    return (m > 0).astype(np.float32) if isinstance(m, np.ndarray) else sp.csr_array(m > 0).astype(np.float32)
+
+
 def moments(
     m: Matrix,
 ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:

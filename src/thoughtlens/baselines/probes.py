@@ -30,9 +30,9 @@ from thoughtlens.baselines.matrices import Matrix, n_cpus, rows, shape
 from thoughtlens.errors import DataError
 
 __all__ = [
-    "GRID", "LEARNER", "REGRESSOR", "SCALER", "Folds", "Outcome", "Probe", "check_matrix", "constant", "each_fold",
-    "fit_fold", "make_folds", "make_value_folds", "merge", "permute_labels", "probe", "require_groups",
-    "select",
+    "GRID", "LEARNER", "REGRESSOR", "SCALER", "Folds", "Outcome", "Probe", "check_matrix", "constant",
+    "each_fold", "fit_fold", "make_folds", "make_value_folds", "merge", "permute_labels", "probe",
+    "require_groups", "select",
 ]  # fmt: skip
 
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from thoughtlens.baselines.matrices import Matrix, compact, rows, stack
-from thoughtlens.baselines.pca import PCA
+from thoughtlens.baselines.attention import Bags
+from thoughtlens.baselines.coders import CellKey, Cover
+from thoughtlens.baselines.matrices import Matrix, compact, dense, rows, stack
 from thoughtlens.baselines.representations import (
     ARMS,
     CELL_POOLINGS,
     TOKEN_POOLINGS,
-    Coders,
     Encode,
+    cell_name,
     code,
 )
-from thoughtlens.errors import ConfigError, DataError
-from thoughtlens.explain.member import check_hooks, member_thoughts
+from thoughtlens.errors import DataError
 from thoughtlens.sae import SAE
-from thoughtlens.store import ActivationStore, View
+from thoughtlens.store import ActivationStore
 
-PCA_ROWS = 20_000
-"""Training vectors that principal components and L0 are estimated from."""
 TEXTS_AT_ONCE = 256
 
 Document = tuple[int, dict[str, Float[Tensor, "rows _"]]]
@@ -42,60 +41,18 @@ class Units:
 
     ids: Sequence[str]
     groups: Int[np.ndarray, " n"]
-    y: Int[np.ndarray, " n"]
-    classes: list[str]
+    y: Shaped[np.ndarray, " n"]
+    """Class codes, or the number to predict."""
+    classes: list[str] | None
+    """Names of the classes; None where a number is predicted."""
     texts: Sequence[str]
+    n_steps: Float[np.ndarray, " n"] | None = None
+    """Steps of each problem, where the store says."""
 
-
-class Cover:
-    """Which SAE of a directory covers which (hook, thought) cell of a store, and the arms' coders."""
-
-    def __init__(self, store: ActivationStore, saes: dict[str, SAE], pca_k: int | None, seed: int) -> None:
-        self.store, self.saes = store, saes
-        for name, sae in saes.items():
-            check_hooks(store, sae, name)
-        owners = {
-            cell: [name for name, sae in saes.items() if self._covers(sae, cell)] for cell in store.cells
-        }
-        for (hook, thought), names in owners.items():
-            if len(names) > 1:
-                raise ConfigError(
-                    f"members: {' and '.join(names[:2])} both cover {hook}"
-                    f"{'' if thought is None else f', thought {thought}'}; name the ones to use"
-                )
-        self.cells = [(hook, thought, names[0]) for (hook, thought), names in owners.items() if names]
-        self.l0 = {name: self._l0(name, seed) for name in dict.fromkeys(name for _, _, name in self.cells)}
-        self.coders: dict[tuple[str, str], Coders] = {}
-        for hook, name in dict.fromkeys((hook, name) for hook, _, name in self.cells):
-            k = min(pca_k or max(1, round(self.l0[name])), saes[name].d_in)
-            x = self._training_rows(name, [hook]).sample(PCA_ROWS, seed).x
-            self.coders[hook, name] = Coders(saes[name], PCA.fit(x, k))
-
-    def coder(self, cell: tuple[str, int | None, str]) -> Coders:
-        """The coders of a cell."""
-        return self.coders[cell[0], cell[2]]
-
-    def _covers(self, sae: SAE, cell: tuple[str, int | None]) -> bool:
-        thoughts = member_thoughts(self.store, sae)
-        return cell[0] in sae.hook_names and (thoughts is None or cell[1] in thoughts)
-
-    def _training_rows(self, name: str, hooks: list[str]) -> View:
-        """The rows that a SAE was trained on; all its rows where those are not known."""
-        sae, store = self.saes[name], self.store
-        split = sae.provenance.get("split")
-        known = split in store.problems["split"].unique().to_pylist()
-        return store.view(hooks, split=split if known else None, thoughts=member_thoughts(store, sae))
-
-    @torch.no_grad()
-    def _l0(self, name: str, seed: int) -> float:
-        sae = self.saes[name]
-        batch = self._training_rows(name, sae.hook_names).sample(PCA_ROWS, seed)
-        n_fires = 0
-        for low in range(0, len(batch.x), 2048):
-            part = slice(low, low + 2048)
-            cell = sae.cell_index(self.store.cells, batch.cell[part])
-            n_fires += int((sae.encode(batch.x[part].to(sae.W_enc.dtype), cell) != 0).sum())
-        return n_fires / len(batch.x)
+    @property
+    def n_classes(self) -> int | None:
+        """Number of classes; None where a number is predicted."""
+        return None if self.classes is None else len(self.classes)
 
 
 class ThoughtSamples:
@@ -121,28 +78,78 @@ class ThoughtSamples:
 
     def poolings_of(self, arm: str) -> list[str]:
         """Poolings that this arm can have; none where the store lacks its thoughts."""
-        return list(self.poolings) if self._cells(arm) else []
+        if not self._cells(arm):
+            return []
+        return [name for name, p in self.poolings.items() if not (p.weighted and ARMS[arm].top)]
 
-    def features(self, arm: str, wanted: Sequence[str]) -> Iterator[tuple[str, Matrix]]:
+    def features(self, arm: str, wanted: Sequence[str]) -> Iterator[tuple[str, Matrix | Bags]]:
         """The arm's matrix under each pooling; `cell:HOOK/THOUGHT` is one cell alone."""
+        if not wanted:
+            return
         cells = self._cells(arm)
         parts = [self._cell(arm, cell) for cell in cells]
         alone = {cell_name(cell): part for cell, part in zip(cells, parts, strict=True)}
         for name in wanted:
-            yield name, alone[name] if name in alone else compact(self.poolings[name](parts, cells))
+            if name in alone:
+                yield name, alone[name]
+            elif self.poolings[name].weighted:
+                blocks = self.poolings[name].blocks(cells)
+                yield name, Bags([_alike([parts[i] for i in block]) for block in blocks])
+            else:
+                yield name, compact(self.poolings[name](parts, cells))
+
+    def parts(self, arm: str) -> list[Matrix]:
+        """The arm's matrix at each of its cells."""
+        return [self._cell(arm, cell) for cell in self._cells(arm)]
+
+    def vectors(self, name: str, units: Int[np.ndarray, " u"]) -> tuple[Tensor, Tensor]:
+        """Raw vectors of some units at the cells of one SAE, and each one's index into the store's cells."""
+        store, x, cell = self.cover.store, [], []
+        for key in self.cover.cells:
+            if key[2] == name:
+                x.append(store.read(key[0], self.row[units, self._column(key)]).float())
+                cell.append(torch.full((len(units),), store.cells.index(key[:2])))
+        return torch.cat(x), torch.cat(cell)
+
+    def with_saes(self, saes: dict[str, SAE]) -> ThoughtSamples:
+        """The same units seen by other SAEs."""
+        other = copy.copy(self)
+        other.cover = self.cover.with_saes(saes)
+        return other
+
+    def column(self, arm: str, pooling: str, column: int) -> dict[str, object]:
+        """Where a column of the arm's matrix comes from: SAE, hooks, thoughts, and its index there."""
+        cells, first = self._cells(arm), 0
+        for block in self.poolings[pooling].blocks(cells):
+            own = [cells[i] for i in block]
+            width = self._width(arm, own[0])
+            if column < first + width:
+                return {
+                    "member": own[0][2],
+                    "hook_names": list(dict.fromkeys(hook for hook, _, _ in own)),
+                    "thoughts": sorted({thought for _, thought, _ in own if thought is not None}),
+                    "index": column - first,
+                }
+            first += width
+        raise IndexError(f"Expected a column below {first}, got {column}")
 
     def cell_names(self) -> list[str]:
         """Poolings that look at one cell only."""
         return [cell_name(cell) for cell in self.cover.cells]
 
-    def _cells(self, arm: str) -> list[tuple[str, int | None, str]]:
+    def _column(self, cell: CellKey) -> int:
+        return [c[1] for c in self.cover.store.cells if c[0] == cell[0]].index(cell[1])
+
+    def _width(self, arm: str, cell: CellKey) -> int:
+        sae = self.cover.coder(cell).sae
+        return sae.d_sae if arm == "top_latents" else sae.d_in
+
+    def _cells(self, arm: str) -> list[CellKey]:
         only = ARMS[arm].thoughts
         return [c for c in self.cover.cells if only is None or c[1] in only]
 
-    def _cell(self, arm: str, cell: tuple[str, int | None, str]) -> Matrix:
-        store = self.cover.store
-        column = [c[1] for c in store.cells if c[0] == cell[0]].index(cell[1])
-        x = store.read(cell[0], self.row[:, column])
+    def _cell(self, arm: str, cell: CellKey) -> Matrix:
+        x = self.cover.store.read(cell[0], self.row[:, self._column(cell)])
         return code(ARMS[arm], self.cover.coder(cell), x, cell[:2])
 
 
@@ -160,6 +167,21 @@ class TextSamples:
     def poolings_of(self, arm: str) -> list[str]:
         """Poolings of this arm; a text has no begin-of-thought position."""
         return list(self.poolings) if ARMS[arm].kind == "vectors" and ARMS[arm].thoughts is None else []
+
+    def parts(self, arm: str) -> list[Matrix]:
+        """None: texts have no cells."""
+        return []
+
+    def column(self, arm: str, pooling: str, column: int) -> dict[str, object]:
+        """Where a column of the arm's matrix comes from; members and hooks stand side by side."""
+        first = 0
+        for hook, _, name in self.cover.cells:
+            sae = self.cover.saes[name]
+            width = sae.d_sae if arm == "top_latents" else sae.d_in
+            if column < first + width:
+                return {"member": name, "hook_names": [hook], "thoughts": [], "index": column - first}
+            first += width
+        raise IndexError(f"Expected a column below {first}, got {column}")
 
     def features(self, arm: str, wanted: Sequence[str]) -> Iterator[tuple[str, Matrix]]:
         """The arm's matrix under each pooling."""
@@ -187,7 +209,7 @@ class TextSamples:
         back = np.argsort(order)
         return {key: rows(stack(parts), back) for key, parts in blocks.items()}
 
-    def _encode(self, encode: Encode, x: Tensor, cell: tuple[str, int | None, str]) -> Tensor:
+    def _encode(self, encode: Encode, x: Tensor, cell: CellKey) -> Tensor:
         coders = self.cover.coder(cell)
         return encode(coders, x.to(coders.sae.W_enc.dtype), cell[:2]).float()
 
@@ -213,9 +235,11 @@ def stored_documents(
         yield unit, {hook: store.read(hook, own) for hook in hooks}
 
 
-def cell_name(cell: tuple[str, int | None, str]) -> str:
-    """How a single cell is called among the poolings."""
-    return f"cell:{cell[0]}/{cell[1]}"
+def _alike(parts: list[Matrix]) -> list[Matrix]:
+    """All dense, unless all are sparse."""
+    if all(not isinstance(part, np.ndarray) for part in parts):
+        return parts
+    return [dense(part) for part in parts]
 
 
 def _flush(waiting: dict[Key, list[np.ndarray]], blocks: dict[Key, list[Matrix]]) -> None:

@@ -1,4 +1,4 @@
-"""Scores of out-of-fold predictions, with intervals over groups, and paired comparisons with verdicts."""
+"""Scores of out-of-fold predictions, with intervals over groups."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy import stats
 
-from thoughtlens.metrics.uncertainty import bootstrap_mean, compare, holm, wilson
+from thoughtlens.metrics.uncertainty import bootstrap_mean, wilson
 
 N_RESAMPLES = 2000
 DEFINITIONS = {
@@ -18,11 +19,13 @@ DEFINITIONS = {
     "macro_f1": "mean over classes of F1 = 2 precision recall / (precision + recall), 0 where undefined; "
     "bootstrap over groups",
     "log_loss": "mean of -ln p(true class), nats",
+    "r2": "1 - sum of squared errors / sum of squares about the mean of all units, out of fold; bootstrap "
+    "over groups",
+    "mean_absolute_error": "mean |y - prediction|, in the target's unit",
+    "rmse": "root of the mean squared error, in the target's unit",
+    "spearman": "rank correlation of target and prediction; none where one is constant",
     "precision": "of the units given this class, the share that are of it",
     "recall": "of the units of this class, the share given it",
-    "difference": "accuracy of the first arm minus that of the second on the same units",
-    "p": "exact McNemar (exact sign test over groups where a group has several units)",
-    "p_holm": "p adjusted over all comparisons of the table but the primary one (Holm 1979)",
 }
 
 
@@ -80,56 +83,29 @@ def score(
     }
 
 
-def comparisons(
-    right: dict[tuple[str, str], np.ndarray],
-    groups: Int[np.ndarray, " n"],
-    *,
-    against: str,
-    primary: tuple[str, str],
-    delta: float,
-    seed: int,
-) -> list[dict[str, Any]]:
-    """Every arm against `against` at the same pooling, with verdicts; Holm over all but the primary one.
+def skill(
+    y: Float[np.ndarray, " n"], pred: Float[np.ndarray, " n"], groups: Int[np.ndarray, " n"], *, seed: int
+) -> dict[str, Any]:
+    """R squared, errors and rank correlation of a predicted number; definitions in `DEFINITIONS`."""
+    unit = unit_skill(y, pred)
+    found = bootstrap_mean(unit, groups, seed=seed)
+    constant = np.ptp(pred) == 0 or np.ptp(y) == 0
+    return {
+        "n": len(y),
+        "n_groups": len(np.unique(groups)),
+        "r2": found.estimate,
+        "low": found.low,
+        "high": found.high,
+        "interval": found.method,
+        "mean_absolute_error": float(np.abs(y - pred).mean()),
+        "rmse": float(np.sqrt(((y - pred) ** 2).mean())),
+        "spearman": None if constant else float(stats.spearmanr(y, pred).statistic),
+    }
 
-    Args:
-        right: By (arm, pooling), which units the arm gets right.
-        groups: Group of each unit.
-        against: The arm that all others are compared with.
-        primary: The (arm, pooling) named before looking.
-        delta: Differences below this are equivalent.
-        seed: Of the bootstrap.
-    """
-    rows = []
-    for (arm, pooling), own in right.items():
-        if arm == against:
-            continue
-        other = right.get((against, pooling), right[against, primary[1]])
-        found = compare(own, other, groups, delta=delta, seed=seed)
-        rows.append(
-            {
-                "arm": arm,
-                "pooling": pooling,
-                "against": against,
-                "primary": (arm, pooling) == primary,
-                "difference": found.difference.estimate,
-                "low": found.difference.low,
-                "high": found.difference.high,
-                "p": found.p,
-                "test": found.test,
-                "n_only_first": found.b,
-                "n_only_second": found.c,
-                "n": found.n_rows,
-                "n_groups": found.n_clusters,
-                "delta": delta,
-                "minimal_detectable_difference": found.minimal_detectable_difference,
-                "verdict": found.verdict,
-            }
-        )
-    others = [row for row in rows if not row["primary"]]
-    if others:
-        for row, p in zip(others, holm([row["p"] for row in others]), strict=True):
-            row["p_holm"] = float(p)
-    return rows
+
+def unit_skill(y: Float[np.ndarray, " n"], pred: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """1 - squared error / variance of y, of every unit: its mean is R squared."""
+    return 1 - (y - pred) ** 2 / y.var()
 
 
 def _macro_f1(

@@ -1,4 +1,4 @@
-"""Accuracy at k: how well the k features do that say most about the target, one by one, in the training fold."""
+"""Accuracy at k: the k features that, one by one, say most about the target in the training fold."""
 
 from __future__ import annotations
 

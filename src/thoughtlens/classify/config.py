@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from thoughtlens.baselines import probes
-from thoughtlens.baselines.representations import ARMS, CELL_POOLINGS, TOKEN_POOLINGS
+from thoughtlens.baselines import probes, topk
+from thoughtlens.baselines.representations import ARMS, CELL_POOLINGS, TOKEN_POOLINGS, USUAL_ARMS
 from thoughtlens.config import Config
 
 SELECTED, SELECTED_CELL = "selected", "selected_cell"
@@ -24,6 +25,11 @@ class ClassifyConfig(Config):
     """The SAE(s)."""
     target: str | None = None
     """Label column of the store's problems to predict."""
+    task: Literal["auto", "classification", "regression"] = "auto"
+    """Whether `target` is a class or a number; auto: a number where it is numeric and has more than
+    30 different values."""
+    classes: tuple[str, ...] | None = None
+    """Only units with these labels; unset: all that have one."""
     data: str | None = None
     """Instead of `target`, for text: a file of labelled texts (.csv, .jsonl, .parquet) or
     `sae-probes:NAME`; the model is run on them."""
@@ -39,15 +45,22 @@ class ClassifyConfig(Config):
     members: tuple[str, ...] | None = None
     """SAEs of the directory to use, by name or as `per_layer`, `per_thought`, `per_cell`; unset: all. Each
     (hook, thought) may be covered once."""
-    arms: tuple[str, ...] = tuple(ARMS)
-    """Representations to score; those that the data cannot have are left out and named."""
+    arms: tuple[str, ...] = USUAL_ARMS
+    """Representations to score, or `all`; those that the data cannot have are left out and named."""
     poolings: tuple[str, ...] | None = None
     """How a unit's vectors become one row; unset: all."""
     primary_pooling: str = SELECTED
     """Pooling of the one comparison named before looking, SAE against raw; `selected` is each arm's best
     pooling by its inner folds."""
     per_cell: bool = True
-    """Also score every (hook, thought) alone, for SAE and raw."""
+    """Also score every (hook, thought) alone, for SAE and raw, and test which is best."""
+    n_permutations: int = Field(200, ge=20)
+    """Permutations behind the test of which cell is best."""
+    ks: tuple[int, ...] = topk.KS
+    """Numbers of features that the arms top_latents, top_neurons and top_pcs choose from."""
+    cross_fit: bool = False
+    """Train the SAE anew on each training fold, as it was trained, so that it sees no unit it is tested on.
+    Thoughts only; takes as many trainings as folds."""
     folds: int = Field(5, ge=2)
     """Outer folds; every unit is predicted once, by a probe that has not seen its group."""
     inner_folds: int = Field(3, ge=2)
@@ -64,6 +77,18 @@ class ClassifyConfig(Config):
     """Difference of accuracy below which two arms count as equivalent."""
     seed: int = Field(0, ge=0)
     """Seed of thinning, folds, shuffled labels and resampling."""
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _all_arms(cls, names: Any) -> Any:
+        return tuple(ARMS) if names in ("all", ("all",), ["all"]) else names
+
+    @field_validator("ks")
+    @classmethod
+    def _counts(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
+        if not ks or min(ks) < 1:
+            raise ValueError("ks needs numbers of features from 1")
+        return tuple(sorted(set(ks)))
 
     @field_validator("arms")
     @classmethod

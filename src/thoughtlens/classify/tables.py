@@ -9,16 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from thoughtlens.baselines import probes, scores
+from thoughtlens.baselines import comparisons, probes, scores
+from thoughtlens.baselines.coders import Cover
 from thoughtlens.baselines.probes import Folds, Probe
 from thoughtlens.baselines.representations import ARMS, CELL_POOLINGS, TOKEN_POOLINGS
-from thoughtlens.baselines.samples import Cover, Units
+from thoughtlens.baselines.samples import Units
 from thoughtlens.classify.config import ClassifyConfig
+from thoughtlens.classify.run import Found, Key
 from thoughtlens.errors import ConfigError
 from thoughtlens.explain.member import POOLED
 from thoughtlens.progress import warn
-
-Key = tuple[str, str]
 
 
 def write_tables(
@@ -27,66 +27,87 @@ def write_tables(
     units: Units,
     folds: Folds,
     cover: Cover,
-    found: dict[Key, Probe],
-    targets: dict[str, np.ndarray],
+    found: Found,
     seen: dict[str, Any],
 ) -> dict[str, Any]:
     """Tables on disk, and the stage's result."""
+    metric = "accuracy" if units.classes is not None else "r2"
     rows = [
-        _row(key, p, targets[key[0]], units, seed=cfg.seed, split=seen["split"]) for key, p in found.items()
+        _row(key, p, found.targets[key[0]], units, seed=cfg.seed, split=seen["split"])
+        for key, p in found.probes.items()
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp / "table.parquet")
-    pq.write_table(
-        _predictions(units, folds, found, targets), tmp / "predictions.parquet", compression="zstd"
-    )
+    pq.write_table(_predictions(units, folds, found), tmp / "predictions.parquet", compression="zstd")
+    compared = _compared(cfg, units, folds, found)
     main = [row for row in rows if row["hook_name"] is None]
+    primary = next(row for row in compared if row["primary"])
+    at = {a: found.probes.get((a, cfg.primary_pooling), found.probes.get((a, "none"))) for a in cfg.arms}
+    warnings = _warnings(cfg, units, found.probes, seen)
+    for text in warnings:
+        warn(text)
+    return {
+        "target": cfg.target or cfg.data,
+        "task": "classification" if units.classes is not None else "regression",
+        "metric": metric,
+        "kind": cover.store.meta.kind,
+        **_classes(units, found, at),
+        "n": len(units.y),
+        "n_groups": len(np.unique(units.groups)),
+        "split": seen["split"],
+        "transductive": seen,
+        "protocol": _protocol(cfg, folds, cover, units),
+        "arms": {a: ARMS[a].what for a in cfg.arms},
+        "arms_left_out": [a for a in cfg.arms if at[a] is None],
+        "table": main,
+        "comparisons": compared,
+        "primary_pooling": cfg.primary_pooling,
+        "headline": _headline(main, primary, cfg.primary_pooling, metric),
+        "definitions": {**scores.DEFINITIONS, **comparisons.DEFINITIONS},
+        "warnings": warnings,
+    }
+
+
+def unit_scores(p: Probe, y: np.ndarray) -> np.ndarray:
+    """Which units are right; of a number, each unit's skill."""
+    return p.pred == y if p.proba.shape[1] else scores.unit_skill(y, p.pred)
+
+
+def _classes(units: Units, found: Found, at: dict[str, Probe | None]) -> dict[str, Any]:
+    """What there is to say of single classes."""
+    if units.classes is None:
+        y = units.y
+        return {"target_mean": float(y.mean()), "target_std": float(y.std()), "classes": []}
+    n = len(units.classes)
+    matrices = {a: scores.confusion(found.targets[a], p.pred, n) for a, p in at.items() if p is not None}
+    return {
+        "classes": [{"class": name, "n": int((units.y == i).sum())} for i, name in enumerate(units.classes)],
+        "per_class": {a: scores.per_class(m, units.classes) for a, m in matrices.items()},
+        "confusion": {a: m.tolist() for a, m in matrices.items()},
+    }
+
+
+def _compared(cfg: ClassifyConfig, units: Units, folds: Folds, found: Found) -> list[dict[str, Any]]:
     right = {
-        (a, n): p.pred == targets[a]
-        for (a, n), p in found.items()
+        (a, n): unit_scores(p, found.targets[a])
+        for (a, n), p in found.probes.items()
         if not ARMS[a].permuted and not n.startswith("cell:")
     }
     primary = ("sae", cfg.primary_pooling)
     if primary not in right:
         names = sorted({n for a, n in right if a == "sae"})
         raise ConfigError(f"primary_pooling: expected one of {', '.join(names)}, got {cfg.primary_pooling!r}")
-    compared = scores.comparisons(
-        right, units.groups, against="raw", primary=primary, delta=cfg.delta, seed=cfg.seed
+    return comparisons.comparisons(
+        right, units.groups, against="raw", primary=primary, delta=cfg.delta, seed=cfg.seed, outer=folds.outer
     )
-    primary_row = next(row for row in compared if row["primary"])
-    at = {a: found.get((a, cfg.primary_pooling), found.get((a, "none"))) for a in cfg.arms}
-    matrices = {
-        a: scores.confusion(targets[a], p.pred, len(units.classes)) for a, p in at.items() if p is not None
-    }
-    warnings = _warnings(cfg, units, found, seen)
-    for text in warnings:
-        warn(text)
-    return {
-        "target": cfg.target or cfg.data,
-        "kind": cover.store.meta.kind,
-        "classes": [{"class": name, "n": int((units.y == i).sum())} for i, name in enumerate(units.classes)],
-        "n": len(units.y),
-        "n_groups": len(np.unique(units.groups)),
-        "split": seen["split"],
-        "transductive": seen,
-        "protocol": _protocol(cfg, folds, cover),
-        "arms": {a: ARMS[a].what for a in cfg.arms},
-        "arms_left_out": [a for a in cfg.arms if at[a] is None],
-        "table": main,
-        "comparisons": compared,
-        "primary_pooling": cfg.primary_pooling,
-        "per_class": {a: scores.per_class(m, units.classes) for a, m in matrices.items()},
-        "confusion": {a: m.tolist() for a, m in matrices.items()},
-        "headline": _headline(main, primary_row, cfg.primary_pooling),
-        "definitions": scores.DEFINITIONS,
-        "warnings": warnings,
-    }
 
 
-def _headline(table: list[dict[str, Any]], primary: dict[str, Any], pooling: str) -> dict[str, Any]:
-    """Accuracy of every arm at the primary pooling, and the comparison named before looking."""
+def _headline(
+    table: list[dict[str, Any]], primary: dict[str, Any], pooling: str, metric: str
+) -> dict[str, Any]:
+    """Score of every arm at the primary pooling, and the comparison named before looking."""
     out: dict[str, Any] = {
-        f"accuracy_{row['arm']}": {
-            "value": row["accuracy"],
+        f"{metric}_{row['arm']}": {
+            "value": row[metric],
             **{k: row[k] for k in ("low", "high", "n", "split")},
         }
         for row in sorted(table, key=lambda row: list(ARMS).index(row["arm"]))
@@ -101,54 +122,70 @@ def _row(key: Key, p: Probe, y: np.ndarray, units: Units, *, seed: int, split: s
     hook, _, thought = (
         name.removeprefix("cell:").rpartition("/") if name.startswith("cell:") else (None, "", "")
     )
+    if units.classes is None:
+        scored = scores.skill(y, p.pred, units.groups, seed=seed)
+    else:
+        scored = scores.score(y, p.pred, p.proba, units.groups, seed=seed)
     return {
         "arm": arm,
         "pooling": "cell" if hook else name,
         "hook_name": hook,
         "thought_idx": int(thought) if hook else None,
         "split": split,
-        **scores.score(y, p.pred, p.proba, units.groups, seed=seed),
+        **scored,
         "n_features": p.n_features,
         "c_median": None if np.isnan(p.c).any() else float(np.median(p.c)),
         "n_unconverged": p.n_unconverged,
     }
 
 
-def _predictions(
-    units: Units, folds: Folds, found: dict[Key, Probe], targets: dict[str, np.ndarray]
-) -> pa.Table:
+def _predictions(units: Units, folds: Folds, found: Found) -> pa.Table:
     tables = []
-    classes = pa.array(units.classes)
-    for (arm, name), p in found.items():
-        n = len(p.pred)
+    for (arm, name), p in found.probes.items():
+        n, y = len(p.pred), found.targets[arm]
         columns = {
             "arm": pa.array([arm] * n).dictionary_encode(),
             "pooling": pa.array([name] * n).dictionary_encode(),
             "id": pa.array(units.ids).dictionary_encode(),
             "group": units.groups.astype(np.int32),
             "fold": folds.outer.astype(np.int32),
-            "label": pa.DictionaryArray.from_arrays(pa.array(targets[arm], pa.int32()), classes),
-            "predicted": pa.DictionaryArray.from_arrays(pa.array(p.pred, pa.int32()), classes),
-            "p_true": p.proba[np.arange(n), targets[arm]],
         }
+        if units.classes is None:
+            columns |= {"value": y, "predicted": p.pred}
+        else:
+            classes = pa.array(units.classes)
+            columns |= {
+                "label": pa.DictionaryArray.from_arrays(pa.array(y, pa.int32()), classes),
+                "predicted": pa.DictionaryArray.from_arrays(pa.array(p.pred, pa.int32()), classes),
+                "p_true": p.proba[np.arange(n), y],
+            }
         tables.append(pa.table(columns))
     return pa.concat_tables(tables).unify_dictionaries()
 
 
-def _protocol(cfg: ClassifyConfig, folds: Folds, cover: Cover) -> dict[str, Any]:
+def _protocol(cfg: ClassifyConfig, folds: Folds, cover: Cover, units: Units) -> dict[str, Any]:
+    """What all arms have in common."""
+    vectors = [a for a in cfg.arms if ARMS[a].kind == "vectors"]
     return {
+        "same_for_every_arm": ["folds", "learner", "c_grid", "scaler", "choice of C", "seed"],
+        "same_for_every_arm_of_vectors": ["poolings"],
+        "arms_of_vectors": vectors,
+        "arms_without_vectors": [a for a in cfg.arms if a not in vectors],
         "folds": cfg.folds,
         "inner_folds": cfg.inner_folds,
         "folds_digest": folds.digest,
         "group": cfg.group_column or ("copies of a text" if cfg.data else "group_id"),
-        "learner": probes.LEARNER,
+        "learner": probes.LEARNER if units.classes is not None else probes.REGRESSOR,
         "c_grid": list(cfg.c_grid),
         "scaler": probes.SCALER,
-        "chosen_by": "log-loss over the inner folds of each training fold",
+        "chosen_by": "mean loss over the inner folds of each training fold: C, k, pooling and cell",
         "poolings": list(
             cfg.poolings or (CELL_POOLINGS if cover.store.meta.kind == "thoughts" else TOKEN_POOLINGS)
         ),
-        "pca_k": {name or POOLED: coders.pca.d_sae for (_, name), coders in cover.coders.items()},
+        "ks": list(cfg.ks),
+        "cross_fit": cfg.cross_fit,
+        "pca_k": {name or POOLED: coders.k_l0 for (_, name), coders in cover.coders.items()},
+        "pca_live_k": {name or POOLED: coders.k_live for (_, name), coders in cover.coders.items()},
         "l0": {name or POOLED: l0 for name, l0 in cover.l0.items()},
         "delta": cfg.delta,
         "seed": cfg.seed,
@@ -160,7 +197,7 @@ def _warnings(cfg: ClassifyConfig, units: Units, found: dict[Key, Probe], seen: 
     if seen["standing"] == "transductive":
         out.append(
             f"transductive: the SAE was trained on {seen['n_seen_by_sae']} of the {seen['n']} units "
-            f"that are classified"
+            f"that are classified; cross_fit=true trains it anew on each training fold"
         )
     if seen["standing"] == "unknown":
         out.append("the SAE was trained on another store, so whether it saw these units is not known")

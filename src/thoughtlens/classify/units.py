@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from thoughtlens import sae as saes
 from thoughtlens.baselines import probes
+from thoughtlens.baselines.coders import Cover
 from thoughtlens.baselines.representations import ARMS
-from thoughtlens.baselines.samples import Cover, TextSamples, ThoughtSamples, Units, stored_documents
+from thoughtlens.baselines.samples import TextSamples, ThoughtSamples, Units, stored_documents
 from thoughtlens.classify.config import ClassifyConfig
 from thoughtlens.errors import ConfigError, DataError
 from thoughtlens.explain.preferences import PROBLEM_COLUMNS, encode_labels
@@ -18,6 +21,10 @@ from thoughtlens.explain.reading import TextReader
 from thoughtlens.problems.labelled import labelled
 from thoughtlens.stage import digest
 from thoughtlens.store import ActivationStore
+
+STEPS = "n_steps"
+MAX_NUMERIC_CLASSES = 30
+"""Different values above which a numeric target is a number to predict rather than a class."""
 
 
 def load_members(cfg: ClassifyConfig) -> dict[str, saes.SAE]:
@@ -85,6 +92,9 @@ def load_units(
         cfg, table["problem_id"].to_pylist(), table[group], table[cfg.target], table[text].to_pylist()
     )
     lines = lines[index]
+    if STEPS in table.column_names and cfg.target != STEPS:
+        steps = np.array(table[STEPS].to_pylist(), dtype=float)[index]
+        units = replace(units, n_steps=np.nan_to_num(steps))
     return units, lines, _seen(int(saw[lines].sum()), len(lines), same_store, name)
 
 
@@ -102,9 +112,9 @@ def _make_units(
     cfg: ClassifyConfig, ids: list[str], groups: pa.ChunkedArray, labels: pa.ChunkedArray, texts: list[str]
 ) -> tuple[Units, np.ndarray]:
     """Units with a label, thinned by whole groups; and which of the rows they are."""
-    y, classes = encode_labels(labels)
     codes = probes.require_groups(ids, groups.to_pylist())
-    keep = np.flatnonzero(y >= 0)
+    y, classes = _target(cfg, labels)
+    keep = np.flatnonzero(y >= 0) if classes is not None else np.flatnonzero(np.isfinite(y))
     if not len(keep):
         raise DataError("Expected labels, every one is missing; choose another target")
     if 0 < cfg.max_units < len(keep):
@@ -112,12 +122,34 @@ def _make_units(
         order = np.argsort(rank, kind="stable")
         last = rank[order[cfg.max_units]]
         keep = keep[rank < last]
-    present, y = np.unique(y[keep], return_inverse=True)
-    groups_kept = np.unique(codes[keep], return_inverse=True)[1]
+    y, groups_kept = y[keep], np.unique(codes[keep], return_inverse=True)[1]
+    if classes is not None:
+        present, y = np.unique(y, return_inverse=True)
+        classes = [classes[i] for i in present]
     pick = keep.tolist()
-    return Units(
-        [ids[i] for i in pick], groups_kept, y, [classes[i] for i in present], [texts[i] for i in pick]
-    ), keep
+    return Units([ids[i] for i in pick], groups_kept, y, classes, [texts[i] for i in pick]), keep
+
+
+def _target(cfg: ClassifyConfig, labels: pa.ChunkedArray) -> tuple[np.ndarray, list[str] | None]:
+    """Class codes (-1: no label, or none of `classes`) and names; or numbers (NaN: none) and None."""
+    numeric = pa.types.is_integer(labels.type) or pa.types.is_floating(labels.type)
+    many = numeric and len(labels.unique()) > MAX_NUMERIC_CLASSES
+    if cfg.task == "regression" or (cfg.task == "auto" and many and cfg.classes is None):
+        try:
+            column = pc.cast(labels, pa.float64()).combine_chunks()
+        except pa.ArrowInvalid as error:
+            raise ConfigError(
+                f"task: regression needs a target of numbers, {cfg.target or cfg.label_column!r} has "
+                f"{str(error).splitlines()[0]!r}; use task=classification"
+            ) from None
+        return np.array(column.to_numpy(zero_copy_only=False), dtype=float), None
+    y, classes = encode_labels(labels)
+    if cfg.classes is not None:
+        if unknown := [name for name in cfg.classes if name not in classes]:
+            raise ConfigError(f"classes: expected some of {', '.join(classes)}, got {unknown[0]!r}")
+        wanted = [classes.index(name) for name in cfg.classes]
+        y = np.where(np.isin(y, wanted), y, -1)
+    return y, classes
 
 
 def _seen(n_seen: int, n: int, same_store: bool, split: str) -> dict[str, Any]:

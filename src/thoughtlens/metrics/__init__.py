@@ -22,7 +22,7 @@ MODULES = {
     ),
     "uncertainty": (
         "Comparison", "Interval", "bootstrap_mean", "bootstrap_ratio", "cluster_bootstrap", "compare",
-        "corrected_resampled_t", "holm", "max_statistic", "mcnemar_exact", "mcnemar_power",
+        "compare_values", "corrected_resampled_t", "holm", "max_statistic", "mcnemar_exact", "mcnemar_power",
         "minimal_detectable_difference", "paired_difference", "paired_proportions", "permutation_p",
         "verdict", "wilson",
     ),
