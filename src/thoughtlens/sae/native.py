@@ -61,7 +61,12 @@ def save(sae: SAE, directory: str | Path) -> None:
     if bad:
         raise CheckpointError(f"Refusing to save an SAE to {directory}: {', '.join(bad)} hold NaN or Inf")
     write_tensors(tensors, directory / "sae.safetensors")
-    write_json(directory / "cfg.json", _header(folded))
+    write_header(folded, directory)
+
+
+def write_header(sae: SAE, directory: Path) -> None:
+    """The `cfg.json` of an SAE that takes raw activations; its weights lie there already."""
+    write_json(directory / "cfg.json", _header(sae))
 
 
 def load_native(path: str | Path, device: str = "cpu") -> SAE:

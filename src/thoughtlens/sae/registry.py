@@ -12,6 +12,7 @@ from thoughtlens.sae.base import SAE, SAEConfig
 from thoughtlens.sae.batchtopk import BatchTopKConfig, BatchTopKSAE
 from thoughtlens.sae.crosscoder import Crosscoder, CrosscoderConfig
 from thoughtlens.sae.gated import GatedConfig, GatedSAE
+from thoughtlens.sae.imported import ImportedConfig, ImportedSAE
 from thoughtlens.sae.jumprelu import JumpReLUConfig, JumpReLUSAE
 from thoughtlens.sae.matryoshka import MatryoshkaConfig, MatryoshkaSAE
 from thoughtlens.sae.panneal import PAnnealConfig, PAnnealSAE
@@ -34,6 +35,7 @@ KINDS: dict[str, type[SAE]] = {
     "supervised": SupervisedSAE,
     "transcoder": Transcoder,
     "crosscoder": Crosscoder,
+    "imported": ImportedSAE,
 }
 CONFIGS: dict[str, type[SAEConfig]] = {
     "topk": TopKConfig,
@@ -46,6 +48,7 @@ CONFIGS: dict[str, type[SAEConfig]] = {
     "supervised": SupervisedConfig,
     "transcoder": TranscoderConfig,
     "crosscoder": CrosscoderConfig,
+    "imported": ImportedConfig,
 }
 AnySAEConfig = Annotated[
     TopKConfig

@@ -1,0 +1,35 @@
+"""The command that takes SAEs to other libraries and brings theirs here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thoughtlens.cli.app import app, show
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="An SAE of any format, or a folder of them.")],
+    *,
+    to: Annotated[
+        str,
+        typer.Option(
+            help="thoughtlens, sae_lens, sparsify, dictionary_learning, gemma_scope, gemma_scope_2 or openai."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to make.")],
+    source_format: Annotated[
+        str | None, typer.Option("--from", help="Format of SRC; unset: recognised from its files.")
+    ] = None,
+    hook: Annotated[
+        str | None, typer.Option(help="Hook of the SAE, e.g. layers.8:out, where SRC does not say it.")
+    ] = None,
+) -> None:
+    """Convert an SAE to another library's format, and prove that it computes the same."""
+    from thoughtlens.sae import convert as stage
+
+    cfg = stage.ConvertConfig(source=source, to=to, source_format=source_format, hook_name=hook)
+    show(stage.convert(cfg, out))

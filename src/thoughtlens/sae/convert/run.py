@@ -1,0 +1,91 @@
+"""`thoughtlens convert`: an SAE of one format as an SAE of another, with proof."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from thoughtlens.config import Config
+from thoughtlens.errors import MismatchError
+from thoughtlens.sae.convert import formats, proof
+from thoughtlens.stage import run_stage
+
+
+class ConvertConfig(Config):
+    """What to convert to what."""
+
+    source: Path
+    """The SAE: a folder or a file of any format; a folder of such folders converts them all."""
+    to: str
+    """Format to write."""
+    source_format: str | None = None
+    """Format of the source; unset: recognised from its files."""
+    hook_name: str | None = None
+    """Hook of the SAE, such as layers.8:out, where the source does not say it."""
+    seed: int = Field(0, ge=0)
+    """Of the rows that both are compared on."""
+
+
+def convert(cfg: ConvertConfig, out: str | Path) -> dict[str, Any]:
+    """Write the source in another format and compare what both compute.
+
+    Returns:
+        The stage's result: per SAE its rule, shape, notes, and how far the two forward passes differ.
+
+    Raises:
+        NotThereError: no SAE there.
+        CheckpointError: damaged or hostile files.
+        MismatchError: the target cannot express something, or the result is not the same SAE.
+    """
+    target = formats.require_name(cfg.to)
+    sources = formats.members(cfg.source, cfg.source_format)
+
+    def work(tmp: Path) -> dict[str, Any]:
+        done = [_one(cfg, name, source, target, tmp / name) for name, source in sources.items()]
+        worst = {key: max(m["proof"][key] for m in done) for key in ("max_delta_acts", "max_delta_x_hat")}
+        return {
+            "to": cfg.to,
+            "n": len(done),
+            "members": done,
+            "headline": {key: {"value": v, "n": proof.ROWS, "split": "random"} for key, v in worst.items()},
+            "definitions": proof.DEFINITIONS,
+            "warnings": [note for m in done for note in m["notes"]],
+        }
+
+    return run_stage("convert", cfg, out, work, inputs={"source": Path(cfg.source)})
+
+
+def _one(
+    cfg: ConvertConfig, name: str, source: tuple[formats.Format, Path], target: formats.Format, out: Path
+) -> dict[str, Any]:
+    fmt, path = source
+    plain = fmt.read(path)
+    if cfg.hook_name is not None and plain.hook not in (None, cfg.hook_name):
+        raise MismatchError(
+            f"{path} says its hook is {plain.hook!r}, not {cfg.hook_name!r}; leave --hook out"
+        )
+    if plain.hook is None:
+        unknown = (f"{path} does not say at which hook it was trained; --hook adds that",)
+        plain = replace(
+            plain, hook=cfg.hook_name, notes=plain.notes if cfg.hook_name else unknown + plain.notes
+        )
+    x = proof.rows(plain, cfg.seed)
+    before = fmt.forward(path, x)
+    written = target.write(plain, out)
+    about = {
+        "member": name,
+        "from": fmt.name,
+        "rule": plain.rule,
+        "d_in": plain.d_in,
+        "d_sae": plain.d_sae,
+        "d_out": plain.d_out,
+        "dtype": str(written.dtype).removeprefix("torch."),
+        "hook_name": plain.hook,
+        "hook_out": plain.hook_out,
+        "notes": list(written.notes),
+    }
+    del plain, written
+    return about | {"proof": proof.compare(before, target.forward(out, x))}
