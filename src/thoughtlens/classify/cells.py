@@ -122,8 +122,8 @@ def _why(row: dict[str, Any], n_cells: int) -> str:
     within, after = row["strongest_in_cell"], row["strongest_in_pooling"]
     if after >= 0.9 * within:
         return (
-            f"{lost}: its strongest feature says as much ({after:.0%} of the label's variance, there {within:.0%}), "
-            f"so it is the number of features, for this n, that costs."
+            f"{lost}: its strongest feature says as much ({after:.0%} of the label's variance, there "
+            f"{within:.0%}), so it is the number of features, for this n, that costs."
         )
     return (
         f"{lost}: the strongest feature explains {within:.0%} of the label's variance there and {after:.0%} "
