@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from thoughtlens import config
-from thoughtlens.distill import ArithmeticTask, DataConfig, DistillConfig, distill, plan
+from thoughtlens.distill import DistillConfig, distill, plan
+from thoughtlens.distill.tasks import ArithmeticTask
 from thoughtlens.errors import ConfigError, DataError
 from thoughtlens.models import thoughts, tiny
 from thoughtlens.models.distill.loop import LoopConfig
@@ -103,7 +104,7 @@ def test_a_seed_that_stalls_starts_anew_and_then_gives_up(tmp_path):
 
 
 def test_training_never_sees_a_held_out_path():
-    task = ArithmeticTask(DataConfig(p=11, n_contexts=40), word_offset=0)
+    task = ArithmeticTask(11, 40, 6)
     for n_steps in (2, 3):
         batch = task.test(50, 0, n_steps)
         assert batch.n_steps.tolist() == [n_steps] * 50

@@ -5,12 +5,14 @@ import pytest
 import torch
 
 from thoughtlens.errors import DataError, MismatchError, NotThereError
-from thoughtlens.gates import GatesConfig, gates, modulus, plan, verdicts
-from thoughtlens.gates.measure import Bench, derangement, patch_twins, wanted_value
+from thoughtlens.gates import GatesConfig, gates, plan, verdicts
+from thoughtlens.gates.measure import Bench, patch_twins
 from thoughtlens.gates.probe import bag_of_words, read_values
 from thoughtlens.gates.splice import splice
+from thoughtlens.intervene.changes import derangement, zero
+from thoughtlens.intervene.places import Change, Place
+from thoughtlens.intervene.run import Edit
 from thoughtlens.models import tiny
-from thoughtlens.models.thoughts import Hook
 from thoughtlens.problems import arithmetic
 from thoughtlens.sae import io
 from thoughtlens.sae.registry import create
@@ -49,15 +51,13 @@ def test_every_number_has_its_interval_and_n(result):
 
 
 def bench(n: int = 40, **model) -> Bench:
-    b = Bench(tiny.load("codi-tiny", **model), arithmetic.problems(n, seed=3, split="test"), batch_size=16)
-    b.untouched()
-    return b
+    return Bench(tiny.load("codi-tiny", **model), arithmetic.problems(n, seed=3, split="test"), batch_size=16)
 
 
 def test_an_edit_that_changes_nothing_is_seen_not_to_bite():
     b = bench()
-    b.edit("nothing", [Hook("thought_in", 3, None, lambda x: x)])
-    b.edit("something", [Hook("thought_in", 3, None, torch.zeros_like)])
+    z3 = Place("thought_in", 3)
+    b.run([Edit("nothing", ((z3, Change(lambda x: x)),)), Edit("something", ((z3, zero()),))])
     assert b.changed == {"nothing": 0.0, "something": 1.0}
 
 
@@ -146,10 +146,8 @@ def test_what_cannot_be_judged_is_said(tmp_path):
         gates(GatesConfig(seeds=(99,)), tmp_path / "a")
     with pytest.raises(DataError, match="at least 2"):
         Bench(tiny.load("codi-tiny"), arithmetic.problems(1, seed=0))
-    with pytest.raises(DataError, match="number"):
-        wanted_value("none")
     assert plan(GatesConfig(n=100)).rows == 300
-    assert modulus(tiny.load("codi-tiny")) == 23
+    assert tiny.load("codi-tiny").modulus == 23
 
 
 def test_a_derangement_moves_every_row():

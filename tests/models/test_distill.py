@@ -112,7 +112,7 @@ def test_loss_terms_equal_their_definitions():
     targets = step_targets(batch, 4)
     expected = -2 * out.gather(2, targets[:, :, None]).mean()
     assert terms["step"].item() == pytest.approx(expected.item(), rel=1e-5)
-    assert "kd" not in terms and losses(model, batch, None).keys() == {"teacher"}
+    assert "kd" not in terms and losses(model, batch, Weights(student=False)).keys() == {"teacher"}
 
 
 def test_no_gradient_reaches_the_teacher_through_distillation():
@@ -218,7 +218,7 @@ def test_a_fitted_projection_maps_states_to_the_next_tokens(one_thread):
     model, batches = a_model(), [a_batch(96, seed) for seed in range(4)]
     text = model.embed.weight[COT].clone()
     before = [projection_error(model, batch) for batch in batches]
-    fit_projection(model, batches, 60)
+    fit_projection(model, [projection_pairs(model, batch) for batch in batches], 60)
     after = [projection_error(model, batch) for batch in batches]
     assert sum(after) < 0.5 * sum(before)
     assert torch.equal(model.embed.weight[BOT], text)
@@ -241,7 +241,7 @@ def test_a_control_begins_where_the_teacher_looks_up():
 
 def test_the_target_per_thought_fades_and_the_learning_rate_falls():
     trainer = Trainer(Echo(), CFG, SHORT, seed=0)
-    assert trainer.loss_weights() is None
+    assert not trainer.loss_weights().student
     trainer.at.step = 100
     trainer.enter("anneal")
     assert trainer.loss_weights().step == 1.0

@@ -86,7 +86,7 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "p.parquet").write_text("not parquet")
     with pytest.raises(DataError, match="not a Parquet table"):
         problems(ProblemsConfig(source=str(tmp_path / "p.parquet")))
-    with pytest.raises(NotThereError, match="arithmetic, gsm8k or a Parquet table"):
+    with pytest.raises(NotThereError, match="generated, gsm8k or a Parquet table"):
         problems(ProblemsConfig(source="gsm8"))
     with pytest.raises(ConfigError, match="give both"):
         gsm8k(tmp_path)

@@ -15,18 +15,17 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import model_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from thoughtlens.config import Config
+from thoughtlens.distill.tasks import TASKS
 from thoughtlens.errors import DataError
 from thoughtlens.metrics.uncertainty import wilson
 from thoughtlens.models import tiny
-from thoughtlens.models.distill.loop import LoopConfig, Task, Trainer, student_answers, teacher_right
-from thoughtlens.models.distill.losses import Batch
+from thoughtlens.models.distill.loop import LoopConfig, Trainer, student_answers, teacher_right
 from thoughtlens.models.distill.start import answer_where_the_teacher_looks_up
 from thoughtlens.models.tiny_decoder import TinyConfig
 from thoughtlens.problems import arithmetic
@@ -40,29 +39,43 @@ RESTART = 1000
 class NetConfig(Config):
     """Shape of the network."""
 
-    d_in: int = 96
+    d_in: int = Field(96, gt=0, multiple_of=2)
     """Width of the residual stream."""
-    n_layers: int = 2
+    n_layers: int = Field(2, gt=0)
     """Decoder blocks."""
-    n_heads: int = 3
-    """Attention heads."""
+    n_heads: int = Field(3, gt=0)
+    """Attention heads; must divide d_in."""
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> NetConfig:
+        if self.d_in % self.n_heads:
+            raise ValueError(f"n_heads = {self.n_heads} does not divide d_in = {self.d_in}")
+        return self
 
 
 class DataConfig(Config):
     """The problems."""
 
+    problems: Literal["arithmetic", "words"] = "arithmetic"
+    """Chains of operation tokens, or the same told in sentences."""
     p: int = 23
     """Modulus of the arithmetic, a prime of at least 11."""
-    n_contexts: int = 48
+    n_contexts: int = Field(48, gt=0)
     """Questions' contexts in a training step."""
-    n_queries: int = 6
+    n_queries: int = Field(6, gt=0)
     """Queries on each context."""
+
+    @field_validator("p")
+    @classmethod
+    def _prime(cls, p: int) -> int:
+        arithmetic.Symbols(p)
+        return p
 
 
 class DistillConfig(Config):
     """What to train."""
 
-    seeds: tuple[int, ...] = (1,)
+    seeds: tuple[NonNegativeInt, ...] = (1,)
     """One model a seed."""
     variants: tuple[Literal["thoughts", "no_cot", "pause", "plain", "bottleneck"], ...] = ("thoughts",)
     """The model (`thoughts`) and the controls to train; `no_cot` and `pause` start from the model."""
@@ -83,59 +96,23 @@ class DistillConfig(Config):
         pure_steps=250,
     )
     """Training of `no_cot` and `pause`: one-step problems first, with help to find what they need."""
-    max_restarts: int = 3
+    max_restarts: int = Field(3, ge=0)
     """New starts after a stall before the run is given up."""
-    workers: int = 2
+    workers: int = Field(2, gt=0)
     """Processes, of one thread each; a seed has one process."""
-    test_problems: int = 1000
+    test_problems: int = Field(1000, gt=0)
     """Held-out problems of each number of steps in the final measurement."""
 
     @model_validator(mode="after")
     def _model_first(self) -> DistillConfig:
+        if not self.variants or len(set(self.variants)) != len(self.variants):
+            raise ValueError("variants must be one or more different names")
         order = [v for v in self.variants if v in ("thoughts", "no_cot", "pause")]
         if order != ["thoughts", "no_cot", "pause"][: len(order)]:
             raise ValueError("no_cot starts from thoughts and pause from no_cot: name them in this order")
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise ValueError("seeds must be one or more different numbers")
         return self
-
-
-class ArithmeticTask(Task):
-    """Problems of `problems.arithmetic` as tensors of a tiny model."""
-
-    def __init__(self, data: DataConfig, word_offset: int) -> None:
-        self.symbols = arithmetic.Symbols(data.p)
-        self.data, self.offset = data, word_offset
-        self.kept: dict[tuple[int, int, int], Batch] = {}
-
-    def batch(self, rng: np.random.Generator, step_weights: tuple[float, ...]) -> Batch:
-        """Training problems; the rows of held-out paths have `keep` False."""
-        d = arithmetic.draw(self.data.n_contexts, self.data.n_queries, rng, self.symbols, step_weights)
-        return self.tensors(d, ~arithmetic.held_out(d.start, d.path, d.n_steps))
-
-    def test(self, n: int, seed: int, n_steps: int) -> Batch:
-        """`n` problems of `n_steps` steps on held-out paths (any path for one step)."""
-        key = (n, seed, n_steps)
-        if key not in self.kept:
-            rng = np.random.default_rng(key)
-            split = "any" if n_steps == 1 else "test"
-            d = arithmetic.draw_split(n, rng, self.symbols, split, (n_steps,))
-            self.kept[key] = self.tensors(d, np.ones((n, 1), dtype=bool))
-        return self.kept[key]
-
-    def tensors(self, d: arithmetic.Draw, keep: np.ndarray) -> Batch:
-        """Token ids of drawn problems."""
-        context, query = arithmetic.question_ids(d, self.symbols)
-        values = d.values(self.symbols)
-        cot = np.stack([self.symbols.op_ids(d.path), values], -1).reshape(keep.size, -1)
-        return Batch(
-            context=torch.from_numpy(context + self.offset),
-            query=torch.from_numpy(query.reshape(keep.size, -1) + self.offset),
-            cot=torch.from_numpy(cot + self.offset),
-            n_steps=torch.from_numpy(d.n_steps.reshape(-1)),
-            keep=torch.from_numpy(keep.reshape(-1)),
-            start=torch.from_numpy(d.start.reshape(-1) + self.offset),
-        )
 
 
 def plan(cfg: DistillConfig) -> Plan:
@@ -215,9 +192,11 @@ def _start(trainer: Trainer, variant: str, models: Path) -> None:
 
 def _trainer(cfg: DistillConfig, seed: int, variant: str) -> Trainer:
     control = variant in ("no_cot", "pause")
+    task = TASKS[cfg.data.problems](cfg.data.p, cfg.data.n_contexts, cfg.data.n_queries)
     model = TinyConfig(
-        words=tuple(arithmetic.Symbols(cfg.data.p).words),
-        question_len=arithmetic.QUESTION_LEN,
+        words=tuple(task.words),
+        question_len=task.question_len,
+        problems=cfg.data.problems,
         d_in=cfg.net.d_in,
         n_layers=cfg.net.n_layers,
         n_heads=cfg.net.n_heads,
@@ -227,9 +206,7 @@ def _trainer(cfg: DistillConfig, seed: int, variant: str) -> Trainer:
     loop = cfg.control if control else cfg.loop
     if variant == "plain":
         loop = loop.model_copy(update={"step": 0.0, "trajectory": 0.0, "must_pass": False})
-    task = ArithmeticTask(cfg.data, model.word_offset)
-    layout = (arithmetic.N_CHAINS, 1 + arithmetic.N_STEPS)
-    return Trainer(task, model, loop, seed, layout)
+    return Trainer(task, model, loop, seed, task.layout)
 
 
 def _reporter(label: str, parent: int | None) -> Callable[[dict | None], None]:

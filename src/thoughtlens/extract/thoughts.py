@@ -18,7 +18,7 @@ from thoughtlens.extract.config import ExtractConfig
 from thoughtlens.extract.cost import flops
 from thoughtlens.extract.source import Chunk, Source
 from thoughtlens.metrics.uncertainty import wilson
-from thoughtlens.models import thoughts
+from thoughtlens.models import thoughts, tiny
 from thoughtlens.models.load import DTYPES, ModelConfig
 from thoughtlens.models.sites import CONVENTION
 from thoughtlens.models.thoughts import Answer, ThoughtBatch, ThoughtModel, ThoughtSpec, collect, parse_number
@@ -32,6 +32,7 @@ BLOCK = re.compile(r"layers\.(\d+):out")
 QUESTION_TOKENS, ANSWER_TOKENS = 60, 10
 
 
+@runtime_checkable
 @runtime_checkable
 class Wanted(Protocol):
     """A config that names a thought model."""
@@ -56,6 +57,14 @@ def load_model(cfg: Wanted) -> ThoughtModel:
             f"use models.thoughts.collect"
         )
     return model
+
+
+def resolve(wanted: ProblemsConfig, model: ThoughtModel) -> ProblemsConfig:
+    """`generated` problems become those that a shipped model was trained on, with its modulus."""
+    if wanted.source != "generated" or not isinstance(model, tiny.TinyThoughts):
+        return wanted
+    p = model.modulus if wanted.p is None else wanted.p
+    return wanted.model_copy(update={"source": model.cfg.problems, "p": p})
 
 
 def sites_of(hook_names: tuple[str, ...] | None, spec: ThoughtSpec) -> dict[str, tuple[str, int | None]]:
@@ -83,8 +92,8 @@ def sites_of(hook_names: tuple[str, ...] | None, spec: ThoughtSpec) -> dict[str,
 
 def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Source:
     """All passes of every problem, and the model's own answers."""
-    problems = problem_source.problems(wanted, cfg.seed)
     model = load_model(cfg)
+    problems = problem_source.problems(resolve(wanted, model), cfg.seed)
     hooks = sites_of(cfg.hook_names, model.spec)
     meta = StoreMeta(
         kind="thoughts",

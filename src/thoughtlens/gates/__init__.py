@@ -8,20 +8,21 @@ a model that does not reproduce it was loaded wrongly.
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from thoughtlens.config import Config
-from thoughtlens.errors import ConfigError, DataError, NotThereError
+from thoughtlens.errors import ConfigError, NotThereError
 from thoughtlens.gates import probe, verdicts
 from thoughtlens.gates.measure import Bench, Counts, patch_twins
 from thoughtlens.gates.splice import splice
+from thoughtlens.intervene.subject import held_out
 from thoughtlens.models import thoughts, tiny
 from thoughtlens.models.thoughts import ThoughtModel
-from thoughtlens.problems import arithmetic, source
+from thoughtlens.problems import source, words
 from thoughtlens.problems.source import ProblemsConfig
 from thoughtlens.progress import say
 from thoughtlens.stage import Plan, read_json, run_stage, write_json
@@ -56,8 +57,9 @@ class GatesConfig(Config):
     """Problems a seed."""
     split: str = "test"
     """Split of the problems; `any` takes all."""
-    problems: str = "arithmetic"
-    """`arithmetic` (generated), `gsm8k:test` (source and split), or a Parquet table of problems."""
+    problems: str = "generated"
+    """`generated` (those that a shipped model was trained on), `gsm8k:test` (source and split), or a Parquet
+    table of problems."""
     files: tuple[Path, ...] = ()
     """GSM8K's files; none: the hub."""
     sae: Path | None = None
@@ -131,9 +133,7 @@ def _measure(cfg: GatesConfig, seed: int | None) -> dict[str, Any]:
     model = _load(cfg, seed, "thoughts")
     table = _problems(cfg, model, shift)
     bench = Bench(model, table, seed=shift, batch_size=cfg.batch_size, max_new_tokens=cfg.max_new_tokens)
-    bench.untouched()
     bench.ablations()
-    bench.single_ablations()
     bench.early_exit()
     if "kv" in model.spec.sites:
         bench.tail_swap()
@@ -144,12 +144,14 @@ def _measure(cfg: GatesConfig, seed: int | None) -> dict[str, Any]:
     if cfg.sae is not None:
         splice(bench, cfg.sae)
         counts |= {name: bench.counts[name] for name in bench.counts if name.startswith("spliced")}
-    if isinstance(model, tiny.TinyThoughts) and cfg.problems == "arithmetic":
+    if (generator := _generator(cfg, model)) is not None:
+        assert isinstance(model, tiny.TinyThoughts)
         counts |= _written(model, table)
-        counts |= _twins(cfg, model, shift)
-        train = arithmetic.problems(cfg.n, seed=shift + 1000, split="train", p=modulus(model))
+        counts |= _twins(cfg, model, generator, shift)
+        train = generator.problems(cfg.n, seed=shift + 1000, split="train", p=model.modulus)
         counts["bag_of_words"] = probe.bag_of_words(train, table)
-        counts |= _one_step(cfg, model, seed, shift)
+        one_step = _one_step_problems(cfg, model, generator, shift)
+        counts |= _one_step(cfg, model, seed, one_step)
     if {"v1", "v2"} <= set(table.column_names):
         probes = _probes(bench)
     return {"counts": counts, "probes": probes, "changed": bench.changed}
@@ -166,26 +168,23 @@ def _load(cfg: GatesConfig, seed: int | None, variant: str) -> ThoughtModel | No
     return tiny.load(cfg.model) if variant == "thoughts" else None
 
 
-def modulus(model: tiny.TinyThoughts) -> int:
-    """p of the arithmetic that a tiny model was trained on: the numbers it knows."""
-    return sum(word.isdigit() for word in model.cfg.words)
+def _generator(cfg: GatesConfig, model: ThoughtModel) -> ModuleType | None:
+    """The module that makes this model's problems; None where they come from elsewhere."""
+    if cfg.problems not in (*source.GENERATORS, "generated"):
+        return None
+    if not isinstance(model, tiny.TinyThoughts):
+        raise ConfigError(f"{cfg.model} needs problems=gsm8k:test or a table; it reads no generated problems")
+    if cfg.problems not in (model.cfg.problems, "generated"):
+        raise ConfigError(f"problems: expected {model.cfg.problems} for {cfg.model}, got {cfg.problems}")
+    return source.GENERATORS[model.cfg.problems]
 
 
 def _problems(cfg: GatesConfig, model: ThoughtModel, seed: int) -> pa.Table:
-    if cfg.problems == "arithmetic":
-        if not isinstance(model, tiny.TinyThoughts):
-            raise ConfigError(
-                f"{cfg.model} needs problems=gsm8k:test or a table; only codi-tiny reads arithmetic"
-            )
-        return arithmetic.problems(cfg.n, seed=seed, split=cfg.split, p=modulus(model))
+    if (generator := _generator(cfg, model)) is not None:
+        assert isinstance(model, tiny.TinyThoughts)
+        return generator.problems(cfg.n, seed=seed, split=cfg.split, p=model.modulus)
     split = cfg.problems.partition(":")[2] or cfg.split
-    table = source.problems(_source(cfg))
-    if split != "any":
-        table = table.filter(pc.equal(table["split"], split))
-    if table.num_rows < 2:
-        raise DataError(f"Expected 2 or more problems of split {split!r} in {cfg.problems}, got {len(table)}")
-    order = np.random.default_rng(seed).permutation(table.num_rows)[: cfg.n]
-    return table.take(np.sort(order))
+    return held_out(_source(cfg), model, split=split, n=cfg.n, seed=seed)
 
 
 def _controls(cfg: GatesConfig, seed: int | None, table: pa.Table, suffix: str = "") -> Counts:
@@ -194,15 +193,22 @@ def _controls(cfg: GatesConfig, seed: int | None, table: pa.Table, suffix: str =
         model = _load(cfg, seed, name)
         if model is not None:
             bench = Bench(model, table, batch_size=cfg.batch_size, max_new_tokens=cfg.max_new_tokens)
-            bench.untouched()
+            bench.run([])
             counts |= {key.replace("thoughts", name + suffix): pair for key, pair in bench.counts.items()}
     return counts
 
 
-def _one_step(cfg: GatesConfig, model: tiny.TinyThoughts, seed: int | None, shift: int) -> Counts:
-    table = arithmetic.problems(max(cfg.n // 3, 2), seed=shift, n_steps=(1,), p=modulus(model))
+def _one_step_problems(
+    cfg: GatesConfig, model: tiny.TinyThoughts, generator: ModuleType, shift: int
+) -> pa.Table:
+    """Of any path (all one-step facts are trained on), but in the wording of the split."""
+    split = cfg.split if generator is words else "any"
+    return generator.problems(max(cfg.n // 3, 2), seed=shift, split=split, n_steps=(1,), p=model.modulus)
+
+
+def _one_step(cfg: GatesConfig, model: tiny.TinyThoughts, seed: int | None, table: pa.Table) -> Counts:
     bench = Bench(model, table, batch_size=cfg.batch_size)
-    bench.untouched()
+    bench.run([])
     counts = {"thoughts_one_step": bench.counts["thoughts"]} | _controls(cfg, seed, table, "_one_step")
     return {key: pair for key, pair in counts.items() if "|" not in key}
 
@@ -217,12 +223,10 @@ def _written(model: tiny.TinyThoughts, table: pa.Table) -> Counts:
     return counts
 
 
-def _twins(cfg: GatesConfig, model: ThoughtModel, seed: int) -> Counts:
+def _twins(cfg: GatesConfig, model: tiny.TinyThoughts, generator: ModuleType, seed: int) -> Counts:
     counts: Counts = {}
-    for change in arithmetic.CHANGES:
-        pair = arithmetic.twins(
-            max(cfg.n // 3, 2), seed=seed, split=cfg.split, change=change, p=modulus(model)
-        )
+    for change in generator.CHANGES:
+        pair = generator.twins(max(cfg.n // 3, 2), seed=seed, split=cfg.split, change=change, p=model.modulus)
         for p, (moved, own, solved) in patch_twins(model, *pair, cfg.batch_size).items():
             counts[f"twin_{change}_z{p}"] = (moved, solved)
             counts[f"own_{change}_z{p}"] = (own, solved)

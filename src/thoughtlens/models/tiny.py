@@ -61,6 +61,11 @@ class TinyThoughts(ThoughtModel):
             has_projection=feedback,
         )
 
+    @property
+    def modulus(self) -> int:
+        """p of the arithmetic that the model was trained on: the numbers it knows."""
+        return sum(word.isdigit() for word in self.cfg.words)
+
     def encode(self, questions: Sequence[str]) -> State:
         """Run the questions, right-aligned, up to the begin-of-thought position."""
         cfg, device = self.cfg, self.decoder.embed.weight.device

@@ -43,6 +43,8 @@ class TinyConfig(Config):
     """What stands between begin and end of thought."""
     bottleneck: bool = False
     """Whether the answer may look only at the thoughts."""
+    problems: str = "arithmetic"
+    """Generator of the problems it was trained on: `arithmetic` or `words`."""
 
     @property
     def vocabulary(self) -> tuple[str, ...]:

@@ -26,6 +26,8 @@ from thoughtlens.errors import ConfigError, DataError
 NAMES = ("ann", "bob", "cat", "dan", "eve", "fay", "gus", "hal")
 STEP_WORDS = ("once", "twice", "thrice")
 CLASSES = ("addition", "multiplication", "mixed")
+P = 23
+"""Default modulus."""
 N_CHAINS = 3
 N_STEPS = 3
 QUESTION_LEN = N_CHAINS * (1 + N_STEPS) + 3
@@ -82,11 +84,17 @@ class Symbols:
 
     def apply(self, x: Int[np.ndarray, "*n"], ops: Int[np.ndarray, "*n"]) -> Int[np.ndarray, "*n"]:
         """The value after one operation, mod p."""
-        plus = x + ops + 1
-        minus = x - (ops - (self.p - 1) + 1)
-        times = x * (ops - self.n_add + 2)
-        out = np.where(ops < self.p - 1, plus, np.where(ops < self.n_add, minus, times))
-        return out % self.p
+        a, signs = self.operands(ops), self.signs(ops)
+        return np.where(signs == 0, x + a, np.where(signs == 1, x - a, x * a)) % self.p
+
+    def signs(self, ops: Int[np.ndarray, "*n"]) -> Int[np.ndarray, "*n"]:
+        """0, 1, 2 for +, -, *."""
+        return np.where(ops < self.p - 1, 0, np.where(ops < self.n_add, 1, 2))
+
+    def operands(self, ops: Int[np.ndarray, "*n"]) -> Int[np.ndarray, "*n"]:
+        """The number that an operation adds, subtracts or multiplies by."""
+        first = np.array([-1, self.p - 2, self.n_add - 2])
+        return ops - first[self.signs(ops)]
 
     def is_times(self, ops: Int[np.ndarray, "*n"]) -> Bool[np.ndarray, "*n"]:
         """Whether operations are multiplications."""
@@ -187,7 +195,7 @@ def question_ids(d: Draw, symbols: Symbols) -> tuple[Int[np.ndarray, "C 12"], In
 
 
 def problems(
-    n: int, *, seed: int, split: str = "any", p: int = 23, n_steps: Sequence[int] = (2, 3)
+    n: int, *, seed: int, split: str = "any", p: int = P, n_steps: Sequence[int] = (2, 3)
 ) -> pa.Table:
     """A table of `n` fresh problems.
 
@@ -206,11 +214,12 @@ def problems(
     """
     symbols = Symbols(p)
     d = draw_split(n, np.random.default_rng((seed, n)), symbols, split, n_steps)
-    return _table(d, symbols, f"{split}-{seed}")
+    text = _questions(d, symbols)
+    return table(d, symbols, f"{split}-{seed}", text, template_id=np.zeros(n, int))
 
 
 def twins(
-    n: int, *, seed: int, split: str = "any", change: str = "start", p: int = 23, n_steps: int = 3
+    n: int, *, seed: int, split: str = "any", change: str = "start", p: int = P, n_steps: int = 3
 ) -> tuple[pa.Table, pa.Table]:
     """Counterfactual pairs: row i of both tables is one question with one element changed.
 
@@ -221,21 +230,48 @@ def twins(
     Raises:
         ConfigError: no such `change`, or one past `n_steps`.
     """
-    slots = {name: i for i, name in enumerate(CHANGES)}
-    if change not in slots or slots[change] > n_steps:
-        raise ConfigError(f"Expected change to be one of {list(slots)[: n_steps + 1]}, got {change!r}")
-    symbols, rng = Symbols(p), np.random.default_rng((seed, n, slots[change]))
+    symbols, rng = Symbols(p), np.random.default_rng((seed, n, slot(change, n_steps)))
+    first, second = draw_twins(n, rng, symbols, split, change, n_steps)
+    texts = [_questions(d, symbols) for d in (first, second)]
+    tables = [
+        table(d, symbols, f"{split}-{seed}-{change}", text, template_id=np.zeros(n, int))
+        for d, text in zip((first, second), texts, strict=True)
+    ]
+    return tables[0], as_twin(tables[1], tables[0])
+
+
+def slot(change: str, n_steps: int) -> int:
+    """0 for the start value, i for the i-th operation.
+
+    Raises:
+        ConfigError: no such `change`, or one past `n_steps`.
+    """
+    if change not in CHANGES[: n_steps + 1]:
+        raise ConfigError(f"Expected change to be one of {list(CHANGES[: n_steps + 1])}, got {change!r}")
+    return CHANGES.index(change)
+
+
+def draw_twins(
+    n: int,
+    rng: np.random.Generator,
+    symbols: Symbols,
+    split: str,
+    change: str,
+    n_steps: int,
+    same_sign: bool = False,
+) -> tuple[Draw, Draw]:
+    """The pairs of `twins` as integers; with `same_sign` only the operand of an operation changes."""
     found: list[tuple[Draw, Draw]] = []
     while sum(len(a.names) for a, _ in found) < n:
         d = draw_split(n, rng, symbols, split, (n_steps,))
-        twin, valid = _twin(d, symbols, rng, split, slots[change])
+        twin, valid = _twin(d, symbols, rng, split, slot(change, n_steps), same_sign)
         found.append((_take(d, valid), _take(twin, valid)))
     first, second = (_take(_join(side), np.arange(n)) for side in zip(*found, strict=True))
-    tables = [_table(x, symbols, f"{split}-{seed}-{change}") for x in (first, second)]
-    return tables[0], _as_twin(tables[1], tables[0])
+    return first, second
 
 
-def _as_twin(table: pa.Table, of: pa.Table) -> pa.Table:
+def as_twin(table: pa.Table, of: pa.Table) -> pa.Table:
+    """The second table of a pair: ids marked, groups those of the first."""
     ids = pa.array([f"{i}-twin" for i in of["problem_id"].to_pylist()])
     for name, column in (("problem_id", ids), ("group_id", of["group_id"])):
         table = table.set_column(table.column_names.index(name), name, column)
@@ -243,7 +279,13 @@ def _as_twin(table: pa.Table, of: pa.Table) -> pa.Table:
 
 
 def _twin(
-    d: Draw, symbols: Symbols, rng: np.random.Generator, split: str, slot: int, tries: int = 40
+    d: Draw,
+    symbols: Symbols,
+    rng: np.random.Generator,
+    split: str,
+    slot: int,
+    same_sign: bool,
+    tries: int = 40,
 ) -> tuple[Draw, Bool[np.ndarray, " C"]]:
     """The first of `tries` random replacements that fits, and whether there was one."""
     rows, before = np.arange(len(d.names)), d.values(symbols)[:, 0]
@@ -260,6 +302,7 @@ def _twin(
             muls = rng.integers(symbols.n_add, symbols.n_ops, size=len(rows))
             new = np.where(symbols.is_times(old), muls, adds)
             fresh = (d.ops != new[:, None, None]).all((1, 2))
+            fresh &= (symbols.signs(new) == symbols.signs(old)) | (not same_sign)
             ops[rows, d.chain[:, 0], slot - 1] = new
         candidate = replace(d, start=start, ops=ops)
         after = candidate.values(symbols)[:, 0]
@@ -275,8 +318,13 @@ def _twin(
 
 
 def _in_split(d: Draw, split: str) -> Bool[np.ndarray, " C"]:
-    names = np.array(SPLITS)[path_hash(d.start, d.path, d.n_steps)[:, 0]]
+    names = split_of(d)
     return np.full(len(names), True) if split == "any" else names == split
+
+
+def split_of(d: Draw) -> np.ndarray:
+    """Split of the first query of each context."""
+    return np.array(SPLITS)[path_hash(d.start, d.path, d.n_steps)[:, 0]]
 
 
 def draw_split(
@@ -303,9 +351,17 @@ def _join(parts: Sequence[Draw]) -> Draw:
     return Draw(*(np.concatenate([getattr(d, f.name) for d in parts]) for f in fields(Draw)))
 
 
-def _table(d: Draw, symbols: Symbols, prefix: str) -> pa.Table:
+def _questions(d: Draw, symbols: Symbols) -> list[str]:
     words = np.array(symbols.words)
     chains, query = question_ids(d, symbols)
+    return [" ".join(words[row]) for row in np.concatenate([chains, query[:, 0]], axis=1)]
+
+
+def table(
+    d: Draw, symbols: Symbols, prefix: str, questions: Sequence[str], **columns: np.ndarray
+) -> pa.Table:
+    """The columns that `problems` describes, for contexts of one query each; `columns` follow `n_steps`."""
+    words = np.array(symbols.words)
     n_steps, start = d.n_steps[:, 0], d.start[:, 0]
     ops, values = words[symbols.op_ids(d.path[:, 0])], d.values(symbols)[:, 0]
     kinds = np.where(
@@ -316,19 +372,19 @@ def _table(d: Draw, symbols: Symbols, prefix: str) -> pa.Table:
         " ".join(w for i in range(k) for w in (ops[r, i], str(values[r, i]))[: 2 if i < k - 1 else 1])
         for r, k in enumerate(n_steps)
     ]
-    table = {
+    rows = {
         "problem_id": [f"{prefix}-{i:06d}" for i in range(len(start))],
         "group_id": [f"{x}{''.join(o[:k])}" for x, o, k in zip(start, ops, n_steps, strict=True)],
-        "split": np.array(SPLITS)[path_hash(d.start, d.path, d.n_steps)[:, 0]],
-        "question": [" ".join(words[row]) for row in np.concatenate([chains, query[:, 0]], axis=1)],
+        "split": split_of(d),
+        "question": questions,
         "answer": [str(v) for v in values[np.arange(len(start)), n_steps - 1]],
         "cot": cot,
         "operation": np.array(CLASSES)[kinds],
         "n_steps": n_steps,
-        "template_id": np.zeros_like(n_steps),
+        **columns,
         "start": start,
     }
-    columns = {name: pa.array(column) for name, column in table.items()}
-    columns |= {f"op{i + 1}": pa.array(ops[:, i], mask=unused[:, i]) for i in range(N_STEPS)}
-    columns |= {f"v{i + 1}": pa.array(values[:, i], mask=unused[:, i]) for i in range(N_STEPS)}
-    return pa.table(columns)
+    out = {name: pa.array(column) for name, column in rows.items()}
+    out |= {f"op{i + 1}": pa.array(ops[:, i], mask=unused[:, i]) for i in range(N_STEPS)}
+    out |= {f"v{i + 1}": pa.array(values[:, i], mask=unused[:, i]) for i in range(N_STEPS)}
+    return pa.table(out)

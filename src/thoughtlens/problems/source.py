@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from thoughtlens.config import Config
-from thoughtlens.errors import DataError, NotThereError
-from thoughtlens.problems import arithmetic, gsm8k
+from thoughtlens.errors import ConfigError, DataError, NotThereError
+from thoughtlens.problems import arithmetic, gsm8k, words
 
-SOURCES = ("arithmetic", "gsm8k")
+GENERATORS = {"arithmetic": arithmetic, "words": words}
+"""Modules with `problems`, `twins`, `CHANGES` and the default modulus `P`."""
+SOURCES = (*GENERATORS, "generated", "gsm8k")
 COLUMNS = ("problem_id", "group_id", "split", "question", "answer", "cot")
 SPLITS = ("train", "validation", "test")
 N_GENERATED = 20_000
@@ -28,8 +30,9 @@ class ProblemsConfig(Config):
     kind: Literal["problems"] = "problems"
     """Questions with answers, labels and splits."""
     source: str = "arithmetic"
-    """`arithmetic` (generated here), `gsm8k` (files, or the hub), or a Parquet table with the columns
-    problem_id, group_id, split, question, answer, cot, and any labels."""
+    """`arithmetic` or `words` (generated here), `generated` (the one of them that a shipped model was
+    trained on), `gsm8k` (files, or the hub), or a Parquet table with the columns problem_id, group_id, split,
+    question, answer, cot, and any labels."""
     n: int | None = Field(None, gt=0)
     """How many problems; unset: 20,000 generated ones, or all of a table."""
     files: tuple[Path, ...] = ()
@@ -42,10 +45,10 @@ class ProblemsConfig(Config):
     """GSM8K: share of the training problems that become the split `validation`, by a hash of their id."""
     classes: tuple[str, ...] = ()
     """Keep only problems with these operations; each must occur. None: keep all, also unlabelled ones."""
-    p: int = 23
-    """Arithmetic: the modulus."""
+    p: int | None = None
+    """Generated: the modulus; unset: 23 for arithmetic, 11 for words, as in the shipped models."""
     n_steps: tuple[int, ...] = (2, 3)
-    """Arithmetic: numbers of steps, equally often."""
+    """Generated: numbers of steps, equally often."""
     seed: int | None = None
     """Fixes generated problems; unset: the seed of the run."""
 
@@ -57,9 +60,15 @@ def problems(cfg: ProblemsConfig, seed: int = 0) -> pa.Table:
         NotThereError: no such source or file.
         DataError: not a problems table, a class nobody has, or an id twice.
     """
-    if cfg.source == "arithmetic":
+    if generator := GENERATORS.get(cfg.source):
         seed = seed if cfg.seed is None else cfg.seed
-        table = arithmetic.problems(cfg.n or N_GENERATED, seed=seed, p=cfg.p, n_steps=cfg.n_steps)
+        p = generator.P if cfg.p is None else cfg.p
+        table = generator.problems(cfg.n or N_GENERATED, seed=seed, p=p, n_steps=cfg.n_steps)
+    elif cfg.source == "generated":
+        raise ConfigError(
+            f"problems.source: generated takes a shipped thought model to choose by; name one of "
+            f"{', '.join(GENERATORS)}, gsm8k, or a Parquet table"
+        )
     elif cfg.source == "gsm8k":
         table = gsm8k.table(cfg.files or None, labels=cfg.labels, seed_protocol=cfg.seed_protocol)
         table = _with_validation(table, cfg.validation)
@@ -73,7 +82,7 @@ def problems(cfg: ProblemsConfig, seed: int = 0) -> pa.Table:
 
 def count(cfg: ProblemsConfig) -> int:
     """How many problems there will be, at most; reads no more of a table than its size."""
-    if cfg.source == "arithmetic":
+    if cfg.source in (*GENERATORS, "generated"):
         return cfg.n or N_GENERATED
     if cfg.source == "gsm8k":
         whole = len(gsm8k.CLASSES) * gsm8k.PER_CLASS if cfg.seed_protocol else gsm8k.N_PROBLEMS

@@ -12,9 +12,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field, field_validator
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -25,6 +27,7 @@ from thoughtlens.models.distill.losses import (
     Batch,
     Weights,
     losses,
+    projection_pairs,
     read_question,
     teacher_tokens,
     think,
@@ -44,61 +47,77 @@ class Task(ABC):
     def batch(self, rng: np.random.Generator, step_weights: tuple[float, ...]) -> Batch:
         """Training problems; the rows of held-out paths have `keep` False."""
 
+    def refresh(self, model: TinyDecoder, rng: np.random.Generator) -> None:  # noqa: B027
+        """Change what a training step must find changed in the model; nothing by default."""
+
     @abstractmethod
     def test(self, n: int, seed: int, n_steps: int) -> Batch:
         """At least `n` problems of `n_steps` steps on held-out paths (any path for one step)."""
 
 
+Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class LoopConfig(Config):
     """How one model is trained."""
 
-    step_weights: tuple[float, ...] = (1.0, 3.0, 5.0)
+    step_weights: tuple[Share, Share, Share] = (1.0, 3.0, 5.0)
     """Relative frequency of problems of one, two and three steps."""
-    lr_matrices: float = 0.02
+    lr_matrices: float = Field(0.02, gt=0, allow_inf_nan=False)
     """Muon's learning rate, for hidden matrices."""
-    lr_rest: float = 3e-3
+    lr_rest: float = Field(3e-3, gt=0, allow_inf_nan=False)
     """AdamW's learning rate, for embeddings, positions, norms and biases."""
-    weight_decay: float = 0.01
+    weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False)
     """Of both optimisers; vectors have none."""
-    warmup_steps: int = 100
+    warmup_steps: int = Field(100, ge=0)
     """Steps of linear warm-up."""
-    kd: float = 1.0
+    kd: float = Field(1.0, ge=0, allow_inf_nan=False)
     """Weight of the distillation of the teacher's states at the answer cue."""
-    step: float = 1.0
+    step: float = Field(1.0, ge=0, allow_inf_nan=False)
     """Weight of the cross-entropy of each thought against its token of the chain of thought."""
-    trajectory: float = 0.0
+    trajectory: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Weight of the distillation of the teacher's states at each thought; needs no step labels."""
-    lookup: float = 0.0
+    lookup: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Weight of naming start value and operations at the answer cue: helps controls to find them."""
-    teacher_accuracy: float = 0.99
+    reading: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Weight of naming, after the first block at each operand of a sentence, its operation, its person and
+    its place in the order of doing (problems `words`)."""
+    teacher_accuracy: float = Field(0.99, ge=0, allow_inf_nan=False)
     """The teacher phase ends when the whole chain of thought is right this often."""
-    student_accuracy: float = 0.95
+    student_accuracy: float = Field(0.95, ge=0, allow_inf_nan=False)
     """The guided phase ends at this accuracy on two- and three-step problems."""
-    one_step_accuracy: float = 0.98
+    one_step_accuracy: float = Field(0.98, ge=0, allow_inf_nan=False)
     """The one-step phase ends at this accuracy."""
-    project_steps: int = 600
+    project_steps: int = Field(600, ge=0)
     """Steps in which, after the teacher phase, the projection alone is fitted to map the teacher's
     states to the embeddings of the tokens that come next; 0 leaves that out."""
-    max_teacher_steps: int = 2400
+    max_teacher_steps: int = Field(2400, gt=0)
     """Steps after which an unfinished teacher phase counts as stalled."""
-    max_one_step_steps: int = 0
+    max_one_step_steps: int = Field(0, ge=0)
     """Longest one-step phase; 0 leaves the phase out."""
-    max_guided_steps: int = 1000
+    max_guided_steps: int = Field(1000, gt=0)
     """Longest guided phase."""
     must_pass: bool = True
     """Whether a guided phase that never reaches its accuracy counts as stalled (controls: no)."""
-    anneal_steps: int = 200
+    anneal_steps: int = Field(200, ge=0)
     """Steps in which the target per thought fades to nothing; 0 keeps it to the end."""
-    pure_steps: int = 400
+    pure_steps: int = Field(400, gt=0)
     """Steps of the last phase; the learning rate falls in its second half."""
-    eval_every: int = 50
+    eval_every: int = Field(50, gt=0)
     """Steps between measurements on held-out problems."""
-    eval_problems: int = 300
+    eval_problems: int = Field(300, gt=0)
     """Problems a measurement takes for each number of steps."""
-    checkpoint_every: int = 100
+    checkpoint_every: int = Field(100, gt=0)
     """Steps between checkpoints."""
     bfloat16: bool = False
     """Whether matrix products run in bfloat16; weights are float32 always."""
+
+    @field_validator("step_weights")
+    @classmethod
+    def _some(cls, weights: tuple[float, ...]) -> tuple[float, ...]:
+        if not sum(weights):
+            raise ValueError("step_weights must not all be 0")
+        return weights
 
 
 @dataclass
@@ -168,7 +187,9 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = lr * scale
         weights = (1.0, 0.0, 0.0) if at.phase == "one_step" else cfg.step_weights
-        batch = self.task.batch(np.random.default_rng((at.seed, at.step)), weights)
+        rng = np.random.default_rng((at.seed, at.step))
+        batch = self.task.batch(rng, weights)
+        self.task.refresh(self.model, rng)
         with torch.autocast("cpu", torch.bfloat16, enabled=cfg.bfloat16):
             terms = losses(self.model, batch, self.loss_weights())
         torch.stack(list(terms.values())).sum().backward()
@@ -179,18 +200,22 @@ class Trainer:
         at.step += 1
         return {f"loss_{name}": value.item() for name, value in terms.items()}
 
-    def loss_weights(self) -> Weights | None:
-        """The loss weights of this step; None in the teacher phase."""
+    def loss_weights(self) -> Weights:
+        """The loss weights of this step."""
         cfg, at = self.cfg, self.at
         if at.phase == "teacher":
-            return None
+            return Weights(reading=cfg.reading, student=False)
         keep = 1.0
         if cfg.anneal_steps and at.phase == "anneal":
             keep = max(0.0, 1 - (at.step - at.phase_start) / cfg.anneal_steps)
         elif cfg.anneal_steps and at.phase == "pure":
             keep = 0.0
         return Weights(
-            kd=cfg.kd, step=cfg.step * keep, trajectory=cfg.trajectory * keep, lookup=cfg.lookup * keep
+            kd=cfg.kd,
+            step=cfg.step * keep,
+            trajectory=cfg.trajectory * keep,
+            lookup=cfg.lookup * keep,
+            reading=cfg.reading * keep,
         )
 
     def lr_scale(self) -> float:
@@ -229,9 +254,13 @@ class Trainer:
     def begin_student(self) -> None:
         """From the finished teacher to the student's first phase."""
         if self.cfg.project_steps and self.model.cfg.mode == "thoughts":
-            rngs = [np.random.default_rng((self.at.seed, 10**9 + i)) for i in range(PROJECTION_BATCHES)]
-            batches = [self.task.batch(rng, self.cfg.step_weights) for rng in rngs]
-            fit_projection(self.model, batches, self.cfg.project_steps)
+            pairs = []
+            for i in range(PROJECTION_BATCHES):
+                rng = np.random.default_rng((self.at.seed, 10**9 + i))
+                batch = self.task.batch(rng, self.cfg.step_weights)
+                self.task.refresh(self.model, rng)
+                pairs.append(projection_pairs(self.model, batch))
+            fit_projection(self.model, pairs, self.cfg.project_steps)
         self.enter("one_step" if self.cfg.max_one_step_steps else "guided")
 
     def enter(self, phase: str) -> None:

@@ -33,11 +33,20 @@ class Batch:
     start: Int[Tensor, " B"]
     """Token of the start value."""
     padding: Bool[Tensor, "C n_context"] | None = None
+    topic: Int[Tensor, " B"] | None = None
+    """Token that the chain of thought begins with, in the place of `<cot2>`."""
+    marks: Int[Tensor, "C n_context n_marks"] | None = None
+    """What a position of the context should tell after the first block; `IGNORE` elsewhere."""
 
     @property
     def answer(self) -> Int[Tensor, " B"]:
         """Token of the value after the last step asked for."""
         return self.cot.gather(1, 2 * self.n_steps[:, None] - 1)[:, 0]
+
+    @property
+    def opening(self) -> Int[Tensor, " B"]:
+        """First token of the chain of thought."""
+        return torch.full_like(self.start, COT2) if self.topic is None else self.topic
 
     @property
     def needed(self) -> Int[Tensor, "B n_needed"]:
@@ -56,18 +65,33 @@ class Student:
 
 def read_question(model: TinyDecoder, batch: Batch) -> Cache:
     """Keys and values of every question; a context is read once for all its queries."""
+    return read(model, batch)[0]
+
+
+def read(model: TinyDecoder, batch: Batch) -> tuple[Cache, list[Float[Tensor, "C n_context d"]]]:
+    """Keys and values of every question, and the hidden states of the contexts."""
     n_context = batch.context.shape[1]
     start = model.cfg.question_len - n_context - batch.query.shape[1]
-    _, cache = model(model.inputs(batch.context, start), Cache([], []), batch.padding)
+    states, cache = model(model.inputs(batch.context, start), Cache([], []), batch.padding)
     cache = cache.repeat(len(batch.query) // len(batch.context))
     _, cache = model(model.inputs(batch.query, start + n_context), cache)
-    return cache
+    return cache, states
+
+
+def reading_loss(
+    model: TinyDecoder, batch: Batch, states: list[Float[Tensor, "C n_context d"]]
+) -> Float[Tensor, ""]:
+    """Cross-entropy of the marks, read with the final norm from the first block's output."""
+    marked = batch.marks[..., 0] != IGNORE
+    log_p = model.unembed(model.ln_f(states[1][marked])).float().log_softmax(-1)
+    return -log_p.gather(1, batch.marks[marked]).mean()
 
 
 def teacher_tokens(batch: Batch) -> tuple[Int[Tensor, "B n_in"], Int[Tensor, "B n_in"]]:
     """Inputs and targets of the teacher after the question; `IGNORE` past the answer."""
     n, n_cot = batch.cot.shape
-    ids = torch.cat([batch.cot.new_tensor([COT, COT2]).expand(n, 2), batch.cot], 1)
+    begin = torch.stack([torch.full_like(batch.opening, COT), batch.opening], 1)
+    ids = torch.cat([begin, batch.cot], 1)
     cue = 2 * batch.n_steps[:, None] + 1
     ids = ids.scatter(1, cue, ANS)
     targets = torch.cat([ids[:, 1:], ids.new_full((n, 1), IGNORE)], 1)
@@ -78,7 +102,7 @@ def teacher_tokens(batch: Batch) -> tuple[Int[Tensor, "B n_in"], Int[Tensor, "B 
 
 def step_targets(batch: Batch, n_thoughts: int) -> Int[Tensor, "B n_passes"]:
     """Token that each pass p = 0..n_thoughts should hold; the answer, once it is reached."""
-    tokens = torch.cat([batch.cot.new_full((len(batch.cot), 1), COT2), batch.cot], 1)
+    tokens = torch.cat([batch.opening[:, None], batch.cot], 1)
     p = torch.arange(n_thoughts + 1, device=tokens.device)
     return tokens.gather(1, torch.minimum(p, 2 * batch.n_steps[:, None]))
 
@@ -105,7 +129,7 @@ def think(model: TinyDecoder, cache: Cache, n_thoughts: int | None = None) -> St
             states, cache = model((z + model.pos.weight[at + p])[:, None], cache)
             passes.append([s[:, 0] for s in states])
     if cfg.bottleneck:
-        cache = cache.tail(at + 1)
+        cache = cache.tail(cache.n_past - n)
     cues = ids.new_tensor([EOT, ANS]).expand(rows, 2)
     end, _ = model(model.inputs(cues, at + 1 + cfg.n_thoughts), cache)
     return Student(passes, end)
@@ -125,6 +149,9 @@ class Weights:
     step: float = 1.0
     trajectory: float = 0.0
     lookup: float = 0.0
+    reading: float = 0.0
+    student: bool = True
+    """Whether there is a student at all; without, only `teacher` and `reading` count."""
 
 
 def teacher_loss(
@@ -150,12 +177,14 @@ def projection_pairs(model: TinyDecoder, batch: Batch) -> tuple[Float[Tensor, "n
     return states[-1][:, p - 1][rows], model.embed(ids[:, p])[rows]
 
 
-def losses(model: TinyDecoder, batch: Batch, weights: Weights | None) -> dict[str, Float[Tensor, ""]]:
-    """The terms of the loss; only the teacher's when `weights` is None. Their sum is the loss."""
-    cache = read_question(model, batch)
+def losses(model: TinyDecoder, batch: Batch, weights: Weights) -> dict[str, Float[Tensor, ""]]:
+    """The terms of the loss; their sum is the loss."""
+    cache, context = read(model, batch)
     teach, states = teacher_loss(model, cache, batch)
     terms = {"teacher": teach}
-    if weights is None:
+    if weights.reading and batch.marks is not None:
+        terms["reading"] = weights.reading * reading_loss(model, batch, context)
+    if not weights.student:
         return terms
     keep, rows = batch.keep, torch.arange(len(batch.keep), device=batch.keep.device)
     student = think(model, cache)

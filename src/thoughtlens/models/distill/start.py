@@ -6,21 +6,28 @@ import math
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
 
-from thoughtlens.models.distill.losses import Batch, projection_pairs
 from thoughtlens.models.tiny_decoder import ANS, BOT, COT, COT2, TinyDecoder
 
 
-def fit_projection(model: TinyDecoder, batches: list[Batch], steps: int) -> None:
+def fit_projection(
+    model: TinyDecoder, pairs: list[tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]], steps: int
+) -> None:
     """Let thoughts begin as the tokens they are aligned with.
 
     `<bot>` becomes a copy of `<cot>`, and the projection alone learns by regression. The circuits that
     read the teacher's text can then read thoughts. Without this, one seed in three finds every
     operation but never a value.
+
+    Args:
+        model: A finished teacher.
+        pairs: (state, embedding of the token that comes next), of `projection_pairs`.
+        steps: Optimiser steps of 2,048 pairs.
     """
     with torch.no_grad():
         model.embed.weight[BOT] = model.embed.weight[COT]
-    pairs = [projection_pairs(model, batch) for batch in batches]
     x, target = (torch.cat(side) for side in zip(*pairs, strict=True))
     variance = target.var(0).mean()
     optimizer = torch.optim.Adam(model.prj.parameters(), lr=3e-3)
@@ -49,7 +56,9 @@ def answer_where_the_teacher_looks_up(model: TinyDecoder) -> None:
 def initialize(model: TinyDecoder, seed: int, layout: tuple[int, int]) -> TinyDecoder:
     """Seeded start values. `layout` = (chains, tokens a chain) of the context.
 
-    Positions of the context begin as one vector a chain plus one a slot within the chain.
+    Positions of the context begin as one vector a chain plus one a slot within the chain. Without a
+    layout, positions begin as waves (Vaswani et al. 2017), so that "the nearest before" is one linear map
+    everywhere.
     """
     g = torch.Generator().manual_seed(seed)
     d = model.cfg.d_in
@@ -67,4 +76,13 @@ def initialize(model: TinyDecoder, seed: int, layout: tuple[int, int]) -> TinyDe
             chain = torch.randn(chains, 1, d, generator=g) * 0.3
             slot = torch.randn(1, slots, d, generator=g) * 0.3
             model.pos.weight[: chains * slots] = (chain + slot).view(-1, d)
+        else:
+            model.pos.weight.copy_(waves(*model.pos.weight.shape))
     return model
+
+
+def waves(n: int, d: int) -> Float[Tensor, "n d"]:
+    """Sines and cosines of d / 2 wavelengths from 2 pi to 4 n, geometric, of the embeddings' size (0.3)."""
+    frequency = torch.logspace(0, -math.log10(4 * n / (2 * math.pi)), d // 2)
+    angle = torch.arange(n)[:, None] * frequency
+    return 0.3 * math.sqrt(2) * torch.cat([angle.sin(), angle.cos()], 1)
