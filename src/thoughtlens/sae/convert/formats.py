@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -22,6 +22,7 @@ PARTS = ("cfg.json", "config.json", "sae.safetensors", "sae_weights.safetensors"
 """Files that stand for the folder they lie in."""
 
 
+@runtime_checkable
 class Format(Protocol):
     """What a file of this package gives for its format."""
 
