@@ -12,7 +12,7 @@ import pytest
 
 from thoughtlens import pipeline
 from thoughtlens.config import load, recipe_names, to_toml
-from thoughtlens.errors import OccupiedError
+from thoughtlens.errors import NotThereError, OccupiedError
 
 ANIMALS = ("dog", "cat", "horse", "owl", "fox")
 PLACES = ("a city", "the sea", "our house", "an old wood", "the hills")
@@ -186,3 +186,18 @@ def test_a_run_is_not_begun_in_a_foreign_directory(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(OccupiedError, match="something else is there"):
         pipeline.run(pipeline.load("text-demo"), tmp_path)
+
+
+def test_a_refused_run_leaves_its_directory_free(tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(NotThereError, match="no-model"):
+        pipeline.run(pipeline.load("text-demo", [f"model={tmp_path / 'no-model'}"]), out)
+    with pytest.raises(NotThereError, match="other-model"):
+        pipeline.run(pipeline.load("text-demo", [f"model={tmp_path / 'other-model'}"]), out)
+    own = "# mine\n" + (out / "config.toml").read_text()
+    (out / "config.toml").write_text(own)
+    with pytest.raises(OccupiedError, match="other settings"):
+        pipeline.run(pipeline.load("text-demo", ["sae.k=4"]), out)
+    assert (out / "config.toml").read_text() == own
+    with pytest.raises(OccupiedError, match="found a file"):
+        pipeline.run(pipeline.load("text-demo"), out / "config.toml")

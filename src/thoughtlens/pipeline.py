@@ -205,18 +205,27 @@ def _do(cfg: Recipe, name: str, out: Path) -> dict[str, Any]:
 
 
 def _claim(cfg: Recipe, out: Path) -> None:
-    """Write the recipe into the run directory, or see that it is the same one."""
+    """Write the recipe into the run directory, or see that it is the same one.
+
+    A recipe of ours beside which nothing stands yet, as a refused model or text leaves it, is replaced.
+    """
     file = out / "config.toml"
+    if out.exists() and not out.is_dir():
+        raise OccupiedError(
+            f"Expected a directory to make or continue at {out}, found a file; choose another"
+        )
+    others = out.is_dir() and any(path != file for path in out.iterdir())
     if file.is_file():
         begun = load_config(recipe_class(), file)
-        if identity(begun) != identity(cfg):
+        if identity(begun) == identity(cfg):
+            return
+        if others or file.read_text("utf-8") != to_toml(begun):
             keys = differences(cfg.model_dump(mode="json"), begun.model_dump(mode="json"))
             raise OccupiedError(
                 f"{out} holds a run with other settings: {', '.join(keys)}. "
                 f"Choose another --out, or delete it"
             )
-        return
-    if out.exists() and any(out.iterdir()):
+    elif others:
         raise OccupiedError(
             f"Expected a new or empty directory or an earlier run at {out}; something else is there"
         )
