@@ -1,29 +1,32 @@
 """Counts under edits: how often a thought model answers right when its thoughts are changed.
 
 Everything is a count `(right, n)` under a flat key, so that seeds add up. Any `ThoughtModel` and any
-problems table will do; what needs more labels is measured where the columns are there.
+problems table will do; what needs more labels is measured where the columns are there. The edits are
+those of `thoughtlens.intervene`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
+from jaxtyping import Bool
 
-from thoughtlens.errors import DataError
-from thoughtlens.models.thoughts import Answer, Hook, ThoughtBatch, ThoughtModel, collect, parse_number, run
+from thoughtlens.intervene import changes
+from thoughtlens.intervene.places import Place, places_of
+from thoughtlens.intervene.run import Edit, Outcome, run_edits
+from thoughtlens.intervene.subject import Problems, says
+from thoughtlens.models.thoughts import ThoughtBatch, ThoughtModel, collect
 
 Counts = dict[str, tuple[int, int]]
 
 
 @dataclass
 class Bench:
-    """One model on one table: its untouched thoughts and answers, and what edits make of them."""
+    """One model on one table: its untouched answers, and what edits make of them."""
 
     model: ThoughtModel
     problems: pa.Table
@@ -35,38 +38,43 @@ class Bench:
     """Share of problems whose answer logits an edit moved: an edit that never bit shows 0."""
 
     def __post_init__(self) -> None:
-        if self.problems.num_rows < 2:
-            raise DataError(f"Expected at least 2 problems, got {self.problems.num_rows}")
-        self.questions = self.problems["question"].to_pylist()
-        self.wanted = np.array([wanted_value(a) for a in self.problems["answer"].to_pylist()])
+        own = Problems(self.problems)
+        self.questions, self.wanted = own.questions, own.answers
         columns = self.problems.column_names
         self.steps = np.array(self.problems["n_steps"]) if "n_steps" in columns else None
-        rng = np.random.default_rng((self.seed, 77))
-        self.donor = derangement(len(self.questions), rng)
+        self.donor = changes.derangement(len(self.questions), np.random.default_rng((self.seed, 77)))
 
     @property
     def thoughts(self) -> range:
         """The fed-back thoughts, p = 1..n_steps."""
         return range(1, self.model.spec.n_steps + 1)
 
-    def untouched(self) -> ThoughtBatch:
-        """Think and answer without edits; the reference of every edit."""
-        sites = ("thought_in", "resid", "kv") if "kv" in self.model.spec.sites else ("thought_in", "resid")
-        self.batch = collect(
+    @cached_property
+    def batch(self) -> ThoughtBatch:
+        """The untouched states."""
+        sites = [site for site in ("thought_in", "resid", "kv") if site in self.model.spec.sites]
+        return collect(self.model, self.questions, sites=sites, batch_size=self.batch_size)
+
+    def run(self, edits: Sequence[Edit]) -> list[Outcome]:
+        """Answers under each edit; counts the untouched `thoughts`, and how often logits moved."""
+        plain, outcomes = run_edits(
             self.model,
             self.questions,
-            sites=sites,
-            answers=True,
-            max_new_tokens=self.max_new_tokens,
+            edits,
             batch_size=self.batch_size,
+            max_new_tokens=self.max_new_tokens,
         )
-        self.plain = self.batch.answers
-        self.count("thoughts", self.plain)
-        return self.batch
+        self.count("thoughts", plain)
+        for edit, outcome in zip(edits, outcomes, strict=True):
+            if edit.changes:
+                self.changed[edit.name] = float(outcome.moved.mean())
+        return outcomes
 
-    def count(self, name: str, answer: Answer, wanted: np.ndarray | None = None) -> Bool[np.ndarray, " n"]:
+    def count(
+        self, name: str, outcome: Outcome, wanted: Sequence[str] | None = None
+    ) -> Bool[np.ndarray, " n"]:
         """Count answers that equal `wanted` (the table's by default), in all and by steps."""
-        right = values_of(answer) == (self.wanted if wanted is None else wanted)
+        right = says(outcome, self.wanted if wanted is None else wanted)
         self.counts[name] = (int(right.sum()), len(right))
         if self.steps is not None:
             for k in np.unique(self.steps).tolist():
@@ -74,68 +82,47 @@ class Bench:
                 self.counts[f"{name}|{k}"] = (int(rows.sum()), len(rows))
         return right
 
-    def edit(self, name: str, hooks: Sequence[Hook]) -> Answer:
-        """Answer under hooks, and note how often they moved the logits."""
-        answer = run(
-            self.model,
-            self.questions,
-            hooks,
-            max_new_tokens=self.max_new_tokens,
-            batch_size=self.batch_size,
-        )
-        self.changed[name] = moved(answer, self.plain)
-        return answer
-
     def ablations(self) -> None:
-        """All thoughts replaced: by their mean, by zeros, by those of another problem."""
-        z = self.batch.thought_in
-        mean = [Hook("thought_in", p, None, _constant(z[:, p].mean(0))) for p in self.thoughts]
-        zero = [Hook("thought_in", p, None, torch.zeros_like) for p in self.thoughts]
-        other = [Hook("thought_in", p, None, _given, z[self.donor, p]) for p in self.thoughts]
-        self.count("mean_ablated", self.edit("mean_ablated", mean))
-        self.count("zeroed", self.edit("zeroed", zero))
-        swapped = self.edit("resampled", other)
-        self.count("resampled", swapped)
-        self.count("resampled_donor", swapped, self.wanted[self.donor])
-
-    def single_ablations(self) -> None:
-        """One thought at a time replaced by its mean."""
-        for p in self.thoughts:
-            mean = Hook("thought_in", p, None, _constant(self.batch.thought_in[:, p].mean(0)))
-            self.count(f"mean_ablated_z{p}", self.edit(f"mean_ablated_z{p}", [mean]))
+        """All thoughts replaced: by their mean, by zeros, by those of another problem; and one by one."""
+        places = [Place("thought_in", p) for p in self.thoughts]
+        states = {place: place.states(self.batch) for place in places}
+        means = {place: changes.mean_of(x) for place, x in states.items()}
+        edits = [
+            Edit("mean_ablated", tuple(means.items())),
+            Edit("zeroed", tuple((place, changes.zero()) for place in places)),
+            Edit("resampled", tuple((p, changes.given(x[self.donor])) for p, x in states.items())),
+            *(Edit(f"mean_ablated_z{place.step}", ((place, means[place]),)) for place in places),
+        ]
+        for edit, outcome in zip(edits, self.run(edits), strict=True):
+            self.count(edit.name, outcome)
+            if edit.name == "resampled":
+                self.count("resampled_donor", outcome, self._of(self.donor))
 
     def early_exit(self) -> None:
         """Leave after n thoughts; where the table has v1, v2 .., also compare with running values."""
-        for n in self.model.spec.passes:
-            answer = run(
-                self.model,
-                self.questions,
-                n_steps=n,
-                max_new_tokens=self.max_new_tokens,
-                batch_size=self.batch_size,
-            )
-            self.count(f"by_n_thoughts_{n}", answer)
-            if "v1" in self.problems.column_names and n and n % 2 == 0:
-                column = f"v{n // 2}"
-                values = np.array(self.problems[column].to_pylist(), dtype=float)
-                rows = ~np.isnan(values)
-                right = (values_of(answer) == values)[rows]
-                self.counts[f"exit_{n}_says_{column}"] = (int(right.sum()), int(rows.sum()))
+        passes = self.model.spec.passes
+        outcomes = self.run([Edit(f"by_n_thoughts_{n}", n_steps=n) for n in passes])
+        for n, outcome in zip(passes, outcomes, strict=True):
+            self.count(f"by_n_thoughts_{n}", outcome)
+            column = f"v{n // 2}"
+            if n and n % 2 == 0 and column in self.problems.column_names:
+                values = self.problems[column].to_pylist()
+                known = np.array([v is not None for v in values])
+                right = says(outcome, [str(v) for v in values])[known]
+                self.counts[f"exit_{n}_says_{column}"] = (int(right.sum()), int(known.sum()))
 
     def tail_swap(self) -> None:
         """Keys and values of every pass taken from another problem, the own question still in sight."""
-        hooks = []
-        for p in self.model.spec.passes:
-            for i, layer in enumerate(self.batch.layers):
-                pair = tuple(
-                    t[self.donor, p, :, i].transpose(1, 2) for t in (self.batch.keys, self.batch.values)
-                )
-                hooks.append(Hook("kv", p, layer, _given, pair))
-        answer = self.edit("tail_swap", hooks)
-        self.count("tail_swap_own", answer)
-        self.count("tail_swap_donor", answer, self.wanted[self.donor])
-        stranger = self.wanted[self.donor[self.donor]]
-        self.count("tail_swap_stranger", answer, stranger)
+        places = places_of(self.model.spec, "kv", tuple(self.model.spec.passes), None)
+        swaps = tuple((p, changes.given(p.states(self.batch)[self.donor])) for p in places)
+        (outcome,) = self.run([Edit("tail_swap", swaps)])
+        self.count("tail_swap_own", outcome)
+        self.count("tail_swap_donor", outcome, self._of(self.donor))
+        self.count("tail_swap_stranger", outcome, self._of(self.donor[self.donor]))
+
+    def _of(self, rows: np.ndarray) -> list[str]:
+        """The right answers of other problems."""
+        return [self.wanted[i] for i in rows]
 
 
 def patch_twins(
@@ -145,51 +132,15 @@ def patch_twins(
 
     Only pairs of which both are solved count.
     """
-    questions = first["question"].to_pylist()
-    mine = collect(model, questions, sites=("thought_in",), answers=True, batch_size=batch_size)
-    theirs = collect(
-        model, second["question"].to_pylist(), sites=("thought_in",), answers=True, batch_size=batch_size
-    )
-    own, other = (np.array([wanted_value(a) for a in t["answer"].to_pylist()]) for t in (first, second))
-    solved = (values_of(mine.answers) == own) & (values_of(theirs.answers) == other)
-    out = {}
-    for p in range(1, model.spec.n_steps + 1):
-        hook = Hook("thought_in", p, None, _given, theirs.thought_in[:, p])
-        said = values_of(run(model, questions, [hook], batch_size=batch_size))[solved]
-        out[p] = (int((said == other[solved]).sum()), int((said == own[solved]).sum()), int(solved.sum()))
+    mine, twins = Problems(first), Problems(second)
+    theirs = collect(model, twins.questions, sites=("thought_in",), batch_size=batch_size)
+    places = [Place("thought_in", p) for p in range(1, model.spec.n_steps + 1)]
+    edits = [Edit(str(place), ((place, changes.given(place.states(theirs))),)) for place in places]
+    plain, outcomes = run_edits(model, mine.questions, edits, batch_size=batch_size)
+    other, _ = run_edits(model, twins.questions, [], batch_size=batch_size)
+    solved = says(plain, mine.answers) & says(other, twins.answers)
+    n, out = int(solved.sum()), {}
+    for place, outcome in zip(places, outcomes, strict=True):
+        moved, own = (says(outcome, side.answers)[solved].sum() for side in (twins, mine))
+        out[place.step] = (int(moved), int(own), n)
     return out
-
-
-def values_of(answer: Answer) -> np.ndarray:
-    """Numbers answered, NaN where there is none."""
-    return np.array([np.nan if v is None else v for v in answer.value], dtype=float)
-
-
-def wanted_value(answer: str) -> float:
-    """The number of an answer column."""
-    value = parse_number(answer)
-    if value is None:
-        raise DataError(f"Expected a number in every answer, got {answer!r}")
-    return value
-
-
-def moved(answer: Answer, plain: Answer) -> float:
-    """Share of problems whose first answer logits differ from the untouched run's."""
-    difference = (answer.logits[:, 0] - plain.logits[:, 0]).abs().amax(-1)
-    return float((difference > 1e-5).float().mean())
-
-
-def derangement(n: int, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
-    """A random other row for every row."""
-    order = rng.permutation(n)
-    out = np.empty(n, dtype=int)
-    out[order] = np.roll(order, 1)
-    return out
-
-
-def _constant(value: Tensor):
-    return lambda x: value.to(x).expand_as(x)
-
-
-def _given(x, new):
-    return new

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from thoughtlens import config
+from thoughtlens.config import load
 from thoughtlens.errors import NotThereError
 from thoughtlens.extract import ExtractConfig
 from thoughtlens.extract.thoughts import load_model
@@ -71,7 +71,7 @@ def of_run(run: str | Path) -> dict[str, Any]:
     file = acts / "config.toml"
     if not file.is_file():
         raise NotThereError(f"Expected a run with a store of activations, found no {file}")
-    cfg = config.load(ExtractConfig, file)
+    cfg = load(ExtractConfig, file)
     table: dict[str, Any] = {"model": cfg.model.model_dump(exclude_none=True)}
     table["problems"] = {"source": str(acts / "problems.parquet")}
     table |= {k: v for k, v in (("base", cfg.base), ("remove_eos", cfg.remove_eos)) if v is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,8 +41,9 @@ def reconstruct(model: SAE | Baseline, cell: int | None) -> Change:
     """x_hat, the model's reconstruction of x."""
 
     def change(x: Tensor) -> Tensor:
+        x = _to(model, x)
         place = _cells(x, cell)
-        return model.decode(model.encode(x.float(), place), place)
+        return model.decode(model.encode(x, place), place)
 
     return Change(change)
 
@@ -56,12 +58,13 @@ def edit_latents(
     """
 
     def change(x: Tensor) -> Tensor:
-        place, chosen = _cells(x, cell), list(latents)
-        acts = sae.encode(x.float(), place)
+        x, chosen = _to(sae, x), list(latents)
+        place = _cells(x, cell)
+        acts = sae.encode(x, place)
         new = acts.clone()
         new[:, chosen] = acts[:, chosen] * scale if value is None else torch.full_like(acts[:, chosen], value)
         difference = sae.decode(new, place) - sae.decode(acts, place)
-        return torch.where((new == acts).all(1, keepdim=True), x, (x + difference).to(x))
+        return torch.where((new == acts).all(1, keepdim=True), x, x + difference)
 
     return Change(change)
 
@@ -112,6 +115,12 @@ def derangement(n: int, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
     out = np.empty(n, dtype=int)
     out[order] = np.roll(order, 1)
     return out
+
+
+def _to(model: SAE | Baseline, x: Tensor) -> Tensor:
+    """x where the model is, as it wants it."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return x.to(next((t.device for t in tensors), x.device), torch.float32)
 
 
 def _cells(x: Tensor, cell: int | None) -> Tensor | None:

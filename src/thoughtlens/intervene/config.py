@@ -22,7 +22,7 @@ class InterveneConfig(Config):
 
     model: ModelConfig = ModelConfig(name="codi-tiny", dtype="float32")
     """The thought model."""
-    problems: ProblemsConfig = ProblemsConfig()
+    problems: ProblemsConfig = ProblemsConfig(source="generated")
     """What it thinks about."""
     split: Literal["train", "validation", "test", "any"] = "test"
     """Split of the problems."""

@@ -32,7 +32,6 @@ from thoughtlens.intervene.run import Edit, run_edits
 from thoughtlens.intervene.subject import (
     Problems,
     held_out,
-    modulus,
     says,
     twin_tables,
     value_donors,
@@ -122,7 +121,7 @@ def _swap(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
         new = [values[i] for i in donor]
         predicted = None
         if isinstance(model, tiny.TinyThoughts):
-            predicted = answers_after(chosen.table, cfg.column, new, p=modulus(model))
+            predicted = answers_after(chosen.table, cfg.column, new, p=model.modulus)
         problems = Problems(chosen.table, [whole_set.answers[i] for i in donor], predicted)
         bundles = Bundles(len(rows), cfg.controls, cfg.seed)
         for group in groups:

@@ -18,8 +18,8 @@ DEFINITIONS = {
     "state_last": "(moved_both - moved_kv) / moved_both: what the state adds to swapped keys and values",
     "kv_first": "moved_kv / moved_both",
     "kv_last": "(moved_both - moved_state) / moved_both",
-    "carried_by": "state or kv: both of its shares above 0.5 with their whole intervals; either: each "
-    "alone does it; together: neither does; nothing: moved_both is not above 0.01 with its interval; mixed: else",
+    "carried_by": "state or kv: both of its shares above 0.5 with their whole intervals; either: each alone "
+    "does it; together: neither alone does; nothing: moved_both not above 0.01 with its interval; else mixed",
 }
 SHARES = ("state_first", "state_last", "kv_first", "kv_last")
 LEAST = 0.01

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +13,11 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 
 from thoughtlens.errors import ConfigError, DataError
-from thoughtlens.extract.thoughts import is_right
+from thoughtlens.extract.thoughts import is_right, resolve
 from thoughtlens.intervene.run import Outcome
 from thoughtlens.models import tiny
 from thoughtlens.models.thoughts import ThoughtModel, parse_number
-from thoughtlens.problems import arithmetic, source
+from thoughtlens.problems import source
 from thoughtlens.problems.source import ProblemsConfig
 
 CLASSES = ("clean", "predicted", "corrupted", "other", "unparsable")
@@ -89,10 +90,11 @@ def held_out(
         ConfigError: generated problems for a model that does not know their words.
         DataError: fewer than 2 problems of the split.
     """
-    if cfg.source == "arithmetic":
-        p = modulus(model)
+    made = generator(cfg, model)
+    if made is not None:
+        module, p = made
         seed = seed if cfg.seed is None else cfg.seed
-        return arithmetic.problems(n, seed=seed, split=split, p=p, n_steps=n_steps or cfg.n_steps)
+        return module.problems(n, seed=seed, split=split, p=p, n_steps=cfg.n_steps)
     table = source.problems(cfg, seed)
     if split != "any":
         table = table.filter(pc.equal(table["split"], split))
@@ -101,18 +103,23 @@ def held_out(
     return table.take(np.sort(np.random.default_rng(seed).permutation(table.num_rows)[:n]))
 
 
-def modulus(model: ThoughtModel) -> int:
-    """p of the arithmetic that a tiny model was trained on: the numbers it knows.
+def generator(cfg: ProblemsConfig, model: ThoughtModel) -> tuple[ModuleType, int] | None:
+    """The module that makes these problems and its modulus; None where they are a table.
 
     Raises:
-        ConfigError: another family, which does not read these problems.
+        ConfigError: generated problems, and a model that was not trained on them.
     """
+    if cfg.source not in (*source.GENERATORS, "generated"):
+        return None
     if not isinstance(model, tiny.TinyThoughts):
         raise ConfigError(
-            f"{model.name} does not read generated arithmetic, only codi-tiny does; give problems.source="
-            f"gsm8k or a Parquet table"
+            f"{model.name} reads no generated problems, only shipped models do; give problems.source=gsm8k "
+            f"or a Parquet table"
         )
-    return sum(word.isdigit() for word in model.cfg.words)
+    chosen = resolve(cfg, model)
+    if chosen.source != model.cfg.problems:
+        raise ConfigError(f"{model.name} reads problems of {model.cfg.problems!r}, got {chosen.source!r}")
+    return source.GENERATORS[chosen.source], model.modulus if chosen.p is None else chosen.p
 
 
 def twin_tables(
@@ -124,12 +131,13 @@ def twin_tables(
         DataError: a table of twins that does not have a line for each problem.
     """
     if file is None:
-        if cfg.source != "arithmetic" and not isinstance(model, tiny.TinyThoughts):
+        if not isinstance(model, tiny.TinyThoughts):
             raise ConfigError(
-                f"Counterfactual twins are generated for codi-tiny only; for {cfg.source} give twins=FILE, a "
-                f"Parquet table whose line i is the twin of line i of the problems"
+                f"Counterfactual twins are generated for shipped models only; for {cfg.source} give "
+                f"twins=FILE, a Parquet table whose line i is the twin of line i of the problems"
             )
-        return arithmetic.twins(n, seed=seed, split=split, change=change, p=modulus(model))
+        module = source.GENERATORS[model.cfg.problems]
+        return module.twins(n, seed=seed, split=split, change=change, p=model.modulus)
     first, second = source.problems(cfg, seed), source.problems(ProblemsConfig(source=file), seed)
     if len(first) != len(second):
         raise DataError(f"{file} has {len(second)} lines for {len(first)} problems; line i must be i's twin")
