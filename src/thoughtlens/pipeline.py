@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import create_model
 
-from thoughtlens import classify, extract, interpret, report, train, validate
+from thoughtlens import classify, extract, interpret, replay, report, train, validate
 from thoughtlens.config import (
     Config,
     apply_overrides,
@@ -39,12 +39,17 @@ STAGES = {
     "classify": (classify.classify, classify.ClassifyConfig),
     "report": (report.report, report.ReportConfig),
 }
+OPTIONAL = {"replay": (replay.replay, replay.ReplayConfig)}
+"""Stages that a recipe has to ask for: `seed_protocol = true` adds the replay."""
+KNOWN = {**{n: s for n, s in STAGES.items() if n != "report"}, **OPTIONAL, "report": STAGES["report"]}
+"""All stages in the order in which they are done."""
 PLANS = {
     "extract": extract.plan,
     "train": train.plan,
     "validate": validate.plan,
     "interpret": interpret.plan,
     "classify": classify.plan,
+    "replay": replay.plan,
 }
 DIRECTORY = {"extract": "acts", "train": "sae"}
 OWN_TABLE = {"model": "extract", "problems": "extract", "sae": "train"}
@@ -54,6 +59,7 @@ INPUTS = {
     "validate": ("acts", "sae"),
     "interpret": ("acts", "sae"),
     "classify": ("acts", "sae"),
+    "replay": ("acts",),
     "report": ("run",),
 }
 
@@ -67,6 +73,9 @@ class Recipe(Config):
     """Seed of everything: splits, order of rows, initial weights, folds, resampling."""
     stages: tuple[str, ...] = tuple(STAGES)
     """Stages to do, in their order."""
+    seed_protocol: bool = False
+    """Also replay the first study of CODI's thoughts on the run's problems, beside the corrected protocol;
+    of GSM8K, only that study's 600 problems are extracted."""
 
 
 @cache
@@ -76,7 +85,7 @@ def recipe_class() -> type[Recipe]:
     for name, stage in OWN_TABLE.items():
         field = STAGES[stage][1].model_fields[name]
         fields[name] = (field.annotation, field)
-    for stage, (_, cls) in STAGES.items():
+    for stage, (_, cls) in KNOWN.items():
         options = _options(stage, cls)
         fields[stage] = (options, options())
     with warnings.catch_warnings():
@@ -98,15 +107,29 @@ def _own_tables(stage: str) -> list[str]:
 
 def load(source: str | Path | dict, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe by name, file or table, with overrides; every stage's config is checked at once."""
-    cfg = load_config(recipe_class(), source, overrides)
+    cfg = _with_replay(load_config(recipe_class(), source, overrides))
     for name in cfg.stages:
-        if name not in STAGES:
-            raise ConfigError(f"stages: expected some of {', '.join(STAGES)}, got {name!r}")
+        if name not in KNOWN:
+            raise ConfigError(f"stages: expected some of {', '.join(KNOWN)}, got {name!r}")
         stage_config(cfg, name, Path("run"))
     sae = cfg.sae  # type: ignore[attr-defined]
     if sae.d_sae is not None and hasattr(sae, "k"):  # known before a model is loaded
         require_k("sae.k", sae.k, sae.d_sae)
     return cfg
+
+
+def _with_replay(cfg: Recipe) -> Recipe:
+    """The recipe with what `seed_protocol` asks for."""
+    if not cfg.seed_protocol:
+        return cfg
+    problems = cfg.problems  # type: ignore[attr-defined]
+    if problems.kind != "problems":
+        raise ConfigError("seed_protocol needs problems for a thought model; this recipe has texts")
+    wanted = {*cfg.stages, "replay"}
+    changed: dict[str, Any] = {"stages": tuple(name for name in KNOWN if name in wanted)}
+    if problems.source == "gsm8k":
+        changed["problems"] = problems.model_copy(update={"seed_protocol": True})
+    return cfg.model_copy(update=changed)
 
 
 def stage_config(cfg: Recipe, stage: str, root: Path, inputs: dict[str, Path] | None = None) -> Config:
@@ -117,7 +140,7 @@ def stage_config(cfg: Recipe, stage: str, root: Path, inputs: dict[str, Path] | 
     for name in INPUTS[stage]:
         table[name] = root if name == "run" else root / name
     table.update(inputs or {})
-    cls = STAGES[stage][1]
+    cls = KNOWN[stage][1]
     if "seed" in cls.model_fields:
         table["seed"] = cfg.seed
     try:
@@ -139,7 +162,7 @@ def run(cfg: Recipe, out: str | Path) -> dict[str, Any]:
     _claim(cfg, out)
     start = time.monotonic()
     stages = {}
-    for name in STAGES:
+    for name in KNOWN:
         if name in cfg.stages:
             stages[name] = _do(cfg, name, out)
     result = {
@@ -180,7 +203,7 @@ def run_one(
     With a recipe, `out` is the run's directory and the stage's inputs are those of the run, unless
     `inputs` names others. With a stage's own `config.toml`, `out` is the stage's directory.
     """
-    function, cls = STAGES[name]
+    function, cls = KNOWN[name]
     table = read_recipe(source)
     if set(table) <= set(recipe_class().model_fields) and not (set(table) & set(INPUTS[name])):
         cfg = load(source, overrides)
@@ -201,7 +224,7 @@ def _do(cfg: Recipe, name: str, out: Path) -> dict[str, Any]:
     target = out / DIRECTORY.get(name, name)
     if name in PLANS and not target.exists():
         say(PLANS[name](stage_cfg).line(name))
-    return STAGES[name][0](stage_cfg, target)
+    return KNOWN[name][0](stage_cfg, target)
 
 
 def _claim(cfg: Recipe, out: Path) -> None:

@@ -86,6 +86,14 @@ def classify(
 
 
 @app.command()
+def replay(
+    recipe: Recipe, overrides: Overrides = None, *, out: Out, acts: Acts = None, plan: PlanOnly = False
+) -> None:
+    """Replay the first study of CODI's thoughts, and correct it line by line."""
+    _stage("replay", recipe, overrides, out, plan, acts=acts)
+
+
+@app.command()
 def report(recipe: Recipe, overrides: Overrides = None, *, out: Out, plan: PlanOnly = False) -> None:
     """Write report.html, report.md and the figures of a run."""
     _stage("report", recipe, overrides, out, plan)

@@ -38,6 +38,7 @@ def settings(
     )  # fmt: skip
 
 
+@torch.enable_grad()
 def train_rows(
     cfg: SAEConfig,
     x: Float[Tensor, "n d_in"],
