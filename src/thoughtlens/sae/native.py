@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import re
 from pathlib import Path
@@ -12,17 +11,19 @@ from typing import Any
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from thoughtlens.config import Config, validate
 from thoughtlens.errors import CheckpointError, ConfigError, NotThereError
 from thoughtlens.sae.base import SAE
+from thoughtlens.sae.files import read_json, read_safetensors
 from thoughtlens.sae.registry import CONFIGS, KINDS
 from thoughtlens.stage import write_json
 
 FORMAT = "thoughtlens-sae"
 SCHEMA = 1
+MAX_WIDTH = 2**30
 
 
 class Header(Config):
@@ -32,11 +33,11 @@ class Header(Config):
     """Architecture."""
     config: dict[str, Any]
     """The architecture's settings."""
-    d_in: int = Field(ge=1)
+    d_in: int = Field(ge=1, le=MAX_WIDTH)
     """Width of the input."""
-    d_out: int = Field(ge=1)
+    d_out: int = Field(ge=1, le=MAX_WIDTH)
     """Width of the output."""
-    d_sae: int = Field(ge=1)
+    d_sae: int = Field(ge=1, le=MAX_WIDTH)
     """Number of latents."""
     hook_names: list[str]
     """Hooks the SAE was trained on."""
@@ -77,14 +78,22 @@ def load_native(path: str | Path, device: str = "cpu") -> SAE:
         CheckpointError: unknown schema or kind, keys missing or left over, wrong shapes, NaN weights,
             a truncated or foreign file.
     """
-    directory = Path(path)
+    sae, tensors = read_native(Path(path))
+    sae.to(tensors["W_enc"].dtype).to_empty(device="cpu").load_state_dict(tensors)
+    return sae.to(device).eval()
+
+
+def read_native(directory: Path) -> tuple[SAE, dict[str, Tensor]]:
+    """The SAE in a directory without memory of its own, and its tensors as the file maps them.
+
+    Where they lie in the file decides how well a processor reads them: compute with a copy.
+    """
     header = _read_header(directory / "cfg.json")
     sae = _empty(header, directory / "cfg.json")
     tensors = _read_tensors(directory / "sae.safetensors")
     _check(tensors, sae.state_dict(), directory / "sae.safetensors")
-    sae.to(tensors["W_enc"].dtype).load_state_dict(tensors)
     sae.hook_names, sae.provenance = header.hook_names, header.provenance
-    return sae.to(device).eval()
+    return sae, tensors
 
 
 def write_tensors(tensors: dict[str, Tensor], file: Path) -> None:
@@ -123,11 +132,8 @@ def _header(sae: SAE) -> dict[str, Any]:
 def _read_header(file: Path) -> Header:
     if not file.is_file():
         raise NotThereError(f"Expected an SAE at {file.parent}, found no {file.name} there")
-    try:
-        table = json.loads(file.read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{file} is not JSON ({error}): it is damaged or not ours") from None
-    if not isinstance(table, dict) or table.pop("format", None) != FORMAT:
+    table = read_json(file)
+    if table.pop("format", None) != FORMAT:
         raise CheckpointError(f"{file} is not a thoughtlens SAE: expected format {FORMAT!r} in it")
     if (schema := table.pop("schema", None)) != SCHEMA:
         raise CheckpointError(
@@ -143,25 +149,26 @@ def _read_header(file: Path) -> Header:
 
 
 def _empty(header: Header, file: Path) -> SAE:
+    """Of the header's shape, without memory: a header may claim anything."""
     try:
         cfg = validate(CONFIGS[header.kind], header.config)
-        sae = KINDS[header.kind](cfg, header.d_in, header.d_out)
-    except ConfigError as error:
+        if (width := cfg.width(header.d_in)) != header.d_sae:
+            raise CheckpointError(f"{file}: d_sae is {header.d_sae}, its config gives {width}")
+        with torch.device("meta"):
+            sae = KINDS[header.kind](cfg, header.d_in, header.d_out)
+            if header.cells is not None:
+                sae.set_cells(header.cells)
+    except CheckpointError:
+        raise
+    except (ValueError, OverflowError) as error:  # ConfigError, or a width that is no number
         raise CheckpointError(f"{file}: {error}") from None
-    if sae.d_sae != header.d_sae:
-        raise CheckpointError(f"{file}: d_sae is {header.d_sae}, its config gives {sae.d_sae}")
-    if header.cells is not None:
-        sae.set_cells(header.cells)
     return sae
 
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise NotThereError(f"Expected weights at {file}, found none")
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise CheckpointError(f"{file} is truncated or not a safetensors file ({error})") from None
+    return read_safetensors(file)
 
 
 def _check(tensors: dict[str, Tensor], expected: dict[str, Tensor], file: Path) -> None:

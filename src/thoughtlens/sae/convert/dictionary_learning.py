@@ -13,7 +13,6 @@ from torch import Tensor
 
 from thoughtlens.errors import CheckpointError
 from thoughtlens.sae.convert import hooks
-from thoughtlens.sae.convert.files import read_json, read_pt
 from thoughtlens.sae.convert.fitting import (
     as_jumprelu,
     cannot_hold,
@@ -31,6 +30,7 @@ from thoughtlens.sae.convert.plainly import (
     weighted_columns,
     weighted_rows,
 )
+from thoughtlens.sae.files import read_json, read_pt
 
 LINEAR = ("encoder.weight", "encoder.bias", "decoder.weight")
 MATRICES = ("W_enc", "b_enc", "W_dec", "b_dec")

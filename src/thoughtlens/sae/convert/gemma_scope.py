@@ -16,10 +16,10 @@ from torch import Tensor
 
 from thoughtlens.errors import CheckpointError
 from thoughtlens.sae.convert import hooks
-from thoughtlens.sae.convert.files import read_json, read_npz, read_safetensors
 from thoughtlens.sae.convert.fitting import as_jumprelu, cannot_hold, unsigned
 from thoughtlens.sae.convert.plain import Plain, checked, require_keys, text
 from thoughtlens.sae.convert.plainly import Forward, onto_columns, weighted_rows
+from thoughtlens.sae.files import read_json, read_npz, read_safetensors
 from thoughtlens.sae.native import write_tensors
 
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from thoughtlens.errors import CheckpointError
-from thoughtlens.sae.convert.files import read_pt
 from thoughtlens.sae.convert.fitting import cannot_hold, rule_of, with_pre_bias
 from thoughtlens.sae.convert.plain import Plain, Rule, checked, require_int, require_keys
 from thoughtlens.sae.convert.plainly import Forward, largest, layer_norm, onto, weighted_columns
+from thoughtlens.sae.files import read_pt
 
 NAMES = ("pre_bias", "encoder.weight", "latent_bias", "decoder.weight")
 STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")

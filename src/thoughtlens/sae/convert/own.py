@@ -12,15 +12,15 @@ from torch import Tensor
 from thoughtlens.errors import CheckpointError
 from thoughtlens.sae.base import SAE, SAEConfig
 from thoughtlens.sae.batchtopk import BatchTopKConfig
-from thoughtlens.sae.convert.files import read_json, read_safetensors
 from thoughtlens.sae.convert.fitting import cannot_hold
 from thoughtlens.sae.convert.plain import Plain, checked
 from thoughtlens.sae.convert.plainly import Forward, largest, layer_norm, onto_columns, pursue, weighted_rows
+from thoughtlens.sae.files import read_json, read_safetensors
 from thoughtlens.sae.gated import GatedConfig
 from thoughtlens.sae.imported import ImportedConfig, ImportedSAE
 from thoughtlens.sae.jumprelu import JumpReLUConfig
 from thoughtlens.sae.matryoshka import MatryoshkaConfig, MatryoshkaSAE
-from thoughtlens.sae.native import FORMAT, load_native, write_header, write_tensors
+from thoughtlens.sae.native import FORMAT, read_native, write_header, write_tensors
 from thoughtlens.sae.registry import KINDS
 from thoughtlens.sae.relu import ReLUConfig
 from thoughtlens.sae.topk import TopKConfig
@@ -61,14 +61,14 @@ class Own:
 
     def read(self, path: Path) -> Plain:
         """Any kind whose rule another library could know."""
-        sae = load_native(path)
+        sae, tensors = read_native(path)
         cfg = sae.cfg
         if sae.kind in ALONE:
             raise cannot_hold("No other format", ALONE[sae.kind], "keep it in this project's own")
         if sae.cells is not None:
             what = f"a per-cell normalisation table ({len(sae.cells)} cells)"
             raise cannot_hold("No other format", what, "train with sae.normalization=global to convert")
-        tensors = {name: t for name, t in sae.state_dict().items() if name not in TRAINING_ONLY}
+        tensors = {name: t for name, t in tensors.items() if name not in TRAINING_ONLY}
         imported = isinstance(sae, ImportedSAE)
         plain = Plain(
             cfg.rule if imported else RULES[sae.kind],
@@ -130,7 +130,7 @@ def to_sae(plain: Plain) -> SAE:
         MismatchError: it cannot be held, with what is missing.
     """
     sae, tensors = _empty(plain)
-    sae.load_state_dict({name: t.contiguous() for name, t in tensors.items()}, assign=True)
+    sae.to_empty(device="cpu").load_state_dict(tensors)
     return sae.eval()
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from thoughtlens.errors import CheckpointError
 from thoughtlens.sae.convert import hooks
-from thoughtlens.sae.convert.files import read_json, read_safetensors
 from thoughtlens.sae.convert.fitting import as_jumprelu, cannot_hold, rule_of, unit_decoder, unsigned
 from thoughtlens.sae.convert.plain import (
     InputNorm,
@@ -23,6 +22,7 @@ from thoughtlens.sae.convert.plain import (
     text,
 )
 from thoughtlens.sae.convert.plainly import Forward, largest, layer_norm, onto_columns, pursue, weighted_rows
+from thoughtlens.sae.files import read_json, read_safetensors
 from thoughtlens.sae.native import write_tensors
 
 VERSION = "6.54.12"

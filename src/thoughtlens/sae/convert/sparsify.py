@@ -11,10 +11,10 @@ from torch import Tensor
 
 from thoughtlens.errors import CheckpointError
 from thoughtlens.sae.convert import hooks
-from thoughtlens.sae.convert.files import read_json, read_safetensors
 from thoughtlens.sae.convert.fitting import cannot_hold, refuse_norm, rule_of, with_pre_bias
 from thoughtlens.sae.convert.plain import Plain, checked, fitting_provenance, require_int, require_keys, text
 from thoughtlens.sae.convert.plainly import Forward, largest, onto, weighted_rows
+from thoughtlens.sae.files import read_json, read_safetensors
 from thoughtlens.sae.native import write_tensors
 
 NAMES = ("encoder.weight", "encoder.bias", "W_dec", "b_dec")

@@ -59,7 +59,7 @@ def _decoding(file: Path, what: str) -> Iterator[None]:
         raise
     except BROKEN as error:
         text = " ".join(str(error).split())[:160]
-        raise CheckpointError(f"{file} is damaged or not {what} ({type(error).__name__}: {text})") from None
+        raise CheckpointError(f"{file} is {what} ({type(error).__name__}: {text})") from None
 
 
 def require(file: Path) -> None:
@@ -80,7 +80,7 @@ def read_json(file: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{file}: expected settings, got {size:,} bytes of JSON; it is damaged or not ours"
         )
-    with _decoding(file, "JSON"):
+    with _decoding(file, "not JSON: damaged or not ours"):
         table = json.loads(file.read_text("utf-8"))
     if not isinstance(table, dict):
         raise CheckpointError(f"{file}: expected a JSON object, got a {type(table).__name__}")
@@ -95,7 +95,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         CheckpointError: damaged, truncated, a header larger than the file, or a dtype that torch lacks.
     """
     require(file)
-    with _decoding(file, "a safetensors file"):
+    with _decoding(file, "truncated or not a safetensors file"):
         size = file.stat().st_size
         with file.open("rb") as handle:
             length = int.from_bytes(handle.read(8), "little")
@@ -121,7 +121,7 @@ def read_npz(file: Path) -> dict[str, Tensor]:
         CheckpointError: damaged, truncated, object arrays, or a size that unfolds beyond reason.
     """
     require(file)
-    with _decoding(file, "an .npz file"), zipfile.ZipFile(file) as archive:
+    with _decoding(file, "damaged or not an .npz file"), zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         _require_reasonable(file, entries)
         found: dict[str, Tensor] = {}
@@ -143,7 +143,7 @@ def read_pt(file: Path) -> dict[str, Any]:
             values in it (which is then never executed), or not a dictionary.
     """
     require(file)
-    with _decoding(file, "a file of torch.save that holds tensors and plain values only"):
+    with _decoding(file, "damaged, or not a file of torch.save with nothing but tensors and plain values"):
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
             _require_reasonable(file, entries)
