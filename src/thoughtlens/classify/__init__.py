@@ -68,7 +68,7 @@ def plan(cfg: ClassifyConfig) -> Plan:
 
 def _work(cfg: ClassifyConfig, tmp: Path) -> dict[str, Any]:
     store = ActivationStore.open(cfg.acts)
-    members = load_members(cfg)
+    members = load_members(cfg, store)
     units, lines, seen = load_units(cfg, store, members)
     folds = _folds(cfg, units)
     cover = Cover(store, members, cfg.pca_k, cfg.seed, cfg.arms)

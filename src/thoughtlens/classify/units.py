@@ -27,9 +27,9 @@ MAX_NUMERIC_CLASSES = 30
 """Different values above which a numeric target is a number to predict rather than a class."""
 
 
-def load_members(cfg: ClassifyConfig) -> dict[str, saes.SAE]:
+def load_members(cfg: ClassifyConfig, store: ActivationStore) -> dict[str, saes.SAE]:
     """The SAEs that the config names, one by one or by partition."""
-    members = saes.load_members(cfg.sae)
+    members = saes.load_members(cfg.sae, hooks=store.meta.d_in)
     if cfg.members is None:
         return members
     chosen: dict[str, saes.SAE] = {}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from thoughtlens.errors import MismatchError, NotThereError
+from thoughtlens.progress import warn
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.convert import formats
 from thoughtlens.sae.native import load_native, save, write_tensors
@@ -27,16 +29,24 @@ def load(path: str | Path, device: str = "cpu") -> SAE:
     return formats.load_foreign(path, fmt).to(device)
 
 
-def load_members(path: str | Path, device: str = "cpu", *, joined: bool = False) -> dict[str, SAE]:
+def load_members(
+    path: str | Path,
+    device: str = "cpu",
+    *,
+    joined: bool = False,
+    hooks: Mapping[str, int] | None = None,
+) -> dict[str, SAE]:
     """All SAEs of a `sae/` directory by member name; the name of a single one is "".
 
     Args:
-        path: The directory.
+        path: The directory, or any path that `load` takes.
         device: Where to put them.
         joined: Also take transcoders and crosscoders, which do not give back one vector for one.
+        hooks: Widths of the hooks at hand, such as `StoreMeta.d_in`: another library's SAE that does not
+            say where it was trained is taken for the only one of its width.
 
     Raises:
-        MismatchError: one of these, where they are not taken.
+        MismatchError: one of these, where they are not taken; or an SAE of unknown hook.
     """
     members = {name: load(Path(path) / name, device) for name in member_names(path)}
     for name, sae in members.items():
@@ -45,7 +55,21 @@ def load_members(path: str | Path, device: str = "cpu", *, joined: bool = False)
                 f"Expected SAEs that reconstruct their own input, got a {sae.kind} at {Path(path) / name}; "
                 f"load it with sae.load, and train one of another kind for this stage"
             )
+        if not sae.hook_names and "imported" in sae.provenance:
+            sae.hook_names = [_only_hook(sae, Path(path) / name, hooks or {})]
     return members
+
+
+def _only_hook(sae: SAE, path: Path, hooks: Mapping[str, int]) -> str:
+    fitting = [hook for hook, width in hooks.items() if width == sae.d_in]
+    if len(fitting) != 1:
+        raise MismatchError(
+            f"{path} does not say at which hook it was trained, and {len(fitting)} of those at hand "
+            f"({', '.join(hooks) or 'unknown'}) have its width {sae.d_in}. Say it with: thoughtlens convert "
+            f"{path} --to thoughtlens --hook layers.8:out --out DIR, and give DIR"
+        )
+    warn(f"{path} does not say at which hook it was trained: taken for {fitting[0]}")
+    return fitting[0]
 
 
 def member_names(path: str | Path) -> list[str]:

@@ -23,6 +23,7 @@ PARTS = ("cfg.json", "config.json", "sae.safetensors", "sae_weights.safetensors"
 
 
 @runtime_checkable
+@runtime_checkable
 class Format(Protocol):
     """What a file of this package gives for its format."""
 

@@ -26,6 +26,11 @@ GEMMA_SITES = {
 PARTS = ((".self_attn", ".attn"), (".attention", ".attn"), (".feed_forward", ".mlp"))
 
 
+def is_ours(name: str) -> bool:
+    """Whether a name has this project's form."""
+    return re.fullmatch(r"[^:]+:(in|out)", name) is not None
+
+
 def from_lens(name: str | None) -> str | None:
     """`blocks.8.hook_resid_post` as `layers.8:out`."""
     return _translate(name, LENS)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from thoughtlens.config import Config
 from thoughtlens.errors import MismatchError
-from thoughtlens.sae.convert import formats, proof
+from thoughtlens.sae.convert import formats, hooks, proof
 from thoughtlens.stage import run_stage
 
 
@@ -63,15 +63,18 @@ def _one(
 ) -> dict[str, Any]:
     fmt, path = source
     plain = fmt.read(path)
-    if cfg.hook_name is not None and plain.hook not in (None, cfg.hook_name):
+    known = plain.hook is not None and hooks.is_ours(plain.hook)
+    if known and cfg.hook_name not in (None, plain.hook):
         raise MismatchError(
             f"{path} says its hook is {plain.hook!r}, not {cfg.hook_name!r}; leave --hook out"
         )
-    if plain.hook is None:
-        unknown = (f"{path} does not say at which hook it was trained; --hook adds that",)
-        plain = replace(
-            plain, hook=cfg.hook_name, notes=plain.notes if cfg.hook_name else unknown + plain.notes
+    if cfg.hook_name is not None:
+        plain = replace(plain, hook=cfg.hook_name)
+    elif not known:
+        named = (
+            f"names its hook {plain.hook!r}" if plain.hook else "does not say at which hook it was trained"
         )
+        plain = plain.noting(f"{path} {named}; --hook says it in this project's words")
     x = proof.rows(plain, cfg.seed)
     written = target.write(plain, out)
     about = {
