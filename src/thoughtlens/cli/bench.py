@@ -104,3 +104,17 @@ def bench_memory(*, rows: int = 5_000, factor: int = 10) -> None:
     from thoughtlens import bench
 
     show(bench.bench_memory(rows=rows, factor=factor))
+
+
+@bench_app.command("calibration")
+def bench_calibration(*, runs: int = 400, coverage_runs: int = 1000, seed: int = 0) -> None:
+    """How often the comparison engine's tests and intervals err where the truth is known."""
+    from thoughtlens.baselines import calibration
+
+    show(
+        {
+            "null_rejections": calibration.null_rejections(runs, seed=seed),
+            "coverage": calibration.coverage(coverage_runs, seed=seed),
+            "leak": calibration.leak(seed=seed),
+        }
+    )

@@ -51,6 +51,46 @@ def problems_arithmetic(
     show(_write_table(arithmetic.problems(n, seed=seed, split=split), out))
 
 
+@problems_app.command("audit")
+def problems_audit(
+    *,
+    file: Annotated[
+        list[Path] | None, typer.Option(help="test.jsonl, train.jsonl; without: the hub.")
+    ] = None,
+    seed_protocol: Annotated[
+        bool, typer.Option("--seed-protocol", help="Only the first study's 600 problems.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Markdown file for the full list.")] = None,
+) -> None:
+    """GSM8K's operation labels by regular expression beside those of its calculator annotations."""
+    from thoughtlens.errors import OccupiedError
+    from thoughtlens.problems import gsm8k
+    from thoughtlens.problems.audit import audit, markdown
+
+    found = audit(gsm8k.table(file, seed_protocol=seed_protocol))
+    if out is not None:
+        if out.exists():
+            raise OccupiedError(f"{out} exists already; choose another --out, or delete it")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(markdown(found), "utf-8")
+        found = {"path": str(out), **{name: v for name, v in found.items() if name != "disagreements"}}
+    show(found)
+
+
+@problems_app.command("words")
+def problems_words(
+    *,
+    n: Annotated[int, typer.Option(help="How many problems.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the generator.")] = 0,
+    split: Annotated[str, typer.Option(help="train, validation or test")] = "train",
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
+) -> None:
+    """The same problems in English sentences, with held-out wording in the split test."""
+    from thoughtlens.problems import words
+
+    show(_write_table(words.problems(n, seed=seed, split=split), out))
+
+
 def _write_table(table: pa.Table, out: Path) -> dict:
     from pyarrow import parquet
 

@@ -1,0 +1,133 @@
+"""How far two ways of labelling agree, and what that leaves for a classifier to reach."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+
+from thoughtlens.errors import ConfigError, DataError
+from thoughtlens.metrics.uncertainty import wilson
+from thoughtlens.problems.gsm8k import ANNOTATION, CLASSES
+
+FIRST, CHECKED = "label_regex", "label_annotation"
+DEFINITIONS = {
+    "disagreement": "share of the annotated problems whose two labels differ; Wilson interval",
+    "ceiling_all": "the same over all problems, those without a usable annotation counted as wrong",
+    "ceiling": "1 - disagreement: what a classifier that knows the annotated operation reaches where the "
+    "other label is taken for the truth",
+    "reachable": "accuracy on the other labels of classifiers that are right this often on the annotated "
+    "ones, errors independent and spread evenly",
+    "precision": "of the problems given this class by expression, the share that the annotations give it too",
+}
+
+
+def audit(table: pa.Table, *, first: str = FIRST, checked: str = CHECKED) -> dict[str, Any]:
+    """Compare the labels in column `first` with those in `checked`.
+
+    Returns:
+        `n`, `unlabelled` (no label in `checked`), the share of disagreement and the ceiling of accuracy with
+        Wilson intervals, per class the counts and what they really are, and every disagreement.
+
+    Raises:
+        ConfigError: a column that is not there.
+        DataError: no problem has both labels.
+    """
+    for name in (first, checked, "problem_id", "cot"):
+        if name not in table.column_names:
+            raise ConfigError(f"Expected a column {name!r}, found {', '.join(table.column_names)}")
+    names = ("problem_id", "cot", first, checked)
+    rows = list(zip(*(table[name].to_pylist() for name in names), strict=True))
+    both = [row for row in rows if row[2] is not None and row[3] is not None]
+    if not both:
+        raise DataError(f"No problem has a label in both {first} and {checked}; nothing can be compared")
+    differ = [row for row in both if row[2] != row[3]]
+    noise = wilson(len(differ), len(both))
+    return {
+        "n": len(rows),
+        "n_compared": len(both),
+        "unlabelled": len(rows) - len(both),
+        "n_differ": len(differ),
+        "disagreement": {"value": noise.estimate, "low": noise.low, "high": noise.high},
+        "ceiling": {"value": 1 - noise.estimate, "low": 1 - noise.high, "high": 1 - noise.low},
+        "ceiling_all": 1 - (len(differ) + len(rows) - len(both)) / len(rows),
+        "reachable": {f"{a:.0%}": reachable(a, noise.estimate, len(CLASSES)) for a in (0.8, 0.9, 1.0)},
+        "per_class": _per_class(rows),
+        "disagreements": [
+            {"problem_id": name, first: a, checked: b, "annotations": _annotations(cot)}
+            for name, cot, a, b in differ
+        ],
+        "definitions": DEFINITIONS,
+    }
+
+
+def reachable(accuracy: float, disagreement: float, n_classes: int) -> float:
+    """Accuracy on noisy labels of a classifier that is right with probability `accuracy` on the true ones.
+
+    Errors of labels and classifier independent, wrong labels spread evenly over the other classes:
+    a (1 - e) + (1 - a) e / (c - 1). At a = 1 that is the ceiling 1 - e.
+    """
+    for name, value in (("accuracy", accuracy), ("disagreement", disagreement)):
+        if not 0 <= value <= 1:
+            raise ConfigError(f"Expected {name} between 0 and 1, got {value}")
+    if n_classes < 2:
+        raise ConfigError(f"Expected at least 2 classes, got {n_classes}")
+    return accuracy * (1 - disagreement) + (1 - accuracy) * disagreement / (n_classes - 1)
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The audit as a Markdown page: the numbers, then every disagreement."""
+    noise, ceiling = result["disagreement"], result["ceiling"]
+    lines = [
+        "# Label audit",
+        "",
+        f"{result['n_differ']} of {result['n_compared']} problems with both labels differ "
+        f"({noise['value']:.1%}, 95 % interval {noise['low']:.1%} to {noise['high']:.1%}); "
+        f"{result['unlabelled']} "
+        f"of {result['n']} have no usable annotation. A classifier that knows the annotated operation "
+        f"reaches "
+        f"{ceiling['value']:.1%} on the other labels (95 % interval {ceiling['low']:.1%} to "
+        f"{ceiling['high']:.1%}).",
+        "",
+        f"| class by expression | n | {' | '.join(CLASSES)} | no annotation | precision |",
+        f"| :-- | {'--: | ' * (len(CLASSES) + 3)}",
+    ]
+    for row in result["per_class"]:
+        counts = " | ".join(str(row["by_annotation"][name]) for name in CLASSES)
+        share = "" if row["precision"] is None else f"{row['precision']:.1%}"
+        lines.append(f"| {row['class']} | {row['n']} | {counts} | {row['unlabelled']} | {share} |")
+    shares = ", ".join(f"{a} becomes {b:.1%}" for a, b in result["reachable"].items())
+    lines += [
+        "",
+        f"Accuracy on the annotated labels, as it shows on the others: {shares}. With problems that have no "
+        f"annotation counted as wrong the ceiling is {result['ceiling_all']:.1%}.",
+    ]
+    lines += ["", "| problem | by expression | by annotation | annotations |", "| :-- | :-- | :-- | :-- |"]
+    for row in result["disagreements"]:
+        name, first, checked, steps = row.values()
+        lines.append(f"| {name} | {first} | {checked} | {'; '.join(steps).replace('|', '/')} |")
+    return "\n".join(lines) + "\n"
+
+
+def _per_class(rows: list[tuple]) -> list[dict[str, Any]]:
+    out = []
+    for name in CLASSES:
+        found = Counter(checked for _, _, first, checked in rows if first == name)
+        n, missing = sum(found.values()), found.get(None, 0)
+        row: dict[str, Any] = {
+            "class": name,
+            "n": n,
+            "by_annotation": {other: found[other] for other in CLASSES},
+            "unlabelled": missing,
+            "precision": None,
+        }
+        if n > missing:
+            share = wilson(found[name], n - missing)
+            row |= {"precision": share.estimate, "low": share.low, "high": share.high}
+        out.append(row)
+    return out
+
+
+def _annotations(cot: str) -> list[str]:
+    return [f"{left.strip()}={right.strip()}" for left, right in ANNOTATION.findall(cot)]
