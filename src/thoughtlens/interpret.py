@@ -17,12 +17,13 @@ from pydantic import Field
 
 from thoughtlens import sae as saes
 from thoughtlens.config import Config
-from thoughtlens.explain import association
+from thoughtlens.explain import association, sites
 from thoughtlens.explain.examples import Examples, LatentStats, Lookup, TopExamples, spread, windows
-from thoughtlens.explain.member import Member
+from thoughtlens.explain.member import Member, member_thoughts
 from thoughtlens.explain.preferences import Preferences, Settings
 from thoughtlens.explain.tokens import load_tokenizer, token_texts
 from thoughtlens.progress import progress
+from thoughtlens.sae.crosscoder import Crosscoder
 from thoughtlens.sae.io import member_names
 from thoughtlens.stage import Plan, read_json, run_stage, write_json
 from thoughtlens.store import ActivationStore
@@ -41,6 +42,7 @@ DEFINITIONS = {
     "*_examples": "share of the latent's top examples on such rows",
     "top examples": "largest activations, at most one a problem; ties go to the lowest row",
     **association.DEFINITIONS,
+    **sites.DEFINITIONS,
 }
 
 
@@ -75,6 +77,9 @@ class InterpretConfig(Config):
     """Density above which a latent counts as firing everywhere."""
     batch_size: int = Field(4096, ge=1)
     """Rows read at a time; a longer document is read whole."""
+    present_share: float = Field(0.3, gt=0, le=1)
+    """Crosscoders: least length that a latent writes at a site, as a share of its largest, at which it counts
+    as present there."""
     seed: int = Field(0, ge=0)
     """Seed of the permutations."""
 
@@ -118,7 +123,7 @@ def _work(cfg: InterpretConfig, tmp: Path) -> dict[str, Any]:
     store = ActivationStore.open(cfg.acts)
     parts = tmp / "parts"
     parts.mkdir(exist_ok=True)
-    members = saes.load_members(cfg.sae)
+    members = saes.load_members(cfg.sae, joined=True, hooks=store.meta.d_in)
     for i, (name, sae) in enumerate(members.items()):
         if not (parts / f"{i}.json").is_file():
             member = Member(store, name, sae, split=cfg.split, batch_size=cfg.batch_size)
@@ -126,6 +131,8 @@ def _work(cfg: InterpretConfig, tmp: Path) -> dict[str, Any]:
     for table in ("latents", "top_examples", "associations"):
         _join([parts / f"{i}.{table}.parquet" for i in range(len(members))], tmp / f"{table}.parquet")
     summaries = [read_json(parts / f"{i}.json") for i in range(len(members))]
+    if placed := sorted(parts.glob("*.sites.parquet")):
+        _join(placed, tmp / "sites.parquet")
     shutil.rmtree(parts)
     return {
         "split": cfg.split or "all",
@@ -150,7 +157,7 @@ def _member(cfg: InterpretConfig, member: Member, parts: Path, i: int) -> None:
     with progress(f"interpret {member.name}", len(rows.row)) as bar:
         for low, high in rows.chunks(cfg.batch_size, units):
             fires = member.fires(low, high)
-            n_vectors = int(rows.first[high] - rows.first[low]) * len(member.sae.hook_names)
+            n_vectors = int(rows.first[high] - rows.first[low]) * len(member.hook_names)
             stats.update(fires, n_vectors, high - low, {n: c[fires.place] for n, c in marks.items()})
             examples.update(fires)
             preferences.update(fires, low, high)
@@ -162,7 +169,12 @@ def _member(cfg: InterpretConfig, member: Member, parts: Path, i: int) -> None:
     pq.write_table(latents, parts / f"{i}.latents.parquet")
     pq.write_table(_examples_table(cfg, member, found), parts / f"{i}.top_examples.parquet")
     pq.write_table(associations, parts / f"{i}.associations.parquet")
-    write_json(parts / f"{i}.json", _summary(cfg, member, stats, latents, tested))
+    summary = _summary(cfg, member, stats, latents, tested)
+    if isinstance(member.sae, Crosscoder):
+        found_sites = sites.place(member, stats, cfg.present_share)
+        pq.write_table(sites.table(member, found_sites), parts / f"{i}.sites.parquet")
+        summary["persistence"] = sites.counts(found_sites)
+    write_json(parts / f"{i}.json", summary)
 
 
 def _settings(cfg: InterpretConfig) -> Settings:
@@ -213,7 +225,7 @@ def _examples_table(cfg: InterpretConfig, member: Member, found: Examples) -> pa
         "rank": found.rank.astype(np.int32),
         "value": found.value.astype(np.float32),
         "row": rows.row[found.place],
-        "hook_name": pa.array(np.array(member.sae.hook_names, object)[found.hook], pa.string()),
+        "hook_name": pa.array(np.array(member.hook_names, object)[found.hook], pa.string()),
         "problem_id": problems["problem_id"].combine_chunks().take(pa.array(line)),
         "split": problems["split"].combine_chunks().take(pa.array(line)),
     }
@@ -231,7 +243,7 @@ def _text_windows(cfg: InterpretConfig, member: Member, found: Examples) -> dict
     place, lengths = spread(start, stop), stop - start
     asked = Lookup(
         place, np.repeat(found.hook, lengths), np.repeat(found.latent, lengths),
-        len(member.sae.hook_names), member.sae.d_sae,
+        len(member.hook_names), member.sae.d_sae,
     )  # fmt: skip
     acts = _look_up(member, asked, "read examples")
     tokens = rows.columns["token_id"][place]
@@ -249,7 +261,7 @@ def _text_windows(cfg: InterpretConfig, member: Member, found: Examples) -> dict
 
 def _thought_strips(member: Member, found: Examples) -> dict[str, pa.Array]:
     """The latent's activation on every (hook, thought) of the example's problem, hook-major."""
-    rows, hooks = member.rows, len(member.sae.hook_names)
+    rows, hooks = member.rows, len(member.hook_names)
     unit = rows.unit[found.place]
     start, stop = rows.first[unit], rows.first[unit + 1]
     place = spread(np.repeat(start, hooks), np.repeat(stop, hooks))
@@ -258,7 +270,7 @@ def _thought_strips(member: Member, found: Examples) -> dict[str, pa.Array]:
     latent = np.repeat(found.latent, (stop - start) * hooks)
     acts = _look_up(member, Lookup(place, hook, latent, hooks, member.sae.d_sae), "read examples")
     offsets = pa.array(np.r_[0, np.cumsum((stop - start) * hooks)], pa.int32())
-    names = pa.array(np.array(member.sae.hook_names, object)[hook], pa.string())
+    names = pa.array(np.array(member.hook_names, object)[hook], pa.string())
     return {
         "thought_idx": pa.array(rows.columns["thought_idx"][found.place]),
         "strip_hook": pa.ListArray.from_arrays(offsets, names.dictionary_encode()),
@@ -290,7 +302,8 @@ def _summary(
     return {
         "member": member.name,
         "hook_names": member.sae.hook_names,
-        "thoughts": member.thoughts,
+        "thoughts": member_thoughts(member.store, member.sae),
+        "kind": member.sae.kind,
         "d_sae": member.sae.d_sae,
         "split": cfg.split or "all",
         "n": stats.n_vectors,

@@ -11,7 +11,10 @@ import torch
 from thoughtlens.errors import MismatchError
 from thoughtlens.explain.examples import Fires, stretches
 from thoughtlens.sae.base import SAE
+from thoughtlens.sae.crosscoder import Crosscoder
 from thoughtlens.store import ActivationStore, View
+from thoughtlens.training import members as training
+from thoughtlens.training.sources import Joined, JoinedView, open_source
 
 POOLED = "pooled"
 """Name in tables of the one SAE of a directory that holds no others."""
@@ -47,6 +50,9 @@ class Rows:
 class Member:
     """One SAE of a directory, on its hooks and thoughts and the rows of one split (None: all).
 
+    `hook_names` are the vectors that a row has a code for: a crosscoder has one code for all of its sites,
+    named by its hooks joined with "+", and one row for all thoughts where these are its sites.
+
     Raises:
         MismatchError: the store has another hook, width or cell than the SAE.
     """
@@ -56,8 +62,12 @@ class Member:
     ) -> None:
         self.store, self.name, self.sae, self.batch_size = store, name or POOLED, sae, batch_size
         check_hooks(store, sae, name)
-        self.thoughts = member_thoughts(store, sae)
-        self.view = store.view(sae.hook_names, split=split, thoughts=self.thoughts)
+        self.thoughts, self.hook_names = member_thoughts(store, sae), list(sae.hook_names)
+        self.source: View | JoinedView
+        if isinstance(sae, Crosscoder):
+            self._one_row_for_all_sites(split)
+        else:
+            self.source = self.view = store.view(sae.hook_names, split=split, thoughts=self.thoughts)
         self.rows = _rows(store, self.view)
         self.text = store.meta.kind == "text"
 
@@ -72,10 +82,10 @@ class Member:
         parts = []
         for low in range(0, len(places), self.batch_size):
             here = places[low : low + self.batch_size]
-            for hook in range(len(self.sae.hook_names)):
+            for hook in range(len(self.hook_names)):
                 idx = hook * self.view.n_rows + self.rows.position[here]
                 cell = self.sae.cell_index(self.store.cells, self.view.cell_of(idx))
-                acts = self.sae.encode_sparse(self.view.read(idx, dtype=self.sae.W_enc.dtype), cell)
+                acts = self.sae.encode_sparse(self._read(idx), cell)
                 row, at = torch.nonzero(acts.values, as_tuple=True)
                 place = here[row.numpy()]
                 parts.append(
@@ -88,6 +98,20 @@ class Member:
                 )
         place, hook, latent, value = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Fires(self.rows.unit[place] - first_unit, place, hook, latent, value)
+
+    def _read(self, idx: np.ndarray) -> torch.Tensor:
+        found = self.source.read(idx)
+        return (found.x if isinstance(found, Joined) else found).to(self.sae.W_enc.dtype)
+
+    def _one_row_for_all_sites(self, split: str | None) -> None:
+        """A crosscoder's rows: those of its first site, each read together with the other sites."""
+        store, sae, thoughts = self.store, self.sae, self.thoughts
+        member = training.Member(self.name, tuple(sae.hook_names), thoughts and tuple(thoughts))
+        self.source = open_source(sae.cfg, store, member, split, False)
+        if sae.cfg.over == "thoughts":
+            self.thoughts = (thoughts or store.thoughts)[:1]
+        self.hook_names = ["+".join(sae.hook_names)]
+        self.view = store.view(sae.hook_names[:1], split=split, thoughts=self.thoughts)
 
 
 def check_hooks(store: ActivationStore, sae: SAE, name: str) -> None:

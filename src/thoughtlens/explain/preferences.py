@@ -37,7 +37,7 @@ class Preferences:
 
     def __init__(self, member: Member, cfg: Settings) -> None:
         self.member, self.cfg, rows = member, cfg, member.rows
-        d_sae, n_hooks = member.sae.d_sae, len(member.sae.hook_names)
+        d_sae, n_hooks = member.sae.d_sae, len(member.hook_names)
         options = {"n_permutations": cfg.n_permutations, "seed": cfg.seed}
         self.inside: dict[str, tuple[np.ndarray | None, list[str], association.LevelPreference]] = {}
         self.tokens: association.TokenPreference | None = None
@@ -53,7 +53,7 @@ class Preferences:
             self.inside["thought"] = (codes, names, association.LevelPreference(d_sae, len(names), **options))
         if n_hooks > 1:
             preference = association.LevelPreference(d_sae, n_hooks, **options)
-            self.inside["hook"] = (None, list(member.sae.hook_names), preference)
+            self.inside["hook"] = (None, list(member.hook_names), preference)
         self.labels: dict[str, tuple[list[str], association.LabelPreference]] = {}
         problems = member.store.problems
         for name in label_columns(problems, cfg.labels, cfg.max_levels):
@@ -63,7 +63,7 @@ class Preferences:
 
     def update(self, fires: Fires, low: int, high: int) -> None:
         """Add the units `low` to `high`."""
-        rows, n_hooks = self.member.rows, len(self.member.sae.hook_names)
+        rows, n_hooks = self.member.rows, len(self.member.hook_names)
         places = np.arange(rows.first[low], rows.first[high])
         unit, n_units = rows.unit[places] - low, high - low
         vectors = np.bincount(unit, minlength=n_units) * n_hooks

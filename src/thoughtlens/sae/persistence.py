@@ -60,17 +60,32 @@ def persistence(
     Raises:
         ConfigError: `bound` outside (0, 1].
     """
+    if x is None:
+        return placed(sae, None, None, bound)
+    acts = sae.encode(x)
+    n_fired = (acts > 0).sum(0)
+    return placed(sae, acts.sum(0) / n_fired.clamp_min(1), n_fired / len(x), bound)
+
+
+@torch.no_grad()
+def placed(
+    sae: Crosscoder,
+    mean_act: Float[Tensor, " d_sae"] | None,
+    density: Float[Tensor, " d_sae"] | None,
+    bound: float = 0.3,
+) -> Persistence:
+    """`persistence` from what is known of the latents already: mean activation where they fire, density.
+
+    Raises:
+        ConfigError: `bound` outside (0, 1].
+    """
     if not 0 < bound <= 1:
         raise ConfigError(f"bound: expected a share in (0, 1], got {bound}")
     norms = sae.W_dec.norm(dim=-1)
     share = norms / norms.amax(1, keepdim=True).clamp_min(torch.finfo(norms.dtype).tiny)
     present = share >= bound
-    mean_act = density = None
-    if x is not None:
-        acts = sae.encode(x)
-        n_fired = (acts > 0).sum(0)
-        mean_act, density = acts.sum(0) / n_fired.clamp_min(1), n_fired / len(x)
-        present = present & (n_fired > 0)[:, None]
+    if density is not None:
+        present = present & (density > 0)[:, None]
     status = [_status(row) for row in present.tolist()]
     return Persistence(sae.cfg.sites, norms, share, mean_act, density, present, status)
 

@@ -135,7 +135,7 @@ def settings(job: Job) -> Settings:
     return Settings(
         n_steps=n_steps,
         batch_size=cfg.batch_size,
-        lr=cfg.lr or cfg.sae.default_lr(job.d_sae),
+        lr=cfg.lr or cfg.sae.default_lr(job.d_sae, n_steps),
         warmup=cfg.warmup,
         decay=cfg.decay,
         grad_clip=cfg.grad_clip,

@@ -37,8 +37,8 @@ class Member:
         thoughts = store.thoughts if self.thoughts is None else self.thoughts
         return [(hook, thought) for hook in self.hook_names for thought in (thoughts or [None])]
 
-    def view(self, store: ActivationStore, split: str, drop_outliers: bool) -> View:
-        """Its vectors in a split; outliers are dropped where asked and where the store flags them."""
+    def view(self, store: ActivationStore, split: str | None, drop_outliers: bool) -> View:
+        """Its vectors in a split (None: all); outliers dropped where asked and where the store flags them."""
         flagged = "outlier" in pq.read_schema(store.root / "rows.parquet").names
         return store.view(self.hook_names, split, self.thoughts, drop_outliers and flagged)
 

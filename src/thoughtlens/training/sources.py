@@ -64,6 +64,19 @@ class JoinedView:
         """As `View.sample`."""
         return self._join(self._view.sample(n, seed))
 
+    def sequential(self, batch_size: int) -> Iterator[Joined]:
+        """As `View.sequential`."""
+        for batch in self._view.sequential(batch_size):
+            yield self._join(batch)
+
+    def read(self, idx: np.ndarray) -> Joined:
+        """Rows by number, in the order given."""
+        return self._join(ViewBatch(self._view.read(idx), idx, self._view.cell_of(idx)))
+
+    def rows_of(self, idx: np.ndarray) -> np.ndarray:
+        """Row of the store of each; of a problem's thoughts, the first one's."""
+        return self._view.rows_of(idx)
+
 
 def resolve(cfg: SAEConfig, store: ActivationStore, member: Member, split: str) -> SAEConfig:
     """The config with what only the data can say: a crosscoder's sites, the classes of label columns.
@@ -83,9 +96,9 @@ def resolve(cfg: SAEConfig, store: ActivationStore, member: Member, split: str) 
 
 
 def open_source(
-    cfg: SAEConfig, store: ActivationStore, member: Member, split: str, drop_outliers: bool
+    cfg: SAEConfig, store: ActivationStore, member: Member, split: str | None, drop_outliers: bool
 ) -> View | JoinedView:
-    """The rows of a split for a member of this (resolved) architecture.
+    """The rows of a split (None: all) for a member of this (resolved) architecture.
 
     Raises:
         HookError: a hook or thought that the store does not have.
@@ -136,7 +149,7 @@ def _sites(cfg: CrosscoderConfig, store: ActivationStore, member: Member) -> tup
 
 
 def _crosscoder_source(
-    cfg: CrosscoderConfig, store: ActivationStore, member: Member, split: str, drop_outliers: bool
+    cfg: CrosscoderConfig, store: ActivationStore, member: Member, split: str | None, drop_outliers: bool
 ) -> JoinedView:
     n_sites = len(cfg.sites)
     if cfg.over == "layers":

@@ -16,24 +16,25 @@ import torch
 from pydantic import Field
 
 from thoughtlens import sae as saes
-from thoughtlens.baselines.base import Baseline
 from thoughtlens.config import Config
-from thoughtlens.errors import DataError, MismatchError, ResourceError
+from thoughtlens.errors import DataError, ResourceError
 from thoughtlens.metrics.reconstruction import DEFINITIONS as RECONSTRUCTION
 from thoughtlens.metrics.reconstruction import (
     ExplainedVarianceByNorm,
     ExplainedVarianceWithin,
 )
 from thoughtlens.metrics.sparsity import DENSE, L0, L1, Dead, Density
-from thoughtlens.models.load import LanguageModel, ModelConfig
-from thoughtlens.models.load import load as load_model
+from thoughtlens.models.load import ModelConfig
 from thoughtlens.progress import say, warn
 from thoughtlens.sae.io import member_names
 from thoughtlens.stage import Plan, digest, read_json, run_stage, write_json
 from thoughtlens.store import ActivationStore
-from thoughtlens.validate import fit, splice
+from thoughtlens.validate import fit, joined, labels, splice
 from thoughtlens.validate.fit import ALL, BaselineName, fit_baselines
+from thoughtlens.validate.joined import JoinedSubject, fit_joined, subject_of
+from thoughtlens.validate.labels import labels_on
 from thoughtlens.validate.measure import Total, measure_baselines, measure_sae
+from thoughtlens.validate.splicer import Splicer
 from thoughtlens.validate.subject import (
     MIN_ROWS_PER_DIM,
     Subject,
@@ -42,6 +43,8 @@ from thoughtlens.validate.subject import (
     training_rows,
 )
 from thoughtlens.validate.summary import DELTA_EV, compare, explained, headline, limits, table
+from thoughtlens.validate.thoughts import DEFINITIONS as SPLICED
+from thoughtlens.validate.thoughts import ThoughtSplicer
 
 __all__ = ["ValidateConfig", "plan", "validate"]
 
@@ -59,7 +62,10 @@ DEFINITIONS = {
     "low, high": "95 % cluster bootstrap over problems or documents, expanded percentiles",
     "comparisons": f"explained_variance of the SAE minus the baseline's; equivalent within {DELTA_EV}",
     **{f"reconstructor {name}": text for name, text in fit.DEFINITIONS.items()},
+    **joined.DEFINITIONS,
+    **labels.DEFINITIONS,
     **splice.DEFINITIONS,
+    **SPLICED,
 }
 
 
@@ -71,7 +77,7 @@ class ValidateConfig(Config):
     sae: Path
     """The SAE(s), trained on this store."""
     model: ModelConfig | None = None
-    """The model to splice into (stores of text only); unset: the one that the store names."""
+    """The model to splice into; unset: the one that the store was extracted from."""
     split: str = "test"
     """Split whose rows are judged; never one that was trained on."""
     baselines: tuple[BaselineName, ...] = ALL
@@ -80,7 +86,9 @@ class ValidateConfig(Config):
     baseline_rows: int = Field(100_000, ge=2)
     """Training vectors that the baselines are fitted on, at most."""
     ce_tokens: int = Field(4096, ge=0)
-    """Held-out tokens for cross-entropy and KL with x replaced; 0: leave that out."""
+    """Text: held-out tokens for cross-entropy and KL with x replaced; 0: leave that out."""
+    answer_problems: int = Field(200, ge=0)
+    """Thoughts: held-out problems, one a group, that are answered with x replaced; 0: leave that out."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the SAE runs; auto: the GPU where there is one."""
     seed: int = Field(0, ge=0)
@@ -115,19 +123,20 @@ def plan(cfg: ValidateConfig) -> Plan:
     if not (Path(cfg.acts) / "meta.json").is_file() or not Path(cfg.sae).is_dir():
         return Plan(rows=0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
     store = ActivationStore.open(cfg.acts)
-    rows, flops, widest, latents = 0, 0.0, 0, 0
+    rows, flops, widest, latents, answers = 0, 0.0, 0, 0, 0.0
     for name in member_names(cfg.sae):
         sae = saes.load(Path(cfg.sae) / name)
         n = store.view(sae.hook_names, cfg.split).n
         rows, latents, widest = rows + n, latents + sae.d_sae, max(widest, sae.d_sae)
         flops += n * sae.d_in * (8.0 * sae.d_sae + 4.0 * sae.d_in)
         flops += min(cfg.baseline_rows, store.n_rows) * 2.0 * sae.d_in**2
+        answers += 4 * len(sae.hook_names) * len(store.thoughts) * cfg.answer_problems * 3e-4
     text = store.meta.kind == "text" and cfg.ce_tokens > 0
     return Plan(
         rows=rows,
         memory_bytes=0.5e9 + 3e8 * bool(rows) + 16.0 * store.n_rows + (1.5e9 if text else 0),
         disk_bytes=25.0 * latents,
-        seconds=flops / 2e10 + rows / 5e3 + (cfg.ce_tokens * 8 / 1500 if text else 0),
+        seconds=flops / 2e10 + rows / 5e3 + answers + (cfg.ce_tokens * 8 / 1500 if text else 0),
     )
 
 
@@ -135,17 +144,32 @@ def plan(cfg: ValidateConfig) -> Plan:
 class _Job:
     store: ActivationStore
     subjects: list[Subject]
-    text: _Text
+    splicer: Splicer | ThoughtSplicer
     warnings: list[str]
 
 
 def _prepare(cfg: ValidateConfig) -> _Job:
     """Open everything, and refuse what cannot or should not be judged."""
     store = ActivationStore.open(cfg.acts)
-    members = saes.load_members(cfg.sae, device=_device(cfg.device))
-    subjects = [Subject(store, name, sae, cfg.split) for name, sae in members.items()]
+    members = saes.load_members(
+        cfg.sae, device=_device(cfg.device), joined=True, hooks=store.meta.d_in
+    )
+    subjects = [subject_of(store, name, sae, cfg.split) for name, sae in members.items()]
     warnings = _check(cfg, subjects, list(members))
-    return _Job(store, subjects, _Text(cfg, store), warnings)
+    return _Job(store, subjects, _splicer(cfg, store), warnings)
+
+
+def _splicer(cfg: ValidateConfig, store: ActivationStore) -> Splicer | ThoughtSplicer:
+    if store.meta.kind == "thoughts":
+        return ThoughtSplicer(store, model=cfg.model, split=cfg.split, n=cfg.answer_problems, seed=cfg.seed)
+    return Splicer(
+        store,
+        model=cfg.model,
+        split=cfg.split,
+        ce_tokens=cfg.ce_tokens,
+        mean_rows=cfg.baseline_rows,
+        seed=cfg.seed,
+    )
 
 
 def _work(cfg: ValidateConfig, job: _Job, tmp: Path) -> dict[str, Any]:
@@ -157,7 +181,7 @@ def _work(cfg: ValidateConfig, job: _Job, tmp: Path) -> dict[str, Any]:
     for i in [i for i in range(len(subjects)) if not (parts / f"{i}.json").is_file()]:
         if len(subjects) > 1:
             say(f"validate: SAE {i + 1} of {len(subjects)}, {subjects[i].label}")
-        _member(cfg, subjects[i], job.text, parts, i)
+        _member(cfg, subjects[i], job.splicer, parts, i)
     for name in TABLES:
         found = [pq.read_table(parts / f"{i}.{name}.parquet") for i in range(len(subjects))]
         pq.write_table(pa.concat_tables(found, promote_options="default"), tmp / f"{name}.parquet")
@@ -181,9 +205,9 @@ def _check(cfg: ValidateConfig, subjects: list[Subject], names: list[str]) -> li
     for subject, name in zip(subjects, names, strict=True):
         warnings += check_store(store_digest, subject.sae, name, cfg.force)
         refused += objections(subject)
-        if subject.view.n < MIN_ROWS_PER_DIM * subject.sae.d_in:
+        if subject.source.n < MIN_ROWS_PER_DIM * subject.width:
             warnings.append(
-                f"{subject.label}: judged on {subject.view.n:,} vectors of width {subject.sae.d_in}, fewer "
+                f"{subject.label}: judged on {subject.source.n:,} vectors of width {subject.width}, fewer "
                 f"than {MIN_ROWS_PER_DIM} per dimension; look at the intervals"
             )
     if refused and not cfg.force:
@@ -195,11 +219,14 @@ def _check(cfg: ValidateConfig, subjects: list[Subject], names: list[str]) -> li
     return warnings
 
 
-def _member(cfg: ValidateConfig, subject: Subject, text: _Text, parts: Path, i: int) -> None:
+def _member(
+    cfg: ValidateConfig, subject: Subject, splicer: Splicer | ThoughtSplicer, parts: Path, i: int
+) -> None:
     """Judge one SAE; its summary is written last."""
     total = Total(subject)
     mine, firing = measure_sae(subject, total)
-    baselines = fit_baselines(
+    fit_to = fit_joined if isinstance(subject, JoinedSubject) else fit_baselines
+    baselines = fit_to(
         subject,
         cfg.baselines,
         l0=firing.l0.compute(),
@@ -209,7 +236,10 @@ def _member(cfg: ValidateConfig, subject: Subject, text: _Text, parts: Path, i: 
     )
     tallies = {"sae": mine, **measure_baselines(subject, total, baselines)}
     widths = {name: model.d_sae for name, model in {"sae": subject.sae, **baselines}.items()}
-    spliced, skipped = text.rows(subject, baselines)
+    spliced, skipped = None, f"a {subject.sae.kind} does not stand for the one vector that it reads"
+    if subject.sae.reconstructs:
+        spliced, skipped = splicer.rows(subject, baselines)
+    bought = labels_on(subject, cfg.seed) if subject.sae.kind == "supervised" else None
     label = {"member": subject.label}
     _write(parts / f"{i}.reconstruction.parquet", [label | r for r in table(subject, tallies, widths)])
     columns = firing.columns()
@@ -239,68 +269,11 @@ def _member(cfg: ValidateConfig, subject: Subject, text: _Text, parts: Path, i: 
         ],
         "sparsity": firing.summary(),
         "by_norm": mine.by_norm.compute(),
+        "labels": bought,
         "fidelity": spliced,
         "fidelity_skipped": skipped,
     }
     write_json(parts / f"{i}.json", summary)
-
-
-class _Text:
-    """The model to splice into, loaded at once so that a wrong one is refused early."""
-
-    def __init__(self, cfg: ValidateConfig, store: ActivationStore) -> None:
-        self.cfg, self.store = cfg, store
-        self.skipped = None
-        if store.meta.kind != "text":
-            self.skipped = "continuous thoughts have no next token; splice them into the thought loop"
-        elif cfg.ce_tokens == 0:
-            self.skipped = "ce_tokens is 0"
-        self.lm = None if self.skipped else self._load()
-
-    def rows(
-        self, subject: Subject, baselines: dict[str, Baseline]
-    ) -> tuple[list[dict[str, Any]] | None, str | None]:
-        """Fidelity by hook and arm, or the reason why there is none."""
-        if self.lm is None:
-            return None, self.skipped
-        bos = self.lm.tokenizer.bos_token_id
-        windows = splice.held_out_text(
-            self.store,
-            self.cfg.split,
-            drop_outliers=subject.drops_outliers,
-            bos=bos if isinstance(bos, int) else None,
-            n_tokens=self.cfg.ce_tokens,
-            seed=self.cfg.seed,
-        )
-        means = torch.stack([self._mean(subject, hook) for hook in subject.sae.hook_names])
-        compared = {name: model for name, model in baselines.items() if name not in ("mean", "cell_mean")}
-        models = {"sae": subject.sae, **compared}
-        return splice.fidelity(subject, self.lm, windows, models, means, seed=self.cfg.seed), None
-
-    def _mean(self, subject: Subject, hook: str) -> torch.Tensor:
-        view = self.store.view([hook], subject.train_split, None, subject.drops_outliers)
-        total, n = torch.zeros(view.d_in, dtype=torch.float64), min(self.cfg.baseline_rows, view.n)
-        for batch in view.batches(subject.batch_rows, seed=self.cfg.seed):
-            total += batch.x.double().sum(0)
-            n -= len(batch.x)
-            if n <= 0:
-                break
-        return total / (min(self.cfg.baseline_rows, view.n) - n)
-
-    def _load(self) -> LanguageModel:
-        meta = self.store.meta
-        cfg = self.cfg.model or ModelConfig(name=meta.model, revision=meta.model_revision)
-        lm = load_model(**cfg.model_dump())
-        for what, mine, theirs in (
-            ("weights", lm.digest, meta.model_digest),
-            ("tokenizer", lm.tokenizer_digest, meta.tokenizer_digest),
-        ):
-            if theirs is not None and mine != theirs:
-                raise MismatchError(
-                    f"{cfg.name} has another {what} digest ({mine[:12]}) than {meta.model} ({theirs[:12]}), "
-                    f"which {self.store.root} was extracted from; name that one, or set validate.ce_tokens=0"
-                )
-        return lm
 
 
 def _write(file: Path, rows: list[dict[str, Any]]) -> None:

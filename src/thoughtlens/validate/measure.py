@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from thoughtlens.baselines.base import Baseline
+from thoughtlens.baselines.base import Baseline, MeanPredictor
 from thoughtlens.errors import DataError
 from thoughtlens.metrics.accumulator import Moments
 from thoughtlens.metrics.reconstruction import (
@@ -34,15 +34,14 @@ class Total:
     def __init__(self, subject: Subject) -> None:
         moments = Moments()
         for batch in subject.batches():
-            moments += Moments.of(batch.x[torch.from_numpy(batch.kept)])
+            moments += Moments.of(batch.target[torch.from_numpy(batch.kept)])
         if moments.mean is None:
             raise DataError(
                 f"{subject.label}: every row of split {subject.split!r} is flagged as an outlier of norm; "
                 f"extract with a larger outlier_factor"
             )
         self.mean: Tensor = moments.mean
-        sample = subject.view.sample(NORM_SAMPLE, seed=0).x
-        self.norm_edges = norm_deciles(sample)
+        self.norm_edges = norm_deciles(subject.targets(NORM_SAMPLE, seed=0))
 
 
 @dataclass(eq=False)
@@ -63,7 +62,8 @@ class Tally:
 
     def update(self, batch: Batch, x_hat: Tensor, acts: SparseActs) -> None:
         """Count a batch."""
-        x, x_hat = batch.x.double(), x_hat.double()
+        x, x_hat = batch.target.double(), x_hat.double()
+        acts = _each(acts, len(x))
         for cell in np.unique(batch.cell):
             for kept in np.unique(batch.kept):
                 inside = torch.from_numpy((batch.cell == cell) & (batch.kept == kept)).to(x.device)
@@ -103,11 +103,11 @@ class Firing:
 
     def __post_init__(self) -> None:
         self.density, self.dead = Density(self.sae.d_sae), Dead(self.sae.d_sae)
-        self.l0, self.l1 = L0(), L1(self.sae.W_dec.detach().norm(dim=1))
+        self.l0, self.l1 = L0(), L1(self.sae.W_dec.detach().flatten(1).norm(dim=1))
 
     def update(self, batch: Batch, acts: SparseActs) -> None:
         """Count a batch."""
-        kept = torch.from_numpy(batch.kept).to(acts.values.device)
+        kept = torch.from_numpy(batch.kept[:: batch.n_sites]).to(acts.values.device)
         for part in (self.density, self.dead, self.l0, self.l1):
             part.update_sparse(acts.values[kept], acts.indices[kept])
 
@@ -167,7 +167,17 @@ def measure_baselines(subject: Subject, total: Total, baselines: dict[str, Basel
 
 
 def reconstruct(model: SAE | Baseline, subject: Subject, batch: Batch) -> tuple[Tensor, SparseActs]:
-    """x_hat and the acts behind it."""
-    cell = model.cell_index(subject.cells, batch.cell)
-    acts = model.encode_sparse(batch.x, cell)
-    return model.decode_sparse(acts, cell), acts
+    """x_hat of every judged vector, and the acts behind it."""
+    if isinstance(model, MeanPredictor):
+        cell = model.cell_index(subject.cells, batch.cell)
+        acts = model.encode_sparse(batch.target, cell)
+        return model.decode_sparse(acts, cell), acts
+    return subject.reconstruct(model, batch)
+
+
+def _each(acts: SparseActs, n: int) -> SparseActs:
+    """Acts once for each judged vector: all sites of a crosscoder's row share one code."""
+    sites = n // max(1, len(acts.values))
+    if sites <= 1:
+        return acts
+    return SparseActs(acts.values.repeat_interleave(sites, 0), acts.indices.repeat_interleave(sites, 0))

@@ -12,13 +12,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from thoughtlens.baselines.base import Baseline
 from thoughtlens.errors import DataError, MismatchError
 from thoughtlens.explain.member import check_hooks, member_thoughts
-from thoughtlens.sae.base import SAE
+from thoughtlens.sae.base import SAE, SparseActs
 from thoughtlens.sae.normalization import Cell
 from thoughtlens.store import ActivationStore, View
 from thoughtlens.store.meta import ROWS
 from thoughtlens.store.tables import stream
+from thoughtlens.training.sources import JoinedView
 
 MIN_ROWS_PER_DIM = 10
 BATCH_ACTS = 2**24
@@ -28,15 +30,25 @@ BATCH_ROWS = 4096
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Held-out vectors and where they come from."""
+    """Held-out vectors and where they come from.
 
-    x: Float[Tensor, "n d_in"]
+    A crosscoder reads several vectors at once: then x has `n // n_sites` rows, and what is judged has n.
+    """
+
+    x: Float[Tensor, "rows ..."]
     cell: Int[np.ndarray, " n"]
     """Index into `Subject.cells`."""
     problem: Int[np.ndarray, " n"]
     """Line of the problems table."""
     kept: Bool[np.ndarray, " n"]
     """False for rows of massive norm that the SAE was trained without."""
+    target: Float[Tensor, "n d_out"]
+    """What should come out; x itself of an SAE that reconstructs."""
+
+    @property
+    def n_sites(self) -> int:
+        """Judged vectors of each row of x."""
+        return len(self.cell) // max(1, len(self.x))
 
 
 class Subject:
@@ -66,6 +78,35 @@ class Subject:
         """Vectors read at once."""
         return max(1, min(BATCH_ROWS, BATCH_ACTS // self.sae.d_sae))
 
+    @property
+    def source(self) -> View | JoinedView:
+        """Its rows in the split, as training reads them."""
+        return self.view
+
+    @property
+    def n_sites(self) -> int:
+        """Vectors in a row."""
+        return 1
+
+    @property
+    def width(self) -> int:
+        """Numbers that a row holds."""
+        return self.sae.d_in * self.n_sites
+
+    def training_source(self) -> View | JoinedView:
+        """Its rows in the split that it was trained on."""
+        return self.training_view()
+
+    def targets(self, n: int, seed: int) -> Float[Tensor, "n d_out"]:
+        """A sample of what should come out."""
+        return self.view.sample(n, seed).x
+
+    def reconstruct(self, model: SAE | Baseline, batch: Batch) -> tuple[Tensor, SparseActs]:
+        """x_hat, and the acts behind it."""
+        cell = model.cell_index(self.cells, batch.cell)
+        acts = model.encode_sparse(batch.x, cell)
+        return model.decode_sparse(acts, cell), acts
+
     def training_view(self) -> View:
         """The vectors that an SAE like this one is trained on, for fitting baselines."""
         return self.store.view(self.sae.hook_names, self.train_split, self.thoughts, self.drops_outliers)
@@ -76,7 +117,8 @@ class Subject:
         for batch in self.view.sequential(self.batch_rows):
             rows = self.view.rows_of(batch.idx)
             kept = ~self._outlier[rows] if self.drops_outliers else np.ones(len(rows), bool)
-            yield Batch(batch.x.to(device), self.cell_of(batch.cell), self.store.problem_idx[rows], kept)
+            x = batch.x.to(device)
+            yield Batch(x, self.cell_of(batch.cell), self.store.problem_idx[rows], kept, x)
 
     def cell_of(self, cell: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         """Indices into the store's cells as indices into `cells`."""
@@ -145,12 +187,13 @@ def objections(subject: Subject) -> list[str]:
             f"trained on {n_train:,} vectors of width {sae.d_in}: fewer than {MIN_ROWS_PER_DIM} per "
             f"dimension, a dictionary memorises them"
         )
-    sample = subject.view.sample(min(subject.batch_rows, subject.view.n), seed=0)
+    sample = subject.source.sample(min(subject.batch_rows, subject.source.n), seed=0)
     acts = sae.encode(sample.x.to(sae.W_enc.device), sae.cell_index(store.cells, sample.cell))
     l0 = (acts != 0).sum(1).double().mean().item()
-    if l0 > sae.d_in / 4:
+    if l0 > subject.width / 4:
         found.append(
-            f"L0 is {l0:.1f} on rows of width {sae.d_in}: above d_in / 4, where any dictionary reconstructs"
+            f"L0 is {l0:.1f} on rows of width {subject.width}: above a quarter of it, where any dictionary "
+            f"reconstructs"
         )
     return [f"{subject.label}: {text}" for text in found]
 
@@ -158,7 +201,7 @@ def objections(subject: Subject) -> list[str]:
 def training_rows(subject: Subject) -> int | None:
     """Vectors of the training split in the store; None if it has none."""
     try:
-        return subject.training_view().n
+        return subject.training_source().n
     except DataError:
         return None
 
