@@ -6,12 +6,18 @@ Public names are loaded lazily, so that importing the package costs neither torc
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import ModuleType
 
 __version__ = "0.1.0"
+
+# Read when torch loads. Its threads spin while they wait, which on shared cores takes the time from those
+# that work, the compiled kernels' own among them.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 MODULES = (
     "baselines", "classify", "config", "errors", "explain", "extract", "interpret", "kernels",

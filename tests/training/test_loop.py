@@ -119,11 +119,11 @@ def test_decoder_rows_stay_at_length_one(cfg, view, tmp_path):
 
 
 def test_gradient_clipping_bounds_the_step(view):
-    # Adam divides by its own second moment, so clip at a tiny value and look at the gradient itself
+    # Adam divides by its own second moment, so look at the first one: 0.1 of the gradient after one step
     trainer = new(CONFIGS[1], view, settings(grad_clip=1e-3))
     trainer.step(view.sample(50, 0).x)
-    grads = [p.grad for p in trainer.sae.parameters()]
-    assert torch.nn.utils.get_total_norm(grads).item() == pytest.approx(1e-3, rel=1e-4)
+    moments = [state["exp_avg"] for state in trainer.optimizer.state.values()]
+    assert torch.nn.utils.get_total_norm(moments).item() == pytest.approx(1e-4, rel=1e-3)
 
 
 def test_auxk_brings_dead_latents_back(view):

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thoughtlens.kernels.choose import backend, name
-from thoughtlens.kernels.reference import linear, pick, topk
+from thoughtlens.kernels.reference import AdamState, linear, pick
 
-__all__ = ["decode", "encode_topk", "linear", "name", "pick", "topk"]
+__all__ = ["AdamState", "adam_rows", "decode", "encode_topk", "grad_square", "linear", "name", "pick", "topk"]
+
+
+def topk(
+    pre_acts: Float[Tensor, "batch d_sae"], k: int
+) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
+    """See `reference.topk`."""
+    return backend(pre_acts).topk(pre_acts, k)
 
 
 def encode_topk(
-    z: Float[Tensor, "batch d_in"],
-    W: Float[Tensor, "d_in d_sae"],
-    b: Float[Tensor, " d_sae"],
+    z: Float[Tensor, "*members batch d_in"],
+    W: Float[Tensor, "*members d_in d_sae"],
+    b: Float[Tensor, "*members d_sae"],
     k: int,
     dtype: torch.dtype,
-) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"], Float[Tensor, "batch d_sae"]]:
+) -> tuple[
+    Float[Tensor, "*members batch k"], Int[Tensor, "*members batch k"], Float[Tensor, "*members batch d_sae"]
+]:
     """See `reference.encode_topk`."""
     return backend(W).encode_topk(z, W, b, k, dtype)
 
@@ -28,3 +39,21 @@ def decode(
 ) -> Float[Tensor, "batch d_out"]:
     """See `reference.decode`."""
     return backend(W_dec).decode(values, indices, W_dec)
+
+
+def grad_square(
+    p: Float[Tensor, "n d"], grad: Float[Tensor, "n d"], idle: Bool[Tensor, " n"], unit_from: int
+) -> Float[Tensor, ""]:
+    """See `reference.grad_square`."""
+    return backend(p).grad_square(p, grad, idle, unit_from)
+
+
+def adam_rows(
+    p: Float[Tensor, "n d"],
+    grad: Float[Tensor, "n d"],
+    state: AdamState,
+    idle: Bool[Tensor, " n"],
+    **settings: Any,
+) -> None:
+    """See `reference.adam_rows`."""
+    backend(p).adam_rows(p, grad, state, idle, **settings)

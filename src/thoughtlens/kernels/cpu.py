@@ -6,20 +6,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from thoughtlens.kernels import loops
+from thoughtlens.kernels import loops, reference
+from thoughtlens.kernels.reference import AdamState, counted_through
 from thoughtlens.kernels.threads import share
 
 
 def encode_topk(
-    z: Float[Tensor, "batch d_in"],
-    W: Float[Tensor, "d_in d_sae"],
-    b: Float[Tensor, " d_sae"],
+    z: Float[Tensor, "*members batch d_in"],
+    W: Float[Tensor, "*members d_in d_sae"],
+    b: Float[Tensor, "*members d_sae"],
     k: int,
     dtype: torch.dtype,
-) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"], Float[Tensor, "batch d_sae"]]:
+) -> tuple[
+    Float[Tensor, "*members batch k"], Int[Tensor, "*members batch k"], Float[Tensor, "*members batch d_sae"]
+]:
     """See `reference.encode_topk`."""
     return EncodeTopK.apply(z, W, b, k, dtype)
 
@@ -31,6 +34,70 @@ def decode(
     return Decode.apply(values, indices, W_dec)
 
 
+def topk(
+    pre_acts: Float[Tensor, "batch d_sae"], k: int
+) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
+    """See `reference.topk`."""
+    return TopK.apply(pre_acts, k)
+
+
+def grad_square(
+    p: Float[Tensor, "n d"], grad: Float[Tensor, "n d"], idle: Bool[Tensor, " n"], unit_from: int
+) -> Float[Tensor, ""]:
+    """See `reference.grad_square`; summed in float64 over rows."""
+    squares = torch.empty(len(p))
+    arrays = (_array(p), _array(grad), _array(idle), unit_from, _array(squares))
+    share(loops.grad_squares, len(p), *arrays)
+    return squares.sum(dtype=torch.float64).float()
+
+
+def adam_rows(
+    p: Float[Tensor, "n d"],
+    grad: Float[Tensor, "n d"],
+    state: AdamState,
+    idle: Bool[Tensor, " n"],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    factor: float = 1.0,
+    unit_from: int | None = None,
+    lazy: bool = False,
+) -> None:
+    """See `reference.adam_rows`: everything in one pass over each row."""
+    if not all(t.is_contiguous() for t in (p, state.exp_avg, state.exp_avg_sq)):
+        settings = {"lr": lr, "betas": betas, "eps": eps, "factor": factor}
+        reference.adam_rows(p, grad, state, idle, unit_from=unit_from, lazy=lazy, **settings)
+        return
+    state.step.add_(1)
+    step = int(state.step)
+    numbers = (factor, lr, 1 - betas[0] ** step, (1 - betas[1] ** step) ** 0.5, *betas, eps)
+    moments = (_array(state.exp_avg), _array(state.exp_avg_sq), _array(state.last))
+    unit_from = len(p) if unit_from is None else unit_from
+    arrays = (_array(p), _array(grad), *moments, _array(idle), unit_from, step, lazy, numbers)
+    share(loops.adam_rows, len(p), *arrays)
+
+
+class TopK(torch.autograd.Function):
+    """Gradients flow to the entries that were kept."""
+
+    @staticmethod
+    def forward(ctx: Any, pre_acts: Tensor, k: int) -> tuple[Tensor, ...]:
+        """Values and indices."""
+        values, indices = select(pre_acts, pre_acts.new_zeros(1, pre_acts.shape[1]), k)
+        ctx.save_for_backward(values, indices)
+        ctx.shape = pre_acts.shape
+        ctx.mark_non_differentiable(indices)
+        return values, indices
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradient in the pre-activations."""
+        values, indices = ctx.saved_tensors
+        kept = torch.where(values > 0, grad, 0)
+        return kept.new_zeros(ctx.shape).scatter_add_(1, indices, kept), None
+
+
 class EncodeTopK(torch.autograd.Function):
     """Gradients of only the latents that fire, row by row of the transposed encoder."""
 
@@ -38,7 +105,8 @@ class EncodeTopK(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, W: Tensor, b: Tensor, k: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """Values, indices, products without the bias."""
         products = z.to(dtype) @ W.to(dtype)
-        values, indices = select(products, b, k)
+        selected = select(products.flatten(0, -2), b.reshape(-1, b.shape[-1]), k)
+        values, indices = counted_through(*selected, products.shape)
         ctx.save_for_backward(z, W, values, indices)
         ctx.mark_non_differentiable(indices, products)
         ctx.set_materialize_grads(False)
@@ -49,13 +117,16 @@ class EncodeTopK(torch.autograd.Function):
         """Gradients in z, W and b."""
         z, W, values, indices = ctx.saved_tensors
         z_grad = W_grad = b_grad = None
-        grad = torch.where(values > 0, grad, 0)
+        rows = W.mT.flatten(0, -2)
+        grad = torch.where(values > 0, grad, 0).flatten(0, -2)
+        values, indices = values.flatten(0, -2), indices.flatten(0, -2)
         if ctx.needs_input_grad[0]:
-            z_grad = weighted_rows(grad, indices, W.T)
+            z_grad = weighted_rows(grad, indices, rows).view_as(z)
         if ctx.needs_input_grad[1]:
-            W_grad = latent_rows(grad, values, indices, z, W.shape[1]).T
+            W_grad = latent_rows(grad, values, indices, z.flatten(0, -2), len(rows)).view(W.mT.shape).mT
         if ctx.needs_input_grad[2]:
-            b_grad = grad.new_zeros(W.shape[1]).index_add_(0, indices.flatten(), grad.flatten())
+            b_grad = grad.new_zeros(len(rows)).index_add_(0, indices.flatten(), grad.flatten())
+            b_grad = b_grad.view(*W.shape[:-2], -1)
         return z_grad, W_grad, b_grad, None, None
 
 
@@ -80,9 +151,12 @@ class Decode(torch.autograd.Function):
 
 
 def select(
-    products: Float[Tensor, "batch d_sae"], b: Float[Tensor, " d_sae"], k: int
+    products: Float[Tensor, "batch d_sae"], b: Float[Tensor, "members d_sae"], k: int
 ) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
-    """Each row's k largest of `relu(products + b)` without sorting, and their latents."""
+    """Each row's k largest of `relu(products + b)` without sorting, and their latents.
+
+    Rows are dealt out evenly over the members, in order.
+    """
     values = torch.empty(len(products), k)
     indices = torch.empty(len(products), k, dtype=torch.long)
     share(loops.select, len(products), _array(products), _array(b), k, _array(values), _array(indices))

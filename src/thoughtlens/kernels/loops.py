@@ -25,8 +25,10 @@ def compiled(function: Callable[..., Any]) -> Any:
     return njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})(plain)
 
 
+TINY = np.float32(1e-35)
+"""Moments below this become 0: numbers the processor would only handle slowly, which move no weight."""
 LANES_PER_K, DEEPEST = 4, 128
-"""Lanes that a row is dealt out over for the search of its k largest, per k, and entries of a lane at most."""
+"""Lanes a row is dealt out over in the search of its k largest, per k; entries of a lane at most."""
 
 
 @intrinsic
@@ -52,6 +54,8 @@ def _number_of(x):
 def select(products, bias, k, values, indices, lo, hi):
     """Each row's k largest of `relu(products + bias)` and their columns, padded with 0 at column 0.
 
+    `bias` has a row for each member; rows of `products` are dealt out evenly over them, in order.
+
     The row is dealt out over lanes; the kth largest of the lanes' maxima bounds the kth largest of the row
     from below, so that only lanes that reach it are looked at one by one.
     """
@@ -65,12 +69,14 @@ def select(products, bias, k, values, indices, lo, hi):
     )
     row[depth - 1] = 0
     found, where = np.empty(width, np.float32), np.empty(width, np.int64)
+    per_member = products.shape[0] // bias.shape[0]
     for b in range(lo, hi):
+        mine = bias[b // per_member]
         tops[:] = 0
         for r in range(depth):
             first = r * lanes
             for c in range(min(lanes, width - first)):
-                x = _number(products[b, first + c]) + bias[first + c]
+                x = _number(products[b, first + c]) + mine[first + c]
                 x = x if x == x else np.float32(np.inf)
                 row[r, c] = x
                 tops[c] = x if x > tops[c] else tops[c]
@@ -141,7 +147,7 @@ def _largest_first(keys, where, n, k):
 @compiled
 def weighted_rows(weights, indices, rows, out, lo, hi):
     """`out[b] = sum_j weights[b, j] * rows[indices[b, j]]`; weights of 0 are skipped."""
-    k, width = weights.shape[1], rows.shape[1]
+    k = weights.shape[1]
     used, weight = np.empty(k, np.int64), np.empty(k, np.float32)
     for b in range(lo, hi):
         n = 0
@@ -211,3 +217,59 @@ def latent_rows(weights, starts, row, rows, out, lo, hi):
     """`out[i] = sum over the pairs p of latent i of weights[p] * rows[row[p]]`."""
     for i in range(lo, hi):
         _sum_rows(row, weights, starts[i], starts[i + 1], rows, out[i])
+
+
+@compiled
+def grad_squares(p, grad, idle, unit_from, out, lo, hi):
+    """`out[i] = |g|^2` of each row's gradient; from row `unit_from` on, of its part across the row."""
+    for i in range(lo, hi):
+        square, along, length = np.float32(0), np.float32(0), np.float32(0)
+        if not idle[i]:
+            if i < unit_from:
+                for d in range(p.shape[1]):
+                    square += grad[i, d] * grad[i, d]
+            else:
+                for d in range(p.shape[1]):
+                    square += grad[i, d] * grad[i, d]
+                    along += grad[i, d] * p[i, d]
+                    length += p[i, d] * p[i, d]
+        out[i] = max(square - along * along * (2 - length), 0)
+
+
+@compiled
+def adam_rows(p, grad, m, v, last, idle, unit_from, step, lazy, numbers, lo, hi):
+    """See `reference.adam_rows`; `numbers` hold 1 - beta1^step and sqrt(1 - beta2^step) too."""
+    factor, lr, correction, root, beta1, beta2, eps = numbers
+    for i in range(lo, hi):
+        if idle[i] and (lazy or last[i] == 0):
+            continue
+        missed = step - 1 - last[i]
+        keep1, keep2 = beta1 * beta1**missed, beta2 * beta2**missed
+        _adam_row(
+            p[i], grad[i], m[i], v[i], not idle[i], i >= unit_from, np.float32(keep1), np.float32(keep2),
+            np.float32(1 - beta1), np.float32(1 - beta2), np.float32(factor), np.float32(lr / correction),
+            np.float32(1 / root), np.float32(eps),
+        )  # fmt: skip
+        last[i] = step
+
+
+@compiled
+def _adam_row(p, grad, m, v, has_grad, unit, keep1, keep2, gain1, gain2, factor, lr, unroot, eps):
+    along, square = np.float32(0), np.float32(0)
+    if not has_grad:
+        factor = np.float32(0)
+    elif unit:
+        for d in range(p.size):
+            along += grad[d] * p[d]
+    for d in range(p.size):
+        g = factor * (grad[d] - along * p[d]) if has_grad else np.float32(0)
+        m[d] = keep1 * m[d] + gain1 * g
+        v[d] = keep2 * v[d] + gain2 * g * g
+        m[d] = m[d] if abs(m[d]) > TINY else np.float32(0)
+        v[d] = v[d] if v[d] > TINY else np.float32(0)
+        p[d] -= lr * m[d] / (np.sqrt(v[d]) * unroot + eps)
+        square += p[d] * p[d]
+    if unit:
+        scale = np.float32(1) / max(np.sqrt(square), np.float32(1e-12))
+        for d in range(p.size):
+            p[d] *= scale

@@ -5,10 +5,26 @@ Weights are right-multiplied: `W_enc [d_in, d_sae]`, `W_dec [d_sae, d_out]`.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AdamState:
+    """What Adam keeps of a matrix; everything is changed in place."""
+
+    step: Float[Tensor, ""]
+    """Steps done, on the CPU."""
+    exp_avg: Float[Tensor, "n d"]
+    exp_avg_sq: Float[Tensor, "n d"]
+    last: Int[Tensor, " n"]
+    """The step at which each row's moments were last brought up to date; 0: they are still 0."""
 
 
 def linear(
@@ -36,19 +52,34 @@ def topk(
 
 
 def encode_topk(
-    z: Float[Tensor, "batch d_in"],
-    W: Float[Tensor, "d_in d_sae"],
-    b: Float[Tensor, " d_sae"],
+    z: Float[Tensor, "*members batch d_in"],
+    W: Float[Tensor, "*members d_in d_sae"],
+    b: Float[Tensor, "*members d_sae"],
     k: int,
     dtype: torch.dtype,
-) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"], Float[Tensor, "batch d_sae"]]:
+) -> tuple[
+    Float[Tensor, "*members batch k"], Int[Tensor, "*members batch k"], Float[Tensor, "*members batch d_sae"]
+]:
     """`topk(linear(z, W, b, dtype), k)`, and the products before the bias, in `dtype`.
 
-    Gradients flow through the values alone: the products are for `pick`, which has its own.
+    Gradients flow through the values alone: the products are for `pick`, which has its own. With a leading
+    dimension of members each has its own rows and weights; their latents are counted through, as rows of
+    `W_dec.flatten(0, 1)`.
     """
     products = z.to(dtype) @ W.to(dtype)
-    values, indices = topk(products.to(W.dtype) + b, k)
-    return values, indices, products.detach()
+    values, indices = topk((products.to(W.dtype) + b[..., None, :]).flatten(0, -2), k)
+    return (*counted_through(values, indices, products.shape), products.detach())
+
+
+def counted_through(
+    values: Float[Tensor, "rows k"], indices: Int[Tensor, "rows k"], shape: Sequence[int]
+) -> tuple[Float[Tensor, "*members batch k"], Int[Tensor, "*members batch k"]]:
+    """What was selected from `[*members, batch, d_sae]`, in that shape, latents counted through."""
+    *members, batch, d_sae = shape
+    if members:
+        firsts = d_sae * torch.arange(math.prod(members), device=indices.device).repeat_interleave(batch)
+        indices = indices + firsts[:, None]
+    return values.view(*shape[:-1], -1), indices.view(*shape[:-1], -1)
 
 
 def pick(
@@ -71,3 +102,59 @@ def decode(
 ) -> Float[Tensor, "batch d_out"]:
     """`sum_k values[b, k] * W_dec[indices[b, k]]`: the dense product without its zeros."""
     return F.embedding_bag(indices, W_dec, per_sample_weights=values, mode="sum")
+
+
+def grad_square(
+    p: Float[Tensor, "n d"], grad: Float[Tensor, "n d"], idle: Bool[Tensor, " n"], unit_from: int
+) -> Float[Tensor, ""]:
+    """Sum of squares of a gradient; from row `unit_from` on, of what `across` leaves of it.
+
+    Rows that are `idle` have a gradient of 0, and are not read.
+    """
+    return torch.where(idle[:, None], 0, across(p, grad, unit_from)).square().sum()
+
+
+def adam_rows(
+    p: Float[Tensor, "n d"],
+    grad: Float[Tensor, "n d"],
+    state: AdamState,
+    idle: Bool[Tensor, " n"],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    factor: float = 1.0,
+    unit_from: int | None = None,
+    lazy: bool = False,
+) -> None:
+    """One step of Adam (Kingma and Ba 2015, arXiv:1412.6980) in place on a matrix, row by row.
+
+    The gradient is multiplied by `factor`. Rows from `unit_from` on move across themselves alone, and have
+    length 1 afterwards; None: no row. Rows that are `idle` have a gradient of 0, which is not read; those
+    that never had another are left as they are, as Adam would leave them.
+
+    With `lazy` all idle rows are left as they are: an approximation. Their moments decay by the steps missed
+    when the row is next updated, but the moves in between are left out, in all at most
+    `lr / (1 - beta1^t) * |exp_avg| / exp_avg_sq^0.5 * r / (1 - r)` an entry, where `r = beta1 / beta2^0.5`
+    (0.9 and 0.999: 9.05) and t and the moments are those of the last step done.
+    """
+    unit_from = len(p) if unit_from is None else unit_from
+    state.step.add_(1)
+    step = int(state.step)
+    moved = ~idle if lazy else ~idle | (state.last > 0)
+    missed = (step - 1 - state.last)[:, None].to(p.dtype)
+    grad = factor * torch.where(idle[:, None], 0, across(p, grad, unit_from))
+    exp_avg = betas[0] ** (1 + missed) * state.exp_avg + (1 - betas[0]) * grad
+    exp_avg_sq = betas[1] ** (1 + missed) * state.exp_avg_sq + (1 - betas[1]) * grad.square()
+    root = exp_avg_sq.sqrt() / (1 - betas[1] ** step) ** 0.5
+    new = p - lr / (1 - betas[0] ** step) * exp_avg / (root + eps)
+    new[unit_from:] /= new[unit_from:].norm(dim=1, keepdim=True).clamp_min(1e-12)
+    for old, value in ((p, new), (state.exp_avg, exp_avg), (state.exp_avg_sq, exp_avg_sq)):
+        old.copy_(torch.where(moved[:, None], value, old))
+    state.last.masked_fill_(moved, step)
+
+
+def across(p: Float[Tensor, "n d"], grad: Float[Tensor, "n d"], unit_from: int) -> Float[Tensor, "n d"]:
+    """A gradient without its part along each row from `unit_from` on (Bricken et al. 2023, appendix)."""
+    along = (grad[unit_from:] * p[unit_from:]).sum(1, keepdim=True)
+    return torch.cat([grad[:unit_from], grad[unit_from:] - along * p[unit_from:]])

@@ -104,6 +104,10 @@ class LossTerms:
     terms: dict[str, Float[Tensor, ""]]
     acts: Float[Tensor, "batch d_sae"] | SparseActs
     """The batch's latents, for whoever counts them."""
+    fired: Int[Tensor, " d_sae"] | None = None
+    """On how many rows each latent fires, where the loss has counted it."""
+    idle: Bool[Tensor, " d_sae"] | None = None
+    """Latents without a part in the loss: the gradients of all they own are 0. None: not known."""
     total: Float[Tensor, ""] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -134,7 +138,7 @@ class SAE(nn.Module, ABC):
         cfg.check(d_in)
         self.cfg = cfg
         self.d_in, self.d_out, self.d_sae = d_in, d_out or d_in, cfg.width(d_in)
-        self.W_enc = nn.Parameter(torch.zeros(self.d_sae, self.d_in).T)  # a latent's weights lie together
+        self.W_enc = nn.Parameter(torch.zeros(self.d_sae, self.d_in).T)  # as `latents_together` has it
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
         self.W_dec = nn.Parameter(torch.zeros(self.d_sae, self.d_out))
         self.b_dec = nn.Parameter(torch.zeros(self.d_out))
@@ -143,6 +147,7 @@ class SAE(nn.Module, ABC):
         self.provenance: dict[str, Any] = {}
         self.compute_dtype: torch.dtype | None = None
         """dtype of the encoder's matrix product; None: that of the weights."""
+        self.register_load_state_dict_post_hook(latents_together)
 
     @abstractmethod
     def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
@@ -366,18 +371,27 @@ class SAE(nn.Module, ABC):
         self.scale_thresholds(spread)
         self.normalization = None
 
-    @torch.no_grad()
-    def normalize_decoder(self) -> None:
-        """Decoder rows back to length 1, where the config asks for it."""
-        if self.cfg.decoder_norm == "unit":
-            self.W_dec /= self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    @property
+    def unit_from(self) -> int | None:
+        """The latent from which on decoders keep length 1; None: none does."""
+        return 0 if self.cfg.decoder_norm == "unit" else None
 
     @torch.no_grad()
-    def project_decoder_grad(self) -> None:
-        """Remove the part of W_dec's gradient along each row (Bricken et al. 2023, appendix)."""
-        if self.cfg.decoder_norm == "unit" and self.W_dec.grad is not None:
-            along = (self.W_dec.grad * self.W_dec).sum(dim=1, keepdim=True)
-            self.W_dec.grad -= along * self.W_dec
+    def normalize_decoder(self) -> None:
+        """Decoders back to length 1, where the config asks for it."""
+        if self.unit_from is not None:
+            rows = self.W_dec[self.unit_from :].flatten(1)
+            rows /= rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+
+
+def latents_together(sae: SAE, *_: object) -> None:
+    """Let each latent's encoder weights lie together in memory, transposed to what the shape says.
+
+    The kernels want them so, and the last digits of products depend on it.
+    """
+    W_enc = sae.W_enc
+    if W_enc.ndim == 2 and not W_enc.T.is_contiguous():
+        W_enc.data = W_enc.data.T.contiguous().T
 
 
 def counts(acts: Float[Tensor, "*batch d_sae"] | SparseActs, d_sae: int) -> Int[Tensor, " d_sae"]:

@@ -224,17 +224,5 @@ class Crosscoder(SAE):
         self.scale_thresholds(spread)
         self.normalization = None
 
-    @torch.no_grad()
-    def normalize_decoder(self) -> None:
-        """Each latent's decoder, over all sites together, back to length 1, where the config asks for it."""
-        if self.cfg.decoder_norm == "unit":
-            self.W_dec /= self.W_dec.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None]
-
-    @torch.no_grad()
-    def project_decoder_grad(self) -> None:
-        """Remove the part of W_dec's gradient along each latent's decoder."""
-        if self.cfg.decoder_norm == "unit" and self.W_dec.grad is not None:
-            self.W_dec.grad -= (self.W_dec.grad * self.W_dec).sum((1, 2), keepdim=True) * self.W_dec
-
     def _site(self, x: Tensor) -> Int[Tensor, "*batch n_sites"]:
         return torch.arange(self.n_sites, device=x.device).expand(x.shape[:-1])

@@ -115,20 +115,10 @@ class SupervisedSAE(SAE):
         super().reset_parameters(generator)
         self.W_dec[: self.cfg.n_tied] = 0
 
-    @torch.no_grad()
-    def normalize_decoder(self) -> None:
-        """Rows of free latents back to length 1, where the config asks for it."""
-        tied = self.W_dec[: self.cfg.n_tied].clone()
-        super().normalize_decoder()
-        self.W_dec[: self.cfg.n_tied] = tied
-
-    @torch.no_grad()
-    def project_decoder_grad(self) -> None:
-        """Remove the part of W_dec's gradient along each free latent's row."""
-        if self.W_dec.grad is not None:
-            tied = self.W_dec.grad[: self.cfg.n_tied].clone()
-            super().project_decoder_grad()
-            self.W_dec.grad[: self.cfg.n_tied] = tied
+    @property
+    def unit_from(self) -> int | None:
+        """Tied latents write as much as they need."""
+        return None if super().unit_from is None else self.cfg.n_tied
 
     def revivable(self, dead: Bool[Tensor, " d_sae"]) -> Bool[Tensor, " d_sae"]:
         """All but the tied ones."""

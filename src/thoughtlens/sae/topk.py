@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from thoughtlens import kernels
-from thoughtlens.sae.base import SAE, Batch, LossTerms, SAEConfig, SparseActs, require_k
+from thoughtlens.sae.base import SAE, Batch, LossTerms, SAEConfig, SparseActs, counts, require_k
 
 
 class TopKConfig(SAEConfig):
@@ -73,12 +73,15 @@ class TopKSAE(SAE):
         *acts, products = kernels.encode_topk(centred, self.W_enc, self.b_enc, self.cfg.k, dtype)
         residual = z - (kernels.decode(*acts, self.W_dec) + self.b_dec)
         terms = {"reconstruction": residual.square().mean()}
+        fired = counts(SparseActs(*acts), self.d_sae)
+        idle = fired == 0
         if self.cfg.auxk > 0 and batch.dead is not None:
             k_aux = self.cfg.k_aux or max(1, self.d_in // 2)
             latents = batch.dead.nonzero().squeeze(1)
             pre_acts = kernels.pick(products, centred, self.W_enc, self.b_enc, latents)
             terms["auxk"] = self.cfg.auxk * dead_loss(residual, pre_acts, self.W_dec[latents], k_aux, dtype)
-        return LossTerms(terms, SparseActs(*acts))
+            idle &= ~batch.dead
+        return LossTerms(terms, SparseActs(*acts), fired, idle)
 
 
 def auxk_loss(

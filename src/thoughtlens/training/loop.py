@@ -6,6 +6,7 @@ continues from a checkpoint ends with the same bytes as one that was never inter
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from thoughtlens.errors import CheckpointError, DataError
+from thoughtlens.kernels.memory import keep_freed_memory
 from thoughtlens.progress import Progress
 from thoughtlens.sae.base import SAE, Batch, LossTerms, counts
 from thoughtlens.sae.io import write_tensors
@@ -52,14 +53,17 @@ class Settings:
     resample_every: int | None = None
     """Rows between resamplings of dead latents; None: never."""
     betas: tuple[float, float] = (0.9, 0.999)
+    lazy: bool = False
+    """Whether the optimizer leaves latents alone that had no part in a batch, an approximation."""
 
 
 class Trainer:
     """An SAE, its optimizer and its counters: what a step changes and a checkpoint holds."""
 
     def __init__(self, sae: SAE, settings: Settings):
+        keep_freed_memory()
         self.sae, self.settings = sae, settings
-        self.optimizer = Adam(sae, settings.betas)
+        self.optimizer = Adam(sae, settings.betas, settings.lazy)
         self.tracker = DeadTracker(sae.d_sae, settings.dead_after_rows, sae.W_enc.device)
         self.step_idx = 0
         self.means = Means()
@@ -88,14 +92,13 @@ class Trainer:
         loss = sae.loss(batch)
         self.optimizer.zero_grad()
         loss.total.backward()
-        sae.project_decoder_grad()
-        norm = get_total_norm([p.grad for p in sae.parameters() if p.grad is not None])
-        if not torch.isfinite(loss.total + norm):
-            raise FloatingPointError(f"loss {loss.total.item()}, gradient norm {norm.item()}")
-        if 0 < s.grad_clip < norm:
-            clip_grads_with_norm_(sae.parameters(), s.grad_clip, norm)
-        self.optimizer.step(lr_at(self.step_idx, s.n_steps, s.lr, s.warmup, s.decay))
-        sae.normalize_decoder()
+        norm = self.optimizer.norm(loss.idle)
+        total, length = torch.stack([loss.total.detach(), norm]).tolist()
+        if not math.isfinite(total + length):
+            raise FloatingPointError(f"loss {total}, gradient norm {length}")
+        factor = s.grad_clip / (length + 1e-6) if 0 < s.grad_clip < length else 1.0
+        lr = lr_at(self.step_idx, s.n_steps, s.lr, s.warmup, s.decay)
+        self.optimizer.step(lr, factor=factor, unit=True, idle=loss.idle)
         sae.after_step(batch, loss)
         self._count(loss, len(x))
         if s.resample_every and self.rows_seen % s.resample_every < s.batch_size and progress < UNTIL:
@@ -135,10 +138,12 @@ class Trainer:
             self.tracker.silent_rows[dead] = 0
 
     def _count(self, loss: LossTerms, n_rows: int) -> None:
-        fired = counts(loss.acts, self.sae.d_sae)
+        fired = counts(loss.acts, self.sae.d_sae) if loss.fired is None else loss.fired
         self.tracker.update(fired, n_rows)
-        values = {"loss": loss.total.item(), **{f"loss_{n}": t.item() for n, t in loss.terms.items()}}
-        self.means.add({**values, "l0_train": fired.sum().item() / n_rows})
+        numbers = {"loss": loss.total, **{f"loss_{name}": term for name, term in loss.terms.items()}}
+        numbers["l0_train"] = fired.sum() / n_rows
+        values = torch.stack([number.detach().double() for number in numbers.values()]).tolist()
+        self.means.add(dict(zip(numbers, values, strict=True)))
         self.step_idx += 1
 
 
@@ -178,14 +183,6 @@ def fit(
             checkpoints.save(trainer.rows_seen, *trainer.state())
             saved = time.monotonic()
     return trainer.curve
-
-
-def _groups(sae: SAE) -> list[dict[str, Any]]:
-    """Parameters by the factor on their learning rate."""
-    groups: dict[float, list[Tensor]] = {}
-    for name, parameter in sae.named_parameters():
-        groups.setdefault(sae.lr_factor.get(name, 1.0), []).append(parameter)
-    return [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
 
 
 def inputs(batch: ViewBatch, sae: SAE, cells: list[Cell]) -> dict[str, Any]:
