@@ -9,10 +9,12 @@ from pydantic import Field
 
 from thoughtlens import __version__
 from thoughtlens.config import Config
+from thoughtlens.report.classification import classification
 from thoughtlens.report.latents import latents
 from thoughtlens.report.render import write
-from thoughtlens.report.run import STAGES, Run
-from thoughtlens.report.sections import at_a_glance, classification, data, training
+from thoughtlens.report.replay import replay
+from thoughtlens.report.run import OPTIONAL, STAGES, Run
+from thoughtlens.report.sections import at_a_glance, data, training
 from thoughtlens.report.validation import validation
 from thoughtlens.stage import run_stage
 
@@ -52,8 +54,9 @@ def _work(cfg: ReportConfig, run: Run, tmp: Path) -> dict[str, Any]:
         validation(run),
         latents(run, cfg.top_latents),
         classification(run),
+        replay(run),
     ]
-    missing = [stage for stage in STAGES if stage not in run.results]
+    missing = [stage for stage in STAGES if stage not in run.results and stage not in OPTIONAL]
     warnings = [(stage, text) for stage, r in run.results.items() for text in r.get("warnings", [])]
     warnings += [
         ("report", f"the run has no {stage} stage; get it with: thoughtlens {stage}") for stage in missing

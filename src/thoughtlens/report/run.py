@@ -19,8 +19,11 @@ STAGES = {
     "validate": "validate",
     "interpret": "interpret",
     "classify": "classify",
+    "replay": "replay",
 }
 """Folder of each stage that a report tells of."""
+OPTIONAL = ("replay",)
+"""Stages that are not missed where they are not there."""
 
 
 @dataclass(frozen=True, eq=False)
