@@ -82,11 +82,12 @@ def attach(
     seen = Attached(hook)
 
     def through(x: Float[Tensor, "batch seq d"]) -> Float[Tensor, "batch seq d"]:
-        rows = x.float().flatten(0, 1)
-        cell = sae.cell_index([(hook, thought_idx)], torch.zeros(len(rows), dtype=torch.long))
-        acts = sae.encode(rows, cell)
-        x_hat = sae.decode(acts, cell, rows).view(x.shape)
-        seen.acts, seen.error = acts.view(*x.shape[:2], -1), (x - x_hat).detach()
+        rows = x.float()
+        cell = sae.cell_index([(hook, thought_idx)], torch.zeros(x[..., 0].numel(), dtype=torch.long))
+        cell = None if cell is None else cell.view(x.shape[:-1])
+        seen.acts = sae.encode(rows, cell)
+        x_hat = sae.decode(seen.acts, cell, rows)
+        seen.error = (x - x_hat).detach()
         return x_hat if output == "x_hat" else x
 
     with replace(model, hook, through):

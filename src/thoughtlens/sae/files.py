@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -34,6 +36,8 @@ BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
     SafetensorError,
+    struct.error,
+    tokenize.TokenError,
     ArithmeticError,
     AssertionError,
     AttributeError,
