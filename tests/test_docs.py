@@ -33,19 +33,29 @@ def run(arguments: list[str], folder: Path, stdout: Path | None = None) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md"])
-def test_the_examples_run(name, tmp_path):
+def run_examples(name: str, folder: Path) -> None:
+    """Every Python block, after those before it, and every command, in the folder."""
     program = []
     for language, code in blocks(ROOT / name):
         if language == "python":
             program.append(code)
-            run(["-c", "\n".join(program)], tmp_path)
+            run(["-c", "\n".join(program)], folder)
             continue
         for line in commands(code):
             words = shlex.split(line, comments=True)
-            target = tmp_path / words.pop() if ">" in words else None
-            run(["-m", "thoughtlens.cli", *[w for w in words[1:] if w != ">"]], tmp_path, target)
+            target = folder / words.pop() if ">" in words else None
+            run(["-m", "thoughtlens.cli", *[w for w in words[1:] if w != ">"]], folder, target)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md"])
+def test_the_examples_run(name, tmp_path):
+    run_examples(name, tmp_path)
     assert list(tmp_path.glob("runs/*/report/report.html"))
+
+
+def test_the_interventions_run(tmp_path):
+    run_examples("docs/interventions.md", tmp_path)
+    assert len(list(tmp_path.glob("runs/*/effects.parquet"))) == 3
 
 
 def test_readme_stays_short():

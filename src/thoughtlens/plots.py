@@ -226,6 +226,38 @@ def cell_map(values: Mapping[str, Sequence[tuple[str, int, float]]], label: str)
 
 
 @styled
+def dose_response(rows: Sequence[Row]) -> Figure:
+    """Change of accuracy by dose, one line a direction and place; controls in grey.
+
+    Args:
+        rows: Lines of `intervene/effects.parquet` that have a dose.
+    """
+    figure, axes = _axes(1, 1, (6.0, 3.0))
+    axis = axes[0][0]
+    lines: dict[tuple[str, str, bool], list[Row]] = {}
+    for row in rows:
+        at = [str(row[key]) for key in ("layer", "thought_idx") if row[key] is not None]
+        place = f"{row['site']}[{', '.join(at)}]"
+        lines.setdefault((row["direction"], place, row["control"] is not None), []).append(row)
+    own = [key for key in lines if not key[2]]
+    for key, line in lines.items():
+        line = sorted(line, key=lambda row: row["dose"])
+        colour = GREY if key[2] else _CYCLE[own.index(key) % len(_CYCLE)]
+        x, y = [row["dose"] for row in line], [row["difference"] for row in line]
+        bars = [[v - row["low"] for v, row in zip(y, line, strict=True)],
+                [row["high"] - v for v, row in zip(y, line, strict=True)]]  # fmt: skip
+        label = f"{key[0]} at {key[1]}" if not key[2] and len(own) <= len(_CYCLE) else None
+        axis.errorbar(x, y, yerr=bars, color=colour, lw=0.7 if key[2] else 1.5, marker="o", ms=3, label=label)
+    axis.axhline(0, color=INK, lw=0.8, ls=(0, (3, 2)))
+    axis.set(xlabel="dose (standard deviations of the states)", ylabel="change of accuracy")
+    axis.set_title("Steering; controls grey")
+    axis.grid(axis="y")
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+@styled
 def latent_map(rows: Sequence[Row]) -> Figure:
     """Every live latent by density and mean activation; those that fire everywhere stand out.
 
@@ -285,29 +317,57 @@ def preferences(latents: Sequence[Row]) -> Figure:
 
 
 @styled
-def classification(rows: Sequence[Row], title: str) -> Figure:
-    """Accuracy of every arm with its 95 % interval; the dashed line is the majority class.
+def classification(rows: Sequence[Row], title: str, metric: str = "accuracy") -> Figure:
+    """Score of every arm with its 95 % interval; the dashed line is the arm that looks at nothing.
 
     Args:
         rows: Lines of the classify table at one pooling, and those that have none.
         title: What is classified, on how many units.
+        metric: accuracy or r2.
     """
     figure, axes = _axes(1, 1, (6.0, 1.0 + 0.33 * len(rows)))
     axis = axes[0][0]
     for i, row in enumerate(rows):
         colour = ARM_COLOURS.get(row["arm"], GREY)
-        axis.barh(i, row["accuracy"], height=0.62, color=colour, alpha=0.85)
+        axis.barh(i, row[metric], height=0.62, color=colour, alpha=0.85)
         axis.plot([row["low"], row["high"]], [i, i], color=INK, lw=1.2)
-        text = f"{row['accuracy']:.1%}  [{row['low']:.1%}, {row['high']:.1%}]"
-        axis.text(max(row["high"], row["accuracy"]) + 0.015, i, text, va="center", fontsize=8)
-    majority = [row["accuracy"] for row in rows if row["arm"] == "majority"]
+        text = f"{row[metric]:.1%}  [{row['low']:.1%}, {row['high']:.1%}]"
+        axis.text(max(row["high"], row[metric], 0) + 0.015, i, text, va="center", fontsize=8)
+    majority = [row[metric] for row in rows if row["arm"] == "majority"]
     if majority:
         axis.axvline(majority[0], color=INK, lw=0.8, ls=(0, (3, 2)))
     axis.set_yticks(range(len(rows)), [_WORDS.get(row["arm"], row["arm"]) for row in rows])
-    axis.set(xlim=(0, 1.42), title=title, xlabel="accuracy, out of fold")
+    low = min(0.0, *(max(row["low"], -1.0) for row in rows))
+    axis.set(xlim=(low, 1.42), title=title, xlabel=f"{words(metric)}, out of fold")
     axis.set_xticks(np.linspace(0, 1, 6))
     axis.invert_yaxis()
     axis.grid(axis="x")
+    return figure
+
+
+@styled
+def at_k(rows: Sequence[Row], metric: str = "accuracy") -> Figure:
+    """Score against the number of features that a probe may use, one line an arm, with 95 % intervals.
+
+    Args:
+        rows: `arm, k`, the score, `low, high`.
+        metric: accuracy or r2.
+    """
+    figure, axes = _axes(1, 1, (5.6, 3.2))
+    axis = axes[0][0]
+    for colour, arm in zip(_CYCLE, dict.fromkeys(row["arm"] for row in rows), strict=False):
+        own = sorted((row for row in rows if row["arm"] == arm), key=lambda row: row["k"])
+        k = [row["k"] for row in own]
+        axis.plot(k, [row[metric] for row in own], color=colour, marker="o", ms=3, label=words(arm))
+        axis.fill_between(
+            k, [row["low"] for row in own], [row["high"] for row in own], color=colour, alpha=0.15
+        )
+    ticks = sorted({row["k"] for row in rows})
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(ticks, [str(k) for k in ticks])
+    axis.set(xlabel="features, k", ylabel=f"{words(metric)}, out of fold")
+    axis.grid(axis="y")
+    axis.legend()
     return figure
 
 
@@ -333,11 +393,18 @@ def confusion(matrices: Mapping[str, Int[np.ndarray, "c c"]], classes: Sequence[
 
 _CYCLE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 _WORDS = {
+    "ablate": "ablation",
+    "edit_latents": "edited latents",
+    "exit": "early exit",
+    "patch": "patching from twins",
+    "route": "state route and key-value route",
+    "splice": "spliced reconstructions",
+    "steer": "steering",
+    "swap": "swaps between problems",
     "sae": "SAE",
     "raw": "raw activations",
     "pca": "PCA, k = L0",
     "pca_l0": "PCA, k = L0",
-    "pca_live": "PCA, k = live latents",
     "random": "random SAE",
     "mean": "mean",
     "cell_mean": "mean of the cell",
@@ -345,6 +412,15 @@ _WORDS = {
     "begin_of_thought": "begin of thought only",
     "text": "bag of words",
     "majority": "majority class",
+    "pca_live": "PCA, k = live latents",
+    "random_projection": "random directions, k = L0",
+    "random_sae": "random SAE",
+    "frozen_decoder": "SAE, decoder frozen at random",
+    "top_latents": "top k latents",
+    "top_neurons": "top k neurons",
+    "top_pcs": "top k components",
+    "text_counts": "lengths, numbers, steps",
+    "r2": "R squared",
     "permuted": "permuted labels",
 }
 

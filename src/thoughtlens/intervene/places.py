@@ -113,6 +113,11 @@ def places_of(
         kv = places_of(spec, "kv", steps, layers)
         states = [Place("thought_out", step) for step in dict.fromkeys(place.step for place in kv)]
         return [*(place for place in states if is_read(spec, place)), *kv]
+    kept = "kv" if site in PARTS else site
+    if kept not in spec.sites:
+        raise HookError(f"Expected a site of this model ({', '.join(spec.sites)}), got {site!r}")
+    if strange := [layer for layer in layers or () if layer not in range(spec.n_layers)]:
+        raise HookError(f"layers: expected 0..{spec.n_layers - 1} of this model, got {strange[0]}")
     if layers is not None and site not in LAYERED:
         raise HookError(f"{site} has no layers: leave layers out, or edit resid, kv, keys or values")
     chosen = list(range(spec.n_layers)) if layers is None else list(layers)

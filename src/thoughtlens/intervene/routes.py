@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from thoughtlens.intervene.subject import Problems
-from thoughtlens.metrics.uncertainty import bootstrap_means, bootstrap_ratio
+from thoughtlens.metrics.uncertainty import bootstrap_ratio, wilson
 
 DEFINITIONS = {
     "moved_*": "share of problems whose answer becomes the twin's when this part of the pass is the twin's: "
     "state (thought_out), keys, values, kv (keys and values of every block), both (state and kv)",
-    "state_first": "moved_state / moved_both: the state swapped, keys and values kept",
+    "state_first": "moved_state / moved_both: the state swapped, keys and values kept; shares have cluster "
+    "bootstrap intervals, moved_* Wilson's",
     "state_last": "(moved_both - moved_kv) / moved_both: what the state adds to swapped keys and values",
     "kv_first": "moved_kv / moved_both",
     "kv_last": "(moved_both - moved_state) / moved_both",
@@ -44,7 +45,7 @@ def route_shares(
 
 def _pass(arms: dict[str, np.ndarray], groups: Sequence[str], seed: int) -> dict[str, Any]:
     names = ("state", "keys", "values", "kv", "both")
-    intervals = bootstrap_means(np.column_stack([arms[name] for name in names]), groups, seed=seed)
+    intervals = [wilson(int(arms[name].sum()), len(groups)) for name in names]
     row: dict[str, Any] = {"n": len(groups)}
     for name, i in zip(names, intervals, strict=True):
         row |= {f"moved_{name}": i.estimate, f"moved_{name}_low": i.low, f"moved_{name}_high": i.high}

@@ -24,7 +24,8 @@ DEFINITIONS = {
     "clean": "share of answers equal to the problem's own right answer",
     "predicted": "share equal to the answer that follows if the edit replaces one value and all later "
     "operations are the problem's own",
-    "corrupted": "share equal to the right answer of the donor or twin, and neither clean nor predicted",
+    "corrupted": "share equal to the right answer of the donor or twin, and neither clean nor predicted; "
+    "_low, _high of clean, predicted, corrupted: Wilson 95 %",
     "other": "share of other answers",
     "unparsable": "share without an answer, or without a number where the right answer is one",
     "changed_site": "|x' - x| / |x| where the edit was made, mean over places and problems; 0: no change",
@@ -49,8 +50,7 @@ def rows_of(
         kept = {name: edit.about.get(name) for name in ("scope", "site", "layer", "thought_idx", "control")}
         row = {"edit": edit.name, **kept, **edit.about, **_accuracy(right[i], untouched, problems, seed)}
         row |= {"answer_logprob": _mean(outcome.logprob), **intervals[i]}
-        classes = np.bincount(problems.classes(outcome), minlength=len(CLASSES)) / len(right[i])
-        row |= dict(zip(CLASSES, classes.tolist(), strict=True))
+        row |= _classes(problems.classes(outcome))
         row |= _bite(edit, outcome)
         row |= dict.fromkeys(BEYOND)
         if edit.about.get("control") == "random":
@@ -106,6 +106,17 @@ def _accuracy(right: np.ndarray, untouched: np.ndarray, problems: Problems, seed
         "verdict": found.verdict,
         "minimal_detectable_difference": found.minimal_detectable_difference,
     }
+
+
+def _classes(found: np.ndarray) -> dict[str, Any]:
+    """Share of each class of answers; with Wilson's interval for those that an edit aims at."""
+    shares: dict[str, Any] = {}
+    for i, name in enumerate(CLASSES):
+        share = wilson(int((found == i).sum()), len(found))
+        shares[name] = share.estimate
+        if name in ("clean", "predicted", "corrupted"):
+            shares |= {f"{name}_low": share.low, f"{name}_high": share.high}
+    return shares
 
 
 def _intervals(

@@ -10,6 +10,7 @@ from pydantic import Field
 from thoughtlens import __version__
 from thoughtlens.config import Config
 from thoughtlens.report.classification import classification
+from thoughtlens.report.interventions import found_in, interventions
 from thoughtlens.report.latents import latents
 from thoughtlens.report.render import write
 from thoughtlens.report.replay import replay
@@ -43,6 +44,7 @@ def report(cfg: ReportConfig, out: str | Path) -> dict[str, Any]:
     """
     run = Run.open(cfg.run)
     inputs = {stage: run.root / STAGES[stage] for stage in run.results}
+    inputs |= {f"intervene_{name}": path for name, path in found_in(run).items()}
     return run_stage("report", cfg, out, lambda tmp: _work(cfg, run, tmp), inputs=inputs)
 
 
@@ -54,6 +56,7 @@ def _work(cfg: ReportConfig, run: Run, tmp: Path) -> dict[str, Any]:
         validation(run),
         latents(run, cfg.top_latents),
         classification(run),
+        interventions(run),
         replay(run),
     ]
     missing = [stage for stage in STAGES if stage not in run.results and stage not in OPTIONAL]

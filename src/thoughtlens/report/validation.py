@@ -20,6 +20,7 @@ from thoughtlens.report.blocks import (
     unique,
     verdict_of,
 )
+from thoughtlens.report.interventions import spliced
 from thoughtlens.report.run import Run
 
 MAX_CELLS_TABLE = 60
@@ -205,6 +206,8 @@ def _sparsity(members: list[dict[str, Any]], split: str) -> Table:
 
 
 def _fidelity(members: list[dict[str, Any]], split: str) -> list[Block]:
+    if any("scope" in r for m in members for r in m["fidelity"] or []):
+        return spliced(members, split)
     rows = []
     for m in members:
         for r in m["fidelity"] or []:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,7 @@ def headline(summaries: list[dict[str, Any]], split: str) -> dict[str, Any]:
             only = limits if len(summaries) == 1 else {}
             numbers[name] = {"value": float(np.mean(known)), "n": n, "split": split, **only}
 
+    _answers(summaries, put)
     n = sum(s["n"] for s in summaries)
     mine = [s["reconstruction"]["sae"] for s in summaries]
     low, high = mine[0]["explained_variance_low"], mine[0]["explained_variance_high"]
@@ -85,10 +87,33 @@ def headline(summaries: list[dict[str, Any]], split: str) -> dict[str, Any]:
     for name in ("pca_l0", "random"):
         others = [s["reconstruction"][name] for s in summaries if name in s["reconstruction"]]
         put(f"explained_variance_{name}", [o["explained_variance"] for o in others], n)
-    spliced = [r for s in summaries for r in s["fidelity"] or [] if r["arm"] == "sae"]
+    spliced = [r for s in summaries for r in s["fidelity"] or [] if r["arm"] == "sae" and "delta_ce" in r]
     if spliced:
         tokens, first = sum(r["n"] for r in spliced), spliced[0]
         for name in ("delta_ce", "ce_loss_score_mean"):
             limits = {"low": first[f"{name}_low"], "high": first[f"{name}_high"]} if len(spliced) == 1 else {}
             put(name, [r[name] for r in spliced], tokens, **limits)
     return numbers
+
+
+def whole(fidelity: list[dict[str, Any]] | None) -> dict[str, dict[str, Any]]:
+    """By arm, the row of a thought model with every place of one SAE replaced; empty for text."""
+    return {row["arm"]: row for row in fidelity or [] if "scope" in row}  # the last is all places
+
+
+def _answers(summaries: list[dict[str, Any]], put: Callable[..., None]) -> None:
+    """Thoughts: what answers cost with everything replaced, first of all numbers."""
+    found = [whole(s["fidelity"]) for s in summaries]
+    mine = [rows["sae"] for rows in found if "sae" in rows]
+    if not mine:
+        return
+    n, one = sum(row["n"] for row in mine), mine[0]
+    limits = {"low": one["low"], "high": one["high"], "verdict": one["verdict"]}
+    put("spliced_difference", [row["difference"] for row in mine], n, **limits)
+    put("spliced_kl", [row["kl"] for row in mine], n, low=one["kl_low"], high=one["kl_high"])
+    for arm in ("sae", "pca_l0", "random", "cell_mean", "mean"):
+        name = "spliced_accuracy" if arm == "sae" else f"spliced_accuracy_{arm}"
+        rows = [found_rows[arm] for found_rows in found if arm in found_rows]
+        if rows:
+            limits = {"low": rows[0]["accuracy_low"], "high": rows[0]["accuracy_high"]}
+            put(name, [row["accuracy"] for row in rows], sum(row["n"] for row in rows), **limits)

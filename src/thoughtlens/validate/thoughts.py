@@ -40,8 +40,8 @@ COLUMNS = (
 )  # fmt: skip
 
 DEFINITIONS = {
-    "spliced_accuracy": "right answers / problems with x replaced by x_hat at every place of the SAE that the "
-    "model goes on with; spliced_difference: minus the untouched model's, paired 95 % interval, "
+    "spliced_accuracy": "right answers / problems with x replaced by x_hat at every place of the SAE that "
+    "the model goes on with; spliced_difference: minus the untouched model's, paired 95 % interval, "
     "equivalent within 0.03",
     "spliced_kl": "KL(untouched || spliced) of the answer's first token, nats, mean over problems",
 }
@@ -119,8 +119,8 @@ class ThoughtSplicer:
         if not cosine >= AGREEMENT:
             raise MismatchError(
                 f"{self.model.name} does not give the states of {self.store.root} at {place}: their median "
-                f"cosine is {cosine:.3f}, expected {AGREEMENT} or more. Name the model it was extracted from, "
-                f"or set validate.answer_problems=0"
+                f"cosine is {cosine:.3f}, expected {AGREEMENT} or more. Name the model it was extracted "
+                f"from, or set validate.answer_problems=0"
             )
 
 
