@@ -11,8 +11,8 @@ from tests.sae.kinds import inputs, make
 from tests.sae.toy import X, by_hand, directional_error
 from thoughtlens import sae as saes
 
-GATED = saes.GatedConfig(d_sae=3, normalization="none")
-P_ANNEAL = saes.PAnnealConfig(d_sae=3, normalization="none")
+GATED = saes.GatedConfig(d_sae=3, l1=2.0, normalization="none")
+P_ANNEAL = saes.PAnnealConfig(d_sae=3, l1=2.0, normalization="none")
 
 
 def gated():

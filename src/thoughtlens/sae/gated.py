@@ -18,7 +18,7 @@ class GatedConfig(SAEConfig):
 
     kind: Literal["gated"] = "gated"
     """Architecture."""
-    l1: float = Field(default=2.0, ge=0)
+    l1: float = Field(default=1.5, ge=0)
     """Coefficient of the sparsity penalty on the gate's positive pre-activations."""
     l1_warmup: float = Field(default=0.05, ge=0, le=1)
     """Share of the training over which the coefficient rises linearly from 0."""

@@ -21,7 +21,7 @@ class PAnnealConfig(SAEConfig):
 
     kind: Literal["p_anneal"] = "p_anneal"
     """Architecture."""
-    l1: float = Field(default=2.0, ge=0)
+    l1: float = Field(default=0.5, ge=0)
     """Coefficient of the sparsity penalty while p = 1."""
     l1_warmup: float = Field(default=0.05, ge=0, le=1)
     """Share of the training over which the coefficient rises linearly from 0."""

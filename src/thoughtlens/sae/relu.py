@@ -17,7 +17,7 @@ class ReLUConfig(SAEConfig):
 
     kind: Literal["relu"] = "relu"
     """Architecture."""
-    l1: float = Field(default=2.0, ge=0)
+    l1: float = Field(default=1.0, ge=0)
     """Coefficient of the sparsity penalty."""
     l1_warmup: float = Field(default=0.05, ge=0, le=1)
     """Share of the training over which the coefficient rises linearly from 0."""
