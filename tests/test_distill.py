@@ -9,14 +9,16 @@ import time
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from thoughtlens import config
 from thoughtlens.distill import DistillConfig, distill, plan
-from thoughtlens.distill.tasks import ArithmeticTask
+from thoughtlens.distill.tasks import ArithmeticTask, WordsTask
 from thoughtlens.errors import ConfigError, DataError
 from thoughtlens.models import thoughts, tiny
 from thoughtlens.models.distill.loop import LoopConfig
-from thoughtlens.problems import arithmetic
+from thoughtlens.models.tiny_decoder import TinyConfig, TinyDecoder
+from thoughtlens.problems import arithmetic, patterns, words
 
 FAST = {
     "teacher_accuracy": 0.0,
@@ -115,9 +117,92 @@ def test_training_never_sees_a_held_out_path():
     assert held.any() and (batch.keep.numpy() == ~held).all()
 
 
-@pytest.mark.parametrize("name", ["", "-unannealed", "-labelfree", "-controls"])
+def decoded(task: WordsTask, ids) -> str:
+    special = 12  # <pad> <bot> <eot> <ans> <cot> <cot2> and six pause tokens
+    return " ".join(task.words[i - special] for i in ids.tolist() if i != 0)
+
+
+def test_words_are_told_as_the_problems_are():
+    task = WordsTask(11, 5, 6)
+    batch = task.batch(np.random.default_rng(0), (1, 1, 1))
+    held_out = set(patterns.HELD_OUT_NAMES.split())
+    assert batch.context.shape[0] == 5 and batch.query.shape[0] == 30
+    assert (batch.padding == (batch.context == 0)).all() and not batch.padding[:, -1].any()
+    for row in range(30):
+        context, query = decoded(task, batch.context[row // 6]), decoded(task, batch.query[row])
+        asked = decoded(task, batch.topic[row : row + 1])
+        assert asked in query.split() and asked in context.split() and asked not in held_out
+        # the operations of the person asked for are marked with that name, in the order of doing
+        marked = [m for m in batch.marks[row // 6].tolist() if m[0] >= 0 and m[1] == batch.topic[row]]
+        order = {decoded(task, torch.tensor(m[2:])): m[0] for m in marked}
+        assert [order[w] for w in ("one", "two", "three")] == batch.cot[row, ::2].tolist()
+
+
+def test_words_of_a_test_are_a_question_cut_before_its_end():
+    task = WordsTask(11, 5, 6)
+    batch = task.test(20, 1, 2)
+    held_out = set(patterns.HELD_OUT_NAMES.split())
+    for context, query in zip(batch.context, batch.query, strict=True):
+        question = f"{decoded(task, context)} {decoded(task, query)}".split()
+        assert question[-1] == "?" and question.count(".") in (3, 4)
+        assert set(question) & set(words.NAMES) <= held_out
+    assert len(task.words) + 12 > batch.context.max()
+
+
+def test_names_are_drawn_anew_and_nothing_else_changes():
+    task = WordsTask(11, 2, 3)
+    cfg = TinyConfig(words=tuple(task.words), question_len=task.question_len, d_in=24, n_heads=2)
+    model = TinyDecoder(cfg)
+    before = model.embed.weight.detach().clone()
+    task.refresh(model, np.random.default_rng(0))
+    rows = [task.ids[name] for name in words.NAMES]
+    changed = (model.embed.weight != before).any(1).nonzero()[:, 0].tolist()
+    assert changed == sorted(rows)
+    first = model.embed.weight[rows].detach().clone()
+    task.refresh(model, np.random.default_rng(0))
+    assert torch.equal(model.embed.weight[rows], first)
+    # what is drawn lies in 16 directions around one common vector
+    assert torch.linalg.matrix_rank(first - first.mean(0), rtol=1e-4) == 16
+
+
+def test_words_become_a_model_directory(tmp_path):
+    data = {"problems": "words", "p": 11, "n_contexts": 2, "n_queries": 3}
+    loops = {name: {**SMALL[name], "reading": 1.0} for name in ("loop", "control")}
+    result = distill(small(data=data, variants=["thoughts", "no_cot"], **loops), tmp_path / "out")
+    assert [row["variant"] for row in result["models"]] == ["thoughts", "no_cot"]
+    model = tiny.load(tmp_path / "out")
+    assert model.cfg.problems == "words" and model.modulus == 11
+    question = words.problems(2, seed=0)["question"].to_pylist()
+    assert len(thoughts.run(model, question).text) == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.p=12", "prime of at least 11"),
+        ("data.n_queries=0", "greater than 0"),
+        ("data.problems=algebra", "arithmetic"),
+        ("net.n_heads=5", "does not divide"),
+        ("net.d_in=7", "multiple of 2"),
+        ("loop.step_weights=[1]", "required"),
+        ("loop.step_weights=[0,0,0]", "not all be 0"),
+        ("loop.kd=-1", "greater than or equal to 0"),
+        ("loop.lr_rest=nan", "finite"),
+        ("loop.eval_every=0", "greater than 0"),
+        ("seeds=[-1]", "greater than or equal to 0"),
+        ("variants=[]", "one or more"),
+        ("workers=0", "greater than 0"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(override, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        config.load(DistillConfig, "codi-words", [override])
+    assert "\n" not in str(error.value) and override.partition("=")[0].split(".")[0] in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-unannealed", "tiny-labelfree", "tiny-controls", "words"])
 def test_shipped_recipes_are_complete_configs(name):
-    cfg = config.load(DistillConfig, f"codi-tiny{name}")
+    cfg = config.load(DistillConfig, f"codi-{name}")
     assert plan(cfg).rows > 0
     assert config.validate(DistillConfig, cfg.model_dump()) == cfg
 

@@ -19,6 +19,7 @@ from thoughtlens.errors import ConfigError, DataError, HookError, NotThereError
 from thoughtlens.extract import ExtractConfig, extract, plan
 from thoughtlens.extract.thoughts import is_right
 from thoughtlens.models import thoughts
+from thoughtlens.problems import arithmetic
 from thoughtlens.problems.source import problems
 from thoughtlens.store.reader import ActivationStore
 
@@ -182,3 +183,16 @@ def test_words_the_model_does_not_know(tmp_path):
 )
 def test_right_answers(text, value, gold, right):
     assert is_right(text, value, gold) is right
+
+
+def test_generated_problems_are_those_the_model_was_trained_on(tmp_path):
+    wanted = config.load(ExtractConfig, {"model": TINY, "problems": {"source": "generated", "n": 30}})
+    extract(wanted, tmp_path / "acts")
+    store = ActivationStore.open(tmp_path / "acts")
+    expected = arithmetic.problems(30, seed=0, p=23)["question"].to_pylist()
+    assert store.problems["question"].to_pylist() == expected
+    codi = make_codi(tmp_path, "gpt2")
+    model, base = {"name": str(codi.file), "dtype": "float32"}, str(codi.base)
+    foreign = config.load(ExtractConfig, {"model": model, "base": base, "problems": {"source": "generated"}})
+    with pytest.raises(ConfigError, match="takes a shipped thought model"):
+        extract(foreign, tmp_path / "other")

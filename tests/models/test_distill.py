@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from thoughtlens.models.distill.losses import (
     think,
 )
 from thoughtlens.models.distill.muon import Muon, orthogonalize, split_parameters
-from thoughtlens.models.distill.start import answer_where_the_teacher_looks_up, fit_projection
+from thoughtlens.models.distill.start import answer_where_the_teacher_looks_up, fit_projection, waves
 from thoughtlens.models.tiny_decoder import ANS, BOT, COT, COT2, EOT, Cache, TinyConfig, TinyDecoder
 
 CFG = TinyConfig(words=tuple(map(str, range(20))), question_len=4, n_thoughts=4, d_in=16, n_heads=2)
@@ -60,6 +61,57 @@ def test_teacher_text_by_hand():
     assert targets.tolist() == [[COT2, 30, ANS, 31, IGNORE, IGNORE], [COT2, 30, 31, 32, ANS, 33]]
     # passes 0..4 should hold COT2 o1 v1 v1 v1, and COT2 o1 v1 o2 v2
     assert step_targets(batch, 4).tolist() == [[COT2, 30, 31, 31, 31], [COT2, 30, 31, 32, 33]]
+
+
+def test_a_topic_stands_where_cot2_would():
+    cot = torch.tensor([[30, 31, 32, 33]])
+    batch = Batch(cot[:, :2], cot[:, :2], cot, torch.tensor([2]), torch.tensor([True]), cot[:, 0])
+    batch = replace(batch, topic=torch.tensor([40]))
+    ids, targets = teacher_tokens(batch)
+    assert ids.tolist() == [[COT, 40, 30, 31, 32, ANS]]
+    assert targets.tolist() == [[40, 30, 31, 32, ANS, 33]]
+    assert step_targets(batch, 4).tolist() == [[40, 30, 31, 32, 33]]
+
+
+def test_reading_is_the_cross_entropy_of_the_marks_after_the_first_block():
+    model, batch = a_model(), a_batch()
+    marks = torch.full((3, 2, 2), IGNORE)
+    marks[1, 0] = torch.tensor([W + 3, W + 4])
+    batch = replace(batch, marks=marks)
+    terms = losses(model, batch, Weights(reading=0.5, student=False))
+    states, _ = model(model.inputs(batch.context[1:2], 0), Cache([], []))
+    log_p = model.unembed(model.ln_f(states[1][0, 0])).log_softmax(-1)
+    # half the mean of two marks
+    assert terms["reading"].item() == pytest.approx(-0.25 * (log_p[W + 3] + log_p[W + 4]).item(), rel=1e-5)
+    assert terms.keys() == {"teacher", "reading"}
+    assert "reading" not in losses(model, a_batch(), Weights(reading=0.5, student=False))
+
+
+def test_padded_contexts_are_read_as_if_alone():
+    model, batch = a_model(question_len=6), a_batch()
+    alone = losses(model, batch, Weights(trajectory=1))
+    pad = torch.zeros(3, 2, dtype=torch.long)
+    padded = replace(
+        batch,
+        context=torch.cat([pad, batch.context], 1),
+        padding=torch.tensor([[True, True, False, False]]).expand(3, 4),
+    )
+    for mode in (False, True):
+        model.cfg = model.cfg.model_copy(update={"bottleneck": mode})
+        got, expected = (losses(model, b, Weights(trajectory=1)) for b in (padded, batch))
+        for name, value in expected.items():
+            assert got[name].item() == pytest.approx(value.item(), rel=1e-4), name
+    assert alone["student"].item() != expected["student"].item()
+
+
+def test_waves_tell_neighbours_apart_and_alike():
+    table = waves(90, 32)
+    assert table.std().item() == pytest.approx(0.3, rel=0.2)
+    # the scalar product of two positions depends on their distance only
+    gram = table @ table.T
+    for gap in (1, 5, 40):
+        assert gram.diagonal(gap).max() - gram.diagonal(gap).min() < 1e-4 * gram[0, 0]
+    assert gram[0, 1:].max() < gram[0, 0]
 
 
 def test_student_equals_one_pass_over_the_whole_sequence():
@@ -233,10 +285,14 @@ def projection_error(model: TinyDecoder, batch: Batch) -> float:
 
 def test_a_control_begins_where_the_teacher_looks_up():
     model = a_model(mode="none")
-    answer_where_the_teacher_looks_up(model)
+    answer_where_the_teacher_looks_up(model, [COT2])
     # question 0..3, <bot> 4, <cot2> at 5, thoughts 5..8, <eot> 9, <ans> 10
     got = model.inputs(torch.tensor([[ANS]]), 10).detach()
     assert got == pytest.approx(model.inputs(torch.tensor([[COT2]]), 5).detach(), abs=1e-5)
+    answer_where_the_teacher_looks_up(model, [W, W + 1])
+    got = model.inputs(torch.tensor([[ANS]]), 10).detach()
+    both = model.inputs(torch.tensor([[W], [W + 1]]), 5).detach().mean(0, keepdim=True)
+    assert got == pytest.approx(both, abs=1e-5)
 
 
 def test_the_target_per_thought_fades_and_the_learning_rate_falls():
@@ -247,6 +303,9 @@ def test_the_target_per_thought_fades_and_the_learning_rate_falls():
     assert trainer.loss_weights().step == 1.0
     trainer.at.step = 105  # a quarter of 20 steps
     assert trainer.loss_weights().step == 0.75 and trainer.lr_scale() == 1.0
+    trainer.cfg = SHORT.model_copy(update={"student_lr": 0.5})
+    assert trainer.lr_scale() == 0.5
+    trainer.cfg = SHORT
     trainer.enter("pure")
     assert trainer.loss_weights() == Weights(kd=1.0, step=0.0)
     trainer.at.step += 15  # three quarters: 2 * (1 - 0.75) + 0.01

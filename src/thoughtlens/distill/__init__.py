@@ -185,7 +185,7 @@ def _start(trainer: Trainer, variant: str, models: Path) -> None:
     """Controls start from what is learned already: `no_cot` from the model, `pause` from `no_cot`."""
     if variant == "no_cot":
         trainer.start_from(tiny.read(models / "thoughts")[0])
-        answer_where_the_teacher_looks_up(trainer.model)
+        answer_where_the_teacher_looks_up(trainer.model, trainer.task.openings)
     elif variant == "pause":
         trainer.start_from(tiny.read(models / "no_cot")[0])
 

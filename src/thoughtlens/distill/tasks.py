@@ -99,18 +99,18 @@ class WordsTask(ChainTask):
         super().__init__(p, n_contexts, n_queries)
         self.words, self.question_len = words.vocabulary(p), words.question_len()
         self.ids = {word: i + self.offset for i, word in enumerate(self.words)}
+        self.openings = [self.ids[name] for name in words.NAMES]
         lengths = [words.query_len(q) for q in range(words.N_TRAIN_QUERIES)]
         self.alike = [np.flatnonzero(np.array(lengths) == n) for n in lengths]
 
     def refresh(self, model: TinyDecoder, rng: np.random.Generator) -> None:
         """Draw the embeddings of all names."""
-        rows = [self.ids[name] for name in words.NAMES]
         d, fixed = model.cfg.d_in, np.random.default_rng(0)
         common = fixed.normal(0, 0.3, size=d)
         span = fixed.normal(0, 0.3 / NAME_DIMENSIONS**0.5, size=(NAME_DIMENSIONS, d))
-        drawn = common + rng.normal(size=(len(rows), NAME_DIMENSIONS)) @ span
+        drawn = common + rng.normal(size=(len(self.openings), NAME_DIMENSIONS)) @ span
         with torch.no_grad():
-            model.embed.weight[rows] = torch.from_numpy(drawn).to(model.embed.weight)
+            model.embed.weight[self.openings] = torch.from_numpy(drawn).to(model.embed.weight)
 
     def test_split(self, n_steps: int) -> str:
         """Always `test`, for its wording."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -34,7 +34,7 @@ from thoughtlens.models.distill.losses import (
 )
 from thoughtlens.models.distill.muon import Muon, split_parameters
 from thoughtlens.models.distill.start import fit_projection, initialize
-from thoughtlens.models.tiny_decoder import TinyConfig, TinyDecoder
+from thoughtlens.models.tiny_decoder import COT2, TinyConfig, TinyDecoder
 
 N_STEPS = 3
 PROJECTION_BATCHES = 40
@@ -42,6 +42,9 @@ PROJECTION_BATCHES = 40
 
 class Task(ABC):
     """A source of problems as tensors."""
+
+    openings: Sequence[int] = (COT2,)
+    """Tokens that a chain of thought can begin with."""
 
     @abstractmethod
     def batch(self, rng: np.random.Generator, step_weights: tuple[float, ...]) -> Batch:
@@ -67,6 +70,8 @@ class LoopConfig(Config):
     """Muon's learning rate, for hidden matrices."""
     lr_rest: float = Field(3e-3, gt=0, allow_inf_nan=False)
     """AdamW's learning rate, for embeddings, positions, norms and biases."""
+    student_lr: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """Factor on both learning rates after the teacher phase."""
     weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False)
     """Of both optimisers; vectors have none."""
     warmup_steps: int = Field(100, ge=0)
@@ -219,9 +224,12 @@ class Trainer:
         )
 
     def lr_scale(self) -> float:
-        """Warm-up, constant, then linear to 1 % over the second half of the last phase."""
+        """Warm-up, constant, `student_lr` after the teacher phase, then linear to 1 % of that over the
+        second half of the last phase."""
         cfg, at = self.cfg, self.at
         scale = min(1.0, (at.step + 1) / max(cfg.warmup_steps, 1))
+        if at.phase != "teacher":
+            scale *= cfg.student_lr
         if at.phase == "pure":
             share = (at.step - at.phase_start) / max(cfg.pure_steps, 1)
             scale *= min(1.0, 2 * (1 - share) + 0.01)

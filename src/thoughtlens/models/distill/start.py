@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtlens.models.tiny_decoder import ANS, BOT, COT, COT2, TinyDecoder
+from thoughtlens.models.tiny_decoder import ANS, BOT, COT, TinyDecoder
 
 
 def fit_projection(
@@ -43,14 +44,16 @@ def fit_projection(
 
 
 @torch.no_grad()
-def answer_where_the_teacher_looks_up(model: TinyDecoder) -> None:
-    """Make the student's answer cue, at its position, look like `<cot2>` at its own.
+def answer_where_the_teacher_looks_up(model: TinyDecoder, openings: Sequence[int]) -> None:
+    """Make the student's answer cue, at its position, look like the first token of the chain of thought
+    at its own: the mean of `openings`, the tokens that can stand there.
 
     There the finished model finds the first operation; a control without thoughts that begins so
     has to learn only the step itself.
     """
     at, cue = model.cfg.question_len + 1, model.cfg.question_len + model.cfg.n_thoughts + 2
-    model.pos.weight[cue] = model.embed.weight[COT2] + model.pos.weight[at] - model.embed.weight[ANS]
+    opening = model.embed.weight[list(openings)].mean(0)
+    model.pos.weight[cue] = opening + model.pos.weight[at] - model.embed.weight[ANS]
 
 
 def initialize(model: TinyDecoder, seed: int, layout: tuple[int, int]) -> TinyDecoder:
