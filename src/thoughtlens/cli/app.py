@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -27,5 +28,7 @@ Sae = Annotated[Path | None, typer.Option(help="Take the SAE from here.")]
 
 
 def show(result: dict) -> None:
-    """The command's one JSON object."""
+    """The command's one JSON object; of several processes under torchrun, the first one's."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     sys.stdout.write(json.dumps(result, ensure_ascii=False, default=str) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from thoughtlens.extract.background import in_background
 from thoughtlens.extract.config import ExtractConfig
+from thoughtlens.extract.ranks import joined_parts, write_part
 from thoughtlens.extract.source import Chunk, Source
 from thoughtlens.extract.text import plan_text, text_source
 from thoughtlens.extract.thoughts import plan_thoughts, thought_source
@@ -25,16 +27,20 @@ from thoughtlens.stage import Plan, read_json, run_stage, write_json
 from thoughtlens.store.meta import PROBLEMS, ROWS
 from thoughtlens.store.tables import stream
 from thoughtlens.store.writer import StoreWriter
+from thoughtlens.training.parallel import Ranks, joined, led
 
 __all__ = ["Chunk", "ExtractConfig", "Source", "extract", "plan", "write"]
 
 NORMS = "norms.json"
+SPOOLS = "spools"
 CALIBRATION_ROWS = 4096
 QUEUED_BATCHES = 4
 
 
 def extract(cfg: ExtractConfig, out: str | Path) -> dict[str, Any]:
     """Store activations as an `acts/` directory; an interrupted call continues.
+
+    Started by torchrun, the processes share the passes, and the first one writes the store.
 
     Rows are token positions of text, or passes of a thought model: then all passes of a problem,
     with the model's own answer beside the right one.
@@ -51,7 +57,12 @@ def extract(cfg: ExtractConfig, out: str | Path) -> dict[str, Any]:
         inputs = {"problems": file} if file is not None else {}
     else:
         inputs = problem_source.inputs(cfg.problems)
-    return run_stage("extract", cfg, out, lambda tmp: _work(cfg, tmp), inputs=inputs)
+    with joined() as ranks:
+        return led(
+            ranks,
+            lambda work: run_stage("extract", cfg, out, work, inputs=inputs),
+            lambda tmp: _work(cfg, tmp, ranks),
+        )
 
 
 def plan(cfg: ExtractConfig) -> Plan:
@@ -61,17 +72,27 @@ def plan(cfg: ExtractConfig) -> Plan:
     return plan_thoughts(cfg, cfg.problems)
 
 
-def _work(cfg: ExtractConfig, tmp: Path) -> dict[str, Any]:
+def _work(cfg: ExtractConfig, tmp: Path, ranks: Ranks) -> dict[str, Any]:
     if isinstance(cfg.problems, TextConfig):
-        source = text_source(cfg, cfg.problems, tmp)
+        own = tmp if ranks.first else tmp / SPOOLS / f"{ranks.rank:03d}"
+        own.mkdir(parents=True, exist_ok=True)
+        source = text_source(cfg, cfg.problems, own)
     else:
         source = thought_source(cfg, cfg.problems, tmp)
+    if ranks.size > 1:
+        write_part(source, tmp, cfg.shard_rows, ranks)
+        ranks.wait()
+        source = joined_parts(source, tmp, ranks.size)
+    if not ranks.first:
+        return {}
     writer = StoreWriter.begin(tmp, source.meta, cfg.shard_rows)
     if not writer.finished:
         write(cfg, tmp, source, writer)
         writer.finish(source.problems())
     result = _summary(cfg, tmp, source)
     source.close()
+    for left in (*tmp.glob("ranks_*"), tmp / SPOOLS):
+        shutil.rmtree(left, ignore_errors=True)
     return result
 
 
@@ -82,7 +103,7 @@ def write(cfg: ExtractConfig, tmp: Path, source: Source, writer: StoreWriter) ->
     """
     on_cpu = torch.device(cfg.model.device).type == "cpu"
     start = writer.cursor["next_batch"] if writer.cursor else 0
-    thresholds, chunks = _thresholds(cfg, tmp, source, source.chunks(start))
+    thresholds, chunks = _thresholds(cfg, tmp, source, source.chunks(start, (0, 1)))
 
     def append(chunk: Chunk) -> None:
         norms = {hook: x.float().norm(dim=1) for hook, x in chunk.acts.items()}

@@ -31,8 +31,10 @@ class Source:
     meta: StoreMeta
     n_rows: int
     problems: Callable[[], pa.Table]
-    chunks: Callable[[int], Iterator[Chunk]]
-    """All passes from this one on."""
+    listed: Callable[[], pa.Table]
+    """Those problems before the model has run: without its answers."""
+    chunks: Callable[[int, tuple[int, int]], Iterator[Chunk]]
+    """With (i, n): of the passes from this one on those whose number leaves the rest i when divided by n."""
     close: Callable[[], None]
     """Removes what was only needed on the way."""
     index: str

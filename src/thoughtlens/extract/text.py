@@ -83,7 +83,8 @@ def text_source(cfg: ExtractConfig, text: TextConfig, tmp: Path) -> Source:
         meta=meta,
         n_rows=documents.n_rows,
         problems=lambda: documents.documents,
-        chunks=lambda start: _text_chunks(cfg, lm, cutter, documents, start),
+        listed=lambda: documents.documents,
+        chunks=lambda start, share: _text_chunks(cfg, lm, cutter, documents, start, share),
         close=lambda: (tmp / SPOOL).unlink(missing_ok=True),
         index="position",
         splits=tuple(split for split, share in shares.items() if share > 0),
@@ -91,10 +92,15 @@ def text_source(cfg: ExtractConfig, text: TextConfig, tmp: Path) -> Source:
 
 
 def _text_chunks(
-    cfg: ExtractConfig, lm: LanguageModel, cutter: Cutter, documents: Spool, start: int
+    cfg: ExtractConfig,
+    lm: LanguageModel,
+    cutter: Cutter,
+    documents: Spool,
+    start: int,
+    share: tuple[int, int],
 ) -> Iterator[Chunk]:
     for index, batch in enumerate(documents.batches(cutter, cfg.batch_tokens, cfg.seed)):
-        if index < start:
+        if index < start or index % share[1] != share[0]:
             continue
         ids, mask = pad(batch, pad_id=0)
         keep = mask & cutter.kept(ids)

@@ -111,7 +111,8 @@ def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Sou
         meta=meta,
         n_rows=len(problems) * len(model.spec.passes),
         problems=lambda: with_answers(problems, _read_answers(tmp)),
-        chunks=lambda start: _chunks(cfg, model, hooks, problems, tmp, start),
+        listed=lambda: problems,
+        chunks=lambda start, share: _chunks(cfg, model, hooks, problems, tmp, start, share),
         close=lambda: shutil.rmtree(tmp / ANSWERS, ignore_errors=True),
         index="thought_idx",
         splits=tuple(problems["split"].unique().to_pylist()),
@@ -165,12 +166,13 @@ def _chunks(
     problems: pa.Table,
     tmp: Path,
     start: int,
+    share: tuple[int, int],
 ) -> Iterator[Chunk]:
     sites = sorted({site for site, _ in hooks.values()})
     layers = sorted({layer for _, layer in hooks.values() if layer is not None})
     n_passes = len(model.spec.passes)
     for index, first in enumerate(range(0, len(problems), cfg.batch_problems)):
-        if index < start:
+        if index < start or index % share[1] != share[0]:
             continue
         part = problems.slice(first, cfg.batch_problems)
         batch = collect(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from thoughtlens import kernels
 from thoughtlens.errors import MismatchError
 from thoughtlens.sae.base import SAE, SAEConfig
+from thoughtlens.sae.topk import dead_loss
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Stack:
 
     @torch.no_grad()
     def share_gradients(self) -> None:
-        """Let each member see its slice of the gradients; those of W_dec as `SAE.project_decoder_grad`."""
+        """Let each member see its slice of the gradients; W_dec's only across unit rows."""
         if self.cfg.decoder_norm == "unit" and self.W_dec.grad is not None:
             along = (self.W_dec.grad * self.W_dec).sum(dim=2, keepdim=True)
             self.W_dec.grad -= along * self.W_dec
@@ -128,7 +129,8 @@ class Stack:
 
     def _join(self, name: str) -> nn.Parameter:
         """The members' parameters as one, of which theirs become slices."""
-        whole = torch.stack([sae.get_parameter(name).detach() for sae in self.members])
+        parts = [sae.get_parameter(name).detach() for sae in self.members]
+        whole = torch.stack([p.T for p in parts]).mT if name == "W_enc" else torch.stack(parts)
         for sae, part in zip(self.members, whole, strict=True):
             sae.get_parameter(name).data = part
         return nn.Parameter(whole)
@@ -149,9 +151,7 @@ def _topk(
     """As `TopKSAE.loss`."""
     pre_acts = stack.pre_acts(z)
     ks = [sae.cfg.k for sae in stack.members]
-    values, indices = kernels.topk(pre_acts.flatten(0, 1), max(ks))
-    if min(ks) < max(ks):
-        values, indices = _first_k(values, indices, ks)
+    values, indices = _first_k(*kernels.topk(pre_acts.flatten(0, 1), max(ks)), ks)
     blocks = stack.d_sae * torch.arange(len(ks), device=z.device).repeat_interleave(z.shape[1])
     indices = indices + blocks[:, None]
     decoded = kernels.decode(values, indices, stack.W_dec.flatten(0, 1)).view_as(z)
@@ -159,8 +159,7 @@ def _topk(
     terms = {"reconstruction": residual.square().mean((1, 2))}
     if stack.cfg.auxk > 0:
         weight = stack.per_member([sae.cfg.auxk for sae in stack.members])
-        k_aux = stack.cfg.k_aux or max(1, stack.d_in // 2)
-        terms["auxk"] = weight * _auxk(residual, pre_acts, stack.W_dec, dead, k_aux)
+        terms["auxk"] = weight * _auxk(stack, residual, pre_acts, dead)
     fired = torch.bincount(indices[values != 0], minlength=len(ks) * stack.d_sae)
     return StackTerms(terms, fired.view(len(ks), -1))
 
@@ -168,37 +167,34 @@ def _topk(
 def _first_k(
     values: Float[Tensor, "rows k"], indices: Int[Tensor, "rows k"], ks: Sequence[int]
 ) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
-    """Each member's own k largest; what is beyond them becomes 0."""
-    values, order = values.sort(dim=1, descending=True)
+    """Each member's own k largest; what is beyond them becomes 0.
+
+    Always sorted: the order of a member's sums must not depend on who else is in the stack.
+    """
+    values, order = values.sort(dim=1, descending=True, stable=True)
     rank = torch.arange(values.shape[1], device=values.device)
     limit = torch.tensor(ks, device=values.device).repeat_interleave(len(values) // len(ks))
     return torch.where(rank < limit[:, None], values, 0), indices.gather(1, order)
 
 
 def _auxk(
+    stack: Stack,
     residual: Float[Tensor, "m batch d"],
     pre_acts: Float[Tensor, "m batch d_sae"],
-    W_dec: Float[Tensor, "m d_sae d"],
     dead: Bool[Tensor, "m d_sae"],
-    k_aux: int,
 ) -> Float[Tensor, " m"]:
-    """As `auxk_loss`, for the members that have dead latents; their numbers are padded to the largest."""
-    loss = residual.new_zeros(len(residual))
-    which = dead.any(1).nonzero().squeeze(1)
-    if len(which) == 0:
-        return loss
-    dead, target = dead[which], residual.detach()[which]
-    n_dead = int(dead.sum(1).max())
-    idx = (~dead).to(torch.uint8).argsort(dim=1, stable=True)[:, :n_dead]
-    mine = dead.gather(1, idx)
-    acts = pre_acts[which].gather(2, idx[:, None].expand(-1, target.shape[1], -1)).relu() * mine[:, None]
-    if n_dead > k_aux:
-        values, kept = acts.topk(k_aux, dim=-1, sorted=False)
-        acts = torch.zeros_like(acts).scatter(-1, kept, values)
-    rows = W_dec[which].gather(1, idx[..., None].expand(-1, -1, W_dec.shape[2]))
-    error = (target - acts @ rows).square().sum((1, 2))
-    scale = (target - target.mean(1, keepdim=True)).square().sum((1, 2))
-    return loss.index_put((which,), error / scale.clamp_min(torch.finfo(scale.dtype).tiny))
+    """As `auxk_loss`, one by one for the members that have dead latents.
+
+    Padded to one number of latents they could go together, but then a member's sums would depend on the
+    others, and a resumed run would end with other bytes.
+    """
+    k_aux = stack.cfg.k_aux or max(1, stack.d_in // 2)
+    dtype = stack.members[0].compute_dtype or stack.W_dec.dtype
+    losses = list(residual.new_zeros(len(residual)))
+    for i in dead.any(1).nonzero().squeeze(1).tolist():
+        latents = dead[i].nonzero().squeeze(1)
+        losses[i] = dead_loss(residual[i], pre_acts[i][:, latents], stack.W_dec[i][latents], k_aux, dtype)
+    return torch.stack(losses)
 
 
 def _relu(

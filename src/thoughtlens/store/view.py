@@ -99,12 +99,14 @@ class View:
         start: int = 0,
         epochs: int | None = 1,
         dtype: torch.dtype | None = torch.float32,
+        share: tuple[int, int] = (0, 1),
     ) -> Iterator[ViewBatch]:
         """Vectors in a random order, another one each epoch; every vector once an epoch.
 
         The epochs form one stream that is cut into batches, so only the last batch of all may be
         smaller. `start` vectors of the stream are skipped at no cost: a reader that stopped after
-        `start` vectors gets exactly what it would have got. `epochs=None` never ends.
+        `start` vectors gets exactly what it would have got. `epochs=None` never ends. With
+        `share = (i, n)` only the vectors i, i + n, ... of each batch are read and given.
         """
         self._check_batch(batch_size)
         if start < 0 or (epochs is not None and epochs < 0):
@@ -117,15 +119,17 @@ class View:
         buffer = torch.empty((max(ahead, 0), self.d_in), dtype=self._stored)
         while start < stop:
             idx = _stream(self.n, start, int(min(ahead, stop - start)), seed)
+            start += len(idx)
+            cuts = [idx[i : i + batch_size][share[0] :: share[1]] for i in range(0, len(idx), batch_size)]
+            idx = np.concatenate(cuts)
             hook, rows = self._locate(idx)
             self.store.maps.gather(hook, rows, buffer[: len(idx)])
-            cell = self._cells(hook, rows)
-            for i in range(0, len(idx), batch_size):
-                part = slice(i, min(i + batch_size, len(idx)))
+            cell, edge = self._cells(hook, rows), 0
+            for cut in cuts:
+                part, edge = slice(edge, edge + len(cut)), edge + len(cut)
                 yield ViewBatch(
                     buffer[part].to(dtype or self._stored, copy=True), idx[part].copy(), cell[part]
                 )
-            start += len(idx)
 
     def sequential(self, batch_size: int, dtype: torch.dtype | None = torch.float32) -> Iterator[ViewBatch]:
         """Every vector once, by number."""

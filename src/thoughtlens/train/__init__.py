@@ -12,14 +12,15 @@ from thoughtlens.errors import ResourceError
 from thoughtlens.progress import warn
 from thoughtlens.stage import Plan, run_stage
 from thoughtlens.store.reader import ActivationStore
-from thoughtlens.train.config import DTYPES, GroupSize, TrainConfig
+from thoughtlens.train.config import DTYPES, GroupSize, Parallel, TrainConfig
 from thoughtlens.train.groups import memory_bytes
 from thoughtlens.train.jobs import Job, check, plan_jobs
-from thoughtlens.train.run import train_jobs
+from thoughtlens.train.run import Team, train_jobs
 from thoughtlens.training.evaluation import DEFINITIONS
+from thoughtlens.training.parallel import Ranks, joined, led, local_rank
 from thoughtlens.training.track import write_curves
 
-__all__ = ["DTYPES", "GroupSize", "TrainConfig", "device", "plan", "train"]
+__all__ = ["DTYPES", "GroupSize", "Parallel", "TrainConfig", "device", "plan", "train"]
 
 IDLE_BYTES = 0.5e9
 """Memory of the libraries alone."""
@@ -28,11 +29,13 @@ IDLE_BYTES = 0.5e9
 def train(cfg: TrainConfig, out: str | Path) -> dict[str, Any]:
     """Train the SAE(s) of a config into the directory `out`.
 
-    Of several, one whose loss becomes NaN or Inf, or whose rows do not vary, stops alone: it is listed
+    Started by torchrun, the processes share the work as `cfg.parallel` says, and the first one writes.
+    Of several SAEs, one whose loss becomes NaN or Inf, or whose rows do not vary, stops alone: it is listed
     under `failed`, its last checkpoint is kept.
 
     Returns:
-        The stage's result: per member its size, rows, settings, and last measurement.
+        The stage's result: per member its size, rows, settings, and last measurement; on ranks other than
+        the first nothing.
 
     Raises:
         ConfigError: a setting that cannot be used with these rows (k above d_sae, a batch larger than
@@ -40,16 +43,16 @@ def train(cfg: TrainConfig, out: str | Path) -> dict[str, Any]:
         DataError: no SAE could be trained to the end.
     """
     store = ActivationStore.open(cfg.acts)
-    where = device(cfg.device)
     jobs = plan_jobs(cfg, store)
     warnings = [text for job in jobs for text in check(job)]
+    with joined() as ranks:
 
-    def work(tmp: Path) -> dict[str, Any]:
-        for text in warnings:
-            warn(text)
-        return _work(cfg, jobs, warnings, tmp, where)
+        def work(tmp: Path) -> dict[str, Any]:
+            for text in warnings:
+                warn(text)
+            return _work(cfg, jobs, warnings, tmp, ranks)
 
-    return run_stage("train", cfg, out, work, inputs={"acts": cfg.acts})
+        return led(ranks, lambda do: run_stage("train", cfg, out, do, inputs={"acts": cfg.acts}), work)
 
 
 def plan(cfg: TrainConfig) -> Plan:
@@ -76,14 +79,16 @@ def device(name: str) -> torch.device:
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ResourceError("device = 'cuda', and torch finds no GPU here; set train.device=cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank() % torch.cuda.device_count())
 
 
-def _work(
-    cfg: TrainConfig, jobs: list[Job], warnings: list[str], tmp: Path, where: torch.device
-) -> dict[str, Any]:
-    outcomes = train_jobs(jobs, tmp, where, cfg.group_size)
-    write_curves({o.label: o.curve for o in outcomes}, tmp / "metrics.parquet")
+def _work(cfg: TrainConfig, jobs: list[Job], warnings: list[str], tmp: Path, ranks: Ranks) -> dict[str, Any]:
+    team = Team.of(ranks, cfg.parallel, len(jobs))
+    outcomes = train_jobs(jobs, tmp, device(cfg.device), cfg.group_size, team)
+    if ranks.first:
+        write_curves({o.label: o.curve for o in outcomes}, tmp / "metrics.parquet")
     failed = [{"member": o.label, "reason": o.failure} for o in outcomes if o.failure is not None]
     summaries = [o.summary for o in outcomes if o.summary is not None]
     return {

@@ -13,6 +13,7 @@ from thoughtlens.config import Config
 from thoughtlens.training.members import Partition
 
 GroupSize = Literal["auto"] | Annotated[int, Field(ge=1)]
+Parallel = Literal["auto", "members", "data", "latents"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -43,7 +44,7 @@ class TrainConfig(Config):
     batch_size: int = Field(default=2048, ge=1)
     """Vectors per optimizer step."""
     lr: float | None = Field(default=None, gt=0)
-    """Adam's learning rate; unset: the architecture's default for its size."""
+    """Adam's learning rate; unset: a default for the number of latents and of steps."""
     warmup: float = Field(default=0.05, ge=0, le=1)
     """Share of the run over which the learning rate rises from 0."""
     decay: float = Field(default=0.2, ge=0, le=1)
@@ -71,6 +72,10 @@ class TrainConfig(Config):
     """Seconds between checkpoints."""
     group_size: GroupSize = "auto"
     """SAEs of one shape that are trained as one batched program; auto: as many as pays off and fits."""
+    parallel: Parallel = "auto"
+    """What the processes that torchrun starts share. members: each trains other SAEs. data: each takes a
+    part of every batch. latents: each holds a part of the latents (topk). auto: members where there are
+    several SAEs, else data."""
 
     @field_validator("members", mode="before")
     @classmethod

@@ -18,12 +18,12 @@ CACHE_ACTS = 1 << 18
 
 
 def plan_groups(
-    jobs: list[Job], device: torch.device, group_size: int | Literal["auto"], n_threads: int
+    jobs: list[Job], device: torch.device, group_size: int | Literal["auto"], n_threads: int, n_ranks: int = 1
 ) -> list[list[Job]]:
     """Jobs of equal shape together, in order; groups of one where a kind has no batched loss.
 
-    On the CPU, `auto` puts together what fits the cache, and no more than leaves work for each thread;
-    on a GPU all that its memory holds.
+    `auto` leaves work for each thread of each rank. On the CPU it puts together what fits the cache, on a
+    GPU what its memory holds.
 
     Raises:
         ResourceError: groups of the size asked for do not fit into memory.
@@ -34,7 +34,7 @@ def plan_groups(
         shapes.setdefault(job if key is None else key, []).append(job)
     groups = []
     for same in shapes.values():
-        size = _size(same, device, group_size, n_threads, len(jobs)) if len(same) > 1 else 1
+        size = _size(same, device, group_size, n_threads, n_ranks) if len(same) > 1 else 1
         groups += [same[i : i + size] for i in range(0, len(same), size)]
     return groups
 
@@ -56,11 +56,11 @@ def _key(job: Job) -> object | None:
 
 
 def _size(
-    jobs: list[Job], device: torch.device, group_size: int | Literal["auto"], n_threads: int, n_jobs: int
+    jobs: list[Job], device: torch.device, group_size: int | Literal["auto"], n_threads: int, n_ranks: int
 ) -> int:
     each = max(memory_bytes(job) for job in jobs)
     free = free_bytes(device)
-    at_once = min(n_threads, n_jobs)
+    at_once = min(n_threads, len(jobs))
     fits = max(1, int(free / each / at_once))
     if isinstance(group_size, int):
         size = min(group_size, len(jobs))
@@ -70,10 +70,9 @@ def _size(
                 f"{_gb(free)} are free; set train.group_size={fits}, or auto"
             )
         return size
-    wanted = len(jobs)
+    wanted = -(-len(jobs) // (n_threads * n_ranks))
     if device.type == "cpu":
-        acts = jobs[0].cfg.batch_size * jobs[0].d_sae
-        wanted = max(1, min(CACHE_ACTS // acts, -(-len(jobs) // n_threads)))
+        wanted = max(1, min(CACHE_ACTS // (jobs[0].cfg.batch_size * jobs[0].d_sae), wanted))
     if fits < wanted:
         say(
             f"train: a stack of {wanted} SAEs needs about {_gb(wanted * each)}, {_gb(free)} are free: "

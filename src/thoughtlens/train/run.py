@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,14 +12,17 @@ from typing import Any, Literal
 import torch
 
 from thoughtlens import sae as saes
-from thoughtlens.errors import DataError
+from thoughtlens.errors import ConfigError, DataError
 from thoughtlens.progress import Progress, progress, say, warn
 from thoughtlens.stage import read_json, write_json
+from thoughtlens.train.config import Parallel
 from thoughtlens.train.groups import plan_groups
 from thoughtlens.train.jobs import Job, provenance, settings, start, summary, validation_rows
-from thoughtlens.training.checkpoint import Checkpoints
+from thoughtlens.training.checkpoint import Checkpoints, ReadOnly
 from thoughtlens.training.evaluation import measure
 from thoughtlens.training.loop import Trainer, fit
+from thoughtlens.training.parallel import DataParallelTrainer, Ranks
+from thoughtlens.training.sharded import LatentParallelTrainer
 from thoughtlens.training.together import Entry, fit_together
 from thoughtlens.training.track import Row
 
@@ -34,8 +37,37 @@ class Outcome:
     failure: str | None = None
 
 
+@dataclass(frozen=True)
+class Team:
+    """The processes at work, and what they share."""
+
+    ranks: Ranks = field(default_factory=Ranks)
+    how: Literal["members", "data", "latents"] = "members"
+
+    @classmethod
+    def of(cls, ranks: Ranks, how: Parallel, n_jobs: int) -> Team:
+        """The team for some jobs, `auto` decided."""
+        if ranks.size == 1:
+            return cls()
+        return cls(ranks, how if how != "auto" else "members" if n_jobs > 1 else "data")
+
+    @property
+    def joint(self) -> bool:
+        """Whether all work on one SAE at a time."""
+        return self.ranks.size > 1 and self.how != "members"
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes the SAEs that it works on."""
+        return self.ranks.first or not self.joint
+
+
 def train_jobs(
-    jobs: list[Job], tmp: Path, device: torch.device, group_size: int | Literal["auto"]
+    jobs: list[Job],
+    tmp: Path,
+    device: torch.device,
+    group_size: int | Literal["auto"],
+    team: Team = Team(),
 ) -> list[Outcome]:
     """Train SAEs into folders of `tmp`; those that are finished there already are read back.
 
@@ -45,32 +77,47 @@ def train_jobs(
     Raises:
         DataError: the only job, or every one of them, cannot be trained to the end.
         ResourceError: groups of `group_size` do not fit into memory.
+        ConfigError: a kind, or a batch, that the team cannot share.
     """
-    n_threads = torch.get_num_threads() if device.type == "cpu" else 1
-    groups = plan_groups(jobs, device, group_size, n_threads)
-    if len(jobs) > 1:
-        sizes = ", ".join(map(str, sorted({len(g) for g in groups})))
-        say(
-            f"train: {len(jobs)} SAEs in {len(groups)} groups of {sizes}, "
-            f"{min(n_threads, len(groups))} at once"
-        )
-    with progress("train", sum(job.n_vectors for job in jobs), "vectors") as bar:
-        work = [partial(_train_group, group, tmp, device, bar) for group in groups]
-        found = {outcome.label: outcome for part in _side_by_side(work, n_threads, bar) for outcome in part}
-    outcomes = [found[job.label] for job in jobs]
+    team = team or Team()
+    n_threads = torch.get_num_threads() if device.type == "cpu" and not team.joint else 1
+    groups = _groups(jobs, device, group_size, n_threads, team)
+    with progress("train", sum(job.n_vectors for group in groups for job in group), "vectors") as bar:
+        _side_by_side([partial(_train_group, g, tmp, device, bar, team) for g in groups], n_threads, bar)
+    team.ranks.wait()
+    outcomes = [_Run(job, tmp, device, team).outcome() for job in jobs]
     if all(o.failure is not None for o in outcomes):
-        for job in jobs:
-            _Run(job, tmp, device).done.unlink()
+        team.ranks.wait()
+        if team.ranks.first:
+            for job in jobs:
+                _Run(job, tmp, device, team).done.unlink()
         raise DataError(str(outcomes[0].failure))
     return outcomes
 
 
-def _side_by_side(
-    work: list[Callable[[], list[Outcome]]], n_threads: int, bar: Progress
-) -> list[list[Outcome]]:
-    """Every result in order; the first exception stops all."""
-    if min(n_threads, len(work)) == 1:
-        return [do() for do in work]
+def _groups(
+    jobs: list[Job], device: torch.device, group_size: int | Literal["auto"], n_threads: int, team: Team
+) -> list[list[Job]]:
+    """The groups that this process works on."""
+    if team.joint:
+        smallest = min(job.cfg.batch_size for job in jobs)
+        if smallest < team.ranks.size:
+            raise ConfigError(f"batch_size = {smallest} is below the {team.ranks.size} ranks; start fewer")
+        return [[job] for job in jobs]
+    groups = plan_groups(jobs, device, group_size, n_threads, team.ranks.size)
+    if len(jobs) > 1:
+        sizes = ", ".join(map(str, sorted({len(g) for g in groups})))
+        at_once = min(n_threads, len(groups))
+        say(f"train: {len(jobs)} SAEs in {len(groups)} groups of {sizes}, {at_once} at once")
+    return groups[team.ranks.rank :: team.ranks.size]
+
+
+def _side_by_side(work: list[Callable[[], None]], n_threads: int, bar: Progress) -> None:
+    """Do all of it; the first exception stops the rest."""
+    if min(n_threads, len(work)) <= 1:
+        for do in work:
+            do()
+        return
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(min(n_threads, len(work)), "train") as pool:
@@ -82,30 +129,29 @@ def _side_by_side(
                 bar.stop()
                 pool.shutdown(cancel_futures=True)
                 raise
-            return [future.result() for future in futures]
     finally:
         torch.set_num_threads(n_threads)
 
 
-def _train_group(group: list[Job], tmp: Path, device: torch.device, bar: Progress) -> list[Outcome]:
+def _train_group(group: list[Job], tmp: Path, device: torch.device, bar: Progress, team: Team) -> None:
     """Those of a group that are not finished, each from where it stands."""
-    runs = [_Run(job, tmp, device) for job in group]
+    runs = [_Run(job, tmp, device, team) for job in group]
     todo = [run for run in runs if not run.resume(bar)]
     if len(group) > 1:
         fit_together([run.entry() for run in todo], bar)
     else:
         for run in todo:
             run.fit(bar)
-    return [run.outcome() for run in runs]
 
 
 class _Run:
     """A job between its checkpoints and its files."""
 
-    def __init__(self, job: Job, tmp: Path, device: torch.device):
-        self.job, self.tmp, self.device = job, tmp, device
-        self.checkpoints = Checkpoints(tmp / "checkpoints" / job.label)
-        self.offending = tmp / f"offending_batch.{job.label}.safetensors"
+    def __init__(self, job: Job, tmp: Path, device: torch.device, team: Team):
+        self.job, self.tmp, self.device, self.team = job, tmp, device, team
+        self.checkpoints = (Checkpoints if team.writes else ReadOnly)(tmp / "checkpoints" / job.label)
+        mine = "" if team.writes else f".rank_{team.ranks.rank}"
+        self.offending = tmp / f"offending_batch.{job.label}{mine}.safetensors"
 
     @property
     def done(self) -> Path:
@@ -114,24 +160,34 @@ class _Run:
 
     def resume(self, bar: Progress) -> bool:
         """Whether it is over; if not, everything is loaded."""
-        if not self.done.is_file():
-            try:
+        over = self.done.is_file()
+        try:
+            if not over:
                 self._load()
-            except DataError as error:
-                self.fail(str(error))
-        if self.done.is_file():
-            bar.skip(self.job.n_vectors)
-            return True
-        bar.skip(self.trainer.rows_seen)
-        return False
+        except DataError as error:
+            self.fail(str(error))
+            over = True
+        bar.skip(self.job.n_vectors if over else self.trainer.rows_seen)
+        return over
 
     def _load(self) -> None:
         self.offending.unlink(missing_ok=True)
-        sae, self.sample = start(self.job, self.device)
+        whole = self.team.joint and self.team.how == "latents"
+        sae, self.sample = start(self.job, torch.device("cpu") if whole else self.device)
         self.validation = validation_rows(self.job)
-        self.trainer = Trainer(sae, settings(self.job))
+        self.trainer = self._trainer(sae)
         if (found := self.checkpoints.latest()) is not None:
             self.trainer.restore(*found)
+        if self.team.joint:
+            self.team.ranks.wait()  # all have read the checkpoints before one writes and deletes
+
+    def _trainer(self, sae: saes.SAE) -> Trainer:
+        numbers, team = settings(self.job), self.team
+        if not team.joint:
+            return Trainer(sae, numbers)
+        if team.how == "latents":
+            return LatentParallelTrainer(sae, numbers, team.ranks, self.device)
+        return DataParallelTrainer(sae, numbers, team.ranks)
 
     def fit(self, bar: Progress) -> None:
         """Train it alone."""
@@ -155,15 +211,19 @@ class _Run:
         )
 
     def evaluate(self, sae: saes.SAE) -> Row:
-        """Its measurements on training and validation rows."""
+        """Its measurements on training and validation rows, by the process that writes them."""
+        if not self.team.writes:
+            return {}
         row = measure(sae, self.sample, "train")
         return row if self.validation is None else row | measure(sae, self.validation, "validation")
 
     def finish(self) -> None:
         """Write its files; from here on it is over."""
-        trainer, job = self.trainer, self.job
-        trainer.sae.provenance = provenance(job)
-        saes.save(trainer.sae, self.tmp / job.name)
+        trainer, job, sae = self.trainer, self.job, self.trainer.whole()
+        if not self.team.writes:
+            return
+        sae.provenance = provenance(job)
+        saes.save(sae, self.tmp / job.name)
         entry = summary(job, trainer.settings, self.sample, self.validation, trainer.curve[-1])
         self.done.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.done, {"curve": trainer.curve, "summary": entry})
@@ -171,6 +231,8 @@ class _Run:
 
     def fail(self, reason: str) -> None:
         """Say why it stops; its checkpoints stay."""
+        if not self.team.writes:
+            return
         warn(f"{self.job.label}: {reason}")
         trainer: Trainer | None = getattr(self, "trainer", None)
         self.done.parent.mkdir(parents=True, exist_ok=True)

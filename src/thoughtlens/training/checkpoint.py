@@ -70,6 +70,16 @@ class Checkpoints:
         return sorted(d for d in self.root.iterdir() if d.is_dir() and d.name.isdigit())
 
 
+class ReadOnly(Checkpoints):
+    """The checkpoints of a run that another process writes."""
+
+    def save(self, rows_seen: int, tensors: dict[str, Tensor], table: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def clear(self) -> None:
+        """Nothing."""
+
+
 def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         table = json.loads((folder / "state.json").read_text("utf-8"))

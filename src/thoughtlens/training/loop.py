@@ -60,6 +60,9 @@ class Settings:
 class Trainer:
     """An SAE, its optimizer and its counters: what a step changes and a checkpoint holds."""
 
+    share: tuple[int, int] = (0, 1)
+    """(i, n): a step takes the rows i, i + n, ... of the batch, as in `View.batches`."""
+
     def __init__(self, sae: SAE, settings: Settings):
         keep_freed_memory()
         self.sae, self.settings = sae, settings
@@ -104,6 +107,18 @@ class Trainer:
         if s.resample_every and self.rows_seen % s.resample_every < s.batch_size and progress < UNTIL:
             self._resample(batch)
         return loss
+
+    def whole(self) -> SAE:
+        """The SAE as it is measured and saved."""
+        return self.sae
+
+    def n_dead(self) -> int:
+        """Latents that count as dead now."""
+        return int(self.tracker.dead.sum())
+
+    def checkpoint_due(self, elapsed_s: float) -> bool:
+        """Whether it is time for a checkpoint, so long after the last one."""
+        return elapsed_s >= self.settings.checkpoint_every_s
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that `step` depends on, as (tensors, JSON table)."""
@@ -170,7 +185,9 @@ def fit(
     """
     s = trainer.settings
     saved = time.monotonic()
-    stream = source.batches(s.batch_size, seed=s.seed, start=trainer.rows_seen, epochs=None)
+    stream = source.batches(
+        s.batch_size, seed=s.seed, start=trainer.rows_seen, epochs=None, share=trainer.share
+    )
     for batch in islice(stream, s.n_steps - trainer.step_idx):
         try:
             trainer.step(**inputs(batch, trainer.sae, source.cells))
@@ -178,8 +195,8 @@ def fit(
             stop(trainer, batch, offending, str(error))
         if trainer.step_idx % s.eval_every == 0 or trainer.step_idx == s.n_steps:
             trainer.curve.append(measured(trainer, evaluate))
-        bar.advance(len(batch.x), note(trainer.curve))
-        if time.monotonic() - saved >= s.checkpoint_every_s:
+        bar.advance(s.batch_size, note(trainer.curve))
+        if trainer.checkpoint_due(time.monotonic() - saved):
             checkpoints.save(trainer.rows_seen, *trainer.state())
             saved = time.monotonic()
     return trainer.curve
@@ -199,8 +216,8 @@ def measured(trainer: Trainer, evaluate: Callable[[SAE], Row]) -> Row:
         "rows_seen": trainer.rows_seen,
         "lr": lr_at(trainer.step_idx - 1, s.n_steps, s.lr, s.warmup, s.decay),
         **trainer.means.take(),
-        "n_dead": int(trainer.tracker.dead.sum()),
-        **evaluate(trainer.sae),
+        "n_dead": trainer.n_dead(),
+        **evaluate(trainer.whole()),
     }
 
 

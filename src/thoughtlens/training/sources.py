@@ -54,10 +54,16 @@ class JoinedView:
         return self._view.cells
 
     def batches(
-        self, batch_size: int, *, seed: int, start: int = 0, epochs: int | None = 1
+        self,
+        batch_size: int,
+        *,
+        seed: int,
+        start: int = 0,
+        epochs: int | None = 1,
+        share: tuple[int, int] = (0, 1),
     ) -> Iterator[Joined]:
         """As `View.batches`."""
-        for batch in self._view.batches(batch_size, seed=seed, start=start, epochs=epochs):
+        for batch in self._view.batches(batch_size, seed=seed, start=start, epochs=epochs, share=share):
             yield self._join(batch)
 
     def sample(self, n: int, seed: int) -> Joined:

@@ -17,6 +17,7 @@ from thoughtlens.progress import Progress
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.stack import Stack, StackTerms
 from thoughtlens.store.view import View, ViewBatch
+from thoughtlens.training.adam import EPS, Adam
 from thoughtlens.training.checkpoint import Checkpoints
 from thoughtlens.training.loop import Trainer, inputs, measured, note, stop
 from thoughtlens.training.schedule import lr_at
@@ -93,6 +94,8 @@ class StackTrainer:
         return [dict(zip(table, column, strict=True)) for column in columns.T]
 
     def _update(self, numbers: list[dict[str, Tensor]], failures: list[str | None]) -> None:
+        """Clip and step the members that did not fail, those with one learning rate in one call."""
+        groups: dict[float, list[Trainer]] = {}
         for trainer, values, failure in zip(self.trainers, numbers, failures, strict=True):
             s = trainer.settings
             if failure is not None:
@@ -100,7 +103,10 @@ class StackTrainer:
             if 0 < s.grad_clip < values["norm"]:
                 factor = s.grad_clip / (values["norm"].item() + 1e-6)
                 torch._foreach_mul_([p.grad for p in trainer.sae.parameters()], factor)
-            trainer.optimizer.step(lr_at(trainer.step_idx, s.n_steps, s.lr, s.warmup, s.decay))
+            lr = lr_at(trainer.step_idx, s.n_steps, s.lr, s.warmup, s.decay)
+            groups.setdefault(lr, []).append(trainer)
+        for lr, trainers in groups.items():
+            step_together([trainer.optimizer for trainer in trainers], lr)
         self.stack.normalize_decoder()
 
     def _count(
@@ -113,6 +119,32 @@ class StackTrainer:
                 counted = {n: v.item() for n, v in values.items() if n.startswith("loss")}
                 trainer.means.add({**counted, "l0_train": values["fired"].item() / n_rows})
                 trainer.step_idx += 1
+
+
+@torch.no_grad()
+def step_together(optimizers: Sequence[Adam], lr: float) -> None:
+    """`Adam.step` of several optimizers with one learning rate, as one call of torch's fused kernel."""
+    parameters = [p for one in optimizers for p in one.parameters.values() if p.grad is not None]
+    states = [one.state[p] for one in optimizers for p in one.parameters.values() if p.grad is not None]
+    for state in states:
+        state["step"] += 1
+        state["last"].copy_(state["step"])
+    device = parameters[0].device
+    torch.ops.aten._fused_adam_(
+        parameters,
+        [p.grad for p in parameters],
+        [state["exp_avg"] for state in states],
+        [state["exp_avg_sq"] for state in states],
+        [],
+        [state["step"].to(device) for state in states],
+        lr=lr,
+        beta1=optimizers[0].betas[0],
+        beta2=optimizers[0].betas[1],
+        weight_decay=0.0,
+        eps=EPS,
+        amsgrad=False,
+        maximize=False,
+    )
 
 
 def fit_together(entries: Sequence[Entry], bar: Progress) -> None:

@@ -1,0 +1,126 @@
+"""What the ranks of test_parallel.py do; an assertion that fails ends the process with an error."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from thoughtlens import sae as saes
+from thoughtlens.config import load
+from thoughtlens.extract import ExtractConfig, extract
+from thoughtlens.store.reader import ActivationStore
+from thoughtlens.train import TrainConfig, train
+from thoughtlens.training.loop import Settings, Trainer
+from thoughtlens.training.parallel import DataParallelTrainer, joined
+from thoughtlens.training.sharded import LatentParallelTrainer
+
+SETTINGS = Settings(
+    n_steps=24, batch_size=50, lr=3e-3, warmup=0.1, decay=0.2, grad_clip=0.05, dead_after_rows=100,
+    eval_every=7, checkpoint_every_s=1e9, seed=4,
+)  # fmt: skip
+TOPK = saes.TopKConfig(d_sae=33, k=3, k_aux=2)  # 33 latents: the ranks hold 16 and 17
+
+
+def new(cfg, view) -> saes.SAE:
+    sae = saes.create(cfg, view.d_in, seed=1)
+    sae.initialize(view.sample(400, 0).x)
+    with torch.no_grad():
+        sae.b_enc[::3] = -9.0  # a third never fires, so that the auxiliary loss has work
+    return sae
+
+
+def go(trainer, view, stop: int) -> None:
+    stream = view.batches(50, seed=4, start=trainer.rows_seen, epochs=None, share=trainer.share)
+    for batch in islice(stream, stop - trainer.step_idx):
+        trainer.step(batch.x)
+
+
+def same(mine, theirs, tolerance: float) -> None:
+    tensors, table = mine
+    expected, expected_table = theirs
+    assert tensors.keys() == expected.keys() and table["step"] == expected_table["step"]
+    for name, t in tensors.items():
+        torch.testing.assert_close(
+            t, expected[name], rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    for name, value in table["sums"].items():
+        assert abs(value - expected_table["sums"][name]) <= tolerance * abs(value) + 1e-6, name
+
+
+def copied(trainer):
+    tensors, table = trainer.state()
+    return {n: t.clone() for n, t in tensors.items()}, {**table, "sums": dict(table["sums"]), "curve": []}
+
+
+def compare(root: Path) -> None:
+    """Both ways of sharing against one process: from the start, and from another number of ranks' state."""
+    view = ActivationStore.open(root).view(split="train")
+    with joined() as ranks:
+        assert ranks.size == 2
+        makers = {
+            "data": lambda cfg: DataParallelTrainer(new(cfg, view), SETTINGS, ranks),
+            "latents": lambda cfg: LatentParallelTrainer(
+                new(cfg, view), SETTINGS, ranks, torch.device("cpu")
+            ),
+        }
+        relu = saes.ReLUConfig(d_sae=33, l1=0.5)
+        for how, cfg in (("data", TOPK), ("data", relu), ("latents", TOPK)):
+            alone = Trainer(new(cfg, view), SETTINGS)
+            go(alone, view, 12)
+            middle = copied(alone)
+            go(alone, view, 24)
+            end = copied(alone)
+            assert cfg is relu or end[1]["sums"]["loss_auxk"] > 0
+            shared = makers[how](cfg)
+            go(shared, view, 12)
+            same(copied(shared), middle, 2e-4)
+            resumed = makers[how](cfg)
+            resumed.restore(*middle)
+            go(resumed, view, 24)
+            same(copied(resumed), end, 2e-4)
+            back = Trainer(new(cfg, view), SETTINGS)
+            back.restore(*copied(shared))
+            go(back, view, 24)
+            same(copied(back), end, 2e-4)
+            whole = resumed.whole()
+            torch.testing.assert_close(
+                whole(view.sample(20, 0).x), alone.sae(view.sample(20, 0).x), rtol=1e-3, atol=1e-3
+            )
+
+
+def one_loss(root: Path) -> None:
+    """Before any update, the sum of the ranks' losses is the loss of one process, and the gradients' too."""
+    view = ActivationStore.open(root).view(split="train")
+    with joined() as ranks:
+        for how in ("data", "latents"):
+            alone = Trainer(new(TOPK, view), replace(SETTINGS, dead_after_rows=1))
+            alone.tracker.silent_rows += torch.arange(33) % 2
+            shared = (
+                DataParallelTrainer(new(TOPK, view), alone.settings, ranks) if how == "data"
+                else LatentParallelTrainer(new(TOPK, view), alone.settings, ranks, torch.device("cpu"))
+            )  # fmt: skip
+            shared.restore(*copied(alone))
+            go(alone, view, 1)
+            go(shared, view, 1)
+            for name, value in alone.means.sums.items():
+                assert abs(shared.means.sums[name] / value - 1) < 1e-5, (how, name)
+
+
+def main() -> None:
+    scenario, root = sys.argv[1], Path(sys.argv[2])
+    if scenario == "train":
+        train(load(TrainConfig, root / "train.toml"), root / sys.argv[3])
+    elif scenario == "extract":
+        for name in sys.argv[3:]:
+            extract(load(ExtractConfig, root / f"{name}.toml"), root / f"{name}.two")
+    else:
+        one_loss(root)
+        compare(root)
+
+
+if __name__ == "__main__":
+    main()
