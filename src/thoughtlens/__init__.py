@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 MODULES = (
-    "baselines", "classify", "config", "errors", "explain", "extract", "interpret", "kernels",
+    "baselines", "classify", "config", "errors", "explain", "extract", "interpret", "intervene", "kernels",
     "metrics", "models", "pipeline", "plots", "problems", "report", "sae", "store", "train",
     "training", "validate",
 )  # fmt: skip

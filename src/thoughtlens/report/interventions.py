@@ -55,7 +55,7 @@ def _one(name: str, result: dict[str, Any]) -> list[Block]:
     blocks: list[Block] = [
         Text(
             f"{name}: {plots.words(result['edit'])} on {result['model']}, split {result['split']}; "
-            f"untouched: {accuracy} right, n = {rows[0]['n']:,}. Each edit is compared with the untouched run "
+            f"untouched: {accuracy} right, n = {rows[0]['n']:,}. Each edit is held against the untouched run "
             f"on the same problems; a control stands below the edit that it belongs to."
         )
     ]
