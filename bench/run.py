@@ -20,12 +20,13 @@ RUNS = {
     "memory": [],
     "train-step-topk": ["--kind", "topk"],
     "train-step-relu": ["--kind", "relu"],
+    "decode": [],
 }
 
 
 def main() -> None:
     RESULTS.mkdir(exist_ok=True)
-    found = {"date": date.today().isoformat(), "machine": platform.platform(), "processor": _processor()}
+    found = {"date": date.today().isoformat(), "machine": platform.platform(), "processor": processor()}
     for name, options in RUNS.items():
         command = name if not name.startswith("train-step") else "train-step"
         done = subprocess.run(
@@ -41,7 +42,7 @@ def main() -> None:
     print(f"written to {file}")
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name, where the system says it."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from thoughtlens.bench import bench_train_step
-from thoughtlens.errors import ConfigError
+from thoughtlens.bench import bench_decode, bench_train_step
+from thoughtlens.errors import ConfigError, ResourceError
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("topk", "float32"), ("topk", "bfloat16"), ("relu", "float32")])
@@ -13,7 +14,7 @@ def test_train_step(kind, dtype):
     result = bench_train_step(d_in=16, d_sae=64, batch=32, k=4, kind=kind, dtype=dtype, steps=3, warmup=1)
     assert 0 < result["min_ms"] <= result["median_ms"] <= result["max_ms"]
     assert (result["kind"], result["k"]) == (kind, 4 if kind == "topk" else None)
-    assert (result["steps"], result["dtype"], result["kernels"]) == (3, dtype, "reference")
+    assert (result["steps"], result["dtype"], result["kernels"]) == (3, dtype, "cpu")
     assert result["threads"] >= 1
 
 
@@ -21,3 +22,25 @@ def test_train_step(kind, dtype):
 def test_settings_that_cannot_be_timed(changes):
     with pytest.raises(ConfigError):
         bench_train_step(**{"d_in": 8, "d_sae": 16, "batch": 4, "k": 2, "steps": 1, **changes})
+
+
+def test_the_reference_can_be_forced(monkeypatch):
+    monkeypatch.setenv("THOUGHTLENS_KERNELS", "reference")
+    assert bench_train_step(d_in=8, d_sae=16, batch=4, k=2, steps=1, warmup=0)["kernels"] == "reference"
+    monkeypatch.setenv("THOUGHTLENS_KERNELS", "fast")
+    with pytest.raises(ConfigError, match="THOUGHTLENS_KERNELS: expected auto or reference, got 'fast'"):
+        bench_train_step(d_in=8, d_sae=16, batch=4, k=2, steps=1, warmup=0)
+
+
+def test_decode():
+    result = bench_decode(d_out=8, d_sae=32, batch=16, k=3, steps=2)
+    assert result["median_ms"] > 0 and result["dense_ms"] > 0 and result["kernels"] == "cpu"
+    with pytest.raises(ConfigError, match="k = 33"):
+        bench_decode(d_out=8, d_sae=32, batch=16, k=33, steps=2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("bench", [bench_train_step, bench_decode])
+def test_a_gpu_that_is_not_there(bench):
+    with pytest.raises(ResourceError, match="finds no GPU"):
+        bench(device="cuda")

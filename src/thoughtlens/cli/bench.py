@@ -18,7 +18,7 @@ def bench_train_step(
     batch: int = 2048,
     kind: str = "topk",
     k: int = 32,
-    dtype: str = "float32",
+    dtype: str = "bfloat16",
     steps: int = 20,
     device: str = "cpu",
 ) -> None:
@@ -30,6 +30,55 @@ def bench_train_step(
             d_in=d_in, d_sae=d_sae, batch=batch, kind=kind, k=k, dtype=dtype, steps=steps, device=device
         )
     )
+
+
+@bench_app.command("stack")
+def bench_stack(
+    *,
+    members: int = 42,
+    d_in: int = 192,
+    d_sae: int = 1536,
+    batch: int = 1024,
+    kind: str = "topk",
+    k: int = 32,
+    dtype: str = "float32",
+    steps: int = 5,
+    group_size: int = 0,
+    device: str = "cpu",
+) -> None:
+    """Many SAEs at once beside the same SAEs one after another."""
+    from thoughtlens import bench
+
+    show(
+        bench.bench_stack(
+            members=members,
+            d_in=d_in,
+            d_sae=d_sae,
+            batch=batch,
+            kind=kind,
+            k=k,
+            dtype=dtype,
+            steps=steps,
+            group_size=group_size,
+            device=device,
+        )
+    )
+
+
+@bench_app.command("decode")
+def bench_decode(
+    *,
+    d_out: int = 576,
+    d_sae: int = 4608,
+    batch: int = 2048,
+    k: int = 32,
+    steps: int = 20,
+    device: str = "cpu",
+) -> None:
+    """Sparse decoding beside the dense product."""
+    from thoughtlens import bench
+
+    show(bench.bench_decode(d_out=d_out, d_sae=d_sae, batch=batch, k=k, steps=steps, device=device))
 
 
 @bench_app.command("extract")

@@ -1,0 +1,182 @@
+"""Our training step beside those of SAELens, sparsify and dictionary_learning, interleaved on the same rows.
+
+    python bench/peers.py --env DIR [--acts STORE] [--steps 15] [--settings topk-576 relu-576 ...]
+
+Installs the three at pinned versions into a virtual environment of their own at DIR, with the CPU build of
+the torch that runs here, then starts one process per library and dtype and lets them step in turn.
+JSON goes to `results/`, a table to stdout. Run nothing else meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from run import RESULTS, processor
+
+from thoughtlens.store import ActivationStore
+
+PINS = ["sae-lens==6.54.12", "eai-sparsify==1.3.3", "dictionary-learning==0.1.0"]
+CONSTRAINTS = [f"torch=={torch.__version__}", f"numpy=={np.__version__}", "transformers==5.23.0"]
+UNUSABLE = ["torchvision"]
+"""Pulled in by a dependency's dependency; the build that fits a CPU torch is not in the registry."""
+SETTINGS = {
+    "topk-576": {"kind": "topk", "d_in": 576, "d_sae": 4608, "batch": 2048, "k": 32},
+    "relu-576": {"kind": "relu", "d_in": 576, "d_sae": 4608, "batch": 2048, "k": 32},
+    "topk-2048": {"kind": "topk", "d_in": 2048, "d_sae": 8192, "batch": 256, "k": 32},
+    "relu-2048": {"kind": "relu", "d_in": 2048, "d_sae": 8192, "batch": 256, "k": 32},
+}
+PEERS = {
+    "topk": ["sparsify", "sparsify:bfloat16", "sae_lens", "sae_lens:bfloat16", "dictionary_learning"],
+    "relu": ["sae_lens", "sae_lens:bfloat16", "dictionary_learning"],
+}
+N_BATCHES = 8
+WARMUP = 3
+
+
+@dataclass
+class Contestant:
+    """One library's worker and the milliseconds of its steps."""
+
+    name: str
+    process: subprocess.Popen
+    times: list[float] = field(default_factory=list)
+
+    def step(self) -> None:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self.times.append(float(self.process.stdout.readline()))
+
+
+def install(env: Path) -> Path:
+    """The Python of the peers' environment, made where it is missing."""
+    python = env / "bin" / "python"
+    ready = env / ".ready"
+    if not ready.is_file():
+        subprocess.run([sys.executable, "-m", "venv", env], check=True)
+        pins = env / "constraints.txt"
+        pins.write_text("\n".join(CONSTRAINTS) + "\n")
+        pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "-c", pins]
+        subprocess.run([*pip, f"torch=={torch.__version__}", *PINS], check=True, stdout=sys.stderr)
+        subprocess.run([python, "-m", "pip", "uninstall", "-y", *UNUSABLE], check=True, stdout=sys.stderr)
+        ready.touch()
+    return python
+
+
+def rows(acts: Path | None, d_in: int, n: int) -> np.ndarray:
+    """Rows of a store of that width; else sparse sums of random directions, with noise."""
+    if acts is not None:
+        view = ActivationStore.open(acts).view(split=None)
+        if view.d_in == d_in:
+            return view.sample(n, seed=0).x.numpy()[np.arange(n) % min(n, view.n)]
+    rng = np.random.default_rng(0)
+    directions = rng.standard_normal((2 * d_in, d_in), np.float32) / d_in**0.5
+    amounts = np.where(rng.random((n, 2 * d_in)) < 0.02, rng.exponential(1.0, (n, 2 * d_in)), 0)
+    return 5 * amounts.astype(np.float32) @ directions + 0.1 * rng.standard_normal((n, d_in), np.float32)
+
+
+def start(name: str, setting: dict[str, Any], python: Path, folder: Path, steps: int) -> Contestant:
+    """A library's worker, ready to step."""
+    library, _, dtype = name.partition(":")
+    table = setting | {
+        "library": library,
+        "dtype": dtype or "float32",
+        "steps": max(1000, steps + WARMUP),
+        "threads": torch.get_num_threads(),
+        "rows": str(folder / "rows.npy"),
+    }
+    file = folder / f"{name.replace(':', '-')}.json"
+    file.write_text(json.dumps(table))
+    worker = Path(__file__).with_name("peer_worker.py")
+    errors = file.with_suffix(".log").open("w")
+    process = subprocess.Popen(
+        [sys.executable if library == "thoughtlens" else python, worker, file],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        env={k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {"HF_HUB_OFFLINE": "1"},
+    )
+    assert process.stdout is not None
+    if process.stdout.readline().strip() != "ready":
+        raise RuntimeError(f"{name} did not start:\n{file.with_suffix('.log').read_text()[-2000:]}")
+    return Contestant(name, process)
+
+
+def compare(setting: dict[str, Any], python: Path, acts: Path | None, steps: int) -> dict[str, Any]:
+    """Median, least and largest milliseconds of every contestant, and the ratios to ours in each round."""
+    with tempfile.TemporaryDirectory(prefix="thoughtlens-peers-") as tmp:
+        folder = Path(tmp)
+        np.save(folder / "rows.npy", rows(acts, setting["d_in"], N_BATCHES * setting["batch"]))
+        names = ["thoughtlens:bfloat16", "thoughtlens", *PEERS[setting["kind"]]]
+        contestants = [start(name, setting, python, folder, steps) for name in names]
+        for _ in range(WARMUP + steps):
+            for contestant in contestants:
+                contestant.step()
+        for contestant in contestants:
+            contestant.process.communicate()
+    times = {c.name: c.times[WARMUP:] for c in contestants}
+    fastest = min(PEERS[setting["kind"]], key=lambda name: statistics.median(times[name]))
+    pairs = zip(times[fastest], times["thoughtlens:bfloat16"], strict=True)
+    return setting | {
+        "ms": {
+            name: {"median": statistics.median(t), "min": min(t), "max": max(t)} for name, t in times.items()
+        },
+        "fastest_peer": fastest,
+        "ratio": statistics.median(theirs / ours for theirs, ours in pairs),
+    }
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """Markdown, milliseconds a step."""
+    lines = [
+        "| setting | " + " | ".join(("thoughtlens", "fastest peer", "ratio")) + " |",
+        "|---|---|---|---|",
+    ]
+    for name, one in found.items():
+        peer = one["fastest_peer"]
+        ours, theirs = one["ms"]["thoughtlens:bfloat16"]["median"], one["ms"][peer]["median"]
+        lines.append(f"| {name} | {ours:.0f} | {peer} {theirs:.0f} | {one['ratio']:.1f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--env", type=Path, required=True, help="folder of the peers' environment")
+    parser.add_argument("--acts", type=Path, help="activation store whose rows are taken where they fit")
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    options = parser.parse_args()
+    python = install(options.env)
+    found = {}
+    for name in options.settings:
+        found[name] = compare(SETTINGS[name], python, options.acts, options.steps)
+        print(name, json.dumps(found[name]["ms"]), flush=True)
+    print(table(found))
+    file = RESULTS / f"{date.today().isoformat()}-peers.json"
+    header = {
+        "date": date.today().isoformat(),
+        "processor": processor(),
+        "peers": PINS,
+        "torch": torch.__version__,
+    }
+    file.write_text(
+        json.dumps({**header, "threads": torch.get_num_threads(), "settings": found}, indent=2) + "\n"
+    )
+    print(f"written to {file}")
+
+
+if __name__ == "__main__":
+    main()

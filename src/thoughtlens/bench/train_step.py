@@ -1,0 +1,107 @@
+"""A whole training step: forward, backward, optimizer and all bookkeeping of the real trainer."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thoughtlens import kernels
+from thoughtlens import sae as saes
+from thoughtlens.bench.clock import timed
+from thoughtlens.config import validate
+from thoughtlens.errors import ConfigError, ResourceError
+from thoughtlens.sae.registry import CONFIGS
+from thoughtlens.train import DTYPES
+from thoughtlens.training.loop import Settings, Trainer
+
+POOL = 4
+"""Batches of random rows that a benchmark cycles through."""
+
+
+def bench_train_step(
+    *,
+    d_in: int = 576,
+    d_sae: int = 4608,
+    batch: int = 2048,
+    kind: str = "topk",
+    k: int = 32,
+    dtype: str = "bfloat16",
+    steps: int = 20,
+    warmup: int = 3,
+    device: str = "cpu",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Time whole training steps: forward, backward, optimizer, decoder norms and all bookkeeping.
+
+    Rows are Gaussian and in memory, so reading a store is not part of it. `k` counts for
+    architectures that have one; `dtype` is that of the dense products.
+
+    Returns:
+        `median_ms`, `min_ms`, `max_ms` over `steps` steps after `warmup`, with settings, threads and
+        kernels.
+
+    Raises:
+        ConfigError: a kind, dtype or size that does not exist.
+        ResourceError: a GPU was asked for, and there is none.
+    """
+    if kind not in CONFIGS or dtype not in DTYPES or min(steps, batch) < 1:
+        raise ConfigError(
+            f"Expected kind in {list(CONFIGS)}, dtype in {list(DTYPES)}, steps and batch >= 1; "
+            f"got {kind!r}, {dtype!r}, {steps}, {batch}"
+        )
+    require_device(device)
+    generator = torch.Generator().manual_seed(seed)
+    pool = [torch.randn(batch, d_in, generator=generator).to(device) for _ in range(POOL)]
+    trainer = new_trainer(pool[0], kind, d_sae, k, dtype, warmup + steps, seed)
+    steps_of = [lambda x=x: trainer.step(x) for x in pool]
+    times = [timed(steps_of[i % POOL], pool[0]) for i in range(warmup + steps)][warmup:]
+    return {
+        "benchmark": "train-step",
+        "kind": kind,
+        "d_in": d_in,
+        "d_sae": d_sae,
+        "batch": batch,
+        "k": getattr(trainer.sae.cfg, "k", None),
+        "dtype": dtype,
+        "device": device,
+        "steps": steps,
+        "threads": torch.get_num_threads(),
+        "kernels": kernels.name(trainer.sae.W_enc),
+        "median_ms": statistics.median(times),
+        "min_ms": min(times),
+        "max_ms": max(times),
+    }
+
+
+def new_trainer(
+    x: Float[Tensor, "batch d_in"], kind: str, d_sae: int, k: int, dtype: str, steps: int, seed: int = 0
+) -> Trainer:
+    """A trainer of a new SAE fitted to a batch, with a training's usual settings."""
+    table = {"kind": kind, "d_sae": d_sae} | ({"k": k} if "k" in CONFIGS[kind].model_fields else {})
+    cfg = validate(CONFIGS[kind], table)
+    sae = saes.create(cfg, x.shape[1], seed=seed).to(x.device)
+    sae.compute_dtype = DTYPES[dtype]
+    sae.initialize(x)
+    settings = Settings(
+        n_steps=steps,
+        batch_size=len(x),
+        lr=2e-4,
+        warmup=0.05,
+        decay=0.2,
+        grad_clip=1.0,
+        dead_after_rows=1_000_000,
+        eval_every=steps,
+        checkpoint_every_s=float("inf"),
+        seed=seed,
+    )
+    return Trainer(sae, settings)
+
+
+def require_device(name: str) -> None:
+    """Raise ResourceError where a GPU is asked for and torch finds none."""
+    if torch.device(name).type == "cuda" and not torch.cuda.is_available():
+        raise ResourceError(f"device = {name!r}, and torch finds no GPU here; use --device cpu")
