@@ -192,7 +192,7 @@ def objections(subject: Subject) -> list[str]:
     l0 = (acts != 0).sum(1).double().mean().item()
     if l0 > subject.width / 4:
         found.append(
-            f"L0 is {l0:.1f} on rows of width {subject.width}: above a quarter of it, where any dictionary "
+            f"L0 is {l0:.1f} on rows of width {subject.width}: above d_in / 4, where any dictionary "
             f"reconstructs"
         )
     return [f"{subject.label}: {text}" for text in found]
