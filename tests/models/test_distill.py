@@ -270,7 +270,8 @@ def test_a_fitted_projection_maps_states_to_the_next_tokens(one_thread):
     model, batches = a_model(), [a_batch(96, seed) for seed in range(4)]
     text = model.embed.weight[COT].clone()
     before = [projection_error(model, batch) for batch in batches]
-    fit_projection(model, [projection_pairs(model, batch) for batch in batches], 60)
+    pairs = [projection_pairs(model, batch) for batch in batches]
+    fit_projection(model, *(torch.cat(side) for side in zip(*pairs, strict=True)), 60)
     after = [projection_error(model, batch) for batch in batches]
     assert sum(after) < 0.5 * sum(before)
     assert torch.equal(model.embed.weight[BOT], text)

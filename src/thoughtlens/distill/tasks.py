@@ -142,10 +142,9 @@ class WordsTask(ChainTask):
         """At each operand: the operation's token, the person's name, and `one`, `two` or `three`."""
         out = torch.full((len(d.ops), length, 3), IGNORE)
         order = [self.ids[text.split()[0]] for text in STEP_WORDS]
-        names = self.ids[words.NAMES[0]] + w.names
+        names, ops = self.ids[words.NAMES[0]] + w.names, self.symbols.op_ids(d.ops) + self.offset
         for c, i, j in np.ndindex(*d.ops.shape):
-            op = int(self.symbols.op_ids(d.ops[c, i, j])) + self.offset
-            out[c, places[c, i, j]] = torch.tensor([op, int(names[c, i]), order[j]])
+            out[c, places[c, i, j]] = torch.tensor([ops[c, i, j], names[c, i], order[j]])
         return out
 
 

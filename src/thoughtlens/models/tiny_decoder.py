@@ -43,7 +43,7 @@ class TinyConfig(Config):
     """What stands between begin and end of thought."""
     bottleneck: bool = False
     """Whether the answer may look only at the thoughts."""
-    problems: str = "arithmetic"
+    problems: Literal["arithmetic", "words"] = "arithmetic"
     """Generator of the problems it was trained on: `arithmetic` or `words`."""
 
     @property

@@ -268,7 +268,8 @@ class Trainer:
                 batch = self.task.batch(rng, self.cfg.step_weights)
                 self.task.refresh(self.model, rng)
                 pairs.append(projection_pairs(self.model, batch))
-            fit_projection(self.model, pairs, self.cfg.project_steps)
+            states, tokens = (torch.cat(side) for side in zip(*pairs, strict=True))
+            fit_projection(self.model, states, tokens, self.cfg.project_steps)
         self.enter("one_step" if self.cfg.max_one_step_steps else "guided")
 
     def enter(self, phase: str) -> None:

@@ -14,7 +14,7 @@ from thoughtlens.models.tiny_decoder import ANS, BOT, COT, TinyDecoder
 
 
 def fit_projection(
-    model: TinyDecoder, pairs: list[tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]], steps: int
+    model: TinyDecoder, states: Float[Tensor, "n d"], tokens: Float[Tensor, "n d"], steps: int
 ) -> None:
     """Let thoughts begin as the tokens they are aligned with.
 
@@ -24,19 +24,19 @@ def fit_projection(
 
     Args:
         model: A finished teacher.
-        pairs: (state, embedding of the token that comes next), of `projection_pairs`.
+        states: The teacher's states, of `projection_pairs`.
+        tokens: Embedding of the token that comes next, for each.
         steps: Optimiser steps of 2,048 pairs.
     """
     with torch.no_grad():
         model.embed.weight[BOT] = model.embed.weight[COT]
-    x, target = (torch.cat(side) for side in zip(*pairs, strict=True))
-    variance = target.var(0).mean()
+    variance = tokens.var(0).mean()
     optimizer = torch.optim.Adam(model.prj.parameters(), lr=3e-3)
     rng = torch.Generator().manual_seed(0)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
-        rows = torch.randint(len(x), (2048,), generator=rng)
-        loss = F.mse_loss(model.prj(x[rows]), target[rows]) / variance
+        rows = torch.randint(len(states), (2048,), generator=rng)
+        loss = F.mse_loss(model.prj(states[rows]), tokens[rows]) / variance
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
