@@ -137,10 +137,10 @@ def test_where_a_rank_is_killed_the_other_stops_and_one_process_goes_on(acts, tm
     assert errors[0] == pytest.approx(errors[1], rel=0.05)
 
 
-def test_an_extraction_by_two_is_the_store_of_one(tmp_path, model_dir):
+def test_an_extraction_by_two_is_the_store_of_one(tmp_path, tiny_lm_dir):
     cfgs = {
         "thoughts": tiny(60, shard_rows=100),
-        "text": text_config(model_dir, corpus(tmp_path / "c.jsonl")),
+        "text": text_config(tiny_lm_dir, corpus(tmp_path / "c.jsonl")),
     }
     for name, cfg in cfgs.items():
         (tmp_path / f"{name}.toml").write_text(to_toml(cfg))

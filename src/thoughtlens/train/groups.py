@@ -70,15 +70,22 @@ def _size(
                 f"{_gb(free)} are free; set train.group_size={fits}, or auto"
             )
         return size
-    wanted = -(-len(jobs) // (n_threads * n_ranks))
-    if device.type == "cpu":
-        wanted = max(1, min(CACHE_ACTS // (jobs[0].cfg.batch_size * jobs[0].d_sae), wanted))
+    wanted = stack_size(len(jobs), jobs[0].cfg.batch_size * jobs[0].d_sae, device, n_threads * n_ranks)
     if fits < wanted:
         say(
             f"train: a stack of {wanted} SAEs needs about {_gb(wanted * each)}, {_gb(free)} are free: "
             f"groups of {fits}"
         )
     return min(wanted, fits)
+
+
+def stack_size(n: int, n_acts: int, device: torch.device, n_workers: int) -> int:
+    """How many of n SAEs of one shape are fastest together, whatever memory there is.
+
+    `n_acts` is the number of activations of a step of one of them.
+    """
+    each = -(-n // n_workers)
+    return each if device.type != "cpu" else max(1, min(CACHE_ACTS // n_acts, each))
 
 
 def free_bytes(device: torch.device) -> float:
