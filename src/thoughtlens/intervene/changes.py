@@ -62,7 +62,8 @@ def edit_latents(
         place = _cells(x, cell)
         acts = sae.encode(x, place)
         new = acts.clone()
-        new[:, chosen] = acts[:, chosen] * scale if value is None else torch.full_like(acts[:, chosen], value)
+        old = acts[:, chosen]
+        new[:, chosen] = torch.full_like(old, value) if value is not None else old * (scale or 0.0)
         difference = sae.decode(new, place) - sae.decode(acts, place)
         return torch.where((new == acts).all(1, keepdim=True), x, x + difference)
 

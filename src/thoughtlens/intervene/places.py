@@ -39,7 +39,8 @@ Seen = Callable[["Place", Float[Tensor, "batch width"], Float[Tensor, "batch wid
 class Place:
     """One state of one pass: of width d, or the flattened keys and values of a block."""
 
-    site: Literal["thought_in", "resid", "thought_out", "kv", "keys", "values"]
+    site: str
+    """thought_in, resid, thought_out, kv, keys or values."""
     step: int
     layer: int | None = None
 
