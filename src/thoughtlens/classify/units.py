@@ -15,7 +15,7 @@ from thoughtlens.baselines.coders import Cover
 from thoughtlens.baselines.representations import ARMS
 from thoughtlens.baselines.samples import TextSamples, ThoughtSamples, Units, stored_documents
 from thoughtlens.classify.config import ClassifyConfig
-from thoughtlens.errors import ConfigError, DataError
+from thoughtlens.errors import ConfigError, DataError, MismatchError
 from thoughtlens.explain.preferences import PROBLEM_COLUMNS, encode_labels
 from thoughtlens.explain.reading import TextReader
 from thoughtlens.problems.labelled import labelled
@@ -29,7 +29,13 @@ MAX_NUMERIC_CLASSES = 30
 
 def load_members(cfg: ClassifyConfig, store: ActivationStore) -> dict[str, saes.SAE]:
     """The SAEs that the config names, one by one or by partition."""
-    members = saes.load_members(cfg.sae, hooks=store.meta.d_in)
+    members = saes.load_members(cfg.sae, joined=True, hooks=store.meta.d_in)
+    for name, sae in members.items():
+        if isinstance(sae, saes.Crosscoder):
+            raise MismatchError(
+                f"Expected SAEs or transcoders, got the crosscoder {name or 'pooled'!r} in {cfg.sae}: its "
+                f"code is not of one (hook, thought); interpret says where its latents live"
+            )
     if cfg.members is None:
         return members
     chosen: dict[str, saes.SAE] = {}
