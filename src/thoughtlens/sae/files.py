@@ -6,12 +6,13 @@ import json
 import pickle
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -160,7 +161,9 @@ def read_pt(file: Path) -> dict[str, Any]:
                     raise CheckpointError(
                         f"{file}: {entry.filename} has {entry.file_size:,} bytes, it is not ours"
                     )
-        table = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd pickle protocols, which damaged files have
+            table = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
         raise CheckpointError(
             f"{file}: expected a state dict (names and tensors), got a {type(table).__name__}"
@@ -216,10 +219,10 @@ def _read_array(file: Path, name: str, handle: Any, size: int) -> Tensor:
     return torch.from_numpy(array.T.copy() if fortran else array)
 
 
-def _fill(handle: BinaryIO, buffer: memoryview) -> None:
+def _fill(handle: Any, buffer: memoryview) -> None:
     done = 0
     while done < len(buffer):
-        got = handle.readinto(buffer[done : done + 2**22])  # type: ignore[attr-defined]
+        got = handle.readinto(buffer[done : done + 2**22])
         if not got:
             raise EOFError(f"{len(buffer) - done} bytes are missing")
         done += got

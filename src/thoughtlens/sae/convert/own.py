@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from thoughtlens.config import validate
 from thoughtlens.errors import CheckpointError
 from thoughtlens.sae.base import SAE, SAEConfig
 from thoughtlens.sae.batchtopk import BatchTopKConfig
 from thoughtlens.sae.convert.fitting import cannot_hold
-from thoughtlens.sae.convert.plain import Plain, checked
+from thoughtlens.sae.convert.plain import COUNTED, Plain, checked
 from thoughtlens.sae.convert.plainly import Forward, largest, layer_norm, onto_columns, pursue, weighted_rows
 from thoughtlens.sae.files import read_json, read_safetensors
 from thoughtlens.sae.gated import GatedConfig
@@ -42,6 +43,14 @@ ALONE = {
 }
 TRAINING_ONLY = ("p", "scale")
 """Buffers of p-annealing, which change nothing outside of training."""
+KIND_OF: dict[str, type[SAEConfig]] = {
+    "relu": ReLUConfig,
+    "gated": GatedConfig,
+    "jumprelu": JumpReLUConfig,
+    "topk": TopKConfig,
+    "batchtopk": BatchTopKConfig,
+}
+"""Rules with a kind that can be trained here."""
 PURSUIT = ("residual_threshold", "max_iterations", "stop_on_duplicate_support")
 
 
@@ -152,36 +161,34 @@ def _empty(plain: Plain) -> tuple[SAE, dict[str, Tensor]]:
 
 
 def _config(plain: Plain) -> SAEConfig:
-    common: dict[str, Any] = {
+    """The settings of the kind that computes this; a trainable one where there is one."""
+    table: dict[str, Any] = {
         "d_sae": plain.d_sae,
         "pre_bias": plain.pre_bias,
         "normalization": "none",
         "decoder_norm": "free",
     }
-    k = {} if plain.k is None else {"k": plain.k}
+    counted = {} if plain.k is None else {"k": plain.k}
+    skip = "W_skip" in plain.tensors
     if plain.norm == "none" and plain.transcoder and plain.rule == "topk":
-        skip = "W_skip" in plain.tensors
-        return TranscoderConfig(**common, **k, hook_in=plain.hook, hook_out=plain.hook_out, skip=skip)
-    if plain.norm == "none" and not plain.transcoder:
+        own = {"hook_in": plain.hook, "hook_out": plain.hook_out, "skip": skip}
+        return validate(TranscoderConfig, table | counted | own)
+    if plain.norm == "none" and not plain.transcoder and plain.rule in KIND_OF:
         if plain.groups is not None:
             shares = tuple(end / plain.d_sae for end in accumulate(plain.groups))
-            return MatryoshkaConfig(**common, **k, prefixes=shares)
+            return validate(MatryoshkaConfig, table | counted | {"prefixes": shares})
         if plain.rule == "jumprelu":
-            return JumpReLUConfig(**common, target_l0=min(32, plain.d_sae))
-        if plain.rule in ("relu", "gated"):
-            return {"relu": ReLUConfig, "gated": GatedConfig}[plain.rule](**common)
-        if plain.rule in ("topk", "batchtopk"):
-            return {"topk": TopKConfig, "batchtopk": BatchTopKConfig}[plain.rule](**common, **k)
-    return ImportedConfig(
-        **common,
-        **k,
-        rule=plain.rule,  # type: ignore[arg-type]
-        input_norm=plain.norm,
-        transcoder=plain.transcoder,
-        hook_out=plain.hook_out,
-        skip="W_skip" in plain.tensors,
-        **{key: value for key, value in plain.settings.items() if value is not None},
-    )
+            return validate(JumpReLUConfig, table | {"target_l0": min(32, plain.d_sae)})
+        return validate(KIND_OF[plain.rule], table | (counted if plain.rule in COUNTED else {}))
+    own = {
+        "rule": plain.rule,
+        "input_norm": plain.norm,
+        "transcoder": plain.transcoder,
+        "hook_out": plain.hook_out,
+        "skip": skip,
+    }
+    settings = {key: value for key, value in plain.settings.items() if value is not None}
+    return validate(ImportedConfig, table | counted | own | settings)
 
 
 def _groups(sae: MatryoshkaSAE) -> tuple[int, ...]:

@@ -33,7 +33,7 @@ EXTRA: dict[str, tuple[str, ...]] = {
     "gated": ("r_mag", "b_mag"),
 }
 """Tensors that a rule has beside the four of every SAE."""
-COUNTED = ("topk", "abstopk", "groupmax")
+COUNTED = ("topk", "abstopk", "groupmax", "batchtopk")
 
 
 @dataclass(frozen=True)

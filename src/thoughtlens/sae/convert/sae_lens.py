@@ -137,7 +137,7 @@ class SAELens:
         if plain.k is not None and plain.rule in ("topk", "abstopk"):
             cfg |= {"k": plain.k, "rescale_acts_by_decoder_norm": False}
         if plain.rule == "pursuit":
-            cfg |= plain.settings
+            cfg |= {key: value for key, value in plain.settings.items() if value is not None}
         if plain.transcoder:
             cfg["d_out"] = plain.d_out
             cfg["metadata"]["hook_name_out"] = hooks.to_lens(plain.hook_out)
