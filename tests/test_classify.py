@@ -225,6 +225,111 @@ def test_bad_configs(tmp_path, options, message):
         validate(ClassifyConfig, {"acts": tmp_path, "sae": tmp_path, **options})
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """All arms and poolings on a signal in one of six cells, with an SAE that was trained here."""
+    root = tmp_path_factory.mktemp("whole")
+    planted(root, n=330, splits=["train"] * 60 + ["validation"] * 20 + ["test"] * 250, strength=3.0)
+    table = {
+        "acts": root / "acts", "sae": {"kind": "topk", "d_sae": 24, "k": 6}, "batch_size": 64, "epochs": 20,
+        "evaluations": 2,
+    }  # fmt: skip
+    train(validate(TrainConfig, table), root / "trained")
+    options = {"arms": "all", "per_cell": True, "n_permutations": 40, "ks": (1, 2, 4), "split": "test"}
+    cfg = validate(
+        ClassifyConfig,
+        {"acts": root / "acts", "sae": root / "trained", "target": "operation", **FAST, **options},
+    )
+    return root, cfg, classify(cfg, root / "classify")
+
+
+def test_every_arm_went_through_every_pooling_of_its_kind(whole):
+    _, _, result = whole
+    poolings = {"concat", "mean_thoughts", "mean_all", "max_all", "binary", "last_thought"}
+    for arm in result["protocol"]["arms_of_vectors"]:
+        own = {r["pooling"] for r in result["table"] if r["arm"] == arm}
+        assert own - {"selected_cell"} == poolings | {"selected"} | (
+            set() if arm.startswith("top_") else {"attention"}
+        )
+    assert set(result["protocol"]["arms_without_vectors"]) == {"text", "text_counts", "majority"}
+    assert {"folds", "learner", "c_grid", "scaler"} <= set(result["protocol"]["same_for_every_arm"])
+    assert result["arms_left_out"] == []
+
+
+def test_one_cell_is_found_and_the_global_mean_is_said_to_lose_it(whole):
+    _, _, result = whole
+    assert row(result, "raw", "selected_cell")["accuracy"] >= 0.95
+    assert row(result, "raw", "attention")["accuracy"] >= 0.95
+    assert row(result, "raw", "concat")["accuracy"] >= 0.95
+    found = result["cell_tests"]["raw"]
+    assert found["best"] == {"hook_name": HOOKS[1], "thought_idx": 2}
+    assert found["says"].startswith("1 of 6 cells know the label more than cells do on average")
+    known = {(c["hook_name"], c["thought_idx"]): c["p_best"] for c in found["cells"]}
+    assert known.pop((HOOKS[1], 2)) < 0.05 < min(known.values())
+    lost = {p["pooling"]: p for p in found["poolings"]}
+    assert lost["binary"]["says"] is None or "loses" in lost["binary"]["says"]
+    for p in lost.values():
+        assert (p["says"] is not None) == (p["high"] < -result["protocol"]["delta"])
+    assert lost["mean_all"]["strongest_in_pooling"] < lost["mean_all"]["strongest_in_cell"]
+
+
+def test_two_neurons_are_enough_and_are_named(whole):
+    _, _, result = whole
+    name = ("top_neurons", "concat")
+    at = {c["k"]: c["accuracy"] for c in result["curves"] if (c["arm"], c["pooling"]) == name}
+    assert at[1] < 0.85 and at[2] >= 0.95
+    first = [c for c in result["chosen"] if (c["arm"], c["pooling"]) == name][:2]
+    assert {(c["hook_names"][0], c["thoughts"][0], c["index"]) for c in first} == {
+        (HOOKS[1], 2, 3),
+        (HOOKS[1], 2, 4),
+    }
+    assert all(c["n_folds"] == 3 for c in first) and result["fewest"]["top_neurons concat"] == 2
+
+
+def test_cross_fitted_saes_have_not_seen_their_fold(whole, tmp_path):
+    _, cfg, _ = whole
+    changed = {"cross_fit": True, "split": "train", "arms": ("sae", "raw"), "per_cell": False}
+    result = classify(
+        cfg.model_copy(update={**changed, "poolings": ("concat",), "primary_pooling": "concat"}),
+        tmp_path / "out",
+    )
+    assert result["transductive"]["standing"] == "cross-fitted" and not result["warnings"]
+    assert row(result, "sae", "concat")["n_features"] == 6 * 24
+    bare = tmp_path / "bare"
+    planted_sae(bare)
+    with pytest.raises(ConfigError, match=r"cross_fit: expected the training's config\.toml"):
+        classify(cfg.model_copy(update={**changed, "sae": bare}), tmp_path / "no")
+
+
+def test_a_number_as_the_target(tmp_path):
+    rng = np.random.default_rng(0)
+    value = rng.normal(size=N) * 4 + 20
+    y = planted(tmp_path, labels={"size": value, "operation": ["a", "b"] * (N // 2)})
+    result = classify(config(tmp_path, target="size", arms=("sae", "raw", "majority")), tmp_path / "noise")
+    assert (result["task"], result["metric"], result["classes"]) == ("regression", "r2", [])
+    assert row(result, "raw", "concat")["r2"] < 0.1 and abs(row(result, "majority", "none")["r2"]) < 0.1
+    told = np.asarray(y, float).tolist()
+    planted(tmp_path / "told", labels={"size": told})
+    found = classify(
+        config(tmp_path / "told", target="size", task="regression", arms=("sae", "raw", "majority")),
+        tmp_path / "found",
+    )
+    assert row(found, "raw", "last_thought")["r2"] > 0.9
+    primary = next(c for c in found["comparisons"] if c["primary"])
+    assert primary["test"] == "paired t over clusters" and primary["verdict"] == "equivalent"
+    with pytest.raises(ConfigError, match="regression needs a target of numbers"):
+        classify(config(tmp_path, target="operation", task="regression"), tmp_path / "no")
+
+
+def test_only_some_classes(run, tmp_path):
+    root, _ = run
+    only = {"arms": ("sae", "raw"), "poolings": ("last_thought",), "primary_pooling": "last_thought"}
+    result = classify(config(root, classes=("add", "mul"), **only), tmp_path / "out")
+    assert [c["class"] for c in result["classes"]] == ["add", "mul"]
+    with pytest.raises(ConfigError, match="classes: expected some of add, mixed, mul, got 'div'"):
+        classify(config(root, classes=("div",), **only), tmp_path / "no")
+
+
 def test_plan(run, tmp_path):
     root, _ = run
     assert plan(config(root)).rows == N

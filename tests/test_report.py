@@ -232,6 +232,25 @@ def test_no_direction_is_named_where_the_interval_holds_zero(thoughts_run, tmp_p
         report(ReportConfig(run=root), root / "again")
 
 
+def test_only_the_comparison_named_before_is_judged(thoughts_run, tmp_path):
+    root = tmp_path / "run"
+    shutil.copytree(thoughts_run, root)
+    shutil.rmtree(root / "report")
+    claim(root, -0.05, 0.08, "inconclusive")
+    file = root / "classify" / "result.json"
+    result = json.loads(file.read_text())
+    others = [row for row in result["comparisons"] if not row["primary"]]
+    for i, row in enumerate(others):
+        up = {"low": 0.02, "high": 0.1, "verdict": "better"}
+        row |= up if i % 2 else {"low": -0.2, "high": -0.1, "verdict": "worse"}
+    file.write_text(json.dumps(result))
+    report(ReportConfig(run=root), root / "report")
+    for name in ("report.html", "report.md"):
+        text = (root / "report" / name).read_text("utf-8").lower()
+        assert not re.search(r"\b(better|worse)\b", text)
+        assert "higher" in text and "lower" in text
+
+
 def test_the_same_run_gives_the_same_bytes(thoughts_run, tmp_path):
     report(ReportConfig(run=thoughts_run), tmp_path / "again")
     for file in sorted((thoughts_run / "report").rglob("*")):

@@ -45,6 +45,8 @@ class Bags:
 class Attention(Model):
     """The model above on n units; groups share the attention, each has its own W and q."""
 
+    tolerance = 1e-3  # the weights move along flat valleys for hundreds of steps without a change in score
+
     def __init__(self, groups: Sequence[Matrix], n: int, start_b: Float[np.ndarray, " t"]) -> None:
         self.groups, self.n, self.start_b = groups, n, start_b
         self.widths = [shape(g)[1] for g in groups]

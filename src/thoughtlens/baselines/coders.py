@@ -85,6 +85,11 @@ class Cover:
         """The coders of a cell."""
         return self.coders[cell[0], cell[2]]
 
+    def has(self, arm: str) -> bool:
+        """Whether every cell has what the arm needs."""
+        needed = {"random_sae": "random_sae", "frozen_decoder": "frozen_sae"}.get(arm)
+        return needed is None or all(getattr(c, needed) is not None for c in self.coders.values())
+
     def with_saes(self, saes: dict[str, SAE]) -> Cover:
         """The same cells and baselines, with other SAEs under the same names."""
         other = copy.copy(self)
@@ -119,7 +124,7 @@ class Cover:
                 sae, batch.x[:8192], sae.cell_index(self.store.cells, batch.cell[:8192]),
                 l0=self.l0[name], seed=seed,
             )  # fmt: skip
-        if "frozen_decoder" in arms:
+        if "frozen_decoder" in arms and sae.reconstructs and sae.cfg.kind != "supervised":
             frozen = _frozen(sae, batch, self.store.cells, seed)
         for hook in dict.fromkeys(hook for hook, _, owner in self.cells if owner == name):
             k = min(pca_k or max(1, round(self.l0[name])), sae.d_in)

@@ -13,13 +13,15 @@ from jaxtyping import Float, Int
 from thoughtlens.baselines.losses import Loss
 from thoughtlens.baselines.minimize import minimize
 
-TOLERANCE = 1e-4
 SMALL = 1e-9
 """Curvature of a variable that nothing depends on."""
 
 
 class Model(ABC):
     """Outputs of n rows for many problems that share the features."""
+
+    tolerance: float = 1e-4
+    """Largest entry of the gradient, in the scaled variables, at which a fit ends."""
 
     @abstractmethod
     def n_variables(self, k: int) -> int:
@@ -129,7 +131,7 @@ def path(model: Model, loss: Loss, grid: Sequence[float], max_iter: int) -> Iter
             value += (ridge * variables**2).sum(0) / 2
             return value, (model.backward(slope, kept) + ridge * variables) * unit
 
-        x, late = minimize(evaluate, theta / unit, tolerance=TOLERANCE, max_iter=max_iter)
+        x, late = minimize(evaluate, theta / unit, tolerance=model.tolerance, max_iter=max_iter)
         theta = x * unit
         outputs = model.forward(theta, k, everyone)[0]
         yield Fit(c, theta, outputs, int(late.sum()))

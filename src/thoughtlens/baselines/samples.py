@@ -78,7 +78,7 @@ class ThoughtSamples:
 
     def poolings_of(self, arm: str) -> list[str]:
         """Poolings that this arm can have; none where the store lacks its thoughts."""
-        if not self._cells(arm):
+        if not self._cells(arm) or not self.cover.has(arm):
             return []
         return [name for name, p in self.poolings.items() if not (p.weighted and ARMS[arm].top)]
 
@@ -166,7 +166,8 @@ class TextSamples:
 
     def poolings_of(self, arm: str) -> list[str]:
         """Poolings of this arm; a text has no begin-of-thought position."""
-        return list(self.poolings) if ARMS[arm].kind == "vectors" and ARMS[arm].thoughts is None else []
+        possible = ARMS[arm].kind == "vectors" and ARMS[arm].thoughts is None and self.cover.has(arm)
+        return list(self.poolings) if possible else []
 
     def parts(self, arm: str) -> list[Matrix]:
         """None: texts have no cells."""
