@@ -11,7 +11,18 @@ from torch import Tensor
 from thoughtlens.kernels.choose import backend, name
 from thoughtlens.kernels.reference import AdamState, linear, pick
 
-__all__ = ["AdamState", "adam_rows", "decode", "encode_topk", "grad_square", "linear", "name", "pick", "topk"]
+__all__ = [
+    "AdamState",
+    "adam_rows",
+    "decode",
+    "encode_relu",
+    "encode_topk",
+    "grad_square",
+    "linear",
+    "name",
+    "pick",
+    "topk",
+]
 
 
 def topk(
@@ -32,6 +43,17 @@ def encode_topk(
 ]:
     """See `reference.encode_topk`."""
     return backend(W).encode_topk(z, W, b, k, dtype)
+
+
+def encode_relu(
+    z: Float[Tensor, "batch d_in"],
+    centre: Float[Tensor, " d_in"] | None,
+    W: Float[Tensor, "d_in d_sae"],
+    b: Float[Tensor, " d_sae"],
+    dtype: torch.dtype,
+) -> tuple[Float[Tensor, "batch d_sae"], Float[Tensor, " d_sae"], Int[Tensor, " d_sae"]]:
+    """See `reference.encode_relu`."""
+    return backend(W).encode_relu(z, centre, W, b, dtype)
 
 
 def decode(

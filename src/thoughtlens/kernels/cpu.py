@@ -27,6 +27,17 @@ def encode_topk(
     return EncodeTopK.apply(z, W, b, k, dtype)
 
 
+def encode_relu(
+    z: Float[Tensor, "batch d_in"],
+    centre: Float[Tensor, " d_in"] | None,
+    W: Float[Tensor, "d_in d_sae"],
+    b: Float[Tensor, " d_sae"],
+    dtype: torch.dtype,
+) -> tuple[Float[Tensor, "batch d_sae"], Float[Tensor, " d_sae"], Int[Tensor, " d_sae"]]:
+    """See `reference.encode_relu`."""
+    return EncodeReLU.apply(z, centre, W, b, dtype)
+
+
 def decode(
     values: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"], W_dec: Float[Tensor, "d_sae d_out"]
 ) -> Float[Tensor, "batch d_out"]:
@@ -128,6 +139,39 @@ class EncodeTopK(torch.autograd.Function):
             b_grad = grad.new_zeros(len(rows)).index_add_(0, indices.flatten(), grad.flatten())
             b_grad = b_grad.view(*W.shape[:-2], -1)
         return z_grad, W_grad, b_grad, None, None
+
+
+class EncodeReLU(torch.autograd.Function):
+    """Bias, ReLU, sums and counts in one pass over the products; as few passes back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, centre: Tensor | None, W: Tensor, b: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
+        """acts, their sums and counts over rows."""
+        centred = (z if centre is None else z - centre).to(dtype)
+        acts = centred @ W.to(dtype)
+        totals, counts = torch.empty_like(b), torch.empty(len(b), dtype=torch.long)
+        share(loops.relu_bias, len(b), _array(acts), _array(b), _array(totals), _array(counts))
+        ctx.save_for_backward(centred, W, acts)
+        ctx.mark_non_differentiable(counts)
+        ctx.set_materialize_grads(False)
+        return acts, totals, counts
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: Any, grad: Tensor | None, totals_grad: Tensor | None, _: None
+    ) -> tuple[Tensor | None, ...]:
+        """Gradients in the centre, W and b."""
+        centred, W, acts = ctx.saved_tensors
+        grad = torch.zeros_like(acts) if grad is None else grad
+        shift = W.new_zeros(W.shape[1]) if totals_grad is None else totals_grad
+        pre_grad, b_grad = torch.empty_like(acts), torch.empty_like(shift)
+        arrays = (_array(t) for t in (grad, acts, shift, pre_grad, b_grad))
+        share(loops.relu_backward, len(shift), *arrays)
+        W_grad = (pre_grad.T @ centred).to(W.dtype).T
+        centre_grad = -(W @ b_grad) if ctx.needs_input_grad[1] else None
+        return None, centre_grad, W_grad, b_grad, None
 
 
 class Decode(torch.autograd.Function):

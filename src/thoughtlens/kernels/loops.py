@@ -62,12 +62,8 @@ def select(products, bias, k, values, indices, lo, hi):
     width = products.shape[1]
     depth = min(DEEPEST, max(1, width // (LANES_PER_K * k)))
     lanes = (width + depth - 1) // depth
-    row, tops, keys = (
-        np.empty((depth, lanes), np.float32),
-        np.empty(lanes, np.float32),
-        np.empty(lanes, np.float32),
-    )
-    row[depth - 1] = 0
+    row = np.zeros((depth, lanes), np.float32)
+    tops, keys = np.empty(lanes, np.float32), np.empty(lanes, np.float32)
     found, where = np.empty(width, np.float32), np.empty(width, np.int64)
     per_member = products.shape[0] // bias.shape[0]
     for b in range(lo, hi):
@@ -94,6 +90,58 @@ def select(products, bias, k, values, indices, lo, hi):
         for j in range(k):
             values[b, j] = found[j] if j < n else 0
             indices[b, j] = where[j] if j < n else 0
+
+
+@intrinsic
+def _to_bits(typingctx, x):
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], ir.IntType(32))
+
+    return types.uint32(types.float32), codegen
+
+
+@compiled
+def _narrow(x):
+    """The bits of the nearest bfloat16, ties to even; NaN stays NaN."""
+    bits = _to_bits(x)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    return np.uint16(rounded) if x == x else np.uint16(0x7FC0)
+
+
+def _like(x, old):
+    """A float32 as what stands in an array: itself, or the bits of the nearest bfloat16."""
+
+
+@overload(_like, inline="always")
+def _like_of(x, old):
+    if old == types.uint16:
+        return lambda x, old: _narrow(x)
+    return lambda x, old: x
+
+
+@compiled
+def relu_bias(products, bias, totals, counts, lo, hi):
+    """Columns `lo` to `hi` become `relu(products + bias)`, with sum and count of each."""
+    totals[lo:hi], counts[lo:hi] = 0, 0
+    for b in range(products.shape[0]):
+        for j in range(lo, hi):
+            x = _number(products[b, j]) + bias[j]
+            x = x if not x <= 0 else np.float32(0)
+            products[b, j] = _like(x, products[b, j])
+            x = _number(products[b, j])
+            totals[j] += x
+            counts[j] += x != 0
+
+
+@compiled
+def relu_backward(grads, acts, shift, out, totals, lo, hi):
+    """Columns `lo` to `hi` of `out`: `grads + shift` where a latent fires, else 0; and each one's sum."""
+    totals[lo:hi] = 0
+    for b in range(grads.shape[0]):
+        for j in range(lo, hi):
+            x = _number(grads[b, j]) + shift[j] if acts[b, j] != 0 else np.float32(0)
+            out[b, j] = _like(x, grads[b, j])
+            totals[j] += x
 
 
 @compiled

@@ -82,6 +82,22 @@ def counted_through(
     return values.view(*shape[:-1], -1), indices.view(*shape[:-1], -1)
 
 
+def encode_relu(
+    z: Float[Tensor, "batch d_in"],
+    centre: Float[Tensor, " d_in"] | None,
+    W: Float[Tensor, "d_in d_sae"],
+    b: Float[Tensor, " d_sae"],
+    dtype: torch.dtype,
+) -> tuple[Float[Tensor, "batch d_sae"], Float[Tensor, " d_sae"], Int[Tensor, " d_sae"]]:
+    """`relu(linear(z - centre, W, b, dtype))` in `dtype`, its sum over rows, and how many rows fire.
+
+    The input is taken as fixed: gradients reach `centre`, W and b.
+    """
+    centred = z.detach() if centre is None else z.detach() - centre
+    acts = linear(centred, W, b, dtype).relu().to(dtype)
+    return acts, acts.sum(0, dtype=W.dtype), (acts != 0).sum(0)
+
+
 def pick(
     products: Float[Tensor, "batch d_sae"],
     z: Float[Tensor, "batch d_in"],

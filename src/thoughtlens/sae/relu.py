@@ -45,15 +45,18 @@ class ReLUSAE(SAE):
         """`reconstruction` and `l1`."""
         cfg = self.cfg
         z = self.normalize(batch.x, batch.cell)
-        acts = self.pre_acts(z).relu()
-        z_hat = kernels.linear(acts, self.W_dec, self.b_dec, self.compute_dtype or self.W_dec.dtype)
-        squared = (z - z_hat).square()
-        weighted = acts * self.W_dec.norm(dim=1) if cfg.penalty_by_decoder_norm else acts
+        centre, dtype = self.b_dec if cfg.pre_bias else None, self.compute_dtype or self.W_dec.dtype
+        acts, totals, fired = kernels.encode_relu(z, centre, self.W_enc, self.b_enc, dtype)
+        squared = (z - kernels.linear(acts, self.W_dec, self.b_dec, dtype)).square()
+        weighted = totals * self.W_dec.norm(dim=1) if cfg.penalty_by_decoder_norm else totals
+        n = len(z) * (self.d_sae if cfg.penalty == "mean" else 1)
         warm = min(1.0, batch.progress / cfg.l1_warmup) if cfg.l1_warmup > 0 else 1.0
         return LossTerms(
             {
                 "reconstruction": squared.mean() if cfg.reconstruction == "mean" else squared.sum(-1).mean(),
-                "l1": cfg.l1 * warm * (weighted.mean() if cfg.penalty == "mean" else weighted.sum(-1).mean()),
+                "l1": cfg.l1 * warm * weighted.sum() / n,
             },
             acts,
+            fired,
+            idle=fired == 0,
         )

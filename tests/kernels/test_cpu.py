@@ -1,0 +1,203 @@
+"""The compiled kernels give the reference's numbers and gradients, at the edges too."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from thoughtlens.kernels import cpu, reference
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def draw(seed: int, *shapes: tuple[int, ...]) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*shape, generator=generator) for shape in shapes]
+
+
+def gradients(outputs, weights, inputs):
+    total = sum((o * w).sum() for o, w in zip(outputs, weights, strict=True))
+    return torch.autograd.grad(total, inputs)
+
+
+def assert_near(mine, theirs, dtype):
+    """Equal but for the order of sums; in bfloat16, the length of the difference within its rounding."""
+    if dtype == torch.float32:
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    else:
+        assert (mine - theirs).norm() <= 1e-2 * theirs.norm()
+
+
+def assert_same_selection(mine, theirs, pre_acts):
+    """Equal values, from latents that have them."""
+    assert torch.equal(mine[0].sort(1).values, theirs[0].sort(1).values)
+    assert torch.equal(pre_acts.gather(1, mine[1]).relu() * (mine[0] > 0), mine[0])
+    for row, latents in zip(*mine, strict=True):
+        assert len(set(latents[row > 0].tolist())) == int((row > 0).sum())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 300), st.data())
+def test_topk(seed, batch, width, data):
+    k = data.draw(st.integers(1, width))
+    (pre_acts,) = draw(seed, (batch, width))
+    pre_acts = pre_acts.mul(data.draw(st.sampled_from([1, 2]))).round()  # many equal ones
+    assert_same_selection(cpu.topk(pre_acts, k), reference.topk(pre_acts, k), pre_acts)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [0.0] * 40,
+        [-1.0] * 40,
+        [1.0] * 40,
+        [float("inf")] + [1.0] * 39,
+        [1e-42] * 40,
+        [float(i) for i in range(40)],
+    ],
+    ids=["zero", "negative", "equal", "infinite", "denormal", "ascending"],
+)
+def test_topk_at_the_edges(row):
+    pre_acts = torch.tensor([row, row[::-1]])
+    for k in (1, 7, 40):
+        assert_same_selection(cpu.topk(pre_acts, k), reference.topk(pre_acts, k), pre_acts)
+
+
+def test_topk_does_not_hide_nan():
+    pre_acts = torch.ones(2, 40)
+    pre_acts[1, 3] = torch.nan
+    assert not torch.isfinite(cpu.topk(pre_acts, 2)[0][1]).all()
+    assert torch.isfinite(cpu.topk(pre_acts, 2)[0][0]).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("members", "batch"), [((), 33), ((), 1), ((3,), 10)])
+@pytest.mark.parametrize("k", [1, 5, 48])
+def test_encode_topk(members, batch, k, dtype):
+    z, W, b = draw(0, (*members, batch, 12), (*members, 48, 12), (*members, 48))
+    inputs = [t.requires_grad_() for t in (z, W.mT, b)]
+    mine, theirs = (kernels.encode_topk(*inputs, k, dtype) for kernels in (cpu, reference))
+    assert torch.equal(mine[2], theirs[2])
+    dense = [
+        torch.zeros(batch * max(1, *members, 1), 48 * max(1, *members, 1))
+        .scatter_add(1, indices.flatten(0, -2), values.flatten(0, -2))
+        for values, indices, _ in (mine, theirs)
+    ]  # fmt: skip
+    assert torch.equal(*dense)
+    (weights,) = draw(1, tuple(dense[0].shape))
+    pairs = zip(*(gradients([d], [weights], inputs) for d in dense), strict=True)
+    for a, c in pairs:
+        assert_near(a, c, dtype)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 40), st.integers(1, 9), st.integers(1, 30))
+def test_decode(seed, batch, k, d_sae):
+    values, W_dec, weights = draw(seed, (batch, k), (d_sae, 7), (batch, 7))
+    values[values < 0] = 0
+    indices = torch.randint(d_sae, (batch, k), generator=torch.Generator().manual_seed(seed))
+    inputs = [values.requires_grad_(), W_dec.requires_grad_()]
+    mine, theirs = (kernels.decode(values, indices, W_dec) for kernels in (cpu, reference))
+    torch.testing.assert_close(mine, theirs)
+    for a, c in zip(*(gradients([out], [weights], inputs) for out in (mine, theirs)), strict=True):
+        torch.testing.assert_close(a, c, rtol=1e-4, atol=1e-5)
+
+
+def test_decode_takes_what_is_not_contiguous():
+    W, values, indices = torch.randn(6, 9).T, torch.rand(4, 8)[:, ::2], torch.arange(16).view(4, 4).T % 9
+    torch.testing.assert_close(cpu.decode(values, indices, W), reference.decode(values, indices, W))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("batch", [1, 40])
+def test_encode_relu(batch, centred, dtype):
+    z, centre, W, b, weights, slopes = draw(0, (batch, 9), (9,), (30, 9), (30,), (batch, 30), (30,))
+    inputs = [t.requires_grad_() for t in ([centre] if centred else []) + [W.T, b]]
+    found = [
+        kernels.encode_relu(z, centre if centred else None, inputs[-2], b, dtype)
+        for kernels in (cpu, reference)
+    ]
+    for a, c in zip(*found, strict=True):
+        torch.testing.assert_close(a, c)
+    pairs = zip(*(gradients(f[:2], [weights, slopes], inputs) for f in found), strict=True)
+    for a, c in pairs:
+        assert_near(a, c, dtype)
+
+
+def test_latents_that_are_silent_do_nothing():
+    z, W = draw(0, (5, 4), (8, 4))
+    b = torch.full((8,), -100.0, requires_grad=True)
+    acts, totals, counts = cpu.encode_relu(z, None, W.T, b, torch.float32)
+    assert not acts.any() and not totals.any() and not counts.any()
+    assert not torch.autograd.grad(acts.sum() + totals.sum(), b)[0].any()
+    values, _, _ = cpu.encode_topk(z, W.T, b, 3, torch.float32)
+    assert not values.any() and not torch.autograd.grad(values.sum(), b)[0].any()
+
+
+def state(n: int, d: int) -> reference.AdamState:
+    return reference.AdamState(
+        torch.zeros(()), torch.zeros(n, d), torch.zeros(n, d), torch.zeros(n, dtype=torch.long)
+    )
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("unit_from", [0, 4, None])
+def test_adam_rows(unit_from, lazy):
+    (start,) = draw(0, (9, 5))
+    start[unit_from or 0 :] /= start[unit_from or 0 :].norm(dim=1, keepdim=True)
+    mine, theirs = start.clone(), start.clone()
+    states = state(9, 5), state(9, 5)
+    generator = torch.Generator().manual_seed(1)
+    for step in range(8):
+        idle = torch.rand(9, generator=generator) < 0.4
+        idle[8] = True  # never has a gradient
+        grad = torch.where(idle[:, None], 0, torch.randn(9, 5, generator=generator))
+        square = [k.grad_square(mine, grad, idle, 9 if unit_from is None else unit_from)
+                  for k in (cpu, reference)]  # fmt: skip
+        torch.testing.assert_close(*square)
+        settings = {"lr": 0.01 * (step + 1), "betas": (0.9, 0.99), "eps": 1e-8, "factor": 0.7}
+        for kernels, p, s in ((cpu, mine, states[0]), (reference, theirs, states[1])):
+            kernels.adam_rows(p, grad, s, idle, unit_from=unit_from, lazy=lazy, **settings)
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+        assert torch.equal(states[0].last, states[1].last)
+    assert torch.equal(mine[8], start[8]) and states[0].last[8] == 0
+
+
+def test_what_lazy_leaves_out_is_bounded():
+    (start, grad) = draw(0, (3, 50), (3, 50))
+    exact, lazy = start.clone(), start.clone()
+    states = state(3, 50), state(3, 50)
+    nobody, all_idle = torch.zeros(3, dtype=torch.bool), torch.ones(3, dtype=torch.bool)
+    settings = {"lr": 0.01, "betas": (0.9, 0.999), "eps": 1e-8}
+    for p, s, flag in ((exact, states[0], False), (lazy, states[1], True)):
+        for _ in range(4):
+            cpu.adam_rows(p, grad, s, nobody, lazy=flag, **settings)
+    r = 0.9 / 0.999**0.5
+    bound = 0.01 / (1 - 0.9**4) * (states[1].exp_avg.abs() / states[1].exp_avg_sq.sqrt()) * r / (1 - r)
+    before = lazy.clone()
+    for p, s, flag in ((exact, states[0], False), (lazy, states[1], True)):
+        for _ in range(60):
+            cpu.adam_rows(p, torch.zeros_like(grad), s, all_idle, lazy=flag, **settings)
+    assert torch.equal(lazy, before)
+    assert ((exact - lazy).abs() <= bound).all() and (exact - lazy).abs().max() > 0.01
+    for p, s, flag in ((exact, states[0], False), (lazy, states[1], True)):
+        cpu.adam_rows(p, grad, s, nobody, lazy=flag, **settings)
+    for name in ("exp_avg", "exp_avg_sq"):  # the moments have caught up
+        torch.testing.assert_close(getattr(states[0], name), getattr(states[1], name), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_results_do_not_depend_on_threads(threads):
+    z, W, b = draw(0, (200, 16), (64, 16), (64,))
+    before = torch.get_num_threads()
+    values, indices, products = cpu.encode_topk(z, W.T, b, 5, torch.float32)
+    expected = cpu.decode(values, indices, W)
+    torch.set_num_threads(threads)
+    try:
+        assert torch.equal(cpu.decode(values, indices, W), expected)
+        assert torch.equal(cpu.select(products, b[None], 5)[0], values)
+    finally:
+        torch.set_num_threads(before)
