@@ -39,11 +39,11 @@ RESTART = 1000
 class NetConfig(Config):
     """Shape of the network."""
 
-    d_in: int = Field(96, gt=0, multiple_of=2)
+    d_in: int = Field(default=96, gt=0, multiple_of=2)
     """Width of the residual stream."""
-    n_layers: int = Field(2, gt=0)
+    n_layers: int = Field(default=2, gt=0)
     """Decoder blocks."""
-    n_heads: int = Field(3, gt=0)
+    n_heads: int = Field(default=3, gt=0)
     """Attention heads; must divide d_in."""
 
     @model_validator(mode="after")
@@ -60,9 +60,9 @@ class DataConfig(Config):
     """Chains of operation tokens, or the same told in sentences."""
     p: int = 23
     """Modulus of the arithmetic, a prime of at least 11."""
-    n_contexts: int = Field(48, gt=0)
+    n_contexts: int = Field(default=48, gt=0)
     """Questions' contexts in a training step."""
-    n_queries: int = Field(6, gt=0)
+    n_queries: int = Field(default=6, gt=0)
     """Queries on each context."""
 
     @field_validator("p")
@@ -96,11 +96,11 @@ class DistillConfig(Config):
         pure_steps=250,
     )
     """Training of `no_cot` and `pause`: one-step problems first, with help to find what they need."""
-    max_restarts: int = Field(3, ge=0)
+    max_restarts: int = Field(default=3, ge=0)
     """New starts after a stall before the run is given up."""
-    workers: int = Field(2, gt=0)
+    workers: int = Field(default=2, gt=0)
     """Processes, of one thread each; a seed has one process."""
-    test_problems: int = Field(1000, gt=0)
+    test_problems: int = Field(default=1000, gt=0)
     """Held-out problems of each number of steps in the final measurement."""
 
     @model_validator(mode="after")
