@@ -55,7 +55,7 @@ class Baseline(nn.Module, ABC):
         return SparseActs(acts.gather(-1, indices), indices)
 
     def decode_sparse(
-        self, acts: SparseActs, cell: Int[Tensor, "*batch"] | None = None
+        self, acts: SparseActs, cell: Int[Tensor, "*batch"] | None = None, x: Tensor | None = None
     ) -> Float[Tensor, "*batch d_in"]:
         """`decode` of sparse acts."""
         return self.decode(acts.to_dense(self.d_sae), cell)

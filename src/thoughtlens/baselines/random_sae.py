@@ -120,7 +120,7 @@ class RandomSAE(Baseline):
         return self._denormalize(acts @ self.W_dec + self.b_dec, cell)
 
     def decode_sparse(
-        self, acts: SparseActs, cell: Int[Tensor, "*batch"] | None = None
+        self, acts: SparseActs, cell: Int[Tensor, "*batch"] | None = None, x: Tensor | None = None
     ) -> Float[Tensor, "*batch d_in"]:
         """`decode` that reads only the rows of W_dec in use."""
         z_hat = kernels.decode(acts.values.flatten(0, -2), acts.indices.flatten(0, -2), self.W_dec)

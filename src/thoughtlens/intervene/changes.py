@@ -43,7 +43,7 @@ def reconstruct(model: SAE | Baseline, cell: int | None) -> Change:
     def change(x: Tensor) -> Tensor:
         x = _to(model, x)
         place = _cells(x, cell)
-        return model.decode(model.encode(x, place), place)
+        return model(x, place)
 
     return Change(change)
 
@@ -64,7 +64,7 @@ def edit_latents(
         new = acts.clone()
         old = acts[:, chosen]
         new[:, chosen] = torch.full_like(old, value) if value is not None else old * (scale or 0.0)
-        difference = sae.decode(new, place) - sae.decode(acts, place)
+        difference = sae.decode(new, place, x) - sae.decode(acts, place, x)
         return torch.where((new == acts).all(1, keepdim=True), x, x + difference)
 
     return Change(change)

@@ -210,7 +210,7 @@ class SAE(nn.Module, ABC):
         return self.denormalize(acts @ self.W_dec + self.b_dec, cell)
 
     def decode_sparse(
-        self, acts: SparseActs, cell: Int[Tensor, "*batch"] | None = None
+        self, acts: SparseActs, cell: Int[Tensor, "*batch"] | None = None, x: Tensor | None = None
     ) -> Float[Tensor, "*batch d_out"]:
         """`decode` that reads only the rows of W_dec in use."""
         k = acts.values.shape[-1]

@@ -114,7 +114,7 @@ class Crosscoder(SAE):
         return self.denormalize(z_hat)
 
     def decode_sparse(
-        self, acts: SparseActs, cell: Tensor | None = None
+        self, acts: SparseActs, cell: Tensor | None = None, x: Tensor | None = None
     ) -> Float[Tensor, "*batch n_sites d_out"]:
         """`decode` that reads only the rows of W_dec in use."""
         flat = kernels.decode(acts.values.flatten(0, -2), acts.indices.flatten(0, -2), self.W_dec.flatten(1))

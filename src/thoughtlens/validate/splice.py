@@ -116,7 +116,7 @@ def _arms(subject: Subject, hook: str, models: dict[str, SAE | Baseline], mean: 
     def through(model: SAE | Baseline) -> Change:
         def change(x: Tensor) -> Tensor:
             cell = model.cell_index([(hook, None)], np.zeros(len(x), dtype=np.int64))
-            return model.decode_sparse(model.encode_sparse(x, cell), cell)
+            return model.decode_sparse(model.encode_sparse(x, cell), cell, x)
 
         return change
 

@@ -105,7 +105,7 @@ class Subject:
         """x_hat, and the acts behind it."""
         cell = model.cell_index(self.cells, batch.cell)
         acts = model.encode_sparse(batch.x, cell)
-        return model.decode_sparse(acts, cell), acts
+        return model.decode_sparse(acts, cell, batch.x), acts
 
     def training_view(self) -> View:
         """The vectors that an SAE like this one is trained on, for fitting baselines."""
