@@ -213,7 +213,7 @@ def _read_array(file: Path, name: str, handle: Any, size: int) -> Tensor:
             f"{file}: {name} of shape {shape} and dtype {dtype} does not fill its {size:,} bytes"
         )
     flat = np.empty(n_bytes, np.uint8)
-    _fill(handle, memoryview(flat))
+    _fill(handle, flat.data)
     array = flat.view(dtype).reshape(shape[::-1] if fortran else shape)
     array = array.astype(dtype.newbyteorder("="), copy=False)
     return torch.from_numpy(array.T.copy() if fortran else array)

@@ -67,6 +67,9 @@ class ImportedSAE(SAE):
 
     kind = "imported"
     cfg: ImportedConfig
+    threshold: Tensor
+    r_mag: Tensor
+    b_mag: Tensor
     latent_axis: ClassVar[dict[str, int]] = {**SAE.latent_axis, "threshold": 0, "r_mag": 0, "b_mag": 0}
 
     def __init__(self, cfg: SAEConfig, d_in: int, d_out: int | None = None):

@@ -21,7 +21,7 @@ from thoughtlens.sae.convert.fitting import (
     unsigned,
     with_pre_bias,
 )
-from thoughtlens.sae.convert.plain import Plain, Rule, checked, fitting_provenance, require_keys, text
+from thoughtlens.sae.convert.plain import Plain, Rule, checked, require_keys, table, text
 from thoughtlens.sae.convert.plainly import (
     Forward,
     largest,
@@ -95,8 +95,8 @@ class DictionaryLearning:
         """Any dictionary; which class it is says `config.json`, or the keys where they suffice."""
         cls, state, config = self._load(path)
         file = self._file(path)
-        trainer = config.get("trainer") if isinstance(config.get("trainer"), dict) else {}
-        ours = config.get("thoughtlens") if isinstance(config.get("thoughtlens"), dict) else {}
+        trainer = table(config.get("trainer"))
+        ours = table(config.get("thoughtlens"))
         tensors = {OURS.get(name, name): t for name, t in state.items()}
         if "encoder.weight" in state:
             tensors |= {"W_enc": state["encoder.weight"].mT, "W_dec": state["decoder.weight"].mT}
@@ -111,7 +111,7 @@ class DictionaryLearning:
             groups=None if groups is None else tuple(_integers(groups, "group_sizes", file)),
             hook=text(ours.get("hook_name")) or hooks.from_dictionary(text(trainer.get("submodule_name"))),
             model=text(trainer.get("lm_name")),
-            provenance=fitting_provenance(ours),
+            provenance=table(ours.get("provenance")),
         )
         return checked(unsigned(plain), file)
 

@@ -71,10 +71,11 @@ def as_jumprelu(plain: Plain, fmt: str, *, pre_bias: bool | None = False) -> Pla
         MismatchError: another rule, a runtime norm, or thresholds below 0.
     """
     refuse_norm(plain, fmt)
-    threshold = plain.tensors.get("threshold")
     if plain.rule == "relu":
         threshold = torch.zeros(plain.d_sae, dtype=plain.dtype)
-    elif plain.rule not in ("jumprelu", "batchtopk"):
+    elif plain.rule in ("jumprelu", "batchtopk"):
+        threshold = plain.tensors["threshold"]
+    else:
         raise cannot_hold(fmt, rule_of(plain), "it holds relu, jumprelu and batchtopk")
     if bool((threshold < 0).any()):
         raise cannot_hold(fmt, "thresholds below 0", "set them to 0 where that is what the SAE means")

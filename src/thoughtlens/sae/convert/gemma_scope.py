@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +58,8 @@ class GemmaScope:
             tensors = {name: t.float() for name, t in plain.tensors.items()}
             plain = replace(plain, tensors=tensors).noting("bfloat16 became float32, which numpy has")
         out.mkdir(parents=True, exist_ok=True)
-        np.savez(out / self.file, **{name: plain.tensors[name].numpy() for name in NAMES})
+        arrays: dict[str, Any] = {name: plain.tensors[name].numpy() for name in NAMES}
+        np.savez(out / self.file, **arrays)
         return plain.noting("the file holds no hook name")
 
     def forward(self, path: Path, x: Tensor) -> Forward:

@@ -14,7 +14,7 @@ from thoughtlens.errors import CheckpointError
 from thoughtlens.sae.base import SAE, SAEConfig
 from thoughtlens.sae.batchtopk import BatchTopKConfig
 from thoughtlens.sae.convert.fitting import cannot_hold
-from thoughtlens.sae.convert.plain import COUNTED, Plain, checked
+from thoughtlens.sae.convert.plain import COUNTED, Plain, Rule, checked
 from thoughtlens.sae.convert.plainly import Forward, largest, layer_norm, onto_columns, pursue, weighted_rows
 from thoughtlens.sae.files import read_json, read_safetensors
 from thoughtlens.sae.gated import GatedConfig
@@ -27,7 +27,7 @@ from thoughtlens.sae.relu import ReLUConfig
 from thoughtlens.sae.topk import TopKConfig
 from thoughtlens.sae.transcoder import TranscoderConfig
 
-RULES = {
+RULES: dict[str, Rule] = {
     "topk": "topk",
     "relu": "relu",
     "p_anneal": "relu",

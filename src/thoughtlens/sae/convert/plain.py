@@ -170,7 +170,6 @@ def _shape(plain: Plain, name: str) -> tuple[int, ...]:
     return tuple(plain.tensors[name].shape)
 
 
-def fitting_provenance(table: dict[str, Any]) -> dict[str, Any]:
-    """What a writer of this project left in a foreign settings file about the training rows."""
-    found = table.get("provenance")
-    return found if isinstance(found, dict) else {}
+def table(value: Any) -> dict[str, Any]:
+    """A table of a settings file; anything else is an empty one."""
+    return value if isinstance(value, dict) else {}

@@ -15,10 +15,11 @@ from thoughtlens.sae.convert.fitting import as_jumprelu, cannot_hold, rule_of, u
 from thoughtlens.sae.convert.plain import (
     InputNorm,
     Plain,
+    Rule,
     checked,
-    fitting_provenance,
     require_int,
     require_keys,
+    table,
     text,
 )
 from thoughtlens.sae.convert.plainly import Forward, largest, layer_norm, onto_columns, pursue, weighted_rows
@@ -40,7 +41,7 @@ TENSORS: dict[str, tuple[str, ...]] = {
     "jumprelu_transcoder": (*FOUR, "threshold"),
     "jumprelu_skip_transcoder": (*FOUR, "threshold", "W_skip"),
 }
-RULES = {
+RULES: dict[str, Rule] = {
     "standard": "relu",
     "topk": "topk",
     "abstopk": "abstopk",
@@ -83,8 +84,8 @@ class SAELens:
             raise CheckpointError(
                 f"{path}: a transcoder that normalises only its input ({norm}); not supported"
             )
-        metadata = cfg.get("metadata") if isinstance(cfg.get("metadata"), dict) else {}
-        ours = metadata.get("thoughtlens") if isinstance(metadata.get("thoughtlens"), dict) else {}
+        metadata = table(cfg.get("metadata"))
+        ours = table(metadata.get("thoughtlens"))
         hook = text(metadata.get("hook_name"))
         plain = Plain(
             RULES[architecture],
@@ -97,7 +98,7 @@ class SAELens:
             hook_out=hooks.from_lens(text(metadata.get("hook_name_out"))) if transcoder else None,
             model=text(metadata.get("model_name")),
             settings={key: cfg.get(key) for key in PURSUIT} if architecture == "matching_pursuit" else {},
-            provenance=fitting_provenance(ours),
+            provenance=table(ours.get("provenance")),
         )
         plain = checked(unsigned(plain), file)
         return unit_decoder(plain) if cfg.get("rescale_acts_by_decoder_norm") else plain
@@ -221,7 +222,7 @@ class SAELens:
 
 def _modern(cfg: dict[str, Any]) -> dict[str, Any]:
     """A `cfg.json` from before version 6 in the words of version 6, as SAELens itself reads it."""
-    metadata = cfg.get("metadata") if isinstance(cfg.get("metadata"), dict) else {}
+    metadata = table(cfg.get("metadata"))
     major = str(cfg.get("sae_lens_version") or metadata.get("sae_lens_version")).split(".")[0]
     if major.isdecimal() and int(major) >= 6:
         return cfg

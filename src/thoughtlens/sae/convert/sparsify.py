@@ -12,7 +12,7 @@ from torch import Tensor
 from thoughtlens.errors import CheckpointError
 from thoughtlens.sae.convert import hooks
 from thoughtlens.sae.convert.fitting import cannot_hold, refuse_norm, rule_of, with_pre_bias
-from thoughtlens.sae.convert.plain import Plain, checked, fitting_provenance, require_int, require_keys, text
+from thoughtlens.sae.convert.plain import Plain, checked, require_int, require_keys, table, text
 from thoughtlens.sae.convert.plainly import Forward, largest, onto, weighted_rows
 from thoughtlens.sae.files import read_json, read_safetensors
 from thoughtlens.sae.native import write_tensors
@@ -41,7 +41,7 @@ class Sparsify:
         cfg, t = self._load(path)
         transcoder = bool(cfg.get("transcode", False))
         hook, hook_out = hooks.from_folder(path.resolve().name, transcoder=transcoder)
-        ours = cfg.get("thoughtlens") if isinstance(cfg.get("thoughtlens"), dict) else {}
+        ours = table(cfg.get("thoughtlens"))
         weight = t["encoder.weight"]
         tensors = {"W_enc": weight.mT, "b_enc": t["encoder.bias"], "W_dec": t["W_dec"], "b_dec": t["b_dec"]}
         if "W_skip" in t:
@@ -54,7 +54,7 @@ class Sparsify:
             transcoder=transcoder,
             hook=text(ours.get("hook_name")) or hook,
             hook_out=text(ours.get("hook_name_out")) or hook_out,
-            provenance=fitting_provenance(ours),
+            provenance=table(ours.get("provenance")),
         )
         if "W_skip" in t and not transcoder:
             raise CheckpointError(
