@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thoughtlens.kernels import loops, reference
-from thoughtlens.kernels.reference import AdamState, counted_through
+from thoughtlens.kernels.autograd import Decode, EncodeTopK, TopK
+from thoughtlens.kernels.reference import AdamState
 from thoughtlens.kernels.threads import share
+
+OPS = sys.modules[__name__]
 
 
 def encode_topk(
@@ -24,7 +28,7 @@ def encode_topk(
     Float[Tensor, "*members batch k"], Int[Tensor, "*members batch k"], Float[Tensor, "*members batch d_sae"]
 ]:
     """See `reference.encode_topk`."""
-    return EncodeTopK.apply(z, W, b, k, dtype)
+    return EncodeTopK.apply(z, W, b, k, dtype, OPS)
 
 
 def encode_relu(
@@ -42,14 +46,14 @@ def decode(
     values: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"], W_dec: Float[Tensor, "d_sae d_out"]
 ) -> Float[Tensor, "batch d_out"]:
     """See `reference.decode`."""
-    return Decode.apply(values, indices, W_dec)
+    return Decode.apply(values, indices, W_dec, OPS)
 
 
 def topk(
     pre_acts: Float[Tensor, "batch d_sae"], k: int
 ) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
     """See `reference.topk`."""
-    return TopK.apply(pre_acts, k)
+    return TopK.apply(pre_acts, k, OPS)
 
 
 def grad_square(
@@ -89,58 +93,6 @@ def adam_rows(
     share(loops.adam_rows, len(p), *arrays)
 
 
-class TopK(torch.autograd.Function):
-    """Gradients flow to the entries that were kept."""
-
-    @staticmethod
-    def forward(ctx: Any, pre_acts: Tensor, k: int) -> tuple[Tensor, ...]:
-        """Values and indices."""
-        values, indices = select(pre_acts, pre_acts.new_zeros(1, pre_acts.shape[1]), k)
-        ctx.save_for_backward(values, indices)
-        ctx.shape = pre_acts.shape
-        ctx.mark_non_differentiable(indices)
-        return values, indices
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """Gradient in the pre-activations."""
-        values, indices = ctx.saved_tensors
-        kept = torch.where(values > 0, grad, 0)
-        return kept.new_zeros(ctx.shape).scatter_add_(1, indices, kept), None
-
-
-class EncodeTopK(torch.autograd.Function):
-    """Gradients of only the latents that fire, row by row of the transposed encoder."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, W: Tensor, b: Tensor, k: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """Values, indices, products without the bias."""
-        products = z.to(dtype) @ W.to(dtype)
-        selected = select(products.flatten(0, -2), b.reshape(-1, b.shape[-1]), k)
-        values, indices = counted_through(*selected, products.shape)
-        ctx.save_for_backward(z, W, values, indices)
-        ctx.mark_non_differentiable(indices, products)
-        ctx.set_materialize_grads(False)
-        return values, indices, products
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """Gradients in z, W and b."""
-        z, W, values, indices = ctx.saved_tensors
-        z_grad = W_grad = b_grad = None
-        rows = W.mT.flatten(0, -2)
-        grad = torch.where(values > 0, grad, 0).flatten(0, -2)
-        values, indices = values.flatten(0, -2), indices.flatten(0, -2)
-        if ctx.needs_input_grad[0]:
-            z_grad = weighted_rows(grad, indices, rows).view_as(z)
-        if ctx.needs_input_grad[1]:
-            W_grad = latent_rows(grad, values, indices, z.flatten(0, -2), len(rows)).view(W.mT.shape).mT
-        if ctx.needs_input_grad[2]:
-            b_grad = grad.new_zeros(len(rows)).index_add_(0, indices.flatten(), grad.flatten())
-            b_grad = b_grad.view(*W.shape[:-2], -1)
-        return z_grad, W_grad, b_grad, None, None
-
-
 class EncodeReLU(torch.autograd.Function):
     """Bias, ReLU, sums and counts in one pass over the products; as few passes back."""
 
@@ -172,26 +124,6 @@ class EncodeReLU(torch.autograd.Function):
         W_grad = (pre_grad.T @ centred).to(W.dtype).T
         centre_grad = -(W @ b_grad) if ctx.needs_input_grad[1] else None
         return None, centre_grad, W_grad, b_grad, None
-
-
-class Decode(torch.autograd.Function):
-    """`sum_k values[b, k] * W_dec[indices[b, k]]`, and gradients of the rows in use."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, indices: Tensor, W_dec: Tensor) -> Tensor:
-        """x_hat without its bias."""
-        ctx.save_for_backward(values, indices, W_dec)
-        return weighted_rows(values, indices, W_dec)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """Gradients in values and W_dec."""
-        values, indices, W_dec = ctx.saved_tensors
-        values_grad = row_products(grad, indices, W_dec) if ctx.needs_input_grad[0] else None
-        W_grad = None
-        if ctx.needs_input_grad[2]:
-            W_grad = latent_rows(values, values, indices, grad, len(W_dec))
-        return values_grad, None, W_grad
 
 
 def select(

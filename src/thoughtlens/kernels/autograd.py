@@ -1,0 +1,91 @@
+"""Gradients of the sparse kernels, written once for every device.
+
+`ops` is the module with the device's `select`, `weighted_rows`, `row_products` and `latent_rows`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thoughtlens.kernels.reference import counted_through
+
+
+class TopK(torch.autograd.Function):
+    """Gradients flow to the entries that were kept."""
+
+    @staticmethod
+    def forward(ctx: Any, pre_acts: Tensor, k: int, ops: Any) -> tuple[Tensor, ...]:
+        """Values and indices."""
+        values, indices = ops.select(pre_acts, pre_acts.new_zeros(1, pre_acts.shape[1]), k)
+        ctx.save_for_backward(values, indices)
+        ctx.shape = pre_acts.shape
+        ctx.mark_non_differentiable(indices)
+        return values, indices
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradient in the pre-activations."""
+        values, indices = ctx.saved_tensors
+        kept = torch.where(values > 0, grad, 0)
+        return kept.new_zeros(ctx.shape).scatter_add_(1, indices, kept), None, None
+
+
+class EncodeTopK(torch.autograd.Function):
+    """Gradients of only the latents that fire, row by row of the transposed encoder."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, W: Tensor, b: Tensor, k: int, dtype: torch.dtype, ops: Any
+    ) -> tuple[Tensor, ...]:
+        """Values, indices, products without the bias."""
+        products = z.to(dtype) @ W.to(dtype)
+        selected = ops.select(products.flatten(0, -2), b.reshape(-1, b.shape[-1]), k)
+        values, indices = counted_through(*selected, products.shape)
+        ctx.save_for_backward(z, W, values, indices)
+        ctx.ops = ops
+        ctx.mark_non_differentiable(indices, products)
+        ctx.set_materialize_grads(False)
+        return values, indices, products
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients in z, W and b."""
+        z, W, values, indices = ctx.saved_tensors
+        ops = ctx.ops
+        z_grad = W_grad = b_grad = None
+        rows = W.mT.flatten(0, -2)
+        grad = torch.where(values > 0, grad, 0).flatten(0, -2)
+        values, indices = values.flatten(0, -2), indices.flatten(0, -2)
+        if ctx.needs_input_grad[0]:
+            z_grad = ops.weighted_rows(grad, indices, rows).view_as(z)
+        if ctx.needs_input_grad[1]:
+            W_grad = ops.latent_rows(grad, values, indices, z.flatten(0, -2), len(rows)).view(W.mT.shape).mT
+        if ctx.needs_input_grad[2]:
+            b_grad = grad.new_zeros(len(rows)).index_add_(0, indices.flatten(), grad.flatten())
+            b_grad = b_grad.view(*W.shape[:-2], -1)
+        return z_grad, W_grad, b_grad, None, None, None
+
+
+class Decode(torch.autograd.Function):
+    """`sum_k values[b, k] * W_dec[indices[b, k]]`, and gradients of the rows in use."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, indices: Tensor, W_dec: Tensor, ops: Any) -> Tensor:
+        """x_hat without its bias."""
+        ctx.ops = ops
+        ctx.save_for_backward(values, indices, W_dec)
+        return ops.weighted_rows(values, indices, W_dec)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients in values and W_dec."""
+        values, indices, W_dec = ctx.saved_tensors
+        ops = ctx.ops
+        values_grad = ops.row_products(grad, indices, W_dec) if ctx.needs_input_grad[0] else None
+        W_grad = None
+        if ctx.needs_input_grad[2]:
+            W_grad = ops.latent_rows(values, values, indices, grad, len(W_dec))
+        return values_grad, None, W_grad, None
