@@ -209,6 +209,9 @@ def claim(root, low, high, verdict):
     result = json.loads(file.read_text())
     for row in (row for member in result["members"] for row in member["comparisons"]):
         row |= {"low": low, "high": high, "verdict": verdict}
+    for row in (row for member in result["members"] for row in member["fidelity"] or []):
+        if "verdict" in row:
+            row |= {"low": low, "high": high, "verdict": verdict}
     result["warnings"] = ["only 3 rows, <b>look</b>"]
     file.write_text(json.dumps(result))
 
