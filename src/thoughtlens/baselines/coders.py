@@ -163,5 +163,5 @@ def _frozen(sae: SAE, batch: ViewBatch, cells: list[Cell], seed: int) -> SAE:
     """The SAE's architecture with random decoder directions that stay; encoder and biases trained."""
     cfg: Any = sae.cfg
     n = len(batch.x)
-    s = settings(n, lr=cfg.default_lr(sae.d_sae), epochs=FROZEN_ROWS / n, batch_size=min(1024, n), seed=seed)
+    s = settings(cfg, sae.d_sae, n, epochs=FROZEN_ROWS / n, batch_size=min(1024, n), seed=seed)
     return train_rows(cfg, batch.x.float(), torch.from_numpy(batch.cell), cells, s, frozen_decoder=True)

@@ -48,7 +48,7 @@ def _train(recipe: TrainConfig, member: SAE, x: Any, cell: Any, samples: Thought
     if not member.reconstructs or cfg.kind == "supervised":
         raise ConfigError(f"cross_fit: SAEs of kind {cfg.kind!r} cannot be trained on rows alone")
     s = settings(
-        len(x), lr=recipe.lr or cfg.default_lr(member.d_sae), epochs=recipe.epochs,
+        cfg, member.d_sae, len(x), lr=recipe.lr, epochs=recipe.epochs,
         batch_size=recipe.batch_size, seed=seed, warmup=recipe.warmup, decay=recipe.decay,
         grad_clip=recipe.grad_clip,
     )  # fmt: skip

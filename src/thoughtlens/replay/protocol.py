@@ -180,11 +180,12 @@ class Replay:
         cell = torch.arange(len(cells)).repeat(len(seen))
         if p.sae == "topk":
             kind = saes.TopKConfig(expansion=cfg.expansion, k=cfg.k)
-            lr, schedule = kind.default_lr(kind.width(rows.shape[1])), {}
+            schedule = {}
         else:
             kind = first_sae(cfg)
-            lr, schedule = 1e-3, {"warmup": 0.0, "decay": 0.0, "grad_clip": 0.0}
-        s = settings(len(rows), lr=lr, epochs=cfg.epochs, batch_size=256, seed=cfg.seed, **schedule)
+            schedule = {"lr": 1e-3, "warmup": 0.0, "decay": 0.0, "grad_clip": 0.0}
+        d_sae = kind.width(rows.shape[1])
+        s = settings(kind, d_sae, len(rows), epochs=cfg.epochs, batch_size=256, seed=cfg.seed, **schedule)
         return train_rows(kind, rows, cell, cells, s)
 
     def _codes(self, labels: list) -> np.ndarray:

@@ -18,19 +18,22 @@ SAMPLE_ROWS = 16_384
 
 
 def settings(
+    cfg: SAEConfig,
+    d_sae: int,
     n_rows: int,
     *,
-    lr: float,
     epochs: float,
     batch_size: int,
     seed: int,
+    lr: float | None = None,
     warmup: float = 0.05,
     decay: float = 0.2,
     grad_clip: float = 1.0,
 ) -> Settings:
-    """The numbers of a short run over `n_rows` rows."""
+    """The numbers of a short run over `n_rows` rows; without `lr`, the architecture's for that length."""
     batch_size = min(batch_size, n_rows)
     n_steps = max(1, int(epochs * n_rows) // batch_size)
+    lr = lr or cfg.default_lr(d_sae, n_steps)
     return Settings(
         n_steps=n_steps, batch_size=batch_size, lr=lr, warmup=warmup, decay=decay, grad_clip=grad_clip,
         dead_after_rows=max(1, n_steps * batch_size // 20), eval_every=n_steps, checkpoint_every_s=0.0,
