@@ -16,7 +16,8 @@ LAYERS = [
     {"stage"},
     {"models", "store", "sae", "problems"},
     {"baselines", "training", "explain"},
-    {"extract", "train", "validate", "interpret", "classify", "replay", "intervene", "fire", "gates", "distill"},
+    {"extract", "train", "validate", "interpret", "classify", "replay"}
+    | {"intervene", "fire", "gates", "distill"},
     {"plots", "report", "pipeline", "sweep", "grid", "bench", "explorer"},
     {"cli"},
 ]

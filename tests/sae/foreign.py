@@ -183,8 +183,18 @@ def openai(root: Path, activation: str = "TopK") -> Path:
 ALL = {
     **{
         f"sae_lens-{name}": (lambda root, name=name: sae_lens(root, name))
-        for name in ("standard", "gated", "topk", "abstopk", "jumprelu", "matching_pursuit", "transcoder")
-        + ("skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
+        for name in (
+            "standard",
+            "gated",
+            "topk",
+            "abstopk",
+            "jumprelu",
+            "matching_pursuit",
+            "transcoder",
+            "skip_transcoder",
+            "jumprelu_transcoder",
+            "jumprelu_skip_transcoder",
+        )
     },
     "sae_lens-layer_norm": lambda root: sae_lens(root, "topk", normalize_activations="layer_norm"),
     "sae_lens-rescale": lambda root: sae_lens(
@@ -198,8 +208,15 @@ ALL = {
     "sparsify-skip": lambda root: sparsify(root, transcode=True, skip_connection=True),
     **{
         f"dictionary-{name}": (lambda root, name=name: dictionary(root, name))
-        for name in ("AutoEncoder", "AutoEncoderNew", "GatedAutoEncoder", "AutoEncoderTopK", "BatchTopKSAE")
-        + ("MatryoshkaBatchTopKSAE", "JumpReluAutoEncoder")
+        for name in (
+            "AutoEncoder",
+            "AutoEncoderNew",
+            "GatedAutoEncoder",
+            "AutoEncoderTopK",
+            "BatchTopKSAE",
+            "MatryoshkaBatchTopKSAE",
+            "JumpReluAutoEncoder",
+        )
     },
     "gemma_scope": gemma_scope,
     "gemma_scope_2": gemma_scope_2,

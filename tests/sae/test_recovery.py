@@ -41,7 +41,8 @@ def fit(cfg: saes.SAEConfig, x: Tensor, y: Tensor | None = None, labels: Tensor 
     sae = saes.create(cfg, x.shape[-1], seed=0, d_out=None if y is None else y.shape[1])
     sae.initialize(x, y=y)
     settings = Settings(
-        n_steps=n_steps, batch_size=256, lr=cfg.default_lr(D_SAE, n_steps), warmup=0.05, decay=0.2, grad_clip=1.0,
+        n_steps=n_steps, batch_size=256, lr=cfg.default_lr(D_SAE, n_steps),
+        warmup=0.05, decay=0.2, grad_clip=1.0,
         dead_after_rows=5000, eval_every=1, checkpoint_every_s=60, seed=0,
     )  # fmt: skip
     trainer = Trainer(sae, settings)

@@ -12,17 +12,27 @@ from thoughtlens.sae.stack import Stack, stack_key
 
 D_IN, D_SAE, BATCH = 6, 20, 40
 CONFIGS = {
-    "topk": [saes.TopKConfig(d_sae=D_SAE, k=3, k_aux=2), saes.TopKConfig(d_sae=D_SAE, k=5, k_aux=2, auxk=0.5)],
-    "topk_free": [saes.TopKConfig(d_sae=D_SAE, k=k, decoder_norm="free", pre_bias=False, auxk=0) for k in (2, 2)],
+    "topk": [
+        saes.TopKConfig(d_sae=D_SAE, k=3, k_aux=2),
+        saes.TopKConfig(d_sae=D_SAE, k=5, k_aux=2, auxk=0.5),
+    ],
+    "topk_free": [
+        saes.TopKConfig(d_sae=D_SAE, k=k, decoder_norm="free", pre_bias=False, auxk=0) for k in (2, 2)
+    ],
     "relu": [saes.ReLUConfig(d_sae=D_SAE, l1=l1) for l1 in (0.5, 2.0)],
     "relu_means": [
         saes.ReLUConfig(
-            d_sae=D_SAE, l1=l1, l1_warmup=w, reconstruction="mean", penalty="mean", penalty_by_decoder_norm=True,
+            d_sae=D_SAE,
+            l1=l1,
+            l1_warmup=w,
+            reconstruction="mean",
+            penalty="mean",
+            penalty_by_decoder_norm=True,
             decoder_norm="free",
         )
         for l1, w in ((0.5, 0.0), (2.0, 0.5))
     ],
-}  # fmt: skip
+}
 
 
 def rows(seed: int) -> torch.Tensor:
