@@ -151,9 +151,7 @@ class _Job:
 def _prepare(cfg: ValidateConfig) -> _Job:
     """Open everything, and refuse what cannot or should not be judged."""
     store = ActivationStore.open(cfg.acts)
-    members = saes.load_members(
-        cfg.sae, device=_device(cfg.device), joined=True, hooks=store.meta.d_in
-    )
+    members = saes.load_members(cfg.sae, device=_device(cfg.device), joined=True, hooks=store.meta.d_in)
     subjects = [subject_of(store, name, sae, cfg.split) for name, sae in members.items()]
     warnings = _check(cfg, subjects, list(members))
     return _Job(store, subjects, _splicer(cfg, store), warnings)
