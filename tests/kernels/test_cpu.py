@@ -77,8 +77,9 @@ def test_topk_does_not_hide_nan():
 @pytest.mark.parametrize("k", [1, 5, 48])
 def test_encode_topk(members, batch, k, dtype):
     z, W, b = draw(0, (*members, batch, 12), (*members, 48, 12), (*members, 48))
-    inputs = [t.requires_grad_() for t in (z, W.mT, b)]
-    mine, theirs = (kernels.encode_topk(*inputs, k, dtype) for kernels in (cpu, reference))
+    (centre,) = draw(2, (*members, 12))
+    inputs = [t.requires_grad_() for t in (z, W.mT, b, centre)]
+    mine, theirs = (kernels.encode_topk(*inputs[:3], k, dtype, centre) for kernels in (cpu, reference))
     assert torch.equal(mine[2], theirs[2])
     dense = [
         torch.zeros(batch * max(1, *members, 1), 48 * max(1, *members, 1))

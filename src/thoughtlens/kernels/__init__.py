@@ -38,11 +38,12 @@ def encode_topk(
     b: Float[Tensor, "*members d_sae"],
     k: int,
     dtype: torch.dtype,
+    centre: Float[Tensor, "*members d_in"] | None = None,
 ) -> tuple[
     Float[Tensor, "*members batch k"], Int[Tensor, "*members batch k"], Float[Tensor, "*members batch d_sae"]
 ]:
     """See `reference.encode_topk`."""
-    return backend(W).encode_topk(z, W, b, k, dtype)
+    return backend(W).encode_topk(z, W, b, k, dtype, centre)
 
 
 def encode_relu(

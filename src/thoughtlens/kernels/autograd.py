@@ -38,13 +38,21 @@ class EncodeTopK(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, z: Tensor, W: Tensor, b: Tensor, k: int, dtype: torch.dtype, ops: Any
+        ctx: Any,
+        z: Tensor,
+        centre: Tensor | None,
+        W: Tensor,
+        b: Tensor,
+        k: int,
+        dtype: torch.dtype,
+        ops: Any,
     ) -> tuple[Tensor, ...]:
         """Values, indices, products without the bias."""
-        products = z.to(dtype) @ W.to(dtype)
+        centred = z if centre is None else z - centre[..., None, :]
+        products = centred.to(dtype) @ W.to(dtype)
         selected = ops.select(products.flatten(0, -2), b.reshape(-1, b.shape[-1]), k)
         values, indices = counted_through(*selected, products.shape)
-        ctx.save_for_backward(z, W, values, indices)
+        ctx.save_for_backward(centred, W, values, indices)
         ctx.ops = ops
         ctx.mark_non_differentiable(indices, products)
         ctx.set_materialize_grads(False)
@@ -52,21 +60,22 @@ class EncodeTopK(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """Gradients in z, W and b."""
-        z, W, values, indices = ctx.saved_tensors
-        ops = ctx.ops
-        z_grad = W_grad = b_grad = None
-        rows = W.mT.flatten(0, -2)
+        """Gradients in z, the centre, W and b; the centre's needs no row's own: they all share it."""
+        centred, W, values, indices = ctx.saved_tensors
+        ops, rows = ctx.ops, W.mT.flatten(0, -2)
         grad = torch.where(values > 0, grad, 0).flatten(0, -2)
         values, indices = values.flatten(0, -2), indices.flatten(0, -2)
+        z_grad = centre_grad = W_grad = None
+        b_grad = grad.new_zeros(len(rows)).index_add_(0, indices.flatten(), grad.flatten())
+        b_grad = b_grad.view(*W.shape[:-2], -1)
         if ctx.needs_input_grad[0]:
-            z_grad = ops.weighted_rows(grad, indices, rows).view_as(z)
+            z_grad = ops.weighted_rows(grad, indices, rows).view_as(centred)
         if ctx.needs_input_grad[1]:
-            W_grad = ops.latent_rows(grad, values, indices, z.flatten(0, -2), len(rows)).view(W.mT.shape).mT
+            centre_grad = -(W @ b_grad[..., None]).squeeze(-1)
         if ctx.needs_input_grad[2]:
-            b_grad = grad.new_zeros(len(rows)).index_add_(0, indices.flatten(), grad.flatten())
-            b_grad = b_grad.view(*W.shape[:-2], -1)
-        return z_grad, W_grad, b_grad, None, None, None
+            W_grad = ops.latent_rows(grad, values, indices, centred.flatten(0, -2), len(rows))
+            W_grad = W_grad.view(W.mT.shape).mT
+        return z_grad, centre_grad, W_grad, b_grad, None, None, None
 
 
 class Decode(torch.autograd.Function):

@@ -240,13 +240,27 @@ def _sum_rows(used, weight, first, last, rows, out):
 
 @compiled
 def row_products(x, indices, rows, out, lo, hi):
-    """`out[b, j] = x[b] . rows[indices[b, j]]`."""
+    """`out[b, j] = x[b] . rows[indices[b, j]]`, four at a time."""
+    k = indices.shape[1]
     for b in range(lo, hi):
-        for j in range(indices.shape[1]):
+        mine, j = x[b], 0
+        while j + 4 <= k:
+            r0, r1 = rows[indices[b, j]], rows[indices[b, j + 1]]
+            r2, r3 = rows[indices[b, j + 2]], rows[indices[b, j + 3]]
+            t0, t1, t2, t3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+            for d in range(mine.size):
+                t0 += mine[d] * r0[d]
+                t1 += mine[d] * r1[d]
+                t2 += mine[d] * r2[d]
+                t3 += mine[d] * r3[d]
+            out[b, j], out[b, j + 1], out[b, j + 2], out[b, j + 3] = t0, t1, t2, t3
+            j += 4
+        while j < k:
             row, total = rows[indices[b, j]], np.float32(0)
-            for d in range(rows.shape[1]):
-                total += x[b, d] * row[d]
+            for d in range(mine.size):
+                total += mine[d] * row[d]
             out[b, j] = total
+            j += 1
 
 
 @compiled

@@ -57,16 +57,18 @@ def encode_topk(
     b: Float[Tensor, "*members d_sae"],
     k: int,
     dtype: torch.dtype,
+    centre: Float[Tensor, "*members d_in"] | None = None,
 ) -> tuple[
     Float[Tensor, "*members batch k"], Int[Tensor, "*members batch k"], Float[Tensor, "*members batch d_sae"]
 ]:
-    """`topk(linear(z, W, b, dtype), k)`, and the products before the bias, in `dtype`.
+    """`topk(linear(z - centre, W, b, dtype), k)`, and the products before the bias, in `dtype`.
 
     Gradients flow through the values alone: the products are for `pick`, which has its own. With a leading
     dimension of members each has its own rows and weights; their latents are counted through, as rows of
     `W_dec.flatten(0, 1)`.
     """
-    products = z.to(dtype) @ W.to(dtype)
+    centred = z if centre is None else z - centre[..., None, :]
+    products = centred.to(dtype) @ W.to(dtype)
     values, indices = topk((products.to(W.dtype) + b[..., None, :]).flatten(0, -2), k)
     return (*counted_through(values, indices, products.shape), products.detach())
 

@@ -30,11 +30,12 @@ def encode_topk(
     b: Float[Tensor, "*members d_sae"],
     k: int,
     dtype: torch.dtype,
+    centre: Float[Tensor, "*members d_in"] | None = None,
 ) -> tuple[
     Float[Tensor, "*members batch k"], Int[Tensor, "*members batch k"], Float[Tensor, "*members batch d_sae"]
 ]:
     """See `reference.encode_topk`."""
-    return EncodeTopK.apply(z, W, b, k, dtype, OPS)
+    return EncodeTopK.apply(z, centre, W, b, k, dtype, OPS)
 
 
 def decode(

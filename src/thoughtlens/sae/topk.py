@@ -68,9 +68,8 @@ class TopKSAE(SAE):
     def loss(self, batch: Batch) -> LossTerms:
         """`reconstruction` and, while latents are dead, `auxk`."""
         z = self.normalize(batch.x, batch.cell)
-        centred = z - self.b_dec if self.cfg.pre_bias else z
-        dtype = self.compute_dtype or self.W_enc.dtype
-        *acts, products = kernels.encode_topk(centred, self.W_enc, self.b_enc, self.cfg.k, dtype)
+        centre, dtype = self.b_dec if self.cfg.pre_bias else None, self.compute_dtype or self.W_enc.dtype
+        *acts, products = kernels.encode_topk(z, self.W_enc, self.b_enc, self.cfg.k, dtype, centre)
         residual = z - (kernels.decode(*acts, self.W_dec) + self.b_dec)
         terms = {"reconstruction": residual.square().mean()}
         fired = counts(SparseActs(*acts), self.d_sae)
@@ -78,6 +77,7 @@ class TopKSAE(SAE):
         if self.cfg.auxk > 0 and batch.dead is not None:
             k_aux = self.cfg.k_aux or max(1, self.d_in // 2)
             latents = batch.dead.nonzero().squeeze(1)
+            centred = z if centre is None else z - centre
             pre_acts = kernels.pick(products, centred, self.W_enc, self.b_enc, latents)
             terms["auxk"] = self.cfg.auxk * dead_loss(residual, pre_acts, self.W_dec[latents], k_aux, dtype)
             idle &= ~batch.dead
