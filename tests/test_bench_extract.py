@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from thoughtlens.bench import _cut_after, bench_extract
+from thoughtlens.bench import bench_extract
+from thoughtlens.bench.extract import _cut_after
 from thoughtlens.models.capture import capture
 from thoughtlens.models.load import load
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,13 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+@cache
+def _rendezvous() -> tuple[Any, int, int]:
+    """The store that the ranks meet in, this rank, their number; made once, for a second one on the same
+    port can be missed by a rank that still knows the first."""
+    return next(dist.rendezvous("env://", timeout=timedelta(seconds=60)))
+
+
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """This process among those that torchrun has started, for the length of the block.
@@ -146,7 +154,7 @@ def joined() -> Iterator[Ranks]:
     if world()[1] == 1:
         yield Ranks()
         return
-    store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=60)))
+    store, rank, size = _rendezvous()
     store = dist.PrefixStore(f"thoughtlens {next(_MEETINGS)}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     exchange = dist.PrefixStore("exchange", store)
