@@ -120,6 +120,7 @@ def test_a_killed_stage_goes_on_after_its_finished_members(thoughts, tmp_path):
     # what a kill between the two members leaves: the first one's parts, and nothing of the second
     from thoughtlens import interpret as stage
     from thoughtlens.config import to_toml
+    from thoughtlens.explain.code_writer import write_codes
     from thoughtlens.explain.member import Member
     from thoughtlens.sae import load
     from thoughtlens.store import ActivationStore
@@ -129,6 +130,7 @@ def test_a_killed_stage_goes_on_after_its_finished_members(thoughts, tmp_path):
     (tmp_path / "out.tmp" / "config.toml").write_text(to_toml(cfg))
     store = ActivationStore.open(root / "acts")
     member = Member(store, "m0", load(tmp_path / "sae" / "m0"), split=None, batch_size=cfg.batch_size)
+    write_codes(member, tmp_path / "out.tmp" / "codes" / "0", parts / "0.codes")
     stage._member(cfg, member, parts, 0)
     before = (parts / "0.json").stat().st_mtime_ns
     assert before and interpret(cfg, tmp_path / "out")["digest"] == whole["digest"]

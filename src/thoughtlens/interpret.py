@@ -18,6 +18,7 @@ from pydantic import Field
 from thoughtlens import sae as saes
 from thoughtlens.config import Config
 from thoughtlens.explain import association, sites
+from thoughtlens.explain.code_writer import write_codes
 from thoughtlens.explain.examples import Examples, LatentStats, Lookup, TopExamples, spread, windows
 from thoughtlens.explain.member import Member, member_thoughts
 from thoughtlens.explain.preferences import Preferences, Settings
@@ -80,6 +81,9 @@ class InterpretConfig(Config):
     present_share: float = Field(0.3, gt=0, le=1)
     """Crosscoders: least length that a latent writes at a site, as a share of its largest, at which it counts
     as present there."""
+    codes: bool = True
+    """Keep the sparse codes: what explanations and the explorer read. They take 16 bytes a fire, less than
+    the bfloat16 vectors they were computed from where L0 is below an eighth of d_in."""
     seed: int = Field(0, ge=0)
     """Seed of the permutations."""
 
@@ -127,10 +131,13 @@ def _work(cfg: InterpretConfig, tmp: Path) -> dict[str, Any]:
     for i, (name, sae) in enumerate(members.items()):
         if not (parts / f"{i}.json").is_file():
             member = Member(store, name, sae, split=cfg.split, batch_size=cfg.batch_size)
+            write_codes(member, tmp / "codes" / str(i), parts / f"{i}.codes")
             _member(cfg, member, parts, i)
     for table in ("latents", "top_examples", "associations"):
         _join([parts / f"{i}.{table}.parquet" for i in range(len(members))], tmp / f"{table}.parquet")
     summaries = [read_json(parts / f"{i}.json") for i in range(len(members))]
+    if not cfg.codes:
+        shutil.rmtree(tmp / "codes", ignore_errors=True)
     if placed := sorted(parts.glob("*.sites.parquet")):
         _join(placed, tmp / "sites.parquet")
     shutil.rmtree(parts)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from thoughtlens.errors import MismatchError
@@ -99,6 +100,26 @@ class Member:
         place, hook, latent, value = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Fires(self.rows.unit[place] - first_unit, place, hook, latent, value)
 
+    @torch.no_grad()
+    def codes(self, low: int, high: int) -> sp.csr_array:
+        """The codes `[vectors, d_sae]` of the rows of units `low` to `high`, all hooks of a row in turn."""
+        places = np.arange(self.rows.first[low], self.rows.first[high])
+        n_hooks, parts = len(self.hook_names), []
+        for start in range(0, len(places), self.batch_size):
+            here = places[start : start + self.batch_size]
+            columns = []
+            for hook in range(n_hooks):
+                idx = hook * self.view.n_rows + self.rows.position[here]
+                cell = self.sae.cell_index(self.store.cells, self.view.cell_of(idx))
+                acts = self.sae.encode_sparse(self._read(idx), cell)
+                row, at = torch.nonzero(acts.values, as_tuple=True)
+                latent, value = acts.indices[row, at].numpy(), acts.values[row, at].float().numpy()
+                columns.append((row.numpy() * n_hooks + hook, latent, value))
+            vector, latent, value = (np.concatenate(column) for column in zip(*columns, strict=True))
+            shape = (len(here) * n_hooks, self.sae.d_sae)
+            parts.append(sp.coo_array((value, (vector, latent)), shape=shape).tocsr())
+        return parts[0] if len(parts) == 1 else sp.csr_array(sp.vstack(parts))
+
     def _read(self, idx: np.ndarray) -> torch.Tensor:
         found = self.source.read(idx)
         return (found.x if isinstance(found, Joined) else found).to(self.sae.W_enc.dtype)
@@ -106,7 +127,9 @@ class Member:
     def _one_row_for_all_sites(self, split: str | None) -> None:
         """A crosscoder's rows: those of its first site, each read together with the other sites."""
         store, sae, thoughts = self.store, self.sae, self.thoughts
-        member = training.Member(self.name, tuple(sae.hook_names), thoughts and tuple(thoughts))
+        member = training.Member(
+            self.name, tuple(sae.hook_names), None if thoughts is None else tuple(thoughts)
+        )
         self.source = open_source(sae.cfg, store, member, split, False)
         if sae.cfg.over == "thoughts":
             self.thoughts = (thoughts or store.thoughts)[:1]
