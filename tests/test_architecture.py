@@ -12,13 +12,15 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "thoughtlens"
 LAYERS = [
     {"errors"},
-    {"config", "progress", "metrics", "kernels"},
+    {"config", "progress", "metrics", "kernels", "result"},
     {"stage"},
     {"models", "store", "sae", "problems"},
     {"baselines", "training", "explain"},
     {"extract", "train", "validate", "interpret", "classify", "replay"}
-    | {"intervene", "fire", "gates", "distill"},
-    {"plots", "report", "pipeline", "sweep", "grid", "bench", "explorer"},
+    | {"intervene", "fire", "gates", "distill", "lens", "geometry"},
+    {"plots", "report", "pipeline", "sweep", "grid", "bench", "explorer", "serve"}
+    | {"suites", "neuronpedia"},
+    {"tracking", "hub", "doctor"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -28,6 +28,7 @@ from thoughtlens.config import load as load_config
 from thoughtlens.config import validate as validate_config
 from thoughtlens.errors import ConfigError, OccupiedError
 from thoughtlens.progress import say
+from thoughtlens.result import Result
 from thoughtlens.sae.base import require_k
 from thoughtlens.stage import provenance, write_json
 
@@ -149,7 +150,7 @@ def stage_config(cfg: Recipe, stage: str, root: Path, inputs: dict[str, Path] | 
         raise ConfigError(f"[{stage}] {error}") from None
 
 
-def run(cfg: Recipe, out: str | Path) -> dict[str, Any]:
+def run(cfg: Recipe, out: str | Path) -> Result:
     """All stages of a recipe into the run directory `out`.
 
     Returns:
@@ -175,7 +176,7 @@ def run(cfg: Recipe, out: str | Path) -> dict[str, Any]:
         **provenance(),
     }
     write_json(out / "result.json", result)
-    return result
+    return Result(result)
 
 
 def plan(cfg: Recipe, out: str | Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from thoughtlens import __version__
 from thoughtlens.config import Config, differences, identity, to_toml
 from thoughtlens.errors import NotThereError, OccupiedError, ResourceError, StoreError
 from thoughtlens.progress import say
+from thoughtlens.result import Result
 
 SCHEMA = 1
 LIBRARIES = ("torch", "transformers", "numpy", "scikit-learn", "safetensors", "pyarrow")
@@ -56,7 +57,7 @@ def run_stage(
     work: Callable[[Path], dict[str, Any]],
     *,
     inputs: dict[str, Path] | None = None,
-) -> dict[str, Any]:
+) -> Result:
     """Do `work(tmp_dir)` once, and keep its directory and `result.json`.
 
     Args:
@@ -97,17 +98,17 @@ def run_stage(
         (tmp / ".lock").unlink()
         fsync_tree(tmp)
         os.rename(tmp, out)
-    return result
+    return Result(result)
 
 
-def read_result(path: str | Path) -> dict[str, Any]:
+def read_result(path: str | Path) -> Result:
     """The `result.json` of a finished stage."""
     file = Path(path) / "result.json"
     if not file.is_file():
         unfinished = Path(f"{path}.tmp").exists()
         hint = "; an unfinished run lies beside it: run its command again" if unfinished else ""
         raise NotThereError(f"Expected a finished stage at {path}, found no {file.name} there{hint}")
-    return read_json(file)
+    return Result(read_json(file))
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -182,7 +183,7 @@ def fsync_tree(root: Path) -> None:
             os.close(handle)
 
 
-def _reuse(out: Path, stage: str, cfg: Config, digests: dict[str, str]) -> dict[str, Any]:
+def _reuse(out: Path, stage: str, cfg: Config, digests: dict[str, str]) -> Result:
     if not (out / "config.toml").is_file() or not (out / "result.json").is_file():
         raise OccupiedError(
             f"Expected nothing at {out}, or a finished {stage} to reuse; something else is there. "
