@@ -20,8 +20,10 @@ from thoughtlens.cli import look  # noqa: F401
 from thoughtlens.cli import explore  # noqa: F401
 from thoughtlens.cli import thought_models  # noqa: F401
 from thoughtlens.cli import intervene  # noqa: F401
+from thoughtlens.cli import lens  # noqa: F401
 from thoughtlens.cli import problems  # noqa: F401
 from thoughtlens.cli import convert  # noqa: F401
+from thoughtlens.cli import suites  # noqa: F401
 from thoughtlens.cli import bench  # noqa: F401
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from thoughtlens.cli.app import Acts, Out, Overrides, PlanOnly, Recipe, Sae, app, show
 
@@ -79,10 +81,19 @@ def classify(
     out: Out,
     acts: Acts = None,
     sae: Sae = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="Instead of the recipe's labels, the sets of sae-probes; suite.KEY=VALUE."),
+    ] = None,
     plan: PlanOnly = False,
 ) -> None:
     """Score labels with latents, raw activations and baselines on the same folds."""
-    _stage("classify", recipe, overrides, out, plan, acts=acts, sae=sae)
+    if suite is None:
+        return _stage("classify", recipe, overrides, out, plan, acts=acts, sae=sae)
+    from thoughtlens.cli.suites import run_suite
+    from thoughtlens.suites.recipe import of_recipe
+
+    run_suite(*of_recipe(suite, recipe, overrides or [], out, sae), plan=plan)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from thoughtlens.errors import ConfigError, DataError, NotThereError
 
 PREFIX = "sae-probes:"
 SUFFIXES = (".csv", ".jsonl", ".parquet")
+MISSING = "Labelled sets come with the package sae-probes: pip install --no-deps sae-probes"
 
 
 def labelled(
@@ -66,6 +67,24 @@ def probe_sets() -> list[str]:
     return sorted(file.name.removesuffix(".csv.zst") for file in _probe_files())
 
 
+def binary_sets() -> list[str]:
+    """Names of the sets of two classes among them, in the package's own order: those its runner goes through.
+
+    Raises:
+        NotThereError: the package is not installed.
+    """
+    files = _probe_files()
+    if not files:
+        raise NotThereError(MISSING)
+    index = _read_csv(files[0].parents[1] / "probing_datasets_MASTER.csv.zst", compressed=True)
+    kinds, names = index["Data type"].to_pylist(), index["Dataset save name"].to_pylist()
+    return [
+        Path(name).name.removesuffix(".csv")
+        for kind, name in zip(kinds, names, strict=True)
+        if kind == "Binary Classification"
+    ]
+
+
 def _probe_files() -> list[Path]:
     spec = importlib.util.find_spec("sae_probes")
     folders = list(spec.submodule_search_locations or ()) if spec else []
@@ -75,9 +94,7 @@ def _probe_files() -> list[Path]:
 def _probe_file(name: str) -> Path:
     files = {file.name.removesuffix(".csv.zst"): file for file in _probe_files()}
     if not files:
-        raise NotThereError(
-            "Labelled sets come with the package sae-probes: pip install --no-deps sae-probes"
-        )
+        raise NotThereError(MISSING)
     if name not in files:
         near = difflib.get_close_matches(name, files, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; for example {', '.join(sorted(files)[:3])}"
