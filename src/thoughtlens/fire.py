@@ -13,13 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtlens.config import load as load_config
 from thoughtlens.errors import ConfigError, MismatchError, NotThereError
 from thoughtlens.explain.member import POOLED, member_thoughts
 from thoughtlens.explain.reading import TextReader
 from thoughtlens.explain.tokens import token_texts
-from thoughtlens.extract import ExtractConfig
-from thoughtlens.extract.thoughts import load_model, sites_of
+from thoughtlens.extract.thoughts import model_of, sites_of
 from thoughtlens.models.thoughts import collect
 from thoughtlens.sae import SAE, load_members
 from thoughtlens.store import ActivationStore
@@ -153,13 +151,7 @@ def _texts(store: ActivationStore, sae: SAE, texts: Sequence[str]) -> Iterator[F
 
 
 def _thoughts(store: ActivationStore, sae: SAE, questions: Sequence[str]) -> Iterator[Found]:
-    cfg = load_config(ExtractConfig, store.root)
-    model = load_model(cfg)
-    if store.meta.model_digest not in (None, model.digest):
-        raise MismatchError(
-            f"The activations in {store.root} come from other weights of {model.name} than those found now; "
-            f"extract again, or restore the model"
-        )
+    cfg, model = model_of(store)
     sites = sites_of(tuple(sae.hook_names), model.spec)
     layers = sorted({layer for _, layer in sites.values() if layer is not None})
     batch = collect(

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from thoughtlens.errors import ConfigError, HookError
+from thoughtlens.config import load as load_config
+from thoughtlens.errors import ConfigError, HookError, MismatchError
 from thoughtlens.extract.config import ExtractConfig
 from thoughtlens.extract.cost import flops
 from thoughtlens.extract.source import Chunk, Source
@@ -25,6 +26,7 @@ from thoughtlens.models.thoughts import Answer, ThoughtBatch, ThoughtModel, Thou
 from thoughtlens.problems import source as problem_source
 from thoughtlens.problems.source import ProblemsConfig
 from thoughtlens.stage import Plan, read_json, write_json
+from thoughtlens.store import ActivationStore
 from thoughtlens.store.meta import PROBLEMS, StoreMeta
 
 ANSWERS = "answers"
@@ -57,6 +59,22 @@ def load_model(cfg: Wanted) -> ThoughtModel:
             f"use models.thoughts.collect"
         )
     return model
+
+
+def model_of(store: ActivationStore) -> tuple[ExtractConfig, ThoughtModel]:
+    """How a store of thoughts was made, and the model that made it.
+
+    Raises:
+        MismatchError: the model's weights are not those that made the store.
+    """
+    cfg = load_config(ExtractConfig, store.root)
+    model = load_model(cfg)
+    if store.meta.model_digest not in (None, model.digest):
+        raise MismatchError(
+            f"The activations in {store.root} come from other weights of {model.name} than those found now; "
+            f"extract again, or restore the model"
+        )
+    return cfg, model
 
 
 def resolve(wanted: ProblemsConfig, model: ThoughtModel) -> ProblemsConfig:

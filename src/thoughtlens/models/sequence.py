@@ -170,7 +170,7 @@ class HFThoughts(SequenceThoughts):
         self.lm = lm.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.decoder = lm.base_model
-        blocks, norm = _parts(self.decoder)
+        blocks, norm = decoder_parts(self.decoder)
         self.blocks, self.norm = blocks, norm
         self.device = next(lm.parameters()).device
         self.context_length = int(lm.config.max_position_embeddings)
@@ -262,7 +262,8 @@ def _tapped(blocks: nn.ModuleList, tap: Tap | None) -> Iterator[None]:
             handle.remove()
 
 
-def _parts(decoder: nn.Module) -> tuple[nn.ModuleList, nn.Module]:
+def decoder_parts(decoder: nn.Module) -> tuple[nn.ModuleList, nn.Module]:
+    """Blocks and final norm of a Hugging Face decoder."""
     for blocks, norm in (("layers", "norm"), ("h", "ln_f"), ("layers", "final_layer_norm")):
         if hasattr(decoder, blocks) and hasattr(decoder, norm):
             return getattr(decoder, blocks), getattr(decoder, norm)

@@ -155,6 +155,7 @@ class TinyThoughts(ThoughtModel):
         """Logit lens; `resid` still lacks the final norm, `thought_out` has it."""
         if site not in ("resid", "thought_out"):
             raise HookError(f"Expected site resid or thought_out to read out, got {site!r}")
+        h = h.to(self.decoder.embed.weight)
         return self.decoder.unembed(self.decoder.ln_f(h) if site == "resid" else h)
 
     def _read_kv(self, state: State, layer: int) -> tuple[Tensor, Tensor]:
