@@ -100,10 +100,13 @@ class Member:
         place, hook, latent, value = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Fires(self.rows.unit[place] - first_unit, place, hook, latent, value)
 
-    @torch.no_grad()
     def codes(self, low: int, high: int) -> sp.csr_array:
         """The codes `[vectors, d_sae]` of the rows of units `low` to `high`, all hooks of a row in turn."""
-        places = np.arange(self.rows.first[low], self.rows.first[high])
+        return self.codes_at(np.arange(self.rows.first[low], self.rows.first[high]))
+
+    @torch.no_grad()
+    def codes_at(self, places: np.ndarray) -> sp.csr_array:
+        """The codes `[vectors, d_sae]` of the rows at these places, all hooks of a row in turn."""
         n_hooks, parts = len(self.hook_names), []
         for start in range(0, len(places), self.batch_size):
             here = places[start : start + self.batch_size]
