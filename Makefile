@@ -1,13 +1,14 @@
-# make setup | demo | text-demo | test | lint | types | bench
+# make setup | demo | text-demo | test | test-peers | lint | bench
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PEERS ?= .venv-peers
 RUNS ?= runs
 JOBS ?= 2
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo text-demo test lint types bench clean
+.PHONY: setup demo text-demo test test-peers peers lint bench clean
 
 setup: $(VENV)/.ready
 
@@ -30,15 +31,27 @@ text-demo: setup
 test: setup lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS)
 
+test-peers: peers
+	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest -q tests/peers
+
+# An environment of their own: they pin other versions than we need.
+peers: $(PEERS)/.ready
+
+$(PEERS)/.ready: tests/peers/requirements.txt tests/peers/without-dependencies.txt pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r tests/peers/requirements.txt -e .
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/peers/without-dependencies.txt
+	$(PEERS)/bin/python -m pip uninstall --quiet --yes torchvision
+	touch $@
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-types: setup
-	$(BIN)/pyright
+	$(BIN)/basedpyright
 
 bench: setup
 	$(BIN)/python bench/run.py
 
 clean:
-	rm -rf $(VENV) $(RUNS) dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(RUNS) dist .pytest_cache .ruff_cache .hypothesis

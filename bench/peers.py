@@ -1,9 +1,10 @@
 """Our training step beside those of SAELens, sparsify and dictionary_learning, interleaved on the same rows.
 
-    python bench/peers.py --env DIR [--acts STORE] [--steps 15] [--settings topk-576 relu-576 ...]
+    make peers
+    python bench/peers.py [--env .venv-peers] [--acts STORE] [--steps 15] [--settings topk-576 relu-576 ...]
 
-Installs the three at pinned versions into a virtual environment of their own at DIR, with the CPU build of
-the torch that runs here, then starts one process per library and dtype and lets them step in turn.
+`make peers` installs the three at pinned versions into a virtual environment of their own. Starts one process
+per library and dtype and lets them step in turn.
 JSON goes to `results/`, a table to stdout. Run nothing else meanwhile.
 """
 
@@ -27,10 +28,7 @@ from run import RESULTS, processor
 
 from thoughtlens.store import ActivationStore
 
-PINS = ["sae-lens==6.54.12", "eai-sparsify==1.3.3", "dictionary-learning==0.1.0"]
-CONSTRAINTS = [f"torch=={torch.__version__}", f"numpy=={np.__version__}", "transformers==5.23.0"]
-UNUSABLE = ["torchvision"]
-"""Pulled in by a dependency's dependency; the build that fits a CPU torch is not in the registry."""
+LIBRARIES = ["sae-lens", "eai-sparsify", "dictionary-learning"]
 SETTINGS = {
     "topk-576": {"kind": "topk", "d_in": 576, "d_sae": 4608, "batch": 2048, "k": 32},
     "relu-576": {"kind": "relu", "d_in": 576, "d_sae": 4608, "batch": 2048, "k": 32},
@@ -62,19 +60,19 @@ class Contestant:
         self.times.append(float(self.process.stdout.readline()))
 
 
-def install(env: Path) -> Path:
-    """The Python of the peers' environment, made where it is missing."""
+def environment(env: Path) -> Path:
+    """The Python of the environment that `make peers` makes."""
     python = env / "bin" / "python"
-    ready = env / ".ready"
-    if not ready.is_file():
-        subprocess.run([sys.executable, "-m", "venv", env], check=True)
-        pins = env / "constraints.txt"
-        pins.write_text("\n".join(CONSTRAINTS) + "\n")
-        pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "-c", pins]
-        subprocess.run([*pip, f"torch=={torch.__version__}", *PINS], check=True, stdout=sys.stderr)
-        subprocess.run([python, "-m", "pip", "uninstall", "-y", *UNUSABLE], check=True, stdout=sys.stderr)
-        ready.touch()
+    if not (env / ".ready").is_file():
+        raise SystemExit(f"{env} is not there or not finished: make peers PEERS={env}")
     return python
+
+
+def versions(python: Path) -> list[str]:
+    """What is compared with, as installed."""
+    names = ", ".join(repr(name) for name in LIBRARIES)
+    code = f"from importlib.metadata import version\nfor n in ({names}): print(n, version(n), sep='==')"
+    return subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.split()
 
 
 def rows(acts: Path | None, d_in: int, n: int) -> np.ndarray:
@@ -156,12 +154,12 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--env", type=Path, required=True, help="folder of the peers' environment")
+    parser.add_argument("--env", type=Path, default=Path(".venv-peers"), help="made by `make peers`")
     parser.add_argument("--acts", type=Path, help="activation store whose rows are taken where they fit")
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     options = parser.parse_args()
-    python = install(options.env)
+    python = environment(options.env)
     found = {}
     for name in options.settings:
         found[name] = compare(SETTINGS[name], python, options.acts, options.steps)
@@ -171,7 +169,7 @@ def main() -> None:
     header = {
         "date": date.today().isoformat(),
         "processor": processor(),
-        "peers": PINS,
+        "peers": versions(python),
         "torch": torch.__version__,
     }
     file.write_text(
