@@ -8,18 +8,33 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from thoughtlens.cli.app import Acts, Out, Overrides, PlanOnly, Recipe, Sae, app, show
+from thoughtlens.cli.track import Names, Project, Track, following
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 @app.command()
-def run(recipe: Recipe, overrides: Overrides = None, *, out: Out, plan: PlanOnly = False) -> None:
+def run(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    *,
+    out: Out,
+    track: Track = None,
+    track_project: Project = None,
+    track_names: Names = "own",
+    plan: PlanOnly = False,
+) -> None:
     """All stages of a recipe in order; what is done already is not done again."""
     from thoughtlens import pipeline
 
     cfg = pipeline.load(recipe, overrides or [])
-    show(pipeline.plan(cfg, out) if plan else pipeline.run(cfg, out))
+    if plan:
+        return show(pipeline.plan(cfg, out))
+    with following(out, track, track_project, track_names) as summarise:
+        result = pipeline.run(cfg, out)
+        summarise(result["stages"])
+    show(result)
 
 
 def _stage(
@@ -39,10 +54,19 @@ def extract(recipe: Recipe, overrides: Overrides = None, *, out: Out, plan: Plan
 
 @app.command()
 def train(
-    recipe: Recipe, overrides: Overrides = None, *, out: Out, acts: Acts = None, plan: PlanOnly = False
+    recipe: Recipe,
+    overrides: Overrides = None,
+    *,
+    out: Out,
+    acts: Acts = None,
+    track: Track = None,
+    track_project: Project = None,
+    track_names: Names = "own",
+    plan: PlanOnly = False,
 ) -> None:
     """Train the sparse autoencoder(s) on stored activations."""
-    _stage("train", recipe, overrides, out, plan, acts=acts)
+    with following(out, None if plan else track, track_project, track_names):
+        _stage("train", recipe, overrides, out, plan, acts=acts)
 
 
 @app.command()

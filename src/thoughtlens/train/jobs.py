@@ -27,6 +27,11 @@ ROWS_PER_CELL = 256
 """Least number of sampled rows per (hook, thought) cell, on average."""
 DEAD_SHARE = 0.05
 """Share of a short run after which a silent latent counts as dead."""
+SIZES = (
+    "member", "kind", "hook_names", "thoughts", "d_in", "d_sae", "n_vectors", "n_problems", "passes",
+    "batch_size", "lr_peak", "dead_after_rows",
+)  # fmt: skip
+"""What `summary` says of an SAE that is known before its first step."""
 
 
 @dataclass(frozen=True)
@@ -165,9 +170,14 @@ def provenance(job: Job) -> dict[str, Any]:
     }
 
 
-def summary(job: Job, s: Settings, sample: Rows, validation: Rows | None, last: Row) -> dict[str, Any]:
-    """A finished SAE's entry in the result."""
-    member = job.member
+def facts(job: Job) -> dict[str, Any]:
+    """What an SAE is and how it is trained, known before its first step: what `track` reads later."""
+    cfg = job.cfg
+    return {**_sizes(job), "seed": cfg.seed, "split": cfg.split, "sae": cfg.sae.model_dump(mode="json")}
+
+
+def _sizes(job: Job) -> dict[str, Any]:
+    member, s = job.member, settings(job)
     return {
         "member": job.label,
         "kind": job.sae_cfg.kind,  # type: ignore[attr-defined]
@@ -176,10 +186,18 @@ def summary(job: Job, s: Settings, sample: Rows, validation: Rows | None, last: 
         "d_in": job.source.d_in,
         "d_sae": job.d_sae,
         "n_vectors": job.source.n,
+        "n_problems": job.store.problems["split"].to_pylist().count(job.cfg.split),
         "passes": round(job.n_vectors / job.source.n, 3),
         "batch_size": s.batch_size,
         "lr_peak": s.lr,
         "dead_after_rows": s.dead_after_rows,
+    }
+
+
+def summary(job: Job, sample: Rows, validation: Rows | None, last: Row) -> dict[str, Any]:
+    """A finished SAE's entry in the result."""
+    return {
+        **_sizes(job),
         "n_train": len(sample.x),
         "n_validation": 0 if validation is None else len(validation.x),
         **last,

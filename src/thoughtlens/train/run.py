@@ -17,14 +17,14 @@ from thoughtlens.progress import Progress, progress, say, warn
 from thoughtlens.stage import read_json, write_json
 from thoughtlens.train.config import Parallel
 from thoughtlens.train.groups import plan_groups
-from thoughtlens.train.jobs import Job, provenance, settings, start, summary, validation_rows
+from thoughtlens.train.jobs import Job, facts, provenance, settings, start, summary, validation_rows
 from thoughtlens.training.checkpoint import Checkpoints, ReadOnly
 from thoughtlens.training.evaluation import measure
 from thoughtlens.training.loop import Trainer, fit
 from thoughtlens.training.parallel import DataParallelTrainer, Ranks
 from thoughtlens.training.sharded import LatentParallelTrainer
 from thoughtlens.training.together import Entry, fit_together
-from thoughtlens.training.track import Row
+from thoughtlens.training.track import Row, tell
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,8 @@ class _Run:
         try:
             if not over:
                 self._load()
+            elif self.team.writes:
+                tell(facts(self.job), read_json(self.done)["curve"])
         except DataError as error:
             self.fail(str(error))
             over = True
@@ -176,6 +178,7 @@ class _Run:
         sae, self.sample = start(self.job, torch.device("cpu") if whole else self.device)
         self.validation = validation_rows(self.job)
         self.trainer = self._trainer(sae)
+        self.trainer.facts = facts(self.job) if self.team.writes else None
         if (found := self.checkpoints.latest()) is not None:
             self.trainer.restore(*found)
         if self.team.joint:
@@ -224,7 +227,7 @@ class _Run:
             return
         sae.provenance = provenance(job)
         saes.save(sae, self.tmp / job.name)
-        entry = summary(job, trainer.settings, self.sample, self.validation, trainer.curve[-1])
+        entry = summary(job, self.sample, self.validation, trainer.curve[-1])
         self.done.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.done, {"curve": trainer.curve, "summary": entry})
         self.checkpoints.clear()

@@ -32,7 +32,7 @@ from thoughtlens.training.dead import DeadTracker
 from thoughtlens.training.resample import UNTIL, resample
 from thoughtlens.training.schedule import lr_at
 from thoughtlens.training.sources import Joined, JoinedView
-from thoughtlens.training.track import Means, Row
+from thoughtlens.training.track import Means, Row, tell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,7 @@ class Trainer:
         self.step_idx = 0
         self.means = Means()
         self.curve: list[Row] = []
+        self.facts: dict[str, Any] | None = None
 
     @property
     def rows_seen(self) -> int:
@@ -111,6 +112,12 @@ class Trainer:
     def whole(self) -> SAE:
         """The SAE as it is measured and saved."""
         return self.sae
+
+    def record(self, row: Row) -> None:
+        """Add a measurement to the curve; those who follow are told, where `facts` say of what."""
+        self.curve.append(row)
+        if self.facts is not None:
+            tell(self.facts, self.curve)
 
     def n_dead(self) -> int:
         """Latents that count as dead now."""
@@ -194,7 +201,7 @@ def fit(
         except FloatingPointError as error:
             stop(trainer, batch, offending, str(error))
         if trainer.step_idx % s.eval_every == 0 or trainer.step_idx == s.n_steps:
-            trainer.curve.append(measured(trainer, evaluate))
+            trainer.record(measured(trainer, evaluate))
         bar.advance(s.batch_size, note(trainer.curve))
         if trainer.checkpoint_due(time.monotonic() - saved):
             checkpoints.save(trainer.rows_seen, *trainer.state())

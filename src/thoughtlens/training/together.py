@@ -203,7 +203,7 @@ class _Live:
             return True
         last = trainer.step_idx == trainer.settings.n_steps
         if last or trainer.step_idx % trainer.settings.eval_every == 0:
-            trainer.curve.append(measured(trainer, entry.evaluate))
+            trainer.record(measured(trainer, entry.evaluate))
         bar.advance(len(self._rows.x), note(trainer.curve))
         if last:
             entry.finish()

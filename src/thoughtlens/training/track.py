@@ -1,8 +1,13 @@
-"""The training curve: one row a measurement, kept in checkpoints, written as Parquet at the end."""
+"""The training curve: one row a measurement, kept in checkpoints, written as Parquet at the end.
+
+It is the source of what is shown elsewhere: whoever follows is told of every row while it grows.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 Row = dict[str, Any]
+Follower = Callable[[dict[str, Any], list[Row]], None]
+"""Takes what an SAE is (its `member` and settings) and its curve so far."""
+
+_FOLLOWERS: list[Follower] = []
+
+
+@contextmanager
+def followed(follower: Follower) -> Iterator[None]:
+    """Tell `follower` of every measurement of every SAE that this process trains inside the block.
+
+    It is called from the threads that train, each time with the whole curve: one that continues from a
+    checkpoint starts with the rows of the runs before it.
+    """
+    _FOLLOWERS.append(follower)
+    try:
+        yield
+    finally:
+        _FOLLOWERS.remove(follower)
+
+
+def tell(facts: dict[str, Any], curve: list[Row]) -> None:
+    """Show an SAE's curve to all who follow."""
+    for follower in tuple(_FOLLOWERS):
+        follower(facts, curve)
 
 
 def write_curves(curves: dict[str, list[Row]], file: Path) -> None:
