@@ -17,7 +17,7 @@ LAYERS = [
     {"models", "store", "sae", "problems"},
     {"baselines", "training", "explain"},
     {"extract", "train", "validate", "interpret", "classify", "replay"}
-    | {"intervene", "fire", "gates", "distill", "lens", "geometry"},
+    | {"intervene", "fire", "gates", "distill", "lens", "geometry", "explanations"},
     {"plots", "report", "pipeline", "sweep", "grid", "bench", "explorer", "serve"}
     | {"suites", "neuronpedia"},
     {"tracking", "hub", "doctor"},

@@ -20,6 +20,7 @@ from thoughtlens.cli import look  # noqa: F401
 from thoughtlens.cli import explore  # noqa: F401
 from thoughtlens.cli import thought_models  # noqa: F401
 from thoughtlens.cli import intervene  # noqa: F401
+from thoughtlens.cli import explain  # noqa: F401
 from thoughtlens.cli import lens  # noqa: F401
 from thoughtlens.cli import track  # noqa: F401
 from thoughtlens.cli import problems  # noqa: F401
