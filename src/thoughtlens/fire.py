@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from thoughtlens.errors import ConfigError, MismatchError, NotThereError
 from thoughtlens.explain.member import POOLED, member_thoughts
 from thoughtlens.explain.reading import TextReader
 from thoughtlens.explain.tokens import token_texts
+from thoughtlens.extract import ExtractConfig
 from thoughtlens.extract.thoughts import model_of, sites_of
-from thoughtlens.models.thoughts import collect
+from thoughtlens.models.thoughts import ThoughtModel, collect
 from thoughtlens.sae import SAE, load_members
 from thoughtlens.store import ActivationStore
 
@@ -72,8 +74,8 @@ def fire(
     if sae.provenance.get("model_digest") not in (None, store.meta.model_digest):
         raise MismatchError(f"The SAE in {run / 'sae'} was trained on another model than {store.meta.model}")
     flags = _everywhere(run / "interpret", name, sae.d_sae)
-    read = _texts if store.meta.kind == "text" else _thoughts
-    found = [_describe(one, texts[one.index], sae.hook_names, flags, top) for one in read(store, sae, texts)]
+    read = Eye(store).read(sae, texts)
+    found = [_describe(one, texts[one.index], sae.hook_names, flags, top) for one in read]
     found.sort(key=lambda one: one["index"])
     strongest = [{latent["latent"] for latent in one["latents"]} for one in found]
     return {
@@ -142,31 +144,54 @@ def _everywhere(interpret: Path, name: str, d_sae: int) -> list[str | None] | No
     return flags
 
 
-def _texts(store: ActivationStore, sae: SAE, texts: Sequence[str]) -> Iterator[Found]:
-    reader = TextReader.like(store.root)
-    for reading in reader.read(texts, sae.hook_names):
-        names = token_texts(reader.lm.tokenizer, reading.token_ids)
-        acts = [_encode(sae, hook, [None] * len(x), x) for hook, x in reading.acts.items()]
-        yield Found(reading.index, [names[int(t)] for t in reading.token_ids], torch.stack(acts))
+class Eye:
+    """The model behind a store, loaded when first needed and then kept: new texts as its SAEs see them."""
 
+    def __init__(self, store: ActivationStore) -> None:
+        self.store = store
 
-def _thoughts(store: ActivationStore, sae: SAE, questions: Sequence[str]) -> Iterator[Found]:
-    cfg, model = model_of(store)
-    sites = sites_of(tuple(sae.hook_names), model.spec)
-    layers = sorted({layer for _, layer in sites.values() if layer is not None})
-    batch = collect(
-        model, questions, sites=sorted({site for site, _ in sites.values()}), layers=layers, answers=True,
-        max_new_tokens=cfg.max_new_tokens,
-    )  # fmt: skip
-    answers = batch.answers.text if batch.answers is not None else []
-    thoughts = member_thoughts(store, sae) or []
-    for i in range(len(questions)):
-        acts = []
-        for hook, (site, layer) in sites.items():
-            x = getattr(batch, site)[i, thoughts, 0]
-            x = x if layer is None else x[:, batch.layers.index(layer)]
-            acts.append(_encode(sae, hook, thoughts, x))
-        yield Found(i, [f"thought {t}" for t in thoughts], torch.stack(acts), answers[i])
+    @cached_property
+    def reader(self) -> TextReader:
+        """Of a store of text."""
+        return TextReader.like(self.store.root)
+
+    @cached_property
+    def thinker(self) -> tuple[ExtractConfig, ThoughtModel]:
+        """Of a store of thoughts: how it was made, and the model."""
+        return model_of(self.store)
+
+    def read(self, sae: SAE, texts: Sequence[str]) -> Iterator[Found]:
+        """Every text once, in any order.
+
+        Raises:
+            DataError: no texts, or one that the model cannot read.
+            MismatchError: the model's weights are not those that made the store.
+        """
+        return (self._texts if self.store.meta.kind == "text" else self._thoughts)(sae, texts)
+
+    def _texts(self, sae: SAE, texts: Sequence[str]) -> Iterator[Found]:
+        for reading in self.reader.read(texts, sae.hook_names):
+            names = token_texts(self.reader.lm.tokenizer, reading.token_ids)
+            acts = [_encode(sae, hook, [None] * len(x), x) for hook, x in reading.acts.items()]
+            yield Found(reading.index, [names[int(t)] for t in reading.token_ids], torch.stack(acts))
+
+    def _thoughts(self, sae: SAE, questions: Sequence[str]) -> Iterator[Found]:
+        cfg, model = self.thinker
+        sites = sites_of(tuple(sae.hook_names), model.spec)
+        layers = sorted({layer for _, layer in sites.values() if layer is not None})
+        batch = collect(
+            model, questions, sites=sorted({site for site, _ in sites.values()}), layers=layers, answers=True,
+            max_new_tokens=cfg.max_new_tokens,
+        )  # fmt: skip
+        answers = batch.answers.text if batch.answers is not None else []
+        thoughts = member_thoughts(self.store, sae) or []
+        for i in range(len(questions)):
+            acts = []
+            for hook, (site, layer) in sites.items():
+                x = getattr(batch, site)[i, thoughts, 0]
+                x = x if layer is None else x[:, batch.layers.index(layer)]
+                acts.append(_encode(sae, hook, thoughts, x))
+            yield Found(i, [f"thought {t}" for t in thoughts], torch.stack(acts), answers[i])
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from thoughtlens.cli import thought_models  # noqa: F401
 from thoughtlens.cli import intervene  # noqa: F401
 from thoughtlens.cli import explain  # noqa: F401
 from thoughtlens.cli import lens  # noqa: F401
+from thoughtlens.cli import geometry  # noqa: F401
 from thoughtlens.cli import track  # noqa: F401
 from thoughtlens.cli import problems  # noqa: F401
 from thoughtlens.cli import convert  # noqa: F401

@@ -10,8 +10,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from thoughtlens.lens.rows import Target
-from thoughtlens.metrics.uncertainty import bootstrap_means, wilson
-from thoughtlens.metrics.uncertainty.significance import max_statistic, permutation_p
+from thoughtlens.metrics.uncertainty import (
+    bootstrap_means,
+    max_statistic,
+    permutation_p,
+    shuffled_blocks,
+    wilson,
+)
 
 DEFINITIONS = {
     "rate": "share of states whose strongest token reads as the right word (spaces around it apart; of text, "
@@ -102,18 +107,6 @@ def with_family(scored: Sequence[Scored]) -> list[dict[str, Any]]:
     observed = (np.array([s.row["rate"] for s in scored]) - mean) / spread
     p_max = max_statistic(observed, (null - mean) / spread)
     return [s.row | {"p_max": float(p)} for s, p in zip(scored, p_max, strict=True)]
-
-
-def shuffled_blocks(groups: Int[np.ndarray, " n"], rng: np.random.Generator) -> Int[np.ndarray, " n"]:
-    """A random order of sorted rows that keeps each group's rows together, in their order.
-
-    Where every group is one row this is a random permutation; else it keeps the dependence within groups.
-    """
-    starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])
-    lengths = np.diff(np.r_[starts, len(groups)])
-    order = rng.permutation(len(starts))
-    ends = np.cumsum(lengths[order])
-    return np.arange(len(groups)) + np.repeat(starts[order] - (ends - lengths[order]), lengths[order])
 
 
 def _hits(

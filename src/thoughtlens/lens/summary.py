@@ -20,12 +20,9 @@ NUMBERS = ("rate", "low", "high", "rate_top", "null", "null_high", "p", "p_max")
 SCHEMA = pa.schema(
     [
         *PLACE.items(),
-        ("column", pa.string()),
-        ("subset", pa.string()),
-        ("n", pa.int64()),
-        ("n_groups", pa.int64()),
+        *(("column", pa.string()), ("subset", pa.string()), ("n", pa.int64()), ("n_groups", pa.int64())),
+        *((name, pa.float64()) for name in NUMBERS),
     ]
-    + [(name, pa.float64()) for name in NUMBERS]
 )
 
 

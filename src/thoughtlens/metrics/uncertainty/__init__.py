@@ -26,6 +26,7 @@ from thoughtlens.metrics.uncertainty.significance import (
     mcnemar_power,
     minimal_detectable_difference,
     permutation_p,
+    shuffled_blocks,
 )
 from thoughtlens.metrics.uncertainty.verdicts import DELTA, Comparison, compare, compare_values, verdict
 
@@ -34,5 +35,5 @@ __all__ = [
     "bootstrap_ratio",
     "cluster_bootstrap", "compare", "compare_values", "corrected_resampled_t", "holm", "max_statistic",
     "mcnemar_exact", "mcnemar_power", "minimal_detectable_difference", "paired_difference",
-    "paired_proportions", "permutation_p", "verdict", "wilson",
+    "paired_proportions", "permutation_p", "shuffled_blocks", "verdict", "wilson",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from scipy import stats
 
 from thoughtlens.errors import ConfigError, DataError
@@ -125,6 +125,18 @@ def max_statistic(
     """
     best = np.asarray(null).max(axis=1)
     return np.array([permutation_p(score, best) for score in np.asarray(observed)])
+
+
+def shuffled_blocks(groups: Int[np.ndarray, " n"], rng: np.random.Generator) -> Int[np.ndarray, " n"]:
+    """A random order of sorted rows that keeps each group's rows together, in their order.
+
+    Where every group is one row this is a random permutation; else it keeps the dependence within groups.
+    """
+    starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]])
+    lengths = np.diff(np.r_[starts, len(groups)])
+    order = rng.permutation(len(starts))
+    ends = np.cumsum(lengths[order])
+    return np.arange(len(groups)) + np.repeat(starts[order] - (ends - lengths[order]), lengths[order])
 
 
 @lru_cache(maxsize=8)
