@@ -1,106 +1,97 @@
-"""Top examples, look-ups and windows against brute force and by hand."""
+"""Top and decile examples, look-ups and windows against brute force and by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from thoughtlens.explain import examples
+from tests.explain.fired import fires_of
 from thoughtlens.explain.examples import (
-    Fires,
-    LatentStats,
-    Lookup,
-    TopExamples,
+    decile_examples,
+    look_up,
     spread,
     stretches,
+    top_examples,
     windows,
 )
 
-
-def random_fires(n_units: int, rows_per_unit: int, hooks: int, d: int, seed: int) -> Fires:
-    """Few different values, so that ties are common."""
-    rng = np.random.default_rng(seed)
-    acts = rng.integers(0, 4, (n_units * rows_per_unit, hooks, d)) * (rng.random((1, hooks, d)) < 0.8)
-    place, hook, latent = np.nonzero(acts)
-    return Fires(place // rows_per_unit, place, hook, latent, acts[place, hook, latent].astype(np.float32))
+ROWS, HOOKS, D = 36, 2, 6
 
 
-def brute_force(fires: Fires, row: np.ndarray, d: int, k: int) -> dict[int, list[tuple[float, int, int]]]:
-    best: dict[int, list[tuple[float, int, int]]] = {j: [] for j in range(d)}
-    for j in range(d):
-        own = [
-            (-v, int(row[p]), int(h), int(u))
-            for v, p, h, u, latent in zip(
-                fires.value, fires.place, fires.hook, fires.unit, fires.latent, strict=True
-            )
-            if latent == j
-        ]
-        seen: set[int] = set()
-        for v, r, h, u in sorted(own):
-            if u not in seen:
-                seen.add(u)
-                best[j].append((-v, r, h))
-        best[j] = best[j][:k]
-    return best
+def ties() -> np.ndarray:
+    """[rows, hooks, latents], twelve problems of three rows; few values, so that ties are common."""
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 4, (ROWS, HOOKS, D)) * (rng.random((1, HOOKS, D)) < 0.8)
 
 
-@pytest.mark.parametrize("pending", [10, 1_000_000])
-def test_top_examples_equal_brute_force(pending, monkeypatch):
-    monkeypatch.setattr(examples, "PENDING", pending)  # a buffer size, so that merging happens often
-    fires = random_fires(n_units=12, rows_per_unit=3, hooks=2, d=6, seed=0)
-    row = np.random.default_rng(1).permutation(36)
-    top = TopExamples(row, 6, 3)
-    for low, high in ((0, 5), (5, 6), (6, 12)):
-        own = (fires.unit >= low) & (fires.unit < high)
-        values = (
-            fires.unit[own] - low,
-            fires.place[own],
-            fires.hook[own],
-            fires.latent[own],
-            fires.value[own],
+def test_top_examples_equal_brute_force():
+    acts = ties()
+    row = (np.random.default_rng(1).permutation(12)[:, None] * 3 + np.arange(3)).reshape(-1)
+    found = top_examples(fires_of(acts, [3] * 12), row, 3)
+    for j in range(D):
+        ordered = sorted(
+            (-acts[p, h, j], row[p], h, p // 3) for p, h in np.ndindex(ROWS, HOOKS) if acts[p, h, j]
         )
-        top.update(Fires(*values))
-    found = top.compute()
-    expected = brute_force(fires, row, 6, 3)
-    for j in range(6):
+        best = {one[3]: one for one in reversed(ordered)}.values()  # the first one of each problem
+        expected = [(-v, r, h) for v, r, h, _ in sorted(best)[:3]]
         own = found.latent == j
-        got = zip(
-            found.value[own].tolist(), row[found.place[own]].tolist(), found.hook[own].tolist(), strict=True
-        )
-        assert list(got) == expected[j]
-        assert found.rank[own].tolist() == list(range(len(expected[j])))
+        place, hook = found.vector[own] // HOOKS, found.vector[own] % HOOKS
+        assert list(zip(found.value[own], row[place], hook, strict=True)) == expected
+        assert found.rank[own].tolist() == list(range(len(expected)))
 
 
-def test_top_examples_of_nothing():
-    empty = np.zeros(0, np.int64)
-    top = TopExamples(empty, 4, 2)
-    top.update(Fires(empty, empty, empty, empty, empty.astype(np.float32)))
-    assert len(top.compute().latent) == 0
+def test_nothing_fires():
+    fires = fires_of(np.zeros((4, 1, 3)), [4])
+    assert len(top_examples(fires, np.arange(4), 2).latent) == 0
+    edges, found = decile_examples(fires, 2, seed=0)
+    assert len(found.latent) == 0 and not edges.any()
 
 
-def test_latent_stats_by_hand():
-    stats = LatentStats(3)
-    values = np.array([1.0, 3.0, 2.0], np.float32)
-    fires = Fires(
-        np.array([0, 0, 1]), np.array([0, 1, 2]), np.zeros(3, np.int64), np.array([0, 0, 2]), values
-    )
-    stats.update(fires, n_vectors=4, n_units=2, marks={"first": np.array([True, False, True])})
-    assert stats.fires.tolist() == [2, 0, 1]
-    assert stats.density.tolist() == [0.5, 0, 0.25]
-    assert stats.mean_active.tolist() == [2, 0, 2]
-    assert stats.max.tolist() == [3, 0, 2]
-    assert stats.units.tolist() == [1, 0, 1]
-    # latent 0 has 1 of its 1 + 3 on marked rows
-    assert stats.marked_share("first").tolist() == [0.25, 0, 1]
-    assert stats.marked_share("outlier").tolist() == [0, 0, 0]
+def test_deciles_are_true_quantiles():
+    rng = np.random.default_rng(2)
+    acts = np.where(rng.random((500, 1, 4)) < [1.0, 0.5, 0.01, 0.0], rng.gamma(2.0, size=(500, 1, 4)), 0)
+    acts[[7, 70], 0, 3] = 5, 4
+    fires = fires_of(acts, [50] * 10)
+    edges, found = decile_examples(fires, 3, seed=0)
+    for j in range(4):
+        own = acts[:, 0, j][acts[:, 0, j] > 0].astype(np.float32)
+        np.testing.assert_allclose(edges[j], np.quantile(own, np.linspace(0, 1, 11)), rtol=1e-6)
+        for decile in range(1, 11):
+            here = (found.latent == j) & (found.decile == decile)
+            n = len(own) * decile // 10 - len(own) * (decile - 1) // 10
+            ranked = np.sort(own)[len(own) * (decile - 1) // 10 : len(own) * decile // 10]
+            assert here.sum() == min(3, n)
+            assert set(found.value[here]) <= set(ranked)
+            assert found.rank[here].tolist() == list(range(here.sum()))
+            assert (np.diff(found.value[here]) <= 0).all()
+            assert len(set(found.vector[here])) == here.sum()
+    np.testing.assert_array_equal(acts[found.vector, 0, found.latent].astype(np.float32), found.value)
 
 
-def test_lookup_finds_what_fires_and_zero_elsewhere():
-    asked = Lookup(np.array([4, 2, 4, 9]), np.zeros(4, np.int64), np.array([1, 1, 1, 0]), n_hooks=1, d_sae=3)
-    assert asked.places.tolist() == [2, 4, 9]
-    zeros = np.zeros(2, np.int64)
-    asked.update(Fires(zeros, np.array([4, 2]), zeros, np.array([1, 2]), np.array([0.5, 7.0], np.float32)))
-    assert asked.compute().tolist() == [0.5, 0, 0.5, 0]
+def test_decile_samples_are_uniform():
+    # 40 latents that fire alike on 100 rows: each decile has 10 fires, of which 3 are drawn
+    acts = np.repeat(np.arange(1.0, 101.0)[:, None, None], 40, axis=2)
+    drawn = np.zeros(100)
+    for seed in range(20):
+        _, found = decile_examples(fires_of(acts, [100]), 3, seed)
+        drawn += np.bincount(found.vector, minlength=100)
+    # 20 * 40 latents, each fire with probability 3/10: 240, standard deviation sqrt(800 * 0.21) = 13
+    assert abs(drawn - 240).max() < 5 * 13
+    assert abs(drawn.mean() - 240) < 1e-9
+
+
+def test_look_up_finds_what_fires_and_zero_elsewhere():
+    acts = ties()
+    fires = fires_of(acts, [3] * 12)
+    vector, latent = np.divmod(np.arange(ROWS * HOOKS * D), D)
+    found = look_up(fires, latent, vector)
+    np.testing.assert_array_equal(found, acts.reshape(-1, D)[vector, latent])
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_no_look_ups(n):
+    fires = fires_of(np.ones((2, 1, 1)), [2])
+    assert look_up(fires, np.zeros(n, np.int64), np.zeros(n, np.int64)).tolist() == [1.0] * n
 
 
 def test_windows_stay_inside_their_stretch():

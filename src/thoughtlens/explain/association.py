@@ -1,17 +1,22 @@
-"""Which labels, tokens, hooks, thoughts and positions a latent prefers, with the problem as the unit.
+"""Which labels, words, tokens, hooks, thoughts and positions a latent prefers, with the problem as the unit.
 
-Rows of one problem (or document) are not independent: counting them one by one makes chance look
-like a finding. Everything here is an accumulator fed with whole problems; an interval or a null
-comes from the spread over problems.
+Rows of one problem (or document) are not independent: counting them one by one makes chance look like a
+finding. Intervals come from the spread over problems, and what chance does from permutations that keep each
+problem's fires together; the same permutations for all latents.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy import stats
+
+from thoughtlens.explain import null_loops
+from thoughtlens.explain.fires import Fires
+from thoughtlens.kernels.threads import share
 
 Z95 = float(stats.norm.ppf(0.975))
 
@@ -20,14 +25,23 @@ DEFINITIONS = {
     "rate_out": "the same over the other levels",
     "rate difference": "rate_in - rate_out; 95% interval from the spread over problems",
     "lift": "P(fires | token) / P(fires); 95% interval by linearisation over documents",
-    "q_value": "Benjamini-Hochberg over all tested (latent, level) pairs of the factor",
+    "correlation": "Pearson correlation over problems of the share of vectors on which it fires with the "
+    "rank of the number; 95% interval by Fisher's transformation",
+    "z": "inside problems: fires at the level less those expected from each problem's own rate, over the "
+    "standard deviation of that if levels are dealt out at random inside problems (Mantel-Haenszel); labels "
+    "and words: rate difference over its standard error if labels are dealt out at random; correlation: "
+    "r sqrt(n); tokens: (P(token | fires) - P(token)) / its standard error",
+    "permutations": "inside problems, and tokens: levels moved around inside every problem by a random "
+    "shift; labels, words, numbers: dealt out anew over problems",
+    "q_value": "false-discovery rate of calling all pairs with at least this |z| found: their number in the "
+    "mean permutation over their number in the data, all tested (latent, level) pairs of the factor together",
     "p_max": "share of permutations whose largest |z| over all latents and levels reaches this |z|",
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Associations:
-    """One entry per tested (latent, level) of a factor; definitions in `DEFINITIONS`."""
+    """One entry per listed (latent, level) of a factor; definitions in `DEFINITIONS`."""
 
     latent: Int[np.ndarray, " n"]
     level: Int[np.ndarray, " n"]
@@ -41,230 +55,239 @@ class Associations:
     z: Float[np.ndarray, " n"]
     q_value: Float[np.ndarray, " n"]
     p_max: Float[np.ndarray, " n"]
+    n_tested: int
+    """Pairs that were tested; more than are listed where only the strongest of each latent are."""
 
     def __len__(self) -> int:
         return len(self.latent)
 
     def take(self, index: Shaped[np.ndarray, " m"]) -> Associations:
         """The entries at `index` (positions or a mask)."""
-        return Associations(**{name: value[index] for name, value in vars(self).items()})
+        columns = {name: v[index] for name, v in vars(self).items() if isinstance(v, np.ndarray)}
+        return Associations(**columns, n_tested=self.n_tested)
 
 
-class LevelPreference:
-    """Levels that vary inside a problem (hook, thought, position): each against the rest of the same problem.
+@dataclass(frozen=True, eq=False)
+class Null:
+    """What permutations gave: the largest |z| of each, and how many |z| fell into each bin over all."""
 
-    The statistic of a problem is its firing rate at the level minus its firing rate elsewhere. The
-    null flips the sign of whole problems, the same flips for all latents, and keeps the largest |z|
-    (Westfall & Young 1993, single-step maxT).
+    largest: Float[np.ndarray, " permutations"]
+    counts: Int[np.ndarray, " bins"]
+
+    def p_max(self, z: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Westfall & Young 1993, single-step maxT: family-wise over all tested pairs of the factor."""
+        at_least = len(self.largest) - np.searchsorted(np.sort(self.largest), np.abs(z) * (1 - 1e-6))
+        return (1 + at_least) / (1 + len(self.largest))
+
+    def q_values(
+        self, z: Float[np.ndarray, " n"], observed: Int[np.ndarray, " bins"] | None = None
+    ) -> Float[np.ndarray, " n"]:
+        """Plug-in false-discovery rates (Tusher et al. 2001; Storey & Tibshirani 2003, with pi_0 = 1).
+
+        Holds where pairs differ in what chance gives them (few problems, rare words), unlike a normal
+        p-value.
+
+        Args:
+            z: Of the entries listed.
+            observed: Binned |z| of all tested pairs, where more were tested than are listed.
+        """
+        own = _bins(z)
+        if observed is None:
+            observed = np.bincount(own, minlength=len(self.counts))
+        null = (1 + _at_least(self.counts)) / len(self.largest)
+        rate = np.where(observed > 0, null / np.maximum(_at_least(observed), 1), np.inf)
+        return np.minimum(np.minimum.accumulate(rate), 1.0)[own]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chance:
+    """How chance is drawn, and the support below which nothing is tested."""
+
+    n_permutations: int = 200
+    seed: int = 0
+    min_units: int = 10
+    """Problems in which a latent must fire."""
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """A new generator, the same every time."""
+        return np.random.default_rng(self.seed)
+
+
+def level_preference(
+    fires: Fires, level: Int[np.ndarray, " vectors"], n_levels: int, chance: Chance, *, of_hooks: bool = False
+) -> Associations:
+    """Levels that vary inside a problem (thought, position, hook): each against the rest of the same problem.
 
     Args:
-        d_sae: Number of latents.
+        fires: The fires of every latent.
+        level: Level of every vector.
         n_levels: Number of levels.
-        n_permutations: Sign flips drawn.
-        seed: Seed of the flips; they depend on the order of problems, not on how they are batched.
+        chance: Permutations and support floor.
+        of_hooks: The levels are hooks, so that chance moves hooks and not places around.
     """
-
-    def __init__(self, d_sae: int, n_levels: int, *, n_permutations: int = 200, seed: int = 0) -> None:
-        self.d_sae, self.n_levels, self.n_permutations = d_sae, n_levels, n_permutations
-        self.rng = np.random.default_rng(seed)
-        shape = (n_levels, d_sae)
-        self.n = np.zeros(n_levels, np.int64)
-        self.rate_in, self.rate_out = np.zeros(shape), np.zeros(shape)
-        self.square = np.zeros(shape)
-        self.flipped = np.zeros((n_levels, n_permutations, d_sae), np.float32)
-        self.fires, self.units = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-
-    def update(
-        self,
-        unit: Int[np.ndarray, " fires"],
-        latent: Int[np.ndarray, " fires"],
-        level: Int[np.ndarray, " fires"],
-        exposure: Int[np.ndarray, "units n_levels"],
-    ) -> None:
-        """Add whole problems: who fired where, and how many vectors each problem has at each level."""
-        n_units = len(exposure)
-        signs = (self.rng.random((n_units, self.n_permutations)) < 0.5) * np.float32(2) - np.float32(1)
-        total = _counts(unit, latent, n_units, self.d_sae)
-        vectors = exposure.sum(1)
-        for v in range(self.n_levels):
-            here = level == v
-            fires = _counts(unit[here], latent[here], n_units, self.d_sae)
-            both = (exposure[:, v] > 0) & (vectors > exposure[:, v])
-            rate_in = fires[both] / exposure[both, v, None].astype(np.float32)
-            rate_out = (total - fires)[both] / (vectors - exposure[:, v])[both, None].astype(np.float32)
-            gap = rate_in - rate_out
-            self.n[v] += both.sum()
-            self.rate_in[v] += rate_in.sum(0, dtype=np.float64)
-            self.rate_out[v] += rate_out.sum(0, dtype=np.float64)
-            self.square[v] += np.square(gap, dtype=np.float64).sum(0)
-            self.flipped[v] += signs[both].T @ gap
-            self.fires[v] += fires.sum(0, dtype=np.float64).astype(np.int64)
-            self.units[v] += (fires > 0).sum(0)
-
-    def compute(self, min_units: int = 10) -> Associations:
-        """Entries of latents that fire in at least `min_units` problems at some level."""
-        n = np.maximum(self.n, 1)[:, None]
-        estimate = (self.rate_in - self.rate_out) / n
-        spread = np.sqrt(np.maximum(self.square / n - estimate**2, 0.0) / n)
-        norm = np.sqrt(self.square)
-        z = _ratio(estimate * n, norm)
-        tested = (self.units.max(0) >= min_units) & (norm > 0)
-        null = np.zeros(self.n_permutations)
-        for v in range(self.n_levels):
-            keep = tested[v]
-            if keep.any():
-                null = np.maximum(null, np.abs(self.flipped[v][:, keep] / norm[v, keep]).max(1))
-        return _collect(
-            tested, z, null, self.fires, self.units, self.rate_in / n, self.rate_out / n, estimate, spread
-        )
+    unit = np.repeat(fires.unit.astype(np.int64), fires.n_hooks)
+    exposure = np.bincount(unit * n_levels + level, minlength=fires.n_units * n_levels)
+    exposure = exposure.reshape(fires.n_units, n_levels)
+    size = np.full(fires.n_units, fires.n_hooks) if of_hooks else np.diff(fires.first)
+    shape = (n_levels, fires.d_sae)
+    n_fires, n_units = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    rate_in, rate_out, square, excess, variance = np.zeros((5, *shape))
+    null, _ = _run(
+        null_loops.inside, fires, fires.first, fires.n_hooks, level.astype(np.int32), exposure,
+        _shifts(size, chance), of_hooks, chance.min_units, n_fires, n_units, rate_in, rate_out, square,
+        excess, variance,
+    )  # fmt: skip
+    total = exposure.sum(1, keepdims=True)
+    n = np.maximum(((exposure > 0) & (exposure < total)).sum(0), 1)[:, None]
+    estimate = (rate_in - rate_out) / n
+    spread = np.sqrt(np.maximum(square / n - estimate**2, 0.0) / n)
+    tested = (n_units.max(0) >= chance.min_units) & (variance > 0)
+    z = _ratio(excess, np.sqrt(variance))
+    return _collect(tested, z, null, n_fires, n_units, rate_in / n, rate_out / n, estimate, spread)
 
 
-class LabelPreference:
+def label_preference(
+    fires: Fires, label: Int[np.ndarray, " units"], n_levels: int, chance: Chance
+) -> Associations:
     """Labels of whole problems (operation, correctness): each class against all other classes.
 
-    The statistic of a problem is the share of its vectors on which the latent fires. The null
-    shuffles the labels over problems, the same shuffle for all latents, and keeps the largest |z|.
+    The statistic of a problem is the share of its vectors on which the latent fires.
 
     Args:
-        d_sae: Number of latents.
-        labels: Class code of every problem in the order in which they will come; -1 is left out.
+        fires: The fires of every latent.
+        label: Class of every problem; -1 is left out.
         n_levels: Number of classes.
-        n_permutations: Shuffles drawn.
-        seed: Seed of the shuffles.
+        chance: Permutations and support floor.
     """
-
-    def __init__(
-        self,
-        d_sae: int,
-        labels: Int[np.ndarray, " n"],
-        n_levels: int,
-        *,
-        n_permutations: int = 200,
-        seed: int = 0,
-    ) -> None:
-        self.d_sae, self.labels, self.n_levels = d_sae, labels, n_levels
-        rng = np.random.default_rng(seed)
-        known = np.flatnonzero(labels >= 0)
-        self.shuffled = np.full((n_permutations, len(labels)), -1, np.int16)
-        for i in range(n_permutations):
-            self.shuffled[i, known] = labels[rng.permutation(known)]
-        self.done = 0
-        shape = (n_levels, d_sae)
-        self.sum, self.square = np.zeros(shape), np.zeros(shape)
-        self.fires, self.units = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        self.null_sum = np.zeros((n_levels, n_permutations, d_sae), np.float32)
-
-    def update(
-        self,
-        unit: Int[np.ndarray, " fires"],
-        latent: Int[np.ndarray, " fires"],
-        vectors: Int[np.ndarray, " units"],
-    ) -> None:
-        """Add the next `len(vectors)` problems, with the number of vectors each has."""
-        n_units = len(vectors)
-        window = slice(self.done, self.done + n_units)
-        self.done += n_units
-        fires = _counts(unit, latent, n_units, self.d_sae)
-        share = fires / np.maximum(vectors, 1)[:, None].astype(np.float32)
-        for v in range(self.n_levels):
-            own = self.labels[window] == v
-            self.sum[v] += share[own].sum(0, dtype=np.float64)
-            self.square[v] += np.square(share[own], dtype=np.float64).sum(0)
-            self.fires[v] += fires[own].sum(0, dtype=np.float64).astype(np.int64)
-            self.units[v] += (fires[own] > 0).sum(0)
-            self.null_sum[v] += (self.shuffled[:, window] == v).astype(np.float32) @ share
-
-    def compute(self, min_units: int = 10) -> Associations:
-        """Entries of latents that fire in at least `min_units` problems."""
-        n = np.bincount(self.labels[self.labels >= 0], minlength=self.n_levels)[:, None]
-        rest = n.sum() - n
-        total = self.sum.sum(0)
-        rate_in, rate_out = _ratio(self.sum, n), _ratio(total - self.sum, rest)
-        variance = np.maximum(self.square.sum(0) / n.sum() - (total / n.sum()) ** 2, 0.0)
-        scale = np.sqrt(variance * (_ratio(1.0, n) + _ratio(1.0, rest)))
-        tested = (self.units.sum(0) >= min_units) & (scale > 1e-12) & (n > 1) & (rest > 1)
-        null = np.zeros(len(self.shuffled))
-        for v in range(self.n_levels):
-            if (keep := tested[v]).any():
-                own = self.null_sum[v][:, keep].astype(np.float64)
-                gap = own / n[v] - (total[keep] - own) / rest[v]
-                null = np.maximum(null, np.abs(gap / scale[v, keep]).max(1))
-        spread = np.sqrt(
-            _variance(self.square, rate_in, n) + _variance(self.square.sum(0) - self.square, rate_out, rest)
-        )
-        z = _ratio(rate_in - rate_out, scale)
-        return _collect(
-            tested, z, null, self.fires, self.units, rate_in, rate_out, rate_in - rate_out, spread
-        )
+    known = np.flatnonzero(label >= 0)
+    sizes = np.bincount(label[known], minlength=n_levels)
+    shuffled = np.full((len(label), chance.n_permutations), -1, np.int16)
+    rng = chance.rng
+    for p in range(chance.n_permutations):
+        shuffled[known, p] = label[rng.permutation(known)]
+    shape = (n_levels, fires.d_sae)
+    n_fires, n_units = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    total, square = np.zeros((2, *shape))
+    null, _ = _run(
+        null_loops.labels, fires, fires.n_hooks, _weight(fires), label.astype(np.int64), sizes, shuffled,
+        chance.min_units, _longest(fires), n_fires, n_units, total, square,
+    )  # fmt: skip
+    return _classes(sizes[:, None], len(known), n_fires, n_units, total, square, total.sum(0), square.sum(0),
+                    n_units.sum(0) >= chance.min_units, null)  # fmt: skip
 
 
-class TokenPreference:
+def word_preference(
+    fires: Fires,
+    indptr: Int[np.ndarray, " units_plus_1"],
+    word: Int[np.ndarray, " n"],
+    n_words: int,
+    chance: Chance,
+    *,
+    top: int,
+) -> Associations:
+    """Words that are in a problem's text or not: the problems with a word against those without.
+
+    Args:
+        fires: The fires of every latent.
+        indptr: Where the words of each problem begin in `word`.
+        word: The different words of every problem, problem by problem.
+        n_words: Number of words; each must be in some texts and missing in some.
+        chance: Permutations and support floor.
+        top: Words listed for each latent, by |z|; all are tested.
+    """
+    sizes = np.bincount(word, minlength=n_words)
+    rng, units = chance.rng, np.arange(fires.n_units, dtype=np.int32)
+    shuffled = np.stack([rng.permutation(units) for _ in range(chance.n_permutations)])
+    shape = (fires.d_sae, n_words)
+    n_fires, n_units = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    total, square = np.zeros((2, *shape))
+    whole, squares = np.zeros((2, fires.d_sae))
+    null, _ = _run(
+        null_loops.words, fires, fires.n_hooks, _weight(fires), indptr, word, sizes, shuffled,
+        chance.min_units, _longest(fires), n_fires, n_units, total, square, whole, squares,
+    )  # fmt: skip
+    fired = np.array(units_of(fires)) >= chance.min_units
+    found = _classes(sizes[:, None], fires.n_units, n_fires.T, n_units.T, total.T, square.T, whole, squares,
+                     fired, null)  # fmt: skip
+    order = np.lexsort((found.level, -np.abs(found.z), found.latent))
+    return found.take(order[rank_within(found.latent[order]) < top])
+
+
+def correlation(fires: Fires, number: Float[np.ndarray, " units"], chance: Chance) -> Associations:
+    """A number that every problem has (a value, a length), by its rank; NaN is left out. One level, 0."""
+    known = np.flatnonzero(~np.isnan(number))
+    n, score = len(known), np.full(len(number), np.nan)
+    ranks = stats.rankdata(number[known])
+    score[known] = (ranks - ranks.mean()) / ranks.std()
+    shuffled = np.zeros((len(number), chance.n_permutations), np.float32)
+    rng = chance.rng
+    for p in range(chance.n_permutations):
+        shuffled[known, p] = score[rng.permutation(known)]
+    n_fires, n_units = np.zeros((2, fires.d_sae), np.int64)
+    total, square, product = np.zeros((3, fires.d_sae))
+    null, _ = _run(
+        null_loops.correlations, fires, fires.n_hooks, _weight(fires), score, shuffled, n, chance.min_units,
+        _longest(fires), n_fires, n_units, total, square, product,
+    )  # fmt: skip
+    variance = square / n - (total / n) ** 2
+    latent = np.flatnonzero((n_units >= chance.min_units) & (variance > 1e-24))
+    z = product[latent] / np.sqrt(n * variance[latent])
+    r = np.clip(z / np.sqrt(n), -1 + 1e-12, 1 - 1e-12)
+    half, nothing = Z95 / np.sqrt(max(n - 3, 1)), np.full(len(latent), np.nan)
+    return Associations(
+        latent, np.zeros_like(latent), n_fires[latent], n_units[latent], nothing, nothing, r,
+        np.tanh(np.arctanh(r) - half), np.tanh(np.arctanh(r) + half), z, null.q_values(z), null.p_max(z),
+        len(latent),
+    )  # fmt: skip
+
+
+def token_preference(
+    fires: Fires,
+    token: Int[np.ndarray, " places"],
+    n_tokens: int,
+    chance: Chance,
+    *,
+    min_fires: int = 10,
+    top: int = 10,
+) -> Associations:
     """Tokens on which a latent fires more often than its density says, documents as the unit.
 
-    Keeps one entry per (latent, token) pair that was ever seen; memory grows with the pairs, not
-    with the rows. The interval of the lift linearises the ratio "fires on this token / fires" over
-    documents.
+    The interval of the lift linearises the ratio "fires on this token / fires" over documents.
 
     Args:
-        d_sae: Number of latents.
+        fires: The fires of every latent.
+        token: Token of every place.
         n_tokens: Size of the vocabulary.
+        chance: Permutations, and the documents in which a latent must fire on the token.
+        min_fires: Fires of the latent on the token below which a pair is not tested.
+        top: Tokens listed for each latent, by the lower end of their lift; all are tested.
     """
+    vectors = np.bincount(token, minlength=n_tokens) * fires.n_hooks
+    base = vectors / max(fires.n_vectors, 1)
+    shape = (fires.d_sae, top)
+    found, score, numbers = np.full(shape, -1, np.int64), np.zeros(shape), np.zeros((*shape, 5))
+    null, observed = _run(
+        null_loops.tokens, fires, fires.first, fires.n_hooks, token.astype(np.int32), base,
+        _shifts(np.diff(fires.first), chance), min_fires, chance.min_units, found, score, numbers,
+    )  # fmt: skip
+    latent, rank = np.nonzero(found >= 0)
+    level, (count, units, part, spread, z) = found[latent, rank], numbers[latent, rank].T
+    own = fires.counts[latent]
+    rate_out = _ratio(own - count, fires.n_vectors - vectors[level])
+    return Associations(
+        latent, level, count.astype(np.int64), units.astype(np.int64), count / vectors[level], rate_out,
+        part / base[level], np.maximum(part - Z95 * spread, 0.0) / base[level],
+        (part + Z95 * spread) / base[level], z, null.q_values(z, observed), null.p_max(z),
+        int(observed.sum()),
+    )  # fmt: skip
 
-    fields = ("n_fires", "n_units", "square", "cross")
 
-    def __init__(self, d_sae: int, n_tokens: int) -> None:
-        self.d_sae, self.n_tokens = d_sae, n_tokens
-        self.token_vectors = np.zeros(n_tokens, np.int64)
-        self.n, self.sum, self.sum_square = 0, np.zeros(d_sae), np.zeros(d_sae)
-        self.pairs: list[dict[str, np.ndarray]] = []
-
-    def update(
-        self,
-        unit: Int[np.ndarray, " fires"],
-        latent: Int[np.ndarray, " fires"],
-        token: Int[np.ndarray, " fires"],
-        tokens: Int[np.ndarray, " vectors"],
-        n_units: int,
-    ) -> None:
-        """Add whole documents: who fired on which token, and the tokens of all their vectors."""
-        self.token_vectors += np.bincount(tokens, minlength=self.n_tokens)
-        self.n += len(tokens)
-        own = _counts(unit, latent, n_units, self.d_sae).astype(np.float64)
-        self.sum += own.sum(0)
-        self.sum_square += (own**2).sum(0)
-        pair_unit = (latent.astype(np.int64) * self.n_tokens + token) * n_units + unit
-        pair_unit, count = np.unique(pair_unit, return_counts=True)
-        pair, at = pair_unit // n_units, pair_unit % n_units
-        one = {
-            "pair": pair, "n_fires": count, "n_units": np.ones_like(count), "square": count**2,
-            "cross": (count * own[at, pair // self.n_tokens]).astype(np.int64),
-        }  # fmt: skip
-        self.pairs.append(_merge([one]))
-        if sum(len(p["pair"]) for p in self.pairs) > 2 * len(self.pairs[0]["pair"]) + 4_000_000:
-            self.pairs = [_merge(self.pairs)]
-
-    def compute(self, min_fires: int = 10, min_units: int = 3, top: int = 10) -> Associations:
-        """The `top` tokens of each latent by the lower end of their lift, among those with support."""
-        if not self.pairs:
-            return _empty()
-        table = _merge(self.pairs)
-        keep = (table["n_fires"] >= min_fires) & (table["n_units"] >= min_units)
-        table = {name: value[keep] for name, value in table.items()}
-        latent, token = table["pair"] // self.n_tokens, table["pair"] % self.n_tokens
-        share = table["n_fires"] / self.sum[latent]
-        variance = table["square"] - 2 * share * table["cross"] + share**2 * self.sum_square[latent]
-        spread = np.sqrt(np.maximum(variance, 0.0)) / self.sum[latent]
-        base = self.token_vectors[token] / self.n
-        z = _ratio(share - base, spread, when_zero=np.inf)
-        found = Associations(
-            latent, token, table["n_fires"], table["n_units"],
-            table["n_fires"] / self.token_vectors[token],
-            _ratio(self.sum[latent] - table["n_fires"], self.n - self.token_vectors[token]),
-            share / base, np.maximum(share - Z95 * spread, 0.0) / base, (share + Z95 * spread) / base,
-            z, _q_values(z), np.full(len(z), np.nan),
-        )  # fmt: skip
-        order = np.lexsort((found.level, -found.low, found.latent))
-        return found.take(order[rank_within(found.latent[order]) < top])
+def units_of(fires: Fires) -> Int[np.ndarray, " d_sae"]:
+    """Problems in which each latent fires."""
+    found = np.zeros(fires.d_sae, np.int64)
+    share(null_loops.count_units, fires.d_sae, fires.indptr, fires.vector, fires.unit, fires.n_hooks, found)
+    return found
 
 
 def rank_within(sorted_group: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
@@ -276,30 +299,56 @@ def rank_within(sorted_group: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     return np.arange(len(sorted_group)) - np.repeat(start, lengths)
 
 
-def _counts(
-    unit: np.ndarray, latent: np.ndarray, n_units: int, d_sae: int
-) -> Float[np.ndarray, "units d_sae"]:
-    flat = np.bincount(unit.astype(np.int64) * d_sae + latent, minlength=n_units * d_sae)
-    return flat.reshape(n_units, d_sae).astype(np.float32)
+def _run(loop: Any, fires: Fires, *arguments: Any) -> tuple[Null, np.ndarray]:
+    """A loop over all latents: its null, and the binned |z| of the data where it gives them."""
+    parts = share(loop, fires.d_sae, fires.indptr, fires.vector, fires.unit, *arguments)
+    largest, counts, *rest = zip(*parts, strict=True)
+    observed = np.sum(rest[0], axis=0) if rest else np.zeros(0, np.int64)
+    return Null(np.max(largest, axis=0), np.sum(counts, axis=0)), observed
 
 
-def _merge(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Sum the columns of equal pairs; the result is sorted by pair."""
-    pair = np.concatenate([p["pair"] for p in parts])
-    order = np.argsort(pair, kind="stable")
-    pair = pair[order]
-    start = np.flatnonzero(np.r_[True, pair[1:] != pair[:-1]]) if len(pair) else np.zeros(0, np.int64)
-    merged = {"pair": pair[start]}
-    for name in TokenPreference.fields:
-        column = np.concatenate([p[name] for p in parts])[order]
-        merged[name] = np.add.reduceat(column, start) if len(start) else column
-    return merged
+def _shifts(size: Int[np.ndarray, " units"], chance: Chance) -> Int[np.ndarray, "units permutations"]:
+    """Random shifts of every problem, each from 0 to its size - 1."""
+    drawn = chance.rng.random((len(size), chance.n_permutations), np.float32) * size[:, None]
+    return np.minimum(drawn.astype(np.int32), size[:, None].astype(np.int32) - 1)
+
+
+def _weight(fires: Fires) -> Float[np.ndarray, " units"]:
+    return 1.0 / fires.vectors_per_unit
+
+
+def _longest(fires: Fires) -> int:
+    """Most problems that a latent can fire in."""
+    return max(1, min(fires.n_units, int(fires.counts.max(initial=0))))
+
+
+def _classes(
+    sizes: np.ndarray,
+    n: int,
+    n_fires: np.ndarray,
+    n_units: np.ndarray,
+    total: np.ndarray,
+    square: np.ndarray,
+    whole: np.ndarray,
+    squares: np.ndarray,
+    supported: np.ndarray,
+    null: Null,
+) -> Associations:
+    """Problems of each class against all others, from sums over `[class, latent]` and over all problems."""
+    rest = n - sizes
+    rate_in, rate_out = _ratio(total, sizes), _ratio(whole - total, rest)
+    variance = np.maximum(squares / max(n, 1) - (whole / max(n, 1)) ** 2, 0.0)
+    scale = np.sqrt(variance * (_ratio(1.0, sizes) + _ratio(1.0, rest)))
+    spread = np.sqrt(_variance(square, rate_in, sizes) + _variance(squares - square, rate_out, rest))
+    z = _ratio(rate_in - rate_out, scale)
+    tested = supported & (variance > 1e-24) & (sizes > 1) & (rest > 1)
+    return _collect(tested, z, null, n_fires, n_units, rate_in, rate_out, rate_in - rate_out, spread)
 
 
 def _collect(
     tested: np.ndarray,
     z: np.ndarray,
-    null: np.ndarray,
+    null: Null,
     fires: np.ndarray,
     units: np.ndarray,
     rate_in: np.ndarray,
@@ -307,31 +356,28 @@ def _collect(
     estimate: np.ndarray,
     spread: np.ndarray,
 ) -> Associations:
-    """Entries of the tested [level, latent] pairs; `null` holds the largest |z| of each permutation."""
+    """Entries of the tested [level, latent] pairs."""
     level, latent = np.nonzero(tested)
     pick = level, latent
-    own = np.abs(z[pick])
-    at_least = len(null) - np.searchsorted(np.sort(null), own * (1 - 1e-6))
     return Associations(
         latent, level, fires[pick], units[pick], rate_in[pick], rate_out[pick], estimate[pick],
         estimate[pick] - Z95 * spread[pick], estimate[pick] + Z95 * spread[pick],
-        z[pick], _q_values(z[pick]), (1 + at_least) / (1 + len(null)),
+        z[pick], null.q_values(z[pick]), null.p_max(z[pick]), len(level),
     )  # fmt: skip
 
 
-def _empty() -> Associations:
-    codes, values = np.zeros(0, np.int64), np.zeros(0)
-    return Associations(codes, codes, codes, codes, *[values] * 8)
+def _bins(z: np.ndarray) -> np.ndarray:
+    return np.minimum(np.abs(z) * null_loops.BINS_PER_Z, null_loops.Z_BINS - 1).astype(np.int64)
 
 
-def _q_values(z: np.ndarray) -> np.ndarray:
-    return stats.false_discovery_control(2 * stats.norm.sf(np.abs(z))) if len(z) else z
+def _at_least(counts: np.ndarray) -> np.ndarray:
+    return np.cumsum(counts[::-1])[::-1]
 
 
 def _variance(square: np.ndarray, mean: np.ndarray, n: np.ndarray) -> np.ndarray:
     return np.maximum(_ratio(square, n) - mean**2, 0.0) / np.maximum(n - 1, 1)
 
 
-def _ratio(a: np.ndarray | float, b: np.ndarray | float, when_zero: float = 0.0) -> np.ndarray:
+def _ratio(a: np.ndarray | float, b: np.ndarray | float) -> np.ndarray:
     a, b = np.broadcast_arrays(np.asarray(a, float), np.asarray(b, float))
-    return np.divide(a, b, out=np.full(a.shape, when_zero), where=b > 0)
+    return np.divide(a, b, out=np.zeros(a.shape), where=b > 0)

@@ -1,177 +1,79 @@
-"""Per-latent statistics, strongest examples, and what a latent does around them.
-
-All are fed with the fires of whole problems (or documents), so that "one example a problem" and "in
-how many problems" are exact without remembering problems.
-"""
+"""Strongest and typical examples of each latent, and what a latent does around them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
+from thoughtlens.explain import loops
 from thoughtlens.explain.association import rank_within
-
-PENDING = 1_000_000
-"""Candidates for top examples that wait before they are merged."""
-
-
-@dataclass(frozen=True, eq=False)
-class Fires:
-    """Where latents fire in a chunk of whole problems, one entry per (vector, latent).
-
-    `unit` counts the chunk's problems from 0, `place` is the position of the row in the stage's
-    order of rows, `hook` the index of the hook among the member's.
-    """
-
-    unit: Int[np.ndarray, " n"]
-    place: Int[np.ndarray, " n"]
-    hook: Int[np.ndarray, " n"]
-    latent: Int[np.ndarray, " n"]
-    value: Float[np.ndarray, " n"]
-
-
-class LatentStats:
-    """Count, mean and maximum of each latent, and how much of its activation is on marked rows."""
-
-    def __init__(self, d_sae: int) -> None:
-        self.d_sae, self.n_vectors, self.n_units = d_sae, 0, 0
-        self.fires, self.units = np.zeros(d_sae, np.int64), np.zeros(d_sae, np.int64)
-        self.total, self.max = np.zeros(d_sae), np.zeros(d_sae)
-        self.marked: dict[str, np.ndarray] = {}
-
-    def update(
-        self, fires: Fires, n_vectors: int, n_units: int, marks: Mapping[str, Bool[np.ndarray, " n"]]
-    ) -> None:
-        """Add a chunk; each of `marks` says which of the fires are on rows of some kind."""
-        self.n_vectors += n_vectors
-        self.n_units += n_units
-        self.fires += np.bincount(fires.latent, minlength=self.d_sae)
-        self.total += np.bincount(fires.latent, fires.value, minlength=self.d_sae)
-        np.maximum.at(self.max, fires.latent, fires.value)
-        pairs = np.unique(fires.unit.astype(np.int64) * self.d_sae + fires.latent)
-        self.units += np.bincount(pairs % self.d_sae, minlength=self.d_sae)
-        for name, mark in marks.items():
-            total = np.bincount(fires.latent[mark], fires.value[mark], minlength=self.d_sae)
-            self.marked[name] = self.marked.get(name, 0.0) + total
-
-    def marked_share(self, name: str) -> Float[np.ndarray, " d_sae"]:
-        """Share of each latent's summed activation that is on rows of this kind; 0 for a dead latent."""
-        total = np.where(self.total > 0, self.total, 1.0)
-        return self.marked.get(name, np.zeros(self.d_sae)) / total
-
-    @property
-    def density(self) -> Float[np.ndarray, " d_sae"]:
-        """Share of vectors on which each latent fires."""
-        return self.fires / max(self.n_vectors, 1)
-
-    @property
-    def mean_active(self) -> Float[np.ndarray, " d_sae"]:
-        """Mean activation where it fires; 0 for a latent that never does."""
-        return self.total / np.maximum(self.fires, 1)
+from thoughtlens.explain.fires import Fires
+from thoughtlens.kernels.threads import share
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Strongest vectors, by latent and rank; `place` and `hook` as in `Fires`."""
+    """Vectors of some fires, by latent (and decile) and rank."""
 
     latent: Int[np.ndarray, " n"]
     rank: Int[np.ndarray, " n"]
     value: Float[np.ndarray, " n"]
-    place: Int[np.ndarray, " n"]
-    hook: Int[np.ndarray, " n"]
+    vector: Int[np.ndarray, " n"]
+    decile: Int[np.ndarray, " n"] | None = None
+    """1 (weakest) to 10, where the examples are drawn from deciles."""
 
 
-class TopExamples:
+def top_examples(fires: Fires, row: Int[np.ndarray, " places"], k: int) -> Examples:
     """The k strongest vectors of each latent, at most one a problem.
 
-    Ties go to the lowest row, then to the first hook. Holds `k * d_sae` entries and at most
-    `PENDING` candidates.
+    Ties go to the lowest row, then to the first hook.
 
     Args:
-        row: Row number of each place, by which ties are broken.
-        d_sae: Number of latents.
+        fires: The fires of every latent.
+        row: Row number of each place, by which ties are broken; ascending within a problem.
         k: Examples to keep for each.
     """
-
-    def __init__(self, row: Int[np.ndarray, " rows"], d_sae: int, k: int) -> None:
-        self.row, self.k = row, k
-        self.floor = np.zeros(d_sae)
-        self.kept: list[tuple[np.ndarray, ...]] = []
-        self.pending = 0
-
-    def update(self, fires: Fires) -> None:
-        """Add a chunk of whole problems."""
-        good = fires.value >= self.floor[fires.latent]
-        unit, place, hook = fires.unit[good], fires.place[good], fires.hook[good]
-        latent, value = fires.latent[good], fires.value[good]
-        order = np.lexsort((hook, self.row[place], -value, latent, unit))
-        same = (np.diff(unit[order]) == 0) & (np.diff(latent[order]) == 0)
-        one = order[np.r_[True, ~same]] if len(order) else order
-        self.kept.append((latent[one], value[one], place[one], hook[one]))
-        self.pending += len(one)
-        if self.pending > max(PENDING, self.k * len(self.floor)):
-            self._merge()
-
-    def compute(self) -> Examples:
-        """All that was kept, sorted by latent and rank."""
-        latent, value, place, hook = self._merge()
-        return Examples(latent, rank_within(latent), value, place, hook)
-
-    def _merge(self) -> tuple[np.ndarray, ...]:
-        empty = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64))
-        latent, value, place, hook = (np.concatenate(c) for c in zip(empty, *self.kept, strict=True))
-        order = np.lexsort((hook, self.row[place], -value, latent))
-        rank = rank_within(latent[order])
-        keep = order[rank < self.k]
-        full = order[rank == self.k - 1]
-        self.floor[latent[full]] = value[full]
-        merged = latent[keep], value[keep], place[keep], hook[keep]
-        self.kept, self.pending = [merged], 0
-        return merged
+    best = np.full((fires.d_sae, k), -1, np.int64)
+    share(
+        loops.strongest, fires.d_sae, fires.indptr, fires.vector, fires.value, fires.unit, row,
+        fires.n_hooks, best,
+    )  # fmt: skip
+    latent, rank = np.nonzero(best >= 0)
+    at = best[latent, rank]
+    return Examples(latent, rank, fires.value[at], fires.vector[at].astype(np.int64))
 
 
-class Lookup:
-    """The activation of chosen latents on chosen places; 0 where they do not fire.
+def decile_examples(fires: Fires, n: int, seed: int) -> tuple[Float[np.ndarray, "d_sae 11"], Examples]:
+    """True deciles of each latent's activation over its fires, and a uniform sample of fires from each.
+
+    Deciles are by rank (ties in the order of vectors), their edges interpolated linearly between fires; 0 for
+    a latent that never fires. Within a decile the strongest of the sample has rank 0.
 
     Args:
-        place: Places asked for, with repeats.
-        hook: The hook of each.
-        latent: The latent of each.
-        n_hooks: Number of hooks.
-        d_sae: Number of latents.
+        fires: The fires of every latent.
+        n: Fires drawn from each decile without replacement; all where it has fewer.
+        seed: Of the draws.
     """
+    draws = np.random.default_rng(seed).random((fires.d_sae, 10, n))
+    edges, samples = np.zeros((fires.d_sae, 11)), np.full((fires.d_sae, 10, n), -1, np.int64)
+    share(loops.deciles, fires.d_sae, fires.indptr, fires.value, draws, edges, samples)
+    samples = samples[:, ::-1, ::-1]  # strongest first
+    latent, tenth, slot = np.nonzero(samples >= 0)
+    at = samples[latent, tenth, slot]
+    rank = rank_within(latent * 10 + tenth)
+    found = Examples(latent, rank, fires.value[at], fires.vector[at].astype(np.int64), 10 - tenth)
+    return edges, found
 
-    def __init__(
-        self,
-        place: Int[np.ndarray, " n"],
-        hook: Int[np.ndarray, " n"],
-        latent: Int[np.ndarray, " n"],
-        n_hooks: int,
-        d_sae: int,
-    ) -> None:
-        self.n_hooks, self.d_sae = n_hooks, d_sae
-        self.keys, self.at = np.unique(self._key(place, hook, latent), return_inverse=True)
-        self.values = np.zeros(len(self.keys), np.float32)
-        self.places = np.unique(place)
 
-    def update(self, fires: Fires) -> None:
-        """Add a chunk, in any order and with any overlap."""
-        if not len(self.keys):
-            return
-        key = self._key(fires.place, fires.hook, fires.latent)
-        at = np.minimum(np.searchsorted(self.keys, key), len(self.keys) - 1)
-        hit = self.keys[at] == key
-        self.values[at[hit]] = fires.value[hit]
-
-    def compute(self) -> Float[np.ndarray, " n"]:
-        """One activation for each entry asked for, in its order."""
-        return self.values[self.at]
-
-    def _key(self, place: np.ndarray, hook: np.ndarray, latent: np.ndarray) -> np.ndarray:
-        return (place.astype(np.int64) * self.n_hooks + hook) * self.d_sae + latent
+def look_up(
+    fires: Fires, latent: Int[np.ndarray, " n"], vector: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """The activation of chosen latents on chosen vectors; 0 where they do not fire."""
+    found = np.zeros(len(latent), np.float32)
+    share(loops.look_up, len(latent), fires.indptr, fires.vector, fires.value, latent, vector, found)
+    return found
 
 
 def windows(

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 
 from thoughtlens.errors import MismatchError
-from thoughtlens.explain.examples import Fires, stretches
+from thoughtlens.explain.examples import stretches
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.crosscoder import Crosscoder
 from thoughtlens.store import ActivationStore, View
@@ -71,34 +71,6 @@ class Member:
             self.source = self.view = store.view(sae.hook_names, split=split, thoughts=self.thoughts)
         self.rows = _rows(store, self.view)
         self.text = store.meta.kind == "text"
-
-    def fires(self, low: int, high: int) -> Fires:
-        """Where latents fire on the rows of units `low` to `high`."""
-        start, stop = int(self.rows.first[low]), int(self.rows.first[high])
-        return self.at(np.arange(start, stop), first_unit=low)
-
-    @torch.no_grad()
-    def at(self, places: np.ndarray, first_unit: int = 0) -> Fires:
-        """Where latents fire on these places, all hooks."""
-        parts = []
-        for low in range(0, len(places), self.batch_size):
-            here = places[low : low + self.batch_size]
-            for hook in range(len(self.hook_names)):
-                idx = hook * self.view.n_rows + self.rows.position[here]
-                cell = self.sae.cell_index(self.store.cells, self.view.cell_of(idx))
-                acts = self.sae.encode_sparse(self._read(idx), cell)
-                row, at = torch.nonzero(acts.values, as_tuple=True)
-                place = here[row.numpy()]
-                parts.append(
-                    (
-                        place,
-                        np.full(len(place), hook),
-                        acts.indices[row, at].numpy(),
-                        acts.values[row, at].float().numpy(),
-                    )
-                )
-        place, hook, latent, value = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return Fires(self.rows.unit[place] - first_unit, place, hook, latent, value)
 
     def codes(self, low: int, high: int) -> sp.csr_array:
         """The codes `[vectors, d_sae]` of the rows of units `low` to `high`, all hooks of a row in turn."""

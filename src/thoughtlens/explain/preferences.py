@@ -1,22 +1,34 @@
-"""Every preference of one SAE's latents in one go: what `explain.association` counts, for a store."""
+"""Every preference of one SAE's latents in one go: what `explain.association` tests, for a store."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Float, Int
+from sklearn.feature_extraction.text import CountVectorizer
 
 from thoughtlens.errors import ConfigError
-from thoughtlens.explain import association
-from thoughtlens.explain.examples import Fires
-from thoughtlens.explain.member import Member
-from thoughtlens.explain.tokens import load_tokenizer, token_texts
+from thoughtlens.explain.association import (
+    Associations,
+    Chance,
+    correlation,
+    label_preference,
+    level_preference,
+    token_preference,
+    word_preference,
+)
+from thoughtlens.explain.coded import Coded
 from thoughtlens.store.tables import PROBLEM_KEYS
 
 PROBLEM_COLUMNS = {*PROBLEM_KEYS, "question", "text", "answer", "cot"}
-POSITION_EDGES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+WORD = r"\d+(?:[.,]\d+)*|\w+|[^\w\s]"
+"""Words, numbers as they are written, and signs."""
+TOKEN_UNITS = 3
+"""Documents in which a latent must fire on a token for the pair to be tested."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,86 +40,95 @@ class Settings:
     min_units: int
     min_token_fires: int
     top_tokens: int
+    max_words: int
     n_permutations: int
+    text_permutations: int
     seed: int
 
 
-class Preferences:
-    """The association accumulators of a member: tokens and positions, or hooks, thoughts; and labels."""
+def preferences(coded: Coded, cfg: Settings) -> tuple[pa.Table, list[dict[str, Any]]]:
+    """All preferences as one table, and per factor how many were tested and hold."""
+    tables, tested = [], []
+    for factor, statistic, names, found in _factors(coded, cfg):
+        tested.append(_tested(factor, found, coded.fires.n_units))
+        tables.append(_association_table(coded.name, factor, statistic, names, found))
+    return pa.concat_tables(tables), tested
 
-    def __init__(self, member: Member, cfg: Settings) -> None:
-        self.member, self.cfg, rows = member, cfg, member.rows
-        d_sae, n_hooks = member.sae.d_sae, len(member.hook_names)
-        options = {"n_permutations": cfg.n_permutations, "seed": cfg.seed}
-        self.inside: dict[str, tuple[np.ndarray | None, list[str], association.LevelPreference]] = {}
-        self.tokens: association.TokenPreference | None = None
-        if member.text:
-            bins = np.searchsorted(POSITION_EDGES, rows.columns["position"], side="right") - 1
-            names = _position_names()[: bins.max() + 1]
-            self.inside["position"] = (bins, names, association.LevelPreference(d_sae, len(names), **options))
-            self.tokens = association.TokenPreference(d_sae, int(rows.columns["token_id"].max()) + 1)
-        else:
-            thoughts = member.thoughts or []
-            codes = np.searchsorted(thoughts, rows.columns["thought_idx"])
-            names = [str(t) for t in thoughts]
-            self.inside["thought"] = (codes, names, association.LevelPreference(d_sae, len(names), **options))
-        if n_hooks > 1:
-            preference = association.LevelPreference(d_sae, n_hooks, **options)
-            self.inside["hook"] = (None, list(member.hook_names), preference)
-        self.labels: dict[str, tuple[list[str], association.LabelPreference]] = {}
-        problems = member.store.problems
-        for name in label_columns(problems, cfg.labels, cfg.max_levels):
-            codes, names = encode_labels(problems[name])
-            preference = association.LabelPreference(d_sae, codes[rows.problem], len(names), **options)
-            self.labels[name] = (names, preference)
 
-    def update(self, fires: Fires, low: int, high: int) -> None:
-        """Add the units `low` to `high`."""
-        rows, n_hooks = self.member.rows, len(self.member.hook_names)
-        places = np.arange(rows.first[low], rows.first[high])
-        unit, n_units = rows.unit[places] - low, high - low
-        vectors = np.bincount(unit, minlength=n_units) * n_hooks
-        for codes, names, preference in self.inside.values():
-            if codes is None:
-                level, exposure = fires.hook, np.repeat(vectors[:, None] // n_hooks, n_hooks, axis=1)
-            else:
-                level = codes[fires.place]
-                flat = np.bincount(unit * len(names) + codes[places], minlength=n_units * len(names))
-                exposure = flat.reshape(n_units, len(names)) * n_hooks
-            preference.update(fires.unit, fires.latent, level, exposure)
-        for _, preference in self.labels.values():
-            preference.update(fires.unit, fires.latent, vectors)
-        if self.tokens is not None:
-            token = rows.columns["token_id"]
-            every = np.repeat(token[places], n_hooks)
-            self.tokens.update(fires.unit, fires.latent, token[fires.place], every, n_units)
+def _factors(
+    coded: Coded, cfg: Settings
+) -> Iterator[tuple[str, str, list[str] | dict[int, str], Associations]]:
+    """Factor, statistic, names of the levels and what was found, one factor after the other."""
+    fires, units, problems = coded.fires, coded.rows.problem, coded.problems
+    chance = Chance(n_permutations=cfg.n_permutations, seed=cfg.seed, min_units=cfg.min_units)
+    for name, (level, names) in coded.inside().items():
+        found = level_preference(fires, level, len(names), chance, of_hooks=name == "hook")
+        yield name, "rate difference", names, found
+    for name in label_columns(problems, cfg.labels, cfg.max_levels):
+        codes, names = encode_labels(problems[name])
+        found = label_preference(fires, codes[units], len(names), chance)
+        yield f"label:{name}", "rate difference", names, found
+    for name in number_columns(problems, cfg.labels, cfg.max_levels):
+        found = correlation(fires, encode_numbers(problems[name])[units], chance)
+        yield f"number:{name}", "correlation", ["rank"], found
+    rarer = Chance(n_permutations=cfg.text_permutations, seed=cfg.seed, min_units=cfg.min_units)
+    texts = _texts(problems, units)
+    indptr, word, names = words_of(texts, cfg.min_units, cfg.max_words)
+    if names:
+        found = word_preference(fires, indptr, word, len(names), rarer, top=cfg.top_tokens)
+        yield "cot", "rate difference", names, found
+    if coded.text:
+        token = coded.rows.columns["token_id"]
+        rarer = Chance(n_permutations=cfg.text_permutations, seed=cfg.seed, min_units=TOKEN_UNITS)
+        found = token_preference(
+            fires, token, int(token.max(initial=0)) + 1, rarer, min_fires=cfg.min_token_fires,
+            top=cfg.top_tokens,
+        )  # fmt: skip
+        yield "token", "lift", coded.token_names(np.unique(found.level).tolist()), found
 
-    def compute(self) -> tuple[pa.Table, list[dict[str, Any]]]:
-        """All preferences as one table, and per factor how many were tested and hold."""
-        cfg, tables, tested = self.cfg, [], []
-        found = {name: (levels, p.compute(cfg.min_units)) for name, (_, levels, p) in self.inside.items()}
-        found |= {f"label:{n}": (levels, p.compute(cfg.min_units)) for n, (levels, p) in self.labels.items()}
-        for factor, (levels, one) in found.items():
-            tested.append(_tested(factor, one, len(self.member.rows.problem)))
-            tables.append(_association_table(self.member.name, factor, "rate difference", levels, one))
-        if self.tokens is not None:
-            one = self.tokens.compute(cfg.min_token_fires, top=cfg.top_tokens)
-            tested.append(_tested("token", one, len(self.member.rows.problem)))
-            tables.append(_association_table(self.member.name, "token", "lift", self._token_names(one), one))
-        return pa.concat_tables(tables), tested
 
-    def _token_names(self, found: association.Associations) -> dict[int, str]:
-        meta = self.member.store.meta
-        return token_texts(load_tokenizer(meta.model, meta.model_revision), np.unique(found.level))
+def words_of(
+    texts: list[str], min_texts: int, max_words: int
+) -> tuple[Int[np.ndarray, " texts_plus_1"], Int[np.ndarray, " n"], list[str]]:
+    """The different words of every text: where each text's begin, the words by number, and their names.
+
+    Only words that `min_texts` texts have and `min_texts` have not, of these the `max_words` most frequent;
+    letters are lower-cased.
+    """
+    vectorizer = CountVectorizer(binary=True, token_pattern=WORD)
+    tokenize = vectorizer.build_analyzer()
+    if not max_words or len(texts) < 2 * min_texts or not any(tokenize(text) for text in texts):
+        return np.zeros(len(texts) + 1, np.int64), np.zeros(0, np.int32), []
+    counts = vectorizer.fit_transform(texts).tocsc()
+    n = np.diff(counts.indptr)
+    good = np.flatnonzero((n >= min_texts) & (n <= len(texts) - min_texts))
+    kept = np.sort(good[np.lexsort((good, -n[good]))][:max_words])
+    chosen = counts[:, kept].tocsr()
+    names = vectorizer.get_feature_names_out()[kept].tolist()
+    return chosen.indptr.astype(np.int64), chosen.indices.astype(np.int32), names
+
+
+def number_columns(problems: pa.Table, names: tuple[str, ...] | None, max_levels: int) -> list[str]:
+    """Columns of numbers with more than `max_levels` different values, of those named or of all labels."""
+    found = []
+    for name in _own_columns(problems, names):
+        kind = problems.schema.field(name).type
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            values = encode_numbers(problems[name])
+            if len(np.unique(values[~np.isnan(values)])) > max_levels:
+                found.append(name)
+    return found
+
+
+def encode_numbers(column: pa.ChunkedArray) -> Float[np.ndarray, " n"]:
+    """Numbers as float64; NaN where missing."""
+    return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
 
 
 def label_columns(problems: pa.Table, names: tuple[str, ...] | None, max_levels: int) -> list[str]:
     """Label columns to test: those named, or all with 2 to `max_levels` different values."""
-    own = [name for name in problems.column_names if name not in PROBLEM_COLUMNS]
-    for name in names or ():
-        if name not in own:
-            raise ConfigError(f"labels: expected some of {', '.join(own) or 'no labels'}, got {name!r}")
-    flat = [name for name in (names or own) if not pa.types.is_nested(problems.schema.field(name).type)]
+    own = _own_columns(problems, names)
+    flat = [name for name in own if not pa.types.is_nested(problems.schema.field(name).type)]
     counts = {name: len(problems[name].drop_null().unique()) for name in flat}
     return [name for name, n in counts.items() if 2 <= n <= max_levels]
 
@@ -120,12 +141,27 @@ def encode_labels(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     return codes, [str(v) for v in values]
 
 
+def _own_columns(problems: pa.Table, names: tuple[str, ...] | None) -> list[str]:
+    own = [name for name in problems.column_names if name not in PROBLEM_COLUMNS]
+    for name in names or ():
+        if name not in own:
+            raise ConfigError(f"labels: expected some of {', '.join(own) or 'no labels'}, got {name!r}")
+    return list(own if names is None else names)
+
+
+def _texts(problems: pa.Table, lines: np.ndarray) -> list[str]:
+    """The reasoning text of each of these problems; empty where there is none."""
+    if "cot" not in problems.column_names:
+        return [""] * len(lines)
+    return [text or "" for text in problems["cot"].take(pa.array(lines)).to_pylist()]
+
+
 def _association_table(
     name: str,
     factor: str,
     statistic: str,
     levels: list[str] | dict[int, str],
-    found: association.Associations,
+    found: Associations,
 ) -> pa.Table:
     n = len(found)
     return pa.table(
@@ -138,8 +174,8 @@ def _association_table(
             "estimate": found.estimate,
             "low": found.low,
             "high": found.high,
-            "rate_in": found.rate_in,
-            "rate_out": found.rate_out,
+            "rate_in": pa.array(found.rate_in, from_pandas=True),
+            "rate_out": pa.array(found.rate_out, from_pandas=True),
             "n_fires": found.n_fires,
             "n_problems": found.n_units,
             "z": found.z,
@@ -149,20 +185,12 @@ def _association_table(
     )
 
 
-def _tested(factor: str, found: association.Associations, n_problems: int) -> dict[str, Any]:
+def _tested(factor: str, found: Associations, n_problems: int) -> dict[str, Any]:
     return {
         "factor": factor,
         "n": n_problems,
-        "n_tested": len(found),
+        "n_tested": found.n_tested,
         "n_latents": len(np.unique(found.latent)),
         "n_q_below_0.05": int((found.q_value < 0.05).sum()),
-        "n_p_max_below_0.05": None if factor == "token" else int((found.p_max < 0.05).sum()),
+        "n_p_max_below_0.05": int((found.p_max < 0.05).sum()),
     }
-
-
-def _position_names() -> list[str]:
-    ends = [*(e - 1 for e in POSITION_EDGES[1:]), None]
-    return [
-        f"{a}+" if b is None else str(a) if a == b else f"{a}-{b}"
-        for a, b in zip(POSITION_EDGES, ends, strict=True)
-    ]

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from thoughtlens.explain.examples import LatentStats
 from thoughtlens.explain.member import Member, member_thoughts
+from thoughtlens.explain.statistics import LatentStats
 from thoughtlens.sae.crosscoder import Crosscoder
 from thoughtlens.sae.persistence import Persistence, placed
 
