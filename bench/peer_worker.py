@@ -1,11 +1,12 @@
-"""One library's own training step, timed on request: started by `peers.py` in that library's environment.
+"""One library's own training step, in that library's environment: started by `peers.py` and `quality.py`.
 
     python peer_worker.py SETTINGS.json
 
 SETTINGS names the library, kind, sizes, dtype and a file of rows (`.npy`, float32). For every line on
-stdin, one step on the next batch; its milliseconds are the answer on stdout. Everything a library prints
-goes to stderr. What a step is, is each library's own: the loop around it (data, logging, checkpoints) is
-left out for all alike.
+stdin, one step on the next batch; its milliseconds are the answer on stdout. With `test` and `out` in
+SETTINGS, it takes all its steps at once, over the rows in their order, and writes what its SAE makes of the
+rows of `test`. Everything a library prints goes to stderr. What a step is, is each library's own: the loop
+around it (data, logging, checkpoints) is left out for all alike.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import contextlib
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # it would ask for a GPU
 os.environ["WANDB_MODE"] = "disabled"
@@ -24,19 +26,27 @@ os.environ["WANDB_MODE"] = "disabled"
 import numpy as np
 import torch
 
-Step = Callable[[torch.Tensor], Any]
+
+class Library(NamedTuple):
+    """A training step, and what the SAE says of rows after training: its code and its reconstruction."""
+
+    step: Callable[[torch.Tensor], Any]
+    read: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
-def thoughtlens(s: dict[str, Any], x: torch.Tensor) -> Step:
+def thoughtlens(s: dict[str, Any], x: torch.Tensor) -> Library:
+    """The step alone; its SAEs are trained for `quality.py` by its own train stage."""
     from thoughtlens.bench.train_step import new_trainer
 
-    return new_trainer(x, s["kind"], s["d_sae"], s["k"], s["dtype"], s["steps"]).step
+    trainer = new_trainer(x, s["kind"], s["d_sae"], s["k"], s["dtype"], s["steps"])
+    return Library(trainer.step, lambda rows: (trainer.sae.encode(rows), trainer.sae(rows)))
 
 
-def sae_lens(s: dict[str, Any], x: torch.Tensor) -> Step:
-    """`SAETrainer.step`, as `fit` calls it."""
+def sae_lens(s: dict[str, Any], x: torch.Tensor) -> Library:
+    """`SAETrainer.step`, as `fit` calls it; read through the inference SAE that it saves."""
     from sae_lens.config import LoggingConfig, SAETrainerConfig
-    from sae_lens.saes.sae import SAEMetadata
+    from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+    from sae_lens.saes.sae import SAE, SAEMetadata
     from sae_lens.saes.standard_sae import StandardTrainingSAE, StandardTrainingSAEConfig
     from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.training.sae_trainer import SAETrainer
@@ -44,13 +54,17 @@ def sae_lens(s: dict[str, Any], x: torch.Tensor) -> Step:
     common = {"d_in": s["d_in"], "d_sae": s["d_sae"], "metadata": SAEMetadata()}
     if s["kind"] == "topk":
         sae = TopKTrainingSAE(TopKTrainingSAEConfig(k=s["k"], **common))
+    elif s["kind"] == "batchtopk":
+        sae = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(k=s["k"], **common))
     else:
         sae = StandardTrainingSAE(StandardTrainingSAEConfig(**common))
     batch = len(x)
+    lr = s.get("lr") or SAETrainerConfig.lr
     cfg = SAETrainerConfig(
         total_training_samples=s["steps"] * batch,
         train_batch_size_samples=batch,
-        lr_end=3e-5,
+        lr=lr,
+        lr_end=lr / 10,
         autocast=s["dtype"] == "bfloat16",
         logger=LoggingConfig(log_to_wandb=False),
     )
@@ -61,7 +75,14 @@ def sae_lens(s: dict[str, Any], x: torch.Tensor) -> Step:
         trainer.n_training_steps += 1
         trainer._update_pbar(output, _NoBar())
 
-    return step
+    def read(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with tempfile.TemporaryDirectory() as folder:
+            sae.save_inference_model(folder)
+            saved = SAE.load_from_disk(folder)
+        acts = saved.encode(rows)
+        return acts, saved.decode(acts)
+
+    return Library(step, read)
 
 
 class _NoBar:
@@ -69,7 +90,7 @@ class _NoBar:
     def update(self, *_: Any) -> None: ...
 
 
-def sparsify(s: dict[str, Any], x: torch.Tensor) -> Step:
+def sparsify(s: dict[str, Any], x: torch.Tensor) -> Library:
     """The body of `Trainer.fit` for one hookpoint, with the optimizer it takes by default."""
     from schedulefree import ScheduleFreeWrapper
     from sparsify.config import SparseCoderConfig
@@ -78,7 +99,7 @@ def sparsify(s: dict[str, Any], x: torch.Tensor) -> Step:
 
     sae = SparseCoder(s["d_in"], SparseCoderConfig(num_latents=s["d_sae"], k=s["k"]), dtype=torch.float32)
     sae.b_dec.data = x.mean(0)
-    lr = 5e-3 / (s["d_sae"] / 2**14) ** 0.5
+    lr = s.get("lr") or 5e-3 / (s["d_sae"] / 2**14) ** 0.5
     optimizer = ScheduleFreeWrapper(SignSGD(sae.parameters(), lr=lr), momentum=0.95)
     optimizer.train()
     since_fired = torch.zeros(s["d_sae"], dtype=torch.long)
@@ -99,11 +120,17 @@ def sparsify(s: dict[str, Any], x: torch.Tensor) -> Step:
         since_fired[did_fire] = 0
         did_fire.zero_()
 
-    return step
+    def read(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        optimizer.eval()
+        values, indices, _ = sae.encode(rows)
+        return rows.new_zeros(len(rows), s["d_sae"]).scatter(1, indices, values), sae.decode(values, indices)
+
+    return Library(step, read)
 
 
-def dictionary_learning(s: dict[str, Any], x: torch.Tensor) -> Step:
+def dictionary_learning(s: dict[str, Any], x: torch.Tensor) -> Library:
     """`Trainer.update`, as `trainSAE` calls it."""
+    from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
     from dictionary_learning.trainers.standard import StandardTrainer
     from dictionary_learning.trainers.top_k import TopKTrainer
 
@@ -111,14 +138,27 @@ def dictionary_learning(s: dict[str, Any], x: torch.Tensor) -> Step:
         "steps": s["steps"], "activation_dim": s["d_in"], "dict_size": s["d_sae"], "layer": 0,
         "lm_name": "none", "device": "cpu", "seed": 0,
     }  # fmt: skip
-    trainer = TopKTrainer(k=s["k"], **common) if s["kind"] == "topk" else StandardTrainer(**common)
+    if s.get("lr"):
+        common["lr"] = s["lr"]
+    if s["steps"] < 2_000:  # the defaults, 1,000 steps each, are made for longer runs
+        common["warmup_steps"] = s["steps"] // 20
+        if s["kind"] != "relu":
+            common["threshold_start_step"] = s["steps"] // 5
+    sparse = {"topk": TopKTrainer, "batchtopk": BatchTopKTrainer}
+    kind = sparse.get(s["kind"])
+    trainer = StandardTrainer(**common) if kind is None else kind(k=s["k"], **common)
     n = iter(range(10**9))
 
     def step(x: torch.Tensor) -> None:
         with _autocast(s):
             trainer.update(next(n), x)
 
-    return step
+    def read(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        threshold = {} if s["kind"] == "relu" else {"use_threshold": s["kind"] == "batchtopk"}
+        acts = trainer.ae.encode(rows, **threshold)
+        return acts, trainer.ae.decode(acts)
+
+    return Library(step, read)
 
 
 def _autocast(s: dict[str, Any]) -> contextlib.AbstractContextManager:
@@ -133,15 +173,34 @@ def main() -> None:
     os.dup2(2, 1)
     with open(sys.argv[1]) as file:
         s = json.load(file)
-    torch.manual_seed(0)
+    torch.manual_seed(s.get("seed", 0))
     torch.set_num_threads(s["threads"])
-    batches = torch.from_numpy(np.load(s["rows"])).split(s["batch"])
-    step = LIBRARIES[s["library"]](s, batches[0])
+    rows = torch.from_numpy(np.load(s["rows"], mmap_mode="c"))
+    batches = rows.split(s["batch"])
+    library = LIBRARIES[s["library"]](s, batches[0])
+    if "out" in s:
+        train(library, batches, s)
+        return
     answers.write("ready\n")
     for i, _ in enumerate(sys.stdin):
         start = time.perf_counter()
-        step(batches[i % len(batches)])
+        library.step(batches[i % len(batches)])
         answers.write(f"{1e3 * (time.perf_counter() - start)}\n")
+
+
+def train(library: Library, batches: tuple[torch.Tensor, ...], s: dict[str, Any]) -> None:
+    """Every step; then the reconstruction of the test rows and how often each latent fires on them."""
+    for i in range(s["steps"]):
+        library.step(batches[i % len(batches)])
+        print(f"{s['library']} {i + 1}/{s['steps']}", file=sys.stderr)
+    test = torch.from_numpy(np.load(s["test"]))
+    with torch.no_grad():
+        parts = [library.read(part) for part in test.split(2048)]
+    np.savez(
+        s["out"],
+        x_hat=torch.cat([x_hat for _, x_hat in parts]).numpy(),
+        fires=sum((acts != 0).sum(0) for acts, _ in parts).numpy(),
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ import pytest
 from tests.training.stores import planted, write_store
 from thoughtlens import sae as saes
 from thoughtlens import sweep as sweeps
+from thoughtlens.config import validate
 from thoughtlens.errors import ConfigError, DataError
+from thoughtlens.extract import ExtractConfig, extract
 from thoughtlens.store import ActivationStore
 from thoughtlens.sweep.measure import measure
 
@@ -133,3 +135,18 @@ def test_unknown_axis_names_the_nearest_key(acts, recipe, tmp_path):
     with pytest.raises(ConfigError, match=r"did you mean 'sae\.k'"):
         sweeps.run(recipe, ["sae.kk=1,2"], tmp_path / "out", acts=acts)
     assert json.dumps(sweeps.configure(recipe, ["sae.k=1,2"], acts).grid) == '["sae.k=1,2"]'
+
+
+def test_thoughts_are_judged_by_the_answers_that_are_left(recipe, tmp_path):
+    table = {
+        "model": {"name": "codi-tiny", "dtype": "float32"},
+        "problems": {"kind": "problems", "n": 200},
+        "store_dtype": "float32",
+    }
+    extract(validate(ExtractConfig, table), tmp_path / "acts")
+    overrides = ["sae.k=2,16", "sae.d_sae=96", "train.epochs=8", "seeds=0"]
+    result = sweeps.run(recipe, overrides, tmp_path / "out", acts=tmp_path / "acts", fidelity=True)
+    few, many = pq.read_table(tmp_path / "out" / "sweep" / "table.parquet").to_pylist()
+    assert few["n_fidelity_test"] == many["n_fidelity_test"] == result["untouched"]["n"] > 10
+    assert result["untouched"]["value"] >= 0.95
+    assert few["fidelity_test"] < many["fidelity_test"] <= 1

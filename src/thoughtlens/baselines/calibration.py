@@ -32,11 +32,11 @@ def null_rejections(runs: int, *, seed: int = 0) -> dict[str, Any]:
             parts, shuffled, units, folds, n_classes=N_CLASSES, n_permutations=99, seed=seed + 7 * run
         )
         any_cell += bool(test.p_any.min() <= 0.05)
-        right = [
+        a, b = (
             probes.probe(X, shuffled, folds, n_classes=N_CLASSES, grid=GRID).pred == shuffled
             for X in parts[:2]
-        ]
-        found = compare(*right, units, seed=run).difference
+        )
+        found = compare(a, b, units, seed=run).difference
         paired += not found.low <= 0 <= found.high
     return {
         "runs": runs,

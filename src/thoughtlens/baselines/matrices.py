@@ -85,7 +85,10 @@ def maximum(parts: Sequence[Matrix]) -> Matrix:
 
 def fires(m: Matrix) -> Matrix:
     """1 where an entry is above 0, else 0."""
-    return (m > 0).astype(np.float32) if isinstance(m, np.ndarray) else sp.csr_array(m > 0).astype(np.float32)
+    if isinstance(m, np.ndarray):
+        return (m > 0).astype(np.float32)
+    positive: Any = m > 0
+    return sp.csr_array(positive, dtype=np.float32)
 
 
 def moments(

@@ -99,7 +99,7 @@ def skill(
         "interval": found.method,
         "mean_absolute_error": float(np.abs(y - pred).mean()),
         "rmse": float(np.sqrt(((y - pred) ** 2).mean())),
-        "spearman": None if constant else float(stats.spearmanr(y, pred).statistic),
+        "spearman": None if constant else float(np.asarray(stats.spearmanr(y, pred))[0]),
     }
 
 

@@ -78,13 +78,12 @@ def _chosen(
     train: Matrix, test: Matrix, targets: Float[np.ndarray, "n m"], loss: Loss, k: int, classes: bool
 ) -> tuple[Float[np.ndarray, "p n k"], Float[np.ndarray, "n_test k"], Int[np.ndarray, " k"]]:
     """Every problem's own k features, in units of their spread over all training units."""
-    train, parts = precise(train), []
+    train, test, parts = precise(train), precise(test), []
     for j in range(loss.kept.shape[1]):
         own = association(train, targets, loss.kept[:, j], classes=classes)
         best = np.argsort(-own, kind="stable")[:k]
-        picked = dense(columns(train, best))
+        picked, picked_test = (dense(columns(m, best)) for m in (train, test))
         mean, std = picked.mean(0), picked.std(0)
         std[std == 0] = 1.0
-        parts.append((picked - mean) / std)
-    picked_test = (dense(columns(precise(test), best)) - mean) / std
-    return np.stack(parts), picked_test, best
+        parts.append(((picked - mean) / std, (picked_test - mean) / std, best))
+    return np.stack([fitted for fitted, _, _ in parts]), *parts[-1][1:]

@@ -96,7 +96,7 @@ def _poolings(
         return []
     targets, everyone = one_hot(units.y, units.n_classes), np.ones(len(units.y), bool)
 
-    def strongest(X: Matrix) -> float:
+    def strongest(X: Any) -> float:
         return float(association(X, targets, everyone, classes=units.n_classes is not None).max())
 
     alone = strongest(parts[int(test.score.argmax())])

@@ -122,10 +122,17 @@ def _fit(
     n_classes: int | None,
     only: tuple[int, ...] | None,
 ) -> Probe | AtK:
-    options = {"n_classes": n_classes, "grid": cfg.c_grid, "max_iter": cfg.max_iter, "only": only}
+    options: dict[str, Any] = {
+        "n_classes": n_classes,
+        "grid": cfg.c_grid,
+        "max_iter": cfg.max_iter,
+        "only": only,
+    }
     if ARMS[arm].top:
         return topk.at_k(X, y, folds, ks=cfg.ks, **options)
-    return (attention if isinstance(X, Bags) else probes).probe(X, y, folds, **options)
+    if isinstance(X, Bags):
+        return attention.probe(X, y, folds, **options)
+    return probes.probe(X, y, folds, **options)
 
 
 def _merged(found: Sequence[Probe | AtK]) -> Probe | AtK:

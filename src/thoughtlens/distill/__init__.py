@@ -72,6 +72,10 @@ class DataConfig(Config):
         return p
 
 
+MODES: dict[str, Literal["none", "pause"]] = {"no_cot": "none", "pause": "pause"}
+"""What takes the place of thoughts in a control."""
+
+
 class DistillConfig(Config):
     """What to train."""
 
@@ -200,7 +204,7 @@ def _trainer(cfg: DistillConfig, seed: int, variant: str) -> Trainer:
         d_in=cfg.net.d_in,
         n_layers=cfg.net.n_layers,
         n_heads=cfg.net.n_heads,
-        mode={"no_cot": "none", "pause": "pause"}.get(variant, "thoughts"),
+        mode=MODES.get(variant, "thoughts"),
         bottleneck=variant == "bottleneck",
     )
     loop = cfg.control if control else cfg.loop

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from thoughtlens.config import Config
+from thoughtlens.config import Config, validate
 from thoughtlens.errors import ConfigError, NotThereError
 from thoughtlens.gates import probe, verdicts
 from thoughtlens.gates.measure import Bench, Counts, patch_twins
@@ -98,7 +98,7 @@ def gates(cfg: GatesConfig, out: Path) -> dict[str, Any]:
 
 
 def _source(cfg: GatesConfig) -> ProblemsConfig:
-    return ProblemsConfig(source=cfg.problems.partition(":")[0], files=cfg.files)
+    return validate(ProblemsConfig, {"source": cfg.problems.partition(":")[0], "files": cfg.files})
 
 
 def _work(cfg: GatesConfig, tmp: Path) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _seeds(cfg: GatesConfig) -> list[int | None]:
 def _measure(cfg: GatesConfig, seed: int | None) -> dict[str, Any]:
     """All counts of one seed."""
     shift = cfg.seed + (seed or 0)
-    model = _load(cfg, seed, "thoughts")
+    model = _load(cfg, seed)
     table = _problems(cfg, model, shift)
     bench = Bench(model, table, seed=shift, batch_size=cfg.batch_size, max_new_tokens=cfg.max_new_tokens)
     bench.ablations()
@@ -157,15 +157,19 @@ def _measure(cfg: GatesConfig, seed: int | None) -> dict[str, Any]:
     return {"counts": counts, "probes": probes, "changed": bench.changed}
 
 
-def _load(cfg: GatesConfig, seed: int | None, variant: str) -> ThoughtModel | None:
-    if variant == "thoughts" and not tiny.knows(cfg.model):
-        return thoughts.load(cfg.model)
+def _load(cfg: GatesConfig, seed: int | None) -> ThoughtModel:
+    return _shipped(cfg, seed, "thoughts") or thoughts.load(cfg.model)
+
+
+def _control(cfg: GatesConfig, seed: int | None, variant: str) -> ThoughtModel | None:
     named = getattr(cfg, variant, None)
-    if named is not None:
-        return thoughts.load(named)
+    return _shipped(cfg, seed, variant) if named is None else thoughts.load(named)
+
+
+def _shipped(cfg: GatesConfig, seed: int | None, variant: str) -> ThoughtModel | None:
     if tiny.knows(cfg.model) and (seed, variant) in tiny.members(cfg.model):
         return tiny.load(cfg.model, seed=seed, variant=variant)
-    return tiny.load(cfg.model) if variant == "thoughts" else None
+    return None
 
 
 def _generator(cfg: GatesConfig, model: ThoughtModel) -> ModuleType | None:
@@ -190,7 +194,7 @@ def _problems(cfg: GatesConfig, model: ThoughtModel, seed: int) -> pa.Table:
 def _controls(cfg: GatesConfig, seed: int | None, table: pa.Table, suffix: str = "") -> Counts:
     counts: Counts = {}
     for name in ("no_cot", "pause", "plain", "bottleneck"):
-        model = _load(cfg, seed, name)
+        model = _control(cfg, seed, name)
         if model is not None:
             bench = Bench(model, table, batch_size=cfg.batch_size, max_new_tokens=cfg.max_new_tokens)
             bench.run([])
@@ -225,11 +229,12 @@ def _written(model: tiny.TinyThoughts, table: pa.Table) -> Counts:
 
 def _twins(cfg: GatesConfig, model: tiny.TinyThoughts, generator: ModuleType, seed: int) -> Counts:
     counts: Counts = {}
+    n, p = max(cfg.n // 3, 2), model.modulus
     for change in generator.CHANGES:
-        pair = generator.twins(max(cfg.n // 3, 2), seed=seed, split=cfg.split, change=change, p=model.modulus)
-        for p, (moved, own, solved) in patch_twins(model, *pair, cfg.batch_size).items():
-            counts[f"twin_{change}_z{p}"] = (moved, solved)
-            counts[f"own_{change}_z{p}"] = (own, solved)
+        one, other = generator.twins(n, seed=seed, split=cfg.split, change=change, p=p)
+        for pos, (moved, own, solved) in patch_twins(model, one, other, cfg.batch_size).items():
+            counts[f"twin_{change}_z{pos}"] = (moved, solved)
+            counts[f"own_{change}_z{pos}"] = (own, solved)
     return counts
 
 

@@ -163,6 +163,7 @@ def reproduces(counts: Counts, published: float | None) -> dict[str, Any]:
     ours = share(counts["thoughts"])
     if published is None:
         return judge(None, "no published accuracy to reproduce", ours=ours)
+    assert ours is not None
     holds = ours["low"] <= published <= ours["high"] or abs(ours["value"] - published) <= 0.015
     return judge(holds, "published accuracy within the interval or 0.015", ours=ours, published=published)
 

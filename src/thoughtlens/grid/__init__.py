@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from thoughtlens import pipeline
 from thoughtlens.config import Config, apply_overrides, read_recipe
 from thoughtlens.errors import ConfigError
-from thoughtlens.extract import extract
+from thoughtlens.extract import ExtractConfig, extract
 from thoughtlens.grid import tables
 from thoughtlens.progress import say, warn
 from thoughtlens.stage import Plan, run_stage
@@ -95,6 +95,7 @@ def run(
         first = [] if acts else [("extract", pipeline.PLANS["extract"](extraction))]
         return _said([*first, ("grid", plan(cfg))])
     if acts is None:
+        assert isinstance(extraction, ExtractConfig)
         extract(extraction, out / "acts")
     return grid(cfg, out / "grid")
 

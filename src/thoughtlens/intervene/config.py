@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from thoughtlens.config import Config
+from thoughtlens.config import Config, validate
 from thoughtlens.intervene.places import SiteName
 from thoughtlens.models.load import ModelConfig
 from thoughtlens.problems.source import ProblemsConfig
@@ -22,7 +22,7 @@ class InterveneConfig(Config):
 
     model: ModelConfig = ModelConfig(name="codi-tiny", dtype="float32")
     """The thought model."""
-    problems: ProblemsConfig = ProblemsConfig(source="generated")
+    problems: ProblemsConfig = validate(ProblemsConfig, {"source": "generated"})
     """What it thinks about."""
     split: Literal["train", "validation", "test", "any"] = "test"
     """Split of the problems."""

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 
+from thoughtlens.config import validate
 from thoughtlens.errors import ConfigError, DataError
 from thoughtlens.extract.thoughts import is_right, resolve
 from thoughtlens.intervene.run import Outcome
@@ -97,7 +98,7 @@ def held_out(
         return module.problems(n, seed=seed, split=split, p=p, n_steps=cfg.n_steps)
     table = source.problems(cfg, seed)
     if split != "any":
-        table = table.filter(pc.equal(table["split"], split))
+        table = table.filter(pc.field("split") == split)
     if table.num_rows < 2:
         raise DataError(f"Expected 2 or more problems of split {split!r} in {cfg.source}, got {len(table)}")
     return table.take(np.sort(np.random.default_rng(seed).permutation(table.num_rows)[:n]))
@@ -138,7 +139,10 @@ def twin_tables(
             )
         module = source.GENERATORS[model.cfg.problems]
         return module.twins(n, seed=seed, split=split, change=change, p=model.modulus)
-    first, second = source.problems(cfg, seed), source.problems(ProblemsConfig(source=file), seed)
+    first, second = (
+        source.problems(cfg, seed),
+        source.problems(validate(ProblemsConfig, {"source": file}), seed),
+    )
     if len(first) != len(second):
         raise DataError(f"{file} has {len(second)} lines for {len(first)} problems; line i must be i's twin")
     rows = np.arange(len(first))

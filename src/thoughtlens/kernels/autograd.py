@@ -50,8 +50,8 @@ class EncodeTopK(torch.autograd.Function):
         """Values, indices, products without the bias."""
         centred = z if centre is None else z - centre[..., None, :]
         products = centred.to(dtype) @ W.to(dtype)
-        selected = ops.select(products.flatten(0, -2), b.reshape(-1, b.shape[-1]), k)
-        values, indices = counted_through(*selected, products.shape)
+        values, indices = ops.select(products.flatten(0, -2), b.reshape(-1, b.shape[-1]), k)
+        values, indices = counted_through(values, indices, products.shape)
         ctx.save_for_backward(centred, W, values, indices)
         ctx.ops = ops
         ctx.mark_non_differentiable(indices, products)

@@ -1,3 +1,5 @@
+# numba fills in the first argument of an intrinsic
+# pyright: reportCallIssue=false
 """The loops behind `cpu.py`, compiled by numba: each does rows `lo` to `hi` of its result, without the GIL.
 
 Whatever a row of a result needs is computed by one call and in one order, so that results do not depend on

@@ -1,3 +1,5 @@
+# a launch turns constants into constexpr
+# pyright: reportArgumentType=false
 """Kernels for float32 weights on a GPU: products and selection by torch, everything sparse by Triton.
 
 Also run under Triton's interpreter on a CPU (`TRITON_INTERPRET=1`), where tests compare them.

@@ -28,7 +28,7 @@ MODULES = {
     ),
 }  # fmt: skip
 HOME = {name: module for module, names in MODULES.items() for name in names}
-__all__ = sorted(HOME)
+__all__ = sorted(HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

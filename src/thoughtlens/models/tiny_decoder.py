@@ -176,6 +176,7 @@ class TinyDecoder(nn.Module):
         mask = attention_mask(cache.n_past, x.shape[1], padding)
         states, keys, values = [x], [], []
         for i, block in enumerate(self.layers):
+            assert isinstance(block, Block)
             q, k, v = block.project(x)
             if cache.keys:
                 k, v = torch.cat([cache.keys[i], k], 2), torch.cat([cache.values[i], v], 2)

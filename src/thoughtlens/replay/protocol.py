@@ -131,9 +131,8 @@ class Replay:
         seen = {name: i for i, name in enumerate(dict.fromkeys(names.tolist()))}
         numbers = np.array([seen[name] for name in names.tolist()])
         by = names if arm == "raw" or p.test == "one split" else numbers
-        train, test = train_test_split(
-            np.arange(len(y)), test_size=TEST_SHARE, random_state=SEED, stratify=by
-        )
+        parts = train_test_split(np.arange(len(y)), test_size=TEST_SHARE, random_state=SEED, stratify=by)
+        train, test = map(np.asarray, parts)
         X = self._features(p, arm, None)[kept]
         return Scored(kept[test], y[test], self._plain(p, arm, X, y, train, test))
 

@@ -69,10 +69,11 @@ class TopKSAE(SAE):
         """`reconstruction` and, while latents are dead, `auxk`."""
         z = self.normalize(batch.x, batch.cell)
         centre, dtype = self.b_dec if self.cfg.pre_bias else None, self.compute_dtype or self.W_enc.dtype
-        *acts, products = kernels.encode_topk(z, self.W_enc, self.b_enc, self.cfg.k, dtype, centre)
-        residual = z - (kernels.decode(*acts, self.W_dec) + self.b_dec)
+        values, indices, products = kernels.encode_topk(z, self.W_enc, self.b_enc, self.cfg.k, dtype, centre)
+        acts = SparseActs(values, indices)
+        residual = z - (kernels.decode(values, indices, self.W_dec) + self.b_dec)
         terms = {"reconstruction": residual.square().mean()}
-        fired = counts(SparseActs(*acts), self.d_sae)
+        fired = counts(acts, self.d_sae)
         idle = fired == 0
         if self.cfg.auxk > 0 and batch.dead is not None:
             k_aux = self.cfg.k_aux or max(1, self.d_in // 2)
@@ -81,7 +82,7 @@ class TopKSAE(SAE):
             pre_acts = kernels.pick(products, centred, self.W_enc, self.b_enc, latents)
             terms["auxk"] = self.cfg.auxk * dead_loss(residual, pre_acts, self.W_dec[latents], k_aux, dtype)
             idle &= ~batch.dead
-        return LossTerms(terms, SparseActs(*acts), fired, idle)
+        return LossTerms(terms, acts, fired, idle)
 
 
 def auxk_loss(

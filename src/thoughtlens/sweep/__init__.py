@@ -14,7 +14,7 @@ from typing import Any
 from thoughtlens import pipeline
 from thoughtlens.config import apply_overrides, read_recipe
 from thoughtlens.errors import ConfigError, DataError, ResourceError, ThoughtlensError
-from thoughtlens.extract import extract
+from thoughtlens.extract import ExtractConfig, extract
 from thoughtlens.progress import say, warn
 from thoughtlens.stage import Plan, read_json, run_stage, write_json
 from thoughtlens.store import ActivationStore
@@ -81,6 +81,7 @@ def run(
         first = [] if acts else [("extract", pipeline.PLANS["extract"](extraction))]
         return _plans([*first, ("sweep", plan(cfg))])
     if acts is None:
+        assert isinstance(extraction, ExtractConfig)
         extract(extraction, out / "acts")
     return sweep(cfg, out / "sweep")
 

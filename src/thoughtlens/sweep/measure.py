@@ -101,7 +101,7 @@ def _bench(store: ActivationStore, split: str, n: int, seed: int) -> Bench:
             f"{store.meta.model} has the digest {str(model.digest)[:12]}, {store.root} was extracted from "
             f"{str(store.meta.model_digest)[:12]}; extract again, or sweep without fidelity"
         )
-    table = store.problems.filter(pc.equal(store.problems["split"], split)).slice(0, n)
+    table = store.problems.filter(pc.field("split") == split).slice(0, n)
     bench = Bench(model, table, seed=seed)
-    bench.untouched()
+    bench.run([])
     return bench

@@ -76,11 +76,11 @@ class Adam:
             if p.grad is None:
                 continue
             state, rows = self.state[p], self._rows(name, p)
-            moments = [self._rows(name, state[key]) for key in ("exp_avg", "exp_avg_sq")]
+            exp_avg, exp_avg_sq = (self._rows(name, state[key]) for key in ("exp_avg", "exp_avg_sq"))
             kernels.adam_rows(
                 rows,
                 self._rows(name, p.grad),
-                kernels.AdamState(state["step"], *moments, state["last"]),
+                kernels.AdamState(state["step"], exp_avg, exp_avg_sq, state["last"]),
                 _idle(rows, idle),
                 lr=lr * self.sae.lr_factor.get(name, 1.0),
                 betas=self.betas,

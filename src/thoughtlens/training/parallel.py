@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Int
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from thoughtlens import kernels
 from thoughtlens.errors import ConfigError, ResourceError
@@ -47,7 +49,7 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
-    store: dist.Store | None = None
+    store: Store | None = None
 
     @property
     def first(self) -> bool:
@@ -142,7 +144,7 @@ def local_rank() -> int:
 def _rendezvous() -> tuple[Any, int, int]:
     """The store that the ranks meet in, this rank, their number; made once, for a second one on the same
     port can be missed by a rank that still knows the first."""
-    return next(dist.rendezvous("env://", timeout=timedelta(seconds=60)))
+    return next(rendezvous("env://", timeout=timedelta(seconds=60)))
 
 
 @contextmanager
@@ -155,9 +157,9 @@ def joined() -> Iterator[Ranks]:
         yield Ranks()
         return
     store, rank, size = _rendezvous()
-    store = dist.PrefixStore(f"thoughtlens {next(_MEETINGS)}", store)
+    store = PrefixStore(f"thoughtlens {next(_MEETINGS)}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    exchange = dist.PrefixStore("exchange", store)
+    exchange = PrefixStore("exchange", store)
     patience = timedelta(seconds=PATIENCE_S)
     dist.init_process_group(backend, store=exchange, rank=rank, world_size=size, timeout=patience)
     ranks = Ranks(rank, size, store)

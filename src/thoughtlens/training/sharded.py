@@ -164,7 +164,7 @@ class LatentParallelTrainer(DataParallelTrainer):
         tensors, table = Trainer.state(self)
         axes = {name: self._axis(name, t) for name, t in tensors.items()}
         return {
-            name: t.cpu() if axes[name] is None else self.ranks.gather(t, axes[name]).cpu()
+            name: (t if (axis := axes[name]) is None else self.ranks.gather(t, axis)).cpu()
             for name, t in tensors.items()
         }, table
 

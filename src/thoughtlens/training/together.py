@@ -21,6 +21,7 @@ from thoughtlens.training.adam import EPS, Adam
 from thoughtlens.training.checkpoint import Checkpoints
 from thoughtlens.training.loop import Trainer, inputs, measured, note, stop
 from thoughtlens.training.schedule import lr_at
+from thoughtlens.training.sources import JoinedView
 from thoughtlens.training.track import Row
 
 
@@ -30,7 +31,7 @@ class Entry:
 
     trainer: Trainer
     """New, or restored from `checkpoints`."""
-    source: View
+    source: View | JoinedView
     """Vectors to train on."""
     evaluate: Callable[[SAE], Row]
     """Measures the SAE; its row is added to the curve."""
@@ -102,7 +103,9 @@ class StackTrainer:
                 continue
             if 0 < s.grad_clip < values["norm"]:
                 factor = s.grad_clip / (values["norm"].item() + 1e-6)
-                torch._foreach_mul_([p.grad for p in trainer.sae.parameters()], factor)
+                for p in trainer.sae.parameters():
+                    if p.grad is not None:
+                        p.grad.mul_(factor)
             lr = lr_at(trainer.step_idx, s.n_steps, s.lr, s.warmup, s.decay)
             groups.setdefault(lr, []).append(trainer)
         for lr, trainers in groups.items():

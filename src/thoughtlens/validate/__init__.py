@@ -223,15 +223,16 @@ def _member(
     """Judge one SAE; its summary is written last."""
     total = Total(subject)
     mine, firing = measure_sae(subject, total)
-    fit_to = fit_joined if isinstance(subject, JoinedSubject) else fit_baselines
-    baselines = fit_to(
-        subject,
-        cfg.baselines,
-        l0=firing.l0.compute(),
-        n_live=firing.density.n_live(),
-        n_rows=cfg.baseline_rows,
-        seed=cfg.seed,
-    )
+    options: dict[str, Any] = {
+        "l0": firing.l0.compute(),
+        "n_live": firing.density.n_live(),
+        "n_rows": cfg.baseline_rows,
+        "seed": cfg.seed,
+    }
+    if isinstance(subject, JoinedSubject):
+        baselines = fit_joined(subject, cfg.baselines, **options)
+    else:
+        baselines = fit_baselines(subject, cfg.baselines, **options)
     tallies = {"sae": mine, **measure_baselines(subject, total, baselines)}
     widths = {name: model.d_sae for name, model in {"sae": subject.sae, **baselines}.items()}
     spliced, skipped = None, f"a {subject.sae.kind} does not stand for the one vector that it reads"

@@ -158,13 +158,14 @@ def fit_joined(
         found |= {f"pca_{name}": JointPCA(whole.first(k), sae) for name, k in wanted.items()}
     elif wanted:
         cells = None if sae.cells is None else subject.input_cells
-        centres = [means if cells else overall[None] for means, overall in (x_mean, y_mean)]
+        x_centre, y_centre = (means if cells else overall[None] for means, overall in (x_mean, y_mean))
         cross = CrossCovariance(sae.d_in, sae.d_out)
         for batch in _training(subject, n_rows, seed):
             cell = torch.from_numpy(batch.cell) if cells else torch.zeros(len(batch.cell), dtype=torch.long)
-            sides = (batch.x.double().cpu(), batch.target.double().cpu())
-            cross.update(*(rows - centre[cell] for rows, centre in zip(sides, centres, strict=True)))
-        whole = cross.map(max(wanted.values()), *centres, cells)
+            cross.update(
+                batch.x.double().cpu() - x_centre[cell], batch.target.double().cpu() - y_centre[cell]
+            )
+        whole = cross.map(max(wanted.values()), x_centre, y_centre, cells)
         found |= {f"linear_{name}": whole.first(k) for name, k in wanted.items()}
     return {name: model.to(sae.W_enc.device) for name, model in found.items()}
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from thoughtlens.baselines.base import Baseline
-from thoughtlens.config import load
+from thoughtlens.config import load, validate
 from thoughtlens.errors import MismatchError, NotThereError
 from thoughtlens.extract import ExtractConfig
 from thoughtlens.extract.thoughts import load_model, sites_of
@@ -155,8 +155,8 @@ def _model_of(store: ActivationStore, chosen: ModelConfig | None) -> ThoughtMode
     if file.is_file():
         cfg = load(ExtractConfig, file)
     else:
-        own = ModelConfig(name=store.meta.model, dtype="float32", revision=store.meta.model_revision)
-        cfg = ExtractConfig(model=own)
+        own = {"name": store.meta.model, "dtype": "float32", "revision": store.meta.model_revision}
+        cfg = validate(ExtractConfig, {"model": own})
     model = load_model(cfg if chosen is None else cfg.model_copy(update={"model": chosen}))
     theirs = store.meta.model_digest
     if theirs is not None and model.digest is not None and model.digest != theirs:

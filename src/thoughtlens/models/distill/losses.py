@@ -82,6 +82,7 @@ def reading_loss(
     model: TinyDecoder, batch: Batch, states: list[Float[Tensor, "C n_context d"]]
 ) -> Float[Tensor, ""]:
     """Cross-entropy of the marks, read with the final norm from the first block's output."""
+    assert batch.marks is not None
     marked = batch.marks[..., 0] != IGNORE
     log_p = model.unembed(model.ln_f(states[1][marked])).float().log_softmax(-1)
     return -log_p.gather(1, batch.marks[marked]).mean()

@@ -36,7 +36,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every matrix that has a gradient; matrices of one shape go together."""
         for group in self.param_groups:
             shapes: dict[tuple[int, int], list[Tensor]] = {}
@@ -50,6 +50,7 @@ class Muon(torch.optim.Optimizer):
         mu = group["momentum"]
         updates = []
         for p in params:
+            assert p.grad is not None
             buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
             buffer.lerp_(p.grad, 1 - mu)
             updates.append(p.grad.lerp(buffer, mu).view(-1, *shape))
