@@ -23,10 +23,13 @@ from thoughtlens.cli import intervene  # noqa: F401
 from thoughtlens.cli import explain  # noqa: F401
 from thoughtlens.cli import lens  # noqa: F401
 from thoughtlens.cli import geometry  # noqa: F401
+from thoughtlens.cli import serve  # noqa: F401
 from thoughtlens.cli import track  # noqa: F401
+from thoughtlens.cli import hub  # noqa: F401
 from thoughtlens.cli import problems  # noqa: F401
 from thoughtlens.cli import convert  # noqa: F401
 from thoughtlens.cli import suites  # noqa: F401
+from thoughtlens.cli import neuronpedia  # noqa: F401
 from thoughtlens.cli import bench  # noqa: F401
 
 
