@@ -26,6 +26,7 @@ from thoughtlens.cli import geometry  # noqa: F401
 from thoughtlens.cli import serve  # noqa: F401
 from thoughtlens.cli import track  # noqa: F401
 from thoughtlens.cli import hub  # noqa: F401
+from thoughtlens.cli import hub  # noqa: F401
 from thoughtlens.cli import problems  # noqa: F401
 from thoughtlens.cli import convert  # noqa: F401
 from thoughtlens.cli import suites  # noqa: F401
