@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
+from urllib.parse import unquote, urlparse
 
-import numpy as np
 import pytest
-import torch
 
-from tests.explorer.runs import HOSTILE, thought_run
-from tests.planted import HOOKS, thought_store
-from thoughtlens import sae as saes
+from tests.explorer.runs import HOSTILE, full_run, large_run, thought_run
 from thoughtlens.explorer import ExplorerConfig, explorer
-from thoughtlens.interpret import InterpretConfig, interpret
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytest.importorskip("playwright", reason="playwright is not installed")
@@ -44,9 +41,14 @@ def page(browser):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    root = thought_run(tmp_path_factory.mktemp("run"))
-    explorer(ExplorerConfig(run=root, n_problems=12, latents_per_shard=5), root / "explorer")
-    explorer(ExplorerConfig(run=root, n_problems=12, single=True), root / "single")
+    """A run with all tables, beside one that has only what interpret makes."""
+    root = full_run(tmp_path_factory.mktemp("run"))
+    other = thought_run(tmp_path_factory.mktemp("bare"))
+    cfg = ExplorerConfig(run=root, others=(other,), n_problems=12, latents_per_shard=5)
+    explorer(cfg, root / "explorer")
+    explorer(cfg.model_copy(update={"single": True}), root / "single")
+    (other / "interpret" / "decile_examples.parquet").unlink()
+    explorer(ExplorerConfig(run=other), root / "bare")
     return root
 
 
@@ -65,24 +67,115 @@ def test_overview_sorts_searches_and_opens_a_latent(page, address):
     page.wait_for_function("document.querySelector('[role=status]').innerText.startsWith('0 of')")
     page.fill("#search", "")
     page.wait_for_function("document.querySelector('[role=status]').innerText.startsWith('1 of')")
-    assert page.inner_text("tbody tr td") == "9"
+    assert page.inner_text("table.latents tbody td") == "9"
     page.select_option("select[aria-label=which]", "all")
-    page.click("text=max")
-    page.wait_for_function("document.querySelector('tbody tr td').innerText === '3'")
-    page.click("tbody tr td a")
+    page.click("th button:text-is('max')")
+    page.wait_for_function("document.querySelector('table.latents tbody td').innerText === '3'")
+    page.click("table.latents tbody td a")
     page.wait_for_selector(".strip td.here")
     assert "Latent 3" in page.inner_text("h1")
 
 
 def test_hostile_text_is_shown_as_text(page, address):
+    for where in ("#/l/0/3", "#/l/0/0", "#/p/0", "#/p/1", "#/", "#/?q=script", "#/c/0/3/1/3", "#/s/0/1"):
+        page.goto("about:blank")
+        page.goto(address + where)
+        page.wait_for_selector("main h2")
+        page.wait_for_function("!document.querySelector('main').innerText.includes('loading')")
+        assert page.evaluate("window.broken === undefined")
+        assert page.query_selector("main img, main script, main iframe, main b:text-is('mul')") is None
+        shown = page.inner_text("main")
+        assert not set(shown) & set("\u2028\u2029\u202e\u202c\u200f")
+    page.goto("about:blank")
     page.goto(address + "#/l/0/3")
-    page.wait_for_selector(".example")
-    page.goto(address + "#/p/0")
-    page.wait_for_selector("h2")
+    page.wait_for_selector(".says")
+    assert page.inner_text(".says") == "<U+202E>right to left<U+202C>"
     shown = page.inner_text("main")
-    assert any(text.split("\u2028")[0] in shown for text in HOSTILE)
-    assert page.evaluate("window.broken === undefined")
-    assert page.query_selector("main img") is None and page.query_selector("main script") is None
+    assert HOSTILE[0] in shown and "operation = </script><b>mul</b>" in shown
+
+
+def test_every_panel_of_a_latent_is_drawn(page, address):
+    page.goto(address + "#/l/0/6")
+    page.wait_for_selector("svg.graph")
+    text = page.inner_text("main").lower()
+    for words in (
+        "{{7*7}} ${7*7}", "AUPRC 0.375", "random latent", "Deciles of its activation", "Layers × thoughts",
+        "Token graph", "Labels", "Effect on the answer", "promotes", "suppresses", "Strongest examples",
+        "decile 10", "Nearest directions", "Fires together with", "Same latent elsewhere",
+        "Your tag and note", "split all", "n = ",
+    ):  # fmt: skip
+        assert words.lower() in text, words
+    assert page.locator("svg.graph rect").count() == 2 and page.locator("svg.graph path").count() == 1
+    assert page.text_content("svg.graph text >> nth=1") == "␣before"
+    page.goto(address + "#/l/0/2")
+    page.wait_for_selector("td:text-is('worse')")
+    assert "with 11" in page.inner_text("main")
+
+
+def test_a_problem_shows_latents_readings_and_edits(page, address):
+    page.goto(address)
+    page.click("text=p5")
+    page.wait_for_selector("h3:text-is('tuned lens')")
+    text = page.inner_text("main")
+    assert "the model says 5" in text and "✗ wrong" in text and "7</script>" in text
+    page.click("button:text-is('bare0: pooled')")
+    page.wait_for_selector("button[aria-pressed=true]:text-is('bare0: pooled')")
+    assert page.locator("table.places >> nth=0").locator("a").count() > 0
+
+
+def test_what_a_run_lacks_is_said_with_its_command(page, small):
+    address = (small / "bare" / "index.html").as_uri()
+    for where, commands in (
+        ("#/l/0/3", ("explain", "interpret", "lens", "geometry", "intervene")),
+        ("#/p/0", ("lens", "intervene")),
+        ("#/", ("explain", "validate")),
+        ("#/s/0/0", ("geometry",)),
+    ):
+        page.goto("about:blank")
+        page.goto(address + where)
+        page.wait_for_selector(".missing")
+        shown = page.inner_text("main")
+        for command in commands:
+            assert f"thoughtlens {command} " in shown, (where, command)
+
+
+def test_two_saes_and_their_matches(page, address):
+    page.goto(address + "#/s/0/1")
+    page.wait_for_selector("h2:text-is('Matching latents')")
+    page.wait_for_function(
+        "document.querySelector('main').innerText.includes('elsewhere, not in bare0: pooled')"
+    )
+    assert page.locator("main table tbody tr").count() >= 13
+
+
+def test_axes_and_sae_of_the_overview_are_in_the_address(page, address):
+    page.goto(address)
+    page.click("text=map of directions")
+    page.wait_for_function("location.hash.includes('x=direction_1')")
+    assert page.get_attribute("canvas", "aria-label") == "direction 1 across, direction 2 up"
+    page.click("button:text-is('bare0: pooled')")
+    page.wait_for_function("location.hash.includes('m=1')")
+    shared = page.evaluate("location.href")
+    page.goto("about:blank")
+    page.goto(shared)
+    page.wait_for_selector("button[aria-pressed=true]:text-is('bare0: pooled')")
+    assert page.get_attribute("canvas", "aria-label") == "direction 1 across, direction 2 up"
+
+
+def test_an_sae_may_be_named_by_its_label(page, address):
+    page.goto(address + "#/l/bare0%3A%20pooled/4")
+    page.wait_for_selector("h1 .pill")
+    assert page.inner_text("h1").startswith("Latent 4 bare0: pooled")
+
+
+def test_prints_on_white_with_its_colours(page, address):
+    page.goto(address + "#/l/0/3")
+    page.wait_for_selector("textarea")
+    page.evaluate("setTheme('dark')")
+    page.emulate_media(media="print")
+    style = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(style) == "rgb(255, 255, 255)"
+    assert not page.is_visible(".controls") and page.is_visible(".strip td.here")
 
 
 def test_keys_links_notes_and_themes(page, address):
@@ -127,28 +220,21 @@ def test_compare_shows_two(page, address):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """16,384 latents, most of them with examples, labels and text."""
-    root, n, d_sae = tmp_path_factory.mktemp("large"), 400, 16_384
-    rng = np.random.default_rng(0)
-    strengths = rng.normal(size=(n, 3, 2, 16))
-    questions = [" ".join(map(str, rng.integers(0, 99, 40))) for _ in range(n)]
-    thought_store(root / "acts", strengths, {"operation": ["a", "b"] * (n // 2)}, questions=questions)
-    sae = saes.create(saes.TopKConfig(d_sae=d_sae, k=32, normalization="none"), 16, seed=0)
-    sae.hook_names, sae.provenance = list(HOOKS), {"split": "train", "thoughts": None}
-    saes.save(sae, root / "sae")
-    cfg = InterpretConfig(acts=root / "acts", sae=root / "sae", top_k=5, n_permutations=2)
-    with torch.no_grad():
-        interpret(cfg, root / "interpret")
-    return root, explorer(ExplorerConfig(run=root), root / "explorer")
+    """16,384 latents with examples, labels, explanations and tokens; the tables are written at once."""
+    root = large_run(tmp_path_factory.mktemp("large"), 16_384)
+    return root, explorer(ExplorerConfig(run=root, n_problems=4), root / "explorer")
 
 
 def test_sixteen_thousand_latents_open_at_once(page, large):
     root, result = large
-    assert result["first_bytes"] <= 2_000_000
     page.goto((root / "explorer" / "index.html").as_uri())
     page.wait_for_selector("tbody tr")
     painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
     assert painted <= 1000
+    files = page.evaluate("performance.getEntriesByType('resource').map((r) => r.name)")
+    loaded = [Path(unquote(urlparse(name).path)) for name in files if name.startswith("file:")]
+    assert sum(f.stat().st_size for f in {*loaded, root / "explorer" / "index.html"}) <= 2_000_000
+    assert result["first_bytes"] <= 2_000_000
     took = []
     for latent in (16_000, 77, 9_000):
         script = """(i) => new Promise((done) => {
@@ -163,3 +249,12 @@ def test_sixteen_thousand_latents_open_at_once(page, large):
         })"""
         took.append(page.evaluate(script, latent))
     assert min(took) <= 500
+
+
+def test_sixteen_thousand_latents_are_searched_and_sorted(page, large):
+    root, _ = large
+    page.goto((root / "explorer" / "index.html").as_uri() + "#/?q=says+9000+word")
+    page.wait_for_function("document.querySelector('[role=status]')?.innerText.startsWith('1 of')")
+    # 16376 / 16384 = 0.99951 is the first that is 1 in three digits; ties go by number.
+    page.goto((root / "explorer" / "index.html").as_uri() + "#/?q=&sort=auprc")
+    page.wait_for_function("document.querySelector('table.latents tbody td')?.innerText === '16376'")

@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import re
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -56,15 +57,19 @@ def test_examples_associations_and_labels_are_those_of_the_tables(made):
     latent = found["m0/0"][3]
     examples = pq.read_table(root / "interpret" / "top_examples.parquet").to_pylist()
     own = [e for e in examples if e["latent"] == 3]
-    assert [e["problem"] for e in latent["examples"]] == [e["problem_id"] for e in own]
-    assert all(e["thought"] == 2 and e["hook"] == "layers.1:out" for e in latent["examples"])
-    first = latent["examples"][0]
+    assert [e["problem"] for e in latent["top_examples"]] == [e["problem_id"] for e in own]
+    assert all(e["thought"] == 2 and e["hook"] == "layers.1:out" for e in latent["top_examples"])
+    first = latent["top_examples"][0]
     assert first["strip"][1][2] == pytest.approx(own[0]["value"], rel=1e-2)
     assert sum(v for line in first["strip"] for v in line) == pytest.approx(own[0]["value"], rel=1e-2)
     factors = {a[0] for a in latent["associations"]}
     assert {"label:operation", "thought", "hook"} <= factors
+    assert latent["cells"]["rows"] == ["layers.0:out", "layers.1:out"] and latent["cells"]["n"] == 60
+    rates = latent["cells"]["values"]
+    fires = pq.read_table(root / "interpret" / "latents.parquet").to_pylist()[3]["n_fires"]
+    assert rates[1][2] == pytest.approx(fires / 60, rel=1e-2) and sum(map(sum, rates)) == rates[1][2]
     assert found["m0/summary"]["label"][3] == "operation = </script><b>mul</b>"
-    assert found["m0/1"][4]["examples"] == [], "latent 9 never fires"
+    assert found["m0/1"][4]["top_examples"] == [], "latent 9 never fires"
 
 
 def test_problem_pages_hold_what_fires(made):
@@ -73,7 +78,7 @@ def test_problem_pages_hold_what_fires(made):
     assert len(listed) == 12 and [p["shard"] for p in listed] == [0] * 10 + [1] * 2
     page = found["problems/0"][0]
     assert page["problem_id"] == listed[0]["id"] and page["question"] in HOSTILE
-    for hook, thought, pairs in page["members"]["pooled"]:
+    for hook, thought, pairs in page["members"]["m0"]:
         assert hook in (0, 1) and thought in (0, 1, 2)
         values = [v for _, v in pairs]
         assert values == sorted(values, reverse=True) and len(values) <= 6 and min(values) > 0
@@ -98,13 +103,23 @@ def test_one_file_holds_the_same_tables(made, tmp_path):
 
 def test_what_is_missing_comes_with_its_command(made):
     _, _, found = made
-    assert [m["command"].split()[1] for m in found["run"]["missing"]] == ["validate", "classify"]
+    run = found["run"]
+    absent = {name for name, there in run["members"][0]["have"].items() if not there}
+    assert {"explanations", "graphs", "lens_latents", "readings", "matches", "interventions"} <= absent
+    assert run["commands"]["explanations"] == f"thoughtlens explain {run['name']}"
+    assert run["commands"]["readings"].startswith("thoughtlens lens ")
+    assert absent <= run["commands"].keys()
 
 
 def test_bad_input(made, tmp_path):
     root, _, _ = made
     with pytest.raises(NotThereError, match="run directory"):
         explorer(ExplorerConfig(run=tmp_path / "none"), tmp_path / "out")
+    with pytest.raises(NotThereError, match="interpret"):
+        (tmp_path / "half").mkdir()
+        shutil.copytree(root / "acts", tmp_path / "half" / "acts")
+        (tmp_path / "half" / "acts" / "result.json").write_text('{"kind": "thoughts"}')
+        explorer(ExplorerConfig(run=tmp_path / "half"), tmp_path / "out")
     with pytest.raises(OccupiedError):
         explorer(ExplorerConfig(run=root, n_problems=3), root / "explorer")
 

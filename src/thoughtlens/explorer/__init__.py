@@ -12,12 +12,15 @@ from typing import Any
 from pydantic import Field
 
 from thoughtlens.config import Config
-from thoughtlens.errors import NotThereError
+from thoughtlens.errors import MismatchError, NotThereError
 from thoughtlens.explorer.build import write_folder, write_single
+from thoughtlens.explorer.cells import Cells
 from thoughtlens.explorer.latents import member_shards
 from thoughtlens.explorer.overview import overview
 from thoughtlens.explorer.problems import problem_shards
+from thoughtlens.explorer.sources import TABLES, sources
 from thoughtlens.progress import progress
+from thoughtlens.report.interventions import found_in
 from thoughtlens.report.run import Run
 from thoughtlens.stage import run_stage
 
@@ -27,6 +30,9 @@ class ExplorerConfig(Config):
 
     run: Path
     """The run's directory."""
+    others: tuple[Path, ...] = ()
+    """Other runs of the same kind (thoughts or text), whose SAEs are shown beside this run's: other seeds,
+    other models. The problem pages are those of `run`."""
     single: bool = False
     """One HTML file instead of a folder; for small runs."""
     n_problems: int = Field(default=200, ge=0)
@@ -46,33 +52,53 @@ def explorer(cfg: ExplorerConfig, out: str | Path) -> dict[str, Any]:
         The stage's result: latents, problems, bytes before the first click, and in all.
 
     Raises:
-        NotThereError: the run has no finished interpret.
+        NotThereError: a run has no finished interpret.
+        MismatchError: runs of thoughts beside runs of text.
+        StoreError: a table of a run is damaged.
     """
-    run = Run.open(cfg.run)
-    if "interpret" not in run.results:
-        raise NotThereError(
-            f"Expected a finished interpret in {cfg.run}, found none; run: thoughtlens interpret RECIPE "
-            f"--out {cfg.run}"
-        )
-    inputs = {name: Path(cfg.run) / name for name in ("acts", "sae", "interpret")}
-    return run_stage("explorer", cfg, out, lambda tmp: _work(cfg, run, tmp), inputs=inputs)
+    runs = [Run.open(root) for root in (cfg.run, *cfg.others)]
+    for run in runs:
+        if "interpret" not in run.results:
+            raise NotThereError(
+                f"Expected a finished interpret in {run.root}, found none; run: thoughtlens interpret RECIPE "
+                f"--out {run.root}"
+            )
+        if run.kind != runs[0].kind:
+            raise MismatchError(
+                f"{runs[0].root} holds {runs[0].kind}, {run.root} holds {run.kind}; an explorer shows runs "
+                f"of one kind"
+            )
+    return run_stage("explorer", cfg, out, lambda tmp: _work(cfg, runs, tmp), inputs=_inputs(runs))
 
 
-def _work(cfg: ExplorerConfig, run: Run, tmp: Path) -> dict[str, Any]:
-    members = run.results["interpret"]["members"]
+def _inputs(runs: list[Run]) -> dict[str, Path]:
+    """Everything that is shown: the folders that the runs have."""
+    folders = ("acts", "sae", *dict.fromkeys(TABLES.values()))
+    found: dict[str, Path] = {}
+    for i, run in enumerate(runs):
+        prefix = f"{i}_" if i else ""
+        found |= {f"{prefix}{name}": run.root / name for name in folders if (run.root / name).is_dir()}
+        found |= {f"{prefix}intervene_{name}": path for name, path in found_in(run).items()}
+    return found
+
+
+def _work(cfg: ExplorerConfig, runs: list[Run], tmp: Path) -> dict[str, Any]:
+    found = sources(runs)
     shards: dict[str, Any] = {}
-    with progress("explorer", len(members) + 1, "parts") as bar:
-        for i, member in enumerate(members):
-            shards |= member_shards(run, member["member"], i, cfg)
+    cells = []
+    with progress("explorer", len(found) + 1, "parts") as bar:
+        for source in found:
+            cells.append(Cells.of(source))
+            shards |= member_shards(source, cells[-1], cfg)
             bar.advance(1)
-        problems, found = problem_shards(run, cfg)
+        problems, listed = problem_shards(found, cfg)
         bar.advance(1)
     shards |= problems
-    table = overview(run, found)
+    table = overview(found, cells, listed)
     sizes = (write_single if cfg.single else write_folder)(tmp, table, shards)
     return {
-        "n_latents": sum(m["d_sae"] for m in members),
-        "n_problems": len(found),
+        "n_latents": sum(source.d_sae for source in found),
+        "n_problems": len(listed),
         **sizes,
         "headline": {"page": "index.html"},
         "warnings": [],

@@ -6,12 +6,16 @@ import base64
 import gzip
 import json
 import math
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 PAGE = resources.files("thoughtlens.explorer") / "page"
-SCRIPTS = ("vendor/htm-preact.js", "store.js", "parts.js", "latent.js", "problem.js", "overview.js", "app.js")
+SCRIPTS = (
+    "vendor/htm-preact.js", "store.js", "parts.js", "charts.js", "latent.js", "compare.js", "problem.js",
+    "overview.js", "app.js",
+)  # fmt: skip
 STYLE = "style.css"
 
 
@@ -28,9 +32,13 @@ def script(key: str, table: Any) -> str:
 
 def significant(value: float | None, digits: int = 4) -> float | None:
     """A number rounded for showing; None for what is not a number."""
-    if value is None or not math.isfinite(value):
-        return None
-    return float(f"{value:.{digits}g}")
+    return rounded([value], digits)[0]
+
+
+def rounded(values: Iterable[float | None], digits: int = 3) -> list[float | None]:
+    """The same of many numbers."""
+    form = f".{digits}g"
+    return [None if v is None or not math.isfinite(v) else float(format(v, form)) for v in values]
 
 
 def write_folder(root: Path, overview: dict[str, Any], shards: dict[str, Any]) -> dict[str, int]:

@@ -60,9 +60,9 @@ def _one(name: str, result: dict[str, Any]) -> list[Block]:
         )
     ]
     blocks += [Text(f"Warning: {line}") for line in result["warnings"]]
-    strips = _strips(result)
+    strips = strips_of(result)
     if strips:
-        key = "share of answers that became the twin's" if _by_twin(result) else "change of accuracy"
+        key = "share of answers that became the twin's" if by_twin(result) else "change of accuracy"
         caption = f"{name}: {key}, by layer and thought, n = {rows[0]['n']:,}."
         blocks.append(Picture(f"intervene_{name}", plots.cell_map(strips, key), caption))
     doses = [row for row in rows if row.get("dose") is not None and row["scope"] != "all"]
@@ -74,13 +74,14 @@ def _one(name: str, result: dict[str, Any]) -> list[Block]:
     return [*blocks, _effects(name, rows)]
 
 
-def _by_twin(result: dict[str, Any]) -> bool:
+def by_twin(result: dict[str, Any]) -> bool:
+    """Whether an intervention's effect is how many answers became the twin's, not a change of accuracy."""
     return result["edit"] in ("patch", "route")
 
 
-def _strips(result: dict[str, Any]) -> dict[str, list[tuple[str, int, float]]]:
+def strips_of(result: dict[str, Any]) -> dict[str, list[tuple[str, int, float]]]:
     """By edit, the effect at each (layer, thought) that was edited alone."""
-    key = "corrupted" if _by_twin(result) else "difference"
+    key = "corrupted" if by_twin(result) else "difference"
     values: dict[str, list[tuple[str, int, float]]] = {}
     for row in result["effects"]:
         alone = row["control"] is None and row["thought_idx"] is not None and row.get("dose") is None

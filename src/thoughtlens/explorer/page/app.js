@@ -1,17 +1,21 @@
-// Address to page, keys, theme. Addresses can be shared: #/?q=..., #/l/SAE/LATENT, #/c/..., #/p/N.
+// Address to page, keys, theme. Addresses can be shared: #/?q=..., #/l/SAE/LATENT, #/c/..., #/s/SAE/SAE, #/p/N.
 "use strict";
 
-const DEFAULTS = { m: "0", q: "", state: "all", sort: "density", down: "1", page: "0" };
+const DEFAULTS = { m: "0", q: "", state: "all", sort: "density", down: "1", page: "0", x: "", y: "" };
 
+let labels = [];
+
+// An SAE is named by its number or its label.
 function parse(hash) {
   const [path, query] = hash.replace(/^#\/?/, "").split("?");
-  const parts = path.split("/").filter(Boolean), numbers = parts.slice(1).map(Number);
+  const parts = path.split("/").filter(Boolean), idx = (name) => (/^\d*$/.test(name ?? "") ? Number(name) : labels.indexOf(decodeURIComponent(name)));
+  const numbers = parts.slice(1).map((part, k) => (k % 2 && parts[0] !== "s" ? Number(part) : idx(part)));
   if (parts[0] === "l") return { page: "latent", memberIdx: numbers[0], i: numbers[1] };
   if (parts[0] === "c") return { page: "compare", a: numbers.slice(0, 2), b: numbers.slice(2, 4) };
+  if (parts[0] === "s") return { page: "saes", a: numbers[0], b: numbers[1] };
   if (parts[0] === "p") return { page: "problem", i: numbers[0] };
   const view = { ...DEFAULTS, ...Object.fromEntries(new URLSearchParams(query || "")) };
-  const sorts = ["latent", "density", "n_fires", "n_problems", "mean_active", "max_active", "label_strength"];
-  return { page: "overview", view: { ...view, sort: sorts.includes(view.sort) ? view.sort : "density", page: Number(view.page) || 0 } };
+  return { page: "overview", view: { ...view, page: Math.max(0, Math.floor(Number(view.page))) || 0 } };
 }
 
 function setTheme(theme) {
@@ -19,12 +23,19 @@ function setTheme(theme) {
   try { localStorage.setItem("thoughtlens:theme", theme); } catch { /* not remembered */ }
 }
 
-const KEYS = [["/", "search"], ["j, →", "next latent or problem"], ["k, ←", "previous"], ["o", "overview"], ["d", "dark or light"], ["?", "this list"]];
+const KEYS = [["/", "search"], ["j, →", "next latent or problem"], ["k, ←", "previous"], ["o", "overview"], ["c", "compare"], ["d", "dark or light"], ["?", "this list"]];
 
 function step(by) {
   const at = parse(location.hash);
   if (at.page === "latent") location.hash = `#/l/${at.memberIdx}/${Math.max(0, at.i + by)}`;
   if (at.page === "problem") location.hash = `#/p/${Math.max(0, at.i + by)}`;
+}
+
+function compare() {
+  const at = parse(location.hash);
+  if (at.page === "latent") location.hash = `#/c/${at.memberIdx}/${at.i}/${at.memberIdx}/${at.i + 1}`;
+  if (at.page === "compare") location.hash = `#/s/${at.a[0]}/${at.b[0]}`;
+  if (at.page === "overview") location.hash = `#/s/${Number(at.view.m) || 0}/${(Number(at.view.m) || 0) === 0 ? 1 : 0}`;
 }
 
 function onKey(event) {
@@ -33,6 +44,7 @@ function onKey(event) {
     "/": () => { if (parse(location.hash).page !== "overview") location.hash = "#/"; setTimeout(() => document.getElementById("search")?.focus(), 30); },
     j: () => step(1), ArrowRight: () => step(1), k: () => step(-1), ArrowLeft: () => step(-1),
     o: () => { location.hash = "#/"; },
+    c: compare,
     d: () => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"),
     "?": () => document.getElementById("keys").showModal(),
   };
@@ -48,11 +60,12 @@ function App({ run }) {
     return () => { removeEventListener("hashchange", change); removeEventListener("keydown", onKey); };
   }, []);
   const at = parse(hash);
-  return html`<header><strong><a href="#/">${run.name}</a></strong><span class="note">${run.model}</span><span class="spacer"></span>
-      <a href="#/c/0/0/0/1">Compare</a><button onClick=${() => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark")}>dark / light</button>
+  return html`<header><strong><a href="#/">${visible(run.name)}</a></strong><span class="note">${visible(run.model)}</span><span class="spacer"></span>
+      <a href="#/">Overview</a><a href="#/c/0/0/0/1">Compare latents</a>${run.members.length > 1 ? html`<a href="#/s/0/1">Compare SAEs</a>` : null}<button onClick=${() => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark")}>dark / light</button>
       <button onClick=${() => document.getElementById("keys").showModal()}>keys</button></header>
     <main>${at.page === "latent" ? html`<${LatentPage} run=${run} memberIdx=${at.memberIdx} i=${at.i} />`
       : at.page === "compare" ? html`<${ComparePage} run=${run} a=${at.a} b=${at.b} />`
+      : at.page === "saes" ? html`<${SaePage} run=${run} a=${at.a} b=${at.b} />`
       : at.page === "problem" ? html`<${ProblemPage} run=${run} i=${at.i} />`
       : html`<${Overview} run=${run} view=${at.view} />`}</main>
     <dialog id="keys"><h2>Keys</h2><dl class="keys">${KEYS.map(([key, what]) => html`<dt>${key}</dt><dd>${what}</dd>`)}</dl>
@@ -64,6 +77,7 @@ try { theme = localStorage.getItem("thoughtlens:theme") || theme; } catch { /* a
 document.documentElement.dataset.theme = theme;
 TL.get("run").then((run) => {
   notes.open(run.name);
+  labels = run.members.map((m) => m.label);
   document.title = `${run.name} · thoughtlens`;
   const root = document.getElementById("app");
   root.textContent = "";

@@ -1,74 +1,152 @@
-// One latent, and two side by side.
+// One latent.
 "use strict";
 
 const FACTS = [["density", percent], ["n_fires", show], ["n_problems", show], ["mean_active", show], ["max_active", show]];
+const METHODS = { token: "token lookup", token_graph: "token graph", windows: "sparse logistic over windows", rules: "rules", llm: "language model" };
 
-function Associations({ rows, factor, unit }) {
+function Associations({ rows, factor, unit, none }) {
   const chosen = rows.filter((r) => factor(r[0])).sort((a, b) => Math.abs(b[3]) - Math.abs(a[3])).slice(0, 14);
-  if (!chosen.length) return null;
-  return html`<table><thead><tr><th>${unit}</th><th class="n">effect</th><th class="n">95 % interval</th><th class="n">q</th>
+  if (!chosen.length) return html`<p class="note">${none}</p>`;
+  return html`<div class="scroll"><table><thead><tr><th>${unit}</th><th class="n">effect</th><th class="n">95 % interval</th><th class="n">q</th>
     <th class="n">fires</th><th class="n">problems</th></tr></thead>
     <tbody>${chosen.map(([name, level, statistic, value, low, high, q, fires, problems], i) => html`<tr key=${i}>
-      <td>${name === "token" ? "" : `${name.replace("label:", "")} = `}<span class="tokens">${visible(level)}</span></td>
+      <td>${name === "token" ? "" : `${visible(name.replace("label:", ""))} = `}<span class="tokens">${listed(level)}</span></td>
       <td class="n" title=${statistic}>${statistic === "lift" ? `× ${show(value)}` : `${value > 0 ? "+" : ""}${show(100 * value)} points`}</td>
       <td class="n">${statistic === "lift" ? `${show(low)} to ${show(high)}` : `${show(100 * low)} to ${show(100 * high)}`}</td>
-      <td class="n">${show(q)}</td><td class="n">${show(fires)}</td><td class="n">${show(problems)}</td></tr>`)}</tbody></table>`;
+      <td class="n">${show(q)}</td><td class="n">${show(fires)}</td><td class="n">${show(problems)}</td></tr>`)}</tbody></table></div>`;
 }
 
 function Example({ example, member, max, run }) {
   const place = example.tokens ? `position ${example.position}` : `thought ${example.thought}`;
   const known = run.problems.findIndex((p) => p.id === example.problem);
-  const name = known < 0 ? example.problem : html`<a href=${`#/p/${known}`}>${example.problem}</a>`;
-  return html`<div class="example"><div class="head">${show(example.value)} · ${example.hook} · ${place} · ${name} · ${example.split}</div>
+  const name = known < 0 ? visible(example.problem) : html`<a href=${`#/p/${known}`}>${visible(example.problem)}</a>`;
+  const [answer, given, right] = example.answers || [];
+  return html`<div class="example"><div class="head">${show(example.value)} · ${example.hook} · ${place} · ${name} · ${example.split}
+      ${example.decile ? ` · decile ${example.decile}` : ""}</div>
     ${example.tokens
       ? html`<${Tokens} tokens=${example.tokens} acts=${example.acts} peak=${example.peak} max=${max} />`
-      : html`<div class="tokens">${example.question}</div><${Strip} hooks=${member.hook_names} thoughts=${member.thoughts}
-          values=${example.strip} max=${max} here=${[example.hook, example.thought]} />`}</div>`;
+      : html`<div class="tokens">${visible(example.question)}</div>
+          ${answer === undefined || answer === null ? null : html`<div class="head">answer <b>${visible(answer)}</b>${given === null ? "" : html`, the model says <b>${visible(given)}</b>`}
+            <${Right} right=${right} /></div>`}
+          <${Strip} rows=${example.hooks} thoughts=${member.thoughts} values=${example.strip} max=${max} here=${[example.hook, example.thought]} />`}</div>`;
+}
+
+const Right = ({ right }) => (right === null || right === undefined ? null : html` <span class=${right ? "pill" : "pill bad"}>${right ? "✓ right" : "✗ wrong"}</span>`);
+
+function Explanations({ run, member, rows }) {
+  if (!member.have.explanations) return html`<${Missing} run=${run} table="explanations" what="explanations and their scores" />`;
+  if (!rows.length) return html`<p class="note">None: it fires in too few problems to fit and score one.</p>`;
+  const [first, ...rest] = rows;
+  const score = (r) => `${show(r.auprc)}${r.auprc_low === null ? "" : ` [${show(r.auprc_low)}, ${show(r.auprc_high)}]`}`;
+  return html`<p class="says">${visible(first.text)}</p>
+    <p class="note">${METHODS[first.method] || first.method}; AUPRC <b>${score(first)}</b>, against ${show(first.random_auprc)} for a random latent of the same density
+      and ${show(first.token_auprc)} for token lookup; precision at half recall ${show(first.precision_at_half_recall)}. Held out: n = ${show(first.n)} vectors of ${show(first.n_units)}
+      ${" "}${run.kind === "text" ? "documents" : "problems"}, split ${first.split}, at the true base rate.</p>
+    ${rest.length ? html`<details><summary>${rest.length} other ${rest.length === 1 ? "explanation" : "explanations"}</summary><div class="scroll"><table><thead><tr><th>method</th><th>says</th><th class="n">AUPRC</th><th class="n">random twin</th></tr></thead>
+      <tbody>${rest.map((r, k) => html`<tr key=${k}><td>${METHODS[r.method] || r.method}</td><td class="tokens">${visible(r.text)}</td><td class="n">${score(r)}</td><td class="n">${show(r.random_auprc)}</td></tr>`)}</tbody></table></div></details>` : null}`;
+}
+
+function Effects({ run, rows }) {
+  if (!rows.length) return html`<${Missing} run=${run} table="effects" what="what editing this latent does to the answers" />`;
+  return html`<div class="scroll"><table><thead><tr><th>edit</th><th>where</th><th class="n">dose</th><th class="n">accuracy, points</th><th class="n">95 % interval</th><th>verdict</th><th class="n">KL, nats</th><th class="n">n</th><th>split</th></tr></thead>
+    <tbody>${rows.map(([edit, where, dose, d, low, high, verdict, kl, n, split, others], k) => html`<tr key=${k}><td>${edit.replaceAll("_", " ")}${others.length ? html` <span class="note">with ${others.join(", ")}</span>` : null}</td>
+      <td>${where}</td><td class="n">${dose === null ? "" : show(dose)}</td><td class="n">${show(100 * d)}</td><td class="n">${show(100 * low)} to ${show(100 * high)}</td><td>${verdict}</td><td class="n">${show(kl)}</td><td class="n">${show(n)}</td><td>${split}</td></tr>`)}</tbody></table></div>
+    <p class="note">Change of accuracy against the untouched run on the same problems, paired; controls are in the report.</p>`;
+}
+
+function Logits({ run, member, rows }) {
+  if (!member.have.lens_latents) return html`<${Missing} run=${run} table="lens_latents" what="tokens that its direction promotes" />`;
+  const side = (sign) => html`<ul class="facts">${rows.filter((r) => r[0] === sign).map(([, token, logit], k) => html`<li key=${k}><span class="tokens token">${listed(token)}</span> <b>${show(logit)}</b></li>`)}</ul>`;
+  return html`<div class="note">promotes</div>${side(1)}<div class="note">suppresses</div>${side(-1)}
+    <p class="note">Logits of its decoder row through the model's final norm and unembedding; from the weights alone.</p>`;
+}
+
+function Related({ run, member, memberIdx, detail, summary }) {
+  const name = (j) => html`<span class="note"> ${visible(summary.says[j] || summary.label[j] || "")}</span>`;
+  return html`<h2>Nearest directions</h2><p class="note">Latents of the highest cosine between decoder rows; from the weights alone.</p>
+    <ul class="facts wide">${detail.neighbours.map(([j, cosine]) => html`<li key=${j}>${latentLink(memberIdx, j)} <b>${show(cosine)}</b>${name(j)}</li>`)}</ul>
+    <h2>Fires together with</h2>${member.have.coactivation ? html`<p class="note">Vectors on which both fire, and these over the vectors on which either does (Jaccard); n = ${show(member.n)} vectors, split ${member.split}.</p>
+      <ul class="facts wide">${detail.coactivation.map(([j, both, jaccard]) => html`<li key=${j}>${latentLink(memberIdx, j)} <b>${show(jaccard)}</b> <span class="note">${show(both)} vectors</span>${name(j)}</li>`)}</ul>`
+      : html`<${Missing} run=${run} table="coactivation" what="co-activating latents" />`}
+    <h2>Same latent elsewhere</h2>${member.have.matches ? html`<p class="note">Best match in another SAE: score, and the best score of the shuffled null.</p>
+      <ul class="facts wide">${(detail.matches || []).map(([sae, j, score, chance], k) => html`<li key=${k}>${visible(sae)} <${Match} run=${run} from=${[memberIdx, summary.at]} sae=${sae} j=${j} /> <b>${show(score)}</b> <span class="note">null ${show(chance)}</span></li>`)}</ul>`
+      : html`<${Missing} run=${run} table="matches" what="matches in other SAEs" />`}`;
+}
+
+function Match({ run, from, sae, j }) {
+  const other = memberNamed(run, sae);
+  return other < 0 ? String(j) : html`<a href=${`#/c/${from[0]}/${from[1]}/${other}/${j}`}>${j}</a>`;
 }
 
 function Notes({ id }) {
   const [value, setValue] = useState(notes.table[id] || { tag: "", note: "" });
   useEffect(() => setValue(notes.table[id] || { tag: "", note: "" }), [id]);
   const change = (key) => (e) => { const next = { ...value, [key]: e.target.value }; setValue(next); notes.set(id, next); };
-  return html`<h2>Your tag and note</h2><div class="controls"><input aria-label="tag" placeholder="tag" value=${value.tag} onInput=${change("tag")} />
+  return html`<section class="notes"><h2>Your tag and note</h2><div class="controls"><input aria-label="tag" placeholder="tag" value=${value.tag} onInput=${change("tag")} />
     <button onClick=${notes.save}>Save all notes as JSON</button></div>
-    <textarea aria-label="note" placeholder="note" value=${value.note} onInput=${change("note")}></textarea>`;
+    <textarea aria-label="note" placeholder="note" value=${value.note} onInput=${change("note")}></textarea></section>`;
 }
 
 function useLatent(run, memberIdx, i) {
   const member = run.members[memberIdx];
   const summary = useTable(member ? `${member.key}/summary` : null);
-  const ready = summary && !(summary instanceof Error) && i < member.d_sae;
+  const ready = summary && !(summary instanceof Error) && i >= 0 && i < member.d_sae;
   const shard = useTable(ready ? `${member.key}/${Math.floor(i / summary.per_shard)}` : null);
   return { member, summary, shard, detail: ready && Array.isArray(shard) ? shard[i % summary.per_shard] : null };
 }
 
+function Firing({ run, member, detail }) {
+  const { counts, deciles } = detail.latents;
+  return html`<section><h2>Activations</h2>${counts ? html`<${Binned} counts=${counts} edges=${member.histogram_edges} label="activation where it fires (log)" />
+      <p class="note">${deciles ? `Deciles of its activation: ${deciles.map(show).join(", ")}. ` : ""}n = ${show(counts.reduce((a, b) => a + b, 0))} fires, split ${member.split}.</p>`
+      : html`<${Missing} run=${run} table="latents" what="histogram of activations" />`}</section>
+    ${run.kind === "text" ? null : html`<section><h2>Layers × thoughts</h2>${detail.cells ? html`<${Strip} ...${detail.cells} max=${largest(detail.cells.values.flat())} format=${percent} />
+      <p class="note">Share of the vectors of each layer and thought on which it fires; n ≥ ${show(detail.cells.n)} vectors a cell, split ${member.split}.</p>`
+      : html`<${Missing} run=${run} table="cells" what="firing rates by layer and thought" />`}</section>`}`;
+}
+
+function Graph({ run, member, graph }) {
+  if (!member.have.graphs) return html`<${Missing} run=${run} table="graphs" what="token graph" />`;
+  return graph && graph.nodes.length ? html`<${TokenGraph} graph=${graph} />` : html`<p class="note">None for this latent.</p>`;
+}
+
+function Deciles({ run, member, examples, max }) {
+  if (!member.have.decile_examples) return html`<${Missing} run=${run} table="decile_examples" what="examples of every decile" />`;
+  const found = [...new Set((examples || []).map((e) => e.decile))];
+  return html`<p class="note">Drawn at random among its fires of each decile of activation, 10 the strongest: what it does when it is not at its best.</p>
+    ${found.map((d) => html`<details key=${d} open=${d >= 10 || d === 5}><summary>decile ${d}</summary><div class="examples">${examples.filter((e) => e.decile === d).map((e, k) => html`<${Example} key=${k} example=${e} member=${member} max=${max} run=${run} />`)}</div></details>`)}`;
+}
+
 function LatentPanel({ run, memberIdx, i, compact }) {
   const { member, summary, shard, detail } = useLatent(run, memberIdx, i);
-  if (!member || (member && !(i < member.d_sae)))
-    return html`<p class="warning" role="alert">No latent ${String(i)} here; this run has ${run.members.map((m) => `${m.member}: 0 to ${m.d_sae - 1}`).join(", ")}.</p>`;
+  if (!member || !(i >= 0 && i < member.d_sae))
+    return html`<p class="warning" role="alert">No latent ${String(i)} here; this run has ${run.members.map((m) => `${m.label}: 0 to ${m.d_sae - 1}`).join(", ")}.</p>`;
   if (!detail) return html`<${Waiting} table=${summary instanceof Error ? summary : shard} what=${`latent ${i}`} />`;
-  const max = summary.columns.max_active[i] || 1, reason = summary.everywhere[i];
-  const text = run.kind === "text";
-  return html`<article><h1>Latent ${i} <span class="pill">${member.member}</span>
+  const max = summary.columns.max_active[i] || 1, reason = summary.everywhere[i], text = run.kind === "text";
+  const grid = compact ? "" : "grid";
+  return html`<article><h1>Latent ${i} <span class="pill">${member.label}</span>
       ${reason ? html` <span class="pill bad">everywhere: ${reason}</span>` : null}
       ${summary.columns.n_fires[i] === 0 ? html` <span class="pill bad">dead on these rows</span>` : null}</h1>
+    <${Explanations} run=${run} member=${member} rows=${detail.explanations || []} />
     <ul class="facts">${FACTS.map(([key, format]) => html`<li key=${key} title=${run.definitions[key] || ""}>${key.replaceAll("_", " ")} <b>${format(summary.columns[key][i])}</b></li>`)}</ul>
-    <p class="note">n = ${show(member.n)} vectors of ${show(member.n_problems)} ${text ? "documents" : "problems"}, split ${run.split}; hooks ${member.hook_names.join(", ")}.</p>
-    <div class=${compact ? "" : "grid"}>
-      <section><h2>Labels</h2><${Associations} rows=${detail.associations} unit="label" factor=${(f) => f.startsWith("label:")} />
-        <p class="note">Effect: ${run.definitions["rate difference"]}; rate_in: ${run.definitions.rate_in}. q: ${run.definitions.q_value}.</p></section>
-      <section><h2>${text ? "Tokens" : "Layers and thoughts"}</h2>
-        <${Associations} rows=${detail.associations} unit=${text ? "token" : "place"} factor=${(f) => !f.startsWith("label:") && f !== "position"} />
-        <p class="note">Effect: ${run.definitions[text ? "lift" : "rate difference"]}.</p></section>
+    <p class="note">n = ${show(member.n)} vectors of ${show(member.n_problems)} ${text ? "documents" : "problems"}, split ${member.split}; hooks ${member.hook_names.join(", ")}.</p>
+    <div class=${grid}><${Firing} run=${run} member=${member} detail=${detail} /></div>
+    <h2>Token graph</h2><${Graph} run=${run} member=${member} graph=${detail.graphs} />
+    <div class=${grid}>
+      <section><h2>Labels</h2><${Associations} rows=${detail.associations} unit="label" factor=${(f) => f.startsWith("label:")} none="No label was tested for it." />
+        <p class="note">Effect: ${run.definitions["rate difference"]}; rate_in: ${run.definitions.rate_in}. q: ${run.definitions.q_value}. Split ${member.split}.</p></section>
+      <section><h2>${text ? "Tokens" : "Preferred layers and thoughts"}</h2>
+        <${Associations} rows=${detail.associations} unit=${text ? "token" : "place"} factor=${(f) => !f.startsWith("label:") && f !== "position"} none="None was tested for it." />
+        <p class="note">Effect: ${run.definitions[text ? "lift" : "rate difference"]}. Split ${member.split}.</p></section>
     </div>
-    <h2>Strongest examples</h2><p class="note">Largest activations, at most one a ${text ? "document" : "problem"}; colour: activation over the latent's maximum.</p>
-    ${detail.examples.length ? null : html`<p class="note">It never fires on these rows.</p>`}
-    ${detail.examples.slice(0, compact ? 6 : 20).map((e, k) => html`<${Example} key=${k} example=${e} member=${member} max=${max} run=${run} />`)}
-    <h2>Nearest directions</h2><p class="note">Latents of the highest cosine between decoder rows.</p>
-    <ul class="facts">${detail.neighbours.map(([j, cosine]) => html`<li key=${j}><a href=${`#/l/${memberIdx}/${j}`}>${j}</a> <b>${show(cosine)}</b>
-      <span class="note"> ${summary.words[j] || summary.label[j] || ""}</span></li>`)}</ul>
-    ${compact ? null : html`<${Notes} id=${`${member.member}/${i}`} />`}</article>`;
+    ${text ? null : html`<h2>Effect on the answer</h2><${Effects} run=${run} rows=${detail.effects} />`}
+    <h2>Output tokens</h2><${Logits} run=${run} member=${member} rows=${detail.lens_latents || []} />
+    <h2>Strongest examples</h2><p class="note">Largest activations, at most one a ${text ? "document" : "problem"}, split ${member.split}; colour: activation over the latent's maximum.</p>
+    ${detail.top_examples.length ? null : html`<p class="note">It never fires on these rows.</p>`}
+    <div class="examples">${detail.top_examples.slice(0, compact ? 6 : 20).map((e, k) => html`<${Example} key=${k} example=${e} member=${member} max=${max} run=${run} />`)}</div>
+    ${compact ? null : html`<h2>Examples by decile</h2><${Deciles} run=${run} member=${member} examples=${detail.decile_examples} max=${max} />`}
+    <${Related} run=${run} member=${member} memberIdx=${memberIdx} detail=${detail} summary=${{ ...summary, at: i }} />
+    ${compact ? null : html`<${Notes} id=${`${member.label}/${i}`} />`}</article>`;
 }
 
 function LatentPage({ run, memberIdx, i }) {
@@ -77,15 +155,4 @@ function LatentPage({ run, memberIdx, i }) {
   return html`<nav class="controls"><a href=${`#/l/${memberIdx}/${Math.max(0, i - 1)}`}>← previous</a>
       <a href=${`#/l/${memberIdx}/${Math.min(last, i + 1)}`}>next →</a><a href=${`#/c/${memberIdx}/${i}/${memberIdx}/${Math.min(last, i + 1)}`}>compare</a></nav>
     <${LatentPanel} run=${run} memberIdx=${memberIdx} i=${i} />`;
-}
-
-function ComparePage({ run, a, b }) {
-  const chooser = (side, other, first) => html`<form class="controls" onSubmit=${(e) => {
-    e.preventDefault();
-    const pick = `${e.target.member.value}/${Number(e.target.latent.value)}`, rest = `${other[0]}/${other[1]}`;
-    location.hash = first ? `#/c/${pick}/${rest}` : `#/c/${rest}/${pick}`;
-  }}><select name="member" aria-label="SAE">${run.members.map((m, k) => html`<option value=${k} selected=${k === side[0]}>${m.member}</option>`)}</select>
-    <input name="latent" aria-label="latent" type="number" min="0" value=${side[1]} /><button>show</button></form>`;
-  return html`<div class="grid"><div>${chooser(a, b, true)}<${LatentPanel} run=${run} memberIdx=${a[0]} i=${a[1]} compact /></div>
-    <div>${chooser(b, a, false)}<${LatentPanel} run=${run} memberIdx=${b[0]} i=${b[1]} compact /></div></div>`;
 }

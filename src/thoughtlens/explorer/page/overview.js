@@ -1,53 +1,89 @@
-// All latents of a run: map, histogram, search, table.
+// All latents of a run: map, histogram, strips, search, table.
 "use strict";
 
 const PER_PAGE = 100;
 const STATES = { all: () => true, live: (s, i) => s.columns.n_fires[i] > 0, dead: (s, i) => s.columns.n_fires[i] === 0,
-  everywhere: (s, i) => s.everywhere[i] !== null };
+  everywhere: (s, i) => s.everywhere[i] !== null, tagged: (s, i) => Boolean(notes.table[`${s.member}/${i}`]) };
+const TITLES = { latent: "latent", density: "density", n_fires: "fires", n_problems: "problems", mean_active: "mean", max_active: "max", label_strength: "label difference",
+  auprc: "AUPRC", random_auprc: "random twin", effect: "effect on answers", direction_1: "direction, axis 1", direction_2: "direction, axis 2" };
+const SHARES = new Set(["density"]);
 
-function search(summary, query) {
-  const words = query.toLowerCase().split(/\s+/).filter(Boolean);
-  return (i) => words.every((w) => String(i) === w || (summary.words[i] || "").toLowerCase().includes(w) || (summary.label[i] || "").toLowerCase().includes(w)
-    || ((notes.table[`${summary.member}/${i}`] || {}).tag || "").toLowerCase().includes(w));
+function search(summary, words, query) {
+  const wanted = query.toLowerCase().split(/\s+/).filter(Boolean);
+  if (!wanted.length) return () => true;
+  const text = (i) => [summary.says[i], summary.label[i], (notes.table[`${summary.member}/${i}`] || {}).tag, words[i]].join(" ").toLowerCase();
+  return (i) => { const here = text(i); return wanted.every((w) => String(i) === w || here.includes(w)); };
+}
+
+function sorted(summary, rows, key, down) {
+  const column = { latent: null, label: summary.label, says: summary.says }[key] ?? summary.columns[key];
+  const value = (i) => (key === "latent" ? i : key === "label_strength" && column[i] !== null ? Math.abs(column[i]) : column[i]);
+  // What a latent does not have stands last either way.
+  return [...rows].sort((a, b) => {
+    const [u, v] = [value(a), value(b)], none = [u, v].map((x) => x === null || x === undefined || x === "");
+    if (none[0] || none[1]) return none[0] - none[1] || a - b;
+    return (u < v ? -1 : u > v ? 1 : 0) * (down ? -1 : 1) || a - b;
+  });
+}
+
+function Axes({ columns, x, y, go }) {
+  const pick = (name, value) => html`<label>${name === "x" ? "across" : "up"} <select aria-label=${`axis ${name}`} value=${value} onChange=${(e) => go({ [name]: e.target.value })}>
+    ${columns.map((c) => html`<option key=${c} value=${c} selected=${c === value}>${TITLES[c] || c}</option>`)}</select></label>`;
+  return html`<div class="controls">${pick("x", x)}${pick("y", y)}<button onClick=${() => go({ x: "direction_1", y: "direction_2" })}>map of directions</button></div>`;
 }
 
 function Overview({ run, view }) {
-  const member = run.members[view.m] || run.members[0];
-  const table = useTable(`${member.key}/summary`);
+  const memberIdx = run.members[view.m] ? Number(view.m) : 0, member = run.members[memberIdx];
+  const table = useTable(`${member.key}/summary`), found = useTable(view.q ? `${member.key}/words` : null);
   const go = (change) => { location.hash = `#/?${new URLSearchParams({ ...view, page: 0, ...change })}`; };
   if (!table || table instanceof Error) return html`<${Waiting} table=${table} what="the latents" />`;
-  const summary = { ...table, member: member.member };
-  const kept = search(summary, view.q), state = STATES[view.state] || STATES.all;
-  const value = (i) => (view.sort === "latent" ? i : view.sort === "label_strength" ? Math.abs(summary.columns.label_strength[i] || 0) : summary.columns[view.sort][i]);
-  const chosen = (i) => state(summary, i) && kept(i);
-  const rows = Array.from({ length: member.d_sae }, (_, i) => i).filter(chosen).sort((a, b) => (view.down === "1" ? value(b) - value(a) : value(a) - value(b)) || a - b);
-  const page = Math.min(Number(view.page), Math.floor(Math.max(0, rows.length - 1) / PER_PAGE));
-  const head = (key, title) => html`<th class=${key === "latent" ? "" : "n"} title=${run.definitions[key] || ""} aria-sort=${view.sort === key ? (view.down === "1" ? "descending" : "ascending") : "none"}>
-    <button onClick=${() => go({ sort: key, down: view.sort === key && view.down === "1" ? "0" : "1" })}>${title}${view.sort === key ? (view.down === "1" ? " ↓" : " ↑") : ""}</button></th>`;
-  const strength = summary.columns.label_strength.map((v) => (v === null ? null : Math.abs(v)));
+  const summary = { ...table, member: member.label }, columns = Object.keys(summary.columns);
+  const known = (name, otherwise) => (columns.includes(name) ? name : otherwise);
+  const [x, y] = [known(view.x, "density"), known(view.y, known("auprc", "label_strength"))];
+  const sort = ["latent", "label", "says"].includes(view.sort) ? view.sort : known(view.sort, "density"), down = view.down === "1";
+  const kept = search(summary, Array.isArray(found) ? found : [], view.q), state = STATES[view.state] || STATES.all;
+  const all = Array.from({ length: member.d_sae }, (_, i) => i), passes = all.map((i) => state(summary, i) && kept(i));
+  const rows = sorted(summary, all.filter((i) => passes[i]), sort, down);
+  const page = Math.min(view.page, Math.floor(Math.max(0, rows.length - 1) / PER_PAGE));
+  const units = run.kind === "text" ? "documents" : "problems";
+  const head = (key, numeric = true) => html`<th key=${key} class=${numeric ? "n" : ""} title=${run.definitions[key] || ""} aria-sort=${sort === key ? (down ? "descending" : "ascending") : "none"}>
+    <button onClick=${() => go({ sort: key, down: sort === key && down ? "0" : "1" })}>${key === "n_problems" ? units : TITLES[key] || key}${sort === key ? (down ? " ↓" : " ↑") : ""}</button></th>`;
+  const says = summary.says.some(Boolean);
+  const shown = columns.filter((c) => !c.startsWith("direction_"));
   return html`<h1>${run.name}</h1>
-    <p class="note">${run.kind === "text" ? "Tokens" : "Thoughts"} of ${run.model} at ${run.hooks.join(", ")}; statistics of split ${run.split}. thoughtlens ${run.version}.</p>
-    ${run.warnings.map((w) => html`<p class="warning">${w}</p>`)}
-    ${run.missing.map((m) => html`<p class="note">Not in this run: ${m.what}. To get it: <code>${m.command}</code></p>`)}
-    <div class="controls">${run.members.length > 1 ? run.members.map((m, k) => html`<button key=${k} aria-pressed=${m === member} onClick=${() => go({ m: k })}>${m.member}</button>`) : null}</div>
-    <ul class="facts"><li>latents <b>${show(member.d_sae)}</b></li><li>live <b>${show(member.n_alive)}</b></li><li>everywhere <b>${show(member.n_everywhere)}</b></li>
-      <li title=${run.definitions.l0}>L0 <b>${show(member.l0)}</b></li><li>vectors <b>${show(member.n)}</b></li><li>${run.kind === "text" ? "documents" : "problems"} <b>${show(member.n_problems)}</b></li>
-      ${member.quality.explained_variance === undefined ? null : html`<li title="on held-out rows, from validate">explained variance <b>${show(member.quality.explained_variance)}</b></li>`}</ul>
-    <div class="grid"><div><h2>All latents</h2><${Scatter} x=${summary.columns.density} y=${strength} chosen=${chosen} titles=${["density", "strongest label difference"]}
-      onPick=${(i) => { location.hash = `#/l/${run.members.indexOf(member)}/${i}`; }} /></div>
-      <div><h2>Firing rates</h2><${Histogram} values=${summary.columns.density} label="density (log)" nZero=${member.d_sae - member.n_alive} /></div></div>
-    <div class="controls"><input id="search" type="search" aria-label="search" placeholder="token, label, tag or number  ( / )" value=${view.q} onInput=${(e) => go({ q: e.target.value })} />
-      <select aria-label="which" value=${view.state} onChange=${(e) => go({ state: e.target.value })}>${Object.keys(STATES).map((s) => html`<option value=${s}>${s}</option>`)}</select>
+    <p class="note">${run.kind === "text" ? "Tokens" : "Thoughts"} of ${member.model} at ${member.hook_names.join(", ")}; statistics of split ${member.split}. thoughtlens ${run.version}.</p>
+    ${run.warnings.map((w) => html`<p class="warning">${visible(w)}</p>`)}
+    <${Members} run=${run} chosen=${memberIdx} onPick=${(k) => go({ m: k })} />
+    <ul class="facts"><li>latents <b>${show(member.d_sae)}</b></li><li>live <b>${show(member.n_alive)}</b></li><li>dead <b>${show(member.d_sae - member.n_alive)}</b></li><li>everywhere <b>${show(member.n_everywhere)}</b></li>
+      <li title=${run.definitions.l0}>L0 <b>${show(member.l0)}</b></li><li>vectors <b>${show(member.n)}</b></li><li>${units} <b>${show(member.n_problems)}</b></li>
+      ${member.quality.explained_variance === undefined ? null : html`<li title="from validate">explained variance <b>${show(member.quality.explained_variance)}</b> <span class="note">n = ${show(member.quality.n)}, split ${member.quality.split}</span></li>`}</ul>
+    <div class="grid two"><section><h2>All latents</h2><${Axes} columns=${columns} x=${x} y=${y} go=${go} />
+        <${Scatter} x=${summary.columns[x]} y=${y === "label_strength" ? summary.columns[y].map((v) => (v === null ? null : Math.abs(v))) : summary.columns[y]} axes=${[x, y]}
+          chosen=${(i) => passes[i]} marked=${(i) => summary.everywhere[i] !== null} onPick=${(i) => { location.hash = `#/l/${memberIdx}/${i}`; }} />
+        <p class="note">Across: ${run.definitions[x]}. Up: ${run.definitions[y]}. Squares fire everywhere, grey points are filtered out. A click opens the latent.
+          ${x.startsWith("direction") ? ` The two axes hold ${percent(summary.direction_share)} of the directions' variance.` : ""} n = ${show(member.n)} vectors, split ${member.split}.</p></section>
+      <section><h2>Firing rates</h2><${LogHistogram} values=${summary.columns.density} label="density (log)" nZero=${member.d_sae - member.n_alive} />
+        <p class="note">Density: ${run.definitions.density}; n = ${show(member.n)} vectors, split ${member.split}.</p>
+        ${member.have.explanations ? null : html`<${Missing} run=${run} table="explanations" what="what each latent says it is, with its score" />`}
+        ${member.have.lens_latents ? null : html`<${Missing} run=${run} table="lens_latents" what="tokens that each latent promotes" />`}
+        ${member.have.reconstruction ? null : html`<${Missing} run=${run} table="reconstruction" what="reconstruction on held-out rows" />`}</section></div>
+    ${member.strips.length ? html`<h2>Layers × thoughts</h2><div class="grid">${member.strips.map((s, k) => html`<section key=${k}><h3>${visible(s.title)}</h3><${Strip} ...${s} max=${largest(s.values.flat())} /><p class="note">${visible(s.note)}</p></section>`)}</div>` : null}
+    <h2>Latents</h2><div class="controls"><input id="search" type="search" aria-label="search" placeholder="text, label, token, logit token, tag or number  ( / )" value=${view.q} onInput=${(e) => go({ q: e.target.value })} />
+      <select aria-label="which" value=${view.state} onChange=${(e) => go({ state: e.target.value })}>${Object.keys(STATES).map((s) => html`<option value=${s} selected=${s === view.state}>${s}</option>`)}</select>
       <span class="note" role="status">${show(rows.length)} of ${show(member.d_sae)} latents</span></div>
-    <table><thead><tr>${head("latent", "latent")}${head("density", "density")}${head("max_active", "max")}${head("mean_active", "mean")}${head("n_problems", run.kind === "text" ? "documents" : "problems")}
-      ${head("label_strength", "label difference")}<th>label</th><th>${run.kind === "text" ? "tokens" : ""}</th></tr></thead>
-      <tbody>${rows.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map((i) => html`<tr key=${i}><td><a href=${`#/l/${run.members.indexOf(member)}/${i}`}>${i}</a>
-        ${summary.everywhere[i] ? html` <span class="pill bad">${summary.everywhere[i]}</span>` : null}</td>
-        <td class="n">${percent(summary.columns.density[i])}</td><td class="n">${show(summary.columns.max_active[i])}</td><td class="n">${show(summary.columns.mean_active[i])}</td>
-        <td class="n">${show(summary.columns.n_problems[i])}</td><td class="n">${show(summary.columns.label_strength[i])}</td><td>${summary.label[i] || "–"}</td>
-        <td><span class="tokens">${summary.words[i]}</span></td></tr>`)}</tbody></table>
+    <div class="scroll"><table class="latents"><thead><tr>${head("latent", false)}${says ? head("says", false) : null}${head("label", false)}${shown.map((c) => head(c))}</tr></thead>
+      <tbody>${rows.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map((i) => html`<tr key=${i}><td><a href=${`#/l/${memberIdx}/${i}`}>${i}</a>
+        ${summary.everywhere[i] ? html` <span class="pill bad">${summary.everywhere[i]}</span>` : null}${(notes.table[`${summary.member}/${i}`] || {}).tag ? html` <span class="pill">${visible(notes.table[`${summary.member}/${i}`].tag)}</span>` : null}</td>
+        ${says ? html`<td><span class="tokens">${visible(summary.says[i]) || "–"}</span></td>` : null}<td>${visible(summary.label[i] || "–")}</td>
+        ${shown.map((c) => html`<td key=${c} class="n">${(SHARES.has(c) ? percent : show)(summary.columns[c][i])}</td>`)}</tr>`)}</tbody></table></div>
     <div class="controls">${page > 0 ? html`<button onClick=${() => go({ page: page - 1 })}>← ${PER_PAGE} before</button>` : null}
       ${(page + 1) * PER_PAGE < rows.length ? html`<button onClick=${() => go({ page: page + 1 })}>next ${PER_PAGE} →</button>` : null}</div>
-    <h2>Problems</h2><p class="note">${show(run.problems.length)} drawn at random; each page shows which latents fire where.</p>
-    <table><tbody>${run.problems.slice(0, 20).map((p, k) => html`<tr key=${k}><td><a href=${`#/p/${k}`}>${p.id}</a></td><td>${p.split}</td><td>${p.text}</td></tr>`)}</tbody></table>`;
+    <${Problems} run=${run} units=${units} />`;
+}
+
+function Problems({ run, units }) {
+  const [all, setAll] = useState(false);
+  return html`<h2>${units === "problems" ? "Problems" : "Documents"}</h2><p class="note">${show(run.problems.length)} of the run's, drawn at random, those with a lens reading first; each page shows which latents fire where.</p>
+    <table><tbody>${run.problems.slice(0, all ? undefined : 20).map((p, k) => html`<tr key=${k}><td><a href=${`#/p/${k}`}>${visible(p.id)}</a></td><td>${p.split}</td><td>${visible(p.text)}</td><td><${Right} right=${p.right} /></td></tr>`)}</tbody></table>
+    ${all || run.problems.length <= 20 ? null : html`<div class="controls"><button onClick=${() => setAll(true)}>all ${show(run.problems.length)}</button></div>`}`;
 }
