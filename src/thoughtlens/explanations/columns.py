@@ -132,8 +132,9 @@ class Columns:
         kinds, code = np.unique(tokens.ids, return_inverse=True)
         own = np.array([len(self.digits.get(i, "")) for i in kinds.tolist()])[code]
         total = np.cumsum(own)
-        last_break = np.maximum.accumulate(np.where(own == 0, np.arange(len(own)), -1))
-        start = np.maximum(last_break + 1, tokens.first)
+        here = np.arange(len(own))
+        last_break = np.maximum.accumulate(np.where(own == 0, here, -1))
+        start = np.minimum(np.maximum(last_break + 1, tokens.first), here)
         return np.where(own > 0, total - total[start] + own[start], 0)
 
     def _code(self, ids: np.ndarray) -> np.ndarray:

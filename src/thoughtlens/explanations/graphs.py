@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,8 +11,7 @@ from thoughtlens.explanations.config import ExplainConfig
 from thoughtlens.explanations.corpus import Part
 from thoughtlens.explanations.lookup import profile
 from thoughtlens.explanations.patterns import TokenGraph
-from thoughtlens.explanations.probes import TextProbe, ThoughtProbe
-from thoughtlens.explanations.token_graph import Example, Settings, find_patterns
+from thoughtlens.explanations.token_graph import Example, Probe, Settings, find_patterns
 from thoughtlens.explanations.tokens import Neighbours
 
 MASK_CANDIDATES = 50
@@ -23,7 +22,7 @@ def token_graphs(
     part: Part,
     acts: Sequence[Float[np.ndarray, " n"]],
     latents: Sequence[int],
-    probe: TextProbe | ThoughtProbe,
+    bind: Callable[[Sequence[Example]], Probe],
     neighbours: Neighbours,
     cfg: ExplainConfig,
     n_cells: int,
@@ -34,7 +33,7 @@ def token_graphs(
         part: The fitting problems.
         acts: Activations of each latent on them.
         latents: Their numbers.
-        probe: Runs the model.
+        bind: Gives the probe that answers for some examples; `TextProbe.bound` runs a model.
         neighbours: Where substitutes come from.
         cfg: Numbers of examples, context and thresholds.
         n_cells: Of the (hook, thought) pairs.
@@ -48,7 +47,7 @@ def token_graphs(
         context=longest if whole else cfg.graph_context, importance=cfg.importance, whole=whole
     )
     found = find_patterns(
-        examples, probe.bound(examples), lambda token: neighbours.of(token, cfg.graph_substitutes), settings
+        examples, bind(examples), lambda token: neighbours.of(token, cfg.graph_substitutes), settings
     )
     graphs = []
     for latent, own in zip(latents, acts, strict=True):
@@ -70,7 +69,7 @@ def examples_of(
     fires = fires[np.lexsort((fires, -acts[fires]))]
     spread_out = part.where is None
     chosen = _spread_over_problems(part, fires, n) if spread_out else _by_token(part, acts, fires, n)
-    masks = _masks(part, acts)
+    masks = _masks(part, acts, context)
     found = []
     for v in chosen.tolist():
         if part.where is None:
@@ -107,10 +106,15 @@ def _spread_over_problems(part: Part, fires: Int[np.ndarray, " fires"], n: int) 
     return one_each[np.r_[np.arange(strongest), rest]]
 
 
-def _masks(part: Part, acts: Float[np.ndarray, " n"]) -> tuple[int, int]:
-    """Two frequent tokens on which (in whose problems) the latent is most silent."""
-    frequent = part.tokens.counts()[0][:MASK_CANDIDATES]
-    at = part.at_tokens(acts)
-    mean = [float(at[part.tokens.positions([t])].mean()) for t in frequent.tolist()]
-    best = np.argsort(mean, kind="stable")[:2].tolist()
+def _masks(part: Part, acts: Float[np.ndarray, " n"], reach: int) -> tuple[int, int]:
+    """Two frequent tokens from which to `reach` tokens on (in whose problems) the latent is most silent."""
+    tokens = part.tokens
+    frequent = tokens.counts()[0][:MASK_CANDIDATES]
+    fires = part.at_tokens(acts) != 0
+    if part.where is not None:
+        total = np.r_[0, np.cumsum(fires)]
+        here = np.arange(len(tokens))
+        fires = total[np.minimum(here + reach, tokens.end)] > total[here]
+    share = [float(fires[tokens.positions([t])].mean()) for t in frequent.tolist()]
+    best = np.argsort(share, kind="stable")[:2].tolist()
     return int(frequent[best[0]]), int(frequent[best[-1]])

@@ -133,7 +133,7 @@ def _graphs(
     corpus: Corpus, batch: list[int], probe: TextProbe | ThoughtProbe, neighbours: Neighbours
 ) -> dict[int, TokenGraph]:
     acts = [corpus.fit.column(latent) for latent in batch]
-    made = token_graphs(corpus.fit, acts, batch, probe, neighbours, corpus.cfg, len(corpus.cells))
+    made = token_graphs(corpus.fit, acts, batch, probe.bound, neighbours, corpus.cfg, len(corpus.cells))
     return dict(zip(batch, made, strict=True))
 
 

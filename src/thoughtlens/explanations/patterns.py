@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from thoughtlens.explanations.corpus import Part
-from thoughtlens.explanations.lookup import quoted
+from thoughtlens.explanations.lookup import PRIOR, quoted
 from thoughtlens.explanations.tokens import Tokens
 
-SHOWN = 5
+SHOWN = 4
 NAMED = 6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Item:
     """One place of a pattern: any of some tokens, or any token at all where there are none.
 
@@ -70,9 +70,12 @@ class Pattern:
 
 @dataclass(frozen=True, eq=False)
 class TokenGraph:
-    """Patterns of one latent, ready to predict."""
+    """Patterns of one latent, ready to predict; where none matches, the token alone counts."""
 
     patterns: tuple[Pattern, ...]
+    ids: Int[np.ndarray, " tokens"]
+    rest: Float[np.ndarray, " tokens"]
+    """Of each of these tokens, the mean activation where no pattern matches, shrunk towards 0."""
     profile: Float[np.ndarray, " cells"]
 
     @classmethod
@@ -87,7 +90,7 @@ class TokenGraph:
 
         A token belongs to the most particular pattern that matches there: most concrete items, then least
         room between them. A pattern's value is the mean activation over its tokens, the measured one counted
-        in once.
+        in once. The other tokens (of thoughts: those of the other problems) are valued by what they are.
         """
         patterns = _merged(found)
         owner = _owners(patterns, part.tokens)
@@ -99,19 +102,37 @@ class TokenGraph:
             replace(p, value=float((s + p.activation) / (k + 1)), n=int(k))
             for p, s, k in zip(patterns, total, n, strict=True)
         ]
-        return cls(tuple(valued), profile)
+        free = _free(part, owner)
+        kinds, code = np.unique(part.tokens.ids[free], return_inverse=True)
+        rest = np.bincount(code, at[free], len(kinds)) / (np.bincount(code, minlength=len(kinds)) + PRIOR)
+        return cls(tuple(valued), kinds, rest, profile)
 
     def predict(self, part: Part) -> Float[np.ndarray, " n"]:
-        """Value of the pattern that matches at each vector's token (of thoughts: in its question), or 0."""
-        owner = _owners(self.patterns, part.tokens)
-        values = np.array([p.value for p in self.patterns] + [0.0], np.float32)  # the owner -1 is the last
-        return part.at_vectors(values[owner]) * self.profile[part.cell]
+        """What the graph expects at each vector's token (of thoughts: in its question)."""
+        tokens = part.tokens
+        owner = _owners(self.patterns, tokens)
+        values = np.array([p.value for p in self.patterns] + [0.0])[owner]  # the owner -1 is the last
+        free = np.flatnonzero(_free(part, owner))
+        if len(self.ids):
+            at = np.minimum(np.searchsorted(self.ids, tokens.ids[free]), len(self.ids) - 1)
+            values[free] = np.where(self.ids[at] == tokens.ids[free], self.rest[at], 0.0)
+        return part.at_vectors(values.astype(np.float32)) * self.profile[part.cell]
 
     def render(self, names: dict[int, str]) -> str:
         """The patterns that say most about the latent, in words."""
-        order = sorted(self.patterns, key=lambda p: (-p.value * (p.n + 1), p.items))
-        lines = list(dict.fromkeys(_sentence(p, names) for p in order if p.value > 0))
-        return "; or ".join(lines[:SHOWN]) or "no pattern of tokens brings it about"
+        contexts: dict[tuple[bool, tuple[Item, ...]], list[int]] = {}
+        for pattern in sorted(self.patterns, key=lambda p: (-p.value * (p.n + 1), p.items)):
+            if pattern.value > 0:
+                context = tuple(replace(item, importance=1.0) for item in pattern.items[1:])
+                own = pattern.items[0].tokens
+                contexts.setdefault((bool(own), context), []).extend(own)
+        lines = [
+            _sentence(list(dict.fromkeys(own)), context, names) for (_, context), own in contexts.items()
+        ]
+        best = np.lexsort((self.ids, -self.rest))[:SHOWN].tolist()
+        alone = [f"{quoted(names[int(self.ids[i])])} ({self.rest[i]:.3g})" for i in best if self.rest[i] > 0]
+        lines = lines[:SHOWN] or ["no pattern of tokens brings it about"]
+        return "; or ".join(lines) + (f"; elsewhere on {', '.join(alone)}" if alone else "")
 
     def drawing(self, names: dict[int, str]) -> dict[str, Any]:
         """The graph as nodes and edges, for pictures: items with the same tokens at one depth are one node.
@@ -175,6 +196,15 @@ def _owners(patterns: Sequence[Pattern], tokens: Tokens) -> Int[np.ndarray, " n"
     return owner
 
 
+def _free(part: Part, owner: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Tokens without a pattern; of thoughts, those of problems without one."""
+    if part.where is not None:
+        return owner < 0
+    taken = np.zeros(part.n_units, bool)
+    taken[part.tokens.stretch[owner >= 0]] = True
+    return ~taken[part.tokens.stretch]
+
+
 def _name(tokens: tuple[int, ...], names: dict[int, str]) -> str:
     if not tokens:
         return "any token"
@@ -182,18 +212,22 @@ def _name(tokens: tuple[int, ...], names: dict[int, str]) -> str:
     return " | ".join(names[t] for t in tokens[:NAMED]) + more
 
 
-def _sentence(pattern: Pattern, names: dict[int, str]) -> str:
-    """`" dog" after " hot"`, with what may stand between."""
-    parts = []
-    for depth, item in enumerate(pattern.items):
-        shown = " or ".join(quoted(names[t]) for t in item.tokens[:NAMED]) or "any token"
-        more = f" (and {len(item.tokens) - NAMED} others)" if len(item.tokens) > NAMED else ""
-        parts.append(f"{_between(item)}{shown}{more}" if depth else f"{shown}{more}")
+def _sentence(tokens: Sequence[int], context: tuple[Item, ...], names: dict[int, str]) -> str:
+    """`" dog" right after " hot"`, with how many tokens may stand between."""
+    parts = [_or(tokens, names)]
+    for item in context:
+        how, span = _between(item)
+        parts.append(f"{how} {_or(item.tokens, names)}{span}")
     return " ".join(parts)
 
 
-def _between(item: Item) -> str:
+def _or(tokens: Sequence[int], names: dict[int, str]) -> str:
+    shown = " or ".join(quoted(names[t]) for t in tokens[:NAMED]) or "any token"
+    return shown + (f" (or {len(tokens) - NAMED} others)" if len(tokens) > NAMED else "")
+
+
+def _between(item: Item) -> tuple[str, str]:
     if item.most == 0:
-        return "right after "
+        return "right after", ""
     span = str(item.least) if item.least == item.most else f"{item.least} to {item.most}"
-    return f"with {span} tokens between it and "
+    return "after", f" ({span} tokens between)"

@@ -14,7 +14,7 @@ from thoughtlens.config import load as load_config
 from thoughtlens.errors import MismatchError, NotThereError
 from thoughtlens.explain.member import Member
 from thoughtlens.explain.reading import TextReader
-from thoughtlens.explanations.token_graph import Example
+from thoughtlens.explanations.token_graph import Example, Probe
 from thoughtlens.extract import ExtractConfig
 from thoughtlens.extract.thoughts import load_model, sites_of
 from thoughtlens.models.capture import capture
@@ -35,8 +35,8 @@ class TextProbe:
         self.lm, self.bos, self.sae = reader.lm, reader.cutter.bos, sae
         self.cells, self.batch_tokens = list(cells), batch_tokens
 
-    def bound(self, examples: Sequence[Example]) -> Any:
-        """A `Probe` for these examples."""
+    def bound(self, examples: Sequence[Example]) -> Probe:
+        """The probe that answers for these examples."""
 
         def probe(sequences: Sequence[np.ndarray], example: Int[np.ndarray, " n"]) -> np.ndarray:
             latent = np.array([examples[i].latent for i in example.tolist()], np.int64)

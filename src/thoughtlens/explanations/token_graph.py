@@ -162,31 +162,63 @@ def _widen(cuts: list[_Cut], probe: Probe, substitutes: Substitutes, cfg: Settin
 
 
 def _stretch(cuts: list[_Cut], probe: Probe, cfg: Settings) -> None:
-    """Change the distance between important tokens; the unbroken range that keeps the activation counts."""
+    """Change the distance between important tokens to see how near and how far they may stand.
+
+    One token nearer and one farther first; then, on a side that holds, twice as far each time; then every
+    distance between the last that held and the first that did not.
+    """
     if cfg.whole:
         return
-    asked = [
-        (c, k, gap)
-        for c, cut in enumerate(cuts)
+    sides = [
+        _Side(cut, k, sign, cut.gaps[k][0] if sign < 0 else cfg.context - cut.gaps[k][0])
+        for cut in cuts
         for k in range(1, len(cut.kept))
-        for gap in range(cfg.context + 1)
-        if gap != cut.gaps[k][0]
+        for sign in (-1, 1)
     ]
+    _try([(side, 1) for side in sides if side.room >= 1], probe, cfg)
+    held = [side for side in sides if 1 in side.held]
+    _try([(side, step) for side in held for step in side.doubled()], probe, cfg)
+    _try([(side, step) for side in held for step in side.between()], probe, cfg)
+    for side in sides:
+        low, high = side.cut.gaps[side.k]
+        reach = side.reach
+        side.cut.gaps[side.k] = (low - reach, high) if side.sign < 0 else (low, high + reach)
+
+
+@dataclass(eq=False)
+class _Side:
+    """A gap of an example in one direction: by how many tokens it may shrink or grow."""
+
+    cut: _Cut
+    k: int
+    sign: int
+    room: int
+    held: set[int] = field(default_factory=set)
+    failed: set[int] = field(default_factory=set)
+
+    @property
+    def reach(self) -> int:
+        """The largest change with no known failure up to it."""
+        return max((step for step in self.held if step < min(self.failed, default=step + 1)), default=0)
+
+    def doubled(self) -> list[int]:
+        """2, 4, 8, ... and the last one there is room for."""
+        steps = {2**i for i in range(1, self.room.bit_length())} | {self.room}
+        return sorted(steps - self.held - self.failed)
+
+    def between(self) -> list[int]:
+        """Those between the last that held and the first that failed."""
+        return list(range(self.reach + 1, min(self.failed, default=self.reach + 1)))
+
+
+def _try(asked: list[tuple[_Side, int]], probe: Probe, cfg: Settings) -> None:
     if not asked:
         return
-    edited = [_spaced(cuts[c], k, gap) for c, k, gap in asked]
-    acts = probe(edited, np.array([cuts[c].index for c, _, _ in asked]))
-    fine: dict[tuple[int, int], set[int]] = {}
-    for (c, k, gap), act in zip(asked, acts.tolist(), strict=True):
-        if act >= (1 - cfg.importance) * cuts[c].activation:
-            fine.setdefault((c, k), set()).add(gap)
-    for (c, k), gaps in fine.items():
-        low = high = cuts[c].gaps[k][0]
-        while low - 1 in gaps:
-            low -= 1
-        while high + 1 in gaps:
-            high += 1
-        cuts[c].gaps[k] = (low, high)
+    edited = [_spaced(s.cut, s.k, s.cut.gaps[s.k][0] + s.sign * step) for s, step in asked]
+    acts = probe(edited, np.array([side.cut.index for side, _ in asked]))
+    for (side, step), act in zip(asked, acts.tolist(), strict=True):
+        fine = act >= (1 - cfg.importance) * side.cut.activation
+        (side.held if fine else side.failed).add(step)
 
 
 def _patterns(cut: _Cut, cfg: Settings) -> list[Pattern]:

@@ -23,6 +23,8 @@ class Tokens:
         self.ids, self.stretch = ids, stretch
         self.first: Int[np.ndarray, " n"] = np.searchsorted(stretch, stretch, side="left")
         """Where the sequence of each token begins."""
+        self.end: Int[np.ndarray, " n"] = np.searchsorted(stretch, stretch, side="right")
+        """One past its last token."""
 
     def __len__(self) -> int:
         return len(self.ids)
