@@ -1,6 +1,7 @@
 """What SAEs reconstruct: ours beside those of SAELens, dictionary_learning and sparsify, on the same rows.
 
-    python bench/quality.py --env DIR --acts STORE --out DIR [--rows 1000000] [--kinds topk batchtopk]
+    make peers
+    python bench/quality.py --acts STORE --out DIR [--rows 1000000] [--kinds topk batchtopk]
 
 Same rows in the same order, one pass, same width, batch and sparsity, float32; each library takes its own
 steps in its own environment, with its default learning rate and with ours, on rows scaled as its own
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from run import RESULTS, processor
 
-from peers import PINS, install
+from peers import environment, versions
 from thoughtlens import sae as saes
 from thoughtlens.config import validate
 from thoughtlens.metrics import FVU
@@ -131,7 +132,7 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--env", type=Path, required=True, help="folder of the peers' environment")
+    parser.add_argument("--env", type=Path, default=Path(".venv-peers"), help="made by `make peers`")
     parser.add_argument("--acts", type=Path, required=True, help="activation store")
     parser.add_argument("--out", type=Path, required=True, help="folder for rows and finished runs")
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -141,7 +142,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    python = install(options.env)
+    python = environment(options.env)
     store = ActivationStore.open(options.acts)
     rows = options.out / "rows.npy"
     n = len(dump(store.view(split="train", drop_outliers=True), options.rows, rows, seed=0))
@@ -172,8 +173,8 @@ def main() -> None:
                 print(name, runs[name], flush=True)
     print(table(runs))
     header = {
-        "date": date.today().isoformat(), "processor": processor(), "peers": PINS, "torch": torch.__version__,
-        "rows": n, "test_rows": len(test), "d_sae": options.d_sae, "k": options.k,
+        "date": date.today().isoformat(), "processor": processor(), "torch": torch.__version__,
+        "peers": versions(python), "rows": n, "test_rows": len(test), "d_sae": options.d_sae, "k": options.k,
     }  # fmt: skip
     file = RESULTS / f"{date.today().isoformat()}-quality.json"
     file.write_text(json.dumps(header | {"runs": list(runs.values())}, indent=2) + "\n")
