@@ -69,13 +69,13 @@ def fire(
     run = Path(run)
     if not run.is_dir():
         raise NotThereError(f"Expected a run directory at {run}, found none; make one with: thoughtlens run")
-    name, sae = _pick(load_members(run / "sae"), member)
+    name, sae = pick(load_members(run / "sae"), member)
     store = ActivationStore.open(run / "acts")
     if sae.provenance.get("model_digest") not in (None, store.meta.model_digest):
         raise MismatchError(f"The SAE in {run / 'sae'} was trained on another model than {store.meta.model}")
-    flags = _everywhere(run / "interpret", name, sae.d_sae)
+    flags = everywhere(run / "interpret", name, sae.d_sae)
     read = Eye(store).read(sae, texts)
-    found = [_describe(one, texts[one.index], sae.hook_names, flags, top) for one in read]
+    found = [describe(one, texts[one.index], sae.hook_names, flags, top) for one in read]
     found.sort(key=lambda one: one["index"])
     strongest = [{latent["latent"] for latent in one["latents"]} for one in found]
     return {
@@ -123,7 +123,8 @@ def render(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _pick(members: dict[str, SAE], member: str | None) -> tuple[str, SAE]:
+def pick(members: dict[str, SAE], member: str | None) -> tuple[str, SAE]:
+    """The SAE of this name, or the only one; ConfigError names those that there are."""
     if member is None and len(members) == 1:
         return next(iter(members.items()))
     if member not in members:
@@ -131,7 +132,7 @@ def _pick(members: dict[str, SAE], member: str | None) -> tuple[str, SAE]:
     return member, members[member]
 
 
-def _everywhere(interpret: Path, name: str, d_sae: int) -> list[str | None] | None:
+def everywhere(interpret: Path, name: str, d_sae: int) -> list[str | None] | None:
     """Why each latent counts as firing everywhere (None: it does not); None without the table."""
     file = interpret / "latents.parquet"
     if not file.is_file():
@@ -202,9 +203,10 @@ def _encode(
     return sae.encode(x.to(sae.W_enc.dtype), sae.cell_index(cells, np.arange(len(x)))).float()
 
 
-def _describe(
+def describe(
     one: Found, text: str, hook_names: list[str], flags: list[str | None] | None, top: int
 ) -> dict[str, Any]:
+    """The numbers of one text, JSON-able: how many latents fire, and which `top` of them most strongly."""
     d_sae = one.acts.shape[-1]
     fires = (one.acts != 0).any(0)
     n_active = int(fires.any(0).sum())

@@ -26,12 +26,12 @@ from thoughtlens.cli import geometry  # noqa: F401
 from thoughtlens.cli import serve  # noqa: F401
 from thoughtlens.cli import track  # noqa: F401
 from thoughtlens.cli import hub  # noqa: F401
-from thoughtlens.cli import hub  # noqa: F401
 from thoughtlens.cli import problems  # noqa: F401
 from thoughtlens.cli import convert  # noqa: F401
 from thoughtlens.cli import suites  # noqa: F401
 from thoughtlens.cli import neuronpedia  # noqa: F401
 from thoughtlens.cli import bench  # noqa: F401
+from thoughtlens.cli import doctor  # noqa: F401
 
 
 def main() -> None:

@@ -1,0 +1,130 @@
+// Asks the model: which latents fire on a text or problem, and what one of them changes.
+"use strict";
+
+async function ask(address, table) {
+  const options = table ? { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(table) } : {};
+  const response = await fetch(address, options);
+  const answer = await response.json();
+  if (!response.ok) throw new Error(answer.error);
+  return answer;
+}
+
+// One question at a time: its answer, its error, or that it is waited for.
+function useQuestion(address) {
+  const [state, setState] = useState({});
+  const put = (table) => {
+    setState({ waiting: true, before: state.answer });
+    ask(address, table).then((answer) => setState({ answer, table }), (error) => setState({ error: error.message }));
+  };
+  return [state, put];
+}
+
+const Told = ({ state, what }) =>
+  state.waiting ? html`<p class="note" role="status">${what} …</p>`
+    : state.error ? html`<p class="warning" role="alert">${state.error}</p>` : null;
+
+function Latent({ member, latent, chosen, onPick }) {
+  return html`<button aria-pressed=${chosen === latent} title="change this one" onClick=${() => onPick(latent)}>${latent}</button>
+    <a href=${`/#/l/${member}/${latent}`} title="its page in the explorer">↗</a>`;
+}
+
+function Strongest({ found, member, chosen, onPick }) {
+  const unit = found.kind === "text" ? "token" : "thought";
+  return html`<h2>Strongest latents</h2>
+    <p class="note">Largest activation over ${found.n_positions} ${unit}s${found.hook_names.length > 1 ? ` at ${found.hook_names.length} hooks` : ""}; L0 ${show(found.l0)} a ${unit}.
+      ${found.everywhere_known ? "" : " Latents that fire everywhere are not marked: the run has no interpret stage."}</p>
+    <table><thead><tr><th>latent</th><th class="n">max</th><th>on</th><th class="n">fires on</th><th></th></tr></thead>
+      <tbody>${found.latents.map((row) => html`<tr key=${row.latent}>
+        <td><${Latent} member=${member} latent=${row.latent} chosen=${chosen} onPick=${onPick} /></td><td class="n">${show(row.max)}</td>
+        <td class="tokens">${visible(row.position)}${found.hook_names.length > 1 ? ` · ${row.hook_name}` : ""}</td>
+        <td class="n">${row.n_positions} / ${found.n_positions}</td>
+        <td>${row.everywhere ? html`<span class="pill">everywhere: ${row.everywhere}</span>` : null}</td></tr>`)}</tbody></table>`;
+}
+
+function TokenMap({ found, hook, member, chosen, onPick }) {
+  const [at, setAt] = useState(null);
+  const acts = found.by_position[hook].map((pairs) => {
+    const pair = chosen === null ? pairs[0] : pairs.find(([latent]) => latent === chosen);
+    return pair ? pair[1] : 0;
+  });
+  const most = Math.max(1e-9, ...acts);
+  return html`<p class="note">Colour: ${chosen === null ? "the strongest latent on the token" : `latent ${chosen}, where it is among the strongest`}. Choose a token to see its latents.</p>
+    <div class="tokens">${found.positions.map((token, i) => html`<span key=${i} class=${i === at ? "token peak" : "token"} role="button" tabindex="0"
+      style=${heat(acts[i] / most)} title=${show(acts[i])} onClick=${() => setAt(i)} onKeyDown=${(e) => e.key === "Enter" && setAt(i)}>${visible(token)}</span>`)}</div>
+    ${at === null ? null : html`<p>On token ${at}: ${found.by_position[hook][at].map(([latent, act], k) => html`${k ? " · " : ""}
+      <${Latent} member=${member} latent=${latent} chosen=${chosen} onPick=${onPick} /> <span class="note">${show(act)}</span>`)}</p>`}`;
+}
+
+function ThoughtMap({ found, member, chosen, onPick }) {
+  const most = Math.max(1e-9, ...found.by_position.flat(2).map((pair) => pair[1]));
+  return html`<table><thead><tr><th></th>${found.hook_names.map((hook) => html`<th key=${hook}>${hook}</th>`)}</tr></thead>
+    <tbody>${found.positions.map((place, i) => html`<tr key=${i}><th>${place}</th>${found.hook_names.map((hook, j) => html`<td key=${hook}>
+      ${found.by_position[j][i].map(([latent, act]) => html`<div style=${heat(act / most)}>
+        <${Latent} member=${member} latent=${latent} chosen=${chosen} onPick=${onPick} /> ${show(act)}</div>`)}</td>`)}</tr>`)}</tbody></table>`;
+}
+
+function Fires({ found, member, chosen, onPick }) {
+  return html`<${Strongest} found=${found} member=${member} chosen=${chosen} onPick=${onPick} />
+    <h2>On every ${found.kind === "text" ? "token" : "thought"}</h2>
+    ${found.kind === "text"
+      ? found.hook_names.map((hook, j) => html`${found.hook_names.length > 1 ? html`<h3>${hook}</h3>` : null}
+          <${TokenMap} key=${hook} found=${found} hook=${j} member=${member} chosen=${chosen} onPick=${onPick} />`)
+      : html`<${ThoughtMap} found=${found} member=${member} chosen=${chosen} onPick=${onPick} />`}`;
+}
+
+function Answers({ told }) {
+  const { answer, table } = told;
+  if (!answer) return null;
+  const edit = table.scale === undefined ? `set to ${show(table.value)}` : table.scale === 0 ? "removed" : `times ${show(table.scale)}`;
+  return html`<div class="grid" id="answers"><div><h3>untouched</h3><div class="tokens">${visible(answer.before.text)}</div></div>
+      <div><h3>latent ${answer.latent} ${edit}</h3><div class="tokens">${visible(answer.after.text)}</div></div></div>
+    <p class="note">${answer.changed === 0 ? "Nothing was changed: the latent does not fire there, and what is multiplied stays 0. Set it to a value instead. "
+      : `The states moved by ${percent(answer.changed)} of their length. `}KL of the first token ${show(answer.kl)} nats. At ${answer.places.join(", ")}.</p>`;
+}
+
+function Steer({ text, member, latent, setLatent, thoughts }) {
+  const [way, setWay] = useState("scale"), [amount, setAmount] = useState("0"), [where, setWhere] = useState("");
+  const [told, put] = useQuestion("/api/steer");
+  const number = Number(amount), usable = latent !== null && amount.trim() !== "" && Number.isFinite(number);
+  const send = () => put({ text, member: member.name, latent, [way]: number, ...(where === "" ? {} : { thoughts: [Number(where)] }) });
+  return html`<h2>Change one</h2>
+    <div class="controls"><label>latent <input id="latent" size="7" inputmode="numeric" value=${latent ?? ""}
+        onInput=${(e) => setLatent(/^\d+$/.test(e.target.value) ? Number(e.target.value) : null)} /></label>
+      <select aria-label="how" value=${way} onChange=${(e) => setWay(e.target.value)}><option value="scale">times</option><option value="value">set to</option></select>
+      <input id="amount" aria-label="amount" size="7" value=${amount} onInput=${(e) => setAmount(e.target.value)} />
+      ${thoughts ? html`<select aria-label="where" value=${where} onChange=${(e) => setWhere(e.target.value)}><option value="">at every thought</option>
+        ${thoughts.map((t) => html`<option key=${t} value=${t}>at thought ${t}</option>`)}</select>` : null}
+      <button id="steer" disabled=${!usable || !text || told.waiting} onClick=${send}>Compare answers</button></div>
+    <p class="note">Times 0 removes the latent. What the SAE does not explain stays as it is.</p>
+    <${Told} state=${told} what="thinking twice" /><${Answers} told=${told} />`;
+}
+
+function Live({ run }) {
+  const [text, setText] = useState(run.examples[0] || ""), [at, setAt] = useState(0), [latent, setLatent] = useState(null);
+  const [fired, put] = useQuestion("/api/fire");
+  const member = run.members[at], thoughts = run.kind === "text" ? null : member.thoughts;
+  const send = () => put({ text, member: member.name });
+  return html`<header><strong><a href="/">${run.name}</a></strong><span class="note">${run.model}</span><span class="spacer"></span><a href="/">Explorer</a></header>
+    <main><h1>Ask the model</h1>
+      <label for="text">${run.kind === "text" ? "A text" : "A problem"}</label>
+      <textarea id="text" value=${text} onInput=${(e) => setText(e.target.value)}></textarea>
+      <div class="controls">
+        ${run.examples.length ? html`<select aria-label="example" onChange=${(e) => e.target.value && setText(e.target.value)}><option value="">from the run …</option>
+          ${run.examples.map((example, i) => html`<option key=${i} value=${example}>${visible(example).slice(0, 80)}</option>`)}</select>` : null}
+        ${run.members.length > 1 ? html`<select aria-label="SAE" value=${at} onChange=${(e) => { setAt(Number(e.target.value)); setLatent(null); }}>
+          ${run.members.map((m, i) => html`<option key=${m.name} value=${i}>${m.name}</option>`)}</select>` : null}
+        <button id="fire" disabled=${!text || fired.waiting} onClick=${send}>Which latents fire?</button></div>
+      <${Told} state=${fired} what="reading" />
+      ${fired.answer && fired.answer.answer !== null ? html`<p>The model answers <b class="tokens" id="answer">${visible(fired.answer.answer)}</b></p>` : null}
+      <${Steer} text=${text} member=${member} latent=${latent} setLatent=${setLatent} thoughts=${thoughts} />
+      ${fired.answer ? html`<${Fires} found=${fired.answer} member=${run.members.findIndex((m) => m.name === fired.answer.member)} chosen=${latent} onPick=${setLatent} />` : null}
+    </main>`;
+}
+
+let theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+try { theme = localStorage.getItem("thoughtlens:theme") || theme; } catch { /* as the system has it */ }
+document.documentElement.dataset.theme = theme;
+ask("/api/run").then(
+  (run) => render(html`<${Live} run=${run} />`, document.getElementById("app")),
+  (error) => { document.getElementById("app").textContent = error.message; },
+);
