@@ -141,10 +141,7 @@ def test_what_a_run_lacks_is_said_with_its_command(page, small):
 
 def test_two_saes_and_their_matches(page, address):
     page.goto(address + "#/s/0/1")
-    page.wait_for_selector("h2:text-is('Matching latents')")
-    page.wait_for_function(
-        "document.querySelector('main').innerText.includes('elsewhere, not in bare0: pooled')"
-    )
+    page.wait_for_selector("text=looked for in elsewhere pooled, not in bare0: pooled")
     assert page.locator("main table tbody tr").count() >= 13
 
 

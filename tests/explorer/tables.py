@@ -92,7 +92,7 @@ def plant_geometry(root: Path, n: int, other_sae: str, member: str = "pooled") -
     common = {"member": [member] * n, "latent": latent}
     near = {"rank": np.zeros(n, np.int32), "other": (latent + 1) % n, "cosine": np.full(n, 0.5)}
     write(root / "geometry" / "neighbours.parquet", common | near)
-    match = {
+    match = {"other_member": [member] * n, "by": ["decoder"] * n} | {
         "other_sae": [other_sae] * n,
         "other": n - 1 - latent,
         "score": latent / n,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.explorer.runs import HOSTILE, full_run, thought_run
-from tests.explorer.tables import EDGES, write
+from tests.explorer.tables import EDGES, plant_geometry, write
 from tests.explorer.test_build import tables
 from tests.planted import HOOKS, D
 from thoughtlens.errors import MismatchError, StoreError
@@ -46,7 +46,7 @@ def test_every_panel_of_a_latent(made):
     page = found["m0/1"][1]  # latent 6
     assert set(PANELS) | {"effects", "cells"} == set(page)
     assert page["neighbours"] == [[7, 0.5]] and page["coactivation"] == [[7, 7, 0.125]]
-    assert page["matches"] == [["elsewhere", 9, 0.375, 0.25]]
+    assert page["matches"] == [[6, "decoder", "elsewhere pooled", None, 9, 0.375, 0.25]]
     assert page["latents"]["counts"][2:4] == [3, 5] and page["latents"]["deciles"] == list(range(11))
     assert found["run"]["members"][0]["histogram_edges"] == EDGES
     assert [row[0] for row in page["lens_latents"]] == [1, 1, -1, -1]
@@ -104,6 +104,18 @@ def test_two_runs_in_one_explorer(made, tmp_path):
     # The second run holds p0 to p39.
     assert all((p["members"]["m1"] is None) == (int(p["problem_id"][1:]) >= 40) for p in pages)
     assert found["m1/0"][3]["neighbours"] and "explanations" not in found["m1/0"][3]
+
+
+def test_a_match_leads_to_the_sae_that_is_shown_beside(made, tmp_path):
+    root, _ = made
+    other = thought_run(tmp_path / "second", n=40)
+    shutil.copytree(root, tmp_path / "first", ignore=shutil.ignore_patterns("explorer"))
+    plant_geometry(tmp_path / "first", D, str(other / "sae"))
+    explorer(ExplorerConfig(run=tmp_path / "first", others=(other,), n_problems=1), tmp_path / "out")
+    found = tables(tmp_path / "out")
+    # Latent i of 16 matches latent 15 - i of the second SAE shown, with score i / 16.
+    assert found["m0/matches"][4] == [4, "decoder", f"{other}/sae pooled", 1, 11, 0.25, 0.25]
+    assert found["m0/0"][4]["matches"] == [found["m0/matches"][4]]
 
 
 def test_runs_of_two_kinds_are_refused(made, tmp_path):

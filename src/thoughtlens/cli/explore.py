@@ -18,12 +18,15 @@ def explorer(
     *,
     out: Annotated[Path, typer.Option("--out", help="Folder to write; open index.html in it.")],
     single: Annotated[bool, typer.Option("--single", help="One HTML file; for small runs.")] = False,
+    beside: Annotated[
+        list[Path] | None, typer.Option("--beside", help="Another run, shown beside for comparison.")
+    ] = None,
     problems: Annotated[int, typer.Option(help="Problems that get a page of their own.")] = 200,
 ) -> None:
     """Write pages that show every latent of a run."""
     from thoughtlens import explorer as stage
 
-    cfg = stage.ExplorerConfig(run=run_dir, single=single, n_problems=problems)
+    cfg = stage.ExplorerConfig(run=run_dir, others=tuple(beside or ()), single=single, n_problems=problems)
     show(stage.explorer(cfg, out))
 
 

@@ -17,6 +17,7 @@ from thoughtlens.explorer.build import write_folder, write_single
 from thoughtlens.explorer.cells import Cells
 from thoughtlens.explorer.latents import member_shards
 from thoughtlens.explorer.overview import overview
+from thoughtlens.explorer.panels import Around
 from thoughtlens.explorer.problems import problem_shards
 from thoughtlens.explorer.sources import TABLES, sources
 from thoughtlens.progress import progress
@@ -89,7 +90,7 @@ def _work(cfg: ExplorerConfig, runs: list[Run], tmp: Path) -> dict[str, Any]:
     with progress("explorer", len(found) + 1, "parts") as bar:
         for source in found:
             cells.append(Cells.of(source))
-            shards |= member_shards(source, cells[-1], cfg)
+            shards |= member_shards(source, cells[-1], Around.of(source, found), cfg)
             bar.advance(1)
         problems, listed = problem_shards(found, cfg)
         bar.advance(1)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import torch
 
 from thoughtlens import sae as saes
 from thoughtlens.explorer.build import significant
 from thoughtlens.explorer.cells import Cells
 from thoughtlens.explorer.effects import of_latents
-from thoughtlens.explorer.panels import PANELS, answers_of
+from thoughtlens.explorer.panels import PANELS, Around, matches
 from thoughtlens.explorer.sources import Source
 from thoughtlens.explorer.summary import summary, words
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from thoughtlens.explorer import ExplorerConfig
 
 
-def member_shards(source: Source, cells: Cells | None, cfg: ExplorerConfig) -> dict[str, Any]:
+def member_shards(source: Source, cells: Cells | None, around: Around, cfg: ExplorerConfig) -> dict[str, Any]:
     """The SAE's tables by key: `mN/summary`, `mN/words`, and `mN/0`, ... of `latents_per_shard` latents."""
     directions = saes.load(source.sae_dir).W_dec.detach().flatten(1)
     tables = {name: source.by_latent(name) for name in PANELS}
@@ -27,16 +26,16 @@ def member_shards(source: Source, cells: Cells | None, cfg: ExplorerConfig) -> d
         f"{source.key}/summary": summary(source, directions) | {"per_shard": cfg.latents_per_shard},
         f"{source.key}/words": words(source),
     }
-    if (matches := source.table("matches")) is not None:
-        found[f"{source.key}/matches"] = _matches(matches)
+    if (table := source.table("matches")) is not None:
+        found[f"{source.key}/matches"] = matches(table.to_pylist(), source, around)
     near = None if tables["neighbours"] else nearest(directions, cfg.neighbours)
-    effects, answers = of_latents(source), answers_of(source)
+    effects = of_latents(source)
     for low in range(0, source.d_sae, cfg.latents_per_shard):
         high = min(low + cfg.latents_per_shard, source.d_sae)
         parts = {name: table.of(low, high) for name, table in tables.items() if table is not None}
         shard = []
         for i in range(low, high):
-            page = {name: PANELS[name](rows[i - low], source, answers) for name, rows in parts.items()}
+            page = {name: PANELS[name](rows[i - low], source, around) for name, rows in parts.items()}
             page["effects"] = effects.get(i, [])
             page["cells"] = None if cells is None else cells.strip(i)
             if near is not None:
@@ -58,17 +57,3 @@ def nearest(directions: torch.Tensor, k: int) -> list[list[tuple[int, float]]]:
         pairs = zip(indices.tolist(), values.tolist(), strict=True)
         found += [[(i, significant(v, 3)) for i, v in zip(*pair, strict=True)] for pair in pairs]
     return [row if norm > 0 else [] for row, norm in zip(found, unit.norm(dim=1).tolist(), strict=True)]
-
-
-def _matches(table: pa.Table) -> list[list[Any]]:
-    """latent, other SAE, its latent, score, score of the null."""
-    return [
-        [
-            row["latent"],
-            row["other_sae"],
-            row["other"],
-            significant(row["score"], 3),
-            significant(row["null_score"], 3),
-        ]
-        for row in table.to_pylist()
-    ]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,22 @@ from thoughtlens.explorer.sources import Row, Source
 from thoughtlens.store import ActivationStore
 
 SCORES = ("auprc", "auprc_low", "auprc_high", "random_auprc", "token_auprc", "precision_at_half_recall")
+
+
+@dataclass(frozen=True)
+class Around:
+    """What a latent's rows point to."""
+
+    answers: dict[str, list[Any]]
+    """Right answer, the model's answer, and whether it is right, by problem."""
+    members: dict[tuple[Path, str], int]
+    """Number of each SAE on the page, by its directory and name."""
+
+    @classmethod
+    def of(cls, source: Source, shown: Sequence[Source]) -> Around:
+        """For the latents of `source`, where the SAEs `shown` have pages."""
+        members = {((s.run.root / "sae").resolve(), s.name): i for i, s in enumerate(shown)}
+        return cls(answers_of(source), members)
 
 
 def answers_of(source: Source) -> dict[str, list[Any]]:
@@ -28,16 +47,16 @@ def answers_of(source: Source) -> dict[str, list[Any]]:
     return dict(zip(table["problem_id"].to_pylist(), map(list, rows), strict=True))
 
 
-def _examples(rows: list[Row], source: Source, answers: dict[str, list[Any]]) -> list[Row]:
-    return [_example(row, source, answers) for row in sorted(rows, key=lambda r: r.get("rank", 0))]
+def _examples(rows: list[Row], source: Source, around: Around) -> list[Row]:
+    return [_example(row, source, around) for row in sorted(rows, key=lambda r: r.get("rank", 0))]
 
 
-def _deciles(rows: list[Row], source: Source, answers: dict[str, list[Any]]) -> list[Row]:
+def _deciles(rows: list[Row], source: Source, around: Around) -> list[Row]:
     rows = sorted(rows, key=lambda r: -r["decile"])
-    return [_example(row, source, answers) | {"decile": row["decile"]} for row in rows]
+    return [_example(row, source, around) | {"decile": row["decile"]} for row in rows]
 
 
-def _example(row: Row, source: Source, answers: dict[str, list[Any]]) -> Row:
+def _example(row: Row, source: Source, around: Around) -> Row:
     acts = rounded(row["acts"])
     common = {
         "value": significant(row["value"]),
@@ -58,7 +77,7 @@ def _example(row: Row, source: Source, answers: dict[str, list[Any]]) -> Row:
         "hooks": hooks,
         "thought": row["thought_idx"],
         "question": row.get("question"),
-        "answers": answers.get(row["problem_id"]),
+        "answers": around.answers.get(row["problem_id"]),
         "strip": [rounded(line) for line in strip.tolist()],
     }
 
@@ -80,7 +99,7 @@ def _explanations(rows: list[Row], *_: Any) -> list[Row]:
     kept = ("method", "text", "n", "n_units", "split", "chosen")
     return [
         {name: row[name] for name in kept} | dict(zip(SCORES, rounded(map(row.get, SCORES)), strict=True))
-        for row in sorted(rows, key=lambda r: (not r["chosen"], -(r["auprc"] or 0)))
+        for row in sorted(rows, key=lambda r: (not r["chosen"], -(significant(r["auprc"]) or 0)))
     ]
 
 
@@ -119,7 +138,7 @@ def read_graph(text: str, source: Source) -> dict[str, Any]:
             f"{source.run.root}/explain/graphs.parquet holds a damaged token graph of {source.name!r}; "
             f"run explain again"
         )
-    return {"nodes": nodes, "edges": edges}
+    return {"nodes": nodes, "edges": edges, "gaps": table.get("gaps")}
 
 
 def _ranked(*columns: str) -> Any:
@@ -131,6 +150,18 @@ def _ranked(*columns: str) -> Any:
         ]
 
     return rows
+
+
+def matches(rows: list[Row], source: Source, around: Around) -> list[list[Any]]:
+    """latent, by, the other SAE's label, its number (null: it is not shown), its latent, score, null's."""
+    found = []
+    for row in rows:
+        place = Path(row["other_sae"]) if row["other_sae"] else source.run.root / "sae"
+        label = " ".join(part for part in (row["other_sae"], row["other_member"]) if part)
+        number = around.members.get((place.resolve(), row["other_member"]))
+        scores = rounded((row["score"], row["null_score"]))
+        found.append([row["latent"], row["by"], label, number, row["other"], *scores])
+    return sorted(found, key=lambda r: (r[0], r[1], -(r[5] or 0)))
 
 
 def _histogram(rows: list[Row], *_: Any) -> Row:
@@ -152,6 +183,6 @@ PANELS: dict[str, Any] = {
     "graphs": _graph,
     "lens_latents": _logits,
     "neighbours": _ranked("other", "cosine"),
-    "matches": _ranked("other_sae", "other", "score", "null_score"),
+    "matches": matches,
 }
 """How the rows of each table become the part of a latent's page that bears its name."""

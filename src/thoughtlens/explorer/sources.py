@@ -38,7 +38,9 @@ COMMANDS = {
     "validate": "thoughtlens validate RECIPE --out {run}",
     "explain": "thoughtlens explain {run}",
     "lens": "thoughtlens lens {run}",
-    "geometry": "thoughtlens geometry {run}",
+    "geometry": "thoughtlens geometry --sae {run}/sae --acts {run}/acts --out {run}/geometry",
+    "transfer": "thoughtlens geometry --sae {run}/sae --sae OTHER/sae --acts {run}/acts --acts OTHER/acts "
+    "--out {run}/geometry",
     "intervene": "thoughtlens intervene {run} edit=ablate --out {run}/intervene/ablate",
     "edit": "thoughtlens intervene {run} edit=edit_latents member=SAE latents=[LATENT] scale=0 "
     "--out {run}/intervene/latent",
@@ -130,5 +132,5 @@ def sources(runs: Sequence[Run]) -> list[Source]:
 def commands(run: Run) -> dict[str, str]:
     """By table, what makes it."""
     made = {name: COMMANDS[stage].format(run=run.root.name) for name, stage in TABLES.items()}
-    extra = {"cells": "interpret", "interventions": "intervene", "effects": "edit"}
+    extra = {"matches": "transfer", "cells": "interpret", "interventions": "intervene", "effects": "edit"}
     return made | {name: COMMANDS[stage].format(run=run.root.name) for name, stage in extra.items()}

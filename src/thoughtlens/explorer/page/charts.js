@@ -87,7 +87,7 @@ function Scatter({ x, y, axes, chosen, marked, onPick }) {
 function TokenGraph({ graph }) {
   const depth = Math.max(...graph.nodes.map((n) => n.depth)), columns = Array.from({ length: depth + 1 }, () => []);
   graph.nodes.forEach((n) => columns[n.depth].push(n));
-  const rows = Math.max(...columns.map((c) => c.length)), wide = 150, high = 32, box = 124;
+  const rows = Math.max(...columns.map((c) => c.length)), wide = 168, high = 32, box = 124;
   const at = new Map();
   columns.forEach((column, d) => column.forEach((n, k) => at.set(n.id, [(depth - d) * wide + 6, ((k + 0.5) * rows * high) / column.length - high / 2 + 4])));
   const most = largest(graph.nodes.map((n) => n.activation));
@@ -95,8 +95,10 @@ function TokenGraph({ graph }) {
   return html`<div class="scroll"><svg class="graph" role="img" aria-label="token graph" width=${(depth + 1) * wide} height=${rows * high + 8}
       viewBox=${`0 0 ${(depth + 1) * wide} ${rows * high + 8}`}>
     ${graph.edges.map(([a, b], k) => {
-      const [[ax, ay], [bx, by]] = [at.get(a), at.get(b)].sort((u, v) => u[0] - v[0]);
-      return html`<path key=${`e${k}`} d=${`M${ax + box} ${ay + 12} C ${ax + box + 14} ${ay + 12}, ${bx - 14} ${by + 12}, ${bx} ${by + 12}`} fill="none" stroke="var(--soft)" />`;
+      const [[ax, ay], [bx, by]] = [at.get(a), at.get(b)].sort((u, v) => u[0] - v[0]), [least, most] = graph.gaps?.[k] ?? [0, 0];
+      const bend = Math.max(14, (bx - ax - box) / 2);
+      return html`<g key=${`e${k}`}><path d=${`M${ax + box} ${ay + 12} C ${ax + box + bend} ${ay + 12}, ${bx - bend} ${by + 12}, ${bx} ${by + 12}`} fill="none" stroke="var(--soft)" />
+        ${most > 0 ? html`<text x=${(ax + box + bx) / 2} y=${(ay + by) / 2 + 8} text-anchor="middle">${least === most ? `+${least}` : `+${least}–${most}`}</text>` : null}</g>`;
     })}
     ${graph.nodes.map((n) => {
       const [x, y] = at.get(n.id), last = n.depth === 0, share = last ? (n.activation || 0) / most : Math.min(1, n.importance || 0);
@@ -106,5 +108,5 @@ function TokenGraph({ graph }) {
         <title>${`${listed(n.token)}: ${last ? `activation ${show(n.activation)}` : `importance ${show(n.importance)}`}`}</title></g>`;
     })}</svg></div>
     <p class="note">Right: the token on which it fires (orange: how strongly). To the left: what it needs before that (blue: importance, the share of the
-      activation that is lost when the token is masked). ⋆ or an empty box stands for any token.</p>`;
+      activation that is lost when the token is masked). On an edge: how many other tokens may lie between.</p>`;
 }

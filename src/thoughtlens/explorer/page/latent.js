@@ -68,15 +68,12 @@ function Related({ run, member, memberIdx, detail, summary }) {
     <h2>Fires together with</h2>${member.have.coactivation ? html`<p class="note">Vectors on which both fire, and these over the vectors on which either does (Jaccard); n = ${show(member.n)} vectors, split ${member.split}.</p>
       <ul class="facts wide">${detail.coactivation.map(([j, both, jaccard]) => html`<li key=${j}>${latentLink(memberIdx, j)} <b>${show(jaccard)}</b> <span class="note">${show(both)} vectors</span>${name(j)}</li>`)}</ul>`
       : html`<${Missing} run=${run} table="coactivation" what="co-activating latents" />`}
-    <h2>Same latent elsewhere</h2>${member.have.matches ? html`<p class="note">Best match in another SAE: score, and the best score of the shuffled null.</p>
-      <ul class="facts wide">${(detail.matches || []).map(([sae, j, score, chance], k) => html`<li key=${k}>${visible(sae)} <${Match} run=${run} from=${[memberIdx, summary.at]} sae=${sae} j=${j} /> <b>${show(score)}</b> <span class="note">null ${show(chance)}</span></li>`)}</ul>`
+    <h2>Same latent elsewhere</h2>${member.have.matches ? html`<p class="note">Best match in another SAE, by cosine of decoder rows or by correlation of activations: its score, and that of the null (random directions, or shuffled problems).</p>
+      <ul class="facts wide">${(detail.matches || []).map(([, by, sae, number, j, score, chance], k) => html`<li key=${k}>${visible(sae)} <span class="note">by ${by}</span> <${Match} from=${[memberIdx, summary.at]} number=${number} j=${j} /> <b>${show(score)}</b> <span class="note">null ${show(chance)}</span></li>`)}</ul>`
       : html`<${Missing} run=${run} table="matches" what="matches in other SAEs" />`}`;
 }
 
-function Match({ run, from, sae, j }) {
-  const other = memberNamed(run, sae);
-  return other < 0 ? String(j) : html`<a href=${`#/c/${from[0]}/${from[1]}/${other}/${j}`}>${j}</a>`;
-}
+const Match = ({ from, number, j }) => (number === null ? String(j) : html`<a href=${`#/c/${from[0]}/${from[1]}/${number}/${j}`}>${j}</a>`);
 
 function Notes({ id }) {
   const [value, setValue] = useState(notes.table[id] || { tag: "", note: "" });

@@ -38,10 +38,6 @@ const Waiting = ({ table, what }) =>
 // What makes a table that this run does not have.
 const Missing = ({ run, table, what }) => html`<p class="missing">Not in this run: ${what}. To get it: <code>${run.commands[table]}</code></p>`;
 
-function memberNamed(run, name) {
-  return run.members.findIndex((m) => [m.label, m.member, `${m.run}/${m.member}`, m.run].includes(name));
-}
-
 const latentLink = (memberIdx, i) => html`<a href=${`#/l/${memberIdx}/${i}`}>${i}</a>`;
 
 function Members({ run, chosen, onPick }) {
