@@ -15,7 +15,7 @@ from torch import Tensor
 
 from thoughtlens.geometry.blocks import Nearest, assign, nearest, unit_rows
 from thoughtlens.metrics.geometry import THRESHOLDS
-from thoughtlens.metrics.uncertainty import max_statistic, shuffled_blocks, wilson
+from thoughtlens.metrics.uncertainty import permutation_p, shuffled_blocks, wilson
 
 ALPHA = 0.05
 CHUNK = 1 << 25
@@ -117,7 +117,7 @@ def _significance(
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """p of each held-out correlation alone, and against the largest over all latents of each shuffle."""
     reached = np.zeros(len(score))
-    best = np.full((n_permutations, 1), -np.inf)
+    best = np.full(n_permutations, -np.inf)
     orders = [torch.from_numpy(shuffled_blocks(groups, rng)) for _ in range(n_permutations)]
     step = max(1, CHUNK // a.shape[1])
     for low in range(0, len(a), step):
@@ -126,8 +126,9 @@ def _significance(
         for i, order in enumerate(orders):
             by_chance = (a[part] * match[:, order]).sum(1).numpy()
             reached[part] += by_chance >= score[part]
-            best[i] = max(best[i, 0], float(by_chance.max()))
-    return (1 + reached) / (1 + n_permutations), max_statistic(score, best)
+            best[i] = max(best[i], float(by_chance.max()))
+    p_max = np.array([permutation_p(float(one), best) for one in score])
+    return (1 + reached) / (1 + n_permutations), p_max
 
 
 def _mcc(halves: list[list[Tensor]], shuffled: list[Tensor]) -> dict[str, Any]:

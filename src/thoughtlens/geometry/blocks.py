@@ -46,7 +46,7 @@ def unit_rows(x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
     return torch.nn.functional.normalize(x.detach().float(), dim=1)
 
 
-def blocks(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Iterator[tuple[int, Float[Tensor, "some m"]]]:
+def blocks(a: Float[Tensor, "n d"], b: Float[Tensor, "m _"]) -> Iterator[tuple[int, Float[Tensor, "some m"]]]:
     """(first row, dot products of rows of a with all of b), at most `BLOCK_BYTES` at a time.
 
     Raises:
@@ -62,7 +62,7 @@ def blocks(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Iterator[tuple[i
         yield low, a[low : low + rows] @ b.T
 
 
-def nearest(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> tuple[Nearest, Nearest]:
+def nearest(a: Float[Tensor, "n d"], b: Float[Tensor, "m _"]) -> tuple[Nearest, Nearest]:
     """The most similar row of b for each row of a, and the other way round."""
     value_b, index_b = torch.full((len(b),), -torch.inf), torch.zeros(len(b), dtype=torch.long)
     of_a = []
