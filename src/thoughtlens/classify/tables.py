@@ -42,7 +42,7 @@ def write_tables(
     main = [row for row in rows if row["hook_name"] is None]
     primary = next(row for row in compared if row["primary"])
     at = {a: found.probes.get((a, cfg.primary_pooling), found.probes.get((a, "none"))) for a in cfg.arms}
-    warnings = _warnings(cfg, units, found.probes, seen)
+    warnings = _warnings(cfg, units, found.probes, seen, cover.store.meta.kind == "thoughts")
     for text in warnings:
         warn(text)
     return {
@@ -192,7 +192,9 @@ def _protocol(cfg: ClassifyConfig, folds: Folds, cover: Cover, units: Units) -> 
     }
 
 
-def _warnings(cfg: ClassifyConfig, units: Units, found: dict[Key, Probe], seen: dict[str, Any]) -> list[str]:
+def _warnings(
+    cfg: ClassifyConfig, units: Units, found: dict[Key, Probe], seen: dict[str, Any], thoughts: bool
+) -> list[str]:
     out = []
     if seen["standing"] == "transductive":
         out.append(
@@ -209,6 +211,6 @@ def _warnings(cfg: ClassifyConfig, units: Units, found: dict[Key, Probe], seen: 
             f"{' and others' if len(late) > 4 else ''}; raise max_iter to be sure of their scores"
         )
     left_out = [a for a in cfg.arms if not any(key[0] == a for key in found)]
-    if left_out:
+    if left_out and (thoughts or "arms" in cfg.model_fields_set):
         out.append(f"arms without their vectors in this store, left out: {', '.join(left_out)}")
     return out
