@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,6 +14,7 @@ import pytest
 from tests.planted import HOOKS, D, planted_sae, text_store, thought_store
 from thoughtlens.config import to_toml
 from thoughtlens.errors import ConfigError, DataError, MismatchError
+from thoughtlens.explain.codes import open_codes
 from thoughtlens.explain.member import Member
 from thoughtlens.interpret import InterpretConfig, interpret, plan, run
 from thoughtlens.interpret.tables import TABLES
@@ -131,6 +135,117 @@ def test_a_killed_stage_goes_on_after_its_finished_members(thoughts, tmp_path):
     assert {m["member"] for m in whole["members"]} == {"m0", "m1"}
 
 
+def test_a_killed_process_goes_on_to_the_same_bytes(thoughts, tmp_path):
+    root, *_ = thoughts
+    cfg = InterpretConfig(acts=root / "acts", sae=root / "sae", seed=1, codes_parquet=True)
+    out = tmp_path / "out"
+    code = (
+        f"from thoughtlens.interpret import *; interpret(InterpretConfig(**{cfg.model_dump()}), {str(out)!r})"
+    )
+    with subprocess.Popen([sys.executable, "-c", f"from pathlib import *; {code}"]) as process:
+        while not (tmp_path / "out.tmp" / "parts" / "0.latents.parquet").exists():
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.kill()
+    assert not out.exists()
+    assert interpret(cfg, out)["digest"] == interpret(cfg, tmp_path / "whole")["digest"]
+    for file in sorted((tmp_path / "whole").rglob("*.*")):
+        if file.name != "result.json":
+            assert file.read_bytes() == (out / file.relative_to(tmp_path / "whole")).read_bytes(), file
+
+
+def test_counts_equal_numpy(thoughts):
+    root, strengths, label, _ = thoughts
+    fires = strengths > 0
+    rows = {(r["latent"], r["by"], r["level"]): (r["n_fires"], r["n"]) for r in table(root, "counts")}
+    operations = ["add", "mul", "mixed"]
+    for j in range(D):
+        expected = {("thought", str(t)): (fires[:, t, :, j], N * 2) for t in range(THOUGHTS)}
+        expected |= {("hook", h): (fires[:, :, i, j], N * THOUGHTS) for i, h in enumerate(HOOKS)}
+        expected |= {
+            ("cell", f"{h} thought {t}"): (fires[:, t, i, j], N)
+            for i, h in enumerate(HOOKS)
+            for t in range(THOUGHTS)
+        }
+        expected |= {
+            ("label:operation", o): (fires[label == i, ..., j], (label == i).sum() * THOUGHTS * 2)
+            for i, o in enumerate(operations)
+        }
+        for (by, level), (mask, n) in expected.items():
+            assert rows.get((j, by, level), (0, n)) == (mask.sum(), n), (j, by, level)
+
+
+def test_histogram_deciles_and_their_examples(thoughts):
+    root, strengths, _, result = thoughts
+    edges, rows = np.array(result["histogram_edges"]), table(root, "latents")
+    drawn = table(root, "decile_examples")
+    for row in rows:
+        own = strengths[..., row["latent"]].reshape(-1)
+        own = own[own > 0]
+        assert len(row["histogram"]) == len(edges) - 1
+        np.testing.assert_array_equal(row["histogram"], np.histogram(own, edges)[0])
+        quantiles = np.quantile(own, np.linspace(0, 1, 11)) if len(own) else np.zeros(11)
+        np.testing.assert_allclose(row["deciles"], quantiles, rtol=1e-6)
+        mine = [r for r in drawn if r["latent"] == row["latent"]]
+        assert len(mine) == min(30, len(own))
+        for example in mine:
+            low, high = row["deciles"][example["decile"] - 1 : example["decile"] + 1]
+            assert low * (1 - 1e-6) <= example["value"] <= high * (1 + 1e-6)
+    columns = set(table(root, "top_examples")[0])
+    assert set(drawn[0]) == columns | {"decile"}
+
+
+def test_coactivation_is_of_the_same_vectors(thoughts):
+    root, strengths, *_ = thoughts
+    fires = (strengths > 0).reshape(-1, D).astype(int)
+    both = fires.T @ fires
+    rows = table(root, "coactivation")
+    assert {r["latent"] for r in rows} == set(range(D)) - {9}
+    for r in rows:
+        j, o = r["latent"], r["other"]
+        assert r["n_both"] == both[j, o] > 0 and j != o
+        assert r["jaccard"] == pytest.approx(both[j, o] / (both[j, j] + both[o, o] - both[j, o]))
+
+
+def test_words_of_the_reasoning_text(tmp_path):
+    # latent 4 fires where the text says "times"; "so" is everywhere and "seven" too rare to be tested
+    rng = np.random.default_rng(3)
+    strengths = np.where(rng.random((90, THOUGHTS, 1, D)) < 0.2, 1.0, 0)
+    times = rng.random(90) < 0.4
+    strengths[times, :, 0, 4] = 1
+    cots = [f"so {'2 Times 3.5' if t else '2 + 3.5'}{' seven' if i < 4 else ''}" for i, t in enumerate(times)]
+    store = thought_store(tmp_path / "acts", strengths, {"cot": cots})
+    sae = planted_sae(tmp_path / "sae", hooks=HOOKS[:1])
+    result = interpret(InterpretConfig(acts=store, sae=sae), tmp_path / "out")
+    rows = [
+        r
+        for r in pq.read_table(tmp_path / "out" / "associations.parquet").to_pylist()
+        if r["factor"] == "cot"
+    ]
+    assert {r["level"] for r in rows} == {"times", "+"}
+    assert {(r["latent"], r["level"], r["estimate"] > 0) for r in rows if r["q_value"] < 0.05} == {
+        (4, "times", True), (4, "+", False)
+    }  # fmt: skip
+    (tested,) = [p for p in result["members"][0]["preferences"] if p["factor"] == "cot"]
+    assert (tested["n_tested"], tested["n_q_below_0.05"]) == (2 * D, 2)
+
+
+def test_codes_are_kept_or_not(thoughts, tmp_path):
+    root, strengths, *_ = thoughts
+    codes = open_codes(root / "interpret")["pooled"]
+    np.testing.assert_array_equal(codes.csr().toarray(), strengths.reshape(-1, D))
+    assert codes.hook_names == list(HOOKS)
+    np.testing.assert_array_equal(
+        codes.rows_of(np.arange(codes.n_vectors)), np.arange(N * THOUGHTS).repeat(2)
+    )
+    cfg = InterpretConfig(acts=root / "acts", sae=root / "sae", seed=1, codes=False)
+    interpret(cfg, tmp_path / "out")
+    assert not (tmp_path / "out" / "codes").exists()
+    for name in TABLES:
+        file = f"{name}.parquet"
+        assert (tmp_path / "out" / file).read_bytes() == (root / "interpret" / file).read_bytes()
+
+
 @pytest.fixture(scope="module")
 def text(tmp_path_factory, tiny_lm_dir):
     """Latent 2 fires on token 100 only; latent 4 on first tokens; the rest at random."""
@@ -162,6 +277,11 @@ def test_token_preference_and_windows(text):
     assert best["token_ids"] == documents[59][1:5].tolist()
     np.testing.assert_allclose(best["acts"], strengths[59][1:5, 2])
     assert len(best["tokens"]) == 4
+    counts = [r for r in table(root, "counts") if r["latent"] == 2]
+    assert [(r["level"], r["n_fires"], r["n"]) for r in counts if r["by"] == "token"] == [("<a3>", 60, 60)]
+    assert {r["by"] for r in counts} == {"token", "position"}
+    drawn = [r for r in table(root, "decile_examples") if r["latent"] == 2]
+    assert len(drawn) == 30 and all(r["token_ids"][r["peak"]] == 100 for r in drawn)
 
 
 def test_latents_of_first_tokens_are_flagged(text):

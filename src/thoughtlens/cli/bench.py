@@ -139,6 +139,16 @@ def bench_store(
     )
 
 
+@bench_app.command("interpret")
+def bench_interpret(
+    *, rows: int = 1_000_000, d_sae: int = 8192, l0: int = 32, kind: str = "text", seed: int = 0
+) -> None:
+    """All tables of one SAE after encoding; kind text or thoughts."""
+    from thoughtlens import bench
+
+    show(bench.bench_interpret(rows=rows, d_sae=d_sae, l0=l0, kind=kind, seed=seed))
+
+
 @bench_app.command("startup")
 def bench_startup(*, repeats: int = 7) -> None:
     """Seconds for `import thoughtlens` and for `thoughtlens --help`, in new processes."""

@@ -18,7 +18,7 @@ from thoughtlens.explain import null_loops
 from thoughtlens.explain.fires import Fires
 from thoughtlens.kernels.threads import share
 
-Z95 = float(stats.norm.ppf(0.975))
+Z95 = null_loops.Z95
 
 DEFINITIONS = {
     "rate_in": "mean over problems of the share of the problem's vectors at this level on which it fires",
@@ -196,7 +196,8 @@ def word_preference(
         chance: Permutations and support floor.
         top: Words listed for each latent, by |z|; all are tested.
     """
-    sizes = np.bincount(word, minlength=n_words)
+    sizes, has = np.bincount(word, minlength=n_words), np.zeros((fires.n_units, n_words), np.uint8)
+    has[np.repeat(np.arange(fires.n_units), np.diff(indptr)), word] = 1
     rng, units = chance.rng, np.arange(fires.n_units, dtype=np.int32)
     shuffled = np.stack([rng.permutation(units) for _ in range(chance.n_permutations)])
     shape = (fires.d_sae, n_words)
@@ -204,7 +205,7 @@ def word_preference(
     total, square = np.zeros((2, *shape))
     whole, squares = np.zeros((2, fires.d_sae))
     null, _ = _run(
-        null_loops.words, fires, fires.n_hooks, _weight(fires), indptr, word, sizes, shuffled,
+        null_loops.words, fires, fires.n_hooks, _weight(fires), has, sizes, shuffled,
         chance.min_units, _longest(fires), n_fires, n_units, total, square, whole, squares,
     )  # fmt: skip
     fired = np.array(units_of(fires)) >= chance.min_units
@@ -269,7 +270,8 @@ def token_preference(
     found, score, numbers = np.full(shape, -1, np.int64), np.zeros(shape), np.zeros((*shape, 5))
     null, observed = _run(
         null_loops.tokens, fires, fires.first, fires.n_hooks, token.astype(np.int32), base,
-        _shifts(np.diff(fires.first), chance), min_fires, chance.min_units, found, score, numbers,
+        _shifts(np.diff(fires.first), chance), min_fires, chance.min_units,
+        int(fires.counts.max(initial=0)), found, score, numbers,
     )  # fmt: skip
     latent, rank = np.nonzero(found >= 0)
     level, (count, units, part, spread, z) = found[latent, rank], numbers[latent, rank].T
@@ -309,8 +311,10 @@ def _run(loop: Any, fires: Fires, *arguments: Any) -> tuple[Null, np.ndarray]:
 
 def _shifts(size: Int[np.ndarray, " units"], chance: Chance) -> Int[np.ndarray, "units permutations"]:
     """Random shifts of every problem, each from 0 to its size - 1."""
-    drawn = chance.rng.random((len(size), chance.n_permutations), np.float32) * size[:, None]
-    return np.minimum(drawn.astype(np.int32), size[:, None].astype(np.int32) - 1)
+    shifts = chance.rng.random((len(size), chance.n_permutations), np.float32)
+    shifts *= size[:, None].astype(np.float32)
+    found = shifts.astype(np.int32)
+    return np.minimum(found, size[:, None].astype(np.int32) - 1, out=found)
 
 
 def _weight(fires: Fires) -> Float[np.ndarray, " units"]:

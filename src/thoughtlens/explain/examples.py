@@ -48,8 +48,9 @@ def top_examples(fires: Fires, row: Int[np.ndarray, " places"], k: int) -> Examp
 def decile_examples(fires: Fires, n: int, seed: int) -> tuple[Float[np.ndarray, "d_sae 11"], Examples]:
     """True deciles of each latent's activation over its fires, and a uniform sample of fires from each.
 
-    Deciles are by rank (ties in the order of vectors), their edges interpolated linearly between fires; 0 for
-    a latent that never fires. Within a decile the strongest of the sample has rank 0.
+    Edges are interpolated linearly between fires, 0 for a latent that never fires; a decile has the fires
+    from its lower edge to below its upper one (ties in the order of vectors). Within a decile the strongest
+    of the sample has rank 0.
 
     Args:
         fires: The fires of every latent.

@@ -75,7 +75,8 @@ def deciles(starts, values, draws, edges, samples, lo, hi):
             b = np.float64(values[start + order[min(below + 1, n - 1)]])
             edges[j, d] = a + (at - below) * (b - a)
         for d in range(10):
-            low, size = n * d // 10, n * (d + 1) // 10 - n * d // 10
+            low = ((n - 1) * d + 9) // 10  # the first fire that reaches the edge below
+            size = (((n - 1) * (d + 1) + 9) // 10 if d < 9 else n) - low
             for i in range(min(m, size)):
                 pick = min(int(draws[j, d, i] * (size - i)), size - i - 1)
                 at = 0
@@ -164,7 +165,7 @@ def common_tokens(starts, vectors, token, n_hooks, n_tokens, found, fires, lo, h
 def coactive(starts, vectors, row_starts, row_latents, other, both, jaccard, lo, hi):
     """The latents that fire on the same vectors as each latent, by Jaccard index (ties: lowest latent)."""
     d_sae = len(starts) - 1
-    count, seen = np.zeros(d_sae, np.int64), np.empty(d_sae, np.int64)
+    count, seen = np.zeros(d_sae, np.int32), np.empty(d_sae, np.int32)
     for j in range(lo, hi):
         n = 0
         for i in range(starts[j], starts[j + 1]):

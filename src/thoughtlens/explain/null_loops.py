@@ -13,6 +13,7 @@ from thoughtlens.explain.loops import insert
 from thoughtlens.kernels.loops import compiled
 
 Z_BINS, BINS_PER_Z = 10_000, 100.0
+Z95 = 1.959963984540054
 
 
 @compiled
@@ -211,49 +212,52 @@ def correlations(
 
 @compiled
 def words(
-    starts, vectors, unit, n_hooks, weight, word_starts, word, sizes, shuffled, min_units, longest, fires,
-    units, total, square, whole, squares, lo, hi,
+    starts, vectors, unit, n_hooks, weight, has, sizes, shuffled, min_units, longest, fires, units, total,
+    square, whole, squares, lo, hi,
 ):  # fmt: skip
     """Words that a problem's text has or not: as `labels`, each word against all texts without it.
 
-    Text `t` has the words `word[word_starts[t] : word_starts[t + 1]]`; `shuffled [P, units]` is the text that
-    a problem is given under each permutation.
+    `has [units, words]` is 1 where a text has a word, `sizes` the texts that have it, `shuffled [P, units]`
+    the text that a problem is given under each permutation.
     """
-    n_words, n_null, n = len(sizes), shuffled.shape[0], shuffled.shape[1]
+    n_null, (n, n_words) = shuffled.shape[0], has.shape
     null_max, null_counts = np.zeros(n_null), np.zeros(Z_BINS, np.int64)
     who, share = np.empty(longest, np.int64), np.empty(longest, np.float32)
-    sums = np.zeros(n_words, np.float32)
+    sums, scale = np.zeros(n_words, np.float32), np.zeros(n_words)
     for j in range(lo, hi):
         m = shares(starts[j], starts[j + 1], vectors, unit, n_hooks, weight, who, share)
         for i in range(m):
-            u, x = who[i], np.float64(share[i])
+            row, x = has[who[i]], np.float64(share[i])
+            count = int(np.rint(x / weight[who[i]]))
             whole[j] += x
             squares[j] += x * x
-            for k in range(word_starts[u], word_starts[u + 1]):
-                fires[j, word[k]] += int(np.rint(x / weight[u]))
-                units[j, word[k]] += 1
-                total[j, word[k]] += x
-                square[j, word[k]] += x * x
+            for w in range(n_words):
+                if row[w]:
+                    fires[j, w] += count
+                    units[j, w] += 1
+                    total[j, w] += x
+                    square[j, w] += x * x
         variance = squares[j] / n - (whole[j] / n) ** 2
         if m < min_units or not variance > 1e-24:
             continue
+        for w in range(n_words):
+            scale[w] = 1 / np.sqrt(variance * (1 / sizes[w] + 1 / (n - sizes[w])))
         for p in range(n_null):
             sums[:] = 0
             for i in range(m):
-                u = shuffled[p, who[i]]
-                for k in range(word_starts[u], word_starts[u + 1]):
-                    sums[word[k]] += share[i]
+                row, x = has[shuffled[p, who[i]]], share[i]
+                for w in range(n_words):
+                    sums[w] += x * np.float32(row[w])
             for w in range(n_words):
-                own, rest = sizes[w], n - sizes[w]
-                scale = np.sqrt(variance * (1 / own + 1 / rest))
-                _note((sums[w] / own - (whole[j] - sums[w]) / rest) / scale, p, null_max, null_counts)
+                gap = sums[w] / sizes[w] - (whole[j] - sums[w]) / (n - sizes[w])
+                _note(gap * scale[w], p, null_max, null_counts)
     return null_max, null_counts
 
 
 @compiled
 def tokens(
-    starts, vectors, unit, first, n_hooks, token, base, shift, min_fires, min_units, found, score, numbers,
-    lo, hi,
+    starts, vectors, unit, first, n_hooks, token, base, shift, min_fires, min_units, longest, found, score,
+    numbers, lo, hi,
 ):  # fmt: skip
     """Tokens on which a latent fires more often than on others, documents as the unit.
 
@@ -266,14 +270,14 @@ def tokens(
     null_max, null_counts = np.zeros(n_null), np.zeros(Z_BINS, np.int64)
     mine, own_max = np.zeros(Z_BINS, np.int64), np.zeros(1)
     inside, seen, sums = np.zeros(n_tokens), np.empty(n_tokens, np.int64), np.zeros((n_tokens, 4))
+    at, now, bound = np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest + 1, np.int64)
     for j in range(lo, hi):
-        n_fires = np.float64(starts[j + 1] - starts[j])
+        n_fires = starts[j + 1] - starts[j]
+        if n_fires < min_fires:
+            continue
+        n_own, squares = _stretches(starts[j], starts[j + 1], vectors, unit, n_hooks, at, bound)
         for p in range(-1, n_null):
-            if n_fires < min_fires:
-                break
-            n, squares = _token_sums(
-                starts[j], starts[j + 1], vectors, unit, first, n_hooks, token, shift, p, inside, seen, sums
-            )
+            n = _token_sums(n_own, bound, at, unit, first, token, shift, p, inside, now, seen, sums)
             for i in range(n):
                 t = seen[i]
                 if sums[t, 0] >= min_fires and sums[t, 1] >= min_units:
@@ -286,30 +290,43 @@ def tokens(
                         _note(z, p, null_max, null_counts)
                     else:
                         _note(z, 0, own_max, mine)
-                        low = max(share - 1.959963984540054 * spread, 0.0) / base[t]
-                        at = insert(found[j], score[j], t, low)
-                        for q in range(found.shape[1] - 1, at, -1):
-                            numbers[j, q] = numbers[j, q - 1]
-                        if at < found.shape[1]:
-                            numbers[j, at, 0], numbers[j, at, 1] = sums[t, 0], sums[t, 1]
-                            numbers[j, at, 2], numbers[j, at, 3], numbers[j, at, 4] = share, spread, z
-                sums[t] = 0
+                        low = max(share - Z95 * spread, 0.0) / base[t]
+                        _list(
+                            found[j], score[j], numbers[j], t, low, sums[t, 0], sums[t, 1], share, spread, z
+                        )
+                sums[t, 0], sums[t, 1], sums[t, 2], sums[t, 3] = 0, 0, 0, 0
     return null_max, null_counts, mine
 
 
 @compiled
-def _token_sums(i, stop, vectors, unit, first, n_hooks, token, shift, p, inside, seen, sums):
-    """Of each token that a latent fires on: fires, documents, squares, products with all of a document's."""
+def _stretches(start, stop, vectors, unit, n_hooks, at, bound):
+    """Places of a latent's fires, and where each of its documents begins among them; how many, and the sum of
+    their squared fires."""
     n, squares = 0, 0.0
-    while i < stop:
-        u, begin, own = unit[vectors[i] // n_hooks], i, 0.0
-        while i < stop and unit[vectors[i] // n_hooks] == u:
-            inside[_token_at(vectors[i] // n_hooks, u, first, token, shift, p)] += 1
-            own, i = own + 1, i + 1
-        squares += own * own
-        for k in range(begin, i):
-            t = _token_at(vectors[k] // n_hooks, u, first, token, shift, p)
-            c = inside[t]
+    for i in range(stop - start):
+        at[i] = vectors[start + i] // n_hooks
+        if i == 0 or unit[at[i]] != unit[at[i - 1]]:
+            bound[n] = i
+            n += 1
+    bound[n] = stop - start
+    for g in range(n):
+        squares += np.float64(bound[g + 1] - bound[g]) ** 2
+    return n, squares
+
+
+@compiled
+def _token_sums(n_own, bound, at, unit, first, token, shift, p, inside, now, seen, sums):
+    """Of each token that a latent fires on: fires, documents, squares, products with all of a document's."""
+    n = 0
+    for g in range(n_own):
+        u, own = unit[at[bound[g]]], np.float64(bound[g + 1] - bound[g])
+        base, size, moved = first[u], first[u + 1] - first[u], 0 if p < 0 else shift[u, p]
+        for i in range(bound[g], bound[g + 1]):
+            q = at[i] - base + moved
+            now[i] = token[base + (q if q < size else q - size)]
+            inside[now[i]] += 1
+        for i in range(bound[g], bound[g + 1]):
+            t, c = now[i], inside[now[i]]
             if c > 0:
                 if sums[t, 0] == 0:
                     seen[n] = t
@@ -319,12 +336,15 @@ def _token_sums(i, stop, vectors, unit, first, n_hooks, token, shift, p, inside,
                 sums[t, 2] += c * c
                 sums[t, 3] += c * own
                 inside[t] = 0
-    return n, squares
+    return n
 
 
 @compiled
-def _token_at(place, u, first, token, shift, p):
-    if p < 0:
-        return token[place]
-    size, q = first[u + 1] - first[u], place - first[u] + shift[u, p]
-    return token[first[u] + (q if q < size else q - size)]
+def _list(ids, scores, numbers, new, score, fires, units, share, spread, z):
+    """Add a token and its numbers to the list of a latent's best, if it is among them."""
+    at = insert(ids, scores, new, score)
+    for p in range(len(ids) - 1, at, -1):
+        numbers[p] = numbers[p - 1]
+    if at < len(ids):
+        numbers[at, 0], numbers[at, 1], numbers[at, 2] = fires, units, share
+        numbers[at, 3], numbers[at, 4] = spread, z
