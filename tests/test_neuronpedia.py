@@ -97,6 +97,10 @@ def test_the_planted_latent(done):
         assert example["values"][example["qualifying_token_index"]] == pytest.approx(value, abs=1e-5)
         assert sum(v != 0 for v in example["values"]) == 1
         assert (example["bin_min"], example["bin_max"]) == (-1, pytest.approx(3.9, abs=1e-5))
+    drawn = [a for a in feature["activations"] if a["bin_contains"] == 0.1]
+    assert len(drawn) == 20  # two fires in each decile, all of them drawn
+    for a in drawn:
+        assert a["bin_min"] - 1e-5 <= a["values"][a["qualifying_token_index"]] <= a["bin_max"] + 1e-5
     values, heights = feature["freq_hist_data_bar_values"], feature["freq_hist_data_bar_heights"]
     assert sum(heights) == 20 and heights[0] > 0 < heights[-1] and len(values) == len(heights)
     assert 1.8 < values[0] < values[-1] < 4.2
