@@ -8,10 +8,9 @@ import torch
 from scipy import stats
 
 from tests.explain.fired import fires_of
+from thoughtlens.explain import association
 from thoughtlens.explain.association import (
     Associations,
-    Chance,
-    Null,
     correlation,
     label_preference,
     level_preference,
@@ -20,6 +19,7 @@ from thoughtlens.explain.association import (
     units_of,
     word_preference,
 )
+from thoughtlens.explain.chance import Chance, Null
 from thoughtlens.explain.fires import Fires
 
 
@@ -123,7 +123,7 @@ def test_label_preference_by_hand():
     assert result.z[at[0]] == pytest.approx(0.75 / np.sqrt(11 / 64), rel=1e-6)
 
 
-def test_a_word_is_tested_as_a_label_of_two_classes():
+def test_a_word_is_tested_as_a_label_of_two_classes(monkeypatch):
     rng = np.random.default_rng(3)
     mask = rng.random((90, 4, 12)) < 0.2
     has = rng.random((90, 3)) < [0.3, 0.5, 0.8]
@@ -143,6 +143,10 @@ def test_a_word_is_tested_as_a_label_of_two_classes():
     assert found.p_max[best] == pytest.approx(1 / 51) and found.q_value[best] < 0.05
     one = word_preference(fires, indptr, word.astype(np.int32), 3, few(), top=1)
     assert len(one) == 12 and one.n_tested == 36
+    monkeypatch.setattr(association, "WORD_PAIRS", 15)  # a buffer size: five latents at a time
+    blocks = word_preference(fires, indptr, word.astype(np.int32), 3, few(), top=1)
+    for name, value in vars(one).items():
+        np.testing.assert_array_equal(getattr(blocks, name), value, err_msg=name)
 
 
 def test_numbers_are_tested_by_their_rank():

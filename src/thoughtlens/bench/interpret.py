@@ -37,8 +37,8 @@ def bench_interpret(
 
     Returns:
         `codes_s`, drawing the codes and writing both orders; `tables_s`, all that comes after, and `cpu_s`,
-        the processor time of that over all threads; `peak_mb`, the largest resident size of the process in the
-        meantime, libraries and pages of mapped files included (Linux); with settings.
+        the processor time of that over all threads; `peak_mb`, the largest resident size of the process in
+        the meantime, libraries and pages of mapped files included (Linux); with settings.
     """
     if kind not in ROWS_PER_UNIT or min(rows, d_sae, l0) < 1 or l0 > d_sae:
         raise ConfigError(f"Expected kind text or thoughts and 0 < l0 <= d_sae, got {kind!r}, {l0}, {d_sae}")

@@ -7,7 +7,7 @@ problem's fires together; the same permutations for all latents.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,13 @@ from jaxtyping import Float, Int, Shaped
 from scipy import stats
 
 from thoughtlens.explain import null_loops
+from thoughtlens.explain.chance import Chance, Null, binned, shifts
 from thoughtlens.explain.fires import Fires
 from thoughtlens.kernels.threads import share
 
 Z95 = null_loops.Z95
+WORD_PAIRS = 1_000_000
+"""Pairs of latent and word that are held at once."""
 
 DEFINITIONS = {
     "rate_in": "mean over problems of the share of the problem's vectors at this level on which it fires",
@@ -67,53 +70,6 @@ class Associations:
         return Associations(**columns, n_tested=self.n_tested)
 
 
-@dataclass(frozen=True, eq=False)
-class Null:
-    """What permutations gave: the largest |z| of each, and how many |z| fell into each bin over all."""
-
-    largest: Float[np.ndarray, " permutations"]
-    counts: Int[np.ndarray, " bins"]
-
-    def p_max(self, z: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """Westfall & Young 1993, single-step maxT: family-wise over all tested pairs of the factor."""
-        at_least = len(self.largest) - np.searchsorted(np.sort(self.largest), np.abs(z) * (1 - 1e-6))
-        return (1 + at_least) / (1 + len(self.largest))
-
-    def q_values(
-        self, z: Float[np.ndarray, " n"], observed: Int[np.ndarray, " bins"] | None = None
-    ) -> Float[np.ndarray, " n"]:
-        """Plug-in false-discovery rates (Tusher et al. 2001; Storey & Tibshirani 2003, with pi_0 = 1).
-
-        Holds where pairs differ in what chance gives them (few problems, rare words), unlike a normal
-        p-value.
-
-        Args:
-            z: Of the entries listed.
-            observed: Binned |z| of all tested pairs, where more were tested than are listed.
-        """
-        own = _bins(z)
-        if observed is None:
-            observed = np.bincount(own, minlength=len(self.counts))
-        null = (1 + _at_least(self.counts)) / len(self.largest)
-        rate = np.where(observed > 0, null / np.maximum(_at_least(observed), 1), np.inf)
-        return np.minimum(np.minimum.accumulate(rate), 1.0)[own]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chance:
-    """How chance is drawn, and the support below which nothing is tested."""
-
-    n_permutations: int = 200
-    seed: int = 0
-    min_units: int = 10
-    """Problems in which a latent must fire."""
-
-    @property
-    def rng(self) -> np.random.Generator:
-        """A new generator, the same every time."""
-        return np.random.default_rng(self.seed)
-
-
 def level_preference(
     fires: Fires, level: Int[np.ndarray, " vectors"], n_levels: int, chance: Chance, *, of_hooks: bool = False
 ) -> Associations:
@@ -135,7 +91,7 @@ def level_preference(
     rate_in, rate_out, square, excess, variance = np.zeros((5, *shape))
     null, _ = _run(
         null_loops.inside, fires, fires.first, fires.n_hooks, level.astype(np.int32), exposure,
-        _shifts(size, chance), of_hooks, chance.min_units, n_fires, n_units, rate_in, rate_out, square,
+        shifts(size, chance), of_hooks, chance.min_units, n_fires, n_units, rate_in, rate_out, square,
         excess, variance,
     )  # fmt: skip
     total = exposure.sum(1, keepdims=True)
@@ -200,19 +156,47 @@ def word_preference(
     has[np.repeat(np.arange(fires.n_units), np.diff(indptr)), word] = 1
     rng, units = chance.rng, np.arange(fires.n_units, dtype=np.int32)
     shuffled = np.stack([rng.permutation(units) for _ in range(chance.n_permutations)])
-    shape = (fires.d_sae, n_words)
+    block = max(1, WORD_PAIRS // n_words)
+    parts, nulls, observed = [], [], np.zeros(null_loops.Z_BINS, np.int64)
+    for low in range(0, fires.d_sae, block):
+        null, found = _words(fires.part(low, low + block), has, sizes, shuffled, chance.min_units)
+        observed += np.bincount(binned(found.z), minlength=len(observed))
+        order = np.lexsort((found.level, -np.abs(found.z), found.latent))
+        found = found.take(order[rank_within(found.latent[order]) < top])
+        nulls.append(null)
+        parts.append(replace(found, latent=found.latent + low))
+    null = Null(np.max([n.largest for n in nulls], axis=0), np.sum([n.counts for n in nulls], axis=0))
+    names = [name for name, value in vars(parts[0]).items() if isinstance(value, np.ndarray)]
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    columns |= {"q_value": null.q_values(columns["z"], observed), "p_max": null.p_max(columns["z"])}
+    return Associations(**columns, n_tested=int(observed.sum()))
+
+
+def _words(
+    fires: Fires, has: np.ndarray, sizes: np.ndarray, shuffled: np.ndarray, min_units: int
+) -> tuple[Null, Associations]:
+    """All pairs of some latents and all words, and the null of these latents alone."""
+    shape = (fires.d_sae, len(sizes))
     n_fires, n_units = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     total, square = np.zeros((2, *shape))
     whole, squares = np.zeros((2, fires.d_sae))
     null, _ = _run(
         null_loops.words, fires, fires.n_hooks, _weight(fires), has, sizes, shuffled,
-        chance.min_units, _longest(fires), n_fires, n_units, total, square, whole, squares,
+        min_units, _longest(fires), n_fires, n_units, total, square, whole, squares,
     )  # fmt: skip
-    fired = np.array(units_of(fires)) >= chance.min_units
-    found = _classes(sizes[:, None], fires.n_units, n_fires.T, n_units.T, total.T, square.T, whole, squares,
-                     fired, null)  # fmt: skip
-    order = np.lexsort((found.level, -np.abs(found.z), found.latent))
-    return found.take(order[rank_within(found.latent[order]) < top])
+    supported = units_of(fires) >= min_units
+    return null, _classes(
+        sizes[:, None],
+        fires.n_units,
+        n_fires.T,
+        n_units.T,
+        total.T,
+        square.T,
+        whole,
+        squares,
+        supported,
+        null,
+    )
 
 
 def correlation(fires: Fires, number: Float[np.ndarray, " units"], chance: Chance) -> Associations:
@@ -270,7 +254,7 @@ def token_preference(
     found, score, numbers = np.full(shape, -1, np.int64), np.zeros(shape), np.zeros((*shape, 5))
     null, observed = _run(
         null_loops.tokens, fires, fires.first, fires.n_hooks, token.astype(np.int32), base,
-        _shifts(np.diff(fires.first), chance), min_fires, chance.min_units,
+        shifts(np.diff(fires.first), chance), min_fires, chance.min_units,
         int(fires.counts.max(initial=0)), found, score, numbers,
     )  # fmt: skip
     latent, rank = np.nonzero(found >= 0)
@@ -307,14 +291,6 @@ def _run(loop: Any, fires: Fires, *arguments: Any) -> tuple[Null, np.ndarray]:
     largest, counts, *rest = zip(*parts, strict=True)
     observed = np.sum(rest[0], axis=0) if rest else np.zeros(0, np.int64)
     return Null(np.max(largest, axis=0), np.sum(counts, axis=0)), observed
-
-
-def _shifts(size: Int[np.ndarray, " units"], chance: Chance) -> Int[np.ndarray, "units permutations"]:
-    """Random shifts of every problem, each from 0 to its size - 1."""
-    shifts = chance.rng.random((len(size), chance.n_permutations), np.float32)
-    shifts *= size[:, None].astype(np.float32)
-    found = shifts.astype(np.int32)
-    return np.minimum(found, size[:, None].astype(np.int32) - 1, out=found)
 
 
 def _weight(fires: Fires) -> Float[np.ndarray, " units"]:
@@ -368,14 +344,6 @@ def _collect(
         estimate[pick] - Z95 * spread[pick], estimate[pick] + Z95 * spread[pick],
         z[pick], null.q_values(z[pick]), null.p_max(z[pick]), len(level),
     )  # fmt: skip
-
-
-def _bins(z: np.ndarray) -> np.ndarray:
-    return np.minimum(np.abs(z) * null_loops.BINS_PER_Z, null_loops.Z_BINS - 1).astype(np.int64)
-
-
-def _at_least(counts: np.ndarray) -> np.ndarray:
-    return np.cumsum(counts[::-1])[::-1]
 
 
 def _variance(square: np.ndarray, mean: np.ndarray, n: np.ndarray) -> np.ndarray:

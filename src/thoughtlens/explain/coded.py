@@ -46,7 +46,7 @@ class Coded:
     @property
     def text(self) -> bool:
         """Whether vectors are of tokens, not thoughts."""
-        return "token_id" in self.rows.columns
+        return self.thoughts is None
 
     @property
     def hook_names(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -35,6 +35,10 @@ class Fires:
         unit = np.repeat(np.arange(len(first) - 1, dtype=np.int32), np.diff(first))
         n_hooks = len(codes.hook_names)
         return cls(by_latent["indptr"], by_latent["indices"], by_latent["values"], unit, first, n_hooks)
+
+    def part(self, low: int, high: int) -> Fires:
+        """The fires of the latents from `low` to below `high` (or the last), numbered from 0."""
+        return replace(self, indptr=self.indptr[low : high + 1])
 
     @property
     def d_sae(self) -> int:

@@ -14,13 +14,13 @@ from sklearn.feature_extraction.text import CountVectorizer
 from thoughtlens.errors import ConfigError
 from thoughtlens.explain.association import (
     Associations,
-    Chance,
     correlation,
     label_preference,
     level_preference,
     token_preference,
     word_preference,
 )
+from thoughtlens.explain.chance import Chance
 from thoughtlens.explain.coded import Coded
 from thoughtlens.store.tables import PROBLEM_KEYS
 
