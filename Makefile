@@ -1,4 +1,4 @@
-# make setup | demo | text-demo | test | test-peers | lint | bench
+# make setup | demo | text-demo | test | test-peers | lint | bench | dist | release-check
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ RUNS ?= runs
 JOBS ?= 2
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo text-demo test test-peers peers lint bench clean
+.PHONY: setup demo text-demo test test-peers peers dist release-check lint bench clean
 
 setup: $(VENV)/.ready
 
@@ -44,6 +44,18 @@ $(PEERS)/.ready: tests/peers/requirements.txt tests/peers/without-dependencies.t
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/peers/without-dependencies.txt
 	$(PEERS)/bin/python -m pip uninstall --quiet --yes torchvision
 	touch $@
+
+dist: setup
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
+# The wheel in an environment that holds nothing else: all that it needs is fetched.
+release-check: dist
+	rm -rf dist/env
+	$(PYTHON) -m venv dist/env
+	dist/env/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd dist && env/bin/python ../tests/smoke.py .
+	rm -rf dist/env
 
 lint: setup
 	$(BIN)/ruff check .
