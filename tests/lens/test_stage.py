@@ -102,12 +102,12 @@ def test_translators_help_on_problems_they_have_not_seen(run):
 
 
 def test_tables_of_tokens_and_latents(run):
-    root, _ = run
+    root, result = run
     tokens = pq.read_table(root / "lens" / "tokens.parquet").to_pylist()
     begin = [
         t for t in tokens if (t["lens"], t["hook_name"], t["thought_idx"]) == ("logit", "layers.1:out", 0)
     ]
-    assert begin[0]["share"] == 1 and begin[0]["n"] == 90  # the same state whatever the problem
+    assert begin[0]["share"] == 1 and begin[0]["n"] == result["n"]  # the same state whatever the problem
     latents = pq.read_table(root / "lens" / "latents.parquet")
     assert latents["member"].unique().to_pylist() == ["x", "y"] and len(latents) == 2 * 16 * 2 * 10
     by_split = {row["subset"]: row["n"] for row in rows_of(root, column="v1", thought_idx=2, lens="logit")}
