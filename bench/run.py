@@ -21,6 +21,7 @@ RUNS = {
     "train-step-topk": ["--kind", "topk"],
     "train-step-relu": ["--kind", "relu"],
     "decode": [],
+    "interpret": [],
 }
 
 
