@@ -24,13 +24,13 @@ const Told = ({ state, what }) =>
     : state.error ? html`<p class="warning" role="alert">${state.error}</p>` : null;
 
 function Latent({ member, latent, chosen, onPick }) {
-  return html`<button aria-pressed=${chosen === latent} title="change this one" onClick=${() => onPick(latent)}>${latent}</button>
-    <a href=${`/#/l/${member}/${latent}`} title="its page in the explorer">↗</a>`;
+  return html`<span><button aria-pressed=${chosen === latent} title="change this one" onClick=${() => onPick(latent)}>${latent}</button>${" "}
+    <a href=${`/#/l/${member}/${latent}`} title="its page in the explorer">↗</a></span>`;
 }
 
 function Strongest({ found, member, chosen, onPick }) {
   const unit = found.kind === "text" ? "token" : "thought";
-  return html`<h2>Strongest latents</h2>
+  return html`<section><h2>Strongest latents</h2>
     <p class="note">Largest activation over ${found.n_positions} ${unit}s${found.hook_names.length > 1 ? ` at ${found.hook_names.length} hooks` : ""}; L0 ${show(found.l0)} a ${unit}.
       ${found.everywhere_known ? "" : " Latents that fire everywhere are not marked: the run has no interpret stage."}</p>
     <table><thead><tr><th>latent</th><th class="n">max</th><th>on</th><th class="n">fires on</th><th></th></tr></thead>
@@ -38,7 +38,7 @@ function Strongest({ found, member, chosen, onPick }) {
         <td><${Latent} member=${member} latent=${row.latent} chosen=${chosen} onPick=${onPick} /></td><td class="n">${show(row.max)}</td>
         <td class="tokens">${visible(row.position)}${found.hook_names.length > 1 ? ` · ${row.hook_name}` : ""}</td>
         <td class="n">${row.n_positions} / ${found.n_positions}</td>
-        <td>${row.everywhere ? html`<span class="pill">everywhere: ${row.everywhere}</span>` : null}</td></tr>`)}</tbody></table>`;
+        <td>${row.everywhere ? html`<span class="pill">everywhere: ${row.everywhere}</span>` : null}</td></tr>`)}</tbody></table></section>`;
 }
 
 function TokenMap({ found, hook, member, chosen, onPick }) {
@@ -48,11 +48,10 @@ function TokenMap({ found, hook, member, chosen, onPick }) {
     return pair ? pair[1] : 0;
   });
   const most = Math.max(1e-9, ...acts);
-  return html`<p class="note">Colour: ${chosen === null ? "the strongest latent on the token" : `latent ${chosen}, where it is among the strongest`}. Choose a token to see its latents.</p>
+  return html`<div><p class="note">Colour: ${chosen === null ? "the strongest latent on the token" : `latent ${chosen}, where it is among the strongest`}. Choose a token to see its latents.</p>
     <div class="tokens">${found.positions.map((token, i) => html`<span key=${i} class=${i === at ? "token peak" : "token"} role="button" tabindex="0"
       style=${heat(acts[i] / most)} title=${show(acts[i])} onClick=${() => setAt(i)} onKeyDown=${(e) => e.key === "Enter" && setAt(i)}>${visible(token)}</span>`)}</div>
-    ${at === null ? null : html`<p>On token ${at}: ${found.by_position[hook][at].map(([latent, act], k) => html`${k ? " · " : ""}
-      <${Latent} member=${member} latent=${latent} chosen=${chosen} onPick=${onPick} /> <span class="note">${show(act)}</span>`)}</p>`}`;
+    ${at === null ? null : html`<p>On token ${at}: ${found.by_position[hook][at].map(([latent, act], k) => html`${k ? " · " : ""}<${Latent} member=${member} latent=${latent} chosen=${chosen} onPick=${onPick} /> <span class="note">${show(act)}</span>`)}</p>`}</div>`;
 }
 
 function ThoughtMap({ found, member, chosen, onPick }) {
@@ -64,22 +63,23 @@ function ThoughtMap({ found, member, chosen, onPick }) {
 }
 
 function Fires({ found, member, chosen, onPick }) {
-  return html`<${Strongest} found=${found} member=${member} chosen=${chosen} onPick=${onPick} />
+  return html`<section><${Strongest} found=${found} member=${member} chosen=${chosen} onPick=${onPick} />
     <h2>On every ${found.kind === "text" ? "token" : "thought"}</h2>
     ${found.kind === "text"
-      ? found.hook_names.map((hook, j) => html`${found.hook_names.length > 1 ? html`<h3>${hook}</h3>` : null}
-          <${TokenMap} key=${hook} found=${found} hook=${j} member=${member} chosen=${chosen} onPick=${onPick} />`)
-      : html`<${ThoughtMap} found=${found} member=${member} chosen=${chosen} onPick=${onPick} />`}`;
+      ? found.hook_names.map((hook, j) => html`<div key=${hook}>${found.hook_names.length > 1 ? html`<h3>${hook}</h3>` : null}
+          <${TokenMap} found=${found} hook=${j} member=${member} chosen=${chosen} onPick=${onPick} /></div>`)
+      : html`<${ThoughtMap} found=${found} member=${member} chosen=${chosen} onPick=${onPick} />`}</section>`;
 }
 
 function Answers({ told }) {
   const { answer, table } = told;
   if (!answer) return null;
   const edit = table.scale === undefined ? `set to ${show(table.value)}` : table.scale === 0 ? "removed" : `times ${show(table.scale)}`;
-  return html`<div class="grid" id="answers"><div><h3>untouched</h3><div class="tokens">${visible(answer.before.text)}</div></div>
+  const places = answer.places.length > 4 ? `${answer.places.length} places` : answer.places.join(", ");
+  return html`<div id="answers"><div class="grid"><div><h3>untouched</h3><div class="tokens">${visible(answer.before.text)}</div></div>
       <div><h3>latent ${answer.latent} ${edit}</h3><div class="tokens">${visible(answer.after.text)}</div></div></div>
     <p class="note">${answer.changed === 0 ? "Nothing was changed: the latent does not fire there, and what is multiplied stays 0. Set it to a value instead. "
-      : `The states moved by ${percent(answer.changed)} of their length. `}KL of the first token ${show(answer.kl)} nats. At ${answer.places.join(", ")}.</p>`;
+      : `The states moved by ${percent(answer.changed)} of their length. `}KL of the first token ${show(answer.kl)} nats. At <span title=${answer.places.join(", ")}>${places}</span>.</p></div>`;
 }
 
 function Steer({ text, member, latent, setLatent, thoughts }) {
@@ -87,7 +87,7 @@ function Steer({ text, member, latent, setLatent, thoughts }) {
   const [told, put] = useQuestion("/api/steer");
   const number = Number(amount), usable = latent !== null && amount.trim() !== "" && Number.isFinite(number);
   const send = () => put({ text, member: member.name, latent, [way]: number, ...(where === "" ? {} : { thoughts: [Number(where)] }) });
-  return html`<h2>Change one</h2>
+  return html`<section><h2>Change one</h2>
     <div class="controls"><label>latent <input id="latent" size="7" inputmode="numeric" value=${latent ?? ""}
         onInput=${(e) => setLatent(/^\d+$/.test(e.target.value) ? Number(e.target.value) : null)} /></label>
       <select aria-label="how" value=${way} onChange=${(e) => setWay(e.target.value)}><option value="scale">times</option><option value="value">set to</option></select>
@@ -96,7 +96,7 @@ function Steer({ text, member, latent, setLatent, thoughts }) {
         ${thoughts.map((t) => html`<option key=${t} value=${t}>at thought ${t}</option>`)}</select>` : null}
       <button id="steer" disabled=${!usable || !text || told.waiting} onClick=${send}>Compare answers</button></div>
     <p class="note">Times 0 removes the latent. What the SAE does not explain stays as it is.</p>
-    <${Told} state=${told} what="thinking twice" /><${Answers} told=${told} />`;
+    <${Told} state=${told} what="thinking twice" /><${Answers} told=${told} /></section>`;
 }
 
 function Live({ run }) {
@@ -104,7 +104,7 @@ function Live({ run }) {
   const [fired, put] = useQuestion("/api/fire");
   const member = run.members[at], thoughts = run.kind === "text" ? null : member.thoughts;
   const send = () => put({ text, member: member.name });
-  return html`<header><strong><a href="/">${run.name}</a></strong><span class="note">${run.model}</span><span class="spacer"></span><a href="/">Explorer</a></header>
+  return html`<div><header><strong><a href="/">${run.name}</a></strong><span class="note">${run.model}</span><span class="spacer"></span><a href="/">Explorer</a></header>
     <main><h1>Ask the model</h1>
       <label for="text">${run.kind === "text" ? "A text" : "A problem"}</label>
       <textarea id="text" value=${text} onInput=${(e) => setText(e.target.value)}></textarea>
@@ -118,7 +118,7 @@ function Live({ run }) {
       ${fired.answer && fired.answer.answer !== null ? html`<p>The model answers <b class="tokens" id="answer">${visible(fired.answer.answer)}</b></p>` : null}
       <${Steer} text=${text} member=${member} latent=${latent} setLatent=${setLatent} thoughts=${thoughts} />
       ${fired.answer ? html`<${Fires} found=${fired.answer} member=${run.members.findIndex((m) => m.name === fired.answer.member)} chosen=${latent} onPick=${setLatent} />` : null}
-    </main>`;
+    </main></div>`;
 }
 
 let theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
