@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from thoughtlens.errors import NotThereError
@@ -52,7 +51,8 @@ class Tables:
 
 
 def _sorted(table: pa.Table, member: str) -> tuple[pa.Table, np.ndarray]:
-    table = table.filter(pc.equal(table["member"].cast(pa.string()), member))
+    own = [name == member for name in table["member"].to_pylist()]
+    table = table.filter(pa.array(own, pa.bool_()))
     latents = table["latent"].to_numpy()
     order = np.argsort(latents, kind="stable")
     return table.take(pa.array(order)), latents[order]

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
@@ -113,7 +113,7 @@ def fit(
     p, pred = model.predict_proba(X_test)[:, 1], model.predict(X_test)
     scores = {
         "auc": float(roc_auc_score(y_test, p)),
-        "accuracy": float((pred == y_test).mean()),
+        "accuracy": float(accuracy_score(y_test, pred)),
         "f1": float(f1_score(y_test, pred, average="weighted")),
         "val_auc": float(validation[best]),
         "c": float(CS[best]),

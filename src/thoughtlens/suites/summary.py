@@ -87,9 +87,10 @@ def _own(
     against = {}
     for arm, rows in by_arm.items():
         if arm != "raw":
-            pairs = [(row["accuracy"], raw[name]["accuracy"]) for name, row in rows.items()]
+            accuracy = [row["accuracy"] for row in rows.values()]
+            of_raw = [raw[name]["accuracy"] for name in rows]
             own = [row for row in compared if row["protocol"] == "thoughtlens" and row["arm"] == arm]
-            against[arm] = _over_sets(*zip(*pairs, strict=True), cfg) | _counts(own)
+            against[arm] = _over_sets(accuracy, of_raw, cfg) | _counts(own)
     means = {
         key: {arm: _mean([r[key] for r in rows.values()], cfg.seed) for arm, rows in by_arm.items()}
         for key in ("accuracy", "auc")

@@ -90,7 +90,7 @@ def _row(
 def _compared(a: Fitted, b: Fitted, y: np.ndarray, groups: np.ndarray, cfg: SuiteConfig) -> dict[str, Any]:
     """Difference of AUC with its interval and verdict, and of accuracy with exact McNemar."""
     auc = auc_interval(y, [a.p, b.p], groups, n_resamples=cfg.n_resamples, seed=cfg.seed)
-    right = [(f.p > 0.5).astype(int) == y for f in (a, b)]
+    right_a, right_b = ((f.p > 0.5).astype(int) == y for f in (a, b))
     return {
         "auc": {
             "difference": auc.estimate,
@@ -99,5 +99,5 @@ def _compared(a: Fitted, b: Fitted, y: np.ndarray, groups: np.ndarray, cfg: Suit
             "n": len(y),
             "verdict": verdict(auc.low, auc.high, delta=cfg.delta),
         },
-        "accuracy": comparisons.paired(*right, groups, delta=cfg.delta, seed=cfg.seed),
+        "accuracy": comparisons.paired(right_a, right_b, groups, delta=cfg.delta, seed=cfg.seed),
     }
