@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from tests.models.fake import QUESTIONS, make_codi
 from thoughtlens import sae as saes
 from thoughtlens.errors import MismatchError
 from thoughtlens.lens import tuned
@@ -16,7 +17,7 @@ from thoughtlens.lens.readout import Readout, of_thoughts
 from thoughtlens.lens.rows import Target, word_numbers
 from thoughtlens.lens.score import score, with_family
 from thoughtlens.metrics.uncertainty import shuffled_blocks, wilson
-from thoughtlens.models.thoughts import load
+from thoughtlens.models.thoughts import collect, load
 
 
 def linear(W: torch.Tensor, texts: list[str] | None = None) -> Readout:
@@ -190,3 +191,16 @@ def test_the_readout_of_the_last_state_is_what_the_model_says():
     assert torch.allclose(readout.logits(h, "layers.1:out"), readout.logits(normed, "thought_out"), atol=1e-5)
     with pytest.raises(MismatchError, match="residual stream"):
         readout.logits(h[:, :5], "layers.1.mlp:out")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_checkpoints_with_thought_tokens_of_their_own_are_read_too(family, tmp_path):
+    fake = make_codi(tmp_path, family)
+    model = load(fake.file, family="codi", base=fake.base)
+    readout = of_thoughts(model)
+    assert readout.n_vocab == fake.n_vocab + 3 == len(readout.texts)
+    assert readout.texts[-3:] == [f"<{i}>" for i in range(fake.n_vocab, fake.n_vocab + 3)]
+    batch = collect(model, QUESTIONS, sites=("resid", "thought_out"))
+    x, last = batch.x[:, 2, -1], batch.thought_out[:, 2, 0]
+    read = readout.logits(x, f"layers.{model.spec.n_layers - 1}:out")
+    assert torch.allclose(read, readout.logits(last, "thought_out"), atol=1e-3)

@@ -16,7 +16,9 @@ from thoughtlens.config import validate
 from thoughtlens.errors import ConfigError, DataError, MismatchError, ResourceError
 from thoughtlens.extract import ExtractConfig, extract
 from thoughtlens.lens import LensConfig, lens, plan
-from thoughtlens.models.thoughts import load
+from thoughtlens.lens.rows import cells
+from thoughtlens.lens.tuned import finals
+from thoughtlens.models.thoughts import collect, load
 from thoughtlens.store import ActivationStore
 
 SMALL = {"n_problems": 90, "n_fit": 300, "fit_steps": 40, "n_permutations": 40}
@@ -99,6 +101,25 @@ def test_translators_help_on_problems_they_have_not_seen(run):
     assert result["kl"][0]["n_fit"] == 300 and not early["is_identity"]
     tensors = load_file(root / "lens" / "translators.safetensors")
     assert tensors["layers.0:out/2/weight"].shape == (96, 96) and len(tensors) == 28
+
+
+def test_last_states_that_were_not_stored_are_thought_again(run, tmp_path):
+    root, _ = run
+    table = {
+        "model": {"name": "codi-tiny", "dtype": "float32"},
+        "problems": {"kind": "problems", "n": 300},
+        "hook_names": ["layers.0:out"],
+        "store_dtype": "float32",
+    }
+    extract(validate(ExtractConfig, table), tmp_path / "acts")
+    store, model = ActivationStore.open(tmp_path / "acts"), load("codi-tiny")
+    (cell,) = (c for c in cells(store, "test", 20, seed=0) if c.thought_idx == 3)
+    found = finals(store, model, cell.line, batch_size=16)
+    questions = [store.problems["question"][int(i)].as_py() for i in cell.line]
+    expected = collect(model, questions, sites=("thought_out",)).thought_out[:, 3, 0]
+    assert found.hook_name == "thought_out" and torch.allclose(found.of(cell), expected, atol=1e-5)
+    stored = finals(ActivationStore.open(root / "acts"), model, cell.line, batch_size=16)
+    assert stored.hook_name == "layers.1:out" and stored.states is None
 
 
 def test_tables_of_tokens_and_latents(run):

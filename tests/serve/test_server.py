@@ -6,8 +6,11 @@ import http.client
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 
 import pytest
 
@@ -355,3 +358,18 @@ def test_what_cannot_be_served(run, server, tmp_path):
         open_server(load(ServeConfig, {"run": str(tmp_path / "no")}))
     with pytest.raises(ResourceError, match="Cannot listen"):
         open_server(load(ServeConfig, {"run": str(run), "port": server.server_port}))
+
+
+def test_the_command_says_where_and_ends_when_asked(run):
+    command = [sys.executable, "-m", "thoughtlens.cli", "serve", str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        url = json.loads(process.stdout.readline())["url"]
+        assert url.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(url + "live/", timeout=20) as page:
+            assert b"live.js" in page.read()
+        process.terminate()
+        assert process.wait(timeout=20) == 0
+    finally:
+        process.kill()
+        process.communicate()
