@@ -7,7 +7,7 @@ import pytest
 
 from tests.explanations.words import NAMES, PLANTED, FunctionProbe, part, texts
 from thoughtlens.explanations.config import ExplainConfig
-from thoughtlens.explanations.graphs import examples_of, token_graphs
+from thoughtlens.explanations.graphs import token_graphs
 from thoughtlens.explanations.tokens import Neighbours
 
 CFG = ExplainConfig(acts="acts", sae="sae")

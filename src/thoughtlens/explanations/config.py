@@ -25,6 +25,8 @@ class LLMConfig(Config):
     """Seconds to wait for one reply."""
     retries: int = Field(2, ge=0)
     """Further attempts after a reply that failed or could not be read."""
+    pause_s: float = Field(0.5, ge=0)
+    """Seconds before the first further attempt; twice as long before each one after it."""
     n_examples: int = Field(10, ge=1)
     """Examples shown to the explainer, all from the fitting problems."""
     n_scored: int = Field(60, ge=6)
@@ -68,8 +70,8 @@ class ExplainConfig(Config):
     """windows, rules: tokens before a token that count wherever they stand."""
     labels: tuple[str, ...] | None = None
     """windows, rules: label columns of the problems; unset: all with at most `max_levels` values."""
-    max_levels: int = Field(12, ge=2)
-    """Values that a label column may have; a column of numbers with more counts as a number."""
+    max_levels: int = Field(32, ge=2)
+    """Values of a label column that are told apart; a column of numbers counts as a number as well."""
     graph_examples: int = Field(8, ge=1)
     """token_graph: examples of each latent that are taken apart."""
     graph_context: int = Field(16, ge=1)
@@ -85,7 +87,7 @@ class ExplainConfig(Config):
     """Latents explained at once; an interrupted stage continues after the last finished batch."""
     llm: LLMConfig | None = None
     """An endpoint for the method `llm`; unset: none is called."""
-    n_resamples: int = Field(500, ge=50)
+    n_resamples: int = Field(400, ge=50)
     """Resamples behind the intervals."""
     seed: int = Field(0, ge=0)
     """Fixes the problems, the latents drawn, their random twins and all sampling."""

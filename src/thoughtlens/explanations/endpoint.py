@@ -15,8 +15,6 @@ from thoughtlens.errors import ConfigError, DataError, ResourceError
 from thoughtlens.explanations.config import LLMConfig
 
 MAX_REPLY_BYTES = 4 * 2**20
-PAUSE_S = 0.5
-"""Before the first retry; twice as long before each further one."""
 NEVER = (400, 401, 403, 404)
 """Statuses that asking again does not change."""
 
@@ -54,7 +52,7 @@ class Endpoint:
             except (ResourceError, DataError):
                 if attempt == self.cfg.retries:
                     raise
-                time.sleep(PAUSE_S * 2**attempt)
+                time.sleep(self.cfg.pause_s * 2**attempt)
         raise AssertionError("unreachable")
 
     def _once(self, prompt: str, max_tokens: int) -> str:

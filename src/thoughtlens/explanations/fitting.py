@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from thoughtlens.explanations.columns import Table
 
-MAX_FIRES, MAX_NEAR, MAX_FAR = 2000, 3000, 2000
+MAX_FIRES, MAX_NEAR, MAX_FAR = 2000, 2500, 1500
 """Vectors to fit on at most: those that fire, others that share a promising column, and the rest."""
 N_NEAR_COLUMNS = 20
 

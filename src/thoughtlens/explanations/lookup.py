@@ -6,6 +6,7 @@ The simplest explanation, and the baseline of all others.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,9 +57,10 @@ class TokenLookup:
         return part.at_vectors(value.astype(np.float32)) * self.profile[part.cell]
 
     def render(self, names: dict[int, str], text: bool) -> str:
-        """The tokens with the largest values."""
+        """The tokens with the largest values, down to a quarter of the first."""
         order = np.lexsort((self.ids, -self.values))
-        best = [i for i in order[:SHOWN].tolist() if self.fires[i] and self.values[i] > self.mean]
+        least = max(self.mean, float(self.values.max()) / 4)
+        best = [i for i in order[:SHOWN].tolist() if self.fires[i] and self.values[i] > least]
         shown = [f"{quoted(names[int(self.ids[i])])} ({self.values[i]:.3g})" for i in best]
         what = "on the token" if text else "in problems with the word"
         return f"{what} {', '.join(shown)}" if shown else "on no token more than on others"
@@ -69,6 +71,15 @@ def profile(part: Part, acts: Float[np.ndarray, " n"], n_cells: int) -> Float[np
     total = np.bincount(part.cell, acts, minlength=n_cells)
     mean = total / np.maximum(np.bincount(part.cell, minlength=n_cells), 1)
     return (mean / max(float(mean.max()), 1e-12)).astype(np.float32)
+
+
+def mostly(profile: Float[np.ndarray, " cells"], cells: Sequence[tuple[str, int | None]]) -> str:
+    """Where, of several hooks and thoughts, a latent fires at least half as much as at the strongest."""
+    strong = [cells[i] for i in np.flatnonzero(profile >= 0.5).tolist()]
+    if len(cells) == 1 or len(strong) in (0, len(cells)):
+        return ""
+    named = [hook if thought is None else f"thought {thought} of {hook}" for hook, thought in strong]
+    return f", mostly at {', '.join(named[:SHOWN])}" + (" and others" if len(named) > SHOWN else "")
 
 
 def quoted(token: str) -> str:

@@ -13,7 +13,7 @@ from thoughtlens.explanations import rules, windows
 from thoughtlens.explanations.columns import Columns, Table
 from thoughtlens.explanations.corpus import Corpus, Part
 from thoughtlens.explanations.llm import Explainer
-from thoughtlens.explanations.lookup import TokenLookup
+from thoughtlens.explanations.lookup import TokenLookup, mostly
 from thoughtlens.explanations.patterns import TokenGraph
 from thoughtlens.explanations.scores import auprc, best_threshold, interval, score, twin
 
@@ -85,13 +85,12 @@ class Explaining:
         """A row of the table for each method; `graph` where one was made."""
         acts = self.acts(latent)
         other = self.twin(latent, acts)
-        lookup = self._token(acts, latent)
-        made = {"token": lambda a: lookup if a is acts else self._token(a, latent)}
-        made |= {"windows": lambda a: self._windows(a, latent), "rules": lambda a: self._rules(a, latent)}
+        lookup = self._token(acts)
         found: dict[str, tuple[Fitted, float | None]] = {}
         for method in self.cfg.methods:
-            if method in made:
-                found[method] = made[method](acts), made[method](other).test.auprc(other.test)
+            if method in ("token", "windows", "rules"):
+                own = lookup if method == "token" else self._fit(method, acts, latent)
+                found[method] = own, self._fit(method, other, latent).test.auprc(other.test)
         if graph is not None:
             own = self._graph(graph)
             found["token_graph"] = own, own.test.auprc(other.test)
@@ -129,32 +128,35 @@ class Explaining:
 
     def _choose(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Mark the best one by the validation problems; of those that tie, the shortest."""
-        best = max(row["validation_auprc"] for row in rows)
+        best = max((row["validation_auprc"] for row in rows), default=0.0)
         tied = [i for i, row in enumerate(rows) if row["validation_auprc"] >= best - TIE]
-        rows[min(tied, key=lambda i: (len(rows[i]["text"]), i))]["chosen"] = True
+        for i in sorted(tied, key=lambda i: (len(rows[i]["text"]), i))[:1]:
+            rows[i]["chosen"] = True
         return rows
 
-    def _token(self, acts: Acts, latent: int) -> Fitted:
+    def _fit(self, method: str, acts: Acts, latent: int) -> Fitted:
+        """One of the methods that need neither a model nor an endpoint."""
+        if method == "token":
+            return self._token(acts)
+        assert self.columns is not None
+        fit, validation, test = self.tables
+        if method == "windows":
+            rng = self._rng(latent, 1)
+            model = windows.fit(fit, acts.fit != 0, validation, acts.validation != 0, rng)
+        else:
+            model = rules.fit(fit, acts.fit != 0, self._rng(latent, 2))
+        text = model.render(self.columns)
+        return Fitted(text, Prediction(model.predict(validation)), Prediction(model.predict(test)))
+
+    def _token(self, acts: Acts) -> Fitted:
         c = self.corpus
         lookup = TokenLookup.fit(c.fit, acts.fit, len(c.cells))
-        return self._over_parts(lookup.render(self.names, c.member.text), lookup.predict)
-
-    def _windows(self, acts: Acts, latent: int) -> Fitted:
-        assert self.columns is not None
-        fit, validation, test = self.tables
-        model = windows.fit(fit, acts.fit != 0, validation, acts.validation != 0, self._rng(latent, 1))
-        text = model.render(self.columns)
-        return Fitted(text, Prediction(model.predict(validation)), Prediction(model.predict(test)))
-
-    def _rules(self, acts: Acts, latent: int) -> Fitted:
-        assert self.columns is not None
-        fit, validation, test = self.tables
-        model = rules.fit(fit, acts.fit != 0, self._rng(latent, 2))
-        text = model.render(self.columns)
-        return Fitted(text, Prediction(model.predict(validation)), Prediction(model.predict(test)))
+        text = lookup.render(self.names, c.member.text) + mostly(lookup.profile, c.cells)
+        return self._over_parts(text, lookup.predict)
 
     def _graph(self, graph: TokenGraph) -> Fitted:
-        return self._over_parts(graph.render(self.names), graph.predict)
+        text = graph.render(self.names) + mostly(graph.profile, self.corpus.cells)
+        return self._over_parts(text, graph.predict)
 
     def _llm(self, explainer: Explainer, latent: int, acts: Acts, other: Acts) -> Fitted:
         text = explainer.explain(latent, acts.fit)

@@ -87,7 +87,7 @@ def _shortest(conditions: list[Condition]) -> list[str]:
 
 def _matrix(
     table: Table, columns: Int[np.ndarray, " columns"], rows: Int[np.ndarray, " rows"] | None = None
-) -> Float[np.ndarray, "n columns+numbers"]:
+) -> Float[np.ndarray, "n all_columns"]:
     binary, numbers = table.by_column[:, columns], table.numbers
     if rows is not None:
         binary, numbers = table.binary[rows][:, columns], numbers[rows]

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 from thoughtlens.metrics.uncertainty import cluster_bootstrap
 from thoughtlens.metrics.uncertainty.intervals import Interval
 
-LEVELS = 512
+LEVELS = 256
 """Most thresholds behind an interval; the estimate itself uses all of them."""
 DEFINITIONS = {
     "auprc": "average precision of the explanation's prediction for 'the latent fires here' over all test "

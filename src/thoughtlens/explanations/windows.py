@@ -77,7 +77,7 @@ def fit(
     best: tuple[float, SparseLogistic] | None = None
     for strength in STRENGTHS:
         model = LogisticRegression(
-            C=strength, solver="liblinear", intercept_scaling=10.0, max_iter=200, random_state=0, **LASSO
+            C=strength, solver="liblinear", intercept_scaling=10.0, tol=1e-3, random_state=0, **LASSO
         )
         model.fit(x, chosen.fires, sample_weight=chosen.weight)
         split = np.split(model.coef_[0], [len(columns)])
