@@ -19,7 +19,7 @@ from thoughtlens.errors import ConfigError, HookError, MismatchError
 from thoughtlens.models.capture import capture
 from thoughtlens.models.load import ModelConfig, load
 from thoughtlens.problems.labelled import PREFIX, binary_sets, labelled
-from thoughtlens.suites import SuiteConfig, plan, protocol, suite, summary
+from thoughtlens.suites import SuiteConfig, ours, plan, protocol, suite, summary
 from thoughtlens.suites.reading import last_tokens, latents, load_sae
 
 pytestmark = pytest.mark.skipif(
@@ -67,12 +67,12 @@ def test_both_protocols_stand_side_by_side(done):
     out, result = done
     json.dumps(result, allow_nan=False)
     assert [row["dataset"] for row in result["datasets"]] == list(SETS)
-    theirs, ours = table(out, "sae_probes"), table(out, "table")
+    theirs, own = table(out, "sae_probes"), table(out, "table")
     assert [(r["arm"], r["k"]) for r in theirs] == [("raw", None), ("sae", 1), ("sae", 4)] * 2
-    assert {r["arm"] for r in ours} == {"sae", "raw", "top_latents", "text", "majority"}
+    assert {r["arm"] for r in own} == {"sae", "raw", "top_latents", "text", "majority"}
     for row in theirs:
         assert row["low"] <= row["auc"] <= row["high"] and row["n_train"] + row["n_test"] < 1500
-    for row in ours:
+    for row in own:
         assert row["n"] == next(d["n"] for d in result["datasets"] if d["dataset"] == row["dataset"])
     assert set(result["definitions"]) >= {"auc", "p_holm", "n_leaked", "best"}
 
@@ -131,6 +131,16 @@ def test_means_over_sets_have_intervals_from_five_on():
     # differences 0.2, 0.15, 0.25, 0.2, 0.25: mean 0.21
     assert found["value"] == pytest.approx(0.21) and found["verdict"] == "better"
     assert 0.15 < found["low"] < 0.21 < found["high"] < 0.25 + 1e-9
+
+
+def test_thinning_keeps_texts_whole():
+    groups = np.array([0, 0, 0, 1, 1, 2, 3, 3, 3, 3, 4, 4])
+    for most in range(4, 12):
+        keep = ours._thinned(groups, most, seed=1)
+        assert 0 < len(keep) <= most
+        for group in np.unique(groups[keep]):
+            assert (groups[keep] == group).sum() == (groups == group).sum()
+    assert len(ours._thinned(groups, 0, seed=1)) == len(ours._thinned(groups, 12, seed=1)) == 12
 
 
 def test_finished_sets_are_not_done_again(done, tiny_lm_dir, sae_dir, tmp_path):

@@ -48,6 +48,8 @@ class SuiteConfig(Config):
     """Seed of sae-probes' protocol: its split, folds and fits."""
     own: bool = True
     """Also compare latents with raw activations under this project's protocol."""
+    own_rows: int = Field(2000, ge=0)
+    """Rows of a set under that protocol at most; more are thinned by whole texts. 0: no limit."""
     own_ks: tuple[int, ...] = topk.KS
     """Numbers of latents that the arm top_latents of that protocol chooses from."""
     folds: int = Field(5, ge=2)

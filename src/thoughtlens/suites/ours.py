@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from thoughtlens.baselines import comparisons, probes, scores, topk
-from thoughtlens.baselines.matrices import Matrix
+from thoughtlens.baselines.matrices import Matrix, rows
 from thoughtlens.baselines.probes import Folds, Probe
 from thoughtlens.baselines.text import bag_of_words
 from thoughtlens.errors import DataError
@@ -45,6 +45,9 @@ def ours(
     Raises:
         DataError: a class in fewer texts than folds.
     """
+    keep = _thinned(groups, cfg.own_rows, cfg.seed)
+    x, acts, y, texts = x[keep], rows(acts, keep), y[keep], [texts[i] for i in keep.tolist()]
+    groups = np.unique(groups[keep], return_inverse=True)[1]
     folds = probes.make_folds(
         y, groups, n_splits=cfg.folds, n_inner=cfg.inner_folds, seed=cfg.seed, classes=classes
     )
@@ -58,6 +61,14 @@ def ours(
         ),
         "folds_digest": folds.digest,
     }  # fmt: skip
+
+
+def _thinned(groups: Int[np.ndarray, " n"], most: int, seed: int) -> Int[np.ndarray, " m"]:
+    """All rows of randomly chosen groups, as many groups as fit."""
+    if not 0 < most < len(groups):
+        return np.arange(len(groups))
+    rank = np.random.default_rng(seed).permutation(groups.max() + 1)[groups]
+    return np.flatnonzero(rank < np.sort(rank)[most])
 
 
 def _probes(
