@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from tests.models.fake import QUESTIONS, make_codi
-from thoughtlens.config import load
+from thoughtlens.config import load, to_toml
 from thoughtlens.errors import ConfigError, DataError, HookError, MismatchError, NotThereError
 from thoughtlens.intervene import InterveneConfig, intervene, of_run, plan
 from thoughtlens.intervene.changes import zero
@@ -92,6 +97,28 @@ def test_the_same_command_again_does_nothing_and_again_elsewhere_gives_the_same(
     cfg = settings(edit="patch", change="start", steps=(3, 4, 5, 6))
     assert intervene(cfg, out)["digest"] == result["digest"]
     assert intervene(cfg, tmp_path / "again")["digest"] == result["digest"]
+
+
+def test_killed_and_run_again_gives_the_same_bytes(tmp_path):
+    cfg = settings(edit="patch", change="start")
+    file = tmp_path / "settings.toml"
+    file.write_text(to_toml(cfg))
+    whole = intervene(cfg, tmp_path / "whole")
+    code = (
+        "from pathlib import Path; from thoughtlens.config import load; "
+        "from thoughtlens.intervene import InterveneConfig, intervene; "
+        f"intervene(load(InterveneConfig, {str(file)!r}), Path({str(tmp_path / 'killed')!r}))"
+    )
+    job = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    parts = tmp_path / "killed.tmp" / "parts"
+    while not (parts.exists() and list(parts.glob("*.json"))) and job.poll() is None:
+        time.sleep(0.005)
+    job.kill()
+    assert job.wait() == -signal.SIGKILL, "it was still at work"
+    assert not (tmp_path / "killed").exists()
+    assert intervene(cfg, tmp_path / "killed")["digest"] == whole["digest"]
+    for name in ("effects.parquet", "answers.parquet"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_swapping_v1_brings_what_follows_from_the_other_v1(tmp_path):
