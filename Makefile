@@ -1,4 +1,4 @@
-# make setup | demo | text-demo | test | test-peers | lint | bench | dist | release-check
+# make setup | demo | text-demo | test | test-peers | lint | docs | bench | dist | release-check
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ RUNS ?= runs
 JOBS ?= 2
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo text-demo test test-peers peers dist release-check lint bench clean
+.PHONY: setup demo text-demo test test-peers peers dist release-check docs lint bench clean
 
 setup: $(VENV)/.ready
 
@@ -56,6 +56,10 @@ release-check: dist
 	dist/env/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
 	cd dist && env/bin/python ../tests/smoke.py .
 	rm -rf dist/env
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open site/index.html"
 
 lint: setup
 	$(BIN)/ruff check .
