@@ -12,6 +12,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from tests.sae import foreign
+from tests.suites.planted import probe_sae
 from thoughtlens import sae as saes
 from thoughtlens.baselines import probes
 from thoughtlens.cli import app
@@ -183,7 +185,7 @@ def test_last_tokens_do_not_depend_on_the_batch(tiny_lm_dir, sae_dir):
     [
         ({"datasets": ("119_us_state_TY",)}, ConfigError, "did you mean '119_us_state_TX'"),
         ({"hook_name": "layers.9:out"}, HookError, "layers.0 to layers.3"),
-        ({"member": "a"}, ConfigError, "got 'a'"),
+        ({"member": "a"}, ConfigError, "there is only one.*got 'a'"),
     ],
 )
 def test_bad_input(tiny_lm_dir, sae_dir, tmp_path, options, error, message):
@@ -197,6 +199,18 @@ def test_an_sae_of_another_model(tiny_lm_dir, tmp_path):
     saes.save(sae, tmp_path / "sae")
     with pytest.raises(MismatchError, match=r"width 16, .* has 32 at layers.2:out"):
         suite(config(tiny_lm_dir, tmp_path / "sae"), tmp_path / "out")
+
+
+def test_saes_of_other_libraries_and_several_in_a_folder(tmp_path):
+    path = foreign.openai(tmp_path / "a")
+    with pytest.raises(HookError, match="does not stand at exactly one"):
+        load_sae(path, None, None)
+    assert load_sae(path, None, "layers.1:out")[1] == "layers.1:out"
+    for name in ("b", "c"):
+        saes.save(probe_sae(), tmp_path / "several" / name)
+    with pytest.raises(ConfigError, match="expected one of b, c"):
+        load_sae(tmp_path / "several", None, None)
+    assert load_sae(tmp_path / "several", "c", None)[1] == "layers.1:out"
 
 
 def test_plan_counts_sets(sae_dir):

@@ -29,7 +29,7 @@ class SuiteConfig(Config):
     """Which one of a directory with several; unset: the only one."""
     hook_name: str | None = None
     """Where the SAE stands, such as layers.8:out; unset: where it was trained."""
-    datasets: tuple[str, ...] | None = None
+    datasets: tuple[str, ...] | None = Field(None, min_length=1)
     """Names of the sets; unset: all."""
     context_length: int = Field(1024, ge=2)
     """Tokens of a text that are read at most, its last ones."""

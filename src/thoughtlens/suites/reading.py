@@ -16,6 +16,7 @@ from thoughtlens.errors import ConfigError, DataError, HookError, MismatchError
 from thoughtlens.models.capture import capture
 from thoughtlens.models.load import LanguageModel
 from thoughtlens.problems.tokens import Window, bos_id, pad
+from thoughtlens.sae.io import member_names
 from thoughtlens.suites.config import SuiteConfig
 
 ROWS_AT_ONCE = 128
@@ -29,13 +30,14 @@ def load_sae(path: Path, member: str | None, hook_name: str | None) -> tuple[sae
         HookError: it stands at several hooks, or at none that is known, and none was chosen.
         MismatchError: a crosscoder, which reads several hooks at once.
     """
-    members = saes.load_members(path, joined=True)
-    if member is None and len(members) > 1:
-        raise ConfigError(f"member: expected one of {', '.join(members)} of {path}, none was chosen")
-    name = member or next(iter(members))
-    if name not in members:
-        raise ConfigError(f"member: expected one of {', '.join(members)} of {path}, got {name!r}")
-    sae = members[name]
+    names = member_names(path)
+    if member is None and len(names) > 1:
+        raise ConfigError(f"member: expected one of {', '.join(names)} of {path}, none was chosen")
+    name = names[0] if member is None else member
+    if name not in names:
+        known = ", ".join(filter(None, names)) or "none, there is only one"
+        raise ConfigError(f"member: expected one of {path} ({known}), got {name!r}")
+    sae = saes.load(path / name)
     if isinstance(sae, saes.Crosscoder):
         raise MismatchError(f"Expected an SAE or a transcoder in {path}, got a crosscoder of several hooks")
     if hook_name is None and len(sae.hook_names) != 1:
