@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,8 @@ CANDIDATES = 32
 """Nearest vectors of either side among which it is found above that."""
 
 
-class Nearest(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Nearest:
     """The most similar vector of the other side, for each vector."""
 
     index: Int[Tensor, " n"]

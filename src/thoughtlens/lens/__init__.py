@@ -96,7 +96,7 @@ def _work(cfg: LensConfig, tmp: Path) -> dict[str, Any]:
     pq.write_table(tokens_table(readout, readings), tmp / "tokens.parquet")
     pq.write_table(summary_table(rows), tmp / "summary.parquet")
     if cfg.sae is not None:
-        _write_latents(cfg, store, readout, tmp)
+        _write_latents(cfg, cfg.sae, store, readout, tmp)
     shutil.rmtree(parts)
     return {
         "split": cfg.split,
@@ -124,8 +124,10 @@ def _is_tuned(cfg: LensConfig, store: ActivationStore) -> bool:
     return "tuned" in cfg.lenses and store.meta.kind == "thoughts"
 
 
-def _write_latents(cfg: LensConfig, store: ActivationStore, readout: Readout, tmp: Path) -> None:
-    members = saes.load_members(cfg.sae, joined=True, hooks=store.meta.d_in)
+def _write_latents(
+    cfg: LensConfig, sae_path: Path, store: ActivationStore, readout: Readout, tmp: Path
+) -> None:
+    members = saes.load_members(sae_path, joined=True, hooks=store.meta.d_in)
     with progress("lens: latents", len(members), "SAEs") as bar:
         tables = []
         for name, sae in members.items():

@@ -95,7 +95,7 @@ def of_text(lm: LanguageModel) -> Readout:
     def unembed(x: Tensor, hook_name: str) -> Tensor:
         return head(norm(x.to(lm.model.device, lm.model.dtype)))
 
-    d = int(lm.model.get_input_embeddings().weight.shape[1])
+    d = int(lm.model.config.get_text_config().hidden_size)
     return Readout(unembed, d, _n_vocab(unembed, d), lambda ids: token_texts(lm.tokenizer, ids))
 
 

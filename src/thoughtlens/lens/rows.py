@@ -44,7 +44,7 @@ class Target:
     @property
     def known(self) -> Bool[np.ndarray, " n"]:
         """Rows that have a right word."""
-        return (self.y >= 0).any(1)
+        return self.y.max(1) >= 0
 
 
 def cells(
@@ -117,7 +117,8 @@ def group_numbers(store: ActivationStore) -> Int[np.ndarray, " problems"]:
 
 def word_numbers(column: pa.ChunkedArray, readout: Readout) -> Int[np.ndarray, " n"]:
     """The word of each value, as the model's tokens read; -1 for null and where no single token reads so."""
-    return np.array([readout.words.get(_text(value), -1) for value in column.to_pylist()])
+    texts = [_text(value) for value in column.to_pylist()]
+    return np.array([-1 if text is None else readout.words.get(text, -1) for text in texts])
 
 
 def _text(value: Any) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from thoughtlens.config import load
 from thoughtlens.errors import NotThereError
-from thoughtlens.explorer import ExplorerConfig, explorer
+from thoughtlens.explorer import ExplorerConfig, refreshed
 from thoughtlens.progress import warn
 from thoughtlens.serve.config import ServeConfig
 from thoughtlens.serve.engine import Engine
@@ -33,7 +33,7 @@ def open_server(cfg: ServeConfig) -> Server:
         raise NotThereError(f"Expected a run directory at {run}, found none; make one with: thoughtlens run")
     folder = run / "explorer"
     shown = load(ExplorerConfig, folder) if (folder / "config.toml").is_file() else ExplorerConfig(run=run)
-    explorer(shown.model_copy(update={"run": run}), folder)
+    refreshed(shown.model_copy(update={"run": run}), folder)
     server = Server(cfg, Engine(run, cfg.timeout_s), Files(folder))
     if not is_loopback(cfg.host):
         warn(f"serve: {server.url} can be reached from other machines, without a password")

@@ -101,13 +101,17 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     """One request. HTTP/1.0: every answer closes its connection."""
 
-    server: Server
     server_version, sys_version = "thoughtlens", ""
+
+    @property
+    def served(self) -> Server:
+        """The server that this request came to."""
+        return cast(Server, self.server)
 
     def setup(self) -> None:
         """Reads end when the request's time is over, however slowly it comes."""
         super().setup()
-        self.end = time.monotonic() + self.server.cfg.timeout_s
+        self.end = time.monotonic() + self.served.cfg.timeout_s
         self.rfile = cast(Any, io.BufferedReader(_Timed(self.connection, self.end)))
 
     def do_GET(self) -> None:
@@ -152,8 +156,8 @@ class Handler(BaseHTTPRequestHandler):
         is_page = address.endswith(("/", ".html"))
         self._check(is_page=is_page)
         if address == ABOUT:
-            return _json(self.server.engine.about), "application/json"
-        found = self.server.files.find(address)
+            return _json(self.served.engine.about), "application/json"
+        found = self.served.files.find(address)
         if found is None:
             raise Refusal(HTTPStatus.NOT_FOUND, "there is nothing here")
         return found.content, found.media_type
@@ -171,17 +175,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def _ask(self, asked: Request) -> dict[str, Any]:
         if isinstance(asked, FireRequest):
-            return self.server.engine.fire(asked)
-        return self.server.engine.steer(cast(SteerRequest, asked))
+            return self.served.engine.fire(asked)
+        return self.served.engine.steer(cast(SteerRequest, asked))
 
     def _check(self, *, is_page: bool) -> None:
         if not self.path.startswith("/"):
             raise Refusal(HTTPStatus.BAD_REQUEST, "expected an address that begins with /")
-        if objection := self.server.guard.objection(self.headers, is_page=is_page):
+        if objection := self.served.guard.objection(self.headers, is_page=is_page):
             raise Refusal(HTTPStatus.FORBIDDEN, objection)
 
     def _body(self) -> bytes:
-        lengths, limit = self.headers.get_all("Content-Length", []), self.server.cfg.max_body_bytes
+        lengths, limit = self.headers.get_all("Content-Length", []), self.served.cfg.max_body_bytes
         if "Transfer-Encoding" in self.headers or len(lengths) != 1:
             raise Refusal(HTTPStatus.LENGTH_REQUIRED, "expected one Content-Length, and no Transfer-Encoding")
         if not (lengths[0].isascii() and lengths[0].isdigit()):
@@ -197,10 +201,10 @@ class Handler(BaseHTTPRequestHandler):
         return body
 
     def _turn(self) -> _Turn:
-        return _Turn(self.server.model, self.server.cfg.timeout_s)
+        return _Turn(self.served.model, self.served.cfg.timeout_s)
 
     def _send(self, status: HTTPStatus, content: bytes, media_type: str) -> None:
-        self.connection.settimeout(self.server.cfg.timeout_s)
+        self.connection.settimeout(self.served.cfg.timeout_s)
         self.send_response(status)
         inline = " 'unsafe-inline'" if media_type.startswith("text/html") and b"<script>" in content else ""
         for name, value in {**HEADERS, "Content-Security-Policy": POLICY.format(inline=inline)}.items():
