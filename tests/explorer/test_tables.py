@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from tests.explorer.runs import HOSTILE, full_run, thought_run
-from tests.explorer.tables import EDGES, plant_geometry, write
+from tests.explorer.tables import EDGES, plant_explain, plant_geometry, write
 from tests.explorer.test_build import tables
 from tests.planted import HOOKS, D
-from thoughtlens.errors import MismatchError, StoreError
-from thoughtlens.explorer import ExplorerConfig, explorer
+from thoughtlens.errors import MismatchError, OccupiedError, StoreError
+from thoughtlens.explorer import ExplorerConfig, explorer, refreshed
 from thoughtlens.explorer.cells import Cells
 from thoughtlens.explorer.panels import PANELS
 from thoughtlens.explorer.sources import sources
@@ -116,6 +116,30 @@ def test_a_match_leads_to_the_sae_that_is_shown_beside(made, tmp_path):
     # Latent i of 16 matches latent 15 - i of the second SAE shown, with score i / 16.
     assert found["m0/matches"][4] == [4, "decoder", f"{other}/sae pooled", 1, 11, 0.25, 0.25]
     assert found["m0/0"][4]["matches"] == [found["m0/matches"][4]]
+
+
+def test_an_explorer_is_written_again_where_the_run_has_grown(tmp_path):
+    root = thought_run(tmp_path / "run", n=20)
+    cfg = ExplorerConfig(run=root, n_problems=1)
+    refreshed(cfg, root / "explorer")
+    first = (root / "explorer" / "result.json").stat().st_mtime_ns
+    refreshed(cfg, root / "explorer")
+    assert (root / "explorer" / "result.json").stat().st_mtime_ns == first, "nothing had changed"
+    plant_explain(root, D, HOSTILE)
+    with pytest.raises(OccupiedError):
+        explorer(cfg, root / "explorer")
+    refreshed(cfg, root / "explorer")
+    assert tables(root / "explorer")["m0/0"][3]["explanations"][0]["text"] == HOSTILE[3]
+
+
+def test_only_an_explorer_is_replaced(made, tmp_path):
+    root, _ = made
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "notes.txt").write_text("keep")
+    with pytest.raises(OccupiedError):
+        refreshed(ExplorerConfig(run=root), other)
+    assert (other / "notes.txt").read_text() == "keep"
 
 
 def test_runs_of_two_kinds_are_refused(made, tmp_path):

@@ -32,11 +32,11 @@ def explorer(
 
 @app.command()
 def view(run_dir: RunDir) -> None:
-    """Open the explorer of a run in the browser; written into the run at the first call."""
+    """Open the explorer of a run in the browser; written into the run when that has changed."""
     import webbrowser
 
     from thoughtlens import explorer as stage
 
-    result = stage.explorer(stage.ExplorerConfig(run=run_dir), run_dir / "explorer")
+    result = stage.refreshed(stage.ExplorerConfig(run=run_dir), run_dir / "explorer")
     page = (run_dir / "explorer" / "index.html").resolve()
     show({"page": str(page), "opened": webbrowser.open(page.as_uri()), "n_latents": result["n_latents"]})

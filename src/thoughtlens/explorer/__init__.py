@@ -6,13 +6,14 @@ scripts: every table is a script that hands over gzip in base64, and is asked fo
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from thoughtlens.config import Config
-from thoughtlens.errors import MismatchError, NotThereError
+from thoughtlens.errors import MismatchError, NotThereError, OccupiedError
 from thoughtlens.explorer.build import write_folder, write_single
 from thoughtlens.explorer.cells import Cells
 from thoughtlens.explorer.latents import member_shards
@@ -23,7 +24,7 @@ from thoughtlens.explorer.sources import TABLES, sources
 from thoughtlens.progress import progress
 from thoughtlens.report.interventions import found_in
 from thoughtlens.report.run import Run
-from thoughtlens.stage import run_stage
+from thoughtlens.stage import read_json, run_stage
 
 
 class ExplorerConfig(Config):
@@ -70,6 +71,22 @@ def explorer(cfg: ExplorerConfig, out: str | Path) -> dict[str, Any]:
                 f"of one kind"
             )
     return run_stage("explorer", cfg, out, lambda tmp: _work(cfg, runs, tmp), inputs=_inputs(runs))
+
+
+def refreshed(cfg: ExplorerConfig, out: str | Path) -> dict[str, Any]:
+    """The same; an explorer at `out` that the runs or the settings have outgrown is written again.
+
+    Raises:
+        OccupiedError: something else than an explorer is at `out`.
+    """
+    try:
+        return explorer(cfg, out)
+    except OccupiedError:
+        result = Path(out) / "result.json"
+        if not result.is_file() or read_json(result).get("stage") != "explorer":
+            raise
+        shutil.rmtree(out)
+        return explorer(cfg, out)
 
 
 def _inputs(runs: list[Run]) -> dict[str, Path]:

@@ -31,6 +31,9 @@ class ReportConfig(Config):
     """Heading; unset: the run's name."""
     top_latents: int = Field(12, ge=0)
     """Latents shown with their examples."""
+    explorer: str | None = None
+    """Address of the explorer's page, as seen from the report, which latents link into; unset: the run's own
+    `explorer/`, if it is there when the report is written into the run."""
 
 
 def report(cfg: ReportConfig, out: str | Path) -> dict[str, Any]:
@@ -45,10 +48,17 @@ def report(cfg: ReportConfig, out: str | Path) -> dict[str, Any]:
     run = Run.open(cfg.run)
     inputs = {stage: run.root / STAGES[stage] for stage in run.results}
     inputs |= {f"intervene_{name}": path for name, path in found_in(run).items()}
-    return run_stage("report", cfg, out, lambda tmp: _work(cfg, run, tmp), inputs=inputs)
+    address = cfg.explorer or _explorer(run, Path(out))
+    return run_stage("report", cfg, out, lambda tmp: _work(cfg, run, address, tmp), inputs=inputs)
 
 
-def _work(cfg: ReportConfig, run: Run, tmp: Path) -> dict[str, Any]:
+def _explorer(run: Run, out: Path) -> str | None:
+    """From the report to the run's explorer, if the report is beside it."""
+    there = (run.root / "explorer" / "index.html").is_file() and out.resolve().parent == run.root.resolve()
+    return "../explorer/index.html" if there else None
+
+
+def _work(cfg: ReportConfig, run: Run, address: str | None, tmp: Path) -> dict[str, Any]:
     found = [
         at_a_glance(run),
         data(run),
@@ -68,6 +78,7 @@ def _work(cfg: ReportConfig, run: Run, tmp: Path) -> dict[str, Any]:
     page = {
         "title": cfg.title or run.root.resolve().name,
         "subtitle": _subtitle(run),
+        "explorer": address,
         "warnings": warnings,
         "definitions": [
             (stage, list(r["definitions"].items()))

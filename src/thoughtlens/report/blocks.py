@@ -79,6 +79,8 @@ class Latent:
     title: str
     facts: Sequence[str]
     examples: Sequence[Example]
+    place: str = ""
+    """Its page within the explorer's address."""
 
 
 @dataclass(frozen=True)

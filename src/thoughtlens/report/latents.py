@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from thoughtlens import plots
 from thoughtlens.report.blocks import (
@@ -159,7 +160,7 @@ def _text_latent(row: Row, tokens: list[Row], examples: list[Row]) -> Latent:
             for i, (text, act) in enumerate(zip(e["tokens"], e["acts"], strict=True))
         ]
         drawn.append(Example(f"{number(e['value'])} · {shorten(e['problem_id'], 60)} · {e['split']}", own))
-    return Latent(_title(row), facts, drawn)
+    return Latent(_title(row), facts, drawn, _place(row))
 
 
 def _thought_latents(
@@ -250,7 +251,7 @@ def _thought_latent(row: Row, examples: list[Row]) -> Latent:
             before = hook
         question = shorten(e.get("question", ""), 160)
         drawn.append(Example(f"{number(e['value'])} · {e['problem_id']} · {e['split']} · {question}", strip))
-    return Latent(_title(row), [_firing(row)], drawn)
+    return Latent(_title(row), [_firing(row)], drawn, _place(row))
 
 
 def _firing(row: Row) -> str:
@@ -267,6 +268,10 @@ def _title(row: Row) -> str:
         if row["member"] == "pooled"
         else f"{row['member']} · latent {row['latent']}"
     )
+
+
+def _place(row: Row) -> str:
+    return f"#/l/{quote(row['member'], safe='')}/{row['latent']}"
 
 
 def _by_latent(rows: Any) -> dict[Key, list[Row]]:

@@ -4,15 +4,17 @@
 const FACTS = [["density", percent], ["n_fires", show], ["n_problems", show], ["mean_active", show], ["max_active", show]];
 const METHODS = { token: "token lookup", token_graph: "token graph", windows: "sparse logistic over windows", rules: "rules", llm: "language model" };
 
+const EFFECTS = { lift: (v) => `× ${show(v)}`, "rate difference": (v) => `${v > 0 ? "+" : ""}${show(100 * v)} points`, correlation: (v) => `r = ${show(v)}` };
+
 function Associations({ rows, factor, unit, none }) {
   const chosen = rows.filter((r) => factor(r[0])).sort((a, b) => Math.abs(b[3]) - Math.abs(a[3])).slice(0, 14);
   if (!chosen.length) return html`<p class="note">${none}</p>`;
   return html`<div class="scroll"><table><thead><tr><th>${unit}</th><th class="n">effect</th><th class="n">95 % interval</th><th class="n">q</th>
     <th class="n">fires</th><th class="n">problems</th></tr></thead>
     <tbody>${chosen.map(([name, level, statistic, value, low, high, q, fires, problems], i) => html`<tr key=${i}>
-      <td>${name === "token" ? "" : `${visible(name.replace("label:", ""))} = `}<span class="tokens">${listed(level)}</span></td>
-      <td class="n" title=${statistic}>${statistic === "lift" ? `× ${show(value)}` : `${value > 0 ? "+" : ""}${show(100 * value)} points`}</td>
-      <td class="n">${statistic === "lift" ? `${show(low)} to ${show(high)}` : `${show(100 * low)} to ${show(100 * high)}`}</td>
+      <td>${name === "token" || name === "cot" ? "" : `${visible(name.replace(/^(label|number):/, ""))} = `}<span class="tokens">${listed(level)}</span></td>
+      <td class="n" title=${statistic}>${EFFECTS[statistic]?.(value) ?? `${show(value)} (${statistic})`}</td>
+      <td class="n">${statistic === "rate difference" ? `${show(100 * low)} to ${show(100 * high)}` : `${show(low)} to ${show(high)}`}</td>
       <td class="n">${show(q)}</td><td class="n">${show(fires)}</td><td class="n">${show(problems)}</td></tr>`)}</tbody></table></div>`;
 }
 
@@ -130,12 +132,14 @@ function LatentPanel({ run, memberIdx, i, compact }) {
     <div class=${grid}><${Firing} run=${run} member=${member} detail=${detail} /></div>
     <h2>Token graph</h2><${Graph} run=${run} member=${member} graph=${detail.graphs} />
     <div class=${grid}>
-      <section><h2>Labels</h2><${Associations} rows=${detail.associations} unit="label" factor=${(f) => f.startsWith("label:")} none="No label was tested for it." />
+      <section><h2>Labels</h2><${Associations} rows=${detail.associations} unit="label" factor=${(f) => /^(label|number):/.test(f)} none="No label was tested for it." />
         <p class="note">Effect: ${run.definitions["rate difference"]}; rate_in: ${run.definitions.rate_in}. q: ${run.definitions.q_value}. Split ${member.split}.</p></section>
       <section><h2>${text ? "Tokens" : "Preferred layers and thoughts"}</h2>
-        <${Associations} rows=${detail.associations} unit=${text ? "token" : "place"} factor=${(f) => !f.startsWith("label:") && f !== "position"} none="None was tested for it." />
+        <${Associations} rows=${detail.associations} unit=${text ? "token" : "place"} factor=${(f) => (text ? f === "token" : f === "thought" || f === "hook")} none="None was tested for it." />
         <p class="note">Effect: ${run.definitions[text ? "lift" : "rate difference"]}. Split ${member.split}.</p></section>
     </div>
+    ${detail.associations.some((a) => a[0] === "cot") ? html`<h2>Tokens of the reasoning</h2><${Associations} rows=${detail.associations} unit="token" factor=${(f) => f === "cot"} none="" />
+      <p class="note">Of problems whose reasoning text has the token, against the others. Split ${member.split}.</p>` : null}
     ${text ? null : html`<h2>Effect on the answer</h2><${Effects} run=${run} rows=${detail.effects} />`}
     <h2>Output tokens</h2><${Logits} run=${run} member=${member} rows=${detail.lens_latents || []} />
     <h2>Strongest examples</h2><p class="note">Largest activations, at most one a ${text ? "document" : "problem"}, split ${member.split}; colour: activation over the latent's maximum.</p>

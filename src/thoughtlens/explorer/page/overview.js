@@ -39,7 +39,7 @@ function Overview({ run, view }) {
   if (!table || table instanceof Error) return html`<${Waiting} table=${table} what="the latents" />`;
   const summary = { ...table, member: member.label }, columns = Object.keys(summary.columns);
   const known = (name, otherwise) => (columns.includes(name) ? name : otherwise);
-  const [x, y] = [known(view.x, "density"), known(view.y, known("auprc", "label_strength"))];
+  const [x, y] = [known(view.x, "density"), known(view.y, "label_strength")];
   const sort = ["latent", "label", "says"].includes(view.sort) ? view.sort : known(view.sort, "density"), down = view.down === "1";
   const kept = search(summary, Array.isArray(found) ? found : [], view.q), state = STATES[view.state] || STATES.all;
   const all = Array.from({ length: member.d_sae }, (_, i) => i), passes = all.map((i) => state(summary, i) && kept(i));
@@ -67,7 +67,7 @@ function Overview({ run, view }) {
         ${member.have.explanations ? null : html`<${Missing} run=${run} table="explanations" what="what each latent says it is, with its score" />`}
         ${member.have.lens_latents ? null : html`<${Missing} run=${run} table="lens_latents" what="tokens that each latent promotes" />`}
         ${member.have.reconstruction ? null : html`<${Missing} run=${run} table="reconstruction" what="reconstruction on held-out rows" />`}</section></div>
-    ${member.strips.length ? html`<h2>Layers × thoughts</h2><div class="grid">${member.strips.map((s, k) => html`<section key=${k}><h3>${visible(s.title)}</h3><${Strip} ...${s} max=${largest(s.values.flat())} /><p class="note">${visible(s.note)}</p></section>`)}</div>` : null}
+    ${member.strips.length ? html`<h2>Layers × thoughts</h2><div class="grid two">${member.strips.map((s, k) => html`<section key=${k}><h3>${visible(s.title)}</h3><${Strip} ...${s} max=${largest(s.values.flat())} /><p class="note">${visible(s.note)}</p></section>`)}</div>` : null}
     <h2>Latents</h2><div class="controls"><input id="search" type="search" aria-label="search" placeholder="text, label, token, logit token, tag or number  ( / )" value=${view.q} onInput=${(e) => go({ q: e.target.value })} />
       <select aria-label="which" value=${view.state} onChange=${(e) => go({ state: e.target.value })}>${Object.keys(STATES).map((s) => html`<option value=${s} selected=${s === view.state}>${s}</option>`)}</select>
       <span class="note" role="status">${show(rows.length)} of ${show(member.d_sae)} latents</span></div>
