@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from tests.planted import HOOKS, D, planted_sae, thought_store
 from thoughtlens import sae as saes
+from thoughtlens.cli import app
 from thoughtlens.config import load
 from thoughtlens.errors import ConfigError, DataError, MismatchError, NotThereError
 from thoughtlens.geometry import GeometryConfig, activation, geometry, plan
@@ -193,3 +196,16 @@ def test_refusals(two_models, tmp_path):
     few = thought_store(tmp_path / "few", strengths[:7], {})
     with pytest.raises(DataError, match="at least 8 groups"):
         run(tmp_path / "8", **pair | {"other_acts": [few]})
+
+
+def test_the_command_takes_saes_and_stores_in_turn(two_models, tmp_path):
+    root, out = two_models, tmp_path / "out"
+    words = ["geometry", "--sae", root / "sae_one", "--acts", root / "one", "--sae", root / "sae_two"]
+    words += ["--acts", root / "two", "--out", out, "n_permutations=20"]
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    pairs = json.loads((out / "result.json").read_text())["pairs"]
+    assert [pair["by"] for pair in pairs] == ["decoder", "activation"]
+    assert pairs[0]["mcc"] == pytest.approx(1) and pairs[1]["other_member"] == "pooled"
+    one = CliRunner().invoke(app, ["geometry", "--sae", str(root / "sae_one"), "--plan", "--out", str(out)])
+    assert json.loads(one.stdout)["plan"]["rows"] == D

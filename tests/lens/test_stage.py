@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import numpy as np
@@ -9,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from tests.serve.runs import text_run
 from thoughtlens import sae as saes
+from thoughtlens.cli import app
 from thoughtlens.config import validate
 from thoughtlens.errors import ConfigError, DataError, MismatchError, ResourceError
 from thoughtlens.extract import ExtractConfig, extract
@@ -185,3 +188,15 @@ def test_plan_and_refusals(run, tmp_path):
     saes.save(narrow, tmp_path / "sae")
     with pytest.raises(MismatchError, match="width 8"):
         lens(LensConfig(acts=root / "acts", sae=tmp_path / "sae", lenses=("logit",)), tmp_path / "4")
+
+
+def test_the_command_reads_a_run(run, tmp_path):
+    root, _ = run
+    words = ["lens", str(root), "n_problems=20", 'lenses=["logit"]', "n_permutations=20"]
+    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "lens")])
+    assert done.exit_code == 0, done.output
+    assert {file.stem for file in (tmp_path / "lens").glob("*.parquet")} == {
+        "latents", "readings", "summary", "tokens",
+    }  # fmt: skip
+    told = CliRunner().invoke(app, [*words, "--plan"])
+    assert json.loads(told.stdout)["plan"]["rows"] == 14 * 20

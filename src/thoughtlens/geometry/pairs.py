@@ -51,7 +51,7 @@ def open_collections(cfg: GeometryConfig) -> list[Collection]:
     """`sae`, then every one of `others`.
 
     Raises:
-        ConfigError: a member that no directory has, or none left.
+        NotThereError: a directory without any of the members asked for.
     """
     stores = [cfg.acts, *(cfg.other_acts or [cfg.acts] * len(cfg.others))]
     found = []
@@ -59,8 +59,8 @@ def open_collections(cfg: GeometryConfig) -> list[Collection]:
         members = load_members(path, joined=True)
         chosen = {n: s for n, s in members.items() if not cfg.members or (n or POOLED) in cfg.members}
         if not chosen:
-            names = ", ".join(name or POOLED for name in members)
-            raise NotThereError(f"members: {path} has {names}, got {', '.join(cfg.members)}")
+            whole = Collection(Path(path), members, acts)
+            raise NotThereError(f"members: {path} has {_names(whole)}, got {', '.join(cfg.members)}")
         found.append(Collection(Path(path), chosen, acts))
     return found
 
@@ -165,7 +165,7 @@ def pairs_of(cfg: GeometryConfig, collections: list[Collection]) -> list[Pair]:
             names = [(a, a) for a in one.members if a in other.members]
         if not names:
             raise ConfigError(
-                f"{one.path} has {', '.join(one.members)} and {other.path} has {', '.join(other.members)}: "
+                f"{one.path} has {_names(one)} and {other.path} has {_names(other)}: "
                 f"no name in common; say pairs=all, or members=[..]"
             )
         found += [Pair(((one, a), (other, b))) for a, b in names]
@@ -208,6 +208,10 @@ def _live(cfg: GeometryConfig, collection: Collection, name: str) -> Bool[np.nda
     if collection.acts is None:
         return np.ones(collection.members[name].d_sae, bool)
     return codes.live(_member(cfg, collection, name), cfg)
+
+
+def _names(collection: Collection) -> str:
+    return ", ".join(name or POOLED for name in collection.members)
 
 
 def _one_space(a: SAE, b: SAE) -> bool:
