@@ -48,7 +48,7 @@ def text_run(tmp_path_factory, tiny_lm_dir):
     strengths = [planted_strengths(document, rng) for document in documents]
     store = text_store(root / "acts", tiny_lm_dir, [d + FIRST_ID for d in documents], strengths)
     planted_sae(root / "sae", hooks=["layers.0:out"])
-    cfg = ExplainConfig(acts=store, sae=root / "sae", near=5, n_resamples=100, batch_latents=5)
+    cfg = ExplainConfig(acts=store, sae=root / "sae", near=5, n_resamples=50, batch_latents=5)
     return root, cfg, explain(cfg, root / "explain")
 
 

@@ -26,8 +26,15 @@ def explain(
 ) -> None:
     """Explain latents, without an LLM or with one; every explanation is scored on problems it did not see."""
     from thoughtlens import explanations as stage
+    from thoughtlens.progress import say
 
     given = list(arguments or [])
     run = Path(given.pop(0)) if given and "=" not in given[0] else None
     cfg, target = stage.settings(run, given, acts=acts, sae=sae, out=out)
-    show({"plan": vars(stage.plan(cfg))} if plan else stage.explain(cfg, target))
+    if plan:
+        show({"plan": vars(stage.plan(cfg))})
+        return
+    result = stage.explain(cfg, target)
+    if run is not None and target == run / "explain":
+        say(stage.render(stage.about(run)))
+    show(result)

@@ -18,6 +18,7 @@ from thoughtlens import sae as saes
 from thoughtlens.errors import ConfigError, NotThereError
 from thoughtlens.explain.codes import Codes, open_codes
 from thoughtlens.explain.member import Member
+from thoughtlens.explanations.about import about, render
 from thoughtlens.explanations.config import ExplainConfig, LLMConfig
 from thoughtlens.explanations.endpoint import Endpoint
 from thoughtlens.explanations.of_member import EXPLANATIONS, GRAPHS, explain_member
@@ -29,7 +30,7 @@ from thoughtlens.sae.io import member_names
 from thoughtlens.stage import Plan, read_json, run_stage, write_json
 from thoughtlens.store import ActivationStore
 
-__all__ = ["ExplainConfig", "LLMConfig", "explain", "plan", "settings"]
+__all__ = ["ExplainConfig", "LLMConfig", "about", "explain", "plan", "render", "settings"]
 
 SECONDS_A_LATENT = {"token": 0.1, "token_graph": 1.0, "windows": 1.5, "rules": 0.5, "llm": 60.0}
 
