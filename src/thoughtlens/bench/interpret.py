@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from thoughtlens.config import validate
 from thoughtlens.errors import ConfigError
 from thoughtlens.explain.code_writer import CodeWriter
 from thoughtlens.explain.coded import Coded
@@ -61,7 +62,7 @@ def _run(n: int, d_sae: int, l0: int, kind: str, seed: int) -> dict[str, float]:
             None if kind == "text" else list(range(ROWS_PER_UNIT[kind])),
             lambda ids: {i: f"t{i}" for i in ids},
         )  # fmt: skip
-        write_tables(InterpretConfig(acts=root, sae=root), coded, root, 0)
+        write_tables(validate(InterpretConfig, {"acts": root, "sae": root}), coded, root, 0)
         found = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
         assert found is not None
         peak = int(found[1]) / 1024

@@ -194,7 +194,7 @@ def transpose(root: Path, d_sae: int) -> None:
 
 
 def _write_at(handle: int, data: Shaped[np.ndarray, " n"], at: int) -> None:
-    left = memoryview(data).cast("B")
+    left = data.data.cast("B")
     while left:
         done = os.pwrite(handle, left, at)
         left, at = left[done:], at + done

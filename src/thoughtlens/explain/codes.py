@@ -164,6 +164,7 @@ def tensors(file: Path) -> dict[str, np.ndarray]:
         NotThereError: no such file.
         StoreError: not such a file, or cut off.
     """
+    length = 0
     try:
         with file.open("rb") as handle:
             length = int.from_bytes(handle.read(8), "little")
@@ -174,7 +175,8 @@ def tensors(file: Path) -> dict[str, np.ndarray]:
     except (UnicodeDecodeError, json.JSONDecodeError):
         header, size = None, 0
     entries = {n: e for n, e in header.items() if n != "__metadata__"} if isinstance(header, dict) else {}
-    if not entries or max(8 + length + e["data_offsets"][1] for e in entries.values()) != size:
+    known = all(isinstance(e, dict) and e.get("dtype") in DTYPES for e in entries.values())
+    if not entries or not known or max(8 + length + e["data_offsets"][1] for e in entries.values()) != size:
         raise StoreError(
             f"{file} is not a safetensors file, or was cut off; run `thoughtlens interpret` again"
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import scipy.sparse as sp
 from jaxtyping import Float, Int
 from sklearn.feature_extraction.text import CountVectorizer
 
@@ -99,7 +100,7 @@ def words_of(
     tokenize = vectorizer.build_analyzer()
     if not max_words or len(texts) < 2 * min_texts or not any(tokenize(text) for text in texts):
         return np.zeros(len(texts) + 1, np.int64), np.zeros(0, np.int32), []
-    counts = vectorizer.fit_transform(texts).tocsc()
+    counts = sp.csc_array(vectorizer.fit_transform(texts))
     n = np.diff(counts.indptr)
     good = np.flatnonzero((n >= min_texts) & (n <= len(texts) - min_texts))
     kept = np.sort(good[np.lexsort((good, -n[good]))][:max_words])

@@ -86,8 +86,8 @@ def plan(cfg: InterpretConfig) -> Plan:
     problems = store.problems.num_rows
     return Plan(
         rows=rows,
-        memory_bytes=0.6e9 + 12.0 * cfg.batch_size * widest + 60.0 * store.n_rows
-        + 8.0 * problems * cfg.n_permutations + 40.0 * widest * cfg.max_words,
+        memory_bytes=0.8e9 + 12.0 * cfg.batch_size * widest + 60.0 * store.n_rows
+        + 8.0 * problems * cfg.n_permutations,
         disk_bytes=8.0 * examples * (cfg.context_before + cfg.context_after + 1) + 16.0 * fires,
-        seconds=flops / 2e10 + fires * 1e-9 * (cfg.n_permutations + 5 * cfg.text_permutations),
+        seconds=flops / 2e10 + fires * 1e-9 * (700 + 4 * cfg.n_permutations + 25 * cfg.text_permutations),
     )  # fmt: skip
