@@ -8,10 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from tests.explanations.words import PLANTED, texts
 from tests.planted import D, planted_sae, text_store, thought_store
 from thoughtlens import sae as saes
+from thoughtlens.cli import app
 from thoughtlens.errors import ConfigError, DataError
 from thoughtlens.explain.member import Member
 from thoughtlens.explanations import ExplainConfig, explain, plan, settings
@@ -198,3 +200,15 @@ def test_settings_of_a_run(text_run, tmp_path):
     assert out == root / "explain"
     with pytest.raises(ConfigError, match="--acts, --sae and --out"):
         settings(None, acts=root / "acts")
+
+
+def test_command(text_run, tmp_path):
+    _, cfg, _ = text_run
+    inputs = ["--acts", str(cfg.acts), "--sae", str(cfg.sae), "--out", str(tmp_path / "explain")]
+    options = ["latents=[0,3]", 'methods=["token","rules"]', "n_resamples=50"]
+    done = CliRunner().invoke(app, ["explain", *options, *inputs])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["headline"]["n_explained"] == 2
+    assert {row["method"] for row in table(tmp_path)} == {"token", "rules"}
+    planned = CliRunner().invoke(app, ["explain", *options, *inputs, "--plan"])
+    assert json.loads(planned.stdout)["plan"]["rows"] > 0
