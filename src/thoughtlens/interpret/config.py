@@ -43,12 +43,12 @@ class InterpretConfig(Config):
     """Label columns of the problems; unset: all with at most `max_levels` values, and all numbers."""
     max_levels: int = Field(12, ge=2)
     """Values a label column may have; a number with more is tested by its rank."""
-    max_words: int = Field(200, ge=0)
+    max_words: int = Field(128, ge=0)
     """Words of the reasoning text (column `cot`) that are tested: the most frequent ones that at least
     `min_units` problems have and as many have not; 0: none."""
     n_permutations: int = Field(200, ge=1)
     """Permutations behind `q_value` and `p_max`."""
-    text_permutations: int = Field(50, ge=1)
+    text_permutations: int = Field(30, ge=1)
     """The same for tokens and words, of which there are many more."""
     everywhere_density: float = Field(0.5, gt=0, le=1)
     """Density above which a latent counts as firing everywhere."""
