@@ -193,6 +193,8 @@ def test_keys_links_notes_and_themes(page, address):
     before = page.evaluate("document.documentElement.dataset.theme")
     page.keyboard.press("d")
     assert page.evaluate("document.documentElement.dataset.theme") != before
+    page.keyboard.press("c")
+    page.wait_for_function("location.hash === '#/c/0/3/0/4'")
     page.keyboard.press("o")
     page.wait_for_selector("#search")
 
