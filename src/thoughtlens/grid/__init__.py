@@ -13,14 +13,14 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from thoughtlens import pipeline
-from thoughtlens.config import Config, apply_overrides, read_recipe
+from thoughtlens.config import Config
 from thoughtlens.errors import ConfigError
-from thoughtlens.extract import ExtractConfig, extract
 from thoughtlens.grid import tables
-from thoughtlens.progress import say, warn
+from thoughtlens.progress import warn
 from thoughtlens.stage import Plan, run_stage
 from thoughtlens.store import ActivationStore
 from thoughtlens.sweep.grid import TUNED, Setting, settings, split_overrides
+from thoughtlens.sweep.study import Study, recipe_tables, tuned
 from thoughtlens.train import GroupSize, TrainConfig, device
 from thoughtlens.train import plan as train_plan
 from thoughtlens.train.jobs import Job, check, plan_jobs
@@ -63,43 +63,6 @@ class Planned:
     warnings: tuple[str, ...]
 
 
-def run(
-    recipe: str | Path,
-    overrides: Sequence[str],
-    out: str | Path,
-    *,
-    acts: Path | None = None,
-    plan_only: bool = False,
-) -> dict[str, Any]:
-    """Extract once into `out`/acts (or take `acts`), then train the grid into `out`/grid.
-
-    Args:
-        recipe: A recipe's name or file, or the config of a grid (then `out` is the grid's directory).
-        overrides: Single values change the recipe, comma lists are the axes; `seeds=0,1,2`.
-        out: The directory.
-        acts: A finished activation store.
-        plan_only: Only say what it would need.
-    """
-    out = Path(out)
-    table = read_recipe(recipe)
-    if "grid" in table:
-        given = {} if acts is None else {"acts": str(acts)}
-        cfg = pipeline.validate_config(GridConfig, apply_overrides(GridConfig, table, overrides) | given)
-        return _said([("grid", plan(cfg))]) if plan_only else grid(cfg, out)
-    fixed, _, _ = split_overrides(overrides)
-    cfg = configure(recipe, overrides, acts or out / "acts")
-    for setting in settings(cfg.grid):
-        _train_configs(cfg, setting, "pooled")
-    extraction = pipeline.stage_config(pipeline.load(recipe, fixed), "extract", out)
-    if plan_only:
-        first = [] if acts else [("extract", pipeline.PLANS["extract"](extraction))]
-        return _said([*first, ("grid", plan(cfg))])
-    if acts is None:
-        assert isinstance(extraction, ExtractConfig)
-        extract(extraction, out / "acts")
-    return grid(cfg, out / "grid")
-
-
 def configure(recipe: str | Path, overrides: Sequence[str], acts: Path) -> GridConfig:
     """The config of a grid over a recipe's settings.
 
@@ -107,8 +70,8 @@ def configure(recipe: str | Path, overrides: Sequence[str], acts: Path) -> GridC
         ConfigError: a key that the recipe does not have, or that a grid cannot vary.
     """
     fixed, axes, seeds = split_overrides(overrides)
-    table = apply_overrides(pipeline.recipe_class(), read_recipe(recipe), fixed)
-    own = {"acts": acts, "grid": axes, "recipe": {name: table[name] for name in TUNED if name in table}}
+    table = recipe_tables(recipe, fixed)
+    own = {"acts": acts, "grid": axes, "recipe": tuned(table)}
     if seeds is not None:
         own["seeds"] = seeds
     elif "seed" in table:
@@ -209,7 +172,9 @@ def _partition(store: ActivationStore) -> Literal["per_layer", "per_cell"]:
     return "per_cell" if store.thoughts else "per_layer"
 
 
-def _said(plans: list[tuple[str, Plan]]) -> dict[str, Any]:
-    for name, estimate in plans:
-        say(estimate.line(name))
-    return {"plan": {name: vars(estimate) for name, estimate in plans}}
+def _check(cfg: GridConfig) -> None:
+    for setting in settings(cfg.grid):
+        _train_configs(cfg, setting, "pooled")
+
+
+run = Study("grid", GridConfig, grid, plan, configure, _check).run

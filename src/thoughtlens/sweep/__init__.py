@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from thoughtlens import pipeline
-from thoughtlens.config import apply_overrides, read_recipe
+from thoughtlens.config import apply_overrides
 from thoughtlens.errors import ConfigError, DataError, ResourceError, ThoughtlensError
-from thoughtlens.extract import ExtractConfig, extract
 from thoughtlens.progress import say, warn
 from thoughtlens.stage import Plan, read_json, run_stage, write_json
 from thoughtlens.store import ActivationStore
 from thoughtlens.sweep import choose
 from thoughtlens.sweep import measure as measuring
 from thoughtlens.sweep.config import SweepConfig
-from thoughtlens.sweep.grid import TUNED, Setting, settings, split_overrides
+from thoughtlens.sweep.grid import Setting, settings, split_overrides
 from thoughtlens.sweep.measure import Fidelity, measure
+from thoughtlens.sweep.study import Study, recipe_tables, tuned
 from thoughtlens.sweep.tables import candidates, headline, recommendation, write
 from thoughtlens.train import TrainConfig, train
 from thoughtlens.train import plan as train_plan
@@ -47,45 +47,6 @@ class _Job:
     refused: str | None = None
 
 
-def run(
-    recipe: str | Path,
-    overrides: Sequence[str],
-    out: str | Path,
-    *,
-    acts: Path | None = None,
-    plan_only: bool = False,
-    **options: Any,
-) -> dict[str, Any]:
-    """Extract once into `out`/acts (or take `acts`), then sweep into `out`/sweep.
-
-    Args:
-        recipe: A recipe's name or file, or the config of a sweep (then `out` is the sweep's directory).
-        overrides: Single values change the recipe, comma lists are the axes; `seeds=0,1,2`.
-        out: The directory.
-        acts: A finished activation store.
-        plan_only: Only say what it would need.
-        options: Fields of `SweepConfig`.
-    """
-    out = Path(out)
-    table = read_recipe(recipe)
-    if "grid" in table:
-        given = {name: value for name, value in {"acts": acts, **options}.items() if value is not None}
-        cfg = pipeline.validate_config(SweepConfig, apply_overrides(SweepConfig, table, overrides) | given)
-        return _plans([("sweep", plan(cfg))]) if plan_only else sweep(cfg, out)
-    fixed, _, _ = split_overrides(overrides)
-    whole = pipeline.load(recipe, fixed)
-    cfg = configure(recipe, overrides, acts or out / "acts", **options)
-    _jobs(cfg)
-    extraction = pipeline.stage_config(whole, "extract", out)
-    if plan_only:
-        first = [] if acts else [("extract", pipeline.PLANS["extract"](extraction))]
-        return _plans([*first, ("sweep", plan(cfg))])
-    if acts is None:
-        assert isinstance(extraction, ExtractConfig)
-        extract(extraction, out / "acts")
-    return sweep(cfg, out / "sweep")
-
-
 def configure(recipe: str | Path, overrides: Sequence[str], acts: Path, **options: Any) -> SweepConfig:
     """The config of a sweep of a recipe.
 
@@ -93,14 +54,14 @@ def configure(recipe: str | Path, overrides: Sequence[str], acts: Path, **option
         ConfigError: a key that the recipe does not have, or that a sweep cannot vary.
     """
     fixed, axes, seeds = split_overrides(overrides)
-    table = apply_overrides(pipeline.recipe_class(), read_recipe(recipe), fixed)
+    table = recipe_tables(recipe, fixed)
     given = {"seeds": seeds, **options}
     return pipeline.validate_config(
         SweepConfig,
         {
             "acts": acts,
             "grid": axes,
-            "recipe": {name: table[name] for name in TUNED if name in table},
+            "recipe": tuned(table),
             **{name: value for name, value in given.items() if value is not None},
         },
     )
@@ -269,7 +230,4 @@ def _result(cfg: SweepConfig, jobs: list[_Job], rows: list[dict[str, Any]], tmp:
     }
 
 
-def _plans(plans: list[tuple[str, Plan]]) -> dict[str, Any]:
-    for name, estimate in plans:
-        say(estimate.line(name))
-    return {"plan": {name: vars(estimate) for name, estimate in plans}}
+run = Study("sweep", SweepConfig, sweep, plan, configure, _jobs).run
