@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from tests.training.stores import planted, write_store
 from thoughtlens import hub
 from thoughtlens import sae as saes
+from thoughtlens.cli import app
 from thoughtlens.config import to_toml
 from thoughtlens.errors import ConfigError, DataError, NotThereError, OccupiedError, ResourceError, StoreError
 from thoughtlens.hub.manifest import FILE
@@ -325,3 +327,13 @@ def test_the_hub_out_of_reach_is_one_line(home, tmp_path):
         hub.push(home / "sae", "nobody/nothing")
     with pytest.raises(ResourceError, match="The hub did not give nobody/nothing"):
         hub.pull("nobody/nothing", tmp_path / "back")
+
+
+def test_the_commands(home, tmp_path):
+    there, back = str(tmp_path / "there"), str(tmp_path / "back")
+    pushed = CliRunner().invoke(app, ["push", str(home / "sae" / "layers.0-out"), there, "--license", "mit"])
+    assert pushed.exit_code == 0 and json.loads(pushed.stdout)["kind"] == "sae", pushed.output
+    pulled = CliRunner().invoke(app, ["pull", there, back])
+    size = json.loads(pushed.stdout)["bytes"]
+    expected = {"pulled": back, "kind": "sae", "n_files": 2, "bytes": size, "commit": None}
+    assert json.loads(pulled.stdout) == expected

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from tests.training.stores import planted, write_store
 from thoughtlens import sae as saes
 from thoughtlens import tracking
+from thoughtlens.cli import app
+from thoughtlens.config import to_toml
 from thoughtlens.errors import ConfigError, NotThereError, StoreError
 from thoughtlens.stage import write_json
 from thoughtlens.tracking.trackers import TRACKERS
@@ -155,6 +162,47 @@ def test_wandb_offline_holds_the_log(acts, tmp_path, monkeypatch):
     assert len(files) == 1
     text = files[0].read_bytes()
     assert b"fvu_validation" in text and b"train/fvu_validation" in text and b"mine pooled" in text
+
+
+def test_trackio_holds_the_log(acts, tmp_path):
+    pytest.importorskip("trackio")
+    program = """
+import sys
+from thoughtlens.config import load
+from thoughtlens import tracking
+from thoughtlens.train import TrainConfig, train
+with tracking.live(["trackio"], group="mine", folder=sys.argv[1]):
+    train(load(TrainConfig, sys.argv[2]), sys.argv[3])
+"""  # trackio reads where its files go when it is imported: in a process of its own
+    (tmp_path / "train.toml").write_text(to_toml(config(acts, members="per_layer")))
+    arguments = [tmp_path / "files", tmp_path / "train.toml", tmp_path / "sae"]
+    env = {k: v for k, v in os.environ.items() if k != "TRACKIO_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, env=env
+    )
+    assert done.returncode == 0 and done.stdout == "", done.stderr
+    database = sqlite3.connect(tmp_path / "files" / "trackio" / "thoughtlens.db")
+    rows = database.execute("select run_name, step, metrics from metrics order by step").fetchall()
+    database.close()
+    for member, curve in curves(tmp_path / "sae").items():
+        own = [(step, json.loads(metrics)) for name, step, metrics in rows if name == f"mine {member}"]
+        assert [step for step, _ in own] == [row["rows_seen"] for row in curve]
+        assert [m["fvu_train"] for _, m in own] == pytest.approx([row["fvu_train"] for row in curve])
+
+
+def test_the_commands(acts, tmp_path):
+    (tmp_path / "train.toml").write_text(to_toml(config(acts)))
+    sae = str(tmp_path / "sae")
+    arguments = ["train", str(tmp_path / "train.toml"), "--out", sae, "--track", "tensorboard"]
+    done = CliRunner().invoke(app, [*arguments, "--track-project", "p"])
+    assert done.exit_code == 0 and json.loads(done.stdout)["stage"] == "train", done.output
+    live = events(tmp_path / "sae.tracking")
+    assert list(live) == ["sae-pooled"]
+    again = CliRunner().invoke(app, ["track", sae, "--to", "tensorboard", "--out", str(tmp_path / "later")])
+    assert json.loads(again.stdout)["n_saes"] == 1
+    later = events(tmp_path / "later")["sae-pooled"]
+    assert {name: later[name] for name in live["sae-pooled"]} == live["sae-pooled"]
+    assert "sae/fvu_validation" in later
 
 
 class Broken:

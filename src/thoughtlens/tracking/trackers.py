@@ -127,6 +127,7 @@ class Trackio:
                 config=place.settings,
                 embed=False,
                 auto_log_gpu=False,
+                auto_log_cpu=False,
             )
 
     def log(self, step: int, values: dict[str, float]) -> None:
