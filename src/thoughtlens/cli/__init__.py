@@ -32,7 +32,6 @@ from thoughtlens.cli import suites  # noqa: F401
 from thoughtlens.cli import neuronpedia  # noqa: F401
 from thoughtlens.cli import bench  # noqa: F401
 from thoughtlens.cli import doctor  # noqa: F401
-from thoughtlens.cli import doctor  # noqa: F401
 
 
 def main() -> None:
