@@ -22,11 +22,13 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/thoughtlens run pilot --out $(RUNS)/pilot
-	@echo "open $(RUNS)/pilot/report/report.html"
+	$(BIN)/thoughtlens view $(RUNS)/pilot
+	@echo "and the report: $(RUNS)/pilot/report/report.html"
 
 text-demo: setup
 	$(BIN)/thoughtlens run text-demo --out $(RUNS)/text-demo
-	@echo "open $(RUNS)/text-demo/report/report.html"
+	$(BIN)/thoughtlens view $(RUNS)/text-demo
+	@echo "and the report: $(RUNS)/text-demo/report/report.html"
 
 test: setup lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS)

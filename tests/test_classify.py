@@ -183,6 +183,8 @@ def test_members_that_cover_the_cells_between_them(run, tmp_path):
     assert row(two, "sae", "last_thought")["n_features"] == 2 * D
     with pytest.raises(ConfigError, match="got 'thought_9'"):
         classify(ClassifyConfig(**options, members=("thought_9",)), tmp_path / "no2")
+    alone = options | {"sae": planted_sae(tmp_path / "one")}
+    assert classify(ClassifyConfig(**alone, **only, members=("pooled",)), tmp_path / "pooled")["n"] > 0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from thoughtlens import pipeline
 from thoughtlens.config import load, recipe_names, to_toml
-from thoughtlens.errors import NotThereError, OccupiedError
+from thoughtlens.errors import ConfigError, NotThereError, OccupiedError
 
 ANIMALS = ("dog", "cat", "horse", "owl", "fox")
 PLACES = ("a city", "the sea", "our house", "an old wood", "the hills")
@@ -97,7 +97,7 @@ def test_a_run_leaves_every_stage_and_one_json_object(finished):
         assert (out / name / "result.json").is_file()
         assert (out / name / "config.toml").is_file()
     assert (out / "report" / "report.html").stat().st_size > 10_000
-    assert list(result["stages"]) == list(pipeline.STAGES)
+    assert tuple(result["stages"]) == pipeline.load("text-demo").stages
     assert not list(out.glob("*.tmp"))
 
 
@@ -201,3 +201,9 @@ def test_a_refused_run_leaves_its_directory_free(tmp_path):
     assert (out / "config.toml").read_text() == own
     with pytest.raises(OccupiedError, match="found a file"):
         pipeline.run(pipeline.load("text-demo"), out / "config.toml")
+
+
+def test_a_recipe_s_tables_are_checked_as_the_stages_are():
+    assert pipeline.load("pilot", ["train.members=pooled"]).train.members == ("pooled",)
+    with pytest.raises(ConfigError, match="train.members"):
+        pipeline.load("pilot", ["train.members=poled"])

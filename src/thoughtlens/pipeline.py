@@ -13,9 +13,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import create_model
+from pydantic import create_model, field_validator
 
-from thoughtlens import classify, extract, interpret, replay, report, train, validate
+from thoughtlens import (
+    classify,
+    explanations,
+    explorer,
+    extract,
+    interpret,
+    lens,
+    replay,
+    report,
+    train,
+    validate,
+)
 from thoughtlens.config import (
     Config,
     apply_overrides,
@@ -40,8 +51,13 @@ STAGES = {
     "classify": (classify.classify, classify.ClassifyConfig),
     "report": (report.report, report.ReportConfig),
 }
-OPTIONAL = {"replay": (replay.replay, replay.ReplayConfig)}
-"""Stages that a recipe has to ask for: `seed_protocol = true` adds the replay."""
+OPTIONAL = {
+    "lens": (lens.lens, lens.LensConfig),
+    "explain": (explanations.explain, explanations.ExplainConfig),
+    "replay": (replay.replay, replay.ReplayConfig),
+    "explorer": (explorer.explorer, explorer.ExplorerConfig),
+}
+"""Stages that a recipe has to ask for, in `stages`; `seed_protocol = true` adds the replay."""
 KNOWN = {**{n: s for n, s in STAGES.items() if n != "report"}, **OPTIONAL, "report": STAGES["report"]}
 """All stages in the order in which they are done."""
 PLANS = {
@@ -50,6 +66,8 @@ PLANS = {
     "validate": validate.plan,
     "interpret": interpret.plan,
     "classify": classify.plan,
+    "lens": lens.plan,
+    "explain": explanations.plan,
     "replay": replay.plan,
 }
 DIRECTORY = {"extract": "acts", "train": "sae"}
@@ -60,7 +78,10 @@ INPUTS = {
     "validate": ("acts", "sae"),
     "interpret": ("acts", "sae"),
     "classify": ("acts", "sae"),
+    "lens": ("acts", "sae"),
+    "explain": ("acts", "sae", "interpret"),
     "replay": ("acts",),
+    "explorer": ("run",),
     "report": ("run",),
 }
 
@@ -98,7 +119,18 @@ def recipe_class() -> type[Recipe]:
 def _options(stage: str, cls: type[Config]) -> type[Config]:
     given = {"seed", *_own_tables(stage), *INPUTS[stage]}
     fields = {n: (f.annotation, f) for n, f in cls.model_fields.items() if n not in given}
-    return create_model(f"{cls.__name__}Options", __base__=Config, **fields)  # type: ignore[call-overload]
+    return create_model(  # type: ignore[call-overload]
+        f"{cls.__name__}Options", __base__=Config, __validators__=_validators(cls, set(fields)), **fields
+    )
+
+
+def _validators(cls: type[Config], names: set[str]) -> dict[str, Any]:
+    """A config's validators of single fields, which a class made from its fields would lose."""
+    found = {}
+    for name, one in cls.__pydantic_decorators__.field_validators.items():
+        if own := names & set(one.info.fields):
+            found[name] = field_validator(*own, mode=one.info.mode)(one.func.__func__)
+    return found
 
 
 def _own_tables(stage: str) -> list[str]:

@@ -16,6 +16,7 @@ from thoughtlens.baselines.representations import ARMS
 from thoughtlens.baselines.samples import TextSamples, ThoughtSamples, Units, stored_documents
 from thoughtlens.classify.config import ClassifyConfig
 from thoughtlens.errors import ConfigError, DataError, MismatchError
+from thoughtlens.explain.member import POOLED
 from thoughtlens.explain.preferences import PROBLEM_COLUMNS, encode_labels
 from thoughtlens.explain.reading import TextReader
 from thoughtlens.problems.labelled import labelled
@@ -40,11 +41,12 @@ def load_members(cfg: ClassifyConfig, store: ActivationStore) -> dict[str, saes.
         return members
     chosen: dict[str, saes.SAE] = {}
     for name in cfg.members:
-        found = {name: members[name]} if name in members else _partition(name, members)
+        key = "" if name == POOLED and "" in members else name
+        found = {key: members[key]} if key in members else _partition(name, members)
         if not found:
+            there = ", ".join(known or POOLED for known in members)
             raise ConfigError(
-                f"members: expected per_layer, per_thought, per_cell or some of {', '.join(members)}, "
-                f"got {name!r}"
+                f"members: expected per_layer, per_thought, per_cell or some of {there}, got {name!r}"
             )
         chosen |= found
     return chosen
