@@ -19,9 +19,9 @@ __version__ = "0.1.0"
 os.environ.setdefault("GOMP_SPINCOUNT", "100000")
 
 MODULES = (
-    "baselines", "classify", "config", "doctor", "errors", "explain", "explorer", "extract", "hub",
-    "interpret", "intervene", "kernels", "metrics", "models", "pipeline", "plots", "problems", "report", "sae",
-    "stage", "store", "tracking", "train", "training", "validate",
+    "baselines", "classify", "config", "doctor", "errors", "explain", "explanations", "explorer", "extract",
+    "geometry", "hub", "interpret", "intervene", "kernels", "lens", "metrics", "models", "pipeline", "plots",
+    "problems", "report", "sae", "stage", "store", "tracking", "train", "training", "validate",
 )  # fmt: skip
 
 

@@ -118,10 +118,9 @@ def recipe_class() -> type[Recipe]:
 
 def _options(stage: str, cls: type[Config]) -> type[Config]:
     given = {"seed", *_own_tables(stage), *INPUTS[stage]}
-    fields = {n: (f.annotation, f) for n, f in cls.model_fields.items() if n not in given}
-    return create_model(  # type: ignore[call-overload]
-        f"{cls.__name__}Options", __base__=Config, __validators__=_validators(cls, set(fields)), **fields
-    )
+    fields: dict[str, Any] = {n: (f.annotation, f) for n, f in cls.model_fields.items() if n not in given}
+    validators = _validators(cls, set(fields))
+    return create_model(f"{cls.__name__}Options", __base__=Config, __validators__=validators, **fields)
 
 
 def _validators(cls: type[Config], names: set[str]) -> dict[str, Any]:
@@ -129,7 +128,8 @@ def _validators(cls: type[Config], names: set[str]) -> dict[str, Any]:
     found = {}
     for name, one in cls.__pydantic_decorators__.field_validators.items():
         if own := names & set(one.info.fields):
-            found[name] = field_validator(*own, mode=one.info.mode)(one.func.__func__)
+            mode: Any = one.info.mode
+            found[name] = field_validator(*own, mode=mode)(vars(cls)[one.cls_var_name])
     return found
 
 

@@ -90,9 +90,10 @@ def _effects(run: Path, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], l
             continue
         names = [cfg["member"]] if cfg.get("member") else member_names(run / "sae")
         for row in result["effects"]:
-            latent = _only_latent(row)
-            for name in names if latent is not None else ():
-                if (key := (name or POOLED, latent)) in wanted:
+            if (latent := _only_latent(row)) is None:
+                continue
+            for name in names:
+                if (key := (str(name or POOLED), latent)) in wanted:
                     found.setdefault(key, []).append(_effect(row, result["split"]))
     return found
 

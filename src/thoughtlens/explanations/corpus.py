@@ -77,7 +77,10 @@ class Part:
         belongs = sp.csr_array(
             (np.ones(self.n, np.int8), (self.unit, np.arange(self.n))), shape=(self.n_units, self.n)
         )
-        return np.diff((belongs @ (self.acts != 0).astype(np.int32)).tocsc().indptr)
+        fires = sp.csc_array(self.acts, copy=True)
+        fires.eliminate_zeros()
+        fires.data = np.ones(fires.nnz, np.int32)
+        return np.diff(sp.csc_array(belongs @ fires).indptr)
 
     def at_tokens(self, values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " tokens"]:
         """Largest of the vectors' values at each token: of those on it, or those of its problem."""

@@ -32,7 +32,7 @@ class Rules:
 
     def predict(self, table: Table) -> Float[np.ndarray, " n"]:
         """Share of fires among the fitting vectors for which the same conditions hold."""
-        return self.tree.predict_proba(_matrix(table, self.columns))[:, -1]
+        return np.asarray(self.tree.predict_proba(_matrix(table, self.columns)))[:, -1]
 
     def render(self, columns: Columns) -> str:
         """The leaves in which the latent fires more often than overall, the most frequent fires first."""

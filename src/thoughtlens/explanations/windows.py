@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,7 +20,7 @@ N_COLUMNS = 200
 STRENGTHS = (0.03, 0.3, 3.0)
 """scikit-learn's C; the one that foretells the validation problems best is kept."""
 SHOWN = 8
-LASSO = (
+LASSO: dict[str, Any] = (
     {"l1_ratio": 1.0}
     if tuple(map(int, metadata.version("scikit-learn").split(".")[:2])) >= (1, 8)
     else {"penalty": "l1"}
@@ -40,6 +41,7 @@ class SparseLogistic:
 
     def predict(self, table: Table) -> Float[np.ndarray, " n"]:
         """P(fires) of every vector."""
+        assert table.binary.shape is not None
         coefficients = np.zeros(table.binary.shape[1])
         coefficients[self.columns] = self.coefficients
         z = (table.numbers - self.mean) / self.scale
@@ -77,12 +79,14 @@ def fit(
     best: tuple[float, SparseLogistic] | None = None
     for strength in STRENGTHS:
         model = LogisticRegression(
-            C=strength, solver="liblinear", intercept_scaling=10.0, tol=1e-3, random_state=0, **LASSO
+            C=strength, solver="liblinear", intercept_scaling=10, tol=1e-3, random_state=0, **LASSO
         )
         model.fit(x, chosen.fires, sample_weight=chosen.weight)
         split = np.split(model.coef_[0], [len(columns)])
         kept = split[0] != 0
-        one = SparseLogistic(columns[kept], split[0][kept], split[1], mean, scale, float(model.intercept_[0]))
+        one = SparseLogistic(
+            columns[kept], split[0][kept], split[1], mean, scale, float(np.ravel(model.intercept_)[0])
+        )
         value = auprc(validation_fires, one.predict(validation))
         if best is None or value > best[0]:
             best = value, one

@@ -123,22 +123,25 @@ def read_graph(text: str, source: Source) -> dict[str, Any]:
     try:
         table = json.loads(text)
         nodes = [
-            {"id": n["id"], "token": str(n["token"]), "depth": int(n["depth"])}
+            {"id": n["id"], "token": str(n["token"]), "depth": _at_least_0(n["depth"])}
             | {key: significant(n.get(key), 3) for key in ("importance", "activation")}
             for n in table["nodes"]
         ]
-        known = {n["id"] for n in nodes}
         edges = [[a, b] for a, b in table["edges"]]
-        joined = known.issuperset(end for edge in edges for end in edge)
-        whole = joined and all(n["depth"] >= 0 for n in nodes)
-    except (KeyError, TypeError, ValueError):
-        whole = False
-    if not whole:
+        if not {n["id"] for n in nodes}.issuperset(end for edge in edges for end in edge):
+            raise ValueError("an edge without its node")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StoreError(
-            f"{source.run.root}/explain/graphs.parquet holds a damaged token graph of {source.name!r}; "
-            f"run explain again"
-        )
+            f"{source.run.root}/explain/graphs.parquet holds a damaged token graph of {source.name!r} "
+            f"({error}); run explain again"
+        ) from None
     return {"nodes": nodes, "edges": edges, "gaps": table.get("gaps")}
+
+
+def _at_least_0(value: Any) -> int:
+    if int(value) < 0:
+        raise ValueError(f"{value} is negative")
+    return int(value)
 
 
 def _ranked(*columns: str) -> Any:

@@ -178,6 +178,6 @@ def _strongest(member: Member, ids: Sequence[str]) -> dict[str, list[list[Any]]]
 def _best(codes: sp.csr_array, vector: int) -> list[list[Any]]:
     """(latent, activation) of the largest activations of a vector."""
     span = slice(codes.indptr[vector], codes.indptr[vector + 1])
-    latents, values = codes.indices[span], codes.data[span]
+    latents, values = codes.indices[span], np.asarray(codes.data[span], np.float32)
     order = np.argsort(-values, kind="stable")[:STRONGEST]
     return [[int(latents[i]), significant(float(values[i]), 3)] for i in order]

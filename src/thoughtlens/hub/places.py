@@ -23,8 +23,8 @@ from thoughtlens.hub.manifest import FILE, Manifest
 
 EXPLICIT = ("/", "./", "../", "~", "file://")
 """What a directory's name begins with, so that it is not taken for owner/name on the hub."""
-HTTP_ERRORS = HfHubHTTPError.__bases__
-"""Of the HTTP library that the installed huggingface_hub stands on, which changes between its versions."""
+FAILURES: tuple[type[Exception], ...] = (HfHubHTTPError, OSError, *HfHubHTTPError.__bases__)
+"""With those of the HTTP library under the installed huggingface_hub, which changes between its versions."""
 BARE = {".gitattributes", "README.md"}
 """Files of a hub repository that holds nothing yet."""
 
@@ -152,7 +152,7 @@ class Hub:
             raise
         except HFValidationError as error:
             raise ConfigError(f"{self.name!r} is not owner/name on the hub: {_first(error)}") from None
-        except (HfHubHTTPError, OSError, *HTTP_ERRORS) as error:
+        except FAILURES as error:
             raise ResourceError(
                 f"The hub did not {what} {self.name} ({type(error).__name__}: {_first(error)}). Look at the "
                 f"name, log in with: hf auth login, see that HF_HUB_OFFLINE is not set; or use a directory"

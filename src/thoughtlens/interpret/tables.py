@@ -52,7 +52,7 @@ def write_tables(cfg: InterpretConfig, coded: Coded, parts: Path, i: int) -> Lat
         "counts": lambda: _counts(cfg, coded),
         "coactivation": lambda: [_coactivation(cfg, coded)],
     }
-    with progress(f"interpret {coded.name}", len(makers)) as bar:
+    with progress(f"interpret {coded.name}", len(makers), "tables") as bar:
         for name, make in makers.items():
             if not (file := parts / f"{i}.{name}.parquet").is_file():
                 write_parts(file, make())

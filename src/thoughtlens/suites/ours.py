@@ -46,12 +46,13 @@ def ours(
         DataError: a class in fewer texts than folds.
     """
     keep = _thinned(groups, cfg.own_rows, cfg.seed)
-    x, acts, y, texts = x[keep], rows(acts, keep), y[keep], [texts[i] for i in keep.tolist()]
+    x, acts, y = x[keep], rows(acts, keep), y[keep]
+    kept_texts = [texts[i] for i in map(int, keep)]
     groups = np.unique(groups[keep], return_inverse=True)[1]
     folds = probes.make_folds(
         y, groups, n_splits=cfg.folds, n_inner=cfg.inner_folds, seed=cfg.seed, classes=classes
     )
-    found = _probes(x, acts, texts, y, folds, cfg)
+    found = _probes(x, acts, kept_texts, y, folds, cfg)
     right = {(arm, LAST): p.pred == y for arm, p in found.items()}
     return {
         "table": [_row(arm, p, y, groups, cfg) for arm, p in found.items()],

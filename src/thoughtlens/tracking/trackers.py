@@ -116,7 +116,7 @@ class Trackio:
         if place.folder is not None:  # read when trackio is first imported
             os.environ.setdefault("TRACKIO_DIR", str(place.folder / "trackio"))
         with redirect_stdout(sys.stderr):
-            import trackio
+            import trackio  # pyright: ignore[reportMissingImports]
 
             # A context of its own: in a shared one, init ends the run before it.
             self._run = contextvars.Context().run(
