@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -160,7 +161,10 @@ def test_wandb_offline_holds_the_log(acts, tmp_path, monkeypatch):
     assert feed.working == ["wandb"]
     files = list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
     assert len(files) == 1
-    text = files[0].read_bytes()
+    text, end = b"", time.monotonic() + 120
+    while b"mine pooled" not in text and time.monotonic() < end:  # its own process writes, when it gets to it
+        time.sleep(0.1)
+        text = files[0].read_bytes()
     assert b"fvu_validation" in text and b"train/fvu_validation" in text and b"mine pooled" in text
 
 
