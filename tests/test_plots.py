@@ -157,3 +157,32 @@ def test_all_dead_and_all_dense(density):
 
 def test_nothing_alive_can_be_drawn():
     plots.latent_map([LATENTS[2]]).savefig(io.BytesIO(), format="png")
+
+
+def test_losses_of_accuracy_differ_in_colour_and_panels_show_their_own_places():
+    found = plots.cell_map({"a": [("kv", 1, -0.9), ("kv", 2, -0.3)], "b": [("keys", 1, 0.0)]}, "change")
+    first, second = [axis for axis in found.axes if axis.images]
+    shown = first.images[0].norm(first.images[0].get_array())
+    assert [round(float(v), 3) for v in shown[0]] == [0.0, round(0.6 / 0.9, 3)]
+    assert [label.get_text() for axis in (first, second) for label in axis.get_yticklabels()] == [
+        "kv",
+        "keys",
+    ]
+
+
+def test_a_dose_response_has_a_line_for_each_direction_and_place():
+    rows = [
+        {"direction": "latent 1", "site": "thought_in", "layer": None, "thought_idx": 3, "dose": dose,
+         "difference": -0.1 * dose, "low": -0.1 * dose - 0.05, "high": -0.1 * dose + 0.05, "control": control}
+        for dose in (2.0, 1.0) for control in (None, "random")
+    ]  # fmt: skip
+    axis = plots.dose_response(rows).axes[0]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["latent 1 at thought_in[3]"]
+    assert [
+        line.get_xdata().tolist()
+        for line in axis.lines
+        if len(line.get_xdata()) == 2 and line.get_marker() == "o"
+    ] == [
+        [1.0, 2.0],
+        [1.0, 2.0],
+    ]

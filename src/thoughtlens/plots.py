@@ -195,6 +195,10 @@ def _reconstruction_dots(
     return figure
 
 
+LEAST_SHOWN = -1.0
+"""Least value with a colour of its own: an explained variance of -50 would leave one to all others."""
+
+
 @styled
 def cell_map(values: Mapping[str, Sequence[tuple[str, int, float]]], label: str) -> Figure:
     """One number for each (hook, thought), as heat maps on one scale, two in a row.
@@ -204,23 +208,26 @@ def cell_map(values: Mapping[str, Sequence[tuple[str, int, float]]], label: str)
         label: What the numbers are.
     """
     cells = [cell for column in values.values() for cell in column]
-    hooks = list(dict.fromkeys(hook for hook, _, _ in cells))
+    hooks = {title: list(dict.fromkeys(hook for hook, _, _ in column)) for title, column in values.items()}
+    alike = len({tuple(own) for own in hooks.values()}) == 1
     thoughts = sorted({thought for _, thought, _ in cells})
     finite = [v for _, _, v in cells if np.isfinite(v)]
-    scale = Normalize(max(min(finite), -0.05), max(finite))
+    scale = Normalize(max(min(finite), LEAST_SHOWN), max(finite))
     rows, width = -(-len(values) // 2), 1.0 + min(len(values), 2) * (0.62 * len(thoughts) + 0.5)
-    figure, axes = _axes(rows, min(len(values), 2), (width, 0.4 + rows * (0.7 + 0.42 * len(hooks))))
+    height = 0.7 + 0.42 * max(len(own) for own in hooks.values())
+    figure, axes = _axes(rows, min(len(values), 2), (width, 0.4 + rows * height))
     for axis in axes.flat[len(values) :]:
         axis.set_axis_off()
     for axis, (title, column) in zip(axes.flat, values.items(), strict=False):
-        grid = np.full((len(hooks), len(thoughts)), np.nan)
+        own = hooks[title]
+        grid = np.full((len(own), len(thoughts)), np.nan)
         for hook, thought, value in column:
-            grid[hooks.index(hook), thoughts.index(thought)] = value
+            grid[own.index(hook), thoughts.index(thought)] = value
         _matrix(axis, grid, scale, lambda v: f"{v:.2f}")
         axis.set(title=title, xlabel="thought")
         axis.set_xticks(range(len(thoughts)), [str(t) for t in thoughts])
-        left = axis in axes[:, 0]
-        axis.set_yticks(range(len(hooks)), hooks if left else [""] * len(hooks))
+        named = not alike or axis in axes[:, 0]
+        axis.set_yticks(range(len(own)), own if named else [""] * len(own))
     figure.suptitle(label, fontsize=9, x=0.01, ha="left")
     return figure
 
