@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -11,32 +10,14 @@ import pytest
 from tests.explorer.runs import HOSTILE, full_run, large_run, thought_run
 from thoughtlens.explorer import ExplorerConfig, explorer
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytest.importorskip("playwright", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
 
 @pytest.fixture
-def page(browser):
+def page(opened):
     """A page that must stay silent and on the disk."""
-    page, said, asked = browser.new_page(), [], []
-    page.on("console", lambda m: said.append(m.text))
-    page.on("pageerror", lambda e: said.append(str(e)))
-    page.on("request", lambda r: asked.append(r.url))
+    page, said, asked = opened
     yield page
     assert said == [], said
     assert all(url.startswith(("file:", "data:", "blob:")) for url in asked), asked
-    page.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 
 import pytest
@@ -11,32 +10,14 @@ from tests.serve.runs import QUESTION, text_run, thought_run
 from thoughtlens.config import load
 from thoughtlens.serve import ServeConfig, open_server
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytest.importorskip("playwright", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
 
 @pytest.fixture
-def page(browser):
+def page(opened):
     """A page without a message, that asks nobody but the server it came from."""
-    page, said, asked = browser.new_page(), [], []
-    page.on("console", lambda m: said.append(m.text))
-    page.on("pageerror", lambda e: said.append(str(e)))
-    page.on("request", lambda r: asked.append(r.url))
+    page, said, asked = opened
     yield page
     assert [line for line in said if "400" not in line] == []
     assert all(url.startswith(("http://127.0.0.1:", "data:")) for url in asked), asked
-    page.close()
 
 
 def served(run):
