@@ -12,7 +12,7 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "thoughtlens"
 LAYERS = [
     {"errors"},
-    {"config", "progress", "metrics", "kernels", "result"},
+    {"config", "progress", "devices", "metrics", "kernels", "result"},
     {"stage"},
     {"models", "store", "sae", "problems"},
     {"baselines", "training", "explain"},

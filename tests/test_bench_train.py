@@ -42,5 +42,7 @@ def test_decode():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("bench", [bench_train_step, bench_decode])
 def test_a_gpu_that_is_not_there(bench):
-    with pytest.raises(ResourceError, match="finds no GPU"):
+    with pytest.raises(ResourceError, match="device 'cuda' is not available here"):
         bench(device="cuda")
+    with pytest.raises(ConfigError, match="device: expected cpu, cuda"):
+        bench(device="gpu")

@@ -9,7 +9,7 @@ import torch
 
 from thoughtlens import kernels
 from thoughtlens.bench.clock import timed
-from thoughtlens.bench.train_step import require_device
+from thoughtlens.devices import choose_device
 from thoughtlens.errors import ConfigError
 
 
@@ -30,11 +30,11 @@ def bench_decode(
     """
     if min(d_out, batch, steps) < 1 or not 1 <= k <= d_sae:
         raise ConfigError(f"Expected positive sizes and 1 <= k <= d_sae, got k = {k}, d_sae = {d_sae}")
-    require_device(device)
+    where = choose_device(device)
     generator = torch.Generator().manual_seed(seed)
-    W_dec = torch.randn(d_sae, d_out, generator=generator).to(device)
-    values, indices = torch.rand(batch, d_sae, generator=generator).to(device).topk(k)
-    dense = torch.zeros(batch, d_sae, device=device).scatter(1, indices, values)
+    W_dec = torch.randn(d_sae, d_out, generator=generator).to(where)
+    values, indices = torch.rand(batch, d_sae, generator=generator).to(where).topk(k)
+    dense = torch.zeros(batch, d_sae, device=where).scatter(1, indices, values)
     runs = (lambda: kernels.decode(values, indices, W_dec), lambda: dense @ W_dec)
     pairs = [[timed(run, W_dec) for run in runs] for _ in range(steps + 1)][1:]
     return {

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from thoughtlens import kernels
 from thoughtlens.bench.clock import timed
-from thoughtlens.bench.train_step import new_trainer, require_device
+from thoughtlens.bench.train_step import new_trainer
+from thoughtlens.devices import choose_device
 from thoughtlens.errors import ConfigError
 from thoughtlens.sae.stack import LOSSES
 from thoughtlens.train import DTYPES
@@ -56,8 +57,8 @@ def bench_stack(
             f"Expected kind in {list(LOSSES)}, dtype in {list(DTYPES)}, members, batch and steps >= 1; got "
             f"{kind!r}, {dtype!r}, {members}, {batch}, {steps}"
         )
-    require_device(device)
-    x = torch.randn(members, batch, d_in, generator=torch.Generator().manual_seed(0)).to(device)
+    where = choose_device(device)
+    x = torch.randn(members, batch, d_in, generator=torch.Generator().manual_seed(0)).to(where)
     sets = [_trainers(x, kind, d_sae, k, dtype, steps) for _ in range(3)]
     n_threads = torch.get_num_threads() if x.device.type == "cpu" else 1
     size = group_size or stack_size(members, batch * d_sae, x.device, n_threads)

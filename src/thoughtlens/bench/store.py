@@ -12,9 +12,9 @@ import pyarrow as pa
 import torch
 
 from thoughtlens.config import validate
+from thoughtlens.devices import DTYPES
 from thoughtlens.errors import ConfigError
 from thoughtlens.store import ActivationStore, StoreMeta, StoreWriter, View
-from thoughtlens.store.meta import DTYPES as STORED
 
 
 def bench_store(
@@ -35,12 +35,12 @@ def bench_store(
         `read_float32_gb_s` (converted): medians over `repeats` runs of `seconds`, in 10^9 stored
         bytes a second; with settings and threads.
     """
-    if dtype not in STORED or min(d_in, n_hooks, batch, repeats) < 1 or min(gigabytes, seconds) <= 0:
-        raise ConfigError(f"Expected dtype in {list(STORED)} and positive numbers, got {dtype!r}")
+    if dtype not in DTYPES or min(d_in, n_hooks, batch, repeats) < 1 or min(gigabytes, seconds) <= 0:
+        raise ConfigError(f"Expected dtype in {list(DTYPES)} and positive numbers, got {dtype!r}")
     width = {f"layers.{i}:out": d_in for i in range(n_hooks)}
     table = {"kind": "text", "model": "none", "hook_names": list(width), "d_in": width, "dtype": dtype}
     meta = validate(StoreMeta, table)
-    row_bytes = n_hooks * d_in * STORED[dtype].itemsize
+    row_bytes = n_hooks * d_in * DTYPES[dtype].itemsize
     n = max(batch, int(gigabytes * 1e9 / row_bytes))
     with tempfile.TemporaryDirectory(prefix="thoughtlens-bench-") as folder:
         root = Path(folder) / "acts"

@@ -13,7 +13,8 @@ from thoughtlens import kernels
 from thoughtlens import sae as saes
 from thoughtlens.bench.clock import timed
 from thoughtlens.config import validate
-from thoughtlens.errors import ConfigError, ResourceError
+from thoughtlens.devices import choose_device
+from thoughtlens.errors import ConfigError
 from thoughtlens.sae.registry import CONFIGS
 from thoughtlens.train import DTYPES
 from thoughtlens.training.loop import Settings, Trainer
@@ -53,9 +54,9 @@ def bench_train_step(
             f"Expected kind in {list(CONFIGS)}, dtype in {list(DTYPES)}, steps and batch >= 1; "
             f"got {kind!r}, {dtype!r}, {steps}, {batch}"
         )
-    require_device(device)
+    where = choose_device(device)
     generator = torch.Generator().manual_seed(seed)
-    pool = [torch.randn(batch, d_in, generator=generator).to(device) for _ in range(POOL)]
+    pool = [torch.randn(batch, d_in, generator=generator).to(where) for _ in range(POOL)]
     trainer = new_trainer(pool[0], kind, d_sae, k, dtype, warmup + steps, seed)
     steps_of = [lambda x=x: trainer.step(x) for x in pool]
     times = [timed(steps_of[i % POOL], pool[0]) for i in range(warmup + steps)][warmup:]
@@ -99,9 +100,3 @@ def new_trainer(
         seed=seed,
     )
     return Trainer(sae, settings)
-
-
-def require_device(name: str) -> None:
-    """Raise ResourceError where a GPU is asked for and torch finds none."""
-    if torch.device(name).type == "cuda" and not torch.cuda.is_available():
-        raise ResourceError(f"device = {name!r}, and torch finds no GPU here; use --device cpu")

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from thoughtlens.devices import DTYPES
 from thoughtlens.errors import ConfigError
 from thoughtlens.extract.config import ExtractConfig
 from thoughtlens.extract.cost import flops
 from thoughtlens.extract.source import Chunk, Source
 from thoughtlens.models.capture import capture, resolve
-from thoughtlens.models.load import DTYPES, LanguageModel, load, read_config
+from thoughtlens.models.load import LanguageModel, load, read_config
 from thoughtlens.problems.text import TextConfig, count_tokens, iter_documents
 from thoughtlens.problems.tokens import BUFFER_BATCHES, Cutter, Spool, Window, bos_id, pad, spool
 from thoughtlens.stage import Plan

@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from thoughtlens.config import load as load_config
+from thoughtlens.devices import DTYPES
 from thoughtlens.errors import ConfigError, HookError, MismatchError
 from thoughtlens.extract.config import ExtractConfig
 from thoughtlens.extract.cost import flops
 from thoughtlens.extract.source import Chunk, Source
 from thoughtlens.metrics.uncertainty import wilson
 from thoughtlens.models import thoughts, tiny
-from thoughtlens.models.load import DTYPES, ModelConfig
+from thoughtlens.models.load import ModelConfig
 from thoughtlens.models.sites import CONVENTION
 from thoughtlens.models.thoughts import Answer, ThoughtBatch, ThoughtModel, ThoughtSpec, collect, parse_number
 from thoughtlens.problems import source as problem_source

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 
 from thoughtlens import pipeline
 from thoughtlens.config import Config
+from thoughtlens.devices import choose_device
 from thoughtlens.errors import ConfigError
 from thoughtlens.grid import tables
 from thoughtlens.progress import warn
@@ -21,7 +22,7 @@ from thoughtlens.stage import Plan, run_stage
 from thoughtlens.store import ActivationStore
 from thoughtlens.sweep.grid import TUNED, Setting, settings, split_overrides
 from thoughtlens.sweep.study import Study, recipe_tables, tuned
-from thoughtlens.train import GroupSize, TrainConfig, device
+from thoughtlens.train import GroupSize, TrainConfig
 from thoughtlens.train import plan as train_plan
 from thoughtlens.train.jobs import Job, check, plan_jobs
 from thoughtlens.train.run import train_jobs
@@ -118,7 +119,7 @@ def plan(cfg: GridConfig) -> Plan:
 
 
 def _work(cfg: GridConfig, planned: list[Planned], warnings: list[str], tmp: Path) -> dict[str, Any]:
-    where = device(planned[0].job.cfg.device)
+    where = choose_device(planned[0].job.cfg.device)
     outcomes = train_jobs([p.job for p in planned], tmp, where, cfg.group_size)
     rows = [tables.row(p.setting, p.job, o) for p, o in zip(planned, outcomes, strict=True)]
     write_curves({o.label: o.curve for o in outcomes}, tmp / "metrics.parquet")

@@ -18,10 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from thoughtlens.devices import DTYPES, choose_device
 from thoughtlens.errors import CheckpointError, ConfigError, MismatchError
 from thoughtlens.models import checkpoint
 from thoughtlens.models.checkpoint import EMBEDDINGS, Base, Checkpoint
-from thoughtlens.models.load import DTYPES, check_device, tokenizer_digest
+from thoughtlens.models.load import tokenizer_digest
 from thoughtlens.models.sequence import HFThoughts
 from thoughtlens.models.thoughts import ThoughtSpec, parse_number
 
@@ -90,7 +91,7 @@ def load(
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    target = check_device(device)
+    target = choose_device(device)
     found = checkpoint.read(name, revision)
     folder = found.file.parent
     where = base or (folder if (folder / "config.json").is_file() else None)

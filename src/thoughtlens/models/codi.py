@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
+from thoughtlens.devices import DTYPES, choose_device
 from thoughtlens.errors import CheckpointError, ConfigError, MismatchError
 from thoughtlens.models import checkpoint
 from thoughtlens.models.checkpoint import Base, Checkpoint
-from thoughtlens.models.load import DTYPES, check_device, tokenizer_digest
+from thoughtlens.models.load import tokenizer_digest
 from thoughtlens.models.sequence import HFThoughts
 from thoughtlens.models.thoughts import ThoughtSpec
 from thoughtlens.progress import say
@@ -130,7 +131,7 @@ def load(
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    target = check_device(device)
+    target = choose_device(device)
     release = RELEASES.get(str(name))
     found = checkpoint.read(name, revision)
     folder = found.file.parent

@@ -22,11 +22,10 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from thoughtlens.config import Config
-from thoughtlens.errors import CheckpointError, ConfigError, NotThereError, ResourceError
+from thoughtlens.devices import DTYPES, choose_device
+from thoughtlens.errors import CheckpointError, ConfigError, NotThereError
 from thoughtlens.models.locate import BUNDLED, first_line, locate, quiet, weights_digest
 from thoughtlens.progress import say, warn
-
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 class ModelConfig(Config):
@@ -83,7 +82,7 @@ def load(
     """
     if dtype not in DTYPES:
         raise ConfigError(f"model.dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    target = check_device(device)
+    target = choose_device(device)
     root = locate(name, revision=revision)
     model = _read_model(root, name, DTYPES[dtype])
     tokenizer = _read_tokenizer(root, name)
@@ -108,26 +107,6 @@ def read_config(name: str, *, revision: str | None = None) -> transformers.Pretr
         return AutoConfig.from_pretrained(root, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{name}: no usable config.json in {root}: {first_line(error)}") from None
-
-
-def check_device(device: str) -> torch.device:
-    """The torch device of that name, if this machine has it.
-
-    Raises:
-        ConfigError: not the name of a device.
-        ResourceError: no such device here.
-    """
-    try:
-        target = torch.device(device)
-    except RuntimeError:
-        raise ConfigError(f"model.device: expected cpu, cuda, cuda:N or mps, got {device!r}") from None
-    try:
-        torch.empty(0, device=target)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ResourceError(
-            f"model.device={device} is not available here ({first_line(error)}); use device=cpu"
-        ) from None
-    return target
 
 
 def _read_model(root: Path, name: str, dtype: torch.dtype) -> PreTrainedModel:

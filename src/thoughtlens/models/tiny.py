@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from thoughtlens.config import validate
+from thoughtlens.devices import choose_device
 from thoughtlens.errors import CheckpointError, ConfigError, DataError, HookError, NotThereError
 from thoughtlens.models.thoughts import Answer, State, Tap, ThoughtModel, ThoughtSpec, parse_number
 from thoughtlens.models.tiny_decoder import (
@@ -185,13 +186,14 @@ def load(
 
     Raises:
         NotThereError: no such model, seed or variant; says which there are.
+        ConfigError, ResourceError: no such dtype or device, or not here.
         CheckpointError: keys missing or left over, another shape, values not finite.
     """
     if dtype not in ("float32", "float64", "bfloat16", "float16"):
         raise ConfigError(f"Expected dtype float32, float64, bfloat16 or float16, got {dtype!r}")
     directory = _find(name, seed, variant)
     decoder, digest = read(directory)
-    decoder = decoder.to(device=device, dtype=getattr(torch, dtype))
+    decoder = decoder.to(device=choose_device(device), dtype=getattr(torch, dtype))
     return TinyThoughts(decoder, str(name), digest)
 
 

@@ -9,11 +9,11 @@ import torch
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from thoughtlens.config import Config
+from thoughtlens.devices import DTYPES
 from thoughtlens.errors import NotThereError, StoreError
 from thoughtlens.stage import read_json
 
 SCHEMA = 1
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 META, PROGRESS, ROWS, PROBLEMS = "meta.json", "progress.json", "rows.parquet", "problems.parquet"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from thoughtlens.errors import ResourceError
+from thoughtlens.devices import choose_device
 from thoughtlens.progress import warn
 from thoughtlens.stage import Plan, run_stage
 from thoughtlens.store.reader import ActivationStore
@@ -17,10 +17,10 @@ from thoughtlens.train.groups import memory_bytes
 from thoughtlens.train.jobs import Job, check, plan_jobs
 from thoughtlens.train.run import Team, train_jobs
 from thoughtlens.training.evaluation import DEFINITIONS
-from thoughtlens.training.parallel import Ranks, joined, led, local_rank
+from thoughtlens.training.parallel import Ranks, joined, led
 from thoughtlens.training.track import write_curves
 
-__all__ = ["DTYPES", "GroupSize", "Parallel", "TrainConfig", "device", "plan", "train"]
+__all__ = ["DTYPES", "GroupSize", "Parallel", "TrainConfig", "plan", "train"]
 
 IDLE_BYTES = 0.5e9
 """Memory of the libraries alone."""
@@ -67,26 +67,13 @@ def plan(cfg: TrainConfig) -> Plan:
         disk_bytes=4.0 * (sum(job.n_weights for job in jobs) + 2 * 3 * largest),
         seconds=2
         * sum(6.0 * job.n_weights * job.n_vectors for job in jobs)
-        / _flops_per_s(device(cfg.device)),
+        / _flops_per_s(choose_device(cfg.device)),
     )
-
-
-def device(name: str) -> torch.device:
-    """The device that a config's name stands for.
-
-    Raises:
-        ResourceError: a GPU was asked for and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ResourceError("device = 'cuda', and torch finds no GPU here; set train.device=cpu or auto")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", local_rank() % torch.cuda.device_count())
 
 
 def _work(cfg: TrainConfig, jobs: list[Job], warnings: list[str], tmp: Path, ranks: Ranks) -> dict[str, Any]:
     team = Team.of(ranks, cfg.parallel, len(jobs))
-    outcomes = train_jobs(jobs, tmp, device(cfg.device), cfg.group_size, team)
+    outcomes = train_jobs(jobs, tmp, choose_device(cfg.device), cfg.group_size, team)
     if ranks.first:
         write_curves({o.label: o.curve for o in outcomes}, tmp / "metrics.parquet")
     failed = [{"member": o.label, "reason": o.failure} for o in outcomes if o.failure is not None]

@@ -135,11 +135,6 @@ def world() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def local_rank() -> int:
-    """Which of this machine's processes this one is, and so which GPU is its own."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
 @cache
 def _rendezvous() -> tuple[Any, int, int]:
     """The store that the ranks meet in, this rank, their number; made once, for a second one on the same

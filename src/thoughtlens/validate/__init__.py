@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from pydantic import Field
 
 from thoughtlens import sae as saes
 from thoughtlens.config import Config
-from thoughtlens.errors import DataError, ResourceError
+from thoughtlens.devices import choose_device
+from thoughtlens.errors import DataError
 from thoughtlens.metrics.reconstruction import DEFINITIONS as RECONSTRUCTION
 from thoughtlens.metrics.reconstruction import (
     ExplainedVarianceByNorm,
@@ -151,7 +151,9 @@ class _Job:
 def _prepare(cfg: ValidateConfig) -> _Job:
     """Open everything, and refuse what cannot or should not be judged."""
     store = ActivationStore.open(cfg.acts)
-    members = saes.load_members(cfg.sae, device=_device(cfg.device), joined=True, hooks=store.meta.d_in)
+    members = saes.load_members(
+        cfg.sae, device=str(choose_device(cfg.device)), joined=True, hooks=store.meta.d_in
+    )
     subjects = [subject_of(store, name, sae, cfg.split) for name, sae in members.items()]
     warnings = _check(cfg, subjects, list(members))
     return _Job(store, subjects, _splicer(cfg, store), warnings)
@@ -277,9 +279,3 @@ def _member(
 
 def _write(file: Path, rows: list[dict[str, Any]]) -> None:
     pq.write_table(pa.Table.from_pylist(rows), file)
-
-
-def _device(name: str) -> str:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ResourceError("device = 'cuda', and torch finds no GPU here; set validate.device=cpu or auto")
-    return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"

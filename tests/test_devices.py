@@ -1,0 +1,24 @@
+"""Devices by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from thoughtlens.devices import choose_device
+from thoughtlens.errors import ConfigError, ResourceError
+
+
+def test_names_and_those_that_are_none():
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(ConfigError, match="device: expected cpu, cuda, cuda:N or mps, got 'gpu'"):
+        choose_device("gpu")
+    with pytest.raises(ResourceError, match=r"device 'cuda:99' is not available here \(.+\); use cpu"):
+        choose_device("cuda:99")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_each_process_has_its_own(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", str(torch.cuda.device_count() - 1))
+    assert choose_device("cuda") == torch.device("cuda", torch.cuda.device_count() - 1)
