@@ -1,8 +1,8 @@
 """SAEs of one shape as one tensor program: a leading member dimension on every tensor.
 
 A stack of M SAEs with d_sae latents each is, seen from the decoder, one SAE with M * d_sae latents of
-which a row can use one block: selection and sparse decoding are the single SAE's kernels on M * batch
-rows, and the dense products are batched ones.
+which a row can use one block: selection, sparse decoding and the optimizer are the single SAE's kernels on
+M times as many rows, and the dense products are batched ones.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from thoughtlens import kernels
@@ -27,6 +27,8 @@ class StackTerms:
     terms: dict[str, Float[Tensor, " members"]]
     fired: Int[Tensor, "members d_sae"]
     """On how many rows of its batch each latent fires."""
+    idle: Bool[Tensor, "members d_sae"]
+    """Latents without a part in the loss: the gradients of all they own are 0."""
     total: Float[Tensor, " members"] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -49,11 +51,16 @@ class Stack:
     The members stay ordinary SAEs: what changes in the stack changes in them, so that each is measured,
     saved and restored by itself. Each keeps its own k, penalty and normalisation.
 
+    Args:
+        members: They share `stack_key`.
+        ordered: Sum what a row's latents write in an order of their own, largest first, as is needed where
+            others, with another k, may be in the stack at one time and not at another. None: where k differs.
+
     Raises:
         MismatchError: members that do not share `stack_key`, or of a kind that has no batched loss.
     """
 
-    def __init__(self, members: Sequence[SAE]):
+    def __init__(self, members: Sequence[SAE], ordered: bool | None = None):
         keys = {stack_key(sae.cfg, sae.d_in) for sae in members}
         if len(keys) != 1 or None in keys:
             raise MismatchError(
@@ -66,6 +73,8 @@ class Stack:
         self.parameters = {name: self._join(name) for name, _ in first.named_parameters()}
         self.W_enc, self.b_enc = self.parameters["W_enc"], self.parameters["b_enc"]
         self.W_dec, self.b_dec = self.parameters["W_dec"], self.parameters["b_dec"]
+        ks = {getattr(sae.cfg, "k", None) for sae in members}
+        self.ordered = len(ks) > 1 if ordered is None else ordered
         self._scale = self._joint_normalization()
         self._loss = LOSSES[first.kind]
 
@@ -89,11 +98,14 @@ class Stack:
         mean, scale = self._scale
         return (x.to(self.W_enc.dtype) - mean) * scale
 
-    def pre_acts(self, z: Float[Tensor, "members batch d_in"]) -> Float[Tensor, "members batch d_sae"]:
-        """As `SAE.pre_acts`."""
-        if self.cfg.pre_bias:
-            z = z - self.b_dec[:, None]
-        return self.linear(z, self.W_enc, self.b_enc)
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """dtype of the dense products."""
+        return self.members[0].compute_dtype or self.W_enc.dtype
+
+    def centred(self, z: Float[Tensor, "members batch d_in"]) -> Float[Tensor, "members batch d_in"]:
+        """What the encoder's product takes."""
+        return z - self.b_dec[:, None] if self.cfg.pre_bias else z
 
     def linear(
         self,
@@ -102,7 +114,7 @@ class Stack:
         b: Float[Tensor, "members b"],
     ) -> Float[Tensor, "members batch b"]:
         """`x @ W + b`, the product in the members' compute dtype."""
-        dtype = self.members[0].compute_dtype or W.dtype
+        dtype = self.compute_dtype
         if dtype == W.dtype:
             return torch.baddbmm(b[:, None], x, W)
         return (x.to(dtype) @ W.to(dtype)).to(W.dtype) + b[:, None]
@@ -111,26 +123,14 @@ class Stack:
         """One number a member, beside the weights."""
         return torch.tensor(values, dtype=self.W_enc.dtype, device=self.W_enc.device)
 
-    @torch.no_grad()
-    def share_gradients(self) -> None:
-        """Let each member see its slice of the gradients; W_dec's only across unit rows."""
-        if self.cfg.decoder_norm == "unit" and self.W_dec.grad is not None:
-            along = (self.W_dec.grad * self.W_dec).sum(dim=2, keepdim=True)
-            self.W_dec.grad -= along * self.W_dec
-        for name, parameter in self.parameters.items():
-            for i, sae in enumerate(self.members):
-                sae.get_parameter(name).grad = None if parameter.grad is None else parameter.grad[i]
-
-    @torch.no_grad()
-    def normalize_decoder(self) -> None:
-        """As `SAE.normalize_decoder`."""
-        if self.cfg.decoder_norm == "unit":
-            self.W_dec /= self.W_dec.norm(dim=2, keepdim=True).clamp_min(1e-12)
+    @property
+    def unit(self) -> bool:
+        """Whether decoder rows keep length 1."""
+        return self.members[0].unit_from is not None
 
     def _join(self, name: str) -> nn.Parameter:
         """The members' parameters as one, of which theirs become slices."""
-        parts = [sae.get_parameter(name).detach() for sae in self.members]
-        whole = torch.stack([p.T for p in parts]).mT if name == "W_enc" else torch.stack(parts)
+        whole = join([sae.get_parameter(name).detach() for sae in self.members])
         for sae, part in zip(self.members, whole, strict=True):
             sae.get_parameter(name).data = part
         return nn.Parameter(whole)
@@ -145,42 +145,47 @@ class Stack:
         return mean[:, None], torch.where(spread > 0, 1 / spread, 0)[:, None, None]
 
 
+def join(parts: Sequence[Tensor]) -> Shaped[Tensor, "members ..."]:
+    """Tensors of one shape as one, which keeps the order in memory of matrices that lie transposed."""
+    transposed = parts[0].ndim == 2 and not parts[0].is_contiguous()
+    return torch.stack([part.T for part in parts]).mT if transposed else torch.stack(list(parts))
+
+
 def _topk(
     stack: Stack, z: Float[Tensor, "m batch d"], dead: Bool[Tensor, "m d_sae"], progress: Sequence[float]
 ) -> StackTerms:
     """As `TopKSAE.loss`."""
-    pre_acts = stack.pre_acts(z)
-    ks = [sae.cfg.k for sae in stack.members]
-    values, indices = _first_k(*kernels.topk(pre_acts.flatten(0, 1), max(ks)), ks)
-    blocks = stack.d_sae * torch.arange(len(ks), device=z.device).repeat_interleave(z.shape[1])
-    indices = indices + blocks[:, None]
-    decoded = kernels.decode(values, indices, stack.W_dec.flatten(0, 1)).view_as(z)
-    residual = z - (decoded + stack.b_dec[:, None])
+    ks, dtype = [sae.cfg.k for sae in stack.members], stack.compute_dtype
+    centre = stack.b_dec if stack.cfg.pre_bias else None
+    values, indices, _ = kernels.encode_topk(z, stack.W_enc, stack.b_enc, max(ks), dtype, centre)
+    if stack.ordered:
+        values, indices = _first_k(values, indices, ks)
+    decoded = kernels.decode(values.flatten(0, 1), indices.flatten(0, 1), stack.W_dec.flatten(0, 1))
+    residual = z - (decoded.view_as(z) + stack.b_dec[:, None])
     terms = {"reconstruction": residual.square().mean((1, 2))}
+    fired = torch.bincount(indices[values != 0], minlength=dead.numel()).view_as(dead)
+    idle = fired == 0
     if stack.cfg.auxk > 0:
         weight = stack.per_member([sae.cfg.auxk for sae in stack.members])
-        terms["auxk"] = weight * _auxk(stack, residual, pre_acts, dead)
-    fired = torch.bincount(indices[values != 0], minlength=len(ks) * stack.d_sae)
-    return StackTerms(terms, fired.view(len(ks), -1))
+        terms["auxk"] = weight * _auxk(stack, z, residual.detach(), dead)
+        idle &= ~dead
+    return StackTerms(terms, fired, idle)
 
 
 def _first_k(
-    values: Float[Tensor, "rows k"], indices: Int[Tensor, "rows k"], ks: Sequence[int]
-) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
-    """Each member's own k largest; what is beyond them becomes 0.
-
-    Always sorted: the order of a member's sums must not depend on who else is in the stack.
-    """
-    values, order = values.sort(dim=1, descending=True, stable=True)
-    rank = torch.arange(values.shape[1], device=values.device)
-    limit = torch.tensor(ks, device=values.device).repeat_interleave(len(values) // len(ks))
-    return torch.where(rank < limit[:, None], values, 0), indices.gather(1, order)
+    values: Float[Tensor, "m batch k"], indices: Int[Tensor, "m batch k"], ks: Sequence[int]
+) -> tuple[Float[Tensor, "m batch k"], Int[Tensor, "m batch k"]]:
+    """Each member's own k largest, in order; what is beyond them becomes 0."""
+    values, order = values.sort(dim=2, descending=True, stable=True)
+    rank = torch.arange(values.shape[2], device=values.device)
+    limit = torch.tensor(ks, device=values.device)[:, None, None]
+    return torch.where(rank < limit, values, 0), indices.gather(2, order)
 
 
 def _auxk(
     stack: Stack,
+    z: Float[Tensor, "m batch d"],
     residual: Float[Tensor, "m batch d"],
-    pre_acts: Float[Tensor, "m batch d_sae"],
     dead: Bool[Tensor, "m d_sae"],
 ) -> Float[Tensor, " m"]:
     """As `auxk_loss`, one by one for the members that have dead latents.
@@ -188,12 +193,20 @@ def _auxk(
     Padded to one number of latents they could go together, but then a member's sums would depend on the
     others, and a resumed run would end with other bytes.
     """
-    k_aux = stack.cfg.k_aux or max(1, stack.d_in // 2)
-    dtype = stack.members[0].compute_dtype or stack.W_dec.dtype
-    losses = list(residual.new_zeros(len(residual)))
-    for i in dead.any(1).nonzero().squeeze(1).tolist():
-        latents = dead[i].nonzero().squeeze(1)
-        losses[i] = dead_loss(residual[i], pre_acts[i][:, latents], stack.W_dec[i][latents], k_aux, dtype)
+    k_aux, dtype = stack.cfg.k_aux or max(1, stack.d_in // 2), stack.compute_dtype
+    losses = list(residual.new_zeros(len(residual)).unbind())
+    if not (n_dead := dead.sum(1).tolist()) or not any(n_dead):
+        return torch.stack(losses)
+    latents = dead.flatten().nonzero().squeeze(1)
+    encoders = stack.W_enc.mT.flatten(0, 1)[latents].split(n_dead)
+    biases, rows = stack.b_enc.flatten()[latents].split(n_dead), stack.W_dec.flatten(0, 1)[latents]
+    members = zip(
+        stack.centred(z).unbind(), residual.unbind(), encoders, biases, rows.split(n_dead), strict=True
+    )
+    for i, (x, target, W, b, own) in enumerate(members):
+        if len(own):
+            pre_acts = kernels.linear(x, W.T, b, dtype)
+            losses[i] = dead_loss(target, pre_acts, own, k_aux, dtype)
     return torch.stack(losses)
 
 
@@ -202,14 +215,14 @@ def _relu(
 ) -> StackTerms:
     """As `ReLUSAE.loss`."""
     cfg = stack.cfg
-    acts = stack.pre_acts(z).relu()
+    acts = stack.linear(stack.centred(z), stack.W_enc, stack.b_enc).relu()
+    fired = (acts != 0).sum(1)
     squared = (z - stack.linear(acts, stack.W_dec, stack.b_dec)).square()
     weighted = acts * stack.W_dec.norm(dim=2)[:, None] if cfg.penalty_by_decoder_norm else acts
     penalty = weighted.mean((1, 2)) if cfg.penalty == "mean" else weighted.sum(2).mean(1)
-    cfgs = [sae.cfg for sae in stack.members]
     l1 = [
-        c.l1 * (min(1.0, done / c.l1_warmup) if c.l1_warmup > 0 else 1.0)
-        for c, done in zip(cfgs, progress, strict=True)
+        sae.cfg.l1 * (min(1.0, done / sae.cfg.l1_warmup) if sae.cfg.l1_warmup > 0 else 1.0)
+        for sae, done in zip(stack.members, progress, strict=True)
     ]
     whole = cfg.reconstruction == "sum"
     return StackTerms(
@@ -217,7 +230,8 @@ def _relu(
             "reconstruction": squared.sum(2).mean(1) if whole else squared.mean((1, 2)),
             "l1": stack.per_member(l1) * penalty,
         },
-        (acts != 0).sum(1),
+        fired,
+        fired == 0,
     )
 
 

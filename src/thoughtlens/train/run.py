@@ -138,7 +138,8 @@ def _train_group(group: list[Job], tmp: Path, device: torch.device, bar: Progres
     runs = [_Run(job, tmp, device, team) for job in group]
     todo = [run for run in runs if not run.resume(bar)]
     if len(group) > 1:
-        fit_together([run.entry() for run in todo], bar)
+        ks = {getattr(job.sae_cfg, "k", None) for job in group}
+        fit_together([run.entry() for run in todo], bar, ordered=len(ks) > 1)
     else:
         for run in todo:
             run.fit(bar)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ from thoughtlens.progress import Progress
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.stack import Stack, StackTerms
 from thoughtlens.store.view import View, ViewBatch
-from thoughtlens.training.adam import EPS, Adam
 from thoughtlens.training.checkpoint import Checkpoints
 from thoughtlens.training.loop import Trainer, inputs, measured, note, stop
 from thoughtlens.training.schedule import lr_at
 from thoughtlens.training.sources import JoinedView
+from thoughtlens.training.stack_adam import StackAdam
 from thoughtlens.training.track import Row
 
 
@@ -50,11 +51,13 @@ class StackTrainer:
 
     Args:
         trainers: Of SAEs that share `stack_key`, and of one batch size.
+        ordered: As in `Stack`.
     """
 
-    def __init__(self, trainers: Sequence[Trainer]):
+    def __init__(self, trainers: Sequence[Trainer], ordered: bool | None = None):
         self.trainers = list(trainers)
-        self.stack = Stack([t.sae for t in self.trainers])
+        self.stack = Stack([t.sae for t in self.trainers], ordered)
+        self.optimizer = StackAdam(self.stack, [t.optimizer for t in self.trainers])
         self._silent = torch.stack([t.tracker.silent_rows for t in self.trainers])
         for trainer, part in zip(self.trainers, self._silent, strict=True):
             trainer.tracker.silent_rows = part
@@ -71,96 +74,63 @@ class StackTrainer:
         """
         progress = [t.step_idx / t.settings.n_steps for t in self.trainers]
         loss = self.stack.loss(x, cell, self._silent >= self._limits, progress)
-        for parameter in self.stack.parameters.values():
-            parameter.grad = None
+        self.optimizer.zero_grad()
         loss.total.sum().backward()
-        self.stack.share_gradients()
         numbers = self._numbers(loss)
         failures = [
-            None if torch.isfinite(values["loss"] + values["norm"]) else
-            f"loss {values['loss'].item()}, gradient norm {values['norm'].item()}"
-            for values in numbers
+            None if math.isfinite(one["loss"] + one["norm"])
+            else f"loss {one['loss']}, gradient norm {one['norm']}"
+            for one in numbers
         ]  # fmt: skip
-        self._update(numbers, failures)
+        self._update([None if why else one["norm"] for one, why in zip(numbers, failures, strict=True)], loss)
         self._count(loss, numbers, failures, x.shape[1])
         return failures
 
-    def _numbers(self, loss: StackTerms) -> list[dict[str, Tensor]]:
-        """Per member loss, gradient norm, and what goes into the curve, on the CPU."""
-        grads = [p.grad.flatten(1) for p in self.stack.parameters.values() if p.grad is not None]
-        norms = torch.stack([g.norm(dim=1) for g in grads]).norm(dim=0)
-        table = {"loss": loss.total, **{f"loss_{n}": t for n, t in loss.terms.items()}, "norm": norms}
-        table["fired"] = loss.fired.sum(1)
-        columns = torch.stack([v.detach().double() for v in table.values()]).cpu()
-        return [dict(zip(table, column, strict=True)) for column in columns.T]
+    def _numbers(self, loss: StackTerms) -> list[dict[str, float]]:
+        """Per member loss, gradient norm, and what goes into the curve."""
+        table = {"loss": loss.total, **{f"loss_{n}": t for n, t in loss.terms.items()}}
+        table |= {"norm": self.optimizer.norms(loss.idle), "fired": loss.fired.sum(1)}
+        columns = torch.stack([v.detach().double() for v in table.values()]).T.tolist()
+        return [dict(zip(table, column, strict=True)) for column in columns]
 
-    def _update(self, numbers: list[dict[str, Tensor]], failures: list[str | None]) -> None:
-        """Clip and step the members that did not fail, those with one learning rate in one call."""
-        groups: dict[float, list[Trainer]] = {}
-        for trainer, values, failure in zip(self.trainers, numbers, failures, strict=True):
+    def _update(self, norms: list[float | None], loss: StackTerms) -> None:
+        """Clip and step the members that have a norm."""
+        lrs, factors = [], []
+        for trainer, norm in zip(self.trainers, norms, strict=True):
             s = trainer.settings
-            if failure is not None:
-                continue
-            if 0 < s.grad_clip < values["norm"]:
-                factor = s.grad_clip / (values["norm"].item() + 1e-6)
-                for p in trainer.sae.parameters():
-                    if p.grad is not None:
-                        p.grad.mul_(factor)
-            lr = lr_at(trainer.step_idx, s.n_steps, s.lr, s.warmup, s.decay)
-            groups.setdefault(lr, []).append(trainer)
-        for lr, trainers in groups.items():
-            step_together([trainer.optimizer for trainer in trainers], lr)
-        self.stack.normalize_decoder()
+            rate = lr_at(trainer.step_idx, s.n_steps, s.lr, s.warmup, s.decay)
+            lrs.append(None if norm is None else rate)
+            clipped = norm is not None and 0 < s.grad_clip < norm
+            factors.append(s.grad_clip / (norm + 1e-6) if clipped else 1.0)
+        self.optimizer.step(lrs, factors, loss.idle)
 
     def _count(
-        self, loss: StackTerms, numbers: list[dict[str, Tensor]], failures: list[str | None], n_rows: int
+        self, loss: StackTerms, numbers: list[dict[str, float]], failures: list[str | None], n_rows: int
     ) -> None:
         self._silent += n_rows
         self._silent.masked_fill_(loss.fired > 0, 0)
-        for trainer, values, failure in zip(self.trainers, numbers, failures, strict=True):
+        for trainer, one, failure in zip(self.trainers, numbers, failures, strict=True):
             if failure is None:
-                counted = {n: v.item() for n, v in values.items() if n.startswith("loss")}
-                trainer.means.add({**counted, "l0_train": values["fired"].item() / n_rows})
+                counted = {name: v for name, v in one.items() if name.startswith("loss")}
+                trainer.means.add({**counted, "l0_train": one["fired"] / n_rows})
                 trainer.step_idx += 1
 
 
-@torch.no_grad()
-def step_together(optimizers: Sequence[Adam], lr: float) -> None:
-    """`Adam.step` of several optimizers with one learning rate, as one call of torch's fused kernel."""
-    parameters = [p for one in optimizers for p in one.parameters.values() if p.grad is not None]
-    states = [one.state[p] for one in optimizers for p in one.parameters.values() if p.grad is not None]
-    for state in states:
-        state["step"] += 1
-        state["last"].copy_(state["step"])
-    device = parameters[0].device
-    torch.ops.aten._fused_adam_(
-        parameters,
-        [p.grad for p in parameters],
-        [state["exp_avg"] for state in states],
-        [state["exp_avg_sq"] for state in states],
-        [],
-        [state["step"].to(device) for state in states],
-        lr=lr,
-        beta1=optimizers[0].betas[0],
-        beta2=optimizers[0].betas[1],
-        weight_decay=0.0,
-        eps=EPS,
-        amsgrad=False,
-        maximize=False,
-    )
-
-
-def fit_together(entries: Sequence[Entry], bar: Progress) -> None:
+def fit_together(entries: Sequence[Entry], bar: Progress, ordered: bool | None = None) -> None:
     """Train every entry to its end; each finishes, or fails, by itself.
 
     Args:
         entries: New or restored ones, at any step each, of one stack.
         bar: Told of every batch.
+        ordered: As in `Stack`: whether k differs among all that were ever to be trained together; None:
+            among these.
     """
+    if ordered is None:
+        ordered = len({getattr(entry.trainer.sae.cfg, "k", None) for entry in entries}) > 1
     live = [_Live(entry) for entry in entries]
     saved = time.monotonic()
     while live:
-        trainer = StackTrainer([member.trainer for member in live])
+        trainer = StackTrainer([member.trainer for member in live], ordered)
         ended = False
         while not ended:
             failures = trainer.step(*_batch(live))
