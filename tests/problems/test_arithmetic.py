@@ -9,7 +9,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from thoughtlens.errors import ConfigError, DataError
-from thoughtlens.problems import arithmetic
+from thoughtlens.problems import arithmetic, words
 
 
 def solve(question: str, p: int) -> list[int]:
@@ -97,15 +97,20 @@ def test_twins_differ_in_one_word_and_in_the_answer(change):
         assert a["answer"] != b["answer"] and a["operation"] == b["operation"]
         assert solve(b["question"], 23) == [b["v1"], b["v2"], b["v3"]]
         assert a["split"] == b["split"] == "test" and a["group_id"] == b["group_id"]
-        changed = next(x for x, y in pairs if x != y)
-        assert re.fullmatch(r"\d+" if change == "start" else r"[+*-]\d+", changed)
+        before, after = next(pair for pair in pairs if pair[0] != pair[1])
+        sign = "" if change == "start" else before[0]
+        assert re.fullmatch(r"\d+" if change == "start" else r"[+*-]\d+", before)
+        assert after.startswith(sign) and after.removeprefix(sign).isdigit()  # only the operand changes
+        assert [c for c in arithmetic.CHANGES if a[c] != b[c]] == [change]
 
 
 def test_bad_requests_say_what_is_possible():
     with pytest.raises(DataError, match="train"):
         arithmetic.problems(10, seed=0, split="dev")
-    with pytest.raises(DataError, match="n=0"):
-        arithmetic.problems(0, seed=0)
+    for n, seed in ((0, 0), (-1, 0), (5, -1)):
+        for make in (arithmetic.problems, arithmetic.twins, words.problems, words.twins):
+            with pytest.raises(DataError, match=f"n={n}, seed={seed}"):
+                make(n, seed=seed)
     with pytest.raises(DataError, match="n_steps"):
         arithmetic.problems(10, seed=0, n_steps=(4,))
     with pytest.raises(ConfigError, match="prime"):

@@ -211,9 +211,13 @@ def problems(
         `problem_id, group_id (the path), split, question, answer, cot` and the labels `operation,
         n_steps, template_id, start, op1..op3, v1..v3`; operations and values past `n_steps` are
         null. `cot` is the teacher's text, without the last value, which is the answer.
+
+    Raises:
+        DataError: no such split or number of steps, no problems asked for, or a negative seed.
+        ConfigError: p is not a prime of at least 11.
     """
     symbols = Symbols(p)
-    d = draw_split(n, np.random.default_rng((seed, n)), symbols, split, n_steps)
+    d = draw_split(n, generator(n, seed), symbols, split, n_steps)
     text = _questions(d, symbols)
     return table(d, symbols, f"{split}-{seed}", text, template_id=np.zeros(n, int))
 
@@ -223,14 +227,15 @@ def twins(
 ) -> tuple[pa.Table, pa.Table]:
     """Counterfactual pairs: row i of both tables is one question with one element changed.
 
-    An operation is replaced by one of its kind (additive by additive), so the class stays. The
+    What changes is the start value, or the operand of one operation (`+3` to `+7`, never to `-7`). The
     value after the changed step and the answer differ in each pair, both paths belong to `split`
     (unless `any`), and both rows carry the group of the first.
 
     Raises:
         ConfigError: no such `change`, or one past `n_steps`.
+        DataError: no pairs asked for, or a negative seed.
     """
-    symbols, rng = Symbols(p), np.random.default_rng((seed, n, slot(change, n_steps)))
+    symbols, rng = Symbols(p), generator(n, seed, slot(change, n_steps))
     first, second = draw_twins(n, rng, symbols, split, change, n_steps)
     texts = [_questions(d, symbols) for d in (first, second)]
     tables = [
@@ -238,6 +243,17 @@ def twins(
         for d, text in zip((first, second), texts, strict=True)
     ]
     return tables[0], as_twin(tables[1], tables[0])
+
+
+def generator(n: int, seed: int, *more: int) -> np.random.Generator:
+    """Source of the choices for `n` problems.
+
+    Raises:
+        DataError: no problems asked for, or a negative seed.
+    """
+    if n < 1 or seed < 0:
+        raise DataError(f"Expected n >= 1 and seed >= 0, got n={n}, seed={seed}")
+    return np.random.default_rng((seed, n, *more))
 
 
 def slot(change: str, n_steps: int) -> int:
@@ -252,19 +268,13 @@ def slot(change: str, n_steps: int) -> int:
 
 
 def draw_twins(
-    n: int,
-    rng: np.random.Generator,
-    symbols: Symbols,
-    split: str,
-    change: str,
-    n_steps: int,
-    same_sign: bool = False,
+    n: int, rng: np.random.Generator, symbols: Symbols, split: str, change: str, n_steps: int
 ) -> tuple[Draw, Draw]:
-    """The pairs of `twins` as integers; with `same_sign` only the operand of an operation changes."""
+    """The pairs of `twins` as integers."""
     found: list[tuple[Draw, Draw]] = []
     while sum(len(a.names) for a, _ in found) < n:
         d = draw_split(n, rng, symbols, split, (n_steps,))
-        twin, valid = _twin(d, symbols, rng, split, slot(change, n_steps), same_sign)
+        twin, valid = _twin(d, symbols, rng, split, slot(change, n_steps))
         found.append((_take(d, valid), _take(twin, valid)))
     first, second = (_take(_join(side), np.arange(n)) for side in zip(*found, strict=True))
     return first, second
@@ -279,13 +289,7 @@ def as_twin(table: pa.Table, of: pa.Table) -> pa.Table:
 
 
 def _twin(
-    d: Draw,
-    symbols: Symbols,
-    rng: np.random.Generator,
-    split: str,
-    slot: int,
-    same_sign: bool,
-    tries: int = 40,
+    d: Draw, symbols: Symbols, rng: np.random.Generator, split: str, slot: int, tries: int = 40
 ) -> tuple[Draw, Bool[np.ndarray, " C"]]:
     """The first of `tries` random replacements that fits, and whether there was one."""
     rows, before = np.arange(len(d.names)), d.values(symbols)[:, 0]
@@ -302,7 +306,7 @@ def _twin(
             muls = rng.integers(symbols.n_add, symbols.n_ops, size=len(rows))
             new = np.where(symbols.is_times(old), muls, adds)
             fresh = (d.ops != new[:, None, None]).all((1, 2))
-            fresh &= (symbols.signs(new) == symbols.signs(old)) | (not same_sign)
+            fresh &= symbols.signs(new) == symbols.signs(old)
             ops[rows, d.chain[:, 0], slot - 1] = new
         candidate = replace(d, start=start, ops=ops)
         after = candidate.values(symbols)[:, 0]
@@ -331,8 +335,8 @@ def draw_split(
     n: int, rng: np.random.Generator, symbols: Symbols, split: str, n_steps: Sequence[int]
 ) -> Draw:
     """`n` contexts of one query each."""
-    if n < 1 or split not in SPLIT_NAMES:
-        raise DataError(f"Expected n >= 1 and split in {SPLIT_NAMES}, got n={n}, split={split!r}")
+    if split not in SPLIT_NAMES:
+        raise DataError(f"split: expected one of {', '.join(SPLIT_NAMES)}, got {split!r}")
     if not n_steps or not set(n_steps) <= set(range(1, N_STEPS + 1)):
         raise DataError(f"Expected n_steps from 1..{N_STEPS}, got {tuple(n_steps)}")
     weights = [float(k in n_steps) for k in range(1, N_STEPS + 1)]

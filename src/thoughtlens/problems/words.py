@@ -164,7 +164,7 @@ def problems(
     `op1..op3` and `cot` write an operation as one token, `+7`. `template_id` is the pattern of the
     sentence about the person asked for, `query_id` that of the query, `name` the person.
     """
-    symbols, rng = Symbols(p), np.random.default_rng((seed, n))
+    symbols, rng = Symbols(p), arithmetic.generator(n, seed)
     d = arithmetic.draw_split(n, rng, symbols, split, n_steps)
     return _table(d, wording(_is_test(d), rng), symbols, f"{split}-{seed}")
 
@@ -173,8 +173,8 @@ def twins(
     n: int, *, seed: int, split: str = "any", change: str = "start", p: int = P, n_steps: int = 3
 ) -> tuple[pa.Table, pa.Table]:
     """Counterfactual pairs as in `arithmetic.twins`, told alike: exactly one number word differs."""
-    symbols, rng = Symbols(p), np.random.default_rng((seed, n, arithmetic.slot(change, n_steps)))
-    first, second = arithmetic.draw_twins(n, rng, symbols, split, change, n_steps, same_sign=True)
+    symbols, rng = Symbols(p), arithmetic.generator(n, seed, arithmetic.slot(change, n_steps))
+    first, second = arithmetic.draw_twins(n, rng, symbols, split, change, n_steps)
     w = wording(_is_test(first), rng)
     prefix = f"{split}-{seed}-{change}"
     table = _table(first, w, symbols, prefix)
