@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.models.fake import ALPHA, N_STEPS, QUESTIONS, make_codi, save_base, think_without_cache
+from tests.models.fake import ALPHA, N_STEPS, QUESTIONS, RANK, make_codi, save_base, think_without_cache
 from thoughtlens.errors import (
     CheckpointError,
     ConfigError,
@@ -155,6 +155,40 @@ def test_a_missing_or_renamed_key_is_named(fresh, key):
     fresh.save(tensors | {key + "x": value})
     with pytest.raises(CheckpointError):
         load(fresh)
+
+
+@pytest.mark.parametrize(
+    ("part", "shape"), [("A", (5, 32)), ("A", (4,)), ("A", (4, 31)), ("B", (96, 3)), ("B", (95, 4))]
+)
+def test_lora_that_does_not_fit_is_named(fresh, part, shape):
+    key = f"{STEM}h.0.attn.c_attn.lora_{part}.default.weight"
+    fresh.save(fresh.tensors | {key: torch.ones(shape)})
+    with pytest.raises(CheckpointError, match=r"transformer\.h\.0\.attn\.c_attn"):
+        load(fresh)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"n_steps": -1}, "n_steps"),
+        ({"lora_alpha": torch.nan}, "lora_alpha"),
+        ({"revision": "main"}, "local"),
+    ],
+)
+def test_settings_that_cannot_be(fresh, options, says):
+    with pytest.raises(ConfigError, match=says):
+        load(fresh, **options)
+
+
+def test_rank_stabilised_adapters_are_a_larger_alpha(fresh):
+    """rsLoRA scales by alpha / sqrt(r), which is alpha * sqrt(r) / r."""
+    want = collect(load(fresh, lora_alpha=ALPHA * RANK**0.5), QUESTIONS[:1]).thought_out[0, :, 0]
+    for module in fresh.wrapper.modules():
+        if hasattr(module, "scaling"):
+            assert module.scaling == {"default": ALPHA / RANK}
+            module.scaling["default"] = ALPHA / RANK**0.5
+    got = think_without_cache(fresh, QUESTIONS[0], remove_eos=True)["thought_out"]
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

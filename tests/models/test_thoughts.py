@@ -266,8 +266,11 @@ def test_collect_names_what_exists(gpt2):
         collect(gpt2, QUESTIONS, sites=["mlp"])
     with pytest.raises(HookError, match=r"0\.\.2"):
         collect(gpt2, QUESTIONS, layers=[3])
-    with pytest.raises(DataError, match="at least one question"):
-        collect(gpt2, [])
+    for questions in ([], "What is 7?"):
+        with pytest.raises(DataError, match="list of at least one question"):
+            collect(gpt2, questions)
+    with pytest.raises(ConfigError, match="batch_size"):
+        collect(gpt2, QUESTIONS, batch_size=0)
 
 
 def test_gradients_reach_an_edit(gpt2):
@@ -294,6 +297,7 @@ def test_readout_of_the_last_state_is_the_models_own(gpt2, fake):
         ("none", None),
         ("", None),
         ("10-4", -4.0),
+        ("9" * 400, None),
     ],
 )
 def test_parse_number(text, value):

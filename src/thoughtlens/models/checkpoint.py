@@ -29,7 +29,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from thoughtlens.errors import CheckpointError, MismatchError, NotThereError
+from thoughtlens.errors import CheckpointError, ConfigError, MismatchError, NotThereError
 from thoughtlens.progress import warn
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -63,8 +63,11 @@ def read(name: str | Path, revision: str | None = None) -> Checkpoint:
     Raises:
         NotThereError: nothing there, or the hub cannot be reached.
         CheckpointError: damaged, not a plain dictionary of tensors, or with values not finite.
+        ConfigError: a revision of something local.
     """
     path = Path(name).expanduser()
+    if revision is not None and path.exists():
+        raise ConfigError(f"model.revision={revision!r} is only for models on the hub, and {path} is local")
     commit = None
     if path.is_dir():
         path = _file_in(path)

@@ -87,7 +87,8 @@ def load(
         NotThereError: no such checkpoint or base model.
         CheckpointError: keys missing, left over, or a second embedding that differs.
         MismatchError: another base model, or a tokenizer that shifts the thought tokens.
-        ConfigError: no base model given for a checkpoint that has none beside it, or an unknown dtype.
+        ConfigError: no base model given for a checkpoint that has none beside it, an unknown dtype, fewer
+            than no thoughts, or a revision of a local file.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")

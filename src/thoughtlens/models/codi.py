@@ -12,6 +12,7 @@ stands there is `remove_eos`, and the wrong choice shifts every thought without 
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -117,7 +118,8 @@ def load(
         remove_eos: Whether no eos stands between question and thoughts; None: as the published
             checkpoint was trained, and True for others.
         n_steps: Thoughts to think.
-        lora_alpha: LoRA's alpha of the training run; a checkpoint does not hold it.
+        lora_alpha: LoRA's alpha of the training run; a checkpoint does not hold it. An adapter trained with
+            rank-stabilised scaling has alpha times the root of its rank.
         projection: False for a checkpoint that feeds the state back as it is.
         dtype: What to compute in, after merging in float32.
         device: A torch device.
@@ -127,8 +129,11 @@ def load(
         NotThereError: no such checkpoint or base model.
         CheckpointError: keys missing, left over or incomplete, by name.
         MismatchError: another base model, or a tokenizer that shifts the thought tokens.
-        ConfigError: no base model given for a checkpoint that names none, or an unknown dtype.
+        ConfigError: no base model given for a checkpoint that names none, an unknown dtype, an alpha that is
+            not finite, fewer than no thoughts, or a revision of a local file.
     """
+    if not math.isfinite(lora_alpha):
+        raise ConfigError(f"lora_alpha: expected a finite number, got {lora_alpha}")
     if dtype not in DTYPES:
         raise ConfigError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     target = choose_device(device)
@@ -223,6 +228,11 @@ def _merge(
         if name not in modules:
             raise CheckpointError(f"{where}: {prefix}{name} has LoRA, but the base model has no such module")
         w, a, b = (state[name + end].float() for end in suffixes)
+        if a.ndim != 2 or b.ndim != 2 or b.shape[1] != len(a):
+            raise CheckpointError(
+                f"{where}: expected LoRA of {prefix}{name} as A [r, in] and B [out, r], "
+                f"got {list(a.shape)} and {list(b.shape)}"
+            )
         update = alpha / len(a) * (b @ a)
         update = update.T if isinstance(modules[name], Conv1D) else update
         if update.shape != w.shape:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from thoughtlens.errors import HookError
+from thoughtlens.errors import ConfigError, HookError
 
 SITES = ("thought_in", "resid", "thought_out", "kv")
 LAYERED = ("resid", "kv")
@@ -38,6 +38,10 @@ class ThoughtSpec:
     sites: tuple[str, ...] = SITES
     reads_last: bool = False
     """Whether the answer reads the last `thought_out` itself. CODI and Coconut discard it."""
+
+    def __post_init__(self) -> None:
+        if self.n_steps < 0:
+            raise ConfigError(f"Expected n_steps >= 0 thoughts, got {self.n_steps}")
 
     @property
     def passes(self) -> range:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -86,7 +87,7 @@ class Answer:
     """After the end-of-thought token and after each forced token: `logits[:, 0]` is what the model
     would say first."""
     value: list[float | None]
-    """The last number of the text, commas removed; None where there is none."""
+    """The last number of the text, as `parse_number` reads it; None where there is none."""
 
 
 class ThoughtModel(ABC):
@@ -265,8 +266,10 @@ def think(
 
 def encoded(model: ThoughtModel, questions: Sequence[str], *, batch_size: int = 64) -> Iterator[State]:
     """All questions before any thought, batch by batch (alike lengths together); `State.rows` says which."""
-    if not questions:
-        raise DataError("Expected at least one question, got none")
+    if isinstance(questions, str) or not questions:
+        raise DataError(f"Expected a list of at least one question, got {questions!r}")
+    if batch_size < 1:
+        raise ConfigError(f"Expected batch_size >= 1, got {batch_size}")
     order = sorted(range(len(questions)), key=lambda i: len(questions[i]))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
@@ -337,9 +340,10 @@ def collect(
 
 
 def parse_number(text: str) -> float | None:
-    """The last number of a text, commas removed; None if there is none."""
+    """The last number of a text, commas removed; None if there is none, or one too large for a float."""
     found = re.findall(r"-?\d+\.?\d*", text.replace(",", ""))
-    return float(found[-1]) if found else None
+    value = float(found[-1]) if found else math.inf
+    return value if math.isfinite(value) else None
 
 
 def _stack(
