@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 
 from tests.models.fake import ALPHA, N_STEPS, QUESTIONS, RANK, make_codi, save_base, think_without_cache
@@ -184,7 +185,7 @@ def test_rank_stabilised_adapters_are_a_larger_alpha(fresh):
     """rsLoRA scales by alpha / sqrt(r), which is alpha * sqrt(r) / r."""
     want = collect(load(fresh, lora_alpha=ALPHA * RANK**0.5), QUESTIONS[:1]).thought_out[0, :, 0]
     for module in fresh.wrapper.modules():
-        if hasattr(module, "scaling"):
+        if isinstance(module, LoraLayer):
             assert module.scaling == {"default": ALPHA / RANK}
             module.scaling["default"] = ALPHA / RANK**0.5
     got = think_without_cache(fresh, QUESTIONS[0], remove_eos=True)["thought_out"]
