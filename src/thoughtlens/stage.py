@@ -124,13 +124,21 @@ def read_json(file: Path) -> dict[str, Any]:
     return table
 
 
-def write_json(file: Path, table: dict[str, Any]) -> None:
-    """Write through a temporary name, so that the file is whole or absent."""
+@contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """A name to write to; its bytes are forced to disk and become `file`, which is whole or absent."""
     part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+    yield part
     with part.open("rb") as handle:
         os.fsync(handle.fileno())
     os.replace(part, file)
+
+
+def write_json(file: Path, table: dict[str, Any]) -> None:
+    """A JSON file that is whole or absent."""
+    text = json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with whole(file) as part:
+        part.write_text(text, "utf-8")
 
 
 def digest(path: str | Path) -> str:
@@ -232,9 +240,8 @@ def _locked(tmp: Path, cfg: Config) -> Iterator[None]:
                     f"Finish it with its own settings, delete it, or choose another --out"
                 )
         else:
-            part = tmp / "config.toml.part"
-            part.write_text(text, "utf-8")
-            os.replace(part, file)
+            with whole(file) as part:
+                part.write_text(text, "utf-8")
         yield
     finally:
         handle.close()

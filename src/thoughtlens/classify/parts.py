@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from thoughtlens.baselines.probes import Probe
 from thoughtlens.baselines.topk import AtK
+from thoughtlens.stage import whole
 
 WHOLE = 0
 """Number under which a probe on all features is kept."""
@@ -28,9 +28,8 @@ def save(found: Probe | AtK, file: Path) -> None:
     if isinstance(found, AtK):
         arrays["chosen"] = found.chosen
     file.parent.mkdir(exist_ok=True)
-    unfinished = file.with_suffix(".part.npz")
-    np.savez(unfinished, **arrays)
-    os.replace(unfinished, file)
+    with whole(file) as part, part.open("wb") as handle:
+        np.savez(handle, **arrays)
 
 
 def load(file: Path) -> Probe | AtK:

@@ -95,11 +95,11 @@ def _write_table(table: pa.Table, out: Path) -> dict:
     from pyarrow import parquet
 
     from thoughtlens.errors import OccupiedError
+    from thoughtlens.stage import whole
 
     if out.exists():
         raise OccupiedError(f"{out} exists already; choose another --out, or delete it")
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".tmp")
-    parquet.write_table(table, part)
-    part.rename(out)
+    with whole(out) as part:
+        parquet.write_table(table, part)
     return {"path": str(out), "n_problems": table.num_rows, "columns": table.column_names}

@@ -18,7 +18,7 @@ import scipy.sparse as sp
 from jaxtyping import Float, Int, Shaped
 
 from thoughtlens.errors import DataError, NotThereError, StoreError
-from thoughtlens.stage import read_json
+from thoughtlens.stage import read_json, whole
 
 SCHEMA = 1
 DTYPES = {"I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
@@ -126,12 +126,11 @@ class Codes:
         Row groups are small enough for a reader to skip to a latent; memory does not grow with the table.
         """
         names = pa.array(self.hook_names, pa.string())
-        part = Path(f"{path}.part")
         schema = pa.schema(
             {"latent": pa.int32(), "row": pa.int64(), "hook_name": pa.string(), "value": pa.float32()}
         )
         indptr, indices, values = (self.by_latent[key] for key in ("indptr", "indices", "values"))
-        with pq.ParquetWriter(part, schema, compression="zstd") as writer:
+        with whole(Path(path)) as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
             for low in range(0, self.n_fires, GROUP_FIRES):
                 vector = indices[low : low + GROUP_FIRES]
                 latent = np.searchsorted(indptr, np.arange(low, low + len(vector)), side="right") - 1
@@ -142,7 +141,6 @@ class Codes:
                     "value": values[low : low + GROUP_FIRES].astype(np.float32),
                 }
                 writer.write_table(pa.table(table, schema), row_group_size=GROUP_FIRES)
-        part.replace(path)
 
 
 def open_codes(interpret: str | Path) -> dict[str, Codes]:

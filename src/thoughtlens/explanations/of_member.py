@@ -32,6 +32,7 @@ from thoughtlens.explanations.patterns import TokenGraph
 from thoughtlens.explanations.probes import TextProbe, ThoughtProbe, probe_of
 from thoughtlens.explanations.tokens import Neighbours
 from thoughtlens.progress import progress
+from thoughtlens.stage import whole
 
 NUMBERS = ("auprc", "precision_at_half_recall", "pearson", "precision", "recall", "base_rate")
 COUNTS = ("n", "n_units", "n_fires")
@@ -157,7 +158,5 @@ def _write(
     ]
     # explanations last: a batch counts as done when they are there
     for name, schema, table in (("graphs", GRAPHS, drawn), ("explanations", EXPLANATIONS, rows)):
-        file = folder / f"{low:08d}.{name}.parquet"
-        part = file.with_name(file.name + ".part")
-        pq.write_table(pa.Table.from_pylist([{"member": member, **row} for row in table], schema), part)
-        part.replace(file)
+        with whole(folder / f"{low:08d}.{name}.parquet") as part:
+            pq.write_table(pa.Table.from_pylist([{"member": member, **row} for row in table], schema), part)

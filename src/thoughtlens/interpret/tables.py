@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from thoughtlens.explain.statistics import LatentStats, coactive, common_tokens,
 from thoughtlens.interpret.config import InterpretConfig
 from thoughtlens.interpret.shown import examples_table
 from thoughtlens.progress import progress
-from thoughtlens.stage import read_json, write_json
+from thoughtlens.stage import read_json, whole, write_json
 
 MARKS = {"first": "first_position", "outlier": "outlier_norm"}
 """Kinds of rows on which a latent says little, and the reason that is given."""
@@ -67,14 +68,11 @@ def tested_of(parts: Path, i: int) -> list[dict[str, Any]]:
 
 def write_parts(file: Path, tables: Iterable[pa.Table]) -> None:
     """One Parquet file from tables of one schema, never all in memory; whole once it has its name."""
-    part = file.with_name(file.name + ".part")
-    writer: pq.ParquetWriter | None = None
-    for table in tables:
-        writer = writer or pq.ParquetWriter(part, table.schema, compression="zstd")
-        writer.write_table(table)
-    assert writer is not None
-    writer.close()
-    part.replace(file)
+    tables = iter(tables)
+    first = next(tables)
+    with whole(file) as part, pq.ParquetWriter(part, first.schema, compression="zstd") as writer:
+        for table in itertools.chain([first], tables):
+            writer.write_table(table)
 
 
 def join(files: list[Path], target: Path) -> None:

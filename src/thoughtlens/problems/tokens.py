@@ -7,7 +7,6 @@ corpus nor the list of batches is ever held in memory.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Int
 
 from thoughtlens.errors import ConfigError, DataError
+from thoughtlens.stage import whole
 
 Bos = Literal["tokenizer", "always", "never"]
 BUFFER_BATCHES = 64
@@ -160,15 +160,17 @@ def spool(
     first = next(buffers, None)
     if first is None:
         raise DataError("Expected text with at least one token that is not special, found none")
-    part = path.with_name(path.name + ".part")
     schema = _schema(first)
-    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+    with (
+        whole(path) as part,
+        pa.OSFile(str(part), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+    ):
         for buffer in itertools.chain([first], buffers):
             try:
                 writer.write_batch(pa.RecordBatch.from_pylist(buffer, schema))
             except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
                 raise DataError(f"A label column mixes types: {str(error).splitlines()[0]}") from None
-    os.replace(part, path)
     return Spool(path)
 
 
@@ -211,8 +213,8 @@ def _buffers(
     left = np.inf if max_rows is None else max_rows
     buffer: list[dict[str, Any]] = []
     n_tokens = 0
-    for document, whole in _tokenized(rows, tokenizer):
-        ids = cutter.shorten(whole)
+    for document, tokens in _tokenized(rows, tokenizer):
+        ids = cutter.shorten(tokens)
         total = cutter.rows_up_to(ids)
         fits = int(np.searchsorted(total, left, side="right"))
         n_rows = int(total[fits - 1]) if fits else 0

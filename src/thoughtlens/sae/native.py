@@ -19,7 +19,7 @@ from thoughtlens.errors import CheckpointError, ConfigError, NotThereError
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.files import read_json, read_safetensors
 from thoughtlens.sae.registry import CONFIGS, KINDS
-from thoughtlens.stage import write_json
+from thoughtlens.stage import whole, write_json
 
 FORMAT = "thoughtlens-sae"
 SCHEMA = 1
@@ -102,17 +102,14 @@ def write_tensors(tensors: dict[str, Tensor], file: Path) -> None:
     Raises:
         OSError: with the system's number (disk full, no permission), which safetensors hides.
     """
-    part = file.with_name(file.name + ".part")
     try:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part)
+        with whole(file) as part:
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part)
     except SafetensorError as error:
         if (number := re.search(r"os error (\d+)", str(error))) is None:
             raise
         code = int(number[1])
         raise OSError(code, os.strerror(code), str(file)) from None
-    with part.open("rb") as handle:
-        os.fsync(handle.fileno())
-    os.replace(part, file)
 
 
 def _header(sae: SAE) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from thoughtlens.errors import DataError, NotThereError, StoreError
+from thoughtlens.stage import whole
 
 KEYS = {"text": ("problem_id", "token_id", "position"), "thoughts": ("problem_id", "thought_idx")}
 INT32 = ("token_id", "position", "thought_idx")
@@ -66,15 +66,14 @@ def row_table(batches: Sequence[Mapping[str, np.ndarray]], first: int) -> pa.Tab
 
 
 def write(path: Path, parts: Iterator[pa.Table], schema: pa.Schema) -> None:
-    """Write tables as one Parquet file, a row group each, through a temporary name."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
-            for table in parts:
-                writer.write_table(table, row_group_size=max(len(table), 1))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    """Write tables as one Parquet file, a row group each; it is whole or absent."""
+    with (
+        whole(path) as part,
+        part.open("wb") as file,
+        pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        for table in parts:
+            writer.write_table(table, row_group_size=max(len(table), 1))
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:

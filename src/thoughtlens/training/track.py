@@ -5,7 +5,6 @@ It is the source of what is shown elsewhere: whoever follows is told of every ro
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from thoughtlens.stage import whole
 
 Row = dict[str, Any]
 Follower = Callable[[dict[str, Any], list[Row]], None]
@@ -49,9 +50,8 @@ def write_curves(curves: dict[str, list[Row]], file: Path) -> None:
     rows = [{"member": member, **row} for member, curve in curves.items() for row in curve]
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in names}
-    part = file.with_name(file.name + ".part")
-    pq.write_table(pa.table(columns), part)
-    os.replace(part, file)
+    with whole(file) as part:
+        pq.write_table(pa.table(columns), part)
 
 
 class Means:

@@ -35,6 +35,7 @@ from thoughtlens.models.distill.losses import (
 from thoughtlens.models.distill.muon import Muon, split_parameters
 from thoughtlens.models.distill.start import fit_projection, initialize
 from thoughtlens.models.tiny_decoder import COT2, TinyConfig, TinyDecoder
+from thoughtlens.stage import whole
 
 N_STEPS = 3
 PROJECTION_BATCHES = 40
@@ -296,9 +297,9 @@ class Trainer:
         for name, optimizer in (("muon", self.muon), ("adam", self.adam)):
             for i, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"{name}.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
-        part = file.with_suffix(".part")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, part, {"at": json.dumps(asdict(self.at))})
-        part.replace(file)
+        at = {"at": json.dumps(asdict(self.at))}
+        with whole(file) as part:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, part, at)
 
     def restore(self, file: Path) -> None:
         """Continue exactly where a checkpoint was written."""
