@@ -125,7 +125,8 @@ def firing_rates(density: Mapping[str, Float[np.ndarray, " d_sae"]], n: Mapping[
     figure, axes = _axes(1, 1, (6.0, 2.7))
     axis = axes[0][0]
     bins = np.linspace(min(-2.0, *(-float(np.log10(max(n[m], 1))) for m in density)), 0, 41)
-    for colour, (member, values) in zip(_CYCLE, logs.items(), strict=False):
+    for i, (member, values) in enumerate(logs.items()):
+        colour = _CYCLE[i]
         axis.hist(values, bins=bins, histtype="stepfilled", color=colour, alpha=0.25)
         axis.hist(values, bins=bins, histtype="step", color=colour, label=labels[member], lw=1.2)
     axis.set(title="Firing rates", xlabel="log10 density (share of vectors)", ylabel="latents")
@@ -173,7 +174,8 @@ def _reconstruction_dots(
     """One line a SAE, one mark a reconstructor; what lies below 0 is drawn at 0."""
     figure, axes = _axes(1, 1, (7.0, 1.2 + 0.3 * len(members)))
     axis = axes[0][0]
-    colours = dict(zip([n for n in names if n != "sae"], (GREEN, ORANGE, GREY, PURPLE, SKY), strict=False))
+    baselines = [name for name in names if name != "sae"]
+    colours = dict(zip(baselines, (GREEN, ORANGE, GREY, PURPLE, SKY), strict=False))  # the others are grey
     for i, name in enumerate(names):
         own = [row for row in rows if row["reconstructor"] == name and row["explained_variance"] is not None]
         x = [max(row["explained_variance"], 0.0) for row in own]
@@ -218,7 +220,7 @@ def cell_map(values: Mapping[str, Sequence[tuple[str, int, float]]], label: str)
     figure, axes = _axes(rows, min(len(values), 2), (width, 0.4 + rows * height))
     for axis in axes.flat[len(values) :]:
         axis.set_axis_off()
-    for axis, (title, column) in zip(axes.flat, values.items(), strict=False):
+    for axis, (title, column) in zip(axes.flat[: len(values)], values.items(), strict=True):
         own = hooks[title]
         grid = np.full((len(own), len(thoughts)), np.nan)
         for hook, thought, value in column:
@@ -362,7 +364,8 @@ def at_k(rows: Sequence[Row], metric: str = "accuracy") -> Figure:
     """
     figure, axes = _axes(1, 1, (5.6, 3.2))
     axis = axes[0][0]
-    for colour, arm in zip(_CYCLE, dict.fromkeys(row["arm"] for row in rows), strict=False):
+    for i, arm in enumerate(dict.fromkeys(row["arm"] for row in rows)):
+        colour = _CYCLE[i % len(_CYCLE)]
         own = sorted((row for row in rows if row["arm"] == arm), key=lambda row: row["k"])
         k = [row["k"] for row in own]
         axis.plot(k, [row[metric] for row in own], color=colour, marker="o", ms=3, label=words(arm))

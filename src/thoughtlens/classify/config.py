@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from thoughtlens.baselines import probes, topk
 from thoughtlens.baselines.representations import ARMS, CELL_POOLINGS, TOKEN_POOLINGS, USUAL_ARMS
@@ -14,6 +14,18 @@ from thoughtlens.config import Config
 SELECTED, SELECTED_CELL = "selected", "selected_cell"
 CELL_ARMS = ("sae", "raw")
 """Arms that are also scored on every single cell."""
+
+
+def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
+    if not values or not all(value > 0 for value in values):
+        raise ValueError("expected positive numbers")
+    return tuple(sorted(set(values)))
+
+
+Counts = Annotated[tuple[int, ...], AfterValidator(_ascending)]
+"""Numbers of features from 1, each once."""
+Strengths = Annotated[tuple[float, ...], AfterValidator(_ascending)]
+"""Inverse regularisation strengths, each once."""
 
 
 class ClassifyConfig(Config):
@@ -56,7 +68,7 @@ class ClassifyConfig(Config):
     """Also score every (hook, thought) alone, for SAE and raw, and test which is best."""
     n_permutations: int = Field(200, ge=20)
     """Permutations behind the test of which cell is best."""
-    ks: tuple[int, ...] = topk.KS
+    ks: Counts = topk.KS
     """Numbers of features that the arms top_latents, top_neurons and top_pcs choose from."""
     cross_fit: bool = False
     """Train the SAE anew on each training fold, as it was trained, so that it sees no unit it is tested on.
@@ -65,7 +77,7 @@ class ClassifyConfig(Config):
     """Outer folds; every unit is predicted once, by a probe that has not seen its group."""
     inner_folds: int = Field(3, ge=2)
     """Folds inside a training fold, by which C and pooling are chosen."""
-    c_grid: tuple[float, ...] = probes.GRID
+    c_grid: Strengths = probes.GRID
     """Inverse regularisation strengths to choose from."""
     max_iter: int = Field(200, ge=1)
     """Steps of the optimizer for each fit."""
@@ -83,13 +95,6 @@ class ClassifyConfig(Config):
     def _all_arms(cls, names: Any) -> Any:
         return tuple(ARMS) if names in ("all", ("all",), ["all"]) else names
 
-    @field_validator("ks")
-    @classmethod
-    def _counts(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
-        if not ks or min(ks) < 1:
-            raise ValueError("ks needs numbers of features from 1")
-        return tuple(sorted(set(ks)))
-
     @field_validator("arms")
     @classmethod
     def _known_arms(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -98,13 +103,6 @@ class ClassifyConfig(Config):
         if not {"sae", "raw"} <= set(names):
             raise ValueError("arms must hold sae and raw, which are compared")
         return tuple(name for name in ARMS if name in names)
-
-    @field_validator("c_grid")
-    @classmethod
-    def _positive(cls, grid: tuple[float, ...]) -> tuple[float, ...]:
-        if not grid or min(grid) <= 0:
-            raise ValueError("c_grid needs positive numbers")
-        return tuple(sorted(set(grid)))
 
     @model_validator(mode="after")
     def _consistent(self) -> ClassifyConfig:

@@ -7,6 +7,7 @@ within reach, the position, the hook, the thought, a label of the problem. Numbe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -144,8 +145,8 @@ class Columns:
 
 
 def _bins() -> list[str]:
-    ends = [edge - 1 for edge in POSITIONS[1:]]
-    names = [str(a) if a == b else f"{a} to {b}" for a, b in zip(POSITIONS, ends, strict=False)]
+    pairs = pairwise(POSITIONS)
+    names = [str(low) if low == end - 1 else f"{low} to {end - 1}" for low, end in pairs]
     return [*names, f"{POSITIONS[-1]} or more"]
 
 

@@ -74,13 +74,9 @@ class Part:
 
     def firing_units(self) -> Int[np.ndarray, " d_sae"]:
         """In how many problems each latent fires."""
-        belongs = sp.csr_array(
-            (np.ones(self.n, np.int8), (self.unit, np.arange(self.n))), shape=(self.n_units, self.n)
-        )
-        fires = sp.csc_array(self.acts, copy=True)
-        fires.eliminate_zeros()
-        fires.data = np.ones(fires.nnz, np.int32)
-        return np.diff(sp.csc_array(belongs @ fires).indptr)
+        vectors, latents = self.acts.nonzero()
+        pairs = np.unique(latents.astype(np.int64) * self.n_units + self.unit[vectors])
+        return np.bincount(pairs // self.n_units, minlength=self.acts.shape[1])
 
     def at_tokens(self, values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " tokens"]:
         """Largest of the vectors' values at each token: of those on it, or those of its problem."""

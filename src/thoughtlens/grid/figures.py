@@ -28,7 +28,7 @@ def fronts(cells: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(1.2 + 3.0 * columns, 0.4 + 2.6 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     colours = mpl.colormaps["cividis"].resampled(max(len(thoughts), 2))
-    for axis, hook in zip(axes, hooks, strict=False):
+    for axis, hook in zip(axes[: len(hooks)], hooks, strict=True):
         for cell in (c for c in cells if c["hook_name"] == hook and c["points"]):
             thought = cell["thought_idx"]
             colour = GREY if thought is None else colours(thoughts.index(thought))

@@ -139,10 +139,8 @@ def twin_tables(
             )
         module = source.GENERATORS[model.cfg.problems]
         return module.twins(n, seed=seed, split=split, change=change, p=model.modulus)
-    first, second = (
-        source.problems(cfg, seed),
-        source.problems(validate(ProblemsConfig, {"source": file}), seed),
-    )
+    first = source.problems(cfg, seed)
+    second = source.problems(validate(ProblemsConfig, {"source": file}), seed)
     if len(first) != len(second):
         raise DataError(f"{file} has {len(second)} lines for {len(first)} problems; line i must be i's twin")
     rows = np.arange(len(first))

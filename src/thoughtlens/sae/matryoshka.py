@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -24,8 +25,7 @@ class MatryoshkaConfig(BatchTopKConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> MatryoshkaConfig:
-        steps = (0.0, *self.prefixes)
-        if self.prefixes[-1] != 1 or any(b <= a for a, b in zip(steps, self.prefixes, strict=False)):
+        if self.prefixes[-1] != 1 or any(b <= a for a, b in pairwise((0.0, *self.prefixes))):
             raise ValueError(f"prefixes must ascend from above 0 to 1, got {self.prefixes}")
         weights = self.prefix_weights
         if weights is not None and len(weights) != len(self.prefixes):

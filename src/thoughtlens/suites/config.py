@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from thoughtlens.baselines import probes, topk
+from thoughtlens.classify.config import Counts, Strengths
 from thoughtlens.config import Config
 from thoughtlens.models.load import ModelConfig
 from thoughtlens.problems.tokens import Bos
@@ -38,7 +39,7 @@ class SuiteConfig(Config):
     sae-probes reads, through TransformerLens) or `never`."""
     batch_tokens: int = Field(8192, gt=0)
     """Tokens of one forward pass, padding included."""
-    ks: tuple[int, ...] = KS
+    ks: Counts = KS
     """Numbers of latents that sae-probes' probes see."""
     penalty: Literal["l1", "l2"] = "l1"
     """Penalty of sae-probes' probes on latents; those on raw activations always have l2."""
@@ -50,13 +51,13 @@ class SuiteConfig(Config):
     """Also compare latents with raw activations under this project's protocol."""
     own_rows: int = Field(2000, ge=0)
     """Rows of a set under that protocol at most; more are thinned by whole texts. 0: no limit."""
-    own_ks: tuple[int, ...] = topk.KS
+    own_ks: Counts = topk.KS
     """Numbers of latents that the arm top_latents of that protocol chooses from."""
     folds: int = Field(5, ge=2)
     """Outer folds of that protocol."""
     inner_folds: int = Field(3, ge=2)
     """Folds inside a training fold, by which C is chosen."""
-    c_grid: tuple[float, ...] = probes.GRID
+    c_grid: Strengths = probes.GRID
     """Inverse regularisation strengths to choose from."""
     max_iter: int = Field(200, ge=1)
     """Steps of the optimizer for each fit."""
@@ -66,17 +67,3 @@ class SuiteConfig(Config):
     """Resamples behind each interval of an AUC."""
     seed: int = Field(0, ge=0)
     """Seed of folds and resampling."""
-
-    @field_validator("ks", "own_ks")
-    @classmethod
-    def _counts(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
-        if not ks or min(ks) < 1:
-            raise ValueError("expected numbers of latents from 1")
-        return tuple(sorted(set(ks)))
-
-    @field_validator("c_grid")
-    @classmethod
-    def _positive(cls, grid: tuple[float, ...]) -> tuple[float, ...]:
-        if not grid or min(grid) <= 0:
-            raise ValueError("c_grid needs positive numbers")
-        return tuple(sorted(set(grid)))
