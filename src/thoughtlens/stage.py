@@ -41,13 +41,16 @@ class Plan:
     memory_bytes: float
     disk_bytes: float
     seconds: float
+    notes: tuple[str, ...] = ()
+    """What was left open in the settings and is decided now."""
 
     def line(self, stage: str) -> str:
         """One line for the user."""
-        return (
+        needs = (
             f"{stage}: about {self.rows:,} rows, {self.memory_bytes / 1e9:.1f} GB memory, "
             f"{self.disk_bytes / 1e9:.2f} GB disk, {self.seconds:,.0f} s"
         )
+        return "; ".join((needs, *self.notes))
 
 
 def run_stage(

@@ -73,7 +73,7 @@ def test_round_trip(cfg, tmp_path):
     x = inputs(cfg, 16, seed=5)["x"]
     saes.save(sae, tmp_path)
     loaded = saes.load(tmp_path)
-    assert type(loaded) is type(sae) and loaded.cfg == cfg and loaded.hook_names == ["a:out"]
+    assert type(loaded) is type(sae) and loaded.cfg == sae.cfg and loaded.hook_names == ["a:out"]
     x_hat = sae(x)
     assert torch.allclose(loaded(x), x_hat, rtol=1e-9, atol=1e-9 * float(x_hat.abs().max()))
     sae.fold()

@@ -49,6 +49,10 @@ class SAEConfig(Config):
         """Number of latents on an input of width `d_in`."""
         return self.d_sae if self.d_sae is not None else max(1, round(self.expansion * d_in))
 
+    def for_width(self, d_in: int) -> SAEConfig:
+        """The same with what an input of width `d_in` decides where it is unset."""
+        return self
+
     def check(self, d_in: int) -> None:
         """Raise ConfigError where the config cannot be used on this width."""
 
@@ -136,7 +140,7 @@ class SAE(nn.Module, ABC):
     def __init__(self, cfg: SAEConfig, d_in: int, d_out: int | None = None):
         super().__init__()
         cfg.check(d_in)
-        self.cfg = cfg
+        self.cfg = cfg = cfg.for_width(d_in)
         self.d_in, self.d_out, self.d_sae = d_in, d_out or d_in, cfg.width(d_in)
         self.W_enc = nn.Parameter(torch.zeros(self.d_sae, self.d_in).T)  # as `latents_together` has it
         self.b_enc = nn.Parameter(torch.zeros(self.d_sae))

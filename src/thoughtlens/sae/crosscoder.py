@@ -16,9 +16,10 @@ from thoughtlens.sae.auxk import AuxKConfig, auxk_term
 from thoughtlens.sae.base import MEDIAN_ROWS, SAE, Batch, LossTerms, SAEConfig, SparseActs, require_k
 from thoughtlens.sae.batchtopk import batch_topk, update_threshold
 from thoughtlens.sae.normalization import Cell, fit_normalization, geometric_median
+from thoughtlens.sae.penalty import PenaltyConfig
 
 
-class CrosscoderConfig(AuxKConfig):
+class CrosscoderConfig(AuxKConfig, PenaltyConfig):
     """One dictionary over several layers, or over the successive thoughts of a problem."""
 
     kind: Literal["crosscoder"] = "crosscoder"
@@ -34,10 +35,11 @@ class CrosscoderConfig(AuxKConfig):
     """Latents that fire per row over all sites together, on average; for batchtopk."""
     threshold_decay: float = Field(default=0.95, ge=0, lt=1)
     """Weight of the past in the running mean of the least activation kept, per step; for batchtopk."""
-    l1: float = Field(default=1.0, ge=0)
-    """Coefficient of the penalty; for l1."""
-    l1_warmup: float = Field(default=0.05, ge=0, le=1)
-    """Share of the training over which the coefficient rises linearly from 0."""
+
+    @property
+    def penalised(self) -> bool:
+        """Not with batchtopk."""
+        return self.sparsity == "l1"
 
     def check(self, d_in: int) -> None:
         """Refuse fewer than two sites, sites of one name, and k above the number of latents."""
@@ -45,7 +47,8 @@ class CrosscoderConfig(AuxKConfig):
             raise ConfigError(
                 f"sae.sites: expected at least 2 different sites for a crosscoder, got {self.sites}"
             )
-        require_k("sae.k", self.k, self.width(d_in))
+        if self.sparsity == "batchtopk":
+            require_k("sae.k", self.k, self.width(d_in))
 
 
 class Crosscoder(SAE):
@@ -163,10 +166,13 @@ class Crosscoder(SAE):
         if cfg.sparsity == "batchtopk":
             terms = {"reconstruction": residual.square().mean()}
             return LossTerms(terms | auxk_term(cfg, residual, pre_acts, W_dec, batch), acts)
-        warm = min(1.0, batch.progress / cfg.l1_warmup) if cfg.l1_warmup > 0 else 1.0
         weighted = (acts * self.W_dec.norm(dim=-1).sum(-1)).sum(-1).mean()
         return LossTerms(
-            {"reconstruction": residual.square().sum(-1).mean(), "l1": cfg.l1 * warm * weighted}, acts
+            {
+                "reconstruction": residual.square().sum(-1).mean(),
+                "l1": cfg.penalty_at(batch.progress) * weighted,
+            },
+            acts,
         )
 
     @torch.no_grad()

@@ -6,22 +6,19 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
 from torch import Tensor, nn
 
 from thoughtlens import kernels
 from thoughtlens.sae.base import SAE, Batch, LossTerms, SAEConfig
+from thoughtlens.sae.penalty import PenaltyConfig
 
 
-class GatedConfig(SAEConfig):
+class GatedConfig(PenaltyConfig):
     """Gated SAE; the penalty falls on the gate alone, so that magnitudes do not shrink."""
 
     kind: Literal["gated"] = "gated"
     """Architecture."""
-    l1: float = Field(default=1.5, ge=0)
-    """Coefficient of the sparsity penalty on the gate's positive pre-activations."""
-    l1_warmup: float = Field(default=0.05, ge=0, le=1)
-    """Share of the training over which the coefficient rises linearly from 0."""
+    l1_per_root: ClassVar[float] = 0.15
 
 
 class GatedSAE(SAE):
@@ -60,11 +57,10 @@ class GatedSAE(SAE):
         z_hat = kernels.linear(acts, self.W_dec, self.b_dec, dtype)
         open_gate = gate.relu()
         z_gate = kernels.linear(open_gate, self.W_dec.detach(), self.b_dec.detach(), dtype)
-        warm = min(1.0, batch.progress / self.cfg.l1_warmup) if self.cfg.l1_warmup > 0 else 1.0
         return LossTerms(
             {
                 "reconstruction": (z - z_hat).square().sum(-1).mean(),
-                "l1": self.cfg.l1 * warm * open_gate.sum(-1).mean(),
+                "l1": self.cfg.penalty_at(batch.progress) * open_gate.sum(-1).mean(),
                 "gate": (z - z_gate).square().sum(-1).mean(),
             },
             acts,

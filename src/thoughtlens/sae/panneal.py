@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -11,20 +11,18 @@ from torch import Tensor
 
 from thoughtlens import kernels
 from thoughtlens.sae.base import SAE, Batch, LossTerms, SAEConfig
+from thoughtlens.sae.penalty import PenaltyConfig
 
 SMOOTHING = 1e-3
 """Added to activations under the power: below it, the penalty's gradient stops growing."""
 
 
-class PAnnealConfig(SAEConfig):
+class PAnnealConfig(PenaltyConfig):
     """ReLU SAE whose penalty is the sum of `acts ** p`, with p falling from 1."""
 
     kind: Literal["p_anneal"] = "p_anneal"
     """Architecture."""
-    l1: float = Field(default=0.5, ge=0)
-    """Coefficient of the sparsity penalty while p = 1."""
-    l1_warmup: float = Field(default=0.05, ge=0, le=1)
-    """Share of the training over which the coefficient rises linearly from 0."""
+    l1_per_root: ClassVar[float] = 0.05
     p_end: float = Field(default=0.2, gt=0, le=1)
     """Exponent at the end of the annealing."""
     anneal_start: float = Field(default=0.2, ge=0, le=1)
@@ -75,11 +73,10 @@ class PAnnealSAE(SAE):
         z = self.normalize(batch.x, batch.cell)
         acts = self.pre_acts(z).relu()
         z_hat = kernels.linear(acts, self.W_dec, self.b_dec, self.compute_dtype or self.W_dec.dtype)
-        warm = min(1.0, batch.progress / self.cfg.l1_warmup) if self.cfg.l1_warmup > 0 else 1.0
         return LossTerms(
             {
                 "reconstruction": (z - z_hat).square().sum(-1).mean(),
-                "lp": self.cfg.l1 * warm * self.scale * lp_penalty(acts, self.p),
+                "lp": self.cfg.penalty_at(batch.progress) * self.scale * lp_penalty(acts, self.p),
             },
             acts,
         )

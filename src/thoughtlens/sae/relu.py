@@ -5,22 +5,18 @@ from __future__ import annotations
 from typing import Literal
 
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from thoughtlens import kernels
-from thoughtlens.sae.base import SAE, Batch, LossTerms, SAEConfig
+from thoughtlens.sae.base import SAE, Batch, LossTerms
+from thoughtlens.sae.penalty import PenaltyConfig
 
 
-class ReLUConfig(SAEConfig):
+class ReLUConfig(PenaltyConfig):
     """ReLU with an L1 penalty; the options cover the variants in use."""
 
     kind: Literal["relu"] = "relu"
     """Architecture."""
-    l1: float = Field(default=1.0, ge=0)
-    """Coefficient of the sparsity penalty."""
-    l1_warmup: float = Field(default=0.05, ge=0, le=1)
-    """Share of the training over which the coefficient rises linearly from 0."""
     reconstruction: Literal["sum", "mean"] = "sum"
     """Squared error summed or averaged over the dimensions of a row; rows are always averaged."""
     penalty: Literal["sum", "mean"] = "sum"
@@ -28,6 +24,11 @@ class ReLUConfig(SAEConfig):
     penalty_by_decoder_norm: bool = False
     """Whether an activation counts times the length of its decoder row (for decoder_norm = "free",
     where the penalty could otherwise be escaped by small activations on long rows)."""
+
+    def unit(self, d_in: int) -> float:
+        """1 / d_in for an averaged error, d_sae for an averaged penalty."""
+        error = 1 / d_in if self.reconstruction == "mean" else 1.0
+        return error * (self.width(d_in) if self.penalty == "mean" else 1)
 
 
 class ReLUSAE(SAE):
@@ -50,11 +51,10 @@ class ReLUSAE(SAE):
         squared = (z - kernels.linear(acts, self.W_dec, self.b_dec, dtype)).square()
         weighted = totals * self.W_dec.norm(dim=1) if cfg.penalty_by_decoder_norm else totals
         n = len(z) * (self.d_sae if cfg.penalty == "mean" else 1)
-        warm = min(1.0, batch.progress / cfg.l1_warmup) if cfg.l1_warmup > 0 else 1.0
         return LossTerms(
             {
                 "reconstruction": squared.mean() if cfg.reconstruction == "mean" else squared.sum(-1).mean(),
-                "l1": cfg.l1 * warm * weighted.sum() / n,
+                "l1": cfg.penalty_at(batch.progress) * weighted.sum() / n,
             },
             acts,
             fired,

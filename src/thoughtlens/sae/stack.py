@@ -220,10 +220,7 @@ def _relu(
     squared = (z - stack.linear(acts, stack.W_dec, stack.b_dec)).square()
     weighted = acts * stack.W_dec.norm(dim=2)[:, None] if cfg.penalty_by_decoder_norm else acts
     penalty = weighted.mean((1, 2)) if cfg.penalty == "mean" else weighted.sum(2).mean(1)
-    l1 = [
-        sae.cfg.l1 * (min(1.0, done / sae.cfg.l1_warmup) if sae.cfg.l1_warmup > 0 else 1.0)
-        for sae, done in zip(stack.members, progress, strict=True)
-    ]
+    l1 = [sae.cfg.penalty_at(done) for sae, done in zip(stack.members, progress, strict=True)]
     whole = cfg.reconstruction == "sum"
     return StackTerms(
         {

@@ -13,7 +13,7 @@ from thoughtlens.errors import NotThereError, StoreError
 from thoughtlens.stage import read_result
 from thoughtlens.tracking.feed import live
 from thoughtlens.train.config import TrainConfig
-from thoughtlens.train.jobs import SIZES
+from thoughtlens.train.jobs import SIZES, decided
 
 
 def track(run: str | Path, to: Sequence[str], **settings: Any) -> dict[str, Any]:
@@ -67,4 +67,4 @@ def _curves(sae: Path) -> dict[str, list[dict[str, Any]]]:
 def _facts(cfg: TrainConfig, member: dict[str, Any]) -> dict[str, Any]:
     """As `train.jobs.facts` says them while it trains."""
     sizes = {name: member[name] for name in SIZES if name in member}
-    return {**sizes, "seed": cfg.seed, "split": cfg.split, "sae": cfg.sae.model_dump(mode="json")}
+    return {**sizes, "seed": cfg.seed, "split": cfg.split, "sae": decided(cfg.sae, member["d_in"])}

@@ -14,7 +14,7 @@ from thoughtlens.stage import Plan, run_stage
 from thoughtlens.store.reader import ActivationStore
 from thoughtlens.train.config import DTYPES, GroupSize, Parallel, TrainConfig
 from thoughtlens.train.groups import memory_bytes
-from thoughtlens.train.jobs import Job, check, plan_jobs
+from thoughtlens.train.jobs import Job, check, penalty, plan_jobs
 from thoughtlens.train.run import Team, train_jobs
 from thoughtlens.training.evaluation import DEFINITIONS
 from thoughtlens.training.parallel import Ranks, joined, led
@@ -68,7 +68,16 @@ def plan(cfg: TrainConfig) -> Plan:
         seconds=2
         * sum(6.0 * job.n_weights * job.n_vectors for job in jobs)
         / _flops_per_s(choose_device(cfg.device)),
+        notes=_decided(jobs),
     )
+
+
+def _decided(jobs: list[Job]) -> tuple[str, ...]:
+    """The penalties that follow from the width of the rows."""
+    if getattr(jobs[0].cfg.sae, "l1", None) is not None:
+        return ()
+    found = {l1 for job in jobs if (l1 := penalty(job)) is not None}
+    return tuple(f"sae.l1 = {l1:.4g}, unset" for l1 in sorted(found))
 
 
 def _work(cfg: TrainConfig, jobs: list[Job], warnings: list[str], tmp: Path, ranks: Ranks) -> dict[str, Any]:

@@ -29,9 +29,9 @@ DEAD_SHARE = 0.05
 """Share of a short run after which a silent latent counts as dead."""
 SIZES = (
     "member", "kind", "hook_names", "thoughts", "d_in", "d_sae", "n_vectors", "n_problems", "passes",
-    "batch_size", "lr_peak", "dead_after_rows",
+    "batch_size", "lr_peak", "dead_after_rows", "l1",
 )  # fmt: skip
-"""What `summary` says of an SAE that is known before its first step."""
+"""What `summary` says of an SAE that is known before its first step; `l1` where there is such a penalty."""
 
 
 @dataclass(frozen=True)
@@ -173,11 +173,21 @@ def provenance(job: Job) -> dict[str, Any]:
 def facts(job: Job) -> dict[str, Any]:
     """What an SAE is and how it is trained, known before its first step: what `track` reads later."""
     cfg = job.cfg
-    return {**_sizes(job), "seed": cfg.seed, "split": cfg.split, "sae": cfg.sae.model_dump(mode="json")}
+    return {**_sizes(job), "seed": cfg.seed, "split": cfg.split, "sae": decided(cfg.sae, job.source.d_in)}
+
+
+def decided(cfg: saes.SAEConfig, d_in: int) -> dict[str, Any]:
+    """An architecture's settings on rows of this width."""
+    return cfg.for_width(d_in).model_dump(mode="json")
+
+
+def penalty(job: Job) -> float | None:
+    """The L1 coefficient; None for kinds without one."""
+    return getattr(job.sae_cfg.for_width(job.source.d_in), "l1", None)
 
 
 def _sizes(job: Job) -> dict[str, Any]:
-    member, s = job.member, settings(job)
+    member, s, l1 = job.member, settings(job), penalty(job)
     return {
         "member": job.label,
         "kind": job.sae_cfg.kind,  # type: ignore[attr-defined]
@@ -191,6 +201,7 @@ def _sizes(job: Job) -> dict[str, Any]:
         "batch_size": s.batch_size,
         "lr_peak": s.lr,
         "dead_after_rows": s.dead_after_rows,
+        **({} if l1 is None else {"l1": l1}),
     }
 
 
