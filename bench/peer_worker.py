@@ -3,10 +3,12 @@
     python peer_worker.py SETTINGS.json
 
 SETTINGS names the library, kind, sizes, dtype and a file of rows (`.npy`, float32). For every line on
-stdin, one step on the next batch; its milliseconds are the answer on stdout. With `test` and `out` in
-SETTINGS, it takes all its steps at once, over the rows in their order, and writes what its SAE makes of the
-rows of `test`. Everything a library prints goes to stderr. What a step is, is each library's own: the loop
-around it (data, logging, checkpoints) is left out for all alike.
+stdin, one step on the next batch; its milliseconds are the answer on stdout. With `members` in SETTINGS it is
+a step of that many SAEs, each on a batch of its own: a peer takes `share` of them, and its milliseconds are
+those of all at the same speed. With `test` and `out` in SETTINGS, it takes all its steps at once, over the
+rows in their order, and writes what its SAE makes of the rows of `test`. Everything a library prints goes to
+stderr. What a step is, is each library's own: the loop around it (data, logging, checkpoints) is left out for
+all alike.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # it would ask for a GPU
@@ -31,7 +34,7 @@ class Library(NamedTuple):
     """A training step, and what the SAE says of rows after training: its code and its reconstruction."""
 
     step: Callable[[torch.Tensor], Any]
-    read: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    read: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
 
 
 def thoughtlens(s: dict[str, Any], x: torch.Tensor) -> Library:
@@ -40,6 +43,36 @@ def thoughtlens(s: dict[str, Any], x: torch.Tensor) -> Library:
 
     trainer = new_trainer(x, s["kind"], s["d_sae"], s["k"], s["dtype"], s["steps"])
     return Library(trainer.step, lambda rows: (trainer.sae.encode(rows), trainer.sae(rows)))
+
+
+def thoughtlens_stack(s: dict[str, Any], x: torch.Tensor) -> Library:
+    """Many SAEs as the train stage trains them: in groups, the groups side by side."""
+    from thoughtlens.bench.stack import grouped_steps, new_trainers, side_by_side, stage_size
+
+    trainers = new_trainers(x, s["kind"], s["d_sae"], s["k"], s["dtype"], s["steps"])
+    return Library(side_by_side(grouped_steps(trainers, stage_size(x, s["d_sae"])), x.device))
+
+
+def thoughtlens_loop(s: dict[str, Any], x: torch.Tensor) -> Library:
+    """Many SAEs one after another."""
+    return one_by_one(thoughtlens, s, x)
+
+
+def thoughtlens_reference(s: dict[str, Any], x: torch.Tensor) -> Library:
+    """The same with the kernels' definitions in plain torch."""
+    os.environ["THOUGHTLENS_KERNELS"] = "reference"
+    return one_by_one(thoughtlens, s, x)
+
+
+def one_by_one(library: Callable[..., Library], s: dict[str, Any], x: torch.Tensor) -> Library:
+    """A step of an SAE on each batch of `x`."""
+    each = [library(s, rows) for rows in x]
+
+    def step(x: torch.Tensor) -> None:
+        for one, rows in zip(each, x, strict=True):
+            one.step(rows)
+
+    return Library(step)
 
 
 def sae_lens(s: dict[str, Any], x: torch.Tensor) -> Library:
@@ -165,7 +198,9 @@ def _autocast(s: dict[str, Any]) -> contextlib.AbstractContextManager:
     return torch.autocast("cpu", torch.bfloat16, enabled=s["dtype"] == "bfloat16")
 
 
-LIBRARIES = {f.__name__: f for f in (thoughtlens, sae_lens, sparsify, dictionary_learning)}
+PEERS = {f.__name__: f for f in (sae_lens, sparsify, dictionary_learning)}
+MANY = {f.__name__: f for f in (thoughtlens_stack, thoughtlens_loop, thoughtlens_reference)}
+LIBRARIES = {"thoughtlens": thoughtlens, **PEERS, **MANY}
 
 
 def main() -> None:
@@ -176,8 +211,13 @@ def main() -> None:
     torch.manual_seed(s.get("seed", 0))
     torch.set_num_threads(s["threads"])
     rows = torch.from_numpy(np.load(s["rows"], mmap_mode="c"))
-    batches = rows.split(s["batch"])
-    library = LIBRARIES[s["library"]](s, batches[0])
+    batches, build, scale = rows.split(s["batch"]), LIBRARIES[s["library"]], 1.0
+    if "members" in s:
+        n = s["members"] if s["library"] in MANY else s["share"]
+        batches = [b.view(s["members"], s["batch"], -1)[:n] for b in rows.split(s["members"] * s["batch"])]
+        build = build if s["library"] in MANY else partial(one_by_one, build)
+        scale = s["members"] / n
+    library = build(s, batches[0])
     if "out" in s:
         train(library, batches, s)
         return
@@ -185,14 +225,15 @@ def main() -> None:
     for i, _ in enumerate(sys.stdin):
         start = time.perf_counter()
         library.step(batches[i % len(batches)])
-        answers.write(f"{1e3 * (time.perf_counter() - start)}\n")
+        answers.write(f"{1e3 * scale * (time.perf_counter() - start)}\n")
 
 
-def train(library: Library, batches: tuple[torch.Tensor, ...], s: dict[str, Any]) -> None:
+def train(library: Library, batches: Sequence[torch.Tensor], s: dict[str, Any]) -> None:
     """Every step; then the reconstruction of the test rows and how often each latent fires on them."""
     for i in range(s["steps"]):
         library.step(batches[i % len(batches)])
         print(f"{s['library']} {i + 1}/{s['steps']}", file=sys.stderr)
+    assert library.read is not None
     test = torch.from_numpy(np.load(s["test"]))
     with torch.no_grad():
         parts = [library.read(part) for part in test.split(2048)]

@@ -4,8 +4,10 @@
     python bench/peers.py [--env .venv-peers] [--acts STORE] [--steps 15] [--settings topk-576 relu-576 ...]
 
 `make peers` installs the three at pinned versions into a virtual environment of their own. Starts one process
-per library and dtype and lets them step in turn.
-JSON goes to `results/`, a table to stdout. Run nothing else meanwhile.
+per library and dtype and lets them step in turn. A setting with `members` is that many SAEs, each on rows of
+its own: ours as the train stage runs them, one after another, and that with the reference kernels; the peers'
+one after another, where a round takes `share` of them and its time is scaled up to all.
+JSON goes to `results/`, into the day's file if there is one, a table to stdout. Run nothing else meanwhile.
 """
 
 from __future__ import annotations
@@ -29,19 +31,30 @@ from run import RESULTS, processor
 from thoughtlens.store import ActivationStore
 
 LIBRARIES = ["sae-lens", "eai-sparsify", "dictionary-learning"]
+STACK = {"d_in": 192, "d_sae": 1536, "batch": 1024, "k": 32, "members": 42, "share": 6}
 SETTINGS = {
     "topk-576": {"kind": "topk", "d_in": 576, "d_sae": 4608, "batch": 2048, "k": 32},
     "relu-576": {"kind": "relu", "d_in": 576, "d_sae": 4608, "batch": 2048, "k": 32},
     "topk-2048": {"kind": "topk", "d_in": 2048, "d_sae": 8192, "batch": 256, "k": 32},
     "relu-2048": {"kind": "relu", "d_in": 2048, "d_sae": 8192, "batch": 256, "k": 32},
+    "stack-42": {"kind": "topk", **STACK},
+    "stack-42-relu": {"kind": "relu", **STACK},
 }
 PEERS = {
     "topk": ["sparsify", "sparsify:bfloat16", "sae_lens", "sae_lens:bfloat16", "dictionary_learning"],
     "relu": ["sae_lens", "sae_lens:bfloat16", "dictionary_learning"],
 }
+OURS = {
+    "one": ["thoughtlens:bfloat16", "thoughtlens"],
+    "many": [
+        "thoughtlens_stack:bfloat16", "thoughtlens_stack", "thoughtlens_loop:bfloat16", "thoughtlens_loop",
+        "thoughtlens_reference:bfloat16",
+    ],
+}  # fmt: skip
+"""What the peers are compared with; the first counts."""
 LONG_RUN = 100_000
 """Steps that schedules are told of; nobody takes them."""
-N_BATCHES = 8
+N_BATCHES = {"one": 8, "many": 2}
 WARMUP = 3
 
 
@@ -102,7 +115,7 @@ def start(name: str, setting: dict[str, Any], python: Path, folder: Path) -> Con
     worker = Path(__file__).with_name("peer_worker.py")
     errors = file.with_suffix(".log").open("w")
     process = subprocess.Popen(
-        [sys.executable if library == "thoughtlens" else python, worker, file],
+        [sys.executable if library.startswith("thoughtlens") else python, worker, file],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
@@ -116,11 +129,13 @@ def start(name: str, setting: dict[str, Any], python: Path, folder: Path) -> Con
 
 
 def compare(setting: dict[str, Any], python: Path, acts: Path | None, steps: int) -> dict[str, Any]:
-    """Median, least and largest milliseconds of every contestant, and the ratios to ours in each round."""
+    """Median, least and largest milliseconds of every contestant, and median ratios to ours in each round."""
+    many = "many" if "members" in setting else "one"
+    n_rows = N_BATCHES[many] * setting.get("members", 1) * setting["batch"]
     with tempfile.TemporaryDirectory(prefix="thoughtlens-peers-") as tmp:
         folder = Path(tmp)
-        np.save(folder / "rows.npy", rows(acts, setting["d_in"], N_BATCHES * setting["batch"]))
-        names = ["thoughtlens:bfloat16", "thoughtlens", *PEERS[setting["kind"]]]
+        np.save(folder / "rows.npy", rows(acts, setting["d_in"], n_rows))
+        names = [*OURS[many], *PEERS[setting["kind"]]]
         contestants = [start(name, setting, python, folder) for name in names]
         for _ in range(WARMUP + steps):
             for contestant in contestants:
@@ -129,26 +144,31 @@ def compare(setting: dict[str, Any], python: Path, acts: Path | None, steps: int
             contestant.process.communicate()
     times = {c.name: c.times[WARMUP:] for c in contestants}
     fastest = min(PEERS[setting["kind"]], key=lambda name: statistics.median(times[name]))
-    pairs = zip(times[fastest], times["thoughtlens:bfloat16"], strict=True)
+    ours = OURS[many][0]
+    ratios = {
+        name: statistics.median(theirs / mine for theirs, mine in zip(t, times[ours], strict=True))
+        for name, t in times.items()
+    }
     return setting | {
         "ms": {
             name: {"median": statistics.median(t), "min": min(t), "max": max(t)} for name, t in times.items()
         },
+        "ours": ours,
+        "ratios": ratios,
         "fastest_peer": fastest,
-        "ratio": statistics.median(theirs / ours for theirs, ours in pairs),
+        "ratio": ratios[fastest],
     }
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
     """Markdown, milliseconds a step."""
-    lines = [
-        "| setting | " + "thoughtlens | fastest peer | ratio" + " |",
-        "|---|---|---|---|",
-    ]
+    lines = ["| setting | thoughtlens | beside | ratio |", "|---|---|---|---|"]
     for name, one in found.items():
-        peer = one["fastest_peer"]
-        ours, theirs = one["ms"]["thoughtlens:bfloat16"]["median"], one["ms"][peer]["median"]
-        lines.append(f"| {name} | {ours:.0f} | {peer} {theirs:.0f} | {one['ratio']:.1f} |")
+        mine = one["ms"][one["ours"]]["median"]
+        others = [other for other in one["ms"] if "members" in one and other != one["ours"]]
+        for other in others or [one["fastest_peer"]]:
+            ms, ratio = one["ms"][other]["median"], one["ratios"][other]
+            lines.append(f"| {name} | {mine:.0f} | {other} {ms:.0f} | {ratio:.1f} |")
     return "\n".join(lines)
 
 
@@ -166,6 +186,7 @@ def main() -> None:
         print(name, json.dumps(found[name]["ms"]), flush=True)
     print(table(found))
     file = RESULTS / f"{date.today().isoformat()}-peers.json"
+    earlier = json.loads(file.read_text())["settings"] if file.exists() else {}
     header = {
         "date": date.today().isoformat(),
         "processor": processor(),
@@ -173,7 +194,8 @@ def main() -> None:
         "torch": torch.__version__,
     }
     file.write_text(
-        json.dumps({**header, "threads": torch.get_num_threads(), "settings": found}, indent=2) + "\n"
+        json.dumps({**header, "threads": torch.get_num_threads(), "settings": earlier | found}, indent=2)
+        + "\n"
     )
     print(f"written to {file}")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +23,9 @@ from thoughtlens.train import DTYPES
 from thoughtlens.train.groups import stack_size
 from thoughtlens.training.loop import Trainer
 from thoughtlens.training.together import StackTrainer
+
+Work = Callable[[Tensor], None]
+"""Something done with the rows of all members, [members, batch, d_in]."""
 
 
 def bench_stack(
@@ -46,7 +49,8 @@ def bench_stack(
 
     Returns:
         Medians in ms a step of all members, `speedup` and `speedup_reference` (medians of paired ratios),
-        `encoder_ms` (the encoders' products alone: the floor), and settings, threads, kernels.
+        `encoder_ms` (the encoders' products alone, side by side like the stack: the floor) and
+        `encoder_share` of the stack's step, and settings, threads, kernels.
 
     Raises:
         ConfigError: a kind that cannot be stacked, or sizes below 1.
@@ -59,17 +63,15 @@ def bench_stack(
         )
     where = choose_device(device)
     x = torch.randn(members, batch, d_in, generator=torch.Generator().manual_seed(0)).to(where)
-    sets = [_trainers(x, kind, d_sae, k, dtype, steps) for _ in range(3)]
-    n_threads = torch.get_num_threads() if x.device.type == "cpu" else 1
-    size = group_size or stack_size(members, batch * d_sae, x.device, n_threads)
-    with _side_by_side(sets[0], x, size, n_threads) as stack:
-        ways = {
-            "stack": stack,
-            "loop": lambda: _loop(sets[1], x),
-            "reference": lambda: _reference_loop(sets[2], x),
-            "encoder": lambda: _encoders(sets[1], x),
-        }
-        runs = [{name: timed(run, x) for name, run in ways.items()} for _ in range(steps + 1)][1:]
+    sets = [new_trainers(x, kind, d_sae, k, dtype, steps + 1) for _ in range(3)]
+    size = group_size or stage_size(x, d_sae)
+    ways = {
+        "stack": side_by_side(grouped_steps(sets[0], size), x.device),
+        "loop": partial(_loop, sets[1]),
+        "reference": partial(_reference_loop, sets[2]),
+        "encoder": side_by_side([partial(_encode, t, i) for i, t in enumerate(sets[1])], x.device),
+    }
+    runs = [{name: timed(partial(run, x), x) for name, run in ways.items()} for _ in range(steps + 1)][1:]
     return {
         "benchmark": "stack",
         "members": members,
@@ -87,48 +89,66 @@ def bench_stack(
         **{f"{name}_ms": statistics.median(run[name] for run in runs) for name in ways},
         "speedup": statistics.median(run["loop"] / run["stack"] for run in runs),
         "speedup_reference": statistics.median(run["reference"] / run["stack"] for run in runs),
+        "encoder_share": statistics.median(run["encoder"] / run["stack"] for run in runs),
     }
 
 
-def _trainers(
+def new_trainers(
     x: Float[Tensor, "members batch d_in"], kind: str, d_sae: int, k: int, dtype: str, steps: int
 ) -> list[Trainer]:
-    return [new_trainer(rows, kind, d_sae, k, dtype, steps + 1, seed) for seed, rows in enumerate(x)]
+    """A trainer for each member's rows."""
+    return [new_trainer(rows, kind, d_sae, k, dtype, steps, seed) for seed, rows in enumerate(x)]
 
 
-@contextmanager
-def _side_by_side(
-    trainers: Sequence[Trainer], x: Float[Tensor, "members batch d_in"], size: int, n_threads: int
-) -> Iterator[Callable[[], None]]:
-    """A step of all members, in groups on as many threads as the train stage takes."""
+def stage_size(x: Float[Tensor, "members batch d_in"], d_sae: int) -> int:
+    """How many SAEs the train stage puts together."""
+    return stack_size(len(x), x.shape[1] * d_sae, x.device, _n_threads(x.device))
+
+
+def grouped_steps(trainers: Sequence[Trainer], size: int) -> list[Work]:
+    """A step of each group of `size` members."""
+    if size == 1:
+        return [partial(_step, one, i) for i, one in enumerate(trainers)]
     starts = range(0, len(trainers), size)
-    groups = [trainers[i] if size == 1 else StackTrainer(trainers[i : i + size]) for i in starts]
+    return [partial(_step_stack, StackTrainer(trainers[i : i + size]), i) for i in starts]
 
-    def step(group: Trainer | StackTrainer, first: int) -> None:
-        if isinstance(group, StackTrainer):
-            group.step(x[first : first + size], [None] * len(group.trainers))
-        else:
-            group.step(x[first])
 
-    with ThreadPoolExecutor(n_threads) as pool:
+def side_by_side(work: Sequence[Work], device: torch.device) -> Work:
+    """All of it at one call, dealt out over threads as the train stage deals out its groups."""
+    n_threads = _n_threads(device)
+    pool = ThreadPoolExecutor(n_threads)
 
-        def run() -> None:
-            if min(n_threads, len(groups)) == 1:
-                for group, first in zip(groups, starts, strict=True):
-                    step(group, first)
-                return
-            torch.set_num_threads(1)
-            try:
-                list(pool.map(step, groups, starts))
-            finally:
-                torch.set_num_threads(n_threads)
+    def run(x: Float[Tensor, "members batch d_in"]) -> None:
+        if min(n_threads, len(work)) == 1:
+            for do in work:
+                do(x)
+            return
+        torch.set_num_threads(1)
+        try:
+            for future in [pool.submit(do, x) for do in work]:
+                future.result()
+        finally:
+            torch.set_num_threads(n_threads)
 
-        yield run
+    return run
+
+
+def _n_threads(device: torch.device) -> int:
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
+def _step(trainer: Trainer, i: int, x: Float[Tensor, "members batch d_in"]) -> None:
+    trainer.step(x[i])
+
+
+def _step_stack(trainer: StackTrainer, first: int, x: Float[Tensor, "members batch d_in"]) -> None:
+    n = len(trainer.trainers)
+    trainer.step(x[first : first + n], [None] * n)
 
 
 def _loop(trainers: Sequence[Trainer], x: Float[Tensor, "members batch d_in"]) -> None:
-    for trainer, rows in zip(trainers, x, strict=True):
-        trainer.step(rows)
+    for i, trainer in enumerate(trainers):
+        trainer.step(x[i])
 
 
 def _reference_loop(trainers: Sequence[Trainer], x: Float[Tensor, "members batch d_in"]) -> None:
@@ -144,6 +164,5 @@ def _reference_loop(trainers: Sequence[Trainer], x: Float[Tensor, "members batch
 
 
 @torch.no_grad()
-def _encoders(trainers: Sequence[Trainer], x: Float[Tensor, "members batch d_in"]) -> None:
-    for trainer, rows in zip(trainers, x, strict=True):
-        trainer.sae.pre_acts(rows)
+def _encode(trainer: Trainer, i: int, x: Float[Tensor, "members batch d_in"]) -> None:
+    trainer.sae.pre_acts(x[i])

@@ -13,8 +13,9 @@ from thoughtlens.sae.stack import stack_key
 from thoughtlens.train.jobs import Job
 from thoughtlens.training.sources import JoinedView, weights
 
-CACHE_ACTS = 1 << 18
-"""Activations of a step that stay in a processor's cache: larger stacks are slower than their members."""
+MOST_ACTS = 1 << 20
+"""Activations of a step on a CPU, up to which SAEs together are faster than one by one: with more of them the
+work outweighs what is saved between operations, and leaves the cache."""
 
 
 def plan_groups(
@@ -22,8 +23,8 @@ def plan_groups(
 ) -> list[list[Job]]:
     """Jobs of equal shape together, in order; groups of one where a kind has no batched loss.
 
-    `auto` leaves work for each thread of each rank. On the CPU it puts together what fits the cache, on a
-    GPU what its memory holds.
+    `auto` leaves work for each thread of each rank. On the CPU it puts small SAEs together, on a GPU what its
+    memory holds.
 
     Raises:
         ResourceError: groups of the size asked for do not fit into memory.
@@ -85,7 +86,7 @@ def stack_size(n: int, n_acts: int, device: torch.device, n_workers: int) -> int
     `n_acts` is the number of activations of a step of one of them.
     """
     each = -(-n // n_workers)
-    return each if device.type != "cpu" else max(1, min(CACHE_ACTS // n_acts, each))
+    return each if device.type != "cpu" else max(1, min(MOST_ACTS // n_acts, each))
 
 
 def free_bytes(device: torch.device) -> float:
