@@ -18,14 +18,14 @@ SITES = ("a:out", "b:out")
 @pytest.mark.parametrize(
     ("cfg", "l1"),
     [
-        # d_in 576: sqrt is 24
-        (saes.ReLUConfig(d_sae=8), 0.1 * 24),
-        (saes.GatedConfig(d_sae=8), 0.15 * 24),
-        (saes.PAnnealConfig(d_sae=8), 0.05 * 24),
-        (saes.ReLUConfig(d_sae=8, reconstruction="mean"), 0.1 * 24 / 576),
-        (saes.ReLUConfig(d_sae=8, penalty="mean"), 0.1 * 24 * 8),
-        (saes.ReLUConfig(expansion=0.5, reconstruction="mean", penalty="mean"), 0.1 * 24 / 576 * 288),
-        (saes.CrosscoderConfig(d_sae=8, sites=SITES, sparsity="l1"), 0.1 * 24),
+        # d_in 16: 16^(3/4) is 8
+        (saes.ReLUConfig(d_sae=8), 0.026 * 8),
+        (saes.GatedConfig(d_sae=8), 0.04 * 8),
+        (saes.PAnnealConfig(d_sae=8), 0.016 * 8),
+        (saes.ReLUConfig(d_sae=8, reconstruction="mean"), 0.026 * 8 / 16),
+        (saes.ReLUConfig(d_sae=8, penalty="mean"), 0.026 * 8 * 8),
+        (saes.ReLUConfig(expansion=0.5, reconstruction="mean", penalty="mean"), 0.026 * 8 / 16 * 8),
+        (saes.CrosscoderConfig(d_sae=8, sites=SITES, sparsity="l1"), 0.026 * 8),
         (saes.ReLUConfig(d_sae=8, l1=1.0), 1.0),
         (saes.GatedConfig(d_sae=8, l1=0.0), 0.0),
         (saes.PAnnealConfig(d_sae=8, l1=3.0), 3.0),
@@ -33,7 +33,7 @@ SITES = ("a:out", "b:out")
     ],
 )
 def test_by_hand(cfg, l1):
-    assert saes.create(cfg, 576, seed=0).cfg.l1 == (None if l1 is None else pytest.approx(l1))
+    assert saes.create(cfg, 16, seed=0).cfg.l1 == (None if l1 is None else pytest.approx(l1))
 
 
 def test_averages_train_as_sums_do():
@@ -45,9 +45,9 @@ def test_averages_train_as_sums_do():
 
 
 @pytest.mark.parametrize("cfg", [saes.ReLUConfig(d_sae=20), saes.GatedConfig(d_sae=20)], ids=lambda c: c.kind)
-def test_the_same_code_of_rows_twice_as_wide_weighs_the_same(cfg):
+def test_the_same_code_of_rows_twice_as_wide_weighs_a_little_more(cfg):
     # every coordinate twice: unit rows of the decoder become (w, w) / sqrt(2), activations sqrt(2) times as
-    # large, squared errors twice; so must the penalty be
+    # large, squared errors twice; the penalty 2^(3/4) sqrt(2) times, 2^(1/4) above what would keep the balance
     narrow = random_sae(cfg, D_IN)
     wide = saes.create(cfg, 2 * D_IN, seed=0).double()
     state = narrow.state_dict()
@@ -62,17 +62,18 @@ def test_the_same_code_of_rows_twice_as_wide_weighs_the_same(cfg):
     x = rows(32, D_IN)
     one, two = narrow.loss(saes.Batch(x)), wide.loss(saes.Batch(x.repeat(1, 2)))
     for name, term in one.terms.items():
-        assert two.terms[name].item() == pytest.approx(2 * term.item()), name
+        factor = 2 * 2**0.25 if name == "l1" else 2
+        assert two.terms[name].item() == pytest.approx(factor * term.item()), name
 
 
 def test_a_saved_sae_says_what_it_was(tmp_path):
     saes.save(saes.create(saes.GatedConfig(d_sae=4), 16, seed=0), tmp_path)
-    assert saes.load(tmp_path).cfg.l1 == pytest.approx(0.15 * 4)
+    assert saes.load(tmp_path).cfg.l1 == pytest.approx(0.04 * 8)
 
 
 def test_members_of_a_stack_have_it_too():
     cfg = saes.ReLUConfig(d_sae=20)
-    members = [saes.create(c, D_IN, seed=0) for c in (cfg, cfg.model_copy(update={"l1": 0.1 * D_IN**0.5}))]
+    members = [saes.create(c, D_IN, seed=0) for c in (cfg, cfg.model_copy(update={"l1": 0.026 * D_IN**0.75}))]
     x = rows(16, D_IN).float()
     for sae in members:
         sae.initialize(x)
@@ -85,7 +86,7 @@ def test_members_of_a_stack_have_it_too():
 @pytest.mark.parametrize("normalization", ["none", "mean"])
 def test_raw_units_are_warned_about(normalization):
     cfg = saes.ReLUConfig(d_sae=8, normalization=normalization)
-    assert f"sae.normalization = '{normalization}': its default, 0.4, is for" in cfg.warnings(16)[0]
+    assert f"sae.normalization = '{normalization}': its default, 0.208, is for" in cfg.warnings(16)[0]
     assert cfg.model_copy(update={"l1": 0.001}).warnings(16) == []
     assert saes.ReLUConfig(d_sae=8).warnings(16) == []
     assert saes.CrosscoderConfig(d_sae=8, k=2, sites=SITES, normalization=normalization).warnings(16) == []

@@ -18,7 +18,7 @@ class GatedConfig(PenaltyConfig):
 
     kind: Literal["gated"] = "gated"
     """Architecture."""
-    l1_per_root: ClassVar[float] = 0.15
+    l1_scale: ClassVar[float] = 0.04
 
 
 class GatedSAE(SAE):

@@ -22,7 +22,7 @@ class PAnnealConfig(PenaltyConfig):
 
     kind: Literal["p_anneal"] = "p_anneal"
     """Architecture."""
-    l1_per_root: ClassVar[float] = 0.05
+    l1_scale: ClassVar[float] = 0.016
     p_end: float = Field(default=0.2, gt=0, le=1)
     """Exponent at the end of the annealing."""
     anneal_start: float = Field(default=0.2, ge=0, le=1)

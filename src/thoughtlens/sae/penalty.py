@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 from pydantic import Field
 
 from thoughtlens.sae.base import SAEConfig
 
+EXPONENT = 0.75
+"""How the default coefficient grows with the width. With 1/2, a code that is as sparse weighs as much against
+its error; but wider rows of real models hold more directions, and then L0 grows like the width. With 1, L0
+stayed and latents began to die (docs/log.md, "penalties that follow the width")."""
+
 
 class PenaltyConfig(SAEConfig):
     """Settings of a penalty on activations, beside a squared error."""
 
-    l1_per_root: ClassVar[float] = 0.1
-    """The coefficient where none is given, over sqrt(d_in)."""
+    l1_scale: ClassVar[float] = 0.026
+    """The coefficient where none is given, over d_in^(3/4)."""
     l1: float | None = Field(default=None, ge=0)
-    """Coefficient of the sparsity penalty. Unset: c * sqrt(d_in), with c 0.1 for relu and crosscoders, 0.15
-    for gated, 0.05 for p_anneal, for a squared error summed over dimensions and a penalty summed over
-    latents of normalised activations; averaged instead (relu), it is 1 / d_in and d_sae times as much."""
+    """Coefficient of the sparsity penalty. Unset: c * d_in^(3/4), with c 0.026 for relu and crosscoders,
+    0.04 for gated and 0.016 for p_anneal: for a squared error summed over dimensions and a penalty summed
+    over latents, of normalised activations. Averaged instead (relu): 1 / d_in and d_sae times as much."""
     l1_warmup: float = Field(default=0.3, ge=0, le=1)
     """Share of the training over which the coefficient rises linearly from 0."""
 
     def for_width(self, d_in: int) -> PenaltyConfig:
-        """With the coefficient decided.
-
-        Normalised rows have mean squared length d_in. At twice the length, a code that is as sparse has
-        four times the squared error and twice the activations: the coefficient that weighs them alike
-        grows like sqrt(d_in).
-        """
+        """With the coefficient decided."""
         if self.l1 is not None or not self.penalised:
             return self
-        return self.model_copy(update={"l1": self.l1_per_root * math.sqrt(d_in) * self.unit(d_in)})
+        return self.model_copy(update={"l1": self.l1_scale * d_in**EXPONENT * self.unit(d_in)})
 
     @property
     def penalised(self) -> bool:
