@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from thoughtlens.errors import DataError, MismatchError, NotThereError
+from tests.models.fake import make_codi
+from thoughtlens import config
+from thoughtlens.errors import ConfigError, DataError, MismatchError, NotThereError
 from thoughtlens.gates import GatesConfig, gates, plan, verdicts
+from thoughtlens.gates.config import published
 from thoughtlens.gates.measure import Bench, patch_twins
 from thoughtlens.gates.probe import bag_of_words, read_values
-from thoughtlens.gates.splice import splice
+from thoughtlens.gates.splice import require_own, splice
 from thoughtlens.intervene.changes import derangement, zero
 from thoughtlens.intervene.places import Change, Place
 from thoughtlens.intervene.run import Edit
@@ -36,6 +41,9 @@ def test_the_shipped_model_reasons_in_its_thoughts(result):
     assert [len(accuracy["by_n_thoughts"]), result["n_seeds"]] == [7, 1]
     for name in ("G1", "G2", "G3", "G3_at_the_value", "G4", "G5", "G6", "edits_bite"):
         assert result["gates"][name]["pass"] is True, name
+    gap = result["gates"]["G1"]["paired"]["no_cot"]
+    assert gap["n"] == 150 and gap["low"] > 0.8
+    assert gap["value"] == pytest.approx(accuracy["thoughts"]["value"] - accuracy["no_cot"]["value"])
     assert result["gates"]["G0"]["pass"] is None and result["gates"]["G7"]["pass"] is None
     assert result["latent_reasoning"] is True
 
@@ -133,17 +141,75 @@ def test_probes_read_what_is_there_and_not_what_is_not():
     assert n == 200 and right < 100
 
 
+def test_gaps_are_paired_on_the_problems_that_both_were_given():
+    # 10 problems: thoughts solve 8 of which the control solves 1, and the control one more
+    counts = {
+        "thoughts": (8, 10),
+        "pause": (2, 10),
+        "thoughts_not_pause": (7, 10),
+        "pause_not_thoughts": (1, 10),
+    }
+    gate = verdicts.better_than_controls(counts)
+    gap = gate["paired"]["pause"]
+    # d = (7 - 1) / 10; half = 1.96 sqrt(7 + 1 - 36 / 10) / 10 = 0.4111
+    assert gap["value"] == pytest.approx(0.6) and gap["n"] == 10
+    assert gap["low"] == pytest.approx(0.6 - 0.4111, abs=1e-4) and gap["high"] == 1.0
+    assert gate["pass"] is None and gate["lacking"] == ["no_cot"] and gate["paired"]["no_cot"] is None
+
+
+def test_a_checkpoint_on_gsm8k_is_held_against_what_was_published(tmp_path):
+    """What `gates zen-E/CODI-gpt2 --problems gsm8k:test` does, on random weights that solve nothing."""
+    fake = make_codi(tmp_path, "gpt2")
+    solution = "He has 3 + 4 = <<3+4=7>>7, then 7 * 2 = <<7*2=14>>14.\n#### 1,014"
+    lines = [json.dumps({"question": f"What is {i} + {i}?", "answer": solution}) for i in range(6)]
+    (tmp_path / "test.jsonl").write_text("\n".join(lines))
+    cfg = GatesConfig(
+        model=str(fake.file), base=str(fake.base), remove_eos=True, problems="gsm8k:test",
+        files=(tmp_path / "test.jsonl",), published=0.437, max_new_tokens=3,
+    )  # fmt: skip
+    result = gates(cfg, tmp_path / "out")
+    assert (result["accuracy"]["thoughts"]["value"], result["accuracy"]["thoughts"]["n"]) == (0, 6)
+    assert result["gates"]["G0"]["pass"] is False and result["gates"]["G0"]["published"] == 0.437
+    assert [len(result["accuracy"]["by_n_thoughts"]), result["accuracy"]["cot"]] == [7, None]
+    assert result["gates"]["edits_bite"]["pass"] is True and result["gates"]["G1"]["pass"] is None
+    said = " ".join(result["warnings"])
+    assert "G0 does not hold" in said and "no control no_cot and pause; name one with no_cot=" in said
+    assert published(GatesConfig(model="zen-E/CODI-gpt2", problems="gsm8k:test")) == 0.437
+    assert published(GatesConfig(model="zen-E/CODI-gpt2", problems="mine.parquet")) is None
+
+
+def test_saes_of_another_seed_are_refused_before_anything_runs(tmp_path):
+    sae = create(ReLUConfig(d_sae=8), 96, seed=0)
+    sae.hook_names = ["layers.0:out"]
+    sae.provenance = {"model_digest": tiny.load("codi-tiny", seed=1).digest}
+    io.save(sae, tmp_path / "sae")
+    require_own(tiny.load("codi-tiny", seed=1), tmp_path / "sae")
+    with pytest.raises(MismatchError, match="the seed, that it was trained on"):
+        gates(GatesConfig(seeds=(2,), n=2, sae=tmp_path / "sae"), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "setting", ["n=1", "seed=-1", "batch_size=0", "split=dev", "seeds=[1,1]", "published=43.7", "dtype=int8"]
+)
+def test_settings_that_cannot_be(setting):
+    with pytest.raises(ConfigError, match=setting.partition("=")[0]):
+        config.load(GatesConfig, {}, [setting])
+
+
 def test_a_model_without_controls_is_not_judged_against_them(tmp_path):
     shipped = tiny.load("codi-tiny", seed=1)
     tiny.save(shipped.decoder, tmp_path / "mine" / "seed1" / "thoughts", {})
     result = gates(GatesConfig(model=str(tmp_path / "mine"), n=110), tmp_path / "out")
     assert result["gates"]["G1"]["pass"] is None and result["latent_reasoning"] is False
     assert result["accuracy"]["no_cot"] is None
+    assert "no control no_cot and pause" in result["warnings"][-1]
 
 
 def test_what_cannot_be_judged_is_said(tmp_path):
     with pytest.raises(NotThereError, match="no seed 99"):
         gates(GatesConfig(seeds=(99,)), tmp_path / "a")
+    with pytest.raises(ConfigError, match="only shipped models"):
+        gates(GatesConfig(model=str(tmp_path / "mine.bin"), seeds=(1,)), tmp_path / "b")
     with pytest.raises(DataError, match="at least 2"):
         Bench(tiny.load("codi-tiny"), arithmetic.problems(1, seed=0))
     assert plan(GatesConfig(n=100)).rows == 300

@@ -14,21 +14,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from thoughtlens.config import Config, validate
 from thoughtlens.errors import ConfigError, NotThereError
-from thoughtlens.gates import probe, verdicts
+from thoughtlens.gates import controls, probe, verdicts
+from thoughtlens.gates.config import GatesConfig, batch_size, problems_config, published
 from thoughtlens.gates.measure import Bench, Counts, patch_twins
-from thoughtlens.gates.splice import splice
+from thoughtlens.gates.splice import require_own, splice
 from thoughtlens.intervene.subject import held_out
-from thoughtlens.models import thoughts, tiny
+from thoughtlens.models import tiny
 from thoughtlens.models.thoughts import ThoughtModel
 from thoughtlens.problems import source, words
-from thoughtlens.problems.source import ProblemsConfig
 from thoughtlens.progress import say
 from thoughtlens.stage import Plan, read_json, run_stage, write_json
 
 STORING = {"start": [3, 5], "op1": [3, 5], "op2": [5]}
 """Thoughts whose input carries what a change alters: v1 is in z3, v2 in z5."""
+
+DECISIVE = ("G1", "G2", "G3")
+"""What must hold before a model is called latent-reasoning."""
 
 DEFINITIONS = {
     "thoughts": "right answers / problems, all thoughts thought",
@@ -40,43 +42,8 @@ DEFINITIONS = {
     "resampled": "every thought's input replaced by that of one random other problem",
     "by_n_thoughts": "accuracy when leaving after n = 0..6 thoughts",
     "interval": "low, high: Wilson 95 %, problems of all seeds pooled",
+    "paired": "accuracy with thoughts - accuracy of the control, same problems; Wald 95 % of paired shares",
 }
-
-PUBLISHED = {"zen-E/CODI-gpt2": 0.437, "zen-E/CODI-llama3.2-1b-Instruct": 0.556}
-"""Accuracy on GSM8K's test problems (Shen et al. 2025, arXiv:2502.21074)."""
-
-
-class GatesConfig(Config):
-    """What to judge, and on what."""
-
-    model: str = "codi-tiny"
-    """A thought model: shipped name, directory of `distill`, hub repository, checkpoint."""
-    seeds: tuple[int, ...] = ()
-    """Seeds of a shipped model or of a `distill` directory; none: all there are."""
-    n: int = 3000
-    """Problems a seed."""
-    split: str = "test"
-    """Split of the problems; `any` takes all."""
-    problems: str = "generated"
-    """`generated` (those that a shipped model was trained on), `gsm8k:test` (source and split), or a Parquet
-    table of problems."""
-    files: tuple[Path, ...] = ()
-    """GSM8K's files; none: the hub."""
-    sae: Path | None = None
-    """SAEs of this model's thoughts, to splice in (G7)."""
-    no_cot: str | None = None
-    """Model trained without thoughts, where none is shipped beside the model."""
-    pause: str | None = None
-    """Model trained with pause tokens, where none is shipped beside the model."""
-    published: float | None = None
-    """Accuracy that was published for this model on these problems, 0..1: reproduced first (G0). Unset:
-    known for CODI's own checkpoints on gsm8k:test."""
-    seed: int = 4242
-    """Fixes problems and donors."""
-    batch_size: int = 512
-    """Problems at a time."""
-    max_new_tokens: int = 256
-    """Longest answer."""
 
 
 def plan(cfg: GatesConfig) -> Plan:
@@ -92,13 +59,10 @@ def gates(cfg: GatesConfig, out: Path) -> dict[str, Any]:
     Raises:
         NotThereError: no such model, seed or problems table.
         DataError: a problems table without question or answer, or too small.
+        MismatchError: SAEs of other weights than the model's.
     """
-    inputs = source.inputs(_source(cfg)) | ({"sae": cfg.sae} if cfg.sae else {})
+    inputs = source.inputs(problems_config(cfg)) | ({"sae": cfg.sae} if cfg.sae else {})
     return run_stage("gates", cfg, out, lambda tmp: _work(cfg, tmp), inputs=inputs)
-
-
-def _source(cfg: GatesConfig) -> ProblemsConfig:
-    return validate(ProblemsConfig, {"source": cfg.problems.partition(":")[0], "files": cfg.files})
 
 
 def _work(cfg: GatesConfig, tmp: Path) -> dict[str, Any]:
@@ -120,6 +84,10 @@ def _work(cfg: GatesConfig, tmp: Path) -> dict[str, Any]:
 
 def _seeds(cfg: GatesConfig) -> list[int | None]:
     if not tiny.knows(cfg.model):
+        if cfg.seeds:
+            raise ConfigError(
+                f"seeds: only shipped models and directories of distill have them, not {cfg.model}"
+            )
         return [None]
     there = [seed for seed, variant in tiny.members(cfg.model) if variant == "thoughts"]
     if missing := [seed for seed in cfg.seeds if seed not in there]:
@@ -130,15 +98,18 @@ def _seeds(cfg: GatesConfig) -> list[int | None]:
 def _measure(cfg: GatesConfig, seed: int | None) -> dict[str, Any]:
     """All counts of one seed."""
     shift = cfg.seed + (seed or 0)
-    model = _load(cfg, seed)
+    model = controls.load_model(cfg, seed)
     table = _problems(cfg, model, shift)
-    bench = Bench(model, table, seed=shift, batch_size=cfg.batch_size, max_new_tokens=cfg.max_new_tokens)
+    if cfg.sae is not None:
+        require_own(model, cfg.sae)
+    bench = controls.bench_of(cfg, model, table, shift)
     bench.ablations()
     bench.early_exit()
     if "kv" in model.spec.sites:
         bench.tail_swap()
     counts: Counts = dict(bench.counts)
-    counts |= _controls(cfg, seed, table)
+    beside = controls.run_controls(cfg, seed, table)
+    counts |= controls.counts_of(beside) | controls.discordant(bench, beside)
     counts["majority_answer"] = (int(np.unique(bench.wanted, return_counts=True)[1].max()), len(table))
     probes: dict[str, Counts] = {}
     if cfg.sae is not None:
@@ -157,21 +128,6 @@ def _measure(cfg: GatesConfig, seed: int | None) -> dict[str, Any]:
     return {"counts": counts, "probes": probes, "changed": bench.changed}
 
 
-def _load(cfg: GatesConfig, seed: int | None) -> ThoughtModel:
-    return _shipped(cfg, seed, "thoughts") or thoughts.load(cfg.model)
-
-
-def _control(cfg: GatesConfig, seed: int | None, variant: str) -> ThoughtModel | None:
-    named = getattr(cfg, variant, None)
-    return _shipped(cfg, seed, variant) if named is None else thoughts.load(named)
-
-
-def _shipped(cfg: GatesConfig, seed: int | None, variant: str) -> ThoughtModel | None:
-    if tiny.knows(cfg.model) and (seed, variant) in tiny.members(cfg.model):
-        return tiny.load(cfg.model, seed=seed, variant=variant)
-    return None
-
-
 def _generator(cfg: GatesConfig, model: ThoughtModel) -> ModuleType | None:
     """The module that makes this model's problems; None where they come from elsewhere."""
     if cfg.problems not in (*source.GENERATORS, "generated"):
@@ -188,18 +144,7 @@ def _problems(cfg: GatesConfig, model: ThoughtModel, seed: int) -> pa.Table:
         assert isinstance(model, tiny.TinyThoughts)
         return generator.problems(cfg.n, seed=seed, split=cfg.split, p=model.modulus)
     split = cfg.problems.partition(":")[2] or cfg.split
-    return held_out(_source(cfg), model, split=split, n=cfg.n, seed=seed)
-
-
-def _controls(cfg: GatesConfig, seed: int | None, table: pa.Table, suffix: str = "") -> Counts:
-    counts: Counts = {}
-    for name in ("no_cot", "pause", "plain", "bottleneck"):
-        model = _control(cfg, seed, name)
-        if model is not None:
-            bench = Bench(model, table, batch_size=cfg.batch_size, max_new_tokens=cfg.max_new_tokens)
-            bench.run([])
-            counts |= {key.replace("thoughts", name + suffix): pair for key, pair in bench.counts.items()}
-    return counts
+    return held_out(problems_config(cfg), model, split=split, n=cfg.n, seed=seed)
 
 
 def _one_step_problems(
@@ -211,9 +156,10 @@ def _one_step_problems(
 
 
 def _one_step(cfg: GatesConfig, model: tiny.TinyThoughts, seed: int | None, table: pa.Table) -> Counts:
-    bench = Bench(model, table, batch_size=cfg.batch_size)
+    bench = controls.bench_of(cfg, model, table)
     bench.run([])
-    counts = {"thoughts_one_step": bench.counts["thoughts"]} | _controls(cfg, seed, table, "_one_step")
+    beside = controls.counts_of(controls.run_controls(cfg, seed, table), "_one_step")
+    counts = {"thoughts_one_step": bench.counts["thoughts"]} | beside
     return {key: pair for key, pair in counts.items() if "|" not in key}
 
 
@@ -232,7 +178,7 @@ def _twins(cfg: GatesConfig, model: tiny.TinyThoughts, generator: ModuleType, se
     n, p = max(cfg.n // 3, 2), model.modulus
     for change in generator.CHANGES:
         one, other = generator.twins(n, seed=seed, split=cfg.split, change=change, p=p)
-        for pos, (moved, own, solved) in patch_twins(model, one, other, cfg.batch_size).items():
+        for pos, (moved, own, solved) in patch_twins(model, one, other, batch_size(cfg)).items():
             counts[f"twin_{change}_z{pos}"] = (moved, solved)
             counts[f"own_{change}_z{pos}"] = (own, solved)
     return counts
@@ -247,11 +193,6 @@ def _probes(bench: Bench) -> dict[str, Counts]:
             chosen = {cell: x[rows] for cell, x in states.items()}
             out[name] = probe.read_values(chosen, labels[rows].astype(int), len(rows) // 2)
     return out
-
-
-def _published(cfg: GatesConfig) -> float | None:
-    known = PUBLISHED.get(cfg.model) if cfg.problems == "gsm8k:test" else None
-    return known if cfg.published is None else cfg.published
 
 
 def _pairs(table: dict[str, list[int]]) -> Counts:
@@ -270,7 +211,7 @@ def _result(
     n_passes = len(verdicts.accuracy_table(counts)["by_n_thoughts"])
     chance = verdicts.rate(counts, "majority_answer")
     table = {
-        "G0": verdicts.reproduces(counts, _published(cfg)),
+        "G0": verdicts.reproduces(counts, published(cfg)),
         "G1": verdicts.better_than_controls(counts),
         "G2": verdicts.needs_its_thoughts(counts, chance),
         "G3": verdicts.grows_with_thoughts(counts),
@@ -292,15 +233,24 @@ def _result(
         "split": cfg.split,
         "n_seeds": len(per_seed),
         "headline": head,
-        "latent_reasoning": all(table[name]["pass"] is True for name in ("G1", "G2", "G3")),
+        "latent_reasoning": all(table[name]["pass"] is True for name in DECISIVE),
         "accuracy": accuracy,
         "accuracy_by_steps": {str(k): verdicts.accuracy_table(counts, f"|{k}") for k in steps},
         "gates": table,
         "counts": {key: verdicts.share(pair) for key, pair in counts.items() if "|" not in key},
         "per_seed": per_seed,
         "definitions": DEFINITIONS,
-        "warnings": [f"{name} does not hold: {g['rule']}" for name, g in table.items() if g["pass"] is False],
+        "warnings": _warnings(table),
     }
+
+
+def _warnings(table: dict[str, dict[str, Any]]) -> list[str]:
+    said = [f"{name} does not hold: {gate['rule']}" for name, gate in table.items() if gate["pass"] is False]
+    if unjudged := [name for name in DECISIVE if table[name]["pass"] is None]:
+        lacking = table["G1"]["lacking"]
+        why = f": no control {' and '.join(lacking)}; name one with {lacking[0]}=" if lacking else ""
+        said.append(f"not called latent-reasoning, because {', '.join(unjudged)} could not be judged{why}")
+    return said
 
 
 __all__ = ["GatesConfig", "gates", "plan"]

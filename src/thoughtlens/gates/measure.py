@@ -42,6 +42,8 @@ class Bench:
         self.questions, self.wanted = own.questions, own.answers
         columns = self.problems.column_names
         self.steps = np.array(self.problems["n_steps"]) if "n_steps" in columns else None
+        self.right = np.zeros(len(self.questions), dtype=bool)
+        """Which problems the untouched model solves, once it has run."""
         self.donor = changes.derangement(len(self.questions), np.random.default_rng((self.seed, 77)))
 
     @property
@@ -64,7 +66,7 @@ class Bench:
             batch_size=self.batch_size,
             max_new_tokens=self.max_new_tokens,
         )
-        self.count("thoughts", plain)
+        self.right = self.count("thoughts", plain)
         for edit, outcome in zip(edits, outcomes, strict=True):
             if edit.changes:
                 self.changed[edit.name] = float(outcome.moved.mean())

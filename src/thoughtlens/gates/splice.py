@@ -7,12 +7,18 @@ from pathlib import Path
 
 from thoughtlens.gates.measure import Bench
 from thoughtlens.intervene import changes
-from thoughtlens.intervene.dictionaries import dictionaries, fit_arms, one_a_place
+from thoughtlens.intervene.dictionaries import dictionaries, fit_arms, one_a_place, require_same_model
 from thoughtlens.intervene.places import Change, Place
 from thoughtlens.intervene.run import Edit
+from thoughtlens.models.thoughts import ThoughtModel
 from thoughtlens.sae import io
 
 ARMS = {"sae": "spliced", "shuffled": "spliced_shuffled", "pca": "spliced_pca"}
+
+
+def require_own(model: ThoughtModel, directory: Path) -> None:
+    """Refuse SAEs of another model's thoughts; those of one seed say nothing about another."""
+    require_same_model(io.load_members(directory), model, directory)
 
 
 def splice(bench: Bench, directory: Path) -> None:

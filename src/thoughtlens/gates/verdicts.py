@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from thoughtlens.gates.measure import Counts
-from thoughtlens.metrics.uncertainty import wilson
+from thoughtlens.metrics.uncertainty import paired_proportions, wilson
 
 EPS = 1e-9
 
@@ -60,16 +60,26 @@ def better_than_controls(counts: Counts) -> dict[str, Any]:
         gaps[name] = None if control is None or ours is None else ours - control
         one = rate(counts, f"{name}_one_step")
         fair[name] = None if one is None else one >= FAIR_ONE_STEP
-    measured = all(gap is not None for gap in gaps.values())
+    lacking = [name for name, gap in gaps.items() if gap is None]
     holds = None
-    if measured:
+    if not lacking:
         holds = (
             gaps["no_cot"] >= 0.2 - EPS
             and gaps["pause"] >= 0.1 - EPS
             and all(f is not False for f in fair.values())
         )
     rule = "thoughts - no_cot >= 0.20, thoughts - pause >= 0.10, both controls >= 0.95 on one step"
-    return judge(holds, rule, gaps=gaps, controls_are_fair=fair)
+    paired = {name: _paired(counts, name) for name in gaps}
+    return judge(holds, rule, gaps=gaps, paired=paired, controls_are_fair=fair, lacking=lacking)
+
+
+def _paired(counts: Counts, name: str) -> dict[str, Any] | None:
+    """The gap to a control on the problems that both were given."""
+    if f"thoughts_not_{name}" not in counts:
+        return None
+    (only_ours, n), (only_theirs, _) = counts[f"thoughts_not_{name}"], counts[f"{name}_not_thoughts"]
+    gap = paired_proportions(only_ours, only_theirs, n)
+    return {"value": gap.estimate, "low": gap.low, "high": gap.high, "n": gap.n}
 
 
 def needs_its_thoughts(counts: Counts, chance: float | None) -> dict[str, Any]:

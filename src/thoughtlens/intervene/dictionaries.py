@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,7 @@ from thoughtlens.errors import ConfigError, HookError, MismatchError
 from thoughtlens.extract.thoughts import sites_of
 from thoughtlens.intervene.places import Place, is_read
 from thoughtlens.models.sites import ThoughtSpec
+from thoughtlens.models.thoughts import ThoughtModel
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.normalization import Cell
 
@@ -161,6 +163,21 @@ def require_latents(sae: SAE, latents: Sequence[int]) -> None:
         raise ConfigError("latents: expected at least one latent, as in latents=[3,17]")
     if strange := [i for i in latents if not 0 <= i < sae.d_sae]:
         raise ConfigError(f"latents: expected 0..{sae.d_sae - 1} of this SAE, got {strange[0]}")
+
+
+def require_same_model(members: Mapping[str, SAE], model: ThoughtModel, directory: Path) -> None:
+    """Refuse SAEs that say they were trained on other weights than the model's.
+
+    Raises:
+        MismatchError: says both digests.
+    """
+    for sae in members.values():
+        theirs = sae.provenance.get("model_digest")
+        if theirs is not None and model.digest is not None and theirs != model.digest:
+            raise MismatchError(
+                f"{directory} was trained on a model with digest {theirs[:12]}, {model.name} has "
+                f"{model.digest[:12]}; name the model, and the seed, that it was trained on"
+            )
 
 
 def _check(spec: ThoughtSpec, name: str, sae: SAE) -> None:

@@ -25,6 +25,7 @@ from thoughtlens.intervene.dictionaries import (
     matched,
     one_a_place,
     require_latents,
+    require_same_model,
 )
 from thoughtlens.intervene.groups import Bundles, Group, elsewhere, groups_of, whole, width_of
 from thoughtlens.intervene.places import Change, Place, places_of
@@ -328,13 +329,7 @@ def _dictionaries(cfg: InterveneConfig, model: ThoughtModel) -> list[Dictionary]
         if cfg.member not in names:
             raise NotThereError(f"{cfg.sae} has no SAE {cfg.member!r}; it has {', '.join(names)}")
         members = {names[cfg.member]: members[names[cfg.member]]}
-    for sae in members.values():
-        theirs = sae.provenance.get("model_digest")
-        if theirs is not None and model.digest is not None and theirs != model.digest:
-            raise MismatchError(
-                f"{cfg.sae} was trained on a model with digest {theirs[:12]}, {model.name} has "
-                f"{model.digest[:12]}; name the model that it was trained on"
-            )
+    require_same_model(members, model, cfg.sae)
     return dictionaries(model.spec, members, cfg.steps, cfg.layers)
 
 
