@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thoughtlens.kernels import cpu, reference
+from thoughtlens.kernels import RaggedActs, cpu, decode_acts, reference
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -128,12 +128,73 @@ def test_encode_relu(batch, centred, dtype):
         assert_near(a, c, dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bias", [-2.4, -3.2])
+def test_encode_relu_where_few_fire(bias, dtype):
+    z, centre, W, b, slopes, W_dec, b_dec = draw(0, (40, 9), (9,), (300, 9), (300,), (300,), (300, 7), (7,))
+    b = 0.1 * b + bias * 3  # pre-activations have standard deviation sqrt(2 * 9)
+    inputs = [t.requires_grad_() for t in (centre, W.T, b, W_dec, b_dec)]
+    found = []
+    for kernels in (cpu, reference):
+        acts, totals, counts = kernels.encode_relu(z, *inputs[:3], dtype)
+        few = isinstance(acts, RaggedActs)
+        assert few == (kernels is cpu)
+        x_hat = decode_acts(acts, W_dec, b_dec, dtype)
+        dense = acts.to_dense(300) if few else acts
+        found.append((dense.float(), totals, counts, x_hat))
+    (mine, theirs), (weights,) = found, draw(1, (40, 7))
+    torch.testing.assert_close(mine[0], theirs[0], rtol=1e-2, atol=1e-3 if dtype == torch.bfloat16 else 1e-5)
+    assert torch.equal(mine[2], theirs[2])
+    for a, c in zip((mine[1], mine[3]), (theirs[1], theirs[3]), strict=True):
+        assert_near(a, c, dtype)
+    pairs = zip(*(gradients((f[3], f[1]), [weights, slopes], inputs) for f in found), strict=True)
+    for a, c in pairs:
+        assert_near(a, c, dtype)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 200), st.data())
+def test_encode_batchtopk(seed, batch, d_sae, data):
+    k = data.draw(st.integers(1, d_sae))
+    z, centre, W, b = draw(seed, (batch, 5), (5,), (d_sae, 5), (d_sae,))
+    b = b - data.draw(st.sampled_from([0, 3, 50]))
+    inputs = [t.requires_grad_() for t in (centre, W.T, b)]
+    mine, theirs = (kernels.encode_batchtopk(z, *inputs, k, torch.float32) for kernels in (cpu, reference))
+    dense = mine.to_dense(d_sae)
+    torch.testing.assert_close(dense, theirs, rtol=1e-5, atol=1e-5)
+    assert torch.equal(mine.counts, (dense != 0).sum(0))
+    (weights,) = draw(1, (batch, d_sae))
+    pairs = zip(*(gradients([d], [weights], inputs) for d in (dense, theirs)), strict=True)
+    for a, c in pairs:
+        assert_near(a, c, torch.float32)
+
+
+def test_the_batch_keeps_its_largest_and_no_more_where_many_are_equal():
+    z, b = torch.ones(3, 1), torch.zeros(20)
+    W = torch.full((1, 20), 2.0)
+    W[0, [4, 9]], W[0, 5:8] = 3.0, -1.0
+    acts = cpu.encode_batchtopk(z, None, W, b, 4, torch.float32).to_dense(20)
+    assert acts.count_nonzero() == 12  # 4 a row; two each are the 3s, the rest some of the 2s
+    assert torch.equal(acts[:, [4, 9]], torch.full((3, 2), 3.0))
+    assert set(acts.unique().tolist()) == {0.0, 2.0, 3.0}
+
+
+def test_neither_relu_nor_the_batchs_largest_hide_nan():
+    z, W, b = torch.ones(4, 2), torch.full((2, 200), -1.0), torch.zeros(200)
+    W[0, 7] = torch.nan
+    for acts in (
+        cpu.encode_relu(z, None, W, b, torch.float32)[0],
+        cpu.encode_batchtopk(z, None, W, b, 2, torch.float32),
+    ):
+        assert isinstance(acts, RaggedActs) and acts.values.isnan().all() and len(acts.values) == 4
+
+
 def test_latents_that_are_silent_do_nothing():
     z, W = draw(0, (5, 4), (8, 4))
     b = torch.full((8,), -100.0, requires_grad=True)
     acts, totals, counts = cpu.encode_relu(z, None, W.T, b, torch.float32)
-    assert not acts.any() and not totals.any() and not counts.any()
-    assert not torch.autograd.grad(acts.sum() + totals.sum(), b)[0].any()
+    assert not acts.to_dense(8).any() and not totals.any() and not counts.any()
+    assert not torch.autograd.grad(acts.values.sum() + totals.sum(), b)[0].any()
     values, _, _ = cpu.encode_topk(z, W.T, b, 3, torch.float32)
     assert not values.any() and not torch.autograd.grad(values.sum(), b)[0].any()
 

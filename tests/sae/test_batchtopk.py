@@ -7,7 +7,8 @@ import torch
 
 from tests.sae.toy import X, by_hand
 from thoughtlens import sae as saes
-from thoughtlens.sae.batchtopk import batch_topk, update_threshold
+from thoughtlens.kernels import batch_topk
+from thoughtlens.sae.batchtopk import update_threshold
 
 CFG = saes.BatchTopKConfig(d_sae=3, k=1, normalization="none", k_aux=1)
 ROWS = torch.tensor([[3.0, 0.0], [0.5, 0.5]])
@@ -18,7 +19,7 @@ def test_loss_by_hand():
     # x_hat (3, 0) + 1.8 (0.6, 0.8) = (4.08, 1.44) and (0, 0)
     # squared errors 1.08^2 + 1.44^2 = 3.24 and 0.5: mean over 4 entries 0.935
     loss = by_hand(CFG).loss(saes.Batch(ROWS))
-    assert loss.acts.tolist() == [[3.0, 0.0, pytest.approx(1.8)], [0.0, 0.0, 0.0]]
+    assert loss.acts.to_dense(3).tolist() == [[3.0, 0.0, pytest.approx(1.8)], [0.0, 0.0, 0.0]]
     assert {n: t.item() for n, t in loss.terms.items()} == {"reconstruction": pytest.approx(0.935)}
 
 

@@ -9,12 +9,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thoughtlens.kernels.choose import backend, name
-from thoughtlens.kernels.reference import AdamState, linear, pick
+from thoughtlens.kernels.ragged import RaggedActs
+from thoughtlens.kernels.reference import AdamState, batch_topk, linear, pick
 
 __all__ = [
     "AdamState",
+    "RaggedActs",
     "adam_rows",
+    "batch_topk",
     "decode",
+    "decode_acts",
+    "encode_batchtopk",
     "encode_relu",
     "encode_topk",
     "grad_square",
@@ -52,9 +57,33 @@ def encode_relu(
     W: Float[Tensor, "d_in d_sae"],
     b: Float[Tensor, " d_sae"],
     dtype: torch.dtype,
-) -> tuple[Float[Tensor, "batch d_sae"], Float[Tensor, " d_sae"], Int[Tensor, " d_sae"]]:
+) -> tuple[Float[Tensor, "batch d_sae"] | RaggedActs, Float[Tensor, " d_sae"], Int[Tensor, " d_sae"]]:
     """See `reference.encode_relu`."""
     return backend(W).encode_relu(z, centre, W, b, dtype)
+
+
+def encode_batchtopk(
+    z: Float[Tensor, "batch d_in"],
+    centre: Float[Tensor, " d_in"] | None,
+    W: Float[Tensor, "d_in d_sae"],
+    b: Float[Tensor, " d_sae"],
+    k: int,
+    dtype: torch.dtype,
+) -> Float[Tensor, "batch d_sae"] | RaggedActs:
+    """See `reference.encode_batchtopk`."""
+    return backend(W).encode_batchtopk(z, centre, W, b, k, dtype)
+
+
+def decode_acts(
+    acts: Float[Tensor, "batch d_sae"] | RaggedActs,
+    W_dec: Float[Tensor, "d_sae d_out"],
+    b_dec: Float[Tensor, " d_out"],
+    dtype: torch.dtype,
+) -> Float[Tensor, "batch d_out"]:
+    """`linear(acts, W_dec, b_dec, dtype)` of what an encoding kernel returned."""
+    if isinstance(acts, RaggedActs):
+        return backend(W_dec).decode_ragged(acts, W_dec) + b_dec
+    return linear(acts, W_dec, b_dec, dtype)
 
 
 def decode(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,23 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thoughtlens.kernels import loops, reference
+from thoughtlens.kernels.arrays import array
 from thoughtlens.kernels.autograd import Decode, EncodeTopK, TopK
+from thoughtlens.kernels.cpu_ragged import (
+    DecodeRagged,
+    EncodeRagged,
+    batch_largest,
+    gathered,
+    ragged,
+    row_counts,
+)
+from thoughtlens.kernels.ragged import RaggedActs
 from thoughtlens.kernels.reference import AdamState
 from thoughtlens.kernels.threads import share
 
 OPS = sys.modules[__name__]
+RAGGED_BELOW = 1 / 32
+"""Share of activations that are not 0 from which on dense products are faster than sparse ones."""
 
 
 def encode_topk(
@@ -38,9 +51,32 @@ def encode_relu(
     W: Float[Tensor, "d_in d_sae"],
     b: Float[Tensor, " d_sae"],
     dtype: torch.dtype,
-) -> tuple[Float[Tensor, "batch d_sae"], Float[Tensor, " d_sae"], Int[Tensor, " d_sae"]]:
-    """See `reference.encode_relu`."""
-    return EncodeReLU.apply(z, centre, W, b, dtype)
+) -> tuple[Float[Tensor, "batch d_sae"] | RaggedActs, Float[Tensor, " d_sae"], Int[Tensor, " d_sae"]]:
+    """See `reference.encode_relu`; ragged where at most `RAGGED_BELOW` of the activations are not 0."""
+    centred, products = _products(z, centre, W, dtype)
+    counts = row_counts(products, b)
+    if counts.sum() > RAGGED_BELOW * products.numel():
+        return EncodeReLU.apply(centred.to(dtype), centre, W, b, products)
+    acts, totals = _ragged(centred, centre, W, b, gathered(products, b, counts))
+    return acts, totals, acts.counts
+
+
+def encode_batchtopk(
+    z: Float[Tensor, "batch d_in"],
+    centre: Float[Tensor, " d_in"] | None,
+    W: Float[Tensor, "d_in d_sae"],
+    b: Float[Tensor, " d_sae"],
+    k: int,
+    dtype: torch.dtype,
+) -> RaggedActs:
+    """See `reference.encode_batchtopk`; always ragged."""
+    centred, products = _products(z, centre, W, dtype)
+    return _ragged(centred, centre, W, b, batch_largest(products, b, k))[0]
+
+
+def decode_ragged(acts: RaggedActs, W_dec: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "batch d_out"]:
+    """See `reference.decode_ragged`."""
+    return DecodeRagged.apply(acts.values, W_dec, acts)
 
 
 def decode(
@@ -62,7 +98,7 @@ def grad_square(
 ) -> Float[Tensor, ""]:
     """See `reference.grad_square`; summed in float64 over rows."""
     squares = torch.empty(len(p))
-    arrays = (_array(p), _array(grad), _array(idle), unit_from, _array(squares))
+    arrays = (array(p), array(grad), array(idle), unit_from, array(squares))
     share(loops.grad_squares, len(p), *arrays)
     return squares.sum(dtype=torch.float64).float()
 
@@ -88,28 +124,27 @@ def adam_rows(
     state.step.add_(1)
     step = int(state.step)
     numbers = (factor, lr, 1 - betas[0] ** step, (1 - betas[1] ** step) ** 0.5, *betas, eps)
-    moments = (_array(state.exp_avg), _array(state.exp_avg_sq), _array(state.last))
+    moments = (array(state.exp_avg), array(state.exp_avg_sq), array(state.last))
     unit_from = len(p) if unit_from is None else unit_from
-    arrays = (_array(p), _array(grad), *moments, _array(idle), unit_from, step, lazy, numbers)
+    arrays = (array(p), array(grad), *moments, array(idle), unit_from, step, lazy, numbers)
     share(loops.adam_rows, len(p), *arrays)
 
 
 class EncodeReLU(torch.autograd.Function):
-    """Bias, ReLU, sums and counts in one pass over the products; as few passes back."""
+    """Bias, ReLU, sums and counts in one pass over the products, which it replaces; as few passes back."""
 
     @staticmethod
     def forward(
-        ctx: Any, z: Tensor, centre: Tensor | None, W: Tensor, b: Tensor, dtype: torch.dtype
+        ctx: Any, centred: Tensor, centre: Tensor | None, W: Tensor, b: Tensor, products: Tensor
     ) -> tuple[Tensor, ...]:
         """acts, their sums and counts over rows."""
-        centred = (z if centre is None else z - centre).to(dtype)
-        acts = centred @ W.to(dtype)
         totals, counts = torch.empty_like(b), torch.empty(len(b), dtype=torch.long)
-        share(loops.relu_bias, len(b), _array(acts), _array(b), _array(totals), _array(counts))
-        ctx.save_for_backward(centred, W, acts)
+        share(loops.relu_bias, len(b), array(products), array(b), array(totals), array(counts))
+        ctx.save_for_backward(centred, W, products)
+        ctx.mark_dirty(products)
         ctx.mark_non_differentiable(counts)
         ctx.set_materialize_grads(False)
-        return acts, totals, counts
+        return products, totals, counts
 
     @staticmethod
     def backward(  # type: ignore[override]
@@ -120,11 +155,32 @@ class EncodeReLU(torch.autograd.Function):
         grad = torch.zeros_like(acts) if grad is None else grad
         shift = W.new_zeros(W.shape[1]) if totals_grad is None else totals_grad
         pre_grad, b_grad = torch.empty_like(acts), torch.empty_like(shift)
-        arrays = (_array(t) for t in (grad, acts, shift, pre_grad, b_grad))
+        arrays = (array(t) for t in (grad, acts, shift, pre_grad, b_grad))
         share(loops.relu_backward, len(shift), *arrays)
         W_grad = (pre_grad.T @ centred).to(W.dtype).T
         centre_grad = -(W @ b_grad) if ctx.needs_input_grad[1] else None
         return None, centre_grad, W_grad, b_grad, None
+
+
+@torch.no_grad()
+def _products(
+    z: Float[Tensor, "batch d_in"],
+    centre: Float[Tensor, " d_in"] | None,
+    W: Float[Tensor, "d_in d_sae"],
+    dtype: torch.dtype,
+) -> tuple[Float[Tensor, "batch d_in"], Float[Tensor, "batch d_sae"]]:
+    """The centred input, and its products with the encoder in `dtype`."""
+    centred = z if centre is None else z - centre
+    return centred, centred.to(dtype) @ W.to(dtype)
+
+
+def _ragged(
+    centred: Tensor, centre: Tensor | None, W: Tensor, b: Tensor, found: tuple[np.ndarray, ...]
+) -> tuple[RaggedActs, Float[Tensor, " d_sae"]]:
+    """Activations with their gradients, and each latent's sum over rows."""
+    acts = ragged(*found, len(b))
+    values, totals = EncodeRagged.apply(centred, centre, W, b, acts)
+    return replace(acts, values=values), totals
 
 
 def select(
@@ -136,7 +192,7 @@ def select(
     """
     values = torch.empty(len(products), k)
     indices = torch.empty(len(products), k, dtype=torch.long)
-    share(loops.select, len(products), _array(products), _array(b), k, _array(values), _array(indices))
+    share(loops.select, len(products), array(products), array(b), k, array(values), array(indices))
     return values, indices
 
 
@@ -145,7 +201,7 @@ def weighted_rows(
 ) -> Float[Tensor, "batch d"]:
     """`sum_k weights[b, k] * rows[indices[b, k]]`."""
     out = torch.empty(len(weights), rows.shape[1])
-    arrays = (_array(weights), _array(indices), _array(rows), _array(out))
+    arrays = (array(weights), array(indices), array(rows), array(out))
     share(loops.weighted_rows, len(weights), *arrays)
     return out
 
@@ -155,7 +211,9 @@ def row_products(
 ) -> Float[Tensor, "batch k"]:
     """`x[b] . rows[indices[b, k]]`."""
     out = torch.empty(indices.shape)
-    share(loops.row_products, len(x), _array(x), _array(indices), _array(rows), _array(out))
+    starts = _even(indices)
+    arrays = (array(x), array(indices).reshape(-1), starts, array(rows), array(out).reshape(-1))
+    share(loops.row_products, len(x), *arrays)
     return out
 
 
@@ -167,14 +225,13 @@ def latent_rows(
     n_latents: int,
 ) -> Float[Tensor, "n_latents d"]:
     """`sum of weights[b, k] * x[b]` over the pairs with `indices[b, k] = i` and a value other than 0."""
-    starts, row, place = loops.by_latent(_array(values), _array(indices), n_latents)
+    pairs = (array(values).reshape(-1), array(indices).reshape(-1), _even(indices))
+    starts, row, place = loops.by_latent(*pairs, n_latents)
     out = torch.empty(n_latents, x.shape[1])
-    weight = _array(weights).reshape(-1)[place]
-    share(loops.latent_rows, n_latents, weight, starts, row, _array(x), _array(out))
+    share(loops.sum_rows, n_latents, array(weights).reshape(-1)[place], starts, row, array(x), array(out))
     return out
 
 
-def _array(t: Tensor) -> np.ndarray:
-    """The same memory as a C-contiguous array; a copy where it is not contiguous. bfloat16 as its bits."""
-    t = t.detach().contiguous()
-    return t.view(torch.int16).numpy().view(np.uint16) if t.dtype == torch.bfloat16 else t.numpy()
+def _even(indices: Int[Tensor, "batch k"]) -> np.ndarray:
+    """Where each row's pairs start, and where the last one's end."""
+    return np.arange(len(indices) + 1) * indices.shape[1]

@@ -29,10 +29,14 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 TINY = np.float32(1e-35)
 """Moments below this become 0: numbers the processor would only handle slowly, which move no weight."""
+BLOCK = 32
+"""Columns looked at together: most blocks hold nothing, and are left at once."""
 STRIPE = 512
 """Columns summed at a time: their sums stay in the nearest cache."""
-LANES_PER_K, DEEPEST = 4, 128
+LANES_PER_K, DEEPEST = 16, 128
 """Lanes a row is dealt out over in the search of its k largest, per k; entries of a lane at most."""
+HALVINGS = 10
+"""Times that the range of the bound on the kth largest is halved."""
 
 
 @intrinsic
@@ -60,40 +64,60 @@ def select(products, bias, k, values, indices, lo, hi):
 
     `bias` has a row for each member; rows of `products` are dealt out evenly over them, in order.
 
-    The row is dealt out over lanes; the kth largest of the lanes' maxima bounds the kth largest of the row
-    from below, so that only lanes that reach it are looked at one by one.
+    The row is dealt out over lanes. What k of the lanes' maxima reach bounds the kth largest of the row from
+    below, so that only lanes that reach it are looked at one by one.
     """
     width = products.shape[1]
     depth = min(DEEPEST, max(1, width // (LANES_PER_K * k)))
     lanes = (width + depth - 1) // depth
-    row = np.zeros((depth, lanes), np.float32)
-    tops, keys = np.empty(lanes, np.float32), np.empty(lanes, np.float32)
+    tops = np.empty(lanes, np.float32)
     found, where = np.empty(width, np.float32), np.empty(width, np.int64)
     per_member = products.shape[0] // bias.shape[0]
     for b in range(lo, hi):
-        mine = bias[b // per_member]
+        row, mine = products[b], bias[b // per_member]
         tops[:] = 0
-        for r in range(depth):
-            first = r * lanes
-            for c in range(min(lanes, width - first)):
-                x = _number(products[b, first + c]) + mine[first + c]
+        for first in range(0, width, lanes):
+            n = min(lanes, width - first)
+            part, shift = row[first : first + n], mine[first : first + n]
+            for c in range(n):
+                x = _number(part[c]) + shift[c]
                 x = x if x == x else np.float32(np.inf)
-                row[r, c] = x
                 tops[c] = x if x > tops[c] else tops[c]
-        keys[:] = tops
-        least = _kth_largest(keys, lanes, k) if lanes >= k else np.float32(0)
+        least = _reached_by(tops, k)
         n = 0
         for c in range(lanes):
             if tops[c] >= least and tops[c] > 0:
-                for r in range(depth):
-                    if row[r, c] >= least and row[r, c] > 0:
-                        found[n], where[n] = row[r, c], r * lanes + c
+                for column in range(c, width, lanes):
+                    x = _number(row[column]) + mine[column]
+                    x = x if x == x else np.float32(np.inf)
+                    if x >= least and x > 0:
+                        found[n], where[n] = x, column
                         n += 1
         if n > k:
             _largest_first(found, where, n, k)
         for j in range(k):
             values[b, j] = found[j] if j < n else 0
             indices[b, j] = where[j] if j < n else 0
+
+
+@compiled
+def _reached_by(tops, k):
+    """A number that at least k of `tops`, none below 0, reach; near the largest such, or 0."""
+    low, high = np.float32(0), np.float32(0)
+    for c in range(tops.size):
+        high = tops[c] if tops[c] > high else high
+    for _ in range(HALVINGS):
+        middle = np.float32(0.5) * (low + high)
+        n = np.int32(0)
+        for c in range(tops.size):
+            n += np.int32(1) if tops[c] >= middle else np.int32(0)
+        if n >= k:
+            low = middle
+        else:
+            high = middle
+        if n == k:
+            break
+    return low
 
 
 @intrinsic
@@ -160,27 +184,52 @@ def relu_backward(grads, acts, shift, out, totals, lo, hi):
 
 
 @compiled
-def _kth_largest(keys, n, k):
-    """Hoare's selection; `keys` is reordered."""
-    left, right = 0, n - 1
-    while left < right:
-        pivot, i, j = keys[(left + right) // 2], left, right
-        while i <= j:
-            while keys[i] > pivot:
-                i += 1
-            while keys[j] < pivot:
-                j -= 1
-            if i <= j:
-                keys[i], keys[j] = keys[j], keys[i]
-                i += 1
-                j -= 1
-        if k - 1 <= j:
-            right = j
-        elif k - 1 >= i:
-            left = i
-        else:
-            break
-    return keys[k - 1]
+def lane_maxima(products, bias, out, lo, hi):
+    """`out[b, c]`: the largest of `products + bias` over the columns c, c + lanes, ... of row b."""
+    lanes = out.shape[1]
+    for b in range(lo, hi):
+        row, top = products[b], out[b]
+        top[:] = -np.float32(np.inf)
+        for first in range(0, row.size, lanes):
+            n = min(lanes, row.size - first)
+            part, mine = row[first : first + n], bias[first : first + n]
+            for c in range(n):
+                x = _number(part[c]) + mine[c]
+                top[c] = top[c] if x <= top[c] else x
+
+
+@compiled
+def count_above(products, bias, least, out, lo, hi):
+    """On how many columns of each row `products + bias` is above 0 and not below `least`."""
+    for b in range(lo, hi):
+        row, n = products[b], np.int32(0)
+        for c in range(row.size):
+            x = _number(row[c]) + bias[c]
+            n += np.int32(0) if x < least or x <= 0 else np.int32(1)
+        out[b] = n
+
+
+@compiled
+def gather_above(products, bias, least, starts, latents, values, lo, hi):
+    """The columns that `count_above` counts, and what stands there; those of row b from `starts[b]` on."""
+    pre_acts = np.empty(BLOCK, np.float32)
+    for b in range(lo, hi):
+        n = starts[b]
+        for first in range(0, products.shape[1], BLOCK):
+            width = min(BLOCK, products.shape[1] - first)
+            row, mine = products[b, first : first + width], bias[first : first + width]
+            found = np.int32(0)
+            for c in range(width):
+                x = _number(row[c]) + mine[c]
+                pre_acts[c] = x
+                found += np.int32(0) if x < least or x <= 0 else np.int32(1)
+            if found == 0:
+                continue
+            for c in range(width):
+                x = pre_acts[c]
+                if not (x < least or x <= 0):
+                    latents[n], values[n] = first + c, x
+                    n += 1
 
 
 @compiled
@@ -241,59 +290,59 @@ def _sum_rows(used, weight, first, last, rows, out):
 
 
 @compiled
-def row_products(x, indices, rows, out, lo, hi):
-    """`out[b, j] = x[b] . rows[indices[b, j]]`, four at a time."""
-    k = indices.shape[1]
+def row_products(x, indices, starts, rows, out, lo, hi):
+    """`out[p] = x[b] . rows[indices[p]]` for p from `starts[b]` to `starts[b + 1]`, four at a time."""
     for b in range(lo, hi):
-        mine, j = x[b], 0
-        while j + 4 <= k:
-            r0, r1 = rows[indices[b, j]], rows[indices[b, j + 1]]
-            r2, r3 = rows[indices[b, j + 2]], rows[indices[b, j + 3]]
+        mine, j, end = x[b], starts[b], starts[b + 1]
+        while j + 4 <= end:
+            r0, r1 = rows[indices[j]], rows[indices[j + 1]]
+            r2, r3 = rows[indices[j + 2]], rows[indices[j + 3]]
             t0, t1, t2, t3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
             for d in range(mine.size):
                 t0 += mine[d] * r0[d]
                 t1 += mine[d] * r1[d]
                 t2 += mine[d] * r2[d]
                 t3 += mine[d] * r3[d]
-            out[b, j], out[b, j + 1], out[b, j + 2], out[b, j + 3] = t0, t1, t2, t3
+            out[j], out[j + 1], out[j + 2], out[j + 3] = t0, t1, t2, t3
             j += 4
-        while j < k:
-            row, total = rows[indices[b, j]], np.float32(0)
+        while j < end:
+            row, total = rows[indices[j]], np.float32(0)
             for d in range(mine.size):
                 total += mine[d] * row[d]
-            out[b, j] = total
+            out[j] = total
             j += 1
 
 
 @compiled
-def by_latent(values, indices, n_latents):
-    """The pairs with a value other than 0, in the order of their latents.
+def by_latent(values, indices, starts, n_latents):
+    """The pairs with a value other than 0, in the order of their latents; those of row b come between
+    `starts[b]` and `starts[b + 1]`.
 
     Returns:
-        `starts [n_latents + 1]`, and of each pair its row and its place in the flattened `values`.
+        First pairs `[n_latents + 1]` of the latents, and of each pair its row and its place in `values`.
     """
-    starts = np.zeros(n_latents + 1, np.int64)
-    flat, latent = values.reshape(-1), indices.reshape(-1)
-    for p in range(flat.size):
-        if flat[p] != 0:
-            starts[latent[p] + 1] += 1
+    firsts = np.zeros(n_latents + 1, np.int64)
+    for p in range(values.size):
+        if values[p] != 0:
+            firsts[indices[p] + 1] += 1
     for i in range(n_latents):
-        starts[i + 1] += starts[i]
-    free, k = starts[:-1].copy(), values.shape[1]
-    row, place = np.empty(starts[-1], np.int64), np.empty(starts[-1], np.int64)
-    for p in range(flat.size):
-        if flat[p] != 0:
-            q = free[latent[p]]
-            row[q], place[q] = p // k, p
-            free[latent[p]] += 1
-    return starts, row, place
+        firsts[i + 1] += firsts[i]
+    free = firsts[:-1].copy()
+    row, place = np.empty(firsts[-1], np.int64), np.empty(firsts[-1], np.int64)
+    for b in range(starts.size - 1):
+        for p in range(starts[b], starts[b + 1]):
+            if values[p] != 0:
+                q = free[indices[p]]
+                row[q], place[q] = b, p
+                free[indices[p]] += 1
+    return firsts, row, place
 
 
 @compiled
-def latent_rows(weights, starts, row, rows, out, lo, hi):
-    """`out[i] = sum over the pairs p of latent i of weights[p] * rows[row[p]]`."""
+def sum_rows(weights, starts, used, rows, out, lo, hi):
+    """`out[i] = sum of weights[p] * rows[used[p]]` for p from `starts[i]` to `starts[i + 1]`."""
     for i in range(lo, hi):
-        _sum_rows(row, weights, starts[i], starts[i + 1], rows, out[i])
+        _sum_rows(used, weights, starts[i], starts[i + 1], rows, out[i])
 
 
 @compiled

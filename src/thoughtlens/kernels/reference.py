@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from thoughtlens.kernels.ragged import RaggedActs
+
 
 @dataclass(frozen=True)
 class AdamState:
@@ -93,11 +95,35 @@ def encode_relu(
 ) -> tuple[Float[Tensor, "batch d_sae"], Float[Tensor, " d_sae"], Int[Tensor, " d_sae"]]:
     """`relu(linear(z - centre, W, b, dtype))` in `dtype`, its sum over rows, and how many rows fire.
 
-    The input is taken as fixed: gradients reach `centre`, W and b.
+    The input is taken as fixed: gradients reach `centre`, W and b. A kernel may return the activations as
+    `RaggedActs`, in the dtype of W: what is done with them then must be the same for all that are 0.
     """
     centred = z.detach() if centre is None else z.detach() - centre
     acts = linear(centred, W, b, dtype).relu().to(dtype)
     return acts, acts.sum(0, dtype=W.dtype), (acts != 0).sum(0)
+
+
+def encode_batchtopk(
+    z: Float[Tensor, "batch d_in"],
+    centre: Float[Tensor, " d_in"] | None,
+    W: Float[Tensor, "d_in d_sae"],
+    b: Float[Tensor, " d_sae"],
+    k: int,
+    dtype: torch.dtype,
+) -> Float[Tensor, "batch d_sae"] | RaggedActs:
+    """`batch_topk(linear(z - centre, W, b, dtype), k)`; gradients and what may come back as `encode_relu`."""
+    centred = z.detach() if centre is None else z.detach() - centre
+    return batch_topk(linear(centred, W, b, dtype), k)
+
+
+def batch_topk(pre_acts: Float[Tensor, "batch d_sae"], k: int) -> Float[Tensor, "batch d_sae"]:
+    """All but the batch's `k * batch` largest set to 0, then a ReLU.
+
+    Which of several equal ones are kept is left open.
+    """
+    values, indices = pre_acts.flatten().topk(k * len(pre_acts), sorted=False)
+    kept = torch.zeros_like(pre_acts).flatten().scatter(0, indices, values.relu())
+    return kept.view_as(pre_acts)
 
 
 def pick(
@@ -120,6 +146,11 @@ def decode(
 ) -> Float[Tensor, "batch d_out"]:
     """`sum_k values[b, k] * W_dec[indices[b, k]]`: the dense product without its zeros."""
     return F.embedding_bag(indices, W_dec, per_sample_weights=values, mode="sum")
+
+
+def decode_ragged(acts: RaggedActs, W_dec: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "batch d_out"]:
+    """`acts.to_dense(d_sae) @ W_dec`; its gradient in the activations is that in those that are not 0."""
+    return acts.to_dense(len(W_dec)) @ W_dec
 
 
 def grad_square(

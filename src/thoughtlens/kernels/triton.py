@@ -17,9 +17,25 @@ from torch import Tensor
 
 from thoughtlens.kernels import reference
 from thoughtlens.kernels.autograd import Decode, EncodeTopK
-from thoughtlens.kernels.reference import adam_rows, encode_relu, grad_square, topk
+from thoughtlens.kernels.reference import (
+    adam_rows,
+    decode_ragged,
+    encode_batchtopk,
+    encode_relu,
+    grad_square,
+    topk,
+)
 
-__all__ = ["adam_rows", "decode", "encode_relu", "encode_topk", "grad_square", "topk"]
+__all__ = [
+    "adam_rows",
+    "decode",
+    "decode_ragged",
+    "encode_batchtopk",
+    "encode_relu",
+    "encode_topk",
+    "grad_square",
+    "topk",
+]
 
 OPS = sys.modules[__name__]
 BLOCK = 256

@@ -106,7 +106,7 @@ class LossTerms:
     """A loss by its parts: `total` is the sum of `terms`, coefficients included."""
 
     terms: dict[str, Float[Tensor, ""]]
-    acts: Float[Tensor, "batch d_sae"] | SparseActs
+    acts: Float[Tensor, "batch d_sae"] | SparseActs | kernels.RaggedActs
     """The batch's latents, for whoever counts them."""
     fired: Int[Tensor, " d_sae"] | None = None
     """On how many rows each latent fires, where the loss has counted it."""
@@ -398,8 +398,12 @@ def latents_together(sae: SAE, *_: object) -> None:
         W_enc.data = W_enc.data.T.contiguous().T
 
 
-def counts(acts: Float[Tensor, "*batch d_sae"] | SparseActs, d_sae: int) -> Int[Tensor, " d_sae"]:
+def counts(
+    acts: Float[Tensor, "*batch d_sae"] | SparseActs | kernels.RaggedActs, d_sae: int
+) -> Int[Tensor, " d_sae"]:
     """On how many of the rows each latent fires."""
+    if isinstance(acts, kernels.RaggedActs):
+        return acts.counts
     if isinstance(acts, SparseActs):
         return torch.bincount(acts.indices[acts.values != 0], minlength=d_sae)
     return (acts != 0).reshape(-1, d_sae).sum(0)

@@ -10,8 +10,9 @@ from pydantic import Field
 from torch import Tensor
 
 from thoughtlens import kernels
-from thoughtlens.sae.auxk import AuxKConfig, auxk_term
-from thoughtlens.sae.base import SAE, Batch, LossTerms, SAEConfig, SparseActs, require_k
+from thoughtlens.sae.auxk import AuxKConfig
+from thoughtlens.sae.base import SAE, Batch, LossTerms, SAEConfig, SparseActs, counts, require_k
+from thoughtlens.sae.topk import dead_latents_loss
 
 
 class BatchTopKConfig(AuxKConfig):
@@ -60,7 +61,7 @@ class BatchTopKSAE(SAE):
 
     def train_acts(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
         """The batch's k * batch largest."""
-        return batch_topk(pre_acts, self.cfg.k)
+        return kernels.batch_topk(pre_acts, self.cfg.k)
 
     def scale_thresholds(self, factor: Float[Tensor, ""]) -> None:
         """The threshold is in units of the activations."""
@@ -69,11 +70,16 @@ class BatchTopKSAE(SAE):
     def loss(self, batch: Batch) -> LossTerms:
         """`reconstruction` and, while latents are dead, `auxk`."""
         z = self.normalize(batch.x, batch.cell)
-        pre_acts = self.pre_acts(z)
-        acts = self.train_acts(pre_acts)
-        residual = z - kernels.linear(acts, self.W_dec, self.b_dec, self.compute_dtype or self.W_dec.dtype)
+        centre, dtype = self.b_dec if self.cfg.pre_bias else None, self.compute_dtype or self.W_enc.dtype
+        acts = kernels.encode_batchtopk(z, centre, self.W_enc, self.b_enc, self.cfg.k, dtype)
+        residual = z - kernels.decode_acts(acts, self.W_dec, self.b_dec, dtype)
         terms = {"reconstruction": residual.square().mean()}
-        return LossTerms(terms | auxk_term(self.cfg, residual, pre_acts, self.W_dec, batch), acts)
+        fired = counts(acts, self.d_sae)
+        idle = fired == 0
+        if self.cfg.auxk > 0 and batch.dead is not None:
+            terms["auxk"] = self.cfg.auxk * dead_latents_loss(self, z, residual, batch.dead, dtype)
+            idle &= ~batch.dead
+        return LossTerms(terms, acts, fired, idle)
 
     @torch.no_grad()
     def after_step(self, batch: Batch, loss: LossTerms) -> None:
@@ -81,22 +87,17 @@ class BatchTopKSAE(SAE):
         update_threshold(self.threshold, loss.acts, self.cfg.threshold_decay)
 
 
-def batch_topk(pre_acts: Float[Tensor, "batch d_sae"], k: int) -> Float[Tensor, "batch d_sae"]:
-    """All but the batch's `k * batch` largest set to 0, then a ReLU."""
-    values, indices = pre_acts.flatten().topk(k * len(pre_acts), sorted=False)
-    kept = torch.zeros_like(pre_acts).flatten().scatter(0, indices, values.relu())
-    return kept.view_as(pre_acts)
-
-
 def update_threshold(
-    threshold: Float[Tensor, ""], acts: Float[Tensor, "batch d_sae"] | SparseActs, decay: float
+    threshold: Float[Tensor, ""],
+    acts: Float[Tensor, "batch d_sae"] | SparseActs | kernels.RaggedActs,
+    decay: float,
 ) -> None:
     """Move a running mean, in place, towards the least positive activation of a batch.
 
     The first batch sets it, since 0 stands for "none seen yet". A batch on which nothing fires is
     left out.
     """
-    values = acts.values if isinstance(acts, SparseActs) else acts
+    values = acts if isinstance(acts, Tensor) else acts.values
     least = torch.where(values > 0, values, torch.inf).min()
     first = threshold == 0
     moved = torch.where(first, least, threshold * decay + least * (1 - decay))

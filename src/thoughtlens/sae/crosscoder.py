@@ -14,7 +14,7 @@ from thoughtlens import kernels
 from thoughtlens.errors import ConfigError, MismatchError
 from thoughtlens.sae.auxk import AuxKConfig, auxk_term
 from thoughtlens.sae.base import MEDIAN_ROWS, SAE, Batch, LossTerms, SAEConfig, SparseActs, require_k
-from thoughtlens.sae.batchtopk import batch_topk, update_threshold
+from thoughtlens.sae.batchtopk import update_threshold
 from thoughtlens.sae.normalization import Cell, fit_normalization, geometric_median
 from thoughtlens.sae.penalty import PenaltyConfig
 
@@ -89,7 +89,9 @@ class Crosscoder(SAE):
 
     def train_acts(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
         """The batch's k * batch largest, or all that are positive."""
-        return batch_topk(pre_acts, self.cfg.k) if self.cfg.sparsity == "batchtopk" else pre_acts.relu()
+        return (
+            kernels.batch_topk(pre_acts, self.cfg.k) if self.cfg.sparsity == "batchtopk" else pre_acts.relu()
+        )
 
     def scale_thresholds(self, factor: Float[Tensor, ""]) -> None:
         """The threshold is in units of the activations."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -44,26 +45,34 @@ class GatedSAE(SAE):
         """Magnitudes where the gate is open."""
         return torch.where(pre_acts > 0, self.magnitude(pre_acts).relu(), 0)
 
-    def magnitude(self, gate: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
-        """The other path's pre-activations; they share the gate's weights up to a scale per latent."""
-        return self.r_mag.exp() * (gate - self.b_enc) + self.b_mag
+    def magnitude(self, gate: Float[Tensor, ...], latents: Any = slice(None)) -> Float[Tensor, ...]:
+        """The other path's pre-activations; they share the gate's weights up to a scale per latent.
+
+        Args:
+            gate: Of all latents, `[batch, d_sae]`, or of some, one by one.
+            latents: Which, where it is some.
+        """
+        return self.r_mag.exp()[latents] * (gate - self.b_enc[latents]) + self.b_mag[latents]
 
     def loss(self, batch: Batch) -> LossTerms:
         """`reconstruction`, `l1` and `gate`."""
         z = self.normalize(batch.x, batch.cell)
-        gate = self.pre_acts(z)
-        acts = self.activate(gate)
-        dtype = self.compute_dtype or self.W_dec.dtype
-        z_hat = kernels.linear(acts, self.W_dec, self.b_dec, dtype)
-        open_gate = gate.relu()
-        z_gate = kernels.linear(open_gate, self.W_dec.detach(), self.b_dec.detach(), dtype)
+        centre, dtype = self.b_dec if self.cfg.pre_bias else None, self.compute_dtype or self.W_dec.dtype
+        gate, totals, opened = kernels.encode_relu(z, centre, self.W_enc, self.b_enc, dtype)
+        if isinstance(gate, kernels.RaggedActs):
+            acts = replace(gate, values=self.magnitude(gate.values, gate.latents).relu())
+        else:
+            acts = self.activate(gate.to(self.W_enc.dtype))
+        z_hat = kernels.decode_acts(acts, self.W_dec, self.b_dec, dtype)
+        z_gate = kernels.decode_acts(gate, self.W_dec.detach(), self.b_dec.detach(), dtype)
         return LossTerms(
             {
                 "reconstruction": (z - z_hat).square().sum(-1).mean(),
-                "l1": self.cfg.penalty_at(batch.progress) * open_gate.sum(-1).mean(),
+                "l1": self.cfg.penalty_at(batch.progress) * totals.sum() / len(z),
                 "gate": (z - z_gate).square().sum(-1).mean(),
             },
             acts,
+            idle=opened == 0,
         )
 
     @torch.no_grad()

@@ -71,14 +71,17 @@ class PAnnealSAE(SAE):
     def loss(self, batch: Batch) -> LossTerms:
         """`reconstruction` and `lp`."""
         z = self.normalize(batch.x, batch.cell)
-        acts = self.pre_acts(z).relu()
-        z_hat = kernels.linear(acts, self.W_dec, self.b_dec, self.compute_dtype or self.W_dec.dtype)
+        centre, dtype = self.b_dec if self.cfg.pre_bias else None, self.compute_dtype or self.W_dec.dtype
+        acts, _, fired = kernels.encode_relu(z, centre, self.W_enc, self.b_enc, dtype)
+        z_hat = kernels.decode_acts(acts, self.W_dec, self.b_dec, dtype)
         return LossTerms(
             {
                 "reconstruction": (z - z_hat).square().sum(-1).mean(),
-                "lp": self.cfg.penalty_at(batch.progress) * self.scale * lp_penalty(acts, self.p),
+                "lp": self.cfg.penalty_at(batch.progress) * self.scale * lp_penalty(acts, self.p, len(z)),
             },
             acts,
+            fired,
+            idle=fired == 0,
         )
 
     @torch.no_grad()
@@ -86,12 +89,15 @@ class PAnnealSAE(SAE):
         """Lower p to its place in the schedule and match the penalty's strength."""
         acts: Any = loss.acts
         p = torch.full_like(self.p, self.cfg.p_at(batch.progress))
-        now, then = lp_penalty(acts, self.p), lp_penalty(acts, p)
+        now, then = (lp_penalty(acts, power, len(batch.x)) for power in (self.p, p))
         if then > 0:
             self.scale *= now / then
         self.p.copy_(p)
 
 
-def lp_penalty(acts: Float[Tensor, "batch d_sae"], p: Float[Tensor, ""]) -> Float[Tensor, ""]:
+def lp_penalty(
+    acts: Float[Tensor, "batch d_sae"] | kernels.RaggedActs, p: Float[Tensor, ""], n_rows: int
+) -> Float[Tensor, ""]:
     """Mean over rows of `sum_f (acts + s) ** p - s ** p` with s = 0.001; exactly the L1 norm at p = 1."""
-    return ((acts + SMOOTHING) ** p - SMOOTHING**p).sum(-1).mean()
+    values = (acts.values if isinstance(acts, kernels.RaggedActs) else acts).to(p.dtype)
+    return ((values + SMOOTHING) ** p - SMOOTHING**p).sum() / n_rows

@@ -69,20 +69,31 @@ class TopKSAE(SAE):
         """`reconstruction` and, while latents are dead, `auxk`."""
         z = self.normalize(batch.x, batch.cell)
         centre, dtype = self.b_dec if self.cfg.pre_bias else None, self.compute_dtype or self.W_enc.dtype
-        values, indices, products = kernels.encode_topk(z, self.W_enc, self.b_enc, self.cfg.k, dtype, centre)
+        values, indices, _ = kernels.encode_topk(z, self.W_enc, self.b_enc, self.cfg.k, dtype, centre)
         acts = SparseActs(values, indices)
         residual = z - (kernels.decode(values, indices, self.W_dec) + self.b_dec)
         terms = {"reconstruction": residual.square().mean()}
         fired = counts(acts, self.d_sae)
         idle = fired == 0
         if self.cfg.auxk > 0 and batch.dead is not None:
-            k_aux = self.cfg.k_aux or max(1, self.d_in // 2)
-            latents = batch.dead.nonzero().squeeze(1)
-            centred = z if centre is None else z - centre
-            pre_acts = kernels.pick(products, centred, self.W_enc, self.b_enc, latents)
-            terms["auxk"] = self.cfg.auxk * dead_loss(residual, pre_acts, self.W_dec[latents], k_aux, dtype)
+            terms["auxk"] = self.cfg.auxk * dead_latents_loss(self, z, residual, batch.dead, dtype)
             idle &= ~batch.dead
         return LossTerms(terms, acts, fired, idle)
+
+
+def dead_latents_loss(
+    sae: SAE,
+    z: Float[Tensor, "batch d_in"],
+    residual: Float[Tensor, "batch d_out"],
+    dead: Bool[Tensor, " d_sae"],
+    dtype: torch.dtype,
+) -> Float[Tensor, ""]:
+    """`auxk_loss` of an SAE on normalised input, from the encoder columns of its dead latents alone."""
+    latents = dead.nonzero().squeeze(1)
+    centred = z - sae.b_dec if sae.cfg.pre_bias else z
+    pre_acts = kernels.linear(centred, sae.W_enc[:, latents], sae.b_enc[latents], dtype)
+    k_aux = sae.cfg.k_aux or max(1, residual.shape[1] // 2)
+    return dead_loss(residual, pre_acts, sae.W_dec[latents], k_aux, dtype)
 
 
 def auxk_loss(

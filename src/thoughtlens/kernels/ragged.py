@@ -1,0 +1,37 @@
+"""Sparse activations with a number of latents of its own on every row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RaggedActs:
+    """Activations one after the other, row by row, and where each latent's are; all others are 0.
+
+    `values[row_starts[b] : row_starts[b + 1]]` are those of row b, on `latents[...]` of the same places.
+    Those of latent i stand at `places[latent_starts[i] : latent_starts[i + 1]]`, on `rows[...]`.
+    """
+
+    values: Float[Tensor, " n"]
+    latents: Int[Tensor, " n"]
+    row_starts: Int[Tensor, " batch_plus_1"]
+    rows: Int[Tensor, " n"]
+    places: Int[Tensor, " n"]
+    latent_starts: Int[Tensor, " d_sae_plus_1"]
+
+    @property
+    def counts(self) -> Int[Tensor, " d_sae"]:
+        """On how many rows each latent fires."""
+        return torch.bincount(self.latents[self.values != 0], minlength=len(self.latent_starts) - 1)
+
+    def to_dense(self, d_sae: int) -> Float[Tensor, "batch d_sae"]:
+        """The same as one column a latent."""
+        n_rows = len(self.row_starts) - 1
+        row = torch.arange(n_rows, device=self.values.device).repeat_interleave(self.row_starts.diff())
+        dense = self.values.new_zeros(n_rows, d_sae)
+        return dense.index_put((row, self.latents), self.values)
