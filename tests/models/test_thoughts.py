@@ -5,6 +5,7 @@ import torch
 
 from tests.models.depth_toy import DepthToy
 from tests.models.fake import ALPHA, N_STEPS, QUESTIONS, make_codi, think_without_cache
+from tests.models.iteration_toy import IterationToy
 from thoughtlens.errors import ConfigError, DataError, HookError
 from thoughtlens.models import coconut, codi
 from thoughtlens.models.thoughts import Hook, collect, load, parse_number, run
@@ -28,9 +29,10 @@ def llama(tmp_path_factory):
     return codi.load(fake.file, base=fake.base, lora_alpha=ALPHA, remove_eos=True)
 
 
-@pytest.fixture(params=["gpt2", "llama", "depth"])
+@pytest.fixture(params=["gpt2", "llama", "depth", "iteration"])
 def model(request):
-    return DepthToy() if request.param == "depth" else request.getfixturevalue(request.param)
+    toys = {"depth": DepthToy, "iteration": IterationToy}
+    return toys[request.param]() if request.param in toys else request.getfixturevalue(request.param)
 
 
 def logits(model, hooks=(), questions=QUESTIONS, **options):
@@ -98,6 +100,26 @@ def test_edits_act_forwards_only_and_are_recorded(model):
         close(edited.thought_out[:, :2], clean.thought_out[:, :2])
         assert (edited.thought_out[:, 3] - clean.thought_out[:, 3]).abs().max() > 1e-3
     close(edited.thought_out[:, 2], (2 * clean.thought_out[:, 2] + 1) * clean.mask[..., None])
+
+
+def test_rounds_over_several_positions():
+    """Position i takes in what position i - 1 put out a round ago; the answer reads no last output."""
+    toy = IterationToy()
+    batch = collect(toy, QUESTIONS, answers=True, max_new_tokens=3)
+    assert batch.resid.shape == (3, 5, 3, 2, 16) and toy.spec.axis == "iteration"
+    close(batch.thought_in[:, 1:, 1:], batch.thought_out[:, :-1, :-1])
+    with pytest.raises(HookError, match="fed to nothing"):
+        run(toy, QUESTIONS, [Hook("thought_out", 4, None, lambda x: x)])
+    middle = torch.tensor([0.0, 1.0, 0.0])[:, None]
+    moved = collect(toy, QUESTIONS, [Hook("thought_in", 2, None, lambda x: x + middle)])
+    # a change at position 1 goes on to later positions of the round, and on by one position in the next
+    changed = (moved.thought_in - batch.thought_in).abs().amax((0, 3)) > 1e-6
+    assert changed.tolist() == [
+        [False, False, False], [False, False, False], [False, True, False], [False, False, True],
+        [False, False, False],
+    ]  # fmt: skip
+    with pytest.raises(DataError, match="position"):
+        _ = batch.x
 
 
 def test_identity_is_no_edit(model):
