@@ -27,7 +27,7 @@ def plan_groups(
     memory holds.
 
     Raises:
-        ResourceError: groups of the size asked for do not fit into memory.
+        ResourceError: groups of the size asked for, or an SAE alone, do not fit into memory.
     """
     shapes: dict[object, list[Job]] = {}
     for job in jobs:
@@ -35,16 +35,29 @@ def plan_groups(
         shapes.setdefault(job if key is None else key, []).append(job)
     groups = []
     for same in shapes.values():
+        require_memory(same[0], device)
         size = _size(same, device, group_size, n_threads, n_ranks) if len(same) > 1 else 1
         groups += [same[i : i + size] for i in range(0, len(same), size)]
     return groups
 
 
+def require_memory(job: Job, device: torch.device, n_parts: int = 1) -> None:
+    """Raise ResourceError where not even weights, gradient and moments, in so many parts, have room."""
+    least, free = 16.0 * job.n_weights / n_parts, free_bytes(device)
+    if least > free:
+        raise ResourceError(
+            f"An SAE of {job.d_sae:,} latents needs {_gb(least)} for weights, gradient and moments, and "
+            f"{_gb(free)} are free on {device}; lower sae.d_sae, or spread its latents over more processes "
+            f"(train.parallel=latents)"
+        )
+
+
 def memory_bytes(job: Job) -> float:
-    """Of one SAE in training: weights, gradient and moments, a batch, the sample it starts from."""
+    """Of one SAE in training: weights, gradient, moments and a product of half of them; a batch, the sample
+    that it starts from."""
     cfg, d = job.cfg, weights(job.source)
     rows = 4 * cfg.batch_size * job.d_sae + 3 * (cfg.sample_rows + cfg.batch_size) * d // 2
-    return 4.0 * (4 * job.n_weights + rows)
+    return 4.0 * (4.5 * job.n_weights + rows)
 
 
 def _key(job: Job) -> object | None:

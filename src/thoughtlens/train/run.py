@@ -16,7 +16,7 @@ from thoughtlens.errors import ConfigError, DataError
 from thoughtlens.progress import Progress, progress, say, warn
 from thoughtlens.stage import read_json, write_json
 from thoughtlens.train.config import Parallel
-from thoughtlens.train.groups import plan_groups
+from thoughtlens.train.groups import plan_groups, require_memory
 from thoughtlens.train.jobs import Job, facts, provenance, settings, start, summary, validation_rows
 from thoughtlens.training.checkpoint import Checkpoints, ReadOnly
 from thoughtlens.training.evaluation import measure
@@ -76,7 +76,7 @@ def train_jobs(
 
     Raises:
         DataError: the only job, or every one of them, cannot be trained to the end.
-        ResourceError: groups of `group_size` do not fit into memory.
+        ResourceError: groups of `group_size`, or an SAE alone, do not fit into memory.
         ConfigError: a kind, or a batch, that the team cannot share.
     """
     team = team or Team()
@@ -103,6 +103,8 @@ def _groups(
         smallest = min(job.cfg.batch_size for job in jobs)
         if smallest < team.ranks.size:
             raise ConfigError(f"batch_size = {smallest} is below the {team.ranks.size} ranks; start fewer")
+        for job in jobs:
+            require_memory(job, device, team.ranks.size if team.how == "latents" else 1)
         return [[job] for job in jobs]
     groups = plan_groups(jobs, device, group_size, n_threads, team.ranks.size)
     if len(jobs) > 1:
