@@ -13,10 +13,11 @@ from thoughtlens.config import load
 from thoughtlens.intervene import changes
 from thoughtlens.intervene.config import InterveneConfig
 from thoughtlens.intervene.places import Change, Place
-from thoughtlens.intervene.plans import plans, states_at
+from thoughtlens.intervene.plans import plans
 from thoughtlens.intervene.rows import rows_of
 from thoughtlens.intervene.run import Edit, run_edits
 from thoughtlens.intervene.summary import objections
+from thoughtlens.intervene.trials import states_at
 
 QUESTIONS = [f"{i % 10} {i * 7 % 10}" for i in range(40)]
 

@@ -20,12 +20,13 @@ from thoughtlens.extract import ExtractConfig
 from thoughtlens.extract.thoughts import load_model
 from thoughtlens.intervene.config import InterveneConfig
 from thoughtlens.intervene.dictionaries import ARMS
-from thoughtlens.intervene.plans import Trial, plans
+from thoughtlens.intervene.plans import plans
 from thoughtlens.intervene.routes import DEFINITIONS as ROUTE
 from thoughtlens.intervene.routes import route_shares
 from thoughtlens.intervene.rows import DEFINITIONS, answers_of, rows_of, with_holm
 from thoughtlens.intervene.run import run_edits
 from thoughtlens.intervene.summary import headline, objections
+from thoughtlens.intervene.trials import Trial
 from thoughtlens.models.thoughts import ThoughtModel
 from thoughtlens.problems import source
 from thoughtlens.progress import progress, warn
