@@ -7,7 +7,8 @@ import inspect
 import pytest
 from matplotlib.figure import Figure
 
-from tests.test_docs import ROOT, blocks, run
+from tests.pages import blocks
+from tests.test_docs import ROOT, run
 from thoughtlens import plots
 
 PAGES = ("docs/python.md", "docs/tracking.md", "docs/hub.md")
@@ -15,7 +16,7 @@ PAGES = ("docs/python.md", "docs/tracking.md", "docs/hub.md")
 
 def test_the_pages_run(tmp_path):
     pytest.importorskip("tensorboard")
-    run(["-c", "\n".join(code for page in PAGES for _, code in blocks(ROOT / page))], tmp_path)
+    run(PAGES, tmp_path)
     assert (tmp_path / "runs" / "python" / "report" / "report.html").is_file()
     assert len(list((tmp_path / "runs").glob("*.tracking/tensorboard/*/events*"))) == 5
     assert sorted(p.name for p in (tmp_path / "back").iterdir()) == ["cfg.json", "sae.safetensors"]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_docs import ROOT, blocks
+from tests.pages import blocks
+from tests.test_docs import ROOT
 from thoughtlens import sae as saes
 
 pytestmark = pytest.mark.filterwarnings("default")
