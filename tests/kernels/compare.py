@@ -12,7 +12,7 @@ def compare_encode(kernels, members, batch, d_in, d_sae, k, dtype, device="cpu")
     inputs = [t.requires_grad_() for t in (z, W.mT, b)]
     dense = []
     for module in (kernels, reference):
-        values, indices, _ = module.encode_topk(*inputs, k, dtype)
+        values, indices = module.encode_topk(*inputs, k, dtype)
         wide = torch.zeros(values[..., 0].numel(), b.numel(), device=device)
         dense.append(wide.scatter_add(1, indices.flatten(0, -2), values.flatten(0, -2)))
     assert torch.equal(*dense)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thoughtlens.kernels.choose import backend, name
 from thoughtlens.kernels.ragged import RaggedActs
-from thoughtlens.kernels.reference import AdamState, batch_topk, linear, pick
+from thoughtlens.kernels.reference import AdamState, batch_topk, linear
 
 __all__ = [
     "AdamState",
@@ -25,7 +25,7 @@ __all__ = [
     "grad_square",
     "linear",
     "name",
-    "pick",
+    "squared_error",
     "topk",
 ]
 
@@ -44,9 +44,7 @@ def encode_topk(
     k: int,
     dtype: torch.dtype,
     centre: Float[Tensor, "*members d_in"] | None = None,
-) -> tuple[
-    Float[Tensor, "*members batch k"], Int[Tensor, "*members batch k"], Float[Tensor, "*members batch d_sae"]
-]:
+) -> tuple[Float[Tensor, "*members batch k"], Int[Tensor, "*members batch k"]]:
     """See `reference.encode_topk`."""
     return backend(W).encode_topk(z, W, b, k, dtype, centre)
 
@@ -77,13 +75,19 @@ def encode_batchtopk(
 def decode_acts(
     acts: Float[Tensor, "batch d_sae"] | RaggedActs,
     W_dec: Float[Tensor, "d_sae d_out"],
-    b_dec: Float[Tensor, " d_out"],
     dtype: torch.dtype,
 ) -> Float[Tensor, "batch d_out"]:
-    """`linear(acts, W_dec, b_dec, dtype)` of what an encoding kernel returned."""
+    """`acts @ W_dec` of what an encoding kernel returned; a dense product is taken in `dtype`."""
     if isinstance(acts, RaggedActs):
-        return backend(W_dec).decode_ragged(acts, W_dec) + b_dec
-    return linear(acts, W_dec, b_dec, dtype)
+        return backend(W_dec).decode_ragged(acts, W_dec)
+    return (acts.to(dtype) @ W_dec.to(dtype)).to(W_dec.dtype)
+
+
+def squared_error(
+    z: Float[Tensor, "batch d_out"], decoded: Float[Tensor, "batch d_out"], b_dec: Float[Tensor, " d_out"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
+    """See `reference.squared_error`."""
+    return backend(decoded).squared_error(z, decoded, b_dec)
 
 
 def decode(

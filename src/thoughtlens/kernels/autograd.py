@@ -47,16 +47,16 @@ class EncodeTopK(torch.autograd.Function):
         dtype: torch.dtype,
         ops: Any,
     ) -> tuple[Tensor, ...]:
-        """Values, indices, products without the bias."""
+        """Values and indices."""
         centred = z if centre is None else z - centre[..., None, :]
         products = centred.to(dtype) @ W.to(dtype)
         values, indices = ops.select(products.flatten(0, -2), b.reshape(-1, b.shape[-1]), k)
         values, indices = counted_through(values, indices, products.shape)
         ctx.save_for_backward(centred, W, values, indices)
         ctx.ops = ops
-        ctx.mark_non_differentiable(indices, products)
+        ctx.mark_non_differentiable(indices)
         ctx.set_materialize_grads(False)
-        return values, indices, products
+        return values, indices
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -76,6 +76,25 @@ class EncodeTopK(torch.autograd.Function):
             W_grad = ops.latent_rows(grad, values, indices, centred.flatten(0, -2), len(rows))
             W_grad = W_grad.view(W.mT.shape).mT
         return z_grad, centre_grad, W_grad, b_grad, None, None, None
+
+
+class SquaredError(torch.autograd.Function):
+    """A sum of squares in few passes over the residual."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, decoded: Tensor, b_dec: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum, and the residual."""
+        residual = torch.sub(z, decoded).sub_(b_dec)
+        ctx.save_for_backward(residual)
+        ctx.mark_non_differentiable(residual)
+        return torch.dot(residual.flatten(), residual.flatten()), residual
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients in what is decoded and in b_dec."""
+        (residual,) = ctx.saved_tensors
+        decoded_grad = residual * (-2 * grad)
+        return None, decoded_grad, decoded_grad.sum(0)
 
 
 class Decode(torch.autograd.Function):

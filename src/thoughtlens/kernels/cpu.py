@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thoughtlens.kernels import loops, reference
 from thoughtlens.kernels.arrays import array
-from thoughtlens.kernels.autograd import Decode, EncodeTopK, TopK
+from thoughtlens.kernels.autograd import Decode, EncodeTopK, SquaredError, TopK
 from thoughtlens.kernels.cpu_ragged import (
     DecodeRagged,
     EncodeRagged,
@@ -38,9 +38,7 @@ def encode_topk(
     k: int,
     dtype: torch.dtype,
     centre: Float[Tensor, "*members d_in"] | None = None,
-) -> tuple[
-    Float[Tensor, "*members batch k"], Int[Tensor, "*members batch k"], Float[Tensor, "*members batch d_sae"]
-]:
+) -> tuple[Float[Tensor, "*members batch k"], Int[Tensor, "*members batch k"]]:
     """See `reference.encode_topk`."""
     return EncodeTopK.apply(z, centre, W, b, k, dtype, OPS)
 
@@ -84,6 +82,13 @@ def decode(
 ) -> Float[Tensor, "batch d_out"]:
     """See `reference.decode`."""
     return Decode.apply(values, indices, W_dec, OPS)
+
+
+def squared_error(
+    z: Float[Tensor, "batch d_out"], decoded: Float[Tensor, "batch d_out"], b_dec: Float[Tensor, " d_out"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
+    """See `reference.squared_error`."""
+    return SquaredError.apply(z, decoded, b_dec)
 
 
 def topk(

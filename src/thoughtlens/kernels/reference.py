@@ -60,19 +60,16 @@ def encode_topk(
     k: int,
     dtype: torch.dtype,
     centre: Float[Tensor, "*members d_in"] | None = None,
-) -> tuple[
-    Float[Tensor, "*members batch k"], Int[Tensor, "*members batch k"], Float[Tensor, "*members batch d_sae"]
-]:
-    """`topk(linear(z - centre, W, b, dtype), k)`, and the products before the bias, in `dtype`.
+) -> tuple[Float[Tensor, "*members batch k"], Int[Tensor, "*members batch k"]]:
+    """`topk(linear(z - centre, W, b, dtype), k)`.
 
-    Gradients flow through the values alone: the products are for `pick`, which has its own. With a leading
-    dimension of members each has its own rows and weights; their latents are counted through, as rows of
-    `W_dec.flatten(0, 1)`.
+    With a leading dimension of members each has its own rows and weights; their latents are counted through,
+    as rows of `W_dec.flatten(0, 1)`.
     """
     centred = z if centre is None else z - centre[..., None, :]
     products = centred.to(dtype) @ W.to(dtype)
     values, indices = topk((products.to(W.dtype) + b[..., None, :]).flatten(0, -2), k)
-    return (*counted_through(values, indices, products.shape), products.detach())
+    return counted_through(values, indices, products.shape)
 
 
 def counted_through(
@@ -126,21 +123,6 @@ def batch_topk(pre_acts: Float[Tensor, "batch d_sae"], k: int) -> Float[Tensor, 
     return kept.view_as(pre_acts)
 
 
-def pick(
-    products: Float[Tensor, "batch d_sae"],
-    z: Float[Tensor, "batch d_in"],
-    W: Float[Tensor, "d_in d_sae"],
-    b: Float[Tensor, " d_sae"],
-    latents: Int[Tensor, " n"],
-) -> Float[Tensor, "batch n"]:
-    """Some latents' pre-activations from the products of `encode_topk`, differentiable in z, W and b.
-
-    Gradients are products in the dtype of `products`, as those of `linear` are.
-    """
-    dtype = products.dtype
-    return (z.to(dtype) @ W[:, latents].to(dtype)).to(W.dtype) + b[latents]
-
-
 def decode(
     values: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"], W_dec: Float[Tensor, "d_sae d_out"]
 ) -> Float[Tensor, "batch d_out"]:
@@ -151,6 +133,17 @@ def decode(
 def decode_ragged(acts: RaggedActs, W_dec: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "batch d_out"]:
     """`acts.to_dense(d_sae) @ W_dec`; its gradient in the activations is that in those that are not 0."""
     return acts.to_dense(len(W_dec)) @ W_dec
+
+
+def squared_error(
+    z: Float[Tensor, "batch d_out"], decoded: Float[Tensor, "batch d_out"], b_dec: Float[Tensor, " d_out"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
+    """Sum of squares of the residual `z - (decoded + b_dec)`, and the residual, as a constant.
+
+    The target z is taken as fixed: gradients reach `decoded` and `b_dec`.
+    """
+    residual = z.detach() - (decoded + b_dec)
+    return residual.square().sum(), residual.detach()
 
 
 def grad_square(

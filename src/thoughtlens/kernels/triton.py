@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thoughtlens.kernels import reference
-from thoughtlens.kernels.autograd import Decode, EncodeTopK
+from thoughtlens.kernels.autograd import Decode, EncodeTopK, SquaredError
 from thoughtlens.kernels.reference import (
     adam_rows,
     decode_ragged,
@@ -34,6 +34,7 @@ __all__ = [
     "encode_relu",
     "encode_topk",
     "grad_square",
+    "squared_error",
     "topk",
 ]
 
@@ -49,9 +50,7 @@ def encode_topk(
     k: int,
     dtype: torch.dtype,
     centre: Float[Tensor, "*members d_in"] | None = None,
-) -> tuple[
-    Float[Tensor, "*members batch k"], Int[Tensor, "*members batch k"], Float[Tensor, "*members batch d_sae"]
-]:
+) -> tuple[Float[Tensor, "*members batch k"], Int[Tensor, "*members batch k"]]:
     """See `reference.encode_topk`."""
     return EncodeTopK.apply(z, centre, W, b, k, dtype, OPS)
 
@@ -61,6 +60,13 @@ def decode(
 ) -> Float[Tensor, "batch d_out"]:
     """See `reference.decode`."""
     return Decode.apply(values, indices, W_dec, OPS)
+
+
+def squared_error(
+    z: Float[Tensor, "batch d_out"], decoded: Float[Tensor, "batch d_out"], b_dec: Float[Tensor, " d_out"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
+    """See `reference.squared_error`."""
+    return SquaredError.apply(z, decoded, b_dec)
 
 
 def select(

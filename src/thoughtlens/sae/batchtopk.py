@@ -72,8 +72,9 @@ class BatchTopKSAE(SAE):
         z = self.normalize(batch.x, batch.cell)
         centre, dtype = self.b_dec if self.cfg.pre_bias else None, self.compute_dtype or self.W_enc.dtype
         acts = kernels.encode_batchtopk(z, centre, self.W_enc, self.b_enc, self.cfg.k, dtype)
-        residual = z - kernels.decode_acts(acts, self.W_dec, self.b_dec, dtype)
-        terms = {"reconstruction": residual.square().mean()}
+        decoded = kernels.decode_acts(acts, self.W_dec, dtype)
+        error, residual = kernels.squared_error(z, decoded, self.b_dec)
+        terms = {"reconstruction": error / residual.numel()}
         fired = counts(acts, self.d_sae)
         idle = fired == 0
         if self.cfg.auxk > 0 and batch.dead is not None:

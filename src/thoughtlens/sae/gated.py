@@ -63,13 +63,14 @@ class GatedSAE(SAE):
             acts = replace(gate, values=self.magnitude(gate.values, gate.latents).relu())
         else:
             acts = self.activate(gate.to(self.W_enc.dtype))
-        z_hat = kernels.decode_acts(acts, self.W_dec, self.b_dec, dtype)
-        z_gate = kernels.decode_acts(gate, self.W_dec.detach(), self.b_dec.detach(), dtype)
+        error, _ = kernels.squared_error(z, kernels.decode_acts(acts, self.W_dec, dtype), self.b_dec)
+        by_gate = kernels.decode_acts(gate, self.W_dec.detach(), dtype)
+        gate_error, _ = kernels.squared_error(z, by_gate, self.b_dec.detach())
         return LossTerms(
             {
-                "reconstruction": (z - z_hat).square().sum(-1).mean(),
+                "reconstruction": error / len(z),
                 "l1": self.cfg.penalty_at(batch.progress) * totals.sum() / len(z),
-                "gate": (z - z_gate).square().sum(-1).mean(),
+                "gate": gate_error / len(z),
             },
             acts,
             idle=opened == 0,

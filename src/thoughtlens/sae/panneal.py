@@ -73,10 +73,10 @@ class PAnnealSAE(SAE):
         z = self.normalize(batch.x, batch.cell)
         centre, dtype = self.b_dec if self.cfg.pre_bias else None, self.compute_dtype or self.W_dec.dtype
         acts, _, fired = kernels.encode_relu(z, centre, self.W_enc, self.b_enc, dtype)
-        z_hat = kernels.decode_acts(acts, self.W_dec, self.b_dec, dtype)
+        error, _ = kernels.squared_error(z, kernels.decode_acts(acts, self.W_dec, dtype), self.b_dec)
         return LossTerms(
             {
-                "reconstruction": (z - z_hat).square().sum(-1).mean(),
+                "reconstruction": error / len(z),
                 "lp": self.cfg.penalty_at(batch.progress) * self.scale * lp_penalty(acts, self.p, len(z)),
             },
             acts,

@@ -48,12 +48,12 @@ class ReLUSAE(SAE):
         z = self.normalize(batch.x, batch.cell)
         centre, dtype = self.b_dec if cfg.pre_bias else None, self.compute_dtype or self.W_dec.dtype
         acts, totals, fired = kernels.encode_relu(z, centre, self.W_enc, self.b_enc, dtype)
-        squared = (z - kernels.decode_acts(acts, self.W_dec, self.b_dec, dtype)).square()
+        error, _ = kernels.squared_error(z, kernels.decode_acts(acts, self.W_dec, dtype), self.b_dec)
         weighted = totals * self.W_dec.norm(dim=1) if cfg.penalty_by_decoder_norm else totals
         n = len(z) * (self.d_sae if cfg.penalty == "mean" else 1)
         return LossTerms(
             {
-                "reconstruction": squared.mean() if cfg.reconstruction == "mean" else squared.sum(-1).mean(),
+                "reconstruction": error / (z.numel() if cfg.reconstruction == "mean" else len(z)),
                 "l1": cfg.penalty_at(batch.progress) * weighted.sum() / n,
             },
             acts,

@@ -157,7 +157,7 @@ def _topk(
     """As `TopKSAE.loss`."""
     ks, dtype = [sae.cfg.k for sae in stack.members], stack.compute_dtype
     centre = stack.b_dec if stack.cfg.pre_bias else None
-    values, indices, _ = kernels.encode_topk(z, stack.W_enc, stack.b_enc, max(ks), dtype, centre)
+    values, indices = kernels.encode_topk(z, stack.W_enc, stack.b_enc, max(ks), dtype, centre)
     if stack.ordered:
         values, indices = _first_k(values, indices, ks)
     decoded = kernels.decode(values.flatten(0, 1), indices.flatten(0, 1), stack.W_dec.flatten(0, 1))

@@ -69,10 +69,11 @@ class TopKSAE(SAE):
         """`reconstruction` and, while latents are dead, `auxk`."""
         z = self.normalize(batch.x, batch.cell)
         centre, dtype = self.b_dec if self.cfg.pre_bias else None, self.compute_dtype or self.W_enc.dtype
-        values, indices, _ = kernels.encode_topk(z, self.W_enc, self.b_enc, self.cfg.k, dtype, centre)
+        values, indices = kernels.encode_topk(z, self.W_enc, self.b_enc, self.cfg.k, dtype, centre)
         acts = SparseActs(values, indices)
-        residual = z - (kernels.decode(values, indices, self.W_dec) + self.b_dec)
-        terms = {"reconstruction": residual.square().mean()}
+        decoded = kernels.decode(values, indices, self.W_dec)
+        error, residual = kernels.squared_error(z, decoded, self.b_dec)
+        terms = {"reconstruction": error / residual.numel()}
         fired = counts(acts, self.d_sae)
         idle = fired == 0
         if self.cfg.auxk > 0 and batch.dead is not None:
