@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from thoughtlens.errors import CheckpointError, ConfigError, DataError, HookError, NotThereError
 from thoughtlens.models import tiny
 from thoughtlens.models.distill.losses import Batch, read_question, think
-from thoughtlens.models.thoughts import Hook, collect, run
+from thoughtlens.models.thoughts import Hook, collect, load, run
 from thoughtlens.models.tiny_decoder import BOT, Cache, TinyConfig, TinyDecoder
 from thoughtlens.problems import words
 
@@ -170,9 +170,33 @@ def test_loading_is_strict(tmp_path):
     file.write_bytes(b"not safetensors")
     with pytest.raises(CheckpointError, match="safetensors"):
         tiny.load(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"family": "other"}))
-    with pytest.raises(CheckpointError, match="family"):
-        tiny.load(tmp_path)
+    for table in ({"family": "other"}, {"family": "tiny", "schema": 1}, []):
+        (tmp_path / "config.json").write_text(json.dumps(table))
+        with pytest.raises(CheckpointError, match="family"):
+            tiny.load(tmp_path)
+
+
+def test_a_directory_called_as_a_shipped_model_does_not_hide_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "codi-tiny").mkdir()
+    assert load("codi-tiny").modulus == 23
+    tiny.save(random_decoder(), tmp_path / "codi-tiny" / "seed0" / "thoughts", {})
+    assert load("codi-tiny").modulus == 23
+    assert load("./codi-tiny").modulus == load("~/codi-tiny").modulus == 5
+
+
+def test_hooks_on_what_pause_tokens_put_out_cannot_act():
+    """Nothing is fed back there: whatever such an edit found would be "no effect" by construction."""
+    model, questions = random_model(mode="pause"), ["a b c d e f", "f e d c b 0"]
+    clean = run(model, questions).logits
+    for site, layer in (("thought_in", None), ("resid", 0)):
+        edited = run(model, questions, [Hook(site, 1, layer, torch.zeros_like)]).logits
+        assert not torch.allclose(edited, clean)
+    with pytest.raises(HookError, match=r"thought_out\[1\] cannot act: its passes are pause tokens"):
+        run(model, questions, [Hook("thought_out", 1, None, torch.zeros_like)])
+    with pytest.raises(HookError, match="nothing reads"):
+        run(model, questions, [Hook("resid", 1, model.spec.n_layers - 1, torch.zeros_like)])
 
 
 def test_what_is_not_there_is_said(tmp_path):

@@ -48,7 +48,7 @@ class GatesConfig(Config):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """What the model computes in."""
     device: str = "cpu"
-    """cpu, cuda, cuda:1, mps."""
+    """auto, cpu, cuda, cuda:1, mps."""
     seed: int = Field(4242, ge=0)
     """Fixes problems and donors."""
     batch_size: int | None = Field(None, ge=1)

@@ -36,6 +36,8 @@ class ThoughtSpec:
     """The number of blocks whose output becomes `thought_out`."""
     has_projection: bool
     sites: tuple[str, ...] = SITES
+    feeds_back: bool = True
+    """Whether a pass's `thought_out` is what the next one takes in. Of pause tokens nothing is fed back."""
     reads_last: bool = False
     """Whether the answer reads the last `thought_out` itself. CODI and Coconut discard it."""
 
@@ -123,11 +125,12 @@ def check_hooks(spec: ThoughtSpec, hooks: Sequence[Hook], last: int) -> None:
 
 
 def _require_effect(spec: ThoughtSpec, hook: Hook, last: int) -> None:
-    out_is_read = hook.step < last or spec.reads_last
+    out_is_read = (hook.step < last and spec.feeds_back) or spec.reads_last
     if hook.site == "thought_out" and not out_is_read:
+        which = f"pass {last} is the last, and" if spec.feeds_back else "its passes are pause tokens:"
         raise HookError(
-            f"Hook {hook} cannot act: pass {last} is the last, and its thought_out is fed to nothing. "
-            f"The last pass reaches the answer through keys and values: edit kv, thought_in or an inner layer"
+            f"Hook {hook} cannot act: {which} its thought_out is fed to nothing. Such a pass reaches the "
+            f"answer through keys and values: edit kv, thought_in or an inner layer"
         )
     final = hook.site == "resid" and hook.layer == spec.n_layers - 1
     if final and not (out_is_read and spec.feedback_layer == spec.n_layers):

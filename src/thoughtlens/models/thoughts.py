@@ -227,11 +227,7 @@ def _family(name: str) -> str:
     path = Path(name).expanduser()
     if "coconut" in path.name.lower():
         return "coconut"
-    ours = path.is_dir() and any(
-        '"family": "tiny"' in file.read_text("utf-8", "replace")
-        for file in (path / "config.json", *path.glob("seed*/*/config.json"))
-        if file.is_file()
-    )
+    ours = importlib.import_module("thoughtlens.models.tiny").knows(name)
     return "tiny" if ours or ("/" not in name and not path.exists()) else "codi"
 
 

@@ -60,6 +60,7 @@ class TinyThoughts(ThoughtModel):
             d=self.cfg.d_in,
             feedback_layer=self.cfg.n_layers,
             has_projection=feedback,
+            feeds_back=feedback,
         )
 
     @property
@@ -178,7 +179,8 @@ def load(
     """A shipped model, or a directory that `distill` made.
 
     Args:
-        name: `codi-tiny`, a directory of `distill`, or one model directory in it.
+        name: `codi-tiny` (always the shipped one; a directory of that name is `./codi-tiny`), a directory of
+            `distill`, or one model directory in it.
         seed: Which of the trained seeds; None: the first.
         variant: `thoughts`, or a control: `no_cot`, `pause`, `plain`, `bottleneck`.
         dtype: Of weights and computation; files hold float16.
@@ -207,13 +209,13 @@ def knows(name: str | Path) -> bool:
     """Whether a name is shipped here, or a directory that `distill` (or `save`) made."""
     if str(name) in shipped():
         return True
-    own = Path(name) / "config.json"
-    return bool(members(name)) if not own.is_file() else '"family": "tiny"' in own.read_text("utf-8")
+    own = Path(name).expanduser() / "config.json"
+    return '"family": "tiny"' in own.read_text("utf-8", "replace") if own.is_file() else bool(members(name))
 
 
 def members(name: str | Path = "codi-tiny") -> list[tuple[int, str]]:
     """(seed, variant) of every model under a shipped name or a directory of `distill`."""
-    root = _root(name) if str(name) in shipped() else Path(name)
+    root = _root(name) if str(name) in shipped() else Path(name).expanduser()
     found = (file.parent for file in root.glob("seed*/*/config.json"))
     return sorted((int(d.parent.name.removeprefix("seed")), d.name) for d in found)
 
@@ -267,7 +269,8 @@ def _read_config(file: Path) -> dict[str, Any]:
         table = json.loads(file.read_text("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{file} is not JSON: {error}") from None
-    if not isinstance(table, dict) or table.get("family") != "tiny" or table.get("schema") != SCHEMA:
+    ours = isinstance(table, dict) and table.get("family") == "tiny" and table.get("schema") == SCHEMA
+    if not ours or not isinstance(table.get("config"), dict):
         raise CheckpointError(
             f'Expected schema {SCHEMA} and family "tiny" in {file}, got another model\'s config'
         )
@@ -275,10 +278,10 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def _root(name: str | Path) -> Path:
-    if Path(name).is_dir():
-        return Path(name)
     if str(name) in shipped():
         return Path(str(resources.files("thoughtlens.models"))) / SHIPPED / str(name)
+    if (path := Path(name).expanduser()).is_dir():
+        return path
     raise NotThereError(f"Expected one of {', '.join(shipped())} or a model directory, got {str(name)!r}")
 
 
