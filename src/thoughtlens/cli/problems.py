@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 problems_app = typer.Typer(no_args_is_help=True, help="Write a table of problems as Parquet.")
 app.add_typer(problems_app, name="problems")
 
+Files = Annotated[list[Path] | None, typer.Option(help="test.jsonl, train.jsonl; without: the hub.")]
+Count = Annotated[int, typer.Option(help="How many problems.")]
+Seed = Annotated[int, typer.Option(help="Seed of the generator.")]
+Split = Annotated[str, typer.Option(help="train, validation or test")]
+Target = Annotated[Path, typer.Option("--out", help="Parquet file to write.")]
+
 
 @problems_app.command("gsm8k")
 def problems_gsm8k(
     *,
-    file: Annotated[
-        list[Path] | None, typer.Option(help="test.jsonl, train.jsonl; without: the hub.")
-    ] = None,
+    file: Files = None,
     labels: Annotated[
         str | None,
         typer.Option(help="annotations or regex; unset: annotations, with --seed-protocol regex."),
@@ -29,7 +33,7 @@ def problems_gsm8k(
     seed_protocol: Annotated[
         bool, typer.Option("--seed-protocol", help="The first study's 600 problems.")
     ] = False,
-    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
+    out: Target,
 ) -> None:
     """GSM8K with operation labels and intermediate values."""
     from thoughtlens.problems import gsm8k
@@ -38,13 +42,7 @@ def problems_gsm8k(
 
 
 @problems_app.command("arithmetic")
-def problems_arithmetic(
-    *,
-    n: Annotated[int, typer.Option(help="How many problems.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the generator.")] = 0,
-    split: Annotated[str, typer.Option(help="train, validation or test")] = "train",
-    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
-) -> None:
+def problems_arithmetic(*, n: Count = 1000, seed: Seed = 0, split: Split = "train", out: Target) -> None:
     """Generated multi-step problems whose query, not whose words, decides the operation."""
     from thoughtlens.problems import arithmetic
 
@@ -54,37 +52,26 @@ def problems_arithmetic(
 @problems_app.command("audit")
 def problems_audit(
     *,
-    file: Annotated[
-        list[Path] | None, typer.Option(help="test.jsonl, train.jsonl; without: the hub.")
-    ] = None,
+    file: Files = None,
     seed_protocol: Annotated[
         bool, typer.Option("--seed-protocol", help="Only the first study's 600 problems.")
     ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Markdown file for the full list.")] = None,
 ) -> None:
     """GSM8K's operation labels by regular expression beside those of its calculator annotations."""
-    from thoughtlens.errors import OccupiedError
     from thoughtlens.problems import gsm8k
     from thoughtlens.problems.audit import audit, markdown
 
     found = audit(gsm8k.table(file, seed_protocol=seed_protocol))
     if out is not None:
-        if out.exists():
-            raise OccupiedError(f"{out} exists already; choose another --out, or delete it")
-        out.parent.mkdir(parents=True, exist_ok=True)
+        _claim(out)
         out.write_text(markdown(found), "utf-8")
         found = {"path": str(out), **{name: v for name, v in found.items() if name != "disagreements"}}
     show(found)
 
 
 @problems_app.command("words")
-def problems_words(
-    *,
-    n: Annotated[int, typer.Option(help="How many problems.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the generator.")] = 0,
-    split: Annotated[str, typer.Option(help="train, validation or test")] = "train",
-    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.")],
-) -> None:
+def problems_words(*, n: Count = 1000, seed: Seed = 0, split: Split = "train", out: Target) -> None:
     """The same problems in English sentences, with held-out wording in the split test."""
     from thoughtlens.problems import words
 
@@ -94,12 +81,18 @@ def problems_words(
 def _write_table(table: pa.Table, out: Path) -> dict:
     from pyarrow import parquet
 
-    from thoughtlens.errors import OccupiedError
     from thoughtlens.stage import whole
+
+    _claim(out)
+    with whole(out) as part:
+        parquet.write_table(table, part)
+    return {"path": str(out), "n_problems": table.num_rows, "columns": table.column_names}
+
+
+def _claim(out: Path) -> None:
+    """Make the way to a file that must not be there yet."""
+    from thoughtlens.errors import OccupiedError
 
     if out.exists():
         raise OccupiedError(f"{out} exists already; choose another --out, or delete it")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with whole(out) as part:
-        parquet.write_table(table, part)
-    return {"path": str(out), "n_problems": table.num_rows, "columns": table.column_names}
