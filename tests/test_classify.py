@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.planted import HOOKS, D, planted_sae, thought_store
+from thoughtlens import sae as saes
 from thoughtlens.baselines import probes
 from thoughtlens.classify import ClassifyConfig, classify, parts, plan
 from thoughtlens.config import validate
-from thoughtlens.errors import ConfigError, DataError, NotThereError
+from thoughtlens.errors import ConfigError, DataError, MismatchError, NotThereError
 from thoughtlens.extract import ExtractConfig, extract
 from thoughtlens.train import TrainConfig, train
 
@@ -210,6 +211,20 @@ def test_refusals(run, tmp_path, options, error, message):
     cfg = config(root, **{"arms": ("sae", "raw"), "poolings": ("mean_all",), **options})
     with pytest.raises(error, match=message):
         classify(cfg, tmp_path / "out")
+
+
+def test_a_crosscoder_is_refused_in_one_line(run, tmp_path):
+    root, _ = run
+    sites = tuple(f"{HOOKS[0]} thought {t}" for t in range(3))
+    sae = saes.create(saes.CrosscoderConfig(d_sae=8, k=2, over="thoughts", sites=sites), D, seed=0)
+    sae.hook_names = [HOOKS[0]]
+    saes.save(sae, tmp_path / "sae")
+    cfg = ClassifyConfig(acts=root / "acts", sae=tmp_path / "sae", target="operation")
+    with pytest.raises(
+        MismatchError, match="Expected SAEs or transcoders, got the crosscoder 'pooled'"
+    ) as error:
+        classify(cfg, tmp_path / "out")
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,12 @@ def test_any_value_survives_the_file(seed, name, l1):
     assert Recipe.model_validate(tomllib.loads(to_toml(cfg))) == cfg
 
 
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+def test_numbers_are_finite(value):
+    with pytest.raises(ConfigError, match=r"sae\.l1.*finite number"):
+        load(Recipe, {}, ["sae.kind=l1", f"sae.l1={value}"])
+
+
 def test_identity_ignores_paths_only():
     a, b = Recipe(acts=Path("x")), Recipe(acts=Path("y"))
     assert identity(a) == identity(b) != identity(Recipe(seed=1))

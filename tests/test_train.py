@@ -232,6 +232,17 @@ def test_plan(thoughts):
     assert expected.disk_bytes == 4 * (2 * 2 * 8 * 24 + 2 * 3 * 2 * 8 * 24)
 
 
+def test_a_penalty_that_follows_the_width_is_said(thoughts, tmp_path):
+    cfg = config(thoughts, sae=saes.ReLUConfig(d_sae=24), members="per_layer", epochs=1.0)
+    l1 = 0.026 * 8**0.75
+    assert plan(cfg).notes == (f"sae.l1 = {l1:.4g}, unset",)
+    assert plan(cfg).line("train").endswith(f" s; sae.l1 = {l1:.4g}, unset")
+    result = train(cfg, tmp_path / "sae")
+    assert [m["l1"] for m in result["members"]] == [pytest.approx(l1)] * 2
+    given = config(thoughts, sae=saes.ReLUConfig(d_sae=24, l1=0.5), members="per_layer")
+    assert plan(given).notes == () == plan(config(thoughts)).notes
+
+
 def checkpoints(out: Path) -> tuple[int, int]:
     """Members done, and rows of the newest checkpoint of the one under way."""
     root = out.with_name(out.name + ".tmp") / "checkpoints"

@@ -22,10 +22,14 @@ from thoughtlens.errors import ConfigError, NotThereError
 
 
 class Config(BaseModel):
-    """Base of all configs: frozen, unknown keys refused, a docstring under every field."""
+    """Base of all configs: frozen, unknown keys and infinities refused, a docstring under every field."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )
 
     @model_validator(mode="before")

@@ -6,6 +6,7 @@ stage's config. A run is a directory with one directory a stage.
 
 from __future__ import annotations
 
+import json
 import time
 import warnings
 from collections.abc import Sequence
@@ -146,9 +147,20 @@ def load(source: str | Path | dict, overrides: Sequence[str] = ()) -> Recipe:
             raise ConfigError(f"stages: expected some of {', '.join(KNOWN)}, got {name!r}")
         stage_config(cfg, name, Path("run"))
     sae = cfg.sae  # type: ignore[attr-defined]
+    sae.check_settings()
     if sae.d_sae is not None and hasattr(sae, "k"):  # known before a model is loaded
         require_k("sae.k", sae.k, sae.d_sae)
     return cfg
+
+
+def _require_fitting_stages(cfg: Recipe) -> None:
+    """Refuse stages that cannot take what the recipe trains, before anything is done."""
+    if cfg.sae.kind == "crosscoder" and "classify" in cfg.stages:  # type: ignore[attr-defined]
+        rest = [name for name in cfg.stages if name != "classify"]
+        raise ConfigError(
+            f"stages: classify compares codes of one (hook, thought), and a crosscoder's are not; leave it "
+            f"out: stages={json.dumps(rest)}"
+        )
 
 
 def _with_replay(cfg: Recipe) -> Recipe:
@@ -189,8 +201,10 @@ def run(cfg: Recipe, out: str | Path) -> Result:
         The run's `result.json`: per stage its directory, digest, seconds and headline metrics.
 
     Raises:
+        ConfigError: a stage that cannot take the kind of SAE.
         OccupiedError: `out` holds a run of another recipe, or something else.
     """
+    _require_fitting_stages(cfg)
     out = Path(out)
     _claim(cfg, out)
     start = time.monotonic()
@@ -213,6 +227,7 @@ def run(cfg: Recipe, out: str | Path) -> Result:
 
 def plan(cfg: Recipe, out: str | Path) -> dict[str, Any]:
     """What each stage expects to need; stages whose inputs do not exist yet are estimated from the recipe."""
+    _require_fitting_stages(cfg)
     plans = {}
     for name in cfg.stages:
         if name in PLANS:

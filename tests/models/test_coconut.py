@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -64,8 +65,18 @@ def test_padding_changes_nothing(files):
     assert together.ids == [run(model, [q], max_new_tokens=5).ids[0] for q in QUESTIONS]
 
 
-def test_load_knows_it_by_name(files):
+def test_load_knows_it_by_name_and_by_its_keys(files):
     assert isinstance(load(files[0], base=files[1]), coconut.Coconut)
+    unnamed = files[0].rename(files[0].with_name("checkpoint_33"))
+    assert isinstance(load(unnamed, base=files[1]), coconut.Coconut)
+    home = unnamed.parent / "run"
+    home.mkdir()
+    tensors = torch.load(unnamed, weights_only=True)
+    save_file({key: value.clone() for key, value in tensors.items()}, home / "model.safetensors")
+    assert isinstance(load(home, base=files[1]), coconut.Coconut)
+    unnamed.write_bytes(b"PK cut")
+    with pytest.raises(CheckpointError, match="damaged"):
+        load(unnamed, base=files[1])
 
 
 def test_answer_is_after_the_last_hash(files):

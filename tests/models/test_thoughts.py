@@ -291,6 +291,10 @@ def test_collect_names_what_exists(gpt2):
     for questions in ([], "What is 7?"):
         with pytest.raises(DataError, match="list of at least one question"):
             collect(gpt2, questions)
+    with pytest.raises(DataError, match="2 rows for 3 questions"):
+        run(gpt2, QUESTIONS, teacher_ids=torch.ones(2, 1, dtype=torch.long))
+    with pytest.raises(HookError, match="read out"):
+        gpt2.readout(torch.zeros(1, 32), "kv")
     with pytest.raises(ConfigError, match="batch_size"):
         collect(gpt2, QUESTIONS, batch_size=0)
 

@@ -62,6 +62,10 @@ def test_refusals():
     )
     with pytest.raises(MismatchError, match="got None"):
         norm.apply_to(torch.eye(2), None)
+    for cell, found in (([0, 2], "got 0 to 2"), ([-1, 1], "got -1 to 1")):
+        with pytest.raises(MismatchError, match=f"2 .hook, thought. cells .*{found}"):
+            norm.apply_to(torch.eye(2), torch.tensor(cell))
+    assert norm.apply_to(torch.empty(0, 2), torch.empty(0, dtype=torch.long)).shape == (0, 2)
 
 
 def test_geometric_median_by_hand():

@@ -47,7 +47,7 @@ def test_averages_train_as_sums_do():
 @pytest.mark.parametrize("cfg", [saes.ReLUConfig(d_sae=20), saes.GatedConfig(d_sae=20)], ids=lambda c: c.kind)
 def test_the_same_code_of_rows_twice_as_wide_weighs_a_little_more(cfg):
     # every coordinate twice: unit rows of the decoder become (w, w) / sqrt(2), activations sqrt(2) times as
-    # large, squared errors twice; the penalty 2^(3/4) sqrt(2) times, 2^(1/4) above what would keep the balance
+    # large, squared errors twice; the penalty 2^(3/4) sqrt(2) times, 2^(1/4) above the balance
     narrow = random_sae(cfg, D_IN)
     wide = saes.create(cfg, 2 * D_IN, seed=0).double()
     state = narrow.state_dict()

@@ -100,11 +100,12 @@ def test_labels_by_hand():
 
 @pytest.mark.parametrize(
     ("columns", "message"),
-    [(["oop"], "among op, same, wide, got 'oop'"), (["same"], "'same', got 1: it is constant"),
-     (["wide"], "2 to 64 different values in 'wide', got 65")],
+    [(["oop"], "among op, same, wide, none, got 'oop'"), (["same"], "'same', got 1: it is constant"),
+     (["wide"], "2 to 64 different values in 'wide', got 65"), (["none"], "got 0: no row has a value"),
+     ([], "at least one label column"), (["op", "op"], "each column once, got op, op")],
 )  # fmt: skip
 def test_unusable_labels_are_refused(columns, message):
-    table = {"op": ["+", "-"] * 33, "same": ["a"] * 66, "wide": [*range(65), 0]}
+    table = {"op": ["+", "-"] * 33, "same": ["a"] * 66, "wide": [*range(65), 0], "none": [None] * 66}
     with pytest.raises(ConfigError, match=message):
         saes.encode_labels(table, columns)
 

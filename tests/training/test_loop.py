@@ -15,7 +15,7 @@ from thoughtlens.errors import CheckpointError, DataError
 from thoughtlens.progress import Progress
 from thoughtlens.store.reader import ActivationStore
 from thoughtlens.training.checkpoint import Checkpoints
-from thoughtlens.training.loop import Settings, Trainer, fit
+from thoughtlens.training.loop import Settings, Trainer, fit, stop
 
 CONFIGS = [saes.TopKConfig(d_sae=48, k=3), saes.ReLUConfig(d_sae=48, l1=1.0)]
 
@@ -153,6 +153,22 @@ def test_nan_stops_before_the_weights_change(view, tmp_path):
     assert checkpoints.latest()[1]["rows_seen"] == 250
     written = load_file(tmp_path / "offending.safetensors")
     assert torch.equal(written["x"], view.read(written["idx"].numpy()))
+
+
+def test_nan_before_the_first_checkpoint_keeps_the_state_it_met(view, tmp_path):
+    trainer = new(CONFIGS[0], view, settings(checkpoint_every_s=1e9))
+    for batch in islice(view.batches(50, seed=0, epochs=None), 3):
+        trainer.step(batch.x)
+    before = {name: t.clone() for name, t in trainer.state()[0].items()}
+    bad = next(view.batches(50, seed=0))
+    bad.x[7] = torch.nan
+    with pytest.raises(FloatingPointError):
+        trainer.step(bad.x)
+    checkpoints = Checkpoints(tmp_path / "c")
+    with pytest.raises(DataError, match=r"after 150 vectors: .*last good checkpoint: .*000150\. Look"):
+        stop(trainer, bad, checkpoints, tmp_path / "bad.safetensors", "loss nan")
+    tensors, table = checkpoints.latest()
+    assert table["step"] == 3 and all(torch.equal(tensors[name], t) for name, t in before.items())
 
 
 def test_a_checkpoint_of_another_sae_is_refused(view, tmp_path):

@@ -130,6 +130,9 @@ BAD = [
     ({"kind": "crosscoder", "over": "thoughts"}, {"hook_names": ["a:in", "a:out"]}, ConfigError, "one hook"),
     ({"kind": "supervised", "label_columns": ["op"]}, {"hook_names": ["a:in"]}, ConfigError, "got 'op'"),
     ({"kind": "supervised", "label_columns": ["split"]}, {"hook_names": ["a:in"]}, ConfigError, "constant"),
+    ({"kind": "supervised"}, {"hook_names": ["a:in"]}, ConfigError, "at least one label column"),
+    ({"kind": "crosscoder", "over": "thoughts"}, {"hook_names": ["a:in"], "thoughts": [1, 1]}, DataError,
+     "each thought once, got 1, 1"),
     ({"kind": "jumprelu", "target_l0": 500}, {"hook_names": ["a:in"]}, ConfigError, "d_sae = 48.*got 500"),
 ]  # fmt: skip
 

@@ -82,6 +82,15 @@ def read(name: str | Path, revision: str | None = None) -> Checkpoint:
     return Checkpoint(file=path, tensors=tensors, digest=digest, revision=commit)
 
 
+def names_in(path: Path) -> list[str]:
+    """Names of the tensors in a local file or directory, unread; none where there is no weight file."""
+    files = [path] if path.is_file() else [path / name for name in WEIGHT_FILES if (path / name).is_file()]
+    try:
+        return list(_tensors(files[0], "meta")) if files else []
+    except CheckpointError:
+        return []  # whoever loads the file says what is wrong with it
+
+
 def read_base(base: str | Path, tokenizer: str | Path | None = None) -> Base:
     """Config and tokenizer of a base model (hub id or directory); its weights are not needed.
 
@@ -225,11 +234,12 @@ def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
     return _file_in(root), root.name
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def _tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """Tensors by name; on the device `meta` without their values."""
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path, device)
+        found = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{path} is damaged, or a pickle that holds more than tensors, which is refused because reading "

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from thoughtlens.errors import CheckpointError, DataError
+from thoughtlens.errors import CheckpointError, DataError, HookError
+from thoughtlens.models.sites import SITES
 from thoughtlens.models.thoughts import Answer, State, Tap, ThoughtModel, parse_number
 
 
@@ -226,6 +227,8 @@ class HFThoughts(SequenceThoughts):
 
     def readout(self, h: Float[Tensor, "*batch d"], site: str) -> Float[Tensor, "*batch vocab"]:
         """Logit lens. `thought_out` has passed the final norm already; the other sites have not."""
+        if site not in SITES or site == "kv":
+            raise HookError(f"Expected site thought_in, resid or thought_out to read out, got {site!r}")
         h = h.to(self.device, self.lm.dtype)
         return self._unembed(h if site == "thought_out" else self.norm(h))
 

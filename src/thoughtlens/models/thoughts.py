@@ -210,7 +210,8 @@ def load(name: str | Path, *, family: str | None = None, **options: Any) -> Thou
 
     Args:
         name: Shipped name, hub id, directory or checkpoint file.
-        family: tiny, codi or coconut; None: told from the name and what lies there.
+        family: tiny, codi or coconut; None: told from the name and from what lies there; on the hub, from the
+            name alone.
         options: Passed to the family's `load` (`dtype`, `device`, `base`, `remove_eos` ...).
     """
     family = family or _family(str(name))
@@ -228,7 +229,10 @@ def _family(name: str) -> str:
     if "coconut" in path.name.lower():
         return "coconut"
     ours = importlib.import_module("thoughtlens.models.tiny").knows(name)
-    return "tiny" if ours or ("/" not in name and not path.exists()) else "codi"
+    if ours or ("/" not in name and not path.exists()):
+        return "tiny"
+    keys = importlib.import_module("thoughtlens.models.checkpoint").names_in(path)
+    return "coconut" if any("base_causallm." in key for key in keys) else "codi"
 
 
 def think(
@@ -284,6 +288,8 @@ def run(
     batch_size: int = 64,
 ) -> Answer:
     """Think with edits (ablate, swap, steer, splice: all are hooks), perhaps leave early, and answer."""
+    if teacher_ids is not None and teacher_ids.ndim == 2 and len(teacher_ids) != len(questions):
+        raise DataError(f"teacher_ids has {len(teacher_ids)} rows for {len(questions)} questions")
     parts = []
     for state, _ in think(model, questions, hooks, n_steps=n_steps, batch_size=batch_size):
         parts.append((state.rows, model.answer(state, max_new_tokens, _cue(teacher_ids, state.rows))))

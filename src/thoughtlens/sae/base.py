@@ -53,6 +53,9 @@ class SAEConfig(Config):
         """The same with what an input of width `d_in` decides where it is unset."""
         return self
 
+    def check_settings(self) -> None:
+        """Raise ConfigError where the config cannot be used on any data; known before there are any."""
+
     def check(self, d_in: int) -> None:
         """Raise ConfigError where the config cannot be used on this width."""
 

@@ -43,9 +43,16 @@ class JumpReLUConfig(AuxKConfig):
     """Threshold of all latents at the start; unset: 0.1, or, for penalty = "target" with init = "data", the
     one at which the initial weights fire target_l0 times a row."""
 
+    def check_settings(self) -> None:
+        """As `check`, where the number of latents does not wait for the width."""
+        if self.d_sae is not None:
+            self._require_target(self.d_sae)
+
     def check(self, d_in: int) -> None:
         """Refuse a target above the number of latents."""
-        d_sae = self.width(d_in)
+        self._require_target(self.width(d_in))
+
+    def _require_target(self, d_sae: int) -> None:
         if self.penalty == "target" and self.target_l0 > d_sae:
             raise ConfigError(
                 f"sae.target_l0: expected at most d_sae = {d_sae} latents per row, got {self.target_l0:g}; "

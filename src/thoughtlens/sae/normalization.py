@@ -59,6 +59,11 @@ class Normalization(nn.Module):
                 f"This SAE normalises each (hook, thought) cell by itself: expected `cell`, indices into its "
                 f"{len(self.cells)} cells, got None. SAE.cell_index makes them"
             )
+        if cell.numel() and not 0 <= int(cell.min()) <= int(cell.max()) < len(self.cells):
+            raise MismatchError(
+                f"Expected indices into the {len(self.cells)} (hook, thought) cells that this SAE has "
+                f"statistics for, got {int(cell.min())} to {int(cell.max())}. SAE.cell_index makes them"
+            )
         return cell
 
 

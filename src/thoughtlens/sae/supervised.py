@@ -42,12 +42,13 @@ class SupervisedConfig(AuxKConfig):
         """Latents tied to labels: the first ones."""
         return sum(len(classes) for classes in self.label_classes)
 
+    def check_settings(self) -> None:
+        """Refuse no column, or one twice."""
+        _require_columns(self.label_columns)
+
     def check(self, d_in: int) -> None:
         """Refuse missing columns or classes, and k above the number of free latents."""
-        if not self.label_columns:
-            raise ConfigError(
-                "sae.label_columns: expected at least one label column for kind = supervised, got none"
-            )
+        self.check_settings()
         if len(self.label_classes) != len(self.label_columns):
             raise ConfigError(
                 f"sae.label_classes: expected the classes of {', '.join(self.label_columns)}, got "
@@ -166,8 +167,10 @@ def encode_labels(
         classes: The classes of each column, where they are known already; other values become -1.
 
     Raises:
-        ConfigError: a column that is not there, or with fewer than 2 or more than 64 different values.
+        ConfigError: no column, one that is given twice or is not there, or one with fewer than 2 or more
+            than 64 different values.
     """
+    _require_columns(columns)
     kept, codes = [], []
     for i, column in enumerate(columns):
         if column not in table:
@@ -223,9 +226,18 @@ def labels_bought(
     return lines
 
 
+def _require_columns(columns: Sequence[str]) -> None:
+    if not columns:
+        raise ConfigError(
+            "sae.label_columns: expected at least one label column for kind = supervised, got none"
+        )
+    if len(set(columns)) < len(columns):
+        raise ConfigError(f"sae.label_columns: expected each column once, got {', '.join(columns)}")
+
+
 def _require_classes(column: str, n: int) -> None:
     if not 2 <= n <= MAX_CLASSES:
-        what = "it is constant" if n < 2 else "bin it, or take another column"
+        what = {0: "no row has a value", 1: "it is constant"}.get(n, "bin it, or take another column")
         raise ConfigError(
             f"sae.label_columns: expected 2 to {MAX_CLASSES} different values in {column!r}, got {n}: {what}"
         )

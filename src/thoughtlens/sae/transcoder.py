@@ -33,9 +33,21 @@ class TranscoderConfig(AuxKConfig):
     pre_bias: bool = False
     """Cannot be true: b_dec lives at the output, not at the input."""
 
+    def check_settings(self) -> None:
+        """Refuse missing hooks, and what `check` refuses whatever the width."""
+        if self.hook_in is None or self.hook_out is None:
+            raise ConfigError(
+                f"kind = transcoder needs sae.hook_in and sae.hook_out, got {self.hook_in} and "
+                f"{self.hook_out}"
+            )
+        self._require_two_sides()
+
     def check(self, d_in: int) -> None:
         """Refuse k above the number of latents, a pre-bias, and a hook predicted from itself."""
         require_k("sae.k", self.k, self.width(d_in))
+        self._require_two_sides()
+
+    def _require_two_sides(self) -> None:
         if self.pre_bias:
             raise ConfigError(
                 "sae.pre_bias: expected false for a transcoder, whose b_dec lives at the output, got true"

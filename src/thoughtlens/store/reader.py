@@ -144,7 +144,9 @@ class ActivationStore:
             raise DataError(f"Expected each hook once, got {', '.join(names)}")
         widths = {name: self.meta.d_in[name] for name in names}
         if len(set(widths.values())) > 1:
-            raise MismatchError(f"Expected hooks of one width to pool, got {widths}; make one view a hook")
+            raise MismatchError(f"Expected hooks of one width to pool, got {widths}; take one at a time")
+        if thoughts is not None and len(set(thoughts)) < len(thoughts):
+            raise DataError(f"Expected each thought once, got {', '.join(map(str, thoughts))}")
         if thoughts is not None and (unknown := sorted(set(thoughts) - set(self.thoughts))):
             have = f"thoughts {self.thoughts}" if self.thoughts else "no thoughts, it is a text store"
             raise HookError(f"Expected thoughts that are in {self.root}, got {unknown}: it has {have}")

@@ -27,9 +27,9 @@ class TrainConfig(Config):
     members: tuple[Partition, ...] = Field(default=("pooled",), min_length=1)
     """pooled: one SAE on all rows. per_layer, per_thought, per_cell: one SAE for each hook, each
     thought, each pair of both. Several: all of these."""
-    hook_names: tuple[str, ...] | None = None
+    hook_names: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Hooks to train on; unset: all in the store."""
-    thoughts: tuple[int, ...] | None = None
+    thoughts: tuple[int, ...] | None = Field(default=None, min_length=1)
     """Values of thought_idx to train on; unset: all."""
     split: str = "train"
     """Split whose rows are trained on."""

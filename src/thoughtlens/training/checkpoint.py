@@ -59,6 +59,11 @@ class Checkpoints:
             )
         return None
 
+    def newest(self) -> Path | None:
+        """Folder of the last checkpoint; None where there is none."""
+        folders = self._folders()
+        return folders[-1] if folders else None
+
     def clear(self) -> None:
         """Delete all checkpoints."""
         for folder in (*self._folders(), self.root / "part"):

@@ -199,7 +199,7 @@ def fit(
         try:
             trainer.step(**inputs(batch, trainer.sae, source.cells))
         except FloatingPointError as error:
-            stop(trainer, batch, offending, str(error))
+            stop(trainer, batch, checkpoints, offending, str(error))
         if trainer.step_idx % s.eval_every == 0 or trainer.step_idx == s.n_steps:
             trainer.record(measured(trainer, evaluate))
         bar.advance(s.batch_size, note(trainer.curve))
@@ -236,10 +236,15 @@ def note(curve: list[Row]) -> str:
     return f"FVU {fvu:.3f}, {curve[-1]['n_dead']} dead" if fvu is not None else ""
 
 
-def stop(trainer: Trainer, batch: ViewBatch, offending: Path, what: str) -> None:
+def stop(trainer: Trainer, batch: ViewBatch, checkpoints: Checkpoints, offending: Path, what: str) -> None:
+    """Keep the batch and, where it is finite, the state that it met; DataError says where they are."""
     write_tensors({"x": batch.x, "idx": torch.from_numpy(batch.idx)}, offending)
+    tensors, table = trainer.state()
+    if all(bool(torch.isfinite(t).all()) for t in tensors.values()):
+        checkpoints.save(trainer.rows_seen, tensors, table)
+    last = checkpoints.newest() or "none"
     raise DataError(
-        f"Training stopped after {trainer.rows_seen:,} vectors: {what}. The batch is in {offending}, the "
-        f"last good checkpoint stands. Look for extreme values in it, or train with a lower train.lr "
-        f"(now {trainer.settings.lr:g}) into another --out"
+        f"Training stopped after {trainer.rows_seen:,} vectors: {what}. The batch is in {offending}, last "
+        f"good checkpoint: {last}. Look for extreme values in the batch, or train with a lower train.lr (now "
+        f"{trainer.settings.lr:g}) into another --out"
     ) from None

@@ -82,16 +82,13 @@ def _partition(
 
 
 def _hook_in(sae: TranscoderConfig, hook_names: Sequence[str] | None) -> str:
-    if sae.hook_in is None or sae.hook_out is None:
-        raise ConfigError(
-            f"kind = transcoder needs sae.hook_in and sae.hook_out, got {sae.hook_in} and {sae.hook_out}"
-        )
+    sae.check_settings()
     if hook_names is not None:
         raise ConfigError(
             f"hook_names = {list(hook_names)}: a transcoder's hooks are sae.hook_in and sae.hook_out; "
             f"leave hook_names out"
         )
-    return sae.hook_in
+    return str(sae.hook_in)
 
 
 def _folder(hook_name: str) -> str:

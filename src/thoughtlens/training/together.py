@@ -169,7 +169,7 @@ class _Live:
         trainer, entry = self.trainer, self.entry
         if failure is not None:
             try:
-                stop(trainer, self._rows, entry.offending, failure)
+                stop(trainer, self._rows, entry.checkpoints, entry.offending, failure)
             except DataError as error:
                 entry.fail(str(error))
             self.over = True
