@@ -33,6 +33,7 @@ from thoughtlens.errors import CheckpointError, ConfigError, MismatchError, NotT
 from thoughtlens.progress import warn
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+CPU = torch.device("cpu")
 EMBEDDINGS = (".wte.weight", ".embed_tokens.weight")
 
 
@@ -84,9 +85,11 @@ def read(name: str | Path, revision: str | None = None) -> Checkpoint:
 
 def names_in(path: Path) -> list[str]:
     """Names of the tensors in a local file or directory, unread; none where there is no weight file."""
-    files = [path] if path.is_file() else [path / name for name in WEIGHT_FILES if (path / name).is_file()]
+    file = (
+        path if path.is_file() else next((f for f in map(path.joinpath, WEIGHT_FILES) if f.is_file()), None)
+    )
     try:
-        return list(_tensors(files[0], "meta")) if files else []
+        return [] if file is None else list(_tensors(file, torch.device("meta")))
     except CheckpointError:
         return []  # whoever loads the file says what is wrong with it
 
@@ -234,11 +237,11 @@ def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
     return _file_in(root), root.name
 
 
-def _tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+def _tensors(path: Path, device: torch.device = CPU) -> dict[str, Tensor]:
     """Tensors by name; on the device `meta` without their values."""
     try:
         if path.suffix == ".safetensors":
-            return load_file(path, device)
+            return {key: value.to(device) for key, value in load_file(path).items()}
         found = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
