@@ -76,7 +76,7 @@ class Part:
         """In how many problems each latent fires."""
         vectors, latents = self.acts.nonzero()
         pairs = np.unique(latents.astype(np.int64) * self.n_units + self.unit[vectors])
-        return np.bincount(pairs // self.n_units, minlength=self.acts.shape[1])
+        return np.bincount(pairs // self.n_units, minlength=len(self.acts.indptr) - 1)
 
     def at_tokens(self, values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " tokens"]:
         """Largest of the vectors' values at each token: of those on it, or those of its problem."""
