@@ -82,6 +82,15 @@ def test_tables_that_are_none(tmp_path, rows, says):
         problems(save(tmp_path / "p.parquet", rows))
 
 
+def test_a_group_torn_between_splits_is_said(tmp_path, capsys):
+    names = {"a": "train", "b": "train", "c": "test"}
+    whole = [ROW | {"problem_id": i, "group_id": split, "split": split} for i, split in names.items()]
+    problems(save(tmp_path / "whole.parquet", whole))
+    assert capsys.readouterr().err == ""
+    problems(save(tmp_path / "torn.parquet", [row | {"group_id": "pair"} for row in whole]))
+    assert "1 groups have problems in several splits (first pair)" in capsys.readouterr().err
+
+
 def test_files_that_are_none(tmp_path):
     (tmp_path / "p.parquet").write_text("not parquet")
     with pytest.raises(DataError, match="not a Parquet table"):

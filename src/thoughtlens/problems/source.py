@@ -9,12 +9,14 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
 from thoughtlens.config import Config
 from thoughtlens.errors import ConfigError, DataError, NotThereError
 from thoughtlens.problems import arithmetic, gsm8k, words
+from thoughtlens.progress import warn
 
 GENERATORS = {"arithmetic": arithmetic, "words": words}
 """Modules with `problems`, `twins`, `CHANGES` and the default modulus `P`."""
@@ -152,4 +154,10 @@ def _read(file: Path) -> pa.Table:
         raise DataError(f"{file}: expected splits {', '.join(SPLITS)}, got {', '.join(sorted(other))}")
     if (n := len(table["problem_id"].unique())) < len(table):
         raise DataError(f"{file}: {len(table) - n} problem ids occur twice; ids must be unique")
+    sides = table.group_by("group_id").aggregate([("split", "count_distinct")])
+    if torn := sides.filter(pc.greater(sides["split_count_distinct"], 1))["group_id"].to_pylist():
+        warn(
+            f"{file}: {len(torn)} groups have problems in several splits (first {min(torn)}): what is learned "
+            f"from some is known of the others, and test numbers will be too good"
+        )
     return table
