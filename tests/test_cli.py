@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from thoughtlens import pipeline
+from thoughtlens import bench, pipeline
+from thoughtlens.cli import bench as bench_commands
 from thoughtlens.config import load, recipe_names, to_toml
 from thoughtlens.errors import ConfigError, NotThereError, OccupiedError
 
@@ -74,6 +76,15 @@ def test_help_lists_every_stage():
     assert done.returncode == 0
     for name in (*pipeline.STAGES, "run", "fire", "recipe", "gates", "distill", "bench", "problems"):
         assert name in done.stdout
+
+
+def test_bench_options_are_those_of_the_functions():
+    commands = [f for name, f in inspect.getmembers(bench_commands) if name in bench.__all__]
+    assert len(commands) >= 8
+    for command in commands:
+        theirs = inspect.signature(getattr(bench, command.__name__)).parameters
+        for option in inspect.signature(command).parameters.values():
+            assert theirs[option.name].default == option.default, f"{command.__name__}: {option.name}"
 
 
 @pytest.mark.parametrize("name", recipe_names())
