@@ -155,9 +155,9 @@ def _read(file: Path) -> pa.Table:
     if (n := len(table["problem_id"].unique())) < len(table):
         raise DataError(f"{file}: {len(table) - n} problem ids occur twice; ids must be unique")
     sides = table.group_by("group_id").aggregate([("split", "count_distinct")])
-    if torn := sides.filter(pc.greater(sides["split_count_distinct"], 1))["group_id"].to_pylist():
+    if torn := sides.filter(pc.field("split_count_distinct") > 1)["group_id"].to_pylist():
         warn(
-            f"{file}: {len(torn)} groups have problems in several splits (first {min(torn)}): what is learned "
-            f"from some is known of the others, and test numbers will be too good"
+            f"{file}: {len(torn)} groups have problems in several splits (first {min(torn)}): what is "
+            f"learned from some is known of the others, and test numbers will be too good"
         )
     return table
