@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from run import RESULTS
 
-from thoughtlens.bench import bench_decode, bench_train_step
+from thoughtlens.bench import bench_decode, bench_stack, bench_train_step
 from thoughtlens.bench.clock import timed
 
 LARGE = {"d_in": 2048, "d_sae": 65_536, "batch": 8192, "k": 64}
@@ -26,6 +26,7 @@ SETTINGS = [
     {"kind": "relu", "d_in": 2048, "d_sae": 8192, "batch": 8192},
     {"kind": "topk", "d_in": 2048, "d_sae": 8192, "batch": 256},
 ]
+STACK = {"members": 96, "d_in": 2048, "d_sae": 2048, "batch": 1024, "k": 20, "dtype": "bfloat16"}
 
 
 def product_ms(d_in: int, d_sae: int, batch: int, repeats: int = 20) -> float:
@@ -48,6 +49,7 @@ def main() -> None:
         product = product_ms(**sizes)
         found["steps"].append(step | {"product_ms": product, "ratio": step["median_ms"] / product})
         print(json.dumps(found["steps"][-1]), flush=True)
+    found["stack"] = bench_stack(**STACK, device="cuda")
     found["decode"] = bench_decode(d_out=2048, d_sae=65_536, batch=8192, k=64, device="cuda")
     file = RESULTS / f"{found['date']}-gpu.json"
     file.write_text(json.dumps(found, indent=2) + "\n")

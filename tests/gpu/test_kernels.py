@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.kernels.compare import compare_decode, compare_encode
+from tests.kernels.compare import compare_adam, compare_decode, compare_encode
 from thoughtlens import kernels
 from thoughtlens.bench.train_step import new_trainer
 
@@ -25,6 +25,14 @@ def test_decode(batch, k, d_out):
     from thoughtlens.kernels import triton
 
     compare_decode(triton, batch, k, d_sae=900, d_out=d_out, device="cuda")
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(("d", "unit_from"), [(2048, 0), (5, 4), (300, None), (40_000, 0)])
+def test_adam_rows(d, unit_from, lazy):
+    from thoughtlens.kernels import triton
+
+    compare_adam(triton, 9, d, unit_from, lazy, device="cuda")
 
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])

@@ -30,6 +30,38 @@ def compare_decode(kernels, batch, k, d_sae, d_out, device="cpu"):
     near([torch.autograd.grad((out * weights).sum(), inputs) for out in outs], torch.float32)
 
 
+def compare_adam(kernels, n, d, unit_from, lazy, device="cpu"):
+    """Eight steps, at each of which some rows are idle and the last one always is."""
+    (start,) = draw(0, device, (n, d))
+    first = n if unit_from is None else unit_from
+    start[first:] /= start[first:].norm(dim=1, keepdim=True)
+    mine, theirs = start.clone(), start.clone()
+    states = [adam_state(n, d, device) for _ in range(2)]
+    generator = torch.Generator().manual_seed(1)
+    for step in range(8):
+        idle = torch.rand(n, generator=generator) < 0.4
+        idle[-1] = True
+        grad = torch.where(idle[:, None], 0, torch.randn(n, d, generator=generator)).to(device)
+        idle = idle.to(device)
+        torch.testing.assert_close(*(k.grad_square(mine, grad, idle, first) for k in (kernels, reference)))
+        settings = {"lr": 0.01 * (step + 1), "betas": (0.9, 0.99), "eps": 1e-8, "factor": 0.7}
+        unread = grad.masked_fill(idle[:, None], torch.nan)
+        kernels.adam_rows(mine, unread, states[0], idle, unit_from=unit_from, lazy=lazy, **settings)
+        reference.adam_rows(theirs, grad, states[1], idle, unit_from=unit_from, lazy=lazy, **settings)
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+        for name in ("exp_avg", "exp_avg_sq"):
+            torch.testing.assert_close(*(getattr(s, name) for s in states), rtol=1e-4, atol=1e-7)
+        assert torch.equal(states[0].last, states[1].last) and states[0].step == step + 1
+    assert torch.equal(mine[-1], start[-1]) and states[0].last[-1] == 0
+
+
+def adam_state(n, d, device="cpu"):
+    last = torch.zeros(n, dtype=torch.long, device=device)
+    return reference.AdamState(
+        torch.zeros(()), torch.zeros(n, d, device=device), torch.zeros(n, d, device=device), last
+    )
+
+
 def draw(seed, device, *shapes):
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(*shape, generator=generator).to(device) for shape in shapes]

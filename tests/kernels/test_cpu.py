@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.kernels.compare import adam_state, compare_adam
 from thoughtlens.kernels import RaggedActs, cpu, decode_acts, reference
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -209,39 +210,16 @@ def test_latents_that_are_silent_do_nothing():
     assert not values.any() and not torch.autograd.grad(values.sum(), b)[0].any()
 
 
-def state(n: int, d: int) -> reference.AdamState:
-    return reference.AdamState(
-        torch.zeros(()), torch.zeros(n, d), torch.zeros(n, d), torch.zeros(n, dtype=torch.long)
-    )
-
-
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("unit_from", [0, 4, None])
 def test_adam_rows(unit_from, lazy):
-    (start,) = draw(0, (9, 5))
-    start[unit_from or 0 :] /= start[unit_from or 0 :].norm(dim=1, keepdim=True)
-    mine, theirs = start.clone(), start.clone()
-    states = state(9, 5), state(9, 5)
-    generator = torch.Generator().manual_seed(1)
-    for step in range(8):
-        idle = torch.rand(9, generator=generator) < 0.4
-        idle[8] = True  # never has a gradient
-        grad = torch.where(idle[:, None], 0, torch.randn(9, 5, generator=generator))
-        square = [k.grad_square(mine, grad, idle, 9 if unit_from is None else unit_from)
-                  for k in (cpu, reference)]  # fmt: skip
-        torch.testing.assert_close(*square)
-        settings = {"lr": 0.01 * (step + 1), "betas": (0.9, 0.99), "eps": 1e-8, "factor": 0.7}
-        for kernels, p, s in ((cpu, mine, states[0]), (reference, theirs, states[1])):
-            kernels.adam_rows(p, grad, s, idle, unit_from=unit_from, lazy=lazy, **settings)
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
-        assert torch.equal(states[0].last, states[1].last)
-    assert torch.equal(mine[8], start[8]) and states[0].last[8] == 0
+    compare_adam(cpu, 9, 5, unit_from, lazy)
 
 
 def test_what_lazy_leaves_out_is_bounded():
     (start, grad) = draw(0, (3, 50), (3, 50))
     exact, lazy = start.clone(), start.clone()
-    states = state(3, 50), state(3, 50)
+    states = adam_state(3, 50), adam_state(3, 50)
     nobody, all_idle = torch.zeros(3, dtype=torch.bool), torch.ones(3, dtype=torch.bool)
     settings = {"lr": 0.01, "betas": (0.9, 0.999), "eps": 1e-8}
     for p, s, flag in ((exact, states[0], False), (lazy, states[1], True)):

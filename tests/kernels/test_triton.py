@@ -9,8 +9,8 @@ if torch.cuda.is_available():
     pytest.skip("tests/gpu compares them on the GPU", allow_module_level=True)
 pytest.importorskip("triton")
 
-from tests.kernels.compare import compare_decode, compare_encode
-from thoughtlens.kernels import triton
+from tests.kernels.compare import compare_adam, compare_decode, compare_encode
+from thoughtlens.kernels import triton, triton_adam
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -22,3 +22,14 @@ def test_encode_topk(members, batch, k, dtype):
 @pytest.mark.parametrize(("batch", "k", "d_out"), [(4, 3, 5), (1, 9, 300), (3, 1, 256)])
 def test_decode(batch, k, d_out):
     compare_decode(triton, batch, k, d_sae=9, d_out=d_out)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(("d", "unit_from"), [(5, 0), (5, 4), (300, None), (1, 0)])
+def test_adam_rows(d, unit_from, lazy):
+    compare_adam(triton, 9, d, unit_from, lazy)
+
+
+def test_rows_wider_than_a_program_are_the_references(monkeypatch):
+    monkeypatch.setattr(triton_adam, "WIDEST", 4)
+    compare_adam(triton, 9, 5, 0, lazy=False)

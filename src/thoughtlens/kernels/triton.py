@@ -17,14 +17,8 @@ from torch import Tensor
 
 from thoughtlens.kernels import reference
 from thoughtlens.kernels.autograd import Decode, EncodeTopK, SquaredError
-from thoughtlens.kernels.reference import (
-    adam_rows,
-    decode_ragged,
-    encode_batchtopk,
-    encode_relu,
-    grad_square,
-    topk,
-)
+from thoughtlens.kernels.reference import decode_ragged, encode_batchtopk, encode_relu, topk
+from thoughtlens.kernels.triton_adam import adam_rows, grad_square
 
 __all__ = [
     "adam_rows",
