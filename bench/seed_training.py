@@ -59,7 +59,7 @@ def main() -> None:
         result = train(cfg, root / "sae")
         seconds = time.perf_counter() - begun
     found = {"benchmark": "seed-training", "settings": args.train, "seconds": seconds}
-    print(json.dumps(found | {"threads": torch.get_num_threads(), "headline": result["headline"]}))
+    print(json.dumps(found | {"threads": torch.get_num_threads(), "member": result["members"][0]}))
 
 
 if __name__ == "__main__":
