@@ -260,10 +260,17 @@ def test_edits_that_break_the_tensor(gpt2, fn, says):
         run(gpt2, QUESTIONS, [Hook("thought_in", 1, None, fn)])
 
 
-def test_too_few_rows_per_problem(gpt2):
-    hook = Hook("thought_in", 1, None, lambda x, y: y, per_problem=torch.zeros(2, 1, 32))
-    with pytest.raises(HookError, match="2 rows"):
-        run(gpt2, QUESTIONS, [hook])
+@pytest.mark.parametrize("n", [2, 4])
+def test_too_few_or_too_many_rows_per_problem(gpt2, n):
+    rows = torch.zeros(n, 1, 32)
+    for hook in (
+        Hook("thought_in", 1, None, lambda x, y: y, per_problem=rows),
+        Hook("kv", 1, 0, lambda x, y: y, per_problem=(torch.zeros(3, 4, 1, 8), torch.zeros(n, 4, 1, 8))),
+    ):
+        with pytest.raises(HookError, match=f"{n} rows for 3 problems"):
+            run(gpt2, QUESTIONS, [hook])
+    with pytest.raises(HookError, match="has 2 rows, but the run has problem 2"):
+        gpt2.step(gpt2.encode(QUESTIONS), [Hook("thought_in", 0, None, lambda x, y: y, per_problem=rows[:2])])
 
 
 class Forgetful(DepthToy):

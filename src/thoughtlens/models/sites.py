@@ -124,6 +124,15 @@ def check_hooks(spec: ThoughtSpec, hooks: Sequence[Hook], last: int) -> None:
         _require_effect(spec, hook, last)
 
 
+def check_rows(hooks: Sequence[Hook], n: int) -> None:
+    """Refuse hooks whose `per_problem` has not one row for each of `n` problems."""
+    for hook in hooks:
+        pair = hook.per_problem if isinstance(hook.per_problem, tuple | list) else (hook.per_problem,)
+        for values in pair:
+            if values is not None and len(values) != n:
+                raise HookError(f"Hook {hook}: per_problem has {len(values)} rows for {n} problems")
+
+
 def _require_effect(spec: ThoughtSpec, hook: Hook, last: int) -> None:
     out_is_read = (hook.step < last and spec.feeds_back) or spec.reads_last
     if hook.site == "thought_out" and not out_is_read:

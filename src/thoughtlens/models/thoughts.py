@@ -35,7 +35,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thoughtlens.errors import ConfigError, DataError, HookError
-from thoughtlens.models.sites import LAYERED, SITES, Hook, Tap, ThoughtSpec, check_hooks
+from thoughtlens.models.sites import LAYERED, SITES, Hook, Tap, ThoughtSpec, check_hooks, check_rows
 
 __all__ = [
     "LAYERED", "SITES", "Answer", "Hook", "State", "StepRecord", "Tap", "ThoughtBatch", "ThoughtModel",
@@ -256,6 +256,7 @@ def think(
     if last not in model.spec.passes:
         raise HookError(f"Expected n_steps in 0..{model.spec.n_steps}, got {n_steps}")
     check_hooks(model.spec, hooks, last)
+    check_rows(hooks, len(questions))
     for state in encoded(model, questions, batch_size=batch_size):
         records = []
         for _ in range(last + 1):
