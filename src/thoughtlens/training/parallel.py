@@ -278,7 +278,7 @@ class DataParallelTrainer(Trainer):
         if isinstance(acts, SparseActs):
             decoded = kernels.decode(acts.values, acts.indices, sae.W_dec)
         else:
-            decoded = acts @ sae.W_dec
+            decoded = kernels.decode_acts(acts, sae.W_dec, sae.W_dec.dtype)
         residual = (sae.target(batch) - decoded - sae.b_dec).double()
         own = (residual - residual.mean(0)).square().sum()
         total = torch.cat(

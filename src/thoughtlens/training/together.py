@@ -100,8 +100,8 @@ class StackTrainer:
             s = trainer.settings
             rate = lr_at(trainer.step_idx, s.n_steps, s.lr, s.warmup, s.decay)
             lrs.append(None if norm is None else rate)
-            clipped = norm is not None and 0 < s.grad_clip < norm
-            factors.append(s.grad_clip / (norm + 1e-6) if clipped else 1.0)
+            clipped = s.grad_clip / (norm + 1e-6) if norm is not None and 0 < s.grad_clip < norm else 1.0
+            factors.append(clipped)
         self.optimizer.step(lrs, factors, loss.idle)
 
     def _count(
