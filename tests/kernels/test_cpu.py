@@ -180,6 +180,26 @@ def test_encode_batchtopk(seed, batch, d_sae, data):
         assert_near(a, c, torch.float32)
 
 
+def test_ragged_acts_of_a_range_of_latents():
+    z, W, b, weights = draw(0, (7, 5), (40, 5), (40,), (7, 13))
+    b.requires_grad_()
+    acts = cpu.encode_batchtopk(z, None, W.T, b, 6, torch.float32)
+    part, whole = acts.between(9, 22), acts.to_dense(40)
+    assert torch.equal(part.to_dense(13), whole[:, 9:22])
+    assert torch.equal(part.counts, acts.counts[9:22])
+    assert acts.between(9, 9).to_dense(0).shape == (7, 0)
+    found = [
+        torch.autograd.grad((d * weights).sum(), b, retain_graph=True)[0]
+        for d in (part.to_dense(13), whole[:, 9:22])
+    ]
+    assert torch.equal(*found) and found[0].any()
+    W_dec = W[9:22].clone().requires_grad_()  # its gradient needs what is kept by latent
+    sums = [decode_acts(part, W_dec, torch.float32), whole[:, 9:22] @ W_dec]
+    torch.testing.assert_close(*sums)
+    slopes = [torch.autograd.grad(x.square().sum(), W_dec, retain_graph=True)[0] for x in sums]
+    torch.testing.assert_close(*slopes)
+
+
 def test_the_batch_keeps_its_largest_and_no_more_where_many_are_equal():
     z, b = torch.ones(3, 1), torch.zeros(20)
     W = torch.full((1, 20), 2.0)

@@ -29,6 +29,20 @@ class RaggedActs:
         """On how many rows each latent fires."""
         return torch.bincount(self.latents[self.values != 0], minlength=len(self.latent_starts) - 1)
 
+    def between(self, first: int, last: int) -> RaggedActs:
+        """Those of the latents from `first` to `last`, which are counted from 0 then."""
+        kept = (self.latents >= first) & (self.latents < last)
+        before = torch.cat([kept.new_zeros(1, dtype=torch.long), kept.cumsum(0)])
+        block = slice(int(self.latent_starts[first]), int(self.latent_starts[last]))
+        return RaggedActs(
+            values=self.values[kept],
+            latents=self.latents[kept] - first,
+            row_starts=before[self.row_starts],
+            rows=self.rows[block],
+            places=before[self.places[block]],
+            latent_starts=self.latent_starts[first : last + 1] - block.start,
+        )
+
     def to_dense(self, d_sae: int) -> Float[Tensor, "batch d_sae"]:
         """The same as one column a latent."""
         n_rows = len(self.row_starts) - 1

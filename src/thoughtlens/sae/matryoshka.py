@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from thoughtlens import kernels
 from thoughtlens.errors import ConfigError
-from thoughtlens.sae.auxk import auxk_term
 from thoughtlens.sae.base import Batch, LossTerms
 from thoughtlens.sae.batchtopk import BatchTopKConfig, BatchTopKSAE
 
@@ -71,11 +71,13 @@ class MatryoshkaSAE(BatchTopKSAE):
     def loss(self, batch: Batch) -> LossTerms:
         """`reconstruction_<width>` of each dictionary and, while latents are dead, `auxk`."""
         z = self.normalize(batch.x, batch.cell)
-        pre_acts = self.pre_acts(z)
-        acts = self.train_acts(pre_acts)
+        centre, dtype = self.b_dec if self.cfg.pre_bias else None, self.compute_dtype or self.W_enc.dtype
+        acts = kernels.encode_batchtopk(z, centre, self.W_enc, self.b_enc, self.cfg.k, dtype)
         terms, start, residual = {}, 0, z - self.b_dec
         for width, weight in zip(self.cfg.widths(self.d_in), self.cfg.weights(), strict=True):
-            residual = residual - acts[:, start:width] @ self.W_dec[start:width]
+            ragged = isinstance(acts, kernels.RaggedActs)
+            part = acts.between(start, width) if ragged else acts[:, start:width]
+            residual = residual - kernels.decode_acts(part, self.W_dec[start:width], dtype)
             terms[f"reconstruction_{width}"] = weight * residual.square().mean()
             start = width
-        return LossTerms(terms | auxk_term(self.cfg, residual, pre_acts, self.W_dec, batch), acts)
+        return self._with_auxk(terms, z, residual, acts, batch)
