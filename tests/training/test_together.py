@@ -118,6 +118,17 @@ def test_resuming_is_exact_wherever_each_stands(store, tmp_path, cfgs):
         )
 
 
+def test_a_members_sums_do_not_depend_on_another_that_is_there_or_has_ended(store, tmp_path):
+    cfgs = [saes.TopKConfig(d_sae=32, k=k) for k in (4, 4, 6)]
+    three, two = all_trainers(store, cfgs), all_trainers(store, cfgs)
+    fit_together(Log(store, three, tmp_path / "a").entries, Progress("test", 1))
+    fit_together(Log(store, two, tmp_path / "b").entries[:2], Progress("test", 1), ordered=True)
+    for mine, theirs in zip(two[:2], three[:2], strict=True):
+        assert mine.curve == theirs.curve
+        states = mine.state()[0], theirs.state()[0]
+        assert all(torch.equal(states[0][name], t) for name, t in states[1].items())
+
+
 @pytest.mark.parametrize("cfgs", [TOPK, RELU], ids=["topk", "relu"])
 def test_one_that_fails_stops_alone(store, tmp_path, cfgs):
     together = all_trainers(store, cfgs, {"checkpoint_every_s": 0.0})

@@ -13,7 +13,7 @@ from thoughtlens.sae.stack import Stack, join
 from thoughtlens.training.adam import EPS, Adam
 
 MOST = 1 << 26
-"""Weights of several SAEs that one call of a kernel updates at most: it may need copies of them."""
+"""Weights: the reference's kernel needs several copies of what it updates."""
 
 
 class StackAdam:
@@ -24,10 +24,11 @@ class StackAdam:
     Args:
         stack: The members' parameters.
         optimizers: The members', in order.
+        most: Weights of several members that one call updates at most.
     """
 
-    def __init__(self, stack: Stack, optimizers: Sequence[Adam]):
-        self.stack, self.optimizers = stack, list(optimizers)
+    def __init__(self, stack: Stack, optimizers: Sequence[Adam], most: int = MOST):
+        self.stack, self.optimizers, self.most = stack, list(optimizers), most
         self._kept = {
             name: {key: self._join(name, key) for key in ("exp_avg", "exp_avg_sq", "last")}
             for name in stack.parameters
@@ -111,7 +112,7 @@ class StackAdam:
         while first < len(lrs):
             last = first + 1
             if lrs[first] is not None:
-                alike, most = self._manner(first, lrs), max(1, MOST // weights)
+                alike, most = self._manner(first, lrs), max(1, self.most // weights)
                 while last < min(len(lrs), first + most) and self._manner(last, lrs) == alike:
                     last += 1
                 yield first, last
