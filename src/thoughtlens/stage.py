@@ -236,7 +236,8 @@ def _locked(tmp: Path, cfg: Config) -> Iterator[None]:
     try:
         file = tmp / "config.toml"
         text = to_toml(cfg)
-        if file.exists():
+        begun = any(path.name not in (file.name, ".lock") for path in tmp.iterdir())
+        if begun and file.exists():
             if keys := differences(tomllib.loads(text), tomllib.loads(file.read_text("utf-8"))):
                 raise OccupiedError(
                     f"{tmp} holds an unfinished run with other settings: {', '.join(keys)}. "

@@ -27,7 +27,8 @@ class RaggedActs:
     @property
     def counts(self) -> Int[Tensor, " d_sae"]:
         """On how many rows each latent fires."""
-        return torch.bincount(self.latents[self.values != 0], minlength=len(self.latent_starts) - 1)
+        fired = self.latents.new_zeros(len(self.latent_starts) - 1)
+        return fired.scatter_add_(0, self.latents, (self.values != 0).to(fired.dtype))
 
     def between(self, first: int, last: int) -> RaggedActs:
         """Those of the latents from `first` to `last`, which are counted from 0 then."""

@@ -408,7 +408,8 @@ def counts(
     if isinstance(acts, kernels.RaggedActs):
         return acts.counts
     if isinstance(acts, SparseActs):
-        return torch.bincount(acts.indices[acts.values != 0], minlength=d_sae)
+        fired = acts.indices.new_zeros(d_sae)
+        return fired.scatter_add_(0, acts.indices.flatten(), (acts.values != 0).flatten().to(fired.dtype))
     return (acts != 0).reshape(-1, d_sae).sum(0)
 
 
