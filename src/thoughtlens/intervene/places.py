@@ -127,6 +127,11 @@ def places_of(
     found = [Place(site, step, layer) for step in wanted for layer in here]
     if steps is None:
         found = [place for place in found if is_read(spec, place)]
+    if not found and wanted:
+        raise HookError(
+            f"Nothing reads {site} of this model's thoughts: its passes are pause tokens, and nothing is fed "
+            f"back; edit thought_in, resid or kv"
+        )
     if not found:
         raise HookError("This model has no thoughts to edit: its only pass is 0; give steps=[0] to edit that")
     check_hooks(spec, [Hook(p.collected, p.step, p.layer, id) for p in found], spec.n_steps)

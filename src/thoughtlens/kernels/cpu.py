@@ -180,7 +180,11 @@ def _products(
 
 
 def _ragged(
-    centred: Tensor, centre: Tensor | None, W: Tensor, b: Tensor, found: tuple[np.ndarray, ...]
+    centred: Tensor,
+    centre: Tensor | None,
+    W: Tensor,
+    b: Tensor,
+    found: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> tuple[RaggedActs, Float[Tensor, " d_sae"]]:
     """Activations with their gradients, and each latent's sum over rows."""
     acts = ragged(*found, len(b))
