@@ -43,7 +43,8 @@ def thoughtlens(s: dict[str, Any], x: torch.Tensor) -> Library:
     """The step alone; its SAEs are trained for `quality.py` by its own train stage."""
     from thoughtlens.bench.train_step import new_trainer
 
-    trainer = new_trainer(x, s["kind"], s["d_sae"], s["k"], s["dtype"], s["steps"])
+    own = {"l1": s["l1"]} if "l1" in s else {}
+    trainer = new_trainer(x, s["kind"], s["d_sae"], s["k"], s["dtype"], s["steps"], **own)
     return Library(trainer.step, lambda rows: (trainer.sae.encode(rows), trainer.sae(rows)))
 
 

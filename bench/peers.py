@@ -38,7 +38,15 @@ SETTINGS = {
     "relu-576-trained": {"kind": "relu", "d_in": 576, "d_sae": 4608, "batch": 2048, "k": 32, "warm": 200},
     "topk-2048": {"kind": "topk", "d_in": 2048, "d_sae": 8192, "batch": 256, "k": 32},
     "relu-2048": {"kind": "relu", "d_in": 2048, "d_sae": 8192, "batch": 256, "k": 32},
-    "relu-2048-trained": {"kind": "relu", "d_in": 2048, "d_sae": 8192, "batch": 256, "k": 32, "warm": 200},
+    "relu-2048-trained": {
+        "kind": "relu",
+        "d_in": 2048,
+        "d_sae": 8192,
+        "batch": 256,
+        "k": 32,
+        "warm": 200,
+        "l1": 2.0,
+    },
     "stack-42": {"kind": "topk", **STACK},
     "stack-42-relu": {"kind": "relu", **STACK},
 }
@@ -93,7 +101,7 @@ def versions(python: Path) -> list[str]:
 def rows(acts: Path | None, d_in: int, n: int) -> np.ndarray:
     """Rows of a store of that width; else sparse sums of random directions, with noise."""
     if acts is not None:
-        view = ActivationStore.open(acts).view(split=None)
+        view = ActivationStore.open(acts).view(split=None, drop_outliers=True)
         if view.d_in == d_in:
             return view.sample(n, seed=0).x.numpy()[np.arange(n) % min(n, view.n)]
     rng = np.random.default_rng(0)
@@ -108,7 +116,7 @@ def start(name: str, setting: dict[str, Any], python: Path, folder: Path) -> Con
     table = setting | {
         "library": library,
         "dtype": dtype or "float32",
-        "steps": setting["warm"] + 100 if "warm" in setting else LONG_RUN,
+        "steps": setting["warm"] + 100 if "warm" in setting and library == "thoughtlens" else LONG_RUN,
         "threads": torch.get_num_threads(),
         "rows": str(folder / "rows.npy"),
     }

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Read when torch loads. Its threads spin while they wait for work: not at all slows a model's many short
-# operations by a tenth, without end takes the time from those that work on cores that are shared.
-os.environ.setdefault("GOMP_SPINCOUNT", "100000")
+# operations by a tenth, for long takes the cores from the kernels' own threads and from other programs.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 MODULES = (
     "baselines", "classify", "config", "doctor", "errors", "explain", "explanations", "explorer", "extract",

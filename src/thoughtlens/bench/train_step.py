@@ -79,10 +79,18 @@ def bench_train_step(
 
 
 def new_trainer(
-    x: Float[Tensor, "batch d_in"], kind: str, d_sae: int, k: int, dtype: str, steps: int, seed: int = 0
+    x: Float[Tensor, "batch d_in"],
+    kind: str,
+    d_sae: int,
+    k: int,
+    dtype: str,
+    steps: int,
+    seed: int = 0,
+    **settings_of_kind: Any,
 ) -> Trainer:
     """A trainer of a new SAE fitted to a batch, with a training's usual settings."""
     table = {"kind": kind, "d_sae": d_sae} | ({"k": k} if "k" in CONFIGS[kind].model_fields else {})
+    table |= settings_of_kind
     cfg = validate(CONFIGS[kind], table)
     sae = saes.create(cfg, x.shape[1], seed=seed).to(x.device)
     sae.compute_dtype = DTYPES[dtype]
