@@ -64,20 +64,25 @@ def compare(mine: Tally, other: Tally, name: str, seed: int) -> dict[str, Any]:
 
 
 def headline(summaries: list[dict[str, Any]], split: str) -> dict[str, Any]:
-    """The numbers to look at first; means over the members where there are several."""
+    """The numbers to look at first; means over the members where there are several.
+
+    Bounds of a mean are the means of the members' bounds: at least as wide as its own would be, however the
+    members' errors go together.
+    """
     numbers: dict[str, Any] = {}
 
-    def put(name: str, values: list[Any], n: int, **limits: Any) -> None:
+    def put(name: str, values: list[Any], n: int, verdict: str | None = None, **limits: list[Any]) -> None:
         known = [v for v in values if v is not None]
         if known:
-            only = limits if len(summaries) == 1 else {}
-            numbers[name] = {"value": float(np.mean(known)), "n": n, "split": split, **only}
+            bounds = {key: _mean(ends) for key, ends in limits.items()}
+            said = {"verdict": verdict} if verdict is not None else {}
+            numbers[name] = {"value": float(np.mean(known)), "n": n, "split": split, **bounds, **said}
 
     _answers(summaries, put)
     n = sum(s["n"] for s in summaries)
     mine = [s["reconstruction"]["sae"] for s in summaries]
-    low, high = mine[0]["explained_variance_low"], mine[0]["explained_variance_high"]
-    fvu = {"low": None if high is None else 1 - high, "high": None if low is None else 1 - low}
+    low, high = ([m[f"explained_variance_{end}"] for m in mine] for end in ("low", "high"))
+    fvu = {"low": [_rest(v) for v in high], "high": [_rest(v) for v in low]}
     put("fvu", [m["fvu"] for m in mine], n, **fvu)
     put("explained_variance", [m["explained_variance"] for m in mine], n, low=low, high=high)
     if any(len(s["hook_names"]) > 1 or s["thoughts"] for s in summaries):
@@ -89,11 +94,20 @@ def headline(summaries: list[dict[str, Any]], split: str) -> dict[str, Any]:
         put(f"explained_variance_{name}", [o["explained_variance"] for o in others], n)
     spliced = [r for s in summaries for r in s["fidelity"] or [] if r["arm"] == "sae" and "delta_ce" in r]
     if spliced:
-        tokens, first = sum(r["n"] for r in spliced), spliced[0]
+        tokens = sum(r["n"] for r in spliced)
         for name in ("delta_ce", "ce_loss_score_mean"):
-            limits = {"low": first[f"{name}_low"], "high": first[f"{name}_high"]} if len(spliced) == 1 else {}
-            put(name, [r[name] for r in spliced], tokens, **limits)
+            low, high = ([r[f"{name}_{end}"] for r in spliced] for end in ("low", "high"))
+            put(name, [r[name] for r in spliced], tokens, low=low, high=high)
     return numbers
+
+
+def _mean(bounds: list[float | None]) -> float | None:
+    known = [v for v in bounds if v is not None]
+    return float(np.mean(known)) if len(known) == len(bounds) else None
+
+
+def _rest(value: float | None) -> float | None:
+    return None if value is None else 1 - value
 
 
 def whole(fidelity: list[dict[str, Any]] | None) -> dict[str, dict[str, Any]]:
@@ -107,13 +121,17 @@ def _answers(summaries: list[dict[str, Any]], put: Callable[..., None]) -> None:
     mine = [rows["sae"] for rows in found if "sae" in rows]
     if not mine:
         return
-    n, one = sum(row["n"] for row in mine), mine[0]
-    limits = {"low": one["low"], "high": one["high"], "verdict": one["verdict"]}
-    put("spliced_difference", [row["difference"] for row in mine], n, **limits)
-    put("spliced_kl", [row["kl"] for row in mine], n, low=one["kl_low"], high=one["kl_high"])
+    n = sum(row["n"] for row in mine)
+
+    def ends(rows: list[dict[str, Any]], prefix: str = "") -> dict[str, list[Any]]:
+        return {end: [row[prefix + end] for row in rows] for end in ("low", "high")}
+
+    only = mine[0]["verdict"] if len(summaries) == 1 else None
+    put("spliced_difference", [row["difference"] for row in mine], n, only, **ends(mine))
+    put("spliced_kl", [row["kl"] for row in mine], n, **ends(mine, "kl_"))
     for arm in ("sae", "pca_l0", "random", "cell_mean", "mean"):
         name = "spliced_accuracy" if arm == "sae" else f"spliced_accuracy_{arm}"
         rows = [found_rows[arm] for found_rows in found if arm in found_rows]
         if rows:
-            limits = {"low": rows[0]["accuracy_low"], "high": rows[0]["accuracy_high"]}
-            put(name, [row["accuracy"] for row in rows], sum(row["n"] for row in rows), **limits)
+            accuracy, n = [row["accuracy"] for row in rows], sum(row["n"] for row in rows)
+            put(name, accuracy, n, **ends(rows, "accuracy_"))
