@@ -63,6 +63,9 @@ def compare(mine: Tally, other: Tally, name: str, seed: int) -> dict[str, Any]:
     }
 
 
+Ends = tuple[list[float | None], list[float | None]]
+
+
 def headline(summaries: list[dict[str, Any]], split: str) -> dict[str, Any]:
     """The numbers to look at first; means over the members where there are several.
 
@@ -71,20 +74,21 @@ def headline(summaries: list[dict[str, Any]], split: str) -> dict[str, Any]:
     """
     numbers: dict[str, Any] = {}
 
-    def put(name: str, values: list[Any], n: int, verdict: str | None = None, **limits: list[Any]) -> None:
+    def put(
+        name: str, values: list[Any], n: int, ends: Ends | None = None, verdict: str | None = None
+    ) -> None:
         known = [v for v in values if v is not None]
         if known:
-            bounds = {key: _mean(ends) for key, ends in limits.items()}
+            bounds = dict(zip(("low", "high"), map(_mean, ends), strict=True)) if ends else {}
             said = {"verdict": verdict} if verdict is not None else {}
             numbers[name] = {"value": float(np.mean(known)), "n": n, "split": split, **bounds, **said}
 
     _answers(summaries, put)
     n = sum(s["n"] for s in summaries)
     mine = [s["reconstruction"]["sae"] for s in summaries]
-    low, high = ([m[f"explained_variance_{end}"] for m in mine] for end in ("low", "high"))
-    fvu = {"low": [_rest(v) for v in high], "high": [_rest(v) for v in low]}
-    put("fvu", [m["fvu"] for m in mine], n, **fvu)
-    put("explained_variance", [m["explained_variance"] for m in mine], n, low=low, high=high)
+    low, high = _ends(mine, "explained_variance_")
+    put("fvu", [m["fvu"] for m in mine], n, ([_rest(v) for v in high], [_rest(v) for v in low]))
+    put("explained_variance", [m["explained_variance"] for m in mine], n, (low, high))
     if any(len(s["hook_names"]) > 1 or s["thoughts"] for s in summaries):
         put("explained_variance_within", [m["explained_variance_within"] for m in mine], n)
     put("l0", [s["sparsity"]["l0"] for s in summaries], n)
@@ -96,9 +100,14 @@ def headline(summaries: list[dict[str, Any]], split: str) -> dict[str, Any]:
     if spliced:
         tokens = sum(r["n"] for r in spliced)
         for name in ("delta_ce", "ce_loss_score_mean"):
-            low, high = ([r[f"{name}_{end}"] for r in spliced] for end in ("low", "high"))
-            put(name, [r[name] for r in spliced], tokens, low=low, high=high)
+            put(name, [r[name] for r in spliced], tokens, _ends(spliced, f"{name}_"))
     return numbers
+
+
+def _ends(rows: list[dict[str, Any]], prefix: str = "") -> Ends:
+    """Everybody's bounds of a number, below and above."""
+    low, high = ([row[f"{prefix}{end}"] for row in rows] for end in ("low", "high"))
+    return low, high
 
 
 def _mean(bounds: list[float | None]) -> float | None:
@@ -122,16 +131,12 @@ def _answers(summaries: list[dict[str, Any]], put: Callable[..., None]) -> None:
     if not mine:
         return
     n = sum(row["n"] for row in mine)
-
-    def ends(rows: list[dict[str, Any]], prefix: str = "") -> dict[str, list[Any]]:
-        return {end: [row[prefix + end] for row in rows] for end in ("low", "high")}
-
     only = mine[0]["verdict"] if len(summaries) == 1 else None
-    put("spliced_difference", [row["difference"] for row in mine], n, only, **ends(mine))
-    put("spliced_kl", [row["kl"] for row in mine], n, **ends(mine, "kl_"))
+    put("spliced_difference", [row["difference"] for row in mine], n, _ends(mine), only)
+    put("spliced_kl", [row["kl"] for row in mine], n, _ends(mine, "kl_"))
     for arm in ("sae", "pca_l0", "random", "cell_mean", "mean"):
         name = "spliced_accuracy" if arm == "sae" else f"spliced_accuracy_{arm}"
         rows = [found_rows[arm] for found_rows in found if arm in found_rows]
         if rows:
             accuracy, n = [row["accuracy"] for row in rows], sum(row["n"] for row in rows)
-            put(name, accuracy, n, **ends(rows, "accuracy_"))
+            put(name, accuracy, n, _ends(rows, "accuracy_"))
