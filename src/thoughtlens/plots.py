@@ -175,7 +175,8 @@ def _reconstruction_dots(
     figure, axes = _axes(1, 1, (7.0, 1.2 + 0.3 * len(members)))
     axis = axes[0][0]
     baselines = [name for name in names if name != "sae"]
-    colours = dict(zip(baselines, (GREEN, ORANGE, GREY, PURPLE, SKY), strict=False))  # the others are grey
+    # Not strict: baselines beyond the colours are drawn in grey, and a page may have fewer.
+    colours = dict(zip(baselines, (GREEN, ORANGE, GREY, PURPLE, SKY), strict=False))
     for i, name in enumerate(names):
         own = [row for row in rows if row["reconstructor"] == name and row["explained_variance"] is not None]
         x = [max(row["explained_variance"], 0.0) for row in own]

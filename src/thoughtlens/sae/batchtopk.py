@@ -11,8 +11,8 @@ from torch import Tensor
 
 from thoughtlens import kernels
 from thoughtlens.sae.auxk import AuxKConfig
-from thoughtlens.sae.base import SAE, Batch, LossTerms, SAEConfig, SparseActs, counts, require_k
-from thoughtlens.sae.topk import dead_latents_loss
+from thoughtlens.sae.base import SAE, Batch, LossTerms, SAEConfig, SparseActs, require_k
+from thoughtlens.sae.topk import with_auxk
 
 
 class BatchTopKConfig(AuxKConfig):
@@ -74,29 +74,12 @@ class BatchTopKSAE(SAE):
         acts = kernels.encode_batchtopk(z, centre, self.W_enc, self.b_enc, self.cfg.k, dtype)
         decoded = kernels.decode_acts(acts, self.W_dec, dtype)
         error, residual = kernels.squared_error(z, decoded, self.b_dec)
-        return self._with_auxk({"reconstruction": error / residual.numel()}, z, residual, acts, batch)
+        return with_auxk(self, {"reconstruction": error / residual.numel()}, z, residual, acts, batch)
 
     @torch.no_grad()
     def after_step(self, batch: Batch, loss: LossTerms) -> None:
         """Bring the threshold up to date."""
         update_threshold(self.threshold, loss.acts, self.cfg.threshold_decay)
-
-    def _with_auxk(
-        self,
-        terms: dict[str, Float[Tensor, ""]],
-        z: Float[Tensor, "batch d_in"],
-        residual: Float[Tensor, "batch d_in"],
-        acts: Float[Tensor, "batch d_sae"] | kernels.RaggedActs,
-        batch: Batch,
-    ) -> LossTerms:
-        """The loss, with what the dead latents make of the residual."""
-        fired = counts(acts, self.d_sae)
-        idle = fired == 0
-        if self.cfg.auxk > 0 and batch.dead is not None:
-            dtype = self.compute_dtype or self.W_enc.dtype
-            terms = terms | {"auxk": self.cfg.auxk * dead_latents_loss(self, z, residual, batch.dead, dtype)}
-            idle &= ~batch.dead
-        return LossTerms(terms, acts, fired, idle)
 
 
 def update_threshold(

@@ -11,6 +11,7 @@ from thoughtlens import kernels
 from thoughtlens.errors import ConfigError
 from thoughtlens.sae.base import Batch, LossTerms
 from thoughtlens.sae.batchtopk import BatchTopKConfig, BatchTopKSAE
+from thoughtlens.sae.topk import with_auxk
 
 
 class MatryoshkaConfig(BatchTopKConfig):
@@ -80,4 +81,4 @@ class MatryoshkaSAE(BatchTopKSAE):
             residual = residual - kernels.decode_acts(part, self.W_dec[start:width], dtype)
             terms[f"reconstruction_{width}"] = weight * residual.square().mean()
             start = width
-        return self._with_auxk(terms, z, residual, acts, batch)
+        return with_auxk(self, terms, z, residual, acts, batch)

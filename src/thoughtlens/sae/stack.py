@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from thoughtlens import kernels
 from thoughtlens.errors import MismatchError
-from thoughtlens.sae.base import SAE, SAEConfig
+from thoughtlens.sae.base import SAE, SAEConfig, SparseActs, counts
 from thoughtlens.sae.topk import dead_loss
 
 
@@ -163,8 +163,7 @@ def _topk(
     decoded = kernels.decode(values.flatten(0, 1), indices.flatten(0, 1), stack.W_dec.flatten(0, 1))
     residual = z - (decoded.view_as(z) + stack.b_dec[:, None])
     terms = {"reconstruction": residual.square().mean((1, 2))}
-    fired = torch.zeros(dead.numel(), dtype=torch.long, device=z.device)
-    fired = fired.scatter_add_(0, indices.flatten(), (values != 0).flatten().long()).view_as(dead)
+    fired = counts(SparseActs(values, indices), dead.numel()).view_as(dead)
     idle = fired == 0
     if stack.cfg.auxk > 0:
         weight = stack.per_member([sae.cfg.auxk for sae in stack.members])

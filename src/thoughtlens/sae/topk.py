@@ -73,28 +73,32 @@ class TopKSAE(SAE):
         acts = SparseActs(values, indices)
         decoded = kernels.decode(values, indices, self.W_dec)
         error, residual = kernels.squared_error(z, decoded, self.b_dec)
-        terms = {"reconstruction": error / residual.numel()}
-        fired = counts(acts, self.d_sae)
-        idle = fired == 0
-        if self.cfg.auxk > 0 and batch.dead is not None:
-            terms["auxk"] = self.cfg.auxk * dead_latents_loss(self, z, residual, batch.dead, dtype)
-            idle &= ~batch.dead
-        return LossTerms(terms, acts, fired, idle)
+        return with_auxk(self, {"reconstruction": error / residual.numel()}, z, residual, acts, batch)
 
 
-def dead_latents_loss(
+def with_auxk(
     sae: SAE,
+    terms: dict[str, Float[Tensor, ""]],
     z: Float[Tensor, "batch d_in"],
     residual: Float[Tensor, "batch d_out"],
-    dead: Bool[Tensor, " d_sae"],
-    dtype: torch.dtype,
-) -> Float[Tensor, ""]:
-    """`auxk_loss` of an SAE on normalised input, from the encoder columns of its dead latents alone."""
-    latents = dead.nonzero().squeeze(1)
-    centred = z - sae.b_dec if sae.cfg.pre_bias else z
-    pre_acts = kernels.linear(centred, sae.W_enc[:, latents], sae.b_enc[latents], dtype)
-    k_aux = sae.cfg.k_aux or max(1, residual.shape[1] // 2)
-    return dead_loss(residual, pre_acts, sae.W_dec[latents], k_aux, dtype)
+    acts: Float[Tensor, "batch d_sae"] | SparseActs | kernels.RaggedActs,
+    batch: Batch,
+) -> LossTerms:
+    """The loss of an SAE on normalised input, with `auxk` while latents are dead.
+
+    The term is `auxk_loss`, from the encoder columns of the dead latents alone.
+    """
+    fired = counts(acts, sae.d_sae)
+    idle = fired == 0
+    if sae.cfg.auxk > 0 and batch.dead is not None:
+        latents, dtype = batch.dead.nonzero().squeeze(1), sae.compute_dtype or sae.W_enc.dtype
+        centred = z - sae.b_dec if sae.cfg.pre_bias else z
+        pre_acts = kernels.linear(centred, sae.W_enc[:, latents], sae.b_enc[latents], dtype)
+        k_aux = sae.cfg.k_aux or max(1, residual.shape[1] // 2)
+        loss = dead_loss(residual, pre_acts, sae.W_dec[latents], k_aux, dtype)
+        terms = terms | {"auxk": sae.cfg.auxk * loss}
+        idle &= ~batch.dead
+    return LossTerms(terms, acts, fired, idle)
 
 
 def auxk_loss(
