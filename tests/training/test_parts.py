@@ -87,6 +87,19 @@ def test_adam_is_torchs():
     assert all(p.grad is None for p in sae.parameters())
 
 
+def test_biases_move_while_the_only_latent_is_idle():
+    sae = saes.create(saes.ReLUConfig(d_sae=1), 2, seed=0)
+    for p in sae.parameters():
+        p.grad = torch.zeros_like(p)
+    sae.b_dec.grad = torch.tensor([3.0, -4.0])
+    before = sae.W_dec.detach().clone()
+    optimizer = Adam(sae, (0.9, 0.999))
+    assert optimizer.norm(torch.tensor([True])) == 5  # sqrt(9 + 16)
+    optimizer.step(0.1, idle=torch.tensor([True]))
+    torch.testing.assert_close(sae.b_dec.detach(), torch.tensor([-0.1, 0.1]))  # Adam's first step: lr * sign
+    assert torch.equal(sae.W_dec, before)
+
+
 @pytest.fixture
 def three(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c")

@@ -73,7 +73,7 @@ class EncodeTopK(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             centre_grad = -(W @ b_grad[..., None]).squeeze(-1)
         if ctx.needs_input_grad[2]:
-            W_grad = ops.latent_rows(grad, values, indices, centred.flatten(0, -2), len(rows))
+            W_grad = ops.latent_rows(grad, grad, indices, centred.flatten(0, -2), len(rows))
             W_grad = W_grad.view(W.mT.shape).mT
         return z_grad, centre_grad, W_grad, b_grad, None, None, None
 

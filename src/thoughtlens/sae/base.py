@@ -115,6 +115,8 @@ class LossTerms:
     """On how many rows each latent fires, where the loss has counted it."""
     idle: Bool[Tensor, " d_sae"] | None = None
     """Latents without a part in the loss: the gradients of all they own are 0. None: not known."""
+    residual: Float[Tensor, "batch d_out"] | None = None
+    """What `auxk` was measured against, as a constant, where there is such a term."""
     total: Float[Tensor, ""] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -98,7 +98,7 @@ def with_auxk(
         loss = dead_loss(residual, pre_acts, sae.W_dec[latents], k_aux, dtype)
         terms = terms | {"auxk": sae.cfg.auxk * loss}
         idle &= ~batch.dead
-    return LossTerms(terms, acts, fired, idle)
+    return LossTerms(terms, acts, fired, idle, residual.detach())
 
 
 def auxk_loss(

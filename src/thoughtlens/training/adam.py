@@ -51,7 +51,7 @@ class Adam:
             if p.grad is not None:
                 rows, grad = self._rows(name, p), self._rows(name, p.grad)
                 squares.append(
-                    kernels.grad_square(rows, grad, _idle(rows, idle), self._unit_from(name, rows))
+                    kernels.grad_square(rows, grad, self._idle(name, rows, idle), self._unit_from(name, rows))
                 )
         return torch.stack(squares).sum().sqrt()
 
@@ -81,7 +81,7 @@ class Adam:
                 rows,
                 self._rows(name, p.grad),
                 kernels.AdamState(state["step"], exp_avg, exp_avg_sq, state["last"]),
-                _idle(rows, idle),
+                self._idle(name, rows, idle),
                 lr=lr * self.sae.lr_factor.get(name, 1.0),
                 betas=self.betas,
                 eps=EPS,
@@ -103,11 +103,11 @@ class Adam:
         first = self.sae.unit_from if name == "W_dec" else None
         return len(rows) if first is None else first
 
-
-def _idle(rows: Tensor, idle: Bool[Tensor, " d_sae"] | None) -> Bool[Tensor, " n"]:
-    if idle is not None and len(idle) == len(rows):
-        return idle
-    return torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    def _idle(self, name: str, rows: Tensor, idle: Bool[Tensor, " d_sae"] | None) -> Bool[Tensor, " n"]:
+        """`idle` where a row is a latent; nobody elsewhere, however many rows there are."""
+        if idle is not None and name in self.sae.latent_axis and self.parameters[name].ndim > 1:
+            return idle
+        return torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
 
 
 def _zeros(p: nn.Parameter, n_rows: int) -> dict[str, Tensor]:

@@ -130,7 +130,7 @@ class Trainer:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that `step` depends on, as (tensors, JSON table)."""
         tensors = {f"sae.{name}": t for name, t in self.sae.state_dict().items()}
-        for name, parameter in self.sae.named_parameters():
+        for name, parameter in self.optimizer.parameters.items():
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"adam.{name}.{key}"] = value
         tensors["silent_rows"] = self.tracker.silent_rows
@@ -142,7 +142,7 @@ class Trainer:
         device = self.sae.W_enc.device
         try:
             self.sae.load_state_dict({n: tensors[f"sae.{n}"] for n in self.sae.state_dict()})
-            for name, parameter in self.sae.named_parameters():
+            for name, parameter in self.optimizer.parameters.items():
                 for key, value in self.optimizer.state[parameter].items():
                     value.copy_(tensors[f"adam.{name}.{key}"])
             self.tracker.silent_rows = tensors["silent_rows"].to(device)
