@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kernels.compare import adam_state, compare_adam
+from tests.kernels.compare import adam_state, compare_adam, compare_decode_error, near
 from thoughtlens.kernels import RaggedActs, cpu, decode_acts, reference
+from thoughtlens.kernels.cpu_ragged import ragged
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -115,6 +119,35 @@ def test_squared_error():
         torch.testing.assert_close(a, c)
     for a, c in zip(*(torch.autograd.grad(3 * f[0], inputs) for f in (mine, theirs)), strict=True):
         torch.testing.assert_close(a, c)
+
+
+@pytest.mark.parametrize("members", [(), (3,)])
+@pytest.mark.parametrize("d_out", [5, 70])
+def test_decode_error(members, d_out):
+    batch, k, d_sae = 9, 6, 11
+    compare_decode_error(cpu, members, batch, k, d_sae, d_out)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_error_of_all_or_few_activations(dtype):
+    acts, z, W_dec, b_dec = draw(2, (12, 9), (12, 5), (9, 5), (5,))
+    acts = torch.where(acts > 1, acts, 0).to(dtype)
+    W_dec, b_dec = W_dec.requires_grad_(), b_dec.requires_grad_()
+    for few in (False, True):
+        if few:
+            row, latents = acts.nonzero(as_tuple=True)
+            starts = np.append(0, (acts != 0).sum(1).cumsum(0).numpy())
+            values = acts[row, latents].float().requires_grad_()
+            mine = replace(ragged(starts, latents.numpy(), values.detach().numpy(), 9), values=values)
+            errors = (module.ragged_error(mine, W_dec, z, b_dec) for module in (cpu, reference))
+        else:
+            values = acts.clone().requires_grad_()
+            errors = (module.dense_error(values, W_dec, z, b_dec, dtype) for module in (cpu, reference))
+        (one, residual), (other, its) = errors
+        torch.testing.assert_close(residual, its)
+        torch.testing.assert_close(one, other)
+        inputs = [values, W_dec, b_dec]
+        near([torch.autograd.grad(3 * error, inputs) for error in (one, other)], dtype)
 
 
 def test_decode_takes_what_is_not_contiguous():

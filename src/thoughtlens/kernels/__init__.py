@@ -15,10 +15,12 @@ from thoughtlens.kernels.reference import AdamState, batch_topk, linear
 __all__ = [
     "AdamState",
     "RaggedActs",
+    "acts_error",
     "adam_rows",
     "batch_topk",
     "decode",
     "decode_acts",
+    "decode_error",
     "encode_batchtopk",
     "encode_relu",
     "encode_topk",
@@ -81,6 +83,30 @@ def decode_acts(
     if isinstance(acts, RaggedActs):
         return backend(W_dec).decode_ragged(acts, W_dec)
     return (acts.to(dtype) @ W_dec.to(dtype)).to(W_dec.dtype)
+
+
+def decode_error(
+    values: Float[Tensor, "*members batch k"],
+    indices: Int[Tensor, "*members batch k"],
+    W_dec: Float[Tensor, "*members d_sae d_out"],
+    z: Float[Tensor, "*members batch d_out"],
+    b_dec: Float[Tensor, "*members d_out"],
+) -> tuple[Float[Tensor, "*members"], Float[Tensor, "*members batch d_out"]]:
+    """See `reference.decode_error`."""
+    return backend(W_dec).decode_error(values, indices, W_dec, z, b_dec)
+
+
+def acts_error(
+    acts: Float[Tensor, "batch d_sae"] | RaggedActs,
+    W_dec: Float[Tensor, "d_sae d_out"],
+    z: Float[Tensor, "batch d_out"],
+    b_dec: Float[Tensor, " d_out"],
+    dtype: torch.dtype,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
+    """`reference.squared_error` of what an encoding kernel returned; a dense product is taken in `dtype`."""
+    if isinstance(acts, RaggedActs):
+        return backend(W_dec).ragged_error(acts, W_dec, z, b_dec)
+    return backend(W_dec).dense_error(acts, W_dec, z, b_dec, dtype)
 
 
 def squared_error(

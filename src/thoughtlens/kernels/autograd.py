@@ -1,6 +1,6 @@
 """Gradients of the sparse kernels, written once for every device.
 
-`ops` is the module with the device's `select`, `weighted_rows`, `row_products` and `latent_rows`.
+`ops` is the module with the device's `select`, `weighted_rows`, `row_products`, `reconstruct` and `latent_rows`.
 """
 
 from __future__ import annotations
@@ -95,6 +95,34 @@ class SquaredError(torch.autograd.Function):
         (residual,) = ctx.saved_tensors
         decoded_grad = residual * (-2 * grad)
         return None, decoded_grad, decoded_grad.sum(0)
+
+
+class DecodeError(torch.autograd.Function):
+    """The squared error of `Decode`: the gradient in the values is known, up to a factor, with the error."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, indices: Tensor, W_dec: Tensor, z: Tensor, b_dec: Tensor, ops: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The sum for each member, and the residual."""
+        pairs, rows = (values.flatten(0, -2), indices.flatten(0, -2)), W_dec.flatten(0, -2)
+        biases = b_dec.reshape(-1, b_dec.shape[-1])
+        squares, residual, products = ops.reconstruct(*pairs, rows, z.flatten(0, -2), biases)
+        ctx.ops, ctx.shape = ops, W_dec.shape
+        ctx.save_for_backward(values, indices, residual, products)
+        residual = residual.view_as(z)
+        ctx.mark_non_differentiable(residual)
+        return squares.view(z.shape[:-1]).sum(-1), residual
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients in values, W_dec and b_dec."""
+        values, indices, residual, products = ctx.saved_tensors
+        factor = -2 * grad[..., None, None]
+        weights, pairs = (values * factor).flatten(0, -2), (values.flatten(0, -2), indices.flatten(0, -2))
+        W_grad = ctx.ops.latent_rows(weights, *pairs, residual, ctx.shape[:-1].numel()).view(ctx.shape)
+        b_grad = residual.view(*values.shape[:-1], -1).sum(-2) * factor[..., 0]
+        return products.view_as(values) * factor, None, W_grad, None, b_grad, None
 
 
 class Decode(torch.autograd.Function):

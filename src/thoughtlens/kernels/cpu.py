@@ -13,13 +13,15 @@ from torch import Tensor
 
 from thoughtlens.kernels import loops, reference
 from thoughtlens.kernels.arrays import array
-from thoughtlens.kernels.autograd import Decode, EncodeTopK, SquaredError, TopK
+from thoughtlens.kernels.autograd import Decode, DecodeError, EncodeTopK, SquaredError, TopK
 from thoughtlens.kernels.cpu_ragged import (
     DecodeRagged,
     EncodeRagged,
+    RaggedError,
     batch_largest,
     gathered,
     ragged,
+    reconstructed,
     row_counts,
 )
 from thoughtlens.kernels.ragged import RaggedActs
@@ -82,6 +84,38 @@ def decode(
 ) -> Float[Tensor, "batch d_out"]:
     """See `reference.decode`."""
     return Decode.apply(values, indices, W_dec, OPS)
+
+
+def decode_error(
+    values: Float[Tensor, "*members batch k"],
+    indices: Int[Tensor, "*members batch k"],
+    W_dec: Float[Tensor, "*members d_sae d_out"],
+    z: Float[Tensor, "*members batch d_out"],
+    b_dec: Float[Tensor, "*members d_out"],
+) -> tuple[Float[Tensor, "*members"], Float[Tensor, "*members batch d_out"]]:
+    """See `reference.decode_error`."""
+    return DecodeError.apply(values, indices, W_dec, z, b_dec, OPS)
+
+
+def ragged_error(
+    acts: RaggedActs,
+    W_dec: Float[Tensor, "d_sae d_out"],
+    z: Float[Tensor, "batch d_out"],
+    b_dec: Float[Tensor, " d_out"],
+) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
+    """See `reference.ragged_error`."""
+    return RaggedError.apply(acts.values, W_dec, z, b_dec, acts)
+
+
+def dense_error(
+    acts: Float[Tensor, "batch d_sae"],
+    W_dec: Float[Tensor, "d_sae d_out"],
+    z: Float[Tensor, "batch d_out"],
+    b_dec: Float[Tensor, " d_out"],
+    dtype: torch.dtype,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
+    """See `reference.dense_error`."""
+    return squared_error(z, (acts.to(dtype) @ W_dec.to(dtype)).to(W_dec.dtype), b_dec)
 
 
 def squared_error(
@@ -224,6 +258,20 @@ def row_products(
     arrays = (array(x), array(indices).reshape(-1), starts, array(rows), array(out).reshape(-1))
     share(loops.row_products, len(x), *arrays)
     return out
+
+
+def reconstruct(
+    values: Float[Tensor, "batch k"],
+    indices: Int[Tensor, "batch k"],
+    W_dec: Float[Tensor, "n d"],
+    z: Float[Tensor, "batch d"],
+    b_dec: Float[Tensor, "members d"],
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch d"], Float[Tensor, "batch k"]]:
+    """Sum of squares and residual of each row, rows dealt out evenly over the members, in order; and the
+    residual's products with the rows of W_dec in use."""
+    pairs = (array(values).reshape(-1), array(indices).reshape(-1), _even(indices))
+    squares, residual, products = reconstructed(*pairs, W_dec, z, b_dec)
+    return squares, residual, products.view_as(values)
 
 
 def latent_rows(

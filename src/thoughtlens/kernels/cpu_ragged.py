@@ -123,6 +123,45 @@ class DecodeRagged(torch.autograd.Function):
         return values_grad, W_grad, None
 
 
+class RaggedError(torch.autograd.Function):
+    """The squared error of `DecodeRagged`: the gradient in the values is known, up to a factor, with it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, W_dec: Tensor, z: Tensor, b_dec: Tensor, acts: RaggedActs
+    ) -> tuple[Tensor, Tensor]:
+        """The sum, and the residual."""
+        pairs = (array(values), array(acts.latents), array(acts.row_starts))
+        squares, residual, products = reconstructed(*pairs, W_dec, z, b_dec[None])
+        ctx.acts = acts
+        ctx.save_for_backward(values, residual, products)
+        ctx.mark_non_differentiable(residual)
+        return squares.sum(), residual
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients in the values, W_dec and b_dec."""
+        values, residual, products = ctx.saved_tensors
+        factor = -2 * grad
+        W_grad = _latent_sums(values * factor, ctx.acts, residual)
+        return products * factor, W_grad, None, residual.sum(0) * factor, None
+
+
+def reconstructed(
+    values: np.ndarray,
+    latents: np.ndarray,
+    starts: np.ndarray,
+    W_dec: Float[Tensor, "n d"],
+    z: Float[Tensor, "batch d"],
+    b_dec: Float[Tensor, "members d"],
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch d"], Float[Tensor, " n_pairs"]]:
+    """What `loops.reconstruct` finds: sums of squares, residuals, and their products with decoder rows."""
+    residual, squares, products = torch.empty_like(z), torch.empty(len(z)), torch.empty(len(values))
+    arrays = (array(t) for t in (W_dec, z, b_dec, residual, products, squares))
+    share(loops.reconstruct, len(z), values, latents, starts, *arrays)
+    return squares, residual, products
+
+
 def _totals(values: Float[Tensor, " n"], acts: RaggedActs) -> Float[Tensor, " d_sae"]:
     """Each latent's sum."""
     out = torch.zeros(len(acts.latent_starts) - 1)

@@ -29,12 +29,16 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 TINY = np.float32(1e-35)
 """Moments below this become 0: numbers the processor would only handle slowly, which move no weight."""
+SMALLEST = np.float32(1e-45)
+"""What everything above 0 reaches."""
 BLOCK = 32
 """Columns looked at together: most blocks hold nothing, and are left at once."""
 STRIPE = 512
 """Columns summed at a time: their sums stay in the nearest cache."""
-LANES_PER_K, DEEPEST = 16, 128
+LANES_PER_K, DEEPEST = 8, 128
 """Lanes a row is dealt out over in the search of its k largest, per k; entries of a lane at most."""
+MANY = 8
+"""Latents too many from which on it is faster to part them than to drop the least one by one."""
 HALVINGS = 10
 """Times that the range of the bound on the kth largest is halved."""
 
@@ -70,8 +74,8 @@ def select(products, bias, k, values, indices, lo, hi):
     width = products.shape[1]
     depth = min(DEEPEST, max(1, width // (LANES_PER_K * k)))
     lanes = (width + depth - 1) // depth
-    tops = np.empty(lanes, np.float32)
-    found, where = np.empty(width, np.float32), np.empty(width, np.int64)
+    tops, reaching = np.empty(lanes, np.float32), np.empty(lanes + 1, np.int64)
+    found, where = np.empty(width + 1, np.float32), np.empty(width + 1, np.int64)
     per_member = products.shape[0] // bias.shape[0]
     for b in range(lo, hi):
         row, mine = products[b], bias[b // per_member]
@@ -83,21 +87,35 @@ def select(products, bias, k, values, indices, lo, hi):
                 x = _number(part[c]) + shift[c]
                 x = x if x == x else np.float32(np.inf)
                 tops[c] = x if x > tops[c] else tops[c]
-        least = _reached_by(tops, k)
-        n = 0
-        for c in range(lanes):
-            if tops[c] >= least and tops[c] > 0:
-                for column in range(c, width, lanes):
-                    x = _number(row[column]) + mine[column]
-                    x = x if x == x else np.float32(np.inf)
-                    if x >= least and x > 0:
-                        found[n], where[n] = x, column
-                        n += 1
-        if n > k:
+        least = max(_reached_by(tops, k), SMALLEST)
+        n_lanes = n = 0
+        for c in range(lanes):  # no branch here or below: what does not reach it is overwritten
+            reaching[n_lanes] = c
+            n_lanes += np.int64(tops[c] >= least)
+        for i in range(n_lanes):
+            for column in range(reaching[i], width, lanes):
+                x = _number(row[column]) + mine[column]
+                x = x if x == x else np.float32(np.inf)
+                found[n], where[n] = x, column
+                n += np.int64(x >= least)
+        if n > k + MANY:
             _largest_first(found, where, n, k)
+            n = k
+        while n > k:
+            least_of, n = _least(found, n), n - 1
+            found[least_of], where[least_of] = found[n], where[n]
         for j in range(k):
             values[b, j] = found[j] if j < n else 0
             indices[b, j] = where[j] if j < n else 0
+
+
+@compiled
+def _least(keys, n):
+    """Where the least of the first n stands."""
+    least = 0
+    for j in range(1, n):
+        least = j if keys[j] < keys[least] else least
+    return least
 
 
 @compiled
@@ -291,26 +309,51 @@ def _sum_rows(used, weight, first, last, rows, out):
 
 @compiled
 def row_products(x, indices, starts, rows, out, lo, hi):
-    """`out[p] = x[b] . rows[indices[p]]` for p from `starts[b]` to `starts[b + 1]`, four at a time."""
+    """`out[p] = x[b] . rows[indices[p]]` for p from `starts[b]` to `starts[b + 1]`."""
     for b in range(lo, hi):
-        mine, j, end = x[b], starts[b], starts[b + 1]
-        while j + 4 <= end:
-            r0, r1 = rows[indices[j]], rows[indices[j + 1]]
-            r2, r3 = rows[indices[j + 2]], rows[indices[j + 3]]
-            t0, t1, t2, t3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
-            for d in range(mine.size):
-                t0 += mine[d] * r0[d]
-                t1 += mine[d] * r1[d]
-                t2 += mine[d] * r2[d]
-                t3 += mine[d] * r3[d]
-            out[j], out[j + 1], out[j + 2], out[j + 3] = t0, t1, t2, t3
-            j += 4
-        while j < end:
-            row, total = rows[indices[j]], np.float32(0)
-            for d in range(mine.size):
-                total += mine[d] * row[d]
-            out[j] = total
-            j += 1
+        _product_rows(x[b], indices, starts[b], starts[b + 1], rows, out)
+
+
+@compiled
+def _product_rows(x, used, first, last, rows, out):
+    """`out[p] = x . rows[used[p]]` for p from `first` to `last`, four rows at a time."""
+    p = first
+    while p + 4 <= last:
+        r0, r1, r2, r3 = rows[used[p]], rows[used[p + 1]], rows[used[p + 2]], rows[used[p + 3]]
+        t0, t1, t2, t3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+        for d in range(x.size):
+            t0 += x[d] * r0[d]
+            t1 += x[d] * r1[d]
+            t2 += x[d] * r2[d]
+            t3 += x[d] * r3[d]
+        out[p], out[p + 1], out[p + 2], out[p + 3] = t0, t1, t2, t3
+        p += 4
+    while p < last:
+        row, total = rows[used[p]], np.float32(0)
+        for d in range(x.size):
+            total += x[d] * row[d]
+        out[p] = total
+        p += 1
+
+
+@compiled
+def reconstruct(weights, used, starts, rows, z, bias, residual, products, squares, lo, hi):
+    """For each row b, whose pairs p go from `starts[b]` to `starts[b + 1]`: `residual = z - bias - sum of
+    weights[p] * rows[used[p]]`, the sum of its squares, and `products[p] = residual . rows[used[p]]`.
+
+    `bias` has a row for each member, as in `select`. What is read from `rows` for the sum is near for the
+    products.
+    """
+    per_member = residual.shape[0] // bias.shape[0]
+    for b in range(lo, hi):
+        out, target, shift = residual[b], z[b], bias[b // per_member]
+        _sum_rows(used, weights, starts[b], starts[b + 1], rows, out)
+        square = np.float32(0)
+        for d in range(out.size):
+            out[d] = target[d] - (out[d] + shift[d])
+            square += out[d] * out[d]
+        squares[b] = square
+        _product_rows(out, used, starts[b], starts[b + 1], rows, products)
 
 
 @compiled

@@ -135,15 +135,50 @@ def decode_ragged(acts: RaggedActs, W_dec: Float[Tensor, "d_sae d_out"]) -> Floa
     return acts.to_dense(len(W_dec)) @ W_dec
 
 
-def squared_error(
-    z: Float[Tensor, "batch d_out"], decoded: Float[Tensor, "batch d_out"], b_dec: Float[Tensor, " d_out"]
+def decode_error(
+    values: Float[Tensor, "*members batch k"],
+    indices: Int[Tensor, "*members batch k"],
+    W_dec: Float[Tensor, "*members d_sae d_out"],
+    z: Float[Tensor, "*members batch d_out"],
+    b_dec: Float[Tensor, "*members d_out"],
+) -> tuple[Float[Tensor, "*members"], Float[Tensor, "*members batch d_out"]]:
+    """`squared_error` of `decode`; members as in `encode_topk`, whose latents are counted through."""
+    decoded = decode(values.flatten(0, -2), indices.flatten(0, -2), W_dec.flatten(0, -2))
+    return squared_error(z, decoded.view_as(z), b_dec)
+
+
+def ragged_error(
+    acts: RaggedActs,
+    W_dec: Float[Tensor, "d_sae d_out"],
+    z: Float[Tensor, "batch d_out"],
+    b_dec: Float[Tensor, " d_out"],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
+    """`squared_error` of `decode_ragged`."""
+    return squared_error(z, decode_ragged(acts, W_dec), b_dec)
+
+
+def dense_error(
+    acts: Float[Tensor, "batch d_sae"],
+    W_dec: Float[Tensor, "d_sae d_out"],
+    z: Float[Tensor, "batch d_out"],
+    b_dec: Float[Tensor, " d_out"],
+    dtype: torch.dtype,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
+    """`squared_error` of the dense product in `dtype`."""
+    return squared_error(z, (acts.to(dtype) @ W_dec.to(dtype)).to(W_dec.dtype), b_dec)
+
+
+def squared_error(
+    z: Float[Tensor, "*members batch d_out"],
+    decoded: Float[Tensor, "*members batch d_out"],
+    b_dec: Float[Tensor, "*members d_out"],
+) -> tuple[Float[Tensor, "*members"], Float[Tensor, "*members batch d_out"]]:
     """Sum of squares of the residual `z - (decoded + b_dec)`, and the residual, as a constant.
 
     The target z is taken as fixed: gradients reach `decoded` and `b_dec`.
     """
-    residual = z.detach() - (decoded + b_dec)
-    return residual.square().sum(), residual.detach()
+    residual = z.detach() - (decoded + b_dec[..., None, :])
+    return residual.square().sum((-2, -1)), residual.detach()
 
 
 def grad_square(

@@ -72,8 +72,7 @@ class BatchTopKSAE(SAE):
         z = self.normalize(batch.x, batch.cell)
         centre, dtype = self.b_dec if self.cfg.pre_bias else None, self.compute_dtype or self.W_enc.dtype
         acts = kernels.encode_batchtopk(z, centre, self.W_enc, self.b_enc, self.cfg.k, dtype)
-        decoded = kernels.decode_acts(acts, self.W_dec, dtype)
-        error, residual = kernels.squared_error(z, decoded, self.b_dec)
+        error, residual = kernels.acts_error(acts, self.W_dec, z, self.b_dec, dtype)
         return with_auxk(self, {"reconstruction": error / residual.numel()}, z, residual, acts, batch)
 
     @torch.no_grad()

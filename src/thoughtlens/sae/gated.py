@@ -63,9 +63,8 @@ class GatedSAE(SAE):
             acts = replace(gate, values=self.magnitude(gate.values, gate.latents).relu())
         else:
             acts = self.activate(gate.to(self.W_enc.dtype))
-        error, _ = kernels.squared_error(z, kernels.decode_acts(acts, self.W_dec, dtype), self.b_dec)
-        by_gate = kernels.decode_acts(gate, self.W_dec.detach(), dtype)
-        gate_error, _ = kernels.squared_error(z, by_gate, self.b_dec.detach())
+        error, _ = kernels.acts_error(acts, self.W_dec, z, self.b_dec, dtype)
+        gate_error, _ = kernels.acts_error(gate, self.W_dec.detach(), z, self.b_dec.detach(), dtype)
         return LossTerms(
             {
                 "reconstruction": error / len(z),

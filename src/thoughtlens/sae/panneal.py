@@ -73,7 +73,7 @@ class PAnnealSAE(SAE):
         z = self.normalize(batch.x, batch.cell)
         centre, dtype = self.b_dec if self.cfg.pre_bias else None, self.compute_dtype or self.W_dec.dtype
         acts, _, fired = kernels.encode_relu(z, centre, self.W_enc, self.b_enc, dtype)
-        error, _ = kernels.squared_error(z, kernels.decode_acts(acts, self.W_dec, dtype), self.b_dec)
+        error, _ = kernels.acts_error(acts, self.W_dec, z, self.b_dec, dtype)
         return LossTerms(
             {
                 "reconstruction": error / len(z),

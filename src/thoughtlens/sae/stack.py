@@ -160,14 +160,13 @@ def _topk(
     values, indices = kernels.encode_topk(z, stack.W_enc, stack.b_enc, max(ks), dtype, centre)
     if stack.ordered:
         values, indices = _first_k(values, indices, ks)
-    decoded = kernels.decode(values.flatten(0, 1), indices.flatten(0, 1), stack.W_dec.flatten(0, 1))
-    residual = z - (decoded.view_as(z) + stack.b_dec[:, None])
-    terms = {"reconstruction": residual.square().mean((1, 2))}
+    error, residual = kernels.decode_error(values, indices, stack.W_dec, z, stack.b_dec)
+    terms = {"reconstruction": error / residual[0].numel()}
     fired = counts(SparseActs(values, indices), dead.numel()).view_as(dead)
     idle = fired == 0
     if stack.cfg.auxk > 0:
         weight = stack.per_member([sae.cfg.auxk for sae in stack.members])
-        terms["auxk"] = weight * _auxk(stack, z, residual.detach(), dead)
+        terms["auxk"] = weight * _auxk(stack, z, residual, dead)
         idle &= ~dead
     return StackTerms(terms, fired, idle)
 

@@ -71,8 +71,7 @@ class TopKSAE(SAE):
         centre, dtype = self.b_dec if self.cfg.pre_bias else None, self.compute_dtype or self.W_enc.dtype
         values, indices = kernels.encode_topk(z, self.W_enc, self.b_enc, self.cfg.k, dtype, centre)
         acts = SparseActs(values, indices)
-        decoded = kernels.decode(values, indices, self.W_dec)
-        error, residual = kernels.squared_error(z, decoded, self.b_dec)
+        error, residual = kernels.decode_error(values, indices, self.W_dec, z, self.b_dec)
         return with_auxk(self, {"reconstruction": error / residual.numel()}, z, residual, acts, batch)
 
 
