@@ -19,5 +19,5 @@ def test_it_measures(kind):
 
 @pytest.mark.parametrize("bad", [{"kind": "images"}, {"l0": 0}, {"rows": 0}, {"l0": 9, "d_sae": 8}])
 def test_refusals(bad):
-    with pytest.raises(ConfigError, match="Expected kind text or thoughts"):
+    with pytest.raises(ConfigError, match=f"^{next(iter(bad))}: |Expected l0 <= d_sae, got 9 and 8"):
         bench_interpret(**bad)

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from thoughtlens.bench import bench_stack
-from thoughtlens.errors import ConfigError
+from thoughtlens.errors import ConfigError, ResourceError
 
 
 @pytest.mark.parametrize(("kind", "group_size"), [("topk", 0), ("topk", 2), ("relu", 1)])
@@ -23,8 +23,21 @@ def test_stack(kind, group_size):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"kind": "gated"}, {"dtype": "int8"}, {"members": 0}, {"group_size": -1}]
+    "changes",
+    [
+        {"kind": "gated"},
+        {"dtype": "int8"},
+        {"members": 0},
+        {"group_size": -1},
+        {"d_in": -7},
+        {"batch": 1},
+    ],
 )
 def test_settings_that_cannot_be_timed(changes):
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=next(iter(changes))):
         bench_stack(**{"members": 2, "d_in": 8, "d_sae": 16, "batch": 4, "k": 2, "steps": 1, **changes})
+
+
+def test_a_stack_that_no_memory_can_hold():
+    with pytest.raises(ResourceError, match="GB of memory"):
+        bench_stack(members=10**9, d_in=512, d_sae=4096, batch=4)

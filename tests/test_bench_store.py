@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from thoughtlens.bench import bench_store
-from thoughtlens.errors import ConfigError
+from thoughtlens.errors import ConfigError, ResourceError
 
 
 def test_what_it_measures():
@@ -17,7 +19,15 @@ def test_what_it_measures():
     assert min(result["write_gb_s"], result["read_gb_s"], result["read_float32_gb_s"]) > 0
 
 
-@pytest.mark.parametrize("wrong", [{"dtype": "int8"}, {"d_in": 0}, {"gigabytes": 0.0}])
-def test_what_it_refuses(wrong):
-    with pytest.raises(ConfigError, match="Expected dtype in"):
-        bench_store(**wrong)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("dtype", "int8"), ("d_in", 0), ("gigabytes", 0.0), ("gigabytes", math.inf), ("seconds", math.nan)],
+)
+def test_what_it_refuses(name, value):
+    with pytest.raises(ConfigError, match=f"^{name}: expected"):
+        bench_store(**{name: value})
+
+
+def test_it_never_fills_the_disk():
+    with pytest.raises(ResourceError, match="GB of disk"):
+        bench_store(gigabytes=1e12)

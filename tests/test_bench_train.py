@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from thoughtlens.bench import bench_decode, bench_train_step
+from thoughtlens.bench.train_step import KINDS
 from thoughtlens.errors import ConfigError, ResourceError
 
 
@@ -18,10 +19,35 @@ def test_train_step(kind, dtype):
     assert result["threads"] >= 1
 
 
-@pytest.mark.parametrize("changes", [{"kind": "mystery"}, {"dtype": "int8"}, {"steps": 0}, {"k": 99}])
-def test_settings_that_cannot_be_timed(changes):
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch", [1, 5])
+def test_every_kind_at_odd_sizes(kind, batch):
+    result = bench_train_step(d_in=7, d_sae=13, batch=batch, k=13, kind=kind, dtype="float32", steps=1)
+    assert (result["kind"], result["batch"], result["k"]) == (kind, batch, result["k"] and 13)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "mystery"}, "kind: expected one of topk"),
+        ({"kind": "transcoder"}, "kind: expected one of topk"),
+        ({"dtype": "int8"}, "dtype: expected one of float32, bfloat16, got 'int8'"),
+        ({"steps": 0}, "steps: expected a number above 0, got 0"),
+        ({"d_in": -3}, "d_in: expected a number above 0, got -3"),
+        ({"k": 99}, "sae.k: expected 1 to d_sae = 16"),
+    ],
+)
+def test_settings_that_cannot_be_timed(changes, message):
+    with pytest.raises(ConfigError, match=message):
         bench_train_step(**{"d_in": 8, "d_sae": 16, "batch": 4, "k": 2, "steps": 1, **changes})
+
+
+@pytest.mark.parametrize("size", ["d_in", "d_sae", "batch"])
+def test_what_no_memory_can_hold(size):
+    with pytest.raises(ResourceError, match=r"need at least [\d,.]+ GB of memory, and .+ are free on cpu"):
+        bench_train_step(**{"d_in": 8, "d_sae": 16, "batch": 4, "k": 2, size: 10**14})
+    with pytest.raises(ResourceError, match="GB of memory"):
+        bench_decode(**{"d_out": 8, "d_sae": 16, "batch": 4, "k": 2, size.replace("in", "out"): 10**14})
 
 
 def test_the_reference_can_be_forced(monkeypatch):
@@ -44,5 +70,5 @@ def test_decode():
 def test_a_gpu_that_is_not_there(bench):
     with pytest.raises(ResourceError, match="device 'cuda' is not available here"):
         bench(device="cuda")
-    with pytest.raises(ConfigError, match="device: expected cpu, cuda"):
+    with pytest.raises(ConfigError, match="device: expected auto, cpu, cuda"):
         bench(device="gpu")

@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from thoughtlens import bench, pipeline
+from thoughtlens import bench, cli, pipeline
 from thoughtlens.cli import bench as bench_commands
 from thoughtlens.config import load, recipe_names, to_toml
 from thoughtlens.errors import ConfigError, NotThereError, OccupiedError
@@ -218,3 +220,16 @@ def test_a_recipe_s_tables_are_checked_as_the_stages_are():
     assert pipeline.load("pilot", ["train.members=pooled"]).train.members == ("pooled",)
     with pytest.raises(ConfigError, match=r"train\.members"):
         pipeline.load("pilot", ["train.members=poled"])
+
+
+@pytest.mark.parametrize("allocate", [lambda: torch.empty(10**15), lambda: np.empty(10**15)])
+def test_too_little_memory_is_said_in_one_short_line(allocate):
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        allocate()
+    line = cli._unforeseen(caught.value)
+    assert line.startswith("too little memory (") and line.endswith("fewer latents")
+    assert "\n" not in line and len(line) < 300
+
+
+def test_of_an_unforeseen_error_only_the_first_line_is_shown():
+    assert cli._unforeseen(RuntimeError("broke\nframe #0\nframe #1")) == "unforeseen RuntimeError: broke"

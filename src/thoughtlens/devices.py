@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 
 import torch
 
 from thoughtlens.errors import ConfigError, ResourceError
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+TYPES = ("cpu", "cuda", "mps")
 
 
 def choose_device(name: str) -> torch.device:
@@ -25,12 +27,14 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"device: expected cpu, cuda, cuda:N or mps, got {name!r}") from None
+        device = None
+    if device is None or device.type not in TYPES:
+        raise ConfigError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
     if device == torch.device("cuda") and torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = re.split(r"\. |\n", str(error), maxsplit=1)[0] or type(error).__name__
         raise ResourceError(f"device {name!r} is not available here ({reason}); use cpu") from None
     return device

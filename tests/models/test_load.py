@@ -165,7 +165,7 @@ def test_bad_settings(tiny_lm_dir, tmp_path):
     name = str(tiny_lm_dir)
     with pytest.raises(ConfigError, match="bfloat16, float16, float32"):
         load(name, dtype="int8")
-    with pytest.raises(ConfigError, match="device: expected cpu"):
+    with pytest.raises(ConfigError, match="device: expected auto, cpu"):
         load(name, device="gpu9")
     with pytest.raises(ConfigError, match=r"model\.revision"):
         load(name, revision="main")

@@ -9,6 +9,7 @@ import torch
 
 from thoughtlens import kernels
 from thoughtlens.bench.clock import timed
+from thoughtlens.bench.limits import require_positive, require_room
 from thoughtlens.devices import choose_device
 from thoughtlens.errors import ConfigError
 
@@ -28,9 +29,11 @@ def bench_decode(
     Returns:
         `median_ms` and `dense_ms`, medians over `steps`, and `ratio`, the median of dense over sparse.
     """
-    if min(d_out, batch, steps) < 1 or not 1 <= k <= d_sae:
-        raise ConfigError(f"Expected positive sizes and 1 <= k <= d_sae, got k = {k}, d_sae = {d_sae}")
+    require_positive(d_out=d_out, d_sae=d_sae, batch=batch, steps=steps)
+    if not 1 <= k <= d_sae:
+        raise ConfigError(f"Expected 1 <= k <= d_sae, got k = {k}, d_sae = {d_sae}")
     where = choose_device(device)
+    require_room(4.0 * d_sae * (d_out + 2 * batch), where)
     generator = torch.Generator().manual_seed(seed)
     W_dec = torch.randn(d_sae, d_out, generator=generator).to(where)
     values, indices = torch.rand(batch, d_sae, generator=generator).to(where).topk(k)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from thoughtlens.bench.clock import wait
+from thoughtlens.bench.limits import require_positive
 from thoughtlens.config import validate
 from thoughtlens.errors import ConfigError
 from thoughtlens.extract import ExtractConfig, write
@@ -45,7 +46,12 @@ def bench_extract(
 
     Returns:
         Tokens a second of both, and `ratio`, the median over `repeats` of the paired ratios.
+
+    Raises:
+        ConfigError: a number that is not above 0, or a setting that `extract` refuses.
+        HookError: a block that the model does not have.
     """
+    require_positive(tokens=tokens, repeats=repeats)
     table = {
         "model": {"name": model, "dtype": dtype, "device": device},
         "problems": {"source": source},

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from thoughtlens.bench.limits import require_one_of, require_positive
 from thoughtlens.config import validate
 from thoughtlens.errors import ConfigError
 from thoughtlens.explain.code_writer import CodeWriter
@@ -41,8 +42,10 @@ def bench_interpret(
         the processor time of that over all threads; `peak_mb`, the largest resident size of the process in
         the meantime, libraries and pages of mapped files included (Linux); with settings.
     """
-    if kind not in ROWS_PER_UNIT or min(rows, d_sae, l0) < 1 or l0 > d_sae:
-        raise ConfigError(f"Expected kind text or thoughts and 0 < l0 <= d_sae, got {kind!r}, {l0}, {d_sae}")
+    require_one_of("kind", kind, ROWS_PER_UNIT)
+    require_positive(rows=rows, d_sae=d_sae, l0=l0)
+    if l0 > d_sae:
+        raise ConfigError(f"Expected l0 <= d_sae, got {l0} and {d_sae}")
     _run(20 * ROWS_PER_UNIT[kind], min(d_sae, 64), min(l0, 8), kind, seed)
     return {
         "benchmark": "interpret", "rows": rows, "d_sae": d_sae, "l0": l0, "kind": kind,

@@ -9,6 +9,7 @@ import tempfile
 import time
 from typing import Any
 
+from thoughtlens.bench.limits import require_positive
 from thoughtlens.errors import DataError
 
 
@@ -18,6 +19,7 @@ def bench_startup(*, repeats: int = 7) -> dict[str, Any]:
     Returns:
         `import_s`, `help_s`, and `python_s`, an empty program: medians over `repeats` runs.
     """
+    require_positive(repeats=repeats)
     programs = {
         "python_s": ["-c", "pass"],
         "import_s": ["-c", "import thoughtlens"],
@@ -37,6 +39,7 @@ def bench_memory(*, rows: int = 5_000, factor: int = 10) -> dict[str, Any]:
         Per stage `small_mb`, `large_mb` (largest resident size, pages of mapped files included) and
         their ratio.
     """
+    require_positive(rows=rows, factor=factor)
     peaks: dict[str, list[float]] = {"extract": [], "train": []}
     for n in (rows, factor * rows):
         with tempfile.TemporaryDirectory(prefix="thoughtlens-bench-") as folder:

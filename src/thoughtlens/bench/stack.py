@@ -15,7 +15,8 @@ from torch import Tensor
 
 from thoughtlens import kernels
 from thoughtlens.bench.clock import timed
-from thoughtlens.bench.train_step import new_trainer
+from thoughtlens.bench.limits import require_one_of, require_positive, require_room
+from thoughtlens.bench.train_step import new_trainer, training_bytes
 from thoughtlens.devices import choose_device
 from thoughtlens.errors import ConfigError
 from thoughtlens.sae.stack import LOSSES
@@ -53,15 +54,16 @@ def bench_stack(
         `encoder_share` of the stack's step, and settings, threads, kernels.
 
     Raises:
-        ConfigError: a kind that cannot be stacked, or sizes below 1.
-        ResourceError: a GPU was asked for, and there is none.
+        ConfigError: a kind that cannot be stacked, sizes below 1, a batch of one row.
+        ResourceError: a GPU was asked for, and there is none; or too little memory.
     """
-    if kind not in LOSSES or dtype not in DTYPES or min(members, batch, steps) < 1 or group_size < 0:
-        raise ConfigError(
-            f"Expected kind in {list(LOSSES)}, dtype in {list(DTYPES)}, members, batch and steps >= 1; got "
-            f"{kind!r}, {dtype!r}, {members}, {batch}, {steps}"
-        )
+    require_one_of("kind", kind, LOSSES)
+    require_one_of("dtype", dtype, DTYPES)
+    require_positive(members=members, d_in=d_in, d_sae=d_sae, steps=steps)
+    if batch < 2 or group_size < 0:
+        raise ConfigError(f"Expected batch >= 2 and group_size >= 0, got {batch} and {group_size}")
     where = choose_device(device)
+    require_room(members * (3 * training_bytes(d_in, d_sae) + 4.0 * batch * d_in), where)
     x = torch.randn(members, batch, d_in, generator=torch.Generator().manual_seed(0)).to(where)
     sets = [new_trainers(x, kind, d_sae, k, dtype, steps + 1) for _ in range(3)]
     size = group_size or stage_size(x, d_sae)

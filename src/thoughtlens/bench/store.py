@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from thoughtlens.bench.limits import require_disk, require_one_of, require_positive, require_room
 from thoughtlens.config import validate
 from thoughtlens.devices import DTYPES
-from thoughtlens.errors import ConfigError
 from thoughtlens.store import ActivationStore, StoreMeta, StoreWriter, View
 
 
@@ -34,15 +34,23 @@ def bench_store(
         `write_gb_s` (sync and digests included), `read_gb_s` (vectors as stored) and
         `read_float32_gb_s` (converted): medians over `repeats` runs of `seconds`, in 10^9 stored
         bytes a second; with settings and threads.
+
+    Raises:
+        ConfigError: a dtype that does not exist, or a number that is not above 0.
+        ResourceError: too little memory or disk.
     """
-    if dtype not in DTYPES or min(d_in, n_hooks, batch, repeats) < 1 or min(gigabytes, seconds) <= 0:
-        raise ConfigError(f"Expected dtype in {list(DTYPES)} and positive numbers, got {dtype!r}")
+    require_one_of("dtype", dtype, DTYPES)
+    require_positive(
+        d_in=d_in, n_hooks=n_hooks, gigabytes=gigabytes, batch=batch, seconds=seconds, repeats=repeats
+    )
     width = {f"layers.{i}:out": d_in for i in range(n_hooks)}
     table = {"kind": "text", "model": "none", "hook_names": list(width), "d_in": width, "dtype": dtype}
     meta = validate(StoreMeta, table)
     row_bytes = n_hooks * d_in * DTYPES[dtype].itemsize
     n = max(batch, int(gigabytes * 1e9 / row_bytes))
+    require_room(4.0 * batch * n_hooks * d_in, torch.device("cpu"))
     with tempfile.TemporaryDirectory(prefix="thoughtlens-bench-") as folder:
+        require_disk(n * row_bytes, Path(folder))
         root = Path(folder) / "acts"
         start = time.perf_counter()
         _write_random(root, meta, n, batch, seed)

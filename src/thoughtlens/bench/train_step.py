@@ -12,15 +12,17 @@ from torch import Tensor
 from thoughtlens import kernels
 from thoughtlens import sae as saes
 from thoughtlens.bench.clock import timed
+from thoughtlens.bench.limits import require_one_of, require_positive, require_room
 from thoughtlens.config import validate
 from thoughtlens.devices import choose_device
-from thoughtlens.errors import ConfigError
 from thoughtlens.sae.registry import CONFIGS
 from thoughtlens.train import DTYPES
 from thoughtlens.training.loop import Settings, Trainer
 
 POOL = 4
 """Batches of random rows that a benchmark cycles through."""
+KINDS = tuple(kind for kind in CONFIGS if kind not in ("supervised", "transcoder", "crosscoder", "imported"))
+"""Architectures that train on rows of one hook, without labels or a second hook."""
 
 
 def bench_train_step(
@@ -39,7 +41,7 @@ def bench_train_step(
     """Time whole training steps: forward, backward, optimizer, decoder norms and all bookkeeping.
 
     Rows are Gaussian and in memory, so reading a store is not part of it. `k` counts for
-    architectures that have one; `dtype` is that of the dense products.
+    architectures that have one, and is jumprelu's `target_l0`; `dtype` is that of the dense products.
 
     Returns:
         `median_ms`, `min_ms`, `max_ms` over `steps` steps after `warmup`, with settings, threads and
@@ -47,17 +49,17 @@ def bench_train_step(
 
     Raises:
         ConfigError: a kind, dtype or size that does not exist.
-        ResourceError: a GPU was asked for, and there is none.
+        ResourceError: a GPU was asked for, and there is none; or too little memory.
     """
-    if kind not in CONFIGS or dtype not in DTYPES or min(steps, batch) < 1:
-        raise ConfigError(
-            f"Expected kind in {list(CONFIGS)}, dtype in {list(DTYPES)}, steps and batch >= 1; "
-            f"got {kind!r}, {dtype!r}, {steps}, {batch}"
-        )
+    require_one_of("kind", kind, KINDS)
+    require_one_of("dtype", dtype, DTYPES)
+    require_positive(d_in=d_in, d_sae=d_sae, batch=batch, steps=steps)
     where = choose_device(device)
+    require_room(training_bytes(d_in, d_sae) + 4.0 * batch * (POOL * d_in + d_sae), where)
     generator = torch.Generator().manual_seed(seed)
     pool = [torch.randn(batch, d_in, generator=generator).to(where) for _ in range(POOL)]
-    trainer = new_trainer(pool[0], kind, d_sae, k, dtype, warmup + steps, seed)
+    first = pool[0] if batch > 1 else torch.cat(pool)  # a single row has no variance to normalise by
+    trainer = new_trainer(first, kind, d_sae, k, dtype, warmup + steps, seed)
     steps_of = [lambda x=x: trainer.step(x) for x in pool]
     times = [timed(steps_of[i % POOL], pool[0]) for i in range(warmup + steps)][warmup:]
     return {
@@ -66,7 +68,7 @@ def bench_train_step(
         "d_in": d_in,
         "d_sae": d_sae,
         "batch": batch,
-        "k": getattr(trainer.sae.cfg, "k", None),
+        "k": getattr(trainer.sae.cfg, "k", getattr(trainer.sae.cfg, "target_l0", None)),
         "dtype": dtype,
         "device": device,
         "steps": steps,
@@ -76,6 +78,11 @@ def bench_train_step(
         "min_ms": min(times),
         "max_ms": max(times),
     }
+
+
+def training_bytes(d_in: int, d_sae: int) -> float:
+    """Weights, gradient and moments of an SAE in float32."""
+    return 4.0 * 4 * 2 * d_in * d_sae
 
 
 def new_trainer(
@@ -89,8 +96,8 @@ def new_trainer(
     **settings_of_kind: Any,
 ) -> Trainer:
     """A trainer of a new SAE fitted to a batch, with a training's usual settings."""
-    table = {"kind": kind, "d_sae": d_sae} | ({"k": k} if "k" in CONFIGS[kind].model_fields else {})
-    table |= settings_of_kind
+    fires = {name: k for name in ("k", "target_l0") if name in CONFIGS[kind].model_fields}
+    table = {"kind": kind, "d_sae": d_sae, **fires, **settings_of_kind}
     cfg = validate(CONFIGS[kind], table)
     sae = saes.create(cfg, x.shape[1], seed=seed).to(x.device)
     sae.compute_dtype = DTYPES[dtype]

@@ -7,6 +7,7 @@ stdout is one JSON object, progress goes to stderr. Exit 0: done. 1: an expected
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 
@@ -55,7 +56,15 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        _fail(f"unforeseen {type(error).__name__}: {error} (run again with --debug to see where)")
+        _fail(f"{_unforeseen(error)} (run again with --debug to see where)")
+
+
+def _unforeseen(error: Exception) -> str:
+    """The first line of it: torch writes its stack behind, and has no exception of its own for memory."""
+    text = next(iter(str(error).splitlines()), "")
+    if isinstance(error, MemoryError) or re.search(r"out of memory|allocate memory", text):
+        return f"too little memory ({text[-200:]}); use smaller batches, fewer rows or fewer latents"
+    return f"unforeseen {type(error).__name__}: {text}"
 
 
 def _terminate(*_: object) -> None:

@@ -169,7 +169,9 @@ def bench_memory(*, rows: int = 5_000, factor: int = 10) -> None:
 def bench_calibration(*, runs: int = 400, coverage_runs: int = 1000, seed: int = 0) -> None:
     """How often the comparison engine's tests and intervals err where the truth is known."""
     from thoughtlens.baselines import calibration
+    from thoughtlens.bench.limits import require_positive
 
+    require_positive(runs=runs, coverage_runs=coverage_runs)
     show(
         {
             "null_rejections": calibration.null_rejections(runs, seed=seed),
