@@ -28,7 +28,8 @@ from run import RESULTS, processor
 
 from thoughtlens.bench.train_step import new_trainer
 from thoughtlens.training.loop import Trainer
-from thoughtlens.training.parallel import DataParallelTrainer, Ranks, joined
+from thoughtlens.training.parallel import DataParallelTrainer
+from thoughtlens.training.ranks import Ranks, joined
 from thoughtlens.training.sharded import LatentParallelTrainer
 
 SIZES = {"d_in": 576, "d_sae": 4608, "batch": 2048, "k": 32, "dtype": "bfloat16"}

@@ -27,7 +27,7 @@ from thoughtlens.stage import Plan, read_json, run_stage, write_json
 from thoughtlens.store.meta import PROBLEMS, ROWS
 from thoughtlens.store.tables import stream
 from thoughtlens.store.writer import StoreWriter
-from thoughtlens.training.parallel import Ranks, joined, led
+from thoughtlens.training.ranks import Ranks, joined, led
 
 __all__ = ["Chunk", "ExtractConfig", "Source", "extract", "plan", "write"]
 

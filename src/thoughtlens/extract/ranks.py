@@ -20,7 +20,7 @@ from thoughtlens.progress import progress
 from thoughtlens.store import ActivationStore, StoreWriter
 from thoughtlens.store.meta import ROWS
 from thoughtlens.store.tables import stream
-from thoughtlens.training.parallel import Ranks
+from thoughtlens.training.ranks import Ranks
 
 PASS = "pass"
 """Row column of a part: the number of the forward pass."""

@@ -17,7 +17,7 @@ from thoughtlens.train.groups import memory_bytes
 from thoughtlens.train.jobs import Job, check, penalty, plan_jobs
 from thoughtlens.train.run import Team, train_jobs
 from thoughtlens.training.evaluation import DEFINITIONS
-from thoughtlens.training.parallel import Ranks, joined, led
+from thoughtlens.training.ranks import Ranks, joined, led
 from thoughtlens.training.track import write_curves
 
 __all__ = ["DTYPES", "GroupSize", "Parallel", "TrainConfig", "plan", "train"]

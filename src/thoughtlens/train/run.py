@@ -21,7 +21,8 @@ from thoughtlens.train.jobs import Job, facts, provenance, settings, start, summ
 from thoughtlens.training.checkpoint import Checkpoints, ReadOnly
 from thoughtlens.training.evaluation import measure
 from thoughtlens.training.loop import Trainer, fit
-from thoughtlens.training.parallel import DataParallelTrainer, Ranks
+from thoughtlens.training.parallel import DataParallelTrainer
+from thoughtlens.training.ranks import Ranks
 from thoughtlens.training.sharded import LatentParallelTrainer
 from thoughtlens.training.together import Entry, fit_together
 from thoughtlens.training.track import Row, tell

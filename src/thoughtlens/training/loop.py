@@ -66,7 +66,7 @@ class Trainer:
     def __init__(self, sae: SAE, settings: Settings):
         keep_freed_memory()
         self.sae, self.settings = sae, settings
-        self.optimizer = Adam(sae, settings.betas, settings.lazy)
+        self.optimizer = Adam(self.updated(), settings.betas, settings.lazy)
         self.tracker = DeadTracker(sae.d_sae, settings.dead_after_rows, sae.W_enc.device)
         self.step_idx = 0
         self.means = Means()
@@ -109,6 +109,10 @@ class Trainer:
             self._resample(batch)
         return loss
 
+    def updated(self) -> SAE:
+        """The SAE whose parameters are updated here."""
+        return self.sae
+
     def whole(self) -> SAE:
         """The SAE as it is measured and saved."""
         return self.sae
@@ -145,9 +149,9 @@ class Trainer:
             for name, parameter in self.optimizer.parameters.items():
                 for key, value in self.optimizer.state[parameter].items():
                     value.copy_(tensors[f"adam.{name}.{key}"])
-            self.tracker.silent_rows = tensors["silent_rows"].to(device)
-            self.step_idx, self.curve = table["step"], table["curve"]
-            self.means.n, self.means.sums = table["n"], table["sums"]
+            self.tracker.silent_rows = tensors["silent_rows"].to(device, copy=True)
+            self.step_idx, self.curve = table["step"], list(table["curve"])
+            self.means.n, self.means.sums = table["n"], dict(table["sums"])
         except (KeyError, RuntimeError) as error:
             raise CheckpointError(f"The checkpoint does not fit this SAE: {error}") from None
 

@@ -1,209 +1,135 @@
-"""Several processes as one, started by torchrun: who they are, what they exchange, data parallel training."""
+"""One SAE trained by several processes: what they share of it, and data parallel training."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
+import copy
 import math
-import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
-from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
-from jaxtyping import Int
-from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 
-from thoughtlens import kernels
-from thoughtlens.errors import ConfigError, ResourceError
-from thoughtlens.sae.base import SAE, Batch, LossTerms, SparseActs, counts
+from thoughtlens.errors import ConfigError
+from thoughtlens.sae.base import SAE, Batch, LossTerms, counts
 from thoughtlens.training.loop import Settings, Trainer
+from thoughtlens.training.ranks import Ranks
 from thoughtlens.training.schedule import lr_at
 
 ADDITIVE = ("topk", "relu", "gated")
 """Kinds whose loss is a mean over rows (but for auxk, which is brought to the whole batch's scale)."""
-PATIENCE_S = 1800.0
-"""How long a rank waits for one that is alive, and, say, measuring."""
-GRACE_S = 3.0
-"""How long a rank waits for the reason why another is gone."""
 
 
-_MEETINGS = itertools.count()
+class SharedTrainer(Trainer):
+    """What all ways of sharing one SAE have in common: rank r updates the latents from `bounds[r]` on.
 
+    Their moments are on that rank alone. What belongs to no latent, such as b_dec, is updated alike on every
+    rank. Checkpoints are those of one process.
 
-class LostRankError(ResourceError):
-    """Another rank has stopped."""
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """This process and its peers. One process alone is rank 0 of 1, and exchanges nothing."""
-
-    rank: int = 0
-    size: int = 1
-    store: Store | None = None
-
-    @property
-    def first(self) -> bool:
-        """Whether this is the rank that writes."""
-        return self.rank == 0
-
-    def add(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over the ranks, in place; one message a dtype."""
-        for dtype in dict.fromkeys(t.dtype for t in tensors) if self.size > 1 else ():
-            own = [t for t in tensors if t.dtype == dtype]
-            flat = torch.cat([t.detach().reshape(-1) for t in own])
-            with self._peers():
-                dist.all_reduce(flat)
-            for t, part in zip(own, flat.split([t.numel() for t in own]), strict=True):
-                t.detach().copy_(part.view(t.shape))
-
-    def gather(self, t: Tensor, axis: int) -> Tensor:
-        """The ranks' tensors, of one shape but for `axis`, one after the other along it."""
-        if self.size == 1:
-            return t
-        lengths = torch.zeros(self.size, dtype=torch.long, device=t.device)
-        lengths[self.rank] = t.shape[axis]
-        self.add([lengths])
-        longest = int(lengths.max())
-        mine = t.detach().movedim(axis, 0)
-        padded = torch.cat([mine, mine.new_zeros(longest - len(mine), *mine.shape[1:])]).contiguous()
-        parts = [torch.empty_like(padded) for _ in range(self.size)]
-        with self._peers():
-            dist.all_gather(parts, padded)
-        whole = torch.cat([p[:n] for p, n in zip(parts, lengths.tolist(), strict=True)])
-        return whole.movedim(0, axis).contiguous()
-
-    def wait(self) -> None:
-        """Until every rank is here."""
-        self.add([torch.zeros(1)])
-
-    def tell(self, key: str, value: str) -> None:
-        """Leave a text for the other ranks."""
-        if self.store is not None:
-            self.store.set(key, value)
-
-    def hear(self, key: str) -> str:
-        """The text that a rank leaves under `key`, once it is there."""
-        assert self.store is not None
-        end = time.monotonic() + PATIENCE_S
-        while time.monotonic() < end:
-            with self._peers():
-                if self.store.check([key]):
-                    return self.store.get(key).decode()
-                if self.store.check(["error"]):
-                    raise self._lost()
-            time.sleep(0.1)
-        raise LostRankError(
-            f"Rank {self.rank} of {self.size} waited {PATIENCE_S:g} s for the others; start again"
-        )
-
-    @contextmanager
-    def _peers(self) -> Iterator[None]:
-        """A failing exchange means that somebody is gone."""
-        try:
-            yield
-        except RuntimeError as error:
-            if isinstance(error, ResourceError):
-                raise
-            raise self._lost() from None
-
-    def _lost(self) -> LostRankError:
-        reason, end = "without a word (was it killed?)", time.monotonic() + GRACE_S
-        while time.monotonic() < end and self.store is not None:
-            with contextlib.suppress(RuntimeError):
-                if self.store.check(["error"]):
-                    reason = self.store.get("error").decode()
-                    break
-            time.sleep(0.1)
-        return LostRankError(
-            f"Rank {self.rank} of {self.size} stops, because another one did: {reason}. The last checkpoint "
-            f"stands: start the same command again, on as many ranks as you like"
-        )
-
-
-def world() -> tuple[int, int]:
-    """(rank, number of ranks) as torchrun says; (0, 1) without it."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-
-
-@cache
-def _rendezvous() -> tuple[Any, int, int]:
-    """The store that the ranks meet in, this rank, their number; made once, for a second one on the same
-    port can be missed by a rank that still knows the first."""
-    return next(rendezvous("env://", timeout=timedelta(seconds=60)))
-
-
-@contextmanager
-def joined() -> Iterator[Ranks]:
-    """This process among those that torchrun has started, for the length of the block.
-
-    An error that leaves the block is told to the others, which then stop with it.
+    Args:
+        sae: As a step sees it.
+        settings: Of the whole run.
+        ranks: Who takes part.
+        bounds: One latent more than ranks: where the shares begin, and the last one's end.
     """
-    if world()[1] == 1:
-        yield Ranks()
-        return
-    store, rank, size = _rendezvous()
-    store = PrefixStore(f"thoughtlens {next(_MEETINGS)}", store)
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    exchange = PrefixStore("exchange", store)
-    patience = timedelta(seconds=PATIENCE_S)
-    dist.init_process_group(backend, store=exchange, rank=rank, world_size=size, timeout=patience)
-    ranks = Ranks(rank, size, store)
-    try:
-        yield ranks
-    except LostRankError:
-        raise
-    except BaseException as error:
-        with contextlib.suppress(RuntimeError):
-            ranks.tell("error", f"rank {rank}: {type(error).__name__}: {error}")
-        raise
-    finally:
-        dist.destroy_process_group()
+
+    parted: ClassVar[tuple[str, ...]] = ("adam.",)
+    """Beginnings of the names in `state` of which a rank has its share only."""
+
+    def __init__(self, sae: SAE, settings: Settings, ranks: Ranks, bounds: list[int]):
+        self.ranks, self.bounds = ranks, bounds
+        self.own = slice(bounds[ranks.rank], bounds[ranks.rank + 1])
+        super().__init__(sae, settings)
+
+    def checkpoint_due(self, elapsed_s: float) -> bool:
+        """Whether it is on the first rank: all take part in a checkpoint."""
+        due = torch.tensor([float(self.ranks.first and super().checkpoint_due(elapsed_s))])
+        self.ranks.add([due])
+        return bool(due.item())
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """As `Trainer.state`, of the whole SAE, on the first rank; all take part, the others get no tensors."""
+        tensors, table = super().state()
+        whole = {name: self._collected(name, t) for name, t in tensors.items()}
+        return {name: t for name, t in whole.items() if t is not None}, table
+
+    def restore(self, tensors: dict[str, Tensor], table: dict[str, Any]) -> None:
+        """As `Trainer.restore`, from the state of a whole SAE."""
+        super().restore({name: self._cut(name, t) for name, t in tensors.items()}, table)
+
+    def _update(
+        self,
+        terms: dict[str, float],
+        fired: Int[Tensor, " n"],
+        n_fired: Int[Tensor, ""],
+        idle: Bool[Tensor, " own"],
+    ) -> None:
+        """Clip, step and count, alike on every rank.
+
+        Args:
+            terms: Of the whole batch.
+            fired: Of the latents that this rank counts.
+            n_fired: Activations of this rank's share of the latents.
+            idle: As in `Adam.norm`, of that share.
+        """
+        s, total = self.settings, sum(terms.values())
+        length, n_fired_all = self._sums(idle, n_fired)
+        if not math.isfinite(total + length):
+            raise FloatingPointError(f"loss {total}, gradient norm {length}")
+        factor = s.grad_clip / (length + 1e-6) if 0 < s.grad_clip < length else 1.0
+        lr = lr_at(self.step_idx, s.n_steps, s.lr, s.warmup, s.decay)
+        self.optimizer.step(lr, factor=factor, unit=True, idle=idle)
+        self.tracker.update(fired, s.batch_size)
+        numbers = {"loss": total, **{f"loss_{name}": value for name, value in terms.items()}}
+        self.means.add(numbers | {"l0_train": n_fired_all / s.batch_size})
+        self.step_idx += 1
+
+    def _sums(self, idle: Bool[Tensor, " own"], n_fired: Int[Tensor, ""]) -> tuple[float, float]:
+        """Length of the whole gradient, what all ranks hold counted once; and activations on the batch."""
+        alike = [p for name, p in self.optimizer.parameters.items() if name not in self.sae.latent_axis]
+        grads = [p.grad for p in alike]
+        for p in alike:
+            p.grad = None
+        sums = torch.stack([self.optimizer.norm(idle).double().square(), n_fired.double()])
+        self.ranks.add([sums])
+        for p, grad in zip(alike, grads, strict=True):
+            p.grad = grad
+            if grad is not None:
+                sums[0] += grad.double().square().sum()
+        return math.sqrt(sums[0].item()), sums[1].item()
+
+    def _collected(self, name: str, t: Tensor) -> Tensor | None:
+        axis = self._axis(name)
+        if axis is None:
+            return t.cpu() if self.ranks.first else None
+        return self.ranks.collect(t, axis, self.bounds)
+
+    def _cut(self, name: str, t: Tensor) -> Tensor:
+        axis = self._axis(name)
+        return t if axis is None else t.narrow(axis, self.own.start, self.own.stop - self.own.start)
+
+    def _axis(self, name: str) -> int | None:
+        """The axis along which a tensor of the state is shared out."""
+        if not name.startswith(self.parted):
+            return None
+        kind, _, rest = name.partition(".")
+        if not rest:
+            return 0
+        parameter, _, key = rest.partition(".") if kind == "adam" else (rest, "", "")
+        if key == "step" or parameter not in self.sae.latent_axis:
+            return None
+        if key == "last":
+            return 0 if self.sae.get_parameter(parameter).ndim > 1 else None
+        return self.sae.latent_axis[parameter]
 
 
-def led(
-    ranks: Ranks,
-    stage: Callable[[Callable[[Path], dict[str, Any]]], dict[str, Any]],
-    work: Callable[[Path], dict[str, Any]],
-) -> dict[str, Any]:
-    """`stage(work)` by the first rank; the others do `work` with it, where there is work.
-
-    Returns:
-        The stage's result; on the other ranks nothing.
-    """
-    if ranks.size == 1:
-        return stage(work)
-    if not ranks.first:
-        if tmp := ranks.hear("work"):
-            work(Path(tmp))
-        return {}
-    begun = []
-
-    def announced(tmp: Path) -> dict[str, Any]:
-        begun.append(tmp)
-        ranks.tell("work", str(tmp))
-        return work(tmp)
-
-    result = stage(announced)
-    if not begun:
-        ranks.tell("work", "")
-    return result
-
-
-class DataParallelTrainer(Trainer):
-    """A whole SAE on every rank, each with its rows of the batch; gradients are summed before every update.
+class DataParallelTrainer(SharedTrainer):
+    """A whole SAE on every rank, each with its rows of the batch.
 
     The sum of the ranks' losses is the loss of one process on the whole batch, and so are, up to the order
-    of sums, gradients and weights. Every rank holds the whole state, and any one can write it.
+    of sums, gradients and weights. Each rank gets the gradients of its share of the latents from all others,
+    and sends them the new weights (ZeRO, stage 1: Rajbhandari et al. 2020, arXiv:1910.02054). Latents without
+    a part in the batch are not sent.
 
     Args:
         sae: The same on every rank.
@@ -211,12 +137,11 @@ class DataParallelTrainer(Trainer):
         ranks: Who takes part.
 
     Raises:
-        ConfigError: a kind whose loss is not a mean over rows, or resampling, which looks at one batch.
+        ConfigError: a kind whose loss is not a mean over rows, resampling, which looks at one batch, or fewer
+            latents than ranks.
     """
 
     def __init__(self, sae: SAE, settings: Settings, ranks: Ranks):
-        super().__init__(sae, settings)
-        self.ranks, self.share = ranks, (ranks.rank, ranks.size)
         if sae.kind not in ADDITIVE or settings.resample_every is not None:
             what = f"kind = {sae.kind}" if sae.kind not in ADDITIVE else "resample_every"
             raise ConfigError(
@@ -224,6 +149,12 @@ class DataParallelTrainer(Trainer):
                 f"{', '.join(ADDITIVE)}, without resampling. Train it in one process, or several SAEs with "
                 f"train.parallel=members"
             )
+        super().__init__(sae, settings, ranks, even_bounds(sae.d_sae, ranks.size))
+        self.share = (ranks.rank, ranks.size)
+
+    def updated(self) -> SAE:
+        """This rank's share of the latents."""
+        return some_latents(self.sae, self.own)
 
     def step(
         self,
@@ -236,54 +167,142 @@ class DataParallelTrainer(Trainer):
         s, sae = self.settings, self.sae
         batch = Batch(x, y, cell, dead=self.tracker.dead, labels=labels, progress=self.step_idx / s.n_steps)
         loss = sae.loss(batch)
-        share = len(x) / s.batch_size
-        factors = {name: share for name in loss.terms}
+        factors = {name: len(x) / s.batch_size for name in loss.terms}
         if "auxk" in factors and bool(self.tracker.dead.any()):
-            factors["auxk"] = self._residual_share(batch, loss)
+            assert loss.residual is not None
+            factors["auxk"] = self._spread_share(loss.residual)
         terms = {name: factors[name] * term for name, term in loss.terms.items()}
-        self.optimizer.zero_grad()
+        sae.zero_grad()
         torch.stack(list(terms.values())).sum().backward()
-        sums = torch.stack([term.detach().double() for term in terms.values()])
-        fired = counts(loss.acts, sae.d_sae)
-        grads = [p.grad for p in sae.parameters() if p.grad is not None]
-        self.ranks.add([*grads, sums, fired])
-        self._update(dict(zip(terms, sums.tolist(), strict=True)), fired)
+        totals, fired, idle, narrow = self._totals(terms, loss)
+        self._share_gradients(~idle, narrow)
+        self._update(totals, fired, fired[self.own].sum(), idle[self.own])
+        self._share_weights()
         return loss
 
-    def _update(self, terms: dict[str, float], fired: Int[Tensor, " d_sae"]) -> None:
-        """Clip, step and count, alike on every rank."""
-        s, total, length = self.settings, sum(terms.values()), self.grad_norm()
-        if not math.isfinite(total + length):
-            raise FloatingPointError(f"loss {total}, gradient norm {length}")
-        factor = s.grad_clip / (length + 1e-6) if 0 < s.grad_clip < length else 1.0
-        lr = lr_at(self.step_idx, s.n_steps, s.lr, s.warmup, s.decay)
-        self.optimizer.step(lr, factor=factor, unit=True)
-        self.tracker.update(fired, s.batch_size)
-        numbers = {"loss": total, **{f"loss_{name}": value for name, value in terms.items()}}
-        self.means.add(numbers | {"l0_train": self.n_fired(fired) / s.batch_size})
-        self.step_idx += 1
+    def _totals(
+        self, terms: dict[str, Tensor], loss: LossTerms
+    ) -> tuple[dict[str, float], Int[Tensor, " d_sae"], Bool[Tensor, " d_sae"], list[bool]]:
+        """Everything small, summed over the ranks in one message.
 
-    def grad_norm(self) -> float:
-        """Length of the whole gradient."""
-        return self.optimizer.norm().item()
-
-    def n_fired(self, fired: Int[Tensor, " d_sae"]) -> float:
-        """Activations on the batch."""
-        return fired.sum().item()
+        Returns:
+            The whole batch's terms; on how many of its rows each latent fires; who is idle on all ranks; and
+            which of the latents' gradients all have in bfloat16. Gradients of what belongs to no latent go to
+            the parameters.
+        """
+        sae, latent = self.sae, self._latent()
+        fired = counts(loss.acts, sae.d_sae) if loss.fired is None else loss.fired
+        busy = torch.ones_like(fired) if loss.idle is None else ~loss.idle
+        narrow = fired.new_tensor([_grad(p).dtype == torch.bfloat16 for p in latent.values()])
+        alike = [p for name, p in sae.named_parameters() if name not in latent]
+        parts = [torch.stack([t.detach() for t in terms.values()]), fired, busy, narrow, *map(_grad, alike)]
+        message = torch.cat([t.double().flatten() for t in parts])
+        self.ranks.add([message])
+        sums, fired, busy, narrow, *grads = message.split([t.numel() for t in parts])
+        for p, grad in zip(alike, grads, strict=True):
+            p.grad = grad.view_as(p).to(p.dtype)
+        return (
+            dict(zip(terms, sums.tolist(), strict=True)),
+            fired.long(),
+            busy == 0,
+            [n == self.ranks.size for n in narrow.tolist()],
+        )
 
     @torch.no_grad()
-    def _residual_share(self, batch: Batch, loss: LossTerms) -> float:
-        """The scale of this rank's auxk term over that of the whole batch: a term is error / scale."""
-        acts, sae = loss.acts, self.sae
-        if isinstance(acts, SparseActs):
-            decoded = kernels.decode(acts.values, acts.indices, sae.W_dec)
-        else:
-            decoded = kernels.decode_acts(acts, sae.W_dec, sae.W_dec.dtype)
-        residual = (sae.target(batch) - decoded - sae.b_dec).double()
-        own = (residual - residual.mean(0)).square().sum()
-        total = torch.cat(
-            [residual.sum(0), residual.square().sum()[None], residual.new_tensor([len(residual)])]
+    def _share_gradients(self, busy: Bool[Tensor, " d_sae"], narrow: list[bool]) -> None:
+        """The sum of all ranks' gradients of this rank's latents, to the optimizer's parameters.
+
+        They travel in bfloat16 where all ranks have them so, else in the parameters' dtype, and are added up
+        in that.
+        """
+        ranks, axes = self.ranks, self._latent_axes()
+        shares = [slice(*pair) for pair in zip(self.bounds, self.bounds[1:], strict=False)]
+        which = [busy[share].nonzero().squeeze(1) for share in shares]
+        sent: list[list[Tensor]] = [[] for _ in shares]
+        received: list[list[Tensor]] = [[] for _ in shares]
+        mine = []
+        for (name, p), small in zip(self._latent().items(), narrow, strict=True):
+            grad, p.grad = _grad(p).movedim(axes[name], 0), None
+            mine.append(grad[self.own].to(p.dtype))
+            dtype = torch.bfloat16 if small else p.dtype
+            for peer, share in enumerate(shares):
+                if peer != ranks.rank:
+                    sent[peer].append(_some(grad[share], which[peer]).to(dtype).contiguous())
+                    shape = (len(which[ranks.rank]), *grad.shape[1:])
+                    received[peer].append(torch.empty(shape, dtype=dtype, device=grad.device))
+        ranks.swap(sent, received)
+        for parts in (parts for peer, parts in enumerate(received) if peer != ranks.rank):
+            for total, part in zip(mine, parts, strict=True):
+                _add_rows(total, which[ranks.rank], part.to(total.dtype))
+        for name, total in zip(axes, mine, strict=True):
+            self.optimizer.parameters[name].grad = total.movedim(0, axes[name])
+
+    def _share_weights(self) -> None:
+        """Every rank's new weights to all."""
+        axes = self._latent_axes()
+        rows = [p.data.movedim(axes[name], 0) for name, p in self._latent().items()]
+        shares = [slice(*pair) for pair in zip(self.bounds, self.bounds[1:], strict=False)]
+        self.ranks.swap(
+            [[t[self.own] for t in rows] for _ in shares], [[t[share] for t in rows] for share in shares]
         )
-        self.ranks.add([total])
-        whole = total[-2] - total[:-2].square().sum() / total[-1]
+
+    def _latent(self) -> dict[str, nn.Parameter]:
+        """The parameters that have slices of their own for each latent."""
+        return {name: p for name, p in self.sae.named_parameters() if name in self.sae.latent_axis}
+
+    def _latent_axes(self) -> dict[str, int]:
+        return {name: self.sae.latent_axis[name] for name in self._latent()}
+
+    @torch.no_grad()
+    def _spread_share(self, residual: Float[Tensor, "batch d_out"]) -> float:
+        """The scale of this rank's auxk term over that of the whole batch: a term is error / scale.
+
+        The whole's spread is that inside the ranks' parts, and that of their means.
+        """
+        n, mean = len(residual), residual.mean(0)
+        own, mean = (residual - mean).square().sum().double(), mean.double()
+        message = torch.cat([own[None], n * mean.square().sum()[None], own.new_tensor([n]), n * mean])
+        self.ranks.add([message])
+        inside, means, rows = message[:3]
+        whole = inside + means - message[3:].square().sum() / rows
         return (own / whole.clamp_min(torch.finfo(torch.float64).tiny)).item()
+
+
+def even_bounds(n: int, n_shares: int) -> list[int]:
+    """Where equal shares of n latents begin, and the end.
+
+    Raises:
+        ConfigError: fewer latents than shares.
+    """
+    if n < n_shares:
+        raise ConfigError(f"{n} latents cannot be spread over {n_shares} ranks; start fewer")
+    return [n * i // n_shares for i in range(n_shares + 1)]
+
+
+def some_latents(sae: SAE, which: slice) -> SAE:
+    """Some of an SAE's latents, over the same memory; all else is the same SAE's."""
+    part = copy.copy(sae)
+    part.d_sae = which.stop - which.start
+    part._modules = dict(sae._modules)
+    part._parameters = {}
+    for name, p in sae.named_parameters(recurse=False):
+        axis = sae.latent_axis.get(name)
+        cut = p if axis is None else nn.Parameter(p.data.narrow(axis, which.start, part.d_sae))
+        part.register_parameter(name, cut)
+    return part
+
+
+def _grad(p: nn.Parameter) -> Tensor:
+    assert p.grad is not None
+    return p.grad
+
+
+def _some(rows: Tensor, which: Int[Tensor, " n"]) -> Tensor:
+    return rows if len(which) == len(rows) else rows[which]
+
+
+def _add_rows(rows: Tensor, which: Int[Tensor, " n"], more: Tensor) -> None:
+    if len(which) == len(rows):
+        rows += more
+    else:
+        rows.index_add_(0, which, more)

@@ -8,28 +8,30 @@ parts of the reconstruction are added up. b_dec is on every rank, and alike.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from thoughtlens import kernels
 from thoughtlens.errors import ConfigError
 from thoughtlens.sae.base import SAE, Batch, LossTerms, SparseActs, counts
-from thoughtlens.sae.topk import TopKSAE
-from thoughtlens.training.loop import Settings, Trainer
-from thoughtlens.training.parallel import DataParallelTrainer, Ranks
+from thoughtlens.sae.topk import TopKConfig, TopKSAE
+from thoughtlens.training.loop import Settings
+from thoughtlens.training.parallel import SharedTrainer, even_bounds, some_latents
+from thoughtlens.training.ranks import Ranks
 
 
-class LatentParallelTrainer(DataParallelTrainer):
+class LatentParallelTrainer(SharedTrainer):
     """Training of a TopK SAE whose latents are spread over the ranks; every rank gets the whole batch.
 
     Loss, gradients and weights are those of one process, up to the order of sums. `state` and `whole`
-    bring everything together on every rank's host memory: checkpoints are those of one process.
+    bring everything together in the first rank's host memory; elsewhere `whole` is the rank's own part.
 
     Args:
-        sae: The whole SAE, the same on every rank, on the CPU; each rank moves its part to `device`.
+        sae: The whole SAE, the same on every rank, on the CPU; each rank copies its part to `device`.
         settings: Of the whole run.
         ranks: Who takes part.
         device: Of this rank's part.
@@ -38,19 +40,19 @@ class LatentParallelTrainer(DataParallelTrainer):
         ConfigError: another kind than topk, resampling, or fewer latents than ranks.
     """
 
+    parted: ClassVar[tuple[str, ...]] = ("adam.", "sae.", "silent_rows")
+
     def __init__(self, sae: SAE, settings: Settings, ranks: Ranks, device: torch.device):
         if not isinstance(sae, TopKSAE) or settings.resample_every is not None:
             raise ConfigError(
                 f"train.parallel = latents: expected kind = topk without resampling, got {sae.kind}; "
                 f"train it with train.parallel=data"
             )
-        if sae.d_sae < ranks.size:
-            raise ConfigError(f"{sae.d_sae} latents cannot be spread over {ranks.size} ranks; start fewer")
-        self._frame = sae
-        bounds = [sae.d_sae * r // ranks.size for r in range(ranks.size + 1)]
-        self.first, self.last = bounds[ranks.rank], bounds[ranks.rank + 1]
-        super().__init__(_part(sae, self.first, self.last).to(device), settings, ranks)
-        self.share = (0, 1)
+        bounds = even_bounds(sae.d_sae, ranks.size)
+        part = _moved(sae, slice(bounds[ranks.rank], bounds[ranks.rank + 1]), device)
+        super().__init__(part, settings, ranks, bounds)
+        self._frame = sae if ranks.first else None
+        self._widest = max(last - first for first, last in zip(bounds, bounds[1:], strict=False))
 
     def step(
         self,
@@ -63,76 +65,74 @@ class LatentParallelTrainer(DataParallelTrainer):
         loss = self.loss(Batch(x, y, cell, dead=self.tracker.dead))
         self.optimizer.zero_grad()
         loss.total.backward()
-        fired = counts(loss.acts, self.sae.d_sae)
-        self._update({name: term.item() for name, term in loss.terms.items()}, fired)
+        assert loss.fired is not None and loss.idle is not None
+        terms = {name: term.item() for name, term in loss.terms.items()}
+        self._update(terms, loss.fired, loss.fired.sum(), loss.idle)
         return loss
 
     def loss(self, batch: Batch) -> LossTerms:
         """As `TopKSAE.loss`, the whole loss on every rank; gradients are those of this rank's latents."""
-        sae, cfg = self.sae, self._frame.cfg
+        sae, cfg = self.sae, self._cfg
+        dtype = sae.compute_dtype or sae.W_enc.dtype
         z = sae.normalize(batch.x, batch.cell)
-        centred = z - _Shared.apply(sae.b_dec, self.ranks) if cfg.pre_bias else z
-        pre_acts = kernels.linear(centred, sae.W_enc, sae.b_enc, sae.compute_dtype or sae.W_enc.dtype)
-        values, indices = self._largest(pre_acts, cfg.k)
+        centre = _Shared.apply(sae.b_dec, self.ranks) if cfg.pre_bias else None
+        found, indices = kernels.encode_topk(z, sae.W_enc, sae.b_enc, min(cfg.k, sae.d_sae), dtype, centre)
+        kept = self._kept(found, cfg.k)
+        values, indices = torch.where(kept, found, 0), torch.where(kept, indices, 0)
         decoded = _Sum.apply(kernels.decode(values, indices, sae.W_dec), self.ranks)
-        residual = z - (decoded + sae.b_dec)
-        terms = {"reconstruction": residual.square().mean()}
+        error, residual = kernels.squared_error(z, decoded, sae.b_dec)
+        terms = {"reconstruction": error / residual.numel()}
+        acts = SparseActs(values, indices)
+        fired = counts(acts, sae.d_sae)
+        idle = fired == 0
         if cfg.auxk > 0:
-            k_aux = cfg.k_aux or max(1, sae.d_in // 2)
             assert batch.dead is not None
-            terms["auxk"] = cfg.auxk * self._auxk(residual.detach(), pre_acts, batch.dead, k_aux)
-        return LossTerms(terms, SparseActs(values, indices))
+            centred = z if centre is None else z - centre
+            terms["auxk"] = cfg.auxk * self._auxk(residual, centred, batch.dead, dtype)
+            idle &= ~batch.dead
+        return LossTerms(terms, acts, fired, idle, residual)
 
-    def _largest(
-        self, pre_acts: Float[Tensor, "batch own"], k: int
-    ) -> tuple[Float[Tensor, "batch k_own"], Int[Tensor, "batch k_own"]]:
-        """Those of this rank's latents that are among each row's k largest of all ranks, others 0.
+    @property
+    def _cfg(self) -> TopKConfig:
+        """Of the whole SAE."""
+        return self.sae.cfg
 
-        Each rank's own k largest are compared: the k largest of all are among them.
+    @torch.no_grad()
+    def _kept(self, values: Float[Tensor, "batch own"], k: int) -> Bool[Tensor, "batch own"]:
+        """Which of this rank's values above 0 are among each row's k largest of all ranks.
+
+        Given each rank's own k largest, or all it has: the k largest of all are among them.
         """
-        values, indices = kernels.topk(pre_acts, min(k, pre_acts.shape[1]))
-        all_values = self.ranks.gather(values, 1)
-        kept = torch.zeros_like(all_values, dtype=torch.bool)
-        kept.scatter_(1, all_values.topk(min(k, all_values.shape[1]), dim=1).indices, True)
-        width = torch.zeros(self.ranks.size, dtype=torch.long)
-        width[self.ranks.rank] = values.shape[1]
-        self.ranks.add([width])
-        start = int(width[: self.ranks.rank].sum())
-        return torch.where(kept[:, start : start + values.shape[1]], values, 0), indices
+        width, own = min(k, self._widest), values.shape[1]
+        everyone = self.ranks.gather(F.pad(values, (0, width - own)))
+        row = everyone.transpose(0, 1).flatten(1)
+        best, chosen = kernels.topk(row, min(k, row.shape[1]))
+        kept = torch.zeros_like(row, dtype=torch.bool).scatter_(1, chosen, True)
+        start = width * self.ranks.rank
+        return kept[:, start : start + own]
 
     def _auxk(
         self,
-        target: Float[Tensor, "batch d"],
-        pre_acts: Float[Tensor, "batch own"],
+        residual: Float[Tensor, "batch d"],
+        centred: Float[Tensor, "batch d"],
         dead: Bool[Tensor, " own"],
-        k_aux: int,
+        dtype: torch.dtype,
     ) -> Float[Tensor, ""]:
-        """As `auxk_loss`, over the dead latents of all ranks."""
-        n_dead = dead.sum()[None]
-        self.ranks.add([n_dead])
-        if n_dead.item() == 0:
-            return target.new_zeros(())
+        """As `sae.topk.auxk_loss`, over the dead latents of all ranks."""
+        sae, k_aux = self.sae, self._cfg.k_aux or max(1, self.sae.d_in // 2)
+        n_dead = self.ranks.gather(dead.sum())
+        if n_dead.sum() == 0:
+            return residual.new_zeros(())
         own = dead.nonzero().squeeze(1)
-        padded = torch.cat([pre_acts[:, own], pre_acts.new_zeros(len(pre_acts), 1)], dim=1)
-        values, kept = self._largest(padded, k_aux)
-        rows = torch.cat([self.sae.W_dec[own], self.sae.W_dec.new_zeros(1, self.sae.d_out)])
-        error = target - _Sum.apply(kernels.decode(values, kept, rows), self.ranks)
-        scale = (target - target.mean(0)).square().sum()
+        acts = kernels.linear(centred, sae.W_enc[:, own], sae.b_enc[own], dtype).relu()
+        if n_dead.sum() > k_aux:
+            values, places = acts.topk(min(k_aux, len(own)), dim=-1, sorted=False)
+            kept = self._kept(values, k_aux)
+            acts = torch.zeros_like(acts).scatter(1, places, torch.where(kept, values, 0))
+        decoded = (acts.to(dtype) @ sae.W_dec[own].to(dtype)).to(residual.dtype)
+        error = residual - _Sum.apply(decoded, self.ranks)
+        scale = (residual - residual.mean(0)).square().sum()
         return error.square().sum() / scale.clamp_min(torch.finfo(scale.dtype).tiny)
-
-    def grad_norm(self) -> float:
-        """Length of the whole gradient; b_dec's counts once."""
-        shared = self.sae.b_dec.grad
-        assert shared is not None
-        square = self.optimizer.norm().square() - shared.square().sum()
-        self.ranks.add([square])
-        return (square.clamp_min(0) + shared.square().sum()).sqrt().item()
-
-    def n_fired(self, fired: Int[Tensor, " own"]) -> float:
-        """Activations on the batch, of all ranks."""
-        total = fired.sum()[None]
-        self.ranks.add([total])
-        return total.item()
 
     def n_dead(self) -> int:
         """Dead latents of all ranks."""
@@ -140,73 +140,33 @@ class LatentParallelTrainer(DataParallelTrainer):
         self.ranks.add([total])
         return int(total.item())
 
-    def checkpoint_due(self, elapsed_s: float) -> bool:
-        """Whether it is on the first rank: all take part in a checkpoint."""
-        due = torch.tensor([float(self.ranks.first and super().checkpoint_due(elapsed_s))])
-        self.ranks.add([due])
-        return bool(due.item())
-
     def whole(self) -> SAE:
-        """The SAE with all its latents, on the CPU."""
-        tensors = self._gathered()[0]
-        self._frame.load_state_dict({n: tensors[f"sae.{n}"] for n in self._frame.state_dict()})
+        """The SAE with all its latents, on the CPU; on other ranks than the first this rank's part."""
+        parts = {name: self._collected(f"sae.{name}", t) for name, t in self.sae.state_dict().items()}
+        if self._frame is None:
+            return self.sae
+        self._frame.load_state_dict(parts)
         return self._frame
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """As `Trainer.state`, of the whole SAE."""
-        return self._gathered()
 
-    def restore(self, tensors: dict[str, Tensor], table: dict[str, Any]) -> None:
-        """As `Trainer.restore`, from the state of a whole SAE."""
-        super().restore({n: self._cut(n, t) for n, t in tensors.items()}, table)
-
-    def _gathered(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors, table = Trainer.state(self)
-        axes = {name: self._axis(name, t) for name, t in tensors.items()}
-        return {
-            name: (t if (axis := axes[name]) is None else self.ranks.gather(t, axis)).cpu()
-            for name, t in tensors.items()
-        }, table
-
-    def _cut(self, name: str, t: Tensor) -> Tensor:
-        axis = self._axis(name, t)
-        return t if axis is None else t.narrow(axis, self.first, self.last - self.first).contiguous()
-
-    def _axis(self, name: str, t: Tensor) -> int | None:
-        """The axis of a tensor of the state that counts latents."""
-        if name == "silent_rows":
-            return 0
-        kind, _, rest = name.partition(".")
-        parameter, _, key = rest.partition(".") if kind == "adam" else (rest, "", "")
-        if key == "step" or parameter not in self.sae.latent_axis:
-            return None
-        if key == "last":
-            return 0 if parameter in ("W_enc", "W_dec") else None
-        return self.sae.latent_axis[parameter]
-
-
-def _part(sae: TopKSAE, first: int, last: int) -> TopKSAE:
-    """An SAE of some of the latents of another."""
-    cfg = sae.cfg.model_copy(update={"d_sae": last - first, "k": min(sae.cfg.k, last - first)})
-    part = TopKSAE(cfg, sae.d_in, sae.d_out)
-    with torch.no_grad():
-        for name, parameter in part.named_parameters():
-            whole, axis = sae.get_parameter(name), sae.latent_axis.get(name)
-            parameter.copy_(whole if axis is None else whole.narrow(axis, first, last - first))
+def _moved(sae: SAE, which: slice, device: torch.device) -> SAE:
+    """A copy of some of an SAE's latents on a device."""
+    part = some_latents(sae, which)
     part.normalization = copy.deepcopy(sae.normalization)
-    part.compute_dtype, part.hook_names = sae.compute_dtype, sae.hook_names
-    return part
+    for name, p in part.named_parameters(recurse=False):
+        part.register_parameter(name, nn.Parameter(p.data.clone()))
+    return part.to(device)
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over ranks; its gradient, known alike to every rank, is each summand's."""
+    """The sum over ranks, in place; its gradient, known alike to every rank, is each summand's."""
 
     @staticmethod
     def forward(ctx: Any, t: Tensor, ranks: Ranks) -> Tensor:
         """The sum."""
-        total = t.clone()
-        ranks.add([total])
-        return total
+        ctx.mark_dirty(t)
+        ranks.add([t])
+        return t
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
