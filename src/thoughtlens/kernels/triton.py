@@ -1,6 +1,4 @@
-# a launch turns constants into constexpr
-# pyright: reportArgumentType=false
-"""Kernels for float32 weights on a GPU: products and selection by torch, everything sparse by Triton.
+"""Kernels for float32 weights on a GPU: products by torch, everything sparse and elementwise by Triton.
 
 Also run under Triton's interpreter on a CPU (`TRITON_INTERPRET=1`), where tests compare them.
 """
@@ -8,33 +6,52 @@ Also run under Triton's interpreter on a CPU (`TRITON_INTERPRET=1`), where tests
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import torch
-import triton
-import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.kernels import reference
-from thoughtlens.kernels.autograd import Decode, EncodeTopK, SquaredError
-from thoughtlens.kernels.reference import decode_ragged, encode_batchtopk, encode_relu, topk
+from thoughtlens.kernels.autograd import Decode, DecodeError, SquaredError, TopK
+from thoughtlens.kernels.reference import (
+    counted_through,
+    decode_ragged,
+    encode_batchtopk,
+    ragged_error,
+)
 from thoughtlens.kernels.triton_adam import adam_rows, grad_square
+from thoughtlens.kernels.triton_error import reconstruct
+from thoughtlens.kernels.triton_relu import EncodeReLU
+from thoughtlens.kernels.triton_rows import by_latent, latent_rows, latent_sums, row_products, weighted_rows
+from thoughtlens.kernels.triton_select import select
 
 __all__ = [
     "adam_rows",
     "decode",
+    "decode_error",
     "decode_ragged",
+    "dense_error",
     "encode_batchtopk",
     "encode_relu",
     "encode_topk",
     "grad_square",
-    "squared_error",
+    "latent_rows",
+    "ragged_error",
+    "reconstruct",
+    "row_products",
+    "select",
     "topk",
+    "weighted_rows",
 ]
 
 OPS = sys.modules[__name__]
-BLOCK = 256
-"""Entries of a row that a program works on."""
+
+
+def topk(
+    pre_acts: Float[Tensor, "batch d_sae"], k: int
+) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
+    """See `reference.topk`."""
+    return TopK.apply(pre_acts, k, OPS)
 
 
 def encode_topk(
@@ -46,7 +63,19 @@ def encode_topk(
     centre: Float[Tensor, "*members d_in"] | None = None,
 ) -> tuple[Float[Tensor, "*members batch k"], Int[Tensor, "*members batch k"]]:
     """See `reference.encode_topk`."""
-    return EncodeTopK.apply(z, centre, W, b, k, dtype, OPS)
+    return EncodeTopK.apply(z, centre, W, b, k, dtype)
+
+
+def encode_relu(
+    z: Float[Tensor, "batch d_in"],
+    centre: Float[Tensor, " d_in"] | None,
+    W: Float[Tensor, "d_in d_sae"],
+    b: Float[Tensor, " d_sae"],
+    dtype: torch.dtype,
+) -> tuple[Float[Tensor, "batch d_sae"], Float[Tensor, " d_sae"], Int[Tensor, " d_sae"]]:
+    """See `reference.encode_relu`."""
+    centred = z.detach() if centre is None else z.detach() - centre.detach()
+    return EncodeReLU.apply(centred.to(dtype), centre, W, b)
 
 
 def decode(
@@ -56,90 +85,56 @@ def decode(
     return Decode.apply(values, indices, W_dec, OPS)
 
 
-def squared_error(
-    z: Float[Tensor, "batch d_out"], decoded: Float[Tensor, "batch d_out"], b_dec: Float[Tensor, " d_out"]
+def dense_error(
+    acts: Float[Tensor, "batch d_sae"],
+    W_dec: Float[Tensor, "d_sae d_out"],
+    z: Float[Tensor, "batch d_out"],
+    b_dec: Float[Tensor, " d_out"],
+    dtype: torch.dtype,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
-    """See `reference.squared_error`."""
-    return SquaredError.apply(z, decoded, b_dec)
+    """See `reference.dense_error`."""
+    return SquaredError.apply(z, (acts.to(dtype) @ W_dec.to(dtype)).to(W_dec.dtype), b_dec)
 
 
-def select(
-    products: Float[Tensor, "batch d_sae"], b: Float[Tensor, "members d_sae"], k: int
-) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
-    """Each row's k largest of `relu(products + b)`, rows dealt out evenly over the members, in order."""
-    pre_acts = products.to(b.dtype).view(len(b), -1, b.shape[1]) + b[:, None]
-    return reference.topk(pre_acts.flatten(0, 1), k)
+def decode_error(
+    values: Float[Tensor, "*members batch k"],
+    indices: Int[Tensor, "*members batch k"],
+    W_dec: Float[Tensor, "*members d_sae d_out"],
+    z: Float[Tensor, "*members batch d_out"],
+    b_dec: Float[Tensor, "*members d_out"],
+) -> tuple[Float[Tensor, "*members"], Float[Tensor, "*members batch d_out"]]:
+    """See `reference.decode_error`."""
+    return DecodeError.apply(values, indices, W_dec, z, b_dec, OPS)
 
 
-def weighted_rows(
-    weights: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"], rows: Float[Tensor, "n d"]
-) -> Float[Tensor, "batch d"]:
-    """`sum_k weights[b, k] * rows[indices[b, k]]`."""
-    batch, k = weights.shape
-    starts = torch.arange(0, (batch + 1) * k, k, device=weights.device)
-    return _sums(weights.flatten(), indices.flatten(), starts, rows)
+class EncodeTopK(torch.autograd.Function):
+    """Gradients of only the latents that fire, from the rows that the product took, in its dtype."""
 
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, centre: Tensor | None, W: Tensor, b: Tensor, k: int, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Values and indices."""
+        x = (z if centre is None else z - centre[..., None, :]).to(dtype)
+        products = x @ W.to(dtype)
+        values, indices = select(products.flatten(0, -2), b.reshape(-1, b.shape[-1]), k)
+        values, indices = counted_through(values, indices, products.shape)
+        ctx.save_for_backward(x, W, values, indices)
+        ctx.mark_non_differentiable(indices)
+        return values, indices
 
-def latent_rows(
-    weights: Float[Tensor, "batch k"],
-    values: Float[Tensor, "batch k"],
-    indices: Int[Tensor, "batch k"],
-    x: Float[Tensor, "batch d"],
-    n_latents: int,
-) -> Float[Tensor, "n_latents d"]:
-    """`sum of weights[b, k] * x[b]` over the pairs with `indices[b, k] = i` and a value other than 0."""
-    used = (values.flatten() != 0).nonzero().squeeze(1)
-    latents, order = indices.flatten()[used].sort(stable=True)
-    place = used[order]
-    bounds = torch.arange(n_latents + 1, device=latents.device)
-    starts = torch.searchsorted(latents, bounds)
-    return _sums(weights.flatten()[place], place // weights.shape[1], starts, x)
-
-
-def row_products(
-    x: Float[Tensor, "batch d"], indices: Int[Tensor, "batch k"], rows: Float[Tensor, "n d"]
-) -> Float[Tensor, "batch k"]:
-    """`x[b] . rows[indices[b, k]]`."""
-    x, indices, rows = x.contiguous(), indices.contiguous(), rows.contiguous()
-    out = x.new_empty(indices.shape)
-    if out.numel():
-        _row_products[(len(x),)](x, indices, rows, out, x.shape[1], indices.shape[1], BLOCK=BLOCK)
-    return out
-
-
-def _sums(weights: Tensor, used: Tensor, starts: Tensor, rows: Tensor) -> Tensor:
-    """Row i: the sum over p from `starts[i]` to `starts[i + 1]` of `weights[p] * rows[used[p]]`."""
-    weights, used, rows = weights.contiguous(), used.contiguous(), rows.contiguous()
-    n, width = len(starts) - 1, rows.shape[1]
-    out = rows.new_empty(n, width)
-    if out.numel():
-        grid = (n, triton.cdiv(width, BLOCK))
-        _weighted_sums[grid](weights, used, starts, rows, out, width, BLOCK=BLOCK)
-    return out
-
-
-@triton.jit
-def _weighted_sums(weights, used, starts, rows, out, width, BLOCK: tl.constexpr):
-    i = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < width
-    total = tl.zeros((BLOCK,), tl.float32)
-    first, last = tl.load(starts + i), tl.load(starts + i + 1)
-    for p in range(first, last):
-        row = tl.load(used + p).to(tl.int64)
-        total += tl.load(weights + p) * tl.load(rows + row * width + column, mask=inside, other=0.0)
-    tl.store(out + i * width + column, total, mask=inside)
-
-
-@triton.jit
-def _row_products(x, indices, rows, out, width, k, BLOCK: tl.constexpr):
-    b = tl.program_id(0).to(tl.int64)
-    for j in range(0, k):
-        row = tl.load(indices + b * k + j).to(tl.int64)
-        total = tl.zeros((BLOCK,), tl.float32)
-        for first in range(0, width, BLOCK):
-            column = first + tl.arange(0, BLOCK)
-            inside = column < width
-            mine = tl.load(x + b * width + column, mask=inside, other=0.0)
-            total += mine * tl.load(rows + row * width + column, mask=inside, other=0.0)
-        tl.store(out + b * k + j, tl.sum(total, axis=0))
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients in z, the centre, W and b; the centre's needs no row's own: they all share it."""
+        x, W, values, indices = (t.flatten(0, -2) if i != 1 else t for i, t in enumerate(ctx.saved_tensors))
+        grad = torch.where(values > 0, grad.reshape(values.shape), 0)
+        z_grad = centre_grad = W_grad = b_grad = None
+        if any(ctx.needs_input_grad[1:4]):
+            pairs = by_latent(grad, indices, W[..., 0, :].numel())
+            W_grad, b_grad = latent_sums(grad, pairs, x)
+            W_grad, b_grad = W_grad.view(W.mT.shape).mT, b_grad.view(*W.shape[:-2], -1)
+        if ctx.needs_input_grad[0]:
+            z_grad = weighted_rows(grad, indices, W.mT.flatten(0, -2)).view(*ctx.saved_tensors[0].shape)
+        if ctx.needs_input_grad[1] and b_grad is not None:
+            centre_grad = -(W @ b_grad[..., None]).squeeze(-1)
+        return z_grad, centre_grad, W_grad, b_grad, None, None

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from thoughtlens.kernels import reference
 from thoughtlens.kernels.reference import AdamState
+from thoughtlens.kernels.triton_launch import kernel, launch
 
 WIDEST = 1 << 15
 """Entries of a row that one program can hold; wider ones, biases above all, go to the reference."""
@@ -41,8 +42,8 @@ def adam_rows(
     state.step.add_(1)
     step = int(state.step)
     decay = [(beta, math.log2(beta) if beta > 0 else 0.0, 1 - beta) for beta in betas]
-    _adam_row[(len(p),)](
-        p, grad.contiguous(), state.exp_avg, state.exp_avg_sq, state.last, _bytes(idle),
+    launch(
+        _adam_row, len(p), p, grad.contiguous(), state.exp_avg, state.exp_avg_sq, state.last, _bytes(idle),
         len(p) if unit_from is None else unit_from, step,
         factor, lr / (1 - betas[0] ** step), 1 / math.sqrt(1 - betas[1] ** step), eps, *decay[0], *decay[1],
         p.shape[1], LAZY=lazy, **_shape(p.shape[1]),
@@ -57,7 +58,7 @@ def grad_square(
         return reference.grad_square(p, grad, idle, unit_from)
     out = torch.empty(len(p), device=p.device)
     arrays = (p.contiguous(), grad.contiguous(), _bytes(idle))
-    _grad_square[(len(p),)](*arrays, out, unit_from, p.shape[1], **_shape(p.shape[1]))
+    launch(_grad_square, len(p), *arrays, out, unit_from, p.shape[1], **_shape(p.shape[1]))
     return out.sum(dtype=torch.float64).float()
 
 
@@ -71,7 +72,7 @@ def _shape(width: int) -> dict[str, int]:
     return {"BLOCK": block, "num_warps": min(16, max(1, block // 256))}
 
 
-@triton.jit
+@kernel(do_not_specialize=["step", "unit_from"])
 def _adam_row(
     p, grad, m, v, last, idle, unit_from, step, factor, lr, unroot, eps,
     beta1, log_beta1, gain1, beta2, log_beta2, gain2, width, LAZY: tl.constexpr, BLOCK: tl.constexpr,
@@ -96,7 +97,7 @@ def _adam_row(
     tl.store(last + i, tl.where(moved > 0, step, before))
 
 
-@triton.jit
+@kernel
 def _grad_square(p, grad, idle, out, unit_from, width, BLOCK: tl.constexpr):
     i = tl.program_id(0).to(tl.int64)
     read = tl.where(tl.load(idle + i) == 0, width, 0)
