@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from thoughtlens import stage
 from thoughtlens.config import Config
@@ -119,6 +120,37 @@ def test_operating_system_errors_become_one_line(tmp_path, number, message):
 
     with pytest.raises(ResourceError, match=message):
         stage.run_stage("count", Count(), tmp_path / "a", fail)
+
+
+@pytest.mark.parametrize(
+    "exhaust",
+    [
+        lambda: torch.empty(1 << 60, dtype=torch.uint8),
+        lambda: bytearray(1 << 60),
+        lambda: raise_(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nstack")),
+    ],
+    ids=["torch on the CPU", "Python", "torch on a GPU"],
+)
+def test_no_memory_is_one_line_and_what_is_finished_stays(tmp_path, exhaust):
+    def fail(tmp: Path) -> dict:
+        (tmp / "checkpoint").write_text("1")
+        exhaust()
+        return {}
+
+    with pytest.raises(ResourceError, match="Too little memory") as caught:
+        stage.run_stage("count", Count(), tmp_path / "a", fail)
+    assert "\n" not in str(caught.value) and "it continues" in str(caught.value)
+    assert (tmp_path / "a.tmp" / "checkpoint").read_text() == "1"
+
+
+def test_other_runtime_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(RuntimeError, match="shapes") as caught:
+        stage.run_stage("count", Count(), tmp_path / "a", lambda _: raise_(RuntimeError("shapes")))
+    assert not isinstance(caught.value, ResourceError)
+
+
+def raise_(error: Exception) -> dict:
+    raise error
 
 
 def test_damaged_json_is_one_line(tmp_path):

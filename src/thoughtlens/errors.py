@@ -4,6 +4,10 @@ A message says what was expected, what came, where, and what to do. The command 
 one line and exits with 1.
 """
 
+from __future__ import annotations
+
+import re
+
 
 class ThoughtlensError(Exception):
     """Base of all deliberate errors; catch this to catch them all."""
@@ -46,3 +50,9 @@ class CheckpointError(ThoughtlensError, ValueError):
 
 class ResourceError(ThoughtlensError, RuntimeError):
     """The machine cannot do it: disk full, no permission, too little memory, no such device."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ended, of the machine or of its GPU; torch says so in a RuntimeError's first line."""
+    first = str(error).partition("\n")[0]
+    return isinstance(error, MemoryError) or bool(re.search(r"out of memory|allocate memory", first))

@@ -24,7 +24,14 @@ from typing import Any
 
 from thoughtlens import __version__
 from thoughtlens.config import Config, differences, identity, to_toml
-from thoughtlens.errors import NotThereError, OccupiedError, ResourceError, StoreError
+from thoughtlens.errors import (
+    NotThereError,
+    OccupiedError,
+    ResourceError,
+    StoreError,
+    ThoughtlensError,
+    is_out_of_memory,
+)
 from thoughtlens.progress import say
 from thoughtlens.result import Result
 
@@ -267,6 +274,15 @@ def _os_errors(out: Path) -> Iterator[None]:
                 f"choose another --out, or change its permissions"
             ) from error
         raise
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, ThoughtlensError) or not is_out_of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0][:200] or "MemoryError"
+        raise ResourceError(
+            f"Too little memory while making {out} ({reason}): run the same command again with more of it "
+            f"free, it continues from what is finished; or lower batch sizes or the number of latents, into "
+            f"another --out"
+        ) from error
 
 
 def _sha256(file: Path) -> str:

@@ -7,7 +7,6 @@ stdout is one JSON object, progress goes to stderr. Exit 0: done. 1: an expected
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 
@@ -61,8 +60,10 @@ def main() -> None:
 
 def _unforeseen(error: Exception) -> str:
     """The first line of it: torch writes its stack behind, and has no exception of its own for memory."""
+    from thoughtlens.errors import is_out_of_memory
+
     text = next(iter(str(error).splitlines()), "")
-    if isinstance(error, MemoryError) or re.search(r"out of memory|allocate memory", text):
+    if is_out_of_memory(error):
         return f"too little memory ({text[-200:]}); use smaller batches, fewer rows or fewer latents"
     return f"unforeseen {type(error).__name__}: {text}"
 
