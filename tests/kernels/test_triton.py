@@ -18,7 +18,7 @@ from tests.kernels.compare import (
     compare_select,
     draw,
 )
-from thoughtlens.kernels import reference, triton, triton_adam, triton_error, triton_select
+from thoughtlens.kernels import reference, triton, triton_adam, triton_check, triton_error, triton_select
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -101,3 +101,7 @@ def test_adam_rows(d, unit_from, lazy):
 
 def test_rows_wider_than_a_program_are_the_references():
     compare_adam(triton, 2, triton_adam.WIDEST + 1, 0, lazy=False)
+
+
+def test_kernels_that_give_the_references_numbers_are_used():
+    assert triton_check.fault(torch.device("cpu"), d_sae=13) is None

@@ -32,7 +32,7 @@ def backend(weights: Tensor) -> ModuleType:
     wanted = {"cpu": "cpu", "cuda": "triton"}.get(weights.device.type)
     if forced == "reference" or wanted is None or weights.dtype != torch.float32:
         return reference
-    return _load(wanted)
+    return _works_on(weights.device) if wanted == "triton" else _load(wanted)
 
 
 def name(weights: Tensor) -> str:
@@ -47,5 +47,20 @@ def _load(wanted: str) -> ModuleType:
     except ImportError as error:
         say(f"kernels: reference, since {NEEDS[wanted]} cannot be imported ({error}); training is slower")
         return reference
-    say(f"kernels: {wanted} (through {NEEDS[wanted]})")
+    if wanted != "triton":
+        say(f"kernels: {wanted} (through {NEEDS[wanted]})")
+    return module
+
+
+@lru_cache
+def _works_on(device: torch.device) -> ModuleType:
+    """Triton's kernels where they compile, start and give the reference's numbers; else the reference."""
+    module = _load("triton")
+    if module is reference:
+        return reference
+    reason = importlib.import_module("thoughtlens.kernels.triton_check").fault(device)
+    if reason is not None:
+        say(f"kernels: reference, since triton does not work on {device} ({reason}); training is slower")
+        return reference
+    say(f"kernels: triton on {device}, checked beside the reference")
     return module

@@ -83,7 +83,7 @@ def _adam_row(
     column = tl.arange(0, BLOCK)
     at, inside, unit = i * width + column, column < moved, i >= unit_from
     w = tl.load(p + at, mask=inside, other=0.0)
-    g = tl.load(grad + at, mask=column < read, other=0.0)
+    g = tl.load(grad + at, mask=column < read, other=0.0).to(tl.float32)
     g = factor * (g - tl.where(unit, tl.sum(g * w, axis=0), 0.0) * w)
     missed = (step - 1 - before).to(tl.float32)
     new_m = beta1 * tl.exp2(missed * log_beta1) * tl.load(m + at, mask=inside, other=0.0) + gain1 * g
@@ -103,7 +103,7 @@ def _grad_square(p, grad, idle, out, unit_from, width, BLOCK: tl.constexpr):
     read = tl.where(tl.load(idle + i) == 0, width, 0)
     column = tl.arange(0, BLOCK)
     at = i * width + column
-    g = tl.load(grad + at, mask=column < read, other=0.0)
+    g = tl.load(grad + at, mask=column < read, other=0.0).to(tl.float32)
     w = tl.load(p + at, mask=column < tl.where(i >= unit_from, read, 0), other=0.0)
     g -= tl.sum(g * w, axis=0) * w
     tl.store(out + i, tl.sum(g * g, axis=0))
