@@ -19,6 +19,8 @@ from thoughtlens.train.groups import (
     stack_size,
 )
 from thoughtlens.train.jobs import Job, plan_jobs
+from thoughtlens.train.run import Team
+from thoughtlens.training.ranks import Ranks
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -77,4 +79,7 @@ def test_an_sae_that_does_not_fit_alone_is_refused_before_anything_is_allocated(
     huge = jobs(store, sae=saes.TopKConfig(d_sae=10**11, k=2))  # 16 weights a latent, 16 bytes each: 25.6 TB
     with pytest.raises(ResourceError, match=r"needs 25600.0 GB for weights, gradient and moments.* lower"):
         plan_groups(huge[:1], CPU, "auto", n_threads=1)
-    require_memory(huge[0], CPU, n_parts=10**9)
+    require_memory(huge[0], CPU, bytes_per_weight=1e-8)
+    # weights and gradient are everywhere, moments shared out: 8 + 8 / 4; or everything is: 16 / 4
+    assert Team(Ranks(0, 4), "data").bytes_per_weight == 10
+    assert Team(Ranks(0, 4), "latents").bytes_per_weight == 4

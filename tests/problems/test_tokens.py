@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from thoughtlens.errors import ConfigError, DataError
-from thoughtlens.problems.tokens import Cutter, Window, bos_id, pack, pad, spool
+from thoughtlens.problems.tokens import Cutter, Window, bos_id, deal, pack, pad, spool
 
 
 class Letters:
@@ -64,7 +64,7 @@ def test_only_the_first_windows_of_a_document(tmp_path):
     cutter = Cutter(context_length=3, bos=1, dropped=frozenset({1}), max_windows=2)
     found = make(tmp_path, [document("d", "abcdefgh")], cutter)
     assert found.n_rows == 4
-    assert sum(len(b) for b in found.batches(cutter, 100, 0)) == 2
+    assert sum(len(batch) for _, batch in found.batches(cutter, 100, 0)) == 2
 
 
 def test_who_prepends_the_begin_of_sequence():
@@ -98,6 +98,14 @@ def test_one_window_may_exceed_the_budget_alone():
     assert [len(b) for b in pack([Window("d", 0, ids(*range(9)))] * 2, 5, np.random.default_rng(0))] == [1, 1]
 
 
+def test_the_largest_batch_goes_to_whoever_has_least():
+    batches = [[Window("d", 0, ids(*range(n)))] * m for m, n in ((1, 4), (2, 5), (1, 3), (2, 3), (1, 2))]
+    # 4, 10, 3, 6 and 2 tokens; the second has had 3 before: 10 | 3, then 10 | 9, 10 | 13, 13 | 13, 15 | 13
+    done = [0, 3]
+    assert deal(batches, done) == [1, 0, 0, 1, 0]
+    assert done == [15, 13]
+
+
 def test_padding_is_on_the_right():
     found, mask = pad([Window("a", 0, ids(5, 6, 7)), Window("b", 0, ids(8))], 0)
     assert found.tolist() == [[5, 6, 7], [8, 0, 0]]
@@ -116,7 +124,7 @@ def test_the_spool_ends_at_exactly_the_rows_asked_for(tmp_path):
     found = make(tmp_path, rows, PLAIN, max_rows=12)
     assert found.n_rows == 12
     assert found.documents["problem_id"].to_pylist() == ["d0", "d1", "d2"]
-    windows = [w for b in found.batches(PLAIN, 8, seed=0) for w in b]
+    windows = [w for _, b in found.batches(PLAIN, 8, seed=0) for w in b]
     assert sum(int(PLAIN.kept(w.tokens).sum()) for w in windows) == 12
     assert max(w.index for w in windows if w.problem_id == "d2") == 0, (
         "its third row lies in its first window"
@@ -141,10 +149,25 @@ def test_buffers_bound_the_sorting_and_do_not_change_the_rows(tmp_path):
     assert whole.documents.equals(cut.documents)
 
     def content(found):
-        return sorted((w.problem_id, w.index, *w.tokens) for b in found.batches(PLAIN, 16, seed=3) for w in b)
+        batches = found.batches(PLAIN, 16, seed=3)
+        return sorted((w.problem_id, w.index, *w.tokens) for _, b in batches for w in b)
 
     assert content(whole) == content(cut)
     assert len(content(whole)) > 300
+
+
+def test_shares_are_all_batches_and_nearly_equal(tmp_path):
+    rows = [document(f"d{i}", "abcdefgh"[: i % 8 + 1]) for i in range(300)]
+    found = make(tmp_path, rows, PLAIN, buffer_tokens=400)
+    whole = dict(found.batches(PLAIN, 16, seed=3))
+    shares = [dict(found.batches(PLAIN, 16, seed=3, share=(i, 3))) for i in range(3)]
+    assert list(whole) == list(range(len(whole))) == sorted(n for share in shares for n in share)
+    for share in shares:
+        assert list(share) == sorted(share)
+        for number, batch in share.items():
+            assert [w.tokens.tolist() for w in batch] == [w.tokens.tolist() for w in whole[number]]
+    sizes = [sum(len(b) * max(len(w.tokens) for w in b) for b in share.values()) for share in shares]
+    assert max(sizes) - min(sizes) <= 16, "no further apart than one batch"
 
 
 def test_documents_without_rows_are_left_out(tmp_path):

@@ -99,6 +99,42 @@ def compare(root: Path) -> None:
             torch.testing.assert_close(whole(x), alone.sae(x), rtol=1e-3, atol=1e-3)
 
 
+def narrow(sae, which) -> None:
+    """Let these parameters' gradients be bfloat16."""
+
+    def shorten(p) -> None:
+        p.grad = p.grad.bfloat16()
+
+    for name in which:
+        sae.get_parameter(name).grad_dtype = None
+        sae.get_parameter(name).register_post_accumulate_grad_hook(shorten)
+
+
+def gradients(root: Path) -> None:
+    """What the optimizer gets is the sum of the ranks' gradients in float32, though some are bfloat16."""
+    view = ActivationStore.open(root).view(split="train")
+    x = next(view.batches(50, seed=0)).x
+    with joined() as ranks:
+        for some in ([["W_enc", "W_dec"]] * ranks.size, [["W_enc"], [], ["b_enc", "b_dec"]]):
+            expected = {}
+            for rank in range(ranks.size):
+                sae, mine = new(TOPK, view), x[rank :: ranks.size]
+                narrow(sae, some[rank])
+                terms = sae.loss(saes.Batch(mine, dead=torch.zeros(34, dtype=torch.bool))).terms
+                (terms["reconstruction"] * len(mine) / len(x)).backward()
+                for name, p in sae.named_parameters():
+                    expected[name] = expected.get(name, 0) + p.grad.float()
+            trainer = DataParallelTrainer(new(TOPK, view), SETTINGS, ranks)
+            narrow(trainer.sae, some[ranks.rank])
+            trainer.step(x[ranks.rank :: ranks.size])
+            for name, p in trainer.optimizer.parameters.items():
+                axis = trainer.sae.latent_axis.get(name)
+                part = expected[name] if axis is None else expected[name].movedim(axis, 0)[trainer.own]
+                mine = p.grad if axis is None else p.grad.movedim(axis, 0)
+                assert mine.dtype == torch.float32
+                torch.testing.assert_close(mine, part, rtol=1e-6, atol=1e-7)
+
+
 def one_loss(root: Path) -> None:
     """Before any update, the sum of the ranks' losses is the loss of one process, and the gradients' too."""
     view = ActivationStore.open(root).view(split="train")
@@ -126,6 +162,7 @@ def main() -> None:
             extract(load(ExtractConfig, root / f"{name}.toml"), root / f"{name}.two")
     else:
         one_loss(root)
+        gradients(root)
         compare(root)
 
 

@@ -1,13 +1,16 @@
 """Extraction by several processes: each does its passes into a part of its own, the first joins the parts.
 
-Passes are dealt out in turn. Joined in their order, the parts give the store that one process writes.
+Passes are dealt out so that all have about as much to do. Joined in their order, the parts give the store
+that one process writes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import count, pairwise
+from heapq import merge
+from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +52,9 @@ def write_part(source: Source, tmp: Path, shard_rows: int, ranks: Ranks) -> None
 def joined_parts(source: Source, tmp: Path, size: int) -> Source:
     """The same source, its passes read from the parts instead of done again."""
 
-    def chunks(start: int, share: tuple[int, int] = (0, 1)) -> Iterator[Chunk]:
-        parts = [_passes(_part(tmp, rank, size)) for rank in range(size)]
-        waiting = [next(part, None) for part in parts]
-        for index in count(share[0], share[1]):
-            if not any(waiting):
-                return
-            rank = index % size
-            chunk = waiting[rank]
-            if chunk is not None and chunk.index == index:
-                waiting[rank] = next(parts[rank], None)
-                if index >= start:
-                    yield chunk
+    def chunks(start: int, _: tuple[int, int] = (0, 1)) -> Iterator[Chunk]:
+        parts = (_passes(_part(tmp, rank, size)) for rank in range(size))
+        return (chunk for chunk in merge(*parts, key=attrgetter("index")) if chunk.index >= start)
 
     return replace(source, chunks=chunks)
 

@@ -34,7 +34,7 @@ class Source:
     listed: Callable[[], pa.Table]
     """Those problems before the model has run: without its answers."""
     chunks: Callable[[int, tuple[int, int]], Iterator[Chunk]]
-    """With (i, n): of the passes from this one on those whose number leaves the rest i when divided by n."""
+    """The passes from this one on, in order; with (i, n) those of the i-th of n nearly equal shares."""
     close: Callable[[], None]
     """Removes what was only needed on the way."""
     index: str

@@ -100,8 +100,8 @@ def _text_chunks(
     start: int,
     share: tuple[int, int],
 ) -> Iterator[Chunk]:
-    for index, batch in enumerate(documents.batches(cutter, cfg.batch_tokens, cfg.seed)):
-        if index < start or index % share[1] != share[0]:
+    for index, batch in documents.batches(cutter, cfg.batch_tokens, cfg.seed, share):
+        if index < start:
             continue
         ids, mask = pad(batch, pad_id=0)
         keep = mask & cutter.kept(ids)

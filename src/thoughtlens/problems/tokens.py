@@ -118,8 +118,14 @@ class Spool:
         self.documents: pa.Table = table.drop_columns(["tokens", "n_rows"])
         """The problem columns of every document that gives rows."""
 
-    def batches(self, cutter: Cutter, batch_tokens: int, seed: int) -> Iterator[list[Window]]:
-        """Batches of windows of about equal length; the same ones in the same order every time."""
+    def batches(
+        self, cutter: Cutter, batch_tokens: int, seed: int, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[tuple[int, list[Window]]]:
+        """Batches of windows of about equal length, numbered; the same ones in the same order every time.
+
+        With `share = (i, n)` those of the i-th of n shares, which have nearly equally many tokens.
+        """
+        number, done = 0, [0] * share[1]
         for i in range(self._reader.num_record_batches):
             buffer = self._reader.get_batch(i)
             tokens, ids = buffer["tokens"], buffer["problem_id"].to_pylist()
@@ -129,7 +135,11 @@ class Spool:
                 for name, start, end in zip(ids, offsets[:-1], offsets[1:], strict=True)
                 for window in cutter.windows(name, flat[start:end])
             ]
-            yield from pack(cut, batch_tokens, np.random.default_rng([seed, i]))
+            batches = pack(cut, batch_tokens, np.random.default_rng([seed, i]))
+            for batch, owner in zip(batches, deal(batches, done), strict=True):
+                if owner == share[0]:
+                    yield number, batch
+                number += 1
 
 
 def spool(
@@ -189,6 +199,21 @@ def pack(cut: list[Window], batch_tokens: int, rng: np.random.Generator) -> list
             longest = len(window.tokens)
         batches[-1].append(window)
     return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def deal(batches: list[list[Window]], done: list[int]) -> list[int]:
+    """Who takes each batch: the largest first, always to whoever has least.
+
+    Args:
+        batches: To be dealt out.
+        done: Tokens, padding included, that each has taken before; theirs are added.
+    """
+    owners = [0] * len(batches)
+    sizes = [len(batch) * max(len(window.tokens) for window in batch) for batch in batches]
+    for i in sorted(range(len(batches)), key=lambda i: -sizes[i]):
+        owners[i] = done.index(min(done))
+        done[owners[i]] += sizes[i]
+    return owners
 
 
 def pad(

@@ -41,9 +41,9 @@ def plan_groups(
     return groups
 
 
-def require_memory(job: Job, device: torch.device, n_parts: int = 1) -> None:
-    """Raise ResourceError where not even weights, gradient and moments, in so many parts, have room."""
-    least, free = 16.0 * job.n_weights / n_parts, free_bytes(device)
+def require_memory(job: Job, device: torch.device, bytes_per_weight: float = 16.0) -> None:
+    """Raise ResourceError where not even weights, gradient and moments have room, here or on this rank."""
+    least, free = bytes_per_weight * job.n_weights, free_bytes(device)
     if least > free:
         raise ResourceError(
             f"An SAE of {job.d_sae:,} latents needs {_gb(least)} for weights, gradient and moments, and "

@@ -27,6 +27,9 @@ from thoughtlens.training.sharded import LatentParallelTrainer
 from thoughtlens.training.together import Entry, fit_together
 from thoughtlens.training.track import Row, tell
 
+LEAST_ROWS = 2
+"""Of each rank where they share the rows of a batch: `auxk` is measured against their spread."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -51,6 +54,12 @@ class Team:
         if ranks.size == 1:
             return cls()
         return cls(ranks, how if how != "auto" else "members" if n_jobs > 1 else "data")
+
+    @property
+    def bytes_per_weight(self) -> float:
+        """Of weights, gradient and moments, on each rank of a joint team, float32."""
+        shared = 16.0 if self.how == "latents" else 8.0
+        return 16.0 - shared + shared / self.ranks.size
 
     @property
     def joint(self) -> bool:
@@ -102,10 +111,13 @@ def _groups(
     """The groups that this process works on."""
     if team.joint:
         smallest = min(job.cfg.batch_size for job in jobs)
-        if smallest < team.ranks.size:
-            raise ConfigError(f"batch_size = {smallest} is below the {team.ranks.size} ranks; start fewer")
+        if team.how == "data" and smallest < LEAST_ROWS * team.ranks.size:
+            raise ConfigError(
+                f"batch_size = {smallest} is below {LEAST_ROWS} rows for each of {team.ranks.size} ranks; "
+                f"start fewer"
+            )
         for job in jobs:
-            require_memory(job, device, team.ranks.size if team.how == "latents" else 1)
+            require_memory(job, device, team.bytes_per_weight)
         return [[job] for job in jobs]
     groups = plan_groups(jobs, device, group_size, n_threads, team.ranks.size)
     if len(jobs) > 1:

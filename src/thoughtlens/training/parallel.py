@@ -1,10 +1,8 @@
-"""One SAE trained by several processes: what they share of it, and data parallel training."""
+"""Data parallel training of one SAE: each process has its rows of the batch."""
 
 from __future__ import annotations
 
-import copy
-import math
-from typing import Any, ClassVar
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,115 +10,12 @@ from torch import Tensor, nn
 
 from thoughtlens.errors import ConfigError
 from thoughtlens.sae.base import SAE, Batch, LossTerms, counts
-from thoughtlens.training.loop import Settings, Trainer
+from thoughtlens.training.loop import Settings
 from thoughtlens.training.ranks import Ranks
-from thoughtlens.training.schedule import lr_at
+from thoughtlens.training.shared import SharedTrainer, even_bounds, some_latents
 
 ADDITIVE = ("topk", "relu", "gated")
 """Kinds whose loss is a mean over rows (but for auxk, which is brought to the whole batch's scale)."""
-
-
-class SharedTrainer(Trainer):
-    """What all ways of sharing one SAE have in common: rank r updates the latents from `bounds[r]` on.
-
-    Their moments are on that rank alone. What belongs to no latent, such as b_dec, is updated alike on every
-    rank. Checkpoints are those of one process.
-
-    Args:
-        sae: As a step sees it.
-        settings: Of the whole run.
-        ranks: Who takes part.
-        bounds: One latent more than ranks: where the shares begin, and the last one's end.
-    """
-
-    parted: ClassVar[tuple[str, ...]] = ("adam.",)
-    """Beginnings of the names in `state` of which a rank has its share only."""
-
-    def __init__(self, sae: SAE, settings: Settings, ranks: Ranks, bounds: list[int]):
-        self.ranks, self.bounds = ranks, bounds
-        self.own = slice(bounds[ranks.rank], bounds[ranks.rank + 1])
-        super().__init__(sae, settings)
-
-    def checkpoint_due(self, elapsed_s: float) -> bool:
-        """Whether it is on the first rank: all take part in a checkpoint."""
-        due = torch.tensor([float(self.ranks.first and super().checkpoint_due(elapsed_s))])
-        self.ranks.add([due])
-        return bool(due.item())
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """As `Trainer.state`, of the whole SAE, on the first rank; all take part, the others get no tensors."""
-        tensors, table = super().state()
-        whole = {name: self._collected(name, t) for name, t in tensors.items()}
-        return {name: t for name, t in whole.items() if t is not None}, table
-
-    def restore(self, tensors: dict[str, Tensor], table: dict[str, Any]) -> None:
-        """As `Trainer.restore`, from the state of a whole SAE."""
-        super().restore({name: self._cut(name, t) for name, t in tensors.items()}, table)
-
-    def _update(
-        self,
-        terms: dict[str, float],
-        fired: Int[Tensor, " n"],
-        n_fired: Int[Tensor, ""],
-        idle: Bool[Tensor, " own"],
-    ) -> None:
-        """Clip, step and count, alike on every rank.
-
-        Args:
-            terms: Of the whole batch.
-            fired: Of the latents that this rank counts.
-            n_fired: Activations of this rank's share of the latents.
-            idle: As in `Adam.norm`, of that share.
-        """
-        s, total = self.settings, sum(terms.values())
-        length, n_fired_all = self._sums(idle, n_fired)
-        if not math.isfinite(total + length):
-            raise FloatingPointError(f"loss {total}, gradient norm {length}")
-        factor = s.grad_clip / (length + 1e-6) if 0 < s.grad_clip < length else 1.0
-        lr = lr_at(self.step_idx, s.n_steps, s.lr, s.warmup, s.decay)
-        self.optimizer.step(lr, factor=factor, unit=True, idle=idle)
-        self.tracker.update(fired, s.batch_size)
-        numbers = {"loss": total, **{f"loss_{name}": value for name, value in terms.items()}}
-        self.means.add(numbers | {"l0_train": n_fired_all / s.batch_size})
-        self.step_idx += 1
-
-    def _sums(self, idle: Bool[Tensor, " own"], n_fired: Int[Tensor, ""]) -> tuple[float, float]:
-        """Length of the whole gradient, what all ranks hold counted once; and activations on the batch."""
-        alike = [p for name, p in self.optimizer.parameters.items() if name not in self.sae.latent_axis]
-        grads = [p.grad for p in alike]
-        for p in alike:
-            p.grad = None
-        sums = torch.stack([self.optimizer.norm(idle).double().square(), n_fired.double()])
-        self.ranks.add([sums])
-        for p, grad in zip(alike, grads, strict=True):
-            p.grad = grad
-            if grad is not None:
-                sums[0] += grad.double().square().sum()
-        return math.sqrt(sums[0].item()), sums[1].item()
-
-    def _collected(self, name: str, t: Tensor) -> Tensor | None:
-        axis = self._axis(name)
-        if axis is None:
-            return t.cpu() if self.ranks.first else None
-        return self.ranks.collect(t, axis, self.bounds)
-
-    def _cut(self, name: str, t: Tensor) -> Tensor:
-        axis = self._axis(name)
-        return t if axis is None else t.narrow(axis, self.own.start, self.own.stop - self.own.start)
-
-    def _axis(self, name: str) -> int | None:
-        """The axis along which a tensor of the state is shared out."""
-        if not name.startswith(self.parted):
-            return None
-        kind, _, rest = name.partition(".")
-        if not rest:
-            return 0
-        parameter, _, key = rest.partition(".") if kind == "adam" else (rest, "", "")
-        if key == "step" or parameter not in self.sae.latent_axis:
-            return None
-        if key == "last":
-            return 0 if self.sae.get_parameter(parameter).ndim > 1 else None
-        return self.sae.latent_axis[parameter]
 
 
 class DataParallelTrainer(SharedTrainer):
@@ -151,6 +46,8 @@ class DataParallelTrainer(SharedTrainer):
             )
         super().__init__(sae, settings, ranks, even_bounds(sae.d_sae, ranks.size))
         self.share = (ranks.rank, ranks.size)
+        for parameter in sae.parameters():
+            parameter.grad_dtype = None  # as in Adam, which has parameters of its own here
 
     def updated(self) -> SAE:
         """This rank's share of the latents."""
@@ -190,7 +87,7 @@ class DataParallelTrainer(SharedTrainer):
             which of the latents' gradients all have in bfloat16. Gradients of what belongs to no latent go to
             the parameters.
         """
-        sae, latent = self.sae, self._latent()
+        sae, latent = self.sae, self._latent
         fired = counts(loss.acts, sae.d_sae) if loss.fired is None else loss.fired
         busy = torch.ones_like(fired) if loss.idle is None else ~loss.idle
         narrow = fired.new_tensor([_grad(p).dtype == torch.bfloat16 for p in latent.values()])
@@ -215,43 +112,41 @@ class DataParallelTrainer(SharedTrainer):
         They travel in bfloat16 where all ranks have them so, else in the parameters' dtype, and are added up
         in that.
         """
-        ranks, axes = self.ranks, self._latent_axes()
-        shares = [slice(*pair) for pair in zip(self.bounds, self.bounds[1:], strict=False)]
-        which = [busy[share].nonzero().squeeze(1) for share in shares]
-        sent: list[list[Tensor]] = [[] for _ in shares]
-        received: list[list[Tensor]] = [[] for _ in shares]
-        mine = []
-        for (name, p), small in zip(self._latent().items(), narrow, strict=True):
-            grad, p.grad = _grad(p).movedim(axes[name], 0), None
-            mine.append(grad[self.own].to(p.dtype))
+        ranks, others = self.ranks, [r for r in range(self.ranks.size) if r != self.ranks.rank]
+        which = [busy[share].nonzero().squeeze(1) for share in self._shares]
+        sent: list[list[Tensor]] = [[] for _ in which]
+        received: list[list[Tensor]] = [[] for _ in which]
+        totals: list[Tensor] = []
+        for (name, p), small in zip(self._latent.items(), narrow, strict=True):
+            grad, p.grad = _grad(p).movedim(self.sae.latent_axis[name], 0), None
             dtype = torch.bfloat16 if small else p.dtype
-            for peer, share in enumerate(shares):
-                if peer != ranks.rank:
-                    sent[peer].append(_some(grad[share], which[peer]).to(dtype).contiguous())
-                    shape = (len(which[ranks.rank]), *grad.shape[1:])
-                    received[peer].append(torch.empty(shape, dtype=dtype, device=grad.device))
+            totals.append(grad[self.own].to(p.dtype))
+            for peer in others:
+                sent[peer].append(_some(grad[self._shares[peer]], which[peer]).to(dtype).contiguous())
+                shape = (len(which[ranks.rank]), *grad.shape[1:])
+                received[peer].append(torch.empty(shape, dtype=dtype, device=grad.device))
         ranks.swap(sent, received)
-        for parts in (parts for peer, parts in enumerate(received) if peer != ranks.rank):
-            for total, part in zip(mine, parts, strict=True):
+        for peer in others:
+            for total, part in zip(totals, received[peer], strict=True):
                 _add_rows(total, which[ranks.rank], part.to(total.dtype))
-        for name, total in zip(axes, mine, strict=True):
-            self.optimizer.parameters[name].grad = total.movedim(0, axes[name])
+        for name, total in zip(self._latent, totals, strict=True):
+            self.optimizer.parameters[name].grad = total.movedim(0, self.sae.latent_axis[name])
 
     def _share_weights(self) -> None:
         """Every rank's new weights to all."""
-        axes = self._latent_axes()
-        rows = [p.data.movedim(axes[name], 0) for name, p in self._latent().items()]
-        shares = [slice(*pair) for pair in zip(self.bounds, self.bounds[1:], strict=False)]
-        self.ranks.swap(
-            [[t[self.own] for t in rows] for _ in shares], [[t[share] for t in rows] for share in shares]
-        )
+        rows = [p.data.movedim(self.sae.latent_axis[name], 0) for name, p in self._latent.items()]
+        mine = [t[self.own] for t in rows]
+        self.ranks.swap([mine for _ in self._shares], [[t[share] for t in rows] for share in self._shares])
 
+    @property
+    def _shares(self) -> list[slice]:
+        """Each rank's latents."""
+        return [slice(first, last) for first, last in pairwise(self.bounds)]
+
+    @property
     def _latent(self) -> dict[str, nn.Parameter]:
-        """The parameters that have slices of their own for each latent."""
+        """The parameters that have a slice for each latent."""
         return {name: p for name, p in self.sae.named_parameters() if name in self.sae.latent_axis}
-
-    def _latent_axes(self) -> dict[str, int]:
-        return {name: self.sae.latent_axis[name] for name in self._latent()}
 
     @torch.no_grad()
     def _spread_share(self, residual: Float[Tensor, "batch d_out"]) -> float:
@@ -266,30 +161,6 @@ class DataParallelTrainer(SharedTrainer):
         inside, means, rows = message[:3]
         whole = inside + means - message[3:].square().sum() / rows
         return (own / whole.clamp_min(torch.finfo(torch.float64).tiny)).item()
-
-
-def even_bounds(n: int, n_shares: int) -> list[int]:
-    """Where equal shares of n latents begin, and the end.
-
-    Raises:
-        ConfigError: fewer latents than shares.
-    """
-    if n < n_shares:
-        raise ConfigError(f"{n} latents cannot be spread over {n_shares} ranks; start fewer")
-    return [n * i // n_shares for i in range(n_shares + 1)]
-
-
-def some_latents(sae: SAE, which: slice) -> SAE:
-    """Some of an SAE's latents, over the same memory; all else is the same SAE's."""
-    part = copy.copy(sae)
-    part.d_sae = which.stop - which.start
-    part._modules = dict(sae._modules)
-    part._parameters = {}
-    for name, p in sae.named_parameters(recurse=False):
-        axis = sae.latent_axis.get(name)
-        cut = p if axis is None else nn.Parameter(p.data.narrow(axis, which.start, part.d_sae))
-        part.register_parameter(name, cut)
-    return part
 
 
 def _grad(p: nn.Parameter) -> Tensor:

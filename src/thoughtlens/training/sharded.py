@@ -8,6 +8,7 @@ parts of the reconstruction are added up. b_dec is on every rank, and alike.
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -20,8 +21,8 @@ from thoughtlens.errors import ConfigError
 from thoughtlens.sae.base import SAE, Batch, LossTerms, SparseActs, counts
 from thoughtlens.sae.topk import TopKConfig, TopKSAE
 from thoughtlens.training.loop import Settings
-from thoughtlens.training.parallel import SharedTrainer, even_bounds, some_latents
 from thoughtlens.training.ranks import Ranks
+from thoughtlens.training.shared import SharedTrainer, even_bounds, some_latents
 
 
 class LatentParallelTrainer(SharedTrainer):
@@ -52,7 +53,7 @@ class LatentParallelTrainer(SharedTrainer):
         part = _moved(sae, slice(bounds[ranks.rank], bounds[ranks.rank + 1]), device)
         super().__init__(part, settings, ranks, bounds)
         self._frame = sae if ranks.first else None
-        self._widest = max(last - first for first, last in zip(bounds, bounds[1:], strict=False))
+        self._widest = max(last - first for first, last in pairwise(bounds))
 
     def step(
         self,
@@ -106,7 +107,7 @@ class LatentParallelTrainer(SharedTrainer):
         width, own = min(k, self._widest), values.shape[1]
         everyone = self.ranks.gather(F.pad(values, (0, width - own)))
         row = everyone.transpose(0, 1).flatten(1)
-        best, chosen = kernels.topk(row, min(k, row.shape[1]))
+        _, chosen = kernels.topk(row, min(k, row.shape[1]))
         kept = torch.zeros_like(row, dtype=torch.bool).scatter_(1, chosen, True)
         start = width * self.ranks.rank
         return kept[:, start : start + own]
