@@ -269,6 +269,22 @@ def test_adam_rows(unit_from, lazy):
     compare_adam(cpu, 9, 5, unit_from, lazy)
 
 
+@pytest.mark.parametrize("module", [cpu, reference])
+@pytest.mark.parametrize("unit_from", [0, 3, 7])
+def test_a_narrow_gradient_counts_as_the_wide_one(module, unit_from):
+    start, grad = draw(3, (7, 40), (7, 40))
+    start /= start.norm(dim=1, keepdim=True)
+    narrow, idle = grad.to(torch.bfloat16), torch.zeros(7, dtype=torch.bool)
+    norms, weights = [], []
+    for g in (narrow, narrow.float()):
+        p, state = start.clone(), adam_state(7, 40)
+        norms.append(module.grad_square(p, g, idle, unit_from))
+        module.adam_rows(p, g, state, idle, lr=0.1, betas=(0.9, 0.99), eps=1e-8, unit_from=unit_from)
+        weights.append(p)
+    torch.testing.assert_close(*norms)
+    torch.testing.assert_close(*weights)
+
+
 def test_what_lazy_leaves_out_is_bounded():
     (start, grad) = draw(0, (3, 50), (3, 50))
     exact, lazy = start.clone(), start.clone()

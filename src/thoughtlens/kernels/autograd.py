@@ -1,6 +1,6 @@
 """Gradients of the sparse kernels, written once for every device.
 
-`ops` is the module with the device's `select`, `weighted_rows`, `row_products`, `reconstruct` and `latent_rows`.
+`ops` is the module with the device's `select`, `weighted_rows`, `row_products`, `reconstruct`, `latent_rows`.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def dense_error(
     dtype: torch.dtype,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
     """See `reference.dense_error`."""
-    return squared_error(z, (acts.to(dtype) @ W_dec.to(dtype)).to(W_dec.dtype), b_dec)
+    return DenseError.apply(acts, W_dec, z, b_dec, dtype)
 
 
 def squared_error(
@@ -170,7 +170,10 @@ def adam_rows(
 
 
 class EncodeReLU(torch.autograd.Function):
-    """Bias, ReLU, sums and counts in one pass over the products, which it replaces; as few passes back."""
+    """Bias, ReLU, sums and counts in one pass over the products, which it replaces; as few passes back.
+
+    The gradient in W stays in the products' dtype: widened it would only be larger to read.
+    """
 
     @staticmethod
     def forward(
@@ -196,9 +199,35 @@ class EncodeReLU(torch.autograd.Function):
         pre_grad, b_grad = torch.empty_like(acts), torch.empty_like(shift)
         arrays = (array(t) for t in (grad, acts, shift, pre_grad, b_grad))
         share(loops.relu_backward, len(shift), *arrays)
-        W_grad = (pre_grad.T @ centred).to(W.dtype).T
+        W_grad = (pre_grad.T @ centred).T
         centre_grad = -(W @ b_grad) if ctx.needs_input_grad[1] else None
         return None, centre_grad, W_grad, b_grad, None
+
+
+class DenseError(torch.autograd.Function):
+    """The squared error of a dense product; its gradient in W_dec stays in the product's dtype."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, acts: Tensor, W_dec: Tensor, z: Tensor, b_dec: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """The sum, and the residual."""
+        narrow, rows = acts.to(dtype), W_dec.to(dtype)
+        residual = torch.sub(z, narrow @ rows).sub_(b_dec)
+        ctx.acts_dtype = acts.dtype
+        ctx.save_for_backward(narrow, rows, residual)
+        ctx.mark_non_differentiable(residual)
+        return torch.dot(residual.flatten(), residual.flatten()), residual
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients in acts, W_dec and b_dec."""
+        acts, rows, residual = ctx.saved_tensors
+        wide = residual * (-2 * grad)
+        narrow = wide.to(acts.dtype)
+        acts_grad = (narrow @ rows.T).to(ctx.acts_dtype) if ctx.needs_input_grad[0] else None
+        W_grad = acts.T @ narrow if ctx.needs_input_grad[1] else None
+        return acts_grad, W_grad, None, wide.sum(0), None
 
 
 @torch.no_grad()

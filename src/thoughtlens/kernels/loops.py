@@ -396,11 +396,12 @@ def grad_squares(p, grad, idle, unit_from, out, lo, hi):
         if not idle[i]:
             if i < unit_from:
                 for d in range(p.shape[1]):
-                    square += grad[i, d] * grad[i, d]
+                    square += _number(grad[i, d]) * _number(grad[i, d])
             else:
                 for d in range(p.shape[1]):
-                    square += grad[i, d] * grad[i, d]
-                    along += grad[i, d] * p[i, d]
+                    g = _number(grad[i, d])
+                    square += g * g
+                    along += g * p[i, d]
                     length += p[i, d] * p[i, d]
         out[i] = max(square - along * along * (2 - length), 0)
 
@@ -429,9 +430,9 @@ def _adam_row(p, grad, m, v, has_grad, unit, keep1, keep2, gain1, gain2, factor,
         factor = np.float32(0)
     elif unit:
         for d in range(p.size):
-            along += grad[d] * p[d]
+            along += _number(grad[d]) * p[d]
     for d in range(p.size):
-        g = factor * (grad[d] - along * p[d]) if has_grad else np.float32(0)
+        g = factor * (_number(grad[d]) - along * p[d]) if has_grad else np.float32(0)
         m[d] = keep1 * m[d] + gain1 * g
         v[d] = keep2 * v[d] + gain2 * g * g
         m[d] = m[d] if abs(m[d]) > TINY else np.float32(0)

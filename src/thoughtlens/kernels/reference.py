@@ -186,7 +186,7 @@ def grad_square(
 ) -> Float[Tensor, ""]:
     """Sum of squares of a gradient; from row `unit_from` on, of what `across` leaves of it.
 
-    Rows that are `idle` have a gradient of 0, and are not read.
+    It may be in a narrower dtype than p, as dense products leave it. Rows that are `idle` have a gradient of 0, and are not read.
     """
     return torch.where(idle[:, None], 0, across(p, grad, unit_from)).square().sum()
 
@@ -233,5 +233,6 @@ def adam_rows(
 
 def across(p: Float[Tensor, "n d"], grad: Float[Tensor, "n d"], unit_from: int) -> Float[Tensor, "n d"]:
     """A gradient without its part along each row from `unit_from` on (Bricken et al. 2023, appendix)."""
+    grad = grad.to(p.dtype)
     along = (grad[unit_from:] * p[unit_from:]).sum(1, keepdim=True)
     return torch.cat([grad[:unit_from], grad[unit_from:] - along * p[unit_from:]])

@@ -90,11 +90,13 @@ def with_auxk(
     fired = counts(acts, sae.d_sae)
     idle = fired == 0
     if sae.cfg.auxk > 0 and batch.dead is not None:
-        latents, dtype = batch.dead.nonzero().squeeze(1), sae.compute_dtype or sae.W_enc.dtype
-        centred = z - sae.b_dec if sae.cfg.pre_bias else z
-        pre_acts = kernels.linear(centred, sae.W_enc[:, latents], sae.b_enc[latents], dtype)
-        k_aux = sae.cfg.k_aux or max(1, residual.shape[1] // 2)
-        loss = dead_loss(residual, pre_acts, sae.W_dec[latents], k_aux, dtype)
+        loss = residual.new_zeros(())
+        if len(latents := batch.dead.nonzero().squeeze(1)):
+            dtype = sae.compute_dtype or sae.W_enc.dtype
+            centred = z - sae.b_dec if sae.cfg.pre_bias else z
+            pre_acts = kernels.linear(centred, sae.W_enc[:, latents], sae.b_enc[latents], dtype)
+            k_aux = sae.cfg.k_aux or max(1, residual.shape[1] // 2)
+            loss = dead_loss(residual, pre_acts, sae.W_dec[latents], k_aux, dtype)
         terms = terms | {"auxk": sae.cfg.auxk * loss}
         idle &= ~batch.dead
     return LossTerms(terms, acts, fired, idle, residual.detach())

@@ -32,6 +32,8 @@ class Adam:
     def __init__(self, sae: SAE, betas: tuple[float, float], lazy: bool = False):
         self.sae, self.betas, self.lazy = sae, betas, lazy
         self.parameters = dict(sae.named_parameters())
+        for parameter in self.parameters.values():
+            parameter.grad_dtype = None  # as the kernels leave it, which may be narrower
         self.state = {p: _zeros(p, len(self._rows(name, p))) for name, p in self.parameters.items()}
 
     def zero_grad(self) -> None:
