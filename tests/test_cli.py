@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -233,3 +235,23 @@ def test_too_little_memory_is_said_in_one_short_line(allocate):
 
 def test_of_an_unforeseen_error_only_the_first_line_is_shown():
     assert cli._unforeseen(RuntimeError("broke\nframe #0\nframe #1")) == "unforeseen RuntimeError: broke"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_is_said_in_one_line(number):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "thoughtlens.cli", "bench", "startup", "--repeats", "100000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not children.read_text().strip() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == (
+        "error: interrupted; what was finished is kept, the same command continues"
+    )

@@ -34,6 +34,10 @@ from thoughtlens.cli import bench  # noqa: F401
 from thoughtlens.cli import doctor  # noqa: F401
 
 
+INTERRUPTED = 130
+STOPPED = "interrupted; what was finished is kept, the same command continues"
+
+
 def main() -> None:
     """Entry point: known errors become one line and exit code 1."""
     from thoughtlens.errors import ThoughtlensError
@@ -48,7 +52,11 @@ def main() -> None:
             raise
         _fail(str(error))
     except KeyboardInterrupt:
-        _fail("interrupted; what was finished is kept, the same command continues", code=130)
+        _fail(STOPPED, INTERRUPTED)
+    except SystemExit as end:
+        if end.code != INTERRUPTED:  # what typer makes of an interruption, without a word
+            raise
+        _fail(STOPPED, INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     # The command line is the boundary: whatever was not foreseen must still end in one line.
