@@ -8,7 +8,8 @@ a step of that many SAEs, each on a batch of its own: a peer takes `share` of th
 those of all at the same speed. With `test` and `out` in SETTINGS, it takes all its steps at once, over the
 rows in their order, and writes what its SAE makes of the rows of `test`. With `warm`, ours has trained that
 many of `steps` before the first that is timed: how many latents fire decides how long it takes. The peers'
-products are dense, and take as long whatever fires. Everything a library prints goes to
+products are dense, and take as long whatever fires. `device` is where all of it is done: the CPU unless
+SETTINGS say otherwise. Everything a library prints goes to
 stderr. What a step is, is each library's own: the loop around it (data, logging, checkpoints) is left out for
 all alike.
 """
@@ -25,7 +26,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # it would ask for a GPU
 os.environ["WANDB_MODE"] = "disabled"
 
 import numpy as np
@@ -87,7 +87,8 @@ def sae_lens(s: dict[str, Any], x: torch.Tensor) -> Library:
     from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
-    common = {"d_in": s["d_in"], "d_sae": s["d_sae"], "metadata": SAEMetadata()}
+    device = str(x.device)
+    common = {"d_in": s["d_in"], "d_sae": s["d_sae"], "device": device, "metadata": SAEMetadata()}
     if s["kind"] == "topk":
         sae = TopKTrainingSAE(TopKTrainingSAEConfig(k=s["k"], **common))
     elif s["kind"] == "batchtopk":
@@ -102,6 +103,7 @@ def sae_lens(s: dict[str, Any], x: torch.Tensor) -> Library:
         lr=lr,
         lr_end=lr / 10,
         autocast=s["dtype"] == "bfloat16",
+        device=device,
         logger=LoggingConfig(log_to_wandb=False),
     )
     trainer = SAETrainer(cfg, sae, data_provider=iter(()))
@@ -133,18 +135,19 @@ def sparsify(s: dict[str, Any], x: torch.Tensor) -> Library:
     from sparsify.sign_sgd import SignSGD
     from sparsify.sparse_coder import SparseCoder
 
-    sae = SparseCoder(s["d_in"], SparseCoderConfig(num_latents=s["d_sae"], k=s["k"]), dtype=torch.float32)
+    cfg = SparseCoderConfig(num_latents=s["d_sae"], k=s["k"])
+    sae = SparseCoder(s["d_in"], cfg, device=x.device, dtype=torch.float32)
     sae.b_dec.data = x.mean(0)
     lr = s.get("lr") or 5e-3 / (s["d_sae"] / 2**14) ** 0.5
     optimizer = ScheduleFreeWrapper(SignSGD(sae.parameters(), lr=lr), momentum=0.95)
     optimizer.train()
-    since_fired = torch.zeros(s["d_sae"], dtype=torch.long)
-    did_fire = torch.zeros(s["d_sae"], dtype=torch.bool)
+    since_fired = torch.zeros(s["d_sae"], dtype=torch.long, device=x.device)
+    did_fire = torch.zeros(s["d_sae"], dtype=torch.bool, device=x.device)
 
     def step(x: torch.Tensor) -> None:
         sae.set_decoder_norm_to_unit_norm()
         variance = (x - x.mean(0)).pow(2).sum()
-        with _autocast(s):
+        with _autocast(s, x):
             out = sae(x=x, y=x, dead_mask=None, total_variance=variance)
         did_fire[out.latent_indices.flatten()] = True
         float(out.fvu.detach())
@@ -172,7 +175,7 @@ def dictionary_learning(s: dict[str, Any], x: torch.Tensor) -> Library:
 
     common = {
         "steps": s["steps"], "activation_dim": s["d_in"], "dict_size": s["d_sae"], "layer": 0,
-        "lm_name": "none", "device": "cpu", "seed": 0,
+        "lm_name": "none", "device": str(x.device), "seed": 0,
     }  # fmt: skip
     if s.get("lr"):
         common["lr"] = s["lr"]
@@ -186,7 +189,7 @@ def dictionary_learning(s: dict[str, Any], x: torch.Tensor) -> Library:
     n = iter(range(10**9))
 
     def step(x: torch.Tensor) -> None:
-        with _autocast(s):
+        with _autocast(s, x):
             trainer.update(next(n), x)
 
     def read(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -197,8 +200,8 @@ def dictionary_learning(s: dict[str, Any], x: torch.Tensor) -> Library:
     return Library(step, read)
 
 
-def _autocast(s: dict[str, Any]) -> contextlib.AbstractContextManager:
-    return torch.autocast("cpu", torch.bfloat16, enabled=s["dtype"] == "bfloat16")
+def _autocast(s: dict[str, Any], x: torch.Tensor) -> contextlib.AbstractContextManager:
+    return torch.autocast(x.device.type, torch.bfloat16, enabled=s["dtype"] == "bfloat16")
 
 
 PEERS = {f.__name__: f for f in (sae_lens, sparsify, dictionary_learning)}
@@ -213,7 +216,10 @@ def main() -> None:
         s = json.load(file)
     torch.manual_seed(s.get("seed", 0))
     torch.set_num_threads(s["threads"])
-    rows = torch.from_numpy(np.load(s["rows"], mmap_mode="c"))
+    device = torch.device(s.get("device", "cpu"))
+    if device.type == "cpu":
+        os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # it would ask for a GPU
+    rows = torch.from_numpy(np.load(s["rows"], mmap_mode="c")).to(device)
     batches, build, scale = rows.split(s["batch"]), LIBRARIES[s["library"]], 1.0
     if "members" in s:
         n = s["members"] if s["library"] in MANY else s["share"]
@@ -229,9 +235,17 @@ def main() -> None:
         return
     answers.write("ready\n")
     for i, _ in enumerate(sys.stdin):
+        wait(device)
         start = time.perf_counter()
         library.step(batches[i % len(batches)])
+        wait(device)
         answers.write(f"{1e3 * scale * (time.perf_counter() - start)}\n")
+
+
+def wait(device: torch.device) -> None:
+    """Let a GPU finish."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def train(library: Library, batches: Sequence[torch.Tensor], s: dict[str, Any]) -> None:

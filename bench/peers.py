@@ -50,6 +50,13 @@ SETTINGS = {
     "stack-42": {"kind": "topk", **STACK},
     "stack-42-relu": {"kind": "relu", **STACK},
 }
+ON_GPU = {
+    "topk-65536": {
+        "kind": "topk", "d_in": 2048, "d_sae": 65_536, "batch": 8192, "k": 64, "device": "cuda", "batches": 2,
+        "peers": ["sparsify", "sparsify:bfloat16", "sae_lens", "sae_lens:bfloat16"],
+    },
+}  # fmt: skip
+"""Settings for a GPU: `gpu.py` runs them."""
 PEERS = {
     "topk": ["sparsify", "sparsify:bfloat16", "sae_lens", "sae_lens:bfloat16", "dictionary_learning"],
     "relu": ["sae_lens", "sae_lens:bfloat16", "dictionary_learning"],
@@ -141,11 +148,12 @@ def start(name: str, setting: dict[str, Any], python: Path, folder: Path) -> Con
 def compare(setting: dict[str, Any], python: Path, acts: Path | None, steps: int) -> dict[str, Any]:
     """Median, least and largest milliseconds of every contestant, and median ratios to ours in each round."""
     many = "many" if "members" in setting else "one"
-    n_rows = N_BATCHES[many] * setting.get("members", 1) * setting["batch"]
+    others = setting.get("peers", PEERS[setting["kind"]])
+    n_rows = setting.get("batches", N_BATCHES[many]) * setting.get("members", 1) * setting["batch"]
     with tempfile.TemporaryDirectory(prefix="thoughtlens-peers-") as tmp:
         folder = Path(tmp)
         np.save(folder / "rows.npy", rows(acts, setting["d_in"], n_rows))
-        names = [*OURS[many], *PEERS[setting["kind"]]]
+        names = [*OURS[many], *others]
         contestants = [start(name, setting, python, folder) for name in names]
         for _ in range(WARMUP + steps):
             for contestant in contestants:
@@ -153,7 +161,7 @@ def compare(setting: dict[str, Any], python: Path, acts: Path | None, steps: int
         for contestant in contestants:
             contestant.process.communicate()
     times = {c.name: c.times[WARMUP:] for c in contestants}
-    fastest = min(PEERS[setting["kind"]], key=lambda name: statistics.median(times[name]))
+    fastest = min(others, key=lambda name: statistics.median(times[name]))
     ours = OURS[many][0]
     ratios = {
         name: statistics.median(theirs / mine for theirs, mine in zip(t, times[ours], strict=True))
@@ -187,12 +195,12 @@ def main() -> None:
     parser.add_argument("--env", type=Path, default=Path(".venv-peers"), help="made by `make peers`")
     parser.add_argument("--acts", type=Path, help="activation store whose rows are taken where they fit")
     parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS | ON_GPU, default=list(SETTINGS))
     options = parser.parse_args()
     python = environment(options.env)
     found = {}
     for name in options.settings:
-        found[name] = compare(SETTINGS[name], python, options.acts, options.steps)
+        found[name] = compare((SETTINGS | ON_GPU)[name], python, options.acts, options.steps)
         print(name, json.dumps(found[name]["ms"]), flush=True)
     print(table(found))
     file = RESULTS / f"{date.today().isoformat()}-peers.json"
