@@ -154,8 +154,7 @@ class SAE(nn.Module, ABC):
         self.normalization: Normalization | None = None
         self.hook_names: list[str] = []
         self.provenance: dict[str, Any] = {}
-        self.compute_dtype: torch.dtype | None = None
-        """dtype of the encoder's matrix product; None: that of the weights."""
+        self._compute_dtype: torch.dtype | None = None
         self.register_load_state_dict_post_hook(latents_together)
 
     @abstractmethod
@@ -234,9 +233,25 @@ class SAE(nn.Module, ABC):
 
     def pre_acts(self, z: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         """Pre-activations of normalised input."""
-        if self.cfg.pre_bias:
-            z = z - self.b_dec
-        return kernels.linear(z, self.W_enc, self.b_enc, self.compute_dtype or self.W_enc.dtype)
+        return kernels.linear(self.centred(z), self.W_enc, self.b_enc, self.compute_dtype)
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """dtype of dense products; that of the weights, unless one is set (None: unset)."""
+        return self._compute_dtype or self.W_enc.dtype
+
+    @compute_dtype.setter
+    def compute_dtype(self, dtype: torch.dtype | None) -> None:
+        self._compute_dtype = dtype
+
+    @property
+    def centre(self) -> Float[Tensor, " d_in"] | None:
+        """What the encoder takes off its input: b_dec, or with `pre_bias = false` nothing."""
+        return self.b_dec if self.cfg.pre_bias else None
+
+    def centred(self, z: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
+        """What the encoder's product takes."""
+        return z if self.centre is None else z - self.centre
 
     def normalize(self, x: Tensor, cell: Tensor | None = None) -> Tensor:
         """Raw activations in the units of the weights.

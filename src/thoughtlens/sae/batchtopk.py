@@ -70,9 +70,10 @@ class BatchTopKSAE(SAE):
     def loss(self, batch: Batch) -> LossTerms:
         """`reconstruction` and, while latents are dead, `auxk`."""
         z = self.normalize(batch.x, batch.cell)
-        centre, dtype = self.b_dec if self.cfg.pre_bias else None, self.compute_dtype or self.W_enc.dtype
-        acts = kernels.encode_batchtopk(z, centre, self.W_enc, self.b_enc, self.cfg.k, dtype)
-        error, residual = kernels.acts_error(acts, self.W_dec, z, self.b_dec, dtype)
+        acts = kernels.encode_batchtopk(
+            z, self.centre, self.W_enc, self.b_enc, self.cfg.k, self.compute_dtype
+        )
+        error, residual = kernels.acts_error(acts, self.W_dec, z, self.b_dec, self.compute_dtype)
         return with_auxk(self, {"reconstruction": error / residual.numel()}, z, residual, acts, batch)
 
     @torch.no_grad()

@@ -137,7 +137,7 @@ class Crosscoder(SAE):
         if self.cfg.pre_bias:
             z = z - self.b_dec
         W_enc = self.W_enc.flatten(0, 1)
-        return kernels.linear(z.flatten(1), W_enc, self.b_enc, self.compute_dtype or W_enc.dtype)
+        return kernels.linear(z.flatten(1), W_enc, self.b_enc, self.compute_dtype)
 
     def normalize(self, x: Tensor, cell: Tensor | None = None) -> Tensor:
         """Raw activations in the units of the weights.
@@ -164,7 +164,7 @@ class Crosscoder(SAE):
         pre_acts = self.pre_acts(z)
         acts = self.train_acts(pre_acts)
         W_dec, b_dec = self.W_dec.flatten(1), self.b_dec.flatten()
-        residual = z.flatten(1) - kernels.linear(acts, W_dec, b_dec, self.compute_dtype or W_dec.dtype)
+        residual = z.flatten(1) - kernels.linear(acts, W_dec, b_dec, self.compute_dtype)
         if cfg.sparsity == "batchtopk":
             terms = {"reconstruction": residual.square().mean()}
             return LossTerms(terms | auxk_term(cfg, residual, pre_acts, W_dec, batch), acts)

@@ -57,14 +57,15 @@ class GatedSAE(SAE):
     def loss(self, batch: Batch) -> LossTerms:
         """`reconstruction`, `l1` and `gate`."""
         z = self.normalize(batch.x, batch.cell)
-        centre, dtype = self.b_dec if self.cfg.pre_bias else None, self.compute_dtype or self.W_dec.dtype
-        gate, totals, opened = kernels.encode_relu(z, centre, self.W_enc, self.b_enc, dtype)
+        gate, totals, opened = kernels.encode_relu(z, self.centre, self.W_enc, self.b_enc, self.compute_dtype)
         if isinstance(gate, kernels.RaggedActs):
             acts = replace(gate, values=self.magnitude(gate.values, gate.latents).relu())
         else:
             acts = self.activate(gate.to(self.W_enc.dtype))
-        error, _ = kernels.acts_error(acts, self.W_dec, z, self.b_dec, dtype)
-        gate_error, _ = kernels.acts_error(gate, self.W_dec.detach(), z, self.b_dec.detach(), dtype)
+        error, _ = kernels.acts_error(acts, self.W_dec, z, self.b_dec, self.compute_dtype)
+        gate_error, _ = kernels.acts_error(
+            gate, self.W_dec.detach(), z, self.b_dec.detach(), self.compute_dtype
+        )
         return LossTerms(
             {
                 "reconstruction": error / len(z),

@@ -108,7 +108,7 @@ class ImportedSAE(SAE):
         if self.cfg.rule != "pursuit":
             return super().encode(x, cell)
         z = self.normalize(x, cell).reshape(-1, self.d_in)
-        return self._pursue(z - self.b_dec if self.cfg.pre_bias else z).unflatten(0, x.shape[:-1])
+        return self._pursue(self.centred(z)).unflatten(0, x.shape[:-1])
 
     def encode_sparse(
         self, x: Float[Tensor, "*batch d_in"], cell: Int[Tensor, "*batch"] | None = None

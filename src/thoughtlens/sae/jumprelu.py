@@ -127,7 +127,7 @@ class JumpReLUSAE(SAE):
         z = self.normalize(batch.x, batch.cell)
         pre_acts = self.pre_acts(z)
         acts = self.activate(pre_acts)
-        residual = z - kernels.linear(acts, self.W_dec, self.b_dec, self.compute_dtype or self.W_dec.dtype)
+        residual = z - kernels.linear(acts, self.W_dec, self.b_dec, self.compute_dtype)
         terms = {"reconstruction": residual.square().mean(), "sparsity": self._penalty(pre_acts, acts)}
         terms |= auxk_term(cfg, residual, pre_acts, self.W_dec, batch)
         if cfg.pre_act > 0 and batch.dead is not None:

@@ -72,13 +72,14 @@ class MatryoshkaSAE(BatchTopKSAE):
     def loss(self, batch: Batch) -> LossTerms:
         """`reconstruction_<width>` of each dictionary and, while latents are dead, `auxk`."""
         z = self.normalize(batch.x, batch.cell)
-        centre, dtype = self.b_dec if self.cfg.pre_bias else None, self.compute_dtype or self.W_enc.dtype
-        acts = kernels.encode_batchtopk(z, centre, self.W_enc, self.b_enc, self.cfg.k, dtype)
+        acts = kernels.encode_batchtopk(
+            z, self.centre, self.W_enc, self.b_enc, self.cfg.k, self.compute_dtype
+        )
         terms, start, residual = {}, 0, z - self.b_dec
         for width, weight in zip(self.cfg.widths(self.d_in), self.cfg.weights(), strict=True):
             ragged = isinstance(acts, kernels.RaggedActs)
             part = acts.between(start, width) if ragged else acts[:, start:width]
-            residual = residual - kernels.decode_acts(part, self.W_dec[start:width], dtype)
+            residual = residual - kernels.decode_acts(part, self.W_dec[start:width], self.compute_dtype)
             terms[f"reconstruction_{width}"] = weight * residual.square().mean()
             start = width
         return with_auxk(self, terms, z, residual, acts, batch)

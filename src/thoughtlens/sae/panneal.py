@@ -71,9 +71,8 @@ class PAnnealSAE(SAE):
     def loss(self, batch: Batch) -> LossTerms:
         """`reconstruction` and `lp`."""
         z = self.normalize(batch.x, batch.cell)
-        centre, dtype = self.b_dec if self.cfg.pre_bias else None, self.compute_dtype or self.W_dec.dtype
-        acts, _, fired = kernels.encode_relu(z, centre, self.W_enc, self.b_enc, dtype)
-        error, _ = kernels.acts_error(acts, self.W_dec, z, self.b_dec, dtype)
+        acts, _, fired = kernels.encode_relu(z, self.centre, self.W_enc, self.b_enc, self.compute_dtype)
+        error, _ = kernels.acts_error(acts, self.W_dec, z, self.b_dec, self.compute_dtype)
         return LossTerms(
             {
                 "reconstruction": error / len(z),

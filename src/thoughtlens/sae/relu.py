@@ -46,9 +46,8 @@ class ReLUSAE(SAE):
         """`reconstruction` and `l1`."""
         cfg = self.cfg
         z = self.normalize(batch.x, batch.cell)
-        centre, dtype = self.b_dec if cfg.pre_bias else None, self.compute_dtype or self.W_dec.dtype
-        acts, totals, fired = kernels.encode_relu(z, centre, self.W_enc, self.b_enc, dtype)
-        error, _ = kernels.acts_error(acts, self.W_dec, z, self.b_dec, dtype)
+        acts, totals, fired = kernels.encode_relu(z, self.centre, self.W_enc, self.b_enc, self.compute_dtype)
+        error, _ = kernels.acts_error(acts, self.W_dec, z, self.b_dec, self.compute_dtype)
         weighted = totals * self.W_dec.norm(dim=1) if cfg.penalty_by_decoder_norm else totals
         n = len(z) * (self.d_sae if cfg.penalty == "mean" else 1)
         return LossTerms(

@@ -101,7 +101,7 @@ class Stack:
     @property
     def compute_dtype(self) -> torch.dtype:
         """dtype of the dense products."""
-        return self.members[0].compute_dtype or self.W_enc.dtype
+        return self.members[0].compute_dtype
 
     def centred(self, z: Float[Tensor, "members batch d_in"]) -> Float[Tensor, "members batch d_in"]:
         """What the encoder's product takes."""

@@ -100,7 +100,7 @@ class SupervisedSAE(SAE):
         acts = self.activate(pre_acts)
         n = self.cfg.n_tied
         written = torch.cat([acts[:, :n].detach(), acts[:, n:]], dim=1)
-        residual = z - kernels.linear(written, self.W_dec, self.b_dec, self.compute_dtype or self.W_dec.dtype)
+        residual = z - kernels.linear(written, self.W_dec, self.b_dec, self.compute_dtype)
         terms = {
             "reconstruction": residual.square().mean(),
             "label": self.cfg.label * self._label_loss(pre_acts, batch.labels),

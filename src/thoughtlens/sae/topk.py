@@ -68,8 +68,9 @@ class TopKSAE(SAE):
     def loss(self, batch: Batch) -> LossTerms:
         """`reconstruction` and, while latents are dead, `auxk`."""
         z = self.normalize(batch.x, batch.cell)
-        centre, dtype = self.b_dec if self.cfg.pre_bias else None, self.compute_dtype or self.W_enc.dtype
-        values, indices = kernels.encode_topk(z, self.W_enc, self.b_enc, self.cfg.k, dtype, centre)
+        values, indices = kernels.encode_topk(
+            z, self.W_enc, self.b_enc, self.cfg.k, self.compute_dtype, self.centre
+        )
         acts = SparseActs(values, indices)
         error, residual = kernels.decode_error(values, indices, self.W_dec, z, self.b_dec)
         return with_auxk(self, {"reconstruction": error / residual.numel()}, z, residual, acts, batch)
@@ -92,11 +93,11 @@ def with_auxk(
     if sae.cfg.auxk > 0 and batch.dead is not None:
         loss = residual.new_zeros(())
         if len(latents := batch.dead.nonzero().squeeze(1)):
-            dtype = sae.compute_dtype or sae.W_enc.dtype
-            centred = z - sae.b_dec if sae.cfg.pre_bias else z
-            pre_acts = kernels.linear(centred, sae.W_enc[:, latents], sae.b_enc[latents], dtype)
+            pre_acts = kernels.linear(
+                sae.centred(z), sae.W_enc[:, latents], sae.b_enc[latents], sae.compute_dtype
+            )
             k_aux = sae.cfg.k_aux or max(1, residual.shape[1] // 2)
-            loss = dead_loss(residual, pre_acts, sae.W_dec[latents], k_aux, dtype)
+            loss = dead_loss(residual, pre_acts, sae.W_dec[latents], k_aux, sae.compute_dtype)
         terms = terms | {"auxk": sae.cfg.auxk * loss}
         idle &= ~batch.dead
     return LossTerms(terms, acts, fired, idle, residual.detach())

@@ -74,7 +74,7 @@ class LatentParallelTrainer(SharedTrainer):
     def loss(self, batch: Batch) -> LossTerms:
         """As `TopKSAE.loss`, the whole loss on every rank; gradients are those of this rank's latents."""
         sae, cfg = self.sae, self._cfg
-        dtype = sae.compute_dtype or sae.W_enc.dtype
+        dtype = sae.compute_dtype
         z = sae.normalize(batch.x, batch.cell)
         centre = _Shared.apply(sae.b_dec, self.ranks) if cfg.pre_bias else None
         found, indices = kernels.encode_topk(z, sae.W_enc, sae.b_enc, min(cfg.k, sae.d_sae), dtype, centre)
