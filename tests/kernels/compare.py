@@ -87,7 +87,7 @@ def compare_adam(kernels, n, d, unit_from, lazy, device="cpu"):
         idle[-1] = True
         grad = torch.where(idle[:, None], 0, torch.randn(n, d, generator=generator)).to(device)
         idle = idle.to(device)
-        torch.testing.assert_close(*(k.grad_square(mine, grad, idle, first) for k in (kernels, reference)))
+        torch.testing.assert_close(*(k.grad_squares(mine, grad, idle, first) for k in (kernels, reference)))
         settings = {"lr": 0.01 * (step + 1), "betas": (0.9, 0.99), "eps": 1e-8, "factor": 0.7}
         unread = grad.masked_fill(idle[:, None], torch.nan)
         kernels.adam_rows(mine, unread, states[0], idle, unit_from=unit_from, lazy=lazy, **settings)

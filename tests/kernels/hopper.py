@@ -83,7 +83,7 @@ def launches(d_in: int, d_sae: int, k: int, dtype: torch.dtype) -> None:
         torch.zeros(()), torch.zeros_like(W), torch.zeros_like(W), torch.zeros(d_sae, dtype=torch.long)
     )
     idle = torch.zeros(d_sae, dtype=torch.bool)
-    triton.grad_square(W, W, idle, 0)
+    triton.grad_squares(W, W, idle, 0)
     triton.adam_rows(W, W, state, idle, lr=1e-3, betas=(0.9, 0.999), eps=1e-8)
 
 

@@ -278,7 +278,7 @@ def test_a_narrow_gradient_counts_as_the_wide_one(module, unit_from):
     norms, weights = [], []
     for g in (narrow, narrow.float()):
         p, state = start.clone(), adam_state(7, 40)
-        norms.append(module.grad_square(p, g, idle, unit_from))
+        norms.append(module.grad_squares(p, g, idle, unit_from))
         module.adam_rows(p, g, state, idle, lr=0.1, betas=(0.9, 0.99), eps=1e-8, unit_from=unit_from)
         weights.append(p)
     torch.testing.assert_close(*norms)

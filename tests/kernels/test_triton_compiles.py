@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 sys.platform == "linux" or pytest.skip("Triton compiles on Linux only", allow_module_level=True)
 
 KERNELS = {
-    "_adam_row", "_grad_square", "_largest", "_largest_groups", "_maxima", "_reconstruct", "_relu_backward",
+    "_adam_row", "_grad_squares", "_largest", "_largest_groups", "_maxima", "_reconstruct", "_relu_backward",
     "_relu_bias", "_row_products", "_sums",
 }  # fmt: skip
 

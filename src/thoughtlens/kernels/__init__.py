@@ -24,7 +24,7 @@ __all__ = [
     "encode_batchtopk",
     "encode_relu",
     "encode_topk",
-    "grad_square",
+    "grad_squares",
     "linear",
     "name",
     "squared_error",
@@ -123,11 +123,11 @@ def decode(
     return backend(W_dec).decode(values, indices, W_dec)
 
 
-def grad_square(
+def grad_squares(
     p: Float[Tensor, "n d"], grad: Float[Tensor, "n d"], idle: Bool[Tensor, " n"], unit_from: int
-) -> Float[Tensor, ""]:
-    """See `reference.grad_square`."""
-    return backend(p).grad_square(p, grad, idle, unit_from)
+) -> Float[Tensor, " n"]:
+    """See `reference.grad_squares`."""
+    return backend(p).grad_squares(p, grad, idle, unit_from)
 
 
 def adam_rows(

@@ -97,6 +97,32 @@ class SquaredError(torch.autograd.Function):
         return None, decoded_grad, decoded_grad.sum(0)
 
 
+class DenseError(torch.autograd.Function):
+    """The squared error of a dense product; its gradient in W_dec stays in the product's dtype."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, acts: Tensor, W_dec: Tensor, z: Tensor, b_dec: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """The sum, and the residual."""
+        narrow, rows = acts.to(dtype), W_dec.to(dtype)
+        residual = torch.sub(z, narrow @ rows).sub_(b_dec)
+        ctx.acts_dtype = acts.dtype
+        ctx.save_for_backward(narrow, rows, residual)
+        ctx.mark_non_differentiable(residual)
+        return torch.dot(residual.flatten(), residual.flatten()), residual
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients in acts, W_dec and b_dec."""
+        acts, rows, residual = ctx.saved_tensors
+        wide = residual * (-2 * grad)
+        narrow = wide.to(acts.dtype)
+        acts_grad = (narrow @ rows.T).to(ctx.acts_dtype) if ctx.needs_input_grad[0] else None
+        W_grad = acts.T @ narrow if ctx.needs_input_grad[1] else None
+        return acts_grad, W_grad, None, wide.sum(0), None
+
+
 class DecodeError(torch.autograd.Function):
     """The squared error of `Decode`: the gradient in the values is known, up to a factor, with the error."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thoughtlens.kernels import loops, reference
 from thoughtlens.kernels.arrays import array
-from thoughtlens.kernels.autograd import Decode, DecodeError, EncodeTopK, SquaredError, TopK
+from thoughtlens.kernels.autograd import Decode, DecodeError, DenseError, EncodeTopK, SquaredError, TopK
 from thoughtlens.kernels.cpu_ragged import (
     DecodeRagged,
     EncodeRagged,
@@ -132,14 +132,14 @@ def topk(
     return TopK.apply(pre_acts, k, OPS)
 
 
-def grad_square(
+def grad_squares(
     p: Float[Tensor, "n d"], grad: Float[Tensor, "n d"], idle: Bool[Tensor, " n"], unit_from: int
-) -> Float[Tensor, ""]:
-    """See `reference.grad_square`; summed in float64 over rows."""
+) -> Float[Tensor, " n"]:
+    """See `reference.grad_squares`."""
     squares = torch.empty(len(p))
     arrays = (array(p), array(grad), array(idle), unit_from, array(squares))
     share(loops.grad_squares, len(p), *arrays)
-    return squares.sum(dtype=torch.float64).float()
+    return squares
 
 
 def adam_rows(
@@ -202,32 +202,6 @@ class EncodeReLU(torch.autograd.Function):
         W_grad = (pre_grad.T @ centred).T
         centre_grad = -(W @ b_grad) if ctx.needs_input_grad[1] else None
         return None, centre_grad, W_grad, b_grad, None
-
-
-class DenseError(torch.autograd.Function):
-    """The squared error of a dense product; its gradient in W_dec stays in the product's dtype."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, acts: Tensor, W_dec: Tensor, z: Tensor, b_dec: Tensor, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
-        """The sum, and the residual."""
-        narrow, rows = acts.to(dtype), W_dec.to(dtype)
-        residual = torch.sub(z, narrow @ rows).sub_(b_dec)
-        ctx.acts_dtype = acts.dtype
-        ctx.save_for_backward(narrow, rows, residual)
-        ctx.mark_non_differentiable(residual)
-        return torch.dot(residual.flatten(), residual.flatten()), residual
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """Gradients in acts, W_dec and b_dec."""
-        acts, rows, residual = ctx.saved_tensors
-        wide = residual * (-2 * grad)
-        narrow = wide.to(acts.dtype)
-        acts_grad = (narrow @ rows.T).to(ctx.acts_dtype) if ctx.needs_input_grad[0] else None
-        W_grad = acts.T @ narrow if ctx.needs_input_grad[1] else None
-        return acts_grad, W_grad, None, wide.sum(0), None
 
 
 @torch.no_grad()

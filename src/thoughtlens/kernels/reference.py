@@ -181,14 +181,15 @@ def squared_error(
     return residual.square().sum((-2, -1)), residual.detach()
 
 
-def grad_square(
+def grad_squares(
     p: Float[Tensor, "n d"], grad: Float[Tensor, "n d"], idle: Bool[Tensor, " n"], unit_from: int
-) -> Float[Tensor, ""]:
-    """Sum of squares of a gradient; from row `unit_from` on, of what `across` leaves of it.
+) -> Float[Tensor, " n"]:
+    """Sum of squares of each row of a gradient; from row `unit_from` on, of what `across` leaves of it.
 
-    It may be in a narrower dtype than p, as dense products leave it. Rows that are `idle` have a gradient of 0, and are not read.
+    It may be in a narrower dtype than p, as dense products leave it. Rows that are `idle` have a gradient of
+    0, and are not read.
     """
-    return torch.where(idle[:, None], 0, across(p, grad, unit_from)).square().sum()
+    return torch.where(idle[:, None], 0, across(p, grad, unit_from)).square().sum(1)
 
 
 def adam_rows(

@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.kernels.autograd import Decode, DecodeError, SquaredError, TopK
+from thoughtlens.kernels.autograd import Decode, DecodeError, DenseError, SquaredError, TopK
 from thoughtlens.kernels.reference import (
     counted_through,
     decode_ragged,
     encode_batchtopk,
     ragged_error,
 )
-from thoughtlens.kernels.triton_adam import adam_rows, grad_square
+from thoughtlens.kernels.triton_adam import adam_rows, grad_squares
 from thoughtlens.kernels.triton_error import reconstruct
 from thoughtlens.kernels.triton_relu import EncodeReLU
 from thoughtlens.kernels.triton_rows import by_latent, latent_rows, latent_sums, row_products, weighted_rows
@@ -34,12 +34,13 @@ __all__ = [
     "encode_batchtopk",
     "encode_relu",
     "encode_topk",
-    "grad_square",
+    "grad_squares",
     "latent_rows",
     "ragged_error",
     "reconstruct",
     "row_products",
     "select",
+    "squared_error",
     "topk",
     "weighted_rows",
 ]
@@ -85,6 +86,13 @@ def decode(
     return Decode.apply(values, indices, W_dec, OPS)
 
 
+def squared_error(
+    z: Float[Tensor, "batch d_out"], decoded: Float[Tensor, "batch d_out"], b_dec: Float[Tensor, " d_out"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
+    """See `reference.squared_error`."""
+    return SquaredError.apply(z, decoded, b_dec)
+
+
 def dense_error(
     acts: Float[Tensor, "batch d_sae"],
     W_dec: Float[Tensor, "d_sae d_out"],
@@ -93,7 +101,7 @@ def dense_error(
     dtype: torch.dtype,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
     """See `reference.dense_error`."""
-    return SquaredError.apply(z, (acts.to(dtype) @ W_dec.to(dtype)).to(W_dec.dtype), b_dec)
+    return DenseError.apply(acts, W_dec, z, b_dec, dtype)
 
 
 def decode_error(

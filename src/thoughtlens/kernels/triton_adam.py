@@ -50,16 +50,16 @@ def adam_rows(
     )  # fmt: skip
 
 
-def grad_square(
+def grad_squares(
     p: Float[Tensor, "n d"], grad: Float[Tensor, "n d"], idle: Bool[Tensor, " n"], unit_from: int
-) -> Float[Tensor, ""]:
-    """See `reference.grad_square`; summed in float64 over rows."""
+) -> Float[Tensor, " n"]:
+    """See `reference.grad_squares`."""
     if p.shape[1] > WIDEST:
-        return reference.grad_square(p, grad, idle, unit_from)
+        return reference.grad_squares(p, grad, idle, unit_from)
     out = torch.empty(len(p), device=p.device)
     arrays = (p.contiguous(), grad.contiguous(), _bytes(idle))
-    launch(_grad_square, len(p), *arrays, out, unit_from, p.shape[1], **_shape(p.shape[1]))
-    return out.sum(dtype=torch.float64).float()
+    launch(_grad_squares, len(p), *arrays, out, unit_from, p.shape[1], **_shape(p.shape[1]))
+    return out
 
 
 def _bytes(idle: Bool[Tensor, " n"]) -> UInt8[Tensor, " n"]:
@@ -84,10 +84,11 @@ def _adam_row(
     at, inside, unit = i * width + column, column < moved, i >= unit_from
     w = tl.load(p + at, mask=inside, other=0.0)
     g = tl.load(grad + at, mask=column < read, other=0.0).to(tl.float32)
+    old_m, old_v = tl.load(m + at, mask=inside, other=0.0), tl.load(v + at, mask=inside, other=0.0)
     g = factor * (g - tl.where(unit, tl.sum(g * w, axis=0), 0.0) * w)
     missed = (step - 1 - before).to(tl.float32)
-    new_m = beta1 * tl.exp2(missed * log_beta1) * tl.load(m + at, mask=inside, other=0.0) + gain1 * g
-    new_v = beta2 * tl.exp2(missed * log_beta2) * tl.load(v + at, mask=inside, other=0.0) + gain2 * g * g
+    new_m = beta1 * tl.exp2(missed * log_beta1) * old_m + gain1 * g
+    new_v = beta2 * tl.exp2(missed * log_beta2) * old_v + gain2 * g * g
     w -= lr * new_m / (tl.sqrt(new_v) * unroot + eps)
     length = tl.sqrt(tl.sum(w * w, axis=0))
     w = tl.where(unit, w / tl.maximum(length, 1e-12), w)
@@ -98,7 +99,7 @@ def _adam_row(
 
 
 @kernel
-def _grad_square(p, grad, idle, out, unit_from, width, BLOCK: tl.constexpr):
+def _grad_squares(p, grad, idle, out, unit_from, width, BLOCK: tl.constexpr):
     i = tl.program_id(0).to(tl.int64)
     read = tl.where(tl.load(idle + i) == 0, width, 0)
     column = tl.arange(0, BLOCK)

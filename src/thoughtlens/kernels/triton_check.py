@@ -50,7 +50,7 @@ def _adam(ops: Any, p: Tensor, grad: Tensor) -> dict[str, Tensor]:
     idle = torch.arange(len(p), device=p.device) % 3 == 0
     moments = (torch.zeros_like(p), torch.zeros_like(p))
     state = reference.AdamState(torch.zeros(()), *moments, idle.new_zeros(len(p), dtype=torch.long))
-    p, length = p.clone(), ops.grad_square(p, grad, idle, len(p) // 2)
+    p, length = p.clone(), ops.grad_squares(p, grad, idle, len(p) // 2)
     settings = {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "unit_from": len(p) // 2}
     ops.adam_rows(p, grad, state, idle, **settings)
     return {"gradient length": length, "Adam": p, "Adam's moments": torch.cat(moments)}

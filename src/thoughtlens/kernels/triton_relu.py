@@ -18,7 +18,10 @@ BLOCK, ROWS = 512, 64
 
 
 class EncodeReLU(torch.autograd.Function):
-    """`relu(x @ W + b)` in the dtype of x, with each latent's sum and count; x is `z - centre`."""
+    """`relu(x @ W + b)` in the dtype of x, with each latent's sum and count; x is `z - centre`.
+
+    The gradient in W stays in that dtype, as in all kernels: widened it would only be larger to read.
+    """
 
     @staticmethod
     def forward(
@@ -56,7 +59,7 @@ class EncodeReLU(torch.autograd.Function):
         arrays = (grad, acts, shift, pre_grad, sums)
         launch(_relu_backward, strips * blocks, *arrays, n, width, blocks, **_shape())
         b_grad = sums.sum(0)
-        W_grad = (pre_grad.T @ x).to(W.dtype).T
+        W_grad = (pre_grad.T @ x).T
         centre_grad = -(W @ b_grad) if ctx.needs_input_grad[1] else None
         return None, centre_grad, W_grad, b_grad
 

@@ -40,10 +40,10 @@ def by_latent(values: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"],
 def latent_sums(
     weights: Float[Tensor, "batch k"], pairs: ByLatent, x: Float[Tensor, "batch d"]
 ) -> tuple[Float[Tensor, "n_latents d"], Float[Tensor, " n_latents"]]:
-    """Over each latent's pairs, the sum of `weights[b, k] * x[b]`, and that of the weights."""
+    """Over each latent's pairs, the sum of `weights[b, k] * x[b]`, in the dtype of x, and of the weights."""
     n, width = len(pairs.starts) - 1, x.shape[1]
     weights, x = weights.contiguous(), x.contiguous()
-    out, totals = weights.new_empty(n, width), weights.new_empty(n)
+    out, totals = x.new_empty(n, width), weights.new_empty(n)
     shape = _shape(width)
     launch(
         _sums, n * triton.cdiv(width, shape["BLOCK"]), weights, pairs.pairs, pairs.starts, x, out, totals,
@@ -121,7 +121,7 @@ def _sums(
         row = tl.load(rows + used[:, None] * width + column[None, :], mask=read, other=0.0)
         total += tl.sum(weight[:, None] * row.to(tl.float32), axis=0)
         weight_sum += weight
-    tl.store(out + i * width + column, total, mask=inside)
+    tl.store(out + i * width + column, total.to(out.dtype.element_ty), mask=inside)
     if BY_LATENT:
         tl.store(totals + i, tl.sum(weight_sum, axis=0), mask=block == 0)
 

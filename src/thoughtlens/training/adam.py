@@ -52,10 +52,11 @@ class Adam:
         for name, p in self.parameters.items():
             if p.grad is not None:
                 rows, grad = self._rows(name, p), self._rows(name, p.grad)
-                squares.append(
-                    kernels.grad_square(rows, grad, self._idle(name, rows, idle), self._unit_from(name, rows))
+                own = kernels.grad_squares(
+                    rows, grad, self._idle(name, rows, idle), self._unit_from(name, rows)
                 )
-        return torch.stack(squares).sum().sqrt()
+                squares.append(own.sum(dtype=torch.float64))
+        return torch.stack(squares).sum().sqrt().float()
 
     @torch.no_grad()
     def step(

@@ -44,15 +44,11 @@ class StackAdam:
         """As `Adam.norm`, of every member."""
         squares = []
         for name, p, grad in self._with_gradient():
-            rows, unit = _rows(name, grad), name == "W_dec" and self.stack.unit
-            square = torch.linalg.vector_norm(rows, dim=1).square()
-            if unit:
-                weights = _rows(name, p)
-                along, length = (rows * weights).sum(1), torch.linalg.vector_norm(weights, dim=1).square()
-                square = (square - along.square() * (2 - length)).clamp_min(0)
-            if len(rows) == idle.numel():
-                square = torch.where(idle.flatten(), 0, square)
-            squares.append(square.view(len(idle), -1).sum(1, dtype=torch.float64))
+            rows, unit = _rows(name, p), name == "W_dec" and self.stack.unit
+            own = kernels.grad_squares(
+                rows, _rows(name, grad), _idle(name, rows, idle), 0 if unit else len(rows)
+            )
+            squares.append(own.view(len(idle), -1).sum(1, dtype=torch.float64))
         return torch.stack(squares).sum(0).sqrt().float()
 
     @torch.no_grad()
@@ -87,7 +83,6 @@ class StackAdam:
         steps = [o.state[o.parameters[name]]["step"] for o in self.optimizers[run]]
         kept = {key: t[run] for key, t in self._kept[name].items()}
         rows = _rows(name, p[run])
-        own = idle[run].flatten()
         kernels.adam_rows(
             rows,
             _rows(name, grad[run]),
@@ -95,7 +90,7 @@ class StackAdam:
                 steps[0].clone(), _rows(name, kept["exp_avg"]), _rows(name, kept["exp_avg_sq"]),
                 kept["last"].flatten(),
             ),
-            own if len(own) == len(rows) else torch.zeros(len(rows), dtype=torch.bool, device=own.device),
+            _idle(name, rows, idle[run]),
             lr=lr * one.sae.lr_factor.get(name, 1.0),
             betas=one.betas,
             eps=EPS,
@@ -138,3 +133,10 @@ class StackAdam:
 def _rows(name: str, t: Float[Tensor, "members ..."]) -> Float[Tensor, "n d"]:
     """A parameter, or what belongs to it, as a matrix over the same memory; a row a latent if it can."""
     return (t.mT if name == "W_enc" else t).flatten(0, -2)
+
+
+def _idle(name: str, rows: Float[Tensor, "n d"], idle: Bool[Tensor, "members d_sae"]) -> Bool[Tensor, " n"]:
+    """`idle` where a row is a latent; nobody elsewhere."""
+    if name in ("W_enc", "W_dec"):
+        return idle.flatten()
+    return torch.zeros(len(rows), dtype=torch.bool, device=idle.device)
