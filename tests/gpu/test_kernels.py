@@ -7,6 +7,7 @@ import torch
 
 from tests.kernels.compare import (
     compare_adam,
+    compare_batchtopk,
     compare_decode,
     compare_decode_error,
     compare_encode,
@@ -64,6 +65,12 @@ def test_select(width, k):
 )
 def test_encode_relu(batch, d_sae, centred, dtype):
     compare_relu(triton, batch, 90, d_sae, dtype, device="cuda", centred=centred)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("batch", "d_sae", "k"), [(1, 30, 30), (500, 1100, 20), (2048, 4608, 32)])
+def test_encode_batchtopk(batch, d_sae, k, dtype):
+    compare_batchtopk(triton, batch, 9, d_sae, k, dtype, centred=batch > 1, device="cuda")
 
 
 @pytest.mark.parametrize(("batch", "k", "d_out"), [(500, 32, 576), (1, 9, 2048), (64, 1, 5), (90, 300, 4096)])

@@ -53,6 +53,19 @@ def compare_relu(kernels, batch, d_in, d_sae, dtype, device="cpu", centred=True)
         near([torch.autograd.grad(t, inputs, retain_graph=True) for t in totals], dtype)
 
 
+def compare_batchtopk(kernels, batch, d_in, d_sae, k, dtype, device="cpu", centred=True):
+    shapes = ((batch, d_in), (d_in,), (d_sae, d_in), (d_sae,), (batch, d_sae))
+    z, centre, W, b, weights = draw(0, device, *shapes)
+    inputs = [t.requires_grad_() for t in ([centre] if centred else []) + [W.T, b]]
+    found = [
+        module.encode_batchtopk(z, centre if centred else None, inputs[-2], b, k, dtype)
+        for module in (kernels, reference)
+    ]
+    near([[f.float()] for f in found], dtype)
+    assert torch.equal(found[0] != 0, found[1] != 0)
+    near([torch.autograd.grad((f * weights).sum(), inputs) for f in found], dtype)
+
+
 def compare_decode(kernels, batch, k, d_sae, d_out, device="cpu"):
     values, W_dec, weights = draw(0, device, (batch, k), (d_sae, d_out), (batch, d_out))
     values = values.relu().requires_grad_()

@@ -11,6 +11,7 @@ pytest.importorskip("triton")
 
 from tests.kernels.compare import (
     compare_adam,
+    compare_batchtopk,
     compare_decode,
     compare_decode_error,
     compare_encode,
@@ -73,6 +74,20 @@ def test_relu_does_not_hide_nan():
     z[1, 2] = torch.nan
     acts, totals, _ = triton.encode_relu(z, None, W, b, torch.float32)
     assert acts[1].isnan().all() and totals.isnan().all() and acts[0].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("batch", "d_sae", "k"), [(1, 30, 30), (9, 1100, 2), (5, 70, 3)])
+def test_encode_batchtopk(batch, d_sae, k, dtype):
+    compare_batchtopk(triton, batch, 9, d_sae, k, dtype, centred=batch > 1)
+
+
+def test_batchtopk_where_few_are_positive():
+    """Two of twelve: the rest of the three kept are 0, and nothing else is."""
+    z, W = torch.eye(3), -torch.ones(3, 4)
+    W[1, 2], W[2, 0] = 5, 3
+    acts = triton.encode_batchtopk(z, None, W, torch.zeros(4), 1, torch.float32)
+    assert acts.nonzero().tolist() == [[1, 2], [2, 0]] and acts.sum() == 8
 
 
 @pytest.mark.parametrize(("batch", "k", "d_out"), [(4, 3, 5), (1, 19, 300), (3, 1, 256)])

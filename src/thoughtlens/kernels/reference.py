@@ -108,7 +108,10 @@ def encode_batchtopk(
     k: int,
     dtype: torch.dtype,
 ) -> Float[Tensor, "batch d_sae"] | RaggedActs:
-    """`batch_topk(linear(z - centre, W, b, dtype), k)`; gradients and what may come back as `encode_relu`."""
+    """`batch_topk(linear(z - centre, W, b, dtype), k)`; gradients and what may come back as `encode_relu`.
+
+    A kernel may return them in `dtype`.
+    """
     centred = z.detach() if centre is None else z.detach() - centre
     return batch_topk(linear(centred, W, b, dtype), k)
 

@@ -16,10 +16,10 @@ from thoughtlens.kernels.autograd import Decode, DecodeError, DenseError, Square
 from thoughtlens.kernels.reference import (
     counted_through,
     decode_ragged,
-    encode_batchtopk,
     ragged_error,
 )
 from thoughtlens.kernels.triton_adam import adam_rows, grad_squares
+from thoughtlens.kernels.triton_batch import EncodeBatchTopK
 from thoughtlens.kernels.triton_error import reconstruct
 from thoughtlens.kernels.triton_relu import EncodeReLU
 from thoughtlens.kernels.triton_rows import by_latent, latent_rows, latent_sums, row_products, weighted_rows
@@ -75,8 +75,19 @@ def encode_relu(
     dtype: torch.dtype,
 ) -> tuple[Float[Tensor, "batch d_sae"], Float[Tensor, " d_sae"], Int[Tensor, " d_sae"]]:
     """See `reference.encode_relu`."""
-    centred = z.detach() if centre is None else z.detach() - centre.detach()
-    return EncodeReLU.apply(centred.to(dtype), centre, W, b)
+    return EncodeReLU.apply(_centred(z, centre, dtype), centre, W, b)
+
+
+def encode_batchtopk(
+    z: Float[Tensor, "batch d_in"],
+    centre: Float[Tensor, " d_in"] | None,
+    W: Float[Tensor, "d_in d_sae"],
+    b: Float[Tensor, " d_sae"],
+    k: int,
+    dtype: torch.dtype,
+) -> Float[Tensor, "batch d_sae"]:
+    """See `reference.encode_batchtopk`; in `dtype`."""
+    return EncodeBatchTopK.apply(_centred(z, centre, dtype), centre, W, b, k)
 
 
 def decode(
@@ -115,6 +126,11 @@ def decode_error(
     return DecodeError.apply(values, indices, W_dec, z, b_dec, OPS)
 
 
+def _centred(z: Tensor, centre: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """What the encoder's product takes."""
+    return (z if centre is None else z - centre[..., None, :]).detach().to(dtype)
+
+
 class EncodeTopK(torch.autograd.Function):
     """Gradients of only the latents that fire, from the rows that the product took, in its dtype."""
 
@@ -123,7 +139,7 @@ class EncodeTopK(torch.autograd.Function):
         ctx: Any, z: Tensor, centre: Tensor | None, W: Tensor, b: Tensor, k: int, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         """Values and indices."""
-        x = (z if centre is None else z - centre[..., None, :]).to(dtype)
+        x = _centred(z, centre, dtype)
         products = x @ W.to(dtype)
         values, indices = select(products.flatten(0, -2), b.reshape(-1, b.shape[-1]), k)
         values, indices = counted_through(values, indices, products.shape)

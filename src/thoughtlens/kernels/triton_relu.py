@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.kernels.triton_launch import kernel, launch
@@ -47,21 +48,27 @@ class EncodeReLU(torch.autograd.Function):
         ctx: Any, grad: Tensor | None, sums_grad: Tensor | None, _: None
     ) -> tuple[Tensor | None, ...]:
         """Gradients in the centre, W and b."""
-        x, W, acts = ctx.saved_tensors
-        grad = torch.zeros_like(acts) if grad is None else grad.contiguous()
-        shift = W.new_zeros(W.shape[1]) if sums_grad is None else sums_grad.contiguous()
-        (n, width), blocks, strips = (
-            acts.shape,
-            triton.cdiv(acts.shape[1], BLOCK),
-            triton.cdiv(len(acts), ROWS),
-        )
-        pre_grad, sums = torch.empty_like(acts), shift.new_empty(strips, width)
-        arrays = (grad, acts, shift, pre_grad, sums)
-        launch(_relu_backward, strips * blocks, *arrays, n, width, blocks, **_shape())
-        b_grad = sums.sum(0)
-        W_grad = (pre_grad.T @ x).T
-        centre_grad = -(W @ b_grad) if ctx.needs_input_grad[1] else None
-        return None, centre_grad, W_grad, b_grad
+        shift = sums_grad if sums_grad is not None else ctx.saved_tensors[1].new_zeros(())
+        return None, *gradients(*ctx.saved_tensors, grad, shift, ctx.needs_input_grad[1])
+
+
+def gradients(
+    x: Float[Tensor, "batch d_in"],
+    W: Float[Tensor, "d_in d_sae"],
+    acts: Float[Tensor, "batch d_sae"],
+    grad: Float[Tensor, "batch d_sae"] | None,
+    shift: Float[Tensor, ...],
+    centred: bool,
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Gradients in the centre, W and b where that in all activations that are not 0 is `grad + shift`."""
+    grad = torch.zeros_like(acts) if grad is None else grad.contiguous()
+    (n, width), blocks, strips = acts.shape, triton.cdiv(acts.shape[1], BLOCK), triton.cdiv(len(acts), ROWS)
+    shift = shift.expand(width).contiguous()
+    pre_grad, sums = torch.empty_like(acts), shift.new_empty(strips, width)
+    arrays = (grad, acts, shift, pre_grad, sums)
+    launch(_relu_backward, strips * blocks, *arrays, n, width, blocks, **_shape())
+    b_grad = sums.sum(0)
+    return -(W @ b_grad) if centred else None, (pre_grad.T @ x).T, b_grad
 
 
 def _shape() -> dict[str, int]:

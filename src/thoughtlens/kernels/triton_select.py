@@ -45,15 +45,8 @@ def select(
     values, indices = b.new_empty(n, k), products.new_empty(n, k, dtype=torch.long)
     groups = None
     if n_groups > 1:
-        maxima = products.new_empty(n, n_groups, dtype=torch.int32)
+        maxima = group_maxima(products, b, size)
         groups = products.new_empty(n, k, dtype=torch.int32)
-        per_member = n // len(b)
-        blocks, strips = triton.cdiv(width, COLUMNS), triton.cdiv(per_member, ROWS)
-        launch(
-            _maxima, blocks * strips * len(b), products, b, maxima,
-            width, n_groups, per_member, blocks, strips,
-            SIZE=size, GROUPS=COLUMNS // size, ROWS=ROWS, num_warps=4,
-        )  # fmt: skip
         launch(_largest_groups, n, maxima, groups, n_groups, k, **_shape(n_groups))
     found = (values, indices, width, k, n // max(1, len(b)))
     launch(
@@ -61,6 +54,21 @@ def select(
         SIZE=size, GROUPED=groups is not None, **_shape(width if groups is None else k * size),
     )  # fmt: skip
     return values, indices
+
+
+def group_maxima(
+    products: Float[Tensor, "batch d_sae"], b: Float[Tensor, "members d_sae"], size: int
+) -> Int[Tensor, "batch n_groups"]:
+    """The largest key of each group of so many columns of `products + b`."""
+    n, width = products.shape
+    per_member, n_groups = n // len(b), -(-width // size)
+    maxima = products.new_empty(n, n_groups, dtype=torch.int32)
+    blocks, strips = triton.cdiv(width, COLUMNS), triton.cdiv(per_member, ROWS)
+    launch(
+        _maxima, blocks * strips * len(b), products, b, maxima, width, n_groups, per_member, blocks, strips,
+        SIZE=size, GROUPS=COLUMNS // size, ROWS=ROWS, num_warps=4,
+    )  # fmt: skip
+    return maxima
 
 
 def group_size(width: int, k: int) -> int:
