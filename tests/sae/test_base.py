@@ -156,7 +156,7 @@ def test_free_decoders_are_left_alone():
 def test_another_width_is_refused_with_the_hook(cfg):
     sae = random_sae(cfg)
     sae.hook_names = ["layers.8:out"]
-    with pytest.raises(MismatchError, match=r"layers\.8:out.*width 6, got shape \(4, 7\)"):
+    with pytest.raises(MismatchError, match=r"layers\.8:out.*width 6, got float32 of shape \(4, 7\)"):
         sae(torch.zeros(4, 7))
 
 

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from thoughtlens import kernels
 from thoughtlens.config import Config
 from thoughtlens.errors import ConfigError, MismatchError
-from thoughtlens.sae.normalization import Cell, Mode, Normalization, fit_normalization, geometric_median
+from thoughtlens.sae.normalization import (
+    Cell,
+    Mode,
+    Normalization,
+    described,
+    fit_normalization,
+    geometric_median,
+)
 
 LONG_RUN, MAX_BOOST, MAX_LR = 100_000, 8.0, 0.01
 """Steps from which on the default learning rate is the least; how far, and to what, it rises for fewer."""
@@ -215,12 +222,13 @@ class SAE(nn.Module, ABC):
         x: Tensor | None = None,
     ) -> Float[Tensor, "*batch d_out"]:
         """Raw reconstruction from activations; skip-transcoders also need the input `x`."""
-        return self.denormalize(acts @ self.W_dec + self.b_dec, cell)
+        return self.denormalize(self.code(acts) @ self.W_dec + self.b_dec, cell)
 
     def decode_sparse(
         self, acts: SparseActs, cell: Int[Tensor, "*batch"] | None = None, x: Tensor | None = None
     ) -> Float[Tensor, "*batch d_out"]:
         """`decode` that reads only the rows of W_dec in use."""
+        acts = self.sparse_code(acts)
         k = acts.values.shape[-1]
         z_hat = kernels.decode(acts.values.reshape(-1, k), acts.indices.reshape(-1, k), self.W_dec)
         return self.denormalize((z_hat + self.b_dec).reshape(*acts.values.shape[:-1], self.d_out), cell)
@@ -259,13 +267,45 @@ class SAE(nn.Module, ABC):
         Raises:
             MismatchError: another width than d_in, or no `cell` where the SAE needs it.
         """
-        if x.shape[-1] != self.d_in:
+        if not isinstance(x, Tensor) or x.shape[-1:] != (self.d_in,) or x.is_complex():
             raise MismatchError(
                 f"This SAE (hooks {', '.join(self.hook_names) or 'unknown'}) takes activations of width "
-                f"{self.d_in}, got shape {tuple(x.shape)}. Pass the hook it was trained on"
+                f"{self.d_in}, got {described(x)}. Pass the hook it was trained on"
             )
         x = x.to(self.W_enc.dtype)
         return x if self.normalization is None else self.normalization.apply_to(x, cell)
+
+    def code(self, acts: Tensor) -> Float[Tensor, "*batch d_sae"]:
+        """Activations in the weights' number format.
+
+        Raises:
+            MismatchError: not one number for each latent.
+        """
+        if not isinstance(acts, Tensor) or acts.shape[-1:] != (self.d_sae,):
+            raise MismatchError(
+                f"Expected activations of {self.d_sae} latents in the last dimension, got {described(acts)}. "
+                f"Pass what `encode` returned"
+            )
+        return acts.to(self.W_dec.dtype)
+
+    def sparse_code(self, acts: SparseActs) -> SparseActs:
+        """The same for sparse activations: the kernels read the rows of W_dec that `indices` name, unasked.
+
+        Raises:
+            MismatchError: indices that are no latents of this SAE, or not one for each value.
+        """
+        values, indices = acts.values, acts.indices
+        if values.shape != indices.shape or indices.is_floating_point():
+            raise MismatchError(
+                f"Expected one whole number in indices for each value, got {described(indices)} beside "
+                f"{described(values)}. Pass what `encode_sparse` returned"
+            )
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.d_sae:
+            raise MismatchError(
+                f"Expected indices of {self.d_sae} latents, got {int(indices.min())} to "
+                f"{int(indices.max())}. Pass what `encode_sparse` of this SAE returned"
+            )
+        return SparseActs(values.to(self.W_dec.dtype), indices)
 
     def denormalize(self, z_hat: Tensor, cell: Tensor | None = None) -> Tensor:
         """The inverse, for reconstructions."""

@@ -15,7 +15,7 @@ from thoughtlens.errors import ConfigError, MismatchError
 from thoughtlens.sae.auxk import AuxKConfig, auxk_term
 from thoughtlens.sae.base import MEDIAN_ROWS, SAE, Batch, LossTerms, SAEConfig, SparseActs, require_k
 from thoughtlens.sae.batchtopk import update_threshold
-from thoughtlens.sae.normalization import Cell, fit_normalization, geometric_median
+from thoughtlens.sae.normalization import Cell, described, fit_normalization, geometric_median
 from thoughtlens.sae.penalty import PenaltyConfig
 
 
@@ -115,13 +115,14 @@ class Crosscoder(SAE):
         self, acts: Float[Tensor, "*batch d_sae"], cell: Tensor | None = None, x: Tensor | None = None
     ) -> Float[Tensor, "*batch n_sites d_out"]:
         """Raw reconstruction of every site."""
-        z_hat = (acts @ self.W_dec.flatten(1)).unflatten(-1, (self.n_sites, self.d_out)) + self.b_dec
-        return self.denormalize(z_hat)
+        z_hat = (self.code(acts) @ self.W_dec.flatten(1)).unflatten(-1, (self.n_sites, self.d_out))
+        return self.denormalize(z_hat + self.b_dec)
 
     def decode_sparse(
         self, acts: SparseActs, cell: Tensor | None = None, x: Tensor | None = None
     ) -> Float[Tensor, "*batch n_sites d_out"]:
         """`decode` that reads only the rows of W_dec in use."""
+        acts = self.sparse_code(acts)
         flat = kernels.decode(acts.values.flatten(0, -2), acts.indices.flatten(0, -2), self.W_dec.flatten(1))
         z_hat = flat.view(*acts.values.shape[:-1], self.n_sites, self.d_out) + self.b_dec
         return self.denormalize(z_hat)
@@ -145,9 +146,9 @@ class Crosscoder(SAE):
         Raises:
             MismatchError: another number of sites or width.
         """
-        if x.shape[-2:] != (self.n_sites, self.d_in):
+        if not isinstance(x, Tensor) or x.shape[-2:] != (self.n_sites, self.d_in):
             raise MismatchError(
-                f"This crosscoder takes [..., {self.n_sites}, {self.d_in}], got shape {tuple(x.shape)}. "
+                f"This crosscoder takes [..., {self.n_sites}, {self.d_in}], got {described(x)}. "
                 f"Stack the sites it was trained on, in order: {', '.join(self.cfg.sites)}"
             )
         x = x.to(self.W_enc.dtype)

@@ -130,7 +130,7 @@ class ImportedSAE(SAE):
         Raises:
             MismatchError: the input is needed, and there is no `x`.
         """
-        return self._finish(acts @ self.W_dec + self.b_dec, x)
+        return self._finish(self.code(acts) @ self.W_dec + self.b_dec, x)
 
     def decode_sparse(
         self,
@@ -139,6 +139,7 @@ class ImportedSAE(SAE):
         x: Float[Tensor, "*batch d_in"] | None = None,
     ) -> Float[Tensor, "*batch d_out"]:
         """`decode` that reads only the rows of W_dec in use."""
+        acts = self.sparse_code(acts)
         k = acts.values.shape[-1]
         z_hat = kernels.decode(acts.values.reshape(-1, k), acts.indices.reshape(-1, k), self.W_dec)
         return self._finish((z_hat + self.b_dec).reshape(*acts.values.shape[:-1], self.d_out), x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from thoughtlens.devices import choose_device
 from thoughtlens.errors import MismatchError, NotThereError
 from thoughtlens.progress import warn
 from thoughtlens.sae.base import SAE
@@ -19,14 +20,22 @@ def load(path: str | Path, device: str = "cpu") -> SAE:
 
     Raises:
         MismatchError: another library's SAE that no kind here can express; names what is missing.
-        NotThereError: no SAE there.
+        NotThereError: no SAE there, or a folder of several.
+        ConfigError, ResourceError: not the name of a device, or none that is here.
         CheckpointError: unknown schema or kind, keys missing or left over, wrong shapes, NaN weights,
             a truncated or foreign file.
     """
+    where = str(choose_device(str(device)))
     fmt = formats.recognise(path)
+    if fmt is None and (found := formats.names(path)):
+        shown = ", ".join((*found[:3], *(["..."] if len(found) > 3 else [])))
+        raise NotThereError(
+            f"Expected one SAE at {path}, found {len(found)} in its folders ({shown}); add a folder's "
+            f"name, or take all of them with sae.load_members"
+        )
     if fmt in (None, "thoughtlens"):
-        return load_native(formats.place(path), device)
-    return formats.load_foreign(path, fmt).to(device)
+        return load_native(formats.place(path), where)
+    return formats.load_foreign(path, fmt).to(where)
 
 
 def load_members(

@@ -8,7 +8,7 @@ large norm does not take the dictionary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +19,7 @@ from thoughtlens.errors import DataError, MismatchError
 Cell = tuple[str, int | None]
 """(hook_name, thought_idx); thought_idx is None on text."""
 Mode = Literal["global", "mean", "per_cell"]
+INTEGERS = (torch.int64, torch.int32)
 
 
 class Normalization(nn.Module):
@@ -42,16 +43,16 @@ class Normalization(nn.Module):
 
     def apply_to(self, x: Float[Tensor, "*n d"], cell: Int[Tensor, "*n"] | None) -> Float[Tensor, "*n d"]:
         """Raw activations to normalised ones."""
-        row = self._row(cell)
+        row = self._row(cell, x)
         spread = self.spread[row].unsqueeze(-1)
         return (x - self.mean[row]) * torch.where(spread > 0, 1 / spread, 0)
 
     def undo(self, z: Float[Tensor, "*n d"], cell: Int[Tensor, "*n"] | None) -> Float[Tensor, "*n d"]:
         """Normalised activations to raw ones."""
-        row = self._row(cell)
+        row = self._row(cell, z)
         return z * self.spread[row].unsqueeze(-1) + self.mean[row]
 
-    def _row(self, cell: Tensor | None) -> Tensor | int:
+    def _row(self, cell: Tensor | None, x: Tensor) -> Tensor | int:
         if self.cells is None:
             return 0
         if cell is None:
@@ -59,12 +60,24 @@ class Normalization(nn.Module):
                 f"This SAE normalises each (hook, thought) cell by itself: expected `cell`, indices into its "
                 f"{len(self.cells)} cells, got None. SAE.cell_index makes them"
             )
+        if not isinstance(cell, Tensor) or cell.dtype not in INTEGERS or cell.shape != x.shape[:-1]:
+            raise MismatchError(
+                f"Expected one index into the {len(self.cells)} (hook, thought) cells for each row, shape "
+                f"{tuple(x.shape[:-1])}, got {described(cell)}. SAE.cell_index makes them"
+            )
         if cell.numel() and not 0 <= int(cell.min()) <= int(cell.max()) < len(self.cells):
             raise MismatchError(
                 f"Expected indices into the {len(self.cells)} (hook, thought) cells that this SAE has "
                 f"statistics for, got {int(cell.min())} to {int(cell.max())}. SAE.cell_index makes them"
             )
         return cell
+
+
+def described(value: Any) -> str:
+    """A value as an error shows it."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}; torch.as_tensor makes a tensor of it"
+    return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
 
 
 def fit_normalization(

@@ -90,7 +90,7 @@ class Transcoder(SAE):
         Raises:
             MismatchError: `skip`, and no `x`.
         """
-        return self._add_skip(acts @ self.W_dec + self.b_dec, cell, x)
+        return self._add_skip(self.code(acts) @ self.W_dec + self.b_dec, cell, x)
 
     def decode_sparse(
         self,
@@ -99,6 +99,7 @@ class Transcoder(SAE):
         x: Float[Tensor, "*batch d_in"] | None = None,
     ) -> Float[Tensor, "*batch d_out"]:
         """`decode` that reads only the rows of W_dec in use."""
+        acts = self.sparse_code(acts)
         z_hat = kernels.decode(acts.values.flatten(0, -2), acts.indices.flatten(0, -2), self.W_dec)
         return self._add_skip((z_hat + self.b_dec).unflatten(0, acts.values.shape[:-1]), cell, x)
 
