@@ -110,17 +110,6 @@ def test_decode(seed, batch, k, d_sae):
         torch.testing.assert_close(a, c, rtol=1e-4, atol=1e-5)
 
 
-def test_squared_error():
-    z, decoded, b_dec = draw(0, (6, 5), (6, 5), (5,))
-    inputs = [decoded.requires_grad_(), b_dec.requires_grad_()]
-    mine, theirs = (kernels.squared_error(z, *inputs) for kernels in (cpu, reference))
-    assert not mine[1].requires_grad and not theirs[1].requires_grad
-    for a, c in zip(mine, theirs, strict=True):
-        torch.testing.assert_close(a, c)
-    for a, c in zip(*(torch.autograd.grad(3 * f[0], inputs) for f in (mine, theirs)), strict=True):
-        torch.testing.assert_close(a, c)
-
-
 @pytest.mark.parametrize("members", [(), (3,)])
 @pytest.mark.parametrize("d_out", [5, 70])
 def test_decode_error(members, d_out):

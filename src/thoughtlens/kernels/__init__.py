@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thoughtlens.kernels.choose import backend, name
 from thoughtlens.kernels.ragged import RaggedActs
-from thoughtlens.kernels.reference import AdamState, batch_topk, linear
+from thoughtlens.kernels.reference import AdamState, batch_topk, linear, squared_error
 
 __all__ = [
     "AdamState",
@@ -107,13 +107,6 @@ def acts_error(
     if isinstance(acts, RaggedActs):
         return backend(W_dec).ragged_error(acts, W_dec, z, b_dec)
     return backend(W_dec).dense_error(acts, W_dec, z, b_dec, dtype)
-
-
-def squared_error(
-    z: Float[Tensor, "batch d_out"], decoded: Float[Tensor, "batch d_out"], b_dec: Float[Tensor, " d_out"]
-) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
-    """See `reference.squared_error`."""
-    return backend(decoded).squared_error(z, decoded, b_dec)
 
 
 def decode(

@@ -78,25 +78,6 @@ class EncodeTopK(torch.autograd.Function):
         return z_grad, centre_grad, W_grad, b_grad, None, None, None
 
 
-class SquaredError(torch.autograd.Function):
-    """A sum of squares in few passes over the residual."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, decoded: Tensor, b_dec: Tensor) -> tuple[Tensor, Tensor]:
-        """The sum, and the residual."""
-        residual = torch.sub(z, decoded).sub_(b_dec)
-        ctx.save_for_backward(residual)
-        ctx.mark_non_differentiable(residual)
-        return torch.dot(residual.flatten(), residual.flatten()), residual
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """Gradients in what is decoded and in b_dec."""
-        (residual,) = ctx.saved_tensors
-        decoded_grad = residual * (-2 * grad)
-        return None, decoded_grad, decoded_grad.sum(0)
-
-
 class DenseError(torch.autograd.Function):
     """The squared error of a dense product; its gradient in W_dec stays in the product's dtype."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thoughtlens.kernels import loops, reference
 from thoughtlens.kernels.arrays import array
-from thoughtlens.kernels.autograd import Decode, DecodeError, DenseError, EncodeTopK, SquaredError, TopK
+from thoughtlens.kernels.autograd import Decode, DecodeError, DenseError, EncodeTopK, TopK
 from thoughtlens.kernels.cpu_ragged import (
     DecodeRagged,
     EncodeRagged,
@@ -116,13 +116,6 @@ def dense_error(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
     """See `reference.dense_error`."""
     return DenseError.apply(acts, W_dec, z, b_dec, dtype)
-
-
-def squared_error(
-    z: Float[Tensor, "batch d_out"], decoded: Float[Tensor, "batch d_out"], b_dec: Float[Tensor, " d_out"]
-) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
-    """See `reference.squared_error`."""
-    return SquaredError.apply(z, decoded, b_dec)
 
 
 def topk(

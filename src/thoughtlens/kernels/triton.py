@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.kernels.autograd import Decode, DecodeError, DenseError, SquaredError, TopK
+from thoughtlens.kernels.autograd import Decode, DecodeError, DenseError, TopK
 from thoughtlens.kernels.reference import (
     counted_through,
     decode_ragged,
@@ -40,7 +40,6 @@ __all__ = [
     "reconstruct",
     "row_products",
     "select",
-    "squared_error",
     "topk",
     "weighted_rows",
 ]
@@ -95,13 +94,6 @@ def decode(
 ) -> Float[Tensor, "batch d_out"]:
     """See `reference.decode`."""
     return Decode.apply(values, indices, W_dec, OPS)
-
-
-def squared_error(
-    z: Float[Tensor, "batch d_out"], decoded: Float[Tensor, "batch d_out"], b_dec: Float[Tensor, " d_out"]
-) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
-    """See `reference.squared_error`."""
-    return SquaredError.apply(z, decoded, b_dec)
 
 
 def dense_error(
