@@ -80,6 +80,6 @@ def test_an_sae_that_does_not_fit_alone_is_refused_before_anything_is_allocated(
     with pytest.raises(ResourceError, match=r"needs 25600.0 GB for weights, gradient and moments.* lower"):
         plan_groups(huge[:1], CPU, "auto", n_threads=1)
     require_memory(huge[0], CPU, bytes_per_weight=1e-8)
-    # weights and gradient are everywhere, moments shared out: 8 + 8 / 4; or everything is: 16 / 4
-    assert Team(Ranks(0, 4), "data").bytes_per_weight == 10
+    # weights and gradient everywhere, three parts of a quarter received, moments shared out: 8 + 3 + 8 / 4
+    assert Team(Ranks(0, 4), "data").bytes_per_weight == 13
     assert Team(Ranks(0, 4), "latents").bytes_per_weight == 4

@@ -57,9 +57,12 @@ class Team:
 
     @property
     def bytes_per_weight(self) -> float:
-        """Of weights, gradient and moments, on each rank of a joint team, float32."""
-        shared = 16.0 if self.how == "latents" else 8.0
-        return 16.0 - shared + shared / self.ranks.size
+        """Of weights, gradient and moments on each rank of a joint team, float32.
+
+        With `data` weights and gradient are on all, and others' gradients of a rank's latents come to it.
+        """
+        n = self.ranks.size
+        return 16.0 / n if self.how == "latents" else 8.0 + 4.0 * (n - 1) / n + 8.0 / n
 
     @property
     def joint(self) -> bool:

@@ -96,15 +96,16 @@ class Ranks:
             None on the other ranks.
         """
         mine = t.detach().movedim(axis, 0).contiguous()
-        nothing: list[list[Tensor]] = [[] for _ in range(self.size)]
         if not self.first:
-            self.swap([[mine], *nothing[1:]], nothing)
+            with self._peers():
+                dist.send(mine, 0)
             return None
         whole = torch.empty(bounds[-1], *mine.shape[1:], dtype=t.dtype)
         whole[: bounds[1]] = mine
         for peer in range(1, self.size):
             part = mine.new_empty(bounds[peer + 1] - bounds[peer], *mine.shape[1:])
-            self.swap(nothing, [[part] if r == peer else [] for r in range(self.size)])
+            with self._peers():
+                dist.recv(part, peer)
             whole[bounds[peer] : bounds[peer + 1]] = part
         return whole.movedim(0, axis)
 
