@@ -25,8 +25,8 @@ class EncodeBatchTopK(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """Gradients in the centre, W and b."""
-        shift = ctx.saved_tensors[1].new_zeros(())
-        return None, *gradients(*ctx.saved_tensors, grad, shift, ctx.needs_input_grad[1]), None
+        x, W, acts = ctx.saved_tensors
+        return None, *gradients(x, W, acts, grad, W.new_zeros(()), ctx.needs_input_grad[1]), None
 
 
 def batch_largest(

@@ -48,8 +48,9 @@ class EncodeReLU(torch.autograd.Function):
         ctx: Any, grad: Tensor | None, sums_grad: Tensor | None, _: None
     ) -> tuple[Tensor | None, ...]:
         """Gradients in the centre, W and b."""
-        shift = sums_grad if sums_grad is not None else ctx.saved_tensors[1].new_zeros(())
-        return None, *gradients(*ctx.saved_tensors, grad, shift, ctx.needs_input_grad[1])
+        x, W, acts = ctx.saved_tensors
+        shift = W.new_zeros(()) if sums_grad is None else sums_grad
+        return None, *gradients(x, W, acts, grad, shift, ctx.needs_input_grad[1])
 
 
 def gradients(

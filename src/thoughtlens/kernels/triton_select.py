@@ -1,5 +1,5 @@
 # a launch turns constants into constexpr
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 """The k largest of every row without sorting, on a GPU.
 
 The k largest entries of a row lie in the k of its groups whose maxima are largest, whatever the groups. So
