@@ -32,6 +32,10 @@ class DataError(ThoughtlensError, ValueError):
     """Input data that is empty, malformed, too small or not finite."""
 
 
+class RangeError(ThoughtlensError, IndexError):
+    """Numbers of rows or vectors that are not there, or are no numbers of any."""
+
+
 class StoreError(ThoughtlensError, ValueError):
     """An activation store that is damaged, foreign or of an unknown schema."""
 

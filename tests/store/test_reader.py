@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.store import small
-from thoughtlens.errors import HookError, NotThereError, StoreError
+from thoughtlens.errors import HookError, NotThereError, RangeError, StoreError
 from thoughtlens.store import ActivationStore, verify
 from thoughtlens.store.rowset import RowSet
 
@@ -93,7 +93,7 @@ def test_rows_and_hooks_that_are_not_there(root):
     ):
         store.read("layers.3:out", [0])
     for row in (-1, 37):
-        with pytest.raises(IndexError, match=r"\[0, 37\)"):
+        with pytest.raises(RangeError, match=r"\[0, 37\)"):
             store.read("layers.1:out", [row])
     assert store.read("layers.1:out", []).shape == (0, 5)
 

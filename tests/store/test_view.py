@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.store import small
-from thoughtlens.errors import DataError, HookError, MismatchError
+from thoughtlens.errors import DataError, HookError, MismatchError, RangeError
 from thoughtlens.store import ActivationStore
 
 HOOKS = ["layers.1:out", "layers.2:out"]
@@ -195,8 +195,32 @@ def test_several_hooks_of_the_same_rows(store, pooled):
     assert x.shape == (3, 2, 5)
     for i, row in enumerate([34, 28, 31]):
         assert torch.equal(x[i], torch.stack([pooled[row], pooled[35 + row]]))
-    with pytest.raises(IndexError, match=r"\[0, 7\)"):
+    with pytest.raises(RangeError, match=r"\[0, 7\)"):
         test.read_aligned(np.array([7]))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (np.array([0, 70]), r"\[0, 70\).* got 0 to 70"),
+        (np.array([-1]), "got -1 to -1"),
+        (np.arange(70) < 3, r"got bool of shape \(70,\); of a mask take np.flatnonzero"),
+        (np.array([0.5]), "whole numbers .* got float64"),
+        (np.array([[1]]), r"got int64 of shape \(1, 1\)"),
+    ],
+)
+def test_what_are_no_numbers_of_vectors(store, wrong, said):
+    view = store.view()
+    for read in (view.read, view.rows_of, view.cell_of):
+        with pytest.raises(RangeError, match=said):
+            read(wrong)
+    with pytest.raises(DataError, match="a whole number, got 0"):
+        view.sample(0, seed=0)
+
+
+def test_one_thought_needs_no_list(store):
+    one, listed = store.view(thoughts=2), store.view(thoughts=[2])
+    assert torch.equal(one.read(np.arange(one.n)), listed.read(np.arange(listed.n)))
 
 
 def test_whole_problems(store, pooled):

@@ -17,7 +17,7 @@ from thoughtlens.errors import DataError, HookError, MismatchError, NotThereErro
 from thoughtlens.stage import digest
 from thoughtlens.store import tables
 from thoughtlens.store.meta import PROBLEMS, ROWS, StoreMeta, load_meta
-from thoughtlens.store.rowset import RowSet
+from thoughtlens.store.rowset import RowSet, numbers_in
 from thoughtlens.store.shard import ShardMaps, layout
 from thoughtlens.store.view import View
 
@@ -99,11 +99,9 @@ class ActivationStore:
 
         Raises:
             HookError: the store does not have this hook.
-            IndexError: a row outside [0, n_rows).
+            RangeError: a row outside [0, n_rows), a mask, fractions.
         """
-        rows = np.asarray(rows, np.int64)
-        if rows.size and not (rows.min() >= 0 and rows.max() < self.n_rows):
-            raise IndexError(f"rows must lie in [0, {self.n_rows}) in {self.root}")
+        rows = numbers_in(rows, self.n_rows, f"rows of {self.root}")
         return self.maps.read(self.hook_idx(hook_name), rows, self.meta.d_in[hook_name], dtype)
 
     def hook_idx(self, hook_name: str) -> int:
@@ -119,7 +117,7 @@ class ActivationStore:
         self,
         hook_names: Sequence[str] | None = None,
         split: str | None = None,
-        thoughts: Sequence[int] | None = None,
+        thoughts: Sequence[int] | int | None = None,
         drop_outliers: bool = False,
     ) -> View:
         """The vectors of some hooks and rows as one set; every hook of it has the same width.
@@ -127,7 +125,7 @@ class ActivationStore:
         Args:
             hook_names: Hooks to pool; None means all of the store.
             split: Rows of the problems of this split; None means all.
-            thoughts: Rows with these values of `thought_idx`; None means all.
+            thoughts: Rows with these values of `thought_idx`, or this one; None means all.
             drop_outliers: Leave out rows whose column `outlier` is true.
 
         Raises:
@@ -145,6 +143,7 @@ class ActivationStore:
         widths = {name: self.meta.d_in[name] for name in names}
         if len(set(widths.values())) > 1:
             raise MismatchError(f"Expected hooks of one width to pool, got {widths}; take one at a time")
+        thoughts = [thoughts] if isinstance(thoughts, int) else thoughts
         if thoughts is not None and len(set(thoughts)) < len(thoughts):
             raise DataError(f"Expected each thought once, got {', '.join(map(str, thoughts))}")
         if thoughts is not None and (unknown := sorted(set(thoughts) - set(self.thoughts))):

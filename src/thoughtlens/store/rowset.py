@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from thoughtlens.errors import RangeError
+
 BLOCK = 64
 _COUNTS = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
 _SELECT = np.zeros((256, 8), np.uint8)
@@ -13,6 +15,23 @@ for _byte in range(256):
     _set = [i for i in range(8) if _byte >> i & 1]
     _SELECT[_byte, : len(_set)] = _set
 """_SELECT[byte, k]: position of the k-th set bit of a byte, lowest first."""
+
+
+def numbers_in(numbers: object, n: int, what: str) -> np.ndarray:
+    """A list of whole numbers in [0, n), int64.
+
+    Raises:
+        RangeError: a number outside, a mask, fractions, or no list at all.
+    """
+    found = np.asarray(numbers)
+    if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
+        raise RangeError(
+            f"Expected a list of whole numbers in [0, {n}), {what}, got {found.dtype} of shape "
+            f"{found.shape}; of a mask take np.flatnonzero"
+        )
+    if found.size and not 0 <= found.min() <= found.max() < n:
+        raise RangeError(f"Expected numbers in [0, {n}), {what}, got {found.min()} to {found.max()}")
+    return found.astype(np.int64, copy=False)
 
 
 class RowSet:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from thoughtlens.errors import DataError
 from thoughtlens.store.order import Permutation
-from thoughtlens.store.rowset import RowSet
+from thoughtlens.store.rowset import RowSet, numbers_in
 
 if TYPE_CHECKING:
     from thoughtlens.store.reader import ActivationStore
@@ -55,7 +55,11 @@ class View:
         return self.store.cells
 
     def read(self, idx: np.ndarray, dtype: torch.dtype | None = torch.float32) -> Float[Tensor, "n d_in"]:
-        """Vectors by number, in the order given; `dtype=None` keeps the stored one."""
+        """Vectors by number, in the order given; `dtype=None` keeps the stored one.
+
+        Raises:
+            RangeError: a number outside [0, n), a mask, fractions.
+        """
         return self.store.maps.read(*self._locate(idx), self.d_in, dtype)
 
     def read_aligned(
@@ -148,10 +152,8 @@ class View:
 
     def _locate(self, idx: np.ndarray, n_hooks: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Hook (its index in the store) and row of each vector."""
-        idx = np.asarray(idx, np.int64)
         n = self.n_rows * (n_hooks or len(self._hooks))
-        if idx.ndim != 1 or (idx.size and not 0 <= idx.min() <= idx.max() < n):
-            raise IndexError(f"Expected a list of numbers in [0, {n}), got shape {list(idx.shape)}")
+        idx = numbers_in(idx, n, f"vectors of a view of {self.store.root}")
         hook, position = np.divmod(idx, self.n_rows)
         return self._hooks[hook], self._rows.rows(position)
 
@@ -192,8 +194,8 @@ class View:
 
     @staticmethod
     def _check_batch(batch_size: int) -> None:
-        if batch_size < 1:
-            raise DataError(f"Expected a batch of at least 1 vector, got {batch_size}")
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise DataError(f"Expected a batch of at least 1 vector, a whole number, got {batch_size!r}")
 
 
 @lru_cache(maxsize=8)
