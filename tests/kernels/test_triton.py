@@ -111,7 +111,7 @@ def test_no_rows_at_all():
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize(("d", "unit_from"), [(5, 0), (5, 4), (300, None), (1, 0)])
 def test_adam_rows(d, unit_from, lazy):
-    compare_adam(triton, 9, d, unit_from, lazy)
+    compare_adam(triton, 5, d, unit_from, lazy)
 
 
 def test_rows_wider_than_a_program_are_the_references():
