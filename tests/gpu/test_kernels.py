@@ -110,7 +110,7 @@ def test_a_latent_that_fires_on_every_row():
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-@pytest.mark.parametrize(("d", "unit_from"), [(2048, 0), (5, 4), (300, None), (40_000, 0)])
+@pytest.mark.parametrize(("d", "unit_from"), [(2048, 0), (5, 4), (300, None), (10_000, 0), (40_000, 0)])
 def test_adam_rows(d, unit_from, lazy):
     compare_adam(triton, 9, d, unit_from, lazy, device="cuda")
 

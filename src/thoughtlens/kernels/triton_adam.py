@@ -16,7 +16,7 @@ from thoughtlens.kernels import reference
 from thoughtlens.kernels.reference import AdamState
 from thoughtlens.kernels.triton_launch import kernel, launch
 
-WIDEST = 1 << 15
+WIDEST = 1 << 14
 """Entries of a row that one program can hold; wider ones, biases above all, go to the reference."""
 
 
