@@ -11,7 +11,6 @@ import torch
 
 from thoughtlens import sae as saes
 from thoughtlens.config import load
-from thoughtlens.extract import ExtractConfig, extract
 from thoughtlens.store.reader import ActivationStore
 from thoughtlens.train import TrainConfig, train
 from thoughtlens.training.loop import Settings, Trainer
@@ -157,9 +156,6 @@ def main() -> None:
     scenario, root = sys.argv[1], Path(sys.argv[2])
     if scenario == "train":
         train(load(TrainConfig, root / "train.toml"), root / sys.argv[3])
-    elif scenario == "extract":
-        for name in sys.argv[3:]:
-            extract(load(ExtractConfig, root / f"{name}.toml"), root / f"{name}.two")
     else:
         one_loss(root)
         gradients(root)

@@ -51,12 +51,12 @@ def environment(**more: object) -> dict[str, str]:
     return {**os.environ, **own, **{name: str(value) for name, value in more.items()}}
 
 
-def start(*arguments: str, n: int = 2) -> list[subprocess.Popen]:
-    """Ranks of rank_worker.py."""
+def start(*arguments: str, n: int = 2, worker: str = "rank_worker") -> list[subprocess.Popen]:
+    """Ranks of a worker beside this file."""
     port = free_port()
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.training.rank_worker", *arguments],
+            [sys.executable, "-m", f"tests.training.{worker}", *arguments],
             env=environment(RANK=rank, WORLD_SIZE=n, MASTER_PORT=port), stderr=subprocess.PIPE, text=True,
         )
         for rank in range(n)
@@ -146,7 +146,7 @@ def test_an_extraction_by_two_is_the_store_of_one(tmp_path, tiny_lm_dir):
     }
     for name, cfg in cfgs.items():
         (tmp_path / f"{name}.toml").write_text(to_toml(cfg))
-    for process in start("extract", str(tmp_path), *cfgs):
+    for process in start(str(tmp_path), *cfgs, worker="extract_worker"):
         _, errors = process.communicate(timeout=WAIT_S)
         assert process.returncode == 0, errors
     for name, cfg in cfgs.items():
