@@ -20,7 +20,7 @@ class DeadTracker:
     def update(self, counts: Int[Tensor, " d_sae"], n_rows: int) -> None:
         """Count a batch of `n_rows` rows on which latent i fired `counts[i]` times."""
         self.silent_rows += n_rows
-        self.silent_rows[counts > 0] = 0
+        self.silent_rows.masked_fill_(counts > 0, 0)  # by index a GPU would be waited for
 
     @property
     def dead(self) -> Bool[Tensor, " d_sae"]:
