@@ -226,3 +226,9 @@ def test_mcnemar_rejects_no_more_than_it_should_under_the_null():
         p.append(metrics.compare(a, b).p)
     # exact tests are conservative: at most 5 %, and not useless
     assert 0.01 <= np.mean(np.array(p) <= 0.05) <= 0.07
+
+
+@pytest.mark.parametrize("values", [[0.2, 1.0, 0.9], [float("nan"), 1.0, 0.0], [1, 2, 0]])
+def test_compare_takes_right_and_wrong_only(values):
+    with pytest.raises(DataError, match=r"1 for right and 0 for wrong.*compare_values"):
+        metrics.compare(np.array(values), np.array([1, 0, 1]))

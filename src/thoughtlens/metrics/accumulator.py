@@ -144,6 +144,9 @@ def paired(x: Tensor, x_hat: Tensor) -> tuple[Float[Tensor, "batch d"], Float[Te
     Raises:
         DataError: shapes differ (nothing is broadcast), or a value is not finite.
     """
+    for value, what in ((x, "x"), (x_hat, "x_hat")):
+        if not isinstance(value, Tensor):
+            raise DataError(f"Expected {what} as a tensor [rows, d], got a {type(value).__name__}")
     if x.shape != x_hat.shape:
         raise DataError(f"Expected x and x_hat of one shape, got {list(x.shape)} and {list(x_hat.shape)}")
     return rows_of(x, "x"), rows_of(x_hat.to(x.device), "x_hat")

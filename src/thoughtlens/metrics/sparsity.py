@@ -105,9 +105,10 @@ class PerLatent(Accumulator):
 
     def update(self, acts: Float[Tensor, "batch d_sae"]) -> None:
         """Count a batch of dense acts."""
+        fires = _finite(acts) != 0
         if acts.shape[-1] != self.d_sae:
             raise MismatchError(f"Expected acts of {self.d_sae} latents, got {acts.shape[-1]}")
-        row, latent = (_finite(acts) != 0).nonzero(as_tuple=True)
+        row, latent = fires.nonzero(as_tuple=True)
         self.count(len(acts), row.cpu().numpy(), latent.cpu().numpy())
 
     def update_sparse(self, values: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"]) -> None:
@@ -254,6 +255,9 @@ class Dead(PerLatent):
 
 
 def _finite(acts: Tensor) -> Tensor:
+    if not isinstance(acts, Tensor) or acts.ndim != 2:
+        got = f"shape {list(acts.shape)}" if isinstance(acts, Tensor) else f"a {type(acts).__name__}"
+        raise DataError(f"Expected acts as a tensor [rows, latents], got {got}")
     if not torch.isfinite(acts).all():
         raise DataError("Expected finite acts, got NaN or Inf; check the SAE's weights and its input")
     return acts

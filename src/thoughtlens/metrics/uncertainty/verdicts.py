@@ -84,8 +84,14 @@ def compare(
 
     Without clusters (or one row in each): paired Wald interval and exact McNemar. With clusters: the
     cluster bootstrap, and exact McNemar's sign test over clusters (ahead, behind, ties left out).
+
+    Raises:
+        DataError: arms of different rows, none at all, or values that are neither right (1) nor wrong (0).
     """
-    a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
+    a, b = (np.asarray(correct) for correct in (correct_a, correct_b))
+    if not (np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()):
+        raise DataError("Expected 1 for right and 0 for wrong, got other values; numbers: compare_values")
+    a, b = a.astype(bool), b.astype(bool)
     if a.shape != b.shape or a.ndim != 1 or len(a) == 0:
         raise DataError(f"Expected two arms scored on the same rows, got shapes {a.shape} and {b.shape}")
     index, n = cluster_index(np.arange(len(a)) if clusters is None else clusters)
