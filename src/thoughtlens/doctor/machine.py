@@ -103,7 +103,7 @@ def _chosen(device: str) -> dict[str, str]:
     elif os.environ.get(VARIABLE) == "reference":
         why = f"{VARIABLE}=reference asks for them"
     else:
-        why = f"{NEEDS[fast]} cannot be imported"
+        why = f"{NEEDS[fast]} cannot be imported, or does not work here"
     return {"kernels": name, "why": why}
 
 
