@@ -51,7 +51,7 @@ def _from_bits(typingctx, bits):
     return types.float32(types.uint32), codegen
 
 
-def _number(x):
+def _number(x: Any) -> Any:
     """The float32 that a float32, or the bits of a bfloat16, stand for."""
 
 
