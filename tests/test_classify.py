@@ -94,6 +94,7 @@ def test_record_says_what_was_done(run):
     root, result = run
     json.dumps(result, allow_nan=False)
     assert result["n"] == N - 30 and result["split"] == "test"
+    assert {entry["split"] for entry in result["headline"].values()} == {"test"}
     assert result["protocol"]["c_grid"] == [0.01, 1.0] and len(result["protocol"]["folds_digest"]) == 16
     predictions = pq.read_table(root / "classify" / "predictions.parquet").to_pandas()
     own = predictions[(predictions.arm == "sae") & (predictions.pooling == "selected")]

@@ -16,7 +16,7 @@ from thoughtlens.config import validate
 from thoughtlens.errors import DataError, NotThereError, StoreError
 from thoughtlens.extract import ExtractConfig, extract
 from thoughtlens.interpret import InterpretConfig, interpret
-from thoughtlens.report import ReportConfig, blocks, report
+from thoughtlens.report import ReportConfig, blocks, report, sections
 from thoughtlens.train import TrainConfig, train
 from thoughtlens.validate import ValidateConfig
 from thoughtlens.validate import validate as judge
@@ -296,3 +296,18 @@ def test_invisible_characters_become_visible():
     assert blocks.visible("a\nb\u202ec\x00\u2028") == "a↵b<U+202E>c<U+0000><U+2028>"
     assert blocks.visible("é 🙂 family 👩\u200d👧") == "é 🙂 family 👩\u200d👧"
     assert blocks.fixed(-0.0001) == "0.000"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "interval"),
+    [
+        ("spliced_accuracy", "50.0%", "[40.0%,\u00a060.0%]"),
+        ("spliced_difference", "+50.0 points", "[+40.0,\u00a0+60.0]"),
+        ("spliced_kl", "0.500 nats", "[0.400,\u00a00.600]"),
+        ("explained_variance", "0.500", "[0.400,\u00a00.600]"),
+    ],
+)
+def test_headline_numbers_have_their_units(name, value, interval):
+    entry = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 90, "split": "test"}
+    row = sections._headline("validate", name, entry)
+    assert row[2:6] == (value, interval, "90", "test")

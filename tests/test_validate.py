@@ -228,6 +228,9 @@ def test_cells_are_judged_one_by_one_and_their_means_explain_nothing_within(thou
     assert by_name["sae"]["explained_variance_within"] > by_name["random"]["explained_variance_within"]
     assert by_name["pca_l0"]["explained_variance_within"] > 0.1  # it knows the cells' means as the SAE does
     assert "explained_variance_within" in result["headline"]
+    for name in ("pca_l0", "random"):
+        shown = result["headline"][f"explained_variance_{name}"]
+        assert shown["low"] < shown["value"] == by_name[name]["explained_variance"] < shown["high"]
     assert member["fidelity"] is None and "model of the store is not there" in member["fidelity_skipped"]
     table = pq.read_table(tmp_path / "out" / "reconstruction.parquet").to_pylist()
     cells = [r for r in table if r["reconstructor"] == "sae" and r["hook_name"]]

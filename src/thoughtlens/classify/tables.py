@@ -114,7 +114,8 @@ def _headline(
         if row["pooling"] in (pooling, "none")
     }
     keys = ("low", "high", "p", "n", "n_groups", "verdict")
-    return out | {"sae_minus_raw": {"value": primary["difference"], **{k: primary[k] for k in keys}}}
+    difference = {"value": primary["difference"], **{k: primary[k] for k in keys}}
+    return out | {"sae_minus_raw": difference | {"split": table[0]["split"]}}
 
 
 def _row(key: Key, p: Probe, y: np.ndarray, units: Units, *, seed: int, split: str) -> dict[str, Any]:

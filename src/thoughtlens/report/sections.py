@@ -21,6 +21,9 @@ from thoughtlens.report.blocks import (
 )
 from thoughtlens.report.run import Run
 
+UNITS = {"spliced_kl": " nats", "delta_ce": " nats"}
+"""What stands behind a headline number that is no share and has a unit."""
+
 
 def at_a_glance(run: Run) -> Section | None:
     """The headline numbers of every stage, each with its interval, n, split and verdict."""
@@ -104,10 +107,10 @@ def training(run: Run) -> Section | None:
 
 
 def _headline(stage: str, name: str, entry: dict[str, Any]) -> tuple[str, ...]:
-    share = name.startswith(("accuracy", "r2", "dead_share"))
-    difference = name == "sae_minus_raw"
+    share = name.startswith(("accuracy", "spliced_accuracy", "r2", "dead_share"))
+    difference = name in ("sae_minus_raw", "spliced_difference")
     show: Callable[..., str] = percent if share else points if difference else number
-    unit = " points" if difference else ""
+    unit = " points" if difference else UNITS.get(name, "")
     interval = between(entry.get("low"), entry.get("high"), show)
     verdict = verdict_of(entry) if "verdict" in entry else ""
     value = show(entry["value"]) + unit

@@ -95,7 +95,8 @@ def headline(summaries: list[dict[str, Any]], split: str) -> dict[str, Any]:
     put("dead_share", [s["sparsity"]["dead_share"] for s in summaries], n)
     for name in ("pca_l0", "random"):
         others = [s["reconstruction"][name] for s in summaries if name in s["reconstruction"]]
-        put(f"explained_variance_{name}", [o["explained_variance"] for o in others], n)
+        ends = _ends(others, "explained_variance_")
+        put(f"explained_variance_{name}", [o["explained_variance"] for o in others], n, ends)
     spliced = [r for s in summaries for r in s["fidelity"] or [] if r["arm"] == "sae" and "delta_ce" in r]
     if spliced:
         tokens = sum(r["n"] for r in spliced)
