@@ -29,7 +29,7 @@ from thoughtlens.kernels.reference import AdamState
 from thoughtlens.kernels.threads import share
 
 OPS = sys.modules[__name__]
-RAGGED_BELOW = 1 / 32
+RAGGED_BELOW = 1 / 20
 """Share of activations that are not 0 from which on dense products are faster than sparse ones."""
 
 
