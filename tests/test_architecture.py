@@ -73,3 +73,10 @@ def test_unknown_public_name():
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = thoughtlens.nonsense
     assert "metrics" in dir(thoughtlens)
+
+
+def test_every_room_is_a_public_name():
+    import thoughtlens
+
+    inner = {"cli", "devices", "progress", "result"}
+    assert set().union(*LAYERS) - inner == set(thoughtlens.MODULES)

@@ -19,9 +19,10 @@ __version__ = "0.1.0"
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 MODULES = (
-    "baselines", "classify", "config", "doctor", "errors", "explain", "explanations", "explorer", "extract",
-    "geometry", "hub", "interpret", "intervene", "kernels", "lens", "metrics", "models", "pipeline", "plots",
-    "problems", "report", "sae", "stage", "store", "tracking", "train", "training", "validate",
+    "baselines", "bench", "classify", "config", "distill", "doctor", "errors", "explain", "explanations",
+    "explorer", "extract", "fire", "gates", "geometry", "grid", "hub", "interpret", "intervene", "kernels",
+    "lens", "metrics", "models", "neuronpedia", "pipeline", "plots", "problems", "replay", "report", "sae",
+    "serve", "stage", "store", "suites", "sweep", "tracking", "train", "training", "validate",
 )  # fmt: skip
 
 
