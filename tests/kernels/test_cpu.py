@@ -139,6 +139,25 @@ def test_the_error_of_all_or_few_activations(dtype):
         near([torch.autograd.grad(3 * error, inputs) for error in (one, other)], dtype)
 
 
+@pytest.mark.parametrize("shape", [(40, 7000), (5, 8, 7000), (280_000,)])
+@pytest.mark.parametrize("least, sign", [(2.5, 1), (2.5, -1), (0.0, 1)])
+def test_decode_dense_with_and_without_gradients(shape, least, sign):
+    acts, W_dec = draw(4, shape, (shape[-1], 6))
+    acts = sign * torch.where(acts > least, acts, 0)  # 1 in 160, or every second one
+    want = acts @ W_dec
+    with torch.no_grad():
+        torch.testing.assert_close(cpu.decode_dense(acts, W_dec), want, rtol=1e-4, atol=1e-3)
+        acts.view(-1)[3] = torch.nan
+        assert cpu.decode_dense(acts, W_dec).isnan().sum() == 6
+        acts.view(-1)[3] = 0
+    W_dec.requires_grad_()
+    out = cpu.decode_dense(acts, W_dec)
+    (grad,) = torch.autograd.grad(out.sum(), W_dec)
+    torch.testing.assert_close(
+        grad, acts.reshape(-1, shape[-1]).sum(0)[:, None].expand(-1, 6), rtol=1e-4, atol=1e-4
+    )
+
+
 def test_decode_takes_what_is_not_contiguous():
     W, values, indices = torch.randn(6, 9).T, torch.rand(4, 8)[:, ::2], torch.arange(16).view(4, 4).T % 9
     torch.testing.assert_close(cpu.decode(values, indices, W), reference.decode(values, indices, W))

@@ -20,6 +20,7 @@ __all__ = [
     "batch_topk",
     "decode",
     "decode_acts",
+    "decode_dense",
     "decode_error",
     "encode_batchtopk",
     "encode_relu",
@@ -72,6 +73,13 @@ def encode_batchtopk(
 ) -> Float[Tensor, "batch d_sae"] | RaggedActs:
     """See `reference.encode_batchtopk`."""
     return backend(W).encode_batchtopk(z, centre, W, b, k, dtype)
+
+
+def decode_dense(
+    acts: Float[Tensor, "*batch d_sae"], W_dec: Float[Tensor, "d_sae d_out"]
+) -> Float[Tensor, "*batch d_out"]:
+    """See `reference.decode_dense`."""
+    return backend(W_dec).decode_dense(acts, W_dec)
 
 
 def decode_acts(

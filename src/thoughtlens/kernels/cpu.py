@@ -31,6 +31,8 @@ from thoughtlens.kernels.threads import share
 OPS = sys.modules[__name__]
 RAGGED_BELOW = 1 / 20
 """Share of activations that are not 0 from which on dense products are faster than sparse ones."""
+MANY = 1 << 18
+"""Activations below which it is not worth looking for those that are not 0."""
 
 
 def encode_topk(
@@ -72,6 +74,23 @@ def encode_batchtopk(
     """See `reference.encode_batchtopk`; always ragged."""
     centred, products = _products(z, centre, W, dtype)
     return _ragged(centred, centre, W, b, batch_largest(products, b, k))[0]
+
+
+def decode_dense(
+    acts: Float[Tensor, "*batch d_sae"], W_dec: Float[Tensor, "d_sae d_out"]
+) -> Float[Tensor, "*batch d_out"]:
+    """See `reference.decode_dense`; without what is 0 where at most `RAGGED_BELOW` of many are not."""
+    differentiated = torch.is_grad_enabled() and (acts.requires_grad or W_dec.requires_grad)
+    if differentiated or acts.numel() < MANY or acts.min() < 0:
+        return acts @ W_dec
+    flat, none = acts.reshape(-1, len(W_dec)), torch.zeros(len(W_dec))
+    counts = row_counts(flat, none)
+    if counts.sum() > RAGGED_BELOW * flat.numel():
+        return acts @ W_dec
+    starts, latents, values = gathered(flat, none, counts)
+    out = torch.empty(len(flat), W_dec.shape[1])
+    share(loops.sum_rows, len(out), values, starts, latents, array(W_dec), array(out))
+    return out.view(*acts.shape[:-1], -1)
 
 
 def decode_ragged(acts: RaggedActs, W_dec: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "batch d_out"]:

@@ -133,6 +133,13 @@ def decode(
     return F.embedding_bag(indices, W_dec, per_sample_weights=values, mode="sum")
 
 
+def decode_dense(
+    acts: Float[Tensor, "*batch d_sae"], W_dec: Float[Tensor, "d_sae d_out"]
+) -> Float[Tensor, "*batch d_out"]:
+    """`acts @ W_dec`. A kernel may leave out what is 0 where nothing is differentiated."""
+    return acts @ W_dec
+
+
 def decode_ragged(acts: RaggedActs, W_dec: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "batch d_out"]:
     """`acts.to_dense(d_sae) @ W_dec`; its gradient in the activations is that in those that are not 0."""
     return acts.to_dense(len(W_dec)) @ W_dec

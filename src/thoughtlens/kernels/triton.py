@@ -15,6 +15,7 @@ from torch import Tensor
 from thoughtlens.kernels.autograd import Decode, DecodeError, DenseError, TopK
 from thoughtlens.kernels.reference import (
     counted_through,
+    decode_dense,
     decode_ragged,
     ragged_error,
 )
@@ -28,6 +29,7 @@ from thoughtlens.kernels.triton_select import select
 __all__ = [
     "adam_rows",
     "decode",
+    "decode_dense",
     "decode_error",
     "decode_ragged",
     "dense_error",

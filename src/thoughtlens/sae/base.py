@@ -222,7 +222,7 @@ class SAE(nn.Module, ABC):
         x: Tensor | None = None,
     ) -> Float[Tensor, "*batch d_out"]:
         """Raw reconstruction from activations; skip-transcoders also need the input `x`."""
-        return self.denormalize(self.code(acts) @ self.W_dec + self.b_dec, cell)
+        return self.denormalize(kernels.decode_dense(self.code(acts), self.W_dec) + self.b_dec, cell)
 
     def decode_sparse(
         self, acts: SparseActs, cell: Int[Tensor, "*batch"] | None = None, x: Tensor | None = None

@@ -115,7 +115,8 @@ class Crosscoder(SAE):
         self, acts: Float[Tensor, "*batch d_sae"], cell: Tensor | None = None, x: Tensor | None = None
     ) -> Float[Tensor, "*batch n_sites d_out"]:
         """Raw reconstruction of every site."""
-        z_hat = (self.code(acts) @ self.W_dec.flatten(1)).unflatten(-1, (self.n_sites, self.d_out))
+        z_hat = kernels.decode_dense(self.code(acts), self.W_dec.flatten(1))
+        z_hat = z_hat.unflatten(-1, (self.n_sites, self.d_out))
         return self.denormalize(z_hat + self.b_dec)
 
     def decode_sparse(

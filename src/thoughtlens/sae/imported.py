@@ -130,7 +130,7 @@ class ImportedSAE(SAE):
         Raises:
             MismatchError: the input is needed, and there is no `x`.
         """
-        return self._finish(self.code(acts) @ self.W_dec + self.b_dec, x)
+        return self._finish(kernels.decode_dense(self.code(acts), self.W_dec) + self.b_dec, x)
 
     def decode_sparse(
         self,

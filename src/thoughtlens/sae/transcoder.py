@@ -90,7 +90,7 @@ class Transcoder(SAE):
         Raises:
             MismatchError: `skip`, and no `x`.
         """
-        return self._add_skip(self.code(acts) @ self.W_dec + self.b_dec, cell, x)
+        return self._add_skip(kernels.decode_dense(self.code(acts), self.W_dec) + self.b_dec, cell, x)
 
     def decode_sparse(
         self,
