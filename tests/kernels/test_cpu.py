@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -328,3 +331,28 @@ def test_results_do_not_depend_on_threads(threads):
         assert torch.equal(cpu.encode_topk(z, W.T, b, 5, torch.float32)[0], values)
     finally:
         torch.set_num_threads(before)
+
+
+STEPS = """
+import hashlib, torch
+from thoughtlens.bench.train_step import new_trainer
+x = torch.randn(64, 24, generator=torch.Generator().manual_seed(0))
+digest = hashlib.sha256()
+for kind in ("topk", "relu"):
+    trainer = new_trainer(x, kind, 48, 3, "float32", 6)
+    for _ in range(6):
+        trainer.step(x)
+    for tensor in trainer.state()[0].values():
+        digest.update(tensor.detach().contiguous().numpy().tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_code_just_compiled_and_code_from_disk_give_the_same_bytes(tmp_path):
+    own = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    runs = [
+        subprocess.run([sys.executable, "-c", STEPS], env=own, stdout=subprocess.PIPE, check=True, text=True)
+        for _ in range(2)
+    ]
+    assert runs[0].stdout == runs[1].stdout
+    assert list(tmp_path.rglob("*.nbc"))

@@ -15,16 +15,23 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 
-def compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any], fastmath: bool | set[str] = False) -> Any:
     """Compile at the first call for what it is called with, and keep that on disk.
 
-    Sums may be reordered to fill vector registers; infinities and NaN keep their meaning.
+    Numbers are computed in the order that is written. Where the compiler may choose, code that it has just
+    made and code that it has read from disk can differ in the last digit.
     """
     plain = inspect.unwrap(function)  # without the shape checks that tests wrap around every function
-    return njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})(plain)
+    return njit(nogil=True, cache=True, error_model="numpy", fastmath=fastmath)(plain)
+
+
+def compiled_sums(function: Callable[..., Any]) -> Any:
+    """As `compiled`, for nothing but sums over a loop, which may be reordered to fill vector registers."""
+    return compiled(function, {"contract", "reassoc", "nsz"})
 
 
 TINY = np.float32(1e-35)
@@ -41,6 +48,20 @@ MANY = 8
 """Latents too many from which on it is faster to part them than to drop the least one by one."""
 HALVINGS = 10
 """Times that the range of the bound on the kth largest is halved."""
+
+
+@intrinsic
+def _mul_add(typingctx, a, b, c):
+    """`a * b + c`, rounded once where the processor can; never left to the compiler, which may fuse either
+    product of a sum of two, and does so differently for code that it has just made and code read from disk.
+    """
+
+    def codegen(context, builder, signature, args):
+        number = ir.FloatType()
+        kind = ir.FunctionType(number, [number] * 3)
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.fmuladd.f32"), args)
+
+    return types.float32(types.float32, types.float32, types.float32), codegen
 
 
 @intrinsic
@@ -298,12 +319,13 @@ def _sum_rows(used, weight, first, last, rows, out):
         r0, r1, r2, r3 = rows[used[p]], rows[used[p + 1]], rows[used[p + 2]], rows[used[p + 3]]
         w0, w1, w2, w3 = weight[p], weight[p + 1], weight[p + 2], weight[p + 3]
         for d in range(width):
-            out[d] += w0 * r0[d] + w1 * r1[d] + w2 * r2[d] + w3 * r3[d]
+            pair = _mul_add(w0, r0[d], _mul_add(w1, r1[d], out[d]))
+            out[d] = _mul_add(w2, r2[d], _mul_add(w3, r3[d], pair))
         p += 4
     while p < last:
         r0, w0 = rows[used[p]], weight[p]
         for d in range(width):
-            out[d] += w0 * r0[d]
+            out[d] = _mul_add(w0, r0[d], out[d])
         p += 1
 
 
@@ -314,7 +336,7 @@ def row_products(x, indices, starts, rows, out, lo, hi):
         _product_rows(x[b], indices, starts[b], starts[b + 1], rows, out)
 
 
-@compiled
+@compiled_sums
 def _product_rows(x, used, first, last, rows, out):
     """`out[p] = x . rows[used[p]]` for p from `first` to `last`, four rows at a time."""
     p = first
@@ -348,12 +370,19 @@ def reconstruct(weights, used, starts, rows, z, bias, residual, products, square
     for b in range(lo, hi):
         out, target, shift = residual[b], z[b], bias[b // per_member]
         _sum_rows(used, weights, starts[b], starts[b + 1], rows, out)
-        square = np.float32(0)
         for d in range(out.size):
             out[d] = target[d] - (out[d] + shift[d])
-            square += out[d] * out[d]
-        squares[b] = square
+        squares[b] = _dot(out, out)
         _product_rows(out, used, starts[b], starts[b + 1], rows, products)
+
+
+@compiled_sums
+def _dot(x, y):
+    """`x . y`, where x may be the bits of bfloat16."""
+    total = np.float32(0)
+    for d in range(x.size):
+        total += _number(x[d]) * _number(y[d])
+    return total
 
 
 @compiled
@@ -394,15 +423,9 @@ def grad_squares(p, grad, idle, unit_from, out, lo, hi):
     for i in range(lo, hi):
         square, along, length = np.float32(0), np.float32(0), np.float32(0)
         if not idle[i]:
-            if i < unit_from:
-                for d in range(p.shape[1]):
-                    square += _number(grad[i, d]) * _number(grad[i, d])
-            else:
-                for d in range(p.shape[1]):
-                    g = _number(grad[i, d])
-                    square += g * g
-                    along += g * p[i, d]
-                    length += p[i, d] * p[i, d]
+            square = _dot(grad[i], grad[i])
+            if i >= unit_from:
+                along, length = _dot(grad[i], p[i]), _dot(p[i], p[i])
         out[i] = max(square - along * along * (2 - length), 0)
 
 
@@ -425,21 +448,15 @@ def adam_rows(p, grad, m, v, last, idle, unit_from, step, lazy, numbers, lo, hi)
 
 @compiled
 def _adam_row(p, grad, m, v, has_grad, unit, keep1, keep2, gain1, gain2, factor, lr, unroot, eps):
-    along, square = np.float32(0), np.float32(0)
-    if not has_grad:
-        factor = np.float32(0)
-    elif unit:
-        for d in range(p.size):
-            along += _number(grad[d]) * p[d]
+    along = _dot(grad, p) if has_grad and unit else np.float32(0)
     for d in range(p.size):
-        g = factor * (_number(grad[d]) - along * p[d]) if has_grad else np.float32(0)
-        m[d] = keep1 * m[d] + gain1 * g
-        v[d] = keep2 * v[d] + gain2 * g * g
+        g = factor * _mul_add(-along, p[d], _number(grad[d])) if has_grad else np.float32(0)
+        m[d] = _mul_add(keep1, m[d], gain1 * g)
+        v[d] = _mul_add(keep2, v[d], gain2 * g * g)
         m[d] = m[d] if abs(m[d]) > TINY else np.float32(0)
         v[d] = v[d] if v[d] > TINY else np.float32(0)
-        p[d] -= lr * m[d] / (np.sqrt(v[d]) * unroot + eps)
-        square += p[d] * p[d]
+        p[d] -= lr * m[d] / _mul_add(np.sqrt(v[d]), unroot, eps)
     if unit:
-        scale = np.float32(1) / max(np.sqrt(square), np.float32(1e-12))
+        scale = np.float32(1) / max(np.sqrt(_dot(p, p)), np.float32(1e-12))
         for d in range(p.size):
             p[d] *= scale
