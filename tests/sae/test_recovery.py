@@ -98,10 +98,11 @@ def test_a_supervised_sae_recovers_atoms_and_labels():
     (line,) = saes.labels_bought(sae, X_TEST, truth)
     assert line["majority"] == pytest.approx(1 - DENSITY, abs=0.02)
     assert line["accuracy"] > 0.96
-    assert share_found(sae.W_dec, ATOMS) >= 0.95
+    assert share_found(sae.W_dec, ATOMS) >= 19 / 20
     # the label's atom is what the latent tied to "yes" writes, so that no free latent needs to
     assert share_found(sae.W_dec[1:2], ATOMS[:1]) == 1
-    assert share_found(sae.free_part().W_dec, ATOMS[1:]) >= 0.95
+    # one of the 19 may be missed: last digits of sums decide between optima
+    assert share_found(sae.free_part().W_dec, ATOMS[1:]) >= 18 / 19
 
 
 def test_a_transcoder_recovers_what_the_input_s_atoms_write():
