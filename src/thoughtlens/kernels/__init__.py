@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thoughtlens.kernels.choose import backend, name
 from thoughtlens.kernels.ragged import RaggedActs
-from thoughtlens.kernels.reference import AdamState, batch_topk, linear, squared_error
+from thoughtlens.kernels.reference import AdamState, batch_topk, linear, product, squared_error
 
 __all__ = [
     "AdamState",
@@ -28,6 +28,7 @@ __all__ = [
     "grad_squares",
     "linear",
     "name",
+    "product",
     "squared_error",
     "topk",
 ]
@@ -90,7 +91,7 @@ def decode_acts(
     """`acts @ W_dec` of what an encoding kernel returned; a dense product is taken in `dtype`."""
     if isinstance(acts, RaggedActs):
         return backend(W_dec).decode_ragged(acts, W_dec)
-    return (acts.to(dtype) @ W_dec.to(dtype)).to(W_dec.dtype)
+    return product(acts, W_dec, dtype)
 
 
 def decode_error(

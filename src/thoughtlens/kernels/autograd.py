@@ -1,4 +1,4 @@
-"""Gradients of the sparse kernels, written once for every device.
+"""Gradients of kernels, written once for every device.
 
 `ops` is the module with the device's `select`, `weighted_rows`, `row_products`, `reconstruct`, `latent_rows`.
 """
@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
-
-from thoughtlens.kernels.reference import counted_through
 
 
 class TopK(torch.autograd.Function):
@@ -33,49 +32,15 @@ class TopK(torch.autograd.Function):
         return kept.new_zeros(ctx.shape).scatter_add_(1, indices, kept), None, None
 
 
-class EncodeTopK(torch.autograd.Function):
-    """Gradients of only the latents that fire, row by row of the transposed encoder."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        z: Tensor,
-        centre: Tensor | None,
-        W: Tensor,
-        b: Tensor,
-        k: int,
-        dtype: torch.dtype,
-        ops: Any,
-    ) -> tuple[Tensor, ...]:
-        """Values and indices."""
-        centred = z if centre is None else z - centre[..., None, :]
-        products = centred.to(dtype) @ W.to(dtype)
-        values, indices = ops.select(products.flatten(0, -2), b.reshape(-1, b.shape[-1]), k)
-        values, indices = counted_through(values, indices, products.shape)
-        ctx.save_for_backward(centred, W, values, indices)
-        ctx.ops = ops
-        ctx.mark_non_differentiable(indices)
-        ctx.set_materialize_grads(False)
-        return values, indices
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """Gradients in z, the centre, W and b; the centre's needs no row's own: they all share it."""
-        centred, W, values, indices = ctx.saved_tensors
-        ops, rows = ctx.ops, W.mT.flatten(0, -2)
-        grad = torch.where(values > 0, grad, 0).flatten(0, -2)
-        values, indices = values.flatten(0, -2), indices.flatten(0, -2)
-        z_grad = centre_grad = W_grad = None
-        b_grad = grad.new_zeros(len(rows)).index_add_(0, indices.flatten(), grad.flatten())
-        b_grad = b_grad.view(*W.shape[:-2], -1)
-        if ctx.needs_input_grad[0]:
-            z_grad = ops.weighted_rows(grad, indices, rows).view_as(centred)
-        if ctx.needs_input_grad[1]:
-            centre_grad = -(W @ b_grad[..., None]).squeeze(-1)
-        if ctx.needs_input_grad[2]:
-            W_grad = ops.latent_rows(grad, grad, indices, centred.flatten(0, -2), len(rows))
-            W_grad = W_grad.view(W.mT.shape).mT
-        return z_grad, centre_grad, W_grad, b_grad, None, None, None
+def dense_error(
+    acts: Float[Tensor, "batch d_sae"],
+    W_dec: Float[Tensor, "d_sae d_out"],
+    z: Float[Tensor, "batch d_out"],
+    b_dec: Float[Tensor, " d_out"],
+    dtype: torch.dtype,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
+    """See `reference.dense_error`."""
+    return DenseError.apply(acts, W_dec, z, b_dec, dtype)
 
 
 class DenseError(torch.autograd.Function):

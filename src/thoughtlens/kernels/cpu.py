@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from thoughtlens.kernels import loops, reference
+from thoughtlens.kernels import cpu_rows, loops, reference
 from thoughtlens.kernels.arrays import array
-from thoughtlens.kernels.autograd import Decode, DecodeError, DenseError, EncodeTopK, TopK
+from thoughtlens.kernels.autograd import Decode, DecodeError, TopK, dense_error
 from thoughtlens.kernels.cpu_ragged import (
     DecodeRagged,
     EncodeRagged,
@@ -21,14 +20,28 @@ from thoughtlens.kernels.cpu_ragged import (
     batch_largest,
     gathered,
     ragged,
-    reconstructed,
     row_counts,
 )
+from thoughtlens.kernels.cpu_rows import summed
 from thoughtlens.kernels.ragged import RaggedActs
-from thoughtlens.kernels.reference import AdamState
+from thoughtlens.kernels.reference import AdamState, counted_through
 from thoughtlens.kernels.threads import share
 
-OPS = sys.modules[__name__]
+__all__ = [
+    "adam_rows",
+    "decode",
+    "decode_dense",
+    "decode_error",
+    "decode_ragged",
+    "dense_error",
+    "encode_batchtopk",
+    "encode_relu",
+    "encode_topk",
+    "grad_squares",
+    "ragged_error",
+    "topk",
+]
+
 RAGGED_BELOW = 1 / 20
 """Share of activations that are not 0 from which on dense products are faster than sparse ones."""
 MANY = 1 << 18
@@ -44,7 +57,7 @@ def encode_topk(
     centre: Float[Tensor, "*members d_in"] | None = None,
 ) -> tuple[Float[Tensor, "*members batch k"], Int[Tensor, "*members batch k"]]:
     """See `reference.encode_topk`."""
-    return EncodeTopK.apply(z, centre, W, b, k, dtype, OPS)
+    return EncodeTopK.apply(z, centre, W, b, k, dtype)
 
 
 def encode_relu(
@@ -88,9 +101,7 @@ def decode_dense(
     if counts.sum() > RAGGED_BELOW * flat.numel():
         return acts @ W_dec
     starts, latents, values = gathered(flat, none, counts)
-    out = torch.empty(len(flat), W_dec.shape[1])
-    share(loops.sum_rows, len(out), values, starts, latents, array(W_dec), array(out))
-    return out.view(*acts.shape[:-1], -1)
+    return summed(values, starts, latents, W_dec).view(*acts.shape[:-1], -1)
 
 
 def decode_ragged(acts: RaggedActs, W_dec: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "batch d_out"]:
@@ -102,7 +113,7 @@ def decode(
     values: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"], W_dec: Float[Tensor, "d_sae d_out"]
 ) -> Float[Tensor, "batch d_out"]:
     """See `reference.decode`."""
-    return Decode.apply(values, indices, W_dec, OPS)
+    return Decode.apply(values, indices, W_dec, cpu_rows)
 
 
 def decode_error(
@@ -113,7 +124,7 @@ def decode_error(
     b_dec: Float[Tensor, "*members d_out"],
 ) -> tuple[Float[Tensor, "*members"], Float[Tensor, "*members batch d_out"]]:
     """See `reference.decode_error`."""
-    return DecodeError.apply(values, indices, W_dec, z, b_dec, OPS)
+    return DecodeError.apply(values, indices, W_dec, z, b_dec, cpu_rows)
 
 
 def ragged_error(
@@ -126,22 +137,11 @@ def ragged_error(
     return RaggedError.apply(acts.values, W_dec, z, b_dec, acts)
 
 
-def dense_error(
-    acts: Float[Tensor, "batch d_sae"],
-    W_dec: Float[Tensor, "d_sae d_out"],
-    z: Float[Tensor, "batch d_out"],
-    b_dec: Float[Tensor, " d_out"],
-    dtype: torch.dtype,
-) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
-    """See `reference.dense_error`."""
-    return DenseError.apply(acts, W_dec, z, b_dec, dtype)
-
-
 def topk(
     pre_acts: Float[Tensor, "batch d_sae"], k: int
 ) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
     """See `reference.topk`."""
-    return TopK.apply(pre_acts, k, OPS)
+    return TopK.apply(pre_acts, k, cpu_rows)
 
 
 def grad_squares(
@@ -179,6 +179,43 @@ def adam_rows(
     unit_from = len(p) if unit_from is None else unit_from
     arrays = (array(p), array(grad), *moments, array(idle), unit_from, step, lazy, numbers)
     share(loops.adam_rows, len(p), *arrays)
+
+
+class EncodeTopK(torch.autograd.Function):
+    """Gradients of only the latents that fire, row by row of the transposed encoder."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, centre: Tensor | None, W: Tensor, b: Tensor, k: int, dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
+        """Values and indices."""
+        centred = z if centre is None else z - centre[..., None, :]
+        products = centred.to(dtype) @ W.to(dtype)
+        values, indices = cpu_rows.select(products.flatten(0, -2), b.reshape(-1, b.shape[-1]), k)
+        values, indices = counted_through(values, indices, products.shape)
+        ctx.save_for_backward(centred, W, values, indices)
+        ctx.mark_non_differentiable(indices)
+        ctx.set_materialize_grads(False)
+        return values, indices
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients in z, the centre, W and b; the centre's needs no row's own: they all share it."""
+        centred, W, values, indices = ctx.saved_tensors
+        rows = W.mT.flatten(0, -2)
+        grad = torch.where(values > 0, grad, 0).flatten(0, -2)
+        values, indices = values.flatten(0, -2), indices.flatten(0, -2)
+        z_grad = centre_grad = W_grad = None
+        b_grad = grad.new_zeros(len(rows)).index_add_(0, indices.flatten(), grad.flatten())
+        b_grad = b_grad.view(*W.shape[:-2], -1)
+        if ctx.needs_input_grad[0]:
+            z_grad = cpu_rows.weighted_rows(grad, indices, rows).view_as(centred)
+        if ctx.needs_input_grad[1]:
+            centre_grad = -(W @ b_grad[..., None]).squeeze(-1)
+        if ctx.needs_input_grad[2]:
+            W_grad = cpu_rows.latent_rows(grad, grad, indices, centred.flatten(0, -2), len(rows))
+            W_grad = W_grad.view(W.mT.shape).mT
+        return z_grad, centre_grad, W_grad, b_grad, None, None
 
 
 class EncodeReLU(torch.autograd.Function):
@@ -239,71 +276,3 @@ def _ragged(
     acts = ragged(*found, len(b))
     values, totals = EncodeRagged.apply(centred, centre, W, b, acts)
     return replace(acts, values=values), totals
-
-
-def select(
-    products: Float[Tensor, "batch d_sae"], b: Float[Tensor, "members d_sae"], k: int
-) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
-    """Each row's k largest of `relu(products + b)` without sorting, and their latents.
-
-    Rows are dealt out evenly over the members, in order.
-    """
-    values = torch.empty(len(products), k)
-    indices = torch.empty(len(products), k, dtype=torch.long)
-    share(loops.select, len(products), array(products), array(b), k, array(values), array(indices))
-    return values, indices
-
-
-def weighted_rows(
-    weights: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"], rows: Float[Tensor, "n d"]
-) -> Float[Tensor, "batch d"]:
-    """`sum_k weights[b, k] * rows[indices[b, k]]`."""
-    out = torch.empty(len(weights), rows.shape[1])
-    arrays = (array(weights), array(indices), array(rows), array(out))
-    share(loops.weighted_rows, len(weights), *arrays)
-    return out
-
-
-def row_products(
-    x: Float[Tensor, "batch d"], indices: Int[Tensor, "batch k"], rows: Float[Tensor, "n d"]
-) -> Float[Tensor, "batch k"]:
-    """`x[b] . rows[indices[b, k]]`."""
-    out = torch.empty(indices.shape)
-    starts = _even(indices)
-    arrays = (array(x), array(indices).reshape(-1), starts, array(rows), array(out).reshape(-1))
-    share(loops.row_products, len(x), *arrays)
-    return out
-
-
-def reconstruct(
-    values: Float[Tensor, "batch k"],
-    indices: Int[Tensor, "batch k"],
-    W_dec: Float[Tensor, "n d"],
-    z: Float[Tensor, "batch d"],
-    b_dec: Float[Tensor, "members d"],
-) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch d"], Float[Tensor, "batch k"]]:
-    """Sum of squares and residual of each row, rows dealt out evenly over the members, in order; and the
-    residual's products with the rows of W_dec in use."""
-    pairs = (array(values).reshape(-1), array(indices).reshape(-1), _even(indices))
-    squares, residual, products = reconstructed(*pairs, W_dec, z, b_dec)
-    return squares, residual, products.view_as(values)
-
-
-def latent_rows(
-    weights: Float[Tensor, "batch k"],
-    values: Float[Tensor, "batch k"],
-    indices: Int[Tensor, "batch k"],
-    x: Float[Tensor, "batch d"],
-    n_latents: int,
-) -> Float[Tensor, "n_latents d"]:
-    """`sum of weights[b, k] * x[b]` over the pairs with `indices[b, k] = i` and a value other than 0."""
-    pairs = (array(values).reshape(-1), array(indices).reshape(-1), _even(indices))
-    starts, row, place = loops.by_latent(*pairs, n_latents)
-    out = torch.empty(n_latents, x.shape[1])
-    share(loops.sum_rows, n_latents, array(weights).reshape(-1)[place], starts, row, array(x), array(out))
-    return out
-
-
-def _even(indices: Int[Tensor, "batch k"]) -> np.ndarray:
-    """Where each row's pairs start, and where the last one's end."""
-    return np.arange(len(indices) + 1) * indices.shape[1]

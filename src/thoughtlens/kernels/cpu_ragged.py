@@ -11,6 +11,7 @@ from torch import Tensor
 
 from thoughtlens.kernels import loops
 from thoughtlens.kernels.arrays import array
+from thoughtlens.kernels.cpu_rows import reconstructed, summed
 from thoughtlens.kernels.ragged import RaggedActs
 from thoughtlens.kernels.threads import share
 
@@ -104,10 +105,7 @@ class DecodeRagged(torch.autograd.Function):
         """x_hat without its bias."""
         ctx.acts = acts
         ctx.save_for_backward(values, W_dec)
-        out = torch.empty(len(acts.row_starts) - 1, W_dec.shape[1])
-        starts, latents = array(acts.row_starts), array(acts.latents)
-        share(loops.sum_rows, len(out), array(values), starts, latents, array(W_dec), array(out))
-        return out
+        return summed(array(values), array(acts.row_starts), array(acts.latents), W_dec)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -147,21 +145,6 @@ class RaggedError(torch.autograd.Function):
         return products * factor, W_grad, None, residual.sum(0) * factor, None
 
 
-def reconstructed(
-    values: np.ndarray,
-    latents: np.ndarray,
-    starts: np.ndarray,
-    W_dec: Float[Tensor, "n d"],
-    z: Float[Tensor, "batch d"],
-    b_dec: Float[Tensor, "members d"],
-) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch d"], Float[Tensor, " n_pairs"]]:
-    """What `loops.reconstruct` finds: sums of squares, residuals, and their products with decoder rows."""
-    residual, squares, products = torch.empty_like(z), torch.empty(len(z)), torch.empty(len(values))
-    arrays = (array(t) for t in (W_dec, z, b_dec, residual, products, squares))
-    share(loops.reconstruct, len(z), values, latents, starts, *arrays)
-    return squares, residual, products
-
-
 def _totals(values: Float[Tensor, " n"], acts: RaggedActs) -> Float[Tensor, " d_sae"]:
     """Each latent's sum."""
     out = torch.zeros(len(acts.latent_starts) - 1)
@@ -172,10 +155,8 @@ def _latent_sums(
     weights: Float[Tensor, " n"], acts: RaggedActs, x: Float[Tensor, "batch d"]
 ) -> Float[Tensor, "d_sae d"]:
     """Each latent's sum of `weights * x` over the rows it fires on."""
-    out = torch.empty(len(acts.latent_starts) - 1, x.shape[1])
     by_latent = (array(weights)[array(acts.places)], array(acts.latent_starts), array(acts.rows))
-    share(loops.sum_rows, len(out), *by_latent, array(x), array(out))
-    return out
+    return summed(*by_latent, x)
 
 
 def _nth_largest(values: np.ndarray, n: int) -> np.floating:

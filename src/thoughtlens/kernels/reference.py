@@ -38,7 +38,14 @@ def linear(
     """`x @ W + b`, the product taken in `dtype`, the result in the dtype of `W`."""
     if dtype == W.dtype:
         return torch.addmm(b, x, W)
-    return (x.to(dtype) @ W.to(dtype)).to(W.dtype) + b
+    return product(x, W, dtype) + b
+
+
+def product(
+    x: Float[Tensor, "*batch a"], W: Float[Tensor, "*members a b"], dtype: torch.dtype
+) -> Float[Tensor, "*batch b"]:
+    """`x @ W` taken in `dtype`, in the dtype of `W`."""
+    return (x.to(dtype) @ W.to(dtype)).to(W.dtype)
 
 
 def topk(
@@ -175,7 +182,7 @@ def dense_error(
     dtype: torch.dtype,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
     """`squared_error` of the dense product in `dtype`."""
-    return squared_error(z, (acts.to(dtype) @ W_dec.to(dtype)).to(W_dec.dtype), b_dec)
+    return squared_error(z, product(acts, W_dec, dtype), b_dec)
 
 
 def squared_error(

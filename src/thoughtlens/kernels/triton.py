@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.kernels.autograd import Decode, DecodeError, DenseError, TopK
+from thoughtlens.kernels.autograd import Decode, DecodeError, TopK, dense_error
 from thoughtlens.kernels.reference import (
     counted_through,
     decode_dense,
@@ -96,17 +96,6 @@ def decode(
 ) -> Float[Tensor, "batch d_out"]:
     """See `reference.decode`."""
     return Decode.apply(values, indices, W_dec, OPS)
-
-
-def dense_error(
-    acts: Float[Tensor, "batch d_sae"],
-    W_dec: Float[Tensor, "d_sae d_out"],
-    z: Float[Tensor, "batch d_out"],
-    b_dec: Float[Tensor, " d_out"],
-    dtype: torch.dtype,
-) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
-    """See `reference.dense_error`."""
-    return DenseError.apply(acts, W_dec, z, b_dec, dtype)
 
 
 def decode_error(

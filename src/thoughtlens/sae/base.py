@@ -300,10 +300,11 @@ class SAE(nn.Module, ABC):
                 f"Expected one whole number in indices for each value, got {described(indices)} beside "
                 f"{described(values)}. Pass what `encode_sparse` returned"
             )
-        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.d_sae:
+        least, most = torch.stack(indices.aminmax()).tolist() if indices.numel() else (0, 0)
+        if not 0 <= least <= most < self.d_sae:
             raise MismatchError(
-                f"Expected indices of {self.d_sae} latents, got {int(indices.min())} to "
-                f"{int(indices.max())}. Pass what `encode_sparse` of this SAE returned"
+                f"Expected indices of {self.d_sae} latents, got {least} to {most}. Pass what `encode_sparse` "
+                f"of this SAE returned"
             )
         return SparseActs(values.to(self.W_dec.dtype), indices)
 

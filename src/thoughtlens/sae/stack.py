@@ -117,7 +117,7 @@ class Stack:
         dtype = self.compute_dtype
         if dtype == W.dtype:
             return torch.baddbmm(b[:, None], x, W)
-        return (x.to(dtype) @ W.to(dtype)).to(W.dtype) + b[:, None]
+        return kernels.product(x, W, dtype) + b[:, None]
 
     def per_member(self, values: Sequence[float]) -> Float[Tensor, " members"]:
         """One number a member, beside the weights."""

@@ -135,6 +135,12 @@ def dead_loss(
     if len(rows) > k_aux:
         values, kept = acts.topk(k_aux, dim=-1, sorted=False)
         acts = torch.zeros_like(acts).scatter(-1, kept, values)
-    error = target - (acts.to(dtype) @ rows.to(dtype)).to(target.dtype)
+    return unexplained(target, kernels.product(acts, rows, dtype))
+
+
+def unexplained(
+    target: Float[Tensor, "batch d_out"], predicted: Float[Tensor, "batch d_out"]
+) -> Float[Tensor, ""]:
+    """FVU of a prediction, on a batch."""
     scale = (target - target.mean(0)).square().sum()
-    return error.square().sum() / scale.clamp_min(torch.finfo(scale.dtype).tiny)
+    return (target - predicted).square().sum() / scale.clamp_min(torch.finfo(scale.dtype).tiny)

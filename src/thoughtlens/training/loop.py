@@ -56,6 +56,14 @@ class Settings:
     lazy: bool = False
     """Whether the optimizer leaves latents alone that had no part in a batch, an approximation."""
 
+    def lr_at(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        return lr_at(step, self.n_steps, self.lr, self.warmup, self.decay)
+
+    def clipped(self, length: float) -> float:
+        """What gradients of that length together are multiplied by."""
+        return self.grad_clip / (length + 1e-6) if 0 < self.grad_clip < length else 1.0
+
 
 class Trainer:
     """An SAE, its optimizer and its counters: what a step changes and a checkpoint holds."""
@@ -100,8 +108,7 @@ class Trainer:
         total, length = torch.stack([loss.total.detach(), norm]).tolist()
         if not math.isfinite(total + length):
             raise FloatingPointError(f"loss {total}, gradient norm {length}")
-        factor = s.grad_clip / (length + 1e-6) if 0 < s.grad_clip < length else 1.0
-        lr = lr_at(self.step_idx, s.n_steps, s.lr, s.warmup, s.decay)
+        lr, factor = s.lr_at(self.step_idx), s.clipped(length)
         self.optimizer.step(lr, factor=factor, unit=True, idle=loss.idle)
         sae.after_step(batch, loss)
         self._count(loss, len(x))
@@ -225,7 +232,7 @@ def measured(trainer: Trainer, evaluate: Callable[[SAE], Row]) -> Row:
     s = trainer.settings
     return {
         "rows_seen": trainer.rows_seen,
-        "lr": lr_at(trainer.step_idx - 1, s.n_steps, s.lr, s.warmup, s.decay),
+        "lr": s.lr_at(trainer.step_idx - 1),
         **trainer.means.take(),
         "n_dead": trainer.n_dead(),
         **evaluate(trainer.whole()),

@@ -62,9 +62,9 @@ class Ranks:
 
     def gather(self, t: Tensor) -> Tensor:
         """The ranks' tensors, of one shape, along a new first axis."""
-        parts = [torch.empty_like(t, memory_format=torch.contiguous_format) for _ in range(self.size)]
         if self.size == 1:
             return t[None]
+        parts = [torch.empty_like(t, memory_format=torch.contiguous_format) for _ in range(self.size)]
         with self._peers():
             dist.all_gather(parts, t.detach().contiguous())
         return torch.stack(parts)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from thoughtlens import kernels
 from thoughtlens.errors import ConfigError
 from thoughtlens.sae.base import SAE, Batch, LossTerms, SparseActs, counts
-from thoughtlens.sae.topk import TopKConfig, TopKSAE
+from thoughtlens.sae.topk import TopKConfig, TopKSAE, unexplained
 from thoughtlens.training.loop import Settings
 from thoughtlens.training.ranks import Ranks
 from thoughtlens.training.shared import SharedTrainer, even_bounds, some_latents
@@ -130,10 +130,8 @@ class LatentParallelTrainer(SharedTrainer):
             values, places = acts.topk(min(k_aux, len(own)), dim=-1, sorted=False)
             kept = self._kept(values, k_aux)
             acts = torch.zeros_like(acts).scatter(1, places, torch.where(kept, values, 0))
-        decoded = (acts.to(dtype) @ sae.W_dec[own].to(dtype)).to(residual.dtype)
-        error = residual - _Sum.apply(decoded, self.ranks)
-        scale = (residual - residual.mean(0)).square().sum()
-        return error.square().sum() / scale.clamp_min(torch.finfo(scale.dtype).tiny)
+        decoded = kernels.product(acts, sae.W_dec[own], dtype)
+        return unexplained(residual, _Sum.apply(decoded, self.ranks))
 
     def n_dead(self) -> int:
         """Dead latents of all ranks."""

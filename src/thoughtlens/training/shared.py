@@ -14,7 +14,6 @@ from thoughtlens.errors import ConfigError
 from thoughtlens.sae.base import SAE
 from thoughtlens.training.loop import Settings, Trainer
 from thoughtlens.training.ranks import Ranks
-from thoughtlens.training.schedule import lr_at
 
 
 class SharedTrainer(Trainer):
@@ -73,8 +72,7 @@ class SharedTrainer(Trainer):
         length, n_fired_all = self._sums(idle, n_fired)
         if not math.isfinite(total + length):
             raise FloatingPointError(f"loss {total}, gradient norm {length}")
-        factor = s.grad_clip / (length + 1e-6) if 0 < s.grad_clip < length else 1.0
-        lr = lr_at(self.step_idx, s.n_steps, s.lr, s.warmup, s.decay)
+        lr, factor = s.lr_at(self.step_idx), s.clipped(length)
         self.optimizer.step(lr, factor=factor, unit=True, idle=idle)
         self.tracker.update(fired, s.batch_size)
         numbers = {"loss": total, **{f"loss_{name}": value for name, value in terms.items()}}

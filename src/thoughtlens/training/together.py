@@ -20,7 +20,6 @@ from thoughtlens.sae.stack import Stack, StackTerms
 from thoughtlens.store.view import View, ViewBatch
 from thoughtlens.training.checkpoint import Checkpoints
 from thoughtlens.training.loop import Trainer, inputs, measured, note, stop
-from thoughtlens.training.schedule import lr_at
 from thoughtlens.training.sources import JoinedView
 from thoughtlens.training.stack_adam import StackAdam
 from thoughtlens.training.track import Row
@@ -98,10 +97,8 @@ class StackTrainer:
         lrs, factors = [], []
         for trainer, norm in zip(self.trainers, norms, strict=True):
             s = trainer.settings
-            rate = lr_at(trainer.step_idx, s.n_steps, s.lr, s.warmup, s.decay)
-            lrs.append(None if norm is None else rate)
-            clipped = s.grad_clip / (norm + 1e-6) if norm is not None and 0 < s.grad_clip < norm else 1.0
-            factors.append(clipped)
+            lrs.append(None if norm is None else s.lr_at(trainer.step_idx))
+            factors.append(1.0 if norm is None else s.clipped(norm))
         self.optimizer.step(lrs, factors, loss.idle)
 
     def _count(
