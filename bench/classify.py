@@ -18,10 +18,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from thoughtlens.classify import ClassifyConfig, classify
-from thoughtlens.config import validate
-from thoughtlens.store import StoreMeta, StoreWriter
-from thoughtlens.train import TrainConfig, train
+from thoughtlens.acts.meta import StoreMeta
+from thoughtlens.acts.writer import StoreWriter
+from thoughtlens.core import validate_config
+from thoughtlens.evals.classify.config import ClassifyConfig
+from thoughtlens.evals.classify.stage import classify
+from thoughtlens.sae.train.config import TrainConfig
+from thoughtlens.sae.train.stage import train
 
 ARMS = (
     "sae", "raw", "sae_reconstruction", "pca", "pca_live", "random_projection", "random_sae", "top_latents",
@@ -76,7 +79,7 @@ def main() -> None:
         make_store(root / "acts", given.problems, given.layers, given.width)
         sae = {"kind": "topk", "expansion": 4, "k": 16}
         options = {"acts": root / "acts", "sae": sae, "epochs": 2, "evaluations": 2}
-        train(validate(TrainConfig, options), root / "sae")
+        train(validate_config(TrainConfig, options), root / "sae")
         cfg = ClassifyConfig(
             acts=root / "acts", sae=root / "sae", target="operation", split="test", arms=ARMS,
             inner_folds=5, max_units=0,

@@ -21,13 +21,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from tests.sae import foreign
-from tests.sae.mutate import damage
+from tests.sae.formats import foreign
+from tests.sae.formats.mutate import damage
 
 from thoughtlens import sae as saes
-from thoughtlens.errors import ThoughtlensError
-from thoughtlens.sae.convert import FORMATS
-from thoughtlens.sae.convert.formats import members
+from thoughtlens.core import ThoughtlensError
+from thoughtlens.sae.formats.formats import FORMATS, members
 
 
 def sources(root: Path) -> list[Path]:

@@ -23,9 +23,10 @@ import torch
 from run import RESULTS
 
 from peers import ON_GPU, compare, environment, versions
-from thoughtlens.bench import bench_decode, bench_stack, bench_train_step
-from thoughtlens.bench.clock import timed
-from thoughtlens.bench.train_step import new_trainer
+from thoughtlens.ops.bench.clock import timed
+from thoughtlens.ops.bench.decode import bench_decode
+from thoughtlens.ops.bench.stack import bench_stack
+from thoughtlens.ops.bench.train_step import bench_train_step, new_trainer
 
 LARGE = {"d_in": 2048, "d_sae": 65_536, "batch": 8192, "k": 64}
 SETTINGS = [

@@ -41,7 +41,7 @@ class Library(NamedTuple):
 
 def thoughtlens(s: dict[str, Any], x: torch.Tensor) -> Library:
     """The step alone; its SAEs are trained for `quality.py` by its own train stage."""
-    from thoughtlens.bench.train_step import new_trainer
+    from thoughtlens.ops.bench.train_step import new_trainer
 
     own = {"l1": s["l1"]} if "l1" in s else {}
     trainer = new_trainer(x, s["kind"], s["d_sae"], s["k"], s["dtype"], s["steps"], **own)
@@ -50,7 +50,7 @@ def thoughtlens(s: dict[str, Any], x: torch.Tensor) -> Library:
 
 def thoughtlens_stack(s: dict[str, Any], x: torch.Tensor) -> Library:
     """Many SAEs as the train stage trains them: in groups, the groups side by side."""
-    from thoughtlens.bench.stack import grouped_steps, new_trainers, side_by_side, stage_size
+    from thoughtlens.ops.bench.stack import grouped_steps, new_trainers, side_by_side, stage_size
 
     trainers = new_trainers(x, s["kind"], s["d_sae"], s["k"], s["dtype"], s["steps"])
     return Library(side_by_side(grouped_steps(trainers, stage_size(x, s["d_sae"])), x.device))

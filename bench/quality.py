@@ -25,12 +25,13 @@ from run import RESULTS, processor
 
 from peers import environment, versions
 from thoughtlens import sae as saes
-from thoughtlens.config import validate
-from thoughtlens.metrics import FVU
-from thoughtlens.sae.registry import CONFIGS
-from thoughtlens.store import ActivationStore
-from thoughtlens.store.view import View
-from thoughtlens.train import TrainConfig, train
+from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.view import View
+from thoughtlens.core import validate_config
+from thoughtlens.numerics.metrics.reconstruction import FVU
+from thoughtlens.sae.kinds.registry import CONFIGS
+from thoughtlens.sae.train.config import TrainConfig
+from thoughtlens.sae.train.stage import train
 
 PEERS = {
     "topk": ["sae_lens", "dictionary_learning", "sparsify"],
@@ -82,7 +83,7 @@ def ours(options: argparse.Namespace, kind: str, n: int, test: np.ndarray, seed:
     sae_cfg = {"kind": kind, "d_sae": options.d_sae, "k": options.k}
     table = {"acts": options.acts, "sae": sae_cfg, "batch_size": BATCH, "n_vectors": n, "seed": seed}
     out = options.out / f"thoughtlens-{kind}-{seed}"
-    train(validate(TrainConfig, table), out)
+    train(validate_config(TrainConfig, table), out)
     sae, parts, fires = saes.load(out), [], torch.zeros(options.d_sae)
     with torch.no_grad():
         for low in range(0, len(test), BATCH):

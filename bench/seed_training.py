@@ -20,9 +20,10 @@ import pyarrow as pa
 import torch
 
 from peers import rows as sparse_rows
-from thoughtlens import pipeline
-from thoughtlens.store import StoreMeta, StoreWriter
-from thoughtlens.train import train
+from thoughtlens.acts.meta import StoreMeta
+from thoughtlens.acts.writer import StoreWriter
+from thoughtlens.sae.train.stage import train
+from thoughtlens.studies import pipeline
 
 N_PROBLEMS, N_THOUGHTS, D_IN = 600, 6, 2048
 

@@ -11,7 +11,8 @@ import pyarrow as pa
 import torch
 
 from thoughtlens import sae as saes
-from thoughtlens.store import StoreMeta, StoreWriter
+from thoughtlens.acts.meta import StoreMeta
+from thoughtlens.acts.writer import StoreWriter
 
 HOOKS = ("layers.0:out", "layers.1:out")
 D = 16

@@ -35,7 +35,7 @@ def main(folder: Path) -> None:
     assert report["broken"] == [] and all(report["bundled"]["thought_models"].values()), report
     assert {"pilot", "text-demo"} <= set(json.loads(command("recipes", cwd=folder))["recipes"])
 
-    from thoughtlens.models import thoughts
+    from thoughtlens.models.thought import thoughts
     from thoughtlens.problems import arithmetic
 
     table = arithmetic.problems(8, seed=1, split="test")

@@ -5,12 +5,9 @@ Public names are loaded lazily, so that importing the package costs neither torc
 
 from __future__ import annotations
 
-import importlib
 import os
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from types import ModuleType
+from thoughtlens.core.lazy import face
 
 __version__ = "0.1.0"
 
@@ -18,19 +15,4 @@ __version__ = "0.1.0"
 # operations by a tenth, for long takes the cores from the kernels' own threads and from other programs.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-MODULES = (
-    "baselines", "bench", "classify", "config", "distill", "doctor", "errors", "explain", "explanations",
-    "explorer", "extract", "fire", "gates", "geometry", "grid", "hub", "interpret", "intervene", "kernels",
-    "lens", "metrics", "models", "neuronpedia", "pipeline", "plots", "problems", "replay", "report", "sae",
-    "serve", "stage", "store", "suites", "sweep", "tracking", "train", "training", "validate",
-)  # fmt: skip
-
-
-def __getattr__(name: str) -> ModuleType:
-    if name in MODULES:
-        return importlib.import_module(f"thoughtlens.{name}")
-    raise AttributeError(f"module 'thoughtlens' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *MODULES])
+__getattr__, __dir__, __all__ = face(__name__, __file__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.kernels.compare import (
+from tests.numerics.kernels.compare import (
     compare_adam,
     compare_batchtopk,
     compare_decode,
@@ -15,12 +15,12 @@ from tests.kernels.compare import (
     compare_select,
     draw,
 )
-from thoughtlens import kernels
-from thoughtlens.kernels import reference
+from thoughtlens.numerics import kernels
+from thoughtlens.numerics.kernels import reference
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 if torch.cuda.is_available():
-    from thoughtlens.kernels import triton, triton_check, triton_error
+    from thoughtlens.numerics.kernels import triton, triton_check, triton_error
 
 DTYPES = [torch.float32, torch.bfloat16]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from thoughtlens import kernels
-from thoughtlens.bench.train_step import new_trainer
-from thoughtlens.training.together import StackTrainer
+from thoughtlens.numerics import kernels
+from thoughtlens.ops.bench.train_step import new_trainer
+from thoughtlens.sae.train.together import StackTrainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 STEPS = 20

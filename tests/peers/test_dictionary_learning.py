@@ -8,9 +8,9 @@ import json
 import pytest
 import torch
 
-from tests.sae import foreign
+from tests.sae.formats import foreign
 from thoughtlens import sae as saes
-from thoughtlens.sae.convert import ConvertConfig, convert
+from thoughtlens.sae.formats.run import ConvertConfig, convert
 
 pytest.importorskip("dictionary_learning", reason="dictionary_learning is not installed")
 pytestmark = pytest.mark.filterwarnings("default")

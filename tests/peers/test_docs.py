@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.pages import blocks
-from tests.test_docs import ROOT
+from tests.docs.pages import blocks
+from tests.docs.test_readme import ROOT
 from thoughtlens import sae as saes
 
 pytestmark = pytest.mark.filterwarnings("default")

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from thoughtlens import sae as saes
-from thoughtlens.models.attach import attach
+from thoughtlens.models.hf.attach import attach
 
 pytestmark = pytest.mark.filterwarnings("default")
 IDS = torch.arange(12).view(2, 6) + 5

@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from tests.peers.test_dictionary_learning import peer_of
-from tests.sae import kinds
+from tests.sae.kinds import each as kinds
 from thoughtlens import sae as saes
-from thoughtlens.errors import MismatchError
-from thoughtlens.sae.convert import ConvertConfig, convert
-from thoughtlens.stage import read_json
+from thoughtlens.core import MismatchError, read_json
+from thoughtlens.sae.formats.run import ConvertConfig, convert
 
 pytestmark = pytest.mark.filterwarnings("default")
 CONFIGS = [

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.suites.planted import D, planted_rows, probe_sae
-from thoughtlens.metrics import L0
-from thoughtlens.models.attach import attach
+from tests.evals.suites.planted import D, planted_rows, probe_sae
+from thoughtlens.evals.suites.adaptor import as_sae_lens
+from thoughtlens.models.hf.attach import attach
+from thoughtlens.numerics.metrics.sparsity import L0
 from thoughtlens.problems.labelled import PREFIX, labelled
-from thoughtlens.suites import as_sae_lens
 
 lens = pytest.importorskip("transformer_lens", reason="TransformerLens is not installed")
 pytest.importorskip("xgboost", reason="xgboost, which sae-probes imports, is not installed")

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from thoughtlens.neuronpedia.formats import dashboard
+from thoughtlens.show.neuronpedia.formats import dashboard
 
 pytestmark = pytest.mark.filterwarnings("default")
 NAMES = {

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.suites.planted import planted_rows, probe_sae
+from tests.evals.suites.planted import planted_rows, probe_sae
+from thoughtlens.evals.suites.adaptor import as_sae_lens
+from thoughtlens.evals.suites.config import SuiteConfig
+from thoughtlens.evals.suites.theirs import theirs
 from thoughtlens.problems.labelled import PREFIX, binary_sets, labelled
-from thoughtlens.suites import SuiteConfig, as_sae_lens
-from thoughtlens.suites.theirs import theirs
 
 pytest.importorskip("sae_lens", reason="SAELens is not installed")
 pytest.importorskip("xgboost", reason="xgboost, which sae-probes imports, is not installed")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.sae import foreign
+from tests.sae.formats import foreign
 from thoughtlens import sae as saes
-from thoughtlens.sae.convert import ConvertConfig, convert
+from thoughtlens.sae.formats.run import ConvertConfig, convert
 
 pytest.importorskip("sparsify", reason="sparsify is not installed")
 pytestmark = pytest.mark.filterwarnings("default")

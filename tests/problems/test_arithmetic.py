@@ -8,7 +8,7 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from thoughtlens.errors import ConfigError, DataError
+from thoughtlens.core import ConfigError, DataError
 from thoughtlens.problems import arithmetic, words
 
 

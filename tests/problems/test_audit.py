@@ -7,7 +7,7 @@ import json
 import pyarrow as pa
 import pytest
 
-from thoughtlens.errors import ConfigError, DataError
+from thoughtlens.core import ConfigError, DataError
 from thoughtlens.problems import gsm8k
 from thoughtlens.problems.audit import audit, markdown, reachable
 

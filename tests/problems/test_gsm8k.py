@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from thoughtlens.errors import ConfigError, DataError, NotThereError
+from thoughtlens.core import ConfigError, DataError, NotThereError
 from thoughtlens.problems import gsm8k
 
 SOLUTIONS = {

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from thoughtlens.errors import ConfigError, DataError, NotThereError
+from thoughtlens.core import ConfigError, DataError, NotThereError
 from thoughtlens.problems.labelled import labelled, probe_sets
 
 ROWS = [

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from thoughtlens.errors import ConfigError, DataError, NotThereError
+from thoughtlens.core import ConfigError, DataError, NotThereError
 from thoughtlens.problems import arithmetic
 from thoughtlens.problems.source import ProblemsConfig, count, inputs, problems
 

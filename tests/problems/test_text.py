@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from thoughtlens.errors import ConfigError, DataError, NotThereError
+from thoughtlens.core import ConfigError, DataError, NotThereError
 from thoughtlens.problems import text
 from thoughtlens.problems.text import TextConfig, count_tokens, documents, local_file
 

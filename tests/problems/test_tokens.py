@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from thoughtlens.errors import ConfigError, DataError
+from thoughtlens.core import ConfigError, DataError
 from thoughtlens.problems.tokens import Cutter, Window, bos_id, deal, pack, pad, spool
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from thoughtlens.errors import ConfigError
-from thoughtlens.gates.probe import bag_of_words
+from thoughtlens.core import ConfigError
+from thoughtlens.evals.validity.probe import bag_of_words
 from thoughtlens.problems import arithmetic, patterns, words
 
 SIGNS = {word: sign for rows in patterns.VERBS.values() for sign, verbs in zip("+-*", rows, strict=True)

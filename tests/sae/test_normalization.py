@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from thoughtlens.errors import DataError, MismatchError
+from thoughtlens.core import DataError, MismatchError
 from thoughtlens.sae.normalization import fit_normalization, geometric_median
 
 CELLS = [("a:out", None), ("b:out", None)]

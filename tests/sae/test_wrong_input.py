@@ -12,12 +12,12 @@ import sys
 import pytest
 
 from thoughtlens import sae as saes
-from thoughtlens.errors import ConfigError, NotThereError
+from thoughtlens.core import ConfigError, NotThereError
 
 PROGRAM = """
 import json, sys, torch
 from thoughtlens import sae as saes
-from thoughtlens.errors import ThoughtlensError
+from thoughtlens.core.errors import ThoughtlensError
 from thoughtlens.sae import SparseActs
 
 joint = sys.argv[1] == "crosscoder"

@@ -40,7 +40,7 @@ STOPPED = "interrupted; what was finished is kept, the same command continues"
 
 def main() -> None:
     """Entry point: known errors become one line and exit code 1."""
-    from thoughtlens.errors import ThoughtlensError
+    from thoughtlens.core import ThoughtlensError
 
     debug = "--debug" in sys.argv
     argv = [arg for arg in sys.argv[1:] if arg != "--debug"]
@@ -68,7 +68,7 @@ def main() -> None:
 
 def _unforeseen(error: Exception) -> str:
     """The first line of it: torch writes its stack behind, and has no exception of its own for memory."""
-    from thoughtlens.errors import is_out_of_memory
+    from thoughtlens.core import is_out_of_memory
 
     text = next(iter(str(error).splitlines()), "")
     if is_out_of_memory(error):

@@ -23,10 +23,10 @@ def bench_train_step(
     device: str = "cpu",
 ) -> None:
     """One whole training step: forward, backward, optimizer and all bookkeeping."""
-    from thoughtlens import bench
+    from thoughtlens.ops.bench.train_step import bench_train_step
 
     show(
-        bench.bench_train_step(
+        bench_train_step(
             d_in=d_in, d_sae=d_sae, batch=batch, kind=kind, k=k, dtype=dtype, steps=steps, device=device
         )
     )
@@ -47,10 +47,10 @@ def bench_stack(
     device: str = "cpu",
 ) -> None:
     """Many SAEs at once beside the same SAEs one after another."""
-    from thoughtlens import bench
+    from thoughtlens.ops.bench.stack import bench_stack
 
     show(
-        bench.bench_stack(
+        bench_stack(
             members=members,
             d_in=d_in,
             d_sae=d_sae,
@@ -76,9 +76,9 @@ def bench_decode(
     device: str = "cpu",
 ) -> None:
     """Sparse decoding beside the dense product."""
-    from thoughtlens import bench
+    from thoughtlens.ops.bench.decode import bench_decode
 
-    show(bench.bench_decode(d_out=d_out, d_sae=d_sae, batch=batch, k=k, steps=steps, device=device))
+    show(bench_decode(d_out=d_out, d_sae=d_sae, batch=batch, k=k, steps=steps, device=device))
 
 
 @bench_app.command("extract")
@@ -95,10 +95,10 @@ def bench_extract(
     repeats: int = 3,
 ) -> None:
     """An extraction beside the bare forward pass to the same block."""
-    from thoughtlens import bench
+    from thoughtlens.ops.bench.extract import bench_extract
 
     show(
-        bench.bench_extract(
+        bench_extract(
             model=model,
             layer=layer,
             tokens=tokens,
@@ -124,10 +124,10 @@ def bench_store(
     repeats: int = 5,
 ) -> None:
     """Shuffled reads of an activation store from the page cache."""
-    from thoughtlens import bench
+    from thoughtlens.ops.bench.store import bench_store
 
     show(
-        bench.bench_store(
+        bench_store(
             d_in=d_in,
             n_hooks=n_hooks,
             dtype=dtype,
@@ -144,32 +144,32 @@ def bench_interpret(
     *, rows: int = 1_000_000, d_sae: int = 8192, l0: int = 32, kind: str = "text", seed: int = 0
 ) -> None:
     """All tables of one SAE after encoding; kind text or thoughts."""
-    from thoughtlens import bench
+    from thoughtlens.ops.bench.interpret import bench_interpret
 
-    show(bench.bench_interpret(rows=rows, d_sae=d_sae, l0=l0, kind=kind, seed=seed))
+    show(bench_interpret(rows=rows, d_sae=d_sae, l0=l0, kind=kind, seed=seed))
 
 
 @bench_app.command("startup")
 def bench_startup(*, repeats: int = 7) -> None:
     """Seconds for `import thoughtlens` and for `thoughtlens --help`, in new processes."""
-    from thoughtlens import bench
+    from thoughtlens.ops.bench.process import bench_startup
 
-    show(bench.bench_startup(repeats=repeats))
+    show(bench_startup(repeats=repeats))
 
 
 @bench_app.command("memory")
 def bench_memory(*, rows: int = 5_000, factor: int = 10) -> None:
     """Peak memory of extract and train at a number of rows and at several times as many."""
-    from thoughtlens import bench
+    from thoughtlens.ops.bench.process import bench_memory
 
-    show(bench.bench_memory(rows=rows, factor=factor))
+    show(bench_memory(rows=rows, factor=factor))
 
 
 @bench_app.command("calibration")
 def bench_calibration(*, runs: int = 400, coverage_runs: int = 1000, seed: int = 0) -> None:
     """How often the comparison engine's tests and intervals err where the truth is known."""
-    from thoughtlens.baselines import calibration
-    from thoughtlens.bench.limits import require_positive
+    from thoughtlens.evals.probing import calibration
+    from thoughtlens.ops.bench.limits import require_positive
 
     require_positive(runs=runs, coverage_runs=coverage_runs)
     show(

@@ -29,7 +29,7 @@ def convert(
     ] = None,
 ) -> None:
     """Convert an SAE to another library's format, and prove that it computes the same."""
-    from thoughtlens.sae import convert as stage
+    from thoughtlens.sae.formats import run as stage
 
     cfg = stage.ConvertConfig(source=source, to=to, source_format=source_format, hook_name=hook)
     show(stage.convert(cfg, out))

@@ -17,7 +17,7 @@ def doctor(
     quick: Annotated[bool, typer.Option("--quick", help="Without measuring how fast it is.")] = False,
 ) -> None:
     """Say what is installed, which kernels run, how fast this machine is, and what would help."""
-    from thoughtlens import doctor as room
+    from thoughtlens.ops.doctor import stage as room
 
     report = room.doctor(measure=not quick)
     if json:

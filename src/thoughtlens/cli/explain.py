@@ -25,8 +25,8 @@ def explain(
     plan: PlanOnly = False,
 ) -> None:
     """Explain latents, without an LLM or with one; every explanation is scored on problems it did not see."""
-    from thoughtlens import explanations as stage
-    from thoughtlens.progress import say
+    from thoughtlens.core import say
+    from thoughtlens.latents.explain import stage
 
     given = list(arguments or [])
     run = Path(given.pop(0)) if given and "=" not in given[0] else None

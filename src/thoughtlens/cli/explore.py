@@ -24,7 +24,7 @@ def explorer(
     problems: Annotated[int, typer.Option(help="Problems that get a page of their own.")] = 200,
 ) -> None:
     """Write pages that show every latent of a run."""
-    from thoughtlens import explorer as stage
+    from thoughtlens.show.explorer import stage
 
     cfg = stage.ExplorerConfig(run=run_dir, others=tuple(beside or ()), single=single, n_problems=problems)
     show(stage.explorer(cfg, out))
@@ -35,7 +35,7 @@ def view(run_dir: RunDir) -> None:
     """Open the explorer of a run in the browser; written into the run when that has changed."""
     import webbrowser
 
-    from thoughtlens import explorer as stage
+    from thoughtlens.show.explorer import stage
 
     result = stage.refreshed(stage.ExplorerConfig(run=run_dir), run_dir / "explorer")
     page = (run_dir / "explorer" / "index.html").resolve()

@@ -25,12 +25,12 @@ def geometry(
     plan: PlanOnly = False,
 ) -> None:
     """Nearest latents, and which latents two SAEs share: seeds, layers, thoughts, other models."""
-    from thoughtlens import geometry as stage
-    from thoughtlens.config import load
+    from thoughtlens.core import load_config
+    from thoughtlens.latents.geometry import stage
 
     stores = [str(path) for path in acts or []]
     table: dict = {"sae": str(sae[0]), "others": [str(path) for path in sae[1:]]}
     table |= {"acts": stores[0]} if stores else {}
     table |= {"other_acts": stores[1:]} if len(stores) > 1 else {}
-    cfg = load(stage.GeometryConfig, table, overrides or [])
+    cfg = load_config(stage.GeometryConfig, table, overrides or [])
     show({"plan": vars(stage.plan(cfg))} if plan else stage.geometry(cfg, out))

@@ -10,6 +10,6 @@ def grid(
     recipe: Recipe, overrides: Overrides = None, *, out: Out, acts: Acts = None, plan: PlanOnly = False
 ) -> None:
     """Train every setting on every layer and thought, as stacks: sae.k=8,16 train.lr=1e-4,4e-4 seeds=0,1."""
-    from thoughtlens import grid as stage
+    from thoughtlens.studies.grid import stage
 
     show(stage.run(recipe, overrides or [], out, acts=acts, plan_only=plan))

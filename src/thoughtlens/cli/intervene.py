@@ -21,10 +21,10 @@ def intervene(
     plan: PlanOnly = False,
 ) -> None:
     """Change thoughts while the model thinks: ablate, swap, patch, steer, splice, leave early."""
-    from thoughtlens import intervene as stage
-    from thoughtlens.config import load
+    from thoughtlens.core import load_config
+    from thoughtlens.interventions import stage
 
     is_run = (Path(source) / "acts").is_dir()
     table = stage.of_run(source) if is_run else {"model": {"name": source, "dtype": "float32"}}
-    cfg = load(stage.InterveneConfig, table, overrides or [])
+    cfg = load_config(stage.InterveneConfig, table, overrides or [])
     show({"plan": vars(stage.plan(cfg))} if plan else stage.intervene(cfg, out))

@@ -19,10 +19,10 @@ def lens(
     plan: PlanOnly = False,
 ) -> None:
     """What a thought would say: logit and tuned lens, beside a shuffled null; decoder rows in words."""
-    from thoughtlens import lens as stage
-    from thoughtlens.config import load
+    from thoughtlens.core import load_config
+    from thoughtlens.latents.lens import stage
 
     table = {"acts": str(run_dir / "acts")}
     table |= {"sae": str(run_dir / "sae")} if (run_dir / "sae").is_dir() else {}
-    cfg = load(stage.LensConfig, table, overrides or [])
+    cfg = load_config(stage.LensConfig, table, overrides or [])
     show({"plan": vars(stage.plan(cfg))} if plan else stage.lens(cfg, out or run_dir / "lens"))

@@ -17,8 +17,8 @@ def fire(
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="One or more texts.")],
 ) -> None:
     """Show the strongest latents of a text, its L0, and which of them fire everywhere."""
-    from thoughtlens import fire as stage
-    from thoughtlens.progress import say
+    from thoughtlens.core import say
+    from thoughtlens.latents import on_text as stage
 
     result = stage.fire(run_dir, texts)
     say(stage.render(result))
@@ -28,19 +28,19 @@ def fire(
 @app.command()
 def recipe(name: Annotated[str, typer.Argument(help="A shipped recipe's name.")]) -> None:
     """Print a complete recipe with every key explained."""
-    from thoughtlens import pipeline
-    from thoughtlens.config import load, read_recipe, to_toml
-    from thoughtlens.distill import DistillConfig
+    from thoughtlens.core import load_config, read_recipe, to_toml
+    from thoughtlens.models.distill.stage import DistillConfig
+    from thoughtlens.studies import pipeline
 
     of_distill = set(read_recipe(name)) <= set(DistillConfig.model_fields)
-    cfg = load(DistillConfig, name) if of_distill else pipeline.load(name)
+    cfg = load_config(DistillConfig, name) if of_distill else pipeline.load(name)
     sys.stdout.write(to_toml(cfg, comments=True))
 
 
 @app.command()
 def recipes() -> None:
     """List the shipped recipes."""
-    from thoughtlens.config import recipe_names
+    from thoughtlens.core import recipe_names
 
     show({"recipes": recipe_names()})
 
@@ -48,6 +48,6 @@ def recipes() -> None:
 @app.command()
 def verify(store: Annotated[Path, typer.Argument(help="An acts/ directory.")]) -> None:
     """Check every digest of an activation store."""
-    from thoughtlens.store.reader import verify
+    from thoughtlens.acts.reader import verify
 
     show(verify(store))

@@ -18,7 +18,7 @@ def neuronpedia(
     out: Annotated[Path, typer.Option("--out", help="The folder to make.")],
 ) -> None:
     """Write a run's latents as Neuronpedia takes them: model_id=gpt2-small source_set=res-mylab."""
-    from thoughtlens import neuronpedia as stage
-    from thoughtlens.config import load
+    from thoughtlens.core import load_config
+    from thoughtlens.show.neuronpedia import stage
 
-    show(stage.neuronpedia(load(stage.NeuronpediaConfig, {"run": str(run_dir)}, settings or []), out))
+    show(stage.neuronpedia(load_config(stage.NeuronpediaConfig, {"run": str(run_dir)}, settings or []), out))

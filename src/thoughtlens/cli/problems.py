@@ -81,7 +81,7 @@ def problems_words(*, n: Count = 1000, seed: Seed = 0, split: Split = "train", o
 def _write_table(table: pa.Table, out: Path) -> dict:
     from pyarrow import parquet
 
-    from thoughtlens.stage import whole
+    from thoughtlens.core import whole
 
     _claim(out)
     with whole(out) as part:
@@ -91,7 +91,7 @@ def _write_table(table: pa.Table, out: Path) -> dict:
 
 def _claim(out: Path) -> None:
     """Make the way to a file that must not be there yet."""
-    from thoughtlens.errors import OccupiedError
+    from thoughtlens.core import OccupiedError
 
     if out.exists():
         raise OccupiedError(f"{out} exists already; choose another --out, or delete it")

@@ -25,11 +25,11 @@ def serve(
     ] = None,
 ) -> None:
     """The explorer, and a page where you ask the model: what fires on a text, and what a latent changes."""
-    from thoughtlens import serve as stage
-    from thoughtlens.config import load
+    from thoughtlens.core import load_config
+    from thoughtlens.show.serve import stage
 
     table = {"run": str(run_dir), "host": host, "port": port, "allowed_hosts": allow_host or []}
-    with stage.open_server(load(stage.ServeConfig, table)) as server:
+    with stage.open_server(load_config(stage.ServeConfig, table)) as server:
         show({"url": server.url, "stop": "Ctrl-C"})
         sys.stdout.flush()
         with suppress(KeyboardInterrupt):  # how a server ends

@@ -26,7 +26,7 @@ def run(
     plan: PlanOnly = False,
 ) -> None:
     """All stages of a recipe in order; what is done already is not done again."""
-    from thoughtlens import pipeline
+    from thoughtlens.studies import pipeline
 
     cfg = pipeline.load(recipe, overrides or [])
     if plan:
@@ -40,7 +40,7 @@ def run(
 def _stage(
     name: str, recipe: str, overrides: Sequence[str] | None, out: Path, plan: bool, **inputs: Path | None
 ) -> None:
-    from thoughtlens import pipeline
+    from thoughtlens.studies import pipeline
 
     given = {key: path for key, path in inputs.items() if path is not None}
     show(pipeline.run_one(name, recipe, overrides or [], out, inputs=given, plan_only=plan))
@@ -115,7 +115,7 @@ def classify(
     if suite is None:
         return _stage("classify", recipe, overrides, out, plan, acts=acts, sae=sae)
     from thoughtlens.cli.suites import run_suite
-    from thoughtlens.suites.recipe import of_recipe
+    from thoughtlens.studies.suite_recipe import of_recipe
 
     run_suite(*of_recipe(suite, recipe, overrides or [], out, sae), plan=plan)
 

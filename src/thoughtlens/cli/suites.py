@@ -10,7 +10,7 @@ import typer
 from thoughtlens.cli.app import Out, Overrides, PlanOnly, app, show
 
 if TYPE_CHECKING:
-    from thoughtlens.suites import SuiteConfig
+    from thoughtlens.evals.suites.config import SuiteConfig
 
 
 @app.command()
@@ -22,16 +22,16 @@ def suite(
     plan: PlanOnly = False,
 ) -> None:
     """Run an evaluation suite on any model and SAE: model=NAME sae=DIR hook_name=layers.8:out."""
-    from thoughtlens.config import load
-    from thoughtlens.suites import SuiteConfig
+    from thoughtlens.core import load_config
+    from thoughtlens.evals.suites.config import SuiteConfig
 
-    run_suite(load(SuiteConfig, {"suite": name}, settings or []), out, plan=plan)
+    run_suite(load_config(SuiteConfig, {"suite": name}, settings or []), out, plan=plan)
 
 
 def run_suite(cfg: SuiteConfig, out: Path, *, plan: bool) -> None:
     """Run it and print its result, or only what it is expected to need."""
-    from thoughtlens import suites as stage
-    from thoughtlens.progress import say
+    from thoughtlens.core import say
+    from thoughtlens.evals.suites import stage
 
     if not plan:
         return show(stage.suite(cfg, out))

@@ -28,7 +28,7 @@ def sweep(
     plan: PlanOnly = False,
 ) -> None:
     """Train every setting of a grid with several seeds: sae.k=8,16 sae.d_sae=1024,4096 seeds=0,1,2."""
-    from thoughtlens import sweep as stage
+    from thoughtlens.studies.sweep import stage
 
     options = {"rule": rule, "max_l0": max_l0, "max_dead": max_dead}
     flags = {"fidelity": fidelity or None, "skip_refused": skip_refused or None}

@@ -12,10 +12,10 @@ from thoughtlens.cli.app import Out, Overrides, PlanOnly, Recipe, app, show
 @app.command()
 def distill(recipe: Recipe, overrides: Overrides = None, *, out: Out, plan: PlanOnly = False) -> None:
     """Train a small model that thinks in vectors, with its controls."""
-    from thoughtlens import distill as stage
-    from thoughtlens.config import load
+    from thoughtlens.core import load_config
+    from thoughtlens.models.distill import stage
 
-    cfg = load(stage.DistillConfig, recipe, overrides or [])
+    cfg = load_config(stage.DistillConfig, recipe, overrides or [])
     show({"plan": vars(stage.plan(cfg))} if plan else stage.distill(cfg, out))
 
 
@@ -30,8 +30,8 @@ def gates(
     out: Out,
 ) -> None:
     """Test whether a model's thoughts carry its reasoning: ablate, swap, patch, leave early."""
-    from thoughtlens import gates as stage
-    from thoughtlens.config import load
+    from thoughtlens.core import load_config
+    from thoughtlens.evals.validity import stage
 
     table = {"model": model, "n": n, "seed": seed} | ({"problems": problems} if problems else {})
-    show(stage.gates(load(stage.GatesConfig, table, overrides or []), out))
+    show(stage.gates(load_config(stage.GatesConfig, table, overrides or []), out))

@@ -33,10 +33,10 @@ def following(
     if not to:
         yield lambda stages: None
         return
-    from thoughtlens import tracking
+    from thoughtlens.ops.tracking.feed import live
 
     group, folder = out.resolve().name, place(out.resolve())
-    with tracking.live(to, group=group, project=project, names=names, folder=folder) as feed:
+    with live(to, group=group, project=project, names=names, folder=folder) as feed:
         yield feed.summarise
 
 
@@ -52,7 +52,7 @@ def track(
     ] = None,
 ) -> None:
     """Send a finished training's curve, and the headlines of its run, to W&B, TensorBoard or trackio."""
-    from thoughtlens import tracking
+    from thoughtlens.ops.tracking import past
 
     folder = out or place(run_dir.resolve())
-    show(tracking.track(run_dir, to, project=project, names=names, folder=folder))
+    show(past.track(run_dir, to, project=project, names=names, folder=folder))

@@ -1,0 +1,1 @@
+"""Language models and thought models: loading, capture, the loop of thoughts."""

@@ -1,0 +1,1 @@
+"""Texts, problems and labelled sets: what a model is asked."""

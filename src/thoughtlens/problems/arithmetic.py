@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int
 
-from thoughtlens.errors import ConfigError, DataError
+from thoughtlens.core import ConfigError, DataError
 
 NAMES = ("ann", "bob", "cat", "dan", "eve", "fay", "gus", "hal")
 STEP_WORDS = ("once", "twice", "thrice")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from thoughtlens.errors import ConfigError, DataError
-from thoughtlens.metrics.uncertainty import wilson
+from thoughtlens.core import ConfigError, DataError
+from thoughtlens.numerics.stats.intervals import wilson
 from thoughtlens.problems.gsm8k import ANNOTATION, CLASSES
 
 FIRST, CHECKED = "label_regex", "label_annotation"

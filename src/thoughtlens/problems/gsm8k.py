@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from thoughtlens.errors import ConfigError, DataError, NotThereError
+from thoughtlens.core import ConfigError, DataError, NotThereError
 
 CLASSES = ("addition", "multiplication", "mixed")
 LABELS = ("annotations", "regex")

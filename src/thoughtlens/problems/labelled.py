@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from thoughtlens.errors import ConfigError, DataError, NotThereError
+from thoughtlens.core import ConfigError, DataError, NotThereError
 
 PREFIX = "sae-probes:"
 SUFFIXES = (".csv", ".jsonl", ".parquet")

@@ -13,10 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from thoughtlens.config import Config
-from thoughtlens.errors import ConfigError, DataError, NotThereError
+from thoughtlens.core import Config, ConfigError, DataError, NotThereError, warn
 from thoughtlens.problems import arithmetic, gsm8k, words
-from thoughtlens.progress import warn
 
 GENERATORS = {"arithmetic": arithmetic, "words": words}
 """Modules with `problems`, `twins`, `CHANGES` and the default modulus `P`."""

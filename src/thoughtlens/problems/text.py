@@ -19,8 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
-from thoughtlens.config import Config
-from thoughtlens.errors import ConfigError, DataError, NotThereError
+from thoughtlens.core import Config, ConfigError, DataError, NotThereError
 
 BUNDLED = "bundled"
 BUNDLED_CORPORA = (

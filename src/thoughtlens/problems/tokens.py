@@ -16,8 +16,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int
 
-from thoughtlens.errors import ConfigError, DataError
-from thoughtlens.stage import whole
+from thoughtlens.core import ConfigError, DataError, whole
 
 Bos = Literal["tokenizer", "always", "never"]
 BUFFER_BATCHES = 64

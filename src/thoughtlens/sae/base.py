@@ -13,9 +13,8 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
-from thoughtlens import kernels
-from thoughtlens.config import Config
-from thoughtlens.errors import ConfigError, MismatchError
+from thoughtlens.core import Config, ConfigError, MismatchError
+from thoughtlens.numerics import kernels
 from thoughtlens.sae.normalization import (
     Cell,
     Mode,

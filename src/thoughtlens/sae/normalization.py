@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from thoughtlens.errors import DataError, MismatchError
+from thoughtlens.core import DataError, MismatchError
 
 Cell = tuple[str, int | None]
 """(hook_name, thought_idx); thought_idx is None on text."""

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from thoughtlens.errors import ConfigError, MismatchError
-from thoughtlens.sae.crosscoder import Crosscoder
+from thoughtlens.core import ConfigError, MismatchError
+from thoughtlens.sae.kinds.crosscoder import Crosscoder
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from thoughtlens.config import Config
+from thoughtlens.core import Config, whole
 from thoughtlens.models.distill.losses import (
     IGNORE,
     Batch,
@@ -34,8 +34,7 @@ from thoughtlens.models.distill.losses import (
 )
 from thoughtlens.models.distill.muon import Muon, split_parameters
 from thoughtlens.models.distill.start import fit_projection, initialize
-from thoughtlens.models.tiny_decoder import COT2, TinyConfig, TinyDecoder
-from thoughtlens.stage import whole
+from thoughtlens.models.thought.tiny_decoder import COT2, TinyConfig, TinyDecoder
 
 N_STEPS = 3
 PROJECTION_BATCHES = 40

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from thoughtlens.models.tiny_decoder import ANS, BOT, COT, COT2, EOT, SPECIALS, Cache, TinyDecoder
+from thoughtlens.models.thought.tiny_decoder import ANS, BOT, COT, COT2, EOT, SPECIALS, Cache, TinyDecoder
 
 IGNORE = -100
 

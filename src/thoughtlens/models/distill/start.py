@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtlens.models.tiny_decoder import ANS, BOT, COT, TinyDecoder
+from thoughtlens.models.thought.tiny_decoder import ANS, BOT, COT, TinyDecoder
 
 
 def fit_projection(

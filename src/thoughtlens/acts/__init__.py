@@ -1,0 +1,1 @@
+"""The activation store: activations on disk, from one extraction to many readers."""

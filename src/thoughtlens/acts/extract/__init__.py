@@ -1,0 +1,1 @@
+"""The extract stage: run a model and store its activations."""

@@ -1,0 +1,195 @@
+"""Run a model over its problems and store the activations at the chosen hooks."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thoughtlens.acts.extract.background import in_background
+from thoughtlens.acts.extract.config import ExtractConfig
+from thoughtlens.acts.extract.ranks import joined_parts, write_part
+from thoughtlens.acts.extract.source import Chunk, Source
+from thoughtlens.acts.extract.text import plan_text, text_source
+from thoughtlens.acts.extract.thoughts import plan_thoughts, thought_source
+from thoughtlens.acts.meta import PROBLEMS, ROWS
+from thoughtlens.acts.tables import stream
+from thoughtlens.acts.writer import StoreWriter
+from thoughtlens.core import Plan, Ranks, joined, led, progress, read_json, run_stage, warn, write_json
+from thoughtlens.problems import source as problem_source
+from thoughtlens.problems.text import TextConfig, local_file
+
+__all__ = ["Chunk", "ExtractConfig", "Source", "extract", "plan", "write"]
+
+NORMS = "norms.json"
+SPOOLS = "spools"
+CALIBRATION_ROWS = 4096
+QUEUED_BATCHES = 4
+
+
+def extract(cfg: ExtractConfig, out: str | Path) -> dict[str, Any]:
+    """Store activations as an `acts/` directory; an interrupted call continues.
+
+    Started by torchrun, the processes share the passes, and the first one writes the store.
+
+    Rows are token positions of text, or passes of a thought model: then all passes of a problem,
+    with the model's own answer beside the right one.
+
+    Raises:
+        NotThereError, DataError, ConfigError: the model or the problems cannot be used; see
+            `models.load.load`, `models.thought.thoughts.load`, `problems.text` and `problems.source`.
+        HookError: the model has no such hook.
+        DataError: an activation is NaN, infinite, or too large for `store_dtype`.
+        MismatchError: an interrupted extraction was begun with another model.
+    """
+    if isinstance(cfg.problems, TextConfig):
+        file = local_file(cfg.problems)
+        inputs = {"problems": file} if file is not None else {}
+    else:
+        inputs = problem_source.inputs(cfg.problems)
+    with joined() as ranks:
+        return led(
+            ranks,
+            lambda work: run_stage("extract", cfg, out, work, inputs=inputs),
+            lambda tmp: _work(cfg, tmp, ranks),
+        )
+
+
+def plan(cfg: ExtractConfig) -> Plan:
+    """Rows, memory, disk and time that `extract` will need."""
+    if isinstance(cfg.problems, TextConfig):
+        return plan_text(cfg, cfg.problems)
+    return plan_thoughts(cfg, cfg.problems)
+
+
+def _work(cfg: ExtractConfig, tmp: Path, ranks: Ranks) -> dict[str, Any]:
+    if isinstance(cfg.problems, TextConfig):
+        own = tmp if ranks.first else tmp / SPOOLS / f"{ranks.rank:03d}"
+        own.mkdir(parents=True, exist_ok=True)
+        source = text_source(cfg, cfg.problems, own)
+    else:
+        source = thought_source(cfg, cfg.problems, tmp)
+    if ranks.size > 1:
+        write_part(source, tmp, cfg.shard_rows, ranks)
+        ranks.wait()
+        source = joined_parts(source, tmp, ranks.size)
+    if not ranks.first:
+        return {}
+    writer = StoreWriter.begin(tmp, source.meta, cfg.shard_rows)
+    if not writer.finished:
+        write(cfg, tmp, source, writer)
+        writer.finish(source.problems())
+    result = _summary(cfg, tmp, source)
+    source.close()
+    for left in (*tmp.glob("ranks_*"), tmp / SPOOLS):
+        shutil.rmtree(left, ignore_errors=True)
+    return result
+
+
+def write(cfg: ExtractConfig, tmp: Path, source: Source, writer: StoreWriter) -> None:
+    """Run the model and write; beside an accelerator on another thread meanwhile.
+
+    On a CPU the two would only take each other's cores: a second thread brings its own OpenMP team.
+    """
+    on_cpu = torch.device(cfg.model.device).type == "cpu"
+    start = writer.cursor["next_batch"] if writer.cursor else 0
+    thresholds, chunks = _thresholds(cfg, tmp, source, source.chunks(start, (0, 1)))
+
+    def append(chunk: Chunk) -> None:
+        norms = {hook: x.float().norm(dim=1) for hook, x in chunk.acts.items()}
+        outlier = torch.stack([norms[hook] > limit for hook, limit in thresholds.items()]).any(0)
+        columns = {**chunk.columns, "outlier": outlier.cpu().numpy()}
+        writer.append(chunk.acts, columns, cursor={"next_batch": chunk.index + 1})
+
+    with (
+        progress("extract", source.n_rows, start=writer.rows_done) as bar,
+        nullcontext(append) if on_cpu else in_background(append, QUEUED_BATCHES) as put,
+    ):
+        for chunk in chunks:
+            put(chunk)
+            bar.advance(len(chunk.columns["problem_id"]))
+
+
+def _thresholds(
+    cfg: ExtractConfig, tmp: Path, source: Source, chunks: Iterator[Chunk]
+) -> tuple[dict[str, float], Iterator[Chunk]]:
+    """Norm above which a row of each hook is an outlier, and the chunks with none of them lost."""
+    file = tmp / NORMS
+    seen: list[Chunk] = []
+    if not file.exists():
+        n = 0
+        for chunk in chunks:
+            seen.append(chunk)
+            n += len(chunk.columns["problem_id"])
+            if n >= CALIBRATION_ROWS:
+                break
+        median = {hook: _median_norm([c.acts[hook] for c in seen]) for hook in source.meta.hook_names}
+        write_json(file, {"n_rows": n, "median_norm": median})
+    median = read_json(file)["median_norm"]
+    limits = {hook: cfg.outlier_factor * median[hook] for hook in source.meta.hook_names}
+
+    def all_chunks() -> Iterator[Chunk]:
+        while seen:
+            yield seen.pop(0)
+        yield from chunks
+
+    return limits, all_chunks()
+
+
+def _median_norm(acts: list[Float[Tensor, "_ d"]]) -> float:
+    norms = torch.cat([x.float().norm(dim=1) for x in acts])
+    finite = norms[norms.isfinite()]  # the writer refuses the others, and says where they are
+    return float(finite.median()) if len(finite) else 0.0
+
+
+def _summary(cfg: ExtractConfig, tmp: Path, source: Source) -> dict[str, Any]:
+    """Counts for `result.json`, from what was written."""
+    problems = pq.read_table(tmp / PROBLEMS, columns=["problem_id", "split"])
+    split_of = dict(zip(problems["problem_id"].to_pylist(), problems["split"].to_pylist(), strict=True))
+    rows: dict[str, int] = {split: 0 for split in ("train", "validation", "test")}
+    outliers = {"all": 0, "first": 0}
+    for batch in stream(tmp / ROWS, ["problem_id", source.index, "outlier"]):
+        names = batch["problem_id"].dictionary.to_pylist()
+        counts = np.bincount(batch["problem_id"].indices, minlength=len(names))
+        for name, count in zip(names, counts, strict=True):
+            rows[split_of[name]] += int(count)
+        flags = batch["outlier"].to_numpy(zero_copy_only=False)
+        outliers["all"] += int(flags.sum())
+        outliers["first"] += int((flags & (batch[source.index].to_numpy() == 0)).sum())
+    warnings = [
+        f"split {split} has no rows: {len(split_of)} problems are too few for the shares asked for"
+        for split in source.splits
+        if not rows[split]
+    ]
+    for line in warnings:
+        warn(line)
+    norms = read_json(tmp / NORMS)
+    extra = source.extra()
+    definitions = extra.pop("definitions", {})
+    return {
+        "kind": source.meta.kind,
+        "n_rows": source.n_rows,
+        "n_problems": len(split_of),
+        "rows_by_split": rows,
+        "hook_names": source.meta.hook_names,
+        "d_in": source.meta.d_in,
+        "n_outliers": outliers["all"],
+        f"n_outliers_at_{source.index}_0": outliers["first"],
+        "median_norm": norms["median_norm"],
+        "n_norm_rows": norms["n_rows"],
+        "warnings": warnings,
+        **extra,
+        "definitions": {
+            "n_outliers": f"rows with |x| > {cfg.outlier_factor} x median_norm at any hook",
+            "median_norm": f"median of |x| over the first {norms['n_rows']} rows, by hook",
+            **definitions,
+        },
+    }

@@ -1,0 +1,134 @@
+"""Token positions of documents, from a language model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from thoughtlens.acts.extract.config import ExtractConfig
+from thoughtlens.acts.extract.cost import flops
+from thoughtlens.acts.extract.source import Chunk, Source
+from thoughtlens.acts.meta import StoreMeta
+from thoughtlens.core import DTYPES, ConfigError, Plan
+from thoughtlens.models.hf.capture import capture, resolve
+from thoughtlens.models.hf.load import LanguageModel, load, read_config
+from thoughtlens.problems.text import TextConfig, count_tokens, iter_documents
+from thoughtlens.problems.tokens import BUFFER_BATCHES, Cutter, Spool, Window, bos_id, pad, spool
+
+SPOOL = "documents.arrow"
+DEFAULT_HOOKS = ("layers.15:out",)
+
+
+def plan_text(cfg: ExtractConfig, text: TextConfig) -> Plan:
+    """Rows, memory, disk and time of an extraction from text; reads the model's configuration only."""
+    config = read_config(cfg.model.name, revision=cfg.model.revision).get_text_config()
+    hooks = cfg.hook_names or DEFAULT_HOOKS
+    rows = count_tokens(text, cfg.max_tokens or None)
+    width, n_layers = config.hidden_size, config.num_hidden_layers
+    inner = getattr(config, "intermediate_size", None) or 4 * width
+    deepest = max(_depth(name, n_layers) for name in hooks)
+    weights = deepest * (4 * width**2 + 3 * width * inner)
+    total = n_layers * (4 * width**2 + 3 * width * inner) + config.vocab_size * width
+    itemsize, stored = DTYPES[cfg.model.dtype].itemsize, DTYPES[cfg.store_dtype].itemsize
+    one_pass = 12 * cfg.batch_tokens * (width * len(hooks) + inner) * itemsize
+    return Plan(
+        rows=rows,
+        memory_bytes=6e8 + 1.2 * total * itemsize + one_pass,
+        disk_bytes=rows * (len(hooks) * width * stored + 8),
+        seconds=2 * weights * rows / flops(cfg.model.device, DTYPES[cfg.model.dtype], width),
+    )
+
+
+def text_source(cfg: ExtractConfig, text: TextConfig, tmp: Path) -> Source:
+    """Token positions of documents."""
+    lm = load(**cfg.model.model_dump())
+    if cfg.context_length > lm.context_length:
+        raise ConfigError(
+            f"context_length={cfg.context_length} is more than the {lm.context_length} tokens {lm.name} can "
+            f"read; longer documents are cut into windows by themselves"
+        )
+    hooks = cfg.hook_names or DEFAULT_HOOKS
+    bos = bos_id(lm.tokenizer, cfg.bos)
+    probe = torch.tensor([[bos or 0]])
+    widths = {hook: x.shape[-1] for hook, x in capture(lm.model, probe, None, hooks).items()}
+    dropped = frozenset(lm.special_ids if cfg.drop_special else ())
+    cutter = Cutter(context_length=cfg.context_length, bos=bos, dropped=dropped, max_windows=cfg.max_windows)
+    seed = cfg.seed if text.seed is None else text.seed
+    documents = spool(
+        tmp / SPOOL,
+        iter_documents(text.model_copy(update={"seed": seed})),
+        lm.tokenizer,
+        cutter,
+        max_rows=cfg.max_tokens or None,
+        buffer_tokens=BUFFER_BATCHES * cfg.batch_tokens,
+    )
+    meta = StoreMeta(
+        kind="text",
+        model=lm.name,
+        model_revision=lm.revision,
+        model_digest=lm.digest,
+        tokenizer_digest=lm.tokenizer_digest,
+        hook_names=list(hooks),
+        modules={hook: resolve(lm.model, hook).path for hook in hooks},
+        d_in=widths,
+        dtype=cfg.store_dtype,
+    )
+    shares = {"train": 1.0, "validation": text.validation, "test": text.test}
+    return Source(
+        meta=meta,
+        n_rows=documents.n_rows,
+        problems=lambda: documents.documents,
+        listed=lambda: documents.documents,
+        chunks=lambda start, share: _text_chunks(cfg, lm, cutter, documents, start, share),
+        close=lambda: (tmp / SPOOL).unlink(missing_ok=True),
+        index="position",
+        splits=tuple(split for split, share in shares.items() if share > 0),
+    )
+
+
+def _text_chunks(
+    cfg: ExtractConfig,
+    lm: LanguageModel,
+    cutter: Cutter,
+    documents: Spool,
+    start: int,
+    share: tuple[int, int],
+) -> Iterator[Chunk]:
+    for index, batch in documents.batches(cutter, cfg.batch_tokens, cfg.seed, share):
+        if index < start:
+            continue
+        ids, mask = pad(batch, pad_id=0)
+        keep = mask & cutter.kept(ids)
+        if not keep.any():
+            continue
+        acts = capture(
+            lm.model, torch.from_numpy(ids), torch.from_numpy(mask), cfg.hook_names or DEFAULT_HOOKS
+        )
+        where = torch.from_numpy(keep).to(lm.model.device)
+        yield Chunk(
+            index=index,
+            acts={hook: x[where] for hook, x in acts.items()},
+            columns=_text_columns(batch, ids, keep),
+        )
+
+
+def _text_columns(batch: list[Window], ids: np.ndarray, keep: np.ndarray) -> dict[str, np.ndarray]:
+    window, position = np.nonzero(keep)
+    names = np.array([w.problem_id for w in batch], object)
+    return {
+        "problem_id": names[window],
+        "token_id": ids[keep],
+        "position": position,
+        "window": np.array([w.index for w in batch], np.int32)[window],
+    }
+
+
+def _depth(hook_name: str, n_layers: int) -> int:
+    """Blocks that run before a hook is reached; all of them if the name does not say."""
+    if found := re.search(r"\.(\d+)[.:]", f".{hook_name}"):
+        return min(int(found[1]) + 1, n_layers)
+    return 1 if hook_name.startswith("embed") else n_layers

@@ -1,0 +1,263 @@
+"""Passes of a thought model over its problems: all asked-for layers and all passes in one go."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from thoughtlens.acts.extract.config import ExtractConfig
+from thoughtlens.acts.extract.cost import flops
+from thoughtlens.acts.extract.source import Chunk, Source
+from thoughtlens.acts.meta import PROBLEMS, StoreMeta
+from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.core import (
+    DTYPES,
+    ConfigError,
+    HookError,
+    MismatchError,
+    Plan,
+    load_config,
+    read_json,
+    write_json,
+)
+from thoughtlens.models.hf.load import ModelConfig
+from thoughtlens.models.thought import thoughts, tiny
+from thoughtlens.models.thought.sites import CONVENTION
+from thoughtlens.models.thought.thoughts import (
+    Answer,
+    ThoughtBatch,
+    ThoughtModel,
+    ThoughtSpec,
+    collect,
+    parse_number,
+)
+from thoughtlens.numerics.stats.intervals import wilson
+from thoughtlens.problems import source as problem_source
+from thoughtlens.problems.source import ProblemsConfig
+
+ANSWERS = "answers"
+BLOCK = re.compile(r"layers\.(\d+):out")
+QUESTION_TOKENS, ANSWER_TOKENS = 60, 10
+
+
+@runtime_checkable
+@runtime_checkable
+class Wanted(Protocol):
+    """A config that names a thought model."""
+
+    @property
+    def model(self) -> ModelConfig: ...
+    @property
+    def base(self) -> str | None: ...
+    @property
+    def remove_eos(self) -> bool | None: ...
+
+
+def load_model(cfg: Wanted) -> ThoughtModel:
+    """The thought model that the config names."""
+    options: dict[str, Any] = {"dtype": cfg.model.dtype, "device": cfg.model.device}
+    chosen = {"revision": cfg.model.revision, "base": cfg.base, "remove_eos": cfg.remove_eos}
+    options |= {name: value for name, value in chosen.items() if value is not None}
+    model = thoughts.load(cfg.model.name, **options)
+    if model.spec.positions_per_step != 1:
+        raise ConfigError(
+            f"{cfg.model.name} works on several positions a pass, and a store has one row a pass; "
+            f"use models.thoughts.collect"
+        )
+    return model
+
+
+def model_of(store: ActivationStore) -> tuple[ExtractConfig, ThoughtModel]:
+    """How a store of thoughts was made, and the model that made it.
+
+    Raises:
+        MismatchError: the model's weights are not those that made the store.
+    """
+    cfg = load_config(ExtractConfig, store.root)
+    model = load_model(cfg)
+    if store.meta.model_digest not in (None, model.digest):
+        raise MismatchError(
+            f"The activations in {store.root} come from other weights of {model.name} than those found now; "
+            f"extract again, or restore the model"
+        )
+    return cfg, model
+
+
+def resolve(wanted: ProblemsConfig, model: ThoughtModel) -> ProblemsConfig:
+    """`generated` problems become those that a shipped model was trained on, with its modulus."""
+    if wanted.source != "generated" or not isinstance(model, tiny.TinyThoughts):
+        return wanted
+    p = model.modulus if wanted.p is None else wanted.p
+    return wanted.model_copy(update={"source": model.cfg.problems, "p": p})
+
+
+def sites_of(hook_names: tuple[str, ...] | None, spec: ThoughtSpec) -> dict[str, tuple[str, int | None]]:
+    """hook_name -> (site, layer); without names, every block's output.
+
+    Raises:
+        HookError: a name that this model does not have; says which there are.
+    """
+    if hook_names is None:
+        return {f"layers.{layer}:out": ("resid", layer) for layer in range(spec.n_layers)}
+    found: dict[str, tuple[str, int | None]] = {}
+    for name in hook_names:
+        block = BLOCK.fullmatch(name)
+        if name in ("thought_in", "thought_out"):
+            found[name] = (name, None)
+        elif block and int(block[1]) < spec.n_layers:
+            found[name] = ("resid", int(block[1]))
+        else:
+            raise HookError(
+                f"hook_names: expected layers.0:out .. layers.{spec.n_layers - 1}:out, thought_in or "
+                f"thought_out of this thought model, got {name!r}"
+            )
+    return found
+
+
+def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Source:
+    """All passes of every problem, and the model's own answers."""
+    model = load_model(cfg)
+    problems = problem_source.problems(resolve(wanted, model), cfg.seed)
+    hooks = sites_of(cfg.hook_names, model.spec)
+    meta = StoreMeta(
+        kind="thoughts",
+        model=model.name,
+        model_revision=model.revision,
+        model_digest=model.digest,
+        tokenizer_digest=model.tokenizer_digest,
+        hook_names=list(hooks),
+        modules={hook: model.module_path(site, layer) for hook, (site, layer) in hooks.items()},
+        d_in=dict.fromkeys(hooks, model.spec.d),
+        dtype=cfg.store_dtype,
+        thought_convention=CONVENTION,
+    )
+    return Source(
+        meta=meta,
+        n_rows=len(problems) * len(model.spec.passes),
+        problems=lambda: with_answers(problems, _read_answers(tmp)),
+        listed=lambda: problems,
+        chunks=lambda start, share: _chunks(cfg, model, hooks, problems, tmp, start, share),
+        close=lambda: shutil.rmtree(tmp / ANSWERS, ignore_errors=True),
+        index="thought_idx",
+        splits=tuple(problems["split"].unique().to_pylist()),
+        extra=lambda: _accuracy(tmp),
+    )
+
+
+def with_answers(problems: pa.Table, answers: list[dict[str, Any]]) -> pa.Table:
+    """The problems with `model_answer` (text), `model_value` (its last number) and `correct`."""
+    text = [a["text"] for a in answers]
+    value = [a["value"] for a in answers]
+    gold = problems["answer"].to_pylist()
+    columns = {
+        "model_answer": pa.array(text, pa.string()),
+        "model_value": pa.array(value, pa.float64()),
+        "correct": pa.array([is_right(*row) for row in zip(text, value, gold, strict=True)], pa.bool_()),
+    }
+    kept = [name for name in problems.column_names if name not in columns]
+    return pa.table({**{name: problems[name] for name in kept}, **columns})
+
+
+def is_right(text: str, value: float | None, gold: str) -> bool:
+    """Whether an answer is right: equal numbers, or equal texts where the right answer is no number."""
+    number = parse_number(gold)
+    if number is None:
+        return text.strip() == gold.strip()
+    return value is not None and abs(value - number) <= 1e-6 * max(1.0, abs(number))
+
+
+def plan_thoughts(cfg: ExtractConfig, wanted: ProblemsConfig) -> Plan:
+    """Rows, memory, disk and time of an extraction of thoughts; the model's weights are loaded for it."""
+    model = load_model(cfg)
+    n, spec = problem_source.count(wanted), model.spec
+    rows, n_hooks = n * len(spec.passes), len(sites_of(cfg.hook_names, spec))
+    parameters = 12 * spec.n_layers * spec.d**2
+    tokens = n * (QUESTION_TOKENS + len(spec.passes) + ANSWER_TOKENS)
+    itemsize, dtype = DTYPES[cfg.store_dtype].itemsize, DTYPES[cfg.model.dtype]
+    one_batch = 8 * cfg.batch_problems * (QUESTION_TOKENS + len(spec.passes) * n_hooks) * spec.d * 4
+    return Plan(
+        rows=rows,
+        memory_bytes=7e8 + 1.5 * parameters * dtype.itemsize + one_batch,
+        disk_bytes=rows * (n_hooks * spec.d * itemsize + 8),
+        seconds=5 + 2 * parameters * tokens / flops(cfg.model.device, dtype, spec.d),
+    )
+
+
+def _chunks(
+    cfg: ExtractConfig,
+    model: ThoughtModel,
+    hooks: dict[str, tuple[str, int | None]],
+    problems: pa.Table,
+    tmp: Path,
+    start: int,
+    share: tuple[int, int],
+) -> Iterator[Chunk]:
+    sites = sorted({site for site, _ in hooks.values()})
+    layers = sorted({layer for _, layer in hooks.values() if layer is not None})
+    n_passes = len(model.spec.passes)
+    for index, first in enumerate(range(0, len(problems), cfg.batch_problems)):
+        if index < start or index % share[1] != share[0]:
+            continue
+        part = problems.slice(first, cfg.batch_problems)
+        batch = collect(
+            model, part["question"].to_pylist(), sites=sites, layers=layers, answers=True,
+            max_new_tokens=cfg.max_new_tokens, batch_size=cfg.batch_problems,
+        )  # fmt: skip
+        assert batch.answers is not None
+        _save_answers(tmp, index, batch.answers)
+        yield Chunk(
+            index=index,
+            acts={hook: _rows(batch, site, layer) for hook, (site, layer) in hooks.items()},
+            columns={
+                "problem_id": np.repeat(part["problem_id"].to_numpy(zero_copy_only=False), n_passes),
+                "thought_idx": np.tile(np.arange(n_passes, dtype=np.int32), len(part)),
+            },
+        )
+
+
+def _rows(batch: ThoughtBatch, site: str, layer: int | None) -> Tensor:
+    """[problems * passes, d], problem by problem."""
+    x = getattr(batch, site)
+    return (x if layer is None else x[..., batch.layers.index(layer), :]).flatten(0, 2)
+
+
+def _save_answers(tmp: Path, index: int, answers: Answer) -> None:
+    (tmp / ANSWERS).mkdir(exist_ok=True)
+    write_json(tmp / ANSWERS / f"{index:06d}.json", {"text": answers.text, "value": answers.value})
+
+
+def _read_answers(tmp: Path) -> list[dict[str, Any]]:
+    tables = [read_json(file) for file in sorted((tmp / ANSWERS).glob("*.json"))]
+    return [
+        {"text": text, "value": value}
+        for table in tables
+        for text, value in zip(table["text"], table["value"], strict=True)
+    ]
+
+
+def _accuracy(tmp: Path) -> dict[str, Any]:
+    """How often the model's own answer is right, by split."""
+    table = pq.read_table(tmp / PROBLEMS, columns=["split", "correct"])
+    right: dict[str, list[bool]] = {}
+    for row in table.to_pylist():
+        right.setdefault(row["split"], []).append(row["correct"])
+    rows = []
+    for split, answers in right.items():
+        interval = wilson(sum(answers), len(answers))
+        bounds = {"low": interval.low, "high": interval.high, "n": interval.n}
+        rows.append({"split": split, "accuracy": interval.estimate, **bounds})
+    return {
+        "model_accuracy": rows,
+        "definitions": {
+            "model_accuracy": "right answers / problems: equal numbers (equal texts where the answer is "
+            "no number); low, high: Wilson 95 %"
+        },
+    }

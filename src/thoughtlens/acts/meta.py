@@ -1,0 +1,129 @@
+"""What `meta.json` of an activation store says, and nothing about how the bytes are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+
+from thoughtlens.core import DTYPES, Config, NotThereError, StoreError, read_json
+
+SCHEMA = 1
+META, PROGRESS, ROWS, PROBLEMS = "meta.json", "progress.json", "rows.parquet", "problems.parquet"
+
+
+class Shard(Config):
+    """One finished shard file."""
+
+    file: str
+    """Path inside the store, `shards/00000.safetensors`."""
+    rows: int = Field(gt=0)
+    """Rows of every tensor in it."""
+    bytes: int = Field(gt=0)
+    """Size of the file."""
+    sha256: str
+    """Digest of the whole file."""
+
+
+class StoreMeta(Config):
+    """The contents of `meta.json`: where the activations come from and where they lie."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
+
+    schema_number: Literal[1] = Field(default=SCHEMA, alias="schema")
+    """Version of the format; raised on every change."""
+    kind: Literal["text", "thoughts"]
+    """Whether a row is a token position of a text or a continuous thought of a problem."""
+    model: str
+    """The model's name as the user gave it."""
+    model_revision: str | None = None
+    """The hub's revision, if there is one."""
+    model_digest: str | None = None
+    """Digest of the weights."""
+    tokenizer_digest: str | None = None
+    """Digest of the tokenizer."""
+    hook_names: list[str] = Field(min_length=1)
+    """Hooks in the order of the tensors in a shard."""
+    modules: dict[str, str] = Field(default_factory=dict)
+    """hook_name -> the path of the model's own module."""
+    d_in: dict[str, int]
+    """hook_name -> width."""
+    dtype: Literal["float16", "bfloat16", "float32"] = "bfloat16"
+    """Number format of the stored activations."""
+    thought_convention: str | None = None
+    """How `thought_idx` counts; unset for text."""
+    n_rows: int = Field(default=0, ge=0)
+    """Rows in all shards."""
+    shards: list[Shard] = Field(default_factory=list)
+    """Finished shards; all but the last have the same number of rows."""
+    tables: dict[str, str] = Field(default_factory=dict)
+    """sha256 of `rows.parquet` and `problems.parquet`."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StoreMeta:
+        if len(set(self.hook_names)) != len(self.hook_names):
+            raise ValueError(f"hook_names has a name twice: {self.hook_names}")
+        if set(self.d_in) != set(self.hook_names) or min(self.d_in.values()) < 1:
+            raise ValueError(f"d_in must give a width > 0 for each of {self.hook_names}, got {self.d_in}")
+        if [s.file for s in self.shards] != [shard_file(i) for i in range(len(self.shards))]:
+            raise ValueError("shards are not named shards/00000.safetensors, shards/00001.safetensors, ...")
+        rows = [s.rows for s in self.shards]
+        if sum(rows) != self.n_rows or any(r != rows[0] for r in rows[:-1]) or rows[-1:] > rows[:1]:
+            raise ValueError(f"shards of {rows} rows do not make a store of n_rows = {self.n_rows}")
+        return self
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """`dtype` as torch's."""
+        return DTYPES[self.dtype]
+
+    @property
+    def shard_rows(self) -> int:
+        """Rows of every shard but the last; 0 before the first."""
+        return self.shards[0].rows if self.shards else 0
+
+
+def shard_file(index: int) -> str:
+    """Path of a shard inside its store."""
+    return f"shards/{index:05d}.safetensors"
+
+
+def load_meta(root: Path) -> StoreMeta:
+    """Read and check `meta.json`.
+
+    Raises:
+        NotThereError: nothing at `root`, or a store that was never finished.
+        StoreError: something else lies there, or a schema this version does not read.
+    """
+    unfinished = (root / PROGRESS).is_file() or root.with_name(root.name + ".tmp").is_dir()
+    if not (root / META).is_file() and unfinished:
+        raise NotThereError(
+            f"Expected a finished activation store at {root}, found an unfinished one: "
+            f"run the command that was writing it again, it continues"
+        )
+    if not root.exists():
+        raise NotThereError(f"Expected an activation store at {root}, found nothing there; extract first")
+    if not (root / META).is_file():
+        raise StoreError(
+            f"Expected an activation store, a directory with {META}, got {root}: it is something else"
+        )
+    table = read_json(root / META)
+    return parse_meta(table, root / META)
+
+
+def parse_meta(table: dict, where: Path) -> StoreMeta:
+    """`StoreMeta` from its JSON, or one line."""
+    if table.get("schema") != SCHEMA:
+        raise StoreError(
+            f"Expected schema {SCHEMA} in {where}, got {table.get('schema')!r}: it is not an activation "
+            f"store of this version; read it with the version that wrote it, or extract again"
+        )
+    try:
+        return StoreMeta.model_validate(table)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise StoreError(f"{where} is damaged or not ours: {key + ': ' if key else ''}{message}") from None

@@ -1,0 +1,40 @@
+"""Devices and number formats, by the names that configs and commands give them."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import torch
+
+from thoughtlens.core.errors import ConfigError, ResourceError
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+TYPES = ("cpu", "cuda", "mps")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name, if this machine has it; for `auto` the GPU where there is one.
+
+    Each process that torchrun starts gets a GPU of its own for `auto` and `cuda`.
+
+    Raises:
+        ConfigError: not the name of a device.
+        ResourceError: no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in TYPES:
+        raise ConfigError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
+    if device == torch.device("cuda") and torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = re.split(r"\. |\n", str(error), maxsplit=1)[0] or type(error).__name__
+        raise ResourceError(f"device {name!r} is not available here ({reason}); use cpu") from None
+    return device

@@ -1,0 +1,59 @@
+"""Files that are whole or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from thoughtlens.core.errors import NotThereError, StoreError
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from disk, or one clear line."""
+    try:
+        table = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise NotThereError(f"Expected a file at {file}, found none") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise StoreError(f"{file} is not JSON ({error}); it is damaged or not ours") from None
+    if not isinstance(table, dict):
+        raise StoreError(f"Expected a JSON object in {file}, got a {type(table).__name__}")
+    return table
+
+
+@contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """A name to write to; its bytes are forced to disk and become `file`, which is whole or absent."""
+    part = file.with_name(file.name + ".part")
+    yield part
+    with part.open("rb") as handle:
+        os.fsync(handle.fileno())
+    os.replace(part, file)
+
+
+def write_json(file: Path, table: dict[str, Any]) -> None:
+    """A JSON file that is whole or absent."""
+    text = json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with whole(file) as part:
+        part.write_text(text, "utf-8")
+
+
+def sha256(file: Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def fsync_tree(root: Path) -> None:
+    """Force every file of a directory to disk, so that a rename never outruns its data."""
+    for path in (*root.rglob("*"), root):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

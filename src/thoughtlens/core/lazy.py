@@ -1,0 +1,40 @@
+"""Faces of packages: the names that `__init__.pyi` lists, each loaded on first use.
+
+The stub is read by type checkers as it is, and here for where the names live, so that they stand once.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def face(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` of the package whose `__init__.py` is `file`."""
+    homes = _homes(package, Path(file).with_suffix(".pyi"))
+
+    def getattr_(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module, attribute = homes[name]
+        if attribute is None:
+            return importlib.import_module(module)
+        return getattr(importlib.import_module(module), attribute)
+
+    return getattr_, lambda: sorted(homes), sorted(homes)
+
+
+def _homes(package: str, stub: Path) -> dict[str, tuple[str, str | None]]:
+    """Module and attribute of each name; a module that is itself the name has none."""
+    homes: dict[str, tuple[str, str | None]] = {}
+    for node in ast.parse(stub.read_text("utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            module = ".".join([*above, *filter(None, [node.module])])
+            for alias in node.names:
+                name = alias.asname or alias.name
+                homes[name] = (module, alias.name) if node.module else (f"{module}.{alias.name}", None)
+    return homes

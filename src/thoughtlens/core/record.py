@@ -1,0 +1,186 @@
+"""Records: what stages write and readers read, defined once.
+
+A record is a frozen dataclass. Its JSON has the fields in their order; a table of records is a Parquet file
+whose schema comes from the fields' types, and whose heads on a page come from the fields' titles.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from thoughtlens.core.errors import StoreError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Json = dict[str, Any]
+"""A JSON object on its way from or to a file; readers turn it into a record at once."""
+
+R = TypeVar("R", bound="Record")
+
+
+def column(
+    title: str = "", *, default: Any = dataclasses.MISSING, arrow: str = "", null: bool = False
+) -> Any:
+    """A field of a record.
+
+    Args:
+        title: Head of the column on a page; unset: the field's name.
+        default: Value where none is given.
+        arrow: Arrow type by name where it is not that of the Python type (`int32`, `float32`).
+        null: Whether JSON holds `null` where the value is None, instead of leaving the key out.
+    """
+    return field(default=default, metadata={"title": title, "arrow": arrow, "null": null})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Base of all records; a subclass is a frozen, keyword-only dataclass."""
+
+    def to_json(self) -> Json:
+        """The fields in their order; what is None is left out unless its column says `null`."""
+        table = {}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if value is not None or one.metadata.get("null") or one.default is dataclasses.MISSING:
+                table[one.name] = _plain(value)
+        return table
+
+    @classmethod
+    def from_json(cls: type[R], table: Mapping[str, Any]) -> R:
+        """The record that `to_json` wrote; keys that it does not know are left alone.
+
+        Raises:
+            StoreError: a field is missing or of another type.
+        """
+        from pydantic import ValidationError
+
+        try:
+            return _adapter(cls).validate_python(dict(table))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise StoreError(
+                f"{cls.__name__}: {where}: {first['msg']}; the file is damaged or not ours"
+            ) from None
+
+    @classmethod
+    def heads(cls) -> list[str]:
+        """Titles of the columns, in their order."""
+        return [one.metadata.get("title") or one.name for one in fields(cls)]
+
+    def cells(self) -> list[Any]:
+        """The values under `heads`."""
+        return [getattr(self, one.name) for one in fields(self)]
+
+
+def schema(cls: type[Record]) -> pa.Schema:
+    """Arrow schema of a table of records."""
+    import pyarrow as pa
+
+    hints = typing.get_type_hints(cls)
+    return pa.schema(
+        [(one.name, _arrow(hints[one.name], one.metadata.get("arrow", ""))) for one in fields(cls)]
+    )
+
+
+def to_table(cls: type[R], rows: Iterable[R]) -> pa.Table:
+    """A table of records."""
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(
+        [{f.name: _plain(getattr(r, f.name)) for f in fields(r)} for r in rows], schema(cls)
+    )
+
+
+def of_table(cls: type[R], table: pa.Table) -> list[R]:
+    """The records of a table; further columns are left alone.
+
+    Raises:
+        StoreError: a column is missing.
+    """
+    names = [one.name for one in fields(cls) if one.name in table.column_names]
+    if missing := [f.name for f in fields(cls) if f.name not in names and f.default is dataclasses.MISSING]:
+        raise StoreError(f"{cls.__name__}: expected columns {', '.join(missing)} in the table, found none")
+    return [cls(**row) for row in table.select(names).to_pylist()]
+
+
+def write_rows(file: Path, cls: type[R], rows: Iterable[R]) -> None:
+    """A Parquet file of records."""
+    import pyarrow.parquet as pq
+
+    pq.write_table(to_table(cls, rows), file)
+
+
+def read_rows(file: Path, cls: type[R]) -> list[R]:
+    """The records of a Parquet file."""
+    import pyarrow.parquet as pq
+
+    return of_table(cls, pq.read_table(file))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number(Record):
+    """A measured number with what is needed to read it."""
+
+    value: float | int | bool | None
+    low: float | None = None
+    """Lower end of the 95 % interval."""
+    high: float | None = None
+    n: int | None = None
+    """Units behind it: problems, rows, latents, as its definition says."""
+    split: str | None = None
+    verdict: str | None = None
+    p: float | None = None
+    n_groups: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Record):
+    """What a stage measured; a stage's own outcome adds its fields before these."""
+
+    headline: dict[str, Number] = field(default_factory=dict)
+    """The few numbers that a reader sees first, by name."""
+    definitions: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+@cache
+def _adapter(cls: type) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.to_json()
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def _arrow(hint: Any, name: str) -> pa.DataType:
+    import pyarrow as pa
+
+    arguments = [arg for arg in typing.get_args(hint) if arg is not types.NoneType and arg is not ...]
+    if typing.get_origin(hint) in (list, tuple):
+        return pa.list_(_arrow(arguments[0], name))
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return _arrow(float if set(arguments) == {int, float} else arguments[0], name)
+    if name:
+        return pa.type_for_alias(name)
+    if typing.get_origin(hint) is typing.Literal:
+        return pa.string()
+    return {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}[hint]

@@ -1,0 +1,30 @@
+"""What earlier versions wrote, in today's words: the one place that knows old keys.
+
+Every config table and every `result.json` passes through here when it is read, so that old runs are read and
+continued. A rule looks at the table's shape, and leaves alone what is not its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from thoughtlens.core.record import Json
+
+CONFIG_RULES: tuple[Callable[[Json], Json], ...] = ()
+"""Applied in order to every table of settings: a recipe's, or a stage's own `config.toml`."""
+RESULT_RULES: tuple[Callable[[Json], Json], ...] = ()
+"""Applied in order to every `result.json`."""
+
+
+def translate_config(table: Json) -> Json:
+    """A table of settings with today's keys."""
+    for rule in CONFIG_RULES:
+        table = rule(table)
+    return table
+
+
+def translate_result(table: Json) -> Json:
+    """A `result.json` with today's keys."""
+    for rule in RESULT_RULES:
+        table = rule(table)
+    return table

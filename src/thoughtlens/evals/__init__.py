@@ -1,0 +1,1 @@
+"""Evaluations: reconstruction, probing, classification, validity."""

@@ -1,0 +1,1 @@
+"""The classify stage: labels from latents, raw activations and baselines."""

@@ -1,0 +1,106 @@
+"""The classify stage: labels from latents, raw activations and baselines, all under one protocol.
+
+Every arm is scored on the same units with the same grouped folds, the same learner, grid and scaler,
+and the same menu of poolings. C, k, pooling and cell are chosen inside the training folds.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.core import ConfigError, Plan, run_stage
+from thoughtlens.evals.classify import cells, curves
+from thoughtlens.evals.classify.config import ClassifyConfig
+from thoughtlens.evals.classify.crossfit import cross_fitted
+from thoughtlens.evals.classify.run import Samples, probe_all
+from thoughtlens.evals.classify.tables import write_tables
+from thoughtlens.evals.classify.units import load_members, load_samples, load_units
+from thoughtlens.evals.probing import probes
+from thoughtlens.evals.probing.coders import Cover
+from thoughtlens.evals.probing.probes import Folds
+from thoughtlens.evals.probing.samples import ThoughtSamples, Units
+
+__all__ = ["ClassifyConfig", "classify", "plan"]
+
+
+def classify(cfg: ClassifyConfig, out: str | Path) -> dict[str, Any]:
+    """Score a label with every arm and pooling; an interrupted call continues.
+
+    Returns:
+        The stage's result: the table of arms and poolings, comparisons with verdicts, per-class scores
+        and confusion matrices at the primary pooling, tests of the cells, accuracy at k, and the protocol.
+
+    Raises:
+        ConfigError: no target, one the store does not have, or two SAEs for one cell.
+        DataError: constant labels, a class in too few groups, fewer groups than folds, repeated ids.
+    """
+    inputs = {"acts": Path(cfg.acts), "sae": Path(cfg.sae)}
+    if cfg.data is not None and Path(cfg.data).expanduser().is_file():
+        inputs["data"] = Path(cfg.data).expanduser()
+    return run_stage("classify", cfg, out, lambda tmp: _work(cfg, tmp), inputs=inputs)
+
+
+def plan(cfg: ClassifyConfig) -> Plan:
+    """Rows, memory, disk and time of the stage; zeros where its inputs do not exist yet."""
+    if not (Path(cfg.acts) / "meta.json").is_file():
+        return Plan(rows=0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
+    store = ActivationStore.open(cfg.acts)
+    n = min(cfg.max_units or len(store.problems), len(store.problems))
+    width = len(store.cells) * max(store.meta.d_in.values())
+    axes = min(n, width)
+    fits = len(cfg.arms) * 4 * cfg.folds
+    return Plan(
+        rows=n,
+        memory_bytes=0.5e9 + 24.0 * n * max(n, width),
+        disk_bytes=100.0 * n * len(cfg.arms) * 6,
+        seconds=fits
+        * (9.0 * axes**3 + 30 * len(cfg.c_grid) * 12.0 * (cfg.inner_folds + 1) * n * axes)
+        / 2e10,
+    )
+
+
+def _work(cfg: ClassifyConfig, tmp: Path) -> dict[str, Any]:
+    store = ActivationStore.open(cfg.acts)
+    members = load_members(cfg, store)
+    units, lines, seen = load_units(cfg, store, members)
+    folds = _folds(cfg, units)
+    cover = Cover(store, members, cfg.pca_k, cfg.seed, cfg.arms)
+    samples = load_samples(cfg, cover, units, lines)
+    by_fold = _by_fold(cfg, samples, folds)
+    if by_fold is not None:
+        seen = seen | {"standing": "cross-fitted", "n_seen_by_sae": 0}
+    found = probe_all(cfg, tmp, units, folds, samples, by_fold)
+    result = write_tables(cfg, tmp, units, folds, cover, found, seen)
+    result["curves"] = curves.curves(units, found, seen["split"], cfg.seed)
+    result["chosen"] = curves.chosen(found, samples)
+    result["fewest"] = curves.fewest(result["curves"], result["metric"])
+    if result["chosen"]:
+        pq.write_table(pa.Table.from_pylist(result["chosen"]), tmp / "chosen.parquet")
+        result["definitions"] = result["definitions"] | curves.DEFINITIONS
+    if cfg.per_cell and isinstance(samples, ThoughtSamples) and len(cover.cells) > 1:
+        result["cell_tests"] = cells.cell_tests(cfg, units, folds, samples, found)
+        result["definitions"] = result["definitions"] | cells.DEFINITIONS
+    shutil.rmtree(tmp / "parts")
+    return result
+
+
+def _folds(cfg: ClassifyConfig, units: Units) -> Folds:
+    options = {"n_splits": cfg.folds, "n_inner": cfg.inner_folds, "seed": cfg.seed}
+    if units.classes is None:
+        return probes.make_value_folds(units.y, units.groups, **options)
+    return probes.make_folds(units.y, units.groups, classes=units.classes, **options)
+
+
+def _by_fold(cfg: ClassifyConfig, samples: Samples, folds: Folds) -> list[ThoughtSamples] | None:
+    """With `cross_fit`, what each outer fold sees."""
+    if not cfg.cross_fit:
+        return None
+    if not isinstance(samples, ThoughtSamples):
+        raise ConfigError("cross_fit needs a store of thoughts, whose units are its own problems; got texts")
+    return cross_fitted(cfg.sae, samples, folds, cfg.seed)

@@ -1,0 +1,180 @@
+"""What is classified: problems of the store, or labelled texts; and what the SAE has seen of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.core import ConfigError, DataError, MismatchError, digest
+from thoughtlens.evals.classify.config import ClassifyConfig
+from thoughtlens.evals.probing import probes
+from thoughtlens.evals.probing.coders import Cover
+from thoughtlens.evals.probing.representations import ARMS
+from thoughtlens.evals.probing.samples import TextSamples, ThoughtSamples, Units, stored_documents
+from thoughtlens.latents.codes.member import POOLED
+from thoughtlens.latents.codes.reading import TextReader
+from thoughtlens.latents.stats.preferences import PROBLEM_COLUMNS, encode_labels
+from thoughtlens.problems.labelled import labelled
+from thoughtlens.sae.base import SAE
+from thoughtlens.sae.formats import io
+from thoughtlens.sae.kinds.crosscoder import Crosscoder
+
+STEPS = "n_steps"
+MAX_NUMERIC_CLASSES = 30
+"""Different values above which a numeric target is a number to predict rather than a class."""
+
+
+def load_members(cfg: ClassifyConfig, store: ActivationStore) -> dict[str, SAE]:
+    """The SAEs that the config names, one by one or by partition."""
+    members = io.load_members(cfg.sae, joined=True, hooks=store.meta.d_in)
+    for name, sae in members.items():
+        if isinstance(sae, Crosscoder):
+            raise MismatchError(
+                f"Expected SAEs or transcoders, got the crosscoder {name or 'pooled'!r} in {cfg.sae}: its "
+                f"code is not of one (hook, thought); interpret says where its latents live"
+            )
+    if cfg.members is None:
+        return members
+    chosen: dict[str, SAE] = {}
+    for name in cfg.members:
+        key = "" if name == POOLED and "" in members else name
+        found = {key: members[key]} if key in members else _partition(name, members)
+        if not found:
+            there = ", ".join(known or POOLED for known in members)
+            raise ConfigError(
+                f"members: expected per_layer, per_thought, per_cell or some of {there}, got {name!r}"
+            )
+        chosen |= found
+    return chosen
+
+
+def _partition(name: str, members: dict[str, SAE]) -> dict[str, SAE]:
+    """The members of one layer each, one thought each, or one of both."""
+    wanted = {"per_layer": (True, False), "per_thought": (False, True), "per_cell": (True, True)}.get(name)
+    return {
+        key: sae
+        for key, sae in members.items()
+        if wanted == (len(sae.hook_names) == 1, len(sae.provenance.get("thoughts") or ()) == 1)
+    }
+
+
+def load_units(
+    cfg: ClassifyConfig, store: ActivationStore, members: dict[str, SAE]
+) -> tuple[Units, np.ndarray | None, dict[str, Any]]:
+    """What is classified; the lines of the problems table it comes from; what the SAE saw of it."""
+    problems = store.problems
+    trained = {str(s) for sae in members.values() if (s := sae.provenance.get("split")) is not None}
+    same_store = {sae.provenance.get("acts_digest") for sae in members.values()} == {digest(cfg.acts)}
+    split = np.array(problems["split"].to_pylist(), object)
+    saw = np.isin(split, list(trained)) if trained else np.ones(len(split), bool)
+    if cfg.data is not None:
+        if store.meta.kind != "text":
+            raise ConfigError(f"data is for texts, and {cfg.acts} holds thoughts; give target instead")
+        table = labelled(
+            cfg.data,
+            text_column=cfg.text_column,
+            label_column=cfg.label_column,
+            group_column=cfg.group_column,
+        )
+        known = {q for q, own in zip(problems["question"].to_pylist(), saw, strict=True) if own}
+        ids = [f"row {i}" for i in range(len(table))]
+        units, index = _make_units(cfg, ids, table["group"], table["label"], table["text"].to_pylist())
+        return units, None, _seen(sum(t in known for t in units.texts), len(index), same_store, "all")
+    if cfg.target is None or cfg.target not in problems.column_names or cfg.target in PROBLEM_COLUMNS:
+        own = [name for name in problems.column_names if name not in PROBLEM_COLUMNS]
+        raise ConfigError(
+            f"target: expected a label column of {cfg.acts} ({', '.join(own) or 'it has none'})"
+            f"{' or data=FILE' if store.meta.kind == 'text' else ''}, got {cfg.target!r}"
+        )
+    lines, name = _chosen(cfg, split, saw)
+    table = problems.take(pa.array(lines))
+    group = cfg.group_column or "group_id"
+    if group not in table.column_names:
+        raise ConfigError(f"group_column: {group!r} is not among {', '.join(table.column_names)}")
+    text = "question" if "question" in table.column_names else "text"
+    units, index = _make_units(
+        cfg, table["problem_id"].to_pylist(), table[group], table[cfg.target], table[text].to_pylist()
+    )
+    lines = lines[index]
+    if STEPS in table.column_names and cfg.target != STEPS:
+        steps = np.array(table[STEPS].to_pylist(), dtype=float)[index]
+        units = replace(units, n_steps=np.nan_to_num(steps))
+    return units, lines, _seen(int(saw[lines].sum()), len(lines), same_store, name)
+
+
+def _chosen(cfg: ClassifyConfig, split: np.ndarray, saw: np.ndarray) -> tuple[np.ndarray, str]:
+    if cfg.split is None and (~saw).any():
+        return np.flatnonzero(~saw), "+".join(sorted(set(split[~saw])))
+    if cfg.split in (None, "all"):
+        return np.arange(len(split)), "all"
+    if not (split == cfg.split).any():
+        raise ConfigError(f"split: expected one of {', '.join(sorted(set(split)))} or all, got {cfg.split!r}")
+    return np.flatnonzero(split == cfg.split), cfg.split
+
+
+def _make_units(
+    cfg: ClassifyConfig, ids: list[str], groups: pa.ChunkedArray, labels: pa.ChunkedArray, texts: list[str]
+) -> tuple[Units, np.ndarray]:
+    """Units with a label, thinned by whole groups; and which of the rows they are."""
+    codes = probes.require_groups(ids, groups.to_pylist())
+    y, classes = _target(cfg, labels)
+    keep = np.flatnonzero(y >= 0) if classes is not None else np.flatnonzero(np.isfinite(y))
+    if not len(keep):
+        raise DataError("Expected labels, every one is missing; choose another target")
+    if 0 < cfg.max_units < len(keep):
+        rank = np.random.default_rng(cfg.seed).permutation(codes.max() + 1)[codes[keep]]
+        order = np.argsort(rank, kind="stable")
+        last = rank[order[cfg.max_units]]
+        keep = keep[rank < last]
+    y, groups_kept = y[keep], np.unique(codes[keep], return_inverse=True)[1]
+    if classes is not None:
+        present, y = np.unique(y, return_inverse=True)
+        classes = [classes[i] for i in present]
+    pick = keep.tolist()
+    return Units([ids[i] for i in pick], groups_kept, y, classes, [texts[i] for i in pick]), keep
+
+
+def _target(cfg: ClassifyConfig, labels: pa.ChunkedArray) -> tuple[np.ndarray, list[str] | None]:
+    """Class codes (-1: no label, or none of `classes`) and names; or numbers (NaN: none) and None."""
+    numeric = pa.types.is_integer(labels.type) or pa.types.is_floating(labels.type)
+    many = numeric and len(labels.unique()) > MAX_NUMERIC_CLASSES
+    if cfg.task == "regression" or (cfg.task == "auto" and many and cfg.classes is None):
+        try:
+            column = pc.cast(labels, pa.float64()).combine_chunks()
+        except pa.ArrowInvalid as error:
+            raise ConfigError(
+                f"task: regression needs a target of numbers, {cfg.target or cfg.label_column!r} has "
+                f"{str(error).splitlines()[0]!r}; use task=classification"
+            ) from None
+        return np.array(column.to_numpy(zero_copy_only=False), dtype=float), None
+    y, classes = encode_labels(labels)
+    if cfg.classes is not None:
+        if unknown := [name for name in cfg.classes if name not in classes]:
+            raise ConfigError(f"classes: expected some of {', '.join(classes)}, got {unknown[0]!r}")
+        wanted = [classes.index(name) for name in cfg.classes]
+        y = np.where(np.isin(y, wanted), y, -1)
+    return y, classes
+
+
+def _seen(n_seen: int, n: int, same_store: bool, split: str) -> dict[str, Any]:
+    standing = "transductive" if n_seen else "inductive" if same_store else "unknown"
+    return {"split": split, "n_seen_by_sae": n_seen, "standing": standing, "n": n}
+
+
+def load_samples(
+    cfg: ClassifyConfig, cover: Cover, units: Units, lines: np.ndarray | None
+) -> ThoughtSamples | TextSamples:
+    if lines is not None and cover.store.meta.kind == "thoughts":
+        return ThoughtSamples(cover, lines)
+    hooks = list(dict.fromkeys(hook for hook, _, _ in cover.cells))
+    if lines is not None:
+        documents = stored_documents(cover.store, hooks, lines)
+    else:
+        reader = TextReader.like(cfg.acts)
+        documents = ((r.index, r.acts) for r in reader.read(units.texts, hooks))
+    return TextSamples(cover, len(units.y), documents, [a for a in cfg.arms if ARMS[a].kind == "vectors"])

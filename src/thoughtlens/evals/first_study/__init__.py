@@ -1,0 +1,1 @@
+"""The replay stage: the first study's protocol, and its correction line by line."""

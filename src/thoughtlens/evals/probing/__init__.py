@@ -1,0 +1,1 @@
+"""Probes: learners, folds, features and comparisons on the same units."""

@@ -1,0 +1,1 @@
+"""The validate stage: what reconstructions are worth on held-out rows."""

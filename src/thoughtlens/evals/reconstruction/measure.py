@@ -1,0 +1,182 @@
+"""Reconstruction and sparsity on held-out rows, in a stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from thoughtlens.core import DataError, progress
+from thoughtlens.evals.reconstruction.subject import Batch, Subject
+from thoughtlens.numerics.metrics.accumulator import Moments
+from thoughtlens.numerics.metrics.reconstruction import (
+    ExplainedVarianceByNorm,
+    ExplainedVarianceWithin,
+    Reconstruction,
+    defined,
+    norm_deciles,
+)
+from thoughtlens.numerics.metrics.sparsity import L0, L1, Dead, Density
+from thoughtlens.sae.base import SAE, SparseActs
+from thoughtlens.sae.baselines.base import Baseline, MeanPredictor
+
+NORM_SAMPLE = 10_000
+
+
+class Total:
+    """What the held-out rows are like before anything is reconstructed."""
+
+    def __init__(self, subject: Subject) -> None:
+        moments = Moments()
+        for batch in subject.batches():
+            moments += Moments.of(batch.target[torch.from_numpy(batch.kept)])
+        if moments.mean is None:
+            raise DataError(
+                f"{subject.label}: every row of split {subject.split!r} is flagged as an outlier of norm; "
+                f"extract with a larger outlier_factor"
+            )
+        self.mean: Tensor = moments.mean
+        self.norm_edges = norm_deciles(subject.targets(NORM_SAMPLE, seed=0))
+
+
+@dataclass(eq=False)
+class Tally:
+    """One reconstructor on the held-out rows: sums by cell, with and without flagged rows."""
+
+    subject: Subject
+    total: Total
+
+    def __post_init__(self) -> None:
+        self.parts: dict[tuple[int, bool], tuple[Reconstruction, L0]] = {}
+        self.within = ExplainedVarianceWithin()
+        self.by_norm = ExplainedVarianceByNorm(self.total.norm_edges)
+        n_problems = self.subject.store.problems.num_rows
+        self.error: Float64[np.ndarray, " n_problems"] = np.zeros(n_problems)
+        self.spread: Float64[np.ndarray, " n_problems"] = np.zeros(n_problems)
+        self.rows = np.zeros(n_problems, dtype=np.int64)
+
+    def update(self, batch: Batch, x_hat: Tensor, acts: SparseActs) -> None:
+        """Count a batch."""
+        x, x_hat = batch.target.double(), x_hat.double()
+        acts = _each(acts, len(x))
+        for cell in np.unique(batch.cell):
+            for kept in np.unique(batch.kept):
+                inside = torch.from_numpy((batch.cell == cell) & (batch.kept == kept)).to(x.device)
+                part, l0 = self.parts.setdefault((int(cell), bool(kept)), (Reconstruction(), L0()))
+                part.update(x[inside], x_hat[inside])
+                l0.update_sparse(acts.values[inside], acts.indices[inside])
+        self.by_norm.update(x, x_hat)
+        kept = torch.from_numpy(batch.kept).to(x.device)
+        self._by_problem(batch.problem[batch.kept], x[kept], x_hat[kept])
+        self.within.update(x[kept], x_hat[kept], torch.from_numpy(batch.cell[batch.kept]))
+
+    def _by_problem(self, problem: np.ndarray, x: Tensor, x_hat: Tensor) -> None:
+        n = len(self.rows)
+        squares = ((x - x_hat).square().sum(1), (x - self.total.mean).square().sum(1))
+        error, spread = (s.cpu().numpy() for s in squares)
+        self.error += np.bincount(problem, weights=error, minlength=n)
+        self.spread += np.bincount(problem, weights=spread, minlength=n)
+        self.rows += np.bincount(problem, minlength=n)
+
+    def row(self, cells: list[int] | None = None, *, flagged: bool = False) -> dict[str, Any]:
+        """Every metric over some cells (None: all), flagged rows left out or in; None if no rows."""
+        reconstruction, l0 = Reconstruction(), L0()
+        for (cell, kept), (part, counts) in self.parts.items():
+            if (cells is None or cell in cells) and (kept or flagged):
+                reconstruction.merge(part)
+                l0.merge(counts)
+        values = reconstruction.compute()
+        within = defined(self.within) if cells is None and not flagged else None
+        return {"n": reconstruction.n, "l0": defined(l0), **values, "explained_variance_within": within}
+
+
+@dataclass(eq=False)
+class Firing:
+    """How the SAE's latents fire on the held-out rows that are not flagged."""
+
+    sae: SAE
+
+    def __post_init__(self) -> None:
+        self.density, self.dead = Density(self.sae.d_sae), Dead(self.sae.d_sae)
+        self.l0, self.l1 = L0(), L1(self.sae.W_dec.detach().flatten(1).norm(dim=1))
+
+    def update(self, batch: Batch, acts: SparseActs) -> None:
+        """Count a batch."""
+        kept = torch.from_numpy(batch.kept[:: batch.n_sites]).to(acts.values.device)
+        for part in (self.density, self.dead, self.l0, self.l1):
+            part.update_sparse(acts.values[kept], acts.indices[kept])
+
+    def summary(self) -> dict[str, Any]:
+        """Numbers for `result.json`."""
+        n_dead = self.dead.compute()
+        return {
+            "n": self.density.n,
+            "l0": self.l0.compute(),
+            "l0_quantiles": self.l0.quantiles(),
+            "l1": self.l1.compute(),
+            "n_dead": n_dead,
+            "dead_share": n_dead / self.sae.d_sae,
+            "dead_window": self.density.n,
+            "n_dense": self.density.n_dense(),
+            "effective_latents": self.density.effective_latents() if self.density.fires.any() else None,
+            "rule_of_three": self.density.rule_of_three(),
+            "density_histogram": self.density.histogram(),
+        }
+
+    def columns(self) -> dict[str, Any]:
+        """One line a latent, for `firing.parquet`."""
+        return {
+            "latent": np.arange(self.sae.d_sae),
+            "fires": self.density.fires,
+            "density": self.density.compute(),
+            "n_rows": np.full(self.sae.d_sae, self.density.n),
+            "dead": self.dead.mask(),
+        }
+
+
+@torch.no_grad()
+def measure_sae(subject: Subject, total: Total) -> tuple[Tally, Firing]:
+    """One pass of the SAE over the held-out rows."""
+    tally, firing = Tally(subject, total), Firing(subject.sae)
+    with progress(f"validate {subject.label}", subject.view.n, "vectors") as bar:
+        for batch in subject.batches():
+            x_hat, acts = reconstruct(subject.sae, subject, batch)
+            tally.update(batch, x_hat, acts)
+            firing.update(batch, acts)
+            bar.advance(len(batch.x))
+    return tally, firing
+
+
+@torch.no_grad()
+def measure_baselines(subject: Subject, total: Total, baselines: dict[str, Baseline]) -> dict[str, Tally]:
+    """One pass of all baselines over the held-out rows."""
+    tallies = {name: Tally(subject, total) for name in baselines}
+    if not baselines:
+        return tallies
+    with progress(f"baselines {subject.label}", subject.view.n, "vectors") as bar:
+        for batch in subject.batches():
+            for name, baseline in baselines.items():
+                tallies[name].update(batch, *reconstruct(baseline, subject, batch))
+            bar.advance(len(batch.x))
+    return tallies
+
+
+def reconstruct(model: SAE | Baseline, subject: Subject, batch: Batch) -> tuple[Tensor, SparseActs]:
+    """x_hat of every judged vector, and the acts behind it."""
+    if isinstance(model, MeanPredictor):
+        cell = model.cell_index(subject.cells, batch.cell)
+        acts = model.encode_sparse(batch.target, cell)
+        return model.decode_sparse(acts, cell), acts
+    return subject.reconstruct(model, batch)
+
+
+def _each(acts: SparseActs, n: int) -> SparseActs:
+    """Acts once for each judged vector: all sites of a crosscoder's row share one code."""
+    sites = n // max(1, len(acts.values))
+    if sites <= 1:
+        return acts
+    return SparseActs(acts.values.repeat_interleave(sites, 0), acts.indices.repeat_interleave(sites, 0))

@@ -1,0 +1,219 @@
+"""One SAE, the rows it is judged on, and whether its numbers can mean anything there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from thoughtlens.acts.meta import ROWS
+from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.tables import stream
+from thoughtlens.acts.view import View
+from thoughtlens.core import DataError, MismatchError
+from thoughtlens.latents.codes.member import check_hooks, member_thoughts
+from thoughtlens.sae.base import SAE, SparseActs
+from thoughtlens.sae.baselines.base import Baseline
+from thoughtlens.sae.normalization import Cell
+from thoughtlens.sae.train.sources import JoinedView
+
+MIN_ROWS_PER_DIM = 10
+BATCH_ACTS = 2**24
+"""Latent activations computed at once, so that memory does not grow with the rows."""
+BATCH_ROWS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Held-out vectors and where they come from.
+
+    A crosscoder reads several vectors at once: then x has `n // n_sites` rows, and what is judged has n.
+    """
+
+    x: Float[Tensor, "rows ..."]
+    cell: Int[np.ndarray, " n"]
+    """Index into `Subject.cells`."""
+    problem: Int[np.ndarray, " n"]
+    """Line of the problems table."""
+    kept: Bool[np.ndarray, " n"]
+    """False for rows of massive norm that the SAE was trained without."""
+    target: Float[Tensor, "n d_out"]
+    """What should come out; x itself of an SAE that reconstructs."""
+
+    @property
+    def n_sites(self) -> int:
+        """Judged vectors of each row of x."""
+        return len(self.cell) // max(1, len(self.x))
+
+
+class Subject:
+    """An SAE of a directory on the rows of a store's split.
+
+    Raises:
+        MismatchError: the store has another hook, width or model than the SAE.
+        DataError: no rows in the split.
+    """
+
+    def __init__(self, store: ActivationStore, name: str, sae: SAE, split: str) -> None:
+        check_hooks(store, sae, name)
+        check_model(store, sae, name)
+        self.store, self.sae, self.split = store, sae, split
+        self.label = name or "pooled"
+        self.train_split: str = sae.provenance.get("split") or "train"
+        self.thoughts = member_thoughts(store, sae)
+        flagged = "outlier" in row_columns(store)
+        self.drops_outliers = flagged and bool(sae.provenance.get("drop_outliers"))
+        self.view = store.view(sae.hook_names, split, self.thoughts)
+        self.cells: list[Cell] = [(h, t) for h in sae.hook_names for t in (self.thoughts or [None])]
+        self._cell = np.full(len(store.cells), -1)
+        self._cell[[store.cells.index(cell) for cell in self.cells]] = np.arange(len(self.cells))
+
+    @property
+    def batch_rows(self) -> int:
+        """Vectors read at once."""
+        return max(1, min(BATCH_ROWS, BATCH_ACTS // self.sae.d_sae))
+
+    @property
+    def source(self) -> View | JoinedView:
+        """Its rows in the split, as training reads them."""
+        return self.view
+
+    @property
+    def n_sites(self) -> int:
+        """Vectors in a row."""
+        return 1
+
+    @property
+    def width(self) -> int:
+        """Numbers that a row holds."""
+        return self.sae.d_in * self.n_sites
+
+    def training_source(self) -> View | JoinedView:
+        """Its rows in the split that it was trained on."""
+        return self.training_view()
+
+    def targets(self, n: int, seed: int) -> Float[Tensor, "n d_out"]:
+        """A sample of what should come out."""
+        return self.view.sample(n, seed).x
+
+    def reconstruct(self, model: SAE | Baseline, batch: Batch) -> tuple[Tensor, SparseActs]:
+        """x_hat, and the acts behind it."""
+        cell = model.cell_index(self.cells, batch.cell)
+        acts = model.encode_sparse(batch.x, cell)
+        return model.decode_sparse(acts, cell, batch.x), acts
+
+    def training_view(self) -> View:
+        """The vectors that an SAE like this one is trained on, for fitting baselines."""
+        return self.store.view(self.sae.hook_names, self.train_split, self.thoughts, self.drops_outliers)
+
+    def batches(self) -> Iterator[Batch]:
+        """The held-out vectors in order."""
+        device = self.sae.W_enc.device
+        for batch in self.view.sequential(self.batch_rows):
+            rows = self.view.rows_of(batch.idx)
+            kept = ~self._outlier[rows] if self.drops_outliers else np.ones(len(rows), bool)
+            x = batch.x.to(device)
+            yield Batch(x, self.cell_of(batch.cell), self.store.problem_idx[rows], kept, x)
+
+    def cell_of(self, cell: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """Indices into the store's cells as indices into `cells`."""
+        return self._cell[cell]
+
+    @cached_property
+    def _outlier(self) -> Bool[np.ndarray, " n_rows"]:
+        batches = stream(self.store.root / ROWS, ["outlier"])
+        return np.concatenate([b["outlier"].to_numpy(zero_copy_only=False) for b in batches])
+
+
+def check_model(store: ActivationStore, sae: SAE, name: str) -> None:
+    """Raise MismatchError if the SAE was trained on another model, module or count of thoughts."""
+    label = f"The SAE {name!r}" if name else "The SAE"
+    known = sae.provenance
+    pairs = {
+        "the model with digest": (known.get("model_digest"), store.meta.model_digest),
+        "the thought convention": (known.get("thought_convention"), store.meta.thought_convention),
+    }
+    for hook in sae.hook_names:
+        pairs[f"{hook} as module"] = ((known.get("modules") or {}).get(hook), store.meta.modules.get(hook))
+    for what, (mine, theirs) in pairs.items():
+        if mine is not None and theirs is not None and mine != theirs:
+            raise MismatchError(
+                f"{label} was trained with {what} {mine}, {store.root} holds {theirs}. "
+                f"Give the store it was trained on, or one of the same model"
+            )
+
+
+def check_store(store_digest: str, sae: SAE, name: str, force: bool) -> list[str]:
+    """Refuse an SAE trained on another store, unless forced; then say so."""
+    mine = sae.provenance.get("acts_digest")
+    label = name or "pooled"
+    if mine is None:
+        return [f"{label}: the SAE does not say which store it was trained on; the split may not be held out"]
+    if mine == store_digest:
+        return []
+    text = (
+        f"{label}: the SAE was trained on the store {mine[:12]} (digest), this one is {store_digest[:12]}: "
+        f"its splits are not known to be held out"
+    )
+    if not force:
+        raise MismatchError(
+            f"{text}. Give the store it was trained on, or set force=true to get marked numbers"
+        )
+    return [text]
+
+
+@torch.no_grad()
+def objections(subject: Subject) -> list[str]:
+    """Why this SAE's numbers would mean nothing on these rows; empty where they may."""
+    store, sae = subject.store, subject.sae
+    found = []
+    if subject.split == subject.train_split:
+        found.append(
+            f"split {subject.split!r} is what the SAE was trained on: evaluation rows = training rows"
+        )
+    elif shared := shared_groups(store, subject.split, subject.train_split):
+        found.append(
+            f"{shared} groups of problems are both in {subject.split!r} and in the training split "
+            f"{subject.train_split!r}: the rows are not held out"
+        )
+    n_train = training_rows(subject)
+    if n_train is not None and n_train < MIN_ROWS_PER_DIM * sae.d_in:
+        found.append(
+            f"trained on {n_train:,} vectors of width {sae.d_in}: fewer than {MIN_ROWS_PER_DIM} per "
+            f"dimension, a dictionary memorises them"
+        )
+    sample = subject.source.sample(min(subject.batch_rows, subject.source.n), seed=0)
+    acts = sae.encode(sample.x.to(sae.W_enc.device), sae.cell_index(store.cells, sample.cell))
+    l0 = (acts != 0).sum(1).double().mean().item()
+    if l0 > subject.width / 4:
+        found.append(
+            f"L0 is {l0:.1f} on rows of width {subject.width}: above d_in / 4, where any dictionary "
+            f"reconstructs"
+        )
+    return [f"{subject.label}: {text}" for text in found]
+
+
+def training_rows(subject: Subject) -> int | None:
+    """Vectors of the training split in the store; None if it has none."""
+    try:
+        return subject.training_source().n
+    except DataError:
+        return None
+
+
+def shared_groups(store: ActivationStore, split: str, other: str) -> int:
+    """Number of `group_id`s that have problems in both splits."""
+    groups = np.array(store.problems["group_id"].to_pylist(), object)
+    splits = np.array(store.problems["split"].to_pylist(), object)
+    return len(set(groups[splits == split]) & set(groups[splits == other]))
+
+
+def row_columns(store: ActivationStore) -> list[str]:
+    """Names of the columns of `rows.parquet`."""
+    return pq.read_schema(store.root / ROWS).names

@@ -1,0 +1,166 @@
+"""What a thought model answers when its thoughts are replaced by an SAE's reconstructions.
+
+Explained variance misleads on thoughts: directions of little variance can carry the answer. So the
+reconstruction is put back into the running loop, in one (hook, thought) cell at a time and in all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from thoughtlens.acts.extract.config import ExtractConfig
+from thoughtlens.acts.extract.thoughts import load_model, sites_of
+from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.core import MismatchError, NotThereError, load_config, validate_config
+from thoughtlens.evals.reconstruction.subject import Subject
+from thoughtlens.interventions import changes
+from thoughtlens.interventions.groups import Group, groups_of
+from thoughtlens.interventions.places import Place, is_read
+from thoughtlens.interventions.rows import rows_of
+from thoughtlens.interventions.run import Edit, run_edits
+from thoughtlens.interventions.subject import Problems
+from thoughtlens.models.hf.load import ModelConfig
+from thoughtlens.models.thought.thoughts import ThoughtModel, collect
+from thoughtlens.sae.base import SAE
+from thoughtlens.sae.baselines.base import Baseline
+
+BATCH = 256
+AGREEMENT = 0.98
+"""Least median cosine between the model's states and the stored ones."""
+CHECKED = 32
+"""Problems that are compared with the stored ones."""
+COLUMNS = (
+    "n", "n_groups", "accuracy", "accuracy_low", "accuracy_high", "accuracy_untouched", "difference", "low",
+    "high", "p", "verdict", "answer_logprob", "delta_logprob", "delta_logprob_low", "delta_logprob_high",
+    "kl", "kl_low", "kl_high", "changed_site", "moved",
+)  # fmt: skip
+
+DEFINITIONS = {
+    "spliced_accuracy": "right answers / problems with x replaced by x_hat at every place of the SAE that "
+    "the model goes on with; spliced_difference: minus the untouched model's, paired 95 % interval, "
+    "equivalent within 0.03",
+    "spliced_kl": "KL(untouched || spliced) of the answer's first token, nats, mean over problems",
+}
+
+
+class ThoughtSplicer:
+    """Answers of a store's thought model with SAEs spliced in; loads the model at once.
+
+    Args:
+        store: A store of thoughts.
+        model: The model; None: the one that the store was extracted from.
+        split: Split of the problems.
+        n: Problems, one of a group; with 0 nothing is loaded.
+        seed: Fixes problems and resampling.
+
+    Raises:
+        MismatchError: the model is not the one that the store was extracted from.
+    """
+
+    def __init__(
+        self, store: ActivationStore, *, model: ModelConfig | None, split: str, n: int, seed: int
+    ) -> None:
+        self.store, self.seed = store, seed
+        self.skipped: str | None = "answer_problems is 0" if n == 0 else None
+        self.rows_of_problems = _one_a_group(store, split, n, seed)
+        if self.skipped is None and len(self.rows_of_problems) < 2:
+            self.skipped = f"fewer than 2 groups of problems in split {split!r}"
+        if self.skipped is None:
+            try:
+                self.model: ThoughtModel = _model_of(store, model)
+            except NotThereError as error:
+                self.skipped = f"the model of the store is not there: {error}"
+
+    @torch.no_grad()
+    def rows(
+        self, subject: Subject, baselines: dict[str, Baseline]
+    ) -> tuple[list[dict[str, Any]] | None, str | None]:
+        """One row a place and arm, then all places at once; or the reason why there is none."""
+        if self.skipped is not None:
+            return None, self.skipped
+        places = self._places(subject)
+        if not places:
+            return None, "the model goes on with none of the states that this SAE reads"
+        problems = Problems(self.store.problems.take(self.rows_of_problems))
+        self._require_agreement(problems, places)
+        mean = "cell_mean" if "cell_mean" in baselines else "mean"
+        arms: dict[str, SAE | Baseline] = {"sae": subject.sae}
+        arms |= {name: baselines[name] for name in ("pca_l0", "random", mean) if name in baselines}
+        groups = groups_of(places, ("cell", "all"))
+        edits = [_edit(arm, model, group) for group in groups for arm, model in arms.items()]
+        plain, outcomes = run_edits(self.model, problems.questions, edits, batch_size=BATCH)
+        found = rows_of(problems, plain, edits, outcomes, self.seed)
+        return [_row(edit, row) for edit, row in zip(edits, found, strict=True)], None
+
+    def _places(self, subject: Subject) -> list[Place]:
+        """Where the SAE was trained and something reads the state."""
+        sites = sites_of(tuple(subject.sae.hook_names), self.model.spec).values()
+        found = [Place(site, p, layer) for site, layer in sites for p in subject.thoughts or ()]
+        return [place for place in found if is_read(self.model.spec, place)]
+
+    def _require_agreement(self, problems: Problems, places: list[Place]) -> None:
+        rows = self.rows_of_problems[:CHECKED]
+        layers = [place.layer for place in places if place.layer is not None]
+        batch = collect(
+            self.model,
+            problems.questions[:CHECKED],
+            sites=sorted({place.collected for place in places}),
+            layers=sorted(set(layers)),
+        )
+        place = places[-1]
+        step = self.store.rows["thought_idx"].to_numpy()
+        at = [np.flatnonzero((self.store.problem_idx == row) & (step == place.step))[0] for row in rows]
+        stored = self.store.read(place.hook_name, np.array(at))
+        cosine = torch.cosine_similarity(place.states(batch).float(), stored, dim=1).median().item()
+        if not cosine >= AGREEMENT:
+            raise MismatchError(
+                f"{self.model.name} does not give the states of {self.store.root} at {place}: their median "
+                f"cosine is {cosine:.3f}, expected {AGREEMENT} or more. Name the model it was extracted "
+                f"from, or set validate.answer_problems=0"
+            )
+
+
+def _edit(arm: str, model: SAE | Baseline, group: Group) -> Edit:
+    made = []
+    for place in group.places:
+        cell = None if model.cells is None else model.cells.index((place.hook_name, place.step))
+        made.append((place, changes.reconstruct(model, cell)))
+    return Edit(arm, tuple(made), about=group.about)
+
+
+def _row(edit: Edit, row: dict[str, Any]) -> dict[str, Any]:
+    (first, _), several = edit.changes[0], len(edit.changes) > 1
+    where = {
+        "hook_name": None if several else first.hook_name,
+        "thought_idx": None if several else first.step,
+    }
+    return {**where, "arm": edit.name, "scope": edit.about["scope"], **{n: row[n] for n in COLUMNS}}
+
+
+def _one_a_group(store: ActivationStore, split: str, n: int, seed: int) -> list[int]:
+    """Lines of the problems table, one of each group, in random order."""
+    splits = np.array(store.problems["split"].to_pylist(), object)
+    lines = np.random.default_rng((seed, 5)).permutation(np.flatnonzero(splits == split))
+    groups = store.problems["group_id"].to_pylist()
+    first = {groups[i]: int(i) for i in lines[::-1]}
+    return list(first.values())[:n]
+
+
+def _model_of(store: ActivationStore, chosen: ModelConfig | None) -> ThoughtModel:
+    file = store.root / "config.toml"
+    if file.is_file():
+        cfg = load_config(ExtractConfig, file)
+    else:
+        own = {"name": store.meta.model, "dtype": "float32", "revision": store.meta.model_revision}
+        cfg = validate_config(ExtractConfig, {"model": own})
+    model = load_model(cfg if chosen is None else cfg.model_copy(update={"model": chosen}))
+    theirs = store.meta.model_digest
+    if theirs is not None and model.digest is not None and model.digest != theirs:
+        raise MismatchError(
+            f"{model.name} has another digest ({model.digest[:12]}) than {store.meta.model} ({theirs[:12]}), "
+            f"which {store.root} was extracted from; name that one, or set validate.answer_problems=0"
+        )
+    return model

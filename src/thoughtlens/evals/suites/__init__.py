@@ -1,0 +1,1 @@
+"""Other benchmarks' protocols on our SAEs."""

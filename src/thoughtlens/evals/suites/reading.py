@@ -1,0 +1,107 @@
+"""The last token of every text: its activation in the model, and the latents that fire on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from thoughtlens.core import ConfigError, DataError, HookError, MismatchError
+from thoughtlens.evals.probing.matrices import Matrix, compact, stack
+from thoughtlens.evals.suites.config import SuiteConfig
+from thoughtlens.models.hf.capture import capture
+from thoughtlens.models.hf.load import LanguageModel
+from thoughtlens.problems.tokens import Window, bos_id, pad
+from thoughtlens.sae.base import SAE
+from thoughtlens.sae.formats.io import load, member_names
+from thoughtlens.sae.kinds.crosscoder import Crosscoder
+
+ROWS_AT_ONCE = 128
+
+
+def load_sae(path: Path, member: str | None, hook_name: str | None) -> tuple[SAE, str]:
+    """The SAE of a config, and the hook that it reads.
+
+    Raises:
+        ConfigError: several SAEs and none chosen, or no such one.
+        HookError: it stands at several hooks, or at none that is known, and none was chosen.
+        MismatchError: a crosscoder, which reads several hooks at once.
+    """
+    names = member_names(path)
+    if member is None and len(names) > 1:
+        raise ConfigError(f"member: expected one of {', '.join(names)} of {path}, none was chosen")
+    name = names[0] if member is None else member
+    if name not in names:
+        known = ", ".join(filter(None, names)) or "none, there is only one"
+        raise ConfigError(f"member: expected one of {path} ({known}), got {name!r}")
+    sae = load(path / name)
+    if isinstance(sae, Crosscoder):
+        raise MismatchError(f"Expected an SAE or a transcoder in {path}, got a crosscoder of several hooks")
+    if hook_name is None and len(sae.hook_names) != 1:
+        raise HookError(
+            f"hook_name: expected one of {', '.join(sae.hook_names) or 'those of the model'}, none chosen, "
+            f"and the SAE in {path} does not stand at exactly one"
+        )
+    return sae.eval(), hook_name or sae.hook_names[0]
+
+
+@torch.no_grad()
+def last_tokens(
+    lm: LanguageModel, hook_name: str, texts: Sequence[str], cfg: SuiteConfig
+) -> Float[Tensor, "n d_in"]:
+    """Float32 activations at the last token of each text, of which the last tokens are read.
+
+    Raises:
+        DataError: a text without tokens.
+        HookError: the model has no such hook.
+    """
+    windows = _windows(lm, texts, cfg)
+    found: Tensor | None = None
+    for batch in _batches(windows, cfg.batch_tokens):
+        ids, mask = pad([windows[i] for i in batch], pad_id=0)
+        acts = capture(lm.model, torch.from_numpy(ids), torch.from_numpy(mask).long(), [hook_name])[hook_name]
+        last = torch.from_numpy(mask.sum(1) - 1).to(acts.device)
+        own = acts[torch.arange(len(batch), device=acts.device), last].float().cpu()
+        found = torch.empty(len(texts), own.shape[1]) if found is None else found
+        found[torch.tensor(batch)] = own
+    assert found is not None
+    return found
+
+
+@torch.no_grad()
+def latents(sae: SAE, hook_name: str, x: Float[Tensor, "n d_in"]) -> Matrix:
+    """Activations of all latents, `[n, d_sae]` in float32; CSR where few of them fire."""
+    parts = []
+    for rows in x.split(ROWS_AT_ONCE):
+        cell = sae.cell_index([(hook_name, None)], torch.zeros(len(rows), dtype=torch.long))
+        parts.append(compact(sae.encode(rows, cell).float().numpy()))
+    return stack(parts)
+
+
+def _windows(lm: LanguageModel, texts: Sequence[str], cfg: SuiteConfig) -> list[Window]:
+    bos = bos_id(lm.tokenizer, cfg.bos)
+    head = np.array([] if bos is None else [bos], np.int64)
+    room = min(cfg.context_length, lm.context_length) - len(head)
+    found = []
+    for i, ids in enumerate(lm.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]):
+        tokens: Int[np.ndarray, " n"] = np.asarray(ids, np.int64)[-room:]
+        if not len(tokens):
+            raise DataError(f"Expected text with at least one token, got {texts[i]!r} (row {i})")
+        found.append(Window(str(i), 0, np.concatenate([head, tokens])))
+    return found
+
+
+def _batches(windows: Sequence[Window], batch_tokens: int) -> Iterator[list[int]]:
+    """Texts of like length together, at most `batch_tokens` with padding (or one text)."""
+    batch: list[int] = []
+    for i in sorted(range(len(windows)), key=lambda i: -len(windows[i].tokens)):
+        if batch and (len(batch) + 1) * len(windows[batch[0]].tokens) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

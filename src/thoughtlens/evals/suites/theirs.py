@@ -1,0 +1,103 @@
+"""One set under sae-probes' protocol, with intervals and tests on its test rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from thoughtlens.evals.probing import comparisons
+from thoughtlens.evals.probing.matrices import Matrix, columns, dense, rows, shape
+from thoughtlens.evals.suites import protocol
+from thoughtlens.evals.suites.auc import auc_interval
+from thoughtlens.evals.suites.config import SuiteConfig
+from thoughtlens.evals.suites.protocol import Fitted, Split
+from thoughtlens.numerics.stats.verdicts import verdict
+
+DEFINITIONS = {
+    **protocol.DEFINITIONS,
+    "low, high": "95% interval of the AUC, test rows resampled, copies of a text together",
+    "n_leaked": "test rows whose text is also a training row; the protocol does not look for them",
+    "sae_minus_raw": "the probe on the k latents whose val_auc is best, minus that on raw activations",
+}
+
+
+def theirs(
+    x: Float[np.ndarray, "n d_in"],
+    acts: Matrix,
+    y: Int[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"],
+    cfg: SuiteConfig,
+) -> dict[str, Any]:
+    """Scores of probes on raw activations, and on latents for each k, and their paired comparison.
+
+    Args:
+        x: Raw activations.
+        acts: Activations of all latents, `[n, d_sae]`.
+        y: Classes 0 and 1.
+        groups: Rows with the same number are copies of one text.
+        cfg: The suite.
+
+    Raises:
+        DataError: too few rows of a class for the protocol's split.
+    """
+    taken = protocol.split(y, cfg.probe_seed)
+    train, test, order = _chosen(acts, y, taken, max(cfg.ks), cfg.binarize)
+    y_train, y_test, own = y[taken.train], y[taken.test], groups[taken.test]
+    seed = cfg.probe_seed
+    raw = protocol.fit(x[taken.train], y_train, x[taken.test], y_test, penalty="l2", seed=seed)
+    fits = {
+        k: protocol.fit(train[:, :k], y_train, test[:, :k], y_test, penalty=cfg.penalty, seed=seed)
+        for k in sorted({min(k, train.shape[1]) for k in cfg.ks})
+    }
+    best = max(fits, key=lambda k: (fits[k].scores["val_auc"], -k))
+    common = {
+        "n_train": len(taken.train),
+        "n_test": len(taken.test),
+        "n_leaked": int(np.isin(own, groups[taken.train]).sum()),
+    }
+    probes = [("raw", None, raw), *(("sae", k, found) for k, found in fits.items())]
+    return {
+        "table": [_row(arm, k, found, y_test, own, cfg) | common for arm, k, found in probes],
+        "best_k": best,
+        "sae_minus_raw": _compared(fits[best], raw, y_test, own, cfg),
+        "latents": order,
+    }
+
+
+def _chosen(
+    acts: Matrix, y: np.ndarray, taken: Split, k: int, binarize: bool
+) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Training and test rows of the k latents that the protocol ranks first, and which they are."""
+    train = dense(rows(acts, taken.train))
+    order = protocol.ranking(torch.from_numpy(train), y[taken.train])[: min(k, shape(acts)[1])].numpy()
+    test = dense(columns(rows(acts, taken.test), order))
+    train = train[:, order]
+    if binarize:
+        train, test = train != 0, test != 0
+    return train.astype(np.float32), test.astype(np.float32), order.tolist()
+
+
+def _row(
+    arm: str, k: int | None, found: Fitted, y: np.ndarray, groups: np.ndarray, cfg: SuiteConfig
+) -> dict[str, Any]:
+    interval = auc_interval(y, [found.p], groups, n_resamples=cfg.n_resamples, seed=cfg.seed)
+    return {"arm": arm, "k": k, **found.scores, "low": interval.low, "high": interval.high}
+
+
+def _compared(a: Fitted, b: Fitted, y: np.ndarray, groups: np.ndarray, cfg: SuiteConfig) -> dict[str, Any]:
+    """Difference of AUC with its interval and verdict, and of accuracy with exact McNemar."""
+    auc = auc_interval(y, [a.p, b.p], groups, n_resamples=cfg.n_resamples, seed=cfg.seed)
+    right_a, right_b = ((f.p > 0.5).astype(int) == y for f in (a, b))
+    return {
+        "auc": {
+            "difference": auc.estimate,
+            "low": auc.low,
+            "high": auc.high,
+            "n": len(y),
+            "verdict": verdict(auc.low, auc.high, delta=cfg.delta),
+        },
+        "accuracy": comparisons.paired(right_a, right_b, groups, delta=cfg.delta, seed=cfg.seed),
+    }

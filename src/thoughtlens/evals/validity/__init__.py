@@ -1,0 +1,1 @@
+"""The gates stage: whether it is the thoughts that reason."""

@@ -1,0 +1,87 @@
+"""What to judge, and on what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from thoughtlens.core import Config, validate_config
+from thoughtlens.models.thought import tiny
+from thoughtlens.problems.source import ProblemsConfig
+
+PUBLISHED = {"zen-E/CODI-gpt2": 0.437, "zen-E/CODI-llama3.2-1b-Instruct": 0.556}
+"""Accuracy on GSM8K's test problems (Shen et al. 2025, arXiv:2502.21074)."""
+BATCH_SHIPPED, BATCH_OTHERS = 512, 32
+
+
+class GatesConfig(Config):
+    """What to judge, and on what."""
+
+    model: str = "codi-tiny"
+    """A thought model: shipped name, directory of `distill`, hub repository, checkpoint."""
+    seeds: tuple[int, ...] = ()
+    """Seeds of a shipped model or of a `distill` directory; none: all there are."""
+    n: int = Field(3000, ge=2)
+    """Problems a seed, at most."""
+    split: Literal["train", "validation", "test", "any"] = "test"
+    """Split of the problems; `any` takes all."""
+    problems: str = "generated"
+    """`generated` (those that a shipped model was trained on), `gsm8k:test` (source and split), or a Parquet
+    table of problems."""
+    files: tuple[Path, ...] = ()
+    """GSM8K's files; none: the hub."""
+    sae: Path | None = None
+    """SAEs of this model's thoughts, to splice in (G7)."""
+    no_cot: str | None = None
+    """Model trained without thoughts, where none is shipped beside the model."""
+    pause: str | None = None
+    """Model trained with pause tokens, where none is shipped beside the model."""
+    published: float | None = Field(None, ge=0, le=1)
+    """Accuracy that was published for this model on these problems, 0..1: reproduced first (G0). Unset:
+    known for CODI's own checkpoints on gsm8k:test."""
+    base: str | None = None
+    """Base model of a checkpoint that is not a published one; a directory or a hub id."""
+    remove_eos: bool | None = None
+    """Whether no eos stands before CODI's thoughts; unset: as the checkpoint was trained."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What the model computes in."""
+    device: str = "cpu"
+    """auto, cpu, cuda, cuda:1, mps."""
+    seed: int = Field(4242, ge=0)
+    """Fixes problems and donors."""
+    batch_size: int | None = Field(None, ge=1)
+    """Problems at a time; unset: 512 for shipped models, 32 for others. A batch keeps the keys and values of
+    its questions once for every pass."""
+    max_new_tokens: int = Field(256, ge=1)
+    """Longest answer."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("seeds has a number twice")
+        return seeds
+
+
+def options(cfg: GatesConfig) -> dict[str, Any]:
+    """What `models.thought.thoughts.load` is told beside the name; only what was asked for."""
+    chosen = {"base": cfg.base, "remove_eos": cfg.remove_eos}
+    return {"dtype": cfg.dtype, "device": cfg.device} | {k: v for k, v in chosen.items() if v is not None}
+
+
+def batch_size(cfg: GatesConfig) -> int:
+    """Problems at a time."""
+    return cfg.batch_size or (BATCH_SHIPPED if tiny.knows(cfg.model) else BATCH_OTHERS)
+
+
+def problems_config(cfg: GatesConfig) -> ProblemsConfig:
+    """The problems as other stages name them."""
+    return validate_config(ProblemsConfig, {"source": cfg.problems.partition(":")[0], "files": cfg.files})
+
+
+def published(cfg: GatesConfig) -> float | None:
+    """The accuracy to reproduce, if one is known."""
+    known = PUBLISHED.get(cfg.model) if cfg.problems == "gsm8k:test" else None
+    return known if cfg.published is None else cfg.published

@@ -1,0 +1,195 @@
+"""From counts to intervals, and from intervals to gates that hold or do not."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from thoughtlens.evals.validity.measure import Counts
+from thoughtlens.numerics.stats.intervals import paired_proportions, wilson
+
+EPS = 1e-9
+
+FAIR_ONE_STEP = 0.95
+"""A control counts only if it solves one-step problems at least this often."""
+
+
+def add(tables: list[Counts]) -> Counts:
+    """Counts of several seeds as one."""
+    keys = dict.fromkeys(key for table in tables for key in table)
+    sums = {}
+    for key in keys:
+        pairs = [table[key] for table in tables if key in table]
+        sums[key] = (sum(right for right, _ in pairs), sum(n for _, n in pairs))
+    return sums
+
+
+def share(pair: tuple[int, int] | None) -> dict[str, Any] | None:
+    """A count as `value, low, high` (Wilson 95 %) and `n`; None where nothing was measured."""
+    if pair is None or pair[1] == 0:
+        return None
+    interval = wilson(*pair)
+    return {"value": interval.estimate, "low": interval.low, "high": interval.high, "n": interval.n}
+
+
+def accuracy_table(counts: Counts, suffix: str = "") -> dict[str, Any]:
+    """The accuracies every thought model is judged by; `suffix` picks a number of steps."""
+    names = ("thoughts", "cot", "no_cot", "pause", "mean_ablated", "zeroed", "resampled")
+    table: dict[str, Any] = {name: share(counts.get(name + suffix)) for name in names}
+    n_passes = sum(key.startswith("by_n_thoughts_") and "|" not in key for key in counts)
+    table["by_n_thoughts"] = [share(counts[f"by_n_thoughts_{n}{suffix}"]) for n in range(n_passes)]
+    return table
+
+
+def rate(counts: Counts, key: str) -> float | None:
+    """A share as a number, None where it was not measured."""
+    right, n = counts.get(key, (0, 0))
+    return right / n if n else None
+
+
+def judge(holds: bool | None, rule: str, **evidence: Any) -> dict[str, Any]:
+    """One gate: `pass` is None where it could not be measured."""
+    return {"pass": holds, "rule": rule, **evidence}
+
+
+def better_than_controls(counts: Counts) -> dict[str, Any]:
+    """G1: thoughts beat no chain of thought by 20 points and pause tokens by 10, fair controls."""
+    gaps, fair = {}, {}
+    for name in ("no_cot", "pause"):
+        control, ours = rate(counts, name), rate(counts, "thoughts")
+        gaps[name] = None if control is None or ours is None else ours - control
+        one = rate(counts, f"{name}_one_step")
+        fair[name] = None if one is None else one >= FAIR_ONE_STEP
+    lacking = [name for name, gap in gaps.items() if gap is None]
+    holds = None
+    if not lacking:
+        holds = (
+            gaps["no_cot"] >= 0.2 - EPS
+            and gaps["pause"] >= 0.1 - EPS
+            and all(f is not False for f in fair.values())
+        )
+    rule = "thoughts - no_cot >= 0.20, thoughts - pause >= 0.10, both controls >= 0.95 on one step"
+    paired = {name: _paired(counts, name) for name in gaps}
+    return judge(holds, rule, gaps=gaps, paired=paired, controls_are_fair=fair, lacking=lacking)
+
+
+def _paired(counts: Counts, name: str) -> dict[str, Any] | None:
+    """The gap to a control on the problems that both were given."""
+    if f"thoughts_not_{name}" not in counts:
+        return None
+    (only_ours, n), (only_theirs, _) = counts[f"thoughts_not_{name}"], counts[f"{name}_not_thoughts"]
+    gap = paired_proportions(only_ours, only_theirs, n)
+    return {"value": gap.estimate, "low": gap.low, "high": gap.high, "n": gap.n}
+
+
+def needs_its_thoughts(counts: Counts, chance: float | None) -> dict[str, Any]:
+    """G2: mean-ablated and resampled thoughts do no better than no chain of thought + 5 points."""
+    floor = rate(counts, "no_cot")
+    floor = chance if floor is None else floor
+    rates = {name: rate(counts, name) for name in ("mean_ablated", "resampled")}
+    holds = None if floor is None else all(r is not None and r <= floor + 0.05 for r in rates.values())
+    return judge(
+        holds,
+        "mean_ablated and resampled <= no_cot (without one: the commonest answer) + 0.05",
+        floor=floor,
+        **rates,
+    )
+
+
+def grows_with_thoughts(counts: Counts) -> dict[str, Any]:
+    """G3: accuracy rises with the number of thoughts; where steps are known, at the right one."""
+    table = accuracy_table(counts)["by_n_thoughts"]
+    values = [entry["value"] for entry in table]
+    if len(values) < 2:
+        return judge(None, "no early exit measured")
+    rise = values[-1] - values[0]
+    falls = sum(
+        later["high"] < earlier["low"] and earlier["value"] - later["value"] > 0.02
+        for earlier, later in pairwise(table)
+    )
+    rule = "rise >= 0.20 in all, and no fall from one number to the next > 0.02 and beyond both intervals"
+    return judge(rise >= 0.2 and falls == 0, rule, rise=rise, falls=falls)
+
+
+def steps_where_value_is_produced(counts: Counts, n_passes: int, steps: list[int]) -> dict[str, Any]:
+    """G3b: with fewer than 2 k thoughts a k-step problem is not solved, with 2 k it is.
+
+    Beyond doubt: a number counts against it only if its whole interval does.
+    """
+    before = [share(counts.get(f"by_n_thoughts_{n}|{k}")) for k in steps for n in range(2 * k)]
+    after = [share(counts.get(f"by_n_thoughts_{n}|{k}")) for k in steps for n in range(2 * k, n_passes)]
+    before, after = ([entry for entry in side if entry] for side in (before, after))
+    if not before or not after:
+        return judge(None, "needs problems with n_steps and early exit")
+    high = max(before, key=lambda entry: entry["value"])
+    low = min(after, key=lambda entry: entry["value"])
+    rule = "accuracy <= 0.12 with n < 2 k thoughts, >= 0.90 with n >= 2 k, up to the intervals"
+    return judge(high["low"] <= 0.12 and low["high"] >= 0.9, rule, highest_before=high, lowest_after=low)
+
+
+def follows_the_donor(counts: Counts) -> dict[str, Any]:
+    """G4: keys and values of another problem bring its answer, beyond a third problem's."""
+    donor, null = rate(counts, "tail_swap_donor"), rate(counts, "tail_swap_stranger")
+    gap = None if donor is None or null is None else donor - null
+    holds = None if gap is None else gap >= 0.5
+    return judge(holds, "donor's answer - a stranger's answer >= 0.50", donor=donor, stranger=null)
+
+
+def twins_move(counts: Counts, storing: dict[str, list[int]]) -> dict[str, Any]:
+    """G5: the thought that stores a value moves the answer to the twin's, others do not.
+
+    `storing` names, per change, the thoughts that should carry it.
+    """
+    cells = {key: rate(counts, key) for key in counts if key.startswith("twin_") and "own" not in key}
+    if not cells:
+        return judge(None, "needs counterfactual twins")
+    inside, outside = {}, {}
+    for key, value in cells.items():
+        _, change, thought = key.split("_")
+        side = inside if int(thought.removeprefix("z")) in storing.get(change, []) else outside
+        side[key] = value
+    start = {k: v for k, v in outside.items() if k.startswith("twin_start")}
+    holds = min(inside.values()) >= 0.95 and max(start.values()) <= 0.5 * min(inside.values())
+    rule = "storing thoughts >= 0.95; any other thought at most half of that"
+    return judge(holds, rule, storing=inside, others=outside)
+
+
+def thoughts_hold_values(probes: dict[str, Counts]) -> dict[str, Any]:
+    """G6: some thought's state tells an intermediate value 20 points better than pass 0 does."""
+    if not probes:
+        return judge(None, "needs columns v1, v2 ..")
+    best = {}
+    for value, counts in probes.items():
+        rates = {cell: right / n for cell, (right, n) in counts.items()}
+        begin = max(r for cell, r in rates.items() if cell.endswith("p=0"))
+        cell = max(rates, key=lambda c: rates[c])
+        best[value] = {"cell": cell, "accuracy": rates[cell], "begin_of_thought": begin}
+    holds = all(b["accuracy"] - b["begin_of_thought"] >= 0.2 for b in best.values())
+    return judge(holds, "best thought state - best begin-of-thought state >= 0.20 for each value", **best)
+
+
+def reproduces(counts: Counts, published: float | None) -> dict[str, Any]:
+    """G0: a published accuracy lies in the interval measured here, or within 1.5 points."""
+    ours = share(counts["thoughts"])
+    if published is None:
+        return judge(None, "no published accuracy to reproduce", ours=ours)
+    assert ours is not None
+    holds = ours["low"] <= published <= ours["high"] or abs(ours["value"] - published) <= 0.015
+    return judge(holds, "published accuracy within the interval or 0.015", ours=ours, published=published)
+
+
+def text_is_blind(counts: Counts) -> dict[str, Any]:
+    """A bag of words reads the operation at chance: at most 36 % of three classes."""
+    accuracy = share(counts.get("bag_of_words"))
+    holds = None if accuracy is None else accuracy["value"] <= 0.36
+    return judge(holds, "bag of words <= 0.36", accuracy=accuracy)
+
+
+def survives_splicing(counts: Counts) -> dict[str, Any]:
+    """G7: answers through the SAEs cost at most 2 points; shuffled latents and PCA stand beside."""
+    plain, spliced = rate(counts, "thoughts"), rate(counts, "spliced")
+    if plain is None or spliced is None:
+        return judge(None, "needs sae=DIRECTORY")
+    beside = {name: rate(counts, f"spliced_{name}") for name in ("shuffled", "pca")}
+    rule = "accuracy lost by splicing <= 0.02"
+    return judge(plain - spliced <= 0.02, rule, spliced=spliced, lost=plain - spliced, **beside)

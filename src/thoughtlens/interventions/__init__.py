@@ -1,0 +1,1 @@
+"""Edits of thoughts while the model thinks."""

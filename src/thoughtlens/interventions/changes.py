@@ -1,0 +1,128 @@
+"""What a state can be changed to: all of these are written once, for vectors [batch, width]."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from thoughtlens.core import ConfigError
+from thoughtlens.interventions.places import Change
+from thoughtlens.sae.base import SAE
+from thoughtlens.sae.baselines.base import Baseline
+
+
+def mean_of(states: Float[Tensor, "n width"]) -> Change:
+    """Every problem gets the mean of these states."""
+    mean = states.mean(0)
+    return Change(lambda x: mean.to(x).expand_as(x))
+
+
+def zero() -> Change:
+    """Zeros, which no thought ever is: what breaks may break because of that."""
+    return Change(torch.zeros_like)
+
+
+def given(states: Float[Tensor, "n width"]) -> Change:
+    """Problem i gets line i: another problem's state, or its twin's."""
+    return Change(lambda x, new: new, (states,))
+
+
+def add(vector: Float[Tensor, " width"]) -> Change:
+    """x + vector."""
+    return Change(lambda x: x + vector.to(x))
+
+
+def reconstruct(model: SAE | Baseline, cell: int | None) -> Change:
+    """x_hat, the model's reconstruction of x."""
+
+    def change(x: Tensor) -> Tensor:
+        x = _to(model, x)
+        place = _cells(x, cell)
+        return model(x, place)
+
+    return Change(change)
+
+
+def edit_latents(
+    sae: SAE, cell: int | None, latents: Sequence[int], *, value: float | None, scale: float | None
+) -> Change:
+    """Latents set to `value`, or multiplied by `scale`; what the SAE leaves unexplained stays as it is.
+
+    x' = x + decode(acts') - decode(acts): the residual x - x_hat is kept, so that latents which
+    keep their activations change nothing at all.
+    """
+
+    def change(x: Tensor) -> Tensor:
+        x, chosen = _to(sae, x), list(latents)
+        place = _cells(x, cell)
+        acts = sae.encode(x, place)
+        new = acts.clone()
+        old = acts[:, chosen]
+        new[:, chosen] = torch.full_like(old, value) if value is not None else old * (scale or 0.0)
+        difference = sae.decode(new, place, x) - sae.decode(acts, place, x)
+        return torch.where((new == acts).all(1, keepdim=True), x, x + difference)
+
+    return Change(change)
+
+
+def random_like(change: Change, n: int, width: int, generator: torch.Generator) -> Change:
+    """As large as `change` in every problem, in a random direction of each problem's own.
+
+    What remains of an effect under this control belongs to the size of the edit, not to its direction.
+    """
+    directions = torch.randn(n, width, generator=generator)
+    directions /= directions.norm(dim=1, keepdim=True)
+
+    def fn(x: Tensor, direction: Tensor, *rows: Tensor) -> Tensor:
+        size = (change.fn(x, *rows).to(x) - x).norm(dim=-1, keepdim=True)
+        return x + size * direction.to(x)
+
+    return Change(fn, (directions, *change.rows))
+
+
+def spread(states: Float[Tensor, "n width"]) -> float:
+    """The length of a typical deviation: sqrt(mean |x - mean|^2)."""
+    wide = states.double()
+    return float((wide - wide.mean(0)).square().sum(1).mean().sqrt())
+
+
+def require_finite(states: Float[Tensor, "n width"], vector: Float[Tensor, " width"], dose: float) -> None:
+    """Refuse a dose whose square is more than the model's number format holds: norms would overflow.
+
+    Raises:
+        ConfigError: says the largest dose that fits.
+    """
+    limit = torch.finfo(states.dtype).max ** 0.5 / 2
+    length = float(vector.double().norm())
+    largest = float(states.double().norm(dim=1).max())
+    if not np.isfinite(length) or not np.isfinite(dose):
+        raise ConfigError(f"Expected a finite direction and dose, got length {length} and dose {dose}")
+    if length > limit - largest:
+        room = abs(dose) * (limit - largest) / length
+        raise ConfigError(
+            f"Dose {dose:g} moves a state by {length:.3g}, whose square overflows {states.dtype}; "
+            f"the largest dose that fits is {room:.3g}"
+        )
+
+
+def derangement(n: int, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
+    """A random other row for every row."""
+    order = rng.permutation(n)
+    out = np.empty(n, dtype=int)
+    out[order] = np.roll(order, 1)
+    return out
+
+
+def _to(model: SAE | Baseline, x: Tensor) -> Tensor:
+    """x where the model is, as it wants it."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return x.to(next((t.device for t in tensors), x.device), torch.float32)
+
+
+def _cells(x: Tensor, cell: int | None) -> Tensor | None:
+    return None if cell is None else torch.full(x.shape[:-1], cell, device=x.device)

@@ -1,0 +1,170 @@
+"""Each kind of edit as a list of runs: on which problems, changed how, beside which controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from thoughtlens.core import ConfigError, DataError
+from thoughtlens.interventions import changes, directions
+from thoughtlens.interventions.changes import derangement
+from thoughtlens.interventions.config import InterveneConfig
+from thoughtlens.interventions.groups import Bundles, Group, width_of
+from thoughtlens.interventions.places import Change, Place, places_of
+from thoughtlens.interventions.run import Edit, run_edits
+from thoughtlens.interventions.subject import Problems, says, twin_tables, value_donors
+from thoughtlens.interventions.trials import States, Trial, asked_groups, places_in, problems_of, states_at
+from thoughtlens.models.thought import tiny
+from thoughtlens.models.thought.thoughts import ThoughtModel
+from thoughtlens.problems.counterfactual import answers_after
+
+
+def plans(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
+    """The runs of one kind of edit.
+
+    Raises:
+        ConfigError, DataError, HookError, MismatchError: what was asked for does not exist, cannot act,
+            or lacks something that it needs; says what to give.
+    """
+    return KINDS[cfg.edit](cfg, model)
+
+
+def _ablate(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
+    problems, groups = problems_of(cfg, model), asked_groups(cfg, model)
+    states = states_at(cfg, model, problems.questions, places_in(groups))
+    donor = derangement(len(problems.questions), np.random.default_rng((cfg.seed, 77)))
+    ways: dict[str, Callable[[Place], Change]] = {
+        "mean": lambda place: changes.mean_of(states[place]),
+        "resample": lambda place: changes.given(states[place][donor]),
+        "zero": lambda place: changes.zero(),
+    }
+    bundles = Bundles(len(problems.questions), cfg.controls, cfg.seed)
+    for group in groups:
+        bundles.add(f"ablate_{cfg.method}", group, ways[cfg.method], width_of(states))
+    note = ""
+    if cfg.method == "zero":
+        note = "zeros are no state that this model ever has, which alone may break it; use mean or resample"
+    if cfg.method == "resample":
+        problems = Problems(problems.table, corrupted=[problems.answers[i] for i in donor])
+    return [Trial(problems, bundles.chunks(), note)]
+
+
+def _swap(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
+    whole_set, groups = problems_of(cfg, model), asked_groups(cfg, model)
+    rows, *donors = value_donors(whole_set.table, cfg.column, cfg.seed)
+    states = states_at(cfg, model, whole_set.questions, places_in(groups))
+    values = whole_set.table[cfg.column].to_pylist()
+    trials = []
+    for name, donor in zip(("same", "different"), donors, strict=True):
+        chosen = whole_set.take(rows)
+        new = [values[i] for i in donor]
+        predicted = None
+        if isinstance(model, tiny.TinyThoughts):
+            predicted = answers_after(chosen.table, cfg.column, new, p=model.modulus)
+        problems = Problems(chosen.table, [whole_set.answers[i] for i in donor], predicted)
+        bundles = Bundles(len(rows), cfg.controls, cfg.seed)
+        for group in groups:
+            change = _from(states, donor)
+            bundles.add(f"swap_{name}_{cfg.column}", group, change, width_of(states), donor=name)
+        trials.append(Trial(problems, bundles.chunks()))
+    return trials
+
+
+def _from(states: States, donor: np.ndarray) -> Callable[[Place], Change]:
+    return lambda place: changes.given(states[place][donor])
+
+
+def solved_twins(cfg: InterveneConfig, model: ThoughtModel) -> tuple[Problems, list[str]]:
+    """Pairs of which the model solves both: the problems, and their twins' questions."""
+    file = None if cfg.twins is None else str(cfg.twins)
+    first, second = twin_tables(
+        cfg.problems, file, model, change=cfg.change, split=cfg.split, n=cfg.n, seed=cfg.seed
+    )
+    right = []
+    for table in (first, second):
+        side = Problems(table)
+        plain, _ = run_edits(
+            model, side.questions, [], batch_size=cfg.batch_size, max_new_tokens=cfg.max_new_tokens
+        )
+        right.append(says(plain, side.answers))
+    solved = np.flatnonzero(right[0] & right[1])
+    if len(solved) < 2:
+        raise DataError(
+            f"The model solves both twins of {len(solved)} of {len(first)} pairs, and only such pairs count. "
+            f"Use more problems, or easier ones"
+        )
+    twins = Problems(second).take(solved)
+    return Problems(first, corrupted=second["answer"].to_pylist()).take(solved), twins.questions
+
+
+def _patch(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
+    groups = asked_groups(cfg, model)
+    problems, twins = solved_twins(cfg, model)
+    states = states_at(cfg, model, twins, places_in(groups))
+    bundles = Bundles(len(twins), cfg.controls, cfg.seed)
+    for group in groups:
+        bundles.add(f"patch_{_changed(cfg)}", group, lambda p: changes.given(states[p]), width_of(states))
+    return [Trial(problems, bundles.chunks())]
+
+
+def _changed(cfg: InterveneConfig) -> str:
+    return "twin" if cfg.twins is not None else cfg.change
+
+
+def _exit(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
+    problems = problems_of(cfg, model)
+    counts = (
+        [k for k in model.spec.passes if k < model.spec.n_steps] if cfg.steps is None else list(cfg.steps)
+    )
+    if model.spec.n_steps in counts:
+        raise ConfigError(
+            f"exit after {model.spec.n_steps} thoughts is the untouched run, which is always there"
+        )
+    if not counts:
+        raise ConfigError(f"{model.name} thinks no thoughts: there is no earlier exit")
+    edits = [
+        Edit(f"exit_{k}", n_steps=k, about={"scope": "exit", "thought_idx": k, "control": None})
+        for k in counts
+    ]
+    return [Trial(problems, [edits])]
+
+
+def _route(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
+    """Of each pass: the twin's state with the own keys and values, the other way round, and both."""
+    spec = model.spec
+    steps = spec.passes if cfg.steps is None else cfg.steps
+    kv = places_of(spec, "kv", tuple(steps), None)
+    problems, twins = solved_twins(cfg, model)
+    everything = places_of(spec, "all", tuple(steps), None)
+    parts = [Place(site, p.step, p.layer) for site in ("keys", "values") for p in kv]  # type: ignore[arg-type]
+    states = states_at(cfg, model, twins, [*everything, *parts])
+    edits = []
+    for step in steps:
+        own = [p for p in everything if p.step == step]
+        arms = {
+            "state": [p for p in own if p.site == "thought_out"],
+            "kv": [p for p in own if p.site == "kv"],
+            "keys": [p for p in parts if p.step == step and p.site == "keys"],
+            "values": [p for p in parts if p.step == step and p.site == "values"],
+            "both": own,
+        }
+        for arm, places in arms.items():
+            if places:
+                group = Group(tuple(places), "thought")
+                made = tuple((place, changes.given(states[place])) for place in places)
+                edits.append(Edit(f"route_{arm}", made, about=group.about | {"arm": arm}))
+    size = 20
+    return [Trial(problems, [edits[i : i + size] for i in range(0, len(edits), size)])]
+
+
+KINDS: dict[str, Callable[[InterveneConfig, ThoughtModel], list[Trial]]] = {
+    "ablate": _ablate,
+    "swap": _swap,
+    "patch": _patch,
+    "steer": directions.steer,
+    "edit_latents": directions.edit_latents,
+    "exit": _exit,
+    "splice": directions.splice,
+    "route": _route,
+}

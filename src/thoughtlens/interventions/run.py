@@ -1,0 +1,228 @@
+"""One model on all problems, untouched and under many edits at once.
+
+The question and the passes before the first edited one are the same for every edit, so they are run
+once: batch by batch, each edit goes on from a copy of the untouched state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from thoughtlens.core import DataError, HookError
+from thoughtlens.interventions.places import Change, Place
+from thoughtlens.models.thought.sites import check_hooks
+from thoughtlens.models.thought.thoughts import Answer, State, ThoughtModel, encoded
+
+MOVED = 1e-5
+"""An answer's logits have moved where one of them differs by more than this."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Changes made in one run of the model, and perhaps leaving early."""
+
+    name: str
+    changes: tuple[tuple[Place, Change], ...] = ()
+    n_steps: int | None = None
+    """Thoughts to think before answering; None: all."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """Columns that say more in tables: site, layer, thought_idx, dose, control ..."""
+
+    @property
+    def first(self) -> int | None:
+        """The first pass that is edited."""
+        return min((place.step for place, _ in self.changes), default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the problems came to in one run; arrays have one entry a problem, in the questions' order."""
+
+    text: list[str]
+    value: Float[np.ndarray, " n"]
+    """The number answered; NaN where there is none."""
+    logprob: Float[np.ndarray, " n"]
+    """Log-probability of the answer that the untouched run gave, all its tokens, nats; NaN where it
+    gave none."""
+    kl: Float[np.ndarray, " n"]
+    """KL(untouched || this) of the answer's first token, nats."""
+    moved: Bool[np.ndarray, " n"]
+    """Whether a logit of the answer's first token differs from the untouched run's."""
+    changed_site: Float[np.ndarray, " n"]
+    """|x' - x| / |x| where the edit was made, mean over its places; 0 without one."""
+    changed_thoughts: Float[np.ndarray, "n passes"]
+    """The same of what each later pass takes in; NaN up to the edit, and where a pass was not thought."""
+
+
+@torch.no_grad()
+def run_edits(
+    model: ThoughtModel,
+    questions: Sequence[str],
+    edits: Sequence[Edit],
+    *,
+    batch_size: int = 512,
+    max_new_tokens: int = 256,
+) -> tuple[Outcome, list[Outcome]]:
+    """Think and answer untouched, and once under every edit.
+
+    Returns:
+        The untouched outcome, and one for each edit.
+
+    Raises:
+        HookError: a place that the model does not have or that nothing reads; says which there are.
+        DataError: an edit whose answer is not finite.
+    """
+    for edit in edits:
+        last = model.spec.n_steps if edit.n_steps is None else edit.n_steps
+        if last not in model.spec.passes:
+            raise HookError(f"Early exit: expected 0..{model.spec.n_steps} thoughts, got {edit.n_steps}")
+        hooks = [place.hook(change, _nobody) for place, change in edit.changes]
+        check_hooks(model.spec, hooks, last)
+    plain: list[_Part] = []
+    parts: list[list[_Part]] = [[] for _ in edits]
+    for state in encoded(model, questions, batch_size=batch_size):
+        batch = _Batch(model, state, max_new_tokens, {_start(model, edit) for edit in edits})
+        plain.append(batch.untouched())
+        for edit, own in zip(edits, parts, strict=True):
+            own.append(batch.under(edit))
+    return _joined(plain), [_joined(own) for own in parts]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """The outcome of a batch: `rows` says of which problems."""
+
+    rows: Tensor
+    text: list[str]
+    columns: dict[str, np.ndarray]
+
+
+class _Batch:
+    """The untouched run of a batch, whose states every edit starts from."""
+
+    def __init__(self, model: ThoughtModel, state: State, max_new_tokens: int, starts: set[int]) -> None:
+        self.model, self.max_new_tokens = model, max_new_tokens
+        self.states, self.inputs = {0: state}, []
+        for p in model.spec.passes:
+            state, record = model.step(state)
+            if p + 1 in starts:
+                self.states[p + 1] = state
+            self.inputs.append(record.thought_in.flatten(1))
+        self.last = state
+        self.answer = model.answer(state, max_new_tokens)
+        self.first = self.answer.logits[:, 0].double().log_softmax(-1)
+        self.said = _padded(self.answer.ids)
+
+    def untouched(self) -> _Part:
+        """The untouched run as an outcome of its own."""
+        n = len(self.inputs[0])
+        return self._part(self.last, self.answer, torch.zeros(n), self._blank())
+
+    def under(self, edit: Edit) -> _Part:
+        """What the edit makes of it."""
+        watch = _Watch(len(self.inputs[0]))
+        hooks = [place.hook(change, watch) for place, change in edit.changes]
+        last = self.model.spec.n_steps if edit.n_steps is None else edit.n_steps
+        start = _start(self.model, edit)
+        state, changed = self.states[start], self._blank()
+        for p in range(start, last + 1):
+            state, record = self.model.step(state, hooks)
+            if p > start:
+                changed[:, p] = _relative(self.inputs[p], record.thought_in.flatten(1))
+        answer = self.model.answer(state, self.max_new_tokens)
+        if not bool(torch.isfinite(answer.logits[:, 0]).all()):
+            raise DataError(f"{edit.name}: the answer's logits are not finite; make the edit smaller")
+        return self._part(state, answer, watch.mean(), changed)
+
+    def _blank(self) -> Tensor:
+        return torch.full((len(self.inputs[0]), len(self.inputs)), torch.nan)
+
+    def _part(self, state: State, answer: Answer, site: Tensor, changed: Tensor) -> _Part:
+        logits = answer.logits[:, 0].double().log_softmax(-1)
+        kl = torch.nan_to_num(self.first.exp() * (self.first - logits), nan=0.0).sum(-1).clamp_min(0)
+        gap = (answer.logits[:, 0] - self.answer.logits[:, 0]).abs().amax(-1)
+        value = [np.nan if v is None else v for v in answer.value]
+        return _Part(
+            rows=state.rows,
+            text=answer.text,
+            columns={
+                "value": np.array(value, dtype=float),
+                "logprob": self._logprob(state, answer),
+                "kl": kl.cpu().numpy(),
+                "moved": (gap > MOVED).cpu().numpy(),
+                "changed_site": site.double().cpu().numpy(),
+                "changed_thoughts": changed.double().cpu().numpy(),
+            },
+        )
+
+    def _logprob(self, state: State, answer: Answer) -> np.ndarray:
+        """Of the untouched run's answer, forced token by token."""
+        ids, real = self.said
+        if ids.shape[1] == 0:
+            return np.full(len(ids), np.nan)
+        logits = answer.logits[:, :1]
+        if ids.shape[1] > 1:
+            logits = self.model.answer(state, 0, ids[:, :-1]).logits
+        log_p = logits.double().log_softmax(-1).cpu().gather(-1, ids[:, :, None])[:, :, 0]
+        total = torch.where(real, log_p, 0).sum(-1)
+        return torch.where(real.any(-1), total, torch.nan).numpy()
+
+
+class _Watch:
+    """Adds up how much an edit changes, by problem."""
+
+    def __init__(self, n: int) -> None:
+        self.total, self.n = torch.zeros(n, dtype=torch.float64), 0
+
+    def __call__(self, place: Place, before: Tensor, after: Tensor) -> None:
+        self.total += _relative(before, after)
+        self.n += 1
+
+    def mean(self) -> Tensor:
+        """Relative change, mean over the places."""
+        return self.total / max(self.n, 1)
+
+
+def _start(model: ThoughtModel, edit: Edit) -> int:
+    """The first pass that has to be run again; one past the last where none has."""
+    if edit.first is not None:
+        return edit.first
+    return (model.spec.n_steps if edit.n_steps is None else edit.n_steps) + 1
+
+
+def _relative(before: Tensor, after: Tensor) -> Tensor:
+    before, after = before.double(), after.double()
+    change, size = (after - before).norm(dim=-1), before.norm(dim=-1)
+    return torch.where(change == 0, 0, change / size.clamp_min(torch.finfo(torch.float64).tiny)).cpu()
+
+
+def _nobody(place: Place, before: Tensor, after: Tensor) -> None:
+    """Watches nothing."""
+
+
+def _padded(ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids padded on the right, and which are real."""
+    longest = max(len(row) for row in ids)
+    table = torch.zeros(len(ids), longest, dtype=torch.long)
+    real = torch.zeros(len(ids), longest, dtype=torch.bool)
+    for i, row in enumerate(ids):
+        table[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        real[i, : len(row)] = True
+    return table, real
+
+
+def _joined(parts: list[_Part]) -> Outcome:
+    rows = torch.cat([part.rows for part in parts]).numpy()
+    back = np.argsort(rows)
+    text = [line for part in parts for line in part.text]
+    columns = {
+        name: np.concatenate([part.columns[name] for part in parts])[back] for name in parts[0].columns
+    }
+    return Outcome(text=[text[i] for i in back], **columns)

@@ -1,0 +1,56 @@
+"""What the kinds of edits share: on which problems, at which places, from which states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from thoughtlens.interventions.config import InterveneConfig
+from thoughtlens.interventions.groups import Group, elsewhere, groups_of, whole
+from thoughtlens.interventions.places import Place, places_of
+from thoughtlens.interventions.run import Edit
+from thoughtlens.interventions.subject import Problems, held_out
+from thoughtlens.models.thought.thoughts import ThoughtModel, collect
+
+States = dict[Place, Float[Tensor, "n width"]]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Edits that are made on the same problems, and judged by the same answers."""
+
+    problems: Problems
+    chunks: list[list[Edit]]
+    note: str = ""
+    """A warning, where there is one."""
+
+
+def states_at(
+    cfg: InterveneConfig, model: ThoughtModel, questions: Sequence[str], places: Sequence[Place]
+) -> States:
+    """What the untouched model has at these places, one line a question."""
+    wanted = list(dict.fromkeys(places))
+    layers = sorted({place.layer for place in wanted if place.layer is not None})
+    sites = sorted({place.collected for place in wanted})
+    batch = collect(model, questions, sites=sites, layers=layers, batch_size=cfg.batch_size)
+    return {place: place.states(batch).clone() for place in wanted}
+
+
+def problems_of(cfg: InterveneConfig, model: ThoughtModel) -> Problems:
+    """The problems asked for."""
+    return Problems(held_out(cfg.problems, model, split=cfg.split, n=cfg.n, seed=cfg.seed))
+
+
+def asked_groups(cfg: InterveneConfig, model: ThoughtModel) -> list[Group]:
+    """The places asked for, then those that were not, as a control."""
+    places = places_of(model.spec, cfg.site, cfg.steps, cfg.layers)
+    found = groups_of(places, cfg.scope, whole_passes=whole(cfg.site))
+    return [*found, *(elsewhere(model.spec, places) if cfg.controls else [])]
+
+
+def places_in(groups: Sequence[Group]) -> list[Place]:
+    """All places of these groups."""
+    return [place for group in groups for place in group.places]

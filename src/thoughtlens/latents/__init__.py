@@ -1,0 +1,1 @@
+"""Latents: their codes, statistics, explanations, lenses and geometry."""

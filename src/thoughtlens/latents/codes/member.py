@@ -1,0 +1,164 @@
+"""One SAE on the rows of a store that it was trained for, read problem by problem."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from jaxtyping import Int, Shaped
+
+from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.view import View
+from thoughtlens.core import MismatchError
+from thoughtlens.sae.base import SAE
+from thoughtlens.sae.kinds.crosscoder import Crosscoder
+from thoughtlens.sae.train import members as training
+from thoughtlens.sae.train.sources import Joined, JoinedView, open_source
+
+POOLED = "pooled"
+"""Name in tables of the one SAE of a directory that holds no others."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows of one member in the order they are read: problem by problem, each in store order.
+
+    `place` below is a position in this order; `units` are the problems that have rows.
+    """
+
+    row: np.ndarray
+    position: np.ndarray
+    """Position in the view of each place."""
+    unit: np.ndarray
+    first: np.ndarray
+    """First place of each unit, and one past the last place."""
+    problem: np.ndarray
+    """Line in the problems table of each unit."""
+    columns: dict[str, np.ndarray]
+
+    def chunks(self, rows: int, units: int) -> Iterator[tuple[int, int]]:
+        """Ranges of units of about `rows` rows and at most `units` units; at least one unit each."""
+        low = 0
+        while low < len(self.problem):
+            reach = int(np.searchsorted(self.first, self.first[low] + rows, side="right")) - 1
+            high = min(max(reach, low + 1), low + units)
+            yield low, high
+            low = high
+
+
+class Member:
+    """One SAE of a directory, on its hooks and thoughts and the rows of one split (None: all).
+
+    `hook_names` are the vectors that a row has a code for: a crosscoder has one code for all of its sites,
+    named by its hooks joined with "+", and one row for all thoughts where these are its sites.
+
+    Raises:
+        MismatchError: the store has another hook, width or cell than the SAE.
+    """
+
+    def __init__(
+        self, store: ActivationStore, name: str, sae: SAE, *, split: str | None, batch_size: int
+    ) -> None:
+        self.store, self.name, self.sae, self.batch_size = store, name or POOLED, sae, batch_size
+        check_hooks(store, sae, name)
+        self.thoughts, self.hook_names = member_thoughts(store, sae), list(sae.hook_names)
+        self.source: View | JoinedView
+        if isinstance(sae, Crosscoder):
+            self._one_row_for_all_sites(split)
+        else:
+            self.source = self.view = store.view(sae.hook_names, split=split, thoughts=self.thoughts)
+        self.rows = _rows(store, self.view)
+        self.text = store.meta.kind == "text"
+
+    def codes(self, low: int, high: int) -> sp.csr_array:
+        """The codes `[vectors, d_sae]` of the rows of units `low` to `high`, all hooks of a row in turn."""
+        return self.codes_at(np.arange(self.rows.first[low], self.rows.first[high]))
+
+    @torch.no_grad()
+    def codes_at(self, places: np.ndarray) -> sp.csr_array:
+        """The codes `[vectors, d_sae]` of the rows at these places, all hooks of a row in turn."""
+        n_hooks, parts = len(self.hook_names), []
+        for start in range(0, len(places), self.batch_size):
+            here = places[start : start + self.batch_size]
+            columns = []
+            for hook in range(n_hooks):
+                idx = hook * self.view.n_rows + self.rows.position[here]
+                cell = self.sae.cell_index(self.store.cells, self.view.cell_of(idx))
+                acts = self.sae.encode_sparse(self._read(idx), cell)
+                row, at = torch.nonzero(acts.values, as_tuple=True)
+                latent, value = acts.indices[row, at].numpy(), acts.values[row, at].float().numpy()
+                columns.append((row.numpy() * n_hooks + hook, latent, value))
+            vector, latent, value = (np.concatenate(column) for column in zip(*columns, strict=True))
+            shape = (len(here) * n_hooks, self.sae.d_sae)
+            parts.append(sp.coo_array((value, (vector, latent)), shape=shape).tocsr())
+        return parts[0] if len(parts) == 1 else sp.csr_array(sp.vstack(parts))
+
+    def _read(self, idx: np.ndarray) -> torch.Tensor:
+        found = self.source.read(idx)
+        return (found.x if isinstance(found, Joined) else found).to(self.sae.W_enc.dtype)
+
+    def _one_row_for_all_sites(self, split: str | None) -> None:
+        """A crosscoder's rows: those of its first site, each read together with the other sites."""
+        store, sae, thoughts = self.store, self.sae, self.thoughts
+        member = training.Member(
+            self.name, tuple(sae.hook_names), None if thoughts is None else tuple(thoughts)
+        )
+        self.source = open_source(sae.cfg, store, member, split, False)
+        if sae.cfg.over == "thoughts":
+            self.thoughts = (thoughts or store.thoughts)[:1]
+        self.hook_names = ["+".join(sae.hook_names)]
+        self.view = store.view(sae.hook_names[:1], split=split, thoughts=self.thoughts)
+
+
+def check_hooks(store: ActivationStore, sae: SAE, name: str) -> None:
+    """Raise MismatchError unless the store has the SAE's hooks at its width."""
+    label = f"The SAE {name!r}" if name else "The SAE"
+    for hook in sae.hook_names:
+        if hook not in store.hook_names:
+            raise MismatchError(
+                f"{label} was trained on {hook!r} but {store.root} holds {', '.join(store.hook_names)}. "
+                f"Extract again with this hook, or give another SAE"
+            )
+        if store.meta.d_in[hook] != sae.d_in:
+            raise MismatchError(
+                f"{label} takes width {sae.d_in} but {hook!r} in {store.root} has {store.meta.d_in[hook]}: "
+                f"it belongs to another model. Give the store it was trained on"
+            )
+
+
+def member_thoughts(store: ActivationStore, sae: SAE) -> list[int] | None:
+    """The thoughts of the store that the SAE was trained on; None for text."""
+    if store.meta.kind == "text":
+        return None
+    own = sae.provenance.get("thoughts")
+    return list(store.thoughts) if own is None else [t for t in store.thoughts if t in own]
+
+
+def _rows(store: ActivationStore, view: View) -> Rows:
+    n = view.n_rows
+    row = view.rows_of(np.arange(n))
+    problem = store.problem_idx[row]
+    order = np.argsort(problem, kind="stable")
+    row, problem = row[order], problem[order]
+    start = np.flatnonzero(np.r_[True, problem[1:] != problem[:-1]])
+    names = [c for c in ("position", "token_id", "thought_idx", "outlier") if c in store.rows.column_names]
+    columns = {c: store.rows[c].to_numpy()[row] for c in names}
+    if "position" in columns:
+        stretch = stretches(problem, columns["position"])
+        columns["stretch"] = stretch
+        columns["first"] = np.r_[True, stretch[1:] != stretch[:-1]]
+    unit = np.repeat(np.arange(len(start)), np.diff(np.r_[start, n]))
+    return Rows(row, order, unit, np.r_[start, n], problem[start], columns)
+
+
+def stretches(
+    problem: Shaped[np.ndarray, " rows"], position: Int[np.ndarray, " rows"]
+) -> Int[np.ndarray, " rows"]:
+    """Number of the stretch of each row: a new one begins with a problem, or where positions go back."""
+    if not len(problem):
+        return np.zeros(0, np.int64)
+    new = (problem[1:] != problem[:-1]) | (position[1:] <= position[:-1])
+    return np.r_[0, np.cumsum(new)]

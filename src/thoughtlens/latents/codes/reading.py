@@ -1,0 +1,126 @@
+"""New texts through the model of an activation store, read exactly as that store was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.core import DataError, MismatchError, StoreError, read_recipe, validate_config
+from thoughtlens.models.hf.capture import capture
+from thoughtlens.models.hf.load import LanguageModel, ModelConfig, load
+from thoughtlens.problems.tokens import Cutter, Window, bos_id, pad
+
+FIELDS = ("model", "context_length", "bos", "drop_special", "batch_tokens")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One text: a row for each token that is not special."""
+
+    index: int
+    """Which of the texts."""
+    token_ids: Int[np.ndarray, " rows"]
+    position: Int[np.ndarray, " rows"]
+    """Position within the window that the model saw."""
+    acts: dict[str, Float[Tensor, "rows _"]]
+    """Raw float32 activations by hook name."""
+
+
+class TextReader:
+    """A model, and the way in which an extraction cut texts and dropped special tokens."""
+
+    def __init__(self, lm: LanguageModel, cutter: Cutter, batch_tokens: int) -> None:
+        self.lm, self.cutter, self.batch_tokens = lm, cutter, batch_tokens
+
+    @classmethod
+    def like(cls, acts: str | Path) -> TextReader:
+        """The reader that an activation store of texts was made with.
+
+        Raises:
+            StoreError: the store holds thoughts, or does not say how it was made.
+            MismatchError: the model's weights are not those that made the store.
+        """
+        store = ActivationStore.open(acts)
+        if store.meta.kind != "text":
+            raise StoreError(f"Expected activations of texts in {acts}, got {store.meta.kind}")
+        table = read_recipe(Path(acts))
+        if missing := [name for name in FIELDS if name not in table]:
+            raise StoreError(f"{acts}/config.toml does not say {', '.join(missing)}; extract the store again")
+        lm = load(**validate_config(ModelConfig, table["model"]).model_dump())
+        if lm.digest != store.meta.model_digest:
+            raise MismatchError(
+                f"The activations in {acts} come from other weights of {lm.name} than those found now "
+                f"({store.meta.model_digest} there, {lm.digest} here); extract again, or restore the model"
+            )
+        dropped = frozenset(lm.special_ids if table["drop_special"] else ())
+        cutter = Cutter(
+            context_length=table["context_length"],
+            bos=bos_id(lm.tokenizer, table["bos"]),
+            dropped=dropped,
+            max_windows=table.get("max_windows"),
+        )
+        return cls(lm, cutter, table["batch_tokens"])
+
+    def read(self, texts: Sequence[str], hook_names: Sequence[str]) -> Iterator[Reading]:
+        """Every text once, texts of like length together and so not in the order given.
+
+        Raises:
+            DataError: no texts, or one without a token that is not special.
+            HookError: the model has no such hook.
+        """
+        if not len(texts):
+            raise DataError("Expected at least one text, got none")
+        ids = self.lm.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        tokens = [np.asarray(one, np.int64) for one in ids]
+        for i, one in enumerate(tokens):
+            if not self.cutter.kept(one).any():
+                raise DataError(
+                    f"Expected text with at least one token, got {texts[i]!r} (text {i + 1} of {len(texts)})"
+                )
+        for group in self._groups(tokens):
+            windows = [w for i in group for w in self.cutter.windows(str(i), tokens[i])]
+            yield from self._run(windows, hook_names)
+
+    def _groups(self, tokens: list[np.ndarray]) -> Iterator[list[int]]:
+        """Texts by falling length, cut so that a group's windows fit one batch (or the text is alone)."""
+        group: list[int] = []
+        longest = 0
+        for i in sorted(range(len(tokens)), key=lambda i: -len(tokens[i])):
+            if group and (len(group) + 1) * longest > self.batch_tokens:
+                yield group
+                group = []
+            longest = longest if group else len(tokens[i]) + 1
+            group.append(i)
+        if group:
+            yield group
+
+    def _run(self, windows: list[Window], hook_names: Sequence[str]) -> Iterator[Reading]:
+        per_pass = max(1, self.batch_tokens // max(len(w.tokens) for w in windows))
+        parts: dict[int, list[Reading]] = {}
+        for low in range(0, len(windows), per_pass):
+            batch = windows[low : low + per_pass]
+            ids, mask = pad(batch, pad_id=0)
+            keep = mask & self.cutter.kept(ids)
+            acts = capture(
+                self.lm.model, torch.from_numpy(ids), torch.from_numpy(mask).long(), list(hook_names)
+            )
+            for row, window in enumerate(batch):
+                own = np.flatnonzero(keep[row])
+                at = torch.from_numpy(own)
+                x = {hook: value[row].cpu()[at].float() for hook, value in acts.items()}
+                index = int(window.problem_id)
+                parts.setdefault(index, []).append(Reading(index, ids[row, own], own, x))
+        for index, pieces in parts.items():
+            yield Reading(
+                index,
+                np.concatenate([p.token_ids for p in pieces]),
+                np.concatenate([p.position for p in pieces]),
+                {hook: torch.cat([p.acts[hook] for p in pieces]) for hook in hook_names},
+            )

@@ -1,0 +1,1 @@
+"""The explain stage: explanations of latents, scored on held-out examples."""

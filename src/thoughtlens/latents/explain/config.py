@@ -1,0 +1,93 @@
+"""What to explain, with which methods, on how many rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from thoughtlens.core import Config
+
+Method = Literal["token", "token_graph", "windows", "rules", "llm"]
+
+
+class LLMConfig(Config):
+    """An OpenAI-compatible endpoint that writes explanations and guesses activations from them."""
+
+    base_url: str
+    """Address up to, not including, `/chat/completions`: `http://127.0.0.1:8000/v1`."""
+    model: str
+    """Name of the model there."""
+    key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; where it is not set, none is sent."""
+    timeout_s: float = Field(60.0, gt=0)
+    """Seconds to wait for one reply."""
+    retries: int = Field(2, ge=0)
+    """Further attempts after a reply that failed or could not be read."""
+    pause_s: float = Field(0.5, ge=0)
+    """Seconds before the first further attempt; twice as long before each one after it."""
+    n_examples: int = Field(10, ge=1)
+    """Examples shown to the explainer, all from the fitting problems."""
+    n_scored: int = Field(60, ge=6)
+    """Vectors of each of validation and test that it rates by its own explanation: a third where the latent
+    fires, a third where its random twin does, the rest anywhere. Scores weigh them back to the true rate."""
+    max_latents: int = Field(20, ge=1)
+    """Latents explained by it, the first of those that the stage explains."""
+
+
+class ExplainConfig(Config):
+    """Explanations of latents, each fitted, chosen and scored on problems that the other steps do not see."""
+
+    acts: Path
+    """The activation store."""
+    sae: Path
+    """The SAE(s), trained on it or on a store with the same hooks."""
+    interpret: Path | None = None
+    """A finished interpret stage of them, whose codes save encoding again; unset or without codes: encode."""
+    methods: tuple[Method, ...] = Field(("token", "token_graph", "windows", "rules"), min_length=1)
+    """What to fit. `llm` also needs the table `llm`."""
+    latents: tuple[int, ...] | None = Field(None, min_length=1)
+    """Latents to explain; unset: a seeded draw of `n_latents` of those that fire in enough problems."""
+    n_latents: int | None = Field(64, ge=1)
+    """Latents drawn of each SAE; unset: all that fire in enough problems."""
+    min_units: int = Field(10, ge=2)
+    """Fitting problems in which a latent must fire to be explained."""
+    min_held_units: int = Field(3, ge=2)
+    """Validation problems, and test problems, in which it must fire."""
+    split: str | None = None
+    """Read only this split and divide its problems 3 : 1 : 1. Unset: fit on train, choose on validation and
+    score on test, or divide all problems where the store lacks one of these splits."""
+    fit_vectors: int = Field(100_000, ge=1)
+    """Vectors of the fitting problems, at most; whole problems are drawn."""
+    validation_vectors: int = Field(30_000, ge=1)
+    """The same for the problems by which settings, thresholds and the explanation shown are chosen."""
+    test_vectors: int = Field(60_000, ge=1)
+    """The same for the problems on which explanations are scored."""
+    window: int = Field(4, ge=0)
+    """windows, rules: tokens before a token whose identity and distance count."""
+    near: int = Field(8, ge=0)
+    """windows, rules: tokens before a token that count wherever they stand."""
+    labels: tuple[str, ...] | None = None
+    """windows, rules: label columns of the problems; unset: all with at most `max_levels` values."""
+    max_levels: int = Field(32, ge=2)
+    """Values of a label column that are told apart; a column of numbers counts as a number as well."""
+    graph_examples: int = Field(8, ge=1)
+    """token_graph: examples of each latent that are taken apart."""
+    graph_context: int = Field(16, ge=1)
+    """token_graph: tokens of an example's context at most, its strongest token included; the widest gap."""
+    graph_substitutes: int = Field(5, ge=0)
+    """token_graph: other tokens tried in place of each important one."""
+    importance: float = Field(0.5, gt=0, le=1)
+    """token_graph: share of the activation that masking a token must take away for it to count; an edit that
+    leaves more than the rest is one that the latent survives."""
+    batch_tokens: int = Field(4096, ge=1)
+    """token_graph: tokens of one forward pass, padding included."""
+    batch_latents: int = Field(16, ge=1)
+    """Latents explained at once; an interrupted stage continues after the last finished batch."""
+    llm: LLMConfig | None = None
+    """An endpoint for the method `llm`; unset: none is called."""
+    n_resamples: int = Field(400, ge=50)
+    """Resamples behind the intervals."""
+    seed: int = Field(0, ge=0)
+    """Fixes the problems, the latents drawn, their random twins and all sampling."""

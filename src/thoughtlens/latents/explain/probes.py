@@ -1,0 +1,188 @@
+"""Running edited texts and questions: what token graphs ask the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from thoughtlens.acts.extract.config import ExtractConfig
+from thoughtlens.acts.extract.thoughts import load_model, sites_of
+from thoughtlens.core import MismatchError, NotThereError, load_config
+from thoughtlens.latents.codes.member import Member
+from thoughtlens.latents.codes.reading import TextReader
+from thoughtlens.latents.explain.token_graph import Example, Probe
+from thoughtlens.models.hf.capture import capture
+from thoughtlens.models.thought.thoughts import ThoughtModel, collect
+from thoughtlens.problems.tokens import Window, pad
+from thoughtlens.sae.base import SAE
+from thoughtlens.sae.kinds.crosscoder import Crosscoder
+
+Cell = tuple[str, int | None]
+THOUGHTS_AT_ONCE = 128
+"""Edited questions whose states are held together."""
+
+
+class TextProbe:
+    """Token sequences through a language model: activations of chosen latents at the last token."""
+
+    def __init__(self, reader: TextReader, sae: SAE, cells: Sequence[Cell], batch_tokens: int) -> None:
+        self.lm, self.bos, self.sae = reader.lm, reader.cutter.bos, sae
+        self.cells, self.batch_tokens = list(cells), batch_tokens
+
+    def bound(self, examples: Sequence[Example]) -> Probe:
+        """The probe that answers for these examples."""
+
+        def probe(sequences: Sequence[np.ndarray], example: Int[np.ndarray, " n"]) -> np.ndarray:
+            latent = np.array([examples[i].latent for i in example.tolist()], np.int64)
+            cell = np.array([examples[i].cell for i in example.tolist()], np.int64)
+            return self.activations(sequences, latent, cell)
+
+        return probe
+
+    @torch.no_grad()
+    def activations(
+        self, sequences: Sequence[np.ndarray], latent: Int[np.ndarray, " n"], cell: Int[np.ndarray, " n"]
+    ) -> Float[np.ndarray, " n"]:
+        """One activation for each sequence; equal sequences run once."""
+        different, which = _unique(sequences)
+        order = np.argsort([-len(s) for s in different], kind="stable")
+        found = np.zeros(len(sequences), np.float32)
+        asked = _asked_by(which, len(different))
+        for batch in self._batches(different, order):
+            x = self._last([different[i] for i in batch.tolist()])
+            rows = np.concatenate([asked[i] for i in batch.tolist()])
+            at = np.repeat(np.arange(len(batch)), [len(asked[i]) for i in batch.tolist()])
+            found[rows] = encoded(self.sae, self.cells, x, at, latent[rows], cell[rows])
+        return found
+
+    def _batches(self, sequences: Sequence[np.ndarray], order: np.ndarray) -> list[np.ndarray]:
+        """By falling length, each within `batch_tokens`."""
+        batches, start = [], 0
+        while start < len(order):
+            size = max(1, self.batch_tokens // (len(sequences[order[start]]) + 1))
+            batches.append(order[start : start + size])
+            start += size
+        return batches
+
+    def _last(self, batch: Sequence[np.ndarray]) -> dict[str, Float[Tensor, "batch d"]]:
+        head = [] if self.bos is None else [self.bos]
+        windows = [Window("", 0, np.concatenate([head, tokens]).astype(np.int64)) for tokens in batch]
+        ids, mask = pad(windows, pad_id=0)
+        hooks = list(dict.fromkeys(hook for hook, _ in self.cells))
+        full = None if mask.all() else torch.from_numpy(mask).long()
+        acts = capture(self.lm.model, torch.from_numpy(ids), full, hooks)
+        last = torch.from_numpy(mask.sum(1) - 1)
+        return {
+            hook: x[torch.arange(len(batch), device=x.device), last.to(x.device)].cpu().float()
+            for hook, x in acts.items()
+        }
+
+
+class ThoughtProbe:
+    """Questions of edited words through a thought model: activations at the thought of each example."""
+
+    def __init__(self, model: ThoughtModel, sae: SAE, cells: Sequence[Cell], vocabulary: list[str]) -> None:
+        self.model, self.sae, self.cells, self.vocabulary = model, sae, list(cells), vocabulary
+        self.sites = sites_of(tuple(dict.fromkeys(hook for hook, _ in cells)), model.spec)
+
+    bound = TextProbe.bound
+
+    @torch.no_grad()
+    def activations(
+        self, sequences: Sequence[np.ndarray], latent: Int[np.ndarray, " n"], cell: Int[np.ndarray, " n"]
+    ) -> Float[np.ndarray, " n"]:
+        """One activation for each question; equal questions run once."""
+        different, which = _unique(sequences)
+        asked = _asked_by(which, len(different))
+        found = np.zeros(len(sequences), np.float32)
+        for start in range(0, len(different), THOUGHTS_AT_ONCE):
+            batch = different[start : start + THOUGHTS_AT_ONCE]
+            states = self._states([" ".join(self.vocabulary[i] for i in words) for words in batch])
+            own = asked[start : start + THOUGHTS_AT_ONCE]
+            rows = np.concatenate(own)
+            at = np.repeat(np.arange(len(batch)), [len(r) for r in own])
+            for k in np.unique(cell[rows]).tolist():
+                here = cell[rows] == k
+                hook, thought = self.cells[k]
+                x = {hook: states[hook][:, thought]}
+                of = rows[here]
+                found[of] = encoded(self.sae, self.cells, x, at[here], latent[of], cell[of])
+        return found
+
+    def _states(self, questions: list[str]) -> dict[str, Float[Tensor, "batch passes d"]]:
+        layers = sorted({layer for _, layer in self.sites.values() if layer is not None})
+        batch = collect(
+            self.model, questions, sites=sorted({site for site, _ in self.sites.values()}), layers=layers,
+            batch_size=THOUGHTS_AT_ONCE,
+        )  # fmt: skip
+        found = {}
+        for hook, (site, layer) in self.sites.items():
+            x = getattr(batch, site)[:, :, 0].float()
+            found[hook] = x if layer is None else x[:, :, batch.layers.index(layer)]
+        return found
+
+
+def probe_of(member: Member, cells: Sequence[Cell], vocabulary: list[str] | None, batch_tokens: int) -> Any:
+    """The probe that runs the model of a member's store.
+
+    Raises:
+        NotThereError: the model is not where the store says.
+        MismatchError: other weights than the store's, or an SAE that reads several sites at once.
+        StoreError: the store does not say how it was made.
+    """
+    if isinstance(member.sae, Crosscoder):
+        raise MismatchError("this SAE has one code for several sites, and edited texts are read at one")
+    if vocabulary is None:
+        return TextProbe(TextReader.like(member.store.root), member.sae, cells, batch_tokens)
+    if not (member.store.root / "config.toml").is_file():
+        raise NotThereError(f"{member.store.root} does not say how it was made: it has no config.toml")
+    model = load_model(load_config(ExtractConfig, member.store.root))
+    if member.store.meta.model_digest not in (None, model.digest):
+        raise MismatchError(
+            f"{member.store.root} was made by other weights of {model.name} than are here now"
+        )
+    return ThoughtProbe(model, member.sae, cells, vocabulary)
+
+
+@torch.no_grad()
+def encoded(
+    sae: SAE,
+    cells: Sequence[Cell],
+    x: dict[str, Float[Tensor, "batch d"]],
+    at: Int[np.ndarray, " n"],
+    latent: Int[np.ndarray, " n"],
+    cell: Int[np.ndarray, " n"],
+) -> Float[np.ndarray, " n"]:
+    """Activation of `latent[i]` on row `at[i]` of the states at the hook of `cell[i]`."""
+    found = np.zeros(len(at), np.float32)
+    for k in np.unique(cell).tolist():
+        here = np.flatnonzero(cell == k)
+        rows, back = np.unique(at[here], return_inverse=True)
+        states = x[cells[k][0]][torch.from_numpy(rows)].to(sae.W_enc.dtype)
+        acts = sae.encode(states, sae.cell_index([cells[k]], np.zeros(len(rows), np.int64)))
+        found[here] = acts[torch.from_numpy(back), torch.from_numpy(latent[here])].float().numpy()
+    return found
+
+
+def _unique(sequences: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Different sequences in order of appearance, and which of them each one is."""
+    number: dict[bytes, int] = {}
+    different, which = [], np.zeros(len(sequences), np.int64)
+    for i, tokens in enumerate(sequences):
+        key = np.ascontiguousarray(tokens, np.int64).tobytes()
+        if key not in number:
+            number[key] = len(different)
+            different.append(tokens)
+        which[i] = number[key]
+    return different, which
+
+
+def _asked_by(which: np.ndarray, n: int) -> list[np.ndarray]:
+    """Which requests ask for each of `n` different sequences."""
+    order = np.argsort(which, kind="stable")
+    return np.split(order, np.searchsorted(which[order], np.arange(1, n)))

@@ -1,0 +1,1 @@
+"""The geometry stage: nearest latents, and latents that SAEs share."""

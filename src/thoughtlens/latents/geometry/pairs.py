@@ -1,0 +1,230 @@
+"""Which members are compared, by what, and the rows that come of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool
+
+from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.core import ConfigError, MismatchError, NotThereError
+from thoughtlens.latents.codes.member import POOLED, Member
+from thoughtlens.latents.geometry import activation, codes, decoder
+from thoughtlens.latents.geometry.blocks import neighbours
+from thoughtlens.latents.geometry.config import GeometryConfig
+from thoughtlens.sae.base import SAE
+from thoughtlens.sae.formats.io import load_members
+
+NAME = pa.dictionary(pa.int32(), pa.string())
+NUMBERS = ("score", "null_score", "fit_score", "p", "p_max")
+MATCHES = pa.schema(
+    [
+        *(("member", NAME), ("latent", pa.int32()), ("other_sae", NAME), ("other_member", NAME)),
+        *(("other", pa.int32()), ("by", NAME)),
+        *((name, pa.float64()) for name in NUMBERS),
+    ]
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """The SAEs of one directory, and the store that they read."""
+
+    path: Path
+    members: dict[str, SAE]
+    acts: Path | None
+
+    @cached_property
+    def store(self) -> ActivationStore:
+        """The opened store; only where `acts` is given."""
+        assert self.acts is not None
+        return ActivationStore.open(self.acts)
+
+
+def open_collections(cfg: GeometryConfig) -> list[Collection]:
+    """`sae`, then every one of `others`.
+
+    Raises:
+        NotThereError: a directory without any of the members asked for.
+    """
+    stores = [cfg.acts, *(cfg.other_acts or [cfg.acts] * len(cfg.others))]
+    found = []
+    for path, acts in zip((cfg.sae, *cfg.others), stores, strict=True):
+        members = load_members(path, joined=True)
+        chosen = {n: s for n, s in members.items() if not cfg.members or (n or POOLED) in cfg.members}
+        if not chosen:
+            whole = Collection(Path(path), members, acts)
+            raise NotThereError(f"members: {path} has {_names(whole)}, got {', '.join(cfg.members)}")
+        found.append(Collection(Path(path), chosen, acts))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two members to be compared."""
+
+    sides: tuple[tuple[Collection, str], tuple[Collection, str]]
+
+    def compare(self, cfg: GeometryConfig) -> tuple[list[dict[str, Any]], pa.Table]:
+        """A row for each way of comparing them, and their matches."""
+        rows, tables = [], [MATCHES.empty_table()]
+        for by in self.ways(cfg):
+            summary, table = self._decoder(cfg) if by == "decoder" else self._activation(cfg)
+            rows.append({**self._names(), "by": by, **summary})
+            tables.append(self._matches(by, table))
+        return rows, pa.concat_tables(tables).unify_dictionaries()
+
+    def ways(self, cfg: GeometryConfig) -> list[str]:
+        """By what they can be compared.
+
+        Raises:
+            ConfigError: what was asked for cannot be, or nothing can; says what to give.
+        """
+        a, b = (c.members[name] for c, name in self.sides)
+        same_space = a.W_dec.shape[1:] == b.W_dec.shape[1:] and _same_model(a, b)
+        stores = all(c.acts is not None for c, _ in self.sides)
+        within = self.sides[0][0] is self.sides[1][0]
+        can = {"decoder": same_space, "activation": stores}
+        if cfg.by is not None:
+            if missing := [by for by in cfg.by if not can[by]]:
+                raise ConfigError(f"{self}: cannot be compared by {missing[0]}: {_needs(missing[0])}")
+            return list(cfg.by)
+        found = [
+            by for by, able in can.items() if able and not (within and by == "activation" and same_space)
+        ]
+        if not found:
+            raise ConfigError(
+                f"{self}: nothing to compare by: {_needs('decoder')}; or {_needs('activation')}"
+            )
+        return found
+
+    def __str__(self) -> str:
+        return " and ".join(f"{c.path}:{name or POOLED}" for c, name in self.sides)
+
+    def _names(self) -> dict[str, Any]:
+        (a, name), (b, other) = self.sides
+        return {
+            "member": name or POOLED,
+            "other_sae": "" if a is b else str(b.path),
+            "other_member": other or POOLED,
+        }
+
+    def _decoder(self, cfg: GeometryConfig) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        rows = [decoder.directions(c.members[name]) for c, name in self.sides]
+        alive = [
+            _live(cfg, c, name) & (w.norm(dim=1) > 0).numpy()
+            for w, (c, name) in zip(rows, self.sides, strict=True)
+        ]
+        return decoder.compare(rows[0], rows[1], (alive[0], alive[1]), cfg.seed)
+
+    def _activation(self, cfg: GeometryConfig) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        a, b = (_member(cfg, c, name) for c, name in self.sides)
+        units = codes.shared_units(a, b, cfg)
+        found, table = activation.compare(
+            codes.codes(a, units, 0, cfg), codes.codes(b, units, 1, cfg),
+            np.unique(units.groups, return_inverse=True)[1],
+            n_permutations=cfg.n_permutations, seed=cfg.seed,
+        )  # fmt: skip
+        return {"unit": cfg.unit, "pool": cfg.pool, "split": cfg.split or "all", **found}, table
+
+    def _matches(self, by: str, table: dict[str, np.ndarray]) -> pa.Table:
+        n = len(table["latent"])
+        fixed = {name: [value] * n for name, value in {**self._names(), "by": by}.items()}
+        columns = fixed | {name: table.get(name, [None] * n) for name in ("latent", "other", *NUMBERS)}
+        arrays = []
+        for field in MATCHES:
+            plain = pa.string() if pa.types.is_dictionary(field.type) else field.type
+            made = pa.array(columns[field.name]).cast(plain) if n else pa.array([], plain)
+            arrays.append(made.cast(field.type))
+        return pa.table(arrays, schema=MATCHES)
+
+
+def pairs_of(cfg: GeometryConfig, collections: list[Collection]) -> list[Pair]:
+    """Members of the first directory among themselves, or every two directories' members.
+
+    Raises:
+        ConfigError: directories without a member name in common.
+    """
+    first, *others = collections
+    if not others:
+        two = combinations(first.members, 2)
+        return [
+            Pair(((first, a), (first, b))) for a, b in two if _one_space(first.members[a], first.members[b])
+        ]
+    found = []
+    for one, other in combinations(collections, 2):
+        if cfg.pairs == "all" or len(one.members) == len(other.members) == 1:
+            names = [(a, b) for a in one.members for b in other.members]
+        else:
+            names = [(a, a) for a in one.members if a in other.members]
+        if not names:
+            raise ConfigError(
+                f"{one.path} has {_names(one)} and {other.path} has {_names(other)}: "
+                f"no name in common; say pairs=all, or members=[..]"
+            )
+        found += [Pair(((one, a), (other, b))) for a, b in names]
+    return found
+
+
+def neighbours_table(cfg: GeometryConfig, collection: Collection) -> pa.Table:
+    """The k nearest other latents of every latent by decoder cosine; rows of zeros have none."""
+    tables = []
+    for name, sae in collection.members.items():
+        rows = decoder.directions(sae)
+        there = np.flatnonzero((rows.norm(dim=1) > 0).numpy())
+        if len(there) < 2:
+            continue
+        index, cosine = neighbours(rows[there], cfg.k)
+        n, k = index.shape
+        columns = {
+            "member": pa.array([name or POOLED] * (n * k), pa.string()).cast(NAME),
+            "latent": np.repeat(there, k).astype(np.int32),
+            "rank": np.tile(np.arange(k, dtype=np.int32), n),
+            "other": there[index.flatten().numpy()].astype(np.int32),
+            "cosine": cosine.flatten().numpy(),
+        }
+        tables.append(pa.table(columns))
+    columns = [("latent", pa.int32()), ("rank", pa.int32()), ("other", pa.int32()), ("cosine", pa.float32())]
+    empty = pa.schema([("member", NAME), *columns]).empty_table()
+    return pa.concat_tables([empty, *tables]).unify_dictionaries()
+
+
+def _member(cfg: GeometryConfig, collection: Collection, name: str) -> Member:
+    try:
+        return Member(
+            collection.store, name, collection.members[name], split=cfg.split, batch_size=cfg.batch_size
+        )
+    except MismatchError as error:
+        raise MismatchError(f"{error}. Give the store of {collection.path} with --acts") from None
+
+
+def _live(cfg: GeometryConfig, collection: Collection, name: str) -> Bool[np.ndarray, " d_sae"]:
+    if collection.acts is None:
+        return np.ones(collection.members[name].d_sae, bool)
+    return codes.live(_member(cfg, collection, name), cfg)
+
+
+def _names(collection: Collection) -> str:
+    return ", ".join(name or POOLED for name in collection.members)
+
+
+def _one_space(a: SAE, b: SAE) -> bool:
+    return a.W_dec.shape[1:] == b.W_dec.shape[1:]
+
+
+def _same_model(a: SAE, b: SAE) -> bool:
+    """Unless both say where they come from and it differs."""
+    theirs = {sae.provenance.get("model_digest") for sae in (a, b)} - {None}
+    return len(theirs) < 2
+
+
+def _needs(by: str) -> str:
+    if by == "decoder":
+        return "decoders need SAEs of one model and width"
+    return "activations need the stores of both SAEs (--acts, once for each --sae)"

@@ -1,0 +1,146 @@
+"""The geometry stage: which latents lie near each other, and which of them another SAE has too.
+
+Two SAEs of one model are compared by their decoder directions; SAEs of any two models by what their latents
+do on the problems that both were shown. Every score stands beside what chance gives.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from thoughtlens.core import Plan, progress, read_json, run_stage, write_json
+from thoughtlens.latents.codes.member import POOLED
+from thoughtlens.latents.geometry.blocks import CANDIDATES
+from thoughtlens.latents.geometry.config import GeometryConfig
+from thoughtlens.latents.geometry.pairs import MATCHES, neighbours_table, open_collections, pairs_of
+from thoughtlens.sae.formats.io import load, member_names
+
+__all__ = ["GeometryConfig", "geometry", "plan"]
+
+DEFINITIONS = {
+    "cosine": "of two decoder rows; comparisons leave out rows of zeros and, where a store was given, "
+    "latents that never fire there",
+    "mmcs_of_a": "mean over the latents of the first SAE of the best signed cosine with one of the other "
+    "(Sharkey, Braun and Millidge 2022); mmcs_of_b: the other way round",
+    "mcc": "mean |cosine| (activation: mean held-out correlation) over the best one-to-one assignment, of "
+    "as many pairs as the smaller side has latents; mcc_exact: false where it was sought among the "
+    f"{CANDIDATES} nearest of either side",
+    "*_chance": "the same for independent Gaussian directions of the same numbers and width (activation: "
+    "with the other side's problems shuffled)",
+    "score (activation)": "Pearson correlation of a latent with its best match over units; the match is "
+    "chosen on one half of the groups and scored on the other; null_score: the same after the other side's "
+    "units were shuffled",
+    "p_max": "share of shuffles of the held-out units in which any latent's correlation with its match "
+    "reaches this one's (Westfall and Young 1993)",
+    "share_transferred": "share of the first SAE's latents with p_max <= 0.05; low, high: Wilson 95 %",
+    "stability": "mean mcc (and share of assigned pairs at or above each |cosine|) over all pairs of SAEs of "
+    "the same member name",
+}
+
+
+def geometry(cfg: GeometryConfig, out: str | Path) -> dict[str, Any]:
+    """Neighbours within every member, and every pair of members that the config asks for.
+
+    The directory holds `neighbours.parquet` and `matches.parquet`.
+
+    Raises:
+        MismatchError: an SAE and a store that do not belong together, or problems that are not the same.
+        ConfigError: nothing to compare by, or an unknown member.
+        DataError: too few shared problems.
+    """
+    inputs = {"sae": cfg.sae, "acts": cfg.acts}
+    inputs |= {f"other_{i}": path for i, path in enumerate(cfg.others)}
+    inputs |= {f"other_acts_{i}": path for i, path in enumerate(cfg.other_acts)}
+    given = {name: Path(path) for name, path in inputs.items() if path is not None}
+    return run_stage("geometry", cfg, out, lambda tmp: _work(cfg, tmp), inputs=given)
+
+
+def plan(cfg: GeometryConfig) -> Plan:
+    """Rows, memory, disk and time of the stage; zeros where its inputs do not exist yet."""
+    if not Path(cfg.sae).is_dir():
+        return Plan(rows=0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
+    saes = [load(Path(cfg.sae) / name) for name in member_names(cfg.sae)]
+    widest, latents = max(sae.d_sae for sae in saes), sum(sae.d_sae for sae in saes)
+    d = max(sae.d_in for sae in saes)
+    n_pairs = len(saes) * (len(cfg.others) or (len(saes) - 1) / 2)
+    flops = 2.0 * widest**2 * (d * len(saes) + 4 * n_pairs * max(d, cfg.n_units))
+    return Plan(
+        rows=latents,
+        memory_bytes=6e8 + 8.0 * widest * max(d, cfg.n_units),
+        disk_bytes=latents * cfg.k * 12.0 + n_pairs * widest * 40.0,
+        seconds=3 + flops / 3e10,
+    )
+
+
+@torch.no_grad()
+def _work(cfg: GeometryConfig, tmp: Path) -> dict[str, Any]:
+    collections = open_collections(cfg)
+    pq.write_table(neighbours_table(cfg, collections[0]), tmp / "neighbours.parquet", compression="zstd")
+    parts = tmp / "parts"
+    parts.mkdir(exist_ok=True)
+    pairs = pairs_of(cfg, collections)
+    with progress("geometry", len(pairs), "pairs") as bar:
+        for i, pair in enumerate(pairs):
+            if not (parts / f"{i}.json").is_file():
+                rows, table = pair.compare(cfg)
+                pq.write_table(table, parts / f"{i}.parquet")
+                write_json(parts / f"{i}.json", {"rows": rows})
+            bar.advance(1)
+    rows = [row for i in range(len(pairs)) for row in read_json(parts / f"{i}.json")["rows"]]
+    tables = [MATCHES.empty_table(), *(pq.read_table(parts / f"{i}.parquet") for i in range(len(pairs)))]
+    pq.write_table(pa.concat_tables(tables).unify_dictionaries(), tmp / "matches.parquet", compression="zstd")
+    shutil.rmtree(parts)
+    return {
+        "split": cfg.split or "all",
+        "members": [name or POOLED for name in collections[0].members],
+        "pairs": rows,
+        "stability": stability(rows) if cfg.others else [],
+        "headline": _headline(rows),
+        "definitions": DEFINITIONS,
+        "warnings": [],
+    }
+
+
+def stability(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Per member name, how far the SAEs of several directories agree by decoder."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row["by"] == "decoder" and row["member"] == row["other_member"]:
+            groups[row["member"]].append(row)
+    return [
+        {
+            "member": member,
+            "n_pairs": len(found),
+            "mcc": float(np.mean([row["mcc"] for row in found])),
+            "mcc_least": min(row["mcc"] for row in found),
+            "mcc_chance": float(np.mean([row["mcc_chance"] for row in found])),
+            "share_matched": {
+                t: float(np.mean([row["share_matched"][t] for row in found]))
+                for t in found[0]["share_matched"]
+            },
+        }
+        for member, found in groups.items()
+    ]
+
+
+def _headline(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the first pair of either kind says."""
+    found: dict[str, Any] = {}
+    for row in rows:
+        if row["by"] == "decoder":
+            found.setdefault("mcc", {"value": row["mcc"], "chance": row["mcc_chance"], "n": row["n"]})
+        else:
+            share = {
+                k: row[f"share_transferred{end}"]
+                for k, end in (("value", ""), ("low", "_low"), ("high", "_high"))
+            }
+            found.setdefault("share_transferred", {**share, "n": row["n"], "split": row["split"]})
+    return found

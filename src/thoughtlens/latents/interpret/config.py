@@ -1,0 +1,92 @@
+"""What the interpret stage collects, and what it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.core import Config, Plan
+from thoughtlens.latents.stats.preferences import Settings
+from thoughtlens.sae.formats.io import load as load_sae
+from thoughtlens.sae.formats.io import member_names
+
+
+class InterpretConfig(Config):
+    """What to collect about each latent."""
+
+    acts: Path
+    """The activation store."""
+    sae: Path
+    """The SAE(s), trained on it or on a store with the same hooks."""
+    split: str | None = None
+    """Split whose rows are read; unset: all. Statistics and examples come from these rows."""
+    top_k: int = Field(20, ge=1)
+    """Examples kept for each latent."""
+    per_decile: int = Field(3, ge=0)
+    """Fires drawn at random from each tenth of a latent's activations; 0: none."""
+    context_before: int = Field(16, ge=0)
+    """Tokens shown before an example's strongest token."""
+    context_after: int = Field(8, ge=0)
+    """Tokens shown after it."""
+    top_tokens: int = Field(10, ge=1)
+    """Preferred tokens kept for each latent, and words of the reasoning text."""
+    coactive: int = Field(10, ge=0)
+    """Latents kept that fire most on the same vectors; 0: none."""
+    min_units: int = Field(10, ge=2)
+    """Problems in which a latent must fire for its preferences to be tested."""
+    min_token_fires: int = Field(10, ge=1)
+    """Fires of a latent on a token below which that pair is not tested."""
+    labels: tuple[str, ...] | None = None
+    """Label columns of the problems; unset: all with at most `max_levels` values, and all numbers."""
+    max_levels: int = Field(12, ge=2)
+    """Values a label column may have; a number with more is tested by its rank."""
+    max_words: int = Field(128, ge=0)
+    """Words of the reasoning text (column `cot`) that are tested: the most frequent ones that at least
+    `min_units` problems have and as many have not; 0: none."""
+    n_permutations: int = Field(200, ge=1)
+    """Permutations behind `q_value` and `p_max`."""
+    text_permutations: int = Field(30, ge=1)
+    """The same for tokens and words, of which there are many more."""
+    everywhere_density: float = Field(0.5, gt=0, le=1)
+    """Density above which a latent counts as firing everywhere."""
+    batch_size: int = Field(4096, ge=1)
+    """Rows read at a time; a longer document is read whole."""
+    present_share: float = Field(0.3, gt=0, le=1)
+    """Crosscoders: least length that a latent writes at a site, as a share of its largest, at which it counts
+    as present there."""
+    codes: bool = True
+    """Keep the sparse codes: what explanations and the explorer read. They take 16 bytes a fire, less than
+    the bfloat16 vectors they were computed from where L0 is below an eighth of d_in."""
+    codes_parquet: bool = False
+    """Keep them as one Parquet table a member too, for other programs."""
+    seed: int = Field(0, ge=0)
+    """Seed of the permutations and samples."""
+
+    def settings(self) -> Settings:
+        """What `latents.stats.preferences` tests."""
+        return Settings(**{name: getattr(self, name) for name in Settings.__dataclass_fields__})
+
+
+def plan(cfg: InterpretConfig) -> Plan:
+    """Rows, memory, disk and time of the stage; zeros where its inputs do not exist yet."""
+    if not (Path(cfg.acts) / "meta.json").is_file() or not Path(cfg.sae).is_dir():
+        return Plan(rows=0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
+    store = ActivationStore.open(cfg.acts)
+    rows, flops, fires, latents, widest = 0, 0.0, 0.0, 0, 0
+    for name in member_names(cfg.sae):
+        sae = load_sae(Path(cfg.sae) / name)
+        n = store.n_rows * len(sae.hook_names)
+        rows, flops = rows + n, flops + 4.0 * n * sae.d_in * sae.d_sae
+        fires, latents = fires + n * float(getattr(sae.cfg, "k", 32)), latents + sae.d_sae
+        widest = max(widest, sae.d_sae)
+    examples = latents * (cfg.top_k + 10 * cfg.per_decile)
+    problems = store.problems.num_rows
+    return Plan(
+        rows=rows,
+        memory_bytes=0.8e9 + 12.0 * cfg.batch_size * widest + 60.0 * store.n_rows
+        + 8.0 * problems * cfg.n_permutations,
+        disk_bytes=8.0 * examples * (cfg.context_before + cfg.context_after + 1) + 16.0 * fires,
+        seconds=flops / 2e10 + fires * 1e-9 * (700 + 4 * cfg.n_permutations + 25 * cfg.text_permutations),
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The lens stage: what states and latents say through the unembedding."""

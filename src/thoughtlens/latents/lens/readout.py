@@ -1,0 +1,104 @@
+"""The output side of the model behind a store: final norm, unembedding, and what its tokens read as."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from thoughtlens.core import MismatchError
+from thoughtlens.latents.codes.tokens import token_texts
+from thoughtlens.models.hf.load import LanguageModel
+from thoughtlens.models.thought.sequence import decoder_parts
+from thoughtlens.models.thought.thoughts import ThoughtModel
+from thoughtlens.models.thought.tiny import TinyThoughts
+
+CHUNK = 1 << 22
+"""Logits held at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """Logit lens (nostalgebraist 2020): softmax(W_U norm(x)), the norm left out where x has passed it."""
+
+    unembed: Callable[[Tensor, str], Tensor]
+    """States [n, d] at a hook name to logits [n, vocab]."""
+    d: int
+    n_vocab: int
+    read: Callable[[Sequence[int]], dict[int, str]]
+    """Token ids to texts."""
+
+    def logits(self, x: Float[Tensor, "n d"], hook_name: str) -> Float[Tensor, "n vocab"]:
+        """Logits in float32, in the model's place; gradients flow to x."""
+        if x.shape[-1] != self.d:
+            raise MismatchError(
+                f"{hook_name} has width {x.shape[-1]}, the model's final norm reads {self.d}: only states of "
+                f"the residual stream can be read through it"
+            )
+        return self.unembed(x, hook_name).float()
+
+    @property
+    def chunk(self) -> int:
+        """Rows whose logits are held at once."""
+        return max(1, CHUNK // self.n_vocab)
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """Every token as text; an id without one is given as its number."""
+        found = self.read(range(self.n_vocab))
+        return [found[i] or f"<{i}>" for i in range(self.n_vocab)]
+
+    @cached_property
+    def words(self) -> dict[str, int]:
+        """Number of each text without its surrounding spaces: " 7" and "7" are one word."""
+        return {word: i for i, word in enumerate(dict.fromkeys(text.strip() for text in self.texts))}
+
+    @cached_property
+    def word_of(self) -> Int[np.ndarray, " vocab"]:
+        """The word of each token."""
+        return np.array([self.words[text.strip()] for text in self.texts])
+
+
+def of_thoughts(model: ThoughtModel) -> Readout:
+    """The output side of a thought model."""
+
+    def unembed(x: Tensor, hook_name: str) -> Tensor:
+        # thought_out has passed the final norm; everything else has not
+        return model.readout(x, "thought_out" if hook_name == "thought_out" else "resid")
+
+    def read(ids: Sequence[int]) -> dict[int, str]:
+        if isinstance(model, TinyThoughts):
+            return {i: model.tokenizer.vocabulary[i] for i in ids}
+        tokenizer = model.tokenizer  # type: ignore[attr-defined]
+        there = [i for i in ids if i < len(tokenizer)]  # thought tokens may be the checkpoint's own
+        return dict.fromkeys(ids, "") | token_texts(tokenizer, there)
+
+    return Readout(unembed, model.spec.d, _n_vocab(unembed, model.spec.d), read)
+
+
+def of_text(lm: LanguageModel) -> Readout:
+    """The output side of a language model.
+
+    Raises:
+        MismatchError: it has none.
+        CheckpointError: no final norm was found.
+    """
+    norm, head = decoder_parts(lm.model.base_model)[1], lm.model.get_output_embeddings()
+    if head is None:
+        raise MismatchError(f"{lm.name} has no unembedding: there is nothing to read states through")
+
+    def unembed(x: Tensor, hook_name: str) -> Tensor:
+        return head(norm(x.to(lm.model.device, lm.model.dtype)))
+
+    d = int(lm.model.config.get_text_config().hidden_size)
+    return Readout(unembed, d, _n_vocab(unembed, d), lambda ids: token_texts(lm.tokenizer, ids))
+
+
+@torch.no_grad()
+def _n_vocab(unembed: Callable[[Tensor, str], Tensor], d: int) -> int:
+    return unembed(torch.zeros(1, d), "").shape[-1]

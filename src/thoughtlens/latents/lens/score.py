@@ -1,0 +1,121 @@
+"""How often a reading is the word that a thought could have meant, beside shuffled words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from thoughtlens.latents.lens.rows import Target
+from thoughtlens.numerics.stats.intervals import bootstrap_means, wilson
+from thoughtlens.numerics.stats.significance import max_statistic, permutation_p, shuffled_blocks
+
+DEFINITIONS = {
+    "rate": "share of states whose strongest token reads as the right word (spaces around it apart; of text, "
+    "as the next token); low, high: 95 % interval, Wilson, or cluster bootstrap over groups where problems "
+    "share one",
+    "rate_top": "share of states with the right word among their top_k tokens",
+    "null": "the rate after the right words were shuffled over the problems, group by group, mean over the "
+    "shuffles; null_high: their 95 % quantile",
+    "p": "share of shuffles that reach the rate",
+    "p_max": "share of shuffles in which any lens, hook, thought and column is as many standard deviations "
+    "above its null as this one (Westfall and Young 1993)",
+    "intermediate": "any of the problem's values v1, v2, .. except the last, which is the answer",
+    "subset": "all; right, wrong: problems that the model answered so, not part of p_max",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """One lens at one cell on one column."""
+
+    row: dict[str, Any]
+    null: Float[np.ndarray, " permutations"]
+
+
+def score(
+    words: Int[np.ndarray, "readings n k"],
+    target: Target,
+    groups: Int[np.ndarray, " n"],
+    keep: Bool[np.ndarray, " n"],
+    *,
+    n_permutations: int,
+    seed: int,
+) -> list[Scored]:
+    """Several readings of the same rows against one target; none below two groups.
+
+    Args:
+        words: The k strongest words of each row, strongest first.
+        target: What they are compared with.
+        groups: Group of each row; rows of a group are shuffled together.
+        keep: Rows to score.
+        n_permutations: Shuffles, the same for all readings; 0: no null.
+        seed: Of the shuffles and the bootstrap.
+    """
+    at = np.flatnonzero(keep & target.known)
+    at = at[np.argsort(groups[at], kind="stable")]
+    names, own = np.unique(groups[at], return_inverse=True)
+    if len(names) < 2:
+        return []
+    words, y = words[:, at], target.y[at]
+    first, among = _hits(words[..., :1], y), _hits(words, y).mean(1)
+    rng = np.random.default_rng((seed, 53))
+    shuffles = (y[shuffled_blocks(own, rng)] for _ in range(n_permutations))
+    null = np.array([_hits(words[..., :1], other).mean(1) for other in shuffles]).reshape(-1, len(words))
+    common = {"column": target.name, "n": len(at), "n_groups": len(names)}
+    return [
+        Scored(
+            {
+                **common,
+                "rate": float(hits.mean()),
+                **bounds,
+                "rate_top": float(top),
+                **_beside(hits, by_chance),
+            },
+            by_chance,
+        )
+        for hits, top, bounds, by_chance in zip(
+            first, among, _intervals(first, own, seed), null.T, strict=True
+        )
+    ]
+
+
+def _beside(
+    hits: Bool[np.ndarray, " n"], null: Float[np.ndarray, " permutations"]
+) -> dict[str, float | None]:
+    if not len(null):
+        return dict.fromkeys(("null", "null_high", "p"))
+    p = permutation_p(float(hits.mean()), null)
+    return {"null": float(null.mean()), "null_high": float(np.quantile(null, 0.95)), "p": p}
+
+
+def with_family(scored: Sequence[Scored]) -> list[dict[str, Any]]:
+    """The rows with `p_max` over all of them."""
+    if not scored:
+        return []
+    null = np.column_stack([s.null for s in scored])
+    mean, spread = null.mean(0), null.std(0)
+    spread = np.maximum(spread, [1 / s.row["n"] for s in scored])  # a null that never moves
+    observed = (np.array([s.row["rate"] for s in scored]) - mean) / spread
+    p_max = max_statistic(observed, (null - mean) / spread)
+    return [s.row | {"p_max": float(p)} for s, p in zip(scored, p_max, strict=True)]
+
+
+def _hits(
+    words: Int[np.ndarray, "readings n k"], y: Int[np.ndarray, "n options"]
+) -> Bool[np.ndarray, "readings n"]:
+    right = np.zeros(words.shape[:2], bool)
+    for option in y.T:
+        right |= ((words == option[:, None]) & (option >= 0)[:, None]).any(2)
+    return right
+
+
+def _intervals(hits: Bool[np.ndarray, "readings n"], groups: np.ndarray, seed: int) -> list[dict[str, float]]:
+    if groups[-1] + 1 == hits.shape[1]:
+        found = [wilson(int(row.sum()), len(row)) for row in hits]
+    else:
+        found = bootstrap_means(hits.T.astype(float), groups, seed=seed)
+    return [{"low": interval.low, "high": interval.high} for interval in found]

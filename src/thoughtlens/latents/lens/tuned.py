@@ -1,0 +1,183 @@
+"""The tuned lens (Belrose et al. 2023, arXiv:2303.08112): an affine map before the logit lens.
+
+`translate(h) = h + h W + b`, fitted per layer and thought to the model's own final distribution at the
+same thought: minimise KL(softmax(final) || softmax(readout(translate(h)))).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.latents.lens.config import LensConfig
+from thoughtlens.latents.lens.readout import Readout
+from thoughtlens.latents.lens.rows import Cell
+from thoughtlens.models.thought.thoughts import ThoughtModel, collect
+
+HELD_BACK = 0.1
+"""Share of the fitting problems that chooses when to stop."""
+RIDGE = 1e-2
+"""Penalty of the start, as a share of the mean squared state."""
+LOOKS = 12
+"""Times at which a translator is compared with the best so far."""
+FINAL = "thought_out"
+
+
+@dataclass(frozen=True)
+class Translator:
+    """`h + h @ weight + bias`."""
+
+    weight: Float[Tensor, "d d"]
+    bias: Float[Tensor, " d"]
+
+    def __call__(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        return h + h @ self.weight + self.bias
+
+
+def identity(d: int) -> Translator:
+    """The logit lens as a translator."""
+    return Translator(torch.zeros(d, d), torch.zeros(d))
+
+
+@dataclass(frozen=True, eq=False)
+class Finals:
+    """The model's last state of every thought: from the store where it is there, else thought again."""
+
+    hook_name: str
+    states: Float[Tensor, "problems passes d"] | None
+    line: Int[np.ndarray, " problems"]
+    store: ActivationStore
+
+    def of(self, cell: Cell) -> Float[Tensor, "n d"]:
+        """The last states at the rows of a cell."""
+        if self.states is None:
+            return self.store.read(self.hook_name, cell.rows)
+        at = np.searchsorted(self.line, cell.line)
+        return self.states[torch.from_numpy(at), cell.thought_idx]
+
+
+def finals(store: ActivationStore, model: ThoughtModel, lines: np.ndarray, batch_size: int) -> Finals:
+    """Where the targets of the fit come from, for these lines of the problems."""
+    lines = np.unique(lines)
+    last = f"layers.{model.spec.n_layers - 1}:out"
+    for hook in (FINAL, last):
+        if hook in store.hook_names:
+            return Finals(hook, None, lines, store)
+    questions = [store.problems["question"][int(i)].as_py() for i in lines]
+    batch = collect(model, questions, sites=(FINAL,), batch_size=batch_size)
+    assert batch.thought_out is not None
+    return Finals(FINAL, batch.thought_out[:, :, 0].float(), lines, store)
+
+
+def fit(
+    readout: Readout,
+    hook_name: str,
+    x: Float[Tensor, "n d"],
+    final: Float[Tensor, "n d"],
+    final_hook: str,
+    cfg: LensConfig,
+) -> Translator:
+    """The translator of one layer and thought; the identity where nothing better was found.
+
+    Starts at the affine map to the last state; Adam in units of the states' spread, so that the rate fits
+    every layer. The last tenth of the rows chooses among the identity and the translators on the way.
+    """
+    d = x.shape[1]
+    if hook_name == final_hook:
+        return identity(d)
+    n_held = max(1, round(HELD_BACK * len(x)))
+    train, held = slice(0, len(x) - n_held), slice(len(x) - n_held, len(x))
+    mean = x[train].mean(0)
+    size = (x[train] - mean).square().mean().sqrt().clamp_min(1e-12)
+    start = _least_squares(x[train], final[train])
+    weight, bias = start[0].requires_grad_(), (start[1] / size).requires_grad_()
+
+    def current() -> Translator:
+        w, b = weight.detach().clone(), bias.detach()
+        return Translator(w, size * b - mean @ w)
+
+    def loss_of(translator: Translator) -> float:
+        return float(divergence(readout, translator, hook_name, x[held], final[held], final_hook).mean())
+
+    candidates = [(loss_of(t), t) for t in (identity(d), current())]
+    rate = cfg.fit_lr / d**0.5
+    optimizer = torch.optim.Adam([weight, bias], lr=rate)
+    generator = torch.Generator().manual_seed(cfg.seed)
+    for step in range(cfg.fit_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (1 - step / cfg.fit_steps)
+        rows = torch.randint(n := len(x) - n_held, (min(cfg.fit_batch, n),), generator=generator)
+        translated = x[rows] + (x[rows] - mean) @ weight + size * bias
+        loss = _kl(readout.logits(final[rows], final_hook), readout.logits(translated, hook_name)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if (step + 1) % max(1, cfg.fit_steps // LOOKS) == 0 or step + 1 == cfg.fit_steps:
+            candidates.append((loss_of(current()), current()))
+            candidates = [min(candidates, key=lambda pair: pair[0])]
+    return candidates[0][1]
+
+
+def _least_squares(
+    x: Float[Tensor, "n d"], final: Float[Tensor, "n d"]
+) -> tuple[Float[Tensor, "d d"], Float[Tensor, " d"]]:
+    """The affine map from x to the last state as a start: `x + (x - mean) W + b`, ridge for few rows."""
+    wide, mean = x.double(), x.double().mean(0)
+    change = final.double() - wide
+    shift = change.mean(0)
+    gram = (wide - mean).T @ (wide - mean)
+    ridge = RIDGE * gram.diagonal().mean().clamp_min(1e-12)
+    gram.diagonal().add_(ridge)
+    weight = torch.linalg.solve(gram, (wide - mean).T @ (change - shift))
+    return weight.float().contiguous(), shift.float()
+
+
+@torch.no_grad()
+def divergence(
+    readout: Readout,
+    translator: Translator,
+    hook_name: str,
+    x: Float[Tensor, "n d"],
+    final: Float[Tensor, "n d"],
+    final_hook: str,
+) -> Float[Tensor, " n"]:
+    """KL(final || lens) of each row, nats, float64."""
+    parts = []
+    for i in _chunks(len(x), readout.chunk):
+        lens = readout.logits(translator(x[i]), hook_name)
+        parts.append(_kl(readout.logits(final[i], final_hook), lens).double().cpu())
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def from_constant(
+    readout: Readout,
+    fitted: Float[Tensor, "m d"],
+    final: Float[Tensor, "n d"],
+    final_hook: str,
+) -> Float[Tensor, " n"]:
+    """KL(final || the mean final distribution of the fitting rows) of each row: what needs no state."""
+    total = torch.zeros(readout.n_vocab, dtype=torch.float64)
+    for i in _chunks(len(fitted), readout.chunk):
+        total += readout.logits(fitted[i], final_hook).softmax(-1).double().sum(0).cpu()
+    constant = (total / len(fitted)).clamp_min(torch.finfo(torch.float64).tiny).log()
+    parts = []
+    for i in _chunks(len(final), readout.chunk):
+        log_p = readout.logits(final[i], final_hook).double().log_softmax(-1).cpu()
+        parts.append((log_p.exp() * (log_p - constant)).sum(-1).clamp_min(0))
+    return torch.cat(parts)
+
+
+def _kl(target: Float[Tensor, "n vocab"], logits: Float[Tensor, "n vocab"]) -> Float[Tensor, " n"]:
+    log_p = target.detach().log_softmax(-1)
+    return (log_p.exp() * (log_p - logits.log_softmax(-1))).sum(-1).clamp_min(0)
+
+
+def _chunks(n: int, size: int) -> Iterator[slice]:
+    return (slice(i, i + size) for i in range(0, n, size))

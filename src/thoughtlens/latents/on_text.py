@@ -1,0 +1,252 @@
+"""Which latents fire on a text or a problem: what `thoughtlens fire RUN "text"` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thoughtlens.acts.extract.config import ExtractConfig
+from thoughtlens.acts.extract.thoughts import model_of, sites_of
+from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.core import ConfigError, MismatchError, NotThereError
+from thoughtlens.latents.codes.member import POOLED, member_thoughts
+from thoughtlens.latents.codes.reading import TextReader
+from thoughtlens.latents.codes.tokens import token_texts
+from thoughtlens.models.thought.thoughts import ThoughtModel, collect
+from thoughtlens.sae.base import SAE
+from thoughtlens.sae.formats.io import load_members
+
+DEFINITIONS = {
+    "max": "largest activation of the latent over the positions of the text: its tokens without special "
+    "ones, or its thoughts, at every hook",
+    "latents_past_first": "the strongest over positions after the first, which in many models is an outlier",
+    "l0": "mean over positions (and hooks) of the number of latents with activation != 0",
+    "share_active": "share of all latents that fire on at least one position",
+    "share_active_per_position": "l0 / d_sae",
+    "everywhere": "flagged by interpret: fires on nearly everything, on first tokens or on outlier norms",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """One text with the latents of all its positions."""
+
+    index: int
+    positions: list[str]
+    """A token, or `thought 3`."""
+    acts: Float[Tensor, "hooks positions d_sae"]
+    answer: str | None = None
+
+
+def fire(
+    run: str | Path, texts: Sequence[str], *, member: str | None = None, top: int = 10
+) -> dict[str, Any]:
+    """Run texts through a finished run's model and SAE.
+
+    Args:
+        run: A run directory with `acts` and `sae`; with `interpret`, everywhere-latents are marked.
+        texts: One or more texts.
+        member: Which SAE, where the run has several.
+        top: Strongest latents listed for each text.
+
+    Returns:
+        Per text its tokens, L0, share of active latents and strongest latents; and the latents that are
+        among the strongest of every text. JSON-able.
+
+    Raises:
+        NotThereError: no such run, or a stage of it is missing.
+        ConfigError: several SAEs and no `member`, or an unknown one.
+        DataError: an empty text.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise NotThereError(f"Expected a run directory at {run}, found none; make one with: thoughtlens run")
+    name, sae = pick(load_members(run / "sae"), member)
+    store = ActivationStore.open(run / "acts")
+    if sae.provenance.get("model_digest") not in (None, store.meta.model_digest):
+        raise MismatchError(f"The SAE in {run / 'sae'} was trained on another model than {store.meta.model}")
+    flags = everywhere(run / "interpret", name, sae.d_sae)
+    read = Eye(store).read(sae, texts)
+    found = [describe(one, texts[one.index], sae.hook_names, flags, top) for one in read]
+    found.sort(key=lambda one: one["index"])
+    strongest = [{latent["latent"] for latent in one["latents"]} for one in found]
+    return {
+        "run": str(run),
+        "kind": store.meta.kind,
+        "model": store.meta.model,
+        "hook_names": sae.hook_names,
+        "member": name,
+        "d_sae": sae.d_sae,
+        "definitions": DEFINITIONS,
+        "everywhere_known": flags is not None,
+        "shared_latents": sorted(set.intersection(*strongest)) if len(found) > 1 else [],
+        "texts": found,
+    }
+
+
+def render(result: dict[str, Any]) -> str:
+    """The same for people."""
+    unit = "token" if result["kind"] == "text" else "thought"
+    lines = [f"{result['model']}, {', '.join(result['hook_names'])}, {result['d_sae']:,} latents"]
+    for one in result["texts"]:
+        n = one["n_positions"]
+        lines += ["", repr(one["text"])]
+        if one["answer"] is not None:
+            lines.append(f"  answer: {one['answer']!r}")
+        lines.append(
+            f"  L0 {one['l0']:.1f} latents a {unit}, {one['share_active_per_position']:.2%} of all "
+            f"(n = {n} {unit}s); {one['n_active']:,} latents ({one['share_active']:.1%}) "
+            f"fire on at least one {unit}"
+        )
+        for latent in one["latents"]:
+            mark = f"  everywhere ({latent['everywhere']})" if latent["everywhere"] else ""
+            hook = f" at {latent['hook_name']}" if len(result["hook_names"]) > 1 else ""
+            lines.append(
+                f"  {latent['latent']:>7}  max {latent['max']:8.3f} on {latent['position']!r:<14}{hook} "
+                f"fires on {latent['n_positions']}/{n} {unit}s{mark}"
+            )
+        past = ", ".join(f"{r['latent']} {r['max']:.3g} {r['position']!r}" for r in one["latents_past_first"])
+        lines.append(f"  past the first {unit}: {past or 'none'}")
+    if len(result["texts"]) > 1:
+        names = ", ".join(map(str, result["shared_latents"])) or "none"
+        lines += ["", f"Among the strongest of every text: {names}"]
+    if not result["everywhere_known"]:
+        lines.append("Everywhere-latents are not marked: the run has no interpret stage")
+    return "\n".join(lines)
+
+
+def pick(members: dict[str, SAE], member: str | None) -> tuple[str, SAE]:
+    """The SAE of this name, or the only one; ConfigError names those that there are."""
+    if member is None and len(members) == 1:
+        return next(iter(members.items()))
+    if member not in members:
+        raise ConfigError(f"member: expected one of {', '.join(members)}, got {member!r}")
+    return member, members[member]
+
+
+def everywhere(interpret: Path, name: str, d_sae: int) -> list[str | None] | None:
+    """Why each latent counts as firing everywhere (None: it does not); None without the table."""
+    file = interpret / "latents.parquet"
+    if not file.is_file():
+        return None
+    table = pq.read_table(file, columns=["member", "latent", "everywhere_reason"]).to_pylist()
+    flags: list[str | None] = [None] * d_sae
+    for row in table:
+        if row["member"] == (name or POOLED):
+            flags[row["latent"]] = row["everywhere_reason"]
+    return flags
+
+
+class Eye:
+    """The model behind a store, loaded when first needed and then kept: new texts as its SAEs see them."""
+
+    def __init__(self, store: ActivationStore) -> None:
+        self.store = store
+
+    @cached_property
+    def reader(self) -> TextReader:
+        """Of a store of text."""
+        return TextReader.like(self.store.root)
+
+    @cached_property
+    def thinker(self) -> tuple[ExtractConfig, ThoughtModel]:
+        """Of a store of thoughts: how it was made, and the model."""
+        return model_of(self.store)
+
+    def read(self, sae: SAE, texts: Sequence[str]) -> Iterator[Found]:
+        """Every text once, in any order.
+
+        Raises:
+            DataError: no texts, or one that the model cannot read.
+            MismatchError: the model's weights are not those that made the store.
+        """
+        return (self._texts if self.store.meta.kind == "text" else self._thoughts)(sae, texts)
+
+    def _texts(self, sae: SAE, texts: Sequence[str]) -> Iterator[Found]:
+        for reading in self.reader.read(texts, sae.hook_names):
+            names = token_texts(self.reader.lm.tokenizer, reading.token_ids)
+            acts = [_encode(sae, hook, [None] * len(x), x) for hook, x in reading.acts.items()]
+            yield Found(reading.index, [names[int(t)] for t in reading.token_ids], torch.stack(acts))
+
+    def _thoughts(self, sae: SAE, questions: Sequence[str]) -> Iterator[Found]:
+        cfg, model = self.thinker
+        sites = sites_of(tuple(sae.hook_names), model.spec)
+        layers = sorted({layer for _, layer in sites.values() if layer is not None})
+        batch = collect(
+            model, questions, sites=sorted({site for site, _ in sites.values()}), layers=layers, answers=True,
+            max_new_tokens=cfg.max_new_tokens,
+        )  # fmt: skip
+        answers = batch.answers.text if batch.answers is not None else []
+        thoughts = member_thoughts(self.store, sae) or []
+        for i in range(len(questions)):
+            acts = []
+            for hook, (site, layer) in sites.items():
+                x = getattr(batch, site)[i, thoughts, 0]
+                x = x if layer is None else x[:, batch.layers.index(layer)]
+                acts.append(_encode(sae, hook, thoughts, x))
+            yield Found(i, [f"thought {t}" for t in thoughts], torch.stack(acts), answers[i])
+
+
+@torch.no_grad()
+def _encode(
+    sae: SAE, hook_name: str, thoughts: Sequence[int | None], x: Float[Tensor, "rows d_in"]
+) -> Float[Tensor, "rows d_sae"]:
+    cells = [(hook_name, thought) for thought in thoughts]
+    return sae.encode(x.to(sae.W_enc.dtype), sae.cell_index(cells, np.arange(len(x)))).float()
+
+
+def describe(
+    one: Found, text: str, hook_names: list[str], flags: list[str | None] | None, top: int
+) -> dict[str, Any]:
+    """The numbers of one text, JSON-able: how many latents fire, and which `top` of them most strongly."""
+    d_sae = one.acts.shape[-1]
+    fires = (one.acts != 0).any(0)
+    n_active = int(fires.any(0).sum())
+    per_position = (one.acts != 0).sum(-1).float().mean(0)
+    strongest = [_strongest(one, first, top) for first in (0, 1)]
+
+    def row(latent: int, value: float, hook: int, at: int) -> dict[str, Any]:
+        return {
+            "latent": latent,
+            "max": value,
+            "position": one.positions[at],
+            "position_idx": at,
+            "hook_name": hook_names[hook],
+            "n_positions": int(fires[:, latent].sum()),
+            "everywhere": flags[latent] if flags else None,
+        }
+
+    return {
+        "index": one.index,
+        "text": text,
+        "answer": one.answer,
+        "positions": one.positions,
+        "n_positions": len(one.positions),
+        "l0": float(per_position.mean()),
+        "l0_per_position": per_position.tolist(),
+        "n_active": n_active,
+        "share_active": n_active / d_sae,
+        "share_active_per_position": float(per_position.mean()) / d_sae,
+        "latents": [row(*entry) for entry in strongest[0]],
+        "latents_past_first": [row(*entry) for entry in strongest[1]],
+    }
+
+
+def _strongest(one: Found, first: int, top: int) -> list[tuple[int, float, int, int]]:
+    """Latent, activation, hook and position of the strongest latents from position `first` on."""
+    acts = one.acts[:, first:]
+    if not acts.shape[1]:
+        return []
+    best, at = acts.flatten(0, 1).max(0)
+    order = np.lexsort((np.arange(len(best)), -best.numpy()))[:top].tolist()
+    n = acts.shape[1]
+    return [(j, float(best[j]), int(at[j]) // n, int(at[j]) % n + first) for j in order if best[j] > 0]

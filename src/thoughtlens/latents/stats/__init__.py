@@ -1,0 +1,1 @@
+"""Statistics of latents: associations, examples, preferences."""

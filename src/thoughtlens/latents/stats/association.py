@@ -1,0 +1,355 @@
+"""Which labels, words, tokens, hooks, thoughts and positions a latent prefers, with the problem as the unit.
+
+Rows of one problem (or document) are not independent: counting them one by one makes chance look like a
+finding. Intervals come from the spread over problems, and what chance does from permutations that keep each
+problem's fires together; the same permutations for all latents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+from scipy import stats
+
+from thoughtlens.latents.codes.fires import Fires
+from thoughtlens.latents.stats import null_loops
+from thoughtlens.latents.stats.chance import Chance, Null, binned, shifts
+from thoughtlens.numerics.kernels.threads import share
+
+Z95 = null_loops.Z95
+WORD_PAIRS = 1_000_000
+"""Pairs of latent and word that are held at once."""
+
+DEFINITIONS = {
+    "rate_in": "mean over problems of the share of the problem's vectors at this level on which it fires",
+    "rate_out": "the same over the other levels",
+    "rate difference": "rate_in - rate_out; 95% interval from the spread over problems",
+    "lift": "P(fires | token) / P(fires); 95% interval by linearisation over documents",
+    "correlation": "Pearson correlation over problems of the share of vectors on which it fires with the "
+    "rank of the number; 95% interval by Fisher's transformation",
+    "z": "inside problems: fires at the level less those expected from each problem's own rate, over the "
+    "standard deviation of that if levels are dealt out at random inside problems (Mantel-Haenszel); labels "
+    "and words: rate difference over its standard error if labels are dealt out at random; correlation: "
+    "r sqrt(n); tokens: (P(token | fires) - P(token)) / its standard error",
+    "permutations": "inside problems, and tokens: levels moved around inside every problem by a random "
+    "shift; labels, words, numbers: dealt out anew over problems",
+    "q_value": "false-discovery rate of calling all pairs with at least this |z| found: their number in the "
+    "mean permutation over their number in the data, all tested (latent, level) pairs of the factor together",
+    "p_max": "share of permutations whose largest |z| over all latents and levels reaches this |z|",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Associations:
+    """One entry per listed (latent, level) of a factor; definitions in `DEFINITIONS`."""
+
+    latent: Int[np.ndarray, " n"]
+    level: Int[np.ndarray, " n"]
+    n_fires: Int[np.ndarray, " n"]
+    n_units: Int[np.ndarray, " n"]
+    rate_in: Float[np.ndarray, " n"]
+    rate_out: Float[np.ndarray, " n"]
+    estimate: Float[np.ndarray, " n"]
+    low: Float[np.ndarray, " n"]
+    high: Float[np.ndarray, " n"]
+    z: Float[np.ndarray, " n"]
+    q_value: Float[np.ndarray, " n"]
+    p_max: Float[np.ndarray, " n"]
+    n_tested: int
+    """Pairs that were tested; more than are listed where only the strongest of each latent are."""
+
+    def __len__(self) -> int:
+        return len(self.latent)
+
+    def take(self, index: Shaped[np.ndarray, " m"]) -> Associations:
+        """The entries at `index` (positions or a mask)."""
+        columns = {name: v[index] for name, v in vars(self).items() if isinstance(v, np.ndarray)}
+        return Associations(**columns, n_tested=self.n_tested)
+
+
+def level_preference(
+    fires: Fires, level: Int[np.ndarray, " vectors"], n_levels: int, chance: Chance, *, of_hooks: bool = False
+) -> Associations:
+    """Levels that vary inside a problem (thought, position, hook): each against the rest of the same problem.
+
+    Args:
+        fires: The fires of every latent.
+        level: Level of every vector.
+        n_levels: Number of levels.
+        chance: Permutations and support floor.
+        of_hooks: The levels are hooks, so that chance moves hooks and not places around.
+    """
+    unit = np.repeat(fires.unit.astype(np.int64), fires.n_hooks)
+    exposure = np.bincount(unit * n_levels + level, minlength=fires.n_units * n_levels)
+    exposure = exposure.reshape(fires.n_units, n_levels)
+    size = np.full(fires.n_units, fires.n_hooks) if of_hooks else np.diff(fires.first)
+    shape = (n_levels, fires.d_sae)
+    n_fires, n_units = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    rate_in, rate_out, square, excess, variance = np.zeros((5, *shape))
+    null, _ = _run(
+        null_loops.inside, fires, fires.first, fires.n_hooks, level.astype(np.int32), exposure,
+        shifts(size, chance), of_hooks, chance.min_units, n_fires, n_units, rate_in, rate_out, square,
+        excess, variance,
+    )  # fmt: skip
+    total = exposure.sum(1, keepdims=True)
+    n = np.maximum(((exposure > 0) & (exposure < total)).sum(0), 1)[:, None]
+    estimate = (rate_in - rate_out) / n
+    spread = np.sqrt(np.maximum(square / n - estimate**2, 0.0) / n)
+    tested = (n_units.max(0) >= chance.min_units) & (variance > 0)
+    z = _ratio(excess, np.sqrt(variance))
+    return _collect(tested, z, null, n_fires, n_units, rate_in / n, rate_out / n, estimate, spread)
+
+
+def label_preference(
+    fires: Fires, label: Int[np.ndarray, " units"], n_levels: int, chance: Chance
+) -> Associations:
+    """Labels of whole problems (operation, correctness): each class against all other classes.
+
+    The statistic of a problem is the share of its vectors on which the latent fires.
+
+    Args:
+        fires: The fires of every latent.
+        label: Class of every problem; -1 is left out.
+        n_levels: Number of classes.
+        chance: Permutations and support floor.
+    """
+    known = np.flatnonzero(label >= 0)
+    sizes = np.bincount(label[known], minlength=n_levels)
+    shuffled = np.full((len(label), chance.n_permutations), -1, np.int16)
+    rng = chance.rng
+    for p in range(chance.n_permutations):
+        shuffled[known, p] = label[rng.permutation(known)]
+    shape = (n_levels, fires.d_sae)
+    n_fires, n_units = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    total, square = np.zeros((2, *shape))
+    null, _ = _run(
+        null_loops.labels, fires, fires.n_hooks, _weight(fires), label.astype(np.int64), sizes, shuffled,
+        chance.min_units, _longest(fires), n_fires, n_units, total, square,
+    )  # fmt: skip
+    return _classes(sizes[:, None], len(known), n_fires, n_units, total, square, total.sum(0), square.sum(0),
+                    n_units.sum(0) >= chance.min_units, null)  # fmt: skip
+
+
+def word_preference(
+    fires: Fires,
+    indptr: Int[np.ndarray, " units_plus_1"],
+    word: Int[np.ndarray, " n"],
+    n_words: int,
+    chance: Chance,
+    *,
+    top: int,
+) -> Associations:
+    """Words that are in a problem's text or not: the problems with a word against those without.
+
+    Args:
+        fires: The fires of every latent.
+        indptr: Where the words of each problem begin in `word`.
+        word: The different words of every problem, problem by problem.
+        n_words: Number of words; each must be in some texts and missing in some.
+        chance: Permutations and support floor.
+        top: Words listed for each latent, by |z|; all are tested.
+    """
+    sizes, has = np.bincount(word, minlength=n_words), np.zeros((fires.n_units, n_words), np.uint8)
+    has[np.repeat(np.arange(fires.n_units), np.diff(indptr)), word] = 1
+    rng, units = chance.rng, np.arange(fires.n_units, dtype=np.int32)
+    shuffled = np.stack([rng.permutation(units) for _ in range(chance.n_permutations)])
+    block = max(1, WORD_PAIRS // n_words)
+    parts, nulls, observed = [], [], np.zeros(null_loops.Z_BINS, np.int64)
+    for low in range(0, fires.d_sae, block):
+        null, found = _words(fires.part(low, low + block), has, sizes, shuffled, chance.min_units)
+        observed += np.bincount(binned(found.z), minlength=len(observed))
+        order = np.lexsort((found.level, -np.abs(found.z), found.latent))
+        found = found.take(order[rank_within(found.latent[order]) < top])
+        nulls.append(null)
+        parts.append(replace(found, latent=found.latent + low))
+    null = Null(np.max([n.largest for n in nulls], axis=0), np.sum([n.counts for n in nulls], axis=0))
+    names = [name for name, value in vars(parts[0]).items() if isinstance(value, np.ndarray)]
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    columns |= {"q_value": null.q_values(columns["z"], observed), "p_max": null.p_max(columns["z"])}
+    return Associations(**columns, n_tested=int(observed.sum()))
+
+
+def _words(
+    fires: Fires, has: np.ndarray, sizes: np.ndarray, shuffled: np.ndarray, min_units: int
+) -> tuple[Null, Associations]:
+    """All pairs of some latents and all words, and the null of these latents alone."""
+    shape = (fires.d_sae, len(sizes))
+    n_fires, n_units = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    total, square = np.zeros((2, *shape))
+    whole, squares = np.zeros((2, fires.d_sae))
+    null, _ = _run(
+        null_loops.words, fires, fires.n_hooks, _weight(fires), has, sizes, shuffled,
+        min_units, _longest(fires), n_fires, n_units, total, square, whole, squares,
+    )  # fmt: skip
+    supported = units_of(fires) >= min_units
+    return null, _classes(
+        sizes[:, None],
+        fires.n_units,
+        n_fires.T,
+        n_units.T,
+        total.T,
+        square.T,
+        whole,
+        squares,
+        supported,
+        null,
+    )
+
+
+def correlation(fires: Fires, number: Float[np.ndarray, " units"], chance: Chance) -> Associations:
+    """A number that every problem has (a value, a length), by its rank; NaN is left out. One level, 0."""
+    known = np.flatnonzero(~np.isnan(number))
+    n, score = len(known), np.full(len(number), np.nan)
+    ranks = stats.rankdata(number[known])
+    score[known] = (ranks - ranks.mean()) / ranks.std()
+    shuffled = np.zeros((len(number), chance.n_permutations), np.float32)
+    rng = chance.rng
+    for p in range(chance.n_permutations):
+        shuffled[known, p] = score[rng.permutation(known)]
+    n_fires, n_units = np.zeros((2, fires.d_sae), np.int64)
+    total, square, product = np.zeros((3, fires.d_sae))
+    null, _ = _run(
+        null_loops.correlations, fires, fires.n_hooks, _weight(fires), score, shuffled, n, chance.min_units,
+        _longest(fires), n_fires, n_units, total, square, product,
+    )  # fmt: skip
+    variance = square / n - (total / n) ** 2
+    latent = np.flatnonzero((n_units >= chance.min_units) & (variance > 1e-24))
+    z = product[latent] / np.sqrt(n * variance[latent])
+    r = np.clip(z / np.sqrt(n), -1 + 1e-12, 1 - 1e-12)
+    half, nothing = Z95 / np.sqrt(max(n - 3, 1)), np.full(len(latent), np.nan)
+    return Associations(
+        latent, np.zeros_like(latent), n_fires[latent], n_units[latent], nothing, nothing, r,
+        np.tanh(np.arctanh(r) - half), np.tanh(np.arctanh(r) + half), z, null.q_values(z), null.p_max(z),
+        len(latent),
+    )  # fmt: skip
+
+
+def token_preference(
+    fires: Fires,
+    token: Int[np.ndarray, " places"],
+    n_tokens: int,
+    chance: Chance,
+    *,
+    min_fires: int = 10,
+    top: int = 10,
+) -> Associations:
+    """Tokens on which a latent fires more often than its density says, documents as the unit.
+
+    The interval of the lift linearises the ratio "fires on this token / fires" over documents.
+
+    Args:
+        fires: The fires of every latent.
+        token: Token of every place.
+        n_tokens: Size of the vocabulary.
+        chance: Permutations, and the documents in which a latent must fire on the token.
+        min_fires: Fires of the latent on the token below which a pair is not tested.
+        top: Tokens listed for each latent, by the lower end of their lift; all are tested.
+    """
+    vectors = np.bincount(token, minlength=n_tokens) * fires.n_hooks
+    base = vectors / max(fires.n_vectors, 1)
+    shape = (fires.d_sae, top)
+    found, score, numbers = np.full(shape, -1, np.int64), np.zeros(shape), np.zeros((*shape, 5))
+    null, observed = _run(
+        null_loops.tokens, fires, fires.first, fires.n_hooks, token.astype(np.int32), base,
+        shifts(np.diff(fires.first), chance), min_fires, chance.min_units,
+        int(fires.counts.max(initial=0)), found, score, numbers,
+    )  # fmt: skip
+    latent, rank = np.nonzero(found >= 0)
+    level, (count, units, part, spread, z) = found[latent, rank], numbers[latent, rank].T
+    own = fires.counts[latent]
+    rate_out = _ratio(own - count, fires.n_vectors - vectors[level])
+    return Associations(
+        latent, level, count.astype(np.int64), units.astype(np.int64), count / vectors[level], rate_out,
+        part / base[level], np.maximum(part - Z95 * spread, 0.0) / base[level],
+        (part + Z95 * spread) / base[level], z, null.q_values(z, observed), null.p_max(z),
+        int(observed.sum()),
+    )  # fmt: skip
+
+
+def units_of(fires: Fires) -> Int[np.ndarray, " d_sae"]:
+    """Problems in which each latent fires."""
+    found = np.zeros(fires.d_sae, np.int64)
+    share(null_loops.count_units, fires.d_sae, fires.indptr, fires.vector, fires.unit, fires.n_hooks, found)
+    return found
+
+
+def rank_within(sorted_group: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Position of each entry in its run of equal values: `[3, 3, 5] -> [0, 1, 0]`."""
+    if not len(sorted_group):
+        return np.zeros(0, np.int64)
+    start = np.flatnonzero(np.r_[True, sorted_group[1:] != sorted_group[:-1]])
+    lengths = np.diff(np.r_[start, len(sorted_group)])
+    return np.arange(len(sorted_group)) - np.repeat(start, lengths)
+
+
+def _run(loop: Any, fires: Fires, *arguments: Any) -> tuple[Null, np.ndarray]:
+    """A loop over all latents: its null, and the binned |z| of the data where it gives them."""
+    parts = share(loop, fires.d_sae, fires.indptr, fires.vector, fires.unit, *arguments)
+    largest, counts, *rest = zip(*parts, strict=True)
+    observed = np.sum(rest[0], axis=0) if rest else np.zeros(0, np.int64)
+    return Null(np.max(largest, axis=0), np.sum(counts, axis=0)), observed
+
+
+def _weight(fires: Fires) -> Float[np.ndarray, " units"]:
+    return 1.0 / fires.vectors_per_unit
+
+
+def _longest(fires: Fires) -> int:
+    """Most problems that a latent can fire in."""
+    return max(1, min(fires.n_units, int(fires.counts.max(initial=0))))
+
+
+def _classes(
+    sizes: np.ndarray,
+    n: int,
+    n_fires: np.ndarray,
+    n_units: np.ndarray,
+    total: np.ndarray,
+    square: np.ndarray,
+    whole: np.ndarray,
+    squares: np.ndarray,
+    supported: np.ndarray,
+    null: Null,
+) -> Associations:
+    """Problems of each class against all others, from sums over `[class, latent]` and over all problems."""
+    rest = n - sizes
+    rate_in, rate_out = _ratio(total, sizes), _ratio(whole - total, rest)
+    variance = np.maximum(squares / max(n, 1) - (whole / max(n, 1)) ** 2, 0.0)
+    scale = np.sqrt(variance * (_ratio(1.0, sizes) + _ratio(1.0, rest)))
+    spread = np.sqrt(_variance(square, rate_in, sizes) + _variance(squares - square, rate_out, rest))
+    z = _ratio(rate_in - rate_out, scale)
+    tested = supported & (variance > 1e-24) & (sizes > 1) & (rest > 1)
+    return _collect(tested, z, null, n_fires, n_units, rate_in, rate_out, rate_in - rate_out, spread)
+
+
+def _collect(
+    tested: np.ndarray,
+    z: np.ndarray,
+    null: Null,
+    fires: np.ndarray,
+    units: np.ndarray,
+    rate_in: np.ndarray,
+    rate_out: np.ndarray,
+    estimate: np.ndarray,
+    spread: np.ndarray,
+) -> Associations:
+    """Entries of the tested [level, latent] pairs."""
+    level, latent = np.nonzero(tested)
+    pick = level, latent
+    return Associations(
+        latent, level, fires[pick], units[pick], rate_in[pick], rate_out[pick], estimate[pick],
+        estimate[pick] - Z95 * spread[pick], estimate[pick] + Z95 * spread[pick],
+        z[pick], null.q_values(z[pick]), null.p_max(z[pick]), len(level),
+    )  # fmt: skip
+
+
+def _variance(square: np.ndarray, mean: np.ndarray, n: np.ndarray) -> np.ndarray:
+    return np.maximum(_ratio(square, n) - mean**2, 0.0) / np.maximum(n - 1, 1)
+
+
+def _ratio(a: np.ndarray | float, b: np.ndarray | float) -> np.ndarray:
+    a, b = np.broadcast_arrays(np.asarray(a, float), np.asarray(b, float))
+    return np.divide(a, b, out=np.zeros(a.shape), where=b > 0)

@@ -1,0 +1,187 @@
+"""The loops behind the statistics of latents, compiled by numba: each does latents `lo` to `hi`.
+
+A latent is computed by one call and in one order, so that results do not depend on the number of threads.
+In all of them `starts [d_sae + 1]` and `vectors` list each latent's fires; `unit [places]` and
+`first [units + 1]` say which places belong to which problem; a vector is hook `v % n_hooks` of place
+`v // n_hooks`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from thoughtlens.numerics.kernels.loops import compiled
+
+BINS_PER_OCTAVE = 4
+
+
+@compiled
+def insert(ids, scores, new, score):
+    """Keep the highest scores in falling order, lowest id first among equals; -1 marks a free slot.
+
+    Returns:
+        Where it went; the number of slots if nowhere.
+    """
+    at = len(ids)
+    while at > 0 and (
+        ids[at - 1] < 0 or scores[at - 1] < score or (scores[at - 1] == score and ids[at - 1] > new)
+    ):
+        at -= 1
+    if at < len(ids):
+        for p in range(len(ids) - 1, at, -1):
+            ids[p], scores[p] = ids[p - 1], scores[p - 1]
+        ids[at], scores[at] = new, score
+    return at
+
+
+@compiled
+def summaries(
+    starts, vectors, values, unit, marks, n_hooks, units, total, top, marked, histogram, low2, lo, hi
+):
+    """Problems, sum and maximum of each latent, its sum on marked places, and its log2 histogram."""
+    bins = histogram.shape[1]
+    for j in range(lo, hi):
+        before = -1
+        for i in range(starts[j], starts[j + 1]):
+            place, x = vectors[i] // n_hooks, np.float64(values[i])
+            units[j] += unit[place] != before
+            before = unit[place]
+            total[j] += x
+            top[j] = max(top[j], x)
+            for m in range(marks.shape[0]):
+                marked[m, j] += x if marks[m, place] else 0.0
+            b = int(np.floor((np.log2(abs(x)) - low2) * BINS_PER_OCTAVE))
+            histogram[j, min(max(b, 0), bins - 1)] += 1
+
+
+@compiled
+def deciles(starts, values, draws, edges, samples, lo, hi):
+    """The eleven quantiles of each latent's activations, and fires drawn from each tenth of them.
+
+    `draws [d_sae, 10, m]` are uniform numbers; `samples` becomes the drawn fires' positions among all fires,
+    ascending by activation within a tenth, -1 where it has fewer.
+    """
+    m = draws.shape[2]
+    chosen = np.empty(m, np.int64)
+    for j in range(lo, hi):
+        start, n = starts[j], starts[j + 1] - starts[j]
+        if n == 0:
+            continue
+        order = np.argsort(values[start : start + n], kind="mergesort")
+        for d in range(11):
+            at = (n - 1) * d / 10.0
+            below = int(at)
+            a = np.float64(values[start + order[below]])
+            b = np.float64(values[start + order[min(below + 1, n - 1)]])
+            edges[j, d] = a + (at - below) * (b - a)
+        for d in range(10):
+            low = ((n - 1) * d + 9) // 10  # the first fire that reaches the edge below
+            size = (((n - 1) * (d + 1) + 9) // 10 if d < 9 else n) - low
+            for i in range(min(m, size)):
+                pick = min(int(draws[j, d, i] * (size - i)), size - i - 1)
+                at = 0
+                while at < i and chosen[at] <= pick:
+                    pick, at = pick + 1, at + 1
+                for k in range(i, at, -1):
+                    chosen[k] = chosen[k - 1]
+                chosen[at] = pick
+            for i in range(min(m, size)):
+                samples[j, d, i] = start + order[low + chosen[i]]
+
+
+@compiled
+def strongest(starts, vectors, values, unit, row, n_hooks, best, lo, hi):
+    """Positions among all fires of each latent's strongest, one a problem, -1 where there are fewer.
+
+    Ties go to the lowest row, then to the first hook.
+    """
+    k = best.shape[1]
+    for j in range(lo, hi):
+        n, i, stop = 0, starts[j], starts[j + 1]
+        while i < stop:
+            own, top = unit[vectors[i] // n_hooks], i
+            while i < stop and unit[vectors[i] // n_hooks] == own:
+                top = i if values[i] > values[top] else top
+                i += 1
+            at = n
+            while at > 0 and _before(top, best[j, at - 1], vectors, values, row, n_hooks):
+                at -= 1
+            if at < k:
+                n = min(n + 1, k)
+                for p in range(n - 1, at, -1):
+                    best[j, p] = best[j, p - 1]
+                best[j, at] = top
+
+
+@compiled
+def _before(a, b, vectors, values, row, n_hooks):
+    if values[a] != values[b]:
+        return values[a] > values[b]
+    return row[vectors[a] // n_hooks] < row[vectors[b] // n_hooks]
+
+
+@compiled
+def look_up(starts, vectors, values, latent, vector, out, lo, hi):
+    """`out[i]`: the activation of `latent[i]` on `vector[i]`, 0 where it does not fire."""
+    for i in range(lo, hi):
+        low, high = starts[latent[i]], starts[latent[i] + 1]
+        end = high
+        while low < high:
+            middle = (low + high) // 2
+            if vectors[middle] < vector[i]:
+                low = middle + 1
+            else:
+                high = middle
+        out[i] = values[low] if low < end and vectors[low] == vector[i] else 0
+
+
+@compiled
+def level_counts(starts, vectors, level, out, lo, hi):
+    """`out[j, level]`: fires of each latent on the vectors of each level; level -1 is left out."""
+    for j in range(lo, hi):
+        for i in range(starts[j], starts[j + 1]):
+            if level[vectors[i]] >= 0:
+                out[j, level[vectors[i]]] += 1
+
+
+@compiled
+def common_tokens(starts, vectors, token, n_hooks, n_tokens, found, fires, lo, hi):
+    """The tokens on which each latent fires most often (ties: lowest id) and how often; -1 where fewer."""
+    count, seen = np.zeros(n_tokens, np.int64), np.empty(n_tokens, np.int64)
+    for j in range(lo, hi):
+        n = 0
+        for i in range(starts[j], starts[j + 1]):
+            t = token[vectors[i] // n_hooks]
+            if count[t] == 0:
+                seen[n] = t
+                n += 1
+            count[t] += 1
+        for i in range(n):
+            insert(found[j], fires[j], seen[i], np.float64(count[seen[i]]))
+            count[seen[i]] = 0
+
+
+@compiled
+def coactive(starts, vectors, row_starts, row_latents, other, both, jaccard, lo, hi):
+    """The latents that fire on the same vectors as each latent, by Jaccard index (ties: lowest latent)."""
+    d_sae = len(starts) - 1
+    count, seen = np.zeros(d_sae, np.int32), np.empty(d_sae, np.int32)
+    for j in range(lo, hi):
+        n = 0
+        for i in range(starts[j], starts[j + 1]):
+            for p in range(row_starts[vectors[i]], row_starts[vectors[i] + 1]):
+                o = row_latents[p]
+                if count[o] == 0:
+                    seen[n] = o
+                    n += 1
+                count[o] += 1
+        own = starts[j + 1] - starts[j]
+        for i in range(n):
+            o = seen[i]
+            if o != j:
+                union = own + starts[o + 1] - starts[o] - count[o]
+                insert(other[j], jaccard[j], o, count[o] / np.float64(union))
+        for p in range(other.shape[1]):
+            both[j, p] = count[other[j, p]] if other[j, p] >= 0 else 0
+        for i in range(n):
+            count[seen[i]] = 0

@@ -1,0 +1,69 @@
+"""Where a crosscoder's latents live: at which layers, or from which thought to which."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from thoughtlens.latents.codes.member import Member, member_thoughts
+from thoughtlens.latents.stats.statistics import LatentStats
+from thoughtlens.sae.kinds.crosscoder import Crosscoder
+from thoughtlens.sae.persistence import Persistence, placed
+
+DEFINITIONS = {
+    "sites: norm": "length of what a latent writes there per unit of activation, in the crosscoder's units",
+    "sites: share": "norm over the latent's largest; norm_share: norm squared over their sum over sites",
+    "sites: written": "norm times the latent's mean activation where it fires",
+    "persistence": "persists: share >= present_share at all sites; appears: from some site to the last; "
+    "vanishes: from the first to some site; passing: an unbroken stretch inside; returns: with a gap; "
+    "silent: never fired",
+}
+
+
+def place(member: Member, stats: LatentStats, present_share: float) -> Persistence:
+    """Where each latent is present, given how it fires."""
+    assert isinstance(member.sae, Crosscoder)
+    acts, density = (torch.from_numpy(np.asarray(v)) for v in (stats.mean_active, stats.density))
+    return placed(member.sae, acts, density, present_share)
+
+
+def table(member: Member, found: Persistence) -> pa.Table:
+    """One line a latent and site."""
+    d_sae, n = found.norms.shape
+    names = _sites(member)
+    norms = found.norms.double()
+    squares = norms.square()
+    squares = squares / squares.sum(1, keepdim=True).clamp_min(torch.finfo(squares.dtype).tiny)
+    return pa.table(
+        {
+            "member": pa.array([member.name] * (d_sae * n)).dictionary_encode(),
+            "latent": np.repeat(np.arange(d_sae, dtype=np.int32), n),
+            "site": np.tile(np.arange(n, dtype=np.int32), d_sae),
+            "hook_name": pa.array([hook for hook, _ in names] * d_sae, pa.string()),
+            "thought_idx": pa.array([thought for _, thought in names] * d_sae, pa.int32()),
+            "norm": norms.flatten().numpy(),
+            "share": found.share.double().flatten().numpy(),
+            "norm_share": squares.flatten().numpy(),
+            "written": found.written.double().flatten().numpy(),
+            "present": found.present.flatten().numpy(),
+            "status": pa.array(np.repeat(np.array(found.status, object), n), pa.string()),
+        }
+    )
+
+
+def counts(found: Persistence) -> dict[str, int]:
+    """Latents by status."""
+    counted = Counter(found.status)
+    return {
+        name: counted[name] for name in ("persists", "appears", "vanishes", "passing", "returns", "silent")
+    }
+
+
+def _sites(member: Member) -> list[tuple[str, int | None]]:
+    sae = member.sae
+    if sae.cfg.over == "layers":
+        return [(hook, None) for hook in sae.hook_names]
+    return [(sae.hook_names[0], thought) for thought in member_thoughts(member.store, sae) or []]

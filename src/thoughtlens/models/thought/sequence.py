@@ -1,0 +1,276 @@
+"""Thoughts along the sequence: question, begin, thoughts, end, answer, in one growing cache.
+
+CODI and Coconut share this loop and differ in what they feed back. Mask and position ids go
+through every pass, so that a left-padded batch thinks what each problem thinks alone.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from thoughtlens.core import CheckpointError, DataError, HookError
+from thoughtlens.models.thought.sites import SITES
+from thoughtlens.models.thought.thoughts import Answer, State, Tap, ThoughtModel, parse_number
+
+
+class SequenceThoughts(ThoughtModel):
+    """A causal decoder whose thoughts are positions of the sequence.
+
+    A family gives the token ids around the thoughts and a handful of small methods.
+    """
+
+    start_ids: tuple[int, ...]
+    """Tokens between question and thoughts; the last is the begin-of-thought token, pass 0."""
+    end_ids: tuple[int, ...]
+    """Tokens between thoughts and answer."""
+    eos_id: int
+    banned_ids: tuple[int, ...] = ()
+    """Tokens that are never generated."""
+    context_length: int
+    device: torch.device = torch.device("cpu")
+
+    @abstractmethod
+    def _tokenize(self, question: str) -> list[int]:
+        """Token ids of one question, without `start_ids`."""
+
+    @abstractmethod
+    def _to_text(self, ids: list[int]) -> str:
+        """Text of generated ids."""
+
+    @abstractmethod
+    def _embed(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new d"]:
+        """Inputs of the first block (before position embeddings, if the model adds any)."""
+
+    @abstractmethod
+    def _new_cache(self) -> Any:
+        """An empty cache."""
+
+    @abstractmethod
+    def _forward(
+        self,
+        x: Float[Tensor, "batch new d"],
+        cache: Any,
+        mask: Bool[Tensor, "batch seq"],
+        position_ids: Int[Tensor, "batch new"],
+        tap: Tap | None,
+    ) -> Float[Tensor, "batch new d"]:
+        """Extend the cache by x; every block's output goes through `tap`; returns `thought_out`'s
+        states. `mask` covers cache and x."""
+
+    @abstractmethod
+    def _feed_back(self, u: Float[Tensor, "batch 1 d"]) -> Float[Tensor, "batch 1 d"]:
+        """The next thought's input, made of this one's output."""
+
+    @abstractmethod
+    def _unembed(self, h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch vocab"]:
+        """Logits of a state that `_forward` returned."""
+
+    def _value(self, text: str) -> float | None:
+        return parse_number(text)
+
+    def encode(self, questions: Sequence[str]) -> State:
+        """See `ThoughtModel.encode`. Pads on the left; the padding is masked at every later pass."""
+        if not questions:
+            raise DataError("Expected at least one question, got none")
+        ids = [self._prompt(i, question) for i, question in enumerate(questions)]
+        longest = max(len(row) for row in ids)
+        tokens = torch.zeros(len(ids), longest, dtype=torch.long)
+        real = torch.zeros(len(ids), longest, dtype=torch.bool)
+        for i, row in enumerate(ids):
+            tokens[i, longest - len(row) :] = torch.tensor(row)
+            real[i, longest - len(row) :] = True
+        batch = torch.arange(len(ids))
+        bot = torch.full((len(ids), 1), self.start_ids[-1])
+        empty = State(
+            cache=self._new_cache(),
+            mask=real[:, :0].to(self.device),
+            positions=torch.zeros_like(batch).to(self.device),
+            pending=self._embed(bot.to(self.device)),
+            next_pass=0,
+            rows=batch,
+        )
+        return self._extend(empty, self._embed(tokens.to(self.device)), real.to(self.device))[1]
+
+    def _prompt(self, i: int, question: str) -> list[int]:
+        ids = self._tokenize(question)
+        if not ids:
+            raise DataError(f"Expected a question with words, got an empty one (number {i} of the batch)")
+        ids = [*ids, *self.start_ids[:-1]]
+        needed = len(ids) + len(self.spec.passes) + len(self.end_ids)
+        if needed > self.context_length:
+            raise DataError(
+                f"Question {question[:40]!r}... has {len(ids)} tokens; with its thoughts it needs {needed} "
+                f"positions, and this model has {self.context_length}: shorten it or leave it out"
+            )
+        return ids
+
+    def _extend(
+        self, state: State, x: Tensor, real: Tensor | None = None, tap: Tap | None = None
+    ) -> tuple[Tensor, State]:
+        """Run x after what the state holds; changes the state's cache."""
+        if real is None:
+            real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        mask = torch.cat([state.mask, real], 1)
+        position_ids = (state.positions[:, None] + real.cumsum(1) - 1).clamp_min(0)
+        h = self._forward(x, state.cache, mask, position_ids, tap)
+        return h, replace(state, mask=mask, positions=state.positions + real.sum(1))
+
+    def _step(self, state: State, tap: Tap) -> State:
+        x = tap("thought_in", state.pending)
+        h, state = self._extend(state, x, tap=tap)
+        return replace(state, pending=self._feed_back(tap("thought_out", h)))
+
+    def answer(
+        self, state: State, max_new_tokens: int = 256, teacher_ids: Int[Tensor, "*batch tokens"] | None = None
+    ) -> Answer:
+        """See `ThoughtModel.answer`. Greedy, to end-of-sequence, the cap, or the context's end."""
+        state = self.clone(state)
+        n = len(state.positions)
+        cue = torch.tensor(self.end_ids).expand(n, -1)
+        if teacher_ids is not None:
+            cue = torch.cat([cue, teacher_ids.cpu().expand(n, -1)], 1)
+        room = self.context_length - int(state.positions.max()) - cue.shape[1]
+        if room < 0:
+            raise DataError(f"The forced answer of {cue.shape[1]} tokens ends {-room} past the context")
+        h, state = self._extend(state, self._embed(cue.to(self.device)))
+        logits = self._unembed(h[:, len(self.end_ids) - 1 :])
+        ids = self._generate(state, logits[:, -1], min(max_new_tokens, room))
+        text = [self._to_text(row) for row in ids]
+        return Answer(text=text, ids=ids, logits=logits, value=[self._value(t) for t in text])
+
+    def _generate(self, state: State, logits: Tensor, n_tokens: int) -> list[list[int]]:
+        tokens: list[Tensor] = []
+        alive = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+        while len(tokens) < n_tokens:
+            logits = logits.clone()
+            logits[:, list(self.banned_ids)] = -torch.inf
+            token = logits.argmax(-1)
+            tokens.append(token)
+            alive &= token != self.eos_id
+            if not alive.any() or len(tokens) == n_tokens:
+                break
+            h, state = self._extend(state, self._embed(token[:, None]))
+            logits = self._unembed(h[:, -1])
+        rows = torch.stack(tokens, 1).tolist() if tokens else [[] for _ in range(len(logits))]
+        return [row[: row.index(self.eos_id)] if self.eos_id in row else row for row in rows]
+
+
+class HFThoughts(SequenceThoughts):
+    """Sequence thoughts on a Hugging Face causal language model with `layers` or `h` as blocks."""
+
+    def __init__(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.lm = lm.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.decoder = lm.base_model
+        blocks, norm = decoder_parts(self.decoder)
+        self.blocks, self.norm = blocks, norm
+        self.device = next(lm.parameters()).device
+        self.context_length = int(lm.config.max_position_embeddings)
+        eos_id, head = tokenizer.eos_token_id, lm.get_output_embeddings()
+        if not isinstance(eos_id, int) or head is None:
+            raise CheckpointError("Expected a language-model head, and a tokenizer with an eos token")
+        self.eos_id, self.head = eos_id, head
+
+    def module_path(self, site: str, layer: int | None) -> str:
+        """See `ThoughtModel.module_path`."""
+        if layer is None:
+            return site
+        return next(name for name, module in self.lm.named_modules() if module is self.blocks[layer])
+
+    def _ids(self, text: str, n_vocab: int) -> list[int]:
+        """Token ids of a text; refuses ids that the thought tokens have taken."""
+        ids = list(self.tokenizer(text)["input_ids"])
+        if ids and max(ids) >= n_vocab:
+            raise DataError(
+                f"The text {text[:40]!r} has token id {max(ids)}, but the words end at {n_vocab - 1}: "
+                f"the tokenizer does not belong to the base model, or the text holds special tokens"
+            )
+        return ids
+
+    def _to_text(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _embed(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new d"]:
+        return self.lm.get_input_embeddings()(ids)
+
+    def _new_cache(self) -> DynamicCache:
+        return DynamicCache()
+
+    def _forward(
+        self,
+        x: Float[Tensor, "batch new d"],
+        cache: DynamicCache,
+        mask: Bool[Tensor, "batch seq"],
+        position_ids: Int[Tensor, "batch new"],
+        tap: Tap | None,
+    ) -> Float[Tensor, "batch new d"]:
+        with _tapped(self.blocks, tap):
+            return self.decoder(
+                inputs_embeds=x,
+                attention_mask=mask.long(),
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+
+    def _unembed(self, h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch vocab"]:
+        return self.head(h)
+
+    def readout(self, h: Float[Tensor, "*batch d"], site: str) -> Float[Tensor, "*batch vocab"]:
+        """Logit lens. `thought_out` has passed the final norm already; the other sites have not."""
+        if site not in SITES or site == "kv":
+            raise HookError(f"Expected site thought_in, resid or thought_out to read out, got {site!r}")
+        h = h.to(self.device, self.lm.dtype)
+        return self._unembed(h if site == "thought_out" else self.norm(h))
+
+    def _read_kv(self, state: State, layer: int) -> tuple[Tensor, Tensor]:
+        held = state.cache.layers[layer]
+        return held.keys[:, :, -1:], held.values[:, :, -1:]
+
+    def _write_kv(self, state: State, layer: int, k: Tensor, v: Tensor) -> None:
+        held = state.cache.layers[layer]
+        held.keys = torch.cat([held.keys[:, :, :-1], k], 2)
+        held.values = torch.cat([held.values[:, :, :-1], v], 2)
+
+
+@contextmanager
+def _tapped(blocks: nn.ModuleList, tap: Tap | None) -> Iterator[None]:
+    """While open, every block's output goes through the tap."""
+    if tap is None:
+        yield
+        return
+
+    def make(layer: int) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            if isinstance(output, tuple):
+                return (tap("resid", output[0], layer), *output[1:])
+            return tap("resid", output, layer)
+
+        return hook
+
+    handles = [block.register_forward_hook(make(i)) for i, block in enumerate(blocks)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def decoder_parts(decoder: nn.Module) -> tuple[nn.ModuleList, nn.Module]:
+    """Blocks and final norm of a Hugging Face decoder."""
+    for blocks, norm in (("layers", "norm"), ("h", "ln_f"), ("layers", "final_layer_norm")):
+        if hasattr(decoder, blocks) and hasattr(decoder, norm):
+            return getattr(decoder, blocks), getattr(decoder, norm)
+    raise CheckpointError(
+        f"Expected a decoder with blocks `layers` or `h` and a final norm, got {type(decoder).__name__}; "
+        f"GPT-2, Llama, Mistral and Qwen have them"
+    )

@@ -1,0 +1,412 @@
+"""Continuous thoughts: one interface for every model that reasons in vectors instead of words.
+
+The one index convention, which docs/thoughts.md sets beside everyone else's: pass p = 0 is the
+begin-of-thought position, p = 1..n_steps are the thoughts fed back. At pass p
+
+    thought_in[p]        what enters the first block: the begin-of-thought embedding at p = 0,
+                         z_p, the fed-back thought, at p >= 1
+    resid[layer, p]      output of block `layer`, 0-based (hook name `layers.{layer}:out`)
+    thought_out[p]       u_p, the state the next thought is made of (CODI: after the final norm,
+                         before the projection)
+    kv[layer, p]         key and value that pass p leaves behind for every later position
+
+`encode` runs the question up to, but not including, pass 0. The first `step` is pass 0, so that
+hooks act on it as on every other pass.
+
+A family implements `encode`, `_step`, `answer` and `readout`. Collecting, editing, swapping,
+splicing and leaving early are written here once, on top of those.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from thoughtlens.core import ConfigError, DataError, HookError
+from thoughtlens.models.thought.sites import LAYERED, SITES, Hook, Tap, ThoughtSpec, check_hooks, check_rows
+
+__all__ = [
+    "LAYERED", "SITES", "Answer", "Hook", "State", "StepRecord", "Tap", "ThoughtBatch", "ThoughtModel",
+    "ThoughtSpec", "check_hooks", "collect", "encoded", "load", "parse_number", "run", "think",
+]  # fmt: skip
+
+FAMILIES = ("tiny", "codi", "coconut")
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """Where the thinking of a batch stands. Opaque: read records, not states.
+
+    Tensors in it are never changed in place, so that a clone copies containers only.
+    """
+
+    cache: Any
+    mask: Bool[Tensor, "batch seq"]
+    """True where a cached position is a real token, False at left padding."""
+    positions: Int[Tensor, " batch"]
+    """Position id of the next token of each problem."""
+    pending: Tensor
+    """What the next pass takes in, [batch, positions, d]."""
+    next_pass: int
+    rows: Int[Tensor, " batch"]
+    """Which problems of the whole run these are; cuts `Hook.per_problem` to the batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """What went through the sites at one pass, after all edits; tensors are [batch, positions, d]."""
+
+    step: int
+    thought_in: Tensor
+    resid: tuple[Tensor, ...]
+    thought_out: Tensor
+    kv: Callable[[int], tuple[Tensor, Tensor]] = field(repr=False)
+    """`kv(layer)` -> key and value that this pass left, [batch, heads, positions, d_head] each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the model says after thinking."""
+
+    text: list[str]
+    ids: list[list[int]]
+    """Generated tokens of each problem, without end-of-sequence."""
+    logits: Float[Tensor, "batch tokens vocab"]
+    """After the end-of-thought token and after each forced token: `logits[:, 0]` is what the model
+    would say first."""
+    value: list[float | None]
+    """The last number of the text, as `parse_number` reads it; None where there is none."""
+
+
+class ThoughtModel(ABC):
+    """A model that thinks in vectors. See the module's text for the index convention."""
+
+    spec: ThoughtSpec
+    name: str
+    """What `load` was asked for."""
+    revision: str | None = None
+    digest: str | None = None
+    """sha256 of the weights."""
+    tokenizer_digest: str | None = None
+    config_hash: str
+    """Digest of checkpoint, prompt form, dtype and padding policy: equal iff the thoughts are."""
+
+    def module_path(self, site: str, layer: int | None) -> str:
+        """Path of the model's own module behind a site, for provenance."""
+        return site if layer is None else f"layers.{layer}"
+
+    @abstractmethod
+    def encode(self, questions: Sequence[str]) -> State:
+        """Run the questions up to the begin-of-thought position, which is the first `step`.
+
+        Raises:
+            DataError: no questions, an empty one, or one longer than the context.
+        """
+
+    @abstractmethod
+    def _step(self, state: State, tap: Tap) -> State:
+        """One pass. Sends `thought_in`, every `resid` and `thought_out` through `tap`, and goes on
+        with what the tap returns. May change the containers of `state`, which is the caller's."""
+
+    @abstractmethod
+    def answer(
+        self, state: State, max_new_tokens: int = 256, teacher_ids: Int[Tensor, "*batch tokens"] | None = None
+    ) -> Answer:
+        """End the thinking and decode greedily, after `teacher_ids` if given (a forced cue).
+
+        Args:
+            state: After any number of steps; it stays as it is.
+            max_new_tokens: 0 gives logits only.
+            teacher_ids: One cue for all problems, or one row for each.
+        """
+
+    @abstractmethod
+    def readout(self, h: Float[Tensor, "*batch d"], site: str) -> Float[Tensor, "*batch vocab"]:
+        """Logit lens: the norm that `site` still lacks, then the unembedding."""
+
+    def _read_kv(self, state: State, layer: int) -> tuple[Tensor, Tensor]:
+        """Key and value that the last pass left; a family without the site kv leaves this out."""
+        raise HookError(f"This model has no site kv; it has {', '.join(self.spec.sites)}")
+
+    def _write_kv(self, state: State, layer: int, k: Tensor, v: Tensor) -> None:
+        """Put another key and value in their place, in new tensors."""
+        raise HookError(f"This model has no site kv; it has {', '.join(self.spec.sites)}")
+
+    def step(self, state: State, hooks: Sequence[Hook] = ()) -> tuple[State, StepRecord]:
+        """One pass, with the edits that belong to it; `state` stays as it is.
+
+        Raises:
+            HookError: a hook that does not exist, cannot act, did not run or broke the shape.
+        """
+        check_hooks(self.spec, hooks, self.spec.n_steps)
+        if state.next_pass > self.spec.n_steps:
+            raise HookError(
+                f"This model thinks {self.spec.n_steps} thoughts, and all are done; call answer()"
+            )
+        tap = Tap([hook for hook in hooks if hook.step == state.next_pass], state.rows)
+        after = replace(self._step(self.clone(state), tap), next_pass=state.next_pass + 1)
+        for layer in sorted({h.layer for h in tap._hooks if h.site == "kv" and h.layer is not None}):
+            self._write_kv(after, layer, *tap("kv", self._read_kv(after, layer), layer))
+        if missed := tap.missed():
+            raise HookError(f"Hook {missed[0]} never ran: the model did not pass its site at this step")
+        return after, self._record(state.next_pass, tap, after)
+
+    def _record(self, step: int, tap: Tap, after: State) -> StepRecord:
+        layers = range(self.spec.n_layers)
+        for site, layer in (("thought_in", None), *(("resid", i) for i in layers), ("thought_out", None)):
+            if (site, layer) not in tap.seen:
+                raise HookError(
+                    f"{type(self).__name__} did not show {Hook(site, step, layer, id)} to its tap"
+                )
+        return StepRecord(
+            step=step,
+            thought_in=tap.seen["thought_in", None],
+            resid=tuple(tap.seen["resid", layer] for layer in layers),
+            thought_out=tap.seen["thought_out", None],
+            kv=lambda layer: self._read_kv(after, layer),
+        )
+
+    def clone(self, state: State) -> State:
+        """A State that goes its own way; costs no tensor copies."""
+        return replace(state, cache=_clone(state.cache))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThoughtBatch:
+    """Collected thoughts; None where not asked for, 0 where `mask` is False."""
+
+    layers: tuple[int, ...]
+    mask: Bool[Tensor, "problems positions"]
+    """True where a position is real; all True where each pass works on the same number."""
+    resid: Float[Tensor, "problems passes positions layers d"] | None = None
+    thought_in: Float[Tensor, "problems passes positions d"] | None = None
+    thought_out: Float[Tensor, "problems passes positions d"] | None = None
+    keys: Float[Tensor, "problems passes positions layers heads d_head"] | None = None
+    values: Float[Tensor, "problems passes positions layers heads d_head"] | None = None
+    answers: Answer | None = None
+
+    @property
+    def x(self) -> Float[Tensor, "problems passes layers d"]:
+        """`resid` of a model that works on one position a pass."""
+        if self.resid is None or self.resid.shape[2] != 1:
+            raise DataError("x is resid without its position axis: collect site resid, one position a pass")
+        return self.resid[:, :, 0]
+
+
+def load(name: str | Path, *, family: str | None = None, **options: Any) -> ThoughtModel:
+    """A thought model by name: a shipped one such as `codi-tiny`, a hub repository, directory or file.
+
+    Args:
+        name: Shipped name, hub id, directory or checkpoint file.
+        family: tiny, codi or coconut; None: told from the name and from what lies there; on the hub, from the
+            name alone.
+        options: Passed to the family's `load` (`dtype`, `device`, `base`, `remove_eos` ...).
+    """
+    family = family or _family(str(name))
+    if family not in FAMILIES:
+        raise ConfigError(f"family: expected one of {', '.join(FAMILIES)}, got {family!r}")
+    function = importlib.import_module(f"thoughtlens.models.thought.{family}").load
+    known = inspect.signature(function).parameters
+    if unknown := sorted(set(options) - set(known)):
+        raise ConfigError(f"{name} is a {family} model, which has no option {', '.join(unknown)}")
+    return function(name, **options)
+
+
+def _family(name: str) -> str:
+    path = Path(name).expanduser()
+    if "coconut" in path.name.lower():
+        return "coconut"
+    ours = importlib.import_module("thoughtlens.models.thought.tiny").knows(name)
+    if ours or ("/" not in name and not path.exists()):
+        return "tiny"
+    keys = importlib.import_module("thoughtlens.models.thought.checkpoint").names_in(path)
+    return "coconut" if any("base_causallm." in key for key in keys) else "codi"
+
+
+def think(
+    model: ThoughtModel,
+    questions: Sequence[str],
+    hooks: Sequence[Hook] = (),
+    *,
+    n_steps: int | None = None,
+    batch_size: int = 64,
+) -> Iterator[tuple[State, list[StepRecord]]]:
+    """Think about all questions, batch by batch (alike lengths together); `State.rows` says which.
+
+    Args:
+        model: Any family.
+        questions: The problems, in the order that `Hook.per_problem` follows.
+        hooks: Edits; each is checked before anything runs.
+        n_steps: Thoughts to think before leaving; None: all of them, 0: the begin-of-thought pass only.
+        batch_size: Problems at a time.
+    """
+    last = model.spec.n_steps if n_steps is None else n_steps
+    if last not in model.spec.passes:
+        raise HookError(f"Expected n_steps in 0..{model.spec.n_steps}, got {n_steps}")
+    check_hooks(model.spec, hooks, last)
+    check_rows(hooks, len(questions))
+    for state in encoded(model, questions, batch_size=batch_size):
+        records = []
+        for _ in range(last + 1):
+            state, record = model.step(state, hooks)
+            records.append(record)
+        yield state, records
+
+
+def encoded(model: ThoughtModel, questions: Sequence[str], *, batch_size: int = 64) -> Iterator[State]:
+    """All questions before any thought, batch by batch (alike lengths together); `State.rows` says which."""
+    if isinstance(questions, str) or not questions:
+        raise DataError(f"Expected a list of at least one question, got {questions!r}")
+    if batch_size < 1:
+        raise ConfigError(f"Expected batch_size >= 1, got {batch_size}")
+    order = sorted(range(len(questions)), key=lambda i: len(questions[i]))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        yield replace(model.encode([questions[i] for i in rows]), rows=torch.tensor(rows))
+
+
+@torch.no_grad()
+def run(
+    model: ThoughtModel,
+    questions: Sequence[str],
+    hooks: Sequence[Hook] = (),
+    *,
+    n_steps: int | None = None,
+    max_new_tokens: int = 256,
+    teacher_ids: Int[Tensor, "*batch tokens"] | None = None,
+    batch_size: int = 64,
+) -> Answer:
+    """Think with edits (ablate, swap, steer, splice: all are hooks), perhaps leave early, and answer."""
+    if teacher_ids is not None and teacher_ids.ndim == 2 and len(teacher_ids) != len(questions):
+        raise DataError(f"teacher_ids has {len(teacher_ids)} rows for {len(questions)} questions")
+    parts = []
+    for state, _ in think(model, questions, hooks, n_steps=n_steps, batch_size=batch_size):
+        parts.append((state.rows, model.answer(state, max_new_tokens, _cue(teacher_ids, state.rows))))
+    return _join_answers(parts, len(questions))
+
+
+@torch.no_grad()
+def collect(
+    model: ThoughtModel,
+    questions: Sequence[str],
+    hooks: Sequence[Hook] = (),
+    *,
+    sites: Sequence[str] = ("thought_in", "resid", "thought_out"),
+    layers: Sequence[int] | None = None,
+    answers: bool = False,
+    max_new_tokens: int = 256,
+    batch_size: int = 64,
+) -> ThoughtBatch:
+    """All passes, all asked-for sites and layers of all questions, in one go.
+
+    Args:
+        model: Any family.
+        questions: The problems; rows come back in this order.
+        hooks: Edits; the record shows what the model went on with.
+        sites: Which of the model's sites to keep.
+        layers: Blocks to keep for resid and kv, 0-based; None: all.
+        answers: Also let the model answer, from the same thoughts.
+        max_new_tokens: Cap on the answer's length.
+        batch_size: Problems at a time.
+    """
+    layers = tuple(range(model.spec.n_layers)) if layers is None else tuple(layers)
+    for site in sites:
+        if site not in model.spec.sites:
+            raise HookError(f"Expected a site of this model ({', '.join(model.spec.sites)}), got {site!r}")
+    for layer in layers:
+        if layer not in range(model.spec.n_layers):
+            raise HookError(f"Expected layers in 0..{model.spec.n_layers - 1}, got {layer}")
+    chunks: list[dict[str, Tensor]] = []
+    rows, said = [], []
+    for state, records in think(model, questions, hooks, batch_size=batch_size):
+        chunks.append(_stack(records, state, sites, layers, model.spec))
+        rows.append(state.rows)
+        if answers:
+            said.append((state.rows, model.answer(state, max_new_tokens)))
+    back = torch.argsort(torch.cat(rows))
+    fields = {name: _cat_left([chunk[name] for chunk in chunks], name)[back] for name in chunks[0]}
+    return ThoughtBatch(
+        layers=layers, answers=_join_answers(said, len(questions)) if answers else None, **fields
+    )
+
+
+def parse_number(text: str) -> float | None:
+    """The last number of a text, commas removed; None if there is none, or one too large for a float."""
+    found = re.findall(r"-?\d+\.?\d*", text.replace(",", ""))
+    value = float(found[-1]) if found else math.inf
+    return value if math.isfinite(value) else None
+
+
+def _stack(
+    records: list[StepRecord], state: State, sites: Sequence[str], layers: Sequence[int], spec: ThoughtSpec
+) -> dict[str, Tensor]:
+    batch, n_positions = records[0].thought_in.shape[:2]
+    real = state.mask if spec.positions_per_step is None else torch.ones(batch, n_positions, dtype=torch.bool)
+    out = {"mask": real.cpu()}
+    if "resid" in sites:
+        out["resid"] = torch.stack([torch.stack([r.resid[i] for i in layers], 2) for r in records], 1)
+    for site in ("thought_in", "thought_out"):
+        if site in sites:
+            out[site] = torch.stack([getattr(r, site) for r in records], 1)
+    if "kv" in sites:
+        for i, name in enumerate(("keys", "values")):
+            per_pass = [torch.stack([r.kv(layer)[i].transpose(1, 2) for layer in layers], 2) for r in records]
+            out[name] = torch.stack(per_pass, 1)
+    return {name: _blank(x.cpu(), out["mask"]) for name, x in out.items()}
+
+
+def _blank(x: Tensor, real: Tensor) -> Tensor:
+    """Zeros at padded positions, whose content means nothing."""
+    return x if x.ndim == 2 or bool(real.all()) else x * real.view(len(x), 1, -1, *[1] * (x.ndim - 3))
+
+
+def _cat_left(parts: list[Tensor], name: str) -> Tensor:
+    """Concatenate over problems; where batches differ in positions, pad on the left."""
+    axis = 1 if name == "mask" else 2
+    widest = max(part.shape[axis] for part in parts)
+    padded = []
+    for part in parts:
+        shape = list(part.shape)
+        shape[axis] = widest - shape[axis]
+        padded.append(torch.cat([part.new_zeros(shape), part], axis) if shape[axis] else part)
+    return torch.cat(padded)
+
+
+def _join_answers(parts: list[tuple[Tensor, Answer]], n: int) -> Answer:
+    back = torch.argsort(torch.cat([rows for rows, _ in parts])).tolist()
+    joined = {
+        name: [item for _, answer in parts for item in getattr(answer, name)]
+        for name in ("text", "ids", "value")
+    }
+    logits = torch.cat([answer.logits for _, answer in parts])
+    return Answer(logits=logits[back], **{k: [v[i] for i in back] for k, v in joined.items()})
+
+
+def _cue(teacher_ids: Tensor | None, rows: Tensor) -> Tensor | None:
+    return teacher_ids[rows] if teacher_ids is not None and teacher_ids.ndim == 2 else teacher_ids
+
+
+def _clone(value: Any) -> Any:
+    """Copy containers, share tensors."""
+    if isinstance(value, dict):
+        return {k: _clone(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_clone(v) for v in value)
+    if value is None or isinstance(value, Tensor | int | float | str | type):
+        return value
+    twin = copy.copy(value)
+    if hasattr(twin, "__dict__"):  # a cache, which grows by new tensors
+        twin.__dict__.update({k: _clone(v) for k, v in vars(value).items()})
+    return twin

@@ -1,0 +1,1 @@
+"""Kernels, metrics and statistics: numbers in, numbers out."""

@@ -1,0 +1,1 @@
+"""Around the work: machine checks, sharing, tracking, measuring."""

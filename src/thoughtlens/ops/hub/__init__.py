@@ -1,0 +1,1 @@
+"""Sharing of SAEs and runs."""

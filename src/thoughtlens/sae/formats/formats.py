@@ -1,0 +1,122 @@
+"""The formats by name, and which of them a path holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from thoughtlens.core import ConfigError, NotThereError
+from thoughtlens.sae.base import SAE
+from thoughtlens.sae.formats.dictionary_learning import DictionaryLearning
+from thoughtlens.sae.formats.gemma_scope import GemmaScope, GemmaScope2
+from thoughtlens.sae.formats.openai import OpenAI
+from thoughtlens.sae.formats.own import Own, to_sae
+from thoughtlens.sae.formats.plain import Plain
+from thoughtlens.sae.formats.plainly import Forward
+from thoughtlens.sae.formats.sae_lens import SAELens
+from thoughtlens.sae.formats.sparsify import Sparsify
+
+PARTS = ("cfg.json", "config.json", "sae.safetensors", "sae_weights.safetensors")
+"""Files that stand for the folder they lie in."""
+
+
+@runtime_checkable
+@runtime_checkable
+class Format(Protocol):
+    """What a file of this package gives for its format."""
+
+    name: str
+
+    def finds(self, path: Path) -> bool:
+        """Whether the path looks like one, by its files' names."""
+        ...
+
+    def read(self, path: Path) -> Plain:
+        """What the files hold, checked."""
+        ...
+
+    def write(self, plain: Plain, out: Path) -> Plain:
+        """Write the files; returns what they hold, or raises MismatchError and names what they cannot."""
+        ...
+
+    def forward(self, path: Path, x: Tensor) -> Forward:
+        """The format's own rule on float64 rows, sharing no code with `read`'s meaning of the tensors."""
+        ...
+
+
+FORMATS: dict[str, Format] = {
+    f.name: f
+    for f in (Own(), SAELens(), Sparsify(), DictionaryLearning(), GemmaScope(), GemmaScope2(), OpenAI())
+}
+
+
+def place(path: str | Path) -> Path:
+    """The folder that a file of it stands for; other paths as they are."""
+    path = Path(path)
+    return path.parent if path.name in PARTS and path.is_file() else path
+
+
+def recognise(path: str | Path) -> str | None:
+    """Name of the format that a path holds; None for none.
+
+    Raises:
+        ConfigError: it looks like several.
+    """
+    found = [name for name, fmt in FORMATS.items() if fmt.finds(place(path))]
+    if len(found) > 1:
+        raise ConfigError(
+            f"{path} looks like {' and '.join(found)}: say which with --from, or split the folder"
+        )
+    return found[0] if found else None
+
+
+def require_name(name: str) -> Format:
+    """The format of a name.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    if name not in FORMATS:
+        raise ConfigError(f"Expected a format among {', '.join(FORMATS)}, got {name!r}")
+    return FORMATS[name]
+
+
+def names(path: str | Path) -> list[str]:
+    """Names of the SAEs below a path, sorted; [""] where it is one itself, [] where there is none."""
+    root = place(path)
+    if recognise(root) is not None:
+        return [""]
+    return sorted(d.name for d in root.iterdir() if d.is_dir() and recognise(d)) if root.is_dir() else []
+
+
+def members(path: str | Path, name: str | None = None) -> dict[str, tuple[Format, Path]]:
+    """The SAEs of a path by member name, each with its format, recognised or as named.
+
+    Raises:
+        NotThereError: nothing there that any format knows.
+        ConfigError: an unknown name, or several formats in one place.
+    """
+    root = place(path)
+    if not root.exists():
+        raise NotThereError(f"Expected an SAE at {path}, found nothing there")
+    if name is not None:
+        return {"": (require_name(name), root)}
+    found = {member: root / member for member in names(root)}
+    if not found:
+        raise NotThereError(f"Expected an SAE of {', '.join(FORMATS)} at {path}, found none of their files")
+    return {member: (FORMATS[recognise(place) or ""], place) for member, place in found.items()}
+
+
+def load_foreign(path: str | Path, name: str) -> SAE:
+    """Another library's SAE as this project runs it; its provenance says where it is from.
+
+    Raises:
+        CheckpointError: damaged, hostile or inconsistent files.
+        MismatchError: something that no kind here can do, by name.
+    """
+    plain = FORMATS[name].read(place(path))
+    sae = to_sae(plain)
+    sae.provenance["imported"] = {"format": name, "notes": list(plain.notes)}
+    return sae

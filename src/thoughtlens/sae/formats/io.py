@@ -1,0 +1,88 @@
+"""SAEs by path: this project's own and other libraries', wherever one is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from thoughtlens.core import MismatchError, NotThereError, choose_device, warn
+from thoughtlens.sae.base import SAE
+from thoughtlens.sae.formats import formats
+from thoughtlens.sae.formats.native import load_native, save, write_tensors
+
+__all__ = ["load", "load_members", "member_names", "save", "write_tensors"]
+
+
+def load(path: str | Path, device: str = "cpu") -> SAE:
+    """The SAE at a path: this project's own, or any format of `convert`, recognised from its files.
+
+    Raises:
+        MismatchError: another library's SAE that no kind here can express; names what is missing.
+        NotThereError: no SAE there, or a folder of several.
+        ConfigError, ResourceError: not the name of a device, or none that is here.
+        CheckpointError: unknown schema or kind, keys missing or left over, wrong shapes, NaN weights,
+            a truncated or foreign file.
+    """
+    where = str(choose_device(str(device)))
+    fmt = formats.recognise(path)
+    if fmt is None and (found := formats.names(path)):
+        shown = ", ".join((*found[:3], *(["..."] if len(found) > 3 else [])))
+        raise NotThereError(
+            f"Expected one SAE at {path}, found {len(found)} in its folders ({shown}); add a folder's "
+            f"name, or take all of them with sae.load_members"
+        )
+    if fmt in (None, "thoughtlens"):
+        return load_native(formats.place(path), where)
+    return formats.load_foreign(path, fmt).to(where)
+
+
+def load_members(
+    path: str | Path,
+    device: str = "cpu",
+    *,
+    joined: bool = False,
+    hooks: Mapping[str, int] | None = None,
+) -> dict[str, SAE]:
+    """All SAEs of a `sae/` directory by member name; the name of a single one is "".
+
+    Args:
+        path: The directory, or any path that `load` takes.
+        device: Where to put them.
+        joined: Also take transcoders and crosscoders, which do not give back one vector for one.
+        hooks: Widths of the hooks at hand, such as `StoreMeta.d_in`: another library's SAE that does not
+            say where it was trained is taken for the only one of its width.
+
+    Raises:
+        MismatchError: one of these, where they are not taken; or an SAE of unknown hook.
+    """
+    members = {name: load(Path(path) / name, device) for name in member_names(path)}
+    for name, sae in members.items():
+        if not (sae.reconstructs or joined):
+            raise MismatchError(
+                f"Expected SAEs that reconstruct their own input, got a {sae.kind} at {Path(path) / name}; "
+                f"load it with sae.load, and train one of another kind for this stage"
+            )
+        if not sae.hook_names and "imported" in sae.provenance:
+            sae.hook_names = [_only_hook(sae, Path(path) / name, hooks or {})]
+    return members
+
+
+def _only_hook(sae: SAE, path: Path, hooks: Mapping[str, int]) -> str:
+    fitting = [hook for hook, width in hooks.items() if width == sae.d_in]
+    if len(fitting) != 1:
+        raise MismatchError(
+            f"{path} does not say at which hook it was trained, and {len(fitting)} of those at hand "
+            f"({', '.join(hooks) or 'unknown'}) have its width {sae.d_in}. Say it with: thoughtlens convert "
+            f"{path} --to thoughtlens --hook layers.8:out --out DIR, and give DIR"
+        )
+    warn(f"{path} does not say at which hook it was trained: taken for {fitting[0]}")
+    return fitting[0]
+
+
+def member_names(path: str | Path) -> list[str]:
+    """Names of the SAEs at a path, sorted; [""] where it is one SAE itself."""
+    if (Path(path) / "cfg.json").is_file():
+        return [""]
+    if not (found := formats.names(path)):
+        raise NotThereError(f"Expected an SAE or one folder per SAE at {path}, found none")
+    return found

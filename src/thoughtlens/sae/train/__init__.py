@@ -1,0 +1,1 @@
+"""The train stage: an activation store in, SAEs out."""

@@ -1,0 +1,115 @@
+"""The train stage: an activation store in, one SAE or one per member out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.core import Plan, Ranks, choose_device, joined, led, run_stage, warn
+from thoughtlens.sae.train.config import DTYPES, GroupSize, Parallel, TrainConfig
+from thoughtlens.sae.train.evaluation import DEFINITIONS
+from thoughtlens.sae.train.groups import memory_bytes
+from thoughtlens.sae.train.jobs import Job, check, penalty, plan_jobs
+from thoughtlens.sae.train.run import Team, train_jobs
+from thoughtlens.sae.train.track import write_curves
+
+__all__ = ["DTYPES", "GroupSize", "Parallel", "TrainConfig", "plan", "train"]
+
+IDLE_BYTES = 0.5e9
+"""Memory of the libraries alone."""
+
+
+def train(cfg: TrainConfig, out: str | Path) -> dict[str, Any]:
+    """Train the SAE(s) of a config into the directory `out`.
+
+    Started by torchrun, the processes share the work as `cfg.parallel` says, and the first one writes.
+    Of several SAEs, one whose loss becomes NaN or Inf, or whose rows do not vary, stops alone: it is listed
+    under `failed`, its last checkpoint is kept.
+
+    Returns:
+        The stage's result: per member its size, rows, settings, and last measurement; on ranks other than
+        the first nothing.
+
+    Raises:
+        ConfigError: a setting that cannot be used with these rows (k above d_sae, a batch larger than
+            the data), before anything is computed.
+        DataError: no SAE could be trained to the end.
+    """
+    store = ActivationStore.open(cfg.acts)
+    jobs = plan_jobs(cfg, store)
+    warnings = [text for job in jobs for text in check(job)]
+    with joined() as ranks:
+
+        def work(tmp: Path) -> dict[str, Any]:
+            for text in warnings:
+                warn(text)
+            return _work(cfg, jobs, warnings, tmp, ranks)
+
+        return led(ranks, lambda do: run_stage("train", cfg, out, do, inputs={"acts": cfg.acts}), work)
+
+
+def plan(cfg: TrainConfig) -> Plan:
+    """Rows, memory, disk and time of the whole stage; zeros where the store does not exist yet."""
+    if not (Path(cfg.acts) / "meta.json").is_file():
+        return Plan(rows=cfg.n_vectors or 0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
+    jobs = plan_jobs(cfg, ActivationStore.open(cfg.acts))
+    largest = max(job.n_weights for job in jobs)
+    return Plan(
+        rows=sum(job.n_vectors for job in jobs),
+        memory_bytes=max(memory_bytes(job) for job in jobs) + IDLE_BYTES,
+        disk_bytes=4.0 * (sum(job.n_weights for job in jobs) + 2 * 3 * largest),
+        seconds=2
+        * sum(6.0 * job.n_weights * job.n_vectors for job in jobs)
+        / _flops_per_s(choose_device(cfg.device)),
+        notes=_decided(jobs),
+    )
+
+
+def _decided(jobs: list[Job]) -> tuple[str, ...]:
+    """The penalties that follow from the width of the rows."""
+    if getattr(jobs[0].cfg.sae, "l1", None) is not None:
+        return ()
+    found = {l1 for job in jobs if (l1 := penalty(job)) is not None}
+    return tuple(f"sae.l1 = {l1:.4g}, unset" for l1 in sorted(found))
+
+
+def _work(cfg: TrainConfig, jobs: list[Job], warnings: list[str], tmp: Path, ranks: Ranks) -> dict[str, Any]:
+    team = Team.of(ranks, cfg.parallel, len(jobs))
+    outcomes = train_jobs(jobs, tmp, choose_device(cfg.device), cfg.group_size, team)
+    if ranks.first:
+        write_curves({o.label: o.curve for o in outcomes}, tmp / "metrics.parquet")
+    failed = [{"member": o.label, "reason": o.failure} for o in outcomes if o.failure is not None]
+    summaries = [o.summary for o in outcomes if o.summary is not None]
+    return {
+        "seed": cfg.seed,
+        "split": cfg.split,
+        "validation_split": cfg.validation_split,
+        "members": summaries,
+        "failed": failed,
+        "headline": _headline(summaries, cfg.validation_split),
+        "definitions": DEFINITIONS,
+        "warnings": warnings + [f"{f['member']} was not trained to its end: {f['reason']}" for f in failed],
+    }
+
+
+def _headline(summaries: list[dict[str, Any]], split: str) -> dict[str, Any]:
+    """What says most, as means over the members."""
+    n = sum(s["n_validation"] for s in summaries)
+    table = {}
+    for key in ("fvu_validation", "fvu_within_validation", "l0_validation", "dead_validation"):
+        if values := [s[key] for s in summaries if key in s]:
+            table[key] = {"value": sum(values) / len(values), "n": n, "split": split}
+    return table
+
+
+def _flops_per_s(where: torch.device) -> float:
+    """What this machine reaches in a matrix product of training's shape."""
+    a, b = torch.ones(256, 512, device=where), torch.ones(512, 2048, device=where)
+    (a @ b).sum().item()
+    start = time.perf_counter()
+    (a @ b).sum().item()
+    return 2.0 * 256 * 512 * 2048 / (time.perf_counter() - start)

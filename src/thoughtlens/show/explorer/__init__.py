@@ -1,0 +1,1 @@
+"""The explorer stage: static pages of the latents of a run."""

@@ -1,0 +1,186 @@
+"""What a report is made of, before it is a page: sections of paragraphs, tables, figures and latents."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
+
+from matplotlib.figure import Figure
+
+from thoughtlens.core import DataError
+from thoughtlens.latents.codes.member import POOLED
+
+MARKS = {"\n": "↵", "\t": "⇥", "\r": "␍", "\u00ad": "<soft hyphen>"}
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+    kind: Literal["text"] = "text"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows of plain strings; all but the first `n_words` columns are numbers."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    n_words: int = 1
+    kind: Literal["table"] = "table"
+
+    def without_lone_sae(self) -> Table:
+        """Without the column that names the SAE, where a directory holds only one."""
+        if self.columns[0] != "SAE" or {row[0] for row in self.rows} - {POOLED}:
+            return self
+        rest = [row[1:] for row in self.rows]
+        return replace(self, columns=self.columns[1:], rows=rest, n_words=max(self.n_words - 1, 1))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure, saved under `name` beside the page."""
+
+    name: str
+    figure: Figure
+    caption: str
+    kind: Literal["figure"] = "figure"
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of an example with its activation, and that as a share of the latent's maximum."""
+
+    text: str
+    act: float
+    share: float
+    peak: bool = False
+
+
+@dataclass(frozen=True)
+class Example:
+    """A strong example of a latent."""
+
+    caption: str
+    tokens: Sequence[Token]
+
+
+@dataclass(frozen=True)
+class Latent:
+    """What is known of one latent."""
+
+    title: str
+    facts: Sequence[str]
+    examples: Sequence[Example]
+    place: str = ""
+    """Its page within the explorer's address."""
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Several latents under one heading."""
+
+    caption: str
+    items: Sequence[Latent]
+    kind: Literal["latents"] = "latents"
+
+
+Block = Text | Table | Picture | Latents
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it."""
+
+    id: str
+    title: str
+    blocks: Sequence[Block] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        kept = [b.without_lone_sae() if isinstance(b, Table) else b for b in self.blocks]
+        object.__setattr__(self, "blocks", kept)
+
+
+def number(value: float | int | None, digits: int = 3) -> str:
+    """A number as people read it: integers with separators, others to `digits` significant digits."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return NONE
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value == 0:
+        return "0"
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{value:,.{max(decimals, 0)}f}" if decimals <= 6 else f"{value:.{digits - 1}e}"
+
+
+def fixed(value: float | None, decimals: int = 3) -> str:
+    """A number with this many decimals; never minus zero."""
+    return (
+        NONE if value is None or not math.isfinite(value) else f"{round(value, decimals) + 0.0:,.{decimals}f}"
+    )
+
+
+def percent(value: float | None, decimals: int = 1) -> str:
+    """A share as a percentage."""
+    return NONE if value is None or not math.isfinite(value) else f"{value:.{decimals}%}"
+
+
+def points(value: float | None) -> str:
+    """A difference of shares in percentage points."""
+    return NONE if value is None else f"{100 * value:+.1f}"
+
+
+def between(low: float | None, high: float | None, show: Any = fixed) -> str:
+    """An interval, not broken over lines."""
+    return NONE if low is None or high is None else f"[{show(low)},\u00a0{show(high)}]"
+
+
+def p_text(p: float | None) -> str:
+    """A p-value."""
+    return NONE if p is None or not math.isfinite(p) else "<\u00a00.001" if p < 0.001 else f"{p:.3f}"
+
+
+def verdict_of(row: dict[str, Any]) -> str:
+    """A comparison's verdict, which must agree with its interval.
+
+    Raises:
+        DataError: a direction is claimed although 0 lies within the interval.
+    """
+    word, low, high = row["verdict"], row["low"], row["high"]
+    directed = word not in ("equivalent", "inconclusive")
+    if directed and (low is None or high is None or low <= 0 <= high):
+        raise DataError(
+            f"A comparison says {word!r} with the interval [{low}, {high}], which holds 0; run it again"
+        )
+    return word
+
+
+def visible(text: str) -> str:
+    """Text from outside with what cannot be seen made visible, so that it neither breaks nor turns a line."""
+    return "".join(MARKS.get(char) or _safe(char) for char in text)
+
+
+def shorten(text: str, n: int = 300) -> str:
+    """At most n characters of a text."""
+    return text if len(text) <= n else text[: n - 1] + "…"
+
+
+T = TypeVar("T")
+
+
+def unique(items: Iterable[T]) -> list[T]:
+    """In order, each once."""
+    return list(dict.fromkeys(items))
+
+
+def _safe(char: str) -> str:
+    category = unicodedata.category(char)
+    invisible = category in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") and char != "\u200d"
+    return f"<U+{ord(char):04X}>" if invisible else char

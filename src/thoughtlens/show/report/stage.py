@@ -1,0 +1,115 @@
+"""The report stage: everything a run found, on one page that needs nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from thoughtlens import __version__
+from thoughtlens.core import Config, run_stage
+from thoughtlens.show.report.classification import classification
+from thoughtlens.show.report.interventions import found_in, interventions
+from thoughtlens.show.report.latents import latents
+from thoughtlens.show.report.render import write
+from thoughtlens.show.report.replay import replay
+from thoughtlens.show.report.run import OPTIONAL, STAGES, Run
+from thoughtlens.show.report.sections import at_a_glance, data, training
+from thoughtlens.show.report.validation import validation
+
+__all__ = ["ReportConfig", "report"]
+
+
+class ReportConfig(Config):
+    """Which run, and how much of it."""
+
+    run: Path
+    """The run directory."""
+    title: str | None = None
+    """Heading; unset: the run's name."""
+    top_latents: int = Field(12, ge=0)
+    """Latents shown with their examples."""
+    explorer: str | None = None
+    """Address of the explorer's page, as seen from the report, which latents link into; unset: the run's own
+    `explorer/`, if it is there when the report is written into the run."""
+
+
+def report(cfg: ReportConfig, out: str | Path) -> dict[str, Any]:
+    """Write `report.html` (one file that needs no other), `report.md`, and `figures/` as PNG and PDF.
+
+    Stages that the run does not have are left out, and the page says how to get them.
+
+    Raises:
+        NotThereError: no run, or none of its stages is finished.
+        StoreError: a table of the run is damaged.
+    """
+    run = Run.open(cfg.run)
+    inputs = {stage: run.root / STAGES[stage] for stage in run.results}
+    inputs |= {f"intervene_{name}": path for name, path in found_in(run).items()}
+    address = cfg.explorer or _explorer(run, Path(out))
+    return run_stage("report", cfg, out, lambda tmp: _work(cfg, run, address, tmp), inputs=inputs)
+
+
+def _explorer(run: Run, out: Path) -> str | None:
+    """From the report to the run's explorer, if the report is beside it."""
+    there = (run.root / "explorer" / "index.html").is_file() and out.resolve().parent == run.root.resolve()
+    return "../explorer/index.html" if there else None
+
+
+def _work(cfg: ReportConfig, run: Run, address: str | None, tmp: Path) -> dict[str, Any]:
+    found = [
+        at_a_glance(run),
+        data(run),
+        training(run),
+        validation(run),
+        latents(run, cfg.top_latents),
+        classification(run),
+        interventions(run),
+        replay(run),
+    ]
+    missing = [stage for stage in STAGES if stage not in run.results and stage not in OPTIONAL]
+    warnings = [(stage, text) for stage, r in run.results.items() for text in r.get("warnings", [])]
+    warnings += [
+        ("report", f"the run has no {stage} stage; get it with: thoughtlens {stage}") for stage in missing
+    ]
+    recipe = run.root / "config.toml"
+    page = {
+        "title": cfg.title or run.root.resolve().name,
+        "subtitle": _subtitle(run),
+        "explorer": address,
+        "warnings": warnings,
+        "definitions": [
+            (stage, list(r["definitions"].items()))
+            for stage, r in run.results.items()
+            if r.get("definitions")
+        ],
+        "stages": [
+            {
+                "stage": s,
+                "digest": r["digest"][:16],
+                "config": r["config_identity"],
+                "seconds": f"{r['seconds']:,.1f}",
+            }
+            for s, r in run.results.items()
+        ],
+        "provenance": _provenance(run),
+        "recipe": recipe.read_text("utf-8") if recipe.is_file() else "",
+        "version": __version__,
+    }
+    files = write(tmp, [section for section in found if section is not None], page)
+    return {"files": files, "n_warnings": len(warnings), "warnings": []}
+
+
+def _subtitle(run: Run) -> str:
+    what = "Continuous thoughts" if run.kind == "thoughts" else "Token activations"
+    hooks = ", ".join(run.meta.get("hook_names", []))
+    return f"{what} of {run.meta.get('model', 'an unknown model')}{f' at {hooks}' if hooks else ''}"
+
+
+def _provenance(run: Run) -> str:
+    last = list(run.results.values())[-1]
+    versions = ", ".join(f"{name} {version}" for name, version in last["versions"].items())
+    commit = last["git_commit"] or "unknown"
+    machine = last["machine"]
+    return f"{versions}. Git commit {commit}. {machine['system']}, {machine['cpus']} CPUs."

@@ -1,0 +1,1 @@
+"""A local server: latents of what is typed."""

@@ -1,0 +1,203 @@
+"""What needs the model: which latents fire on a new text, and what changes when one of them does."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.core import DataError, HookError, ResourceError
+from thoughtlens.interventions.changes import edit_latents
+from thoughtlens.interventions.dictionaries import dictionaries, require_latents
+from thoughtlens.interventions.run import Edit, Outcome, run_edits
+from thoughtlens.latents.codes.member import POOLED, member_thoughts
+from thoughtlens.latents.on_text import DEFINITIONS, Eye, Found, describe, everywhere, pick
+from thoughtlens.models.hf.capture import replace
+from thoughtlens.sae.base import SAE
+from thoughtlens.sae.formats.io import load_members
+from thoughtlens.show.serve.config import FireRequest, SteerRequest
+
+EXAMPLES, EXAMPLE_CHARS = 12, 400
+
+
+class Engine:
+    """A run's model and SAEs. Not for several threads at once: callers hold a lock."""
+
+    def __init__(self, run: Path, timeout_s: float) -> None:
+        self.run, self.timeout_s = run, timeout_s
+        self.store = ActivationStore.open(run / "acts")
+        self.members = load_members(run / "sae", hooks=self.store.meta.d_in)
+        self.eye = Eye(self.store)
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What can be asked: the members, and a few texts to begin with."""
+        members = [
+            {
+                "name": name or POOLED,
+                "d_sae": sae.d_sae,
+                "hook_names": sae.hook_names,
+                "thoughts": member_thoughts(self.store, sae),
+            }
+            for name, sae in self.members.items()
+        ]
+        texts = self.store.problems["question"].slice(0, EXAMPLES).to_pylist()
+        return {
+            "name": self.run.resolve().name,
+            "kind": self.store.meta.kind,
+            "model": self.store.meta.model,
+            "members": members,
+            "examples": [text[:EXAMPLE_CHARS] for text in texts if text.strip()],
+            "definitions": DEFINITIONS,
+        }
+
+    def fire(self, asked: FireRequest) -> dict[str, Any]:
+        """The strongest latents on every token or thought of a text, and overall.
+
+        Raises:
+            DataError: a text that the model cannot read.
+            ConfigError: no such SAE.
+        """
+        name, sae = self._member(asked.member)
+        flags = everywhere(self.run / "interpret", name, sae.d_sae)
+        (found,) = self.eye.read(sae, [asked.text])
+        return {
+            "kind": self.store.meta.kind,
+            "member": name or POOLED,
+            "hook_names": sae.hook_names,
+            "everywhere_known": flags is not None,
+            "by_position": _by_position(found, asked.top),
+            **describe(found, asked.text, sae.hook_names, flags, asked.top),
+        }
+
+    def steer(self, asked: SteerRequest) -> dict[str, Any]:
+        """The answer (or the continuation) of a text, untouched and with one latent changed.
+
+        Raises:
+            ConfigError: no such SAE or latent.
+            DataError, HookError: a text or thought that the model does not have.
+            ResourceError: it took too long.
+        """
+        name, sae = self._member(asked.member)
+        require_latents(sae, [asked.latent])
+        told = self._steer_text if self.store.meta.kind == "text" else self._steer_thoughts
+        return {
+            "kind": self.store.meta.kind,
+            "member": name or POOLED,
+            "latent": asked.latent,
+            **told(name, sae, asked),
+        }
+
+    def _member(self, member: str | None) -> tuple[str, SAE]:
+        return pick(self.members, "" if member == POOLED and "" in self.members else member)
+
+    def _steer_thoughts(self, name: str, sae: SAE, asked: SteerRequest) -> dict[str, Any]:
+        cfg, model = self.eye.thinker
+        (found,) = dictionaries(model.spec, {name: sae}, asked.thoughts, None)
+        edits = tuple(
+            (
+                place,
+                edit_latents(
+                    sae, found.cell(sae, place), [asked.latent], value=asked.value, scale=asked.scale
+                ),
+            )
+            for place in found.places
+        )
+        plain, (edited,) = run_edits(
+            model, [asked.text], [Edit("steer", edits)], batch_size=1, max_new_tokens=cfg.max_new_tokens
+        )
+        return {
+            "places": [str(place) for place in found.places],
+            "before": _answer(plain),
+            "after": _answer(edited),
+            "kl": float(edited.kl[0]),
+            "changed": float(edited.changed_site[0]),
+        }
+
+    @torch.no_grad()
+    def _steer_text(self, name: str, sae: SAE, asked: SteerRequest) -> dict[str, Any]:
+        if asked.thoughts is not None:
+            raise HookError("thoughts: this run is of text, which has none")
+        reader = self.eye.reader
+        ids = reader.lm.tokenizer(asked.text, add_special_tokens=False, verbose=False)["input_ids"]
+        windows = list(reader.cutter.windows("0", np.asarray(ids, np.int64)))
+        if len(windows) != 1:
+            raise DataError(
+                f"Expected a text of 1 to about {reader.cutter.context_length} tokens, got {len(ids)}: "
+                f"shorten it"
+            )
+        tokens = windows[0].tokens
+        kept = torch.from_numpy(reader.cutter.kept(tokens))
+        sizes: list[float] = []
+        before, plain = self._continue(tokens, asked.max_new_tokens)
+        with ExitStack() as stack:
+            for hook in sae.hook_names:
+                cell = None if sae.cells is None else sae.cells.index((hook, None))
+                change = edit_latents(sae, cell, [asked.latent], value=asked.value, scale=asked.scale)
+
+                def edit(x: Tensor, fn: Any = change.fn) -> Tensor:
+                    new = fn(x[0]).to(x)
+                    if len(new) == len(kept) > 1:  # the prompt; later calls see one new token each
+                        new = torch.where(kept[:, None].to(x.device), new, x[0])
+                    sizes.append(float((new - x[0]).norm() / x[0].norm().clamp_min(1e-30)))
+                    return new[None]
+
+                stack.enter_context(replace(reader.lm.model, hook, edit))
+            after, edited = self._continue(tokens, asked.max_new_tokens)
+        kl = (plain.exp() * (plain - edited)).sum().clamp_min(0)
+        return {
+            "places": list(sae.hook_names),
+            "before": {"text": before},
+            "after": {"text": after},
+            "kl": float(kl),
+            "changed": max(sizes),
+        }
+
+    def _continue(self, tokens: np.ndarray, n: int) -> tuple[str, Float[Tensor, " vocab"]]:
+        """The greedy continuation, and log-probabilities of its first token."""
+        lm, past, said = self.eye.reader.lm, None, []
+        step = torch.from_numpy(tokens)[None].to(lm.model.device)
+        first, end = None, time.monotonic() + self.timeout_s
+        for _ in range(min(n, lm.context_length - len(tokens))):
+            out = lm.model(input_ids=step, past_key_values=past, use_cache=True)
+            past, logits = out.past_key_values, out.logits[0, -1].double()
+            first = logits.log_softmax(-1).cpu() if first is None else first
+            token = int(logits.argmax())
+            if token == lm.tokenizer.eos_token_id:
+                break
+            said.append(token)
+            step = torch.tensor([[token]], device=lm.model.device)
+            if time.monotonic() > end:
+                raise ResourceError(f"The model needed more than {self.timeout_s:g} s; ask for fewer tokens")
+        if first is None:
+            raise DataError("The text fills the model's context: shorten it")
+        return str(lm.tokenizer.decode(said)), first
+
+
+def _answer(outcome: Outcome) -> dict[str, Any]:
+    value, logprob = float(outcome.value[0]), float(outcome.logprob[0])
+    return {
+        "text": outcome.text[0],
+        "value": value if np.isfinite(value) else None,
+        "logprob": logprob if np.isfinite(logprob) else None,
+    }
+
+
+def _by_position(found: Found, top: int) -> list[list[list[list[float]]]]:
+    """[hook][position] -> [latent, activation] of the strongest, those that fire only."""
+    values, latents = found.acts.topk(min(top, found.acts.shape[-1]), dim=-1)
+    return [
+        [
+            [[int(i), float(v)] for i, v in zip(*pair, strict=True) if v > 0]
+            for pair in zip(index.tolist(), value.tolist(), strict=True)
+        ]
+        for index, value in zip(latents, values, strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""The grid stage: one SAE per hook and thought."""

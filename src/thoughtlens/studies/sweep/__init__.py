@@ -1,0 +1,1 @@
+"""The sweep stage: one SAE per setting."""

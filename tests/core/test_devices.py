@@ -1,0 +1,32 @@
+"""Devices by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from thoughtlens.core import ConfigError, ResourceError, choose_device
+
+
+def test_names_and_those_that_are_none():
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(ConfigError, match="device: expected auto, cpu, cuda, cuda:N or mps, got 'gpu'"):
+        choose_device("gpu")
+    with pytest.raises(ConfigError, match="got 'meta'"):
+        choose_device("meta")
+    with pytest.raises(ResourceError, match=r"device 'cuda:99' is not available here \(.+\); use cpu"):
+        choose_device("cuda:99")
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is such a device")
+def test_the_reason_is_one_sentence():
+    with pytest.raises(ResourceError, match="device 'mps' is not available here") as caught:
+        choose_device("mps")
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_each_process_has_its_own(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", str(torch.cuda.device_count() - 1))
+    assert choose_device("cuda") == torch.device("cuda", torch.cuda.device_count() - 1)

@@ -1,0 +1,71 @@
+"""Records: JSON, Parquet and heads from one definition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pytest
+
+from thoughtlens.core import Number, Outcome, Record, StoreError, column, read_rows, schema, write_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row(Record):
+    member: str = column("SAE")
+    latent: int = column(arrow="int32")
+    density: float = column("share of rows")
+    words: tuple[str, ...] = ()
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted(Outcome):
+    rows: list[Row]
+    best: Number | None = column(default=None, null=True)
+
+
+ROWS = [
+    Row(member="pooled", latent=3, density=0.5, words=("a", "b")),
+    Row(member="pooled", latent=4, density=0.0, note="dead"),
+]
+
+
+def test_json_and_back():
+    outcome = Counted(rows=ROWS, headline={"x": Number(value=0.5, low=0.4, high=0.6, n=7)})
+    table = outcome.to_json()
+    assert table["headline"] == {"x": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 7}}
+    assert table["best"] is None and "note" not in table["rows"][0]
+    assert Counted.from_json(table) == outcome
+
+
+def test_an_unknown_key_is_left_alone_and_a_missing_one_is_named():
+    assert Number.from_json({"value": 1, "later": 2}) == Number(value=1)
+    with pytest.raises(StoreError, match="Number: value: Field required"):
+        Number.from_json({"n": 1})
+
+
+def test_whole_numbers_stay_whole():
+    assert Number.from_json({"value": 3}).to_json() == {"value": 3}
+    assert isinstance(Number.from_json({"value": 3}).value, int)
+
+
+def test_parquet_and_back(tmp_path):
+    write_rows(tmp_path / "t.parquet", Row, ROWS)
+    assert [r.latent for r in read_rows(tmp_path / "t.parquet", Row)] == [3, 4]
+    assert schema(Row).field("latent").type == pa.int32()
+    assert schema(Row).field("words").type == pa.list_(pa.string())
+    with pytest.raises(StoreError, match="expected columns density"):
+        read_rows(_without(tmp_path / "t.parquet", "density"), Row)
+
+
+def test_heads_and_cells_come_from_the_same_fields():
+    assert Row.heads() == ["SAE", "latent", "share of rows", "words", "note"]
+    assert ROWS[1].cells() == ["pooled", 4, 0.0, (), "dead"]
+
+
+def _without(file, name):
+    import pyarrow.parquet as pq
+
+    pq.write_table(pq.read_table(file).drop_columns([name]), file)
+    return file

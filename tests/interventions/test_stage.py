@@ -1,0 +1,277 @@
+"""The stage on codi-tiny, whose thoughts are known: out[1..6] = o1, v1, o2, v2, o3, v3."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tests.models.thought.fake import QUESTIONS, make_codi
+from thoughtlens.core import (
+    ConfigError,
+    DataError,
+    HookError,
+    MismatchError,
+    NotThereError,
+    load_config,
+    to_toml,
+)
+from thoughtlens.interventions.changes import zero
+from thoughtlens.interventions.config import InterveneConfig
+from thoughtlens.interventions.places import Place
+from thoughtlens.interventions.run import Edit, run_edits
+from thoughtlens.interventions.stage import intervene, of_run, plan
+from thoughtlens.models.thought import codi, tiny
+from thoughtlens.sae.formats import io
+from thoughtlens.sae.kinds.registry import create
+from thoughtlens.sae.kinds.relu import ReLUConfig
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def settings(**changed) -> InterveneConfig:
+    return load_config(InterveneConfig, {"n": 60, "scope": ("cell",)} | changed)
+
+
+def identity_sae(root, hooks=("layers.0:out", "layers.1:out")):
+    """x_hat = x exactly: x = relu(x) - relu(-x)."""
+    sae = create(ReLUConfig(d_sae=192, normalization="none"), 96, seed=0)
+    with torch.no_grad():
+        sae.W_enc.copy_(torch.cat([torch.eye(96), -torch.eye(96)], 1))
+        sae.W_dec.copy_(sae.W_enc.T)
+        sae.b_enc.zero_()
+        sae.b_dec.zero_()
+    sae.hook_names = list(hooks)
+    io.save(sae, root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def patched(tmp_path_factory):
+    out = tmp_path_factory.mktemp("intervene") / "patch"
+    return intervene(settings(edit="patch", change="start", steps=(3, 4, 5, 6)), out), out
+
+
+def test_the_thought_that_stores_the_value_brings_the_twins_answer(patched):
+    result, out = patched
+    own = {row["thought_idx"]: row for row in result["effects"] if row["control"] is None}
+    for p in (3, 5):
+        assert own[p]["corrupted"] >= 0.95 and own[p]["verdict"] == "worse"
+        assert own[p]["beyond_random"] < -0.3 and own[p]["p_holm"] < 0.001
+    for p in (4, 6):
+        assert own[p]["corrupted"] == 0 and own[p]["clean"] == 1
+    table = pq.read_table(out / "effects.parquet")
+    assert table["corrupted"].to_pylist() == [row["corrupted"] for row in result["effects"]]
+    answers = pq.read_table(out / "answers.parquet").to_pylist()
+    moved = [a["class"] == "corrupted" for a in answers if a["row"] == own[3]["row"]]
+    assert np.mean(moved) == own[3]["corrupted"] and len(moved) == own[3]["n"]
+
+
+def test_controls_stand_beside_every_edit(patched):
+    rows = patched[0]["effects"]
+    assert [row["control"] for row in rows[:2]] == [None, "random"]
+    for edit, control in zip(rows[:8:2], rows[1:8:2], strict=True):
+        assert control["changed_site"] == pytest.approx(edit["changed_site"], rel=1e-5)
+        assert control["p_holm"] is None and edit["p_holm"] is not None
+    passes = {row["thought_idx"]: row for row in rows if row["control"] == "elsewhere"}
+    assert set(passes) == {0, 1, 2} and all(row["clean"] == 1 for row in passes.values())
+    assert passes[0]["changed_site"] == 0
+    assert any("changed nothing at their place" in line for line in patched[0]["warnings"])
+
+
+def test_every_row_has_its_interval_and_proof(patched):
+    for row in patched[0]["effects"]:
+        assert row["low"] <= row["difference"] <= row["high"] and row["n"] > 50
+        assert row["kl_low"] <= row["kl"] <= row["kl_high"]
+        shares = [row[name] for name in ("clean", "predicted", "corrupted", "other", "unparsable")]
+        assert sum(shares) == pytest.approx(1)
+    assert patched[0]["headline"]["accuracy_untouched"]["value"] == 1.0  # only solved pairs count
+
+
+def test_the_same_command_again_does_nothing_and_again_elsewhere_gives_the_same(patched, tmp_path):
+    result, out = patched
+    cfg = settings(edit="patch", change="start", steps=(3, 4, 5, 6))
+    assert intervene(cfg, out)["digest"] == result["digest"]
+    assert intervene(cfg, tmp_path / "again")["digest"] == result["digest"]
+
+
+def test_killed_and_run_again_gives_the_same_bytes(tmp_path):
+    cfg = settings(edit="patch", change="start")
+    file = tmp_path / "settings.toml"
+    file.write_text(to_toml(cfg))
+    whole = intervene(cfg, tmp_path / "whole")
+    code = (
+        "from pathlib import Path; from thoughtlens.core import load_config; "
+        "from thoughtlens.interventions.stage import InterveneConfig, intervene; "
+        f"intervene(load_config(InterveneConfig, {str(file)!r}), Path({str(tmp_path / 'killed')!r}))"
+    )
+    job = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    parts = tmp_path / "killed.tmp" / "parts"
+    while not (parts.exists() and list(parts.glob("*.json"))) and job.poll() is None:
+        time.sleep(0.005)
+    job.kill()
+    assert job.wait() == -signal.SIGKILL, "it was still at work"
+    assert not (tmp_path / "killed").exists()
+    assert intervene(cfg, tmp_path / "killed")["digest"] == whole["digest"]
+    for name in ("effects.parquet", "answers.parquet"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_swapping_v1_brings_what_follows_from_the_other_v1(tmp_path):
+    cfg = settings(
+        edit="swap", column="v1", steps=(3,), n=150, problems={"source": "generated", "n_steps": (2,)}
+    )
+    rows = {r["donor"]: r for r in intervene(cfg, tmp_path / "out")["effects"] if r["control"] is None}
+    assert rows["same"]["clean"] >= 0.95 and rows["same"]["verdict"] == "equivalent"
+    assert rows["different"]["predicted"] >= 0.95 and rows["different"]["clean"] <= 0.05
+
+
+def test_odd_thoughts_are_read_by_keys_and_values_even_ones_by_state(tmp_path):
+    result = intervene(settings(edit="route", n=50), tmp_path / "out")
+    carried = {row["thought_idx"]: row["carried_by"] for row in result["routes"]}
+    assert carried == {0: "nothing", 1: "nothing", 2: "state", 3: "kv", 4: "state", 5: "kv", 6: "kv"}
+    last = result["routes"][-1]
+    assert last["state_is_read"] is False and last["moved_state"] == 0 and last["kv_last"] == 1
+    third = result["routes"][3]
+    assert third["moved_values"] >= 0.95 and third["moved_keys"] <= 0.05
+    assert pq.read_table(tmp_path / "out" / "routes.parquet").num_rows == 7
+
+
+def test_early_exit_needs_two_thoughts_a_step(tmp_path):
+    cfg = settings(edit="exit", problems={"source": "generated", "n_steps": (2,)})
+    rows = {row["thought_idx"]: row for row in intervene(cfg, tmp_path / "out")["effects"]}
+    assert set(rows) == {0, 1, 2, 3, 4, 5}
+    assert rows[2]["accuracy"] < 0.3 and rows[4]["accuracy"] > 0.9
+    assert rows[4]["changed_site"] is None and rows[0]["moved"] == 1
+
+
+def test_a_perfect_reconstruction_leaves_the_answers_bit_identical(tmp_path):
+    sae = identity_sae(tmp_path / "sae")
+    cfg = settings(
+        edit="splice", sae=str(sae), arms=("sae", "mean"), scope=("cell", "all"), n_fit=50, controls=False
+    )
+    result = intervene(cfg, tmp_path / "out")
+    mine = [row for row in result["effects"] if row["arm"] == "sae"]
+    assert len(mine) == 2 * 7 - 1 + 1  # every cell but the last block's last pass, and all at once
+    for row in mine:
+        assert row["kl"] == 0 and row["moved"] == 0 and row["delta_logprob"] == 0 and row["difference"] == 0
+    everything = next(r for r in result["effects"] if r["arm"] == "mean" and r["scope"] == "all")
+    assert everything["verdict"] == "worse" and everything["accuracy"] < 0.3
+
+
+def test_editing_latents_keeps_what_the_sae_does_not_explain(tmp_path):
+    sae = identity_sae(tmp_path / "sae", ("layers.0:out",))
+    own = io.load(sae)
+    with torch.no_grad():
+        own.b_dec.fill_(0.25)  # now x_hat is not x, and the difference has to survive
+    io.save(own, tmp_path / "worse")
+    cfg = settings(edit="edit_latents", sae=str(tmp_path / "worse"), latents=(5, 7), scale=0.0, steps=(2,))
+    rows = intervene(cfg, tmp_path / "out")["effects"]
+    kinds = [row["control"] for row in rows]
+    assert kinds[0] is None and kinds[1] == "random" and kinds[2:] == ["latents"] * 3
+    assert rows[0]["latents"] == "5 7" and all("5" not in row["latents"].split() for row in rows[2:])
+    assert 0 < rows[0]["changed_site"] < 0.5
+
+
+def test_padded_batches_are_single_problems(tmp_path):
+    fake = make_codi(tmp_path, "llama")
+    model = codi.load(fake.file, base=fake.base, lora_alpha=8.0, remove_eos=True)
+    edits = [Edit("zero", ((Place("thought_in", 2), zero()), (Place("kv", 4, 1), zero())))]
+    whole = run_edits(model, QUESTIONS, edits, batch_size=8, max_new_tokens=6)
+    single = run_edits(model, QUESTIONS, edits, batch_size=1, max_new_tokens=6)
+    for a, b in ((whole[0], single[0]), (whole[1][0], single[1][0])):
+        assert a.text == b.text
+        np.testing.assert_allclose(a.logprob, b.logprob, atol=1e-3)
+        np.testing.assert_allclose(a.kl, b.kl, atol=1e-4)
+        np.testing.assert_allclose(a.changed_site, b.changed_site, atol=1e-5)
+    assert (whole[1][0].kl > 1e-4).all() and (whole[0].logprob < -1).all()
+
+
+REFUSED = [
+    ({"site": "thought_out", "steps": (6,)}, HookError, "fed to nothing"),
+    ({"site": "resid", "steps": (6,), "layers": (1,)}, HookError, "nothing reads"),
+    ({"site": "resid", "layers": (7,)}, HookError, r"0\.\.1"),
+    ({"steps": (9,)}, HookError, r"passes 0\.\.6"),
+    ({"site": "thought_in", "layers": (0,)}, HookError, "has no layers"),
+    ({"site": "all", "layers": (0,)}, HookError, "leave layers out"),
+    ({"steps": (0,)}, HookError, "No edit changed anything"),
+    ({"edit": "exit", "steps": (6,)}, ConfigError, "untouched run"),
+    ({"edit": "exit", "steps": (8,)}, HookError, "0..6 thoughts"),
+    ({"edit": "steer"}, ConfigError, "latents="),
+    ({"edit": "splice"}, ConfigError, "needs sae="),
+    ({"edit": "edit_latents", "latents": (1,)}, ConfigError, "value=NUMBER"),
+    ({"edit": "swap", "column": "colour"}, DataError, "no column 'colour'"),
+    ({"problems": {"source": "words"}}, ConfigError, "reads problems of"),
+]
+
+
+@pytest.mark.parametrize(("changed", "error", "says"), REFUSED, ids=[str(r[0]) for r in REFUSED])
+def test_what_cannot_be_or_cannot_act_is_refused(changed, error, says, tmp_path):
+    with pytest.raises(error, match=says) as caught:
+        intervene(settings(n=10, **changed), tmp_path / "out")
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_doses_that_overflow_are_refused(tmp_path):
+    np.save(tmp_path / "d.npy", np.eye(2, 96))
+    where = {"edit": "steer", "directions": str(tmp_path / "d.npy"), "steps": (3,), "n": 10}
+    with pytest.raises(ConfigError, match="largest dose that fits") as caught:
+        intervene(settings(**where, doses=(1e30,)), tmp_path / "out")
+    largest = float(str(caught.value).split()[-1])
+    assert 1e15 < largest < 1e20
+    with pytest.raises(ConfigError, match="a dose of 0"):
+        intervene(settings(**where, doses=(0.0,)), tmp_path / "out")
+    rows = intervene(settings(**where, doses=(-1.0, 1.0)), tmp_path / "out")["effects"]
+    assert [r["direction"] for r in rows if r["control"] is None] == ["direction_0"] * 2 + ["direction_1"] * 2
+    np.save(tmp_path / "narrow.npy", np.ones(7))
+    with pytest.raises(MismatchError, match="width 7"):
+        intervene(settings(**where | {"directions": str(tmp_path / "narrow.npy")}), tmp_path / "other")
+    with pytest.raises(NotThereError, match="found none"):
+        intervene(settings(**where | {"directions": str(tmp_path / "gone.npy")}), tmp_path / "other")
+
+
+def test_saes_that_do_not_fit_are_refused(tmp_path):
+    for name in ("a", "b"):
+        identity_sae(tmp_path / "two" / name)
+    with pytest.raises(ConfigError, match="member=NAME: a, b"):
+        intervene(settings(edit="splice", sae=str(tmp_path / "two")), tmp_path / "out")
+    strange = identity_sae(tmp_path / "strange", ("layers.7:out",))
+    with pytest.raises(MismatchError, match=r"layers\.7:out"):
+        intervene(settings(edit="splice", sae=str(strange)), tmp_path / "out")
+    one = {"sae": str(tmp_path / "two"), "member": "a"}
+    with pytest.raises(ConfigError, match=r"expected 0\.\.191"):
+        intervene(settings(edit="edit_latents", latents=(500,), scale=0.0, **one), tmp_path / "out")
+    with pytest.raises(NotThereError, match="it has a, b"):
+        intervene(settings(edit="splice", sae=one["sae"], member="c"), tmp_path / "out")
+    with pytest.raises(HookError, match="trained on layers"):
+        intervene(settings(edit="splice", **one, steps=(9,)), tmp_path / "out")
+
+
+def test_what_nobody_reads_of_pause_tokens_cannot_be_edited(tmp_path):
+    """In the pause control no pass reads the state before it."""
+    decoder = tiny.load("codi-tiny", seed=1, variant="pause").decoder
+    tiny.save(decoder, tmp_path / "pause", {})
+    model = {"name": str(tmp_path / "pause"), "dtype": "float32"}
+    for steps in (None, (2,)):
+        with pytest.raises(HookError, match="its passes are pause tokens"):
+            intervene(settings(model=model, site="thought_out", steps=steps), tmp_path / "out")
+    with pytest.raises(HookError, match="No edit changed anything"):  # its inputs are the same for all
+        intervene(settings(model=model, method="resample"), tmp_path / "in")
+
+
+def test_a_run_gives_its_own_model_problems_and_saes(tmp_path):
+    with pytest.raises(NotThereError, match="store of activations"):
+        of_run(tmp_path)
+    assert plan(settings()).rows == 60 * 16 * 2

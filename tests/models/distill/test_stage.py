@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from thoughtlens.core import ConfigError, DataError, config
+from thoughtlens.models.distill.loop import LoopConfig
+from thoughtlens.models.distill.stage import DistillConfig, distill, plan
+from thoughtlens.models.distill.tasks import ArithmeticTask, WordsTask
+from thoughtlens.models.thought import thoughts, tiny
+from thoughtlens.models.thought.tiny_decoder import TinyConfig, TinyDecoder
+from thoughtlens.problems import arithmetic, patterns, words
+
+FAST = {
+    "teacher_accuracy": 0.0,
+    "student_accuracy": 0.0,
+    "one_step_accuracy": 0.0,
+    "eval_every": 2,
+    "eval_problems": 8,
+    "checkpoint_every": 2,
+    "project_steps": 3,
+    "anneal_steps": 2,
+    "pure_steps": 4,
+}
+SMALL = {
+    "seeds": [1],
+    "workers": 1,
+    "test_problems": 10,
+    "data": {"p": 11, "n_contexts": 2, "n_queries": 3},
+    "net": {"d_in": 24, "n_heads": 2},
+    "loop": FAST,
+    "control": {**FAST, "max_one_step_steps": 4, "lookup": 0.5, "must_pass": False},
+}
+
+
+def small(**changes) -> DistillConfig:
+    return config.load_config(DistillConfig, {**SMALL, **changes})
+
+
+def test_every_variant_becomes_a_model_directory(tmp_path):
+    variants = ["thoughts", "no_cot", "pause", "plain", "bottleneck"]
+    result = distill(small(variants=variants), tmp_path / "out")
+    assert tiny.members(tmp_path / "out") == sorted((1, v) for v in variants)
+    question = arithmetic.problems(1, seed=0, p=11)["question"].to_pylist()
+    modes = {}
+    for row in result["models"]:
+        model = tiny.load(tmp_path / "out", seed=1, variant=row["variant"])
+        assert len(thoughts.run(model, question).text) == 1
+        modes[row["variant"]] = (model.cfg.mode, model.cfg.bottleneck, model.spec.n_steps)
+        log = pq.read_table(tmp_path / "out" / "seed1" / row["variant"] / "metrics.parquet")
+        assert log["step"].to_pylist()[-1] == row["steps"]
+        assert row["accuracy"]["answer_2"]["n"] == 10
+    assert modes == {
+        "thoughts": ("thoughts", False, 6),
+        "no_cot": ("none", False, 0),
+        "pause": ("pause", False, 6),
+        "plain": ("thoughts", False, 6),
+        "bottleneck": ("thoughts", True, 6),
+    }
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_two_seeds_side_by_side_are_the_seeds_one_after_the_other(tmp_path):
+    both = distill(small(seeds=[1, 2], workers=2), tmp_path / "both")
+    alone = distill(small(seeds=[2]), tmp_path / "alone")
+    assert both["models"][1] == alone["models"][0]
+    one, two = (tmp_path / d / "seed2" / "thoughts" / "model.safetensors" for d in ("both", "alone"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_killed_and_run_again_gives_the_same_bytes(tmp_path):
+    cfg = small(loop={**FAST, "pure_steps": 60})
+    file = tmp_path / "recipe.toml"
+    file.write_text(config.to_toml(cfg))
+    whole = distill(cfg, tmp_path / "whole")
+    code = (
+        "from pathlib import Path; from thoughtlens.core import config; "
+        "from thoughtlens.models.distill.stage import DistillConfig, distill; "
+        f"distill(config.load_config(DistillConfig, {str(file)!r}), Path({str(tmp_path / 'killed')!r}))"
+    )
+    job = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    checkpoint = tmp_path / "killed.tmp" / "checkpoints" / "seed1" / "thoughts-0" / "checkpoint.safetensors"
+    while not checkpoint.exists() and job.poll() is None:
+        time.sleep(0.01)
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    assert not (tmp_path / "killed").exists()
+    again = distill(cfg, tmp_path / "killed")
+    assert again["digest"] == whole["digest"]
+
+
+def test_a_seed_that_stalls_starts_anew_and_then_gives_up(tmp_path):
+    loop = {**FAST, "teacher_accuracy": 1.1, "max_teacher_steps": 2}
+    with pytest.raises(DataError, match="stalled at each of 2 starts"):
+        distill(small(loop=loop, max_restarts=1), tmp_path / "out")
+    assert len(list((tmp_path / "out.tmp" / "checkpoints" / "seed1").iterdir())) == 2
+
+
+def test_training_never_sees_a_held_out_path():
+    task = ArithmeticTask(11, 40, 6)
+    for n_steps in (2, 3):
+        batch = task.test(50, 0, n_steps)
+        assert batch.n_steps.tolist() == [n_steps] * 50
+    rng = np.random.default_rng(0)
+    batch = task.batch(rng, (1, 1, 1))
+    d = arithmetic.draw(40, 6, np.random.default_rng(0), task.symbols, (1, 1, 1))
+    held = arithmetic.held_out(d.start, d.path, d.n_steps).reshape(-1)
+    assert held.any() and (batch.keep.numpy() == ~held).all()
+
+
+def decoded(task: WordsTask, ids) -> str:
+    special = 12  # <pad> <bot> <eot> <ans> <cot> <cot2> and six pause tokens
+    return " ".join(task.words[i - special] for i in ids.tolist() if i != 0)
+
+
+def test_words_are_told_as_the_problems_are():
+    task = WordsTask(11, 5, 6)
+    batch = task.batch(np.random.default_rng(0), (1, 1, 1))
+    held_out = set(patterns.HELD_OUT_NAMES.split())
+    assert batch.context.shape[0] == 5 and batch.query.shape[0] == 30
+    assert (batch.padding == (batch.context == 0)).all() and not batch.padding[:, -1].any()
+    for row in range(30):
+        context, query = decoded(task, batch.context[row // 6]), decoded(task, batch.query[row])
+        asked = decoded(task, batch.topic[row : row + 1])
+        assert asked in query.split() and asked in context.split() and asked not in held_out
+        # the operations of the person asked for are marked with that name, in the order of doing
+        marked = [m for m in batch.marks[row // 6].tolist() if m[0] >= 0 and m[1] == batch.topic[row]]
+        order = {decoded(task, torch.tensor(m[2:])): m[0] for m in marked}
+        assert [order[w] for w in ("one", "two", "three")] == batch.cot[row, ::2].tolist()
+
+
+def test_words_of_a_test_are_a_question_cut_before_its_end():
+    task = WordsTask(11, 5, 6)
+    batch = task.test(20, 1, 2)
+    held_out = set(patterns.HELD_OUT_NAMES.split())
+    for context, query in zip(batch.context, batch.query, strict=True):
+        question = f"{decoded(task, context)} {decoded(task, query)}".split()
+        assert question[-1] == "?" and question.count(".") in (3, 4)
+        assert set(question) & set(words.NAMES) <= held_out
+    assert len(task.words) + 12 > batch.context.max()
+
+
+def test_names_are_drawn_anew_and_nothing_else_changes():
+    task = WordsTask(11, 2, 3)
+    cfg = TinyConfig(words=tuple(task.words), question_len=task.question_len, d_in=24, n_heads=2)
+    model = TinyDecoder(cfg)
+    before = model.embed.weight.detach().clone()
+    task.refresh(model, np.random.default_rng(0))
+    rows = [task.ids[name] for name in words.NAMES]
+    changed = (model.embed.weight != before).any(1).nonzero()[:, 0].tolist()
+    assert changed == sorted(rows)
+    first = model.embed.weight[rows].detach().clone()
+    task.refresh(model, np.random.default_rng(0))
+    assert torch.equal(model.embed.weight[rows], first)
+    # what is drawn lies in 16 directions around one common vector
+    assert torch.linalg.matrix_rank(first - first.mean(0), rtol=1e-4) == 16
+
+
+def test_words_become_a_model_directory(tmp_path):
+    data = {"problems": "words", "p": 11, "n_contexts": 2, "n_queries": 3}
+    loops = {name: {**SMALL[name], "reading": 1.0} for name in ("loop", "control")}
+    result = distill(small(data=data, variants=["thoughts", "no_cot"], **loops), tmp_path / "out")
+    assert [row["variant"] for row in result["models"]] == ["thoughts", "no_cot"]
+    model = tiny.load(tmp_path / "out")
+    assert model.cfg.problems == "words" and model.modulus == 11
+    question = words.problems(2, seed=0)["question"].to_pylist()
+    assert len(thoughts.run(model, question).text) == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.p=12", "prime of at least 11"),
+        ("data.n_queries=0", "greater than 0"),
+        ("data.problems=algebra", "arithmetic"),
+        ("net.n_heads=5", "does not divide"),
+        ("net.d_in=7", "multiple of 2"),
+        ("loop.step_weights=[1]", "required"),
+        ("loop.step_weights=[0,0,0]", "not all be 0"),
+        ("loop.kd=-1", "greater than or equal to 0"),
+        ("loop.lr_rest=nan", "finite"),
+        ("loop.eval_every=0", "greater than 0"),
+        ("seeds=[-1]", "greater than or equal to 0"),
+        ("variants=[]", "one or more"),
+        ("workers=0", "greater than 0"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(override, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        config.load_config(DistillConfig, "codi-words", [override])
+    assert "\n" not in str(error.value) and override.partition("=")[0].split(".")[0] in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-unannealed", "tiny-labelfree", "tiny-controls", "words"])
+def test_shipped_recipes_are_complete_configs(name):
+    cfg = config.load_config(DistillConfig, f"codi-{name}")
+    assert plan(cfg).rows > 0
+    assert config.validate_config(DistillConfig, cfg.model_dump()) == cfg
+
+
+def test_controls_need_the_model_they_start_from():
+    with pytest.raises(ConfigError, match="name them in this order"):
+        small(variants=["pause", "thoughts"])
+    with pytest.raises(ConfigError, match="different"):
+        small(seeds=[1, 1])
+    assert LoopConfig().must_pass and not DistillConfig().control.must_pass

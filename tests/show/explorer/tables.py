@@ -1,0 +1,178 @@
+"""The tables of explain, lens, geometry and interpret that the explorer shows, planted for any number of
+latents: every number of latent i follows from i."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from thoughtlens.core import digest, read_json, write_json
+
+EDGES = [2.0**k for k in range(-8, 9)]
+SPLIT = "test"
+
+
+def plant_explain(root: Path, n: int, texts: list[str], member: str = "pooled") -> None:
+    """Latent i says texts[i % len(texts)] by token lookup (chosen, AUPRC i / n), and "rule i" by rules."""
+    latent = np.arange(n)
+    said = [texts[i % len(texts)] for i in range(n)]
+    chosen, rest = _scores(latent, n, member), _scores(latent, n, member)
+    chosen |= {"method": ["token"] * n, "text": said, "chosen": [True] * n}
+    rest |= {"method": ["rules"] * n, "text": [f"rule {i}" for i in latent], "chosen": [False] * n}
+    table = pa.concat_tables([pa.table(rest), pa.table(chosen)])
+    write(root / "explain" / "explanations.parquet", table)
+    nodes = [
+        {"id": 0, "token": texts[0], "depth": 0, "importance": None, "activation": 2.0},
+        {"id": 1, "token": " before", "depth": 1, "importance": 0.9, "activation": None},
+    ]
+    graph = json.dumps({"nodes": nodes, "edges": [[1, 0]]})
+    own = np.arange(0, n, 2)
+    write(
+        root / "explain" / "graphs.parquet",
+        {"member": [member] * len(own), "latent": own.astype(np.int32), "graph": [graph] * len(own)},
+    )
+
+
+def plant_lens(
+    root: Path, n: int, tokens: list[str], problems: list[str], hooks: list[str], member: str = "pooled"
+) -> None:
+    """Tokens promoted and suppressed by each latent, and what the first thought of `problems` reads as."""
+    latent, sign = np.repeat(np.arange(n), 4), np.tile([1, 1, -1, -1], n)
+    words = [tokens[(i + k) % len(tokens)] for i in range(n) for k in range(4)]
+    table = {
+        "member": [member] * (4 * n),
+        "latent": latent.astype(np.int32),
+        "sign": sign,
+        "rank": np.tile([0, 1, 0, 1], n),
+    }
+    write(
+        root / "lens" / "latents.parquet", table | {"token_id": latent, "token": words, "logit": sign * 3.5}
+    )
+    read = [
+        (lens, hook, 1, p, rank)
+        for lens in ("logit", "tuned")
+        for hook in hooks
+        for p in problems
+        for rank in (0, 1)
+    ]
+    columns = dict(
+        zip(
+            ("lens", "hook_name", "thought_idx", "problem_id", "rank"),
+            map(list, zip(*read, strict=True)),
+            strict=True,
+        )
+    )
+    rank = np.array(columns["rank"])
+    seen = {
+        "lens": ["logit"],
+        "hook_name": hooks[:1],
+        "thought_idx": [1],
+        "column": ["v1"],
+        "subset": ["all"],
+    }
+    write(root / "lens" / "summary.parquet", seen | {"n": [60], "rate": [0.5], "null_high": [0.0625]})
+    write(
+        root / "lens" / "readings.parquet",
+        columns
+        | {
+            "token_id": rank,
+            "token": [tokens[r % len(tokens)] for r in rank],
+            "probability": 0.75 - 0.5 * rank,
+        },
+    )
+
+
+def plant_geometry(root: Path, n: int, other_sae: str, member: str = "pooled") -> None:
+    """The neighbour of latent i is i + 1, its match in `other_sae` is n - 1 - i with score i / n."""
+    latent = np.arange(n).astype(np.int32)
+    common = {"member": [member] * n, "latent": latent}
+    near = {"rank": np.zeros(n, np.int32), "other": (latent + 1) % n, "cosine": np.full(n, 0.5)}
+    write(root / "geometry" / "neighbours.parquet", common | near)
+    match = {"other_member": [member] * n, "by": ["decoder"] * n} | {
+        "other_sae": [other_sae] * n,
+        "other": n - 1 - latent,
+        "score": latent / n,
+        "null_score": np.full(n, 0.25),
+    }
+    write(root / "geometry" / "matches.parquet", common | match)
+
+
+def plant_interpret(root: Path, n: int, member: str = "pooled") -> None:
+    """Histograms, deciles, a decile example for each top example, and co-activation with latent i + 1."""
+    folder = root / "interpret"
+    table = pq.read_table(folder / "latents.parquet")
+    table = table.drop_columns([c for c in ("histogram", "deciles") if c in table.column_names])
+    counts = [[0, 0, 3, 5] + [0] * (len(EDGES) - 5)] * len(table)
+    table = table.append_column("histogram", pa.array(counts)).append_column(
+        "deciles", pa.array([list(np.arange(11.0))] * len(table))
+    )
+    pq.write_table(table, folder / "latents.parquet")
+    examples = pq.read_table(folder / "top_examples.parquet")
+    decile = pa.array(10 - np.asarray(examples["rank"]) % 10, pa.int32())
+    pq.write_table(examples.append_column("decile", decile), folder / "decile_examples.parquet")
+    latent = np.arange(n).astype(np.int32)
+    both = {
+        "rank": np.zeros(n, np.int32),
+        "other": (latent + 1) % n,
+        "n_both": latent + 1,
+        "jaccard": np.full(n, 0.125),
+    }
+    write(folder / "coactivation.parquet", {"member": [member] * n, "latent": latent} | both)
+    write_json(folder / "result.json", read_json(folder / "result.json") | {"histogram_edges": EDGES})
+
+
+def plant_edit(root: Path, latents: list[int], problems: list[str]) -> None:
+    """An intervention that sets `latents` together at block 1, and one of another latent as its control."""
+    folder = root / "intervene" / "latent"
+    row = {
+        "row": 0, "edit": "edit_latents", "scope": "all", "site": "resid", "layer": 1, "thought_idx": None,
+        "control": None, "latents": " ".join(map(str, latents)), "difference": -0.5, "low": -0.75,
+        "high": -0.25, "verdict": "worse", "kl": 0.5, "n": 60,
+    }  # fmt: skip
+    control = row | {"row": 1, "control": "latents", "latents": "4", "difference": 0.0}
+    n = len(problems)
+    answers = {
+        "row": [0] * n + [1] * n, "problem_id": problems * 2, "text": ["7</script>"] * n + ["8"] * n,
+        "class": ["other"] * n + ["clean"] * n, "kl": np.full(2 * n, 0.5, np.float32),
+    }  # fmt: skip
+    write(folder / "answers.parquet", answers)
+    (folder / "config.toml").write_text(f'edit = "edit_latents"\nlatents = {latents}\n')
+    result = {
+        "stage": "intervene",
+        "edit": "edit_latents",
+        "split": SPLIT,
+        "n": 60,
+        "effects": [row, control],
+    }
+    inputs = {"sae": {"digest": digest(root / "sae")}}
+    write_json(
+        folder / "result.json", result | {"effects": [row, control], "inputs": inputs, "digest": "planted"}
+    )
+
+
+def _scores(latent: np.ndarray, n: int, member: str) -> dict[str, object]:
+    numbers = {
+        name: np.full(n, value)
+        for name, value in (
+            ("pearson", 0.5),
+            ("base_rate", 0.01),
+            ("token_auprc", 0.125),
+            ("random_auprc", 0.0625),
+        )
+    }
+    auprc = latent / n
+    return {
+        "member": [member] * n, "latent": latent.astype(np.int32), "auprc": auprc, "auprc_low": auprc * 0.9,
+        "auprc_high": np.minimum(auprc * 1.1, 1), "precision_at_half_recall": auprc, **numbers,
+        "n": np.full(n, 1000), "n_units": np.full(n, 100), "split": [SPLIT] * n,
+    }  # fmt: skip
+
+
+def write(file: Path, table: pa.Table | dict[str, object]) -> None:
+    """Write a table, and the folder around it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table if isinstance(table, pa.Table) else pa.table(table), file)

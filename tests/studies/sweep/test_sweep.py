@@ -1,0 +1,152 @@
+"""The stage: a grid on a planted store."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.sae.train.stores import planted, write_store
+from thoughtlens import sae as saes
+from thoughtlens.acts.extract.config import ExtractConfig
+from thoughtlens.acts.extract.stage import extract
+from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.core import ConfigError, DataError, validate_config
+from thoughtlens.studies.sweep import stage as sweeps
+from thoughtlens.studies.sweep.measure import measure
+
+RECIPE = """
+[sae]
+kind = "topk"
+d_sae = 24
+k = 2
+[train]
+batch_size = 64
+epochs = 3
+evaluations = 2
+lr = 0.004
+"""
+
+
+@pytest.fixture(scope="module")
+def acts(tmp_path_factory):
+    x, _ = planted(2000, 8, 16, 2 / 16, seed=0)
+    return write_store(tmp_path_factory.mktemp("sweep") / "acts", {"layers.0:out": x})
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    file = tmp_path / "small.toml"
+    file.write_text(RECIPE)
+    return file
+
+
+def test_a_grid_is_trained_measured_and_one_setting_recommended(acts, recipe, tmp_path):
+    result = sweeps.run(recipe, ["sae.k=1,2", "sae.d_sae=8,24", "seeds=0,1"], tmp_path / "out", acts=acts)
+    root = tmp_path / "out" / "sweep"
+    table = pq.read_table(root / "table.parquet").to_pylist()
+    assert [(row["label"], row["seed"]) for row in table] == [
+        (f"sae.k={k} sae.d_sae={d}", seed) for k in (1, 2) for d in (8, 24) for seed in (0, 1)
+    ]
+    assert all(row["status"] == "trained" and row["n_test"] == row["n_validation"] == 200 for row in table)
+    assert [row["l0_test"] <= int(row["sae.k"]) for row in table] == [True] * 8
+    assert (result["chosen_on"], result["reported_on"]) == ("validation", "test")
+    best = result["recommendation"]
+    assert best["setting"] in {row["label"] for row in table}
+    own = [row for row in table if row["label"] == best["setting"]]
+    assert best["test"]["fvu"]["mean"] == pytest.approx(sum(row["fvu_test"] for row in own) / 2)
+    assert result["headline"]["fvu"]["value"] == best["test"]["fvu"]["mean"]
+    # validation rows decide: the recommended FVU is among those of the lowest there, not of the test rows
+    mine = measure(root / own[0]["path"], ActivationStore.open(acts), "validation")
+    assert own[0]["fvu_validation"] == pytest.approx(mine["fvu"])
+    assert own[0]["fvu_validation"] != own[0]["fvu_test"]
+    for name in ("pareto.png", "pareto.pdf", "table.md"):
+        assert (root / name).stat().st_size > 500
+    assert f"Recommended: **{best['setting']}**".replace("_", "\\_") in (root / "table.md").read_text()
+    assert saes.load(root / best["path"] / "seed_0").d_sae == own[0]["d_sae"]
+
+
+def test_an_interrupted_sweep_trains_only_what_is_missing(acts, recipe, tmp_path):
+    overrides = ["sae.k=1,2", "seeds=0,1"]
+    whole = sweeps.run(recipe, overrides, tmp_path / "whole", acts=acts)
+    again = sweeps.run(recipe, overrides, tmp_path / "whole", acts=acts)
+    assert again == whole
+    # what an interruption after the second training leaves behind
+    begun = tmp_path / "part" / "sweep.tmp"
+    begun.parent.mkdir()
+    shutil.copytree(tmp_path / "whole" / "sweep", begun)
+    for name in ("result.json", "table.parquet", "table.md", "pareto.png", "pareto.pdf"):
+        (begun / name).unlink()
+    shutil.rmtree(begun / "settings" / "001")
+    kept = begun / "settings" / "000" / "seed_1" / "sae.safetensors"
+    stamp = kept.stat().st_mtime_ns
+    resumed = sweeps.run(recipe, overrides, tmp_path / "part", acts=acts)
+    assert resumed["digest"] == whole["digest"]
+    done = tmp_path / "part" / "sweep" / "settings" / "000" / "seed_1" / "sae.safetensors"
+    assert done.stat().st_mtime_ns == stamp
+
+
+def test_a_setting_that_cannot_be_trained_is_refused_before_any_training(acts, recipe, tmp_path):
+    overrides = ["sae.k=2,30", "seeds=0"]
+    with pytest.raises(ConfigError, match=r"sae.k=30: .*1 to d_sae = 24 latents per row, got 30"):
+        sweeps.run(recipe, overrides, tmp_path / "out", acts=acts)
+    with pytest.raises(ConfigError, match=r"train.batch_size=99999: batch_size = 99999 is above the"):
+        sweeps.run(recipe, ["train.batch_size=64,99999", "seeds=0"], tmp_path / "out", acts=acts)
+    assert not (tmp_path / "out").exists()
+    result = sweeps.run(recipe, overrides, tmp_path / "out", acts=acts, skip_refused=True)
+    refused = result["settings"][1]
+    assert (refused["label"], refused["n_seeds"]) == ("sae.k=30", 0)
+    assert "got 30" in refused["reasons"][0]
+    assert result["recommendation"]["setting"] == "sae.k=2"
+
+
+def test_one_that_fails_does_not_take_the_others_with_it(acts, recipe, tmp_path):
+    result = sweeps.run(recipe, ["train.lr=1e38,0.004", "seeds=0"], tmp_path / "out", acts=acts)
+    rows = pq.read_table(tmp_path / "out" / "sweep" / "table.parquet").to_pylist()
+    assert [row["status"] for row in rows] == ["failed", "trained"]
+    assert "lower train.lr" in rows[0]["reason"]
+    assert rows[0]["fvu_test"] is None
+    assert result["recommendation"]["setting"] == "train.lr=0.004"
+    assert any("1e38" in text for text in result["warnings"])
+    with pytest.raises(DataError, match="No setting could be trained"):
+        sweeps.run(recipe, ["train.lr=1e38,2e38", "seeds=0"], tmp_path / "none", acts=acts)
+
+
+def test_a_sweep_s_own_config_runs_again(acts, recipe, tmp_path):
+    first = sweeps.run(recipe, ["sae.k=1,2", "seeds=0"], tmp_path / "a", acts=acts)
+    config = tmp_path / "a" / "sweep" / "config.toml"
+    second = sweeps.run(config, [], tmp_path / "b")
+    assert second["digest"] == first["digest"]
+    plan = sweeps.run(recipe, ["sae.k=1,2", "seeds=0,1"], tmp_path / "c", acts=acts, plan_only=True)
+    assert plan["plan"]["sweep"]["rows"] == 4 * 75 * 64  # 3 passes over 1,600 rows in batches of 64
+    assert not (tmp_path / "c").exists()
+
+
+def test_splits_are_needed(tmp_path, recipe):
+    x, _ = planted(80, 8, 16, 2 / 16, seed=0)
+    store = write_store(tmp_path / "acts", {"layers.0:out": x})  # eight problems: all for training
+    with pytest.raises(DataError, match="'validation' and no 'test'"):
+        sweeps.run(recipe, ["sae.k=1,2"], tmp_path / "out", acts=store)
+
+
+def test_unknown_axis_names_the_nearest_key(acts, recipe, tmp_path):
+    with pytest.raises(ConfigError, match=r"did you mean 'sae\.k'"):
+        sweeps.run(recipe, ["sae.kk=1,2"], tmp_path / "out", acts=acts)
+    assert json.dumps(sweeps.configure(recipe, ["sae.k=1,2"], acts).grid) == '["sae.k=1,2"]'
+
+
+def test_thoughts_are_judged_by_the_answers_that_are_left(recipe, tmp_path):
+    table = {
+        "model": {"name": "codi-tiny", "dtype": "float32"},
+        "problems": {"kind": "problems", "n": 200},
+        "store_dtype": "float32",
+    }
+    extract(validate_config(ExtractConfig, table), tmp_path / "acts")
+    overrides = ["sae.k=2,16", "sae.d_sae=96", "train.epochs=8", "seeds=0"]
+    result = sweeps.run(recipe, overrides, tmp_path / "out", acts=tmp_path / "acts", fidelity=True)
+    few, many = pq.read_table(tmp_path / "out" / "sweep" / "table.parquet").to_pylist()
+    assert few["n_fidelity_test"] == many["n_fidelity_test"] == result["untouched"]["n"] > 10
+    assert result["untouched"]["value"] >= 0.95
+    assert few["fidelity_test"] < many["fidelity_test"] <= 1
