@@ -8,6 +8,10 @@ from .config import read_recipe as read_recipe
 from .config import recipe_names as recipe_names
 from .config import to_toml as to_toml
 from .config import validate_config as validate_config
+from .console import Progress as Progress
+from .console import progress as progress
+from .console import say as say
+from .console import warn as warn
 from .devices import DTYPES as DTYPES
 from .devices import choose_device as choose_device
 from .errors import CheckpointError as CheckpointError
@@ -28,10 +32,6 @@ from .files import sha256 as sha256
 from .files import whole as whole
 from .files import write_json as write_json
 from .parts import Parts as Parts
-from .progress import Progress as Progress
-from .progress import progress as progress
-from .progress import say as say
-from .progress import warn as warn
 from .ranks import LostRankError as LostRankError
 from .ranks import Ranks as Ranks
 from .ranks import joined as joined

@@ -20,11 +20,12 @@ def face(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], li
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module, attribute = homes[name]
-        if attribute is None:
-            return importlib.import_module(module)
-        return getattr(importlib.import_module(module), attribute)
+        loaded = importlib.import_module(module)
+        if attribute is None or hasattr(loaded, attribute):
+            return getattr(loaded, attribute) if attribute else loaded
+        return importlib.import_module(f"{module}.{attribute}")
 
-    return getattr_, lambda: sorted(homes), sorted(homes)
+    return getattr_, lambda: sorted(homes), sorted(name for name, home in homes.items() if home[1])
 
 
 def _homes(package: str, stub: Path) -> dict[str, tuple[str, str | None]]:

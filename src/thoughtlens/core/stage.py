@@ -24,6 +24,7 @@ from typing import Any
 
 from thoughtlens import __version__
 from thoughtlens.core.config import Config, differences, identity, read_recipe, to_toml, validate_config
+from thoughtlens.core.console import say
 from thoughtlens.core.errors import (
     ConfigError,
     NotThereError,
@@ -34,7 +35,6 @@ from thoughtlens.core.errors import (
 )
 from thoughtlens.core.files import fsync_tree, read_json, sha256, whole, write_json
 from thoughtlens.core.parts import FOLDER as PARTS
-from thoughtlens.core.progress import say
 from thoughtlens.core.record import Outcome
 from thoughtlens.core.result import Result
 from thoughtlens.core.translate import translate_result

@@ -18,6 +18,8 @@ from .kinds.matryoshka import MatryoshkaConfig as MatryoshkaConfig
 from .kinds.matryoshka import MatryoshkaSAE as MatryoshkaSAE
 from .kinds.panneal import PAnnealConfig as PAnnealConfig
 from .kinds.panneal import PAnnealSAE as PAnnealSAE
+from .kinds.persistence import Persistence as Persistence
+from .kinds.persistence import persistence as persistence
 from .kinds.registry import KINDS as KINDS
 from .kinds.registry import AnySAEConfig as AnySAEConfig
 from .kinds.registry import create as create
@@ -33,5 +35,3 @@ from .kinds.transcoder import Transcoder as Transcoder
 from .kinds.transcoder import TranscoderConfig as TranscoderConfig
 from .normalization import Cell as Cell
 from .normalization import Normalization as Normalization
-from .persistence import Persistence as Persistence
-from .persistence import persistence as persistence

@@ -10,8 +10,7 @@ import pytest
 
 from tests.planted import planted_sae
 from thoughtlens.core import NotThereError, digest
-from thoughtlens.latents.explain import about
-from thoughtlens.latents.explain.about import render
+from thoughtlens.latents.explain.about import about, render
 from thoughtlens.latents.explain.of_member import EXPLANATIONS
 
 NUMBERS = {

@@ -17,10 +17,10 @@ from thoughtlens.acts.reader import ActivationStore
 from thoughtlens.cli import app
 from thoughtlens.core import ConfigError, DataError
 from thoughtlens.latents.codes.member import Member
-from thoughtlens.latents.explain import settings
 from thoughtlens.latents.explain.config import ExplainConfig
 from thoughtlens.latents.explain.corpus import Corpus
 from thoughtlens.latents.explain.of_member import EXPLANATIONS
+from thoughtlens.latents.explain.settings import settings
 from thoughtlens.latents.explain.stage import explain, plan
 from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.stage import interpret

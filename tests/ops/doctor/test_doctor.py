@@ -12,10 +12,10 @@ import torch
 from typer.testing import CliRunner
 
 from thoughtlens.cli import app
-from thoughtlens.ops.doctor import render
 from thoughtlens.ops.doctor.advice import advice, broken
 from thoughtlens.ops.doctor.installed import cache
 from thoughtlens.ops.doctor.machine import disk
+from thoughtlens.ops.doctor.render import render
 from thoughtlens.ops.doctor.stage import doctor
 
 WELL = {

@@ -55,7 +55,7 @@ def start(*arguments: str, n: int = 2, worker: str = "rank_worker") -> list[subp
     port = free_port()
     return [
         subprocess.Popen(
-            [sys.executable, "-m", f"tests.training.{worker}", *arguments],
+            [sys.executable, "-m", f"tests.sae.train.{worker}", *arguments],
             env=environment(RANK=rank, WORLD_SIZE=n, MASTER_PORT=port), stderr=subprocess.PIPE, text=True,
         )
         for rank in range(n)

@@ -17,7 +17,7 @@ from thoughtlens.core import DataError, NotThereError, StoreError, validate_conf
 from thoughtlens.evals.classify.config import ClassifyConfig
 from thoughtlens.evals.classify.stage import classify
 from thoughtlens.evals.reconstruction.stage import ValidateConfig
-from thoughtlens.evals.reconstruction.stage import validate_config as judge
+from thoughtlens.evals.reconstruction.stage import validate as judge
 from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.stage import interpret
 from thoughtlens.sae.train.config import TrainConfig

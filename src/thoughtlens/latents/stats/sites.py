@@ -11,7 +11,7 @@ import torch
 from thoughtlens.latents.codes.member import Member, member_thoughts
 from thoughtlens.latents.stats.statistics import LatentStats
 from thoughtlens.sae.kinds.crosscoder import Crosscoder
-from thoughtlens.sae.persistence import Persistence, placed
+from thoughtlens.sae.kinds.persistence import Persistence, placed
 
 DEFINITIONS = {
     "sites: norm": "length of what a latent writes there per unit of activation, in the crosscoder's units",
