@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from thoughtlens.acts.meta import StoreMeta
-from thoughtlens.acts.writer import StoreWriter
+from thoughtlens.acts.store.meta import StoreMeta
+from thoughtlens.acts.store.writer import StoreWriter
 from thoughtlens.core import validate_config
 from thoughtlens.evals.classify.config import ClassifyConfig
 from thoughtlens.evals.classify.stage import classify

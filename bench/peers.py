@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from run import RESULTS, processor
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 
 LIBRARIES = ["sae-lens", "eai-sparsify", "dictionary-learning"]
 STACK = {"d_in": 192, "d_sae": 1536, "batch": 1024, "k": 32, "members": 42, "share": 6}

@@ -25,8 +25,8 @@ from run import RESULTS, processor
 
 from peers import environment, versions
 from thoughtlens import sae as saes
-from thoughtlens.acts.reader import ActivationStore
-from thoughtlens.acts.view import View
+from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts.store.view import View
 from thoughtlens.core import validate_config
 from thoughtlens.numerics.metrics.reconstruction import FVU
 from thoughtlens.sae.kinds.registry import CONFIGS

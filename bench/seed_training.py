@@ -20,8 +20,8 @@ import pyarrow as pa
 import torch
 
 from peers import rows as sparse_rows
-from thoughtlens.acts.meta import StoreMeta
-from thoughtlens.acts.writer import StoreWriter
+from thoughtlens.acts.store.meta import StoreMeta
+from thoughtlens.acts.store.writer import StoreWriter
 from thoughtlens.sae.train.stage import train
 from thoughtlens.studies import pipeline
 

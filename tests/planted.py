@@ -11,8 +11,8 @@ import pyarrow as pa
 import torch
 
 from thoughtlens import sae as saes
-from thoughtlens.acts.meta import StoreMeta
-from thoughtlens.acts.writer import StoreWriter
+from thoughtlens.acts.store.meta import StoreMeta
+from thoughtlens.acts.store.writer import StoreWriter
 
 HOOKS = ("layers.0:out", "layers.1:out")
 D = 16

@@ -10,9 +10,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from thoughtlens.acts.meta import StoreMeta
-from thoughtlens.acts.reader import ActivationStore
-from thoughtlens.acts.writer import StoreWriter
+from thoughtlens.acts.store.meta import StoreMeta
+from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts.store.writer import StoreWriter
 
 N_THOUGHTS = 7
 SPLITS = ("train", "train", "train", "validation", "test")

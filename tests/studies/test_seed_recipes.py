@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from tests.sae.train.stores import planted, write_store
 from thoughtlens import sae as saes
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.sae.train.jobs import plan_jobs, settings, start
 from thoughtlens.sae.train.loop import Trainer
 from thoughtlens.studies import pipeline

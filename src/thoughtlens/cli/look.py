@@ -48,6 +48,6 @@ def recipes() -> None:
 @app.command()
 def verify(store: Annotated[Path, typer.Argument(help="An acts/ directory.")]) -> None:
     """Check every digest of an activation store."""
-    from thoughtlens.acts.reader import verify
+    from thoughtlens.acts.store.reader import verify
 
     show(verify(store))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.thoughts import model_of, sites_of
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import ConfigError, MismatchError, NotThereError
 from thoughtlens.latents.codes.member import POOLED, member_thoughts
 from thoughtlens.latents.codes.reading import TextReader

@@ -430,7 +430,7 @@ def test_labelled_texts_with_problems(text_run, tmp_path):
 
 
 def test_features_of_stored_and_new_texts_are_the_same_numbers(text_run):
-    from thoughtlens.acts.reader import ActivationStore
+    from thoughtlens.acts.store.reader import ActivationStore
     from thoughtlens.evals.probing.coders import Cover
     from thoughtlens.evals.probing.samples import TextSamples, stored_documents
     from thoughtlens.latents.codes.reading import TextReader
@@ -453,7 +453,7 @@ def test_features_of_stored_and_new_texts_are_the_same_numbers(text_run):
 
 
 def test_thought_features_come_from_the_right_rows(tmp_path):
-    from thoughtlens.acts.reader import ActivationStore
+    from thoughtlens.acts.store.reader import ActivationStore
     from thoughtlens.evals.probing.coders import Cover
     from thoughtlens.evals.probing.samples import ThoughtSamples
     from thoughtlens.sae.formats.io import load_members

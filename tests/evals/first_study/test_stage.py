@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.planted import D, thought_store
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import ConfigError, DataError
 from thoughtlens.evals.first_study.config import ReplayConfig
 from thoughtlens.evals.first_study.data import load_problems

@@ -11,8 +11,8 @@ import torch
 from tests.evals.reconstruction.test_stage import ATOMS, HOOKS, D, atoms, codes, config, in_test, write
 from thoughtlens import metrics
 from thoughtlens import sae as saes
-from thoughtlens.acts.meta import StoreMeta
-from thoughtlens.acts.writer import StoreWriter
+from thoughtlens.acts.store.meta import StoreMeta
+from thoughtlens.acts.store.writer import StoreWriter
 from thoughtlens.core import ConfigError, DataError, HookError, MismatchError, digest
 from thoughtlens.evals.reconstruction.stage import validate
 from thoughtlens.sae.baselines.reduced_rank import CrossCovariance

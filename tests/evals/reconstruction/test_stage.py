@@ -15,9 +15,9 @@ from thoughtlens import metrics
 from thoughtlens import sae as saes
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
-from thoughtlens.acts.meta import StoreMeta
-from thoughtlens.acts.reader import ActivationStore
-from thoughtlens.acts.writer import StoreWriter
+from thoughtlens.acts.store.meta import StoreMeta
+from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts.store.writer import StoreWriter
 from thoughtlens.core import DataError, MismatchError, NotThereError, ResourceError, digest
 from thoughtlens.evals.reconstruction.stage import ValidateConfig, plan, validate
 from thoughtlens.models.hf.load import ModelConfig

@@ -10,7 +10,7 @@ from tests.conftest import save_tiny_lm
 from tests.planted import thought_store
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import DataError, MismatchError, StoreError, validate_config
 from thoughtlens.latents.codes.reading import TextReader
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.planted import D, planted_sae, text_store, thought_store
 from thoughtlens import sae as saes
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.latents.codes.member import Member
 from thoughtlens.latents.explain.columns import Columns
 from thoughtlens.latents.explain.config import ExplainConfig

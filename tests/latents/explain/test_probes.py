@@ -12,7 +12,7 @@ import torch
 from thoughtlens import sae as saes
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import validate_config
 from thoughtlens.latents.codes.member import Member
 from thoughtlens.latents.explain.config import ExplainConfig

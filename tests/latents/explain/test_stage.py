@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tests.latents.explain.words import PLANTED, texts
 from tests.planted import D, planted_sae, text_store, thought_store
 from thoughtlens import sae as saes
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.cli import app
 from thoughtlens.core import ConfigError, DataError
 from thoughtlens.latents.codes.member import Member

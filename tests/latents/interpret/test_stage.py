@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.planted import HOOKS, D, planted_sae, text_store, thought_store
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import ConfigError, DataError, MismatchError, to_toml
 from thoughtlens.latents.codes.codes import open_codes
 from thoughtlens.latents.codes.member import Member

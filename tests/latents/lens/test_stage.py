@@ -16,7 +16,7 @@ from tests.show.serve.runs import text_run
 from thoughtlens import sae as saes
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.cli import app
 from thoughtlens.core import ConfigError, DataError, MismatchError, ResourceError, validate_config
 from thoughtlens.latents.lens.config import LensConfig

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from thoughtlens import sae as saes
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import joined, load_config
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.loop import Settings, Trainer

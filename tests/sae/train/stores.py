@@ -9,8 +9,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from thoughtlens.acts.meta import StoreMeta
-from thoughtlens.acts.writer import StoreWriter
+from thoughtlens.acts.store.meta import StoreMeta
+from thoughtlens.acts.store.writer import StoreWriter
 
 PROBLEM_ROWS = 10
 

@@ -7,7 +7,7 @@ import torch
 
 from tests.sae.train.stores import planted, write_store
 from thoughtlens import sae as saes
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import Ranks, ResourceError
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.groups import (

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tests.sae.train.stores import planted, write_store
 from thoughtlens import sae as saes
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import CheckpointError, DataError, Progress
 from thoughtlens.sae.train.checkpoint import Checkpoints
 from thoughtlens.sae.train.loop import Settings, Trainer, fit, stop

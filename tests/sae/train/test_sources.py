@@ -9,9 +9,9 @@ import torch
 
 from tests.sae.train.stores import write_store
 from thoughtlens import sae as saes
-from thoughtlens.acts.meta import StoreMeta
-from thoughtlens.acts.reader import ActivationStore
-from thoughtlens.acts.writer import StoreWriter
+from thoughtlens.acts.store.meta import StoreMeta
+from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts.store.writer import StoreWriter
 from thoughtlens.core import (
     ConfigError,
     DataError,

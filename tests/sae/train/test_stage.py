@@ -20,7 +20,7 @@ import torch
 
 from tests.sae.train.stores import planted, write_store
 from thoughtlens import sae as saes
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import ConfigError, DataError, HookError, NotThereError, OccupiedError, load_config
 from thoughtlens.numerics.metrics.geometry import mmcs
 from thoughtlens.sae.train.config import TrainConfig

@@ -11,7 +11,7 @@ import torch
 from tests.sae.train.stores import planted, write_store
 from tests.sae.train.test_loop import settings
 from thoughtlens import sae as saes
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import Progress
 from thoughtlens.sae.train.checkpoint import Checkpoints
 from thoughtlens.sae.train.loop import Trainer, fit

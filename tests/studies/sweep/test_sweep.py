@@ -12,7 +12,7 @@ from tests.sae.train.stores import planted, write_store
 from thoughtlens import sae as saes
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import ConfigError, DataError, validate_config
 from thoughtlens.studies.sweep import stage as sweeps
 from thoughtlens.studies.sweep.measure import measure

@@ -19,10 +19,10 @@ import pyarrow as pa
 from pyarrow.parquet import read_schema
 
 from thoughtlens.acts.extract.source import Chunk, Source
-from thoughtlens.acts.meta import ROWS
-from thoughtlens.acts.reader import ActivationStore
-from thoughtlens.acts.tables import stream
-from thoughtlens.acts.writer import StoreWriter
+from thoughtlens.acts.store.meta import ROWS
+from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts.store.tables import stream
+from thoughtlens.acts.store.writer import StoreWriter
 from thoughtlens.core import Ranks, progress
 
 PASS = "pass"

@@ -11,7 +11,7 @@ import pyarrow as pa
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtlens.acts.meta import StoreMeta
+from thoughtlens.acts.store.meta import StoreMeta
 
 
 @dataclass(frozen=True, kw_only=True)

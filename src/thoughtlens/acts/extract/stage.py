@@ -20,9 +20,9 @@ from thoughtlens.acts.extract.ranks import joined_parts, write_part
 from thoughtlens.acts.extract.source import Chunk, Source
 from thoughtlens.acts.extract.text import plan_text, text_source
 from thoughtlens.acts.extract.thoughts import plan_thoughts, thought_source
-from thoughtlens.acts.meta import PROBLEMS, ROWS
-from thoughtlens.acts.tables import stream
-from thoughtlens.acts.writer import StoreWriter
+from thoughtlens.acts.store.meta import PROBLEMS, ROWS
+from thoughtlens.acts.store.tables import stream
+from thoughtlens.acts.store.writer import StoreWriter
 from thoughtlens.core import Plan, Ranks, joined, led, progress, read_json, run_stage, warn, write_json
 from thoughtlens.problems import source as problem_source
 from thoughtlens.problems.text import TextConfig, local_file

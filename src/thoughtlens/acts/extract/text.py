@@ -12,7 +12,7 @@ import torch
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.cost import flops
 from thoughtlens.acts.extract.source import Chunk, Source
-from thoughtlens.acts.meta import StoreMeta
+from thoughtlens.acts.store.meta import StoreMeta
 from thoughtlens.core import DTYPES, ConfigError, Plan
 from thoughtlens.models.hf.capture import capture, resolve
 from thoughtlens.models.hf.load import LanguageModel, load, read_config

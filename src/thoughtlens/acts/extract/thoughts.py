@@ -16,8 +16,8 @@ from torch import Tensor
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.cost import flops
 from thoughtlens.acts.extract.source import Chunk, Source
-from thoughtlens.acts.meta import PROBLEMS, StoreMeta
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.meta import PROBLEMS, StoreMeta
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import (
     DTYPES,
     ConfigError,

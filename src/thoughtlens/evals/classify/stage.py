@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import ConfigError, Plan, run_stage
 from thoughtlens.evals.classify import cells, curves
 from thoughtlens.evals.classify.config import ClassifyConfig

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import ConfigError, DataError, MismatchError, digest
 from thoughtlens.evals.classify.config import ClassifyConfig
 from thoughtlens.evals.probing import probes

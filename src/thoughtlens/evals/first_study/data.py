@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import ConfigError, DataError
 from thoughtlens.evals.probing.probes import require_groups
 from thoughtlens.problems.gsm8k import CLASSES, SEED

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import Plan, progress, run_stage, say
 from thoughtlens.evals.first_study.config import ReplayConfig
 from thoughtlens.evals.first_study.data import Problems, load_problems

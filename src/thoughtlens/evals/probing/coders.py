@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.acts.reader import ActivationStore
-from thoughtlens.acts.view import View, ViewBatch
+from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts.store.view import View, ViewBatch
 from thoughtlens.core import ConfigError
 from thoughtlens.latents.codes.member import check_hooks, member_thoughts
 from thoughtlens.sae.base import SAE

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import DataError
 from thoughtlens.evals.probing.attention import Bags
 from thoughtlens.evals.probing.coders import CellKey, Cover

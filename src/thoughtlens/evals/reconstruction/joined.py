@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import MismatchError
 from thoughtlens.evals.reconstruction.fit import BaselineName
 from thoughtlens.evals.reconstruction.subject import Batch, Subject

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from thoughtlens.acts.meta import ROWS
-from thoughtlens.acts.reader import ActivationStore
-from thoughtlens.acts.tables import stream
+from thoughtlens.acts.store.meta import ROWS
+from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts.store.tables import stream
 from thoughtlens.core import DataError, MismatchError, progress
 from thoughtlens.evals.reconstruction.subject import Subject, row_columns
 from thoughtlens.models.hf.capture import capture, replace

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import MismatchError
 from thoughtlens.evals.reconstruction import splice
 from thoughtlens.evals.reconstruction.subject import Subject

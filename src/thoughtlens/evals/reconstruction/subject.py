@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from thoughtlens.acts.meta import ROWS
-from thoughtlens.acts.reader import ActivationStore
-from thoughtlens.acts.tables import stream
-from thoughtlens.acts.view import View
+from thoughtlens.acts.store.meta import ROWS
+from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts.store.tables import stream
+from thoughtlens.acts.store.view import View
 from thoughtlens.core import DataError, MismatchError
 from thoughtlens.latents.codes.member import check_hooks, member_thoughts
 from thoughtlens.sae.base import SAE, SparseActs

@@ -13,7 +13,7 @@ import torch
 
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.thoughts import load_model, sites_of
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import MismatchError, NotThereError, load_config, validate_config
 from thoughtlens.evals.reconstruction.subject import Subject
 from thoughtlens.interventions import changes

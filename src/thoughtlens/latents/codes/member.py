@@ -10,8 +10,8 @@ import scipy.sparse as sp
 import torch
 from jaxtyping import Int, Shaped
 
-from thoughtlens.acts.reader import ActivationStore
-from thoughtlens.acts.view import View
+from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts.store.view import View
 from thoughtlens.core import MismatchError
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.kinds.crosscoder import Crosscoder

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import DataError, MismatchError, StoreError, read_recipe, validate_config
 from thoughtlens.models.hf.capture import capture
 from thoughtlens.models.hf.load import LanguageModel, ModelConfig, load

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import ConfigError, NotThereError, Plan, read_json, run_stage, warn, write_json
 from thoughtlens.latents.codes.codes import Codes, open_codes
 from thoughtlens.latents.codes.member import Member

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import ConfigError, MismatchError, NotThereError
 from thoughtlens.latents.codes.member import POOLED, Member
 from thoughtlens.latents.geometry import activation, codes, decoder

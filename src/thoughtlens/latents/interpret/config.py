@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import Config, Plan
 from thoughtlens.latents.stats.preferences import Settings
 from thoughtlens.sae.formats.io import load as load_sae

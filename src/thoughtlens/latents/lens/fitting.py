@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import progress, read_json, write_json
 from thoughtlens.latents.lens import tuned
 from thoughtlens.latents.lens.config import LensConfig

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import progress
 from thoughtlens.latents.lens import tuned
 from thoughtlens.latents.lens.config import LensConfig

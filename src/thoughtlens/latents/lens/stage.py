@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 
 from thoughtlens.acts.extract.thoughts import model_of
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import Plan, progress, run_stage
 from thoughtlens.latents.codes.member import POOLED
 from thoughtlens.latents.codes.reading import TextReader

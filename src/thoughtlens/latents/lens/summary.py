@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.latents.lens.config import LensConfig
 from thoughtlens.latents.lens.readings import Reading
 from thoughtlens.latents.lens.readout import Readout

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.latents.lens.config import LensConfig
 from thoughtlens.latents.lens.readout import Readout
 from thoughtlens.latents.lens.rows import Cell

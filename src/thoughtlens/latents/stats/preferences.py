@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from jaxtyping import Float, Int
 from sklearn.feature_extraction.text import CountVectorizer
 
-from thoughtlens.acts.tables import PROBLEM_KEYS
+from thoughtlens.acts.store.tables import PROBLEM_KEYS
 from thoughtlens.core import ConfigError
 from thoughtlens.latents.codes.coded import Coded
 from thoughtlens.latents.stats.association import (

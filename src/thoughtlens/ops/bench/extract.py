@@ -16,7 +16,7 @@ from torch import nn
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import write
 from thoughtlens.acts.extract.text import text_source
-from thoughtlens.acts.writer import StoreWriter
+from thoughtlens.acts.store.writer import StoreWriter
 from thoughtlens.core import ConfigError, validate_config
 from thoughtlens.models.hf.capture import blocks_path
 from thoughtlens.models.hf.load import LanguageModel, load

@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from thoughtlens.acts.meta import StoreMeta
-from thoughtlens.acts.reader import ActivationStore
-from thoughtlens.acts.view import View
-from thoughtlens.acts.writer import StoreWriter
+from thoughtlens.acts.store.meta import StoreMeta
+from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts.store.view import View
+from thoughtlens.acts.store.writer import StoreWriter
 from thoughtlens.core import DTYPES, validate_config
 from thoughtlens.ops.bench.limits import require_disk, require_one_of, require_positive, require_room
 

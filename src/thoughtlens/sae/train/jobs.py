@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from thoughtlens.acts.reader import ActivationStore
-from thoughtlens.acts.view import View
+from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts.store.view import View
 from thoughtlens.core import ConfigError, DataError, digest
 from thoughtlens.sae.base import SAE, SAEConfig
 from thoughtlens.sae.kinds.registry import create

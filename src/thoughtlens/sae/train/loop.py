@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from thoughtlens.acts.view import View, ViewBatch
+from thoughtlens.acts.store.view import View, ViewBatch
 from thoughtlens.core import CheckpointError, DataError, Progress
 from thoughtlens.numerics.kernels.memory import keep_freed_memory
 from thoughtlens.sae.base import SAE, Batch, LossTerms, counts

@@ -9,8 +9,8 @@ from typing import Literal
 
 import pyarrow.parquet as pq
 
-from thoughtlens.acts.reader import ActivationStore
-from thoughtlens.acts.view import View
+from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts.store.view import View
 from thoughtlens.core import ConfigError
 from thoughtlens.sae.base import SAEConfig
 from thoughtlens.sae.kinds.transcoder import TranscoderConfig

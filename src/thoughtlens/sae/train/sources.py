@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.acts.reader import ActivationStore
-from thoughtlens.acts.view import View, ViewBatch
+from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts.store.view import View, ViewBatch
 from thoughtlens.core import ConfigError, DataError
 from thoughtlens.sae.base import SAEConfig
 from thoughtlens.sae.kinds.crosscoder import CrosscoderConfig

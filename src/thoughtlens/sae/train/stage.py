@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import Plan, Ranks, choose_device, joined, led, run_stage, warn
 from thoughtlens.sae.train.config import DTYPES, GroupSize, Parallel, TrainConfig
 from thoughtlens.sae.train.evaluation import DEFINITIONS

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.acts.view import View, ViewBatch
+from thoughtlens.acts.store.view import View, ViewBatch
 from thoughtlens.core import DataError, Progress
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.kinds.stack import Stack, StackTerms

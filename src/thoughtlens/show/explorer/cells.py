@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.latents.codes.codes import Codes, open_codes
 from thoughtlens.show.explorer.build import rounded
 from thoughtlens.show.explorer.sources import Source

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import StoreError
 from thoughtlens.show.explorer.build import rounded, significant
 from thoughtlens.show.explorer.sources import Row, Source

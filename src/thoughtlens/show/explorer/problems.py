@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import scipy.sparse as sp
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.latents.codes.member import Member
 from thoughtlens.latents.codes.tokens import load_tokenizer, token_texts
 from thoughtlens.sae.formats.io import load as load_sae

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import DataError, HookError, ResourceError
 from thoughtlens.interventions.changes import edit_latents
 from thoughtlens.interventions.dictionaries import dictionaries, require_latents

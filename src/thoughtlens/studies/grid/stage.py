@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import Config, ConfigError, Plan, choose_device, run_stage, warn
 from thoughtlens.sae.train.config import GroupSize, TrainConfig
 from thoughtlens.sae.train.evaluation import DEFINITIONS

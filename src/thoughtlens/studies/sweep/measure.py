@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import MismatchError
 from thoughtlens.evals.reconstruction.measure import Total, measure_sae
 from thoughtlens.evals.reconstruction.splicer import Splicer

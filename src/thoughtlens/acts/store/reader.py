@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtlens.acts import tables
-from thoughtlens.acts.meta import PROBLEMS, ROWS, StoreMeta, load_meta
-from thoughtlens.acts.rowset import RowSet, numbers_in
-from thoughtlens.acts.shard import ShardMaps, layout
-from thoughtlens.acts.view import View
+from thoughtlens.acts.store import tables
+from thoughtlens.acts.store.meta import PROBLEMS, ROWS, StoreMeta, load_meta
+from thoughtlens.acts.store.rowset import RowSet, numbers_in
+from thoughtlens.acts.store.shard import ShardMaps, layout
+from thoughtlens.acts.store.view import View
 from thoughtlens.core import DataError, HookError, MismatchError, NotThereError, StoreError, digest
 
 

@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtlens.acts.order import Permutation
-from thoughtlens.acts.rowset import RowSet, numbers_in
+from thoughtlens.acts.store.order import Permutation
+from thoughtlens.acts.store.rowset import RowSet, numbers_in
 from thoughtlens.core import DataError
 
 if TYPE_CHECKING:
-    from thoughtlens.acts.reader import ActivationStore
+    from thoughtlens.acts.store.reader import ActivationStore
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from tests.acts import small
-from thoughtlens.acts.reader import ActivationStore, verify
-from thoughtlens.acts.writer import StoreWriter
+from thoughtlens.acts.store.reader import ActivationStore, verify
+from thoughtlens.acts.store.writer import StoreWriter
 from thoughtlens.core import DataError, MismatchError, NotThereError, OccupiedError, StoreError
 
 
@@ -349,7 +349,7 @@ WRITE = f"""
 import sys
 from pathlib import Path
 from tests.acts import small
-from thoughtlens.acts.writer import StoreWriter
+from thoughtlens.acts.store.writer import StoreWriter
 meta = small.meta("text", "bfloat16", {{"a:out": 64, "b:in": 32}})
 writer, x = StoreWriter.begin(Path(sys.argv[1]), meta, 100), small.acts(meta, {KILLED_N})
 print("ready", flush=True)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.acts import small
-from thoughtlens.acts.reader import ActivationStore
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import DataError, HookError, MismatchError, RangeError
 
 HOOKS = ["layers.1:out", "layers.2:out"]

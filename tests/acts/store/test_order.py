@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from thoughtlens.acts.order import Permutation
+from thoughtlens.acts.store.order import Permutation
 from thoughtlens.core import ConfigError
 
 

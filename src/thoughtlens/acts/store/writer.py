@@ -18,8 +18,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from thoughtlens.acts import tables
-from thoughtlens.acts.meta import (
+from thoughtlens.acts.store import tables
+from thoughtlens.acts.store.meta import (
     META,
     PROBLEMS,
     PROGRESS,
@@ -30,7 +30,7 @@ from thoughtlens.acts.meta import (
     parse_meta,
     shard_file,
 )  # fmt: skip
-from thoughtlens.acts.shard import ShardPart
+from thoughtlens.acts.store.shard import ShardPart
 from thoughtlens.core import (
     DataError,
     MismatchError,

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtlens.acts.meta import StoreMeta
+from thoughtlens.acts.store.meta import StoreMeta
 from thoughtlens.core import StoreError
 
 CODES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}

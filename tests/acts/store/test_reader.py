@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.acts import small
-from thoughtlens.acts.reader import ActivationStore, verify
-from thoughtlens.acts.rowset import RowSet
+from thoughtlens.acts.store.reader import ActivationStore, verify
+from thoughtlens.acts.store.rowset import RowSet
 from thoughtlens.core import HookError, NotThereError, RangeError, StoreError
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "acts_schema_1"
