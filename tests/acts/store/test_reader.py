@@ -19,7 +19,7 @@ from thoughtlens.acts.store.reader import ActivationStore, verify
 from thoughtlens.acts.store.rowset import RowSet
 from thoughtlens.core import HookError, NotThereError, RangeError, StoreError
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "acts_schema_1"
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "acts_schema_1"
 
 
 @pytest.fixture
