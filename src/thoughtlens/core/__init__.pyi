@@ -14,6 +14,7 @@ from .console import say as say
 from .console import warn as warn
 from .devices import DTYPES as DTYPES
 from .devices import choose_device as choose_device
+from .devices import free_bytes as free_bytes
 from .errors import CheckpointError as CheckpointError
 from .errors import ConfigError as ConfigError
 from .errors import DataError as DataError

@@ -38,3 +38,15 @@ def choose_device(name: str) -> torch.device:
         reason = re.split(r"\. |\n", str(error), maxsplit=1)[0] or type(error).__name__
         raise ResourceError(f"device {name!r} is not available here ({reason}); use cpu") from None
     return device
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory that is free on a device; on a host that does not say, all there is."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            table = dict(line.split(":", 1) for line in file)
+        return 1024.0 * int(table["MemAvailable"].split()[0])
+    except (OSError, KeyError):
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

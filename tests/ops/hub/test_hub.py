@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from tests.sae.train.stores import planted, write_store
+from tests.sae.stores import planted, write_store
 from thoughtlens import sae as saes
 from thoughtlens.cli import app
 from thoughtlens.core import (

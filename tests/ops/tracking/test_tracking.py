@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from tests.sae.train.stores import planted, write_store
+from tests.sae.stores import planted, write_store
 from thoughtlens import sae as saes
 from thoughtlens.cli import app
 from thoughtlens.core import ConfigError, NotThereError, StoreError, to_toml, write_json
 from thoughtlens.ops import tracking
 from thoughtlens.ops.tracking.trackers import TRACKERS
+from thoughtlens.sae.fit.track import followed
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import train
-from thoughtlens.sae.train.track import followed
 
 
 @pytest.fixture(scope="module")

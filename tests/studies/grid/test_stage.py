@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.sae.train.stores import planted, write_store
+from tests.sae.stores import planted, write_store
 from thoughtlens import sae as saes
 from thoughtlens.core import ConfigError
 from thoughtlens.sae.train.config import TrainConfig

@@ -8,7 +8,7 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
-from tests.sae.train.stores import planted, write_store
+from tests.sae.stores import planted, write_store
 from thoughtlens import sae as saes
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract

@@ -11,8 +11,8 @@ from thoughtlens.core import ConfigError, load_config, say
 from thoughtlens.evals.probing.probes import Folds
 from thoughtlens.evals.probing.samples import ThoughtSamples
 from thoughtlens.sae.base import SAE
+from thoughtlens.sae.fit.short import settings, train_rows
 from thoughtlens.sae.train.config import TrainConfig
-from thoughtlens.sae.train.short import settings, train_rows
 
 
 def cross_fitted(sae: Path, samples: ThoughtSamples, folds: Folds, seed: int) -> list[ThoughtSamples]:

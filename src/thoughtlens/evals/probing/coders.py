@@ -21,8 +21,8 @@ from thoughtlens.sae.base import SAE
 from thoughtlens.sae.baselines.base import Baseline
 from thoughtlens.sae.baselines.pca import PCA
 from thoughtlens.sae.baselines.random_sae import RandomSAE
+from thoughtlens.sae.fit.short import settings, train_rows
 from thoughtlens.sae.normalization import Cell
-from thoughtlens.sae.train.short import settings, train_rows
 
 SAMPLE_ROWS = 20_000
 """Training vectors that components, L0, random and frozen dictionaries are fitted on."""

@@ -24,8 +24,8 @@ from thoughtlens.sae.baselines.reduced_rank import CrossCovariance
 from thoughtlens.sae.kinds.crosscoder import Crosscoder
 from thoughtlens.sae.kinds.transcoder import Transcoder
 from thoughtlens.sae.normalization import Cell
-from thoughtlens.sae.train.members import Member
-from thoughtlens.sae.train.sources import Joined, JoinedView, open_source
+from thoughtlens.sae.rows.members import Member
+from thoughtlens.sae.rows.sources import Joined, JoinedView, open_source
 
 DEFINITIONS = {
     "linear_l0, linear_live": "transcoders: least-squares linear map from input to output of a rank as large "

@@ -21,7 +21,7 @@ from thoughtlens.latents.codes.member import check_hooks, member_thoughts
 from thoughtlens.sae.base import SAE, SparseActs
 from thoughtlens.sae.baselines.base import Baseline
 from thoughtlens.sae.normalization import Cell
-from thoughtlens.sae.train.sources import JoinedView
+from thoughtlens.sae.rows.sources import JoinedView
 
 MIN_ROWS_PER_DIM = 10
 BATCH_ACTS = 2**24

@@ -15,8 +15,8 @@ from thoughtlens.acts.store.view import View
 from thoughtlens.core import MismatchError
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.kinds.crosscoder import Crosscoder
-from thoughtlens.sae.train import members as training
-from thoughtlens.sae.train.sources import Joined, JoinedView, open_source
+from thoughtlens.sae.rows import members as training
+from thoughtlens.sae.rows.sources import Joined, JoinedView, open_source
 
 POOLED = "pooled"
 """Name in tables of the one SAE of a directory that holds no others."""

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from thoughtlens.core import ConfigError, ResourceError
-from thoughtlens.sae.train.groups import free_bytes
+from thoughtlens.core import ConfigError, ResourceError, free_bytes
 
 
 def require_positive(**numbers: float) -> None:

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
@@ -18,11 +18,11 @@ from thoughtlens.numerics import kernels
 from thoughtlens.ops.bench.clock import timed
 from thoughtlens.ops.bench.limits import require_one_of, require_positive, require_room
 from thoughtlens.ops.bench.train_step import new_trainer, training_bytes
+from thoughtlens.sae.fit.loop import Trainer
+from thoughtlens.sae.fit.together import StackTrainer
+from thoughtlens.sae.jobs.groups import stack_size
 from thoughtlens.sae.kinds.stack import LOSSES
-from thoughtlens.sae.train.config import DTYPES
-from thoughtlens.sae.train.groups import stack_size
-from thoughtlens.sae.train.loop import Trainer
-from thoughtlens.sae.train.together import StackTrainer
+from thoughtlens.sae.train.config import Dtype
 
 Work = Callable[[Tensor], None]
 """Something done with the rows of all members, [members, batch, d_in]."""
@@ -57,7 +57,7 @@ def bench_stack(
         ResourceError: a GPU was asked for, and there is none; or too little memory.
     """
     require_one_of("kind", kind, LOSSES)
-    require_one_of("dtype", dtype, DTYPES)
+    require_one_of("dtype", dtype, get_args(Dtype))
     require_positive(members=members, d_in=d_in, d_sae=d_sae, steps=steps)
     if batch < 2 or group_size < 0:
         raise ConfigError(f"Expected batch >= 2 and group_size >= 0, got {batch} and {group_size}")

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtlens.core import choose_device, validate_config
+from thoughtlens.core import DTYPES, choose_device, validate_config
 from thoughtlens.numerics import kernels
 from thoughtlens.ops.bench.clock import timed
 from thoughtlens.ops.bench.limits import require_one_of, require_positive, require_room
+from thoughtlens.sae.fit.loop import Settings, Trainer
 from thoughtlens.sae.kinds.registry import CONFIGS, create
-from thoughtlens.sae.train.config import DTYPES
-from thoughtlens.sae.train.loop import Settings, Trainer
+from thoughtlens.sae.train.config import Dtype
 
 POOL = 4
 """Batches of random rows that a benchmark cycles through."""
@@ -50,7 +50,7 @@ def bench_train_step(
         ResourceError: a GPU was asked for, and there is none; or too little memory.
     """
     require_one_of("kind", kind, KINDS)
-    require_one_of("dtype", dtype, DTYPES)
+    require_one_of("dtype", dtype, get_args(Dtype))
     require_positive(d_in=d_in, d_sae=d_sae, batch=batch, steps=steps)
     where = choose_device(device)
     require_room(training_bytes(d_in, d_sae) + 4.0 * batch * (POOL * d_in + d_sae), where)

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from thoughtlens.core import free_bytes
 from thoughtlens.numerics import kernels
 from thoughtlens.numerics.kernels.choose import NEEDS, VARIABLE
-from thoughtlens.sae.train.groups import free_bytes
 
 VARIABLES = (
     "OMP_NUM_THREADS",

@@ -1,1 +1,1 @@
-"""The train stage: an activation store in, SAEs out."""
+"""The train stage: an activation store in, one SAE or one per member out."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field, field_validator, model_validator
 
 from thoughtlens.core import Config
 from thoughtlens.sae.kinds.registry import AnySAEConfig
 from thoughtlens.sae.kinds.topk import TopKConfig
-from thoughtlens.sae.train.members import Partition
+from thoughtlens.sae.rows.members import Partition
 
 GroupSize = Literal["auto"] | Annotated[int, Field(ge=1)]
 Parallel = Literal["auto", "members", "data", "latents"]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Dtype = Literal["float32", "bfloat16"]
 
 
 class TrainConfig(Config):
@@ -52,7 +51,7 @@ class TrainConfig(Config):
     """Share of the run, at its end, over which the learning rate falls to 0."""
     grad_clip: float = Field(default=1.0, ge=0)
     """Largest norm of the gradient; 0: not clipped."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     """dtype of the encoder's matrix product; weights and optimizer are float32 always."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU where there is one."""

@@ -10,14 +10,12 @@ import torch
 
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import Plan, Ranks, choose_device, joined, led, run_stage, warn
-from thoughtlens.sae.train.config import DTYPES, GroupSize, Parallel, TrainConfig
-from thoughtlens.sae.train.evaluation import DEFINITIONS
-from thoughtlens.sae.train.groups import memory_bytes
-from thoughtlens.sae.train.jobs import Job, check, penalty, plan_jobs
-from thoughtlens.sae.train.run import Team, train_jobs
-from thoughtlens.sae.train.track import write_curves
-
-__all__ = ["DTYPES", "GroupSize", "Parallel", "TrainConfig", "plan", "train"]
+from thoughtlens.sae.fit.evaluation import DEFINITIONS
+from thoughtlens.sae.fit.track import write_curves
+from thoughtlens.sae.jobs.groups import memory_bytes
+from thoughtlens.sae.jobs.job import Job, check, penalty, plan_jobs
+from thoughtlens.sae.jobs.run import Team, train_jobs
+from thoughtlens.sae.train.config import TrainConfig
 
 IDLE_BYTES = 0.5e9
 """Memory of the libraries alone."""

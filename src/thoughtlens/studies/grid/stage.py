@@ -14,12 +14,12 @@ from pydantic import Field, field_validator
 
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import Config, ConfigError, Plan, choose_device, run_stage, warn
+from thoughtlens.sae.fit.evaluation import DEFINITIONS
+from thoughtlens.sae.fit.track import write_curves
+from thoughtlens.sae.jobs.job import Job, check, plan_jobs
+from thoughtlens.sae.jobs.run import train_jobs
 from thoughtlens.sae.train.config import GroupSize, TrainConfig
-from thoughtlens.sae.train.evaluation import DEFINITIONS
-from thoughtlens.sae.train.jobs import Job, check, plan_jobs
-from thoughtlens.sae.train.run import train_jobs
 from thoughtlens.sae.train.stage import plan as train_plan
-from thoughtlens.sae.train.track import write_curves
 from thoughtlens.studies import pipeline
 from thoughtlens.studies.grid import tables
 from thoughtlens.studies.sweep.grid import TUNED, Setting, settings, split_overrides

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from thoughtlens.sae.train.jobs import Job
-from thoughtlens.sae.train.run import Outcome
+from thoughtlens.sae.jobs.job import Job
+from thoughtlens.sae.jobs.run import Outcome
 from thoughtlens.show import plots
 from thoughtlens.show.report.render import freeze, markdown, save
 from thoughtlens.studies.grid.figures import fronts

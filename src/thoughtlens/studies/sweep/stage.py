@@ -25,8 +25,8 @@ from thoughtlens.core import (
     warn,
     write_json,
 )
+from thoughtlens.sae.jobs.job import check, plan_jobs
 from thoughtlens.sae.train.config import TrainConfig
-from thoughtlens.sae.train.jobs import check, plan_jobs
 from thoughtlens.sae.train.stage import plan as train_plan
 from thoughtlens.sae.train.stage import train
 from thoughtlens.studies import pipeline

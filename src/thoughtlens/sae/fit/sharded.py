@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from thoughtlens.core import ConfigError, Ranks
 from thoughtlens.numerics import kernels
 from thoughtlens.sae.base import SAE, Batch, LossTerms, SparseActs, counts
+from thoughtlens.sae.fit.loop import Settings
+from thoughtlens.sae.fit.shared import SharedTrainer, even_bounds, some_latents
 from thoughtlens.sae.kinds.topk import TopKConfig, TopKSAE, unexplained
-from thoughtlens.sae.train.loop import Settings
-from thoughtlens.sae.train.shared import SharedTrainer, even_bounds, some_latents
 
 
 class LatentParallelTrainer(SharedTrainer):

@@ -23,17 +23,17 @@ from thoughtlens.core import (
     write_json,
 )
 from thoughtlens.sae.base import SAE
+from thoughtlens.sae.fit.checkpoint import Checkpoints, ReadOnly
+from thoughtlens.sae.fit.evaluation import measure
+from thoughtlens.sae.fit.loop import Trainer, fit
+from thoughtlens.sae.fit.parallel import DataParallelTrainer
+from thoughtlens.sae.fit.sharded import LatentParallelTrainer
+from thoughtlens.sae.fit.together import Entry, fit_together
+from thoughtlens.sae.fit.track import Row, tell
 from thoughtlens.sae.formats.io import save as save_sae
-from thoughtlens.sae.train.checkpoint import Checkpoints, ReadOnly
+from thoughtlens.sae.jobs.groups import plan_groups, require_memory
+from thoughtlens.sae.jobs.job import Job, facts, provenance, settings, start, summary, validation_rows
 from thoughtlens.sae.train.config import Parallel
-from thoughtlens.sae.train.evaluation import measure
-from thoughtlens.sae.train.groups import plan_groups, require_memory
-from thoughtlens.sae.train.jobs import Job, facts, provenance, settings, start, summary, validation_rows
-from thoughtlens.sae.train.loop import Trainer, fit
-from thoughtlens.sae.train.parallel import DataParallelTrainer
-from thoughtlens.sae.train.sharded import LatentParallelTrainer
-from thoughtlens.sae.train.together import Entry, fit_together
-from thoughtlens.sae.train.track import Row, tell
 
 LEAST_ROWS = 2
 """Of each rank where they share the rows of a batch: `auxk` is measured against their spread."""

@@ -5,21 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.sae.train.stores import planted, write_store
+from tests.sae.stores import planted, write_store
 from thoughtlens import sae as saes
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import Ranks, ResourceError
-from thoughtlens.sae.train.config import TrainConfig
-from thoughtlens.sae.train.groups import (
+from thoughtlens.core import Ranks, ResourceError, free_bytes
+from thoughtlens.sae.jobs.groups import (
     MOST_ACTS,
-    free_bytes,
     memory_bytes,
     plan_groups,
     require_memory,
     stack_size,
 )
-from thoughtlens.sae.train.jobs import Job, plan_jobs
-from thoughtlens.sae.train.run import Team
+from thoughtlens.sae.jobs.job import Job, plan_jobs
+from thoughtlens.sae.jobs.run import Team
+from thoughtlens.sae.train.config import TrainConfig
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

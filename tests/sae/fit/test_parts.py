@@ -12,11 +12,11 @@ from torch import nn
 
 from thoughtlens import sae as saes
 from thoughtlens.core import CheckpointError
-from thoughtlens.sae.train.adam import Adam
-from thoughtlens.sae.train.checkpoint import Checkpoints
-from thoughtlens.sae.train.dead import DeadTracker
-from thoughtlens.sae.train.schedule import lr_at
-from thoughtlens.sae.train.track import Means, write_curves
+from thoughtlens.sae.fit.adam import Adam
+from thoughtlens.sae.fit.checkpoint import Checkpoints
+from thoughtlens.sae.fit.dead import DeadTracker
+from thoughtlens.sae.fit.schedule import lr_at
+from thoughtlens.sae.fit.track import Means, write_curves
 
 
 def test_learning_rate_by_hand():

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thoughtlens.sae.base import SAE, Batch
-from thoughtlens.sae.train.adam import Adam
+from thoughtlens.sae.fit.adam import Adam
 
 UNTIL = 0.5
 """Share of a run after which nothing is resampled: later latents would not settle any more."""

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from thoughtlens.numerics import kernels
+from thoughtlens.sae.fit.adam import EPS, Adam
 from thoughtlens.sae.kinds.stack import Stack, join
-from thoughtlens.sae.train.adam import EPS, Adam
 
 MOST = 1 << 26
 """Weights: the reference's kernel needs several copies of what it updates."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from thoughtlens.core import ConfigError, Ranks
 from thoughtlens.sae.base import SAE
-from thoughtlens.sae.train.loop import Settings, Trainer
+from thoughtlens.sae.fit.loop import Settings, Trainer
 
 
 class SharedTrainer(Trainer):

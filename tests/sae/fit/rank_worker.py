@@ -12,10 +12,10 @@ import torch
 from thoughtlens import sae as saes
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import joined, load_config
+from thoughtlens.sae.fit.loop import Settings, Trainer
+from thoughtlens.sae.fit.parallel import DataParallelTrainer
+from thoughtlens.sae.fit.sharded import LatentParallelTrainer
 from thoughtlens.sae.train.config import TrainConfig
-from thoughtlens.sae.train.loop import Settings, Trainer
-from thoughtlens.sae.train.parallel import DataParallelTrainer
-from thoughtlens.sae.train.sharded import LatentParallelTrainer
 from thoughtlens.sae.train.stage import train
 
 SETTINGS = Settings(

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.sae.train.stores import planted, write_store
-from tests.sae.train.test_loop import settings
+from tests.sae.fit.runs import settings
+from tests.sae.stores import planted, write_store
 from thoughtlens import sae as saes
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import Progress
-from thoughtlens.sae.train.checkpoint import Checkpoints
-from thoughtlens.sae.train.loop import Trainer, fit
-from thoughtlens.sae.train.together import Entry, fit_together
+from thoughtlens.sae.fit.checkpoint import Checkpoints
+from thoughtlens.sae.fit.loop import Trainer, fit
+from thoughtlens.sae.fit.together import Entry, fit_together
 
 TOPK = [saes.TopKConfig(d_sae=32, k=k) for k in (2, 3, 2)]
 RELU = [saes.ReLUConfig(d_sae=32, l1=l1) for l1 in (0.5, 1.0, 2.0)]

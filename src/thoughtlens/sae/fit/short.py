@@ -9,9 +9,9 @@ from torch import Tensor
 
 from thoughtlens.core import DataError
 from thoughtlens.sae.base import SAE, SAEConfig
+from thoughtlens.sae.fit.loop import Settings, Trainer
 from thoughtlens.sae.kinds.registry import create
 from thoughtlens.sae.normalization import Cell
-from thoughtlens.sae.train.loop import Settings, Trainer
 
 SAMPLE_ROWS = 16_384
 """Rows that normalisation and initial bias are estimated from."""

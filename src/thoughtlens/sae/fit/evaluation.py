@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from thoughtlens.numerics.metrics.reconstruction import FVU, ExplainedVarianceWithin
 from thoughtlens.sae.base import SAE, counts
-from thoughtlens.sae.normalization import Cell
-from thoughtlens.sae.train.track import Row
+from thoughtlens.sae.fit.track import Row
+from thoughtlens.sae.rows.sources import Rows
 
 CHUNK_ACTS = 2**23
 """Activations computed at once, so that memory does not depend on how many rows are measured."""
@@ -24,22 +20,6 @@ DEFINITIONS = {
     "n_dead": "number of latents that fired on none of the last dead_after_rows training rows",
     "loss_*": "terms of the training loss, coefficients included, mean over the steps since the row before",
 }
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A fixed sample: raw activations, and each row's index into `cells`."""
-
-    x: Float[Tensor, "n ..."]
-    cell: Int[Tensor, " n"]
-    cells: list[Cell]
-    y: Float[Tensor, "n d_out"] | None = None
-    """Target, where it is not x."""
-
-    def head(self, n: int) -> Rows:
-        """A copy of the first n rows."""
-        y = None if self.y is None else self.y[:n].clone()
-        return Rows(self.x[:n].clone(), self.cell[:n].clone(), self.cells, y)
 
 
 @torch.no_grad()

@@ -7,9 +7,9 @@ import torch
 
 from tests.sae.kinds.each import CONFIGS, D_SAE, inputs, make, name
 from thoughtlens import sae as saes
-from thoughtlens.sae.train.adam import Adam
-from thoughtlens.sae.train.loop import Settings, Trainer
-from thoughtlens.sae.train.resample import resample
+from thoughtlens.sae.fit.adam import Adam
+from thoughtlens.sae.fit.loop import Settings, Trainer
+from thoughtlens.sae.fit.resample import resample
 
 DEAD = torch.tensor([False, True, True])
 

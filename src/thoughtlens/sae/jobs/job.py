@@ -11,15 +11,14 @@ import torch
 
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.acts.store.view import View
-from thoughtlens.core import ConfigError, DataError, digest
+from thoughtlens.core import DTYPES, ConfigError, DataError, digest
 from thoughtlens.sae.base import SAE, SAEConfig
+from thoughtlens.sae.fit.loop import Settings
+from thoughtlens.sae.fit.track import Row
 from thoughtlens.sae.kinds.registry import create
-from thoughtlens.sae.train.config import DTYPES, TrainConfig
-from thoughtlens.sae.train.evaluation import Rows
-from thoughtlens.sae.train.loop import Settings
-from thoughtlens.sae.train.members import Member, plan_members
-from thoughtlens.sae.train.sources import JoinedView, open_source, resolve, sample_rows, weights
-from thoughtlens.sae.train.track import Row
+from thoughtlens.sae.rows.members import Member, plan_members
+from thoughtlens.sae.rows.sources import JoinedView, Rows, open_source, resolve, sample_rows, weights
+from thoughtlens.sae.train.config import TrainConfig
 
 MIN_ROWS_PER_DIM = 10
 """Training rows per input dimension below which a dictionary memorises."""

@@ -18,14 +18,14 @@ import torch
 from tests.acts.extract.test_text import config as text_config
 from tests.acts.extract.test_text import corpus
 from tests.acts.extract.test_thoughts import tiny
-from tests.sae.train.stores import planted, write_store
+from tests.sae.stores import planted, write_store
 from thoughtlens import sae as saes
 from thoughtlens.acts.extract.stage import extract
 from thoughtlens.core import ConfigError, Ranks, to_toml
+from thoughtlens.sae.fit.loop import Settings
+from thoughtlens.sae.fit.parallel import DataParallelTrainer
+from thoughtlens.sae.fit.sharded import LatentParallelTrainer
 from thoughtlens.sae.train.config import TrainConfig
-from thoughtlens.sae.train.loop import Settings
-from thoughtlens.sae.train.parallel import DataParallelTrainer
-from thoughtlens.sae.train.sharded import LatentParallelTrainer
 from thoughtlens.sae.train.stage import train
 
 WAIT_S = 300  # what a busy machine may need to start two interpreters
@@ -55,7 +55,7 @@ def start(*arguments: str, n: int = 2, worker: str = "rank_worker") -> list[subp
     port = free_port()
     return [
         subprocess.Popen(
-            [sys.executable, "-m", f"tests.sae.train.{worker}", *arguments],
+            [sys.executable, "-m", f"tests.sae.fit.{worker}", *arguments],
             env=environment(RANK=rank, WORLD_SIZE=n, MASTER_PORT=port), stderr=subprocess.PIPE, text=True,
         )
         for rank in range(n)

@@ -23,15 +23,15 @@ from thoughtlens.acts.store.view import View, ViewBatch
 from thoughtlens.core import CheckpointError, DataError, Progress
 from thoughtlens.numerics.kernels.memory import keep_freed_memory
 from thoughtlens.sae.base import SAE, Batch, LossTerms, counts
+from thoughtlens.sae.fit.adam import Adam
+from thoughtlens.sae.fit.checkpoint import Checkpoints
+from thoughtlens.sae.fit.dead import DeadTracker
+from thoughtlens.sae.fit.resample import UNTIL, resample
+from thoughtlens.sae.fit.schedule import lr_at
+from thoughtlens.sae.fit.track import Means, Row, tell
 from thoughtlens.sae.formats.io import write_tensors
 from thoughtlens.sae.normalization import Cell
-from thoughtlens.sae.train.adam import Adam
-from thoughtlens.sae.train.checkpoint import Checkpoints
-from thoughtlens.sae.train.dead import DeadTracker
-from thoughtlens.sae.train.resample import UNTIL, resample
-from thoughtlens.sae.train.schedule import lr_at
-from thoughtlens.sae.train.sources import Joined, JoinedView
-from thoughtlens.sae.train.track import Means, Row, tell
+from thoughtlens.sae.rows.sources import Joined, JoinedView
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,7 @@ from thoughtlens.sae.kinds.crosscoder import CrosscoderConfig
 from thoughtlens.sae.kinds.supervised import SupervisedConfig, encode_labels
 from thoughtlens.sae.kinds.transcoder import TranscoderConfig
 from thoughtlens.sae.normalization import Cell
-from thoughtlens.sae.train.evaluation import Rows
-from thoughtlens.sae.train.members import Member
+from thoughtlens.sae.rows.members import Member
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,22 @@ class Joined(ViewBatch):
     """A transcoder's target."""
     labels: Int[Tensor, "n n_columns"] | None = None
     """Class in each label column; -1: not labelled."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A fixed sample: raw activations, and each row's index into `cells`."""
+
+    x: Float[Tensor, "n ..."]
+    cell: Int[Tensor, " n"]
+    cells: list[Cell]
+    y: Float[Tensor, "n d_out"] | None = None
+    """Target, where it is not x."""
+
+    def head(self, n: int) -> Rows:
+        """A copy of the first n rows."""
+        y = None if self.y is None else self.y[:n].clone()
+        return Rows(self.x[:n].clone(), self.cell[:n].clone(), self.cells, y)
 
 
 class JoinedView:

@@ -9,24 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.sae.train.stores import planted, write_store
+from tests.sae.fit.runs import settings
+from tests.sae.stores import planted, write_store
 from thoughtlens import sae as saes
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import CheckpointError, DataError, Progress
-from thoughtlens.sae.train.checkpoint import Checkpoints
-from thoughtlens.sae.train.loop import Settings, Trainer, fit, stop
+from thoughtlens.sae.fit.checkpoint import Checkpoints
+from thoughtlens.sae.fit.loop import Trainer, fit, stop
 
 CONFIGS = [saes.TopKConfig(d_sae=48, k=3), saes.ReLUConfig(d_sae=48, l1=1.0)]
-
-
-def settings(**changes) -> Settings:
-    return Settings(
-        **{
-            "n_steps": 30, "batch_size": 50, "lr": 3e-3, "warmup": 0.1, "decay": 0.2, "grad_clip": 1.0,
-            "dead_after_rows": 200, "eval_every": 7, "checkpoint_every_s": 1e9, "seed": 4,
-        }
-        | changes
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

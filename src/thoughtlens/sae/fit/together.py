@@ -16,12 +16,12 @@ from torch import Tensor
 from thoughtlens.acts.store.view import View, ViewBatch
 from thoughtlens.core import DataError, Progress
 from thoughtlens.sae.base import SAE
+from thoughtlens.sae.fit.checkpoint import Checkpoints
+from thoughtlens.sae.fit.loop import Trainer, inputs, measured, note, stop
+from thoughtlens.sae.fit.stack_adam import StackAdam
+from thoughtlens.sae.fit.track import Row
 from thoughtlens.sae.kinds.stack import Stack, StackTerms
-from thoughtlens.sae.train.checkpoint import Checkpoints
-from thoughtlens.sae.train.loop import Trainer, inputs, measured, note, stop
-from thoughtlens.sae.train.sources import JoinedView
-from thoughtlens.sae.train.stack_adam import StackAdam
-from thoughtlens.sae.train.track import Row
+from thoughtlens.sae.rows.sources import JoinedView
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import Literal
 
 import torch
 
-from thoughtlens.core import ResourceError, say
+from thoughtlens.core import ResourceError, free_bytes, say
+from thoughtlens.sae.jobs.job import Job
 from thoughtlens.sae.kinds.stack import stack_key
-from thoughtlens.sae.train.jobs import Job
-from thoughtlens.sae.train.sources import JoinedView, weights
+from thoughtlens.sae.rows.sources import JoinedView, weights
 
 MOST_ACTS = 1 << 20
 """Activations of a step on a CPU, up to which SAEs together are faster than one by one: with more of them the
@@ -99,18 +98,6 @@ def stack_size(n: int, n_acts: int, device: torch.device, n_workers: int) -> int
     """
     each = -(-n // n_workers)
     return each if device.type != "cpu" else max(1, min(MOST_ACTS // n_acts, each))
-
-
-def free_bytes(device: torch.device) -> float:
-    """Memory that a stack may take; of the host, where nobody says, all there is."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            table = dict(line.split(":", 1) for line in file)
-        return 1024.0 * int(table["MemAvailable"].split()[0])
-    except (OSError, KeyError):
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def _gb(n_bytes: float) -> str:

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from thoughtlens import sae as saes
+from thoughtlens.sae.fit.adam import Adam
+from thoughtlens.sae.fit.stack_adam import MOST, StackAdam
 from thoughtlens.sae.kinds.stack import Stack
-from thoughtlens.sae.train.adam import Adam
-from thoughtlens.sae.train.stack_adam import MOST, StackAdam
 
 N, D_IN, D_SAE = 4, 5, 20
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tests.sae.train.stores import write_store
+from tests.sae.stores import write_store
 from thoughtlens import sae as saes
 from thoughtlens.acts.store.meta import StoreMeta
 from thoughtlens.acts.store.reader import ActivationStore
@@ -21,9 +21,9 @@ from thoughtlens.core import (
     validate_config,
 )
 from thoughtlens.sae.formats.io import member_names
+from thoughtlens.sae.rows.members import Member
+from thoughtlens.sae.rows.sources import open_source, resolve
 from thoughtlens.sae.train.config import TrainConfig
-from thoughtlens.sae.train.members import Member
-from thoughtlens.sae.train.sources import open_source, resolve
 from thoughtlens.sae.train.stage import plan, train
 
 N, THOUGHTS = 480, 3

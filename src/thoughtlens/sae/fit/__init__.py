@@ -1,0 +1,1 @@
+"""How SAEs are fitted: optimizer, loops, ways of sharing one SAE over processes, curves and checkpoints."""
