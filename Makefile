@@ -1,4 +1,4 @@
-# make setup | demo | text-demo | test | test-peers | lint | docs | bench | dist | release-check
+# make setup | demo | text-demo | test | test-fast | test-long | test-peers | lint | docs | bench | dist | release-check
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ RUNS ?= runs
 JOBS ?= 2
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo text-demo test test-peers peers dist release-check docs lint bench clean
+.PHONY: setup demo text-demo test test-fast test-long test-peers peers dist release-check docs lint bench clean
 
 setup: $(VENV)/.ready
 
@@ -31,7 +31,15 @@ text-demo: setup
 	@echo "and the report: $(RUNS)/text-demo/report/report.html"
 
 test: setup lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist loadgroup -m "not long"
+
+# While working: about three minutes.
+test-fast: setup lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist loadgroup -m "not slow and not long"
+
+# What takes hours: every kind with every kill, full calibration.
+test-long: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist loadgroup -m long
 
 test-peers: peers
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest -q tests/peers

@@ -8,7 +8,7 @@ import shlex
 import pytest
 import typer
 
-from tests.docs.test_readme import ROOT
+from tests.docs.repository import ROOT
 from thoughtlens.cli.app import app
 from thoughtlens.core import recipe_names
 from thoughtlens.studies import pipeline

@@ -8,14 +8,15 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.docs.repository import ROOT
+
 NEEDED = ("mkdocs", "material", "mkdocstrings", "mkdocstrings_handlers")
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not (ROOT / "mkdocs.yml").is_file(), reason="no mkdocs.yml beside the tests"),
     pytest.mark.skipif(
         any(importlib.util.find_spec(name) is None for name in NEEDED),

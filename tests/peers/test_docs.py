@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import blocks
-from tests.docs.test_readme import ROOT
+from tests.docs.repository import ROOT
 from thoughtlens import sae as saes
 
 pytestmark = pytest.mark.filterwarnings("default")

@@ -1,0 +1,57 @@
+"""Any model by name: a language model, or one that thinks in vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thoughtlens.models.hf.load import LanguageModel
+    from thoughtlens.models.thought.thoughts import ThoughtModel
+
+THOUGHT_KEYS = ("base_causallm.", "codi.", "prj.")
+"""Parts of tensor names that only checkpoints of thought models have."""
+
+
+def load_model(
+    name: str | Path, *, family: str | None = None, **options: Any
+) -> LanguageModel | ThoughtModel:
+    """A model by name; what it is follows from the name and from what lies there.
+
+    Args:
+        name: A bundled language model (`smollm2-135m`), a shipped thought model (`codi-tiny`, `codi-words`),
+            a directory, a checkpoint or GGUF file, or a hub id.
+        family: `hf` for a language model; tiny, codi or coconut for a thought model; None: told from the
+            name.
+        options: Those of the loader: `dtype`, `device`, `revision` of both; `base`, `remove_eos` ... of
+            thought models.
+
+    Raises:
+        NotThereError, ConfigError, CheckpointError, ResourceError: see `models.hf.load.load` and
+            `models.thought.thoughts.load`.
+
+    Example:
+        ```python
+        model = tl.load_model("codi-tiny")
+        print(type(model).__name__, model.spec.n_steps)
+        ```
+    """
+    if family != "hf" and (family is not None or thinks(name)):
+        from thoughtlens.models.thought import thoughts
+
+        return thoughts.load(name, family=family, **options)
+    from thoughtlens.models.hf import load
+
+    return load.load(str(name), **options)
+
+
+def thinks(name: str | Path) -> bool:
+    """Whether a name is that of a thought model, as far as the name or the files there tell."""
+    from thoughtlens.models.thought import checkpoint, tiny
+
+    path = Path(name).expanduser()
+    if tiny.knows(name) or any(word in path.name.lower() for word in ("codi", "coconut")):
+        return True
+    if not path.exists() or path.suffix == ".gguf":
+        return False
+    return any(part in key for key in checkpoint.names_in(path) for part in THOUGHT_KEYS)

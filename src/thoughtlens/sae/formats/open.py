@@ -1,0 +1,68 @@
+"""An SAE by path or by hub id, in any format."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from thoughtlens.core import ConfigError, NotThereError
+from thoughtlens.sae.base import SAE
+from thoughtlens.sae.formats.io import load
+
+HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?(:(?P<folder>[^:]+))?")
+FILES = ("cfg.json", "config.json", "*.safetensors", "params.npz", "ae.pt", "*.pt")
+"""Files of an SAE's folder that some format reads."""
+
+
+def load_sae(source: str | Path, *, device: str = "cpu") -> SAE:
+    """An SAE of any format that `thoughtlens convert` knows.
+
+    Args:
+        source: A path, or `owner/name[@revision][:folder]` on the hub. Of a repository only the named folder
+            is fetched; what is in the hub's cache needs no network.
+        device: Where to put it.
+
+    Raises:
+        NotThereError: no SAE there, or a repository that cannot be had.
+        MismatchError, CheckpointError: see `sae.load`.
+
+    Example:
+        ```python
+        sae = tl.load_sae("runs/pilot/sae/pooled")
+        print(type(sae).__name__, sae.d_in, sae.d_sae)
+        ```
+    """
+    return load(local(source), device)
+
+
+def local(source: str | Path) -> Path:
+    """The directory or file on this machine; fetched where it is on the hub."""
+    path = Path(source).expanduser()
+    found = HUB_ID.fullmatch(str(source))
+    if path.exists() or found is None or str(source).startswith((".", "/", "~")):
+        return path
+    repo, revision, folder = found["repo"], found["revision"], (found["folder"] or "").strip("/")
+    if ".." in Path(folder).parts:
+        raise ConfigError(f"Expected a folder of {repo}, got {folder!r}")
+    patterns = [f"{folder}/{name}" if folder else name for name in FILES]
+    try:
+        root = Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise NotThereError(
+            f"Expected a file or folder at {path}, or a repository {repo} on the hub; "
+            f"found neither ({reason})"
+        ) from None
+    if not any(fnmatch.fnmatch(file.name, name) for file in _files(root / folder) for name in FILES):
+        raise NotThereError(
+            f"{repo} holds no SAE in {folder or 'its top folder'}; name the SAE's folder: {repo}:FOLDER"
+        )
+    return root / folder
+
+
+def _files(folder: Path) -> list[Path]:
+    return [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
