@@ -61,3 +61,13 @@ def test_a_result_is_the_dict_on_disk(tmp_path):
     result = read_result(tmp_path)
     assert isinstance(result, Result) and result == {"stage": "x", "n": 1}
     assert json.loads(json.dumps(result)) == result
+
+
+def test_numbers_of_the_headline_are_attributes():
+    result = Result(
+        {"stage": "train", "headline": {"fvu": {"value": 0.25, "low": 0.2, "n": 7, "split": "test"}}}
+    )
+    assert (result.fvu.value, result.fvu.low, result.fvu.high, result.fvu.n) == (0.25, 0.2, None, 7)
+    assert "fvu" in dir(result)
+    with pytest.raises(AttributeError, match="train has no number 'fuv'; it has fvu"):
+        _ = result.fuv

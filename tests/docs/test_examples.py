@@ -13,7 +13,14 @@ import pytest
 
 from tests.docs.repository import ROOT
 
-PAGES = ("README.md", "docs/tutorial.md", "docs/interventions.md", "docs/python.md", "docs/tracking.md", "docs/hub.md")
+PAGES = (
+    "README.md",
+    "docs/tutorial.md",
+    "docs/interventions.md",
+    "docs/python.md",
+    "docs/tracking.md",
+    "docs/hub.md",
+)
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pages")]
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from thoughtlens.core.record import Number
+
 
 @dataclass(frozen=True)
 class Line:
@@ -49,7 +51,20 @@ def number(value: Any) -> str:
 
 
 class Result(dict):
-    """A stage's or a run's `result.json`; shown in a notebook as its headline with n, split and interval."""
+    """A stage's or a run's `result.json`; shown in a notebook as its headline with n, split and interval.
+
+    A number of the headline is also an attribute: `result.fvu_validation.value`, `.low`, `.high`, `.n`.
+    """
+
+    def __getattr__(self, name: str) -> Number:
+        entry = (self.get("headline") or {}).get(name)
+        if entry is None:
+            known = ", ".join(self.get("headline") or ()) or "none"
+            raise AttributeError(f"{self.get('stage', 'this result')} has no number {name!r}; it has {known}")
+        return Number.from_json(entry if isinstance(entry, Mapping) else {"value": entry})
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *(self.get("headline") or ())]
 
     def _repr_html_(self) -> str:
         parts = [
