@@ -1,4 +1,4 @@
-"""The examples of README, tutorial and how-to pages run as they stand, one page after the other, in one folder.
+"""The examples of README, tutorial and how-to pages run as they stand, one after the other, in one folder.
 
 Pages that show the same run share it: the second time it is already done.
 """
@@ -13,14 +13,10 @@ import pytest
 
 from tests.docs.repository import ROOT
 
-PAGES = (
+PAGES = [
     "README.md",
-    "docs/tutorial.md",
-    "docs/interventions.md",
-    "docs/python.md",
-    "docs/tracking.md",
-    "docs/hub.md",
-)
+    *(f"docs/{name}.md" for name in ("tutorial", "interventions", "python", "tracking", "hub")),
+]
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pages")]
 
 
