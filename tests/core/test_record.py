@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from thoughtlens.core import Number, Outcome, Record, StoreError, column, read_rows, schema, write_rows
+from thoughtlens.core import (
+    Number,
+    Outcome,
+    Record,
+    StoreError,
+    column,
+    column_table,
+    of_table,
+    read_rows,
+    schema,
+    write_rows,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,3 +81,34 @@ def _without(file, name):
 
     pq.write_table(pq.read_table(file).drop_columns([name]), file)
     return file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fires(Record):
+    member: str = column(arrow="dictionary")
+    latent: int = column(arrow="int32")
+    decile: int | None = column(default=None, arrow="int32")
+    level: str = column(arrow="dictionary")
+    acts: list[float] = column(arrow="float32")
+    share: float = column(key="share_0.05")
+
+
+def test_whole_columns_become_a_table_of_the_record():
+    columns = {
+        "member": "pooled", "latent": np.arange(3), "level": ["a", "b", "a"], "acts": np.ones((3, 2)),
+        "share": [0.5, 0.25, 1],
+    }  # fmt: skip
+    table = column_table(Fires, columns)
+    assert table.column_names == ["member", "latent", "level", "acts", "share"]
+    assert table.schema.equals(pa.schema([f for f in schema(Fires) if f.name != "decile"]))
+    first = of_table(Fires, table)[0]
+    assert first == Fires(member="pooled", latent=0, level="a", acts=[1.0, 1.0], share=0.5)
+    empty = {**columns, "latent": [], "level": [], "acts": [], "share": np.zeros(0)}
+    assert column_table(Fires, empty).num_rows == 0
+    with pytest.raises(StoreError, match="missing or not known: sharp"):
+        column_table(Fires, columns | {"sharp": 1})
+
+
+def test_a_key_may_be_no_name():
+    row = Fires(member="pooled", latent=0, level="a", acts=[1.0], share=0.5)
+    assert row.to_json()["share_0.05"] == 0.5 and Fires.from_json(row.to_json()) == row

@@ -43,6 +43,7 @@ from .record import Number as Number
 from .record import Outcome as Outcome
 from .record import Record as Record
 from .record import column as column
+from .record import column_table as column_table
 from .record import of_table as of_table
 from .record import read_rows as read_rows
 from .record import schema as schema

@@ -27,17 +27,24 @@ R = TypeVar("R", bound="Record")
 
 
 def column(
-    title: str = "", *, default: Any = dataclasses.MISSING, arrow: str = "", null: bool = False
+    title: str = "",
+    *,
+    default: Any = dataclasses.MISSING,
+    arrow: str = "",
+    null: bool = False,
+    key: str | None = None,
 ) -> Any:
     """A field of a record.
 
     Args:
         title: Head of the column on a page; unset: the field's name.
         default: Value where none is given.
-        arrow: Arrow type by name where it is not that of the Python type (`int32`, `float32`).
+        arrow: Arrow type by name where it is not that of the Python type (`int32`, `float32`); `dictionary`:
+            texts, each kept once.
         null: Whether JSON holds `null` where the value is None, instead of leaving the key out.
+        key: Key in JSON where it is not the field's name, as it may hold signs that a name may not.
     """
-    return field(default=default, metadata={"title": title, "arrow": arrow, "null": null})
+    return field(default=default, metadata={"title": title, "arrow": arrow, "null": null, "alias": key})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +57,7 @@ class Record:
         for one in fields(self):
             value = getattr(self, one.name)
             if value is not None or one.metadata.get("null") or one.default is dataclasses.MISSING:
-                table[one.name] = _plain(value)
+                table[one.metadata.get("alias") or one.name] = _plain(value)
         return table
 
     @classmethod
@@ -100,6 +107,27 @@ def to_table(cls: type[R], rows: Iterable[R]) -> pa.Table:
     )
 
 
+def column_table(cls: type[Record], columns: Mapping[str, Any]) -> pa.Table:
+    """A table of records from whole columns, which is fast where there are many rows.
+
+    Args:
+        cls: The record of a row.
+        columns: By field. An array; a table [rows, k] where a cell is a list; or one value that holds for
+            all rows. A field with a default may be missing, and then the table has no such column.
+
+    Raises:
+        StoreError: a column is missing, or one that the record does not have is given.
+    """
+    import pyarrow as pa
+
+    needed = {one.name for one in fields(cls) if one.default is dataclasses.MISSING}
+    if wrong := (needed - set(columns)) | (set(columns) - {one.name for one in fields(cls)}):
+        raise StoreError(f"{cls.__name__}: columns missing or not known: {', '.join(sorted(wrong))}")
+    n = next(len(values) for values in columns.values() if not _is_scalar(values))
+    wanted = [one for one in schema(cls) if one.name in columns]
+    return pa.table([_array(columns[one.name], one.type, n) for one in wanted], pa.schema(wanted))
+
+
 def of_table(cls: type[R], table: pa.Table) -> list[R]:
     """The records of a table; further columns are left alone.
 
@@ -146,10 +174,16 @@ class Number(Record):
 class Outcome(Record):
     """What a stage measured; a stage's own outcome adds its fields before these."""
 
-    headline: dict[str, Number] = field(default_factory=dict)
+    headline: Mapping[str, Number] = field(default_factory=dict)
     """The few numbers that a reader sees first, by name."""
     definitions: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+    def to_json(self) -> Json:
+        """The stage's own fields, then these."""
+        table = super().to_json()
+        common = [one.name for one in fields(Outcome)]
+        return {k: v for k, v in table.items() if k not in common} | {k: table[k] for k in common}
 
 
 @cache
@@ -180,7 +214,30 @@ def _arrow(hint: Any, name: str) -> pa.DataType:
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return _arrow(float if set(arguments) == {int, float} else arguments[0], name)
     if name:
-        return pa.type_for_alias(name)
+        return pa.dictionary(pa.int32(), pa.string()) if name == "dictionary" else pa.type_for_alias(name)
     if typing.get_origin(hint) is typing.Literal:
         return pa.string()
     return {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}[hint]
+
+
+def _is_scalar(values: Any) -> bool:
+    return values is None or isinstance(values, str | int | float)
+
+
+def _array(values: Any, kind: pa.DataType, n: int) -> Any:
+    """A column of this Arrow type."""
+    import numpy as np
+    import pyarrow as pa
+
+    if _is_scalar(values):
+        if pa.types.is_dictionary(kind) and n:
+            return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([values]))
+        return pa.nulls(n, kind) if values is None or not n else pa.repeat(pa.scalar(values, kind), n)
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values if values.type == kind else values.cast(kind)
+    if pa.types.is_dictionary(kind):
+        return pa.array(values, kind.value_type).dictionary_encode()
+    if isinstance(values, np.ndarray) and values.ndim == 2:
+        offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1), kind.value_type))
+    return pa.array(values, kind)
