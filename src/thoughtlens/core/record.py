@@ -81,7 +81,7 @@ class Record:
     @classmethod
     def heads(cls) -> list[str]:
         """Titles of the columns, in their order."""
-        return [one.metadata.get("title") or one.name for one in fields(cls)]
+        return [one.metadata.get("title") or one.metadata.get("alias") or one.name for one in fields(cls)]
 
     def cells(self) -> list[Any]:
         """The values under `heads`."""

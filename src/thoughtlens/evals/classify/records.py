@@ -1,0 +1,202 @@
+"""What the classify stage gives back, and the rows of its tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from thoughtlens.core import Outcome, Record, column
+from thoughtlens.evals.probing.records import ClassReport, ClassScores, Comparison, Paired, ValueScores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored(Record):
+    """Which representation was scored."""
+
+    arm: str
+    pooling: str
+    """`cell`: one (hook, thought) alone; `none`: a representation without vectors."""
+    hook_name: str | None
+    thought_idx: int | None
+    split: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted(Record):
+    """How it was fitted."""
+
+    n_features: int
+    c_median: float | None
+    """Median over the outer folds of the C chosen; None: nothing was fitted."""
+    n_unconverged: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassRow(Fitted, ClassScores, Scored):
+    """A row of `table.parquet` where classes are predicted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueRow(Fitted, ValueScores, Scored):
+    """A row of `table.parquet` where a number is predicted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtK(Record):
+    """From how many features."""
+
+    arm: str
+    pooling: str
+    k: int
+    split: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassPoint(ClassScores, AtK):
+    """A point of a curve where classes are predicted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValuePoint(ValueScores, AtK):
+    """A point of a curve where a number is predicted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChosenRow(Record):
+    """A row of `chosen.parquet`: a feature that says most, and where it comes from."""
+
+    arm: str
+    pooling: str
+    rank: int
+    member: str
+    hook_names: list[str]
+    thoughts: list[int]
+    index: int
+    """Of the latent, component or coordinate."""
+    n_folds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassCount(Record):
+    """A class and its units."""
+
+    name: str = column(key="class")
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen(Record):
+    """What is classified, and what the SAE saw of it."""
+
+    split: str
+    n_seen_by_sae: int
+    standing: str
+    """inductive, transductive, cross-fitted or unknown."""
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol(Record):
+    """What all representations have in common."""
+
+    same_for_every_arm: list[str] = field(default_factory=list)
+    same_for_every_arm_of_vectors: list[str] = field(default_factory=list)
+    arms_of_vectors: list[str] = field(default_factory=list)
+    arms_without_vectors: list[str] = field(default_factory=list)
+    folds: int
+    inner_folds: int
+    folds_digest: str
+    group: str
+    learner: str
+    c_grid: list[float]
+    scaler: str
+    chosen_by: str
+    poolings: list[str]
+    ks: list[int] = field(default_factory=list)
+    cross_fit: bool = False
+    pca_k: dict[str, int]
+    pca_live_k: dict[str, int] = field(default_factory=dict)
+    l0: dict[str, float]
+    delta: float
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellRow(Record):
+    """One (hook, thought) cell under the screening classifier."""
+
+    hook_name: str
+    thought_idx: int | None
+    screening_score: float
+    p_any: float
+    p_best: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place(Record):
+    """A (hook, thought) cell."""
+
+    hook_name: str
+    thought_idx: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooled(Record):
+    """Which pooling."""
+
+    pooling: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolingLoss(Paired, Pooled):
+    """A pooling against the best cell, and why one loses."""
+
+    strongest_in_cell: float
+    strongest_in_pooling: float | None = None
+    """None of a pooling whose weights are learned."""
+    says: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellTests(Record):
+    """Which cell knows the label, by tests that know how many were tried."""
+
+    by_cell: list[CellRow] = column(key="cells")
+    best: Place
+    null_max_95: float
+    n_permutations: int
+    n: int
+    says: str
+    poolings: list[PoolingLoss]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyOutcome(Outcome):
+    """What the classify stage measured."""
+
+    target: str | None
+    task: str = "classification"
+    metric: str = "accuracy"
+    kind: str
+    target_mean: float | None = None
+    target_std: float | None = None
+    classes: list[ClassCount]
+    """Empty where a number is predicted."""
+    per_class: dict[str, list[ClassReport]] | None = None
+    confusion: dict[str, list[list[int]]] | None = None
+    n: int
+    n_groups: int
+    split: str
+    transductive: Seen
+    protocol: Protocol
+    arms: dict[str, str]
+    """What each representation is."""
+    arms_left_out: list[str] = field(default_factory=list)
+    table: list[ClassRow] | list[ValueRow]
+    """`table.parquet` without single cells."""
+    comparisons: list[Comparison]
+    primary_pooling: str
+    curves: list[ClassPoint] | list[ValuePoint] = field(default_factory=list)
+    chosen: list[ChosenRow] = field(default_factory=list)
+    fewest: dict[str, int] = field(default_factory=dict)
+    """By representation and pooling, the fewest features that reach 95 % of the curve's highest score."""
+    cell_tests: dict[str, CellTests] | None = None
