@@ -36,7 +36,14 @@ def test_a_headline_line_by_line():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, ""), (True, "True"), (12345, "12,345"), (0.00012345, "0.0001234"), (1e9, "1e+09")],
+    [
+        (None, ""),
+        (True, "True"),
+        (12345, "12,345"),
+        (0.00012345, "0.0001234"),
+        (1e9, "1,000,000,000"),
+        (1e-9, "1.000e-09"),
+    ],
 )
 def test_numbers_for_people(value, text):
     assert number(value) == text

@@ -13,8 +13,9 @@ from tests.planted import D, planted_sae, text_store, thought_store
 from thoughtlens.core import ConfigError, MismatchError, NotThereError, read_result
 from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.stage import interpret
+from thoughtlens.show.neuronpedia.config import NeuronpediaConfig
 from thoughtlens.show.neuronpedia.formats import upload
-from thoughtlens.show.neuronpedia.stage import NeuronpediaConfig, neuronpedia
+from thoughtlens.show.neuronpedia.stage import neuronpedia
 
 HOOK = ("layers.0:out",)
 FEATURE = {

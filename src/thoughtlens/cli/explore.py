@@ -24,10 +24,11 @@ def explorer(
     problems: Annotated[int, typer.Option(help="Problems that get a page of their own.")] = 200,
 ) -> None:
     """Write pages that show every latent of a run."""
-    from thoughtlens.show.explorer import stage
+    from thoughtlens.core import BY_NAME
 
-    cfg = stage.ExplorerConfig(run=run_dir, others=tuple(beside or ()), single=single, n_problems=problems)
-    show(stage.explorer(cfg, out))
+    stage = BY_NAME["explorer"]
+    cfg = stage.config(run=run_dir, others=tuple(beside or ()), single=single, n_problems=problems)
+    show(stage.run(cfg, out))
 
 
 @app.command()
@@ -35,8 +36,9 @@ def view(run_dir: RunDir) -> None:
     """Open the explorer of a run in the browser; written into the run when that has changed."""
     import webbrowser
 
-    from thoughtlens.show.explorer import stage
+    from thoughtlens.show.explorer.config import ExplorerConfig
+    from thoughtlens.show.pages import refreshed
 
-    result = stage.refreshed(stage.ExplorerConfig(run=run_dir), run_dir / "explorer")
+    result = refreshed(ExplorerConfig(run=run_dir), run_dir / "explorer")
     page = (run_dir / "explorer" / "index.html").resolve()
     show({"page": str(page), "opened": webbrowser.open(page.as_uri()), "n_latents": result["n_latents"]})

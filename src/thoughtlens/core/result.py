@@ -39,15 +39,18 @@ def headline(result: Mapping[str, Any]) -> list[Line]:
     return lines
 
 
-def number(value: Any) -> str:
-    """A number for people: four significant digits, counts in full; empty for None."""
+def number(value: Any, digits: int = 4) -> str:
+    """A number for people: `digits` significant digits, counts in full; empty for None."""
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    if isinstance(value, int) or value == 0:
+        return f"{value:,.0f}"
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{value:,.{max(decimals, 0)}f}" if decimals <= digits + 3 else f"{value:.{digits - 1}e}"
 
 
 class Result(dict):

@@ -15,7 +15,8 @@ from thoughtlens.models.hf.load import ModelConfig
 from thoughtlens.models.thought import tiny
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import train
-from thoughtlens.show.report.stage import ReportConfig, report
+from thoughtlens.show.report.config import ReportConfig
+from thoughtlens.show.report.stage import report
 
 HOOKS = ("layers.0:out", "layers.1:out")
 

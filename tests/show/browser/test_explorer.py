@@ -8,7 +8,8 @@ from urllib.parse import unquote, urlparse
 import pytest
 
 from tests.show.explorer.runs import HOSTILE, full_run, large_run, thought_run
-from thoughtlens.show.explorer.stage import ExplorerConfig, explorer
+from thoughtlens.show.explorer.config import ExplorerConfig
+from thoughtlens.show.explorer.stage import explorer
 
 
 @pytest.fixture

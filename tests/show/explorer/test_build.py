@@ -16,8 +16,9 @@ from tests.planted import D
 from tests.show.explorer.runs import HOSTILE, thought_run
 from thoughtlens.core import NotThereError, OccupiedError
 from thoughtlens.show.explorer.build import pack, significant
+from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.latents import nearest
-from thoughtlens.show.explorer.stage import ExplorerConfig, explorer
+from thoughtlens.show.explorer.stage import explorer
 
 
 def unpack(text: str) -> dict[str, object]:

@@ -7,8 +7,10 @@ import re
 import pytest
 
 from tests.show.explorer.runs import thought_run
-from thoughtlens.show.explorer.stage import ExplorerConfig, explorer
-from thoughtlens.show.report.stage import ReportConfig, report
+from thoughtlens.show.explorer.config import ExplorerConfig
+from thoughtlens.show.explorer.stage import explorer
+from thoughtlens.show.report.config import ReportConfig
+from thoughtlens.show.report.stage import report
 
 LINK = re.compile(r'<h4><a href="([^"#]+)#/l/([^/"]+)/(\d+)">')
 

@@ -15,11 +15,12 @@ from tests.show.explorer.tables import EDGES, plant_explain, plant_geometry, wri
 from tests.show.explorer.test_build import tables
 from thoughtlens.core import MismatchError, OccupiedError, StoreError, read_json, write_json
 from thoughtlens.show.explorer.cells import Cells
+from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.panels import PANELS
 from thoughtlens.show.explorer.sources import sources
-from thoughtlens.show.explorer.stage import ExplorerConfig, explorer, refreshed
+from thoughtlens.show.explorer.stage import explorer, refreshed
 from thoughtlens.show.explorer.summary import plane
-from thoughtlens.show.report.run import Run
+from thoughtlens.show.run import Run
 
 
 @pytest.fixture(scope="module")

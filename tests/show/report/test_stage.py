@@ -8,6 +8,7 @@ import shutil
 from html.parser import HTMLParser
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -22,8 +23,10 @@ from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.stage import interpret
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import train
+from thoughtlens.show import text
 from thoughtlens.show.report import blocks, sections
-from thoughtlens.show.report.stage import ReportConfig, report
+from thoughtlens.show.report.config import ReportConfig
+from thoughtlens.show.report.stage import report
 
 NASTY = "</script><img src=x onerror=alert(1)> \u202egnp.exe\u202c \u2028 & <b>bold</b> `code` | pipe"
 
@@ -156,6 +159,41 @@ def test_everything_a_reader_expects_is_there(thoughts_run):
         assert f"{member['n']:,}" in text and "split test" in text
     digest = json.loads((thoughts_run / "sae" / "result.json").read_text())["digest"]
     assert digest[:16] in text
+
+
+def test_every_cell_stands_under_a_head(thoughts_run, text_run):
+    for root in (thoughts_run, text_run):
+        for table in re.findall(r"<table>.*?</table>", html(root), re.DOTALL):
+            n = table.count("<th>") + table.count("<th class")
+            assert {row.count("<td") for row in re.findall(r"<tr>(?!<th).*?</tr>", table)} <= {n}
+
+
+def test_everywhere_latents_show_what_their_heads_say(thoughts_run, tmp_path):
+    root = tmp_path / "run"
+    shutil.copytree(thoughts_run, root)
+    file = root / "interpret" / "latents.parquet"
+    (found, *rest) = pq.read_table(file).to_pylist()
+    shares = {
+        "first_position_share": 0.11,
+        "first_position_examples": 0.22,
+        "outlier_norm_share": 0.33,
+        "outlier_norm_examples": 0.44,
+    }
+    found |= {"everywhere": True, "everywhere_reason": "outliers", "density": 0.99, **shares}
+    pq.write_table(pa.Table.from_pylist([found, *rest], pq.read_schema(file)), file)
+    report(ReportConfig(run=root), root / "again")
+    lines = (root / "again" / "report.md").read_text("utf-8").splitlines()
+    heads = next(line for line in lines if "fires on first rows" in line).split(" | ")
+    cells = next(line for line in lines if "11.0%" in line and "44.0%" in line).split(" | ")
+    shown = dict(zip(heads, cells, strict=True))
+    assert shown["density"] == "99.0%"
+    assert shown["fires on first rows"] == "11.0%" and shown["examples on first rows"] == "22.0%"
+    assert shown["fires on outliers of norm"] == "33.0%" and shown["examples on outliers of norm"] == "44.0%"
+
+
+def test_a_row_longer_than_its_head_is_refused():
+    with pytest.raises(ValueError, match=r"x: expected 2 cells under a, b, got 3: 1, 2, 3"):
+        blocks.Table("x", ("a", "b"), [("1", "2"), ("1", "2", "3")])
 
 
 def test_a_single_sae_with_its_fidelity(text_run):
@@ -293,13 +331,13 @@ def test_refusals(thoughts_run, tmp_path):
     ],
 )
 def test_numbers_as_people_read_them(value, expected):
-    assert blocks.number(value) == expected
+    assert text.number(value) == expected
 
 
 def test_invisible_characters_become_visible():
-    assert blocks.visible("a\nb\u202ec\x00\u2028") == "a↵b<U+202E>c<U+0000><U+2028>"
-    assert blocks.visible("é 🙂 family 👩\u200d👧") == "é 🙂 family 👩\u200d👧"
-    assert blocks.fixed(-0.0001) == "0.000"
+    assert text.visible("a\nb\u202ec\x00\u2028") == "a↵b<U+202E>c<U+0000><U+2028>"
+    assert text.visible("é 🙂 family 👩\u200d👧") == "é 🙂 family 👩\u200d👧"
+    assert text.fixed(-0.0001) == "0.000"
 
 
 @pytest.mark.parametrize(

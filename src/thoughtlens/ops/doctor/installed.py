@@ -16,7 +16,7 @@ from thoughtlens import __version__
 from thoughtlens.core import recipe_names
 from thoughtlens.models.hf.locate import BUNDLED, cache_dir
 from thoughtlens.models.thought.tiny import SHIPPED
-from thoughtlens.show.explorer.build import PAGE, SCRIPTS, STYLE
+from thoughtlens.show.pages import PAGE, SCRIPTS, STYLE
 
 USES = {
     "datasets": "text and problems streamed from the hub",

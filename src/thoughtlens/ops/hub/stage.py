@@ -8,13 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from thoughtlens import __version__
-from thoughtlens.core import OccupiedError, ResourceError, Result, ThoughtlensError, say, warn, write_json
+from thoughtlens.core import (
+    BY_NAME,
+    OccupiedError,
+    ResourceError,
+    Result,
+    ThoughtlensError,
+    say,
+    warn,
+    write_json,
+)
 from thoughtlens.ops.hub.card import card
 from thoughtlens.ops.hub.contents import Contents, contents
 from thoughtlens.ops.hub.manifest import FILE, Manifest, entry, read, verify
 from thoughtlens.ops.hub.places import place_of, temporary
 from thoughtlens.ops.hub.private import Cleaner
-from thoughtlens.show.explorer.stage import ExplorerConfig, explorer
+from thoughtlens.show.explorer.config import ExplorerConfig
 
 __all__ = ["pull", "push"]
 
@@ -126,7 +135,7 @@ def _with_explorer(found: Contents, acts: bool) -> Contents:
     if found.kind != "run" or not any(m.startswith("explorer") for m in found.missing):
         return found
     try:
-        explorer(ExplorerConfig(run=found.root), found.root / "explorer")
+        BY_NAME["explorer"].run(ExplorerConfig(run=found.root), found.root / "explorer")
     except ThoughtlensError as error:
         say(f"push: without an explorer ({error})")
         return found

@@ -7,16 +7,10 @@ import gzip
 import json
 import math
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-PAGE = resources.files("thoughtlens.show.explorer") / "page"
-SCRIPTS = (
-    "vendor/htm-preact.js", "store.js", "parts.js", "charts.js", "latent.js", "compare.js", "problem.js",
-    "overview.js", "app.js",
-)  # fmt: skip
-STYLE = "style.css"
+from thoughtlens.show.pages import PAGE, SCRIPTS, STYLE
 
 
 def pack(table: Any) -> str:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from thoughtlens.core import digest, read_recipe, read_result
 from thoughtlens.show.explorer.build import rounded, significant
 from thoughtlens.show.explorer.sources import Row, Source
-from thoughtlens.show.report.interventions import found_in
-from thoughtlens.show.report.run import Run
+from thoughtlens.show.interventions import found_in
+from thoughtlens.show.run import Run
 
 
 def of_latents(source: Source) -> dict[int, list[list[Any]]]:

@@ -15,7 +15,7 @@ from thoughtlens.show.explorer.sources import Source
 from thoughtlens.show.explorer.summary import summary, words
 
 if TYPE_CHECKING:
-    from thoughtlens.show.explorer.stage import ExplorerConfig
+    from thoughtlens.show.explorer.config import ExplorerConfig
 
 
 def member_shards(source: Source, cells: Cells | None, around: Around, cfg: ExplorerConfig) -> dict[str, Any]:

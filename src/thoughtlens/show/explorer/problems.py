@@ -18,11 +18,11 @@ from thoughtlens.sae.formats.io import load as load_sae
 from thoughtlens.show.explorer.build import significant
 from thoughtlens.show.explorer.effects import of_problems
 from thoughtlens.show.explorer.sources import Row, Source, place
-from thoughtlens.show.report.interventions import found_in
-from thoughtlens.show.report.run import Run
+from thoughtlens.show.interventions import found_in
+from thoughtlens.show.run import Run
 
 if TYPE_CHECKING:
-    from thoughtlens.show.explorer.stage import ExplorerConfig
+    from thoughtlens.show.explorer.config import ExplorerConfig
 
 PER_SHARD = 10
 STRONGEST = 6

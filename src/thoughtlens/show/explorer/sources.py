@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from thoughtlens.core import StoreError
 from thoughtlens.latents.codes.member import POOLED
-from thoughtlens.show.report.interventions import found_in
-from thoughtlens.show.report.run import Run
+from thoughtlens.show.interventions import found_in
+from thoughtlens.show.run import Run
 
 TABLES = {
     "latents": "interpret",

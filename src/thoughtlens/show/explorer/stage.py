@@ -6,50 +6,25 @@ scripts: every table is a script that hands over gzip in base64, and is asked fo
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from thoughtlens.core import (
-    Config,
     MismatchError,
     NotThereError,
-    OccupiedError,
     progress,
-    read_json,
     run_stage,
 )
 from thoughtlens.show.explorer.build import write_folder, write_single
 from thoughtlens.show.explorer.cells import Cells
+from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.latents import member_shards
 from thoughtlens.show.explorer.overview import overview
 from thoughtlens.show.explorer.panels import Around
 from thoughtlens.show.explorer.problems import problem_shards
 from thoughtlens.show.explorer.sources import TABLES, sources
-from thoughtlens.show.report.interventions import found_in
-from thoughtlens.show.report.run import Run
-
-
-class ExplorerConfig(Config):
-    """What the explorer shows."""
-
-    run: Path
-    """The run's directory."""
-    others: tuple[Path, ...] = ()
-    """Other runs of the same kind (thoughts or text), whose SAEs are shown beside this run's: other seeds,
-    other models. The problem pages are those of `run`."""
-    single: bool = False
-    """One HTML file instead of a folder; for small runs."""
-    n_problems: int = Field(default=200, ge=0)
-    """Problems (documents) that get a page of their own."""
-    latents_per_shard: int = Field(default=64, ge=1)
-    """Latents that are loaded together."""
-    neighbours: int = Field(default=8, ge=0)
-    """Latents of the nearest decoder rows shown with each."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of the choice of problems."""
+from thoughtlens.show.interventions import found_in
+from thoughtlens.show.run import Run
 
 
 def explorer(cfg: ExplorerConfig, out: str | Path) -> dict[str, Any]:
@@ -76,22 +51,6 @@ def explorer(cfg: ExplorerConfig, out: str | Path) -> dict[str, Any]:
                 f"of one kind"
             )
     return run_stage("explorer", cfg, out, lambda tmp: _work(cfg, runs, tmp), inputs=_inputs(runs))
-
-
-def refreshed(cfg: ExplorerConfig, out: str | Path) -> dict[str, Any]:
-    """The same; an explorer at `out` that the runs or the settings have outgrown is written again.
-
-    Raises:
-        OccupiedError: something else than an explorer is at `out`.
-    """
-    try:
-        return explorer(cfg, out)
-    except OccupiedError:
-        result = Path(out) / "result.json"
-        if not result.is_file() or read_json(result).get("stage") != "explorer":
-            raise
-        shutil.rmtree(out)
-        return explorer(cfg, out)
 
 
 def _inputs(runs: list[Run]) -> dict[str, Path]:

@@ -11,7 +11,7 @@ from thoughtlens.core import read_result
 from thoughtlens.show.explorer.build import rounded
 from thoughtlens.show.explorer.cells import Cells
 from thoughtlens.show.explorer.sources import Source, place
-from thoughtlens.show.report.interventions import by_twin, found_in, strips_of
+from thoughtlens.show.interventions import by_twin, found_in, strips_of
 
 OF_CELLS = {
     "explained_variance": "explained variance of the SAE on the cell's rows, centred on their mean",

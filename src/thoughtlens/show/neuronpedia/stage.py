@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
-from thoughtlens.core import Config, ConfigError, MismatchError, read_recipe, read_result, run_stage
+from thoughtlens.core import ConfigError, MismatchError, read_recipe, read_result, run_stage
 from thoughtlens.latents.codes.member import POOLED
 from thoughtlens.sae.formats.hooks import layer_of
 from thoughtlens.sae.formats.io import load as load_sae
-from thoughtlens.show.neuronpedia.formats import MAX_LATENTS, MAX_LOGITS, MAX_TOKENS, dashboard, upload
+from thoughtlens.show.neuronpedia.config import NeuronpediaConfig
+from thoughtlens.show.neuronpedia.formats import MAX_TOKENS, dashboard, upload
 from thoughtlens.show.neuronpedia.tables import OPTIONAL, Tables
 
 ALIGNED = 3
@@ -35,25 +35,6 @@ DEFINITIONS = {
     "bin_min, bin_max, bin_contains": "of an example: -1, the largest activation, -1 for the strongest ones; "
     "else the decile of its fires it is drawn from, and the share of fires in it",
 }
-
-
-class NeuronpediaConfig(Config):
-    """Which latents to write, and under which names."""
-
-    run: Path
-    """The run's directory, its interpret stage finished."""
-    member: str | None = None
-    """Which SAE of several; unset: the only one."""
-    model_id: str | None = None
-    """Neuronpedia's name of the model, such as gpt2-small; unset: the last part of the model's name."""
-    source_set: str | None = None
-    """Name of the source set, without the layer; unset: `res`, `mlp` or `att` by the hook, and the width."""
-    n_top: int = Field(20, ge=1)
-    """Strongest examples of a latent at most."""
-    n_logits: int = Field(10, ge=1, le=MAX_LOGITS)
-    """Tokens that a latent speaks for, and against, at most."""
-    per_batch: int = Field(MAX_LATENTS, ge=1, le=MAX_LATENTS)
-    """Latents of a file."""
 
 
 def neuronpedia(cfg: NeuronpediaConfig, out: str | Path) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
@@ -12,9 +10,6 @@ from matplotlib.figure import Figure
 
 from thoughtlens.core import DataError
 from thoughtlens.latents.codes.member import POOLED
-
-MARKS = {"\n": "↵", "\t": "⇥", "\r": "␍", "\u00ad": "<soft hyphen>"}
-NONE = "–"
 
 
 @dataclass(frozen=True)
@@ -35,6 +30,14 @@ class Table:
     note: str = ""
     n_words: int = 1
     kind: Literal["table"] = "table"
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(
+                    f"{self.caption}: expected {len(self.columns)} cells under {', '.join(self.columns)}, "
+                    f"got {len(row)}: {', '.join(row)}"
+                )
 
     def without_lone_sae(self) -> Table:
         """Without the column that names the SAE, where a directory holds only one."""
@@ -108,45 +111,6 @@ class Section:
         object.__setattr__(self, "blocks", kept)
 
 
-def number(value: float | int | None, digits: int = 3) -> str:
-    """A number as people read it: integers with separators, others to `digits` significant digits."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return NONE
-    if isinstance(value, int):
-        return f"{value:,}"
-    if value == 0:
-        return "0"
-    decimals = digits - 1 - math.floor(math.log10(abs(value)))
-    return f"{value:,.{max(decimals, 0)}f}" if decimals <= 6 else f"{value:.{digits - 1}e}"
-
-
-def fixed(value: float | None, decimals: int = 3) -> str:
-    """A number with this many decimals; never minus zero."""
-    return (
-        NONE if value is None or not math.isfinite(value) else f"{round(value, decimals) + 0.0:,.{decimals}f}"
-    )
-
-
-def percent(value: float | None, decimals: int = 1) -> str:
-    """A share as a percentage."""
-    return NONE if value is None or not math.isfinite(value) else f"{value:.{decimals}%}"
-
-
-def points(value: float | None) -> str:
-    """A difference of shares in percentage points."""
-    return NONE if value is None else f"{100 * value:+.1f}"
-
-
-def between(low: float | None, high: float | None, show: Any = fixed) -> str:
-    """An interval, not broken over lines."""
-    return NONE if low is None or high is None else f"[{show(low)},\u00a0{show(high)}]"
-
-
-def p_text(p: float | None) -> str:
-    """A p-value."""
-    return NONE if p is None or not math.isfinite(p) else "<\u00a00.001" if p < 0.001 else f"{p:.3f}"
-
-
 def verdict_of(row: dict[str, Any]) -> str:
     """A comparison's verdict, which must agree with its interval.
 
@@ -162,25 +126,9 @@ def verdict_of(row: dict[str, Any]) -> str:
     return word
 
 
-def visible(text: str) -> str:
-    """Text from outside with what cannot be seen made visible, so that it neither breaks nor turns a line."""
-    return "".join(MARKS.get(char) or _safe(char) for char in text)
-
-
-def shorten(text: str, n: int = 300) -> str:
-    """At most n characters of a text."""
-    return text if len(text) <= n else text[: n - 1] + "…"
-
-
 T = TypeVar("T")
 
 
 def unique(items: Iterable[T]) -> list[T]:
     """In order, each once."""
     return list(dict.fromkeys(items))
-
-
-def _safe(char: str) -> str:
-    category = unicodedata.category(char)
-    invisible = category in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") and char != "\u200d"
-    return f"<U+{ord(char):04X}>" if invisible else char

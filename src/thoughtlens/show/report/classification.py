@@ -8,23 +8,9 @@ import numpy as np
 
 from thoughtlens.latents.codes.member import POOLED
 from thoughtlens.show import plots
-from thoughtlens.show.report.blocks import (
-    NONE,
-    Block,
-    Picture,
-    Section,
-    Table,
-    Text,
-    between,
-    fixed,
-    number,
-    p_text,
-    percent,
-    points,
-    unique,
-    verdict_of,
-)
-from thoughtlens.show.report.run import Run
+from thoughtlens.show.report.blocks import Block, Picture, Section, Table, Text, unique, verdict_of
+from thoughtlens.show.run import Run
+from thoughtlens.show.text import NONE, between, fixed, number, p_text, percent, points
 
 Row = dict[str, Any]
 WORDS = {"accuracy": "accuracy", "r2": "R squared"}

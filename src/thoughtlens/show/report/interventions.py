@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from thoughtlens.core import DataError, read_result
 from thoughtlens.show import plots
-from thoughtlens.show.report.blocks import (
-    Block,
-    Picture,
-    Section,
-    Table,
-    Text,
-    between,
-    fixed,
-    number,
-    percent,
-    points,
-    unique,
-    verdict_of,
-)
-from thoughtlens.show.report.run import Run
+from thoughtlens.show.interventions import FOLDER, by_twin, found_in, strips_of
+from thoughtlens.show.report.blocks import Block, Picture, Section, Table, Text, unique, verdict_of
+from thoughtlens.show.run import Run
+from thoughtlens.show.text import between, fixed, number, percent, points
 
-FOLDER = "intervene"
 MAX_ROWS = 60
 OUTCOMES = ("clean", "predicted", "corrupted", "other", "unparsable")
-
-
-def found_in(run: Run) -> dict[str, Path]:
-    """Finished interventions of a run: `intervene/` itself, or the folders in it."""
-    root = run.root / FOLDER
-    places = [root, *(sorted(root.iterdir()) if root.is_dir() else [])]
-    return {p.name: p for p in places if p.suffix != ".tmp" and (p / "result.json").is_file()}
 
 
 def interventions(run: Run) -> Section | None:
@@ -71,23 +51,6 @@ def _one(name: str, result: dict[str, Any]) -> list[Block]:
     if result["routes"]:
         blocks.append(_routes(name, result["routes"]))
     return [*blocks, _effects(name, rows)]
-
-
-def by_twin(result: dict[str, Any]) -> bool:
-    """Whether an intervention's effect is how many answers became the twin's, not a change of accuracy."""
-    return result["edit"] in ("patch", "route")
-
-
-def strips_of(result: dict[str, Any]) -> dict[str, list[tuple[str, int, float]]]:
-    """By edit, the effect at each (layer, thought) that was edited alone."""
-    key = "corrupted" if by_twin(result) else "difference"
-    values: dict[str, list[tuple[str, int, float]]] = {}
-    for row in result["effects"]:
-        alone = row["control"] is None and row["thought_idx"] is not None and row.get("dose") is None
-        if alone and row["site"]:
-            layer = "" if row["layer"] is None else f" {row['layer']}"
-            values.setdefault(row["edit"], []).append((row["site"] + layer, row["thought_idx"], row[key]))
-    return values
 
 
 def _effects(name: str, rows: list[dict[str, Any]]) -> Table:

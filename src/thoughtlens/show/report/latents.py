@@ -7,7 +7,6 @@ from urllib.parse import quote
 
 from thoughtlens.show import plots
 from thoughtlens.show.report.blocks import (
-    NONE,
     Block,
     Example,
     Latent,
@@ -16,15 +15,10 @@ from thoughtlens.show.report.blocks import (
     Section,
     Table,
     Token,
-    between,
-    number,
-    p_text,
-    percent,
-    points,
-    shorten,
     unique,
 )
-from thoughtlens.show.report.run import Run
+from thoughtlens.show.run import Run
+from thoughtlens.show.text import NONE, between, number, p_text, percent, points, shorten
 
 EXAMPLES = 4
 BARS = 6
@@ -93,7 +87,9 @@ def _everywhere(rows: list[Row]) -> list[Block]:
         "density",
         "mean activation",
         "fires on first rows",
-        "fires on outliers",
+        "examples on first rows",
+        "fires on outliers of norm",
+        "examples on outliers of norm",
     )
     more = f"{len(found) - EVERYWHERE} more are in latents.parquet." if len(found) > EVERYWHERE else ""
     return [

@@ -11,12 +11,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
-from matplotlib.figure import Figure
 
+from thoughtlens.show.figures import freeze, save
 from thoughtlens.show.plots import INK
-from thoughtlens.show.report.blocks import Picture, Section, visible
+from thoughtlens.show.report.blocks import Picture, Section
+from thoughtlens.show.text import markdown, visible
 
-MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~!])")
 DIRECTIONS = {"better": "up", "worse": "down"}
 """Style of the verdicts that name a direction."""
 
@@ -60,18 +60,6 @@ def write(root: Path, sections: Sequence[Section], page: dict[str, Any]) -> list
     return ["report.html", "report.md", *figures]
 
 
-def freeze(figure: Figure) -> None:
-    """Lay a figure out once and for all; each format would do it again."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-
-
-def save(figure: Figure, file: Path, **options: Any) -> None:
-    """Save a figure on white, the same bytes every time."""
-    with rc_context({"pdf.fonttype": 42, "savefig.facecolor": "white"}):
-        figure.savefig(file, **options)
-
-
 def svg(picture: Picture) -> str:
     """A figure as inline SVG: text stays text, ink takes the page's colour, ids are the figure's own."""
     buffer = io.StringIO()
@@ -88,8 +76,3 @@ def svg(picture: Picture) -> str:
     head, rest = text.split(">", 1)
     head = re.sub(r' (width|height)="[\d.]+pt"', "", head)
     return f"{head} {style}>{rest}"
-
-
-def markdown(text: Any) -> str:
-    """Text without meaning to Markdown, on one line."""
-    return MARKDOWN.sub(r"\\\1", visible(str(text)))

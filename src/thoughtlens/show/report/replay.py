@@ -4,19 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from thoughtlens.show.report.blocks import (
-    Block,
-    Section,
-    Table,
-    Text,
-    between,
-    fixed,
-    number,
-    percent,
-    points,
-    verdict_of,
-)
-from thoughtlens.show.report.run import Run
+from thoughtlens.show.report.blocks import Block, Section, Table, Text, verdict_of
+from thoughtlens.show.run import Run
+from thoughtlens.show.text import between, fixed, number, percent, points
 
 SIDES = {"better": "SAE higher", "worse": "SAE lower"}
 

@@ -6,20 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from thoughtlens.show import plots
-from thoughtlens.show.report.blocks import (
-    NONE,
-    Block,
-    Picture,
-    Section,
-    Table,
-    between,
-    fixed,
-    number,
-    percent,
-    points,
-    verdict_of,
-)
-from thoughtlens.show.report.run import Run
+from thoughtlens.show.report.blocks import Block, Picture, Section, Table, verdict_of
+from thoughtlens.show.run import Run
+from thoughtlens.show.text import NONE, between, fixed, number, percent, points
 
 UNITS = {"spliced_kl": " nats", "delta_ce": " nats"}
 """What stands behind a headline number that is no share and has a unit."""

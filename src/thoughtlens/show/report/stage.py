@@ -5,34 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from thoughtlens import __version__
-from thoughtlens.core import Config, run_stage
+from thoughtlens.core import run_stage
+from thoughtlens.show.interventions import found_in
 from thoughtlens.show.report.classification import classification
-from thoughtlens.show.report.interventions import found_in, interventions
+from thoughtlens.show.report.config import ReportConfig
+from thoughtlens.show.report.interventions import interventions
 from thoughtlens.show.report.latents import latents
 from thoughtlens.show.report.render import write
 from thoughtlens.show.report.replay import replay
-from thoughtlens.show.report.run import OPTIONAL, STAGES, Run
 from thoughtlens.show.report.sections import at_a_glance, data, training
 from thoughtlens.show.report.validation import validation
+from thoughtlens.show.run import OPTIONAL, STAGES, Run
 
 __all__ = ["ReportConfig", "report"]
-
-
-class ReportConfig(Config):
-    """Which run, and how much of it."""
-
-    run: Path
-    """The run directory."""
-    title: str | None = None
-    """Heading; unset: the run's name."""
-    top_latents: int = Field(12, ge=0)
-    """Latents shown with their examples."""
-    explorer: str | None = None
-    """Address of the explorer's page, as seen from the report, which latents link into; unset: the run's own
-    `explorer/`, if it is there when the report is written into the run."""
 
 
 def report(cfg: ReportConfig, out: str | Path) -> dict[str, Any]:

@@ -7,21 +7,10 @@ from typing import Any
 import numpy as np
 
 from thoughtlens.show import plots
-from thoughtlens.show.report.blocks import (
-    Block,
-    Picture,
-    Section,
-    Table,
-    Text,
-    between,
-    fixed,
-    number,
-    percent,
-    unique,
-    verdict_of,
-)
+from thoughtlens.show.report.blocks import Block, Picture, Section, Table, Text, unique, verdict_of
 from thoughtlens.show.report.interventions import spliced
-from thoughtlens.show.report.run import Run
+from thoughtlens.show.run import Run
+from thoughtlens.show.text import between, fixed, number, percent
 
 MAX_CELLS_TABLE = 60
 MAX_MEMBERS = 24

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from thoughtlens.core import NotThereError
+from thoughtlens.show.pages import PAGE
 
 TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -48,11 +49,8 @@ class Files:
     @cached_property
     def live(self) -> dict[str, File]:
         """The live page, from the package."""
-        own, page = (
-            resources.files("thoughtlens.show.serve") / "page",
-            resources.files("thoughtlens.show.explorer") / "page",
-        )
-        sources = [(name, own) for name in OWN] + [(name, page) for name in SHARED]
+        own = resources.files("thoughtlens.show.serve") / "page"
+        sources = [(name, own) for name in OWN] + [(name, PAGE) for name in SHARED]
         found = {f"/live/{name}": File((root / name).read_bytes(), _type(name)) for name, root in sources}
         return found | {"/live/": found["/live/index.html"]}
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from thoughtlens.core import NotThereError, load_config, warn
-from thoughtlens.show.explorer.stage import ExplorerConfig, refreshed
+from thoughtlens.show.explorer.config import ExplorerConfig
+from thoughtlens.show.pages import refreshed
 from thoughtlens.show.serve.config import ServeConfig
 from thoughtlens.show.serve.engine import Engine
 from thoughtlens.show.serve.files import Files

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from thoughtlens.sae.jobs.job import Job
 from thoughtlens.sae.jobs.run import Outcome
 from thoughtlens.show import plots
-from thoughtlens.show.report.render import freeze, markdown, save
+from thoughtlens.show.figures import freeze, save
+from thoughtlens.show.text import markdown
 from thoughtlens.studies.grid.figures import fronts
 from thoughtlens.studies.sweep.choose import Candidate, front
 from thoughtlens.studies.sweep.grid import Setting

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from thoughtlens.show.report.render import freeze, markdown, save
+from thoughtlens.show.figures import freeze, save
+from thoughtlens.show.text import markdown
 from thoughtlens.studies.sweep.choose import Candidate, Choice
 from thoughtlens.studies.sweep.config import SweepConfig
 from thoughtlens.studies.sweep.figure import pareto
