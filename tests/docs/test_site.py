@@ -51,7 +51,7 @@ def test_the_interface_comes_from_the_docstrings(site):
     ):
         assert words in page, words
     for name in (
-        "thoughtlens.show.explorer.stage.ExplorerConfig.n_problems",
+        "thoughtlens.show.explorer.config.ExplorerConfig.n_problems",
         "thoughtlens.studies.pipeline.run",
     ):
         assert f'id="{name}"' in (site / "api_stages.html").read_text("utf-8")

@@ -25,10 +25,10 @@ def explorer(
 ) -> None:
     """Write pages that show every latent of a run."""
     from thoughtlens.core import BY_NAME
+    from thoughtlens.show.explorer.config import ExplorerConfig
 
-    stage = BY_NAME["explorer"]
-    cfg = stage.config(run=run_dir, others=tuple(beside or ()), single=single, n_problems=problems)
-    show(stage.run(cfg, out))
+    cfg = ExplorerConfig(run=run_dir, others=tuple(beside or ()), single=single, n_problems=problems)
+    show(BY_NAME["explorer"].run(cfg, out))
 
 
 @app.command()
