@@ -10,9 +10,19 @@ from collections.abc import Callable
 
 from thoughtlens.core.record import Json
 
+
+def _pooled_member(table: Json) -> Json:
+    """The only SAE of a directory is "pooled" now, where it had an empty name."""
+    lists = {"classify": "chosen", "convert": "members"}
+    name = lists.get(table.get("stage", ""), "")
+    if name not in table:
+        return table
+    return table | {name: [row | {"member": row["member"] or "pooled"} for row in table[name]]}
+
+
 CONFIG_RULES: tuple[Callable[[Json], Json], ...] = ()
 """Applied in order to every table of settings: a recipe's, or a stage's own `config.toml`."""
-RESULT_RULES: tuple[Callable[[Json], Json], ...] = ()
+RESULT_RULES: tuple[Callable[[Json], Json], ...] = (_pooled_member,)
 """Applied in order to every `result.json`."""
 
 

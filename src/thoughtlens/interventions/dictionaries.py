@@ -92,7 +92,7 @@ def one_a_place(found: Sequence[Dictionary]) -> Sequence[Dictionary]:
     """
     places = [p for d in found for p in d.places]
     if len(set(places)) < len(places):
-        names = ", ".join(d.name or "pooled" for d in found)
+        names = ", ".join(d.name for d in found)
         raise ConfigError(
             f"Several SAEs were trained on the same place; choose one with member=NAME: {names}"
         )
@@ -181,15 +181,14 @@ def require_same_model(members: Mapping[str, SAE], model: ThoughtModel, director
 
 
 def _check(spec: ThoughtSpec, name: str, sae: SAE) -> None:
-    label = f"SAE {name!r}" if name else "The SAE"
     if not sae.reconstructs:
-        raise MismatchError(f"{label} is a {sae.kind}, which does not reconstruct its own input")
+        raise MismatchError(f"SAE {name!r} is a {sae.kind}, which does not reconstruct its own input")
     if sae.d_in != spec.d:
-        raise MismatchError(f"{label} has width {sae.d_in}; this model has {spec.d}")
+        raise MismatchError(f"SAE {name!r} has width {sae.d_in}; this model has {spec.d}")
     try:
         sites_of(tuple(sae.hook_names), spec)
     except HookError as error:
-        raise MismatchError(f"{label} belongs to another model: {error}") from None
+        raise MismatchError(f"SAE {name!r} belongs to another model: {error}") from None
 
 
 def _thoughts(spec: ThoughtSpec, sae: SAE) -> list[int]:

@@ -170,9 +170,8 @@ def _dictionaries(cfg: InterveneConfig, model: ThoughtModel) -> list[Dictionary]
         raise ConfigError(f"{cfg.edit} needs sae=DIRECTORY, SAEs trained on this model's thoughts")
     members = io.load_members(cfg.sae)
     if cfg.member is not None:
-        names = {name or "pooled": name for name in members}
-        if cfg.member not in names:
-            raise NotThereError(f"{cfg.sae} has no SAE {cfg.member!r}; it has {', '.join(names)}")
-        members = {names[cfg.member]: members[names[cfg.member]]}
+        if cfg.member not in members:
+            raise NotThereError(f"{cfg.sae} has no SAE {cfg.member!r}; it has {', '.join(members)}")
+        members = {cfg.member: members[cfg.member]}
     require_same_model(members, model, cfg.sae)
     return dictionaries(model.spec, members, cfg.steps, cfg.layers)

@@ -18,7 +18,7 @@ from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.thoughts import model_of, sites_of
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import ConfigError, MismatchError, NotThereError
-from thoughtlens.latents.codes.member import POOLED, member_thoughts
+from thoughtlens.latents.codes.member import member_thoughts
 from thoughtlens.latents.codes.reading import TextReader
 from thoughtlens.latents.codes.tokens import token_texts
 from thoughtlens.models.thought.thoughts import ThoughtModel, collect
@@ -141,7 +141,7 @@ def everywhere(interpret: Path, name: str, d_sae: int) -> list[str | None] | Non
     table = pq.read_table(file, columns=["member", "latent", "everywhere_reason"]).to_pylist()
     flags: list[str | None] = [None] * d_sae
     for row in table:
-        if row["member"] == (name or POOLED):
+        if row["member"] == name:
             flags[row["latent"]] = row["everywhere_reason"]
     return flags
 

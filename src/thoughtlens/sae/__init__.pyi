@@ -3,8 +3,11 @@ from .base import Batch as Batch
 from .base import LossTerms as LossTerms
 from .base import SAEConfig as SAEConfig
 from .base import SparseActs as SparseActs
+from .formats.io import POOLED as POOLED
 from .formats.io import load as load
 from .formats.io import load_members as load_members
+from .formats.io import member_names as member_names
+from .formats.io import member_path as member_path
 from .formats.io import save as save
 from .kinds.batchtopk import BatchTopKConfig as BatchTopKConfig
 from .kinds.batchtopk import BatchTopKSAE as BatchTopKSAE

@@ -17,7 +17,7 @@ from thoughtlens.latents.explain.tokens import Neighbours, Tokens
 
 def corpus_of(tmp_path, **options):
     cfg = ExplainConfig(acts=tmp_path / "acts", sae=tmp_path / "sae", **options)
-    member = Member(ActivationStore.open(cfg.acts), "", saes.load(cfg.sae), split=None, batch_size=64)
+    member = Member(ActivationStore.open(cfg.acts), "pooled", saes.load(cfg.sae), split=None, batch_size=64)
     return Corpus(member, None, cfg)
 
 

@@ -60,7 +60,7 @@ def text_run(tmp_path_factory, tiny_lm_dir):
 
 def corpus_of(root):
     cfg = ExplainConfig(acts=root / "acts", sae=root / "sae")
-    member = Member(ActivationStore.open(cfg.acts), "", saes.load(cfg.sae), split=None, batch_size=512)
+    member = Member(ActivationStore.open(cfg.acts), "pooled", saes.load(cfg.sae), split=None, batch_size=512)
     return Corpus(member, None, cfg)
 
 

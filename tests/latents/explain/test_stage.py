@@ -121,7 +121,7 @@ def test_test_problems_never_reach_the_choice(text_run, tmp_path):
 
 
 def _corpus(cfg):
-    member = Member(ActivationStore.open(cfg.acts), "", saes.load(cfg.sae), split=None, batch_size=512)
+    member = Member(ActivationStore.open(cfg.acts), "pooled", saes.load(cfg.sae), split=None, batch_size=512)
     return Corpus(member, None, cfg)
 
 

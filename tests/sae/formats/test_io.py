@@ -145,7 +145,7 @@ def test_nan_weights_are_not_saved(tmp_path):
 
 
 def test_members(saved, tmp_path):
-    assert member_names(saved) == [""]
+    assert member_names(saved) == ["pooled"]
     root = tmp_path / "many"
     for name in ("b", "a"):
         saes.save(random_sae(CONFIGS[0]), root / name)

@@ -20,7 +20,6 @@ from thoughtlens.core import (
     ThoughtlensError,
     validate_config,
 )
-from thoughtlens.sae.formats.io import member_names
 from thoughtlens.sae.rows.members import Member
 from thoughtlens.sae.rows.sources import open_source, resolve
 from thoughtlens.sae.train.config import TrainConfig
@@ -42,7 +41,7 @@ def store(tmp_path_factory) -> ActivationStore:
 
 
 def opened(store, cfg, hooks, thoughts=None, split="train"):
-    member = Member("", hooks, thoughts)
+    member = Member("pooled", hooks, thoughts)
     return open_source(resolve(cfg, store, member, "train"), store, member, split, True)
 
 
@@ -66,7 +65,9 @@ def test_layers_are_stacked_row_by_row(store):
     batch = next(source.batches(64, seed=0))
     assert batch.x.shape == (64, 2, 6) and source.n == 384
     assert torch.equal(batch.x[:, 0], -batch.x[:, 1])
-    assert resolve(saes.CrosscoderConfig(), store, Member("", ("a:out", "a:in"), None), "train").sites == (
+    assert resolve(
+        saes.CrosscoderConfig(), store, Member("pooled", ("a:out", "a:in"), None), "train"
+    ).sites == (
         "a:out",
         "a:in",
     )
@@ -120,7 +121,7 @@ def test_a_missing_thought_is_refused(tmp_path):
 def test_labels_follow_their_problem(tmp_path):
     store = shuffled_store(tmp_path / "a")
     cfg = saes.SupervisedConfig(label_columns=("op",))
-    member = Member("", ("a:in",), None)
+    member = Member("pooled", ("a:in",), None)
     assert resolve(cfg, store, member, "train").label_classes == (("+", "-"),)
     batch = next(opened(store, cfg, ("a:in",)).batches(120, seed=0))
     problem = batch.x[:, 0].long() // 3
@@ -188,7 +189,7 @@ def test_trained_saved_and_loaded(tmp_path, sae, rest, shape):
     assert plan(cfg).rows > 0
     result = train(cfg, tmp_path / "sae")
     assert all(np.isfinite(m["fvu_train"]) for m in result["members"])
-    for loaded in (saes.load(tmp_path / "sae" / name) for name in member_names(tmp_path / "sae")):
+    for loaded in saes.load_members(tmp_path / "sae", joined=True).values():
         assert loaded.kind == sae["kind"] and loaded.hook_names
         if shape and sae["kind"] == "crosscoder":
             assert (loaded.n_sites, loaded.d_in) == shape

@@ -98,7 +98,7 @@ def test_the_same_config_gives_the_same_bytes(text, tmp_path):
 @pytest.mark.parametrize(
     ("members", "names"),
     [
-        ("pooled", [""]),
+        ("pooled", ["pooled"]),
         ("per_layer", ["layers.0-out", "layers.1.mlp-out"]),
         ("per_thought", ["thought_0", "thought_1", "thought_2"]),
         ("per_cell", [f"{h}.thought_{t}" for h in ("layers.0-out", "layers.1.mlp-out") for t in range(3)]),
@@ -108,16 +108,16 @@ def test_members(thoughts, tmp_path, members, names):
     result = train(config(thoughts, members=members, epochs=1.0, batch_size=32), tmp_path / "sae")
     found = saes.load_members(tmp_path / "sae")
     assert sorted(found) == sorted(names)
-    assert [m["member"] for m in result["members"]] == [name or "pooled" for name in names]
+    assert [m["member"] for m in result["members"]] == [name for name in names]
     vectors = {"pooled": 960, "per_layer": 480, "per_thought": 320, "per_cell": 160}[members]
     assert {m["n_vectors"] for m in result["members"]} == {vectors}
     cells = {name: sae.cells for name, sae in found.items()}
     if members == "pooled":
-        assert cells[""] == [(h, t) for h in ("layers.0:out", "layers.1.mlp:out") for t in range(3)]
+        assert cells["pooled"] == [(h, t) for h in ("layers.0:out", "layers.1.mlp:out") for t in range(3)]
     if members == "per_cell":
         assert set(map(str, cells.values())) == {"None"}  # one cell: folded
     curve = pq.read_table(tmp_path / "sae" / "metrics.parquet")
-    assert set(curve["member"].to_pylist()) == {name or "pooled" for name in names}
+    assert set(curve["member"].to_pylist()) == {name for name in names}
 
 
 def test_a_loud_layer_does_not_take_the_pooled_dictionary(thoughts, tmp_path):

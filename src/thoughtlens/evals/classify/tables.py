@@ -17,7 +17,6 @@ from thoughtlens.evals.probing.coders import Cover
 from thoughtlens.evals.probing.probes import Folds, Probe
 from thoughtlens.evals.probing.representations import ARMS, CELL_POOLINGS, TOKEN_POOLINGS
 from thoughtlens.evals.probing.samples import Units
-from thoughtlens.latents.codes.member import POOLED
 
 
 def write_tables(
@@ -184,9 +183,9 @@ def _protocol(cfg: ClassifyConfig, folds: Folds, cover: Cover, units: Units) -> 
         ),
         "ks": list(cfg.ks),
         "cross_fit": cfg.cross_fit,
-        "pca_k": {name or POOLED: coders.k_l0 for (_, name), coders in cover.coders.items()},
-        "pca_live_k": {name or POOLED: coders.k_live for (_, name), coders in cover.coders.items()},
-        "l0": {name or POOLED: l0 for name, l0 in cover.l0.items()},
+        "pca_k": {name: coders.k_l0 for (_, name), coders in cover.coders.items()},
+        "pca_live_k": {name: coders.k_live for (_, name), coders in cover.coders.items()},
+        "l0": dict(cover.l0),
         "delta": cfg.delta,
         "seed": cfg.seed,
     }

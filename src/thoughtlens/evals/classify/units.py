@@ -16,7 +16,6 @@ from thoughtlens.evals.probing import probes
 from thoughtlens.evals.probing.coders import Cover
 from thoughtlens.evals.probing.representations import ARMS
 from thoughtlens.evals.probing.samples import TextSamples, ThoughtSamples, Units, stored_documents
-from thoughtlens.latents.codes.member import POOLED
 from thoughtlens.latents.codes.reading import TextReader
 from thoughtlens.latents.stats.preferences import PROBLEM_COLUMNS, encode_labels
 from thoughtlens.problems.labelled import labelled
@@ -35,17 +34,16 @@ def load_members(cfg: ClassifyConfig, store: ActivationStore) -> dict[str, SAE]:
     for name, sae in members.items():
         if isinstance(sae, Crosscoder):
             raise MismatchError(
-                f"Expected SAEs or transcoders, got the crosscoder {name or 'pooled'!r} in {cfg.sae}: its "
+                f"Expected SAEs or transcoders, got the crosscoder {name!r} in {cfg.sae}: its "
                 f"code is not of one (hook, thought); interpret says where its latents live"
             )
     if cfg.members is None:
         return members
     chosen: dict[str, SAE] = {}
     for name in cfg.members:
-        key = "" if name == POOLED and "" in members else name
-        found = {key: members[key]} if key in members else _partition(name, members)
+        found = {name: members[name]} if name in members else _partition(name, members)
         if not found:
-            there = ", ".join(known or POOLED for known in members)
+            there = ", ".join(members)
             raise ConfigError(
                 f"members: expected per_layer, per_thought, per_cell or some of {there}, got {name!r}"
             )

@@ -48,7 +48,7 @@ from thoughtlens.numerics.metrics.reconstruction import DEFINITIONS as RECONSTRU
 from thoughtlens.numerics.metrics.reconstruction import ExplainedVarianceByNorm, ExplainedVarianceWithin
 from thoughtlens.numerics.metrics.sparsity import DENSE, L0, L1, Dead, Density
 from thoughtlens.sae.formats.io import load as load_sae
-from thoughtlens.sae.formats.io import load_members, member_names
+from thoughtlens.sae.formats.io import load_members, member_names, member_path
 
 __all__ = ["ValidateConfig", "plan", "validate"]
 
@@ -129,7 +129,7 @@ def plan(cfg: ValidateConfig) -> Plan:
     store = ActivationStore.open(cfg.acts)
     rows, flops, widest, latents, answers = 0, 0.0, 0, 0, 0.0
     for name in member_names(cfg.sae):
-        sae = load_sae(Path(cfg.sae) / name)
+        sae = load_sae(member_path(cfg.sae, name))
         n = store.view(sae.hook_names, cfg.split).n
         rows, latents, widest = rows + n, latents + sae.d_sae, max(widest, sae.d_sae)
         flops += n * sae.d_in * (8.0 * sae.d_sae + 4.0 * sae.d_in)

@@ -64,7 +64,7 @@ class Subject:
         check_hooks(store, sae, name)
         check_model(store, sae, name)
         self.store, self.sae, self.split = store, sae, split
-        self.label = name or "pooled"
+        self.label = name
         self.train_split: str = sae.provenance.get("split") or "train"
         self.thoughts = member_thoughts(store, sae)
         flagged = "outlier" in row_columns(store)
@@ -133,7 +133,6 @@ class Subject:
 
 def check_model(store: ActivationStore, sae: SAE, name: str) -> None:
     """Raise MismatchError if the SAE was trained on another model, module or count of thoughts."""
-    label = f"The SAE {name!r}" if name else "The SAE"
     known = sae.provenance
     pairs = {
         "the model with digest": (known.get("model_digest"), store.meta.model_digest),
@@ -144,7 +143,7 @@ def check_model(store: ActivationStore, sae: SAE, name: str) -> None:
     for what, (mine, theirs) in pairs.items():
         if mine is not None and theirs is not None and mine != theirs:
             raise MismatchError(
-                f"{label} was trained with {what} {mine}, {store.root} holds {theirs}. "
+                f"The SAE {name!r} was trained with {what} {mine}, {store.root} holds {theirs}. "
                 f"Give the store it was trained on, or one of the same model"
             )
 
@@ -152,13 +151,12 @@ def check_model(store: ActivationStore, sae: SAE, name: str) -> None:
 def check_store(store_digest: str, sae: SAE, name: str, force: bool) -> list[str]:
     """Refuse an SAE trained on another store, unless forced; then say so."""
     mine = sae.provenance.get("acts_digest")
-    label = name or "pooled"
     if mine is None:
-        return [f"{label}: the SAE does not say which store it was trained on; the split may not be held out"]
+        return [f"{name}: the SAE does not say which store it was trained on; the split may not be held out"]
     if mine == store_digest:
         return []
     text = (
-        f"{label}: the SAE was trained on the store {mine[:12]} (digest), this one is {store_digest[:12]}: "
+        f"{name}: the SAE was trained on the store {mine[:12]} (digest), this one is {store_digest[:12]}: "
         f"its splits are not known to be held out"
     )
     if not force:

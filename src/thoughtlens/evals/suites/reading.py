@@ -17,7 +17,7 @@ from thoughtlens.models.hf.capture import capture
 from thoughtlens.models.hf.load import LanguageModel
 from thoughtlens.problems.tokens import Window, bos_id, pad
 from thoughtlens.sae.base import SAE
-from thoughtlens.sae.formats.io import load, member_names
+from thoughtlens.sae.formats.io import load, member_names, member_path
 from thoughtlens.sae.kinds.crosscoder import Crosscoder
 
 ROWS_AT_ONCE = 128
@@ -36,9 +36,8 @@ def load_sae(path: Path, member: str | None, hook_name: str | None) -> tuple[SAE
         raise ConfigError(f"member: expected one of {', '.join(names)} of {path}, none was chosen")
     name = names[0] if member is None else member
     if name not in names:
-        known = ", ".join(filter(None, names)) or "none, there is only one"
-        raise ConfigError(f"member: expected one of {path} ({known}), got {name!r}")
-    sae = load(path / name)
+        raise ConfigError(f"member: expected one of {path} ({', '.join(names)}), got {name!r}")
+    sae = load(member_path(path, name))
     if isinstance(sae, Crosscoder):
         raise MismatchError(f"Expected an SAE or a transcoder in {path}, got a crosscoder of several hooks")
     if hook_name is None and len(sae.hook_names) != 1:

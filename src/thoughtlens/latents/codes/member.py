@@ -18,9 +18,6 @@ from thoughtlens.sae.kinds.crosscoder import Crosscoder
 from thoughtlens.sae.rows import members as training
 from thoughtlens.sae.rows.sources import Joined, JoinedView, open_source
 
-POOLED = "pooled"
-"""Name in tables of the one SAE of a directory that holds no others."""
-
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -62,7 +59,7 @@ class Member:
     def __init__(
         self, store: ActivationStore, name: str, sae: SAE, *, split: str | None, batch_size: int
     ) -> None:
-        self.store, self.name, self.sae, self.batch_size = store, name or POOLED, sae, batch_size
+        self.store, self.name, self.sae, self.batch_size = store, name, sae, batch_size
         check_hooks(store, sae, name)
         self.thoughts, self.hook_names = member_thoughts(store, sae), list(sae.hook_names)
         self.source: View | JoinedView
@@ -115,17 +112,16 @@ class Member:
 
 def check_hooks(store: ActivationStore, sae: SAE, name: str) -> None:
     """Raise MismatchError unless the store has the SAE's hooks at its width."""
-    label = f"The SAE {name!r}" if name else "The SAE"
     for hook in sae.hook_names:
         if hook not in store.hook_names:
             raise MismatchError(
-                f"{label} was trained on {hook!r} but {store.root} holds {', '.join(store.hook_names)}. "
-                f"Extract again with this hook, or give another SAE"
+                f"The SAE {name!r} was trained on {hook!r} but {store.root} holds "
+                f"{', '.join(store.hook_names)}. Extract again with this hook, or give another SAE"
             )
         if store.meta.d_in[hook] != sae.d_in:
             raise MismatchError(
-                f"{label} takes width {sae.d_in} but {hook!r} in {store.root} has {store.meta.d_in[hook]}: "
-                f"it belongs to another model. Give the store it was trained on"
+                f"The SAE {name!r} takes width {sae.d_in} but {hook!r} in {store.root} has "
+                f"{store.meta.d_in[hook]}: it belongs to another model. Give the store it was trained on"
             )
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from thoughtlens.core import NotThereError, digest, read_recipe, read_result
-from thoughtlens.latents.codes.member import POOLED
 from thoughtlens.latents.explain.lookup import quoted
 from thoughtlens.sae.formats.io import member_names
 
@@ -91,7 +90,7 @@ def _effects(run: Path, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], l
             if (latent := _only_latent(row)) is None:
                 continue
             for name in names:
-                if (key := (str(name or POOLED), latent)) in wanted:
+                if (key := (name, latent)) in wanted:
                     found.setdefault(key, []).append(_effect(row, result["split"]))
     return found
 

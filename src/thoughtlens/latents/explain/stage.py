@@ -26,7 +26,7 @@ from thoughtlens.latents.explain.scores import DEFINITIONS
 from thoughtlens.latents.explain.settings import settings
 from thoughtlens.latents.explain.summary import choice, headline, means
 from thoughtlens.sae.formats.io import load as load_sae
-from thoughtlens.sae.formats.io import load_members, member_names
+from thoughtlens.sae.formats.io import load_members, member_names, member_path
 
 __all__ = ["ExplainConfig", "LLMConfig", "about", "explain", "plan", "render", "settings"]
 
@@ -65,7 +65,7 @@ def plan(cfg: ExplainConfig) -> Plan:
     asked = cfg.fit_vectors + cfg.validation_vectors + cfg.test_vectors
     rows, n_latents = 0, 0
     for name in member_names(cfg.sae):
-        sae = load_sae(Path(cfg.sae) / name)
+        sae = load_sae(member_path(cfg.sae, name))
         rows += min(asked, store.n_rows * max(len(sae.hook_names), 1))
         wanted = len(cfg.latents) if cfg.latents is not None else cfg.n_latents
         n_latents += sae.d_sae if wanted is None else min(wanted, sae.d_sae)

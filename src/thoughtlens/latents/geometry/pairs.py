@@ -14,7 +14,7 @@ from jaxtyping import Bool
 
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import ConfigError, MismatchError, NotThereError
-from thoughtlens.latents.codes.member import POOLED, Member
+from thoughtlens.latents.codes.member import Member
 from thoughtlens.latents.geometry import activation, codes, decoder
 from thoughtlens.latents.geometry.blocks import neighbours
 from thoughtlens.latents.geometry.config import GeometryConfig
@@ -57,7 +57,7 @@ def open_collections(cfg: GeometryConfig) -> list[Collection]:
     found = []
     for path, acts in zip((cfg.sae, *cfg.others), stores, strict=True):
         members = load_members(path, joined=True)
-        chosen = {n: s for n, s in members.items() if not cfg.members or (n or POOLED) in cfg.members}
+        chosen = {n: s for n, s in members.items() if not cfg.members or n in cfg.members}
         if not chosen:
             whole = Collection(Path(path), members, acts)
             raise NotThereError(f"members: {path} has {_names(whole)}, got {', '.join(cfg.members)}")
@@ -105,14 +105,14 @@ class Pair:
         return found
 
     def __str__(self) -> str:
-        return " and ".join(f"{c.path}:{name or POOLED}" for c, name in self.sides)
+        return " and ".join(f"{c.path}:{name}" for c, name in self.sides)
 
     def _names(self) -> dict[str, Any]:
         (a, name), (b, other) = self.sides
         return {
-            "member": name or POOLED,
+            "member": name,
             "other_sae": "" if a is b else str(b.path),
-            "other_member": other or POOLED,
+            "other_member": other,
         }
 
     def _decoder(self, cfg: GeometryConfig) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -183,7 +183,7 @@ def neighbours_table(cfg: GeometryConfig, collection: Collection) -> pa.Table:
         index, cosine = neighbours(rows[there], cfg.k)
         n, k = index.shape
         columns = {
-            "member": pa.array([name or POOLED] * (n * k), pa.string()).cast(NAME),
+            "member": pa.array([name] * (n * k), pa.string()).cast(NAME),
             "latent": np.repeat(there, k).astype(np.int32),
             "rank": np.tile(np.arange(k, dtype=np.int32), n),
             "other": there[index.flatten().numpy()].astype(np.int32),
@@ -211,7 +211,7 @@ def _live(cfg: GeometryConfig, collection: Collection, name: str) -> Bool[np.nda
 
 
 def _names(collection: Collection) -> str:
-    return ", ".join(name or POOLED for name in collection.members)
+    return ", ".join(collection.members)
 
 
 def _one_space(a: SAE, b: SAE) -> bool:

@@ -17,11 +17,10 @@ import pyarrow.parquet as pq
 import torch
 
 from thoughtlens.core import Plan, progress, read_json, run_stage, write_json
-from thoughtlens.latents.codes.member import POOLED
 from thoughtlens.latents.geometry.blocks import CANDIDATES
 from thoughtlens.latents.geometry.config import GeometryConfig
 from thoughtlens.latents.geometry.pairs import MATCHES, neighbours_table, open_collections, pairs_of
-from thoughtlens.sae.formats.io import load, member_names
+from thoughtlens.sae.formats.io import load, member_names, member_path
 
 __all__ = ["GeometryConfig", "geometry", "plan"]
 
@@ -67,7 +66,7 @@ def plan(cfg: GeometryConfig) -> Plan:
     """Rows, memory, disk and time of the stage; zeros where its inputs do not exist yet."""
     if not Path(cfg.sae).is_dir():
         return Plan(rows=0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
-    saes = [load(Path(cfg.sae) / name) for name in member_names(cfg.sae)]
+    saes = [load(member_path(cfg.sae, name)) for name in member_names(cfg.sae)]
     widest, latents = max(sae.d_sae for sae in saes), sum(sae.d_sae for sae in saes)
     d = max(sae.d_in for sae in saes)
     n_pairs = len(saes) * (len(cfg.others) or (len(saes) - 1) / 2)
@@ -100,7 +99,7 @@ def _work(cfg: GeometryConfig, tmp: Path) -> dict[str, Any]:
     shutil.rmtree(parts)
     return {
         "split": cfg.split or "all",
-        "members": [name or POOLED for name in collections[0].members],
+        "members": list(collections[0].members),
         "pairs": rows,
         "stability": stability(rows) if cfg.others else [],
         "headline": _headline(rows),

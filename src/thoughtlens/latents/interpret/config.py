@@ -10,7 +10,7 @@ from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import Config, Plan
 from thoughtlens.latents.stats.preferences import Settings
 from thoughtlens.sae.formats.io import load as load_sae
-from thoughtlens.sae.formats.io import member_names
+from thoughtlens.sae.formats.io import member_names, member_path
 
 
 class InterpretConfig(Config):
@@ -76,7 +76,7 @@ def plan(cfg: InterpretConfig) -> Plan:
     store = ActivationStore.open(cfg.acts)
     rows, flops, fires, latents, widest = 0, 0.0, 0.0, 0, 0
     for name in member_names(cfg.sae):
-        sae = load_sae(Path(cfg.sae) / name)
+        sae = load_sae(member_path(cfg.sae, name))
         n = store.n_rows * len(sae.hook_names)
         rows, flops = rows + n, flops + 4.0 * n * sae.d_in * sae.d_sae
         fires, latents = fires + n * float(getattr(sae.cfg, "k", 32)), latents + sae.d_sae

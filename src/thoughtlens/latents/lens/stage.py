@@ -19,7 +19,6 @@ import torch
 from thoughtlens.acts.extract.thoughts import model_of
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import Plan, progress, run_stage
-from thoughtlens.latents.codes.member import POOLED
 from thoughtlens.latents.codes.reading import TextReader
 from thoughtlens.latents.lens import latents, score, tuned
 from thoughtlens.latents.lens.config import LensConfig
@@ -130,7 +129,7 @@ def _write_latents(
     with progress("lens: latents", len(members), "SAEs") as bar:
         tables = []
         for name, sae in members.items():
-            tables.append(latents.latent_table(readout, name or POOLED, sae, cfg.latent_tokens))
+            tables.append(latents.latent_table(readout, name, sae, cfg.latent_tokens))
             bar.advance(1)
     table = pa.concat_tables(tables).unify_dictionaries()
     pq.write_table(table, tmp / "latents.parquet", compression="zstd")

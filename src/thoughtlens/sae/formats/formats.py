@@ -18,11 +18,12 @@ from thoughtlens.sae.formats.plainly import Forward
 from thoughtlens.sae.formats.sae_lens import SAELens
 from thoughtlens.sae.formats.sparsify import Sparsify
 
+POOLED = "pooled"
+"""Name of the one SAE of a directory that holds no others; it lies in the directory itself."""
 PARTS = ("cfg.json", "config.json", "sae.safetensors", "sae_weights.safetensors")
 """Files that stand for the folder they lie in."""
 
 
-@runtime_checkable
 @runtime_checkable
 class Format(Protocol):
     """What a file of this package gives for its format."""
@@ -84,11 +85,17 @@ def require_name(name: str) -> Format:
 
 
 def names(path: str | Path) -> list[str]:
-    """Names of the SAEs below a path, sorted; [""] where it is one itself, [] where there is none."""
+    """Names of the SAEs below a path, sorted; [POOLED] where it is one itself, [] where there is none."""
     root = place(path)
     if recognise(root) is not None:
-        return [""]
+        return [POOLED]
     return sorted(d.name for d in root.iterdir() if d.is_dir() and recognise(d)) if root.is_dir() else []
+
+
+def member_path(path: str | Path, name: str) -> Path:
+    """Where a member of a directory lies."""
+    path = Path(path)
+    return path if name == POOLED and not (path / name).is_dir() else path / name
 
 
 def members(path: str | Path, name: str | None = None) -> dict[str, tuple[Format, Path]]:
@@ -102,8 +109,8 @@ def members(path: str | Path, name: str | None = None) -> dict[str, tuple[Format
     if not root.exists():
         raise NotThereError(f"Expected an SAE at {path}, found nothing there")
     if name is not None:
-        return {"": (require_name(name), root)}
-    found = {member: root / member for member in names(root)}
+        return {POOLED: (require_name(name), root)}
+    found = {member: member_path(root, member) for member in names(root)}
     if not found:
         raise NotThereError(f"Expected an SAE of {', '.join(FORMATS)} at {path}, found none of their files")
     return {member: (FORMATS[recognise(place) or ""], place) for member, place in found.items()}

@@ -8,9 +8,10 @@ from pathlib import Path
 from thoughtlens.core import MismatchError, NotThereError, choose_device, warn
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.formats import formats
+from thoughtlens.sae.formats.formats import POOLED, member_path
 from thoughtlens.sae.formats.native import load_native, save, write_tensors
 
-__all__ = ["load", "load_members", "member_names", "save", "write_tensors"]
+__all__ = ["POOLED", "load", "load_members", "member_names", "member_path", "save", "write_tensors"]
 
 
 def load(path: str | Path, device: str = "cpu") -> SAE:
@@ -43,7 +44,7 @@ def load_members(
     joined: bool = False,
     hooks: Mapping[str, int] | None = None,
 ) -> dict[str, SAE]:
-    """All SAEs of a `sae/` directory by member name; the name of a single one is "".
+    """All SAEs of a `sae/` directory by member name; a single one is "pooled".
 
     Args:
         path: The directory, or any path that `load` takes.
@@ -55,15 +56,16 @@ def load_members(
     Raises:
         MismatchError: one of these, where they are not taken; or an SAE of unknown hook.
     """
-    members = {name: load(Path(path) / name, device) for name in member_names(path)}
+    members = {name: load(member_path(path, name), device) for name in member_names(path)}
     for name, sae in members.items():
         if not (sae.reconstructs or joined):
             raise MismatchError(
-                f"Expected SAEs that reconstruct their own input, got a {sae.kind} at {Path(path) / name}; "
-                f"load it with sae.load, and train one of another kind for this stage"
+                f"Expected SAEs that reconstruct their own input, got a {sae.kind} at "
+                f"{member_path(path, name)}; load it with sae.load, and train one of another kind for this "
+                f"stage"
             )
         if not sae.hook_names and "imported" in sae.provenance:
-            sae.hook_names = [_only_hook(sae, Path(path) / name, hooks or {})]
+            sae.hook_names = [_only_hook(sae, member_path(path, name), hooks or {})]
     return members
 
 
@@ -80,9 +82,9 @@ def _only_hook(sae: SAE, path: Path, hooks: Mapping[str, int]) -> str:
 
 
 def member_names(path: str | Path) -> list[str]:
-    """Names of the SAEs at a path, sorted; [""] where it is one SAE itself."""
+    """Names of the SAEs at a path, sorted; ["pooled"] where it is one SAE itself."""
     if (Path(path) / "cfg.json").is_file():
-        return [""]
+        return [POOLED]
     if not (found := formats.names(path)):
         raise NotThereError(f"Expected an SAE or one folder per SAE at {path}, found none")
     return found

@@ -42,7 +42,10 @@ def convert(cfg: ConvertConfig, out: str | Path) -> dict[str, Any]:
     sources = formats.members(cfg.source, cfg.source_format)
 
     def work(tmp: Path) -> dict[str, Any]:
-        done = [_one(cfg, name, source, target, tmp / name) for name, source in sources.items()]
+        done = [
+            _one(cfg, name, source, target, tmp / source[1].relative_to(formats.place(cfg.source)))
+            for name, source in sources.items()
+        ]
         worst = {key: max(m["proof"][key] for m in done) for key in ("max_delta_acts", "max_delta_x_hat")}
         return {
             "to": cfg.to,

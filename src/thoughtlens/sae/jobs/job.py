@@ -86,7 +86,8 @@ class Job:
 def plan_jobs(cfg: TrainConfig, store: ActivationStore) -> list[Job]:
     """The SAEs that a config asks for, in order."""
     members = plan_members(store, cfg.members, cfg.hook_names, cfg.thoughts, cfg.sae)
-    return [Job(cfg, store, member, member.name, member.label) for member in members]
+    alone = cfg.members == ("pooled",)
+    return [Job(cfg, store, member, "" if alone else member.name, member.name) for member in members]
 
 
 def check(job: Job) -> list[str]:

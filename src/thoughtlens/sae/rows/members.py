@@ -21,16 +21,11 @@ Partition = Literal["pooled", "per_layer", "per_thought", "per_cell"]
 
 @dataclass(frozen=True)
 class Member:
-    """One SAE to train: a name ("" for the only one) and the hooks and thoughts it sees."""
+    """One SAE to train: its name, and the hooks and thoughts it sees."""
 
     name: str
     hook_names: tuple[str, ...]
     thoughts: tuple[int, ...] | None
-
-    @property
-    def label(self) -> str:
-        """Name for people, tables and folders."""
-        return self.name or "pooled"
 
     def cells(self, store: ActivationStore) -> list[Cell]:
         """The (hook_name, thought_idx) pairs of its rows, hook-major."""
@@ -59,8 +54,7 @@ def plan_members(
     if isinstance(sae, TranscoderConfig):
         hooks = (_hook_in(sae, hook_names),)
     chosen = None if thoughts is None else tuple(thoughts)
-    found = [m for partition in partitions for m in _partition(store, partition, hooks, chosen)]
-    return [Member("", hooks, chosen)] if partitions == ("pooled",) else found
+    return [m for partition in partitions for m in _partition(store, partition, hooks, chosen)]
 
 
 def _partition(

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from thoughtlens.core import StoreError
-from thoughtlens.latents.codes.member import POOLED
+from thoughtlens.sae.formats.io import POOLED
 from thoughtlens.show.interventions import found_in
 from thoughtlens.show.run import Run
 

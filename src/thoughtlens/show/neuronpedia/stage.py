@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from thoughtlens.core import ConfigError, MismatchError, read_recipe, read_result, run_stage
-from thoughtlens.latents.codes.member import POOLED
 from thoughtlens.sae.formats.hooks import layer_of
 from thoughtlens.sae.formats.io import load as load_sae
+from thoughtlens.sae.formats.io import member_path
 from thoughtlens.show.neuronpedia.config import NeuronpediaConfig
 from thoughtlens.show.neuronpedia.formats import MAX_TOKENS, dashboard, upload
 from thoughtlens.show.neuronpedia.tables import OPTIONAL, Tables
@@ -140,8 +140,7 @@ def _features(
     cfg: NeuronpediaConfig, root: Path, result: Mapping[str, Any], member: Mapping[str, Any], tables: Tables
 ) -> Iterator[dict[str, Any]]:
     """Every latent that has an example, under SAEDashboard's names; `explanations` beside them."""
-    folder = root / "sae" / ("" if member["member"] == POOLED else member["member"])
-    aligned = _alignment(load_sae(folder).W_dec.detach().float())
+    aligned = _alignment(load_sae(member_path(root / "sae", member["member"])).W_dec.detach().float())
     edges = np.asarray(result.get("histogram_edges", ()), float)
     for latent in range(member["d_sae"]):
         top = sorted(tables.rows("top", latent), key=lambda r: r["rank"])[: cfg.n_top]

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 from matplotlib.figure import Figure
 
 from thoughtlens.core import DataError
-from thoughtlens.latents.codes.member import POOLED
+from thoughtlens.sae.formats.io import POOLED
 
 
 @dataclass(frozen=True)

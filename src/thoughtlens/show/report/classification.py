@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from thoughtlens.latents.codes.member import POOLED
+from thoughtlens.sae.formats.io import POOLED
 from thoughtlens.show import plots
 from thoughtlens.show.report.blocks import Block, Picture, Section, Table, Text, unique, verdict_of
 from thoughtlens.show.run import Run
@@ -148,7 +148,7 @@ def _chosen(run: Run, result: Row, rows: list[Row]) -> Table:
     known = _explanations(run)
     table = [
         (
-            f"{c['member'] or 'latent'} {c['index']}", ", ".join(c["hook_names"]),
+            f"{'latent' if c['member'] == POOLED else c['member']} {c['index']}", ", ".join(c["hook_names"]),
             ", ".join(map(str, c["thoughts"])) or NONE, f"{c['n_folds']} of {result['protocol']['folds']}",
             known.get((c["member"], c["index"]), NONE),
         )
@@ -162,7 +162,7 @@ def _explanations(run: Run) -> dict[tuple[str, int], str]:
     """Of each latent, the preference with the largest z."""
     best: dict[tuple[str, int], Row] = {}
     for row in run.table("interpret", "associations.parquet"):
-        key = ("" if row["member"] == POOLED else row["member"], row["latent"])
+        key = (row["member"], row["latent"])
         if row["q_value"] < 0.05 and abs(row["z"]) > abs(best.get(key, {"z": 0.0})["z"]):
             best[key] = row
     return {

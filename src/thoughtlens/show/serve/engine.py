@@ -18,7 +18,7 @@ from thoughtlens.core import DataError, HookError, ResourceError
 from thoughtlens.interventions.changes import edit_latents
 from thoughtlens.interventions.dictionaries import dictionaries, require_latents
 from thoughtlens.interventions.run import Edit, Outcome, run_edits
-from thoughtlens.latents.codes.member import POOLED, member_thoughts
+from thoughtlens.latents.codes.member import member_thoughts
 from thoughtlens.latents.on_text import DEFINITIONS, Eye, Found, describe, everywhere, pick
 from thoughtlens.models.hf.capture import replace
 from thoughtlens.sae.base import SAE
@@ -42,7 +42,7 @@ class Engine:
         """What can be asked: the members, and a few texts to begin with."""
         members = [
             {
-                "name": name or POOLED,
+                "name": name,
                 "d_sae": sae.d_sae,
                 "hook_names": sae.hook_names,
                 "thoughts": member_thoughts(self.store, sae),
@@ -71,7 +71,7 @@ class Engine:
         (found,) = self.eye.read(sae, [asked.text])
         return {
             "kind": self.store.meta.kind,
-            "member": name or POOLED,
+            "member": name,
             "hook_names": sae.hook_names,
             "everywhere_known": flags is not None,
             "by_position": _by_position(found, asked.top),
@@ -91,13 +91,13 @@ class Engine:
         told = self._steer_text if self.store.meta.kind == "text" else self._steer_thoughts
         return {
             "kind": self.store.meta.kind,
-            "member": name or POOLED,
+            "member": name,
             "latent": asked.latent,
             **told(name, sae, asked),
         }
 
     def _member(self, member: str | None) -> tuple[str, SAE]:
-        return pick(self.members, "" if member == POOLED and "" in self.members else member)
+        return pick(self.members, member)
 
     def _steer_thoughts(self, name: str, sae: SAE, asked: SteerRequest) -> dict[str, Any]:
         cfg, model = self.eye.thinker

@@ -40,7 +40,7 @@ def row(setting: Setting, job: Job, outcome: Outcome) -> dict[str, Any]:
         "label": setting.label,
         **dict(setting.values),
         "seed": job.cfg.seed,
-        "member": job.member.label,
+        "member": job.member.name,
         "hook_name": hooks[0] if len(hooks) == 1 else None,
         "thought_idx": thoughts[0] if thoughts is not None and len(thoughts) == 1 else None,
         "status": "trained" if outcome.failure is None else "failed",
