@@ -29,7 +29,7 @@ from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.acts.store.view import View
 from thoughtlens.core import validate_config
 from thoughtlens.numerics.metrics.reconstruction import FVU
-from thoughtlens.sae.kinds.registry import CONFIGS
+from thoughtlens.sae.kinds.config import CONFIGS
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import train
 

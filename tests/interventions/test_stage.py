@@ -28,9 +28,9 @@ from thoughtlens.interventions.places import Place
 from thoughtlens.interventions.run import Edit, run_edits
 from thoughtlens.interventions.stage import intervene, of_run, plan
 from thoughtlens.models.thought import codi, tiny
+from thoughtlens.sae import ReLUConfig
 from thoughtlens.sae.formats import io
 from thoughtlens.sae.kinds.registry import create
-from thoughtlens.sae.kinds.relu import ReLUConfig
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -5,16 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
 from torch import Tensor, nn
 
-from thoughtlens.core import Config, ConfigError, MismatchError
+from thoughtlens.core import MismatchError
 from thoughtlens.numerics import kernels
+from thoughtlens.sae.kinds.config import SAEConfig
 from thoughtlens.sae.normalization import (
     Cell,
     Mode,
@@ -24,60 +24,8 @@ from thoughtlens.sae.normalization import (
     geometric_median,
 )
 
-LONG_RUN, MAX_BOOST, MAX_LR = 100_000, 8.0, 0.01
-"""Steps from which on the default learning rate is the least; how far, and to what, it rises for fewer."""
 MEDIAN_ROWS = 4096
 """Rows of the sample that the geometric median is taken of."""
-
-
-class SAEConfig(Config):
-    """What all architectures have in common; `kind` in a subclass names the architecture."""
-
-    d_sae: int | None = Field(default=None, ge=1)
-    """Number of latents; unset: `expansion` times d_in."""
-    expansion: float = Field(default=8.0, gt=0)
-    """Latents per input dimension, used where `d_sae` is unset."""
-    normalization: Literal["auto", "none", "mean", "global", "per_cell"] = "auto"
-    """How raw activations are brought to a common scale. global: one scale, folded into the saved
-    weights. per_cell: centre and scale of each (hook, thought), saved as a table. mean: centred only.
-    auto: per_cell where the SAE sees several cells, else global."""
-    init: Literal["data", "linear", "xavier"] = "data"
-    """data: unit decoder rows, encoder = decoder transposed times the factor with the least error,
-    b_dec at the data's geometric median.
-    linear: torch's default for linear layers, decoder = encoder transposed. xavier: both matrices
-    Xavier-uniform, biases 0."""
-    decoder_norm: Literal["unit", "free"] = "unit"
-    """unit: decoder rows keep length 1 (gradient projected, rows renormalised). free: no constraint."""
-    pre_bias: bool = True
-    """Whether b_dec is subtracted from the input before encoding."""
-
-    def width(self, d_in: int) -> int:
-        """Number of latents on an input of width `d_in`."""
-        return self.d_sae if self.d_sae is not None else max(1, round(self.expansion * d_in))
-
-    def for_width(self, d_in: int) -> SAEConfig:
-        """The same with what an input of width `d_in` decides where it is unset."""
-        return self
-
-    def check_settings(self) -> None:
-        """Raise ConfigError where the config cannot be used on any data; known before there are any."""
-
-    def check(self, d_in: int) -> None:
-        """Raise ConfigError where the config cannot be used on this width."""
-
-    def warnings(self, d_in: int) -> list[str]:
-        """What can be trained but should not be believed."""
-        return []
-
-    def default_lr(self, d_sae: int, n_steps: int = LONG_RUN) -> float:
-        """Adam's learning rate where none is given.
-
-        2e-4 / sqrt(d_sae / 2^14) for runs of 100,000 steps or more (Gao et al. 2024, 3). A shorter run gets
-        sqrt(100,000 / n_steps) times as much, at most 8 times and at most 0.01: it ends before a smaller
-        rate has arrived anywhere (docs/log.md has the measurements).
-        """
-        boost = min(MAX_BOOST, max(1.0, (LONG_RUN / n_steps) ** 0.5))
-        return min(MAX_LR, 2e-4 / (d_sae / 2**14) ** 0.5 * boost)
 
 
 @dataclass(frozen=True)
@@ -468,11 +416,3 @@ def counts(
         fired = acts.indices.new_zeros(d_sae)
         return fired.scatter_add_(0, acts.indices.flatten(), (acts.values != 0).flatten().to(fired.dtype))
     return (acts != 0).reshape(-1, d_sae).sum(0)
-
-
-def require_k(name: str, k: int, d_sae: int) -> None:
-    """Raise ConfigError unless 1 <= k <= d_sae."""
-    if not 1 <= k <= d_sae:
-        raise ConfigError(
-            f"{name}: expected 1 to d_sae = {d_sae} latents per row, got {k}; lower {name} or raise sae.d_sae"
-        )

@@ -40,7 +40,7 @@ from thoughtlens.latents.explain import stage as explanations
 from thoughtlens.latents.interpret import config as interpret_config
 from thoughtlens.latents.interpret import stage as interpret
 from thoughtlens.latents.lens import stage as lens
-from thoughtlens.sae.base import require_k
+from thoughtlens.sae.kinds.config import require_k
 from thoughtlens.sae.train import stage as train
 from thoughtlens.show.explorer import stage as explorer
 from thoughtlens.show.report import stage as report

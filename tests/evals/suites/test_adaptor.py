@@ -11,7 +11,8 @@ from tests.evals.suites.planted import D, probe_sae
 from thoughtlens import sae as saes
 from thoughtlens.core import HookError, MismatchError
 from thoughtlens.evals.suites.adaptor import as_sae_lens
-from thoughtlens.sae.kinds.imported import ImportedConfig, ImportedSAE
+from thoughtlens.sae.kinds.config import ImportedConfig
+from thoughtlens.sae.kinds.imported import ImportedSAE
 
 X = torch.randn(4, 7, D, generator=torch.Generator().manual_seed(0))
 

@@ -19,9 +19,9 @@ from thoughtlens.interventions.places import Change, Place
 from thoughtlens.interventions.run import Edit
 from thoughtlens.models.thought import tiny
 from thoughtlens.problems import arithmetic
+from thoughtlens.sae import ReLUConfig
 from thoughtlens.sae.formats import io
 from thoughtlens.sae.kinds.registry import create
-from thoughtlens.sae.kinds.relu import ReLUConfig
 
 
 @pytest.fixture(scope="module")

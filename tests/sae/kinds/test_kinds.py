@@ -12,7 +12,7 @@ from tests.sae.toy import directional_error
 from thoughtlens import sae as saes
 from thoughtlens.core import CheckpointError, ConfigError, MismatchError, to_toml, validate_config
 from thoughtlens.sae.base import counts
-from thoughtlens.sae.kinds.registry import CONFIGS as REGISTERED
+from thoughtlens.sae.kinds.config import CONFIGS as REGISTERED
 from thoughtlens.sae.train.config import TrainConfig
 
 each = pytest.mark.parametrize("cfg", CONFIGS, ids=name)

@@ -20,10 +20,9 @@ from thoughtlens.evals.probing import probes
 from thoughtlens.evals.probing.matrices import compact
 from thoughtlens.evals.probing.probes import Folds
 from thoughtlens.problems.gsm8k import CLASSES, SEED
+from thoughtlens.sae import ReLUConfig, TopKConfig
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.fit.short import settings, train_rows
-from thoughtlens.sae.kinds.relu import ReLUConfig
-from thoughtlens.sae.kinds.topk import TopKConfig
 
 TEST_SHARE = 0.2
 

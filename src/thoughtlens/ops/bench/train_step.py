@@ -14,7 +14,8 @@ from thoughtlens.numerics import kernels
 from thoughtlens.ops.bench.clock import timed
 from thoughtlens.ops.bench.limits import require_one_of, require_positive, require_room
 from thoughtlens.sae.fit.loop import Settings, Trainer
-from thoughtlens.sae.kinds.registry import CONFIGS, create
+from thoughtlens.sae.kinds.config import CONFIGS
+from thoughtlens.sae.kinds.registry import create
 from thoughtlens.sae.train.config import Dtype
 
 POOL = 4

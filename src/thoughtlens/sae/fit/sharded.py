@@ -21,7 +21,8 @@ from thoughtlens.numerics import kernels
 from thoughtlens.sae.base import SAE, Batch, LossTerms, SparseActs, counts
 from thoughtlens.sae.fit.loop import Settings
 from thoughtlens.sae.fit.shared import SharedTrainer, even_bounds, some_latents
-from thoughtlens.sae.kinds.topk import TopKConfig, TopKSAE, unexplained
+from thoughtlens.sae.kinds.config import TopKConfig
+from thoughtlens.sae.kinds.topk import TopKSAE, unexplained
 
 
 class LatentParallelTrainer(SharedTrainer):

@@ -25,7 +25,8 @@ from thoughtlens.core import (
 )
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.formats.files import read_json, read_safetensors
-from thoughtlens.sae.kinds.registry import CONFIGS, KINDS
+from thoughtlens.sae.kinds.config import CONFIGS
+from thoughtlens.sae.kinds.registry import KINDS
 
 FORMAT = "thoughtlens-sae"
 SCHEMA = 1

@@ -10,21 +10,26 @@ import torch
 from torch import Tensor
 
 from thoughtlens.core import CheckpointError, validate_config
-from thoughtlens.sae.base import SAE, SAEConfig
+from thoughtlens.sae.base import SAE
 from thoughtlens.sae.formats.files import read_json, read_safetensors
 from thoughtlens.sae.formats.fitting import cannot_hold
 from thoughtlens.sae.formats.native import FORMAT, read_native, write_header, write_tensors
 from thoughtlens.sae.formats.plain import COUNTED, Plain, Rule, checked
 from thoughtlens.sae.formats.plainly import Forward, largest, layer_norm, onto_columns, pursue, weighted_rows
-from thoughtlens.sae.kinds.batchtopk import BatchTopKConfig
-from thoughtlens.sae.kinds.gated import GatedConfig
-from thoughtlens.sae.kinds.imported import ImportedConfig, ImportedSAE
-from thoughtlens.sae.kinds.jumprelu import JumpReLUConfig
-from thoughtlens.sae.kinds.matryoshka import MatryoshkaConfig, MatryoshkaSAE
+from thoughtlens.sae.kinds.config import (
+    BatchTopKConfig,
+    GatedConfig,
+    ImportedConfig,
+    JumpReLUConfig,
+    MatryoshkaConfig,
+    ReLUConfig,
+    SAEConfig,
+    TopKConfig,
+    TranscoderConfig,
+)
+from thoughtlens.sae.kinds.imported import ImportedSAE
+from thoughtlens.sae.kinds.matryoshka import MatryoshkaSAE
 from thoughtlens.sae.kinds.registry import KINDS
-from thoughtlens.sae.kinds.relu import ReLUConfig
-from thoughtlens.sae.kinds.topk import TopKConfig
-from thoughtlens.sae.kinds.transcoder import TranscoderConfig
 
 RULES: dict[str, Rule] = {
     "topk": "topk",

@@ -12,9 +12,10 @@ import torch
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.acts.store.view import View
 from thoughtlens.core import DTYPES, ConfigError, DataError, digest
-from thoughtlens.sae.base import SAE, SAEConfig
+from thoughtlens.sae.base import SAE
 from thoughtlens.sae.fit.loop import Settings
 from thoughtlens.sae.fit.track import Row
+from thoughtlens.sae.kinds.config import SAEConfig
 from thoughtlens.sae.kinds.registry import create
 from thoughtlens.sae.rows.members import Member, plan_members
 from thoughtlens.sae.rows.sources import JoinedView, Rows, open_source, resolve, sample_rows, weights

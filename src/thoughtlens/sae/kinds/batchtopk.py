@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import SAE, Batch, LossTerms, SAEConfig, SparseActs, require_k
-from thoughtlens.sae.kinds.auxk import AuxKConfig
+from thoughtlens.sae.base import SAE, Batch, LossTerms, SparseActs
+from thoughtlens.sae.kinds.config import BatchTopKConfig, SAEConfig
 from thoughtlens.sae.kinds.topk import with_auxk
-
-
-class BatchTopKConfig(AuxKConfig):
-    """BatchTopK with the auxiliary loss."""
-
-    kind: Literal["batchtopk"] = "batchtopk"
-    """Architecture."""
-    k: int = Field(default=32, ge=1)
-    """Latents that fire per row, on average over a batch."""
-    threshold_decay: float = Field(default=0.95, ge=0, lt=1)
-    """Weight of the past in the running mean of the least activation kept, per step."""
-
-    def check(self, d_in: int) -> None:
-        """Refuse k above the number of latents."""
-        require_k("sae.k", self.k, self.width(d_in))
-
-    def warnings(self, d_in: int) -> list[str]:
-        """k is the L0: near d_in, any dictionary reconstructs."""
-        if self.k <= d_in / 4:
-            return []
-        return [f"sae.k = {self.k} is above d_in / 4 = {d_in / 4:g}: reconstruction says little at that L0"]
 
 
 class BatchTopKSAE(SAE):

@@ -3,52 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
 from torch import Tensor, nn
 
-from thoughtlens.core import ConfigError, MismatchError
+from thoughtlens.core import MismatchError
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import MEDIAN_ROWS, SAE, Batch, LossTerms, SAEConfig, SparseActs, require_k
-from thoughtlens.sae.kinds.auxk import AuxKConfig, auxk_term
+from thoughtlens.sae.base import MEDIAN_ROWS, SAE, Batch, LossTerms, SparseActs
 from thoughtlens.sae.kinds.batchtopk import update_threshold
-from thoughtlens.sae.kinds.penalty import PenaltyConfig
+from thoughtlens.sae.kinds.config import CrosscoderConfig, SAEConfig
+from thoughtlens.sae.kinds.topk import auxk_term
 from thoughtlens.sae.normalization import Cell, described, fit_normalization, geometric_median
-
-
-class CrosscoderConfig(AuxKConfig, PenaltyConfig):
-    """One dictionary over several layers, or over the successive thoughts of a problem."""
-
-    kind: Literal["crosscoder"] = "crosscoder"
-    """Architecture."""
-    over: Literal["layers", "thoughts"] = "layers"
-    """What the sites are: the hooks of a row, or the thoughts of a problem at one hook."""
-    sites: tuple[str, ...] = ()
-    """Names of the sites, in order; training fills them in."""
-    sparsity: Literal["batchtopk", "l1"] = "batchtopk"
-    """batchtopk: k latents per row on average, without shrinkage (Minder et al. 2025). l1: a penalty on
-    each activation times the summed norms of what it writes at each site (Lindsey et al. 2024)."""
-    k: int = Field(default=32, ge=1)
-    """Latents that fire per row over all sites together, on average; for batchtopk."""
-    threshold_decay: float = Field(default=0.95, ge=0, lt=1)
-    """Weight of the past in the running mean of the least activation kept, per step; for batchtopk."""
-
-    @property
-    def penalised(self) -> bool:
-        """Not with batchtopk."""
-        return self.sparsity == "l1"
-
-    def check(self, d_in: int) -> None:
-        """Refuse fewer than two sites, sites of one name, and k above the number of latents."""
-        if len(self.sites) < 2 or len(set(self.sites)) < len(self.sites):
-            raise ConfigError(
-                f"sae.sites: expected at least 2 different sites for a crosscoder, got {self.sites}"
-            )
-        if self.sparsity == "batchtopk":
-            require_k("sae.k", self.k, self.width(d_in))
 
 
 class Crosscoder(SAE):

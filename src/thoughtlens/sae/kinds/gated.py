@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import SAE, Batch, LossTerms, SAEConfig
-from thoughtlens.sae.kinds.penalty import PenaltyConfig
-
-
-class GatedConfig(PenaltyConfig):
-    """Gated SAE; the penalty falls on the gate alone, so that magnitudes do not shrink."""
-
-    kind: Literal["gated"] = "gated"
-    """Architecture."""
-    l1_scale: ClassVar[float] = 0.04
+from thoughtlens.sae.base import SAE, Batch, LossTerms
+from thoughtlens.sae.kinds.config import GatedConfig, SAEConfig
 
 
 class GatedSAE(SAE):

@@ -2,59 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
 from torch import Tensor, nn
 
-from thoughtlens.core import ConfigError, MismatchError
+from thoughtlens.core import MismatchError
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import SAE, Batch, LossTerms, SAEConfig, SparseActs, require_k
+from thoughtlens.sae.base import SAE, Batch, LossTerms, SparseActs
+from thoughtlens.sae.kinds.config import ImportedConfig, SAEConfig
 
-ImportedRule = Literal["relu", "jumprelu", "topk", "abstopk", "groupmax", "identity", "gated", "pursuit"]
 LN_EPS = 1e-5
-
-
-class ImportedConfig(SAEConfig):
-    """What another library's SAE does, as far as no other kind says it."""
-
-    kind: Literal["imported"] = "imported"
-    """Architecture."""
-    rule: ImportedRule = "relu"
-    """What fires. abstopk: the k largest by size, with their signs. groupmax: the largest of each of k
-    groups. identity: everything. pursuit: matching pursuit. Others as the kinds of these names."""
-    k: int | None = Field(default=None, ge=1)
-    """For topk, abstopk and groupmax."""
-    input_norm: Literal["none", "layer_norm", "rescale"] = "none"
-    """Done to each row before and undone after. layer_norm: (x - mean) / (std + 1e-5). rescale: to
-    length sqrt(d_in)."""
-    hook_out: str | None = None
-    """Hook that a transcoder predicts."""
-    transcoder: bool = False
-    """Whether another hook is predicted than is read."""
-    skip: bool = False
-    """Add a linear map from input to output beside the latents."""
-    residual_threshold: float = Field(default=0.01, ge=0)
-    """For pursuit: a row stops when its residual is shorter; 0: never for that."""
-    max_iterations: int | None = Field(default=None, ge=1, le=2**16)
-    """For pursuit: steps at most; unset: d_in."""
-    stop_on_duplicate_support: bool = True
-    """For pursuit: a row stops when a step brings no new latent."""
-
-    def check(self, d_in: int) -> None:
-        """Refuse a k that does not fit, and combinations without a meaning."""
-        if self.rule in ("topk", "abstopk", "groupmax"):
-            require_k("sae.k", self.k or 0, self.width(d_in))
-        if self.rule == "groupmax" and self.width(d_in) % (self.k or 1):
-            raise ConfigError(
-                f"sae.k = {self.k}: expected a divisor of d_sae = {self.width(d_in)} for groupmax"
-            )
-        if self.transcoder and (self.pre_bias or self.input_norm != "none" or self.rule == "pursuit"):
-            raise ConfigError("An imported transcoder has neither pre_bias nor input_norm, and no pursuit")
-        if self.skip and not self.transcoder:
-            raise ConfigError("sae.skip: expected false for an SAE that reconstructs its own input")
 
 
 class ImportedSAE(SAE):

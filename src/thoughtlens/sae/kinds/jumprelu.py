@@ -3,70 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
 from torch import Tensor, nn
 
-from thoughtlens.core import ConfigError
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import MEDIAN_ROWS, SAE, Batch, LossTerms, SAEConfig, counts
-from thoughtlens.sae.kinds.auxk import AuxKConfig, auxk_term
+from thoughtlens.sae.base import MEDIAN_ROWS, SAE, Batch, LossTerms, counts
+from thoughtlens.sae.kinds.config import JumpReLUConfig, SAEConfig
+from thoughtlens.sae.kinds.topk import auxk_term
 from thoughtlens.sae.normalization import Cell
-
-
-class JumpReLUConfig(AuxKConfig):
-    """JumpReLU, trained to a wanted number of latents per row or with a fixed coefficient."""
-
-    kind: Literal["jumprelu"] = "jumprelu"
-    """Architecture."""
-    penalty: Literal["target", "l0", "tanh"] = "target"
-    """target: (l0 / target_l0 - 1)^2, and a controller that closes the rest of the gap. l0: the mean number
-    of latents that fire. tanh: sum of tanh(tanh_scale * act * norm of its decoder row)."""
-    target_l0: float = Field(default=32.0, gt=0)
-    """Latents that fire per row, on average; used by penalty = "target"."""
-    coefficient: float | None = Field(default=None, ge=0)
-    """Coefficient of the penalty; unset: 1 for "target", 0.001 for "l0" and "tanh"."""
-    control: float = Field(default=0.05, ge=0, lt=1)
-    """Share by which a step moves all thresholds together, times the relative gap to the target; 0 leaves
-    L0 to the penalty."""
-    tanh_scale: float = Field(default=4.0, gt=0)
-    """Steepness of penalty = "tanh"."""
-    pre_act: float = Field(default=0.0, ge=0)
-    """Coefficient of relu(threshold - pre_act) summed over dead latents, times the norms of their decoder
-    rows: another way to bring them back."""
-    bandwidth: float = Field(default=0.5, gt=0)
-    """Width of the rectangle around the threshold inside which it gets a gradient, in normalised units."""
-    threshold_init: float | None = Field(default=None, ge=0)
-    """Threshold of all latents at the start; unset: 0.1, or, for penalty = "target" with init = "data", the
-    one at which the initial weights fire target_l0 times a row."""
-
-    def check_settings(self) -> None:
-        """As `check`, where the number of latents does not wait for the width."""
-        if self.d_sae is not None:
-            self._require_target(self.d_sae)
-
-    def check(self, d_in: int) -> None:
-        """Refuse a target above the number of latents."""
-        self._require_target(self.width(d_in))
-
-    def _require_target(self, d_sae: int) -> None:
-        if self.penalty == "target" and self.target_l0 > d_sae:
-            raise ConfigError(
-                f"sae.target_l0: expected at most d_sae = {d_sae} latents per row, got {self.target_l0:g}; "
-                f"lower sae.target_l0 or raise sae.d_sae"
-            )
-
-    def warnings(self, d_in: int) -> list[str]:
-        """Near d_in, any dictionary reconstructs."""
-        if self.penalty != "target" or self.target_l0 <= d_in / 4:
-            return []
-        return [
-            f"sae.target_l0 = {self.target_l0:g} is above d_in / 4 = {d_in / 4:g}: reconstruction says "
-            f"little at that L0"
-        ]
 
 
 class JumpReLUSAE(SAE):

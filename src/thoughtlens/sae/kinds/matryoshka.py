@@ -2,59 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import Literal
-
-from pydantic import Field, model_validator
-
-from thoughtlens.core import ConfigError
 from thoughtlens.numerics import kernels
 from thoughtlens.sae.base import Batch, LossTerms
-from thoughtlens.sae.kinds.batchtopk import BatchTopKConfig, BatchTopKSAE
+from thoughtlens.sae.kinds.batchtopk import BatchTopKSAE
+from thoughtlens.sae.kinds.config import MatryoshkaConfig
 from thoughtlens.sae.kinds.topk import with_auxk
-
-
-class MatryoshkaConfig(BatchTopKConfig):
-    """BatchTopK whose first latents also reconstruct on their own."""
-
-    kind: Literal["matryoshka"] = "matryoshka"  # type: ignore[assignment]
-    """Architecture."""
-    prefixes: tuple[float, ...] = Field(default=(1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0), min_length=1)
-    """Sizes of the nested dictionaries as shares of d_sae, ascending, the last one 1."""
-    prefix_weights: tuple[float, ...] | None = None
-    """Weight of each dictionary's error, scaled to sum to 1; unset: all equal."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> MatryoshkaConfig:
-        if self.prefixes[-1] != 1 or any(b <= a for a, b in pairwise((0.0, *self.prefixes))):
-            raise ValueError(f"prefixes must ascend from above 0 to 1, got {self.prefixes}")
-        weights = self.prefix_weights
-        if weights is not None and len(weights) != len(self.prefixes):
-            raise ValueError(
-                f"expected {len(self.prefixes)} prefix_weights, one a prefix, got {len(weights)}"
-            )
-        if weights is not None and (min(weights) < 0 or weights[-1] <= 0):
-            raise ValueError(f"prefix_weights must be >= 0, the last above 0, got {weights}")
-        return self
-
-    def check(self, d_in: int) -> None:
-        """Also refuse prefixes that fall on the same number of latents."""
-        super().check(d_in)
-        widths = self.widths(d_in)
-        if len(set(widths)) < len(widths) or widths[0] < 1:
-            raise ConfigError(
-                f"sae.prefixes: expected different numbers of latents, at least 1 each, got {widths} of "
-                f"d_sae = {self.width(d_in)}; use fewer prefixes or raise sae.d_sae"
-            )
-
-    def widths(self, d_in: int) -> list[int]:
-        """Number of latents in each nested dictionary."""
-        return [round(share * self.width(d_in)) for share in self.prefixes]
-
-    def weights(self) -> list[float]:
-        """Weight of each dictionary's error; they sum to 1."""
-        raw = self.prefix_weights or (1.0,) * len(self.prefixes)
-        return [w / sum(raw) for w in raw]
 
 
 class MatryoshkaSAE(BatchTopKSAE):

@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import SAE, Batch, LossTerms, SAEConfig
-from thoughtlens.sae.kinds.penalty import PenaltyConfig
+from thoughtlens.sae.base import SAE, Batch, LossTerms
+from thoughtlens.sae.kinds.config import PAnnealConfig, SAEConfig
 
 SMOOTHING = 1e-3
 """Added to activations under the power: below it, the penalty's gradient stops growing."""
-
-
-class PAnnealConfig(PenaltyConfig):
-    """ReLU SAE whose penalty is the sum of `acts ** p`, with p falling from 1."""
-
-    kind: Literal["p_anneal"] = "p_anneal"
-    """Architecture."""
-    l1_scale: ClassVar[float] = 0.016
-    p_end: float = Field(default=0.2, gt=0, le=1)
-    """Exponent at the end of the annealing."""
-    anneal_start: float = Field(default=0.2, ge=0, le=1)
-    """Share of the training after which p starts to fall."""
-    anneal_end: float = Field(default=1.0, ge=0, le=1)
-    """Share of the training after which p stays at `p_end`."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> PAnnealConfig:
-        if self.anneal_end <= self.anneal_start:
-            raise ValueError(
-                f"anneal_end must lie above anneal_start, got {self.anneal_end} and {self.anneal_start}"
-            )
-        return self
-
-    def p_at(self, progress: float) -> float:
-        """Exponent at a share of the training."""
-        done = (progress - self.anneal_start) / (self.anneal_end - self.anneal_start)
-        return 1 + min(1.0, max(0.0, done)) * (self.p_end - 1)
 
 
 class PAnnealSAE(SAE):

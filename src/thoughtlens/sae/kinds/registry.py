@@ -2,67 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import numpy as np
 import torch
-from pydantic import Field
 
-from thoughtlens.sae.base import SAE, SAEConfig
-from thoughtlens.sae.kinds.batchtopk import BatchTopKConfig, BatchTopKSAE
-from thoughtlens.sae.kinds.crosscoder import Crosscoder, CrosscoderConfig
-from thoughtlens.sae.kinds.gated import GatedConfig, GatedSAE
-from thoughtlens.sae.kinds.imported import ImportedConfig, ImportedSAE
-from thoughtlens.sae.kinds.jumprelu import JumpReLUConfig, JumpReLUSAE
-from thoughtlens.sae.kinds.matryoshka import MatryoshkaConfig, MatryoshkaSAE
-from thoughtlens.sae.kinds.panneal import PAnnealConfig, PAnnealSAE
-from thoughtlens.sae.kinds.relu import ReLUConfig, ReLUSAE
-from thoughtlens.sae.kinds.supervised import SupervisedConfig, SupervisedSAE
-from thoughtlens.sae.kinds.topk import TopKConfig, TopKSAE
-from thoughtlens.sae.kinds.transcoder import Transcoder, TranscoderConfig
+from thoughtlens.sae.base import SAE
+from thoughtlens.sae.kinds.batchtopk import BatchTopKSAE
+from thoughtlens.sae.kinds.config import SAEConfig
+from thoughtlens.sae.kinds.crosscoder import Crosscoder
+from thoughtlens.sae.kinds.gated import GatedSAE
+from thoughtlens.sae.kinds.imported import ImportedSAE
+from thoughtlens.sae.kinds.jumprelu import JumpReLUSAE
+from thoughtlens.sae.kinds.matryoshka import MatryoshkaSAE
+from thoughtlens.sae.kinds.panneal import PAnnealSAE
+from thoughtlens.sae.kinds.relu import ReLUSAE
+from thoughtlens.sae.kinds.supervised import SupervisedSAE
+from thoughtlens.sae.kinds.topk import TopKSAE
+from thoughtlens.sae.kinds.transcoder import Transcoder
 
 WEIGHTS = 0x5AE
 """Marks the random numbers that are initial weights."""
 
 KINDS: dict[str, type[SAE]] = {
-    "topk": TopKSAE,
-    "relu": ReLUSAE,
-    "p_anneal": PAnnealSAE,
-    "gated": GatedSAE,
-    "batchtopk": BatchTopKSAE,
-    "jumprelu": JumpReLUSAE,
-    "matryoshka": MatryoshkaSAE,
-    "supervised": SupervisedSAE,
-    "transcoder": Transcoder,
-    "crosscoder": Crosscoder,
-    "imported": ImportedSAE,
-}
-CONFIGS: dict[str, type[SAEConfig]] = {
-    "topk": TopKConfig,
-    "relu": ReLUConfig,
-    "p_anneal": PAnnealConfig,
-    "gated": GatedConfig,
-    "batchtopk": BatchTopKConfig,
-    "jumprelu": JumpReLUConfig,
-    "matryoshka": MatryoshkaConfig,
-    "supervised": SupervisedConfig,
-    "transcoder": TranscoderConfig,
-    "crosscoder": CrosscoderConfig,
-    "imported": ImportedConfig,
-}
-AnySAEConfig = Annotated[
-    TopKConfig
-    | ReLUConfig
-    | PAnnealConfig
-    | GatedConfig
-    | BatchTopKConfig
-    | JumpReLUConfig
-    | MatryoshkaConfig
-    | SupervisedConfig
-    | TranscoderConfig
-    | CrosscoderConfig,
-    Field(discriminator="kind"),
-]
+    sae.kind: sae
+    for sae in (
+        TopKSAE, ReLUSAE, PAnnealSAE, GatedSAE, BatchTopKSAE, JumpReLUSAE, MatryoshkaSAE, SupervisedSAE,
+        Transcoder, Crosscoder, ImportedSAE,
+    )
+}  # fmt: skip
+"""By kind."""
 
 
 def create(cfg: SAEConfig, d_in: int, *, seed: int, d_out: int | None = None) -> SAE:

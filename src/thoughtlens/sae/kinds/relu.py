@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.numerics import kernels
 from thoughtlens.sae.base import SAE, Batch, LossTerms
-from thoughtlens.sae.kinds.penalty import PenaltyConfig
-
-
-class ReLUConfig(PenaltyConfig):
-    """ReLU with an L1 penalty; the options cover the variants in use."""
-
-    kind: Literal["relu"] = "relu"
-    """Architecture."""
-    reconstruction: Literal["sum", "mean"] = "sum"
-    """Squared error summed or averaged over the dimensions of a row; rows are always averaged."""
-    penalty: Literal["sum", "mean"] = "sum"
-    """Activations summed or averaged over the latents of a row; rows are always averaged."""
-    penalty_by_decoder_norm: bool = False
-    """Whether an activation counts times the length of its decoder row (for decoder_norm = "free",
-    where the penalty could otherwise be escaped by small activations on long rows)."""
-
-    def unit(self, d_in: int) -> float:
-        """1 / d_in for an averaged error, d_sae for an averaged penalty."""
-        error = 1 / d_in if self.reconstruction == "mean" else 1.0
-        return error * (self.width(d_in) if self.penalty == "mean" else 1)
+from thoughtlens.sae.kinds.config import ReLUConfig
 
 
 class ReLUSAE(SAE):

@@ -5,58 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
 from torch import Tensor
 
 from thoughtlens.core import ConfigError, DataError, MismatchError
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import SAE, Batch, LossTerms, SparseActs, require_k
-from thoughtlens.sae.kinds.auxk import AuxKConfig, auxk_term
-from thoughtlens.sae.kinds.topk import TopKConfig, TopKSAE
-
-MAX_CLASSES = 64
-"""Most different values of a label column; more are a measurement, not a label."""
-
-
-class SupervisedConfig(AuxKConfig):
-    """TopK SAE with one more latent for each class of each label column."""
-
-    kind: Literal["supervised"] = "supervised"
-    """Architecture."""
-    k: int = Field(default=32, ge=1)
-    """Free latents that fire on each row (fewer where fewer are positive)."""
-    label_columns: tuple[str, ...] = ()
-    """Columns of the problems whose classes get a latent each; at least one."""
-    label_classes: tuple[tuple[str, ...], ...] = ()
-    """The classes of each column, in the order of the tied latents; training fills them in."""
-    label: float = Field(default=0.1, ge=0)
-    """Coefficient of the labels' loss; 0 trains the same SAE without labels."""
-
-    @property
-    def n_tied(self) -> int:
-        """Latents tied to labels: the first ones."""
-        return sum(len(classes) for classes in self.label_classes)
-
-    def check_settings(self) -> None:
-        """Refuse no column, or one twice."""
-        _require_columns(self.label_columns)
-
-    def check(self, d_in: int) -> None:
-        """Refuse missing columns or classes, and k above the number of free latents."""
-        self.check_settings()
-        if len(self.label_classes) != len(self.label_columns):
-            raise ConfigError(
-                f"sae.label_classes: expected the classes of {', '.join(self.label_columns)}, got "
-                f"{len(self.label_classes)} lists; `encode_labels` finds them"
-            )
-        for column, classes in zip(self.label_columns, self.label_classes, strict=True):
-            _require_classes(column, len(classes))
-        require_k("sae.k", self.k, self.width(d_in) - self.n_tied)
+from thoughtlens.sae.base import SAE, Batch, LossTerms, SparseActs
+from thoughtlens.sae.kinds.config import SupervisedConfig, TopKConfig, require_classes, require_columns
+from thoughtlens.sae.kinds.topk import TopKSAE, auxk_term
 
 
 class SupervisedSAE(SAE):
@@ -170,7 +130,7 @@ def encode_labels(
         ConfigError: no column, one that is given twice or is not there, or one with fewer than 2 or more
             than 64 different values.
     """
-    _require_columns(columns)
+    require_columns(columns)
     kept, codes = [], []
     for i, column in enumerate(columns):
         if column not in table:
@@ -179,7 +139,7 @@ def encode_labels(
             )
         values = [None if v is None else str(v) for v in table[column]]
         found = sorted({v for v in values if v is not None}) if classes is None else list(classes[i])
-        _require_classes(column, len(found))
+        require_classes(column, len(found))
         number = {v: code for code, v in enumerate(found)}
         kept.append(tuple(found))
         codes.append(torch.tensor([-1 if v is None else number.get(v, -1) for v in values]))
@@ -224,20 +184,3 @@ def labels_bought(
             }
         )
     return lines
-
-
-def _require_columns(columns: Sequence[str]) -> None:
-    if not columns:
-        raise ConfigError(
-            "sae.label_columns: expected at least one label column for kind = supervised, got none"
-        )
-    if len(set(columns)) < len(columns):
-        raise ConfigError(f"sae.label_columns: expected each column once, got {', '.join(columns)}")
-
-
-def _require_classes(column: str, n: int) -> None:
-    if not 2 <= n <= MAX_CLASSES:
-        what = {0: "no row has a value", 1: "it is constant"}.get(n, "bin it, or take another column")
-        raise ConfigError(
-            f"sae.label_columns: expected 2 to {MAX_CLASSES} different values in {column!r}, got {n}: {what}"
-        )

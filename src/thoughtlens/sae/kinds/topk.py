@@ -2,38 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
 from torch import Tensor
 
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import SAE, Batch, LossTerms, SAEConfig, SparseActs, counts, require_k
-
-
-class TopKConfig(SAEConfig):
-    """TopK with the auxiliary loss that brings dead latents back."""
-
-    kind: Literal["topk"] = "topk"
-    """Architecture."""
-    k: int = Field(default=32, ge=1)
-    """Latents that fire on each row (fewer where fewer are positive)."""
-    auxk: float = Field(default=1 / 32, ge=0)
-    """Coefficient of the auxiliary loss; 0 switches it off."""
-    k_aux: int | None = Field(default=None, ge=1)
-    """Dead latents that predict each row's residual; unset: d_in / 2."""
-
-    def check(self, d_in: int) -> None:
-        """Refuse k above the number of latents."""
-        require_k("sae.k", self.k, self.width(d_in))
-
-    def warnings(self, d_in: int) -> list[str]:
-        """k is the L0: near d_in, any dictionary reconstructs."""
-        if self.k <= d_in / 4:
-            return []
-        return [f"sae.k = {self.k} is above d_in / 4 = {d_in / 4:g}: reconstruction says little at that L0"]
+from thoughtlens.sae.base import SAE, Batch, LossTerms, SparseActs, counts
+from thoughtlens.sae.kinds.config import AuxKConfig, TopKConfig
 
 
 class TopKSAE(SAE):
@@ -101,6 +76,20 @@ def with_auxk(
         terms = terms | {"auxk": sae.cfg.auxk * loss}
         idle &= ~batch.dead
     return LossTerms(terms, acts, fired, idle, residual.detach())
+
+
+def auxk_term(
+    cfg: AuxKConfig,
+    residual: Float[Tensor, "batch d_out"],
+    pre_acts: Float[Tensor, "batch d_sae"],
+    W_dec: Float[Tensor, "d_sae d_out"],
+    batch: Batch,
+) -> dict[str, Float[Tensor, ""]]:
+    """`{"auxk": coefficient * auxk_loss}`; empty where it is off or nobody keeps count of the dead."""
+    if cfg.auxk == 0 or batch.dead is None:
+        return {}
+    k_aux = cfg.k_aux or max(1, residual.shape[1] // 2)
+    return {"auxk": cfg.auxk * auxk_loss(residual, pre_acts, W_dec, batch.dead, k_aux)}
 
 
 def auxk_loss(

@@ -3,59 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
 from torch import Tensor, nn
 
-from thoughtlens.core import ConfigError, MismatchError
+from thoughtlens.core import MismatchError
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import MEDIAN_ROWS, SAE, Batch, LossTerms, SAEConfig, SparseActs, require_k
-from thoughtlens.sae.kinds.auxk import AuxKConfig, auxk_term
+from thoughtlens.sae.base import MEDIAN_ROWS, SAE, Batch, LossTerms, SparseActs
+from thoughtlens.sae.kinds.config import SAEConfig, TranscoderConfig
+from thoughtlens.sae.kinds.topk import auxk_term
 from thoughtlens.sae.normalization import Cell, Mode, Normalization, fit_normalization, geometric_median
-
-
-class TranscoderConfig(AuxKConfig):
-    """TopK transcoder from `hook_in` to `hook_out`, typically the two sides of an MLP."""
-
-    kind: Literal["transcoder"] = "transcoder"
-    """Architecture."""
-    hook_in: str | None = None
-    """Hook that is read; training needs it."""
-    hook_out: str | None = None
-    """Hook that is predicted; training needs it."""
-    k: int = Field(default=32, ge=1)
-    """Latents that fire on each row (fewer where fewer are positive)."""
-    skip: bool = False
-    """Add a linear map from input to output beside the latents (Paulo et al. 2025)."""
-    pre_bias: bool = False
-    """Cannot be true: b_dec lives at the output, not at the input."""
-
-    def check_settings(self) -> None:
-        """Refuse missing hooks, and what `check` refuses whatever the width."""
-        if self.hook_in is None or self.hook_out is None:
-            raise ConfigError(
-                f"kind = transcoder needs sae.hook_in and sae.hook_out, got {self.hook_in} and "
-                f"{self.hook_out}"
-            )
-        self._require_two_sides()
-
-    def check(self, d_in: int) -> None:
-        """Refuse k above the number of latents, a pre-bias, and a hook predicted from itself."""
-        require_k("sae.k", self.k, self.width(d_in))
-        self._require_two_sides()
-
-    def _require_two_sides(self) -> None:
-        if self.pre_bias:
-            raise ConfigError(
-                "sae.pre_bias: expected false for a transcoder, whose b_dec lives at the output, got true"
-            )
-        if self.hook_in is not None and self.hook_in == self.hook_out:
-            raise ConfigError(
-                f"sae.hook_in and sae.hook_out are both {self.hook_in!r}; choose another, or kind = topk"
-            )
 
 
 class Transcoder(SAE):

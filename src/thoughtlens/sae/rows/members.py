@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import pyarrow.parquet as pq
 
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.acts.store.view import View
 from thoughtlens.core import ConfigError
-from thoughtlens.sae.base import SAEConfig
-from thoughtlens.sae.kinds.transcoder import TranscoderConfig
+from thoughtlens.sae.kinds.config import SAEConfig, TranscoderConfig
 from thoughtlens.sae.normalization import Cell
-
-Partition = Literal["pooled", "per_layer", "per_thought", "per_cell"]
+from thoughtlens.sae.train.config import Partition
 
 
 @dataclass(frozen=True)

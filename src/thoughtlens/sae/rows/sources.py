@@ -13,10 +13,8 @@ from torch import Tensor
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.acts.store.view import View, ViewBatch
 from thoughtlens.core import ConfigError, DataError
-from thoughtlens.sae.base import SAEConfig
-from thoughtlens.sae.kinds.crosscoder import CrosscoderConfig
-from thoughtlens.sae.kinds.supervised import SupervisedConfig, encode_labels
-from thoughtlens.sae.kinds.transcoder import TranscoderConfig
+from thoughtlens.sae.kinds.config import CrosscoderConfig, SAEConfig, SupervisedConfig, TranscoderConfig
+from thoughtlens.sae.kinds.supervised import encode_labels
 from thoughtlens.sae.normalization import Cell
 from thoughtlens.sae.rows.members import Member
 

@@ -8,12 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from thoughtlens.core import Config
-from thoughtlens.sae.kinds.registry import AnySAEConfig
-from thoughtlens.sae.kinds.topk import TopKConfig
-from thoughtlens.sae.rows.members import Partition
+from thoughtlens.sae.kinds.config import AnySAEConfig, TopKConfig
 
 GroupSize = Literal["auto"] | Annotated[int, Field(ge=1)]
 Parallel = Literal["auto", "members", "data", "latents"]
+Partition = Literal["pooled", "per_layer", "per_thought", "per_cell"]
 Dtype = Literal["float32", "bfloat16"]
 
 
