@@ -7,9 +7,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from thoughtlens.core import Config, validate_config
+from thoughtlens.core import validate_config
 from thoughtlens.interventions.places import SiteName
-from thoughtlens.models.hf.load import ModelConfig
+from thoughtlens.models.hf.config import ModelConfig
+from thoughtlens.models.thought.config import ThoughtModelConfig
 from thoughtlens.problems.source import ProblemsConfig
 
 EditName = Literal["ablate", "swap", "patch", "steer", "edit_latents", "exit", "splice", "route"]
@@ -17,7 +18,7 @@ Scope = Literal["cell", "thought", "all"]
 Arm = Literal["sae", "pca", "random_sae", "mean", "shuffled"]
 
 
-class InterveneConfig(Config):
+class InterveneConfig(ThoughtModelConfig):
     """One kind of edit at every place asked for, with its controls."""
 
     model: ModelConfig = ModelConfig(name="codi-tiny", dtype="float32")
@@ -83,7 +84,3 @@ class InterveneConfig(Config):
     """Problems at a time."""
     max_new_tokens: int = Field(256, ge=1)
     """Longest answer."""
-    base: str | None = None
-    """Base model of a checkpoint that is not a published one."""
-    remove_eos: bool | None = None
-    """Whether no eos stands before CODI's thoughts; unset: as the checkpoint was trained."""

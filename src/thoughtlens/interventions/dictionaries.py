@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtlens.acts.extract.thoughts import sites_of
 from thoughtlens.core import ConfigError, HookError, MismatchError
 from thoughtlens.interventions.places import Place, is_read
-from thoughtlens.models.thought.sites import ThoughtSpec
+from thoughtlens.models.thought.sites import ThoughtSpec, sites_of
 from thoughtlens.models.thought.thoughts import ThoughtModel
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.baselines.base import Baseline, MeanPredictor

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from thoughtlens.acts.behind import open_thoughts
 from thoughtlens.acts.extract.config import ExtractConfig
-from thoughtlens.acts.extract.thoughts import load_model
 from thoughtlens.core import (
     NotThereError,
     Plan,
@@ -93,7 +93,7 @@ def _inputs(cfg: InterveneConfig) -> dict[str, Path]:
 
 
 def _prepare(cfg: InterveneConfig) -> tuple[ThoughtModel, list[Trial]]:
-    model = load_model(cfg)
+    model = open_thoughts(cfg.model, cfg)
     return model, plans(cfg, model)
 
 

@@ -12,11 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 
-from thoughtlens.acts.extract.thoughts import is_right, resolve
 from thoughtlens.core import ConfigError, DataError, validate_config
 from thoughtlens.interventions.run import Outcome
 from thoughtlens.models.thought import tiny
-from thoughtlens.models.thought.thoughts import ThoughtModel, parse_number
+from thoughtlens.models.thought.thoughts import ThoughtModel, is_right, parse_number
 from thoughtlens.problems import source
 from thoughtlens.problems.source import ProblemsConfig
 
@@ -116,7 +115,7 @@ def generator(cfg: ProblemsConfig, model: ThoughtModel) -> tuple[ModuleType, int
             f"{model.name} reads no generated problems, only shipped models do; give problems.source=gsm8k "
             f"or a Parquet table"
         )
-    chosen = resolve(cfg, model)
+    chosen = tiny.own_problems(cfg, model)
     if chosen.source != model.cfg.problems:
         raise ConfigError(f"{model.name} reads problems of {model.cfg.problems!r}, got {chosen.source!r}")
     return source.GENERATORS[chosen.source], model.modulus if chosen.p is None else chosen.p

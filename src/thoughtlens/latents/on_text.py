@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtlens.acts.extract.config import ExtractConfig
-from thoughtlens.acts.extract.thoughts import model_of, sites_of
+from thoughtlens.acts.behind import made_with, thought_model
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import ConfigError, MismatchError, NotThereError
 from thoughtlens.latents.codes.member import member_thoughts
 from thoughtlens.latents.codes.reading import TextReader
 from thoughtlens.latents.codes.tokens import token_texts
+from thoughtlens.models.thought.sites import sites_of
 from thoughtlens.models.thought.thoughts import ThoughtModel, collect
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.formats.io import load_members
@@ -155,12 +155,17 @@ class Eye:
     @cached_property
     def reader(self) -> TextReader:
         """Of a store of text."""
-        return TextReader.like(self.store.root)
+        return TextReader.like(self.store)
 
     @cached_property
-    def thinker(self) -> tuple[ExtractConfig, ThoughtModel]:
-        """Of a store of thoughts: how it was made, and the model."""
-        return model_of(self.store)
+    def thinker(self) -> ThoughtModel:
+        """Of a store of thoughts."""
+        return thought_model(self.store)
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The longest answer of the store's extraction."""
+        return made_with(self.store).max_new_tokens
 
     def read(self, sae: SAE, texts: Sequence[str]) -> Iterator[Found]:
         """Every text once, in any order.
@@ -178,12 +183,12 @@ class Eye:
             yield Found(reading.index, [names[int(t)] for t in reading.token_ids], torch.stack(acts))
 
     def _thoughts(self, sae: SAE, questions: Sequence[str]) -> Iterator[Found]:
-        cfg, model = self.thinker
+        model = self.thinker
         sites = sites_of(tuple(sae.hook_names), model.spec)
         layers = sorted({layer for _, layer in sites.values() if layer is not None})
         batch = collect(
             model, questions, sites=sorted({site for site, _ in sites.values()}), layers=layers, answers=True,
-            max_new_tokens=cfg.max_new_tokens,
+            max_new_tokens=self.max_new_tokens,
         )  # fmt: skip
         answers = batch.answers.text if batch.answers is not None else []
         thoughts = member_thoughts(self.store, sae) or []

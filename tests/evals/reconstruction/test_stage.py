@@ -20,7 +20,7 @@ from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.acts.store.writer import StoreWriter
 from thoughtlens.core import DataError, MismatchError, NotThereError, ResourceError, digest
 from thoughtlens.evals.reconstruction.stage import ValidateConfig, plan, validate
-from thoughtlens.models.hf.load import ModelConfig
+from thoughtlens.models.hf.config import ModelConfig
 from thoughtlens.problems.text import TextConfig
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import train
@@ -389,7 +389,7 @@ def test_the_clean_model_is_the_same_however_much_else_is_spliced(text, tmp_path
 def test_another_model_is_refused(text, tmp_path):
     other = save_tiny_lm(tmp_path / "other", seed=1)
     sae = identity_sae(tmp_path / "sae", text[0])
-    with pytest.raises(MismatchError, match="another weights digest"):
+    with pytest.raises(MismatchError, match="other weights"):
         spliced(text, tmp_path, sae, model=ModelConfig(name=str(other), dtype="float32"))
 
 

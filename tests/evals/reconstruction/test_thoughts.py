@@ -11,7 +11,7 @@ from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
 from thoughtlens.core import MismatchError, digest, load_config
 from thoughtlens.evals.reconstruction.stage import ValidateConfig, validate
-from thoughtlens.models.hf.load import ModelConfig
+from thoughtlens.models.hf.config import ModelConfig
 from thoughtlens.models.thought import tiny
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import train
@@ -75,7 +75,7 @@ def test_without_problems_or_model_the_reason_is_said(run, tmp_path):
 def test_another_model_is_refused(run, tmp_path):
     tiny.save(tiny.load("codi-tiny", seed=2).decoder, tmp_path / "other", {})
     cfg = settings(run, model=ModelConfig(name=str(tmp_path / "other"), dtype="float32"))
-    with pytest.raises(MismatchError, match="another digest"):
+    with pytest.raises(MismatchError, match="other weights"):
         validate(cfg, tmp_path / "out")
 
 

@@ -23,7 +23,8 @@ from thoughtlens.evals.suites.config import SuiteConfig
 from thoughtlens.evals.suites.reading import last_tokens, latents, load_sae
 from thoughtlens.evals.suites.stage import plan, suite
 from thoughtlens.models.hf.capture import capture
-from thoughtlens.models.hf.load import ModelConfig, load
+from thoughtlens.models.hf.config import ModelConfig
+from thoughtlens.models.hf.load import load
 from thoughtlens.problems.labelled import PREFIX, binary_sets, labelled
 
 pytestmark = pytest.mark.skipif(

@@ -36,7 +36,7 @@ def acts(tmp_path_factory, tiny_lm_dir):
 def test_reading_gives_the_stored_activations(acts):
     store = ActivationStore.open(acts)
     texts = store.problems["question"].to_pylist()
-    found = {r.index: r for r in TextReader.like(acts).read(texts, [HOOK])}
+    found = {r.index: r for r in TextReader.like(ActivationStore.open(acts)).read(texts, [HOOK])}
     assert sorted(found) == list(range(len(texts)))
     for line in range(len(texts)):
         rows = np.flatnonzero(store.problem_idx == line)
@@ -50,7 +50,7 @@ def test_reading_gives_the_stored_activations(acts):
 
 
 def test_many_texts_equal_one_at_a_time(acts):
-    reader = TextReader.like(acts)
+    reader = TextReader.like(ActivationStore.open(acts))
     reader.batch_tokens = 40
     texts = ["one", "two three four five six seven eight nine ten eleven", "x" * 90, "four words are here"]
     together = {r.index: r.acts[HOOK] for r in reader.read(texts, [HOOK])}
@@ -60,14 +60,14 @@ def test_many_texts_equal_one_at_a_time(acts):
 
 
 def test_what_cannot_be_read(acts, tmp_path):
-    reader = TextReader.like(acts)
+    reader = TextReader.like(ActivationStore.open(acts))
     with pytest.raises(DataError, match="at least one text"):
         next(reader.read([], [HOOK]))
     with pytest.raises(DataError, match="text 2 of 2"):
         next(reader.read(["fine", ""], [HOOK]))
     store = thought_store(tmp_path / "thoughts", np.ones((2, 2, 1, 16)), {})
     with pytest.raises(StoreError, match="texts"):
-        TextReader.like(store)
+        TextReader.like(ActivationStore.open(store))
 
 
 def test_another_model_under_the_same_name(tmp_path):
@@ -82,4 +82,4 @@ def test_another_model_under_the_same_name(tmp_path):
     extract(validate_config(ExtractConfig, table), tmp_path / "acts")
     save_tiny_lm(tmp_path / "lm", seed=1)
     with pytest.raises(MismatchError, match="other weights"):
-        TextReader.like(tmp_path / "acts")
+        TextReader.like(ActivationStore.open(tmp_path / "acts"))

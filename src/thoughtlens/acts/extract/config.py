@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator
 
-from thoughtlens.core import Config
-from thoughtlens.models.hf.load import ModelConfig
+from thoughtlens.models.hf.config import ModelConfig
+from thoughtlens.models.thought.config import ThoughtModelConfig
 from thoughtlens.problems.source import SOURCES, ProblemsConfig
 from thoughtlens.problems.text import TextConfig
 from thoughtlens.problems.tokens import Bos
@@ -27,7 +27,7 @@ AnyProblems = Annotated[
 ]
 
 
-class ExtractConfig(Config):
+class ExtractConfig(ThoughtModelConfig):
     """What to run through which model, and what to keep of it."""
 
     model: ModelConfig = ModelConfig()
@@ -59,10 +59,6 @@ class ExtractConfig(Config):
     """Thoughts: problems that are thought about at once."""
     max_new_tokens: int = Field(64, gt=0)
     """Thoughts: longest answer."""
-    base: str | None = None
-    """Thoughts: base model of a checkpoint that is not a published one; a directory or a hub id."""
-    remove_eos: bool | None = None
-    """Thoughts: whether no eos stands before CODI's thoughts; unset: as the checkpoint was trained."""
     outlier_factor: float = Field(10.0, gt=1)
     """A row is flagged in the column `outlier` where its norm at any hook exceeds this many times the median
     of the first 4,096 rows. Flagged rows are stored; `drop_outliers` leaves them out when they are read."""

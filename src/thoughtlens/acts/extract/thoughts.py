@@ -2,130 +2,48 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from thoughtlens.acts.behind import open_thoughts
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.cost import flops
 from thoughtlens.acts.extract.source import Chunk, Source
 from thoughtlens.acts.store.meta import PROBLEMS, StoreMeta
-from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import (
     DTYPES,
-    ConfigError,
-    HookError,
-    MismatchError,
     Plan,
-    load_config,
     read_json,
     write_json,
 )
-from thoughtlens.models.hf.load import ModelConfig
-from thoughtlens.models.thought import thoughts, tiny
-from thoughtlens.models.thought.sites import CONVENTION
+from thoughtlens.models.thought import tiny
+from thoughtlens.models.thought.sites import CONVENTION, sites_of
 from thoughtlens.models.thought.thoughts import (
     Answer,
     ThoughtBatch,
     ThoughtModel,
-    ThoughtSpec,
     collect,
-    parse_number,
+    is_right,
 )
 from thoughtlens.numerics.stats.intervals import wilson
 from thoughtlens.problems import source as problem_source
 from thoughtlens.problems.source import ProblemsConfig
 
 ANSWERS = "answers"
-BLOCK = re.compile(r"layers\.(\d+):out")
 QUESTION_TOKENS, ANSWER_TOKENS = 60, 10
-
-
-@runtime_checkable
-@runtime_checkable
-class Wanted(Protocol):
-    """A config that names a thought model."""
-
-    @property
-    def model(self) -> ModelConfig: ...
-    @property
-    def base(self) -> str | None: ...
-    @property
-    def remove_eos(self) -> bool | None: ...
-
-
-def load_model(cfg: Wanted) -> ThoughtModel:
-    """The thought model that the config names."""
-    options: dict[str, Any] = {"dtype": cfg.model.dtype, "device": cfg.model.device}
-    chosen = {"revision": cfg.model.revision, "base": cfg.base, "remove_eos": cfg.remove_eos}
-    options |= {name: value for name, value in chosen.items() if value is not None}
-    model = thoughts.load(cfg.model.name, **options)
-    if model.spec.positions_per_step != 1:
-        raise ConfigError(
-            f"{cfg.model.name} works on several positions a pass, and a store has one row a pass; "
-            f"use models.thoughts.collect"
-        )
-    return model
-
-
-def model_of(store: ActivationStore) -> tuple[ExtractConfig, ThoughtModel]:
-    """How a store of thoughts was made, and the model that made it.
-
-    Raises:
-        MismatchError: the model's weights are not those that made the store.
-    """
-    cfg = load_config(ExtractConfig, store.root)
-    model = load_model(cfg)
-    if store.meta.model_digest not in (None, model.digest):
-        raise MismatchError(
-            f"The activations in {store.root} come from other weights of {model.name} than those found now; "
-            f"extract again, or restore the model"
-        )
-    return cfg, model
-
-
-def resolve(wanted: ProblemsConfig, model: ThoughtModel) -> ProblemsConfig:
-    """`generated` problems become those that a shipped model was trained on, with its modulus."""
-    if wanted.source != "generated" or not isinstance(model, tiny.TinyThoughts):
-        return wanted
-    p = model.modulus if wanted.p is None else wanted.p
-    return wanted.model_copy(update={"source": model.cfg.problems, "p": p})
-
-
-def sites_of(hook_names: tuple[str, ...] | None, spec: ThoughtSpec) -> dict[str, tuple[str, int | None]]:
-    """hook_name -> (site, layer); without names, every block's output.
-
-    Raises:
-        HookError: a name that this model does not have; says which there are.
-    """
-    if hook_names is None:
-        return {f"layers.{layer}:out": ("resid", layer) for layer in range(spec.n_layers)}
-    found: dict[str, tuple[str, int | None]] = {}
-    for name in hook_names:
-        block = BLOCK.fullmatch(name)
-        if name in ("thought_in", "thought_out"):
-            found[name] = (name, None)
-        elif block and int(block[1]) < spec.n_layers:
-            found[name] = ("resid", int(block[1]))
-        else:
-            raise HookError(
-                f"hook_names: expected layers.0:out .. layers.{spec.n_layers - 1}:out, thought_in or "
-                f"thought_out of this thought model, got {name!r}"
-            )
-    return found
 
 
 def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Source:
     """All passes of every problem, and the model's own answers."""
-    model = load_model(cfg)
-    problems = problem_source.problems(resolve(wanted, model), cfg.seed)
+    model = open_thoughts(cfg.model, cfg)
+    problems = problem_source.problems(tiny.own_problems(wanted, model), cfg.seed)
     hooks = sites_of(cfg.hook_names, model.spec)
     meta = StoreMeta(
         kind="thoughts",
@@ -166,17 +84,9 @@ def with_answers(problems: pa.Table, answers: list[dict[str, Any]]) -> pa.Table:
     return pa.table({**{name: problems[name] for name in kept}, **columns})
 
 
-def is_right(text: str, value: float | None, gold: str) -> bool:
-    """Whether an answer is right: equal numbers, or equal texts where the right answer is no number."""
-    number = parse_number(gold)
-    if number is None:
-        return text.strip() == gold.strip()
-    return value is not None and abs(value - number) <= 1e-6 * max(1.0, abs(number))
-
-
 def plan_thoughts(cfg: ExtractConfig, wanted: ProblemsConfig) -> Plan:
     """Rows, memory, disk and time of an extraction of thoughts; the model's weights are loaded for it."""
-    model = load_model(cfg)
+    model = open_thoughts(cfg.model, cfg)
     n, spec = problem_source.count(wanted), model.spec
     rows, n_hooks = n * len(spec.passes), len(sites_of(cfg.hook_names, spec))
     parameters = 12 * spec.n_layers * spec.d**2

@@ -173,6 +173,6 @@ def load_samples(
     if lines is not None:
         documents = stored_documents(cover.store, hooks, lines)
     else:
-        reader = TextReader.like(cfg.acts)
+        reader = TextReader.like(cover.store)
         documents = ((r.index, r.acts) for r in reader.read(units.texts, hooks))
     return TextSamples(cover, len(units.y), documents, [a for a in cfg.arms if ARMS[a].kind == "vectors"])

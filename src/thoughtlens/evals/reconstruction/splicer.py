@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
+from thoughtlens.acts.behind import language_model
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import MismatchError
 from thoughtlens.evals.reconstruction import splice
 from thoughtlens.evals.reconstruction.subject import Subject
-from thoughtlens.models.hf.load import LanguageModel, ModelConfig
-from thoughtlens.models.hf.load import load as load_model
+from thoughtlens.models.hf.config import ModelConfig
 from thoughtlens.sae.baselines.base import Baseline
+
+REMEDY = "name that one, or set validate.ce_tokens=0"
 
 
 class Splicer:
@@ -47,7 +48,7 @@ class Splicer:
             self.skipped = "continuous thoughts have no next token; splice them into the thought loop"
         elif ce_tokens == 0:
             self.skipped = "ce_tokens is 0"
-        self.lm = None if self.skipped else self._load(model)
+        self.lm = None if self.skipped else language_model(store, model, remedy=REMEDY)
 
     def rows(
         self, subject: Subject, baselines: dict[str, Baseline]
@@ -78,18 +79,3 @@ class Splicer:
             if n <= 0:
                 break
         return total / (min(self.mean_rows, view.n) - n)
-
-    def _load(self, model: ModelConfig | None) -> LanguageModel:
-        meta = self.store.meta
-        cfg = model or ModelConfig(name=meta.model, revision=meta.model_revision)
-        lm = load_model(**cfg.model_dump())
-        for what, mine, theirs in (
-            ("weights", lm.digest, meta.model_digest),
-            ("tokenizer", lm.tokenizer_digest, meta.tokenizer_digest),
-        ):
-            if theirs is not None and mine != theirs:
-                raise MismatchError(
-                    f"{cfg.name} has another {what} digest ({mine[:12]}) than {meta.model} ({theirs[:12]}), "
-                    f"which {self.store.root} was extracted from; name that one, or set validate.ce_tokens=0"
-                )
-        return lm

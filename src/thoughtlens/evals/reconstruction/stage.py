@@ -43,7 +43,7 @@ from thoughtlens.evals.reconstruction.subject import (
 from thoughtlens.evals.reconstruction.summary import DELTA_EV, compare, explained, headline, limits, table
 from thoughtlens.evals.reconstruction.thoughts import DEFINITIONS as SPLICED
 from thoughtlens.evals.reconstruction.thoughts import ThoughtSplicer
-from thoughtlens.models.hf.load import ModelConfig
+from thoughtlens.models.hf.config import ModelConfig
 from thoughtlens.numerics.metrics.reconstruction import DEFINITIONS as RECONSTRUCTION
 from thoughtlens.numerics.metrics.reconstruction import ExplainedVarianceByNorm, ExplainedVarianceWithin
 from thoughtlens.numerics.metrics.sparsity import DENSE, L0, L1, Dead, Density

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from thoughtlens.acts.extract.config import ExtractConfig
-from thoughtlens.acts.extract.thoughts import load_model, sites_of
+from thoughtlens.acts.behind import thought_model
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import MismatchError, NotThereError, load_config, validate_config
+from thoughtlens.core import MismatchError, NotThereError
 from thoughtlens.evals.reconstruction.subject import Subject
 from thoughtlens.interventions import changes
 from thoughtlens.interventions.groups import Group, groups_of
@@ -22,12 +21,14 @@ from thoughtlens.interventions.places import Place, is_read
 from thoughtlens.interventions.rows import rows_of
 from thoughtlens.interventions.run import Edit, run_edits
 from thoughtlens.interventions.subject import Problems
-from thoughtlens.models.hf.load import ModelConfig
+from thoughtlens.models.hf.config import ModelConfig
+from thoughtlens.models.thought.sites import sites_of
 from thoughtlens.models.thought.thoughts import ThoughtModel, collect
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.baselines.base import Baseline
 
 BATCH = 256
+REMEDY = "name that one, or set validate.answer_problems=0"
 AGREEMENT = 0.98
 """Least median cosine between the model's states and the stored ones."""
 CHECKED = 32
@@ -70,7 +71,7 @@ class ThoughtSplicer:
             self.skipped = f"fewer than 2 groups of problems in split {split!r}"
         if self.skipped is None:
             try:
-                self.model: ThoughtModel = _model_of(store, model)
+                self.model: ThoughtModel = thought_model(store, model, remedy=REMEDY)
             except NotThereError as error:
                 self.skipped = f"the model of the store is not there: {error}"
 
@@ -147,20 +148,3 @@ def _one_a_group(store: ActivationStore, split: str, n: int, seed: int) -> list[
     groups = store.problems["group_id"].to_pylist()
     first = {groups[i]: int(i) for i in lines[::-1]}
     return list(first.values())[:n]
-
-
-def _model_of(store: ActivationStore, chosen: ModelConfig | None) -> ThoughtModel:
-    file = store.root / "config.toml"
-    if file.is_file():
-        cfg = load_config(ExtractConfig, file)
-    else:
-        own = {"name": store.meta.model, "dtype": "float32", "revision": store.meta.model_revision}
-        cfg = validate_config(ExtractConfig, {"model": own})
-    model = load_model(cfg if chosen is None else cfg.model_copy(update={"model": chosen}))
-    theirs = store.meta.model_digest
-    if theirs is not None and model.digest is not None and model.digest != theirs:
-        raise MismatchError(
-            f"{model.name} has another digest ({model.digest[:12]}) than {store.meta.model} ({theirs[:12]}), "
-            f"which {store.root} was extracted from; name that one, or set validate.answer_problems=0"
-        )
-    return model

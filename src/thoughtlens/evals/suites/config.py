@@ -10,7 +10,7 @@ from pydantic import Field
 from thoughtlens.core import Config
 from thoughtlens.evals.classify.config import Counts, Strengths
 from thoughtlens.evals.probing import probes, topk
-from thoughtlens.models.hf.load import ModelConfig
+from thoughtlens.models.hf.config import ModelConfig
 from thoughtlens.problems.tokens import Bos
 
 KS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
-from thoughtlens.core import Config, validate_config
+from thoughtlens.core import validate_config
 from thoughtlens.models.thought import tiny
+from thoughtlens.models.thought.config import ThoughtModelConfig
 from thoughtlens.problems.source import ProblemsConfig
 
 PUBLISHED = {"zen-E/CODI-gpt2": 0.437, "zen-E/CODI-llama3.2-1b-Instruct": 0.556}
@@ -16,7 +17,7 @@ PUBLISHED = {"zen-E/CODI-gpt2": 0.437, "zen-E/CODI-llama3.2-1b-Instruct": 0.556}
 BATCH_SHIPPED, BATCH_OTHERS = 512, 32
 
 
-class GatesConfig(Config):
+class GatesConfig(ThoughtModelConfig):
     """What to judge, and on what."""
 
     model: str = "codi-tiny"
@@ -41,10 +42,6 @@ class GatesConfig(Config):
     published: float | None = Field(None, ge=0, le=1)
     """Accuracy that was published for this model on these problems, 0..1: reproduced first (G0). Unset:
     known for CODI's own checkpoints on gsm8k:test."""
-    base: str | None = None
-    """Base model of a checkpoint that is not a published one; a directory or a hub id."""
-    remove_eos: bool | None = None
-    """Whether no eos stands before CODI's thoughts; unset: as the checkpoint was trained."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """What the model computes in."""
     device: str = "cpu"
@@ -63,12 +60,6 @@ class GatesConfig(Config):
         if len(set(seeds)) < len(seeds):
             raise ValueError("seeds has a number twice")
         return seeds
-
-
-def options(cfg: GatesConfig) -> dict[str, Any]:
-    """What `models.thought.thoughts.load` is told beside the name; only what was asked for."""
-    chosen = {"base": cfg.base, "remove_eos": cfg.remove_eos}
-    return {"dtype": cfg.dtype, "device": cfg.device} | {k: v for k, v in chosen.items() if v is not None}
 
 
 def batch_size(cfg: GatesConfig) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from thoughtlens.evals.validity.config import GatesConfig, batch_size, options
+from thoughtlens.evals.validity.config import GatesConfig, batch_size
 from thoughtlens.evals.validity.measure import Bench, Counts
 from thoughtlens.models.thought import thoughts, tiny
 from thoughtlens.models.thought.thoughts import ThoughtModel
@@ -14,7 +14,7 @@ CONTROLS = ("no_cot", "pause", "plain", "bottleneck")
 
 def load_model(cfg: GatesConfig, seed: int | None) -> ThoughtModel:
     """The model to judge."""
-    return _shipped(cfg, seed, "thoughts") or thoughts.load(cfg.model, **options(cfg))
+    return _shipped(cfg, seed, "thoughts") or _named(cfg, cfg.model)
 
 
 def run_controls(cfg: GatesConfig, seed: int | None, table: pa.Table) -> dict[str, Bench]:
@@ -22,7 +22,7 @@ def run_controls(cfg: GatesConfig, seed: int | None, table: pa.Table) -> dict[st
     benches = {}
     for name in CONTROLS:
         named = getattr(cfg, name, None)
-        model = _shipped(cfg, seed, name) if named is None else thoughts.load(named, **options(cfg))
+        model = _shipped(cfg, seed, name) if named is None else _named(cfg, named)
         if model is not None:
             benches[name] = bench_of(cfg, model, table)
             benches[name].run([])
@@ -51,6 +51,10 @@ def discordant(ours: Bench, controls: dict[str, Bench]) -> Counts:
 def bench_of(cfg: GatesConfig, model: ThoughtModel, table: pa.Table, seed: int = 0) -> Bench:
     """A model on a table, with the sizes of the config."""
     return Bench(model, table, seed=seed, batch_size=batch_size(cfg), max_new_tokens=cfg.max_new_tokens)
+
+
+def _named(cfg: GatesConfig, name: str) -> ThoughtModel:
+    return thoughts.load(name, dtype=cfg.dtype, device=cfg.device, base=cfg.base, remove_eos=cfg.remove_eos)
 
 
 def _shipped(cfg: GatesConfig, seed: int | None, variant: str) -> ThoughtModel | None:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from thoughtlens.acts.behind import language_model, made_with
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import DataError, MismatchError, StoreError, read_recipe, validate_config
+from thoughtlens.core import DataError, StoreError
 from thoughtlens.models.hf.capture import capture
-from thoughtlens.models.hf.load import LanguageModel, ModelConfig, load
+from thoughtlens.models.hf.load import LanguageModel
 from thoughtlens.problems.tokens import Cutter, Window, bos_id, pad
-
-FIELDS = ("model", "context_length", "bos", "drop_special", "batch_tokens")
 
 
 @dataclass(frozen=True)
@@ -40,33 +38,25 @@ class TextReader:
         self.lm, self.cutter, self.batch_tokens = lm, cutter, batch_tokens
 
     @classmethod
-    def like(cls, acts: str | Path) -> TextReader:
+    def like(cls, store: ActivationStore) -> TextReader:
         """The reader that an activation store of texts was made with.
 
         Raises:
             StoreError: the store holds thoughts, or does not say how it was made.
             MismatchError: the model's weights are not those that made the store.
         """
-        store = ActivationStore.open(acts)
-        if store.meta.kind != "text":
-            raise StoreError(f"Expected activations of texts in {acts}, got {store.meta.kind}")
-        table = read_recipe(Path(acts))
-        if missing := [name for name in FIELDS if name not in table]:
-            raise StoreError(f"{acts}/config.toml does not say {', '.join(missing)}; extract the store again")
-        lm = load(**validate_config(ModelConfig, table["model"]).model_dump())
-        if lm.digest != store.meta.model_digest:
-            raise MismatchError(
-                f"The activations in {acts} come from other weights of {lm.name} than those found now "
-                f"({store.meta.model_digest} there, {lm.digest} here); extract again, or restore the model"
+        if not (store.root / "config.toml").is_file():
+            raise StoreError(
+                f"{store.root} has no config.toml that says how texts were cut; extract it again"
             )
-        dropped = frozenset(lm.special_ids if table["drop_special"] else ())
+        lm, cfg = language_model(store), made_with(store)
         cutter = Cutter(
-            context_length=table["context_length"],
-            bos=bos_id(lm.tokenizer, table["bos"]),
-            dropped=dropped,
-            max_windows=table.get("max_windows"),
+            context_length=cfg.context_length,
+            bos=bos_id(lm.tokenizer, cfg.bos),
+            dropped=frozenset(lm.special_ids if cfg.drop_special else ()),
+            max_windows=cfg.max_windows,
         )
-        return cls(lm, cutter, table["batch_tokens"])
+        return cls(lm, cutter, cfg.batch_tokens)
 
     def read(self, texts: Sequence[str], hook_names: Sequence[str]) -> Iterator[Reading]:
         """Every text once, texts of like length together and so not in the order given.

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.acts.extract.config import ExtractConfig
-from thoughtlens.acts.extract.thoughts import load_model, sites_of
-from thoughtlens.core import MismatchError, NotThereError, load_config
+from thoughtlens.acts.behind import thought_model
+from thoughtlens.core import MismatchError
 from thoughtlens.latents.codes.member import Member
 from thoughtlens.latents.codes.reading import TextReader
 from thoughtlens.latents.explain.token_graph import Example, Probe
 from thoughtlens.models.hf.capture import capture
+from thoughtlens.models.thought.sites import sites_of
 from thoughtlens.models.thought.thoughts import ThoughtModel, collect
 from thoughtlens.problems.tokens import Window, pad
 from thoughtlens.sae.base import SAE
@@ -138,15 +138,8 @@ def probe_of(member: Member, cells: Sequence[Cell], vocabulary: list[str] | None
     if isinstance(member.sae, Crosscoder):
         raise MismatchError("this SAE has one code for several sites, and edited texts are read at one")
     if vocabulary is None:
-        return TextProbe(TextReader.like(member.store.root), member.sae, cells, batch_tokens)
-    if not (member.store.root / "config.toml").is_file():
-        raise NotThereError(f"{member.store.root} does not say how it was made: it has no config.toml")
-    model = load_model(load_config(ExtractConfig, member.store.root))
-    if member.store.meta.model_digest not in (None, model.digest):
-        raise MismatchError(
-            f"{member.store.root} was made by other weights of {model.name} than are here now"
-        )
-    return ThoughtProbe(model, member.sae, cells, vocabulary)
+        return TextProbe(TextReader.like(member.store), member.sae, cells, batch_tokens)
+    return ThoughtProbe(thought_model(member.store), member.sae, cells, vocabulary)
 
 
 @torch.no_grad()

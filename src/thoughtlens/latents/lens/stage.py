@@ -16,10 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from thoughtlens.acts.extract.thoughts import model_of
+from thoughtlens.acts.behind import language_model, thought_model
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import Plan, progress, run_stage
-from thoughtlens.latents.codes.reading import TextReader
 from thoughtlens.latents.lens import latents, score, tuned
 from thoughtlens.latents.lens.config import LensConfig
 from thoughtlens.latents.lens.fitting import fit_all, save_translators
@@ -113,8 +112,8 @@ def _work(cfg: LensConfig, tmp: Path) -> dict[str, Any]:
 
 def _open(store: ActivationStore) -> tuple[ThoughtModel | None, Readout]:
     if store.meta.kind == "text":
-        return None, of_text(TextReader.like(store.root).lm)
-    _, model = model_of(store)
+        return None, of_text(language_model(store))
+    model = thought_model(store)
     return model, of_thoughts(model)
 
 

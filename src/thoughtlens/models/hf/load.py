@@ -14,7 +14,6 @@ import pickle
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 import transformers
@@ -24,7 +23,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from thoughtlens.core import (
     DTYPES,
     CheckpointError,
-    Config,
     ConfigError,
     NotThereError,
     choose_device,
@@ -32,19 +30,6 @@ from thoughtlens.core import (
     warn,
 )
 from thoughtlens.models.hf.locate import BUNDLED, first_line, locate, quiet, weights_digest
-
-
-class ModelConfig(Config):
-    """Which model to load and how; the arguments of `load`."""
-
-    name: str = "smollm2-135m"
-    """`smollm2-135m` (bundled), a model directory, a .gguf file, or a hub id."""
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """What the model computes in."""
-    device: str = "cpu"
-    """cpu, cuda, cuda:1, mps."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub model."""
 
 
 @dataclass(frozen=True, kw_only=True)

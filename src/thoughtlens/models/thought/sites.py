@@ -5,6 +5,7 @@ The index convention is that of `thoughtlens.models.thought.thoughts` and docs/t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from thoughtlens.core import ConfigError, HookError
 
 SITES = ("thought_in", "resid", "thought_out", "kv")
 LAYERED = ("resid", "kv")
+BLOCK = re.compile(r"layers\.(\d+):out")
 CONVENTION = "thought_idx 0 is the begin-of-thought position, 1..n the thoughts fed back"
 """What a store of thoughts says about how it counts."""
 
@@ -166,3 +168,26 @@ def _checked(hook: Hook, new: Any, old: Tensor) -> Tensor:
     if not bool(torch.isfinite(new).all()):
         raise HookError(f"Hook {hook}: fn returned values that are not finite")
     return new.to(old)
+
+
+def sites_of(hook_names: tuple[str, ...] | None, spec: ThoughtSpec) -> dict[str, tuple[str, int | None]]:
+    """hook_name -> (site, layer); without names, every block's output.
+
+    Raises:
+        HookError: a name that this model does not have; says which there are.
+    """
+    if hook_names is None:
+        return {f"layers.{layer}:out": ("resid", layer) for layer in range(spec.n_layers)}
+    found: dict[str, tuple[str, int | None]] = {}
+    for name in hook_names:
+        block = BLOCK.fullmatch(name)
+        if name in ("thought_in", "thought_out"):
+            found[name] = (name, None)
+        elif block and int(block[1]) < spec.n_layers:
+            found[name] = ("resid", int(block[1]))
+        else:
+            raise HookError(
+                f"hook_names: expected layers.0:out .. layers.{spec.n_layers - 1}:out, thought_in or "
+                f"thought_out of this thought model, got {name!r}"
+            )
+    return found

@@ -39,7 +39,7 @@ from thoughtlens.models.thought.sites import LAYERED, SITES, Hook, Tap, ThoughtS
 
 __all__ = [
     "LAYERED", "SITES", "Answer", "Hook", "State", "StepRecord", "Tap", "ThoughtBatch", "ThoughtModel",
-    "ThoughtSpec", "check_hooks", "collect", "encoded", "load", "parse_number", "run", "think",
+    "ThoughtSpec", "check_hooks", "collect", "encoded", "is_right", "load", "parse_number", "run", "think",
 ]  # fmt: skip
 
 FAMILIES = ("tiny", "codi", "coconut")
@@ -212,11 +212,12 @@ def load(name: str | Path, *, family: str | None = None, **options: Any) -> Thou
         name: Shipped name, hub id, directory or checkpoint file.
         family: tiny, codi or coconut; None: told from the name and from what lies there; on the hub, from the
             name alone.
-        options: Passed to the family's `load` (`dtype`, `device`, `base`, `remove_eos` ...).
+        options: Passed to the family's `load` (`dtype`, `device`, `base`, `remove_eos` ...); None is unset.
     """
     family = family or _family(str(name))
     if family not in FAMILIES:
         raise ConfigError(f"family: expected one of {', '.join(FAMILIES)}, got {family!r}")
+    options = {name: value for name, value in options.items() if value is not None}
     function = importlib.import_module(f"thoughtlens.models.thought.{family}").load
     known = inspect.signature(function).parameters
     if unknown := sorted(set(options) - set(known)):
@@ -347,6 +348,14 @@ def parse_number(text: str) -> float | None:
     found = re.findall(r"-?\d+\.?\d*", text.replace(",", ""))
     value = float(found[-1]) if found else math.inf
     return value if math.isfinite(value) else None
+
+
+def is_right(text: str, value: float | None, gold: str) -> bool:
+    """Whether an answer is right: equal numbers, or equal texts where the right answer is no number."""
+    number = parse_number(gold)
+    if number is None:
+        return text.strip() == gold.strip()
+    return value is not None and abs(value - number) <= 1e-6 * max(1.0, abs(number))
 
 
 def _stack(

@@ -44,6 +44,7 @@ from thoughtlens.models.thought.tiny_decoder import (
     TinyDecoder,
     WordTokenizer,
 )
+from thoughtlens.problems.source import ProblemsConfig
 
 SCHEMA = 1
 SHIPPED = "weights"
@@ -203,6 +204,14 @@ def load(
     decoder, digest = read(directory)
     decoder = decoder.to(device=choose_device(device), dtype=getattr(torch, dtype))
     return TinyThoughts(decoder, str(name), digest)
+
+
+def own_problems(wanted: ProblemsConfig, model: ThoughtModel) -> ProblemsConfig:
+    """`generated` problems become those that a shipped model was trained on, with its modulus."""
+    if wanted.source != "generated" or not isinstance(model, TinyThoughts):
+        return wanted
+    p = model.modulus if wanted.p is None else wanted.p
+    return wanted.model_copy(update={"source": model.cfg.problems, "p": p})
 
 
 def shipped() -> list[str]:

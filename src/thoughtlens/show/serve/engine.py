@@ -100,7 +100,7 @@ class Engine:
         return pick(self.members, member)
 
     def _steer_thoughts(self, name: str, sae: SAE, asked: SteerRequest) -> dict[str, Any]:
-        cfg, model = self.eye.thinker
+        model = self.eye.thinker
         (found,) = dictionaries(model.spec, {name: sae}, asked.thoughts, None)
         edits = tuple(
             (
@@ -112,7 +112,7 @@ class Engine:
             for place in found.places
         )
         plain, (edited,) = run_edits(
-            model, [asked.text], [Edit("steer", edits)], batch_size=1, max_new_tokens=cfg.max_new_tokens
+            model, [asked.text], [Edit("steer", edits)], batch_size=1, max_new_tokens=self.eye.max_new_tokens
         )
         return {
             "places": [str(place) for place in found.places],

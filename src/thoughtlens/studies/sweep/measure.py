@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from thoughtlens.acts.behind import thought_model
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import MismatchError
 from thoughtlens.evals.reconstruction.measure import Total, measure_sae
 from thoughtlens.evals.reconstruction.splicer import Splicer
 from thoughtlens.evals.reconstruction.subject import Subject
 from thoughtlens.evals.validity.measure import Bench
 from thoughtlens.evals.validity.splice import splice
-from thoughtlens.models.thought import thoughts
 from thoughtlens.sae.formats.io import load_members
 from thoughtlens.studies.sweep.config import SweepConfig
 
@@ -95,12 +94,7 @@ class Fidelity:
 
 def _bench(store: ActivationStore, split: str, n: int, seed: int) -> Bench:
     """The store's thought model on problems of the split, thought about once without edits."""
-    model = thoughts.load(store.meta.model)
-    if None not in (store.meta.model_digest, model.digest) and store.meta.model_digest != model.digest:
-        raise MismatchError(
-            f"{store.meta.model} has the digest {str(model.digest)[:12]}, {store.root} was extracted from "
-            f"{str(store.meta.model_digest)[:12]}; extract again, or sweep without fidelity"
-        )
+    model = thought_model(store, remedy="extract again, or sweep without fidelity")
     table = store.problems.filter(pc.field("split") == split).slice(0, n)
     bench = Bench(model, table, seed=seed)
     bench.run([])

@@ -1,0 +1,123 @@
+"""The model behind a store: opened with every setting that the store was made with, its weights compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from thoughtlens.acts.extract.config import ExtractConfig
+from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.core import (
+    ConfigError,
+    MismatchError,
+    ResourceError,
+    StoreError,
+    choose_device,
+    load_config,
+    validate_config,
+    warn,
+)
+from thoughtlens.models.hf.config import ModelConfig
+from thoughtlens.models.hf.load import LanguageModel, load
+from thoughtlens.models.thought import thoughts
+from thoughtlens.models.thought.config import ThoughtModelConfig
+from thoughtlens.models.thought.thoughts import ThoughtModel
+
+REMEDY = "extract again, or restore the model"
+
+
+def made_with(store: ActivationStore) -> ExtractConfig:
+    """The settings that a store was made with: its `config.toml`.
+
+    Of a store that another program wrote they are its model's name and revision, computing in float32, and
+    for the rest the defaults.
+    """
+    if (store.root / "config.toml").is_file():
+        return load_config(ExtractConfig, store.root)
+    own = {"name": store.meta.model, "revision": store.meta.model_revision, "dtype": "float32"}
+    return validate_config(ExtractConfig, {"model": own})
+
+
+def language_model(
+    store: ActivationStore, chosen: ModelConfig | None = None, *, remedy: str = REMEDY
+) -> LanguageModel:
+    """The language model that made a store of text.
+
+    Args:
+        store: The store.
+        chosen: Another model to open in its place; its weights must be the store's.
+        remedy: What the caller's user can do about a mismatch.
+
+    Raises:
+        NotThereError: the model is not where the store says.
+        MismatchError: its weights or its tokenizer are not those that made the store.
+        StoreError: the store holds thoughts, or does not say which weights made it and no model is chosen.
+    """
+    _require_kind(store, "text")
+    cfg = chosen or _here(made_with(store).model)
+    lm = load(**cfg.model_dump())
+    _require_same(store, lm, chosen, remedy)
+    return lm
+
+
+def thought_model(
+    store: ActivationStore, chosen: ModelConfig | None = None, *, remedy: str = REMEDY
+) -> ThoughtModel:
+    """The thought model that made a store of thoughts; arguments and errors as of `language_model`."""
+    _require_kind(store, "thoughts")
+    cfg = made_with(store)
+    model = open_thoughts(chosen or _here(cfg.model), cfg)
+    _require_same(store, model, chosen, remedy)
+    return model
+
+
+def open_thoughts(model: ModelConfig, cfg: ThoughtModelConfig) -> ThoughtModel:
+    """The thought model of that name, opened as `cfg` says.
+
+    Raises:
+        ConfigError: a model with several positions per thought, which a store has no rows for.
+    """
+    options: dict[str, Any] = model.model_dump(exclude={"name"})
+    found = thoughts.load(model.name, **options, base=cfg.base, remove_eos=cfg.remove_eos)
+    if found.spec.positions_per_step != 1:
+        raise ConfigError(
+            f"{model.name} works on several positions a pass, and a store has one row a pass; "
+            f"use models.thoughts.collect"
+        )
+    return found
+
+
+def _require_kind(store: ActivationStore, kind: str) -> None:
+    if store.meta.kind != kind:
+        what = "texts" if kind == "text" else kind
+        raise StoreError(f"Expected activations of {what} in {store.root}, got {store.meta.kind}")
+
+
+def _here(cfg: ModelConfig) -> ModelConfig:
+    """The same on a device of this machine."""
+    try:
+        choose_device(cfg.device)
+    except ResourceError as error:
+        warn(f"{cfg.name} was run on another machine: {error}; it runs on cpu now")
+        return cfg.model_copy(update={"device": "cpu"})
+    return cfg
+
+
+def _require_same(
+    store: ActivationStore, model: LanguageModel | ThoughtModel, chosen: ModelConfig | None, remedy: str
+) -> None:
+    """Refuse other weights than the store's, and weights that nobody vouches for."""
+    meta = store.meta
+    if meta.model_digest is None and chosen is None:
+        raise StoreError(
+            f"{store.root} does not say which weights of {meta.model} made it (meta.json has no "
+            f"model_digest): {remedy}"
+        )
+    for what, mine, theirs in (
+        ("weights", model.digest, meta.model_digest),
+        ("tokenizer", model.tokenizer_digest, meta.tokenizer_digest),
+    ):
+        if theirs is not None and mine != theirs:
+            raise MismatchError(
+                f"The activations in {store.root} come from other {what} of {meta.model} than {model.name} "
+                f"has now ({theirs[:12]} there, {str(mine)[:12]} here): {remedy}"
+            )
