@@ -16,10 +16,10 @@ import torch
 from tests.models.thought.fake import make_codi
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract, plan
-from thoughtlens.acts.extract.thoughts import is_right
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import ConfigError, DataError, HookError, NotThereError, config
 from thoughtlens.models.thought import thoughts
+from thoughtlens.models.thought.thoughts import is_right
 from thoughtlens.problems import arithmetic
 from thoughtlens.problems.source import problems
 
