@@ -443,7 +443,7 @@ def test_features_of_stored_and_new_texts_are_the_same_numbers(text_run):
     texts = store.problems["question"].to_pylist()[:12]
     arms = ["sae", "raw", "pca", "sae_reconstruction"]
     old = TextSamples(cover, 12, stored_documents(store, ["layers.0:out"], lines), arms)
-    reader = TextReader.like(root / "acts")
+    reader = TextReader.like(ActivationStore.open(root / "acts"))
     new = TextSamples(cover, 12, ((r.index, r.acts) for r in reader.read(texts, ["layers.0:out"])), arms)
     for arm in arms:
         pairs = zip(old.features(arm, ["mean", "max"]), new.features(arm, ["mean", "max"]), strict=True)
