@@ -8,9 +8,9 @@ import scipy.sparse as sp
 import torch
 
 from thoughtlens.core import DataError
-from thoughtlens.evals.probing import probes
+from thoughtlens.evals.probing import menu, probes
 from thoughtlens.evals.probing.matrices import compact, join
-from thoughtlens.evals.probing.representations import CELL_POOLINGS, TOKEN_POOLINGS
+from thoughtlens.evals.probing.representations import CELL_POOLINGS, ENCODERS, TOKEN_POOLINGS
 from thoughtlens.evals.probing.text import bag_of_words
 
 CELLS = [("a", 0, ""), ("a", 1, ""), ("b", 0, ""), ("b", 1, "")]
@@ -76,3 +76,9 @@ def test_bag_of_words_keeps_numbers_and_needs_shared_words():
     assert (X[[0]] @ X[[1]].T)[0, 0] < 1  # 12 and 12.5 are different words
     with pytest.raises(DataError, match="share words"):
         bag_of_words(["one", "two"])
+
+
+def test_everything_on_the_menu_is_there():
+    assert {name for name, arm in menu.ARMS.items() if arm.kind == "vectors"} == set(ENCODERS)
+    assert list(menu.CELL_POOLINGS) == list(CELL_POOLINGS)
+    assert list(menu.TOKEN_POOLINGS) == list(TOKEN_POOLINGS)

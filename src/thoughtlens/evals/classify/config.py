@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from thoughtlens.core import Config
-from thoughtlens.evals.probing import probes, topk
-from thoughtlens.evals.probing.representations import ARMS, CELL_POOLINGS, TOKEN_POOLINGS, USUAL_ARMS
+from thoughtlens.evals.probing.menu import (
+    ARMS,
+    CELL_POOLINGS,
+    GRID,
+    KS,
+    TOKEN_POOLINGS,
+    USUAL_ARMS,
+    Counts,
+    Strengths,
+)
 
 SELECTED, SELECTED_CELL = "selected", "selected_cell"
 CELL_ARMS = ("sae", "raw")
 """Arms that are also scored on every single cell."""
-
-
-def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
-    if not values or not all(value > 0 for value in values):
-        raise ValueError("expected positive numbers")
-    return tuple(sorted(set(values)))
-
-
-Counts = Annotated[tuple[int, ...], AfterValidator(_ascending)]
-"""Numbers of features from 1, each once."""
-Strengths = Annotated[tuple[float, ...], AfterValidator(_ascending)]
-"""Inverse regularisation strengths, each once."""
 
 
 class ClassifyConfig(Config):
@@ -68,7 +64,7 @@ class ClassifyConfig(Config):
     """Also score every (hook, thought) alone, for SAE and raw, and test which is best."""
     n_permutations: int = Field(200, ge=20)
     """Permutations behind the test of which cell is best."""
-    ks: Counts = topk.KS
+    ks: Counts = KS
     """Numbers of features that the arms top_latents, top_neurons and top_pcs choose from."""
     cross_fit: bool = False
     """Train the SAE anew on each training fold, as it was trained, so that it sees no unit it is tested on.
@@ -77,7 +73,7 @@ class ClassifyConfig(Config):
     """Outer folds; every unit is predicted once, by a probe that has not seen its group."""
     inner_folds: int = Field(3, ge=2)
     """Folds inside a training fold, by which C and pooling are chosen."""
-    c_grid: Strengths = probes.GRID
+    c_grid: Strengths = GRID
     """Inverse regularisation strengths to choose from."""
     max_iter: int = Field(200, ge=1)
     """Steps of the optimizer for each fit."""

@@ -14,8 +14,8 @@ from thoughtlens.evals.classify import parts
 from thoughtlens.evals.classify.config import CELL_ARMS, SELECTED, SELECTED_CELL, ClassifyConfig
 from thoughtlens.evals.probing import attention, probes, topk
 from thoughtlens.evals.probing.attention import Bags
+from thoughtlens.evals.probing.menu import ARMS
 from thoughtlens.evals.probing.probes import Folds, Probe
-from thoughtlens.evals.probing.representations import ARMS
 from thoughtlens.evals.probing.samples import TextSamples, ThoughtSamples, Units
 from thoughtlens.evals.probing.text import bag_of_words, text_counts
 from thoughtlens.evals.probing.topk import AtK

@@ -14,8 +14,8 @@ from thoughtlens.evals.classify.config import ClassifyConfig
 from thoughtlens.evals.classify.run import Found, Key
 from thoughtlens.evals.probing import comparisons, probes, scores
 from thoughtlens.evals.probing.coders import Cover
+from thoughtlens.evals.probing.menu import ARMS, CELL_POOLINGS, TOKEN_POOLINGS
 from thoughtlens.evals.probing.probes import Folds, Probe
-from thoughtlens.evals.probing.representations import ARMS, CELL_POOLINGS, TOKEN_POOLINGS
 from thoughtlens.evals.probing.samples import Units
 
 

@@ -14,7 +14,7 @@ from thoughtlens.core import ConfigError, DataError, MismatchError, digest
 from thoughtlens.evals.classify.config import ClassifyConfig
 from thoughtlens.evals.probing import probes
 from thoughtlens.evals.probing.coders import Cover
-from thoughtlens.evals.probing.representations import ARMS
+from thoughtlens.evals.probing.menu import ARMS
 from thoughtlens.evals.probing.samples import TextSamples, ThoughtSamples, Units, stored_documents
 from thoughtlens.latents.codes.reading import TextReader
 from thoughtlens.latents.stats.preferences import PROBLEM_COLUMNS, encode_labels

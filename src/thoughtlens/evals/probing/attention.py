@@ -22,7 +22,8 @@ from thoughtlens.evals.probing.folds import Folds
 from thoughtlens.evals.probing.linear import Model
 from thoughtlens.evals.probing.losses import Loss
 from thoughtlens.evals.probing.matrices import Matrix, dense, moments, precise, rows, shape, stack
-from thoughtlens.evals.probing.probes import GRID, Outcome, Probe, check_matrix, each_fold, fit_fold
+from thoughtlens.evals.probing.menu import GRID
+from thoughtlens.evals.probing.probes import Outcome, Probe, check_matrix, each_fold, fit_fold
 
 SHARPNESS = 20.0
 """How strongly the first weights prefer cells from which a ridge regression predicts, per unit of score."""

@@ -28,6 +28,7 @@ from thoughtlens.evals.probing.folds import (
 from thoughtlens.evals.probing.linear import Linear, Model, path
 from thoughtlens.evals.probing.losses import LogLoss, Loss, SquaredLoss
 from thoughtlens.evals.probing.matrices import Matrix, n_cpus, rows, shape
+from thoughtlens.evals.probing.menu import GRID
 
 __all__ = [
     "GRID", "LEARNER", "REGRESSOR", "SCALER", "Folds", "Outcome", "Probe", "check_matrix", "constant",
@@ -35,7 +36,6 @@ __all__ = [
     "require_groups", "select",
 ]  # fmt: skip
 
-GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 LEARNER = (
     "multinomial logistic regression, L2, unpenalised intercept, L-BFGS on principal axes, each scaled by "
     "its curvature, to a gradient below 1e-4"

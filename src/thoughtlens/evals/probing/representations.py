@@ -1,6 +1,6 @@
-"""What a probe may look at: arms (which vectors) and poolings (how a problem's vectors become one row).
+"""What a probe looks at: arms (which vectors) and poolings (how a problem's vectors become one row).
 
-Both are small dictionaries of functions. Every arm goes through every pooling, so that two arms are
+`menu` says what each is; here they are functions. Every arm goes through every pooling, so that two arms are
 never compared across poolings by accident.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -62,59 +61,28 @@ def _frozen(coders: Coders, x: Tensor, cell: Cell) -> Tensor:
     return sae.encode(x, index)
 
 
-@dataclass(frozen=True)
-class Arm:
-    """A representation that is scored: its vectors, or the text, or nothing."""
-
-    kind: Literal["vectors", "text", "counts", "none"]
-    encode: Encode | None = None
-    thoughts: tuple[int, ...] | None = None
-    """Only the cells of these thoughts."""
-    permuted: bool = False
-    """Labels shuffled over groups: what the whole procedure gives when there is nothing to find."""
-    top: bool = False
-    """Only the k columns that say most about the label in the training fold, k chosen there too."""
-    what: str = ""
-
-
-ARMS: dict[str, Arm] = {
-    "sae": Arm("vectors", _sae, what="SAE latents"),
-    "raw": Arm("vectors", _raw, what="raw activations"),
-    "sae_reconstruction": Arm("vectors", _reconstruction, what="what the SAE gives back of them"),
-    "pca": Arm("vectors", _pca, what="principal components of the SAE's training rows, as many as L0"),
-    "pca_live": Arm("vectors", _pca_live, what="principal components, as many as latents fire at all"),
-    "random_projection": Arm("vectors", _projection, what="random directions, as many as L0"),
-    "random_sae": Arm("vectors", _random_sae, what="latents of a random SAE of the same kind and sparsity"),
-    "frozen_decoder": Arm(
-        "vectors", _frozen, what="latents of an SAE of the same kind whose decoder stayed random"
-    ),
-    "top_latents": Arm("vectors", _sae, top=True, what="the k SAE latents that say most, k chosen inside"),
-    "top_neurons": Arm(
-        "vectors", _raw, top=True, what="the k coordinates of raw activations that say most, k chosen inside"
-    ),
-    "top_pcs": Arm(
-        "vectors", _pca_all, top=True, what="the k principal components that say most, k chosen inside"
-    ),
-    "begin_of_thought": Arm(
-        "vectors", _raw, thoughts=(0,), what="raw activations of the begin-of-thought position alone"
-    ),
-    "text": Arm("text", what="TF-IDF of the words"),
-    "text_counts": Arm("counts", what="length of the text, count and size of its numbers, number of steps"),
-    "majority": Arm("none", what="the most frequent class of the training fold, or its mean"),
-    "permuted": Arm("vectors", _raw, permuted=True, what="raw activations, labels shuffled"),
+ENCODERS: dict[str, Encode] = {
+    "sae": _sae,
+    "raw": _raw,
+    "sae_reconstruction": _reconstruction,
+    "pca": _pca,
+    "pca_live": _pca_live,
+    "random_projection": _projection,
+    "random_sae": _random_sae,
+    "frozen_decoder": _frozen,
+    "top_latents": _sae,
+    "top_neurons": _raw,
+    "top_pcs": _pca_all,
+    "begin_of_thought": _raw,
+    "permuted": _raw,
 }
-USUAL_ARMS = (
-    "sae", "raw", "sae_reconstruction", "pca", "begin_of_thought", "text", "text_counts", "majority",
-    "permuted",
-)  # fmt: skip
-"""Arms scored unless a config says otherwise."""
+"""How each arm of vectors gets its features from raw vectors."""
 
 
-def code(arm: Arm, coders: Coders, x: Float[Tensor, "n d_in"], cell: Cell) -> Matrix:
+def code(arm: str, coders: Coders, x: Float[Tensor, "n d_in"], cell: Cell) -> Matrix:
     """An arm's features of raw vectors of one cell; CSR where most are 0."""
-    assert arm.encode is not None
     with torch.no_grad():
-        features = arm.encode(coders, x.to(coders.sae.W_enc.dtype), cell).float().numpy()
+        features = ENCODERS[arm](coders, x.to(coders.sae.W_enc.dtype), cell).float().numpy()
     return compact(features)
 
 
@@ -129,7 +97,6 @@ class Pooling:
     """Only the last thought."""
     weighted: bool = False
     """Blocks are not reduced: their cells are weighted by attention that is learned."""
-    what: str = ""
 
     def blocks(self, cells: Cells) -> list[list[int]]:
         """Which cells make up each block."""
@@ -150,21 +117,15 @@ def _binary(parts: list[Matrix]) -> Matrix:
 
 
 CELL_POOLINGS: dict[str, Pooling] = {
-    "concat": Pooling(lambda c: c, mean, what="all cells side by side"),
-    "mean_thoughts": Pooling(
-        lambda c: (c[0], c[2]), mean, what="mean over thoughts for each hook, hooks side by side"
-    ),
-    "mean_all": Pooling(lambda c: c[2], mean, what="mean over all cells"),
-    "max_all": Pooling(lambda c: c[2], maximum, what="largest value over all cells"),
-    "binary": Pooling(lambda c: c[2], _binary, what="share of the cells in which a value is above 0"),
-    "last_thought": Pooling(
-        lambda c: c, mean, last_only=True, what="the last thought of each hook, side by side"
-    ),
-    "attention": Pooling(
-        lambda c: c[2], mean, weighted=True, what="mean over all cells with weights learned by the probe"
-    ),
+    "concat": Pooling(lambda c: c, mean),
+    "mean_thoughts": Pooling(lambda c: (c[0], c[2]), mean),
+    "mean_all": Pooling(lambda c: c[2], mean),
+    "max_all": Pooling(lambda c: c[2], maximum),
+    "binary": Pooling(lambda c: c[2], _binary),
+    "last_thought": Pooling(lambda c: c, mean, last_only=True),
+    "attention": Pooling(lambda c: c[2], mean, weighted=True),
 }
-"""Problems as thoughts. Means never mix cells of two SAEs."""
+"""The poolings of `menu.CELL_POOLINGS`."""
 
 TOKEN_POOLINGS: dict[str, Callable[[Float[Tensor, "rows d"]], Float[Tensor, " d"]]] = {
     "mean": lambda acts: acts.mean(0),
@@ -172,7 +133,7 @@ TOKEN_POOLINGS: dict[str, Callable[[Float[Tensor, "rows d"]], Float[Tensor, " d"
     "max": lambda acts: acts.amax(0),
     "binary": lambda acts: (acts > 0).to(acts.dtype).mean(0),
 }
-"""Texts: over the tokens of one text, taken after encoding."""
+"""The poolings of `menu.TOKEN_POOLINGS`."""
 
 
 def cell_name(cell: CellKey) -> str:

@@ -16,9 +16,10 @@ from thoughtlens.core import DataError
 from thoughtlens.evals.probing.attention import Bags
 from thoughtlens.evals.probing.coders import CellKey, Cover
 from thoughtlens.evals.probing.matrices import Matrix, compact, dense, rows, stack
+from thoughtlens.evals.probing.menu import ARMS
 from thoughtlens.evals.probing.representations import (
-    ARMS,
     CELL_POOLINGS,
+    ENCODERS,
     TOKEN_POOLINGS,
     Encode,
     cell_name,
@@ -150,7 +151,7 @@ class ThoughtSamples:
 
     def _cell(self, arm: str, cell: CellKey) -> Matrix:
         x = self.cover.store.read(cell[0], self.row[:, self._column(cell)])
-        return code(ARMS[arm], self.cover.coder(cell), x, cell[:2])
+        return code(arm, self.cover.coder(cell), x, cell[:2])
 
 
 class TextSamples:
@@ -161,7 +162,7 @@ class TextSamples:
     def __init__(self, cover: Cover, n: int, documents: Iterator[Document], arms: Sequence[str]) -> None:
         self.cover, self.n = cover, n
         self.arms = [arm for arm in arms if self.poolings_of(arm)]
-        encoders = {_encode_of(arm) for arm in self.arms}
+        encoders = {ENCODERS[arm] for arm in self.arms}
         self.matrices = self._read(documents, [(e, p) for e in encoders for p in self.poolings])
 
     def poolings_of(self, arm: str) -> list[str]:
@@ -187,7 +188,7 @@ class TextSamples:
     def features(self, arm: str, wanted: Sequence[str]) -> Iterator[tuple[str, Matrix]]:
         """The arm's matrix under each pooling."""
         for name in wanted:
-            yield name, self.matrices[_encode_of(arm), name]
+            yield name, self.matrices[ENCODERS[arm], name]
 
     def cell_names(self) -> list[str]:
         """A text's token positions are not cells that texts share."""
@@ -213,12 +214,6 @@ class TextSamples:
     def _encode(self, encode: Encode, x: Tensor, cell: CellKey) -> Tensor:
         coders = self.cover.coder(cell)
         return encode(coders, x.to(coders.sae.W_enc.dtype), cell[:2]).float()
-
-
-def _encode_of(arm: str) -> Encode:
-    encode = ARMS[arm].encode
-    assert encode is not None, f"{arm} has no vectors"
-    return encode
 
 
 def stored_documents(

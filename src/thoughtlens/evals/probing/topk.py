@@ -13,9 +13,8 @@ from thoughtlens.evals.probing.folds import Folds
 from thoughtlens.evals.probing.linear import Linear
 from thoughtlens.evals.probing.losses import Loss
 from thoughtlens.evals.probing.matrices import Matrix, columns, dense, precise, rows, shape
-from thoughtlens.evals.probing.probes import GRID, Outcome, Probe, check_matrix, each_fold, fit_fold
-
-KS = (1, 2, 4, 8, 16, 32, 64)
+from thoughtlens.evals.probing.menu import GRID, KS
+from thoughtlens.evals.probing.probes import Outcome, Probe, check_matrix, each_fold, fit_fold
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from thoughtlens.core import Config
-from thoughtlens.evals.classify.config import Counts, Strengths
-from thoughtlens.evals.probing import probes, topk
+from thoughtlens.evals.probing.menu import GRID, Counts, Strengths
+from thoughtlens.evals.probing.menu import KS as OWN_KS
 from thoughtlens.models.hf.config import ModelConfig
 from thoughtlens.problems.tokens import Bos
 
@@ -51,13 +51,13 @@ class SuiteConfig(Config):
     """Also compare latents with raw activations under this project's protocol."""
     own_rows: int = Field(2000, ge=0)
     """Rows of a set under that protocol at most; more are thinned by whole texts. 0: no limit."""
-    own_ks: Counts = topk.KS
+    own_ks: Counts = OWN_KS
     """Numbers of latents that the arm top_latents of that protocol chooses from."""
     folds: int = Field(5, ge=2)
     """Outer folds of that protocol."""
     inner_folds: int = Field(3, ge=2)
     """Folds inside a training fold, by which C is chosen."""
-    c_grid: Strengths = probes.GRID
+    c_grid: Strengths = GRID
     """Inverse regularisation strengths to choose from."""
     max_iter: int = Field(200, ge=1)
     """Steps of the optimizer for each fit."""
