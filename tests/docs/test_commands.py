@@ -10,7 +10,7 @@ import typer
 
 from tests.docs.repository import ROOT
 from thoughtlens.cli.app import app
-from thoughtlens.core import recipe_names
+from thoughtlens.core import STAGES, recipe_names
 from thoughtlens.studies import pipeline
 
 PAGES = [
@@ -19,7 +19,7 @@ PAGES = [
     "bench/README.md",
     *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
 ]
-OF_RECIPES = {"run", *pipeline.STAGES, "replay"}
+OF_RECIPES = {"run", "replay", *(stage.name for stage in STAGES if stage.recipe == "default")}
 
 
 def shown(page: str) -> list[list[str]]:

@@ -10,29 +10,8 @@ import os
 import signal
 import sys
 
+from thoughtlens.cli import commands  # noqa: F401
 from thoughtlens.cli.app import app
-
-# Each module adds its commands; --help lists them in this order.
-from thoughtlens.cli import stages  # noqa: F401
-from thoughtlens.cli import sweep  # noqa: F401
-from thoughtlens.cli import grid  # noqa: F401
-from thoughtlens.cli import look  # noqa: F401
-from thoughtlens.cli import explore  # noqa: F401
-from thoughtlens.cli import thought_models  # noqa: F401
-from thoughtlens.cli import intervene  # noqa: F401
-from thoughtlens.cli import explain  # noqa: F401
-from thoughtlens.cli import lens  # noqa: F401
-from thoughtlens.cli import geometry  # noqa: F401
-from thoughtlens.cli import serve  # noqa: F401
-from thoughtlens.cli import track  # noqa: F401
-from thoughtlens.cli import hub  # noqa: F401
-from thoughtlens.cli import problems  # noqa: F401
-from thoughtlens.cli import convert  # noqa: F401
-from thoughtlens.cli import suites  # noqa: F401
-from thoughtlens.cli import neuronpedia  # noqa: F401
-from thoughtlens.cli import bench  # noqa: F401
-from thoughtlens.cli import doctor  # noqa: F401
-
 
 INTERRUPTED = 130
 STOPPED = "interrupted; what was finished is kept, the same command continues"

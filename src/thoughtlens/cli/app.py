@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from thoughtlens.core import Json
 
 app = typer.Typer(
     name="thoughtlens",
@@ -25,9 +29,39 @@ Out = Annotated[Path, typer.Option("--out", help="The run's directory (or a stag
 PlanOnly = Annotated[bool, typer.Option("--plan", help="Print rows, memory, disk and time expected; stop.")]
 Acts = Annotated[Path | None, typer.Option(help="Take the activations from here.")]
 Sae = Annotated[Path | None, typer.Option(help="Take the SAE from here.")]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a finished run.")]
 
 
-def show(result: dict) -> None:
+def doing(
+    name: str,
+    source: str | Json,
+    overrides: Sequence[str] | None,
+    out: Path,
+    *,
+    plan: bool = False,
+    named: bool = False,
+) -> None:
+    """Do a stage and show what came of it.
+
+    Args:
+        name: The stage.
+        source: Its settings: a recipe's name, a file, or a table.
+        overrides: Changes to them.
+        out: Where it writes.
+        plan: Only show what it would need.
+        named: Show that under the stage's name, and say it, as for a stage of a run.
+    """
+    from thoughtlens.core import BY_NAME, load_config
+
+    stage = BY_NAME[name]
+    cfg = load_config(stage.config, source, overrides or [])
+    estimate = None if not plan else stage.say_plan(cfg) if named else stage.plan(cfg)
+    if estimate is None:
+        return show(stage.run(cfg, out))
+    show({"plan": {name: estimate.to_json()} if named else estimate.to_json()})
+
+
+def show(result: Json) -> None:
     """The command's one JSON object; of several processes under torchrun, the first one's."""
     if os.environ.get("RANK", "0") != "0":
         return

@@ -9,10 +9,10 @@ import difflib
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -32,6 +32,13 @@ class Config(BaseModel):
         protected_namespaces=(),
         allow_inf_nan=False,
     )
+
+    @classmethod
+    def without(cls, names: Collection[str]) -> type[Config]:
+        """The same config, checks included, but for these fields."""
+        gone = {name: None for name in names if name in cls.model_fields}
+        hints = {"__annotations__": dict.fromkeys(gone, ClassVar[None])}
+        return type(f"{cls.__name__}Options", (cls,), {"__module__": cls.__module__, **hints, **gone})
 
     @model_validator(mode="before")
     @classmethod

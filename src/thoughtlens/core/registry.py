@@ -1,14 +1,19 @@
-"""All stages, in the order in which a run does them; a stage is imported only when it runs."""
+"""All stages, in the order in which a run does them; a stage's code is imported only when it is needed."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from thoughtlens.core.config import Config
-from thoughtlens.core.stage import Plan
+from thoughtlens.core.console import say
+
+if TYPE_CHECKING:
+    from thoughtlens.core.config import Config
+    from thoughtlens.core.result import Result
+    from thoughtlens.core.stage import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,19 +22,19 @@ class Stage:
 
     name: str
     room: str
-    """The package that holds `config.py` and `stage.py`."""
+    """The package that holds `config.py` and `stage.py`, inside this one."""
     config_class: str
+    about: str
+    """What it does, in one line."""
     function: str = ""
     """Name in `stage.py`; unset: the stage's."""
-    plans: bool = True
-    """Whether `stage.py` has `plan(cfg) -> Plan`."""
     folder: str = ""
     """Its directory in a run; unset: the stage's name."""
     inputs: tuple[str, ...] = ()
     """Fields of its config that are directories of the run, or `run`, the run itself."""
     tables: tuple[str, ...] = ()
     """Fields of its config that stand as tables of their own in a recipe."""
-    recipe: str = "default"
+    recipe: str = ""
     """`default`: part of every run; `optional`: where a recipe asks for it; empty: never part of a run."""
 
     @property
@@ -40,97 +45,169 @@ class Stage:
     @property
     def config(self) -> type[Config]:
         """Its config's class; importing it costs no torch."""
-        return getattr(importlib.import_module(f"{self.room}.config"), self.config_class)
+        try:
+            return getattr(self._module("config"), self.config_class)
+        except ModuleNotFoundError:
+            return getattr(self._module("stage"), self.config_class)
 
     @property
-    def run(self) -> Callable[..., Any]:
+    def options(self) -> type[Config]:
+        """What a recipe's table of its name may hold: the config without what the run decides."""
+        return self.config.without(("seed", *self.tables, *self.inputs))
+
+    @property
+    def run(self) -> Callable[[Any, Path], Result]:
         """`(cfg, out) -> Result`."""
-        return getattr(importlib.import_module(f"{self.room}.stage"), self.function or self.name)
+        return getattr(self._module("stage"), self.function or self.name)
 
     def plan(self, cfg: Config) -> Plan | None:
         """What it expects to need, where it can say so."""
-        return importlib.import_module(f"{self.room}.stage").plan(cfg) if self.plans else None
+        plan = getattr(self._module("stage"), "plan", None)
+        if plan is None and self.name == "interpret":
+            plan = getattr(self._module("config"), "plan", None)
+        return None if plan is None else plan(cfg)
+
+    def say_plan(self, cfg: Config) -> Plan | None:
+        """The same, with a line for the user."""
+        plan = self.plan(cfg)
+        if plan is not None:
+            say(plan.line(self.name))
+        return plan
+
+    def _module(self, name: str) -> Any:
+        return importlib.import_module(f"thoughtlens.{self.room}.{name}")
 
 
 ACTS_AND_SAE = ("acts", "sae")
 STAGES = (
     Stage(
         name="extract",
-        room="thoughtlens.acts.extract",
+        room="acts.extract",
         config_class="ExtractConfig",
+        about="Run the model and store its activations.",
         folder="acts",
         tables=("model", "problems"),
+        recipe="default",
     ),
     Stage(
         name="train",
-        room="thoughtlens.sae.train",
+        room="sae.train",
         config_class="TrainConfig",
+        about="Train the sparse autoencoder(s) on stored activations.",
         folder="sae",
         inputs=("acts",),
         tables=("sae",),
+        recipe="default",
     ),
     Stage(
         name="validate",
-        room="thoughtlens.evals.reconstruction",
+        room="evals.reconstruction",
         config_class="ValidateConfig",
+        about="Measure the SAE on held-out rows, beside its baselines.",
         inputs=ACTS_AND_SAE,
+        recipe="default",
     ),
     Stage(
         name="interpret",
-        room="thoughtlens.latents.interpret",
+        room="latents.interpret",
         config_class="InterpretConfig",
+        about="Collect what each latent responds to.",
         inputs=ACTS_AND_SAE,
+        recipe="default",
     ),
     Stage(
-        name="classify", room="thoughtlens.evals.classify", config_class="ClassifyConfig", inputs=ACTS_AND_SAE
+        name="classify",
+        room="evals.classify",
+        config_class="ClassifyConfig",
+        about="Score labels with latents, raw activations and baselines on the same folds.",
+        inputs=ACTS_AND_SAE,
+        recipe="default",
     ),
     Stage(
         name="lens",
-        room="thoughtlens.latents.lens",
+        room="latents.lens",
         config_class="LensConfig",
+        about="What a thought would say: logit and tuned lens, beside a shuffled null; decoder rows in "
+        "words.",
         inputs=ACTS_AND_SAE,
         recipe="optional",
     ),
     Stage(
         name="explain",
-        room="thoughtlens.latents.explain",
+        room="latents.explain",
         config_class="ExplainConfig",
+        about="Explain latents, without an LLM or with one; every explanation is scored on problems it "
+        "did not see.",
         inputs=(*ACTS_AND_SAE, "interpret"),
         recipe="optional",
     ),
     Stage(
         name="replay",
-        room="thoughtlens.evals.first_study",
+        room="evals.first_study",
         config_class="ReplayConfig",
+        about="Replay the first study of CODI's thoughts, and correct it line by line.",
         inputs=("acts",),
         recipe="optional",
     ),
     Stage(
         name="explorer",
-        room="thoughtlens.show.explorer",
+        room="show.explorer",
         config_class="ExplorerConfig",
+        about="Write pages that show every latent of a run.",
         inputs=("run",),
-        plans=False,
         recipe="optional",
     ),
     Stage(
         name="report",
-        room="thoughtlens.show.report",
+        room="show.report",
         config_class="ReportConfig",
+        about="Write report.html, report.md and the figures of a run.",
         inputs=("run",),
-        plans=False,
+        recipe="default",
     ),
-    Stage(name="intervene", room="thoughtlens.interventions", config_class="InterveneConfig", recipe=""),
-    Stage(name="geometry", room="thoughtlens.latents.geometry", config_class="GeometryConfig", recipe=""),
-    Stage(name="gates", room="thoughtlens.evals.validity", config_class="GatesConfig", recipe=""),
-    Stage(name="suites", room="thoughtlens.evals.suites", config_class="SuiteConfig", recipe=""),
-    Stage(name="distill", room="thoughtlens.models.distill", config_class="DistillConfig", recipe=""),
-    Stage(name="sweep", room="thoughtlens.studies.sweep", config_class="SweepConfig", recipe=""),
+    Stage(
+        name="intervene",
+        room="interventions",
+        config_class="InterveneConfig",
+        about="Change thoughts while the model thinks: ablate, swap, patch, steer, splice, leave early.",
+    ),
+    Stage(
+        name="geometry",
+        room="latents.geometry",
+        config_class="GeometryConfig",
+        about="Nearest latents, and which latents two SAEs share: seeds, layers, thoughts, other models.",
+    ),
+    Stage(
+        name="gates",
+        room="evals.validity",
+        config_class="GatesConfig",
+        about="Test whether a model's thoughts carry its reasoning: ablate, swap, patch, leave early.",
+    ),
+    Stage(
+        name="suite",
+        room="evals.suites",
+        config_class="SuiteConfig",
+        about="Run an evaluation suite on any model and SAE: model=NAME sae=DIR hook_name=layers.8:out.",
+    ),
+    Stage(
+        name="distill",
+        room="models.distill",
+        config_class="DistillConfig",
+        about="Train a small model that thinks in vectors, with its controls.",
+    ),
+    Stage(
+        name="sweep",
+        room="studies.sweep",
+        config_class="SweepConfig",
+        about="Train every setting of a grid with several seeds: sae.k=8,16 sae.d_sae=1024,4096 seeds=0,1,2.",
+    ),
     Stage(
         name="neuronpedia",
-        room="thoughtlens.show.neuronpedia",
+        room="show.neuronpedia",
         config_class="NeuronpediaConfig",
-        recipe="",
+        about="Write a run's latents as Neuronpedia takes them: model_id=gpt2-small source_set=res-mylab.",
     ),
 )
 BY_NAME = {stage.name: stage for stage in STAGES}
+OF_RUNS = tuple(stage for stage in STAGES if stage.recipe)
+"""Those that a recipe can ask for."""

@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from thoughtlens import __version__
 from thoughtlens.core.config import Config, differences, identity, read_recipe, to_toml, validate_config
@@ -35,7 +34,7 @@ from thoughtlens.core.errors import (
 )
 from thoughtlens.core.files import fsync_tree, read_json, sha256, whole, write_json
 from thoughtlens.core.parts import FOLDER as PARTS
-from thoughtlens.core.record import Outcome
+from thoughtlens.core.record import Json, Outcome, Record
 from thoughtlens.core.result import Result
 from thoughtlens.core.translate import translate_result
 
@@ -46,7 +45,7 @@ UNHASHED_FOLDERS = {"shards", "checkpoints", PARTS}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Record):
     """What a stage expects to need, said before it starts."""
 
     rows: int
@@ -69,7 +68,7 @@ def run_stage(
     stage: str,
     cfg: Config,
     out: str | Path,
-    work: Callable[[Path], Outcome | dict[str, Any]],
+    work: Callable[[Path], Outcome | Json],
     *,
     inputs: dict[str, Path] | None = None,
 ) -> Result:
@@ -109,7 +108,7 @@ def run_stage(
             },
             "digest": digest_tree(tmp),
             "seconds": round(time.monotonic() - start, 3),
-            **provenance(),
+            **provenance().to_json(),
         }
         write_json(tmp / "result.json", result)
         return _finished(tmp, out)
@@ -150,7 +149,24 @@ def digest_tree(root: Path) -> str:
     return total.hexdigest()
 
 
-def provenance() -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Machine(Record):
+    """Where a result was made."""
+
+    system: str
+    cpus: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance(Record):
+    """With what a result was made."""
+
+    versions: dict[str, str]
+    git_commit: str | None
+    machine: Machine
+
+
+def provenance() -> Provenance:
     """Versions, git commit and machine, for `result.json`."""
     versions = {"thoughtlens": __version__, "python": platform.python_version()}
     for name in LIBRARIES:
@@ -158,11 +174,8 @@ def provenance() -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
-    return {
-        "versions": versions,
-        "git_commit": _git_commit(),
-        "machine": {"system": platform.platform(), "cpus": os.cpu_count()},
-    }
+    machine = Machine(system=platform.platform(), cpus=os.cpu_count())
+    return Provenance(versions=versions, git_commit=_git_commit(), machine=machine)
 
 
 def _finished(tmp: Path, out: Path) -> Result:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import Config, ConfigError, Plan, choose_device, run_stage, warn
+from thoughtlens.core import Config, ConfigError, Plan, choose_device, run_stage, validate_config, warn
 from thoughtlens.sae.fit.evaluation import DEFINITIONS
 from thoughtlens.sae.fit.track import write_curves
 from thoughtlens.sae.jobs.job import Job, check, plan_jobs
@@ -75,7 +75,7 @@ def configure(recipe: str | Path, overrides: Sequence[str], acts: Path) -> GridC
         own["seeds"] = (table["seed"],)
     if "group_size" in table.get("train", {}):
         own["group_size"] = table["train"]["group_size"]
-    return pipeline.validate_config(GridConfig, own)
+    return validate_config(GridConfig, own)
 
 
 def grid(cfg: GridConfig, out: str | Path) -> dict[str, Any]:

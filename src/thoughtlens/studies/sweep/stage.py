@@ -22,6 +22,7 @@ from thoughtlens.core import (
     read_json,
     run_stage,
     say,
+    validate_config,
     warn,
     write_json,
 )
@@ -66,7 +67,7 @@ def configure(recipe: str | Path, overrides: Sequence[str], acts: Path, **option
     fixed, axes, seeds = split_overrides(overrides)
     table = recipe_tables(recipe, fixed)
     given = {"seeds": seeds, **options}
-    return pipeline.validate_config(
+    return validate_config(
         SweepConfig,
         {
             "acts": acts,

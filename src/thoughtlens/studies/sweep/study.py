@@ -9,7 +9,8 @@ from typing import Any
 
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
-from thoughtlens.core import Config, Plan, apply_overrides, read_recipe, say
+from thoughtlens.acts.extract.stage import plan as extract_plan
+from thoughtlens.core import Config, Plan, apply_overrides, read_recipe, say, validate_config
 from thoughtlens.studies import pipeline
 from thoughtlens.studies.sweep.grid import TUNED, split_overrides
 
@@ -51,19 +52,17 @@ class Study:
         table = read_recipe(recipe)
         if "grid" in table:
             given = {name: value for name, value in {"acts": acts, **options}.items() if value is not None}
-            cfg = pipeline.validate_config(
-                self.config, apply_overrides(self.config, table, overrides) | given
-            )
+            cfg = validate_config(self.config, apply_overrides(self.config, table, overrides) | given)
             return _plans([(self.name, self.plan(cfg))]) if plan_only else self.do(cfg, out)
         fixed, _, _ = split_overrides(overrides)
         cfg = self.configure(recipe, overrides, acts or out / "acts", **options)
         self.check(cfg)
         extraction = pipeline.stage_config(pipeline.load(recipe, fixed), "extract", out)
+        assert isinstance(extraction, ExtractConfig)
         if plan_only:
-            first = [] if acts else [("extract", pipeline.PLANS["extract"](extraction))]
+            first = [] if acts else [("extract", extract_plan(extraction))]
             return _plans([*first, (self.name, self.plan(cfg))])
         if acts is None:
-            assert isinstance(extraction, ExtractConfig)
             extract(extraction, out / "acts")
         return self.do(cfg, out / self.name)
 
@@ -85,4 +84,4 @@ def tuned(table: dict[str, Any]) -> dict[str, Any]:
 def _plans(plans: list[tuple[str, Plan]]) -> dict[str, Any]:
     for name, estimate in plans:
         say(estimate.line(name))
-    return {"plan": {name: vars(estimate) for name, estimate in plans}}
+    return {"plan": {name: estimate.to_json() for name, estimate in plans}}

@@ -1,4 +1,4 @@
-"""The command that takes SAEs to other libraries and brings theirs here."""
+"""Commands that take SAEs to other libraries, bring theirs here, and judge them on others' suites."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.app import app, show
+from thoughtlens.cli.app import Out, Overrides, PlanOnly, app, doing, show
+from thoughtlens.core.registry import BY_NAME
 
 
 @app.command()
@@ -33,3 +34,14 @@ def convert(
 
     cfg = stage.ConvertConfig(source=source, to=to, source_format=source_format, hook_name=hook)
     show(stage.convert(cfg, out))
+
+
+@app.command(help=BY_NAME["suite"].about)
+def suite(
+    name: Annotated[str, typer.Argument(help="sae-probes: 113 labelled sets of texts, two classes each.")],
+    settings: Overrides = None,
+    *,
+    out: Out,
+    plan: PlanOnly = False,
+) -> None:
+    doing("suite", {"suite": name}, settings, out, plan=plan, named=True)

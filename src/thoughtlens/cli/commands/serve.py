@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.app import app, show
+from thoughtlens.cli.app import RunDir, app, show
 
 
 @app.command()
 def serve(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a finished run.")],
+    run_dir: RunDir,
     *,
     host: Annotated[
         str, typer.Option(help="Address to listen on; the default is this machine only.")

@@ -1,4 +1,4 @@
-"""The command that tries a grid of settings."""
+"""Commands that try a grid of settings."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from thoughtlens.cli.app import Acts, Out, Overrides, PlanOnly, Recipe, app, show
+from thoughtlens.core.registry import BY_NAME
 
 
-@app.command()
+@app.command(help=BY_NAME["sweep"].about)
 def sweep(
     recipe: Recipe,
     overrides: Overrides = None,
@@ -27,9 +28,18 @@ def sweep(
     ] = False,
     plan: PlanOnly = False,
 ) -> None:
-    """Train every setting of a grid with several seeds: sae.k=8,16 sae.d_sae=1024,4096 seeds=0,1,2."""
     from thoughtlens.studies.sweep import stage
 
     options = {"rule": rule, "max_l0": max_l0, "max_dead": max_dead}
     flags = {"fidelity": fidelity or None, "skip_refused": skip_refused or None}
     show(stage.run(recipe, overrides or [], out, acts=acts, plan_only=plan, **options, **flags))
+
+
+@app.command()
+def grid(
+    recipe: Recipe, overrides: Overrides = None, *, out: Out, acts: Acts = None, plan: PlanOnly = False
+) -> None:
+    """Train every setting on every layer and thought, as stacks: sae.k=8,16 train.lr=1e-4,4e-4 seeds=0,1."""
+    from thoughtlens.studies.grid import stage
+
+    show(stage.run(recipe, overrides or [], out, acts=acts, plan_only=plan))

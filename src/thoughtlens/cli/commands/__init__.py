@@ -1,0 +1,7 @@
+"""The commands; each module adds its own, and `--help` lists them in this order."""
+
+import importlib
+
+MODULES = "run sweep look thoughts latents serve track hub problems saes bench doctor"
+for name in MODULES.split():
+    importlib.import_module(f"{__name__}.{name}")

@@ -1,0 +1,84 @@
+"""Commands that explain, read and compare latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thoughtlens.cli.app import Acts, Out, Overrides, PlanOnly, RunDir, Sae, app, doing, show
+from thoughtlens.core.registry import BY_NAME
+
+
+@app.command(help=BY_NAME["explain"].about)
+def explain(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN] [key=value]...", help="A run's directory, then settings: n_latents=200."
+        ),
+    ] = None,
+    *,
+    acts: Acts = None,
+    sae: Sae = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Directory to make; unset: RUN/explain.")] = None,
+    plan: PlanOnly = False,
+) -> None:
+    from thoughtlens.core import say
+    from thoughtlens.latents.explain import stage
+
+    given = list(arguments or [])
+    run = Path(given.pop(0)) if given and "=" not in given[0] else None
+    cfg, target = stage.settings(run, given, acts=acts, sae=sae, out=out)
+    if plan:
+        show({"plan": stage.plan(cfg).to_json()})
+        return
+    result = stage.explain(cfg, target)
+    if run is not None and target == run / "explain":
+        say(stage.render(stage.about(run)))
+    show(result)
+
+
+@app.command(help=BY_NAME["lens"].about)
+def lens(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run: its acts and, if there, sae.")],
+    overrides: Overrides = None,
+    *,
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write; unset: RUN/lens.")] = None,
+    plan: PlanOnly = False,
+) -> None:
+    table = {"acts": str(run_dir / "acts")}
+    table |= {"sae": str(run_dir / "sae")} if (run_dir / "sae").is_dir() else {}
+    doing("lens", table, overrides, out or run_dir / "lens", plan=plan)
+
+
+@app.command(help=BY_NAME["geometry"].about)
+def geometry(
+    overrides: Overrides = None,
+    *,
+    sae: Annotated[
+        list[Path], typer.Option("--sae", help="An SAE directory; give it twice or more to compare.")
+    ],
+    acts: Annotated[
+        list[Path] | None,
+        typer.Option("--acts", help="The store of each --sae in turn; one for all where they share it."),
+    ] = None,
+    out: Out,
+    plan: PlanOnly = False,
+) -> None:
+    stores = acts or []
+    table: dict = {"sae": sae[0], "others": sae[1:]}
+    table |= {"acts": stores[0]} if stores else {}
+    table |= {"other_acts": stores[1:]} if len(stores) > 1 else {}
+    doing("geometry", table, overrides, out, plan=plan)
+
+
+@app.command(help=BY_NAME["neuronpedia"].about)
+def neuronpedia(
+    run_dir: RunDir,
+    settings: Overrides = None,
+    *,
+    out: Annotated[Path, typer.Option("--out", help="The folder to make.")],
+) -> None:
+    doing("neuronpedia", {"run": run_dir}, settings, out)

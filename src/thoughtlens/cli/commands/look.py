@@ -1,0 +1,82 @@
+"""Commands that look into what is there: a run, a recipe, a store."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thoughtlens.cli.app import RunDir, app, doing, show
+from thoughtlens.core.registry import BY_NAME
+
+
+@app.command()
+def fire(
+    run_dir: RunDir,
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="One or more texts.")],
+) -> None:
+    """Show the strongest latents of a text, its L0, and which of them fire everywhere."""
+    from thoughtlens.core import say
+    from thoughtlens.latents import on_text as stage
+
+    result = stage.fire(run_dir, texts)
+    say(stage.render(result))
+    show(result)
+
+
+@app.command()
+def recipe(name: Annotated[str, typer.Argument(help="A shipped recipe's name.")]) -> None:
+    """Print a complete recipe with every key explained."""
+    from thoughtlens.core import load_config, read_recipe, to_toml
+    from thoughtlens.studies import pipeline
+
+    of_distill = BY_NAME["distill"].config
+    is_distill = set(read_recipe(name)) <= set(of_distill.model_fields)
+    cfg = load_config(of_distill, name) if is_distill else pipeline.load(name)
+    sys.stdout.write(to_toml(cfg, comments=True))
+
+
+@app.command()
+def recipes() -> None:
+    """List the shipped recipes."""
+    from thoughtlens.core import recipe_names
+
+    show({"recipes": recipe_names()})
+
+
+@app.command()
+def verify(store: Annotated[Path, typer.Argument(help="An acts/ directory.")]) -> None:
+    """Check every digest of an activation store."""
+    from thoughtlens.acts.store.reader import verify
+
+    show(verify(store))
+
+
+@app.command(help=BY_NAME["explorer"].about)
+def explorer(
+    run_dir: RunDir,
+    *,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; open index.html in it.")],
+    single: Annotated[bool, typer.Option("--single", help="One HTML file; for small runs.")] = False,
+    beside: Annotated[
+        list[Path] | None, typer.Option("--beside", help="Another run, shown beside for comparison.")
+    ] = None,
+    problems: Annotated[int, typer.Option(help="Problems that get a page of their own.")] = 200,
+) -> None:
+    table = {"run": run_dir, "others": beside or [], "single": single, "n_problems": problems}
+    doing("explorer", table, None, out)
+
+
+@app.command()
+def view(run_dir: RunDir) -> None:
+    """Open the explorer of a run in the browser; written into the run when that has changed."""
+    import webbrowser
+
+    from thoughtlens.show.explorer.config import ExplorerConfig
+    from thoughtlens.show.pages import refreshed
+
+    result = refreshed(ExplorerConfig(run=run_dir), run_dir / "explorer")
+    page = (run_dir / "explorer" / "index.html").resolve()
+    show({"page": str(page), "opened": webbrowser.open(page.as_uri()), "n_latents": result["n_latents"]})

@@ -1,0 +1,121 @@
+"""Commands that run the pipeline or one of its stages."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thoughtlens.cli.app import Acts, Out, Overrides, PlanOnly, Recipe, Sae, app, doing, show
+from thoughtlens.cli.commands.track import Names, Project, Track, following
+from thoughtlens.core.registry import BY_NAME
+
+INPUTS = {"acts": Acts, "sae": Sae}
+"""Options for the inputs of a stage, by the name in its config."""
+
+
+@app.command()
+def run(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    *,
+    out: Out,
+    track: Track = None,
+    track_project: Project = None,
+    track_names: Names = "own",
+    plan: PlanOnly = False,
+) -> None:
+    """All stages of a recipe in order; what is done already is not done again."""
+    from thoughtlens.studies import pipeline
+
+    cfg = pipeline.load(recipe, overrides or [])
+    if plan:
+        return show(pipeline.plan(cfg, out))
+    with following(out, track, track_project, track_names) as summarise:
+        result = pipeline.run(cfg, out)
+        summarise(result["stages"])
+    show(result)
+
+
+def _one(
+    name: str, recipe: str, overrides: Sequence[str] | None, out: Path, plan: bool, **inputs: Path | None
+) -> None:
+    from thoughtlens.studies import pipeline
+
+    given = {key: path for key, path in inputs.items() if path is not None}
+    show(pipeline.run_one(name, recipe, overrides or [], out, inputs=given, plan_only=plan))
+
+
+def _stage_command(name: str) -> None:
+    """Add the command of one stage of a recipe, with an option for each of its inputs."""
+
+    def command(
+        recipe: Recipe,
+        overrides: Overrides = None,
+        *,
+        out: Out,
+        plan: PlanOnly = False,
+        **inputs: Path | None,
+    ) -> None:
+        _one(name, recipe, overrides, out, plan, **inputs)
+
+    *own, plan, _ = inspect.signature(command, eval_str=True).parameters.values()
+    options = [
+        inspect.Parameter(key, plan.kind, default=None, annotation=INPUTS[key])
+        for key in BY_NAME[name].inputs
+        if key in INPUTS
+    ]
+    command.__signature__ = inspect.Signature([*own, *options, plan])  # type: ignore[attr-defined]
+    app.command(name, help=BY_NAME[name].about)(command)
+
+
+_stage_command("extract")
+
+
+@app.command(help=BY_NAME["train"].about)
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    *,
+    out: Out,
+    acts: Acts = None,
+    track: Track = None,
+    track_project: Project = None,
+    track_names: Names = "own",
+    plan: PlanOnly = False,
+) -> None:
+    with following(out, None if plan else track, track_project, track_names):
+        _one("train", recipe, overrides, out, plan, acts=acts)
+
+
+_stage_command("validate")
+_stage_command("interpret")
+
+
+@app.command(help=BY_NAME["classify"].about)
+def classify(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    *,
+    out: Out,
+    acts: Acts = None,
+    sae: Sae = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="Instead of the recipe's labels, the sets of sae-probes; suite.KEY=VALUE."),
+    ] = None,
+    plan: PlanOnly = False,
+) -> None:
+    if suite is None:
+        return _one("classify", recipe, overrides, out, plan, acts=acts, sae=sae)
+    from thoughtlens.studies import pipeline
+
+    table, folder = pipeline.suite_of(suite, recipe, overrides or [], out, sae)
+    doing("suite", table, None, folder, plan=plan, named=True)
+
+
+_stage_command("replay")
+_stage_command("report")

@@ -1,0 +1,47 @@
+"""Commands that train, test and change thought models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thoughtlens.cli.app import Out, Overrides, PlanOnly, Recipe, app, doing
+from thoughtlens.core.registry import BY_NAME
+
+
+@app.command(help=BY_NAME["distill"].about)
+def distill(recipe: Recipe, overrides: Overrides = None, *, out: Out, plan: PlanOnly = False) -> None:
+    doing("distill", recipe, overrides, out, plan=plan)
+
+
+@app.command(help=BY_NAME["gates"].about)
+def gates(
+    model: Annotated[str, typer.Argument(help="A thought model: codi-tiny, a hub id, a directory.")],
+    overrides: Overrides = None,
+    *,
+    n: Annotated[int, typer.Option(help="Held-out problems.")] = 3000,
+    problems: Annotated[str | None, typer.Option(help="arithmetic, gsm8k:test, or a Parquet file.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of problems and edits.")] = 0,
+    out: Out,
+) -> None:
+    table = {"model": model, "n": n, "seed": seed} | ({"problems": problems} if problems else {})
+    doing("gates", table, overrides, out)
+
+
+@app.command(help=BY_NAME["intervene"].about)
+def intervene(
+    source: Annotated[
+        str, typer.Argument(metavar="RUN_OR_MODEL", help="A run's directory, or a thought model's name.")
+    ],
+    overrides: Overrides = None,
+    *,
+    out: Out,
+    plan: PlanOnly = False,
+) -> None:
+    from thoughtlens.interventions.stage import of_run
+
+    is_run = (Path(source) / "acts").is_dir()
+    table = of_run(source) if is_run else {"model": {"name": source, "dtype": "float32"}}
+    doing("intervene", table, overrides, out, plan=plan)
