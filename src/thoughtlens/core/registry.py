@@ -56,7 +56,7 @@ class Stage:
         return self.config.without(("seed", *self.tables, *self.inputs))
 
     @property
-    def run(self) -> Callable[[Any, Path], Result]:
+    def run(self) -> Callable[[Any, str | Path], Result]:
         """`(cfg, out) -> Result`."""
         return getattr(self._module("stage"), self.function or self.name)
 
