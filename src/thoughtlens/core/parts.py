@@ -6,6 +6,8 @@ the stage's result is on disk, so that a kill during the clean-up loses nothing.
 
 from __future__ import annotations
 
+import itertools
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FOLDER = "parts"
+P = TypeVar("P")
 R = TypeVar("R", bound=Record)
 
 
@@ -31,16 +34,27 @@ class Parts:
         """Where a part keeps a file of its own."""
         return self.folder / f"{part}.{name}"
 
-    def todo(self, parts: Iterable[object]) -> Iterator[object]:
+    def todo(self, parts: Iterable[P]) -> Iterator[P]:
         """The parts that are not finished yet."""
         return (part for part in parts if not self._done(part).is_file())
 
-    def write_table(self, part: object, name: str, table: pa.Table) -> None:
-        """A part's table, whole or absent."""
+    def write_table(self, part: object, name: str, tables: pa.Table | Iterable[pa.Table]) -> None:
+        """A part's table, whole or absent; given as several of one schema, it is never all in memory."""
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        with whole(self.path(part, f"{name}.parquet")) as file:
-            pq.write_table(table, file)
+        several = iter([tables] if isinstance(tables, pa.Table) else tables)
+        first: pa.Table = next(several)
+        with (
+            whole(self.path(part, f"{name}.parquet")) as file,
+            pq.ParquetWriter(file, first.schema, compression="zstd") as writer,
+        ):
+            for table in itertools.chain([first], several):
+                writer.write_table(table)
+
+    def has_table(self, part: object, name: str) -> bool:
+        """Whether a part's table was written already; the part itself may not be finished."""
+        return self.path(part, f"{name}.parquet").is_file()
 
     def finish(self, part: object, summary: Json | Record) -> None:
         """Say that a part is finished; `summary` is what `summaries` gives back."""
@@ -69,7 +83,10 @@ class Parts:
         files = [one for one in files if one.is_file()]
         if schema is None:
             schema = pq.read_schema(files[0])
-        with whole(file) as target, pq.ParquetWriter(target, schema) as writer:
+        if len(files) == 1 and pq.read_schema(files[0]).equals(schema):
+            shutil.copyfile(files[0], file)
+            return
+        with whole(file) as target, pq.ParquetWriter(target, schema, compression="zstd") as writer:
             for one in files:
                 with pq.ParquetFile(one) as table:
                     for i in range(table.num_row_groups):

@@ -13,12 +13,12 @@ import pytest
 
 from tests.planted import HOOKS, D, planted_sae, text_store, thought_store
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import ConfigError, DataError, MismatchError, to_toml
+from thoughtlens.core import ConfigError, DataError, MismatchError, Parts, to_toml
 from thoughtlens.latents.codes.codes import open_codes
 from thoughtlens.latents.codes.member import Member
 from thoughtlens.latents.interpret import stage as run
-from thoughtlens.latents.interpret.config import InterpretConfig, plan
-from thoughtlens.latents.interpret.stage import interpret
+from thoughtlens.latents.interpret.config import InterpretConfig
+from thoughtlens.latents.interpret.stage import interpret, plan
 from thoughtlens.latents.interpret.tables import TABLES
 from thoughtlens.sae.formats.io import load
 
@@ -125,14 +125,13 @@ def test_a_killed_stage_goes_on_after_its_finished_members(thoughts, tmp_path):
     cfg = InterpretConfig(acts=root / "acts", sae=tmp_path / "sae")
     whole = interpret(cfg, tmp_path / "whole")
     # what a kill between the two members leaves: the first one's parts, and nothing of the second
-    parts = tmp_path / "out.tmp" / "parts"
-    parts.mkdir(parents=True)
+    (tmp_path / "out.tmp").mkdir()
+    parts = Parts(tmp_path / "out.tmp")
     (tmp_path / "out.tmp" / "config.toml").write_text(to_toml(cfg))
     store = ActivationStore.open(root / "acts")
     member = Member(store, "m0", load(tmp_path / "sae" / "m0"), split=None, batch_size=cfg.batch_size)
-    run._member(cfg, member, tmp_path / "out.tmp", parts, 0)
-    before = (parts / "0.json").stat().st_mtime_ns
-    assert before and interpret(cfg, tmp_path / "out")["digest"] == whole["digest"]
+    parts.finish(0, run._member(cfg, member, tmp_path / "out.tmp", parts, 0))
+    assert interpret(cfg, tmp_path / "out")["digest"] == whole["digest"]
     assert {m["member"] for m in whole["members"]} == {"m0", "m1"}
 
 

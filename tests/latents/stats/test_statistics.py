@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.latents.stats.fired import fires_of
+from thoughtlens.latents.codes.codes import Compressed
 from thoughtlens.latents.stats.statistics import (
     HISTOGRAM_EDGES,
     coactive,
@@ -70,11 +71,12 @@ def test_common_tokens():
 def test_coactivation_equals_dense_products(threads):
     acts = dense()
     fires, flat = fires_of(acts, [200]), acts.reshape(400, -1) > 0
-    indptr, latents = np.r_[0, np.cumsum(flat.sum(1))], np.nonzero(flat)[1].astype(np.int32)
+    indptr, (vectors, latents) = np.r_[0, np.cumsum(flat.sum(1))], np.nonzero(flat)
+    by_vector = Compressed(indptr, latents.astype(np.int32), flat[vectors, latents].astype(np.float32))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        other, both, jaccard = coactive(fires, indptr, latents, 5)
+        other, both, jaccard = coactive(fires, by_vector, 5)
     finally:
         torch.set_num_threads(before)
     product = flat.T.astype(int) @ flat.astype(int)

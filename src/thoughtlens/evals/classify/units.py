@@ -17,7 +17,7 @@ from thoughtlens.evals.probing.coders import Cover
 from thoughtlens.evals.probing.menu import ARMS
 from thoughtlens.evals.probing.samples import TextSamples, ThoughtSamples, Units, stored_documents
 from thoughtlens.latents.codes.reading import TextReader
-from thoughtlens.latents.stats.preferences import PROBLEM_COLUMNS, encode_labels
+from thoughtlens.latents.stats.labels import PROBLEM_COLUMNS, encode_labels
 from thoughtlens.problems.labelled import labelled
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.formats import io

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from jaxtyping import Float, Int, Shaped
 
 from thoughtlens.core import DataError, progress, read_json, write_json
-from thoughtlens.latents.codes.codes import SCHEMA, Codes, header, tensors
+from thoughtlens.latents.codes.codes import SCHEMA, Codes, Compressed, header, tensors
 from thoughtlens.latents.codes.member import Member
 
 I64, I32, F32 = np.dtype("<i8"), np.dtype("<i4"), np.dtype("<f4")
@@ -164,8 +164,7 @@ def transpose(root: Path, d_sae: int) -> None:
     A first pass counts each latent's fires and so fixes where they go; a second writes every part's share of
     each latent to its place. Memory is that of `CHUNK_FIRES` fires.
     """
-    table = tensors(root / "csr.safetensors")
-    indptr, latents = table["indptr"], table["indices"]
+    indptr, latents, values_by_vector = Compressed(**tensors(root / "csr.safetensors"))
     counts = np.zeros(d_sae, np.int64)
     for low in range(0, len(latents), CHUNK_FIRES):
         counts += np.bincount(latents[low : low + CHUNK_FIRES], minlength=d_sae)
@@ -181,7 +180,7 @@ def transpose(root: Path, d_sae: int) -> None:
         os.truncate(file.fileno(), values_at + F32.itemsize * len(latents))
         for low, high in _parts(indptr):
             a, b = int(indptr[low]), int(indptr[high])
-            part = (table["values"][a:b], latents[a:b], indptr[low : high + 1] - a)
+            part = (values_by_vector[a:b], latents[a:b], indptr[low : high + 1] - a)
             columns = sp.csr_array(part, shape=(high - low, d_sae)).tocsc()
             vectors, values = (columns.indices + low).astype(I32), columns.data
             for j in np.flatnonzero(np.diff(columns.indptr)).tolist():

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import scipy.sparse as sp
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
 from thoughtlens.core import DataError, NotThereError, StoreError, read_json, whole
 
@@ -24,6 +24,21 @@ DTYPES = {"I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "F32": np.dtype("<f4")
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 GROUP_FIRES = 1 << 20
 """Fires in a row group of the Parquet form."""
+
+
+class Compressed(NamedTuple):
+    """One order of the codes: line `i` has `indices[indptr[i]:indptr[i + 1]]`, and the values there."""
+
+    indptr: Int[np.ndarray, " lines_plus_1"]
+    indices: Int[np.ndarray, " n"]
+    values: Float[np.ndarray, " n"]
+
+    def line(self, i: int, what: str) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+        """Indices and values of one line."""
+        if not 0 <= i < len(self.indptr) - 1:
+            raise DataError(f"Expected a {what} from 0 to {len(self.indptr) - 2}, got {i}")
+        own = slice(int(self.indptr[i]), int(self.indptr[i + 1]))
+        return self.indices[own], self.values[own]
 
 
 class Codes:
@@ -42,10 +57,11 @@ class Codes:
         self.d_sae, self.n_vectors, self.n_fires = meta["d_sae"], meta["n_vectors"], meta["n_fires"]
         places = tensors(root / "places.safetensors")
         self.store_row, self.problem = places["row"], places["problem"]
-        self.by_vector, self.by_latent = (tensors(root / f"{name}.safetensors") for name in ("csr", "csc"))
-        expected = {"csr": (self.by_vector, self.n_vectors), "csc": (self.by_latent, self.d_sae)}
-        for name, (table, n) in expected.items():
-            sizes = [len(table[key]) for key in ("indptr", "indices", "values")]
+        self.by_vector, self.by_latent = (
+            Compressed(**tensors(root / f"{name}.safetensors")) for name in ("csr", "csc")
+        )
+        for name, table, n in (("csr", self.by_vector, self.n_vectors), ("csc", self.by_latent, self.d_sae)):
+            sizes = [len(part) for part in table]
             if sizes != [n + 1, self.n_fires, self.n_fires]:
                 raise StoreError(
                     f"{root}/{name}.safetensors has lengths {sizes}, its meta.json says {n:,} and "
@@ -74,15 +90,15 @@ class Codes:
     @property
     def density(self) -> Float[np.ndarray, " d_sae"]:
         """Share of vectors on which each latent fires."""
-        return np.diff(self.by_latent["indptr"]) / max(self.n_vectors, 1)
+        return np.diff(self.by_latent.indptr) / max(self.n_vectors, 1)
 
     def latent(self, j: int) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
         """Vectors on which latent `j` fires, ascending, and its activation there."""
-        return _slice(self.by_latent, j, self.d_sae, "latent", self.root)
+        return self.by_latent.line(j, "latent")
 
     def row(self, v: int) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
         """Latents that fire on vector `v` (a row of the CSR), ascending, and their activations."""
-        return _slice(self.by_vector, v, self.n_vectors, "vector", self.root)
+        return self.by_vector.line(v, "vector")
 
     def csr(self) -> sp.csr_array:
         """The codes as `[n_vectors, d_sae]`, rows by vector; index pointers are copied, the rest is mapped.
@@ -90,12 +106,12 @@ class Codes:
         Codes of 2^31 fires or more are copied: scipy needs one width for all its indices.
         """
         t = self.by_vector
-        return sp.csr_array((t["values"], t["indices"], t["indptr"]), shape=(self.n_vectors, self.d_sae))
+        return sp.csr_array((t.values, t.indices, t.indptr), shape=(self.n_vectors, self.d_sae))
 
     def csc(self) -> sp.csc_array:
         """The codes as `[n_vectors, d_sae]`, columns by latent; mapped as `csr`."""
         t = self.by_latent
-        return sp.csc_array((t["values"], t["indices"], t["indptr"]), shape=(self.n_vectors, self.d_sae))
+        return sp.csc_array((t.values, t.indices, t.indptr), shape=(self.n_vectors, self.d_sae))
 
     def rows_of(self, vectors: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         """Row of the store of each vector."""
@@ -128,7 +144,7 @@ class Codes:
         schema = pa.schema(
             {"latent": pa.int32(), "row": pa.int64(), "hook_name": pa.string(), "value": pa.float32()}
         )
-        indptr, indices, values = (self.by_latent[key] for key in ("indptr", "indices", "values"))
+        indptr, indices, values = self.by_latent
         with whole(Path(path)) as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
             for low in range(0, self.n_fires, GROUP_FIRES):
                 vector = indices[low : low + GROUP_FIRES]
@@ -196,12 +212,3 @@ def _mapped(file: Path, start: int, entry: dict[str, Any]) -> np.ndarray:
     if n == 0:
         return np.zeros(0, dtype)
     return np.memmap(file, dtype, "r", start + first, (n,)).view(np.ndarray)
-
-
-def _slice(
-    table: dict[str, np.ndarray], i: int, n: int, what: str, root: Path
-) -> tuple[Shaped[np.ndarray, " n"], Shaped[np.ndarray, " n"]]:
-    if not 0 <= i < n:
-        raise DataError(f"Expected a {what} from 0 to {n - 1} in {root}, got {i}")
-    low, high = int(table["indptr"][i]), int(table["indptr"][i + 1])
-    return table["indices"][low:high], table["values"][low:high]

@@ -29,12 +29,12 @@ class Fires:
     @classmethod
     def of(cls, codes: Codes) -> Fires:
         """The fires of stored codes; the large arrays stay memory-mapped."""
-        by_latent, problem = codes.by_latent, codes.problem
+        problem = codes.problem
         change = problem[1:] != problem[:-1]
         first = np.r_[0, 1 + np.flatnonzero(change), len(problem)]
         unit = np.repeat(np.arange(len(first) - 1, dtype=np.int32), np.diff(first))
         n_hooks = len(codes.hook_names)
-        return cls(by_latent["indptr"], by_latent["indices"], by_latent["values"], unit, first, n_hooks)
+        return cls(*codes.by_latent, unit, first, n_hooks)
 
     def part(self, low: int, high: int) -> Fires:
         """The fires of the latents from `low` to below `high` (or the last), numbered from 0."""

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from thoughtlens.latents.explain.corpus import Corpus, Part
 from thoughtlens.latents.explain.lookup import quoted
-from thoughtlens.latents.stats.preferences import PROBLEM_COLUMNS, encode_labels, label_columns
+from thoughtlens.latents.stats.labels import PROBLEM_COLUMNS, encode_labels, label_columns
 from thoughtlens.models.thought.thoughts import parse_number
 
 MIN_COUNT = 5

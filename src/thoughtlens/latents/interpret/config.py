@@ -1,4 +1,4 @@
-"""What the interpret stage collects, and what it costs."""
+"""What the interpret stage collects."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import Config, Plan
-from thoughtlens.latents.stats.preferences import Settings
-from thoughtlens.sae.formats.io import load as load_sae
-from thoughtlens.sae.formats.io import member_names, member_path
+from thoughtlens.core import Config
 
 
 class InterpretConfig(Config):
@@ -25,7 +21,7 @@ class InterpretConfig(Config):
     top_k: int = Field(20, ge=1)
     """Examples kept for each latent."""
     per_decile: int = Field(3, ge=0)
-    """Fires drawn at random from each tenth of a latent's activations; 0: none."""
+    """Firings drawn at random from each tenth of a latent's activations; 0: none."""
     context_before: int = Field(16, ge=0)
     """Tokens shown before an example's strongest token."""
     context_after: int = Field(8, ge=0)
@@ -37,7 +33,7 @@ class InterpretConfig(Config):
     min_units: int = Field(10, ge=2)
     """Problems in which a latent must fire for its preferences to be tested."""
     min_token_fires: int = Field(10, ge=1)
-    """Fires of a latent on a token below which that pair is not tested."""
+    """Firings of a latent on a token below which that pair is not tested."""
     labels: tuple[str, ...] | None = None
     """Label columns of the problems; unset: all with at most `max_levels` values, and all numbers."""
     max_levels: int = Field(12, ge=2)
@@ -57,36 +53,9 @@ class InterpretConfig(Config):
     """Crosscoders: least length that a latent writes at a site, as a share of its largest, at which it counts
     as present there."""
     codes: bool = True
-    """Keep the sparse codes: what explanations and the explorer read. They take 16 bytes a fire, less than
-    the bfloat16 vectors they were computed from where L0 is below an eighth of d_in."""
+    """Keep the sparse codes: what explanations and the explorer read. They take 16 bytes for each
+    firing, less than the bfloat16 vectors they were computed from where L0 is below an eighth of d_in."""
     codes_parquet: bool = False
-    """Keep them as one Parquet table a member too, for other programs."""
+    """Keep them as one Parquet table for each member too, for other programs."""
     seed: int = Field(0, ge=0)
     """Seed of the permutations and samples."""
-
-    def settings(self) -> Settings:
-        """What `latents.stats.preferences` tests."""
-        return Settings(**{name: getattr(self, name) for name in Settings.__dataclass_fields__})
-
-
-def plan(cfg: InterpretConfig) -> Plan:
-    """Rows, memory, disk and time of the stage; zeros where its inputs do not exist yet."""
-    if not (Path(cfg.acts) / "meta.json").is_file() or not Path(cfg.sae).is_dir():
-        return Plan(rows=0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
-    store = ActivationStore.open(cfg.acts)
-    rows, flops, fires, latents, widest = 0, 0.0, 0.0, 0, 0
-    for name in member_names(cfg.sae):
-        sae = load_sae(member_path(cfg.sae, name))
-        n = store.n_rows * len(sae.hook_names)
-        rows, flops = rows + n, flops + 4.0 * n * sae.d_in * sae.d_sae
-        fires, latents = fires + n * float(getattr(sae.cfg, "k", 32)), latents + sae.d_sae
-        widest = max(widest, sae.d_sae)
-    examples = latents * (cfg.top_k + 10 * cfg.per_decile)
-    problems = store.problems.num_rows
-    return Plan(
-        rows=rows,
-        memory_bytes=0.8e9 + 12.0 * cfg.batch_size * widest + 60.0 * store.n_rows
-        + 8.0 * problems * cfg.n_permutations,
-        disk_bytes=8.0 * examples * (cfg.context_before + cfg.context_after + 1) + 16.0 * fires,
-        seconds=flops / 2e10 + fires * 1e-9 * (700 + 4 * cfg.n_permutations + 25 * cfg.text_permutations),
-    )  # fmt: skip

@@ -1,23 +1,27 @@
-"""The stage: every member encoded once, its tables, and what the result says of it."""
+"""The interpret stage: what each latent responds to, from one encoding pass over the store.
+
+The pass streams the sparse codes to disk, by vector and by latent (`latents.codes`); every table is then
+computed from there, latent by latent, so that quantiles are exact, memory does not grow with the store's
+activations, and a killed stage goes on after the last table it finished.
+"""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
-
-import pyarrow.parquet as pq
 
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import read_json, run_stage, write_json
+from thoughtlens.core import Parts, Plan, Result, run_stage
 from thoughtlens.latents.codes.code_writer import write_codes
 from thoughtlens.latents.codes.coded import Coded
 from thoughtlens.latents.codes.member import Member, member_thoughts
+from thoughtlens.latents.interpret import sites
 from thoughtlens.latents.interpret.config import InterpretConfig
-from thoughtlens.latents.interpret.tables import TABLES, join, tested_of, write_tables
-from thoughtlens.latents.stats import association, sites
-from thoughtlens.latents.stats.statistics import HISTOGRAM_EDGES, LatentStats
-from thoughtlens.sae.formats.io import load_members
+from thoughtlens.latents.interpret.records import InterpretOutcome, MemberSummary
+from thoughtlens.latents.interpret.tables import TABLES, Tables, tested_of
+from thoughtlens.latents.stats import association
+from thoughtlens.latents.stats.statistics import HISTOGRAM_EDGES
+from thoughtlens.sae.formats.io import load, load_members, member_names, member_path
 from thoughtlens.sae.kinds.crosscoder import Crosscoder
 
 DEFINITIONS = {
@@ -28,20 +32,20 @@ DEFINITIONS = {
     "outliers of norm",
     "*_share": "share of the latent's summed activation on such rows",
     "*_examples": "share of the latent's top examples on such rows",
-    "top examples": "largest activations, at most one a problem; ties go to the lowest row",
-    "histogram": "fires of the latent whose activation lies between histogram_edges, four bins an octave; "
+    "top examples": "largest activations, at most one for each problem; ties go to the lowest row",
+    "histogram": "firings of the latent whose activation lies between histogram_edges, four bins an octave; "
     "the first and last bin also hold what lies beyond",
-    "deciles": "quantiles 0, 0.1, ..., 1 of the latent's activation over its fires, interpolated linearly",
-    "decile examples": "fires drawn uniformly without replacement from each tenth of the latent's fires by "
-    "rank of activation; decile 10 is the strongest",
-    "counts": "n_fires: fires of the latent on the n vectors of the level",
+    "deciles": "quantiles 0, 0.1, ..., 1 of the latent's activation over its firings, interpolated linearly",
+    "decile examples": "firings drawn uniformly without replacement from each tenth of the latent's firings "
+    "by rank of activation; decile 10 is the strongest",
+    "counts": "n_fires: firings of the latent on the n vectors of the level",
     "jaccard": "vectors on which both latents fire over vectors on which at least one does",
     **association.DEFINITIONS,
     **sites.DEFINITIONS,
 }
 
 
-def interpret(cfg: InterpretConfig, out: str | Path) -> dict[str, Any]:
+def interpret(cfg: InterpretConfig, out: str | Path) -> Result:
     """Codes, per-latent statistics, examples and preferences of every SAE in a directory.
 
     Returns:
@@ -56,72 +60,91 @@ def interpret(cfg: InterpretConfig, out: str | Path) -> dict[str, Any]:
     return run_stage("interpret", cfg, out, lambda tmp: _work(cfg, tmp), inputs=inputs)
 
 
-def _work(cfg: InterpretConfig, tmp: Path) -> dict[str, Any]:
+def plan(cfg: InterpretConfig) -> Plan:
+    """Rows, memory, disk and time of the stage; zeros where its inputs do not exist yet."""
+    if not (Path(cfg.acts) / "meta.json").is_file() or not Path(cfg.sae).is_dir():
+        return Plan(rows=0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
     store = ActivationStore.open(cfg.acts)
-    parts = tmp / "parts"
-    parts.mkdir(exist_ok=True)
-    members = load_members(cfg.sae, joined=True, hooks=store.meta.d_in)
-    for i, (name, sae) in enumerate(members.items()):
-        if not (parts / f"{i}.json").is_file():
-            _member(cfg, Member(store, name, sae, split=cfg.split, batch_size=cfg.batch_size), tmp, parts, i)
+    rows, flops, fires, latents, widest = 0, 0.0, 0.0, 0, 0
+    for name in member_names(cfg.sae):
+        sae = load(member_path(cfg.sae, name))
+        n = store.n_rows * len(sae.hook_names)
+        rows, flops = rows + n, flops + 4.0 * n * sae.d_in * sae.d_sae
+        fires, latents = fires + n * float(getattr(sae.cfg, "k", 32)), latents + sae.d_sae
+        widest = max(widest, sae.d_sae)
+    examples = latents * (cfg.top_k + 10 * cfg.per_decile)
+    problems = store.problems.num_rows
+    return Plan(
+        rows=rows,
+        memory_bytes=0.8e9 + 12.0 * cfg.batch_size * widest + 60.0 * store.n_rows
+        + 8.0 * problems * cfg.n_permutations,
+        disk_bytes=8.0 * examples * (cfg.context_before + cfg.context_after + 1) + 16.0 * fires,
+        seconds=flops / 2e10 + fires * 1e-9 * (700 + 4 * cfg.n_permutations + 25 * cfg.text_permutations),
+    )  # fmt: skip
+
+
+def _work(cfg: InterpretConfig, tmp: Path) -> InterpretOutcome:
+    store, parts = ActivationStore.open(cfg.acts), Parts(tmp)
+    saes = list(load_members(cfg.sae, joined=True, hooks=store.meta.d_in).items())
+    every = range(len(saes))
+    for i in parts.todo(every):
+        name, sae = saes[i]
+        member = Member(store, name, sae, split=cfg.split, batch_size=cfg.batch_size)
+        parts.finish(i, _member(cfg, member, tmp, parts, i))
     for table in TABLES:
-        join([parts / f"{i}.{table}.parquet" for i in range(len(members))], tmp / f"{table}.parquet")
-    summaries = [read_json(parts / f"{i}.json") for i in range(len(members))]
-    if placed := sorted(parts.glob("*.sites.parquet"), key=lambda file: int(file.name.split(".")[0])):
-        join(placed, tmp / "sites.parquet")
+        parts.join(every, table, tmp / f"{table}.parquet")
+    if any(parts.has_table(i, "sites") for i in every):
+        parts.join(every, "sites", tmp / "sites.parquet")
     if not cfg.codes:
         shutil.rmtree(tmp / "codes", ignore_errors=True)
-    shutil.rmtree(parts)
-    return {
-        "split": cfg.split or "all",
-        "kind": store.meta.kind,
-        "members": summaries,
-        "histogram_edges": list(HISTOGRAM_EDGES),
-        "headline": {
-            "n_latents": sum(m["d_sae"] for m in summaries),
-            "n_alive": sum(m["n_alive"] for m in summaries),
-            "n_everywhere": sum(m["n_everywhere"] for m in summaries),
+    members = parts.summaries(every, MemberSummary)
+    return InterpretOutcome(
+        split=cfg.split or "all",
+        kind=store.meta.kind,
+        members=members,
+        histogram_edges=list(HISTOGRAM_EDGES),
+        headline={
+            "n_latents": sum(m.d_sae for m in members),
+            "n_alive": sum(m.n_alive for m in members),
+            "n_everywhere": sum(m.n_everywhere for m in members),
         },
-        "definitions": DEFINITIONS,
-        "warnings": [w for m in summaries for w in m["warnings"]],
-    }
+        definitions=DEFINITIONS,
+        warnings=[line for m in members for line in m.warnings],
+    )
 
 
-def _member(cfg: InterpretConfig, member: Member, tmp: Path, parts: Path, i: int) -> None:
-    codes = write_codes(member, tmp / "codes" / str(i), parts / f"{i}.codes")
+def _member(cfg: InterpretConfig, member: Member, tmp: Path, parts: Parts, i: int) -> MemberSummary:
+    """Everything about one SAE, its tables as those of part `i`."""
+    codes = write_codes(member, tmp / "codes" / str(i), parts.path(i, "codes"))
     if cfg.codes_parquet and cfg.codes:
         codes.write_parquet(codes.root / "codes.parquet")
-    stats = write_tables(cfg, Coded.of(member, codes), parts, i)
-    everywhere = pq.read_table(parts / f"{i}.latents.parquet", columns=["everywhere"])[
-        "everywhere"
-    ].to_pylist()
-    summary = _summary(cfg, member, stats, sum(everywhere)) | {"preferences": tested_of(parts, i)}
+    tables = Tables(cfg, Coded.of(member, codes))
+    tables.write(parts, i)
+    persistence = None
     if isinstance(member.sae, Crosscoder):
-        found_sites = sites.place(member, stats, cfg.present_share)
-        pq.write_table(sites.table(member, found_sites), parts / f"{i}.sites.parquet")
-        summary["persistence"] = sites.counts(found_sites)
-    write_json(parts / f"{i}.json", summary)
-
-
-def _summary(cfg: InterpretConfig, member: Member, stats: LatentStats, everywhere: int) -> dict[str, Any]:
-    alive = int((stats.fires > 0).sum())
-    warnings = []
-    if everywhere:
+        found = sites.place(member, tables.stats, cfg.present_share)
+        parts.write_table(i, "sites", sites.table(member, found))
+        persistence = sites.counts(found)
+    stats, dense = tables.stats, sum(why is not None for why in tables.dense)
+    alive, warnings = int((stats.fires > 0).sum()), []
+    if dense:
         warnings.append(
-            f"{member.name}: {everywhere} of {alive} live latents fire everywhere, "
+            f"{member.name}: {dense} of {alive} live latents fire everywhere, "
             f"on first tokens or on outlier norms: they say little about any one text"
         )
-    return {
-        "member": member.name,
-        "hook_names": member.sae.hook_names,
-        "thoughts": member_thoughts(member.store, member.sae),
-        "kind": member.sae.kind,
-        "d_sae": member.sae.d_sae,
-        "split": cfg.split or "all",
-        "n": stats.n_vectors,
-        "n_problems": stats.n_units,
-        "l0": stats.fires.sum() / max(stats.n_vectors, 1),
-        "n_alive": alive,
-        "n_everywhere": everywhere,
-        "warnings": warnings,
-    }
+    return MemberSummary(
+        member=member.name,
+        hook_names=member.sae.hook_names,
+        thoughts=member_thoughts(member.store, member.sae),
+        kind=member.sae.kind,
+        d_sae=member.sae.d_sae,
+        split=cfg.split or "all",
+        n=stats.n_vectors,
+        n_problems=stats.n_units,
+        l0=float(stats.fires.sum() / max(stats.n_vectors, 1)),
+        n_alive=alive,
+        n_everywhere=dense,
+        warnings=warnings,
+        preferences=tested_of(parts, i),
+        persistence=persistence,
+    )

@@ -24,6 +24,11 @@ class Examples:
     decile: Int[np.ndarray, " n"] | None = None
     """1 (weakest) to 10, where the examples are drawn from deciles."""
 
+    def take(self, own: slice) -> Examples:
+        """Some of them."""
+        columns = {name: v[own] for name, v in vars(self).items() if v is not None}
+        return Examples(**columns)
+
 
 def top_examples(fires: Fires, row: Int[np.ndarray, " places"], k: int) -> Examples:
     """The k strongest vectors of each latent, at most one a problem.

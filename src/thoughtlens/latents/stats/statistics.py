@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from thoughtlens.latents.codes.codes import Compressed
 from thoughtlens.latents.codes.fires import Fires
 from thoughtlens.latents.stats import loops
 from thoughtlens.numerics.kernels.threads import share
@@ -89,24 +90,22 @@ def common_tokens(
 
 
 def coactive(
-    fires: Fires,
-    row_indptr: Int[np.ndarray, " vectors_plus_1"],
-    row_latents: Int[np.ndarray, " n"],
-    top: int,
+    fires: Fires, by_vector: Compressed, top: int
 ) -> tuple[Int[np.ndarray, "d_sae top"], Int[np.ndarray, "d_sae top"], Float[np.ndarray, "d_sae top"]]:
     """The latents that fire on the same vectors: which (-1: none left), on how many, and the Jaccard index.
 
-    Jaccard: vectors on which both fire over vectors on which at least one does. Memory is one count a latent.
+    Jaccard: vectors on which both fire over vectors on which at least one does. Memory is a count for each
+    latent.
 
     Args:
         fires: By latent.
-        row_indptr: The same by vector.
-        row_latents: The same by vector.
+        by_vector: The same by vector.
         top: Partners kept.
     """
     shape = (fires.d_sae, top)
     other, both, jaccard = np.full(shape, -1, np.int64), np.zeros(shape, np.int64), np.zeros(shape)
     share(
-        loops.coactive, fires.d_sae, fires.indptr, fires.vector, row_indptr, row_latents, other, both, jaccard
-    )
+        loops.coactive, fires.d_sae, fires.indptr, fires.vector, by_vector.indptr, by_vector.indices, other,
+        both, jaccard,
+    )  # fmt: skip
     return other, both, jaccard

@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from thoughtlens.core import ConfigError, validate_config
+from thoughtlens.core import ConfigError, Parts, validate_config
 from thoughtlens.latents.codes.code_writer import CodeWriter
 from thoughtlens.latents.codes.coded import Coded
 from thoughtlens.latents.codes.codes import Codes
 from thoughtlens.latents.codes.fires import Fires
 from thoughtlens.latents.codes.member import Rows, stretches
 from thoughtlens.latents.interpret.config import InterpretConfig
-from thoughtlens.latents.interpret.tables import write_tables
+from thoughtlens.latents.interpret.tables import Tables
 from thoughtlens.ops.bench.limits import require_one_of, require_positive
 
 ROWS_PER_UNIT = {"text": 256, "thoughts": 7}
@@ -63,7 +63,7 @@ def _run(n: int, d_sae: int, l0: int, kind: str, seed: int) -> dict[str, float]:
             None if kind == "text" else list(range(ROWS_PER_UNIT[kind])),
             lambda ids: {i: f"t{i}" for i in ids},
         )  # fmt: skip
-        write_tables(validate_config(InterpretConfig, {"acts": root, "sae": root}), coded, root, 0)
+        Tables(validate_config(InterpretConfig, {"acts": root, "sae": root}), coded).write(Parts(root), 0)
         found = re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())
         assert found is not None
         peak = int(found[1]) / 1024

@@ -48,7 +48,7 @@ class Cells:
         vectors = np.arange(codes.n_vectors)
         cell = codes.hooks_of(vectors) * len(thoughts) + at[vectors // hooks]
         found = np.zeros(codes.d_sae * n_cells, np.int64)
-        indptr, indices = codes.by_latent["indptr"], codes.by_latent["indices"]
+        indptr, indices = codes.by_latent.indptr, codes.by_latent.indices
         for low in range(0, codes.n_fires, CHUNK):
             fires = cell[indices[low : low + CHUNK]]
             latent = np.searchsorted(indptr, np.arange(low, low + len(fires)), side="right") - 1

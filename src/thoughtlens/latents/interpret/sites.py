@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from thoughtlens.core import column_table
 from thoughtlens.latents.codes.member import Member, member_thoughts
+from thoughtlens.latents.interpret.records import SiteRow
 from thoughtlens.latents.stats.statistics import LatentStats
 from thoughtlens.sae.kinds.crosscoder import Crosscoder
 from thoughtlens.sae.kinds.persistence import Persistence, placed
@@ -31,27 +33,25 @@ def place(member: Member, stats: LatentStats, present_share: float) -> Persisten
 
 
 def table(member: Member, found: Persistence) -> pa.Table:
-    """One line a latent and site."""
+    """A row for each latent and site."""
     d_sae, n = found.norms.shape
     names = _sites(member)
     norms = found.norms.double()
     squares = norms.square()
     squares = squares / squares.sum(1, keepdim=True).clamp_min(torch.finfo(squares.dtype).tiny)
-    return pa.table(
-        {
-            "member": pa.array([member.name] * (d_sae * n)).dictionary_encode(),
-            "latent": np.repeat(np.arange(d_sae, dtype=np.int32), n),
-            "site": np.tile(np.arange(n, dtype=np.int32), d_sae),
-            "hook_name": pa.array([hook for hook, _ in names] * d_sae, pa.string()),
-            "thought_idx": pa.array([thought for _, thought in names] * d_sae, pa.int32()),
-            "norm": norms.flatten().numpy(),
-            "share": found.share.double().flatten().numpy(),
-            "norm_share": squares.flatten().numpy(),
-            "written": found.written.double().flatten().numpy(),
-            "present": found.present.flatten().numpy(),
-            "status": pa.array(np.repeat(np.array(found.status, object), n), pa.string()),
-        }
-    )
+    numbers = {
+        "norm": norms, "share": found.share.double(), "norm_share": squares,
+        "written": found.written.double(), "present": found.present,
+    }  # fmt: skip
+    columns = {
+        "member": member.name,
+        "latent": np.repeat(np.arange(d_sae), n),
+        "site": np.tile(np.arange(n), d_sae),
+        "hook_name": [hook for hook, _ in names] * d_sae,
+        "thought_idx": [thought for _, thought in names] * d_sae,
+        "status": np.repeat(np.array(found.status, object), n),
+    }
+    return column_table(SiteRow, columns | {name: v.flatten().numpy() for name, v in numbers.items()})
 
 
 def counts(found: Persistence) -> dict[str, int]:
