@@ -121,8 +121,33 @@ def test_cell_index_translates_the_callers_cells():
     sae.initialize(x, cell, CELLS)
     theirs = [("z:out", 0), ("a:out", 1), ("a:out", 0)]
     assert sae.cell_index(theirs, np.array([1, 2, 2])).tolist() == [1, 0, 0]
-    with pytest.raises(MismatchError, match=r"cell \('z:out', 0\); it was trained on"):
+    with pytest.raises(MismatchError, match=r"cells .*'a:out', 1.*, got a row of \('z:out', 0\)"):
         sae.cell_index(theirs, np.array([1, 0]))
+
+
+def test_an_sae_at_a_cell_needs_no_index():
+    x, cell = rows(80), torch.arange(80) % 2
+    sae = saes.create(CONFIGS[0], 6, seed=0).double()
+    assert torch.equal(sae.at("any:out", 3)(x), sae(x))  # one scale for all
+    sae.initialize(x, cell, CELLS)
+    here = sae.at(*CELLS[1])
+    one = torch.ones(80, dtype=torch.long)
+    acts = sae.encode(x, one)
+    assert torch.equal(here.encode(x), acts) and torch.equal(here.encode(x[3]), acts[3])
+    assert torch.equal(here.decode(acts), sae.decode(acts, one)) and torch.equal(here(x), sae(x, one))
+    cube = x.view(8, 10, 6)
+    sparse = here.encode_sparse(cube)
+    assert torch.equal(here.decode_sparse(sparse, cube), sae.decode_sparse(sparse, one.view(8, 10)))
+    with pytest.raises(MismatchError, match="got a row of"):
+        sae.at("z:out")
+
+
+def test_an_sae_of_one_cell_knows_it():
+    x = rows(80)
+    sae = saes.create(CONFIGS[0].model_copy(update={"normalization": "per_cell"}), 6, seed=0).double()
+    sae.initialize(x, torch.zeros(80, dtype=torch.long), CELLS[:1])
+    assert sae.cells == CELLS[:1]
+    assert torch.equal(sae(x), sae(x, torch.zeros(80, dtype=torch.long)))
 
 
 def test_auto_normalises_per_cell_only_where_there_are_several():

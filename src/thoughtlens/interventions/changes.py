@@ -14,6 +14,7 @@ from thoughtlens.core import ConfigError
 from thoughtlens.interventions.places import Change
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.baselines.base import Baseline
+from thoughtlens.sae.normalization import Cell
 
 
 def mean_of(states: Float[Tensor, "n width"]) -> Change:
@@ -37,19 +38,14 @@ def add(vector: Float[Tensor, " width"]) -> Change:
     return Change(lambda x: x + vector.to(x))
 
 
-def reconstruct(model: SAE | Baseline, cell: int | None) -> Change:
+def reconstruct(model: SAE | Baseline, cell: Cell) -> Change:
     """x_hat, the model's reconstruction of x."""
-
-    def change(x: Tensor) -> Tensor:
-        x = _to(model, x)
-        place = _cells(x, cell)
-        return model(x, place)
-
-    return Change(change)
+    here = model.at(*cell)
+    return Change(lambda x: here(_to(model, x)))
 
 
 def edit_latents(
-    sae: SAE, cell: int | None, latents: Sequence[int], *, value: float | None, scale: float | None
+    sae: SAE, cell: Cell, latents: Sequence[int], *, value: float | None, scale: float | None
 ) -> Change:
     """Latents set to `value`, or multiplied by `scale`; what the SAE leaves unexplained stays as it is.
 
@@ -57,14 +53,15 @@ def edit_latents(
     keep their activations change nothing at all.
     """
 
+    here, chosen = sae.at(*cell), list(latents)
+
     def change(x: Tensor) -> Tensor:
-        x, chosen = _to(sae, x), list(latents)
-        place = _cells(x, cell)
-        acts = sae.encode(x, place)
+        x = _to(sae, x)
+        acts = here.encode(x)
         new = acts.clone()
         old = acts[:, chosen]
         new[:, chosen] = torch.full_like(old, value) if value is not None else old * (scale or 0.0)
-        difference = sae.decode(new, place, x) - sae.decode(acts, place, x)
+        difference = here.decode(new, x) - here.decode(acts, x)
         return torch.where((new == acts).all(1, keepdim=True), x, x + difference)
 
     return Change(change)
@@ -122,7 +119,3 @@ def _to(model: SAE | Baseline, x: Tensor) -> Tensor:
     """x where the model is, as it wants it."""
     tensors = itertools.chain(model.parameters(), model.buffers())
     return x.to(next((t.device for t in tensors), x.device), torch.float32)
-
-
-def _cells(x: Tensor, cell: int | None) -> Tensor | None:
-    return None if cell is None else torch.full(x.shape[:-1], cell, device=x.device)

@@ -41,13 +41,7 @@ class Dictionary:
     @property
     def cells(self) -> list[Cell]:
         """(hook_name, thought_idx) of every place."""
-        return [(place.hook_name, place.step) for place in self.places]
-
-    def cell(self, model: SAE | Baseline, place: Place) -> int | None:
-        """The place as `model` counts cells; None where it needs none."""
-        if model.cells is None:
-            return None
-        return model.cells.index((place.hook_name, place.step))
+        return [place.cell for place in self.places]
 
 
 def dictionaries(
@@ -65,7 +59,7 @@ def dictionaries(
         _check(spec, name, sae)
         sites = sites_of(tuple(sae.hook_names), spec).values()
         places = [Place(site, p, layer) for site, layer in sites for p in _thoughts(spec, sae)]
-        known = [p for p in places if sae.cells is None or (p.hook_name, p.step) in sae.cells]
+        known = [p for p in places if sae.cells is None or p.cell in sae.cells]
         asked = [p for p in known if (not steps or p.step in steps) and (not layers or p.layer in layers)]
         chosen = [p for p in asked if is_read(spec, p)]
         if chosen:
@@ -134,9 +128,8 @@ def densities(dictionary: Dictionary, states: dict[Place, Float[Tensor, "n d"]])
     """Share of the states at the SAE's places on which each latent fires."""
     total = torch.zeros(dictionary.sae.d_sae, dtype=torch.float64)
     for place in dictionary.places:
-        cell = dictionary.cell(dictionary.sae, place)
-        index = None if cell is None else torch.full((len(states[place]),), cell)
-        total += (dictionary.sae.encode(states[place].float(), index) != 0).double().mean(0)
+        acts = dictionary.sae.at(*place.cell).encode(states[place].float())
+        total += (acts != 0).double().mean(0)
     return total / len(dictionary.places)
 
 

@@ -132,9 +132,8 @@ def edit_latents(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
         for group in groups_of(list(at), cfg.scope):
 
             def change(place: Place, latents: list[int] = latents) -> Change:
-                d = at[place]
-                cell = d.cell(d.sae, place)
-                return changes.edit_latents(d.sae, cell, latents, value=cfg.value, scale=cfg.scale)
+                sae = at[place].sae
+                return changes.edit_latents(sae, place.cell, latents, value=cfg.value, scale=cfg.scale)
 
             about = {"latents": " ".join(map(str, latents))} | ({"control": control} if control else {})
             bundles.add("edit_latents", group, change, width_of(states), random=control is None, **about)
@@ -158,8 +157,7 @@ def splice(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
         for group in groups_of([p for p in places if arm in fitted[p][1]], cfg.scope):
 
             def change(place: Place, arm: str = arm) -> Change:
-                d, arms = fitted[place]
-                return changes.reconstruct(arms[arm], d.cell(arms[arm], place))
+                return changes.reconstruct(fitted[place][1][arm], place.cell)
 
             bundles.add(f"splice_{arm}", group, change, width_of(states), random=arm == "sae", arm=arm)
     return [Trial(problems, bundles.chunks())]

@@ -17,6 +17,7 @@ from torch import Tensor
 from thoughtlens.core import HookError
 from thoughtlens.models.thought.sites import Hook, ThoughtSpec, check_hooks
 from thoughtlens.models.thought.thoughts import ThoughtBatch
+from thoughtlens.sae import Cell
 
 SiteName = Literal["thought_in", "resid", "thought_out", "kv", "keys", "values", "all"]
 PARTS = {"kv": (0, 1), "keys": (0,), "values": (1,)}
@@ -53,6 +54,11 @@ class Place:
         if self.layer is None:
             return self.site
         return f"layers.{self.layer}:{'out' if self.site == 'resid' else self.site}"
+
+    @property
+    def cell(self) -> Cell:
+        """As SAEs count their rows."""
+        return self.hook_name, self.step
 
     @property
     def collected(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from thoughtlens.sae.normalization import (
     Cell,
     Mode,
     Normalization,
+    cell_index,
     described,
     fit_normalization,
     geometric_median,
@@ -283,18 +284,15 @@ class SAE(nn.Module, ABC):
         Raises:
             MismatchError: a row of a cell for which the SAE has no statistics.
         """
-        if self.cells is None:
-            return None
-        known = {c: i for i, c in enumerate(self.cells)}
-        lookup = torch.tensor([known.get((hook, thought), -1) for hook, thought in cells])
-        index = lookup[torch.as_tensor(cell).cpu().long()]
-        if (index < 0).any():
-            missing = cells[int(torch.as_tensor(cell)[(index < 0).nonzero()[0, 0]])]
-            raise MismatchError(
-                f"The SAE has no normalisation statistics for the (hook, thought) cell {missing}; it was "
-                f"trained on {self.cells}. Choose rows of these, or train an SAE on that one"
-            )
-        return index.to(self.W_enc.device)
+        return None if self.cells is None else cell_index(self.cells, cells, cell).to(self.W_enc.device)
+
+    def at(self, hook_name: str, thought: int | None = None) -> AtCell:
+        """This SAE on rows of one cell, as in `sae.at("layers.8:out", 3).encode(x)`.
+
+        Raises:
+            MismatchError: a cell for which the SAE has no statistics.
+        """
+        return AtCell.of(self, hook_name, thought)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator) -> None:
@@ -394,6 +392,77 @@ class SAE(nn.Module, ABC):
         if self.unit_from is not None:
             rows = self.W_dec[self.unit_from :].flatten(1)
             rows /= rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+
+
+@runtime_checkable
+class Coder(Protocol):
+    """What an SAE and a baseline have in common."""
+
+    def encode(self, x: Tensor, cell: Tensor | None = None) -> Tensor:
+        """Activations of all latents."""
+        ...
+
+    def encode_sparse(self, x: Tensor, cell: Tensor | None = None) -> SparseActs:
+        """Activations of the latents that fire."""
+        ...
+
+    def decode(self, acts: Tensor, cell: Tensor | None = None, x: Tensor | None = None) -> Tensor:
+        """Raw reconstruction from activations."""
+        ...
+
+    def decode_sparse(self, acts: SparseActs, cell: Tensor | None = None, x: Tensor | None = None) -> Tensor:
+        """The same from those that fire."""
+        ...
+
+    def cell_index(self, cells: Sequence[Cell], cell: np.ndarray) -> Tensor | None:
+        """Rows' cells as it counts them."""
+        ...
+
+    def __call__(self, x: Tensor, cell: Tensor | None = None) -> Tensor:
+        """x_hat."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class AtCell:
+    """An SAE or a baseline on rows that are all of one (hook, thought) cell."""
+
+    model: Coder
+    cell: Int[Tensor, ""] | None
+    """The cell as the model counts it; None where it counts none."""
+
+    @classmethod
+    def of(cls, model: Coder, hook_name: str, thought: int | None) -> AtCell:
+        """The model at a cell."""
+        index = model.cell_index([(hook_name, thought)], np.zeros(1, np.int64))
+        return cls(model, None if index is None else index[0])
+
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
+        """Activations of all latents."""
+        return self.model.encode(x, self._cells(x))
+
+    def encode_sparse(self, x: Float[Tensor, "*batch d_in"]) -> SparseActs:
+        """Activations of the latents that fire, padded to the row where most do."""
+        return self.model.encode_sparse(x, self._cells(x))
+
+    def decode(
+        self, acts: Float[Tensor, "*batch d_sae"], x: Float[Tensor, "*batch d_in"] | None = None
+    ) -> Float[Tensor, "*batch d_out"]:
+        """Raw reconstruction from activations; some kinds also need the input `x`."""
+        return self.model.decode(acts, self._cells(acts), x)
+
+    def decode_sparse(
+        self, acts: SparseActs, x: Float[Tensor, "*batch d_in"] | None = None
+    ) -> Float[Tensor, "*batch d_out"]:
+        """`decode` that reads only the rows of W_dec in use."""
+        return self.model.decode_sparse(acts, self._cells(acts.values), x)
+
+    def __call__(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """x_hat."""
+        return self.model(x, self._cells(x))
+
+    def _cells(self, rows: Tensor) -> Int[Tensor, "*batch"] | None:
+        return None if self.cell is None else self.cell.to(rows.device).expand(rows.shape[:-1])
 
 
 def latents_together(sae: SAE, *_: object) -> None:

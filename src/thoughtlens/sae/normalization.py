@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -53,24 +54,44 @@ class Normalization(nn.Module):
         return z * self.spread[row].unsqueeze(-1) + self.mean[row]
 
     def _row(self, cell: Tensor | None, x: Tensor) -> Tensor | int:
-        if self.cells is None:
+        if self.cells is None or (cell is None and len(self.cells) == 1):
             return 0
         if cell is None:
             raise MismatchError(
                 f"This SAE normalises each (hook, thought) cell by itself: expected `cell`, indices into its "
-                f"{len(self.cells)} cells, got None. SAE.cell_index makes them"
+                f"{len(self.cells)} cells, got None. `at` and `cell_index` make them"
             )
         if not isinstance(cell, Tensor) or cell.dtype not in INTEGERS or cell.shape != x.shape[:-1]:
             raise MismatchError(
                 f"Expected one index into the {len(self.cells)} (hook, thought) cells for each row, shape "
-                f"{tuple(x.shape[:-1])}, got {described(cell)}. SAE.cell_index makes them"
+                f"{tuple(x.shape[:-1])}, got {described(cell)}. `at` and `cell_index` make them"
             )
         if cell.numel() and not 0 <= int(cell.min()) <= int(cell.max()) < len(self.cells):
             raise MismatchError(
                 f"Expected indices into the {len(self.cells)} (hook, thought) cells that this SAE has "
-                f"statistics for, got {int(cell.min())} to {int(cell.max())}. SAE.cell_index makes them"
+                f"statistics for, got {int(cell.min())} to {int(cell.max())}. `at` and `cell_index` make them"
             )
         return cell
+
+
+def cell_index(
+    own: Sequence[Cell], theirs: Sequence[Cell], cell: np.ndarray | Int[Tensor, " n"]
+) -> Int[Tensor, " n"]:
+    """Indices into `theirs` as indices into `own`.
+
+    Raises:
+        MismatchError: a row of a cell that `own` lacks.
+    """
+    known = {c: i for i, c in enumerate(own)}
+    lookup = torch.tensor([known.get((hook, thought), -1) for hook, thought in theirs])
+    index = lookup[torch.as_tensor(cell).cpu().long()]
+    if (index < 0).any():
+        missing = theirs[int(torch.as_tensor(cell)[(index < 0).nonzero()[0, 0]])]
+        raise MismatchError(
+            f"Expected rows of the (hook, thought) cells {list(own)}, whose statistics are known from "
+            f"training, got a row of {missing}. Choose rows of these, or train on that one too"
+        )
+    return index
 
 
 def described(value: Any) -> str:

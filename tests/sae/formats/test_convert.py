@@ -55,7 +55,7 @@ def test_every_format_runs_as_its_library_runs_it(tmp_path, name):
     assert (theirs.acts != 0).any(1).all()
     sparse = sae.encode_sparse(x)
     assert torch.allclose(sparse.to_dense(sae.d_sae), acts)
-    assert torch.allclose(sae.decode(acts, None, x), x_hat, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(sae.decode(acts, x=x), x_hat, rtol=1e-9, atol=1e-9)
     assert sae.provenance["imported"]["format"] == fmt.name
 
 

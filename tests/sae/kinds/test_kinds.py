@@ -27,8 +27,8 @@ def test_sparse_and_dense_codes_agree(cfg):
     sparse, dense = sae.encode_sparse(x), sae.encode(x)
     assert torch.equal(sparse.to_dense(D_SAE), dense)
     x_hat = sae.decode_sparse(sparse, x=x) if hasattr(cfg, "skip") else sae.decode_sparse(sparse)
-    assert torch.allclose(x_hat, sae.decode(dense, None, x))
-    assert torch.allclose(sae(x), sae.decode(dense, None, x))
+    assert torch.allclose(x_hat, sae.decode(dense, x=x))
+    assert torch.allclose(sae(x), sae.decode(dense, x=x))
     assert torch.equal(counts(sparse, D_SAE), (dense != 0).sum(0))
     assert (dense >= 0).all() and 0 < (dense != 0).sum() < dense.numel()
 

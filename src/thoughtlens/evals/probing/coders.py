@@ -8,9 +8,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.acts.store.reader import ActivationStore
@@ -48,10 +47,6 @@ class Coders:
     """Random directions, as many as its L0."""
     random_sae: Baseline | None
     frozen_sae: SAE | None
-
-    def cell(self, cell: Cell, n: int) -> Int[Tensor, " n"] | None:
-        """What the SAE wants to know about n vectors of one cell."""
-        return self.sae.cell_index([cell], np.zeros(n, np.int64))
 
 
 class Cover:

@@ -22,11 +22,11 @@ Encode = Callable[[Coders, Float[Tensor, "n d_in"], Cell], Float[Tensor, "n d_ar
 
 
 def _sae(coders: Coders, x: Tensor, cell: Cell) -> Tensor:
-    return coders.sae.encode(x, coders.cell(cell, len(x)))
+    return coders.sae.at(*cell).encode(x)
 
 
 def _reconstruction(coders: Coders, x: Tensor, cell: Cell) -> Tensor:
-    return coders.sae(x, coders.cell(cell, len(x)))
+    return coders.sae.at(*cell)(x)
 
 
 def _raw(coders: Coders, x: Tensor, cell: Cell) -> Tensor:
@@ -51,14 +51,13 @@ def _projection(coders: Coders, x: Tensor, cell: Cell) -> Tensor:
 
 def _random_sae(coders: Coders, x: Tensor, cell: Cell) -> Tensor:
     assert coders.random_sae is not None
-    return coders.random_sae.encode(x, coders.cell(cell, len(x)))
+    return coders.random_sae.at(*cell).encode(x)
 
 
 def _frozen(coders: Coders, x: Tensor, cell: Cell) -> Tensor:
     sae = coders.frozen_sae
     assert sae is not None
-    index = None if sae.cells is None else sae.cell_index([cell], torch.zeros(len(x), dtype=torch.long))
-    return sae.encode(x, index)
+    return sae.at(*cell).encode(x)
 
 
 ENCODERS: dict[str, Encode] = {

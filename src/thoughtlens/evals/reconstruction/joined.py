@@ -121,7 +121,7 @@ class JointPCA(Baseline):
         return self.pca.encode(self.sae.normalize(x).flatten(-2))
 
     def decode(
-        self, acts: Float[Tensor, "*batch k"], cell: Tensor | None = None
+        self, acts: Float[Tensor, "*batch k"], cell: Tensor | None = None, x: Tensor | None = None
     ) -> Float[Tensor, "*batch n_sites d_in"]:
         """Raw reconstruction of every site."""
         return self.sae.denormalize(self.pca.decode(acts).unflatten(-1, (self.sae.n_sites, self.sae.d_in)))

@@ -113,11 +113,8 @@ def fidelity(
 
 def _arms(subject: Subject, hook: str, models: dict[str, SAE | Baseline], mean: Tensor) -> dict[str, Change]:
     def through(model: SAE | Baseline) -> Change:
-        def change(x: Tensor) -> Tensor:
-            cell = model.cell_index([(hook, None)], np.zeros(len(x), dtype=np.int64))
-            return model.decode_sparse(model.encode_sparse(x, cell), cell, x)
-
-        return change
+        here = model.at(hook)
+        return lambda x: here.decode_sparse(here.encode_sparse(x), x)
 
     arms = {name: through(model) for name, model in models.items()}
     device = subject.sae.W_enc.device

@@ -125,11 +125,8 @@ class ThoughtSplicer:
 
 
 def _edit(arm: str, model: SAE | Baseline, group: Group) -> Edit:
-    made = []
-    for place in group.places:
-        cell = None if model.cells is None else model.cells.index((place.hook_name, place.step))
-        made.append((place, changes.reconstruct(model, cell)))
-    return Edit(arm, tuple(made), about=group.about)
+    made = tuple((place, changes.reconstruct(model, place.cell)) for place in group.places)
+    return Edit(arm, made, about=group.about)
 
 
 def _row(edit: Edit, row: dict[str, Any]) -> dict[str, Any]:

@@ -65,13 +65,14 @@ class LensSAE(nn.Module):
     b_dec: Tensor
     length: Tensor
 
-    def __init__(self, sae: SAE, cfg: LensConfig, cell: int | None) -> None:
+    def __init__(self, sae: SAE, cfg: LensConfig, hook_name: str) -> None:
         super().__init__()
-        self.sae, self.cfg, self.cell = sae, cfg, cell
+        self.sae, self.cfg, self.here = sae, cfg, sae.at(hook_name)
         with torch.no_grad():
             spread, mean = torch.ones(()), torch.zeros(())
             if sae.normalization is not None:
-                spread, mean = sae.normalization.spread[cell or 0], sae.normalization.mean[cell or 0]
+                row = 0 if self.here.cell is None else self.here.cell
+                spread, mean = sae.normalization.spread[row], sae.normalization.mean[row]
             length = (sae.W_dec.norm(dim=1) * spread).clamp(min=1e-8)
             self.register_buffer("length", length)
             self.register_buffer("W_enc", sae.W_enc * length / spread)
@@ -96,22 +97,17 @@ class LensSAE(nn.Module):
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         """Activations of all latents, in units of what each writes."""
-        return self.sae.encode(x, self._cells(x)) * self.length
+        return self.here.encode(x) * self.length
 
     def decode(
         self, acts: Float[Tensor, "*batch d_sae"], x: Float[Tensor, "*batch d_in"] | None = None
     ) -> Float[Tensor, "*batch d_in"]:
         """The reconstruction; SAEs that normalise each row also need the input `x`."""
-        return self.sae.decode(acts.to(self.dtype) / self.length, self._cells(acts), x)
+        return self.here.decode(acts.to(self.dtype) / self.length, x)
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """x_hat."""
         return self.decode(self.encode(x), x)
-
-    def _cells(self, rows: Tensor) -> Tensor | None:
-        if self.cell is None:
-            return None
-        return torch.full(rows.shape[:-1], self.cell, dtype=torch.long, device=self.device)
 
 
 def as_sae_lens(
@@ -154,10 +150,9 @@ def as_sae_lens(
     model = model_name or sae.provenance.get("model")
     if not model:
         raise MismatchError("model_name: expected TransformerLens's name of the model, the SAE says none")
-    index = sae.cell_index([(hook, None)], torch.zeros(1, dtype=torch.long))
     cfg = LensConfig(
         model_name=str(model), d_in=sae.d_in, d_sae=sae.d_sae, hook_name=theirs, hook_layer=layer,
         architecture=sae.kind, dtype=str(sae.W_enc.dtype).removeprefix("torch."),
         device=str(sae.W_enc.device), context_size=context_size, prepend_bos=prepend_bos,
     )  # fmt: skip
-    return LensSAE(sae, cfg, None if index is None else int(index)).eval()
+    return LensSAE(sae, cfg, hook).eval()

@@ -74,11 +74,8 @@ def last_tokens(
 @torch.no_grad()
 def latents(sae: SAE, hook_name: str, x: Float[Tensor, "n d_in"]) -> Matrix:
     """Activations of all latents, `[n, d_sae]` in float32; CSR where few of them fire."""
-    parts = []
-    for rows in x.split(ROWS_AT_ONCE):
-        cell = sae.cell_index([(hook_name, None)], torch.zeros(len(rows), dtype=torch.long))
-        parts.append(compact(sae.encode(rows, cell).float().numpy()))
-    return stack(parts)
+    here = sae.at(hook_name)
+    return stack([compact(here.encode(rows).float().numpy()) for rows in x.split(ROWS_AT_ONCE)])
 
 
 def _windows(lm: LanguageModel, texts: Sequence[str], cfg: SuiteConfig) -> list[Window]:

@@ -37,7 +37,7 @@ def splice(bench: Bench, directory: Path) -> None:
         states = {place: place.states(bench.batch) for place in dictionary.places}
         for arm, model in fit_arms(dictionary, states, list(ARMS), bench.seed).items():
             made[ARMS[arm]] += [
-                (place, changes.reconstruct(model, dictionary.cell(model, place)))
+                (place, changes.reconstruct(model, place.cell))
                 for place in dictionary.places
                 if place.step in bench.thoughts
             ]

@@ -157,7 +157,7 @@ def encoded(
         here = np.flatnonzero(cell == k)
         rows, back = np.unique(at[here], return_inverse=True)
         states = x[cells[k][0]][torch.from_numpy(rows)].to(sae.W_enc.dtype)
-        acts = sae.encode(states, sae.cell_index([cells[k]], np.zeros(len(rows), np.int64)))
+        acts = sae.at(*cells[k]).encode(states)
         found[here] = acts[torch.from_numpy(back), torch.from_numpy(latent[here])].float().numpy()
     return found
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -20,16 +19,8 @@ class Reconstructor(Protocol):
 
     hook_names: list[str]
 
-    def cell_index(self, cells: Sequence[Any], cell: Any) -> Any:
-        """Rows' cells as this SAE counts them."""
-        ...
-
-    def encode(self, x: Tensor, cell: Any = None) -> Tensor:
-        """Activations of all latents."""
-        ...
-
-    def decode(self, acts: Tensor, cell: Any = None, x: Tensor | None = None) -> Tensor:
-        """x_hat."""
+    def at(self, hook_name: str, thought: int | None = None) -> Any:
+        """What encodes and decodes rows of this (hook, thought)."""
         ...
 
 
@@ -79,14 +70,12 @@ def attach(
             f"not stand at exactly one hook"
         )
     hook = hook_name or sae.hook_names[0]
-    seen = Attached(hook)
+    seen, here = Attached(hook), sae.at(hook, thought_idx)
 
     def through(x: Float[Tensor, "batch seq d"]) -> Float[Tensor, "batch seq d"]:
         rows = x.float()
-        cell = sae.cell_index([(hook, thought_idx)], torch.zeros(x[..., 0].numel(), dtype=torch.long))
-        cell = None if cell is None else cell.view(x.shape[:-1])
-        seen.acts = sae.encode(rows, cell)
-        x_hat = sae.decode(seen.acts, cell, rows)
+        seen.acts = here.encode(rows)
+        x_hat = here.decode(seen.acts, rows)
         seen.error = (x - x_hat).detach()
         return x_hat if output == "x_hat" else x
 

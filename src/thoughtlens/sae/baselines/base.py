@@ -6,20 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from thoughtlens.core import MismatchError
-from thoughtlens.sae.base import SparseActs
-from thoughtlens.sae.normalization import Cell
+from thoughtlens.sae.base import AtCell, SparseActs
+from thoughtlens.sae.normalization import Cell, cell_index
 
 
 class Baseline(nn.Module, ABC):
     """Something to hold beside an SAE: raw activations in, acts out, and back.
 
     Where the baseline keeps something per (hook, thought) cell, `encode` and `decode` need each
-    row's index into `cells`, which `cell_index` gives, as with an SAE.
+    row's index into `cells`, which `cell_index` gives, as with an SAE; `at` does without.
     """
 
     def __init__(self, d_in: int, d_sae: int, cells: Sequence[Cell] | None = None) -> None:
@@ -35,9 +34,12 @@ class Baseline(nn.Module, ABC):
 
     @abstractmethod
     def decode(
-        self, acts: Float[Tensor, "*batch d_sae"], cell: Int[Tensor, "*batch"] | None = None
+        self,
+        acts: Float[Tensor, "*batch d_sae"],
+        cell: Int[Tensor, "*batch"] | None = None,
+        x: Tensor | None = None,
     ) -> Float[Tensor, "*batch d_in"]:
-        """Raw reconstruction from acts."""
+        """Raw reconstruction from acts; `x` is taken as SAEs take it, and not needed."""
 
     def forward(
         self, x: Float[Tensor, "*batch d_in"], cell: Int[Tensor, "*batch"] | None = None
@@ -74,6 +76,10 @@ class Baseline(nn.Module, ABC):
         """
         return None if self.cells is None else cell_index(self.cells, cells, cell)
 
+    def at(self, hook_name: str, thought: int | None = None) -> AtCell:
+        """This baseline on rows of one cell, as `SAE.at`."""
+        return AtCell.of(self, hook_name, thought)
+
 
 class Identity(Baseline):
     """x_hat = x: the raw neurons as latents."""
@@ -88,7 +94,10 @@ class Identity(Baseline):
         return x
 
     def decode(
-        self, acts: Float[Tensor, "*batch d_sae"], cell: Int[Tensor, "*batch"] | None = None
+        self,
+        acts: Float[Tensor, "*batch d_sae"],
+        cell: Int[Tensor, "*batch"] | None = None,
+        x: Tensor | None = None,
     ) -> Float[Tensor, "*batch d_in"]:
         """acts themselves."""
         return acts
@@ -112,7 +121,10 @@ class MeanPredictor(Baseline):
         return x.new_zeros(*x.shape[:-1], 0)
 
     def decode(
-        self, acts: Float[Tensor, "*batch d_sae"], cell: Int[Tensor, "*batch"] | None = None
+        self,
+        acts: Float[Tensor, "*batch d_sae"],
+        cell: Int[Tensor, "*batch"] | None = None,
+        x: Tensor | None = None,
     ) -> Float[Tensor, "*batch d_in"]:
         """The mean of each row's cell."""
         return at_cell(self.mean, self.cells, cell).expand(*acts.shape[:-1], self.d_in)
@@ -122,28 +134,11 @@ def at_cell(table: Tensor, cells: Sequence[Cell] | None, cell: Tensor | None) ->
     """The table's line of each row's cell; its only line where there are no cells."""
     if cells is None:
         return table[0]
+    if cell is None and len(cells) == 1:
+        return table[0]
     if cell is None:
         raise MismatchError(
             f"This baseline knows {len(cells)} (hook, thought) cells: expected `cell`, indices into them, "
-            f"got None. Its cell_index makes them"
+            f"got None. `at` and `cell_index` make them"
         )
     return table[cell.to(table.device)]
-
-
-def cell_index(
-    own: Sequence[Cell], theirs: Sequence[Cell], cell: np.ndarray | Int[Tensor, " n"]
-) -> Int[Tensor, " n"]:
-    """Translate indices into `theirs` to indices into `own`.
-
-    Raises:
-        MismatchError: a row of a cell that `own` lacks.
-    """
-    known = {c: i for i, c in enumerate(own)}
-    lookup = torch.tensor([known.get((hook, thought), -1) for hook, thought in theirs])
-    index = lookup[torch.as_tensor(cell).cpu().long()]
-    if (index < 0).any():
-        missing = theirs[int(torch.as_tensor(cell)[(index < 0).nonzero()[0, 0]])]
-        raise MismatchError(
-            f"Fitted on the cells {list(own)}, got a row of {missing}; fit it on that cell too"
-        )
-    return index

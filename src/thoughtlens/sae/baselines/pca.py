@@ -64,7 +64,10 @@ class PCA(Baseline):
         return SparseActs(acts, torch.arange(self.d_sae, device=acts.device).expand_as(acts))
 
     def decode(
-        self, acts: Float[Tensor, "*batch d_sae"], cell: Int[Tensor, "*batch"] | None = None
+        self,
+        acts: Float[Tensor, "*batch d_sae"],
+        cell: Int[Tensor, "*batch"] | None = None,
+        x: Tensor | None = None,
     ) -> Float[Tensor, "*batch d_in"]:
         """Back from coordinates."""
         return acts @ self.W_dec + at_cell(self.mean, self.cells, cell)

@@ -114,7 +114,10 @@ class RandomSAE(Baseline):
         return SparseActs(values.unflatten(0, x.shape[:-1]), indices.unflatten(0, x.shape[:-1]))
 
     def decode(
-        self, acts: Float[Tensor, "*batch d_sae"], cell: Int[Tensor, "*batch"] | None = None
+        self,
+        acts: Float[Tensor, "*batch d_sae"],
+        cell: Int[Tensor, "*batch"] | None = None,
+        x: Tensor | None = None,
     ) -> Float[Tensor, "*batch d_in"]:
         """Raw reconstruction."""
         return self._denormalize(acts @ self.W_dec + self.b_dec, cell)

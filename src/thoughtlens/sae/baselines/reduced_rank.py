@@ -47,7 +47,10 @@ class ReducedRank(Baseline):
         return (x - at_cell(self.mean_in, self.cells, cell)) @ self.W_enc
 
     def decode(
-        self, acts: Float[Tensor, "*batch rank"], cell: Int[Tensor, "*batch"] | None = None
+        self,
+        acts: Float[Tensor, "*batch rank"],
+        cell: Int[Tensor, "*batch"] | None = None,
+        x: Tensor | None = None,
     ) -> Float[Tensor, "*batch d_out"]:
         """y_hat."""
         return acts @ self.W_dec + at_cell(self.mean_out, self.cells, cell)

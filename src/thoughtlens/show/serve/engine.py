@@ -105,9 +105,7 @@ class Engine:
         edits = tuple(
             (
                 place,
-                edit_latents(
-                    sae, found.cell(sae, place), [asked.latent], value=asked.value, scale=asked.scale
-                ),
+                edit_latents(sae, place.cell, [asked.latent], value=asked.value, scale=asked.scale),
             )
             for place in found.places
         )
@@ -140,8 +138,7 @@ class Engine:
         before, plain = self._continue(tokens, asked.max_new_tokens)
         with ExitStack() as stack:
             for hook in sae.hook_names:
-                cell = None if sae.cells is None else sae.cells.index((hook, None))
-                change = edit_latents(sae, cell, [asked.latent], value=asked.value, scale=asked.scale)
+                change = edit_latents(sae, (hook, None), [asked.latent], value=asked.value, scale=asked.scale)
 
                 def edit(x: Tensor, fn: Any = change.fn) -> Tensor:
                     new = fn(x[0]).to(x)
