@@ -8,14 +8,15 @@ import pytest
 
 from thoughtlens.core import ConfigError, DataError, NotThereError
 from thoughtlens.problems import arithmetic
-from thoughtlens.problems.source import ProblemsConfig, count, inputs, problems
+from thoughtlens.problems.config import GeneratedConfig, Gsm8kConfig, TableConfig
+from thoughtlens.problems.source import count, inputs, problems
 
 ROW = {"problem_id": "a", "group_id": "g", "split": "train", "question": "q", "answer": "1", "cot": ""}
 
 
 def save(path, rows):
     pq.write_table(pa.Table.from_pylist(rows), path)
-    return ProblemsConfig(source=str(path))
+    return TableConfig(source=str(path))
 
 
 def gsm8k(tmp_path, n=400, **options):
@@ -24,15 +25,15 @@ def gsm8k(tmp_path, n=400, **options):
         rows = [{"question": f"{split} {i}", "answer": answer} for i, answer in enumerate(answers)]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     files = (tmp_path / "train.jsonl", tmp_path / "test.jsonl")
-    return ProblemsConfig(source="gsm8k", files=files, **options)
+    return Gsm8kConfig(files=files, **options)
 
 
 def test_generated_problems_follow_the_seed():
-    cfg = ProblemsConfig(n=50)
+    cfg = GeneratedConfig(n=50)
     assert problems(cfg, seed=3).equals(arithmetic.problems(50, seed=3))
-    assert problems(ProblemsConfig(n=50, seed=3), seed=8).equals(arithmetic.problems(50, seed=3))
+    assert problems(GeneratedConfig(n=50, seed=3), seed=8).equals(arithmetic.problems(50, seed=3))
     assert count(cfg) == 50 and inputs(cfg) == {}
-    assert count(ProblemsConfig()) == 20_000
+    assert count(GeneratedConfig()) == 20_000
 
 
 def test_gsm8k_gives_a_share_of_train_to_validation(tmp_path):
@@ -47,15 +48,15 @@ def test_gsm8k_gives_a_share_of_train_to_validation(tmp_path):
 
 def test_the_first_n(tmp_path):
     assert problems(gsm8k(tmp_path, n=30, validation=0.0)).num_rows == 60
-    cfg = ProblemsConfig(source="gsm8k", files=(tmp_path / "test.jsonl",), n=7)
+    cfg = Gsm8kConfig(files=(tmp_path / "test.jsonl",), n=7)
     assert problems(cfg)["problem_id"].to_pylist() == [f"test_{i}" for i in range(7)]
 
 
 def test_classes(tmp_path):
-    cfg = ProblemsConfig(n=300, classes=("mixed", "addition"))
+    cfg = GeneratedConfig(n=300, classes=("mixed", "addition"))
     assert set(problems(cfg)["operation"].to_pylist()) == {"mixed", "addition"}
     with pytest.raises(DataError, match=r"division; there are: .*addition \("):
-        problems(ProblemsConfig(n=300, classes=("addition", "division")))
+        problems(GeneratedConfig(n=300, classes=("addition", "division")))
     with pytest.raises(DataError, match="no column operation"):
         problems(save(tmp_path / "p.parquet", [ROW]).model_copy(update={"classes": ("mixed",)}))
 
@@ -94,9 +95,9 @@ def test_a_group_torn_between_splits_is_said(tmp_path, capsys):
 def test_files_that_are_none(tmp_path):
     (tmp_path / "p.parquet").write_text("not parquet")
     with pytest.raises(DataError, match="not a Parquet table"):
-        problems(ProblemsConfig(source=str(tmp_path / "p.parquet")))
+        problems(TableConfig(source=str(tmp_path / "p.parquet")))
     with pytest.raises(NotThereError, match="generated, gsm8k or a Parquet table"):
-        problems(ProblemsConfig(source="gsm8"))
+        problems(TableConfig(source="gsm8"))
     with pytest.raises(ConfigError, match="give both"):
         gsm8k(tmp_path)
-        problems(ProblemsConfig(source="gsm8k", files=(tmp_path / "test.jsonl",), seed_protocol=True))
+        problems(Gsm8kConfig(files=(tmp_path / "test.jsonl",), seed_protocol=True))

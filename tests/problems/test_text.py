@@ -12,7 +12,8 @@ import pytest
 
 from thoughtlens.core import ConfigError, DataError, NotThereError
 from thoughtlens.problems import text
-from thoughtlens.problems.text import TextConfig, count_tokens, documents, local_file
+from thoughtlens.problems.config import TextConfig
+from thoughtlens.problems.text import count_tokens, documents, local_file
 
 
 def read(path: Path, **options) -> pa.Table:

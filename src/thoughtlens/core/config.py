@@ -244,17 +244,21 @@ def _set(models: list[type[Config]], table: dict, path: Sequence[str], value: An
             raise ConfigError(f"{leaf} is a table; set one of its keys: {', '.join(subs[0].model_fields)}")
         _set(subs, table.setdefault(leaf, {}), [primary], value)
         return
-    if leaf == "kind" and len(models) > 1:
-        _keep_known(models, table, value)
+    if leaf in ("kind", "source") and len(models) > 1:
+        _keep_known(models, table, leaf, value)
     table[leaf] = value
 
 
-def _keep_known(models: list[type[Config]], table: dict, kind: Any) -> None:
-    """Switching `kind` drops the recipe's settings that the new kind does not have."""
-    for model in models:
-        if kind in get_args(model.model_fields["kind"].annotation):
-            for name in set(table) - set(model.model_fields):
-                del table[name]
+def _keep_known(models: list[type[Config]], table: dict, leaf: str, value: Any) -> None:
+    """Switching `kind` or `source` drops the recipe's settings that the new kind does not have."""
+    named = [m for m in models if value in _choices(m, leaf)]
+    known = {name for m in named or [m for m in models if not _choices(m, leaf)] for name in m.model_fields}
+    for name in set(table) - known if known else ():
+        del table[name]
+
+
+def _choices(model: type[Config], leaf: str) -> tuple[Any, ...]:
+    return get_args(model.model_fields[leaf].annotation) if leaf in model.model_fields else ()
 
 
 def _explain(cls: type[Config], error: ErrorDetails) -> str:
@@ -265,6 +269,9 @@ def _explain(cls: type[Config], error: ErrorDetails) -> str:
         short = [p for i, p in enumerate(where) if i == len(where) - 1 or not _is_tag(cls, where, i)]
         dotted = ".".join(short)
     if error["type"] == "extra_forbidden":
+        others = sorted(set(where) - set(dotted.split(".")))
+        if dotted in known and others:
+            return f"{dotted}: {others[0]} has no such setting"
         return _unknown(cls, dotted)
     if error["type"] == "missing":
         return f"{dotted}: required and not given"

@@ -20,7 +20,18 @@ def _pooled_member(table: Json) -> Json:
     return table | {name: [row | {"member": row["member"] or "pooled"} for row in table[name]]}
 
 
-CONFIG_RULES: tuple[Callable[[Json], Json], ...] = ()
+def _settings_of_one_source(table: Json) -> Json:
+    """Problems had the settings of every source in one table; each source has its own now."""
+    problems = table.get("problems")
+    if not isinstance(problems, dict) or not {"seed_protocol", "validation", "n_steps"} <= problems.keys():
+        return table
+    generated, gsm8k = {"p", "n_steps", "seed"}, {"files", "labels", "seed_protocol", "validation"}
+    made = problems.get("source") in ("arithmetic", "words", "generated")
+    other = gsm8k if made else generated if problems.get("source") == "gsm8k" else generated | gsm8k
+    return table | {"problems": {name: value for name, value in problems.items() if name not in other}}
+
+
+CONFIG_RULES: tuple[Callable[[Json], Json], ...] = (_settings_of_one_source,)
 """Applied in order to every table of settings: a recipe's, or a stage's own `config.toml`."""
 RESULT_RULES: tuple[Callable[[Json], Json], ...] = (_pooled_member,)
 """Applied in order to every `result.json`."""

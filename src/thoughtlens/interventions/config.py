@@ -7,11 +7,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from thoughtlens.core import validate_config
 from thoughtlens.interventions.places import SiteName
 from thoughtlens.models.hf.config import ModelConfig
 from thoughtlens.models.thought.config import ThoughtModelConfig
-from thoughtlens.problems.source import ProblemsConfig
+from thoughtlens.problems.config import GeneratedConfig, ProblemsConfig
 
 EditName = Literal["ablate", "swap", "patch", "steer", "edit_latents", "exit", "splice", "route"]
 Scope = Literal["cell", "thought", "all"]
@@ -23,7 +22,7 @@ class InterveneConfig(ThoughtModelConfig):
 
     model: ModelConfig = ModelConfig(name="codi-tiny", dtype="float32")
     """The thought model."""
-    problems: ProblemsConfig = validate_config(ProblemsConfig, {"source": "generated"})
+    problems: ProblemsConfig = GeneratedConfig(source="generated")
     """What it thinks about."""
     split: Literal["train", "validation", "test", "any"] = "test"
     """Split of the problems."""

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 
-from thoughtlens.core import ConfigError, DataError, validate_config
+from thoughtlens.core import ConfigError, DataError
 from thoughtlens.interventions.run import Outcome
 from thoughtlens.models.thought import tiny
 from thoughtlens.models.thought.thoughts import ThoughtModel, is_right, parse_number
 from thoughtlens.problems import source
-from thoughtlens.problems.source import ProblemsConfig
+from thoughtlens.problems.config import GeneratedConfig, ProblemsConfig, TableConfig
 
 CLASSES = ("clean", "predicted", "corrupted", "other", "unparsable")
 """Of an answer: the problem's own; what the edit predicts; the donor's or twin's; another; none."""
@@ -90,7 +90,7 @@ def held_out(
         DataError: fewer than 2 problems of the split.
     """
     made = generator(cfg, model)
-    if made is not None:
+    if made is not None and isinstance(cfg, GeneratedConfig):
         module, p = made
         seed = seed if cfg.seed is None else cfg.seed
         return module.problems(n, seed=seed, split=split, p=p, n_steps=cfg.n_steps)
@@ -108,7 +108,7 @@ def generator(cfg: ProblemsConfig, model: ThoughtModel) -> tuple[ModuleType, int
     Raises:
         ConfigError: generated problems, and a model that was not trained on them.
     """
-    if cfg.source not in (*source.GENERATORS, "generated"):
+    if not isinstance(cfg, GeneratedConfig):
         return None
     if not isinstance(model, tiny.TinyThoughts):
         raise ConfigError(
@@ -138,7 +138,7 @@ def twin_tables(
         module = source.GENERATORS[model.cfg.problems]
         return module.twins(n, seed=seed, split=split, change=change, p=model.modulus)
     first = source.problems(cfg, seed)
-    second = source.problems(validate_config(ProblemsConfig, {"source": file}), seed)
+    second = source.problems(TableConfig(source=file), seed)
     if len(first) != len(second):
         raise DataError(f"{file} has {len(second)} lines for {len(first)} problems; line i must be i's twin")
     rows = np.arange(len(first))

@@ -12,16 +12,15 @@ import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
-from pydantic import Field, model_validator
 
-from thoughtlens.core import Config, ConfigError, DataError, NotThereError
+from thoughtlens.core import ConfigError, DataError, NotThereError
+from thoughtlens.problems.config import BUNDLED, TextConfig
 
-BUNDLED = "bundled"
 BUNDLED_CORPORA = (
     "49_cm_isshort",
     "57_wikidatais_alive",
@@ -36,44 +35,6 @@ BUNDLED_CORPORA = (
 """Data sets of sae-probes with running text: personal stories, web pages, essays, news, medical abstracts,
 reviews and source code. Lists of names, short questions and concatenations of other sets are left out."""
 SUFFIXES = (".txt", ".jsonl", ".parquet")
-COLUMNS = ("problem_id", "group_id", "split", "question", "answer", "cot")
-
-
-class TextConfig(Config):
-    """Where text comes from and how it is split."""
-
-    kind: Literal["text"] = "text"
-    """Plain text; each document is one problem."""
-    source: str = BUNDLED
-    """`bundled` (running text of the package sae-probes, no network), a .txt file (documents separated by
-    blank lines), a .jsonl or .parquet file (one document a row), or a data set for the library `datasets`:
-    a hub id or a directory, streamed."""
-    column: str = "text"
-    """Column that holds the text (.jsonl, .parquet, data sets)."""
-    label_columns: tuple[str, ...] = ()
-    """Further columns to keep as labels of the document (.jsonl, .parquet, data sets)."""
-    subset: str | None = None
-    """Name of the data set's configuration on the hub."""
-    hub_split: str = "train"
-    """Which split of a data set to read; it is then split again by document."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub data set."""
-    n_documents: int | None = Field(default=None, gt=0)
-    """Stop after this many documents that hold text; unset: all."""
-    validation: float = Field(default=0.1, ge=0, lt=1)
-    """Share of documents held out for choices made during training."""
-    test: float = Field(default=0.1, ge=0, lt=1)
-    """Share of documents held out for the final numbers."""
-    seed: int | None = None
-    """Fixes the split and the order of the bundled text; unset: the seed of the extraction, else 0."""
-
-    @model_validator(mode="after")
-    def _some_train(self) -> TextConfig:
-        if self.validation + self.test >= 1:
-            raise ValueError(f"validation + test must stay below 1, got {self.validation} + {self.test}")
-        if clash := set(self.label_columns) & {*COLUMNS, self.column}:
-            raise ValueError(f"label_columns may not repeat {', '.join(sorted(clash))}")
-        return self
 
 
 def documents(cfg: TextConfig) -> pa.Table:

@@ -10,15 +10,15 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int
 
 from thoughtlens.core import ConfigError, DataError, whole
+from thoughtlens.problems.config import Bos
 
-Bos = Literal["tokenizer", "always", "never"]
 BUFFER_BATCHES = 64
 """Windows are sorted by length within this many batches."""
 LEAST_FILL = 0.8

@@ -21,7 +21,7 @@ from thoughtlens.acts.store.writer import StoreWriter
 from thoughtlens.core import DataError, MismatchError, NotThereError, ResourceError, digest
 from thoughtlens.evals.reconstruction.stage import ValidateConfig, plan, validate
 from thoughtlens.models.hf.config import ModelConfig
-from thoughtlens.problems.text import TextConfig
+from thoughtlens.problems.config import TextConfig
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import train
 

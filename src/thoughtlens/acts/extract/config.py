@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Field, field_validator
 
 from thoughtlens.models.hf.config import ModelConfig
 from thoughtlens.models.thought.config import ThoughtModelConfig
-from thoughtlens.problems.source import SOURCES, ProblemsConfig
-from thoughtlens.problems.text import TextConfig
-from thoughtlens.problems.tokens import Bos
-
-
-def _kind(table: Any) -> str | None:
-    """Which config `problems` is: by its `kind`, else by its source and keys."""
-    if not isinstance(table, dict):
-        return getattr(table, "kind", None)
-    ours = table.get("source") in SOURCES or bool(set(table) - set(TextConfig.model_fields))
-    known = set(table) <= set(ProblemsConfig.model_fields)
-    return table.get("kind") or ("problems" if ours and known else "text")
-
-
-AnyProblems = Annotated[
-    Annotated[TextConfig, Tag("text")] | Annotated[ProblemsConfig, Tag("problems")], Discriminator(_kind)
-]
+from thoughtlens.problems.config import AnyProblems, Bos, TextConfig
 
 
 class ExtractConfig(ThoughtModelConfig):

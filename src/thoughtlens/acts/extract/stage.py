@@ -25,7 +25,8 @@ from thoughtlens.acts.store.tables import stream
 from thoughtlens.acts.store.writer import StoreWriter
 from thoughtlens.core import Plan, Ranks, joined, led, progress, read_json, run_stage, warn, write_json
 from thoughtlens.problems import source as problem_source
-from thoughtlens.problems.text import TextConfig, local_file
+from thoughtlens.problems.config import TextConfig
+from thoughtlens.problems.text import local_file
 
 __all__ = ["Chunk", "ExtractConfig", "Source", "extract", "plan", "write"]
 

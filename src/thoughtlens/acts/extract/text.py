@@ -16,7 +16,8 @@ from thoughtlens.acts.store.meta import StoreMeta
 from thoughtlens.core import DTYPES, ConfigError, Plan
 from thoughtlens.models.hf.capture import capture, resolve
 from thoughtlens.models.hf.load import LanguageModel, load, read_config
-from thoughtlens.problems.text import TextConfig, count_tokens, iter_documents
+from thoughtlens.problems.config import TextConfig
+from thoughtlens.problems.text import count_tokens, iter_documents
 from thoughtlens.problems.tokens import BUFFER_BATCHES, Cutter, Spool, Window, bos_id, pad, spool
 
 SPOOL = "documents.arrow"

@@ -34,7 +34,7 @@ from thoughtlens.models.thought.thoughts import (
 )
 from thoughtlens.numerics.stats.intervals import wilson
 from thoughtlens.problems import source as problem_source
-from thoughtlens.problems.source import ProblemsConfig
+from thoughtlens.problems.config import ProblemsConfig
 
 ANSWERS = "answers"
 QUESTION_TOKENS, ANSWER_TOKENS = 60, 10

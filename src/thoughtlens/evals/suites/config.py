@@ -11,7 +11,7 @@ from thoughtlens.core import Config
 from thoughtlens.evals.probing.menu import GRID, Counts, Strengths
 from thoughtlens.evals.probing.menu import KS as OWN_KS
 from thoughtlens.models.hf.config import ModelConfig
-from thoughtlens.problems.tokens import Bos
+from thoughtlens.problems.config import Bos
 
 KS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 

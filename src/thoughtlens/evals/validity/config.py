@@ -7,10 +7,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from thoughtlens.core import validate_config
 from thoughtlens.models.thought import tiny
 from thoughtlens.models.thought.config import ThoughtModelConfig
-from thoughtlens.problems.source import ProblemsConfig
+from thoughtlens.problems.config import ProblemsConfig, named
 
 PUBLISHED = {"zen-E/CODI-gpt2": 0.437, "zen-E/CODI-llama3.2-1b-Instruct": 0.556}
 """Accuracy on GSM8K's test problems (Shen et al. 2025, arXiv:2502.21074)."""
@@ -69,7 +68,7 @@ def batch_size(cfg: GatesConfig) -> int:
 
 def problems_config(cfg: GatesConfig) -> ProblemsConfig:
     """The problems as other stages name them."""
-    return validate_config(ProblemsConfig, {"source": cfg.problems.partition(":")[0], "files": cfg.files})
+    return named(cfg.problems.partition(":")[0], cfg.files)
 
 
 def published(cfg: GatesConfig) -> float | None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -44,8 +44,9 @@ from thoughtlens.models.thought.tiny_decoder import (
     TinyDecoder,
     WordTokenizer,
 )
-from thoughtlens.problems.source import ProblemsConfig
+from thoughtlens.problems.config import GeneratedConfig, ProblemsConfig
 
+P = TypeVar("P", bound=ProblemsConfig)
 SCHEMA = 1
 SHIPPED = "weights"
 
@@ -206,9 +207,11 @@ def load(
     return TinyThoughts(decoder, str(name), digest)
 
 
-def own_problems(wanted: ProblemsConfig, model: ThoughtModel) -> ProblemsConfig:
+def own_problems(wanted: P, model: ThoughtModel) -> P:
     """`generated` problems become those that a shipped model was trained on, with its modulus."""
-    if wanted.source != "generated" or not isinstance(model, TinyThoughts):
+    if not isinstance(wanted, GeneratedConfig) or not isinstance(model, TinyThoughts):
+        return wanted
+    if wanted.source != "generated":
         return wanted
     p = model.modulus if wanted.p is None else wanted.p
     return wanted.model_copy(update={"source": model.cfg.problems, "p": p})

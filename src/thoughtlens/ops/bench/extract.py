@@ -22,7 +22,7 @@ from thoughtlens.models.hf.capture import blocks_path
 from thoughtlens.models.hf.load import LanguageModel, load
 from thoughtlens.ops.bench.clock import wait
 from thoughtlens.ops.bench.limits import require_positive
-from thoughtlens.problems.text import TextConfig
+from thoughtlens.problems.config import TextConfig
 
 
 def bench_extract(
