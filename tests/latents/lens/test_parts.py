@@ -15,7 +15,8 @@ from thoughtlens.latents.lens.config import LensConfig
 from thoughtlens.latents.lens.latents import latent_table
 from thoughtlens.latents.lens.readout import Readout, of_thoughts
 from thoughtlens.latents.lens.rows import Target, word_numbers
-from thoughtlens.latents.lens.score import score, with_family
+from thoughtlens.latents.lens.score import family_p, score
+from thoughtlens.latents.lens.tuned import Pairs
 from thoughtlens.models.thought.thoughts import collect, load
 from thoughtlens.numerics.stats.intervals import wilson
 from thoughtlens.numerics.stats.significance import shuffled_blocks
@@ -33,18 +34,18 @@ def test_rates_by_hand():
     keep, groups = np.ones(5, bool), np.arange(5)
     (found,) = score(words, target, groups, keep, n_permutations=50, seed=0)
     # without the row that has no right word: first words 1, 1, 2, 5 against 1, 2, 2, 1
-    assert found.row["n"] == 4 and found.row["rate"] == 0.5 and found.row["rate_top"] == 1
+    assert found.n == 4 and found.rate == 0.5 and found.rate_top == 1
     expected = wilson(2, 4)
-    assert (found.row["low"], found.row["high"]) == (expected.low, expected.high)
+    assert (found.low, found.high) == (expected.low, expected.high)
     # a random order of {1, 1, 2, 2} meets 1, 1, 2, 5 in (1/2 + 1/2 + 1/2 + 0) / 4 of the places
-    assert found.row["null"] == pytest.approx(0.375, abs=0.08) and found.row["p"] > 0.05
+    assert found.null.mean() == pytest.approx(0.375, abs=0.08) and found.p > 0.05
 
 
 def test_any_of_several_words_counts():
     words = np.array([[[4], [7], [9]]])
     target = Target("intermediate", np.array([[4, -1], [6, 7], [-1, 1]]))
     (found,) = score(words, target, np.arange(3), np.ones(3, bool), n_permutations=20, seed=0)
-    assert found.row["rate"] == pytest.approx(2 / 3)
+    assert found.rate == pytest.approx(2 / 3)
 
 
 def test_true_readings_are_found_and_random_ones_are_not():
@@ -61,25 +62,23 @@ def test_true_readings_are_found_and_random_ones_are_not():
         n_permutations=99,
         seed=0,
     )
-    true, noise = with_family(found)
-    assert true["p"] == true["p_max"] == 0.01 and 0.25 < true["rate"] < 0.45
-    assert noise["p_max"] > 0.05 and noise["low"] < 0.05 < noise["high"] + 0.03
-    assert true["null"] == pytest.approx(0.05, abs=0.01)
+    (true, noise), (p_true, p_noise) = found, family_p(found)
+    assert true.p == p_true == 0.01 and 0.25 < true.rate < 0.45
+    assert p_noise > 0.05 and noise.low < 0.05 < noise.high + 0.03
+    assert true.null.mean() == pytest.approx(0.05, abs=0.01)
 
 
 def test_a_lens_that_always_says_the_same_is_not_news():
     y = np.r_[np.zeros(90, int), np.ones(10, int)]
-    (found,) = with_family(
-        score(
-            np.zeros((1, 100, 1), int),
-            Target("v1", y[:, None]),
-            np.arange(100),
-            np.ones(100, bool),
-            n_permutations=50,
-            seed=0,
-        )
+    (found,) = score(
+        np.zeros((1, 100, 1), int),
+        Target("v1", y[:, None]),
+        np.arange(100),
+        np.ones(100, bool),
+        n_permutations=50,
+        seed=0,
     )
-    assert found["rate"] == found["null"] == 0.9 and found["p"] == found["p_max"] == 1
+    assert found.rate == found.null.mean() == 0.9 and found.p == 1 and family_p([found]) == [1]
 
 
 def test_groups_make_the_interval_wide_and_are_shuffled_together():
@@ -97,8 +96,8 @@ def test_groups_make_the_interval_wide_and_are_shuffled_together():
     (alone,) = score(
         words, Target("v", y[:, None]), np.arange(400), np.ones(400, bool), n_permutations=200, seed=0
     )
-    assert found.row["n_groups"] == 8 and found.row["high"] - found.row["low"] > 0.4
-    assert alone.row["high"] - alone.row["low"] < 0.11
+    assert found.n_groups == 8 and found.high - found.low > 0.4
+    assert alone.high - alone.low < 0.11
     assert found.null.std() > 3 * alone.null.std()
 
 
@@ -117,7 +116,7 @@ def test_scores_need_two_groups():
         score(np.ones((1, 2, 1), int), target, np.arange(2), np.ones(2, bool), n_permutations=20, seed=0)
         == []
     )
-    assert with_family([]) == []
+    assert family_p([]) == []
 
 
 def test_labels_become_words_the_model_has():
@@ -134,12 +133,10 @@ def test_a_translator_finds_the_map_that_was_planted():
     W, A = torch.randn(6, 9, generator=generator), torch.linalg.qr(torch.randn(6, 6, generator=generator))[0]
     final = torch.randn(600, 6, generator=generator)
     x, readout = (final - 1.5) @ A.T, linear(2 * W)  # final = x A + 1.5
-    cfg = LensConfig(acts="acts", fit_steps=100)
-    found = tuned.fit(readout, "layers.0:out", x[:400], final[:400], "thought_out", cfg)
-    after = tuned.divergence(readout, found, "layers.0:out", x[400:], final[400:], "thought_out").mean()
-    before = tuned.divergence(
-        readout, tuned.identity(6), "layers.0:out", x[400:], final[400:], "thought_out"
-    ).mean()
+    pairs, cfg = Pairs("layers.0:out", x, "thought_out", final), LensConfig(acts="acts", fit_steps=100)
+    found = tuned.fit(readout, pairs[:400], cfg)
+    after = tuned.divergence(readout, found, pairs[400:]).mean()
+    before = tuned.divergence(readout, tuned.identity(6), pairs[400:]).mean()
     assert before > 1 and after < 0.01
     assert torch.allclose(found(x[:5]), final[:5], atol=0.2)
 
@@ -148,9 +145,10 @@ def test_translators_of_noise_are_no_worse_than_the_identity_and_finals_keep_it(
     generator = torch.Generator().manual_seed(1)
     W, x = torch.randn(6, 9, generator=generator), torch.randn(60, 6, generator=generator)
     readout, cfg = linear(W), LensConfig(acts="acts", fit_steps=60)
-    found = tuned.fit(readout, "layers.0:out", x, x, "thought_out", cfg)
-    assert tuned.divergence(readout, found, "layers.0:out", x, x, "thought_out").mean() < 1e-6
-    same = tuned.fit(readout, "thought_out", x, x + 1, "thought_out", cfg)
+    pairs = Pairs("layers.0:out", x, "thought_out", x)
+    found = tuned.fit(readout, pairs, cfg)
+    assert tuned.divergence(readout, found, pairs).mean() < 1e-6
+    same = tuned.fit(readout, Pairs("thought_out", x, "thought_out", x + 1), cfg)
     assert not same.weight.any() and not same.bias.any()
 
 
@@ -158,10 +156,10 @@ def test_divergence_by_hand():
     readout = linear(torch.eye(2))
     x = torch.tensor([[1.0, 3.0]]).log()  # 1/4, 3/4
     final = torch.zeros(1, 2)  # 1/2, 1/2
-    kl = tuned.divergence(readout, tuned.identity(2), "a", x, final, "b")
+    kl = tuned.divergence(readout, tuned.identity(2), Pairs("a", x, "b", final))
     # 0.5 ln(0.5 / 0.25) + 0.5 ln(0.5 / 0.75) = 0.5 ln(4 / 3)
     assert kl.tolist() == pytest.approx([0.5 * np.log(4 / 3)])
-    constant = tuned.from_constant(readout, x, final, "b")
+    constant = tuned.from_constant(readout, Pairs("a", x, "b", x), Pairs("a", x, "b", final))
     assert constant.tolist() == pytest.approx(kl.tolist())
 
 

@@ -20,7 +20,7 @@ from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.cli import app
 from thoughtlens.core import ConfigError, DataError, MismatchError, ResourceError, validate_config
 from thoughtlens.latents.lens.config import LensConfig
-from thoughtlens.latents.lens.rows import cells
+from thoughtlens.latents.lens.rows import cell_rows
 from thoughtlens.latents.lens.stage import lens, plan
 from thoughtlens.latents.lens.tuned import finals
 from thoughtlens.models.thought.thoughts import collect, load
@@ -117,11 +117,11 @@ def test_last_states_that_were_not_stored_are_thought_again(run, tmp_path):
     }
     extract(validate_config(ExtractConfig, table), tmp_path / "acts")
     store, model = ActivationStore.open(tmp_path / "acts"), load("codi-tiny")
-    (cell,) = (c for c in cells(store, "test", 20, seed=0) if c.thought_idx == 3)
+    (cell,) = (c for c in cell_rows(store, "test", 20, seed=0) if c.thought_idx == 3)
     found = finals(store, model, cell.line, batch_size=16)
     questions = [store.problems["question"][int(i)].as_py() for i in cell.line]
     expected = collect(model, questions, sites=("thought_out",)).thought_out[:, 3, 0]
-    assert found.hook_name == "thought_out" and torch.allclose(found.of(cell), expected, atol=1e-5)
+    assert found.hook_name == "thought_out" and torch.allclose(found.pairs(cell).final, expected, atol=1e-5)
     stored = finals(ActivationStore.open(root / "acts"), model, cell.line, batch_size=16)
     assert stored.hook_name == "layers.1:out" and stored.states is None
 

@@ -3,84 +3,67 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from safetensors.torch import load_file, save_file
 
-from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import progress, read_json, write_json
+from thoughtlens.core import Parts, progress
 from thoughtlens.latents.lens import tuned
-from thoughtlens.latents.lens.config import LensConfig
-from thoughtlens.latents.lens.readout import Readout
-from thoughtlens.latents.lens.rows import Cell, cells, group_numbers
+from thoughtlens.latents.lens.readout import LensInput
+from thoughtlens.latents.lens.records import KLRow
+from thoughtlens.latents.lens.rows import CellRows, cell_rows, group_numbers
+from thoughtlens.latents.lens.tuned import Translator
 from thoughtlens.models.thought.thoughts import ThoughtModel
 from thoughtlens.numerics.stats.intervals import bootstrap_means
 
 
-def fit_all(
-    cfg: LensConfig,
-    store: ActivationStore,
-    model: ThoughtModel,
-    readout: Readout,
-    found: list[Cell],
-    parts: Path,
-) -> tuple[dict[int, tuned.Translator], list[dict[str, Any]]]:
-    """The translator of each cell by its number, and a row for each: KL of both lenses on held-out rows.
+def fit_all(given: LensInput, model: ThoughtModel, found: list[CellRows], parts: Parts) -> list[Translator]:
+    """The translator of each cell; what lies in `parts` already is taken from there.
 
-    What lies in `parts` already is taken from there.
+    Each is a part whose summary is its row of `kl.parquet`: the KL of both lenses on held-out rows.
     """
-    fitting = cells(store, cfg.fit_split, cfg.n_fit, cfg.seed)
+    cfg, store = given.cfg, given.store
+    fitting = cell_rows(store, cfg.fit_split, cfg.n_fit, cfg.seed)
     lines = np.concatenate([found[0].line, fitting[0].line])
     finals: tuned.Finals | None = None
-    translators, gains = {}, []
     with progress("lens: translators", len(found), "cells") as bar:
-        for i, (held_out, train) in enumerate(zip(found, fitting, strict=True)):
-            file = parts / f"{i}.safetensors"
-            if not (parts / f"{i}.json").is_file():
-                finals = finals or tuned.finals(store, model, lines, batch_size=256)
-                x, final = store.read(train.hook_name, train.rows), finals.of(train)
-                translator = tuned.fit(readout, train.hook_name, x, final, finals.hook_name, cfg)
-                save_file({"weight": translator.weight, "bias": translator.bias}, file)
-                write_json(
-                    parts / f"{i}.json", _gain(cfg, store, readout, held_out, finals, final, translator)
-                )
-            translators[i] = tuned.Translator(**load_file(file))
-            gains.append(read_json(parts / f"{i}.json"))
+        for i in parts.todo(range(len(found))):
+            finals = finals or tuned.finals(store, model, lines, batch_size=256)
+            train, held_out = finals.pairs(fitting[i]), finals.pairs(found[i])
+            translator = tuned.fit(given.readout, train, cfg)
+            save_file({"weight": translator.weight, "bias": translator.bias}, _file(parts, i))
+            kl = np.column_stack(tuned.divergences(given.readout, translator, train, held_out))
+            parts.finish(i, _gain(given, found[i], kl, translator, n_fit=len(train)))
             bar.advance(1)
-    return translators, gains
+    return [Translator(**load_file(_file(parts, i))) for i in range(len(found))]
 
 
-def _gain(
-    cfg: LensConfig,
-    store: ActivationStore,
-    readout: Readout,
-    cell: Cell,
-    finals: tuned.Finals,
-    fitted: torch.Tensor,
-    translator: tuned.Translator,
-) -> dict[str, Any]:
-    x, final = store.read(cell.hook_name, cell.rows), finals.of(cell)
-    plain = tuned.identity(x.shape[1])
-    kl = [
-        tuned.divergence(readout, t, cell.hook_name, x, final, finals.hook_name).numpy()
-        for t in (plain, translator)
-    ]
-    kl += [tuned.from_constant(readout, fitted, final, finals.hook_name).numpy(), kl[0] - kl[1]]
-    intervals = bootstrap_means(np.column_stack(kl), group_numbers(store)[cell.line], seed=cfg.seed)
-    row: dict[str, Any] = {"hook_name": cell.hook_name, "thought_idx": cell.thought_idx, "n": len(x)}
-    row |= {"n_fit": len(fitted), "is_identity": not bool(translator.weight.any() or translator.bias.any())}
-    names = ("kl_logit", "kl_tuned", "kl_constant", "kl_gain")
-    for name, interval in zip(names, intervals, strict=True):
-        row |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    return row
+def _file(parts: Parts, i: int) -> Path:
+    return parts.path(i, "safetensors")
 
 
-def save_translators(found: list[Cell], translators: dict[int, tuned.Translator], file: Path) -> None:
+def _gain(given: LensInput, cell: CellRows, kl: np.ndarray, translator: Translator, n_fit: int) -> KLRow:
+    """`kl` [rows, 3]: of the logit lens, the tuned lens and the constant."""
+    columns = np.column_stack([kl, kl[:, 0] - kl[:, 1]])
+    intervals = bootstrap_means(columns, group_numbers(given.store)[cell.line], seed=given.cfg.seed)
+    numbers: dict[str, float] = {}
+    for name, one in zip(("kl_logit", "kl_tuned", "kl_constant", "kl_gain"), intervals, strict=True):
+        numbers |= {name: one.estimate, f"{name}_low": one.low, f"{name}_high": one.high}
+    assert cell.thought_idx is not None
+    return KLRow(
+        hook_name=cell.hook_name,
+        thought_idx=cell.thought_idx,
+        n=len(kl),
+        n_fit=n_fit,
+        is_identity=not bool(translator.weight.any() or translator.bias.any()),
+        **numbers,
+    )
+
+
+def save_translators(found: list[CellRows], translators: list[Translator], file: Path) -> None:
     """One safetensors file: `layers.8:out/3/weight` [d, d] and `.../bias` [d] of hook and thought."""
     tensors = {}
-    for i, translator in translators.items():
-        place = f"{found[i].hook_name}/{found[i].thought_idx}"
+    for cell, translator in zip(found, translators, strict=True):
+        place = f"{cell.hook_name}/{cell.thought_idx}"
         tensors |= {f"{place}/weight": translator.weight, f"{place}/bias": translator.bias}
     save_file(tensors, file)

@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtlens.core import MismatchError
+from thoughtlens.core import MismatchError, column_table
 from thoughtlens.latents.lens.readout import Readout
-from thoughtlens.sae.base import SAE
-from thoughtlens.sae.kinds.crosscoder import Crosscoder
+from thoughtlens.latents.lens.records import LatentTokenRow
+from thoughtlens.sae import SAE, Crosscoder
 
 DEFINITION = (
     "readout(decoder row) - readout(0): what one unit of the latent adds to the logits if the norm's scale "
-    "is that of the row alone; sign -1: the tokens that it speaks against most"
+    "is that of the row alone; sign -1: the tokens that it suppresses most"
 )
 
 
@@ -25,6 +25,9 @@ def latent_table(readout: Readout, name: str, sae: SAE, k: int) -> pa.Table:
 
     The bias of the norm, which would be the same for every latent, is taken out. A crosscoder's latents
     are read at its last site, a transcoder's where it writes.
+
+    Returns:
+        A row for each latent, sign and rank, latents ascending.
 
     Raises:
         MismatchError: decoder rows of another width than the model's final norm reads.
@@ -37,40 +40,27 @@ def latent_table(readout: Readout, name: str, sae: SAE, k: int) -> pa.Table:
         )
     live = torch.nonzero(directions.norm(dim=1) > 0)[:, 0]
     base = readout.logits(torch.zeros(1, readout.d), hook)
-    k = min(k, readout.n_vocab)
-    ids, logits = [], []
+    k, tokens, values = min(k, readout.n_vocab), [], []
     for part in live.split(readout.chunk):
-        found = (readout.logits(directions[part], hook) - base).cpu()
-        for sign in (1, -1):
-            values, tokens = (sign * found).topk(k, dim=1)
-            ids.append(tokens.numpy())
-            logits.append(sign * values.numpy())
-    return _table(readout, name, live.split(readout.chunk), ids, logits, k)
+        logits = (readout.logits(directions[part], hook) - base).cpu()
+        raised, lowered = logits.topk(k, dim=1), (-logits).topk(k, dim=1)
+        tokens.append(torch.stack([raised.indices, lowered.indices], 1))
+        values.append(torch.stack([raised.values, -lowered.values], 1))
+    token = torch.cat(tokens).flatten().numpy()
+    return column_table(
+        LatentTokenRow,
+        {
+            "member": name,
+            "latent": np.repeat(live.numpy(), 2 * k),
+            "sign": np.tile(np.repeat([1, -1], k), len(live)),
+            "rank": np.tile(np.arange(k), 2 * len(live)),
+            "token_id": token,
+            "token": np.array(readout.texts, object)[token],
+            "logit": torch.cat(values).flatten().numpy(),
+        },
+    )
 
 
 def _directions(sae: SAE) -> tuple[Float[Tensor, "d_sae d"], str]:
     W = sae.W_dec.detach().float()
     return (W[:, -1] if isinstance(sae, Crosscoder) and W.ndim == 3 else W), sae.hook_names[-1]
-
-
-def _table(
-    readout: Readout, name: str, parts: tuple[Tensor, ...], ids: list, logits: list, k: int
-) -> pa.Table:
-    """One line a latent, sign and rank, latents ascending."""
-    latent = np.concatenate([np.repeat(part.numpy(), k) for part in parts for _ in (1, -1)] or [[]])
-    sign = np.concatenate([np.full(len(part) * k, s) for part in parts for s in (1, -1)] or [[]])
-    token = np.concatenate([i.reshape(-1) for i in ids] or [[]]).astype(np.int32)
-    rank = np.tile(np.arange(k), len(token) // max(k, 1))
-    order = np.lexsort((rank, -sign, latent))
-    texts = np.array(readout.texts, object)
-    return pa.table(
-        {
-            "member": pa.array([name] * len(order), pa.string()).dictionary_encode(),
-            "latent": latent[order].astype(np.int32),
-            "sign": sign[order].astype(np.int8),
-            "rank": rank[order].astype(np.int32),
-            "token_id": token[order],
-            "token": pa.array(texts[token[order]], pa.string()),
-            "logit": np.concatenate([v.reshape(-1) for v in logits] or [[]])[order].astype(np.float32),
-        }
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,12 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import progress
-from thoughtlens.latents.lens import tuned
-from thoughtlens.latents.lens.config import LensConfig
-from thoughtlens.latents.lens.readout import Readout
-from thoughtlens.latents.lens.rows import Cell
+from thoughtlens.core import column_table, progress
+from thoughtlens.latents.lens.readout import LensInput, Readout
+from thoughtlens.latents.lens.records import ReadingRow, TokenRow
+from thoughtlens.latents.lens.rows import CellRows
+from thoughtlens.latents.lens.tuned import Translator
 
 COMMON = 10
 """Tokens listed for each lens, hook and thought."""
@@ -26,33 +26,32 @@ class Reading:
     """What one lens reads at one hook and thought, strongest first."""
 
     lens: str
-    cell: Cell
+    cell: CellRows
     tokens: Int[np.ndarray, "n k"]
     probabilities: Float[np.ndarray, "n k"]
 
+    @property
+    def place(self) -> dict[str, Any]:
+        """Columns that say what was read, and how."""
+        return {"lens": self.lens, "hook_name": self.cell.hook_name, "thought_idx": self.cell.thought_idx}
+
 
 @torch.no_grad()
-def read_all(
-    cfg: LensConfig,
-    store: ActivationStore,
-    readout: Readout,
-    found: list[Cell],
-    translators: dict[int, tuned.Translator],
-) -> list[Reading]:
-    """Every cell through every lens that it has."""
-    readings = []
+def read_all(given: LensInput, found: list[CellRows], translators: list[Translator]) -> list[Reading]:
+    """Every cell through every lens that it has; without translators, none through the tuned lens."""
+    cfg, readings = given.cfg, []
     with progress("lens: reading", len(found), "cells") as bar:
         for i, cell in enumerate(found):
-            x = store.read(cell.hook_name, cell.rows)
+            x = given.store.read(cell.hook_name, cell.rows)
             if "logit" in cfg.lenses:
-                readings.append(_read(readout, "logit", cell, x, cfg.top_k))
-            if i in translators:
-                readings.append(_read(readout, "tuned", cell, translators[i](x), cfg.top_k))
+                readings.append(_read(given.readout, "logit", cell, x, cfg.top_k))
+            if translators:
+                readings.append(_read(given.readout, "tuned", cell, translators[i](x), cfg.top_k))
             bar.advance(1)
     return readings
 
 
-def _read(readout: Readout, lens: str, cell: Cell, x: Float[Tensor, "n d"], k: int) -> Reading:
+def _read(readout: Readout, lens: str, cell: CellRows, x: Float[Tensor, "n d"], k: int) -> Reading:
     parts = [
         readout.logits(rows, cell.hook_name).softmax(-1).topk(min(k, readout.n_vocab))
         for rows in x.split(readout.chunk)
@@ -61,50 +60,41 @@ def _read(readout: Readout, lens: str, cell: Cell, x: Float[Tensor, "n d"], k: i
     return Reading(lens, cell, tokens, torch.cat([p.values for p in parts]).float().cpu().numpy())
 
 
-def readings_table(store: ActivationStore, readout: Readout, readings: list[Reading]) -> pa.Table:
-    """One line a lens, state and rank."""
+def readings_table(given: LensInput, readings: list[Reading]) -> pa.Table:
+    """A row for each lens, state and rank."""
+    store = given.store
     ids = store.problems["problem_id"].combine_chunks()
     position = None if store.meta.kind == "thoughts" else store.rows["position"].to_numpy()
-    texts = np.array(readout.texts, object)
+    texts = np.array(given.readout.texts, object)
     tables = []
     for r in readings:
         n, k = r.tokens.shape
         columns = {
-            **_where(r, n * k),
             "problem_id": ids.take(pa.array(np.repeat(r.cell.line, k))),
-            "rank": np.tile(np.arange(k, dtype=np.int32), n),
-            "token_id": r.tokens.reshape(-1).astype(np.int32),
-            "token": pa.array(texts[r.tokens.reshape(-1)], pa.string()).dictionary_encode(),
-            "probability": r.probabilities.reshape(-1).astype(np.float32),
+            "rank": np.tile(np.arange(k), n),
+            "token_id": r.tokens.reshape(-1),
+            "token": texts[r.tokens.reshape(-1)],
+            "probability": r.probabilities.reshape(-1),
         }
         if position is not None:
             columns["position"] = np.repeat(position[r.cell.rows], k)
-        tables.append(pa.table(columns))
+        tables.append(column_table(ReadingRow, r.place | columns))
     return pa.concat_tables(tables).unify_dictionaries()
 
 
 def tokens_table(readout: Readout, readings: list[Reading]) -> pa.Table:
-    """The tokens that are strongest most often: one line a lens, hook, thought and rank."""
+    """The tokens that are strongest most often: a row for each lens, hook, thought and rank."""
     tables = []
     for r in readings:
         counts = np.bincount(r.tokens[:, 0], minlength=readout.n_vocab)
         common = np.argsort(-counts, kind="stable")[:COMMON]
         common = common[counts[common] > 0]
         columns = {
-            **_where(r, len(common)),
-            "rank": np.arange(len(common), dtype=np.int32),
-            "token_id": common.astype(np.int32),
-            "token": pa.array([readout.texts[i] for i in common], pa.string()),
+            "rank": np.arange(len(common)),
+            "token_id": common,
+            "token": [readout.texts[i] for i in common],
             "share": counts[common] / len(r.tokens),
-            "n": np.full(len(common), len(r.tokens)),
+            "n": len(r.tokens),
         }
-        tables.append(pa.table(columns))
+        tables.append(column_table(TokenRow, r.place | columns))
     return pa.concat_tables(tables).unify_dictionaries()
-
-
-def _where(r: Reading, n: int) -> dict[str, pa.Array]:
-    return {
-        "lens": pa.array([r.lens] * n, pa.string()).dictionary_encode(),
-        "hook_name": pa.array([r.cell.hook_name] * n, pa.string()).dictionary_encode(),
-        "thought_idx": pa.array([r.cell.thought_idx] * n, pa.int32()),
-    }

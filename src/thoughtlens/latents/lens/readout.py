@@ -11,8 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import MismatchError
 from thoughtlens.latents.codes.tokens import token_texts
+from thoughtlens.latents.lens.config import LensConfig
 from thoughtlens.models.hf.load import LanguageModel
 from thoughtlens.models.thought.sequence import decoder_parts
 from thoughtlens.models.thought.thoughts import ThoughtModel
@@ -62,6 +64,15 @@ class Readout:
     def word_of(self) -> Int[np.ndarray, " vocab"]:
         """The word of each token."""
         return np.array([self.words[text.strip()] for text in self.texts])
+
+
+@dataclass(frozen=True, eq=False)
+class LensInput:
+    """What is read: a store, as the settings say, through the output side of the model behind it."""
+
+    cfg: LensConfig
+    store: ActivationStore
+    readout: Readout
 
 
 def of_thoughts(model: ThoughtModel) -> Readout:

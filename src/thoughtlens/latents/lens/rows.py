@@ -21,7 +21,7 @@ INTERMEDIATE, NEXT = "intermediate", "next_token"
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class CellRows:
     """The rows of one hook and thought; in a store of text, of one hook."""
 
     hook_name: str
@@ -47,9 +47,9 @@ class Target:
         return self.y.max(1) >= 0
 
 
-def cells(
+def cell_rows(
     store: ActivationStore, split: str, n_problems: int, seed: int, max_rows: int | None = None
-) -> list[Cell]:
+) -> list[CellRows]:
     """Every hook and thought on the rows of the same randomly chosen problems, in the store's order.
 
     Args:
@@ -72,17 +72,17 @@ def cells(
     chosen = np.isin(line, lines[order])
     rows, line = rows[chosen], line[chosen]
     if store.thought_idx is None:
-        return [Cell(hook, None, rows[:max_rows], line[:max_rows]) for hook in store.hook_names]
+        return [CellRows(hook, None, rows[:max_rows], line[:max_rows]) for hook in store.hook_names]
     thought = store.thought_idx[rows]
     return [
-        Cell(hook, t, rows[thought == t], line[thought == t])
+        CellRows(hook, t, rows[thought == t], line[thought == t])
         for hook in store.hook_names
         for t in store.thoughts
     ]
 
 
 def targets(
-    store: ActivationStore, cell: Cell, readout: Readout, columns: Sequence[str] | None
+    store: ActivationStore, cell: CellRows, readout: Readout, columns: Sequence[str] | None
 ) -> list[Target]:
     """What the readings of a cell are compared with.
 
@@ -137,7 +137,7 @@ def _intermediate(table: pa.Table, values: list[Target], line: np.ndarray) -> In
     return np.where(before & there, np.column_stack([t.y[:, 0] for t in values]), -1)
 
 
-def _next_tokens(store: ActivationStore, cell: Cell) -> Int[np.ndarray, " n"]:
+def _next_tokens(store: ActivationStore, cell: CellRows) -> Int[np.ndarray, " n"]:
     tokens, position = (store.rows[name].to_numpy() for name in ("token_id", "position"))
     after = np.minimum(cell.rows + 1, store.n_rows - 1)
     same = (store.problem_idx[after] == cell.line) & (position[after] == position[cell.rows] + 1)

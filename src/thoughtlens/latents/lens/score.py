@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from thoughtlens.latents.lens.rows import Target
-from thoughtlens.numerics.stats.intervals import bootstrap_means, wilson
+from thoughtlens.numerics.stats.intervals import Interval, bootstrap_means, wilson
 from thoughtlens.numerics.stats.significance import max_statistic, permutation_p, shuffled_blocks
 
 DEFINITIONS = {
@@ -32,8 +31,19 @@ DEFINITIONS = {
 class Scored:
     """One lens at one cell on one column."""
 
-    row: dict[str, Any]
+    n: int
+    n_groups: int
+    rate: float
+    low: float
+    high: float
+    rate_top: float
     null: Float[np.ndarray, " permutations"]
+    """The rate under each shuffle; none where none was asked for."""
+
+    @property
+    def p(self) -> float | None:
+        """Share of shuffles that reach the rate."""
+        return permutation_p(self.rate, self.null) if len(self.null) else None
 
 
 def score(
@@ -65,43 +75,23 @@ def score(
     rng = np.random.default_rng((seed, 53))
     shuffles = (y[shuffled_blocks(own, rng)] for _ in range(n_permutations))
     null = np.array([_hits(words[..., :1], other).mean(1) for other in shuffles]).reshape(-1, len(words))
-    common = {"column": target.name, "n": len(at), "n_groups": len(names)}
     return [
-        Scored(
-            {
-                **common,
-                "rate": float(hits.mean()),
-                **bounds,
-                "rate_top": float(top),
-                **_beside(hits, by_chance),
-            },
-            by_chance,
-        )
+        Scored(len(at), len(names), float(hits.mean()), bounds.low, bounds.high, float(top), by_chance)
         for hits, top, bounds, by_chance in zip(
             first, among, _intervals(first, own, seed), null.T, strict=True
         )
     ]
 
 
-def _beside(
-    hits: Bool[np.ndarray, " n"], null: Float[np.ndarray, " permutations"]
-) -> dict[str, float | None]:
-    if not len(null):
-        return dict.fromkeys(("null", "null_high", "p"))
-    p = permutation_p(float(hits.mean()), null)
-    return {"null": float(null.mean()), "null_high": float(np.quantile(null, 0.95)), "p": p}
-
-
-def with_family(scored: Sequence[Scored]) -> list[dict[str, Any]]:
-    """The rows with `p_max` over all of them."""
+def family_p(scored: Sequence[Scored]) -> list[float]:
+    """`p_max` of each over all of them."""
     if not scored:
         return []
     null = np.column_stack([s.null for s in scored])
     mean, spread = null.mean(0), null.std(0)
-    spread = np.maximum(spread, [1 / s.row["n"] for s in scored])  # a null that never moves
-    observed = (np.array([s.row["rate"] for s in scored]) - mean) / spread
-    p_max = max_statistic(observed, (null - mean) / spread)
-    return [s.row | {"p_max": float(p)} for s, p in zip(scored, p_max, strict=True)]
+    spread = np.maximum(spread, [1 / s.n for s in scored])  # a null that never moves
+    observed = (np.array([s.rate for s in scored]) - mean) / spread
+    return max_statistic(observed, (null - mean) / spread).tolist()
 
 
 def _hits(
@@ -113,9 +103,7 @@ def _hits(
     return right
 
 
-def _intervals(hits: Bool[np.ndarray, "readings n"], groups: np.ndarray, seed: int) -> list[dict[str, float]]:
+def _intervals(hits: Bool[np.ndarray, "readings n"], groups: np.ndarray, seed: int) -> list[Interval]:
     if groups[-1] + 1 == hits.shape[1]:
-        found = [wilson(int(row.sum()), len(row)) for row in hits]
-    else:
-        found = bootstrap_means(hits.T.astype(float), groups, seed=seed)
-    return [{"low": interval.low, "high": interval.high} for interval in found]
+        return [wilson(int(row.sum()), len(row)) for row in hits]
+    return bootstrap_means(hits.T.astype(float), groups, seed=seed)

@@ -7,9 +7,7 @@ beside the same readings with shuffled labels.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,18 +16,17 @@ import torch
 
 from thoughtlens.acts.behind import language_model, thought_model
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import Plan, progress, run_stage
-from thoughtlens.latents.lens import latents, score, tuned
+from thoughtlens.core import Parts, Plan, Result, progress, run_stage, write_rows
+from thoughtlens.latents.lens import latents, score
 from thoughtlens.latents.lens.config import LensConfig
 from thoughtlens.latents.lens.fitting import fit_all, save_translators
 from thoughtlens.latents.lens.readings import read_all, readings_table, tokens_table
-from thoughtlens.latents.lens.readout import Readout, of_text, of_thoughts
-from thoughtlens.latents.lens.rows import cells
-from thoughtlens.latents.lens.summary import best, headline, objections, summarise, summary_table
-from thoughtlens.models.thought.thoughts import ThoughtModel
-from thoughtlens.sae.formats.io import load_members
-
-__all__ = ["LensConfig", "lens", "plan"]
+from thoughtlens.latents.lens.readout import LensInput, of_text, of_thoughts
+from thoughtlens.latents.lens.records import KLRow, LensOutcome, SummaryRow
+from thoughtlens.latents.lens.rows import cell_rows
+from thoughtlens.latents.lens.summary import best, headline, objections, summarise
+from thoughtlens.latents.lens.tuned import Translator
+from thoughtlens.sae import load_members
 
 DEFINITIONS = {
     **score.DEFINITIONS,
@@ -42,7 +39,7 @@ DEFINITIONS = {
 }
 
 
-def lens(cfg: LensConfig, out: str | Path) -> dict[str, Any]:
+def lens(cfg: LensConfig, out: str | Path) -> Result:
     """Read every hook and thought of a store, and every decoder row, through the model's output side.
 
     The directory holds `readings.parquet`, `summary.parquet`, `tokens.parquet`, with a tuned lens
@@ -74,61 +71,50 @@ def plan(cfg: LensConfig) -> Plan:
     )
 
 
-def _work(cfg: LensConfig, tmp: Path) -> dict[str, Any]:
+def _work(cfg: LensConfig, tmp: Path) -> LensOutcome:
     torch.manual_seed(cfg.seed)
-    store = ActivationStore.open(cfg.acts)
-    model, readout = _open(store)
-    parts = tmp / "parts"
-    parts.mkdir(exist_ok=True)
-    found = cells(store, cfg.split, cfg.n_problems, cfg.seed, cfg.max_rows)
-    translators: dict[int, tuned.Translator] = {}
-    gains: list[dict[str, Any]] = []
+    store, parts = ActivationStore.open(cfg.acts), Parts(tmp)
+    model = None if store.meta.kind == "text" else thought_model(store)
+    given = LensInput(cfg, store, of_text(language_model(store)) if model is None else of_thoughts(model))
+    found = cell_rows(store, cfg.split, cfg.n_problems, cfg.seed, cfg.max_rows)
+    translators: list[Translator] = []
+    gains: list[KLRow] = []
     if model is not None and _is_tuned(cfg, store):
-        translators, gains = fit_all(cfg, store, model, readout, found, parts)
+        translators = fit_all(given, model, found, parts)
         save_translators(found, translators, tmp / "translators.safetensors")
-        pq.write_table(pa.Table.from_pylist(gains), tmp / "kl.parquet")
-    readings = read_all(cfg, store, readout, found, translators)
-    rows = summarise(cfg, store, readout, readings)
-    pq.write_table(readings_table(store, readout, readings), tmp / "readings.parquet", compression="zstd")
-    pq.write_table(tokens_table(readout, readings), tmp / "tokens.parquet")
-    pq.write_table(summary_table(rows), tmp / "summary.parquet")
+        gains = parts.summaries(range(len(found)), KLRow)
+        write_rows(tmp / "kl.parquet", KLRow, gains)
+    readings = read_all(given, found, translators)
+    rows = summarise(given, readings)
+    pq.write_table(readings_table(given, readings), tmp / "readings.parquet", compression="zstd")
+    pq.write_table(tokens_table(given.readout, readings), tmp / "tokens.parquet")
+    write_rows(tmp / "summary.parquet", SummaryRow, rows)
     if cfg.sae is not None:
-        _write_latents(cfg, cfg.sae, store, readout, tmp)
-    shutil.rmtree(parts)
-    return {
-        "split": cfg.split,
-        "kind": store.meta.kind,
-        "model": store.meta.model,
-        "model_digest": store.meta.model_digest,
-        "n": len(np.unique(found[0].line)),
-        "n_vocab": readout.n_vocab,
-        "best": best(rows),
-        "kl": gains,
-        "headline": headline(cfg, rows, gains),
-        "definitions": DEFINITIONS,
-        "warnings": objections(cfg, store, rows),
-    }
-
-
-def _open(store: ActivationStore) -> tuple[ThoughtModel | None, Readout]:
-    if store.meta.kind == "text":
-        return None, of_text(language_model(store))
-    model = thought_model(store)
-    return model, of_thoughts(model)
+        _write_latents(given, cfg.sae, tmp / "latents.parquet")
+    return LensOutcome(
+        split=cfg.split,
+        kind=store.meta.kind,
+        model=store.meta.model,
+        model_digest=store.meta.model_digest,
+        n=len(np.unique(found[0].line)),
+        n_vocab=given.readout.n_vocab,
+        best=best(rows),
+        kl=gains,
+        headline=headline(cfg.split, rows, gains),
+        definitions=DEFINITIONS,
+        warnings=objections(given, rows),
+    )
 
 
 def _is_tuned(cfg: LensConfig, store: ActivationStore) -> bool:
     return "tuned" in cfg.lenses and store.meta.kind == "thoughts"
 
 
-def _write_latents(
-    cfg: LensConfig, sae_path: Path, store: ActivationStore, readout: Readout, tmp: Path
-) -> None:
-    members = load_members(sae_path, joined=True, hooks=store.meta.d_in)
+def _write_latents(given: LensInput, sae: Path, file: Path) -> None:
+    members = load_members(sae, joined=True, hooks=given.store.meta.d_in)
     with progress("lens: latents", len(members), "SAEs") as bar:
         tables = []
-        for name, sae in members.items():
-            tables.append(latents.latent_table(readout, name, sae, cfg.latent_tokens))
+        for name, one in members.items():
+            tables.append(latents.latent_table(given.readout, name, one, given.cfg.latent_tokens))
             bar.advance(1)
-    table = pa.concat_tables(tables).unify_dictionaries()
-    pq.write_table(table, tmp / "latents.parquet", compression="zstd")
+    pq.write_table(pa.concat_tables(tables).unify_dictionaries(), file, compression="zstd")

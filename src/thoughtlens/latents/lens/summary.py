@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Bool
 
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.latents.lens.config import LensConfig
+from thoughtlens.core import Number
 from thoughtlens.latents.lens.readings import Reading
-from thoughtlens.latents.lens.readout import Readout
+from thoughtlens.latents.lens.readout import LensInput
+from thoughtlens.latents.lens.records import KLRow, ReadRate, SummaryRow
 from thoughtlens.latents.lens.rows import INTERMEDIATE, NEXT, group_numbers, targets
-from thoughtlens.latents.lens.score import Scored, score, with_family
-
-PLACE = {"lens": pa.string(), "hook_name": pa.string(), "thought_idx": pa.int32()}
-NUMBERS = ("rate", "low", "high", "rate_top", "null", "null_high", "p", "p_max")
-SCHEMA = pa.schema(
-    [
-        *PLACE.items(),
-        *(("column", pa.string()), ("subset", pa.string()), ("n", pa.int64()), ("n_groups", pa.int64())),
-        *((name, pa.float64()) for name in NUMBERS),
-    ]
-)
+from thoughtlens.latents.lens.score import Scored, family_p, score
 
 
-def summarise(
-    cfg: LensConfig, store: ActivationStore, readout: Readout, readings: list[Reading]
-) -> list[dict[str, Any]]:
-    """One row a lens, hook, thought, column and subset of the problems."""
+def summarise(given: LensInput, readings: list[Reading]) -> list[SummaryRow]:
+    """A row for each lens, hook, thought, column and subset; first those of all problems."""
+    cfg, store, readout = given.cfg, given.store, given.readout
     groups = group_numbers(store)
-    scored: list[Scored] = []
+    found: list[tuple[Reading, str, str, Scored]] = []
     for alike in _same_rows(readings):
         line = alike[0].cell.line
         tokens = np.stack([r.tokens for r in alike])
@@ -39,11 +26,32 @@ def summarise(
         for target in targets(store, alike[0].cell, readout, cfg.columns):
             for subset, keep in _subsets(store, line).items():
                 n_permutations = cfg.n_permutations if subset == "all" else 0
-                found = score(words, target, groups[line], keep, n_permutations=n_permutations, seed=cfg.seed)
-                for r, one in zip(alike, found, strict=bool(found)):
-                    scored.append(Scored({**_place(r), "subset": subset, **one.row}, one.null))
-    family = with_family([s for s in scored if s.row["subset"] == "all"])
-    return [*family, *(s.row for s in scored if s.row["subset"] != "all")]
+                scored = score(
+                    words, target, groups[line], keep, n_permutations=n_permutations, seed=cfg.seed
+                )
+                found += [(r, target.name, subset, one) for r, one in zip(alike, scored, strict=bool(scored))]
+    family = [one for one in found if one[2] == "all"]
+    p_max = family_p([scored for *_, scored in family])
+    rows = [_row(*one, p) for one, p in zip(family, p_max, strict=True)]
+    return rows + [_row(*one, None) for one in found if one[2] != "all"]
+
+
+def _row(r: Reading, column: str, subset: str, scored: Scored, p_max: float | None) -> SummaryRow:
+    return SummaryRow(
+        **r.place,
+        column=column,
+        subset=subset,
+        n=scored.n,
+        n_groups=scored.n_groups,
+        rate=scored.rate,
+        low=scored.low,
+        high=scored.high,
+        rate_top=scored.rate_top,
+        null=float(scored.null.mean()) if len(scored.null) else None,
+        null_high=float(np.quantile(scored.null, 0.95)) if len(scored.null) else None,
+        p=scored.p,
+        p_max=p_max,
+    )
 
 
 def _same_rows(readings: list[Reading]) -> list[list[Reading]]:
@@ -54,10 +62,6 @@ def _same_rows(readings: list[Reading]) -> list[list[Reading]]:
     return list(found.values())
 
 
-def _place(r: Reading) -> dict[str, Any]:
-    return {"lens": r.lens, "hook_name": r.cell.hook_name, "thought_idx": r.cell.thought_idx}
-
-
 def _subsets(store: ActivationStore, line: np.ndarray) -> dict[str, Bool[np.ndarray, " n"]]:
     found = {"all": np.ones(len(line), bool)}
     if "correct" in store.problems.column_names:
@@ -66,38 +70,42 @@ def _subsets(store: ActivationStore, line: np.ndarray) -> dict[str, Bool[np.ndar
     return found
 
 
-def summary_table(rows: list[dict[str, Any]]) -> pa.Table:
-    """The rows, with the columns that they have even where there are none."""
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
-
-
-def best(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def best(rows: list[SummaryRow]) -> list[SummaryRow]:
     """For each column and lens, the place where the lens reads it most often; chosen on these problems."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    found: dict[tuple[str, str], SummaryRow] = {}
     for row in rows:
-        key = row["column"], row["lens"]
-        if row["subset"] == "all" and row["rate"] > found.get(key, {"rate": -1.0})["rate"]:
+        key = row.column, row.lens
+        if row.subset == "all" and (key not in found or row.rate > found[key].rate):
             found[key] = row
     return list(found.values())
 
 
-def headline(cfg: LensConfig, rows: list[dict[str, Any]], gains: list[dict[str, Any]]) -> dict[str, Any]:
+def headline(split: str, rows: list[SummaryRow], gains: list[KLRow]) -> dict[str, ReadRate | Number]:
     """The strongest place of what matters most, for each lens, and the translators' mean gain."""
-    found: dict[str, Any] = {}
-    chosen = [row for row in best(rows) if row["column"] in (INTERMEDIATE, NEXT)]
-    for row in chosen:
-        keep = {k: row[k] for k in ("low", "high", "n", "null", "p_max", "hook_name", "thought_idx")}
-        found[f"{row['lens']}_{row['column']}"] = {"value": row["rate"], "split": cfg.split, **keep}
+    found: dict[str, ReadRate | Number] = {}
+    for row in best(rows):
+        if row.column in (INTERMEDIATE, NEXT):
+            found[f"{row.lens}_{row.column}"] = ReadRate(
+                value=row.rate,
+                low=row.low,
+                high=row.high,
+                n=row.n,
+                split=split,
+                null=row.null,
+                p_max=row.p_max,
+                hook_name=row.hook_name,
+                thought_idx=row.thought_idx,
+            )
     if gains:
-        value = float(np.mean([g["kl_gain"] for g in gains]))
-        found["kl_gain"] = {"value": value, "n": gains[0]["n"], "split": cfg.split}
+        value = float(np.mean([row.kl_gain for row in gains]))
+        found["kl_gain"] = Number(value=value, n=gains[0].n, split=split)
     return found
 
 
-def objections(cfg: LensConfig, store: ActivationStore, rows: list[dict[str, Any]]) -> list[str]:
+def objections(given: LensInput, rows: list[SummaryRow]) -> list[str]:
     """Warnings."""
     said = []
-    if "tuned" in cfg.lenses and store.meta.kind == "text":
+    if "tuned" in given.cfg.lenses and given.store.meta.kind == "text":
         said.append("tuned lenses are for thoughts; this store of text was read with the logit lens")
     if not rows:
         said.append(

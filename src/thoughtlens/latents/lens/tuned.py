@@ -7,7 +7,7 @@ same thought: minimise KL(softmax(final) || softmax(readout(translate(h)))).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.latents.lens.config import LensConfig
 from thoughtlens.latents.lens.readout import Readout
-from thoughtlens.latents.lens.rows import Cell
+from thoughtlens.latents.lens.rows import CellRows
 from thoughtlens.models.thought.thoughts import ThoughtModel, collect
 
 HELD_BACK = 0.1
@@ -40,6 +40,22 @@ class Translator:
         return h + h @ self.weight + self.bias
 
 
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """States of one hook and thought, each with the model's last state at the same thought."""
+
+    hook_name: str
+    x: Float[Tensor, "n d"]
+    final_hook: str
+    final: Float[Tensor, "n d"]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: slice | Int[Tensor, " m"]) -> Pairs:
+        return replace(self, x=self.x[rows], final=self.final[rows])
+
+
 def identity(d: int) -> Translator:
     """The logit lens as a translator."""
     return Translator(torch.zeros(d, d), torch.zeros(d))
@@ -54,12 +70,13 @@ class Finals:
     line: Int[np.ndarray, " problems"]
     store: ActivationStore
 
-    def of(self, cell: Cell) -> Float[Tensor, "n d"]:
-        """The last states at the rows of a cell."""
+    def pairs(self, cell: CellRows) -> Pairs:
+        """The states of a cell with their last states."""
+        x = self.store.read(cell.hook_name, cell.rows)
         if self.states is None:
-            return self.store.read(self.hook_name, cell.rows)
-        at = np.searchsorted(self.line, cell.line)
-        return self.states[torch.from_numpy(at), cell.thought_idx]
+            return Pairs(cell.hook_name, x, self.hook_name, self.store.read(self.hook_name, cell.rows))
+        at = torch.from_numpy(np.searchsorted(self.line, cell.line))
+        return Pairs(cell.hook_name, x, self.hook_name, self.states[at, cell.thought_idx])
 
 
 def finals(store: ActivationStore, model: ThoughtModel, lines: np.ndarray, batch_size: int) -> Finals:
@@ -75,27 +92,20 @@ def finals(store: ActivationStore, model: ThoughtModel, lines: np.ndarray, batch
     return Finals(FINAL, batch.thought_out[:, :, 0].float(), lines, store)
 
 
-def fit(
-    readout: Readout,
-    hook_name: str,
-    x: Float[Tensor, "n d"],
-    final: Float[Tensor, "n d"],
-    final_hook: str,
-    cfg: LensConfig,
-) -> Translator:
+def fit(readout: Readout, pairs: Pairs, cfg: LensConfig) -> Translator:
     """The translator of one layer and thought; the identity where nothing better was found.
 
     Starts at the affine map to the last state; Adam in units of the states' spread, so that the rate fits
     every layer. The last tenth of the rows chooses among the identity and the translators on the way.
     """
-    d = x.shape[1]
-    if hook_name == final_hook:
+    d = pairs.x.shape[1]
+    if pairs.hook_name == pairs.final_hook:
         return identity(d)
-    n_held = max(1, round(HELD_BACK * len(x)))
-    train, held = slice(0, len(x) - n_held), slice(len(x) - n_held, len(x))
-    mean = x[train].mean(0)
-    size = (x[train] - mean).square().mean().sqrt().clamp_min(1e-12)
-    start = _least_squares(x[train], final[train])
+    n = len(pairs) - max(1, round(HELD_BACK * len(pairs)))
+    train, held = pairs[:n], pairs[n:]
+    mean = train.x.mean(0)
+    size = (train.x - mean).square().mean().sqrt().clamp_min(1e-12)
+    start = _least_squares(train.x, train.final)
     weight, bias = start[0].requires_grad_(), (start[1] / size).requires_grad_()
 
     def current() -> Translator:
@@ -103,7 +113,7 @@ def fit(
         return Translator(w, size * b - mean @ w)
 
     def loss_of(translator: Translator) -> float:
-        return float(divergence(readout, translator, hook_name, x[held], final[held], final_hook).mean())
+        return float(divergence(readout, translator, held).mean())
 
     candidates = [(loss_of(t), t) for t in (identity(d), current())]
     rate = cfg.fit_lr / d**0.5
@@ -112,9 +122,10 @@ def fit(
     for step in range(cfg.fit_steps):
         for group in optimizer.param_groups:
             group["lr"] = rate * (1 - step / cfg.fit_steps)
-        rows = torch.randint(n := len(x) - n_held, (min(cfg.fit_batch, n),), generator=generator)
-        translated = x[rows] + (x[rows] - mean) @ weight + size * bias
-        loss = _kl(readout.logits(final[rows], final_hook), readout.logits(translated, hook_name)).mean()
+        batch = train[torch.randint(n, (min(cfg.fit_batch, n),), generator=generator)]
+        translated = batch.x + (batch.x - mean) @ weight + size * bias
+        target = readout.logits(batch.final, pairs.final_hook)
+        loss = _kl(target, readout.logits(translated, pairs.hook_name)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -139,37 +150,34 @@ def _least_squares(
 
 
 @torch.no_grad()
-def divergence(
-    readout: Readout,
-    translator: Translator,
-    hook_name: str,
-    x: Float[Tensor, "n d"],
-    final: Float[Tensor, "n d"],
-    final_hook: str,
-) -> Float[Tensor, " n"]:
+def divergence(readout: Readout, translator: Translator, pairs: Pairs) -> Float[Tensor, " n"]:
     """KL(final || lens) of each row, nats, float64."""
     parts = []
-    for i in _chunks(len(x), readout.chunk):
-        lens = readout.logits(translator(x[i]), hook_name)
-        parts.append(_kl(readout.logits(final[i], final_hook), lens).double().cpu())
+    for part in _chunks(pairs, readout):
+        lens = readout.logits(translator(part.x), part.hook_name)
+        parts.append(_kl(readout.logits(part.final, part.final_hook), lens).double().cpu())
     return torch.cat(parts)
 
 
+def divergences(
+    readout: Readout, translator: Translator, fitted: Pairs, held_out: Pairs
+) -> list[Float[np.ndarray, " n"]]:
+    """KL of held-out rows from the logit lens, the tuned lens, and the constant of the fitting rows."""
+    plain = identity(held_out.x.shape[1])
+    found = [divergence(readout, one, held_out) for one in (plain, translator)]
+    return [kl.numpy() for kl in (*found, from_constant(readout, fitted, held_out))]
+
+
 @torch.no_grad()
-def from_constant(
-    readout: Readout,
-    fitted: Float[Tensor, "m d"],
-    final: Float[Tensor, "n d"],
-    final_hook: str,
-) -> Float[Tensor, " n"]:
+def from_constant(readout: Readout, fitted: Pairs, pairs: Pairs) -> Float[Tensor, " n"]:
     """KL(final || the mean final distribution of the fitting rows) of each row: what needs no state."""
     total = torch.zeros(readout.n_vocab, dtype=torch.float64)
-    for i in _chunks(len(fitted), readout.chunk):
-        total += readout.logits(fitted[i], final_hook).softmax(-1).double().sum(0).cpu()
+    for part in _chunks(fitted, readout):
+        total += readout.logits(part.final, part.final_hook).softmax(-1).double().sum(0).cpu()
     constant = (total / len(fitted)).clamp_min(torch.finfo(torch.float64).tiny).log()
     parts = []
-    for i in _chunks(len(final), readout.chunk):
-        log_p = readout.logits(final[i], final_hook).double().log_softmax(-1).cpu()
+    for part in _chunks(pairs, readout):
+        log_p = readout.logits(part.final, part.final_hook).double().log_softmax(-1).cpu()
         parts.append((log_p.exp() * (log_p - constant)).sum(-1).clamp_min(0))
     return torch.cat(parts)
 
@@ -179,5 +187,5 @@ def _kl(target: Float[Tensor, "n vocab"], logits: Float[Tensor, "n vocab"]) -> F
     return (log_p.exp() * (log_p - logits.log_softmax(-1))).sum(-1).clamp_min(0)
 
 
-def _chunks(n: int, size: int) -> Iterator[slice]:
-    return (slice(i, i + size) for i in range(0, n, size))
+def _chunks(pairs: Pairs, readout: Readout) -> Iterator[Pairs]:
+    return (pairs[i : i + readout.chunk] for i in range(0, len(pairs), readout.chunk))
