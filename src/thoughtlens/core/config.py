@@ -175,7 +175,7 @@ def _lines(cfg: BaseModel, path: tuple[str, ...], comments: bool) -> Iterator[st
     tables = []
     for name, field in type(cfg).model_fields.items():
         value = getattr(cfg, name)
-        if isinstance(value, BaseModel):
+        if isinstance(value, BaseModel | dict):
             tables.append((name, field, value))
             continue
         if comments and field.description:
@@ -189,8 +189,17 @@ def _lines(cfg: BaseModel, path: tuple[str, ...], comments: bool) -> Iterator[st
         yield ""
         if comments and field.description:
             yield from (f"# {line}" for line in field.description.splitlines())
+        if isinstance(value, dict):
+            yield tomli_w.dumps(_nested((*path, name), _plain(value))).rstrip()
+            continue
         yield f"[{'.'.join((*path, name))}]"
         yield from _lines(value, (*path, name), comments)
+
+
+def _nested(path: Sequence[str], table: dict) -> dict:
+    for name in reversed(path):
+        table = {name: table}
+    return table
 
 
 def _plain(value: Any) -> Any:

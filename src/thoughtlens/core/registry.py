@@ -202,6 +202,13 @@ STAGES = (
         about="Train every setting of a grid with several seeds: sae.k=8,16 sae.d_sae=1024,4096 seeds=0,1,2.",
     ),
     Stage(
+        name="grid",
+        room="studies.sweep",
+        config_class="GridConfig",
+        about="Train every setting on every layer and thought, as stacks: sae.k=8,16 train.lr=1e-4,4e-4 "
+        "seeds=0,1.",
+    ),
+    Stage(
         name="neuronpedia",
         room="show.neuronpedia",
         config_class="NeuronpediaConfig",

@@ -14,7 +14,7 @@ from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import ConfigError, DataError, validate_config
-from thoughtlens.studies.sweep import stage as sweeps
+from thoughtlens.studies import study
 from thoughtlens.studies.sweep.measure import measure
 
 RECIPE = """
@@ -44,7 +44,9 @@ def recipe(tmp_path):
 
 
 def test_a_grid_is_trained_measured_and_one_setting_recommended(acts, recipe, tmp_path):
-    result = sweeps.run(recipe, ["sae.k=1,2", "sae.d_sae=8,24", "seeds=0,1"], tmp_path / "out", acts=acts)
+    result = study.run(
+        "sweep", recipe, ["sae.k=1,2", "sae.d_sae=8,24", "seeds=0,1"], tmp_path / "out", acts=acts
+    )
     root = tmp_path / "out" / "sweep"
     table = pq.read_table(root / "table.parquet").to_pylist()
     assert [(row["label"], row["seed"]) for row in table] == [
@@ -60,7 +62,7 @@ def test_a_grid_is_trained_measured_and_one_setting_recommended(acts, recipe, tm
     assert result["headline"]["fvu"]["value"] == best["test"]["fvu"]["mean"]
     # validation rows decide: the recommended FVU is among those of the lowest there, not of the test rows
     mine = measure(root / own[0]["path"], ActivationStore.open(acts), "validation")
-    assert own[0]["fvu_validation"] == pytest.approx(mine["fvu"])
+    assert own[0]["fvu_validation"] == pytest.approx(mine.fvu)
     assert own[0]["fvu_validation"] != own[0]["fvu_test"]
     for name in ("pareto.png", "pareto.pdf", "table.md"):
         assert (root / name).stat().st_size > 500
@@ -70,8 +72,8 @@ def test_a_grid_is_trained_measured_and_one_setting_recommended(acts, recipe, tm
 
 def test_an_interrupted_sweep_trains_only_what_is_missing(acts, recipe, tmp_path):
     overrides = ["sae.k=1,2", "seeds=0,1"]
-    whole = sweeps.run(recipe, overrides, tmp_path / "whole", acts=acts)
-    again = sweeps.run(recipe, overrides, tmp_path / "whole", acts=acts)
+    whole = study.run("sweep", recipe, overrides, tmp_path / "whole", acts=acts)
+    again = study.run("sweep", recipe, overrides, tmp_path / "whole", acts=acts)
     assert again == whole
     # what an interruption after the second training leaves behind
     begun = tmp_path / "part" / "sweep.tmp"
@@ -82,7 +84,7 @@ def test_an_interrupted_sweep_trains_only_what_is_missing(acts, recipe, tmp_path
     shutil.rmtree(begun / "settings" / "001")
     kept = begun / "settings" / "000" / "seed_1" / "sae.safetensors"
     stamp = kept.stat().st_mtime_ns
-    resumed = sweeps.run(recipe, overrides, tmp_path / "part", acts=acts)
+    resumed = study.run("sweep", recipe, overrides, tmp_path / "part", acts=acts)
     assert resumed["digest"] == whole["digest"]
     done = tmp_path / "part" / "sweep" / "settings" / "000" / "seed_1" / "sae.safetensors"
     assert done.stat().st_mtime_ns == stamp
@@ -91,11 +93,11 @@ def test_an_interrupted_sweep_trains_only_what_is_missing(acts, recipe, tmp_path
 def test_a_setting_that_cannot_be_trained_is_refused_before_any_training(acts, recipe, tmp_path):
     overrides = ["sae.k=2,30", "seeds=0"]
     with pytest.raises(ConfigError, match=r"sae.k=30: .*1 to d_sae = 24 latents per row, got 30"):
-        sweeps.run(recipe, overrides, tmp_path / "out", acts=acts)
+        study.run("sweep", recipe, overrides, tmp_path / "out", acts=acts)
     with pytest.raises(ConfigError, match=r"train.batch_size=99999: batch_size = 99999 is above the"):
-        sweeps.run(recipe, ["train.batch_size=64,99999", "seeds=0"], tmp_path / "out", acts=acts)
+        study.run("sweep", recipe, ["train.batch_size=64,99999", "seeds=0"], tmp_path / "out", acts=acts)
     assert not (tmp_path / "out").exists()
-    result = sweeps.run(recipe, overrides, tmp_path / "out", acts=acts, skip_refused=True)
+    result = study.run("sweep", recipe, overrides, tmp_path / "out", acts=acts, skip_refused=True)
     refused = result["settings"][1]
     assert (refused["label"], refused["n_seeds"]) == ("sae.k=30", 0)
     assert "got 30" in refused["reasons"][0]
@@ -103,7 +105,7 @@ def test_a_setting_that_cannot_be_trained_is_refused_before_any_training(acts, r
 
 
 def test_one_that_fails_does_not_take_the_others_with_it(acts, recipe, tmp_path):
-    result = sweeps.run(recipe, ["train.lr=1e38,0.004", "seeds=0"], tmp_path / "out", acts=acts)
+    result = study.run("sweep", recipe, ["train.lr=1e38,0.004", "seeds=0"], tmp_path / "out", acts=acts)
     rows = pq.read_table(tmp_path / "out" / "sweep" / "table.parquet").to_pylist()
     assert [row["status"] for row in rows] == ["failed", "trained"]
     assert "lower train.lr" in rows[0]["reason"]
@@ -111,15 +113,15 @@ def test_one_that_fails_does_not_take_the_others_with_it(acts, recipe, tmp_path)
     assert result["recommendation"]["setting"] == "train.lr=0.004"
     assert any("1e38" in text for text in result["warnings"])
     with pytest.raises(DataError, match="No setting could be trained"):
-        sweeps.run(recipe, ["train.lr=1e38,2e38", "seeds=0"], tmp_path / "none", acts=acts)
+        study.run("sweep", recipe, ["train.lr=1e38,2e38", "seeds=0"], tmp_path / "none", acts=acts)
 
 
 def test_a_sweep_s_own_config_runs_again(acts, recipe, tmp_path):
-    first = sweeps.run(recipe, ["sae.k=1,2", "seeds=0"], tmp_path / "a", acts=acts)
+    first = study.run("sweep", recipe, ["sae.k=1,2", "seeds=0"], tmp_path / "a", acts=acts)
     config = tmp_path / "a" / "sweep" / "config.toml"
-    second = sweeps.run(config, [], tmp_path / "b")
+    second = study.run("sweep", config, [], tmp_path / "b")
     assert second["digest"] == first["digest"]
-    plan = sweeps.run(recipe, ["sae.k=1,2", "seeds=0,1"], tmp_path / "c", acts=acts, plan_only=True)
+    plan = study.run("sweep", recipe, ["sae.k=1,2", "seeds=0,1"], tmp_path / "c", acts=acts, plan_only=True)
     assert plan["plan"]["sweep"]["rows"] == 4 * 75 * 64  # 3 passes over 1,600 rows in batches of 64
     assert not (tmp_path / "c").exists()
 
@@ -128,13 +130,13 @@ def test_splits_are_needed(tmp_path, recipe):
     x, _ = planted(80, 8, 16, 2 / 16, seed=0)
     store = write_store(tmp_path / "acts", {"layers.0:out": x})  # eight problems: all for training
     with pytest.raises(DataError, match="'validation' and no 'test'"):
-        sweeps.run(recipe, ["sae.k=1,2"], tmp_path / "out", acts=store)
+        study.run("sweep", recipe, ["sae.k=1,2"], tmp_path / "out", acts=store)
 
 
 def test_unknown_axis_names_the_nearest_key(acts, recipe, tmp_path):
     with pytest.raises(ConfigError, match=r"did you mean 'sae\.k'"):
-        sweeps.run(recipe, ["sae.kk=1,2"], tmp_path / "out", acts=acts)
-    assert json.dumps(sweeps.configure(recipe, ["sae.k=1,2"], acts).grid) == '["sae.k=1,2"]'
+        study.run("sweep", recipe, ["sae.kk=1,2"], tmp_path / "out", acts=acts)
+    assert json.dumps(study.configure("sweep", recipe, ["sae.k=1,2"], acts).grid) == '["sae.k=1,2"]'
 
 
 def test_thoughts_are_judged_by_the_answers_that_are_left(recipe, tmp_path):
@@ -145,7 +147,7 @@ def test_thoughts_are_judged_by_the_answers_that_are_left(recipe, tmp_path):
     }
     extract(validate_config(ExtractConfig, table), tmp_path / "acts")
     overrides = ["sae.k=2,16", "sae.d_sae=96", "train.epochs=8", "seeds=0"]
-    result = sweeps.run(recipe, overrides, tmp_path / "out", acts=tmp_path / "acts", fidelity=True)
+    result = study.run("sweep", recipe, overrides, tmp_path / "out", acts=tmp_path / "acts", fidelity=True)
     few, many = pq.read_table(tmp_path / "out" / "sweep" / "table.parquet").to_pylist()
     assert few["n_fidelity_test"] == many["n_fidelity_test"] == result["untouched"]["n"] > 10
     assert result["untouched"]["value"] >= 0.95

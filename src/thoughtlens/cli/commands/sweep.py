@@ -28,18 +28,18 @@ def sweep(
     ] = False,
     plan: PlanOnly = False,
 ) -> None:
-    from thoughtlens.studies.sweep import stage
+    from thoughtlens.studies import study
 
     options = {"rule": rule, "max_l0": max_l0, "max_dead": max_dead}
     flags = {"fidelity": fidelity or None, "skip_refused": skip_refused or None}
-    show(stage.run(recipe, overrides or [], out, acts=acts, plan_only=plan, **options, **flags))
+    given = {"acts": acts, "plan_only": plan, **options, **flags}
+    show(study.run("sweep", recipe, overrides or [], out, **given))
 
 
-@app.command()
+@app.command(help=BY_NAME["grid"].about)
 def grid(
     recipe: Recipe, overrides: Overrides = None, *, out: Out, acts: Acts = None, plan: PlanOnly = False
 ) -> None:
-    """Train every setting on every layer and thought, as stacks: sae.k=8,16 train.lr=1e-4,4e-4 seeds=0,1."""
-    from thoughtlens.studies.grid import stage
+    from thoughtlens.studies import study
 
-    show(stage.run(recipe, overrides or [], out, acts=acts, plan_only=plan))
+    show(study.run("grid", recipe, overrides or [], out, acts=acts, plan_only=plan))

@@ -1,4 +1,4 @@
-"""What a sweep does, complete."""
+"""What a sweep or a grid trains, complete."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from thoughtlens.core import Config
+from thoughtlens.sae.train.config import GroupSize
 
 
-class SweepConfig(Config):
-    """Settings to train and measure, and how one of them is recommended."""
+class StudyConfig(Config):
+    """Settings that are trained on one extraction."""
 
     acts: Path
     """The activation store that all settings share."""
@@ -19,6 +20,20 @@ class SweepConfig(Config):
     """Axes, each `key=value,value`; every combination is a setting."""
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     """Each setting is trained once for each: initial weights and order of rows."""
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    """The tables `sae` and `train` of the recipe, as far as it sets them."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            raise ValueError("seeds must be different and not negative")
+        return seeds
+
+
+class SweepConfig(StudyConfig):
+    """Settings to train and measure, and how one of them is recommended."""
+
     metric: Literal["auto", "fvu", "fvu_within"] = "auto"
     """What settings are chosen by. fvu: error over all held-out rows. fvu_within: centred in each (hook,
     thought) cell. auto: fvu_within where the rows come from several cells, else fvu."""
@@ -36,12 +51,13 @@ class SweepConfig(Config):
     """Held-out problems behind an accuracy with spliced thoughts, at most."""
     skip_refused: bool = False
     """Leave out settings that cannot be trained, with the reason in their row, instead of refusing all."""
-    recipe: dict[str, Any] = Field(default_factory=dict)
-    """The tables `sae` and `train` of the recipe, as far as it sets them."""
 
-    @field_validator("seeds")
-    @classmethod
-    def _different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-            raise ValueError("seeds must be different and not negative")
-        return seeds
+
+class GridConfig(StudyConfig):
+    """Settings to train on every cell. Where the recipe does not set `train.members`, there is one SAE for
+    each (hook, thought), on text one for each hook."""
+
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    """Each setting is trained once for each: initial weights and order of rows."""
+    group_size: GroupSize = "auto"
+    """SAEs of one shape that are trained as one batched program; auto: as many as pays off and fits."""

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from thoughtlens.acts.behind import thought_model
 from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.core import Number
 from thoughtlens.evals.reconstruction.measure import Total, measure_sae
 from thoughtlens.evals.reconstruction.splicer import Splicer
 from thoughtlens.evals.reconstruction.subject import Subject
@@ -17,6 +18,7 @@ from thoughtlens.evals.validity.measure import Bench
 from thoughtlens.evals.validity.splice import splice
 from thoughtlens.sae.formats.io import load_members
 from thoughtlens.studies.sweep.config import SweepConfig
+from thoughtlens.studies.sweep.records import Held
 
 DEFINITIONS = {
     "fvu, explained_variance, l0, dead_share": "as the validate stage has them, mean over a setting's SAEs",
@@ -28,33 +30,41 @@ DEFINITIONS = {
 }
 
 
-def measure(directory: Path, store: ActivationStore, split: str) -> dict[str, Any]:
+def measure(directory: Path, store: ActivationStore, split: str) -> Held:
     """Reconstruction and sparsity of the SAE(s) in a directory on one split."""
-    rows = []
-    for name, sae in load_members(directory).items():
-        subject = Subject(store, name, sae, split)
-        tally, firing = measure_sae(subject, Total(subject))
-        row, sparsity = tally.row(), firing.summary()
-        within = row["explained_variance_within"] if len(subject.cells) > 1 else None
-        rows.append(
-            {
-                "fvu": row["fvu"],
-                "explained_variance": row["explained_variance"],
-                "fvu_within": None if within is None else 1 - within,
-                "l0": sparsity["l0"],
-                "dead_share": sparsity["dead_share"],
-                "n": row["n"],
-                "n_problems": int((tally.rows > 0).sum()),
-                "d_in": sae.d_in,
-                "d_sae": sae.d_sae,
-            }
-        )
-    return {name: _over_members(name, [row[name] for row in rows]) for name in rows[0]}
+    rows = [_one(Subject(store, name, sae, split)) for name, sae in load_members(directory).items()]
+    return Held(
+        fvu=_mean([row.fvu for row in rows]),
+        fvu_within=_mean([row.fvu_within for row in rows]),
+        explained_variance=_mean([row.explained_variance for row in rows]),
+        l0=_mean([row.l0 for row in rows]),
+        dead_share=_mean([row.dead_share for row in rows]),
+        n=sum(row.n for row in rows),
+        n_problems=max(row.n_problems for row in rows),
+        d_in=max(row.d_in for row in rows),
+        d_sae=max(row.d_sae for row in rows),
+    )
 
 
-def _over_members(name: str, values: list[Any]) -> Any:
-    if name in ("n", "n_problems", "d_in", "d_sae"):
-        return sum(values) if name == "n" else max(values)
+def _one(subject: Subject) -> Held:
+    tally, firing = measure_sae(subject, Total(subject))
+    row, sparsity = tally.row(), firing.summary()
+    within = row["explained_variance_within"] if len(subject.cells) > 1 else None
+    return Held(
+        fvu=row["fvu"],
+        fvu_within=None if within is None else 1 - within,
+        explained_variance=row["explained_variance"],
+        l0=sparsity["l0"],
+        dead_share=sparsity["dead_share"],
+        n=row["n"],
+        n_problems=int((tally.rows > 0).sum()),
+        d_in=subject.sae.d_in,
+        d_sae=subject.sae.d_sae,
+    )
+
+
+def _mean(values: list[Any]) -> Any:
+    """None where one of them has no value."""
     return None if None in values else float(np.mean(values))
 
 
@@ -67,7 +77,7 @@ class Fidelity:
 
     def __init__(self, cfg: SweepConfig, store: ActivationStore, split: str) -> None:
         self.store, self.split = store, split
-        self.splicer = self.bench = None
+        self.splicer = self.bench = self.untouched = None
         if store.meta.kind == "text":
             self.splicer = Splicer(
                 store, model=None, split=split, ce_tokens=cfg.ce_tokens, mean_rows=100_000, seed=cfg.seeds[0]
@@ -75,21 +85,21 @@ class Fidelity:
         else:
             self.bench = _bench(store, split, cfg.n_problems, cfg.seeds[0])
             right, n = self.bench.counts["thoughts"]
-            self.untouched = {"value": right / n, "n": n, "split": split}
+            self.untouched = Number(value=right / n, n=n, split=split)
 
-    def of(self, directory: Path) -> dict[str, Any]:
-        """`fidelity` and its `n_fidelity` of the SAE(s) in a directory."""
+    def of(self, directory: Path) -> tuple[float | None, int]:
+        """Fidelity of the SAE(s) in a directory, and how many problems or tokens are behind it."""
         if self.bench is not None:
             splice(self.bench, directory)
             right, n = self.bench.counts["spliced"]
-            return {"fidelity": right / n, "n_fidelity": n}
+            return right / n, n
         assert self.splicer is not None
         scores = []
         for name, sae in load_members(directory).items():
             rows, _ = self.splicer.rows(Subject(self.store, name, sae, self.split), {})
             scores += [row for row in rows or [] if row["arm"] == "sae"]
         known = [row["ce_loss_score_mean"] for row in scores if row["ce_loss_score_mean"] is not None]
-        return {"fidelity": float(np.mean(known)) if known else None, "n_fidelity": scores[0]["n"]}
+        return _mean(known) if known else None, scores[0]["n"]
 
 
 def _bench(store: ActivationStore, split: str, n: int, seed: int) -> Bench:

@@ -1,45 +1,42 @@
-"""The sweep: a grid of settings, each trained with several seeds on one extraction, and one recommended.
+"""The sweep and the grid: every combination of settings, each trained with several seeds on one extraction.
 
-Settings are chosen by what validation rows say and reported on test rows, which nothing was chosen on.
+A sweep measures every setting as a whole and recommends one: chosen by what validation rows say and reported
+on test rows, which nothing was chosen on. A grid trains as stacks and shows how every layer and thought
+answers to all settings.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import (
+    BY_NAME,
     ConfigError,
     DataError,
+    Parts,
     Plan,
     ResourceError,
+    Result,
     ThoughtlensError,
-    apply_overrides,
-    read_json,
+    choose_device,
     run_stage,
     say,
-    validate_config,
     warn,
-    write_json,
 )
-from thoughtlens.sae.jobs.job import check, plan_jobs
+from thoughtlens.sae.fit.evaluation import DEFINITIONS as OF_TRAINING
+from thoughtlens.sae.fit.track import write_curves
+from thoughtlens.sae.jobs.job import Job, check, plan_jobs
+from thoughtlens.sae.jobs.run import train_jobs
 from thoughtlens.sae.train.config import TrainConfig
-from thoughtlens.sae.train.stage import plan as train_plan
-from thoughtlens.sae.train.stage import train
-from thoughtlens.studies import pipeline
-from thoughtlens.studies.sweep import choose
+from thoughtlens.studies.axes import Setting, settings
+from thoughtlens.studies.study import train_configs
+from thoughtlens.studies.sweep import cells, choose, tables
 from thoughtlens.studies.sweep import measure as measuring
-from thoughtlens.studies.sweep.config import SweepConfig
-from thoughtlens.studies.sweep.grid import Setting, settings, split_overrides
+from thoughtlens.studies.sweep.config import GridConfig, StudyConfig, SweepConfig
 from thoughtlens.studies.sweep.measure import Fidelity, measure
-from thoughtlens.studies.sweep.study import Study, recipe_tables, tuned
-from thoughtlens.studies.sweep.tables import candidates, headline, recommendation, write
-
-__all__ = ["SweepConfig", "configure", "plan", "run", "sweep"]
+from thoughtlens.studies.sweep.records import GridOutcome, Run, SweepOutcome
 
 CHOSEN_ON, REPORTED_ON = "validation", "test"
 DEFINITIONS = {
@@ -50,35 +47,24 @@ DEFINITIONS = {
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Try:
     """A setting with its complete training config for each seed, or why it has none."""
 
     setting: Setting
-    train: tuple[TrainConfig, ...]
+    train: tuple[TrainConfig, ...] = ()
     refused: str | None = None
 
 
-def configure(recipe: str | Path, overrides: Sequence[str], acts: Path, **options: Any) -> SweepConfig:
-    """The config of a sweep of a recipe.
+@dataclass(frozen=True)
+class _Planned:
+    """One SAE of a grid, and where in the grid it stands."""
 
-    Raises:
-        ConfigError: a key that the recipe does not have, or that a sweep cannot vary.
-    """
-    fixed, axes, seeds = split_overrides(overrides)
-    table = recipe_tables(recipe, fixed)
-    given = {"seeds": seeds, **options}
-    return validate_config(
-        SweepConfig,
-        {
-            "acts": acts,
-            "grid": axes,
-            "recipe": tuned(table),
-            **{name: value for name, value in given.items() if value is not None},
-        },
-    )
+    setting: Setting
+    job: Job
+    warnings: tuple[str, ...]
 
 
-def sweep(cfg: SweepConfig, out: str | Path) -> dict[str, Any]:
+def sweep(cfg: SweepConfig, out: str | Path) -> Result:
     """Train and measure every setting with every seed, and recommend one.
 
     Returns:
@@ -89,24 +75,65 @@ def sweep(cfg: SweepConfig, out: str | Path) -> dict[str, Any]:
         DataError: no setting could be trained.
     """
     store = ActivationStore.open(cfg.acts)
-    jobs = [_checked(job, store) for job in _jobs(cfg)]
+    tries = [_try(cfg, setting, store) for setting in settings(cfg.grid)]
     _require_splits(store)
-    refused = [f"{job.setting.label}: {job.refused}" for job in jobs if job.refused is not None]
-    if refused and not (cfg.skip_refused and len(refused) < len(jobs)):
+    refused = [f"{one.setting.label}: {one.refused}" for one in tries if one.refused is not None]
+    if refused and not (cfg.skip_refused and len(refused) < len(tries)):
         raise ConfigError(
-            f"{len(refused)} of {len(jobs)} settings cannot be trained. {'; '.join(refused)}. Leave them "
+            f"{len(refused)} of {len(tries)} settings cannot be trained. {'; '.join(refused)}. Leave them "
             f"out of the grid, or sweep the others with --skip-refused"
         )
 
-    def work(tmp: Path) -> dict[str, Any]:
-        return _work(cfg, store, jobs, tmp, refused)
+    def work(tmp: Path) -> SweepOutcome:
+        for text in refused:
+            warn(f"left out: {text}")
+        fidelity = Fidelity(cfg, store, REPORTED_ON) if cfg.fidelity else None
+        return _outcome(cfg, _runs(tries, store, fidelity, tmp), fidelity, tmp)
 
     return run_stage("sweep", cfg, out, work, inputs={"acts": cfg.acts})
 
 
-def plan(cfg: SweepConfig) -> Plan:
+def grid(cfg: GridConfig, out: str | Path) -> Result:
+    """Train every setting with every seed on every cell; `out`/settings holds one SAE directory for each
+    setting and seed.
+
+    Returns:
+        The stage's result: per setting its means over cells and seeds, and every cell's front.
+
+    Raises:
+        ConfigError: a setting that cannot be trained on this store, before anything is.
+        DataError: no SAE could be trained to its end; of some that could not, their rows say why.
+    """
+    store = ActivationStore.open(cfg.acts)
+    planned = [one for setting in settings(cfg.grid) for one in _planned(cfg, setting, store)]
+    warnings = list(dict.fromkeys(f"{p.setting.label}: {w}" for p in planned for w in p.warnings))
+
+    def work(tmp: Path) -> GridOutcome:
+        for text in warnings:
+            warn(text)
+        where = choose_device(planned[0].job.cfg.device)
+        outcomes = train_jobs([p.job for p in planned], tmp, where, cfg.group_size)
+        trained = [cells.Trained(p.setting, p.job, o) for p, o in zip(planned, outcomes, strict=True)]
+        write_curves({o.label: o.curve for o in outcomes}, tmp / "metrics.parquet")
+        return cells.write(cfg, trained, OF_TRAINING, warnings, tmp)
+
+    return run_stage("grid", cfg, out, work, inputs={"acts": cfg.acts})
+
+
+def plan(cfg: StudyConfig) -> Plan:
     """Rows, memory, disk and time of all trainings; measuring adds little."""
-    plans = [train_plan(one) for job in _jobs(cfg) for one in job.train]
+    members = None
+    if isinstance(cfg, GridConfig):
+        there = (Path(cfg.acts) / "meta.json").is_file()
+        members = _partition(ActivationStore.open(cfg.acts)) if there else "pooled"
+    found = []
+    for setting in settings(cfg.grid):
+        try:
+            found += [BY_NAME["train"].plan(one) for one in train_configs(cfg, setting, members)]
+        except ConfigError:
+            if not getattr(cfg, "skip_refused", False):
+                raise
+    plans = [estimate for estimate in found if estimate is not None]
     return Plan(
         rows=sum(p.rows for p in plans),
         memory_bytes=max((p.memory_bytes for p in plans), default=0.0),
@@ -115,34 +142,15 @@ def plan(cfg: SweepConfig) -> Plan:
     )
 
 
-def _jobs(cfg: SweepConfig) -> list[_Job]:
-    """The training configs of all settings; what the recipe itself does not allow is refused at once."""
-    jobs = []
-    for setting in settings(cfg.grid):
-        table = apply_overrides(pipeline.recipe_class(), cfg.recipe, setting.overrides)
-        try:
-            whole = pipeline.load(table)
-        except ConfigError as error:
-            if not cfg.skip_refused:
-                raise ConfigError(f"{setting.label}: {error}") from None
-            jobs.append(_Job(setting, (), str(error)))
-            continue
-        one = pipeline.stage_config(whole, "train", cfg.acts, {"acts": cfg.acts})
-        assert isinstance(one, TrainConfig)
-        jobs.append(_Job(setting, tuple(one.model_copy(update={"seed": seed}) for seed in cfg.seeds)))
-    return jobs
-
-
-def _checked(job: _Job, store: ActivationStore) -> _Job:
-    """The same job, or why this store cannot train it."""
-    if job.refused is not None:
-        return job
+def _try(cfg: SweepConfig, setting: Setting, store: ActivationStore) -> _Try:
+    """A setting's trainings, or why this store cannot have them."""
     try:
-        for one in plan_jobs(job.train[0], store):
-            check(one)
+        train = train_configs(cfg, setting)
+        for job in plan_jobs(train[0], store):
+            check(job)
     except ThoughtlensError as error:
-        return _Job(job.setting, (), str(error))
-    return job
+        return _Try(setting, refused=str(error).removeprefix(f"{setting.label}: "))
+    return _Try(setting, tuple(train))
 
 
 def _require_splits(store: ActivationStore) -> None:
@@ -154,91 +162,88 @@ def _require_splits(store: ActivationStore) -> None:
         )
 
 
-def _work(
-    cfg: SweepConfig, store: ActivationStore, jobs: list[_Job], tmp: Path, refused: list[str]
-) -> dict[str, Any]:
-    for text in refused:
-        warn(f"left out: {text}")
-    parts = tmp / "parts"
-    parts.mkdir(exist_ok=True)
-    fidelity = Fidelity(cfg, store, REPORTED_ON) if cfg.fidelity else None
-    rows, n = [], sum(len(job.train) for job in jobs)
-    for job in jobs:
-        for one in job.train:
-            file = parts / f"{job.setting.name}.seed_{one.seed}.json"
-            if not file.is_file():
-                say(f"sweep: {len(rows) + 1} of {n}, {job.setting.label}, seed {one.seed}")
-                write_json(file, _one(job.setting, one, store, fidelity, tmp))
-            rows.append(read_json(file))
-        if job.refused is not None:
-            rows.append(_row(job.setting, None, "refused", job.refused))
-    if not any(row["status"] == "trained" for row in rows):
-        raise DataError(f"No setting could be trained. {rows[0]['reason']}")
-    found = _result(cfg, jobs, rows, tmp)
-    if fidelity is not None and fidelity.bench is not None:
-        found["untouched"] = fidelity.untouched
-    shutil.rmtree(parts)
-    return found
+def _runs(tries: list[_Try], store: ActivationStore, fidelity: Fidelity | None, tmp: Path) -> list[Run]:
+    """Every setting with every seed, those of an earlier call as they were."""
+    parts, runs, n = Parts(tmp), [], sum(len(one.train) for one in tries)
+    for one in tries:
+        for cfg in one.train:
+            part = f"{one.setting.name}.seed_{cfg.seed}"
+            for _ in parts.todo([part]):
+                say(f"sweep: {len(runs) + 1} of {n}, {one.setting.label}, seed {cfg.seed}")
+                parts.finish(part, _run(one.setting, cfg, store, fidelity, tmp))
+            runs += parts.summaries([part], Run)
+        if one.refused is not None:
+            runs.append(tables.untrained(one.setting, None, "refused", one.refused))
+    if not any(run.status == "trained" for run in runs):
+        raise DataError(f"No setting could be trained. {runs[0].reason}")
+    return runs
 
 
-def _one(
+def _run(
     setting: Setting, cfg: TrainConfig, store: ActivationStore, fidelity: Fidelity | None, tmp: Path
-) -> dict[str, Any]:
+) -> Run:
     """Train and measure one setting with one seed; what fails says why and stops nothing else."""
     directory = tmp / "settings" / setting.name / f"seed_{cfg.seed}"
-    row = _row(setting, cfg.seed, "trained", None)
     try:
-        result = train(cfg, directory)
+        result = BY_NAME["train"].run(cfg, directory)
         if failed := result.get("failed"):
             raise DataError("; ".join(f"{f['member']}: {f['reason']}" for f in failed))
-        for split in (CHOSEN_ON, REPORTED_ON):
-            row[split] = measure(directory, store, split)
+        chosen, reported = (measure(directory, store, split) for split in (CHOSEN_ON, REPORTED_ON))
         if fidelity is not None:
-            row[REPORTED_ON] |= fidelity.of(directory)
+            value, n = fidelity.of(directory)
+            reported = replace(reported, fidelity=value, n_fidelity=n)
     except ResourceError:
         raise
     except ThoughtlensError as error:
         reason = str(error).replace(str(tmp), str(tmp).removesuffix(".tmp"))
         warn(f"{setting.label}, seed {cfg.seed}: {reason}")
-        return _row(setting, cfg.seed, "failed", reason)
-    return row | {"warnings": result["warnings"]}
+        return tables.untrained(setting, cfg.seed, "failed", reason)
+    done = replace(tables.untrained(setting, cfg.seed, "trained", None), warnings=result["warnings"])
+    return replace(done, validation=chosen, test=reported)
 
 
-def _row(setting: Setting, seed: int | None, status: str, reason: str | None) -> dict[str, Any]:
-    return {
-        "idx": setting.idx,
-        "label": setting.label,
-        "values": dict(setting.values),
-        "path": None if seed is None else f"settings/{setting.name}/seed_{seed}",
-        "seed": seed,
-        "status": status,
-        "reason": reason,
-        "warnings": [],
-    }
-
-
-def _result(cfg: SweepConfig, jobs: list[_Job], rows: list[dict[str, Any]], tmp: Path) -> dict[str, Any]:
+def _outcome(cfg: SweepConfig, runs: list[Run], fidelity: Fidelity | None, tmp: Path) -> SweepOutcome:
+    trained = [run for run in runs if run.validation is not None]
     metric = cfg.metric
     if metric == "auto":
-        cells = [row[CHOSEN_ON]["fvu_within"] is not None for row in rows if row["status"] == "trained"]
-        metric = "fvu_within" if all(cells) else "fvu"
-    choice = choose.choose(candidates(cfg, rows, metric), rule=cfg.rule, max_dead=cfg.max_dead, metric=metric)
-    table = write(cfg, rows, choice, metric, tmp)
-    bad = [f"{r['label']}, seed {r['seed']}: {r['reason']}" for r in rows if r["status"] != "trained"]
-    said = [w for r in rows for w in r["warnings"]]
-    return {
-        "split": REPORTED_ON,
-        "chosen_on": CHOSEN_ON,
-        "reported_on": REPORTED_ON,
-        "n": next(r[REPORTED_ON]["n"] for r in rows if r["status"] == "trained"),
-        "seeds": list(cfg.seeds),
-        "metric": metric,
-        "settings": table,
-        "recommendation": recommendation(table, choice),
-        "headline": headline(table, choice, metric),
-        "definitions": DEFINITIONS,
-        "warnings": [*dict.fromkeys(said), *bad],
-    }
+        within = [run.validation.fvu_within is not None for run in trained if run.validation]
+        metric = "fvu_within" if all(within) else "fvu"
+    candidates = tables.candidates(cfg, runs, metric)
+    choice = choose.choose(candidates, rule=cfg.rule, max_dead=cfg.max_dead, metric=metric)
+    table = tables.write(cfg, runs, choice, metric, tmp)
+    said = dict.fromkeys(text for run in runs for text in run.warnings)
+    bad = [f"{run.label}, seed {run.seed}: {run.reason}" for run in runs if run.status != "trained"]
+    return SweepOutcome(
+        split=REPORTED_ON,
+        chosen_on=CHOSEN_ON,
+        reported_on=REPORTED_ON,
+        n=next(run.test.n for run in trained if run.test),
+        seeds=list(cfg.seeds),
+        metric=metric,
+        settings=table,
+        recommendation=tables.recommendation(table, choice),
+        untouched=None if fidelity is None else fidelity.untouched,
+        headline=tables.headline(table, choice, metric),
+        definitions=DEFINITIONS,
+        warnings=[*said, *bad],
+    )
 
 
-run = Study("sweep", SweepConfig, sweep, plan, configure, _jobs).run
+def _planned(cfg: GridConfig, setting: Setting, store: ActivationStore) -> list[_Planned]:
+    """The SAEs of a setting, each with its folder."""
+    found = []
+    for one in train_configs(cfg, setting, _partition(store)):
+        folder = f"settings/{setting.name}/seed_{one.seed}"
+        try:
+            jobs = [(job, tuple(check(job))) for job in plan_jobs(one, store)]
+        except ConfigError as error:
+            raise ConfigError(f"{setting.label}: {error}") from None
+        for job, warnings in jobs:
+            label = f"{setting.name}.seed_{one.seed}.{job.label}"
+            name = f"{folder}/{job.name}" if job.name else folder
+            found.append(_Planned(setting, replace(job, name=name, label=label), warnings))
+    return found
+
+
+def _partition(store: ActivationStore) -> str:
+    return "per_cell" if store.thoughts else "per_layer"

@@ -1,174 +1,209 @@
-"""A sweep's rows as tables, figure and words."""
+"""A sweep's runs as tables, figure and words."""
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from thoughtlens.show.figures import freeze, save
+from thoughtlens.core import Number, schema, to_table
 from thoughtlens.show.text import markdown
+from thoughtlens.studies.axes import Setting
 from thoughtlens.studies.sweep.choose import Candidate, Choice
 from thoughtlens.studies.sweep.config import SweepConfig
-from thoughtlens.studies.sweep.figure import pareto
+from thoughtlens.studies.sweep.figures import pareto, save_both
+from thoughtlens.studies.sweep.records import (
+    Held,
+    OverSeeds,
+    OverSeedsNumber,
+    Recommendation,
+    Run,
+    RunRow,
+    SettingRow,
+    Spread,
+)
 
 MEASURED = ("fvu", "fvu_within", "explained_variance", "l0", "dead_share", "fidelity")
 SPLITS = ("validation", "test")
-COUNTS = ("n", "n_problems", "n_fidelity")
+SIZES = ("d_in", "d_sae")
 
 
-def candidates(cfg: SweepConfig, rows: list[dict[str, Any]], metric: str) -> list[Candidate]:
+def untrained(setting: Setting, seed: int | None, status: str, reason: str | None) -> Run:
+    """A run of which nothing was measured."""
+    path = None if seed is None else f"settings/{setting.name}/seed_{seed}"
+    return Run(
+        idx=setting.idx, label=setting.label, values=dict(setting.values), path=path, seed=seed,
+        status=status, reason=reason,
+    )  # fmt: skip
+
+
+def candidates(cfg: SweepConfig, runs: Sequence[Run], metric: str) -> list[Candidate]:
     """The settings that were trained, as validation rows see them."""
     found = []
-    for idx in dict.fromkeys(row["idx"] for row in rows):
-        own = [row["validation"] for row in rows if row["idx"] == idx and row["status"] == "trained"]
-        if own:
+    for own in by_setting(runs):
+        held = [run.validation for run in own if run.validation is not None]
+        if held:
             found.append(
                 Candidate(
-                    idx=idx,
-                    label=next(row["label"] for row in rows if row["idx"] == idx),
-                    fvu=tuple(row[metric] for row in own),
-                    l0=statistics.mean(row["l0"] for row in own),
-                    dead_share=statistics.mean(row["dead_share"] for row in own),
-                    d_sae=own[0]["d_sae"],
-                    max_l0=cfg.max_l0 or own[0]["d_in"] / 4,
+                    idx=own[0].idx,
+                    label=own[0].label,
+                    fvu=tuple(getattr(one, metric) for one in held),
+                    l0=statistics.mean(one.l0 for one in held),
+                    dead_share=statistics.mean(one.dead_share for one in held),
+                    d_sae=held[0].d_sae,
+                    max_l0=cfg.max_l0 or held[0].d_in / 4,
                 )
             )
     return found
 
 
-def write(
-    cfg: SweepConfig, rows: list[dict[str, Any]], choice: Choice, metric: str, root: Path
-) -> list[dict[str, Any]]:
-    """Write `table.parquet` (a line a setting and seed), `table.md`, `pareto.png` and `pareto.pdf`.
+def by_setting(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs of each setting."""
+    return [[run for run in runs if run.idx == idx] for idx in dict.fromkeys(run.idx for run in runs)]
+
+
+def write(cfg: SweepConfig, runs: Sequence[Run], choice: Choice, metric: str, root: Path) -> list[SettingRow]:
+    """Write `table.parquet` (a line per setting and seed), `table.md`, `pareto.png` and `pareto.pdf`.
 
     Returns:
-        One entry a setting: its values, and by split the mean and spread over seeds of each number.
+        Per setting its values, and by split the mean and spread over seeds of each number.
     """
-    pq.write_table(_lines(rows), root / "table.parquet")
-    table = [_setting(rows, idx) for idx in dict.fromkeys(row["idx"] for row in rows)]
-    figure = pareto(table, metric, choice)
-    freeze(figure)
-    save(figure, root / "pareto.png", dpi=160)
-    save(figure, root / "pareto.pdf", metadata={"CreationDate": None})
+    pq.write_table(_lines(runs), root / "table.parquet")
+    table = [_setting(own) for own in by_setting(runs)]
+    save_both(pareto(table, metric, choice), root / "pareto")
     (root / "table.md").write_text(_markdown(cfg, table, choice, metric), "utf-8")
     return table
 
 
-def recommendation(table: list[dict[str, Any]], choice: Choice) -> dict[str, Any]:
-    """The chosen setting with its numbers on both splits, and why; `setting` is None where none is."""
-    entry = next((row for row in table if row["idx"] == choice.idx), None)
-    return {
-        "setting": None if entry is None else entry["label"],
-        "idx": choice.idx,
-        "path": None if entry is None else f"settings/{choice.idx:03d}",
-        "rule": choice.rule,
-        "reason": choice.reason,
-        "front": list(choice.front),
-        "within_seed_noise": list(choice.within_noise),
-        "seed_noise_sd_ln_fvu": choice.noise.sd,
-        "seed_noise_df": choice.noise.df,
-        **({} if entry is None else {split: entry[split] for split in SPLITS}),
-    }
-
-
-def headline(table: list[dict[str, Any]], choice: Choice, metric: str) -> dict[str, Any]:
-    """The chosen setting's numbers on test rows."""
-    entry = next((row for row in table if row["idx"] == choice.idx), None)
-    if entry is None:
-        return {}
-    measured, n = entry["test"], entry["test"]["n"]
-    names = [name for name in (metric, "l0", "dead_share", "fidelity") if measured.get(name) is not None]
-    sizes = {name: measured["n_fidelity"] if name == "fidelity" else n for name in names}
-    return {
-        name: {
-            "value": measured[name]["mean"],
-            "n": sizes[name],
-            "split": "test",
-            "low": measured[name]["low"],
-            "high": measured[name]["high"],
-        }
-        for name in names
-    }
-
-
-def _lines(rows: list[dict[str, Any]]) -> pa.Table:
-    """One line a setting and seed; what was not measured is null."""
-    lines = []
-    for row in rows:
-        line = {"setting": row["idx"], "label": row["label"], **row["values"]}
-        line |= {name: row[name] for name in ("seed", "status", "reason", "path")}
-        for split in SPLITS:
-            for name in (*MEASURED, *COUNTS):
-                line[f"{name}_{split}"] = row.get(split, {}).get(name)
-        line |= {name: row.get("test", {}).get(name) for name in ("d_in", "d_sae")}
-        lines.append(line)
-    types = {f"{name}_{split}": pa.float64() for name in MEASURED for split in SPLITS}
-    types |= {f"{name}_{split}": pa.int64() for name in COUNTS for split in SPLITS}
-    types |= {"seed": pa.int64(), "setting": pa.int64(), "d_in": pa.int64(), "d_sae": pa.int64()}
-    return pa.table(
-        {name: pa.array([line[name] for line in lines], types.get(name, pa.string())) for name in lines[0]}
+def recommendation(table: Sequence[SettingRow], choice: Choice) -> Recommendation:
+    """The chosen setting with its numbers on both splits, and why."""
+    entry = chosen(table, choice)
+    return Recommendation(
+        setting=None if entry is None else entry.label,
+        idx=choice.idx,
+        path=None if entry is None else f"settings/{choice.idx:03d}",
+        rule=choice.rule,
+        reason=choice.reason,
+        front=list(choice.front),
+        within_seed_noise=list(choice.within_noise),
+        seed_noise_sd_ln_fvu=choice.noise.sd,
+        seed_noise_df=choice.noise.df,
+        validation=None if entry is None else entry.validation,
+        test=None if entry is None else entry.test,
     )
 
 
-def _setting(rows: list[dict[str, Any]], idx: int) -> dict[str, Any]:
-    own = [row for row in rows if row["idx"] == idx]
-    trained = [row for row in own if row["status"] == "trained"]
-    entry = {
-        "idx": idx,
-        "label": own[0]["label"],
-        "values": own[0]["values"],
-        "n_seeds": len(trained),
-        "reasons": [row["reason"] for row in own if row["reason"]],
-    }
+def headline(table: Sequence[SettingRow], choice: Choice, metric: str) -> dict[str, Number]:
+    """The chosen setting's numbers on test rows."""
+    entry = chosen(table, choice)
+    if entry is None or entry.test is None:
+        return {}
+    found: dict[str, Number] = {}
+    for name in (metric, "l0", "dead_share", "fidelity"):
+        spread: Spread | None = getattr(entry.test, name)
+        if spread is not None:
+            n = entry.test.n_fidelity if name == "fidelity" else entry.test.n
+            found[name] = OverSeedsNumber(
+                value=spread.mean, low=spread.low, high=spread.high, n=n, split="test"
+            )
+    return found
+
+
+def chosen(table: Sequence[SettingRow], choice: Choice) -> SettingRow | None:
+    """The recommended setting; None where none is."""
+    return next((row for row in table if row.idx == choice.idx), None)
+
+
+def with_axes(table: pa.Table, values: Sequence[dict[str, str]]) -> pa.Table:
+    """A table of settings with a column for each axis behind the label."""
+    for i, key in enumerate(values[0]):
+        table = table.add_column(2 + i, key, pa.array([row[key] for row in values], pa.string()))
+    return table
+
+
+def pipe_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table."""
+    rows = [head, ["---"] * len(head), *lines]
+    return ["|" + "---|" * len(row) if row[0] == "---" else "| " + " | ".join(row) + " |" for row in rows]
+
+
+def _lines(runs: Sequence[Run]) -> pa.Table:
+    """One line per setting and seed; what was not measured is null."""
+    rows = [
+        RunRow(
+            setting=run.idx, label=run.label, seed=run.seed, status=run.status, reason=run.reason,
+            path=run.path,
+        )
+        for run in runs
+    ]  # fmt: skip
+    table = with_axes(to_table(RunRow, rows), [run.values for run in runs])
     for split in SPLITS:
-        if trained:
-            entry[split] = {
-                name: trained[0][split][name]
-                for name in (*COUNTS, "d_in", "d_sae")
-                if name in trained[0][split]
-            }
-            for name in MEASURED:
-                values = [row[split][name] for row in trained if row[split].get(name) is not None]
-                entry[split][name] = _spread(values) if len(values) == len(trained) else None
-    return entry
+        held = _held([getattr(run, split) for run in runs])
+        for name in held.column_names:
+            if name not in SIZES:
+                table = table.append_column(f"{name}_{split}", held[name])
+    for name in SIZES:
+        table = table.append_column(name, _held([run.test for run in runs])[name])
+    return table
 
 
-def _spread(values: list[float]) -> dict[str, float | None]:
-    mean = statistics.mean(values)
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    low, high = (None, None) if sd is None else (mean - sd, mean + sd)
-    return {"mean": mean, "sd": sd, "low": low, "high": high}
+def _held(found: Sequence[Held | None]) -> pa.Table:
+    return pa.Table.from_pylist([{} if one is None else one.to_json() for one in found], schema(Held))
 
 
-def _markdown(cfg: SweepConfig, table: list[dict[str, Any]], choice: Choice, metric: str) -> str:
+def _setting(own: Sequence[Run]) -> SettingRow:
+    """A setting's runs as one row."""
+    return SettingRow(
+        idx=own[0].idx,
+        label=own[0].label,
+        values=own[0].values,
+        n_seeds=sum(run.status == "trained" for run in own),
+        reasons=[run.reason for run in own if run.reason],
+        validation=_over_seeds([run.validation for run in own if run.validation is not None]),
+        test=_over_seeds([run.test for run in own if run.test is not None]),
+    )
+
+
+def _over_seeds(held: Sequence[Held]) -> OverSeeds | None:
+    if not held:
+        return None
+    first = held[0]
+    spreads: dict[str, Any] = {name: _spread([getattr(one, name) for one in held]) for name in MEASURED}
+    return OverSeeds(
+        n=first.n, n_problems=first.n_problems, n_fidelity=first.n_fidelity, d_in=first.d_in,
+        d_sae=first.d_sae, **spreads,
+    )  # fmt: skip
+
+
+def _spread(values: Sequence[float | None]) -> Spread | None:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    mean = statistics.mean(known)
+    sd = statistics.stdev(known) if len(known) > 1 else None
+    return Spread(
+        mean=mean, sd=sd, low=None if sd is None else mean - sd, high=None if sd is None else mean + sd
+    )
+
+
+def _markdown(cfg: SweepConfig, table: Sequence[SettingRow], choice: Choice, metric: str) -> str:
     """The table of settings on test rows, and the recommendation."""
-    columns = [name for name in MEASURED if any((row.get("test") or {}).get(name) for row in table)]
-    keys = list(table[0]["values"])
-    head = [*keys, "seeds", f"{metric} (validation)", *columns, ""]
-    chosen = next((row["label"] for row in table if row["idx"] == choice.idx), "none")
+    trained = [row for row in table if row.test and row.validation]
+    columns = [name for name in MEASURED if any(getattr(row.test, name) for row in trained)]
+    head = [*table[0].values, "seeds", f"{metric} (validation)", *columns, ""]
+    entry = chosen(table, choice)
     lines = [
         "# Sweep",
         "",
-        f"Recommended: **{markdown(chosen)}**. {markdown(choice.reason)}",
+        f"Recommended: **{markdown('none' if entry is None else entry.label)}**. {markdown(choice.reason)}",
         "",
+        *pipe_table(head, [_cells(row, columns, choice, metric) for row in table]),
     ]
-    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for row in table:
-        values = [markdown(value) for value in row["values"].values()]
-        if row["n_seeds"] == 0:
-            cells = ["0", *[""] * (len(columns) + 1), markdown(row["reasons"][0])]
-        else:
-            marks = ["recommended"] if row["idx"] == choice.idx else []
-            marks += ["front"] if row["idx"] in choice.front else []
-            marks += [f"{len(row['reasons'])} failed: {row['reasons'][0]}"] if row["reasons"] else []
-            numbers = [row["validation"][metric], *(row["test"][name] for name in columns)]
-            cells = [str(row["n_seeds"]), *map(_number, numbers), markdown(", ".join(marks))]
-        lines.append("| " + " | ".join([*values, *cells]) + " |")
-    n = {split: next(row[split]["n"] for row in table if row["n_seeds"]) for split in SPLITS}
+    n = {split: getattr(trained[0], split).n for split in SPLITS}
     lines += [
         "",
         f"Mean ± standard deviation over seeds {', '.join(map(str, cfg.seeds))}. Settings were chosen by "
@@ -178,7 +213,18 @@ def _markdown(cfg: SweepConfig, table: list[dict[str, Any]], choice: Choice, met
     return "\n".join(lines) + "\n"
 
 
-def _number(spread: dict[str, float | None] | None) -> str:
+def _cells(row: SettingRow, columns: Sequence[str], choice: Choice, metric: str) -> list[str]:
+    values = [markdown(value) for value in row.values.values()]
+    if row.test is None:
+        return [*values, "0", *[""] * (len(columns) + 1), markdown(row.reasons[0])]
+    marks = ["recommended"] if row.idx == choice.idx else []
+    marks += ["front"] if row.idx in choice.front else []
+    marks += [f"{len(row.reasons)} failed: {row.reasons[0]}"] if row.reasons else []
+    numbers = [getattr(row.validation, metric), *(getattr(row.test, name) for name in columns)]
+    return [*values, str(row.n_seeds), *map(_number, numbers), markdown(", ".join(marks))]
+
+
+def _number(spread: Spread | None) -> str:
     if spread is None:
         return ""
-    return f"{spread['mean']:.4g}" + ("" if spread["sd"] is None else f" ± {spread['sd']:.2g}")
+    return f"{spread.mean:.4g}" + ("" if spread.sd is None else f" ± {spread.sd:.2g}")

@@ -1,1 +1,0 @@
-"""The grid stage: one SAE per hook and thought."""
