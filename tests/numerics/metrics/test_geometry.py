@@ -79,11 +79,11 @@ def test_chance_level_of_random_directions():
 def test_stability_is_one_for_the_same_and_chance_for_unrelated_dictionaries():
     a = gaussian(40, 16, 0)
     same = metrics.stability([a, a[torch.randperm(40, generator=torch.Generator().manual_seed(1))], -2 * a])
-    assert same["mcc"] == pytest.approx(1)
-    assert set(same["share_matched"].values()) == {1.0}
-    assert len(same["mcc_pairs"]) == 3
+    assert same.mcc == pytest.approx(1)
+    assert set(same.share_matched.values()) == {1.0}
+    assert len(same.mcc_pairs) == 3
     unrelated = metrics.stability([gaussian(40, 16, seed) for seed in (3, 4)])
-    assert unrelated["mcc"] == pytest.approx(unrelated["chance"], abs=0.05)
+    assert unrelated.mcc == pytest.approx(unrelated.chance, abs=0.05)
 
 
 def test_dead_latents_do_not_count_in_stability():
@@ -91,8 +91,8 @@ def test_dead_latents_do_not_count_in_stability():
     b = a.clone()
     b[20:] = gaussian(20, 16, 7)
     live = torch.arange(40) < 20
-    assert metrics.stability([a, b], [live, live])["mcc"] == pytest.approx(1)
-    assert metrics.stability([a, b])["mcc"] < 0.9
+    assert metrics.stability([a, b], [live, live]).mcc == pytest.approx(1)
+    assert metrics.stability([a, b]).mcc < 0.9
 
 
 def test_firing_scores_by_hand():

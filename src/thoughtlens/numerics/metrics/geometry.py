@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -48,6 +48,20 @@ class Match(NamedTuple):
     b: Int[np.ndarray, " pairs"]
     cosine: Float[np.ndarray, " pairs"]
     """Signed cosine of each pair."""
+
+
+class Stability(NamedTuple):
+    """How far SAEs of different seeds find the same directions."""
+
+    mcc: float
+    """Mean over pairs of seeds."""
+    mcc_pairs: list[float]
+    chance: float
+    """`mcc` of independent Gaussian directions."""
+    share_matched: dict[float, float]
+    """For each threshold, the share of assigned pairs with |cosine| at or above it."""
+    n_latents: list[int]
+    """Live latents of each seed."""
 
 
 def mmcs(found: Float[Tensor, "n d"], truth: Float[Tensor, "m d"]) -> MMCS:
@@ -103,17 +117,13 @@ def stability(
     live: Sequence[Bool[Tensor, " n"]] | None = None,
     *,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Stability:
     """How far SAEs trained from different seeds find the same directions.
 
     Args:
         dictionaries: W_dec (or W_enc transposed) of each seed; at least two.
         live: Which latents of each are alive. Dead ones are noise and should be left out.
         seed: Of the chance level.
-
-    Returns:
-        `mcc` (mean over pairs of seeds), `mcc_pairs`, `chance`, and `share_matched`: for each
-        threshold, the share of assigned pairs with |cosine| at or above it.
     """
     if len(dictionaries) < 2:
         raise DataError(f"Stability needs dictionaries from at least two seeds, got {len(dictionaries)}")
@@ -122,13 +132,13 @@ def stability(
     pairs = [np.abs(match(a, b).cosine) for a, b in combinations(dictionaries, 2)]
     every = np.concatenate(pairs)
     (n, d), m = dictionaries[0].shape, len(dictionaries[1])
-    return {
-        "mcc": float(np.mean([p.mean() for p in pairs])),
-        "mcc_pairs": [float(p.mean()) for p in pairs],
-        "chance": chance_level(n, m, d, seed=seed).mcc,
-        "share_matched": {str(t): float((every >= t).mean()) for t in THRESHOLDS},
-        "n_latents": [len(w) for w in dictionaries],
-    }
+    return Stability(
+        mcc=float(np.mean([p.mean() for p in pairs])),
+        mcc_pairs=[float(p.mean()) for p in pairs],
+        chance=chance_level(n, m, d, seed=seed).mcc,
+        share_matched={t: float((every >= t).mean()) for t in THRESHOLDS},
+        n_latents=[len(w) for w in dictionaries],
+    )
 
 
 def firing_scores(

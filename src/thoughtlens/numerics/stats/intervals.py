@@ -4,14 +4,13 @@ its rows are resampled together, because they are not independent."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Shaped
 from scipy import stats
 
-from thoughtlens.core import ConfigError, DataError
+from thoughtlens.core import ConfigError, DataError, Record
 
 LEVEL = 0.95
 N_RESAMPLES = 2000
@@ -20,7 +19,7 @@ CHUNK = 64_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interval:
+class Interval(Record):
     """An estimate with its confidence interval."""
 
     estimate: float
@@ -31,10 +30,6 @@ class Interval:
     """Independent units: rows, or clusters where rows are clustered."""
     method: str
 
-    def to_json(self) -> dict[str, Any]:
-        """A plain dict, for `result.json`."""
-        return asdict(self)
-
 
 def wilson(k: int, n: int, *, level: float = LEVEL) -> Interval:
     """Wilson score interval of a proportion, k successes in n independent trials.
@@ -43,12 +38,8 @@ def wilson(k: int, n: int, *, level: float = LEVEL) -> Interval:
     """
     if not 0 <= k <= n or n < 1:
         raise DataError(f"Expected 0 <= k <= n with n >= 1, got k = {k}, n = {n}")
-    z = stats.norm.ppf((1 + require_level(level)) / 2)
-    p = k / n
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    low, high = max(0.0, centre - half), min(1.0, centre + half)
-    return Interval(estimate=p, low=float(low), high=float(high), level=level, n=n, method="Wilson")
+    low, high = stats.binomtest(k, n).proportion_ci(require_level(level), "wilson")
+    return Interval(estimate=k / n, low=float(low), high=float(high), level=level, n=n, method="Wilson")
 
 
 def cluster_bootstrap(
@@ -108,19 +99,12 @@ def bootstrap_ratio(
 ) -> Interval:
     """Cluster bootstrap of sum(numerator) / sum(denominator): FVU, a mean over rows, a CE score."""
     index, n = cluster_index(np.arange(len(numerator)) if clusters is None else clusters)
-    sums = np.stack([np.bincount(index, weights=w, minlength=n) for w in (numerator, denominator)], axis=1)
-    if not np.isfinite(sums).all():
-        raise DataError("Expected finite values to resample, got NaN or Inf")
+    sums = _sums([numerator, denominator], index, n)
     if sums[:, 1].sum() == 0:
         raise DataError(f"The denominator sums to 0 over {n} clusters; the ratio has no value")
-    rng = np.random.default_rng(seed)
-    per_chunk = max(1, CHUNK // (8 * n))
-    draws = []
-    for start in range(0, n_resamples, per_chunk):
-        top, bottom = (_weights(rng, n, min(per_chunk, n_resamples - start)) @ sums).T
-        draws.append(np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom != 0))
-    estimate = float(sums[:, 0].sum() / sums[:, 1].sum())
-    return _percentile(estimate, np.concatenate(draws), n, level)
+    top, bottom = _resampled(sums, n_resamples, seed).T
+    draws = np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom != 0)
+    return _percentile(float(sums[:, 0].sum() / sums[:, 1].sum()), draws, n, level)
 
 
 def bootstrap_means(
@@ -133,17 +117,8 @@ def bootstrap_means(
 ) -> list[Interval]:
     """Cluster bootstrap of the mean of every column, on the same resamples: for many columns at once."""
     index, n = cluster_index(clusters)
-    if not np.isfinite(values).all():
-        raise DataError("Expected finite values to resample, got NaN or Inf")
-    columns = np.column_stack([np.ones(len(values)), values])
-    sums = np.stack([np.bincount(index, weights=w, minlength=n) for w in columns.T], axis=1)
-    rng = np.random.default_rng(seed)
-    per_chunk = max(1, CHUNK // (8 * n))
-    draws = []
-    for start in range(0, n_resamples, per_chunk):
-        total = _weights(rng, n, min(per_chunk, n_resamples - start)) @ sums
-        draws.append(total[:, 1:] / total[:, :1])
-    means = np.concatenate(draws).T
+    total = _resampled(_sums([np.ones(len(values)), *values.T], index, n), n_resamples, seed)
+    means = (total[:, 1:] / total[:, :1]).T
     return [_percentile(float(v.mean()), d, n, level) for v, d in zip(values.T, means, strict=True)]
 
 
@@ -187,6 +162,25 @@ def cluster_index(clusters: Sequence | Shaped[np.ndarray, " rows"]) -> tuple[np.
     if len(names) < 2:
         raise DataError(f"An interval needs at least 2 clusters to resample, got {len(names)}")
     return index, len(names)
+
+
+def _sums(
+    columns: Sequence[Shaped[np.ndarray, " rows"]], index: np.ndarray, n: int
+) -> Float[np.ndarray, "clusters columns"]:
+    sums = np.stack([np.bincount(index, weights=w, minlength=n) for w in columns], axis=1)
+    if not np.isfinite(sums).all():
+        raise DataError("Expected finite values to resample, got NaN or Inf")
+    return sums
+
+
+def _resampled(
+    sums: Float[np.ndarray, "clusters columns"], n_resamples: int, seed: int
+) -> Float[np.ndarray, "resamples columns"]:
+    """Totals over clusters drawn with replacement."""
+    rng, n = np.random.default_rng(seed), len(sums)
+    per_chunk = max(1, CHUNK // (8 * n))
+    sizes = (min(per_chunk, n_resamples - start) for start in range(0, n_resamples, per_chunk))
+    return np.concatenate([_weights(rng, n, size) @ sums for size in sizes])
 
 
 def _weights(rng: np.random.Generator, n: int, resamples: int) -> np.ndarray:

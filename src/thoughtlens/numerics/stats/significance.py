@@ -18,7 +18,7 @@ def mcnemar_exact(b: int, c: int) -> float:
     """Two-sided exact McNemar p: b of b + c discordant pairs, against a fair coin. 1 if there are none."""
     if min(b, c) < 0:
         raise DataError(f"Expected counts of discordant pairs, got b = {b}, c = {c}")
-    return float(min(1.0, 2 * stats.binom.cdf(min(b, c), b + c, 0.5)))
+    return float(stats.binomtest(b, b + c).pvalue) if b + c else 1.0
 
 
 def mcnemar_power(n: int, difference: float, discordance: float, *, alpha: float = 0.05) -> float:

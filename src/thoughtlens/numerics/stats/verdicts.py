@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Shaped
 from scipy import stats
 
-from thoughtlens.core import ConfigError, DataError
+from thoughtlens.core import ConfigError, DataError, Record
 from thoughtlens.numerics.stats.intervals import (
     LEVEL,
     Interval,
@@ -47,7 +46,7 @@ def verdict(low: float, high: float, *, delta: float = DELTA) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Record):
     """Two arms on the same rows: the verdict on the first, and all it rests on."""
 
     verdict: str
@@ -65,10 +64,6 @@ class Comparison:
     """The smallest true difference that would be found with probability 0.8; None: none would."""
     power: float
     """Probability of finding a true difference of `delta`, at the discordance or spread observed."""
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dict, for `result.json`."""
-        return asdict(self)
 
 
 def compare(
