@@ -9,7 +9,8 @@ from tests.peers.test_dictionary_learning import peer_of
 from tests.sae.kinds import each as kinds
 from thoughtlens import sae as saes
 from thoughtlens.core import MismatchError, read_json
-from thoughtlens.sae.formats.run import ConvertConfig, convert
+from thoughtlens.sae.convert.config import ConvertConfig
+from thoughtlens.sae.convert.stage import convert
 
 pytestmark = pytest.mark.filterwarnings("default")
 CONFIGS = [

@@ -7,7 +7,8 @@ import torch
 
 from tests.sae.formats import foreign
 from thoughtlens import sae as saes
-from thoughtlens.sae.formats.run import ConvertConfig, convert
+from thoughtlens.sae.convert.config import ConvertConfig
+from thoughtlens.sae.convert.stage import convert
 
 pytest.importorskip("sparsify", reason="sparsify is not installed")
 pytestmark = pytest.mark.filterwarnings("default")

@@ -190,6 +190,12 @@ STAGES = (
         about="Run an evaluation suite on any model and SAE: model=NAME sae=DIR hook_name=layers.8:out.",
     ),
     Stage(
+        name="convert",
+        room="sae.convert",
+        config_class="ConvertConfig",
+        about="Convert an SAE to another library's format, and prove that it computes the same.",
+    ),
+    Stage(
         name="distill",
         room="models.distill",
         config_class="DistillConfig",

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.app import Out, Overrides, PlanOnly, app, doing, show
+from thoughtlens.cli.app import Out, Overrides, PlanOnly, app, doing
 from thoughtlens.core.registry import BY_NAME
 
 
-@app.command()
+@app.command(help=BY_NAME["convert"].about)
 def convert(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="An SAE of any format, or a folder of them.")],
     *,
@@ -29,11 +29,8 @@ def convert(
         str | None, typer.Option(help="Hook of the SAE, e.g. layers.8:out, where SRC does not say it.")
     ] = None,
 ) -> None:
-    """Convert an SAE to another library's format, and prove that it computes the same."""
-    from thoughtlens.sae.formats import run as stage
-
-    cfg = stage.ConvertConfig(source=source, to=to, source_format=source_format, hook_name=hook)
-    show(stage.convert(cfg, out))
+    table = {"source": source, "to": to, "source_format": source_format, "hook_name": hook}
+    doing("convert", table, None, out)
 
 
 @app.command(help=BY_NAME["suite"].about)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -45,6 +45,13 @@ class Format(Protocol):
     def forward(self, path: Path, x: Tensor) -> Forward:
         """The format's own rule on float64 rows, sharing no code with `read`'s meaning of the tensors."""
         ...
+
+
+class Found(NamedTuple):
+    """An SAE on disk."""
+
+    format: Format
+    path: Path
 
 
 FORMATS: dict[str, Format] = {
@@ -98,7 +105,7 @@ def member_path(path: str | Path, name: str) -> Path:
     return path if name == POOLED and not (path / name).is_dir() else path / name
 
 
-def members(path: str | Path, name: str | None = None) -> dict[str, tuple[Format, Path]]:
+def members(path: str | Path, name: str | None = None) -> dict[str, Found]:
     """The SAEs of a path by member name, each with its format, recognised or as named.
 
     Raises:
@@ -109,11 +116,11 @@ def members(path: str | Path, name: str | None = None) -> dict[str, tuple[Format
     if not root.exists():
         raise NotThereError(f"Expected an SAE at {path}, found nothing there")
     if name is not None:
-        return {POOLED: (require_name(name), root)}
+        return {POOLED: Found(require_name(name), root)}
     found = {member: member_path(root, member) for member in names(root)}
     if not found:
         raise NotThereError(f"Expected an SAE of {', '.join(FORMATS)} at {path}, found none of their files")
-    return {member: (FORMATS[recognise(place) or ""], place) for member, place in found.items()}
+    return {member: Found(FORMATS[recognise(place) or ""], place) for member, place in found.items()}
 
 
 def load_foreign(path: str | Path, name: str) -> SAE:

@@ -83,6 +83,11 @@ class Plain:
         return self.tensors["W_dec"].shape[1]
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """d_in, d_sae and d_out."""
+        return self.d_in, self.d_sae, self.d_out
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of all tensors."""
         return self.tensors["W_enc"].dtype

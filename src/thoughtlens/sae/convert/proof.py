@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.core import MismatchError
+from thoughtlens.sae.convert.records import Proof
 from thoughtlens.sae.formats.plain import Plain
 from thoughtlens.sae.formats.plainly import Forward
 
@@ -40,7 +39,7 @@ def rows(plain: Plain, seed: int = 0) -> Float[Tensor, "n d_in"]:
     return x + plain.tensors["b_dec"].double() if plain.pre_bias else x
 
 
-def compare(before: Forward, after: Forward) -> dict[str, Any]:
+def compare(before: Forward, after: Forward) -> Proof:
     """How far two formats' forward passes are from each other.
 
     Raises:
@@ -50,22 +49,21 @@ def compare(before: Forward, after: Forward) -> dict[str, Any]:
     n_edge = int((~same).sum())
     acts = _gap(before.acts[same], after.acts[same])
     x_hat = _gap(before.x_hat[same], after.x_hat[same])
-    found = {
-        "n_rows": len(same),
-        "n_edge_rows": n_edge,
-        "l0": float((before.acts != 0).sum(1).double().mean()),
-        "max_delta_acts": acts[0],
-        "max_delta_acts_relative": acts[1],
-        "max_delta_x_hat": x_hat[0],
-        "max_delta_x_hat_relative": x_hat[1],
-    }
     if not max(acts[1], x_hat[1]) <= TOLERANCE or n_edge > len(same) // EDGE_SHARE:
         raise MismatchError(
             f"The converted SAE is not the same: on {len(same)} random rows activations differ by "
             f"{acts[1]:.2g} and reconstructions by {x_hat[1]:.2g} (relative; expected <= {TOLERANCE:g}), "
             f"other latents fire on {n_edge} rows. Nothing was kept; please report this"
         )
-    return found
+    return Proof(
+        n_rows=len(same),
+        n_edge_rows=n_edge,
+        l0=float((before.acts != 0).sum(1).double().mean()),
+        max_delta_acts=acts[0],
+        max_delta_acts_relative=acts[1],
+        max_delta_x_hat=x_hat[0],
+        max_delta_x_hat_relative=x_hat[1],
+    )
 
 
 def _gap(a: Tensor, b: Tensor) -> tuple[float, float]:

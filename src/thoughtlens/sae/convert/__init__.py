@@ -1,0 +1,1 @@
+"""The convert stage: an SAE of one format as an SAE of another, with proof."""

@@ -1,0 +1,87 @@
+"""`thoughtlens convert`: an SAE of one format as an SAE of another, with proof."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from thoughtlens.core import MismatchError, Number, Result, run_stage
+from thoughtlens.sae.convert import proof
+from thoughtlens.sae.convert.config import ConvertConfig
+from thoughtlens.sae.convert.records import Converted, ConvertOutcome
+from thoughtlens.sae.formats import formats, hooks
+from thoughtlens.sae.formats.plain import Plain
+
+
+def convert(cfg: ConvertConfig, out: str | Path) -> Result:
+    """Write the source in another format and compare what both compute.
+
+    Returns:
+        The stage's result: per SAE its rule, shape, notes, and how far the two forward passes differ.
+
+    Raises:
+        NotThereError: no SAE there.
+        CheckpointError: damaged or hostile files.
+        MismatchError: the target cannot express something, or the result is not the same SAE.
+    """
+    target = formats.require_name(cfg.to)
+    sources = formats.members(cfg.source, cfg.source_format)
+    root = formats.place(cfg.source)
+
+    def work(tmp: Path) -> ConvertOutcome:
+        done = [
+            _one(cfg, name, source, target, tmp / source.path.relative_to(root))
+            for name, source in sources.items()
+        ]
+        worst = {
+            "max_delta_acts": max(one.proof.max_delta_acts for one in done),
+            "max_delta_x_hat": max(one.proof.max_delta_x_hat for one in done),
+        }
+        return ConvertOutcome(
+            to=cfg.to,
+            n=len(done),
+            members=done,
+            headline={name: Number(value=v, n=proof.ROWS, split="random") for name, v in worst.items()},
+            definitions=proof.DEFINITIONS,
+            warnings=[note for one in done for note in one.notes],
+        )
+
+    return run_stage("convert", cfg, out, work, inputs={"source": Path(cfg.source)})
+
+
+def _one(
+    cfg: ConvertConfig, name: str, source: formats.Found, target: formats.Format, out: Path
+) -> Converted:
+    fmt, path = source
+    plain = _named(fmt.read(path), cfg.hook_name, path)
+    x = proof.rows(plain, cfg.seed)
+    written = target.write(plain, out)
+    rule, hook, hook_out, (d_in, d_sae, d_out) = plain.rule, plain.hook, plain.hook_out, plain.shape
+    dtype, notes = str(written.dtype).removeprefix("torch."), written.notes
+    del plain, written  # so that the SAE is in memory once
+    return Converted(
+        member=name,
+        source=fmt.name,
+        rule=rule,
+        d_in=d_in,
+        d_sae=d_sae,
+        d_out=d_out,
+        dtype=dtype,
+        hook_name=hook,
+        hook_out=hook_out,
+        notes=notes,
+        proof=proof.compare(fmt.forward(path, x), target.forward(out, x)),
+    )
+
+
+def _named(plain: Plain, hook_name: str | None, path: Path) -> Plain:
+    """With its hook in this project's words, or a note that it is not known."""
+    known = plain.hook is not None and hooks.is_ours(plain.hook)
+    if known and hook_name not in (None, plain.hook):
+        raise MismatchError(f"{path} says its hook is {plain.hook!r}, not {hook_name!r}; leave --hook out")
+    if hook_name is not None:
+        return replace(plain, hook=hook_name)
+    if known:
+        return plain
+    says = f"names its hook {plain.hook!r}" if plain.hook else "does not say at which hook it was trained"
+    return plain.noting(f"{path} {says}; --hook says it in this project's words")
