@@ -34,7 +34,7 @@ class LinearToy(ThoughtModel):
         self.start, self.A, self.P, self.V = draw(20, D), draw(D, D), draw(D, D), draw(D, D)
         self.W, self.U, self.reads = draw(D, 10), draw(20, 10), reads
         self.name = self.digest = self.tokenizer_digest = self.config_hash = "linear-toy"
-        self.spec = ThoughtSpec(n_steps=N_STEPS, n_layers=1, d=D, feedback_layer=1, has_projection=True)
+        self.spec = ThoughtSpec(n_thoughts=N_STEPS, n_layers=1, d=D, feedback_layer=1, has_projection=True)
 
     def questions_as_vectors(self, questions: Sequence[str]) -> Tensor:
         """[n, 20]: one-hot first digit, one-hot second."""
@@ -50,7 +50,7 @@ class LinearToy(ThoughtModel):
         mask = torch.ones(len(questions), 1, dtype=torch.bool)
         cache = {"q": q, "kv": []}
         return State(
-            cache=cache, mask=mask, positions=n, pending=(q @ self.start)[:, None], next_pass=0, rows=n
+            cache=cache, mask=mask, positions=n, pending=(q @ self.start)[:, None], next_thought=0, rows=n
         )
 
     def _step(self, state: State, tap: Tap) -> State:

@@ -24,10 +24,10 @@ from thoughtlens.core import (
 )
 from thoughtlens.interventions.changes import zero
 from thoughtlens.interventions.config import InterveneConfig
-from thoughtlens.interventions.places import Place
 from thoughtlens.interventions.run import Edit, run_edits
 from thoughtlens.interventions.stage import intervene, of_run, plan
 from thoughtlens.models.thought import codi, tiny
+from thoughtlens.models.thought.places import Place
 from thoughtlens.sae import ReLUConfig
 from thoughtlens.sae.formats import io
 from thoughtlens.sae.kinds.registry import create
@@ -188,7 +188,7 @@ def test_editing_latents_keeps_what_the_sae_does_not_explain(tmp_path):
 def test_padded_batches_are_single_problems(tmp_path):
     fake = make_codi(tmp_path, "llama")
     model = codi.load(fake.file, base=fake.base, lora_alpha=8.0, remove_eos=True)
-    edits = [Edit("zero", ((Place("thought_in", 2), zero()), (Place("kv", 4, 1), zero())))]
+    edits = [Edit("zero", ((Place("thought_in", 2), zero()), (Place("layers.1:kv", 4), zero())))]
     whole = run_edits(model, QUESTIONS, edits, batch_size=8, max_new_tokens=6)
     single = run_edits(model, QUESTIONS, edits, batch_size=1, max_new_tokens=6)
     for a, b in ((whole[0], single[0]), (whole[1][0], single[1][0])):
@@ -203,7 +203,7 @@ REFUSED = [
     ({"site": "thought_out", "steps": (6,)}, HookError, "fed to nothing"),
     ({"site": "resid", "steps": (6,), "layers": (1,)}, HookError, "nothing reads"),
     ({"site": "resid", "layers": (7,)}, HookError, r"0\.\.1"),
-    ({"steps": (9,)}, HookError, r"passes 0\.\.6"),
+    ({"steps": (9,)}, HookError, r"thoughts 0\.\.6"),
     ({"site": "thought_in", "layers": (0,)}, HookError, "has no layers"),
     ({"site": "all", "layers": (0,)}, HookError, "leave layers out"),
     ({"steps": (0,)}, HookError, "No edit changed anything"),
@@ -265,7 +265,7 @@ def test_what_nobody_reads_of_pause_tokens_cannot_be_edited(tmp_path):
     tiny.save(decoder, tmp_path / "pause", {})
     model = {"name": str(tmp_path / "pause"), "dtype": "float32"}
     for steps in (None, (2,)):
-        with pytest.raises(HookError, match="its passes are pause tokens"):
+        with pytest.raises(HookError, match="its thoughts are pause tokens"):
             intervene(settings(model=model, site="thought_out", steps=steps), tmp_path / "out")
     with pytest.raises(HookError, match="No edit changed anything"):  # its inputs are the same for all
         intervene(settings(model=model, method="resample"), tmp_path / "in")

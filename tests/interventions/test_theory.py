@@ -12,12 +12,13 @@ from tests.interventions.linear import N_STEPS, D, LinearToy, logits_by_formula
 from thoughtlens.core import load_config
 from thoughtlens.interventions import changes
 from thoughtlens.interventions.config import InterveneConfig
-from thoughtlens.interventions.places import Change, Place
+from thoughtlens.interventions.places import Change
 from thoughtlens.interventions.plans import plans
 from thoughtlens.interventions.rows import rows_of
 from thoughtlens.interventions.run import Edit, run_edits
 from thoughtlens.interventions.summary import objections
 from thoughtlens.interventions.trials import states_at
+from thoughtlens.models.thought.places import Place
 
 QUESTIONS = [f"{i % 10} {i * 7 % 10}" for i in range(40)]
 
@@ -73,7 +74,7 @@ def test_ablation_is_what_theory_says(problems):
     states = states_at(cfg, model, questions, places)
     for row, place in zip(rows, places, strict=True):
         shift = states[place].mean(0) - states[place]
-        log_p, kl = expected(questions, shift, place.step)
+        log_p, kl = expected(questions, shift, place.thought)
         assert row["answer_logprob"] == pytest.approx(log_p, abs=1e-5)
         assert row["kl"] == pytest.approx(kl, abs=1e-5) and row["kl"] > 1e-3
         change = (shift.norm(dim=1) / states[place].norm(dim=1)).mean()
@@ -103,7 +104,7 @@ def test_steering_is_what_theory_says(problems, tmp_path):
 def test_a_state_alone_and_keys_and_values_alone_add_up(problems):
     """Linear: what swapped states and swapped values do to the logits adds up to swapping both."""
     model = LinearToy()
-    state, kv = Place("thought_out", 1), Place("kv", 1, 0)
+    state, kv = Place("thought_out", 1), Place("layers.0:kv", 1)
     donor = {
         place: states_at(settings(problems), model, QUESTIONS[::-1], [place])[place] for place in (state, kv)
     }

@@ -78,7 +78,7 @@ def open_thoughts(model: ModelConfig, cfg: ThoughtModelConfig) -> ThoughtModel:
     """
     options: dict[str, Any] = model.model_dump(exclude={"name"})
     found = thoughts.load(model.name, **options, base=cfg.base, remove_eos=cfg.remove_eos)
-    if found.spec.positions_per_step != 1:
+    if found.spec.positions_per_thought != 1:
         raise ConfigError(
             f"{model.name} works on several positions a pass, and a store has one row a pass; "
             f"use models.thoughts.collect"

@@ -12,14 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.core import ConfigError, HookError, MismatchError
-from thoughtlens.interventions.places import Place, is_read
-from thoughtlens.models.thought.sites import ThoughtSpec, sites_of
+from thoughtlens.models.thought.places import Place, block_outputs
+from thoughtlens.models.thought.sites import ThoughtSpec, is_read
 from thoughtlens.models.thought.thoughts import ThoughtModel
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.baselines.base import Baseline, MeanPredictor
 from thoughtlens.sae.baselines.pca import Covariance
 from thoughtlens.sae.baselines.random_sae import RandomSAE
-from thoughtlens.sae.normalization import Cell
 
 ARMS = {
     "sae": "the SAE's reconstruction",
@@ -38,41 +37,37 @@ class Dictionary:
     sae: SAE
     places: tuple[Place, ...]
 
-    @property
-    def cells(self) -> list[Cell]:
-        """(hook_name, thought_idx) of every place."""
-        return [place.cell for place in self.places]
-
 
 def dictionaries(
-    spec: ThoughtSpec, members: dict[str, SAE], steps: Sequence[int] | None, layers: Sequence[int] | None
+    spec: ThoughtSpec, members: dict[str, SAE], thoughts: Sequence[int] | None, layers: Sequence[int] | None
 ) -> list[Dictionary]:
     """The SAEs at all their places, or at some; places that nothing reads are left out.
 
     Raises:
         MismatchError: an SAE of another width, of hooks that this model does not have, or of a kind that
             does not reconstruct its input.
-        HookError: passes or layers that no SAE was trained on.
+        HookError: thoughts or layers that no SAE was trained on.
     """
     found = []
     for name, sae in members.items():
         _check(spec, name, sae)
-        sites = sites_of(tuple(sae.hook_names), spec).values()
-        places = [Place(site, p, layer) for site, layer in sites for p in _thoughts(spec, sae)]
-        known = [p for p in places if sae.cells is None or p.cell in sae.cells]
-        asked = [p for p in known if (not steps or p.step in steps) and (not layers or p.layer in layers)]
+        places = [Place(hook, p) for hook in sae.hook_names for p in _thoughts(spec, sae)]
+        known = [p for p in places if sae.cells is None or p in sae.cells]
+        asked = [
+            p for p in known if (not thoughts or p.thought in thoughts) and (not layers or p.layer in layers)
+        ]
         chosen = [p for p in asked if is_read(spec, p)]
         if chosen:
             found.append(Dictionary(name, sae, tuple(chosen)))
     there = {p for d in found for p in d.places}
-    missing = set(steps or ()) - {p.step for p in there}
+    missing = set(thoughts or ()) - {p.thought for p in there}
     gone = set(layers or ()) - {p.layer for p in there}
     if not found or missing or gone:
         hooks = list(dict.fromkeys(h for sae in members.values() for h in sae.hook_names))
-        passes = sorted({p for sae in members.values() for p in _thoughts(spec, sae)})
+        trained = sorted({p for sae in members.values() for p in _thoughts(spec, sae)})
         raise HookError(
-            f"No SAE was trained on steps {sorted(missing) or 'all'}, layers {sorted(gone) or 'all'}, where "
-            f"something reads it; they were trained on {', '.join(hooks)} at passes {passes}"
+            f"No SAE was trained on thoughts {sorted(missing) or 'all'}, layers {sorted(gone) or 'all'}, "
+            f"where something reads it; they were trained on {', '.join(hooks)} at thoughts {trained}"
         )
     return found
 
@@ -97,7 +92,7 @@ def fit_arms(
     dictionary: Dictionary, states: dict[Place, Float[Tensor, "n d"]], arms: Sequence[str], seed: int
 ) -> dict[str, SAE | Baseline]:
     """The SAE and its baselines, fitted on the states of training problems at the SAE's places."""
-    sae, cells = dictionary.sae, dictionary.cells
+    sae, cells = dictionary.sae, dictionary.places
     x = torch.cat([states[place].float() for place in dictionary.places])
     cell = torch.arange(len(cells)).repeat_interleave(len(x) // len(cells))
     own = sae.cell_index(cells, cell)
@@ -128,7 +123,7 @@ def densities(dictionary: Dictionary, states: dict[Place, Float[Tensor, "n d"]])
     """Share of the states at the SAE's places on which each latent fires."""
     total = torch.zeros(dictionary.sae.d_sae, dtype=torch.float64)
     for place in dictionary.places:
-        acts = dictionary.sae.at(*place.cell).encode(states[place].float())
+        acts = dictionary.sae.at(*place).encode(states[place].float())
         total += (acts != 0).double().mean(0)
     return total / len(dictionary.places)
 
@@ -178,14 +173,14 @@ def _check(spec: ThoughtSpec, name: str, sae: SAE) -> None:
     if sae.d_in != spec.d:
         raise MismatchError(f"SAE {name!r} has width {sae.d_in}; this model has {spec.d}")
     try:
-        sites_of(tuple(sae.hook_names), spec)
+        block_outputs(sae.hook_names, spec.n_layers)
     except HookError as error:
         raise MismatchError(f"SAE {name!r} belongs to another model: {error}") from None
 
 
 def _thoughts(spec: ThoughtSpec, sae: SAE) -> list[int]:
     own = sae.provenance.get("thoughts")
-    return [p for p in spec.passes if own is None or p in own]
+    return [p for p in spec.thoughts if own is None or p in own]
 
 
 def _shuffled(sae: SAE, seed: int) -> SAE:

@@ -26,9 +26,10 @@ from thoughtlens.interventions.dictionaries import (
     require_same_model,
 )
 from thoughtlens.interventions.groups import Bundles, groups_of, width_of
-from thoughtlens.interventions.places import Change, Place
+from thoughtlens.interventions.places import Change
 from thoughtlens.interventions.subject import held_out
 from thoughtlens.interventions.trials import States, Trial, asked_groups, places_in, problems_of, states_at
+from thoughtlens.models.thought.places import Place
 from thoughtlens.models.thought.thoughts import ThoughtModel
 from thoughtlens.sae.formats import io
 
@@ -133,7 +134,7 @@ def edit_latents(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
 
             def change(place: Place, latents: list[int] = latents) -> Change:
                 sae = at[place].sae
-                return changes.edit_latents(sae, place.cell, latents, value=cfg.value, scale=cfg.scale)
+                return changes.edit_latents(sae, place, latents, value=cfg.value, scale=cfg.scale)
 
             about = {"latents": " ".join(map(str, latents))} | ({"control": control} if control else {})
             bundles.add("edit_latents", group, change, width_of(states), random=control is None, **about)
@@ -157,7 +158,7 @@ def splice(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
         for group in groups_of([p for p in places if arm in fitted[p][1]], cfg.scope):
 
             def change(place: Place, arm: str = arm) -> Change:
-                return changes.reconstruct(fitted[place][1][arm], place.cell)
+                return changes.reconstruct(fitted[place][1][arm], place)
 
             bundles.add(f"splice_{arm}", group, change, width_of(states), random=arm == "sae", arm=arm)
     return [Trial(problems, bundles.chunks())]

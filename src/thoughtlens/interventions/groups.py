@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from thoughtlens.interventions.changes import random_like
-from thoughtlens.interventions.places import Change, Place, SiteName, is_read
+from thoughtlens.interventions.places import Change, SiteName
 from thoughtlens.interventions.run import Edit
-from thoughtlens.models.thought.sites import ThoughtSpec
+from thoughtlens.models.thought.places import Place
+from thoughtlens.models.thought.sites import ThoughtSpec, is_read
 
 
 @dataclass(frozen=True)
@@ -26,25 +27,25 @@ class Group:
     @property
     def about(self) -> dict[str, Any]:
         """Columns of the tables; null where the places differ."""
-        steps, layers = {p.step for p in self.places}, {p.layer for p in self.places}
+        thoughts, layers = {p.thought for p in self.places}, {p.layer for p in self.places}
         sites = list(dict.fromkeys(p.site for p in self.places))
         return {
             "scope": self.scope,
             "site": "+".join(sites),
             "layer": layers.pop() if len(layers) == 1 else None,
-            "thought_idx": steps.pop() if len(steps) == 1 else None,
+            "thought_idx": thoughts.pop() if len(thoughts) == 1 else None,
             "control": self.control,
         }
 
 
-def groups_of(places: Sequence[Place], scopes: Sequence[str], *, whole_passes: bool = False) -> list[Group]:
+def groups_of(places: Sequence[Place], scopes: Sequence[str], *, whole_thoughts: bool = False) -> list[Group]:
     """The places as cells, as thoughts, and all at once; each set of places once.
 
-    `whole_passes`: what a pass leaves behind belongs together, so that its cells are its passes.
+    `whole_thoughts`: what a thought leaves behind belongs together, so that its cells are its thoughts.
     """
     keys: dict[str, Callable[[Place], Any]] = {
-        "cell": lambda p: p.step if whole_passes else p,
-        "thought": lambda p: p.step,
+        "cell": lambda p: p.thought if whole_thoughts else p,
+        "thought": lambda p: p.thought,
         "all": lambda p: None,
     }
     found: dict[tuple[Place, ...], Group] = {}
@@ -58,12 +59,12 @@ def groups_of(places: Sequence[Place], scopes: Sequence[str], *, whole_passes: b
 
 
 def elsewhere(spec: ThoughtSpec, places: Sequence[Place]) -> list[Group]:
-    """The same sites and layers at each pass that was not asked for: where the edit should do nothing."""
-    asked = {place.step for place in places}
-    shapes = dict.fromkeys((place.site, place.layer) for place in places)
+    """The same sites and layers at each thought that was not asked for: where the edit should do nothing."""
+    asked = {place.thought for place in places}
+    hooks = dict.fromkeys(place.hook_name for place in places)
     found = []
-    for step in (p for p in spec.passes if p not in asked):
-        there = [Place(site, step, layer) for site, layer in shapes]
+    for thought in (p for p in spec.thoughts if p not in asked):
+        there = [Place(hook, thought) for hook in hooks]
         there = [place for place in there if is_read(spec, place)]
         if there:
             found.append(Group(tuple(there), "thought", "elsewhere"))
@@ -109,5 +110,5 @@ def width_of(states: dict[Place, Tensor]) -> Callable[[Place], int]:
 
 
 def whole(site: SiteName) -> bool:
-    """Whether a site stands for everything a pass leaves behind."""
+    """Whether a site stands for everything a thought leaves behind."""
     return site == "all"

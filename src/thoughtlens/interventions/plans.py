@@ -11,11 +11,12 @@ from thoughtlens.interventions import changes, directions
 from thoughtlens.interventions.changes import derangement
 from thoughtlens.interventions.config import InterveneConfig
 from thoughtlens.interventions.groups import Bundles, Group, width_of
-from thoughtlens.interventions.places import Change, Place, places_of
+from thoughtlens.interventions.places import Change, places_of
 from thoughtlens.interventions.run import Edit, run_edits
 from thoughtlens.interventions.subject import Problems, says, twin_tables, value_donors
 from thoughtlens.interventions.trials import States, Trial, asked_groups, places_in, problems_of, states_at
 from thoughtlens.models.thought import tiny
+from thoughtlens.models.thought.places import Place
 from thoughtlens.models.thought.thoughts import ThoughtModel
 from thoughtlens.problems.counterfactual import answers_after
 
@@ -115,38 +116,40 @@ def _changed(cfg: InterveneConfig) -> str:
 def _exit(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
     problems = problems_of(cfg, model)
     counts = (
-        [k for k in model.spec.passes if k < model.spec.n_steps] if cfg.steps is None else list(cfg.steps)
+        [k for k in model.spec.thoughts if k < model.spec.n_thoughts]
+        if cfg.steps is None
+        else list(cfg.steps)
     )
-    if model.spec.n_steps in counts:
+    if model.spec.n_thoughts in counts:
         raise ConfigError(
-            f"exit after {model.spec.n_steps} thoughts is the untouched run, which is always there"
+            f"exit after {model.spec.n_thoughts} thoughts is the untouched run, which is always there"
         )
     if not counts:
         raise ConfigError(f"{model.name} thinks no thoughts: there is no earlier exit")
     edits = [
-        Edit(f"exit_{k}", n_steps=k, about={"scope": "exit", "thought_idx": k, "control": None})
+        Edit(f"exit_{k}", n_thoughts=k, about={"scope": "exit", "thought_idx": k, "control": None})
         for k in counts
     ]
     return [Trial(problems, [edits])]
 
 
 def _route(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
-    """Of each pass: the twin's state with the own keys and values, the other way round, and both."""
+    """Of each thought: the twin's state with the own keys and values, the other way round, and both."""
     spec = model.spec
-    steps = spec.passes if cfg.steps is None else cfg.steps
-    kv = places_of(spec, "kv", tuple(steps), None)
+    thoughts = spec.thoughts if cfg.steps is None else cfg.steps
+    kv = places_of(spec, "kv", tuple(thoughts), None)
     problems, twins = solved_twins(cfg, model)
-    everything = places_of(spec, "all", tuple(steps), None)
-    parts = [Place(site, p.step, p.layer) for site in ("keys", "values") for p in kv]  # type: ignore[arg-type]
+    everything = places_of(spec, "all", tuple(thoughts), None)
+    parts = [Place.at(site, p.layer, p.thought) for site in ("keys", "values") for p in kv]
     states = states_at(cfg, model, twins, [*everything, *parts])
     edits = []
-    for step in steps:
-        own = [p for p in everything if p.step == step]
+    for thought in thoughts:
+        own = [p for p in everything if p.thought == thought]
         arms = {
             "state": [p for p in own if p.site == "thought_out"],
             "kv": [p for p in own if p.site == "kv"],
-            "keys": [p for p in parts if p.step == step and p.site == "keys"],
-            "values": [p for p in parts if p.step == step and p.site == "values"],
+            "keys": [p for p in parts if p.thought == thought and p.site == "keys"],
+            "values": [p for p in parts if p.thought == thought and p.site == "values"],
             "both": own,
         }
         for arm, places in arms.items():

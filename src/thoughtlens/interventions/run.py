@@ -1,6 +1,6 @@
 """One model on all problems, untouched and under many edits at once.
 
-The question and the passes before the first edited one are the same for every edit, so they are run
+The question and the thoughts before the first edited one are the same for every edit, so they are run
 once: batch by batch, each edit goes on from a copy of the untouched state.
 """
 
@@ -16,8 +16,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from thoughtlens.core import DataError, HookError
-from thoughtlens.interventions.places import Change, Place
-from thoughtlens.models.thought.sites import check_hooks
+from thoughtlens.interventions.places import Change, hook_of
+from thoughtlens.models.thought.places import Place
+from thoughtlens.models.thought.sites import check_places
 from thoughtlens.models.thought.thoughts import Answer, State, ThoughtModel, encoded
 
 MOVED = 1e-5
@@ -30,15 +31,15 @@ class Edit:
 
     name: str
     changes: tuple[tuple[Place, Change], ...] = ()
-    n_steps: int | None = None
+    n_thoughts: int | None = None
     """Thoughts to think before answering; None: all."""
     about: dict[str, Any] = field(default_factory=dict)
     """Columns that say more in tables: site, layer, thought_idx, dose, control ..."""
 
     @property
     def first(self) -> int | None:
-        """The first pass that is edited."""
-        return min((place.step for place, _ in self.changes), default=None)
+        """The first thought that is edited."""
+        return min((p.thought for p, _ in self.changes if p.thought is not None), default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +58,8 @@ class Outcome:
     """Whether a logit of the answer's first token differs from the untouched run's."""
     changed_site: Float[np.ndarray, " n"]
     """|x' - x| / |x| where the edit was made, mean over its places; 0 without one."""
-    changed_thoughts: Float[np.ndarray, "n passes"]
-    """The same of what each later pass takes in; NaN up to the edit, and where a pass was not thought."""
+    changed_thoughts: Float[np.ndarray, "n thoughts"]
+    """The same of what each later thought takes in; NaN up to the edit, and where it was not thought."""
 
 
 @torch.no_grad()
@@ -80,11 +81,12 @@ def run_edits(
         DataError: an edit whose answer is not finite.
     """
     for edit in edits:
-        last = model.spec.n_steps if edit.n_steps is None else edit.n_steps
-        if last not in model.spec.passes:
-            raise HookError(f"Early exit: expected 0..{model.spec.n_steps} thoughts, got {edit.n_steps}")
-        hooks = [place.hook(change, _nobody) for place, change in edit.changes]
-        check_hooks(model.spec, hooks, last)
+        last = model.spec.n_thoughts if edit.n_thoughts is None else edit.n_thoughts
+        if last not in model.spec.thoughts:
+            raise HookError(
+                f"Early exit: expected 0..{model.spec.n_thoughts} thoughts, got {edit.n_thoughts}"
+            )
+        check_places(model.spec, [place.collected for place, _ in edit.changes], last)
     plain: list[_Part] = []
     parts: list[list[_Part]] = [[] for _ in edits]
     for state in encoded(model, questions, batch_size=batch_size):
@@ -110,7 +112,7 @@ class _Batch:
     def __init__(self, model: ThoughtModel, state: State, max_new_tokens: int, starts: set[int]) -> None:
         self.model, self.max_new_tokens = model, max_new_tokens
         self.states, self.inputs = {0: state}, []
-        for p in model.spec.passes:
+        for p in model.spec.thoughts:
             state, record = model.step(state)
             if p + 1 in starts:
                 self.states[p + 1] = state
@@ -128,8 +130,8 @@ class _Batch:
     def under(self, edit: Edit) -> _Part:
         """What the edit makes of it."""
         watch = _Watch(len(self.inputs[0]))
-        hooks = [place.hook(change, watch) for place, change in edit.changes]
-        last = self.model.spec.n_steps if edit.n_steps is None else edit.n_steps
+        hooks = [hook_of(place, change, watch) for place, change in edit.changes]
+        last = self.model.spec.n_thoughts if edit.n_thoughts is None else edit.n_thoughts
         start = _start(self.model, edit)
         state, changed = self.states[start], self._blank()
         for p in range(start, last + 1):
@@ -181,7 +183,7 @@ class _Watch:
     def __init__(self, n: int) -> None:
         self.total, self.n = torch.zeros(n, dtype=torch.float64), 0
 
-    def __call__(self, place: Place, before: Tensor, after: Tensor) -> None:
+    def __call__(self, before: Tensor, after: Tensor) -> None:
         self.total += _relative(before, after)
         self.n += 1
 
@@ -191,20 +193,16 @@ class _Watch:
 
 
 def _start(model: ThoughtModel, edit: Edit) -> int:
-    """The first pass that has to be run again; one past the last where none has."""
+    """The first thought that has to be run again; one past the last where none has."""
     if edit.first is not None:
         return edit.first
-    return (model.spec.n_steps if edit.n_steps is None else edit.n_steps) + 1
+    return (model.spec.n_thoughts if edit.n_thoughts is None else edit.n_thoughts) + 1
 
 
 def _relative(before: Tensor, after: Tensor) -> Tensor:
     before, after = before.double(), after.double()
     change, size = (after - before).norm(dim=-1), before.norm(dim=-1)
     return torch.where(change == 0, 0, change / size.clamp_min(torch.finfo(torch.float64).tiny)).cpu()
-
-
-def _nobody(place: Place, before: Tensor, after: Tensor) -> None:
-    """Watches nothing."""
 
 
 def _padded(ids: list[list[int]]) -> tuple[Tensor, Tensor]:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from thoughtlens.interventions.config import InterveneConfig
 from thoughtlens.interventions.groups import Group, elsewhere, groups_of, whole
-from thoughtlens.interventions.places import Place, places_of
+from thoughtlens.interventions.places import places_of
 from thoughtlens.interventions.run import Edit
 from thoughtlens.interventions.subject import Problems, held_out
+from thoughtlens.models.thought.places import Place
 from thoughtlens.models.thought.thoughts import ThoughtModel, collect
 
 States = dict[Place, Float[Tensor, "n width"]]
@@ -31,12 +32,10 @@ class Trial:
 def states_at(
     cfg: InterveneConfig, model: ThoughtModel, questions: Sequence[str], places: Sequence[Place]
 ) -> States:
-    """What the untouched model has at these places, one line a question."""
+    """What the untouched model has at these places, one line per question."""
     wanted = list(dict.fromkeys(places))
-    layers = sorted({place.layer for place in wanted if place.layer is not None})
-    sites = sorted({place.collected for place in wanted})
-    batch = collect(model, questions, sites=sites, layers=layers, batch_size=cfg.batch_size)
-    return {place: place.states(batch).clone() for place in wanted}
+    batch = collect(model, questions, places=wanted, batch_size=cfg.batch_size)
+    return {place: batch[place].clone() for place in wanted}
 
 
 def problems_of(cfg: InterveneConfig, model: ThoughtModel) -> Problems:
@@ -47,7 +46,7 @@ def problems_of(cfg: InterveneConfig, model: ThoughtModel) -> Problems:
 def asked_groups(cfg: InterveneConfig, model: ThoughtModel) -> list[Group]:
     """The places asked for, then those that were not, as a control."""
     places = places_of(model.spec, cfg.site, cfg.steps, cfg.layers)
-    found = groups_of(places, cfg.scope, whole_passes=whole(cfg.site))
+    found = groups_of(places, cfg.scope, whole_thoughts=whole(cfg.site))
     return [*found, *(elsewhere(model.spec, places) if cfg.controls else [])]
 
 

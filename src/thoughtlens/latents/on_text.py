@@ -20,7 +20,7 @@ from thoughtlens.core import ConfigError, MismatchError, NotThereError
 from thoughtlens.latents.codes.member import member_thoughts
 from thoughtlens.latents.codes.reading import TextReader
 from thoughtlens.latents.codes.tokens import token_texts
-from thoughtlens.models.thought.sites import sites_of
+from thoughtlens.models.thought.places import block_outputs
 from thoughtlens.models.thought.thoughts import ThoughtModel, collect
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.formats.io import load_members
@@ -183,21 +183,14 @@ class Eye:
             yield Found(reading.index, [names[int(t)] for t in reading.token_ids], torch.stack(acts))
 
     def _thoughts(self, sae: SAE, questions: Sequence[str]) -> Iterator[Found]:
-        model = self.thinker
-        sites = sites_of(tuple(sae.hook_names), model.spec)
-        layers = sorted({layer for _, layer in sites.values() if layer is not None})
+        places = block_outputs(sae.hook_names, self.thinker.spec.n_layers)
         batch = collect(
-            model, questions, sites=sorted({site for site, _ in sites.values()}), layers=layers, answers=True,
-            max_new_tokens=self.max_new_tokens,
-        )  # fmt: skip
+            self.thinker, questions, places=places, answers=True, max_new_tokens=self.max_new_tokens
+        )
         answers = batch.answers.text if batch.answers is not None else []
         thoughts = member_thoughts(self.store, sae) or []
         for i in range(len(questions)):
-            acts = []
-            for hook, (site, layer) in sites.items():
-                x = getattr(batch, site)[i, thoughts, 0]
-                x = x if layer is None else x[:, batch.layers.index(layer)]
-                acts.append(_encode(sae, hook, thoughts, x))
+            acts = [_encode(sae, place.hook_name, thoughts, batch[place][i, thoughts]) for place in places]
             yield Found(i, [f"thought {t}" for t in thoughts], torch.stack(acts), answers[i])
 
 

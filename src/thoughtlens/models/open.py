@@ -33,7 +33,7 @@ def load_model(
     Example:
         ```python
         model = tl.load_model("codi-tiny")
-        print(type(model).__name__, model.spec.n_steps)
+        print(type(model).__name__, model.spec.n_thoughts)
         ```
     """
     if family != "hf" and (family is not None or thinks(name)):

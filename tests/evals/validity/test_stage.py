@@ -15,9 +15,10 @@ from thoughtlens.evals.validity.probe import bag_of_words, read_values
 from thoughtlens.evals.validity.splice import require_own, splice
 from thoughtlens.evals.validity.stage import gates, plan
 from thoughtlens.interventions.changes import derangement, zero
-from thoughtlens.interventions.places import Change, Place
+from thoughtlens.interventions.places import Change
 from thoughtlens.interventions.run import Edit
 from thoughtlens.models.thought import tiny
+from thoughtlens.models.thought.places import Place
 from thoughtlens.problems import arithmetic
 from thoughtlens.sae import ReLUConfig
 from thoughtlens.sae.formats import io

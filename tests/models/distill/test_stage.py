@@ -54,7 +54,7 @@ def test_every_variant_becomes_a_model_directory(tmp_path):
     for row in result["models"]:
         model = tiny.load(tmp_path / "out", seed=1, variant=row["variant"])
         assert len(thoughts.run(model, question).text) == 1
-        modes[row["variant"]] = (model.cfg.mode, model.cfg.bottleneck, model.spec.n_steps)
+        modes[row["variant"]] = (model.cfg.mode, model.cfg.bottleneck, model.spec.n_thoughts)
         log = pq.read_table(tmp_path / "out" / "seed1" / row["variant"] / "metrics.parquet")
         assert log["step"].to_pylist()[-1] == row["steps"]
         assert row["accuracy"]["answer_2"]["n"] == 10

@@ -20,7 +20,7 @@ VOCAB, D, EOS = 128, 16, 0
 class DepthToy(ThoughtModel):
     """ASCII in, ASCII out; s_0 = 0, s_{i+1} = core(s_i + embedding)."""
 
-    def __init__(self, n_steps: int = 4, seed: int = 0) -> None:
+    def __init__(self, n_thoughts: int = 4, seed: int = 0) -> None:
         torch.manual_seed(seed)
         self.table = nn.Embedding(VOCAB, D)
         self.core = nn.ModuleList(
@@ -29,8 +29,9 @@ class DepthToy(ThoughtModel):
         self.norm = nn.LayerNorm(D)
         self.name = self.digest = self.tokenizer_digest = self.config_hash = f"depth-toy-{seed}"
         self.spec = ThoughtSpec(
-            n_steps=n_steps, n_layers=2, d=D, positions_per_step=None, axis="depth", feedback_layer=2,
-            has_projection=False, sites=("thought_in", "resid", "thought_out"), reads_last=True,
+            n_thoughts=n_thoughts, n_layers=2, d=D, positions_per_thought=None, axis="depth",
+            feedback_layer=2, has_projection=False, sites=("thought_in", "resid", "thought_out"),
+            reads_last=True,
         )  # fmt: skip
 
     def encode(self, questions: Sequence[str]) -> State:
@@ -41,7 +42,7 @@ class DepthToy(ThoughtModel):
     def _start(self, ids: Tensor, real: Tensor) -> State:
         rows = torch.arange(len(ids))
         pending = torch.zeros(*ids.shape, D)
-        return State(cache=ids, mask=real, positions=real.sum(1), pending=pending, next_pass=0, rows=rows)
+        return State(cache=ids, mask=real, positions=real.sum(1), pending=pending, next_thought=0, rows=rows)
 
     def _step(self, state: State, tap: Tap) -> State:
         x = tap("thought_in", state.pending) + self.table(state.cache)
@@ -54,7 +55,7 @@ class DepthToy(ThoughtModel):
 
     def answer(self, state: State, max_new_tokens: int = 256, teacher_ids: Tensor | None = None) -> Answer:
         """Every generated token is thought about from the start, as in the paper without a cache."""
-        passes, n_said = state.next_pass, 0
+        passes, n_said = state.next_thought, 0
         if teacher_ids is not None:
             state = self._rethink(state, teacher_ids.expand(len(state.rows), -1), passes)
             n_said = teacher_ids.shape[-1]

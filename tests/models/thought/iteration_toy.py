@@ -22,7 +22,7 @@ NO_TAP = Tap((), torch.zeros(1, dtype=torch.long))
 class IterationToy(ThoughtModel):
     """ASCII in, ASCII out; no position embeddings, so that padding needs a mask only."""
 
-    def __init__(self, n_steps: int = 4, seed: int = 0) -> None:
+    def __init__(self, n_thoughts: int = 4, seed: int = 0) -> None:
         torch.manual_seed(seed)
         self.table = nn.Embedding(VOCAB, D).requires_grad_(False)
         self.begin, self.end = torch.randn(2, D)
@@ -30,7 +30,7 @@ class IterationToy(ThoughtModel):
         self.out = [nn.Linear(D, D).requires_grad_(False) for _ in range(N_LAYERS)]
         self.name = self.digest = self.tokenizer_digest = self.config_hash = f"iteration-toy-{seed}"
         self.spec = ThoughtSpec(
-            n_steps=n_steps, n_layers=N_LAYERS, d=D, positions_per_step=N_LATENT, axis="iteration",
+            n_thoughts=n_thoughts, n_layers=N_LAYERS, d=D, positions_per_thought=N_LATENT, axis="iteration",
             feedback_layer=N_LAYERS, has_projection=False, sites=("thought_in", "resid", "thought_out"),
         )  # fmt: skip
 
@@ -41,7 +41,7 @@ class IterationToy(ThoughtModel):
         _, past = self._blocks(self.table(ids), None, real, NO_TAP)
         return State(
             cache={"question": past, "seen": past}, mask=real, positions=real.sum(1),
-            pending=self.begin.expand(len(ids), N_LATENT, D), next_pass=0, rows=rows,
+            pending=self.begin.expand(len(ids), N_LATENT, D), next_thought=0, rows=rows,
         )  # fmt: skip
 
     def _blocks(

@@ -32,7 +32,7 @@ def files(request, tmp_path):
 
 
 def open_(files, **options):
-    return coconut.load(files[0], **{"base": files[1], "n_steps": N_STEPS} | options)
+    return coconut.load(files[0], **{"base": files[1], "n_thoughts": N_STEPS} | options)
 
 
 @torch.no_grad()

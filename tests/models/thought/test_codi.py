@@ -179,7 +179,7 @@ def test_lora_that_does_not_fit_is_named(fresh, part, shape):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"n_steps": -1}, "n_steps"),
+        ({"n_thoughts": -1}, "n_thoughts"),
         ({"lora_alpha": torch.nan}, "lora_alpha"),
         ({"revision": "main"}, "local"),
     ],
@@ -344,12 +344,12 @@ def test_missing_things_are_not_there(tmp_path, fresh):
 def test_identity_follows_what_the_thoughts_depend_on(fake):
     hashes = {
         load(fake, **o).config_hash
-        for o in ({}, {"remove_eos": False}, {"n_steps": 3}, {"dtype": "bfloat16"})
+        for o in ({}, {"remove_eos": False}, {"n_thoughts": 3}, {"dtype": "bfloat16"})
     }
     assert len(hashes) == 4
     assert load(fake).config_hash == load(fake).config_hash
-    assert load(fake, n_steps=3).spec.passes == range(4)
-    assert load(fake).spec.n_steps == N_STEPS
+    assert load(fake, n_thoughts=3).spec.thoughts == range(4)
+    assert load(fake).spec.n_thoughts == N_STEPS
 
 
 def test_bfloat16_follows_float32(fake):

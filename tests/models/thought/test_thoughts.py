@@ -8,6 +8,7 @@ from tests.models.thought.fake import ALPHA, N_STEPS, QUESTIONS, make_codi, thin
 from tests.models.thought.iteration_toy import IterationToy
 from thoughtlens.core import ConfigError, DataError, HookError
 from thoughtlens.models.thought import coconut, codi
+from thoughtlens.models.thought.places import Place
 from thoughtlens.models.thought.thoughts import Hook, collect, load, parse_number, run
 
 LAST = N_STEPS
@@ -66,7 +67,7 @@ def test_rows_come_back_in_order_whatever_the_batch(model):
 
 def test_shapes(gpt2):
     spec, batch = gpt2.spec, collect(gpt2, QUESTIONS, layers=[2, 0])
-    assert list(spec.passes) == [0, 1, 2, 3, 4, 5, 6]
+    assert list(spec.thoughts) == [0, 1, 2, 3, 4, 5, 6]
     assert batch.x.shape == (3, 7, 2, spec.d) and batch.layers == (2, 0)
     assert batch.thought_in.shape == batch.thought_out.shape == (3, 7, 1, spec.d)
     close(batch.x[:, :, 1], collect(gpt2, QUESTIONS).x[:, :, 0])
@@ -86,17 +87,17 @@ def test_a_step_leaves_its_state_alone(model):
     (after, first), (_, again) = model.step(state), model.step(state)
     close(first.thought_out, again.thought_out)
     said = model.answer(after, 3)
-    changed, _ = model.step(twin, [Hook("thought_in", 2, None, lambda x: x.flip(-1) + 1)])
+    changed, _ = model.step(twin, [Hook(Place("thought_in", 2), lambda x: x.flip(-1) + 1)])
     assert model.answer(after, 3).ids == said.ids
     close(model.step(state)[1].thought_out, first.thought_out)
     assert (model.answer(changed, 0).logits - model.answer(after, 0).logits).abs().max() > 1e-4
-    assert state.next_pass == 2 and after.next_pass == 3
+    assert state.next_thought == 2 and after.next_thought == 3
 
 
 def test_edits_act_forwards_only_and_are_recorded(model):
     clean = collect(model, QUESTIONS)
     for site, layer in (("thought_in", None), ("resid", 0), ("thought_out", None)):
-        edited = collect(model, QUESTIONS, [Hook(site, 2, layer, lambda x: 2 * x + 1)])
+        edited = collect(model, QUESTIONS, [Hook(Place.at(site, layer, 2), lambda x: 2 * x + 1)])
         close(edited.thought_out[:, :2], clean.thought_out[:, :2])
         assert (edited.thought_out[:, 3] - clean.thought_out[:, 3]).abs().max() > 1e-3
     close(edited.thought_out[:, 2], (2 * clean.thought_out[:, 2] + 1) * clean.mask[..., None])
@@ -109,9 +110,9 @@ def test_rounds_over_several_positions():
     assert batch.resid.shape == (3, 5, 3, 2, 16) and toy.spec.axis == "iteration"
     close(batch.thought_in[:, 1:, 1:], batch.thought_out[:, :-1, :-1])
     with pytest.raises(HookError, match="fed to nothing"):
-        run(toy, QUESTIONS, [Hook("thought_out", 4, None, lambda x: x)])
+        run(toy, QUESTIONS, [Hook(Place("thought_out", 4), lambda x: x)])
     middle = torch.tensor([0.0, 1.0, 0.0])[:, None]
-    moved = collect(toy, QUESTIONS, [Hook("thought_in", 2, None, lambda x: x + middle)])
+    moved = collect(toy, QUESTIONS, [Hook(Place("thought_in", 2), lambda x: x + middle)])
     # a change at position 1 goes on to later positions of the round, and on by one position in the next
     changed = (moved.thought_in - batch.thought_in).abs().amax((0, 3)) > 1e-6
     assert changed.tolist() == [
@@ -123,20 +124,20 @@ def test_rounds_over_several_positions():
 
 
 def test_identity_is_no_edit(model):
-    hooks = [Hook("resid", p, 0, lambda x: x) for p in model.spec.passes]
+    hooks = [Hook(Place("layers.0:out", p), lambda x: x) for p in model.spec.thoughts]
     close(logits(model, hooks), logits(model))
 
 
 def test_hooks_on_one_site_run_in_order(gpt2):
-    a, b = Hook("thought_in", 3, None, lambda x: x + 1), Hook("thought_in", 3, None, lambda x: 3 * x)
+    a, b = Hook(Place("thought_in", 3), lambda x: x + 1), Hook(Place("thought_in", 3), lambda x: 3 * x)
     clean = collect(gpt2, QUESTIONS).thought_in[:, 3]
     close(collect(gpt2, QUESTIONS, [a, b]).thought_in[:, 3], 3 * (clean + 1))
 
 
 def test_output_edit_is_the_next_inputs_edit(gpt2):
     new = torch.randn(3, 1, gpt2.spec.d, generator=torch.manual_seed(1))
-    out = Hook("thought_out", 1, None, lambda x, donor: donor, per_problem=new)
-    into = Hook("thought_in", 2, None, lambda x, donor: donor, per_problem=gpt2.prj(new))
+    out = Hook(Place("thought_out", 1), lambda x, donor: donor, per_problem=new)
+    into = Hook(Place("thought_in", 2), lambda x, donor: donor, per_problem=gpt2.prj(new))
     close(logits(gpt2, [out]), logits(gpt2, [into]))
     assert (logits(gpt2, [out]) - logits(gpt2)).abs().max() > 1e-3
 
@@ -159,7 +160,7 @@ def recomputed(fake, question, module, edit):
 
 def test_inner_edit_of_the_last_thought_acts_through_keys_and_values(fake, gpt2):
     blocks = fake.wrapper.codi.base_model.model.transformer.h
-    got = logits(gpt2, [Hook("resid", LAST, 1, lambda x: x.flip(-1))])
+    got = logits(gpt2, [Hook(Place("layers.1:out", LAST), lambda x: x.flip(-1))])
     for i, question in enumerate(QUESTIONS):
         close(got[i], recomputed(fake, question, blocks[1], lambda x: x.flip(-1)))
 
@@ -173,7 +174,7 @@ def test_kv_edit_is_what_later_positions_read(fake, gpt2):
         q, k, v = row.split(d, -1)
         return torch.cat([q, 2 * k, v - 1], -1)
 
-    got = logits(gpt2, [Hook("kv", LAST, layer, lambda kv: (2 * kv[0], kv[1] - 1))])
+    got = logits(gpt2, [Hook(Place.at("kv", layer, LAST), lambda kv: (2 * kv[0], kv[1] - 1))])
     for i, question in enumerate(QUESTIONS):
         close(got[i], recomputed(fake, question, c_attn, edit))
 
@@ -181,7 +182,7 @@ def test_kv_edit_is_what_later_positions_read(fake, gpt2):
 def test_kv_edit_leaves_the_passes_own_state(gpt2):
     clean = collect(gpt2, QUESTIONS, sites=("thought_out", "kv"))
     donor = tuple(x[:, 2, :, 1].transpose(1, 2).flip(0) for x in (clean.keys, clean.values))
-    hook = Hook("kv", 2, 1, lambda kv, other: other, per_problem=donor)
+    hook = Hook(Place("layers.1:kv", 2), lambda kv, other: other, per_problem=donor)
     edited = collect(gpt2, QUESTIONS, [hook], sites=("thought_out", "kv"), batch_size=2)
     close(edited.thought_out[:, :3], clean.thought_out[:, :3])
     close(edited.keys[:, 2, :, 1], clean.keys[:, 2, :, 1].flip(0))
@@ -193,7 +194,7 @@ def test_per_problem_values_follow_their_problem(model):
     clean = collect(model, QUESTIONS[:1] * 3)
     n, d = clean.thought_in.shape[2], model.spec.d
     shift = torch.arange(3.0)[:, None, None].expand(3, n, d)
-    hook = Hook("thought_in", 1, None, lambda x, s: x + s, per_problem=shift)
+    hook = Hook(Place("thought_in", 1), lambda x, s: x + s, per_problem=shift)
     for size in (1, 2, 64):
         edited = collect(model, QUESTIONS[:1] * 3, [hook], batch_size=size)
         close(edited.thought_in[:, 1], clean.thought_in[:, 1] + shift)
@@ -201,50 +202,52 @@ def test_per_problem_values_follow_their_problem(model):
 
 def test_leaving_early(fake, gpt2):
     for k in (0, 3, LAST):
-        short = codi.load(fake.file, base=fake.base, lora_alpha=ALPHA, remove_eos=True, n_steps=k)
-        close(logits(gpt2, n_steps=k), logits(short))
-    assert (logits(gpt2, n_steps=0) - logits(gpt2)).abs().max() > 1e-3
+        short = codi.load(fake.file, base=fake.base, lora_alpha=ALPHA, remove_eos=True, n_thoughts=k)
+        close(logits(gpt2, n_thoughts=k), logits(short))
+    assert (logits(gpt2, n_thoughts=0) - logits(gpt2)).abs().max() > 1e-3
     with pytest.raises(HookError, match=r"0\.\.6"):
-        run(gpt2, QUESTIONS, n_steps=7)
-    with pytest.raises(HookError, match=r"passes 0\.\.3"):
-        run(gpt2, QUESTIONS, [Hook("thought_in", 4, None, lambda x: x)], n_steps=3)
+        run(gpt2, QUESTIONS, n_thoughts=7)
+    with pytest.raises(HookError, match=r"thoughts 0\.\.3"):
+        run(gpt2, QUESTIONS, [Hook(Place("thought_in", 4), lambda x: x)], n_thoughts=3)
     with pytest.raises(HookError, match="cannot act"):
-        run(gpt2, QUESTIONS, [Hook("thought_out", 3, None, lambda x: x)], n_steps=3)
+        run(gpt2, QUESTIONS, [Hook(Place("thought_out", 3), lambda x: x)], n_thoughts=3)
     state = gpt2.encode(QUESTIONS)
-    for _ in gpt2.spec.passes:
+    for _ in gpt2.spec.thoughts:
         state, _ = gpt2.step(state)
     with pytest.raises(HookError, match="6 thoughts"):
         gpt2.step(state)
 
 
 @pytest.mark.parametrize(
-    ("hook", "says"),
+    ("place", "says"),
     [
-        (("attn", 1, None), "thought_in, resid, thought_out, kv"),
-        (("thought_in", 7, None), r"passes 0\.\.6"),
-        (("thought_in", -1, None), r"passes 0\.\.6"),
-        (("resid", 1, 3), r"0\.\.2"),
-        (("resid", 1, -1), r"0\.\.2"),
-        (("resid", 1, None), r"0\.\.2"),
-        (("kv", 1, 9), r"0\.\.2"),
-        (("thought_out", 1, 0), "layer=None"),
-        (("thought_out", LAST, None), "fed to nothing"),
-        (("resid", LAST, 2), "nothing reads"),
+        (Place("attn", 1), "thought_in, resid, thought_out, kv"),
+        (Place("thought_in", 7), r"thoughts 0\.\.6"),
+        (Place("thought_in", -1), r"thoughts 0\.\.6"),
+        (Place("thought_in"), r"thoughts 0\.\.6"),
+        (Place.at("resid", 3, 1), r"0\.\.2"),
+        (Place.at("resid", -1, 1), "Expected a site"),
+        (Place("resid", 1), r"0\.\.2"),
+        (Place.at("kv", 9, 1), r"0\.\.2"),
+        (Place.at("thought_out", 0, 1), "has no layers"),
+        (Place("thought_out", LAST), "fed to nothing"),
+        (Place.at("resid", 2, LAST), "nothing reads"),
     ],
+    ids=str,
 )
-def test_hooks_that_do_not_exist_or_cannot_act(gpt2, hook, says):
+def test_hooks_that_do_not_exist_or_cannot_act(gpt2, place, says):
     with pytest.raises(HookError, match=says):
-        run(gpt2, QUESTIONS, [Hook(*hook, lambda x: x)])
+        run(gpt2, QUESTIONS, [Hook(place, lambda x: x)])
     with pytest.raises(HookError, match=says):
-        gpt2.step(gpt2.encode(QUESTIONS), [Hook(*hook, lambda x: x)])
+        gpt2.step(gpt2.encode(QUESTIONS), [Hook(place, lambda x: x)])
 
 
 def test_the_last_state_counts_where_the_answer_reads_it():
     toy = DepthToy()
-    for hook in (Hook("thought_out", 4, None, lambda x: -x), Hook("resid", 4, 1, lambda x: -x)):
+    for hook in (Hook(Place("thought_out", 4), lambda x: -x), Hook(Place("layers.1:out", 4), lambda x: -x)):
         assert (logits(toy, [hook]) - logits(toy)).abs().max() > 1e-3
     with pytest.raises(HookError, match="thought_in, resid, thought_out"):
-        run(toy, QUESTIONS, [Hook("kv", 1, 0, lambda kv: kv)])
+        run(toy, QUESTIONS, [Hook(Place("layers.0:kv", 1), lambda kv: kv)])
 
 
 @pytest.mark.parametrize(
@@ -257,20 +260,24 @@ def test_the_last_state_counts_where_the_answer_reads_it():
 )
 def test_edits_that_break_the_tensor(gpt2, fn, says):
     with pytest.raises(HookError, match=says):
-        run(gpt2, QUESTIONS, [Hook("thought_in", 1, None, fn)])
+        run(gpt2, QUESTIONS, [Hook(Place("thought_in", 1), fn)])
 
 
 @pytest.mark.parametrize("n", [2, 4])
 def test_too_few_or_too_many_rows_per_problem(gpt2, n):
     rows = torch.zeros(n, 1, 32)
     for hook in (
-        Hook("thought_in", 1, None, lambda x, y: y, per_problem=rows),
-        Hook("kv", 1, 0, lambda x, y: y, per_problem=(torch.zeros(3, 4, 1, 8), torch.zeros(n, 4, 1, 8))),
+        Hook(Place("thought_in", 1), lambda x, y: y, per_problem=rows),
+        Hook(
+            Place("layers.0:kv", 1),
+            lambda x, y: y,
+            per_problem=(torch.zeros(3, 4, 1, 8), torch.zeros(n, 4, 1, 8)),
+        ),
     ):
         with pytest.raises(HookError, match=f"{n} rows for 3 problems"):
             run(gpt2, QUESTIONS, [hook])
     with pytest.raises(HookError, match="has 2 rows, but the run has problem 2"):
-        gpt2.step(gpt2.encode(QUESTIONS), [Hook("thought_in", 0, None, lambda x, y: y, per_problem=rows[:2])])
+        gpt2.step(gpt2.encode(QUESTIONS), [Hook(Place("thought_in", 0), lambda x, y: y, rows[:2])])
 
 
 class Forgetful(DepthToy):
@@ -282,11 +289,11 @@ class Forgetful(DepthToy):
 
 def test_a_hook_that_never_ran_is_an_error():
     with pytest.raises(HookError, match="never ran"):
-        run(Forgetful(), QUESTIONS, [Hook("resid", 0, 1, lambda x: x)])
+        run(Forgetful(), QUESTIONS, [Hook(Place("layers.1:out", 0), lambda x: x)])
 
 
 def test_a_site_that_was_not_shown_is_an_error():
-    with pytest.raises(HookError, match=r"resid\[1, 0\]"):
+    with pytest.raises(HookError, match=r"layers\.1:out@0"):
         collect(Forgetful(), QUESTIONS)
 
 
@@ -309,8 +316,8 @@ def test_collect_names_what_exists(gpt2):
 def test_gradients_reach_an_edit(gpt2):
     delta = torch.zeros(gpt2.spec.d, requires_grad=True)
     state = gpt2.encode(QUESTIONS)
-    for _ in gpt2.spec.passes:
-        state, _ = gpt2.step(state, [Hook("thought_in", 1, None, lambda x: x + delta)])
+    for _ in gpt2.spec.thoughts:
+        state, _ = gpt2.step(state, [Hook(Place("thought_in", 1), lambda x: x + delta)])
     gpt2.answer(state, 0).logits[:, 0, 5].sum().backward()
     assert delta.grad.abs().sum() > 0
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from thoughtlens.core import CheckpointError, ConfigError, DataError, HookError, NotThereError
 from thoughtlens.models.distill.losses import Batch, read_question, think
 from thoughtlens.models.thought import tiny
+from thoughtlens.models.thought.places import Place
 from thoughtlens.models.thought.thoughts import Hook, collect, load, run
 from thoughtlens.models.thought.tiny_decoder import BOT, Cache, TinyConfig, TinyDecoder
 from thoughtlens.problems import words
@@ -80,14 +81,11 @@ def test_a_bottleneck_answer_sees_the_thoughts_only():
     model, questions = random_model(bottleneck=True), ["a b c d e f", "0 1 2 3 4 a"]
     donor = collect(model, questions, sites=("kv",))
     hooks = [
-        Hook("kv", p, layer, lambda kv, k, v: (k, v), _pair(donor, p, layer))
+        Hook(Place.at("kv", layer, p), lambda kv, k, v: (k, v), _pair(donor, p, layer))
         for p in (1, 2, 3)
         for layer in (0, 1)
     ]
-    hooks = [
-        Hook(h.site, h.step, h.layer, lambda kv, new: new, tuple(t.flip(0) for t in h.per_problem))
-        for h in hooks
-    ]
+    hooks = [Hook(h.place, lambda kv, new: new, tuple(t.flip(0) for t in h.per_problem)) for h in hooks]
     plain, swapped = run(model, questions), run(model, questions, hooks)
     assert swapped.logits == pytest.approx(plain.logits.flip(0), abs=1e-5)
 
@@ -99,11 +97,11 @@ def _pair(batch, p: int, layer: int):
 def test_leaving_early_and_editing_change_the_answer():
     model, questions = random_model(), ["a b c d e f"]
     full = run(model, questions).logits
-    assert not torch.allclose(run(model, questions, n_steps=1).logits, full)
-    edit = Hook("resid", 1, 0, lambda x: x.flip(-1))
+    assert not torch.allclose(run(model, questions, n_thoughts=1).logits, full)
+    edit = Hook(Place("layers.0:out", 1), lambda x: x.flip(-1))
     assert not torch.allclose(run(model, questions, [edit]).logits, full)
     with pytest.raises(HookError, match=r"0\.\.1"):
-        run(model, questions, [Hook("resid", 1, 2, lambda x: x)])
+        run(model, questions, [Hook(Place("layers.2:out", 1), lambda x: x)])
 
 
 def test_a_written_chain_stops_at_the_answer():
@@ -191,12 +189,12 @@ def test_hooks_on_what_pause_tokens_put_out_cannot_act():
     model, questions = random_model(mode="pause"), ["a b c d e f", "f e d c b 0"]
     clean = run(model, questions).logits
     for site, layer in (("thought_in", None), ("resid", 0)):
-        edited = run(model, questions, [Hook(site, 1, layer, torch.zeros_like)]).logits
+        edited = run(model, questions, [Hook(Place.at(site, layer, 1), torch.zeros_like)]).logits
         assert not torch.allclose(edited, clean)
-    with pytest.raises(HookError, match=r"thought_out\[1\] cannot act: its passes are pause tokens"):
-        run(model, questions, [Hook("thought_out", 1, None, torch.zeros_like)])
+    with pytest.raises(HookError, match=r"thought_out@1 cannot act: its thoughts are pause tokens"):
+        run(model, questions, [Hook(Place("thought_out", 1), torch.zeros_like)])
     with pytest.raises(HookError, match="nothing reads"):
-        run(model, questions, [Hook("resid", 1, model.spec.n_layers - 1, torch.zeros_like)])
+        run(model, questions, [Hook(Place.at("resid", model.spec.n_layers - 1, 1), torch.zeros_like)])
 
 
 def test_what_is_not_there_is_said(tmp_path):
@@ -221,7 +219,7 @@ def test_codi_words_answers_sentences_it_was_never_told():
     # 98.6 % measured; at 95 % fewer than 105 of 120 would be 4 standard deviations away
     assert right >= 105
     mean = got.thought_in.mean(0)
-    hooks = [Hook("thought_in", p, None, lambda x, p=p: mean[p].expand_as(x)) for p in range(1, 7)]
+    hooks = [Hook(Place("thought_in", p), lambda x, p=p: mean[p].expand_as(x)) for p in range(1, 7)]
     ablated = run(model, questions, hooks, batch_size=40)
     assert sum(a == b for a, b in zip(ablated.text, answers, strict=True)) < 36
 
@@ -240,7 +238,7 @@ def test_codi_words_padded_and_alone_give_the_same_thoughts(dtype, tolerance):
 @pytest.mark.parametrize(("variant", "n_steps"), [("no_cot", 0), ("pause", 6)])
 def test_controls_of_codi_words_solve_one_step_and_no_more(variant, n_steps):
     model = tiny.load("codi-words", variant=variant)
-    assert model.spec.n_steps == n_steps
+    assert model.spec.n_thoughts == n_steps
     for k, fair in ((1, True), (2, False), (3, False)):
         table = words.problems(100, seed=12, split="test", n_steps=(k,))
         said = run(model, table["question"].to_pylist(), batch_size=50).text

@@ -118,7 +118,7 @@ def test_removing_a_latent_that_is_silent_changes_nothing_and_setting_it_does(se
     )
     assert status == 200, told
     assert told["changed"] > 1 and told["kl"] > 0
-    assert told["places"] == ["resid[0, 2]", "resid[1, 2]"]
+    assert told["places"] == ["layers.0:out@2", "layers.1:out@2"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Passes of a thought model over its problems: all asked-for layers and all passes in one go."""
+"""A thought model over its problems: all asked-for layers and all thoughts in one go."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch import Tensor
 
 from thoughtlens.acts.behind import open_thoughts
 from thoughtlens.acts.extract.config import ExtractConfig
@@ -24,10 +23,9 @@ from thoughtlens.core import (
     write_json,
 )
 from thoughtlens.models.thought import tiny
-from thoughtlens.models.thought.sites import CONVENTION, sites_of
+from thoughtlens.models.thought.places import CONVENTION, Place, block_outputs
 from thoughtlens.models.thought.thoughts import (
     Answer,
-    ThoughtBatch,
     ThoughtModel,
     collect,
     is_right,
@@ -41,28 +39,28 @@ QUESTION_TOKENS, ANSWER_TOKENS = 60, 10
 
 
 def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Source:
-    """All passes of every problem, and the model's own answers."""
+    """All thoughts of every problem, and the model's own answers."""
     model = open_thoughts(cfg.model, cfg)
     problems = problem_source.problems(tiny.own_problems(wanted, model), cfg.seed)
-    hooks = sites_of(cfg.hook_names, model.spec)
+    places = block_outputs(cfg.hook_names, model.spec.n_layers)
     meta = StoreMeta(
         kind="thoughts",
         model=model.name,
         model_revision=model.revision,
         model_digest=model.digest,
         tokenizer_digest=model.tokenizer_digest,
-        hook_names=list(hooks),
-        modules={hook: model.module_path(site, layer) for hook, (site, layer) in hooks.items()},
-        d_in=dict.fromkeys(hooks, model.spec.d),
+        hook_names=[place.hook_name for place in places],
+        modules={place.hook_name: model.module_path(place.site, place.layer) for place in places},
+        d_in={place.hook_name: model.spec.d for place in places},
         dtype=cfg.store_dtype,
         thought_convention=CONVENTION,
     )
     return Source(
         meta=meta,
-        n_rows=len(problems) * len(model.spec.passes),
+        n_rows=len(problems) * len(model.spec.thoughts),
         problems=lambda: with_answers(problems, _read_answers(tmp)),
         listed=lambda: problems,
-        chunks=lambda start, share: _chunks(cfg, model, hooks, problems, tmp, start, share),
+        chunks=lambda start, share: _chunks(cfg, model, places, problems, tmp, start, share),
         close=lambda: shutil.rmtree(tmp / ANSWERS, ignore_errors=True),
         index="thought_idx",
         splits=tuple(problems["split"].unique().to_pylist()),
@@ -88,11 +86,11 @@ def plan_thoughts(cfg: ExtractConfig, wanted: ProblemsConfig) -> Plan:
     """Rows, memory, disk and time of an extraction of thoughts; the model's weights are loaded for it."""
     model = open_thoughts(cfg.model, cfg)
     n, spec = problem_source.count(wanted), model.spec
-    rows, n_hooks = n * len(spec.passes), len(sites_of(cfg.hook_names, spec))
+    rows, n_hooks = n * len(spec.thoughts), len(block_outputs(cfg.hook_names, spec.n_layers))
     parameters = 12 * spec.n_layers * spec.d**2
-    tokens = n * (QUESTION_TOKENS + len(spec.passes) + ANSWER_TOKENS)
+    tokens = n * (QUESTION_TOKENS + len(spec.thoughts) + ANSWER_TOKENS)
     itemsize, dtype = DTYPES[cfg.store_dtype].itemsize, DTYPES[cfg.model.dtype]
-    one_batch = 8 * cfg.batch_problems * (QUESTION_TOKENS + len(spec.passes) * n_hooks) * spec.d * 4
+    one_batch = 8 * cfg.batch_problems * (QUESTION_TOKENS + len(spec.thoughts) * n_hooks) * spec.d * 4
     return Plan(
         rows=rows,
         memory_bytes=7e8 + 1.5 * parameters * dtype.itemsize + one_batch,
@@ -104,39 +102,31 @@ def plan_thoughts(cfg: ExtractConfig, wanted: ProblemsConfig) -> Plan:
 def _chunks(
     cfg: ExtractConfig,
     model: ThoughtModel,
-    hooks: dict[str, tuple[str, int | None]],
+    places: list[Place],
     problems: pa.Table,
     tmp: Path,
     start: int,
     share: tuple[int, int],
 ) -> Iterator[Chunk]:
-    sites = sorted({site for site, _ in hooks.values()})
-    layers = sorted({layer for _, layer in hooks.values() if layer is not None})
-    n_passes = len(model.spec.passes)
+    n_thoughts = len(model.spec.thoughts)
     for index, first in enumerate(range(0, len(problems), cfg.batch_problems)):
         if index < start or index % share[1] != share[0]:
             continue
         part = problems.slice(first, cfg.batch_problems)
         batch = collect(
-            model, part["question"].to_pylist(), sites=sites, layers=layers, answers=True,
+            model, part["question"].to_pylist(), places=places, answers=True,
             max_new_tokens=cfg.max_new_tokens, batch_size=cfg.batch_problems,
         )  # fmt: skip
         assert batch.answers is not None
         _save_answers(tmp, index, batch.answers)
         yield Chunk(
             index=index,
-            acts={hook: _rows(batch, site, layer) for hook, (site, layer) in hooks.items()},
+            acts={place.hook_name: batch[place].flatten(0, 1) for place in places},
             columns={
-                "problem_id": np.repeat(part["problem_id"].to_numpy(zero_copy_only=False), n_passes),
-                "thought_idx": np.tile(np.arange(n_passes, dtype=np.int32), len(part)),
+                "problem_id": np.repeat(part["problem_id"].to_numpy(zero_copy_only=False), n_thoughts),
+                "thought_idx": np.tile(np.arange(n_thoughts, dtype=np.int32), len(part)),
             },
         )
-
-
-def _rows(batch: ThoughtBatch, site: str, layer: int | None) -> Tensor:
-    """[problems * passes, d], problem by problem."""
-    x = getattr(batch, site)
-    return (x if layer is None else x[..., batch.layers.index(layer), :]).flatten(0, 2)
 
 
 def _save_answers(tmp: Path, index: int, answers: Answer) -> None:

@@ -17,12 +17,12 @@ from thoughtlens.core import MismatchError, NotThereError
 from thoughtlens.evals.reconstruction.subject import Subject
 from thoughtlens.interventions import changes
 from thoughtlens.interventions.groups import Group, groups_of
-from thoughtlens.interventions.places import Place, is_read
 from thoughtlens.interventions.rows import rows_of
 from thoughtlens.interventions.run import Edit, run_edits
 from thoughtlens.interventions.subject import Problems
 from thoughtlens.models.hf.config import ModelConfig
-from thoughtlens.models.thought.sites import sites_of
+from thoughtlens.models.thought.places import Place
+from thoughtlens.models.thought.sites import is_read
 from thoughtlens.models.thought.thoughts import ThoughtModel, collect
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.baselines.base import Baseline
@@ -98,24 +98,17 @@ class ThoughtSplicer:
 
     def _places(self, subject: Subject) -> list[Place]:
         """Where the SAE was trained and something reads the state."""
-        sites = sites_of(tuple(subject.sae.hook_names), self.model.spec).values()
-        found = [Place(site, p, layer) for site, layer in sites for p in subject.thoughts or ()]
+        found = [Place(hook, p) for hook in subject.sae.hook_names for p in subject.thoughts or ()]
         return [place for place in found if is_read(self.model.spec, place)]
 
     def _require_agreement(self, problems: Problems, places: list[Place]) -> None:
         rows = self.rows_of_problems[:CHECKED]
-        layers = [place.layer for place in places if place.layer is not None]
-        batch = collect(
-            self.model,
-            problems.questions[:CHECKED],
-            sites=sorted({place.collected for place in places}),
-            layers=sorted(set(layers)),
-        )
+        batch = collect(self.model, problems.questions[:CHECKED], places=places)
         place = places[-1]
-        step = self.store.rows["thought_idx"].to_numpy()
-        at = [np.flatnonzero((self.store.problem_idx == row) & (step == place.step))[0] for row in rows]
+        thought = self.store.rows["thought_idx"].to_numpy()
+        at = [np.flatnonzero((self.store.problem_idx == row) & (thought == place.thought))[0] for row in rows]
         stored = self.store.read(place.hook_name, np.array(at))
-        cosine = torch.cosine_similarity(place.states(batch).float(), stored, dim=1).median().item()
+        cosine = torch.cosine_similarity(batch[place].float(), stored, dim=1).median().item()
         if not cosine >= AGREEMENT:
             raise MismatchError(
                 f"{self.model.name} does not give the states of {self.store.root} at {place}: their median "
@@ -125,7 +118,7 @@ class ThoughtSplicer:
 
 
 def _edit(arm: str, model: SAE | Baseline, group: Group) -> Edit:
-    made = tuple((place, changes.reconstruct(model, place.cell)) for place in group.places)
+    made = tuple((place, changes.reconstruct(model, place)) for place in group.places)
     return Edit(arm, made, about=group.about)
 
 
@@ -133,7 +126,7 @@ def _row(edit: Edit, row: dict[str, Any]) -> dict[str, Any]:
     (first, _), several = edit.changes[0], len(edit.changes) > 1
     where = {
         "hook_name": None if several else first.hook_name,
-        "thought_idx": None if several else first.step,
+        "thought_idx": None if several else first.thought,
     }
     return {**where, "arm": edit.name, "scope": edit.about["scope"], **{n: row[n] for n in COLUMNS}}
 

@@ -16,9 +16,10 @@ import pyarrow as pa
 from jaxtyping import Bool
 
 from thoughtlens.interventions import changes
-from thoughtlens.interventions.places import Place, places_of
+from thoughtlens.interventions.places import places_of
 from thoughtlens.interventions.run import Edit, Outcome, run_edits
 from thoughtlens.interventions.subject import Problems, says
+from thoughtlens.models.thought.places import Place
 from thoughtlens.models.thought.thoughts import ThoughtBatch, ThoughtModel, collect
 
 Counts = dict[str, tuple[int, int]]
@@ -48,8 +49,8 @@ class Bench:
 
     @property
     def thoughts(self) -> range:
-        """The fed-back thoughts, p = 1..n_steps."""
-        return range(1, self.model.spec.n_steps + 1)
+        """The fed-back thoughts, p = 1..n_thoughts."""
+        return range(1, self.model.spec.n_thoughts + 1)
 
     @cached_property
     def batch(self) -> ThoughtBatch:
@@ -87,13 +88,13 @@ class Bench:
     def ablations(self) -> None:
         """All thoughts replaced: by their mean, by zeros, by those of another problem; and one by one."""
         places = [Place("thought_in", p) for p in self.thoughts]
-        states = {place: place.states(self.batch) for place in places}
+        states = {place: self.batch[place] for place in places}
         means = {place: changes.mean_of(x) for place, x in states.items()}
         edits = [
             Edit("mean_ablated", tuple(means.items())),
             Edit("zeroed", tuple((place, changes.zero()) for place in places)),
             Edit("resampled", tuple((p, changes.given(x[self.donor])) for p, x in states.items())),
-            *(Edit(f"mean_ablated_z{place.step}", ((place, means[place]),)) for place in places),
+            *(Edit(f"mean_ablated_z{place.thought}", ((place, means[place]),)) for place in places),
         ]
         for edit, outcome in zip(edits, self.run(edits), strict=True):
             self.count(edit.name, outcome)
@@ -102,9 +103,9 @@ class Bench:
 
     def early_exit(self) -> None:
         """Leave after n thoughts; where the table has v1, v2 .., also compare with running values."""
-        passes = self.model.spec.passes
-        outcomes = self.run([Edit(f"by_n_thoughts_{n}", n_steps=n) for n in passes])
-        for n, outcome in zip(passes, outcomes, strict=True):
+        thoughts = self.model.spec.thoughts
+        outcomes = self.run([Edit(f"by_n_thoughts_{n}", n_thoughts=n) for n in thoughts])
+        for n, outcome in zip(thoughts, outcomes, strict=True):
             self.count(f"by_n_thoughts_{n}", outcome)
             column = f"v{n // 2}"
             if n and n % 2 == 0 and column in self.problems.column_names:
@@ -114,9 +115,9 @@ class Bench:
                 self.counts[f"exit_{n}_says_{column}"] = (int(right.sum()), int(known.sum()))
 
     def tail_swap(self) -> None:
-        """Keys and values of every pass taken from another problem, the own question still in sight."""
-        places = places_of(self.model.spec, "kv", tuple(self.model.spec.passes), None)
-        swaps = tuple((p, changes.given(p.states(self.batch)[self.donor])) for p in places)
+        """Keys and values of every thought taken from another problem, the own question still in sight."""
+        places = places_of(self.model.spec, "kv", tuple(self.model.spec.thoughts), None)
+        swaps = tuple((p, changes.given(self.batch[p][self.donor])) for p in places)
         (outcome,) = self.run([Edit("tail_swap", swaps)])
         self.count("tail_swap_own", outcome)
         self.count("tail_swap_donor", outcome, self._of(self.donor))
@@ -136,13 +137,13 @@ def patch_twins(
     """
     mine, twins = Problems(first), Problems(second)
     theirs = collect(model, twins.questions, sites=("thought_in",), batch_size=batch_size)
-    places = [Place("thought_in", p) for p in range(1, model.spec.n_steps + 1)]
-    edits = [Edit(str(place), ((place, changes.given(place.states(theirs))),)) for place in places]
+    places = [Place("thought_in", p) for p in range(1, model.spec.n_thoughts + 1)]
+    edits = [Edit(str(place), ((place, changes.given(theirs[place])),)) for place in places]
     plain, outcomes = run_edits(model, mine.questions, edits, batch_size=batch_size)
     other, _ = run_edits(model, twins.questions, [], batch_size=batch_size)
     solved = says(plain, mine.answers) & says(other, twins.answers)
     n, out = int(solved.sum()), {}
-    for place, outcome in zip(places, outcomes, strict=True):
+    for p, outcome in enumerate(outcomes, 1):
         moved, own = (says(outcome, side.answers)[solved].sum() for side in (twins, mine))
-        out[place.step] = (int(moved), int(own), n)
+        out[p] = (int(moved), int(own), n)
     return out

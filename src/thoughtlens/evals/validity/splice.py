@@ -8,8 +8,9 @@ from pathlib import Path
 from thoughtlens.evals.validity.measure import Bench
 from thoughtlens.interventions import changes
 from thoughtlens.interventions.dictionaries import dictionaries, fit_arms, one_a_place, require_same_model
-from thoughtlens.interventions.places import Change, Place
+from thoughtlens.interventions.places import Change
 from thoughtlens.interventions.run import Edit
+from thoughtlens.models.thought.places import Place
 from thoughtlens.models.thought.thoughts import ThoughtModel
 from thoughtlens.sae.formats import io
 
@@ -34,12 +35,12 @@ def splice(bench: Bench, directory: Path) -> None:
     found = one_a_place(dictionaries(bench.model.spec, io.load_members(directory), None, None))
     made: dict[str, list[tuple[Place, Change]]] = {name: [] for name in ARMS.values()}
     for dictionary in found:
-        states = {place: place.states(bench.batch) for place in dictionary.places}
+        states = {place: bench.batch[place] for place in dictionary.places}
         for arm, model in fit_arms(dictionary, states, list(ARMS), bench.seed).items():
             made[ARMS[arm]] += [
-                (place, changes.reconstruct(model, place.cell))
+                (place, changes.reconstruct(model, place))
                 for place in dictionary.places
-                if place.step in bench.thoughts
+                if place.thought in bench.thoughts
             ]
     edits = [Edit(name, tuple(changed)) for name, changed in made.items()]
     for edit, outcome in zip(edits, bench.run(edits), strict=True):

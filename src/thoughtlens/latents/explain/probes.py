@@ -16,7 +16,7 @@ from thoughtlens.latents.codes.member import Member
 from thoughtlens.latents.codes.reading import TextReader
 from thoughtlens.latents.explain.token_graph import Example, Probe
 from thoughtlens.models.hf.capture import capture
-from thoughtlens.models.thought.sites import sites_of
+from thoughtlens.models.thought.places import block_outputs
 from thoughtlens.models.thought.thoughts import ThoughtModel, collect
 from thoughtlens.problems.tokens import Window, pad
 from thoughtlens.sae.base import SAE
@@ -88,7 +88,7 @@ class ThoughtProbe:
 
     def __init__(self, model: ThoughtModel, sae: SAE, cells: Sequence[Cell], vocabulary: list[str]) -> None:
         self.model, self.sae, self.cells, self.vocabulary = model, sae, list(cells), vocabulary
-        self.sites = sites_of(tuple(dict.fromkeys(hook for hook, _ in cells)), model.spec)
+        self.places = block_outputs(list(dict.fromkeys(hook for hook, _ in cells)), model.spec.n_layers)
 
     bound = TextProbe.bound
 
@@ -114,17 +114,9 @@ class ThoughtProbe:
                 found[of] = encoded(self.sae, self.cells, x, at[here], latent[of], cell[of])
         return found
 
-    def _states(self, questions: list[str]) -> dict[str, Float[Tensor, "batch passes d"]]:
-        layers = sorted({layer for _, layer in self.sites.values() if layer is not None})
-        batch = collect(
-            self.model, questions, sites=sorted({site for site, _ in self.sites.values()}), layers=layers,
-            batch_size=THOUGHTS_AT_ONCE,
-        )  # fmt: skip
-        found = {}
-        for hook, (site, layer) in self.sites.items():
-            x = getattr(batch, site)[:, :, 0].float()
-            found[hook] = x if layer is None else x[:, :, batch.layers.index(layer)]
-        return found
+    def _states(self, questions: list[str]) -> dict[str, Float[Tensor, "batch thoughts d"]]:
+        batch = collect(self.model, questions, places=self.places, batch_size=THOUGHTS_AT_ONCE)
+        return {place.hook_name: batch[place].float() for place in self.places}
 
 
 def probe_of(member: Member, cells: Sequence[Cell], vocabulary: list[str] | None, batch_tokens: int) -> Any:

@@ -1,8 +1,8 @@
 """Coconut (Hao et al. 2024, arXiv:2412.06769): the last hidden state itself is the next thought.
 
 Three tokens follow the tokenizer's: `<|start-latent|>` V, `<|end-latent|>` V+1, `<|latent|>` V+2.
-Question and newline are read, then start (pass 0); thought p takes in the state after the final norm
-of pass p - 1, without a projection; the answer follows the end token. The row of `<|latent|>` marks
+Question and newline are read, then start (thought 0); thought p takes in the state after the final norm
+of thought p - 1, without a projection; the answer follows the end token. The row of `<|latent|>` marks
 places only and is never an input. As in CODI, the last thought's output is fed to nothing.
 
 A checkpoint is a state dict with the prefix `base_causallm.`, and perhaps a second copy of the
@@ -40,13 +40,13 @@ class Coconut(HFThoughts):
         start_id: int,
         end_id: int,
         latent_id: int,
-        n_steps: int = 6,
+        n_thoughts: int = 6,
     ) -> None:
         super().__init__(lm, tokenizer)
         self.n_vocab = min(start_id, end_id, latent_id)
         self.start_ids, self.end_ids = (start_id,), (end_id,)
         self.spec = ThoughtSpec(
-            n_steps=n_steps,
+            n_thoughts=n_thoughts,
             n_layers=len(self.blocks),
             d=lm.config.hidden_size,
             feedback_layer=len(self.blocks),
@@ -67,7 +67,7 @@ def load(
     name: str | Path,
     *,
     base: str | Path | None = None,
-    n_steps: int = 6,
+    n_thoughts: int = 6,
     dtype: str = "float32",
     device: str = "cpu",
     revision: str | None = None,
@@ -77,7 +77,7 @@ def load(
     Args:
         name: Hub repository, directory or file (`checkpoint_N`, .bin, .pt, .safetensors).
         base: Where config and tokenizer of the base model are; None: beside the checkpoint.
-        n_steps: Thoughts to think: thoughts per step times steps of the training's last stage.
+        n_thoughts: Thoughts to think: thoughts per step times steps of the training's last stage.
         dtype: What to compute in.
         device: A torch device.
         revision: Commit, tag or branch on the hub.
@@ -106,12 +106,12 @@ def load(
         start_id=start_id,
         end_id=end_id,
         latent_id=latent_id,
-        n_steps=n_steps,
+        n_thoughts=n_thoughts,
     )
     model.name, model.revision, model.digest = str(name), found.revision, found.digest
     model.tokenizer_digest = tokenizer_digest(parent.tokenizer)
     model.config_hash = checkpoint.describe(
-        family="coconut", weights=found.digest, tokenizer=model.tokenizer_digest, n_steps=n_steps,
+        family="coconut", weights=found.digest, tokenizer=model.tokenizer_digest, n_steps=n_thoughts,
         dtype=dtype, padding="left, masked",
     )  # fmt: skip
     return model

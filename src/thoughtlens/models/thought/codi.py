@@ -67,7 +67,7 @@ class Codi(HFThoughts):
         eot_id: int,
         n_vocab: int,
         remove_eos: bool,
-        n_steps: int = 6,
+        n_thoughts: int = 6,
     ) -> None:
         super().__init__(lm, tokenizer)
         self.prj = prj.to(self.device, lm.dtype).eval().requires_grad_(False)
@@ -76,7 +76,7 @@ class Codi(HFThoughts):
         self.end_ids = (eot_id,) if remove_eos else (eot_id, self.eos_id)
         self.banned_ids = (eot_id,)
         self.spec = ThoughtSpec(
-            n_steps=n_steps,
+            n_thoughts=n_thoughts,
             n_layers=len(self.blocks),
             d=lm.config.hidden_size,
             feedback_layer=len(self.blocks),
@@ -101,7 +101,7 @@ def load(
     *,
     base: str | Path | None = None,
     remove_eos: bool | None = None,
-    n_steps: int = 6,
+    n_thoughts: int = 6,
     lora_alpha: float = 32.0,
     projection: bool = True,
     dtype: str = "float32",
@@ -115,7 +115,7 @@ def load(
         base: Where config and tokenizer of the base model are; known for the published checkpoints.
         remove_eos: Whether no eos stands between question and thoughts; None: as the published
             checkpoint was trained, and True for others.
-        n_steps: Thoughts to think.
+        n_thoughts: Thoughts to think.
         lora_alpha: LoRA's alpha of the training run; a checkpoint does not hold it. An adapter trained with
             rank-stabilised scaling has alpha times the root of its rank.
         projection: False for a checkpoint that feeds the state back as it is.
@@ -159,13 +159,13 @@ def load(
         eot_id=eot_id,
         n_vocab=parent.config.vocab_size,
         remove_eos=remove_eos,
-        n_steps=n_steps,
+        n_thoughts=n_thoughts,
     )
     model.name, model.revision, model.digest, model.dropped = str(name), found.revision, found.digest, dropped
     model.tokenizer_digest = tokenizer_digest(parent.tokenizer)
     model.config_hash = checkpoint.describe(
         family="codi", weights=found.digest, tokenizer=model.tokenizer_digest, remove_eos=remove_eos,
-        n_steps=n_steps, lora_alpha=lora_alpha, dtype=dtype, padding="left, masked",
+        n_steps=n_thoughts, lora_alpha=lora_alpha, dtype=dtype, padding="left, masked",
     )  # fmt: skip
     return model
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from thoughtlens.core import CheckpointError, DataError, HookError
-from thoughtlens.models.thought.sites import SITES
+from thoughtlens.models.thought.places import SITES
 from thoughtlens.models.thought.thoughts import Answer, State, Tap, ThoughtModel, parse_number
 
 
@@ -29,7 +29,7 @@ class SequenceThoughts(ThoughtModel):
     """
 
     start_ids: tuple[int, ...]
-    """Tokens between question and thoughts; the last is the begin-of-thought token, pass 0."""
+    """Tokens between question and thoughts; the last is the begin-of-thought token, thought 0."""
     end_ids: tuple[int, ...]
     """Tokens between thoughts and answer."""
     eos_id: int
@@ -78,7 +78,7 @@ class SequenceThoughts(ThoughtModel):
         return parse_number(text)
 
     def encode(self, questions: Sequence[str]) -> State:
-        """See `ThoughtModel.encode`. Pads on the left; the padding is masked at every later pass."""
+        """See `ThoughtModel.encode`. Pads on the left; the padding is masked ever after."""
         if not questions:
             raise DataError("Expected at least one question, got none")
         ids = [self._prompt(i, question) for i, question in enumerate(questions)]
@@ -95,7 +95,7 @@ class SequenceThoughts(ThoughtModel):
             mask=real[:, :0].to(self.device),
             positions=torch.zeros_like(batch).to(self.device),
             pending=self._embed(bot.to(self.device)),
-            next_pass=0,
+            next_thought=0,
             rows=batch,
         )
         return self._extend(empty, self._embed(tokens.to(self.device)), real.to(self.device))[1]
@@ -105,7 +105,7 @@ class SequenceThoughts(ThoughtModel):
         if not ids:
             raise DataError(f"Expected a question with words, got an empty one (number {i} of the batch)")
         ids = [*ids, *self.start_ids[:-1]]
-        needed = len(ids) + len(self.spec.passes) + len(self.end_ids)
+        needed = len(ids) + len(self.spec.thoughts) + len(self.end_ids)
         if needed > self.context_length:
             raise DataError(
                 f"Question {question[:40]!r}... has {len(ids)} tokens; with its thoughts it needs {needed} "

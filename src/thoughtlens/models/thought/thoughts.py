@@ -1,17 +1,17 @@
 """Continuous thoughts: one interface for every model that reasons in vectors instead of words.
 
-The one index convention, which docs/thoughts.md sets beside everyone else's: pass p = 0 is the
-begin-of-thought position, p = 1..n_steps are the thoughts fed back. At pass p
+The one index convention, which docs/thoughts.md sets beside everyone else's: thought 0 is
+the begin-of-thought position, 1..n_thoughts are the thoughts fed back. At thought p
 
     thought_in[p]        what enters the first block: the begin-of-thought embedding at p = 0,
                          z_p, the fed-back thought, at p >= 1
     resid[layer, p]      output of block `layer`, 0-based (hook name `layers.{layer}:out`)
     thought_out[p]       u_p, the state the next thought is made of (CODI: after the final norm,
                          before the projection)
-    kv[layer, p]         key and value that pass p leaves behind for every later position
+    kv[layer, p]         key and value that thought p leaves behind for every later position
 
-`encode` runs the question up to, but not including, pass 0. The first `step` is pass 0, so that
-hooks act on it as on every other pass.
+`encode` runs the question up to, but not including, thought 0. The first `step` is thought 0, so that
+hooks act on it as on every other.
 
 A family implements `encode`, `_step`, `answer` and `readout`. Collecting, editing, swapping,
 splicing and leaving early are written here once, on top of those.
@@ -25,7 +25,7 @@ import inspect
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thoughtlens.core import ConfigError, DataError, HookError
-from thoughtlens.models.thought.sites import LAYERED, SITES, Hook, Tap, ThoughtSpec, check_hooks, check_rows
+from thoughtlens.models.thought.places import PARTS, SITES, Place
+from thoughtlens.models.thought.sites import Hook, Tap, ThoughtSpec, check_places, check_rows
 
 __all__ = [
-    "LAYERED", "SITES", "Answer", "Hook", "State", "StepRecord", "Tap", "ThoughtBatch", "ThoughtModel",
-    "ThoughtSpec", "check_hooks", "collect", "encoded", "is_right", "load", "parse_number", "run", "think",
+    "Answer", "Hook", "Place", "State", "StepRecord", "Tap", "ThoughtBatch", "ThoughtModel", "ThoughtSpec",
+    "collect", "encoded", "is_right", "load", "parse_number", "run", "think",
 ]  # fmt: skip
 
 FAMILIES = ("tiny", "codi", "coconut")
@@ -58,22 +59,22 @@ class State:
     positions: Int[Tensor, " batch"]
     """Position id of the next token of each problem."""
     pending: Tensor
-    """What the next pass takes in, [batch, positions, d]."""
-    next_pass: int
+    """What the next thought takes in, [batch, positions, d]."""
+    next_thought: int
     rows: Int[Tensor, " batch"]
     """Which problems of the whole run these are; cuts `Hook.per_problem` to the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """What went through the sites at one pass, after all edits; tensors are [batch, positions, d]."""
+    """What went through the sites at one thought, after all edits; tensors are [batch, positions, d]."""
 
-    step: int
+    thought: int
     thought_in: Tensor
     resid: tuple[Tensor, ...]
     thought_out: Tensor
     kv: Callable[[int], tuple[Tensor, Tensor]] = field(repr=False)
-    """`kv(layer)` -> key and value that this pass left, [batch, heads, positions, d_head] each."""
+    """`kv(layer)` -> key and value that this thought left, [batch, heads, positions, d_head] each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ class ThoughtModel(ABC):
 
     @abstractmethod
     def _step(self, state: State, tap: Tap) -> State:
-        """One pass. Sends `thought_in`, every `resid` and `thought_out` through `tap`, and goes on
+        """One thought. Sends `thought_in`, every `resid` and `thought_out` through `tap`, and goes on
         with what the tap returns. May change the containers of `state`, which is the caller's."""
 
     @abstractmethod
@@ -127,7 +128,7 @@ class ThoughtModel(ABC):
         """End the thinking and decode greedily, after `teacher_ids` if given (a forced cue).
 
         Args:
-            state: After any number of steps; it stays as it is.
+            state: After any number of thoughts; it stays as it is.
             max_new_tokens: 0 gives logits only.
             teacher_ids: One cue for all problems, or one row for each.
         """
@@ -137,7 +138,7 @@ class ThoughtModel(ABC):
         """Logit lens: the norm that `site` still lacks, then the unembedding."""
 
     def _read_kv(self, state: State, layer: int) -> tuple[Tensor, Tensor]:
-        """Key and value that the last pass left; a family without the site kv leaves this out."""
+        """Key and value that the last thought left; a family without the site kv leaves this out."""
         raise HookError(f"This model has no site kv; it has {', '.join(self.spec.sites)}")
 
     def _write_kv(self, state: State, layer: int, k: Tensor, v: Tensor) -> None:
@@ -145,33 +146,33 @@ class ThoughtModel(ABC):
         raise HookError(f"This model has no site kv; it has {', '.join(self.spec.sites)}")
 
     def step(self, state: State, hooks: Sequence[Hook] = ()) -> tuple[State, StepRecord]:
-        """One pass, with the edits that belong to it; `state` stays as it is.
+        """One thought, with the edits that belong to it; `state` stays as it is.
 
         Raises:
             HookError: a hook that does not exist, cannot act, did not run or broke the shape.
         """
-        check_hooks(self.spec, hooks, self.spec.n_steps)
-        if state.next_pass > self.spec.n_steps:
+        check_places(self.spec, [hook.place for hook in hooks], self.spec.n_thoughts)
+        if state.next_thought > self.spec.n_thoughts:
             raise HookError(
-                f"This model thinks {self.spec.n_steps} thoughts, and all are done; call answer()"
+                f"This model thinks {self.spec.n_thoughts} thoughts, and all are done; call answer()"
             )
-        tap = Tap([hook for hook in hooks if hook.step == state.next_pass], state.rows)
-        after = replace(self._step(self.clone(state), tap), next_pass=state.next_pass + 1)
-        for layer in sorted({h.layer for h in tap._hooks if h.site == "kv" and h.layer is not None}):
+        tap = Tap([hook for hook in hooks if hook.place.thought == state.next_thought], state.rows)
+        after = replace(self._step(self.clone(state), tap), next_thought=state.next_thought + 1)
+        for layer in tap.layers("kv"):
             self._write_kv(after, layer, *tap("kv", self._read_kv(after, layer), layer))
         if missed := tap.missed():
-            raise HookError(f"Hook {missed[0]} never ran: the model did not pass its site at this step")
-        return after, self._record(state.next_pass, tap, after)
+            raise HookError(f"{missed[0]} never ran: the model did not pass its site at this thought")
+        return after, self._record(state.next_thought, tap, after)
 
-    def _record(self, step: int, tap: Tap, after: State) -> StepRecord:
+    def _record(self, thought: int, tap: Tap, after: State) -> StepRecord:
         layers = range(self.spec.n_layers)
         for site, layer in (("thought_in", None), *(("resid", i) for i in layers), ("thought_out", None)):
             if (site, layer) not in tap.seen:
                 raise HookError(
-                    f"{type(self).__name__} did not show {Hook(site, step, layer, id)} to its tap"
+                    f"{type(self).__name__} did not show {Place.at(site, layer, thought)} to its tap"
                 )
         return StepRecord(
-            step=step,
+            thought=thought,
             thought_in=tap.seen["thought_in", None],
             resid=tuple(tap.seen["resid", layer] for layer in layers),
             thought_out=tap.seen["thought_out", None],
@@ -189,20 +190,47 @@ class ThoughtBatch:
 
     layers: tuple[int, ...]
     mask: Bool[Tensor, "problems positions"]
-    """True where a position is real; all True where each pass works on the same number."""
-    resid: Float[Tensor, "problems passes positions layers d"] | None = None
-    thought_in: Float[Tensor, "problems passes positions d"] | None = None
-    thought_out: Float[Tensor, "problems passes positions d"] | None = None
-    keys: Float[Tensor, "problems passes positions layers heads d_head"] | None = None
-    values: Float[Tensor, "problems passes positions layers heads d_head"] | None = None
+    """True where a position is real; all True where each thought works on the same number."""
+    resid: Float[Tensor, "problems thoughts positions layers d"] | None = None
+    thought_in: Float[Tensor, "problems thoughts positions d"] | None = None
+    thought_out: Float[Tensor, "problems thoughts positions d"] | None = None
+    keys: Float[Tensor, "problems thoughts positions layers heads d_head"] | None = None
+    values: Float[Tensor, "problems thoughts positions layers heads d_head"] | None = None
     answers: Answer | None = None
 
     @property
-    def x(self) -> Float[Tensor, "problems passes layers d"]:
-        """`resid` of a model that works on one position a pass."""
+    def x(self) -> Float[Tensor, "problems thoughts layers d"]:
+        """`resid` of a model that works on one position per thought."""
         if self.resid is None or self.resid.shape[2] != 1:
-            raise DataError("x is resid without its position axis: collect site resid, one position a pass")
+            raise DataError(
+                "x is resid without its position axis: collect site resid, one position per thought"
+            )
         return self.resid[:, :, 0]
+
+    def __getitem__(self, place: Place) -> Float[Tensor, "problems *thoughts width"]:
+        """States of a place, one per problem; of a place without thought, [problems, thoughts, width].
+
+        Keys and values are flattened: heads after each other, keys before values.
+
+        Raises:
+            HookError: the site or layer was not collected, or the model has several positions per thought.
+        """
+        names = [("keys", "values")[i] for i in PARTS[place.site]] if place.site in PARTS else [place.site]
+        parts = [self._part(name, place) for name in names]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def _part(self, name: str, place: Place) -> Tensor:
+        x = getattr(self, name) if name in (*SITES, *PARTS) else None
+        if x is None:
+            raise HookError(f"{place}: these states were not collected; ask collect for their site")
+        if x.shape[2] != 1:
+            raise HookError(f"{place}: this model works on {x.shape[2]} positions per thought, not on one")
+        if name in ("resid", "keys", "values"):
+            if place.layer not in self.layers:
+                raise HookError(f"{place}: expected a layer that was collected ({self.layers})")
+            x = x[:, :, :, self.layers.index(place.layer)]
+        x = x[:, :, 0] if place.thought is None else x[:, place.thought, 0]
+        return x.flatten(-2) if place.site in PARTS else x
 
 
 def load(name: str | Path, *, family: str | None = None, **options: Any) -> ThoughtModel:
@@ -241,7 +269,7 @@ def think(
     questions: Sequence[str],
     hooks: Sequence[Hook] = (),
     *,
-    n_steps: int | None = None,
+    n_thoughts: int | None = None,
     batch_size: int = 64,
 ) -> Iterator[tuple[State, list[StepRecord]]]:
     """Think about all questions, batch by batch (alike lengths together); `State.rows` says which.
@@ -250,13 +278,13 @@ def think(
         model: Any family.
         questions: The problems, in the order that `Hook.per_problem` follows.
         hooks: Edits; each is checked before anything runs.
-        n_steps: Thoughts to think before leaving; None: all of them, 0: the begin-of-thought pass only.
+        n_thoughts: Thoughts to think before leaving; None: all, 0: the begin-of-thought position only.
         batch_size: Problems at a time.
     """
-    last = model.spec.n_steps if n_steps is None else n_steps
-    if last not in model.spec.passes:
-        raise HookError(f"Expected n_steps in 0..{model.spec.n_steps}, got {n_steps}")
-    check_hooks(model.spec, hooks, last)
+    last = model.spec.n_thoughts if n_thoughts is None else n_thoughts
+    if last not in model.spec.thoughts:
+        raise HookError(f"Expected n_thoughts in 0..{model.spec.n_thoughts}, got {n_thoughts}")
+    check_places(model.spec, [hook.place for hook in hooks], last)
     check_rows(hooks, len(questions))
     for state in encoded(model, questions, batch_size=batch_size):
         records = []
@@ -284,7 +312,7 @@ def run(
     questions: Sequence[str],
     hooks: Sequence[Hook] = (),
     *,
-    n_steps: int | None = None,
+    n_thoughts: int | None = None,
     max_new_tokens: int = 256,
     teacher_ids: Int[Tensor, "*batch tokens"] | None = None,
     batch_size: int = 64,
@@ -293,7 +321,7 @@ def run(
     if teacher_ids is not None and teacher_ids.ndim == 2 and len(teacher_ids) != len(questions):
         raise DataError(f"teacher_ids has {len(teacher_ids)} rows for {len(questions)} questions")
     parts = []
-    for state, _ in think(model, questions, hooks, n_steps=n_steps, batch_size=batch_size):
+    for state, _ in think(model, questions, hooks, n_thoughts=n_thoughts, batch_size=batch_size):
         parts.append((state.rows, model.answer(state, max_new_tokens, _cue(teacher_ids, state.rows))))
     return _join_answers(parts, len(questions))
 
@@ -306,11 +334,12 @@ def collect(
     *,
     sites: Sequence[str] = ("thought_in", "resid", "thought_out"),
     layers: Sequence[int] | None = None,
+    places: Iterable[Place] | None = None,
     answers: bool = False,
     max_new_tokens: int = 256,
     batch_size: int = 64,
 ) -> ThoughtBatch:
-    """All passes, all asked-for sites and layers of all questions, in one go.
+    """All thoughts, all asked-for sites and layers of all questions, in one go.
 
     Args:
         model: Any family.
@@ -318,10 +347,15 @@ def collect(
         hooks: Edits; the record shows what the model went on with.
         sites: Which of the model's sites to keep.
         layers: Blocks to keep for resid and kv, 0-based; None: all.
+        places: Keep what these need, in place of `sites` and `layers`.
         answers: Also let the model answer, from the same thoughts.
         max_new_tokens: Cap on the answer's length.
         batch_size: Problems at a time.
     """
+    if places is not None:
+        needed = [place.collected for place in places]
+        sites = sorted({place.site for place in needed})
+        layers = sorted({place.layer for place in needed if place.layer is not None})
     layers = tuple(range(model.spec.n_layers)) if layers is None else tuple(layers)
     for site in sites:
         if site not in model.spec.sites:
@@ -362,7 +396,9 @@ def _stack(
     records: list[StepRecord], state: State, sites: Sequence[str], layers: Sequence[int], spec: ThoughtSpec
 ) -> dict[str, Tensor]:
     batch, n_positions = records[0].thought_in.shape[:2]
-    real = state.mask if spec.positions_per_step is None else torch.ones(batch, n_positions, dtype=torch.bool)
+    real = (
+        state.mask if spec.positions_per_thought is None else torch.ones(batch, n_positions, dtype=torch.bool)
+    )
     out = {"mask": real.cpu()}
     if "resid" in sites:
         out["resid"] = torch.stack([torch.stack([r.resid[i] for i in layers], 2) for r in records], 1)
@@ -371,8 +407,10 @@ def _stack(
             out[site] = torch.stack([getattr(r, site) for r in records], 1)
     if "kv" in sites:
         for i, name in enumerate(("keys", "values")):
-            per_pass = [torch.stack([r.kv(layer)[i].transpose(1, 2) for layer in layers], 2) for r in records]
-            out[name] = torch.stack(per_pass, 1)
+            per_thought = [
+                torch.stack([r.kv(layer)[i].transpose(1, 2) for layer in layers], 2) for r in records
+            ]
+            out[name] = torch.stack(per_thought, 1)
     return {name: _blank(x.cpu(), out["mask"]) for name, x in out.items()}
 
 

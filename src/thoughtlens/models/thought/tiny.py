@@ -1,9 +1,9 @@
 """The codi-tiny family as a thought model, and the weights that ship with the package.
 
 A model directory holds `config.json` (`schema`, `family`, `config`, `training`) and
-`model.safetensors`. The thought index is that of docs/thoughts.md: pass 0 is the begin-of-thought
-position, passes 1..6 the thoughts. In a control without feedback the passes are pause tokens, or
-there is pass 0 only.
+`model.safetensors`. The thought index is that of docs/thoughts.md: 0 is the begin-of-thought
+position, 1..6 the thoughts. In a control without feedback the thoughts are pause tokens, or there is
+the begin-of-thought position only.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class TinyThoughts(ThoughtModel):
         self.tokenizer = WordTokenizer(self.cfg.vocabulary)
         feedback = self.cfg.mode == "thoughts"
         self.spec = ThoughtSpec(
-            n_steps=0 if self.cfg.mode == "none" else self.cfg.n_thoughts,
+            n_thoughts=0 if self.cfg.mode == "none" else self.cfg.n_thoughts,
             n_layers=self.cfg.n_layers,
             d=self.cfg.d_in,
             feedback_layer=self.cfg.n_layers,
@@ -93,7 +93,7 @@ class TinyThoughts(ThoughtModel):
             mask=ids != PAD,
             positions=torch.full((len(ids),), cfg.question_len, device=device),
             pending=begin,
-            next_pass=0,
+            next_thought=0,
             rows=torch.arange(len(ids)),
         )
 
@@ -106,7 +106,7 @@ class TinyThoughts(ThoughtModel):
         return ids
 
     def _step(self, state: State, tap: Tap) -> State:
-        decoder, p = self.decoder, state.next_pass
+        decoder, p = self.decoder, state.next_thought
         z = tap("thought_in", state.pending)
         x = z + decoder.pos.weight[self.cfg.question_len + p]
         states, cache = decoder(x, state.cache, edit=lambda layer, h: tap("resid", h, layer))
@@ -136,7 +136,7 @@ class TinyThoughts(ThoughtModel):
             )
         cache = state.cache
         if cfg.bottleneck:
-            cache = cache.tail(state.mask.shape[1] - state.next_pass + 1)
+            cache = cache.tail(state.mask.shape[1] - state.next_thought + 1)
         states, _ = self.decoder(self.decoder.inputs(cues, start), cache)
         logits = self.decoder.unembed(states[-1][:, 1:])
         ids = [[int(i)] for i in logits[:, -1].argmax(-1)] if max_new_tokens else [[] for _ in range(rows)]

@@ -169,7 +169,7 @@ class TinyDecoder(nn.Module):
             x: Inputs with positions added.
             cache: Everything before; not changed.
             padding: True where a new position is padding; no position attends to it.
-            edit: Called with each block's index and output; the pass goes on with what it returns.
+            edit: Called with each block's index and output; the network goes on with what it returns.
         """
         padding = join_padding(cache, padding, x)
         mask = attention_mask(cache.n_past, x.shape[1], padding)

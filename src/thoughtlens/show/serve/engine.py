@@ -105,7 +105,7 @@ class Engine:
         edits = tuple(
             (
                 place,
-                edit_latents(sae, place.cell, [asked.latent], value=asked.value, scale=asked.scale),
+                edit_latents(sae, place, [asked.latent], value=asked.value, scale=asked.scale),
             )
             for place in found.places
         )
