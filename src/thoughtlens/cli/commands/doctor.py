@@ -17,12 +17,13 @@ def doctor(
     quick: Annotated[bool, typer.Option("--quick", help="Without measuring how fast it is.")] = False,
 ) -> None:
     """Say what is installed, which kernels run, how fast this machine is, and what would help."""
-    from thoughtlens.ops.doctor import stage as room
+    from thoughtlens.ops.doctor.render import render
+    from thoughtlens.ops.doctor.report import doctor
 
-    report = room.doctor(measure=not quick)
+    report = doctor(measure=not quick)
     if json:
-        show(report)
+        show(report.to_json())
     else:
-        sys.stdout.write(room.render(report) + "\n")
-    if report["broken"]:
+        sys.stdout.write(render(report) + "\n")
+    if report.broken:
         raise SystemExit(1)

@@ -8,7 +8,6 @@ import platform
 import sys
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any
 
 from packaging.requirements import Requirement
 
@@ -16,6 +15,7 @@ from thoughtlens import __version__
 from thoughtlens.core import recipe_names
 from thoughtlens.models.hf.locate import BUNDLED, cache_dir
 from thoughtlens.models.thought.tiny import SHIPPED
+from thoughtlens.ops.doctor.records import Bundled, BundledModel, Cache, Extra, Package, Versions
 from thoughtlens.show.pages import PAGE, SCRIPTS, STYLE
 
 USES = {
@@ -29,22 +29,22 @@ THOUGHT_MODELS = ("codi-tiny", "codi-words")
 """What must have come along."""
 
 
-def versions() -> dict[str, Any]:
+def versions() -> Versions:
     """Of the package and of what it runs on."""
-    return {
-        "thoughtlens": __version__,
-        "python": platform.python_version(),
-        "executable": sys.executable,
-        "system": platform.platform(),
-    }
+    return Versions(
+        thoughtlens=__version__,
+        python=platform.python_version(),
+        executable=sys.executable,
+        system=platform.platform(),
+    )
 
 
-def packages() -> list[dict[str, Any]]:
+def packages() -> list[Package]:
     """Every package that must be there: the version asked for, the one that is, and whether that will do."""
     return [_package(Requirement(text)) for text in _required() if "extra ==" not in text]
 
 
-def extras() -> dict[str, dict[str, Any]]:
+def extras() -> dict[str, Extra]:
     """What may be there besides, by extra."""
     found = {}
     for text in _required():
@@ -55,28 +55,29 @@ def extras() -> dict[str, dict[str, Any]]:
                 and "extra" in str(requirement.marker)
                 and requirement.marker.evaluate({"extra": name})
             ):
-                found[name] = {"for": use, **_package(requirement)}
+                found[name] = Extra(use=use, **vars(_package(requirement)))
     return found
 
 
-def bundled() -> dict[str, Any]:
+def bundled() -> Bundled:
     """Models, recipes and pages: what came along, and where the bundled language model is."""
     weights = Path(str(resources.files("thoughtlens.models"))) / SHIPPED
     names = (*SCRIPTS, STYLE, "index.html")
-    return {
-        "thought_models": {name: any((weights / name).rglob("*.safetensors")) for name in THOUGHT_MODELS},
-        "language_models": {name: _language_model(*source) for name, source in BUNDLED.items()},
-        "recipes": recipe_names(),
-        "explorer_pages_missing": [name for name in names if not (PAGE / name).is_file()],
-    }
+    return Bundled(
+        thought_models={name: any((weights / name).rglob("*.safetensors")) for name in THOUGHT_MODELS},
+        language_models={name: _language_model(*source) for name, source in BUNDLED.items()},
+        recipes=recipe_names(),
+        explorer_pages_missing=[name for name in names if not (PAGE / name).is_file()],
+    )
 
 
-def cache() -> dict[str, Any]:
+def cache() -> Cache:
     """Where dequantised models are kept, and how large that is."""
     root = cache_dir()
     files = [f for f in root.rglob("*") if f.is_file()] if root.is_dir() else []
     nearest = next(p for p in (root, *root.absolute().parents) if p.exists())
-    return {"path": str(root), "bytes": sum(f.stat().st_size for f in files), "writable": _writable(nearest)}
+    n_bytes = sum(file.stat().st_size for file in files)
+    return Cache(path=str(root), bytes=n_bytes, writable=nearest.is_dir() and os.access(nearest, os.W_OK))
 
 
 def _required() -> list[str]:
@@ -87,21 +88,17 @@ def _required() -> list[str]:
         return []
 
 
-def _writable(folder: Path) -> bool:
-    return folder.is_dir() and os.access(folder, os.W_OK)
-
-
-def _language_model(module: str, package: str, file: str) -> dict[str, Any]:
+def _language_model(module: str, package: str, file: str) -> BundledModel:
     spec = importlib.util.find_spec(module)
     folders = list(spec.submodule_search_locations or ()) if spec else []
     there = any((Path(folder) / file).is_file() for folder in folders)
-    return {"package": package, "there": there}
+    return BundledModel(package=package, there=there)
 
 
-def _package(requirement: Requirement) -> dict[str, Any]:
+def _package(requirement: Requirement) -> Package:
     try:
         installed = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
         installed = None
     ok = installed is not None and requirement.specifier.contains(installed, prereleases=True)
-    return {"name": requirement.name, "needs": str(requirement.specifier), "installed": installed, "ok": ok}
+    return Package(name=requirement.name, needs=str(requirement.specifier), installed=installed, ok=ok)

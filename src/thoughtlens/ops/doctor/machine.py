@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from thoughtlens.core import free_bytes
 from thoughtlens.numerics import kernels
 from thoughtlens.numerics.kernels.choose import NEEDS, VARIABLE
+from thoughtlens.ops.doctor.records import Chosen, Disk, Gpu, Memory, Threads
 
 VARIABLES = (
     "OMP_NUM_THREADS",
@@ -30,22 +30,22 @@ VARIABLES = (
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def threads() -> dict[str, Any]:
+def threads() -> Threads:
     """Cores of the machine, those that this process may use, and the threads that torch starts."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota()
     usable = allowed if quota is None else max(1, min(allowed, round(quota)))
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {
-        "cores": os.cpu_count(),
-        "usable": usable,
-        "quota": quota,
-        "torch": torch.get_num_threads(),
-        "load": load,
-        "cpu": _cpu_name(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "fast_bfloat16": torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
-    }
+    return Threads(
+        cores=os.cpu_count(),
+        usable=usable,
+        quota=quota,
+        torch=torch.get_num_threads(),
+        load=load,
+        cpu=_cpu_name(),
+        instructions=torch.backends.cpu.get_cpu_capability(),
+        fast_bfloat16=torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
+    )
 
 
 def environment() -> dict[str, str]:
@@ -53,39 +53,35 @@ def environment() -> dict[str, str]:
     return {name: os.environ[name] for name in VARIABLES if name in os.environ}
 
 
-def chosen_kernels() -> dict[str, dict[str, str]]:
-    """By device: which kernels float32 weights get, and why."""
-    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-    return {device: _chosen(device) for device in devices}
-
-
-def memory() -> dict[str, Any]:
+def memory() -> Memory:
     """Bytes of main memory: all, what may be taken now, and the limit of this container."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"total": total, "available": int(free_bytes(torch.device("cpu"))), "limit": _limit()}
+    text = _read(CGROUP / "memory.max").strip()
+    limit = int(text) if text.isdigit() else None
+    return Memory(total=total, available=int(free_bytes(torch.device("cpu"))), limit=limit)
 
 
-def disk(folders: dict[str, str]) -> dict[str, dict[str, Any]]:
+def disk(folders: dict[str, str]) -> dict[str, Disk]:
     """Bytes free where things are written, by what is written there."""
     found = {}
     for name, folder in folders.items():
         path = next(p for p in (Path(folder).absolute(), *Path(folder).absolute().parents) if p.exists())
-        found[name] = {"path": folder, "free": shutil.disk_usage(path).free}
+        found[name] = Disk(path=folder, free=shutil.disk_usage(path).free)
     return found
 
 
-def gpus() -> list[dict[str, Any]]:
+def gpus() -> list[Gpu]:
     """Every GPU that torch can use: name, memory, capability."""
     found = []
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         about = torch.cuda.get_device_properties(i)
         found.append(
-            {
-                "name": about.name,
-                "bytes": about.total_memory,
-                "free": torch.cuda.mem_get_info(i)[0],
-                "capability": f"{about.major}.{about.minor}",
-            }
+            Gpu(
+                name=about.name,
+                bytes=about.total_memory,
+                free=torch.cuda.mem_get_info(i)[0],
+                capability=f"{about.major}.{about.minor}",
+            )
         )
     return found
 
@@ -95,7 +91,8 @@ def unused_gpu() -> bool:
     return not torch.cuda.is_available() and any(Path("/dev").glob("nvidia[0-9]*"))
 
 
-def _chosen(device: str) -> dict[str, str]:
+def chosen(device: str) -> Chosen:
+    """Which kernels float32 weights get on a device, and why."""
     name = kernels.name(torch.empty(1, device=device))
     fast = {"cpu": "cpu", "cuda": "triton"}[device]
     if name == fast:
@@ -104,18 +101,13 @@ def _chosen(device: str) -> dict[str, str]:
         why = f"{VARIABLE}=reference asks for them"
     else:
         why = f"{NEEDS[fast]} cannot be imported, or does not work here"
-    return {"kernels": name, "why": why}
+    return Chosen(kernels=name, why=why)
 
 
 def _quota() -> float | None:
     """Cores' worth of time that the container may take (cgroup version 2)."""
     parts = _read(CGROUP / "cpu.max").split()
     return int(parts[0]) / int(parts[1]) if len(parts) == 2 and parts[0] != "max" else None
-
-
-def _limit() -> int | None:
-    text = _read(CGROUP / "memory.max").strip()
-    return int(text) if text.isdigit() else None
 
 
 def _cpu_name() -> str:
