@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 
 from thoughtlens import cli
-from thoughtlens.cli.commands import bench as bench_commands
+from thoughtlens.cli.commands.bench import bench_app
 from thoughtlens.core import (
     STAGES,
     ConfigError,
@@ -92,12 +93,13 @@ def test_help_lists_every_stage():
 
 
 def test_bench_options_are_those_of_the_functions():
-    commands = [f for name, f in inspect.getmembers(bench_commands) if name in bench.__all__]
-    assert len(commands) >= 8
-    for command in commands:
-        theirs = inspect.signature(getattr(bench, command.__name__)).parameters
-        for option in inspect.signature(command).parameters.values():
-            assert theirs[option.name].default == option.default, f"{command.__name__}: {option.name}"
+    commands = typer.main.get_command(bench_app).commands
+    assert {name.removeprefix("bench_").replace("_", "-") for name in bench.__all__} == set(commands)
+    for name, command in commands.items():
+        theirs = inspect.signature(getattr(bench, f"bench_{name.replace('-', '_')}")).parameters
+        assert {one.name: one.default for one in command.params if one.name != "help"} == {
+            key: one.default for key, one in theirs.items()
+        }
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -1,3 +1,4 @@
+from .calibration import bench_calibration as bench_calibration
 from .decode import bench_decode as bench_decode
 from .extract import bench_extract as bench_extract
 from .interpret import bench_interpret as bench_interpret
