@@ -126,8 +126,8 @@ def test_noise_is_not_transferred_however_many_candidates_there_are():
     rng = np.random.default_rng(0)
     a, b = (torch.from_numpy(rng.random((200, 60)).astype(np.float32)) for _ in range(2))
     summary, table = activation.compare(a, b, np.arange(60), n_permutations=60, seed=0)
-    assert table["fit_score"].mean() > 0.3  # the best of 200 on 30 problems
-    assert abs(summary["mean_score"]) < 0.05 and summary["share_transferred"] == 0
+    assert table.fit_score.mean() > 0.3  # the best of 200 on 30 problems
+    assert abs(summary.mean_score) < 0.05 and summary.share_transferred == 0
 
 
 def test_dependent_problems_stay_together():
@@ -135,8 +135,8 @@ def test_dependent_problems_stay_together():
     groups = np.repeat(np.arange(40), 5)
     a, b = (torch.from_numpy(np.repeat(rng.random((30, 40)), 5, axis=1).astype(np.float32)) for _ in range(2))
     summary, table = activation.compare(a, b, groups, n_permutations=100, seed=0)
-    assert summary["n_units_fit"] == 100 and summary["share_transferred"] == 0
-    assert (table["p"] <= 0.05).mean() < 0.2
+    assert summary.n_units_fit == 100 and summary.share_transferred == 0
+    assert (table.p <= 0.05).mean() < 0.2
 
 
 def test_rows_can_be_the_unit(two_models, tmp_path):

@@ -32,6 +32,18 @@ class Nearest:
     value: Float[Tensor, " n"]
 
 
+class Matches(NamedTuple):
+    """The best match of each live latent; columns of `matches.parquet`."""
+
+    latent: Int[np.ndarray, " n"]
+    other: Int[np.ndarray, " n"]
+    score: Float[np.ndarray, " n"]
+    null_score: Float[np.ndarray, " n"]
+    fit_score: Float[np.ndarray, " n"] | None = None
+    p: Float[np.ndarray, " n"] | None = None
+    p_max: Float[np.ndarray, " n"] | None = None
+
+
 class Assignment(NamedTuple):
     """One-to-one pairs, as many as the smaller side has vectors."""
 

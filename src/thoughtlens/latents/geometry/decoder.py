@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from thoughtlens.latents.geometry.blocks import Assignment, assign, nearest, unit_rows
+from thoughtlens.latents.geometry.blocks import Assignment, Matches, Nearest, assign, nearest, unit_rows
+from thoughtlens.latents.geometry.records import DecoderScores
 from thoughtlens.numerics.metrics.geometry import THRESHOLDS
-from thoughtlens.sae.base import SAE
+from thoughtlens.sae import SAE
 
 REPEATS, SMALL = 3, 1 << 20
 """Draws of Gaussian directions; one draw where there are more pairs than this."""
@@ -27,44 +26,40 @@ def compare(
     b: Float[Tensor, "m d"],
     live: tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " m"]],
     seed: int,
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+) -> tuple[DecoderScores, Matches]:
     """MMCS in both directions and MCC of the live latents, with what Gaussian directions score.
 
     Returns:
-        The summary, and for each live latent of a its number, nearest latent of b and cosine, and the best
-        cosine of a Gaussian direction in its place.
+        The summary, and for each live latent of a its nearest latent of b and cosine, and as null score the
+        best cosine of a Gaussian direction in its place.
     """
     rows, columns = (torch.from_numpy(np.flatnonzero(mask)) for mask in live)
-    scores, (of_a, _) = _scores(a[rows], b[columns])
+    found, (of_a, of_b) = assign(a[rows], b[columns], absolute=True), nearest(a[rows], b[columns])
+    size = np.abs(found.value)
     by_chance, null = [], None
     generator = torch.Generator().manual_seed(seed)
     for _ in range(REPEATS if len(rows) * len(columns) <= SMALL else 1):
         drawn = [unit_rows(torch.randn(len(i), a.shape[1], generator=generator)) for i in (rows, columns)]
-        found, (best, _) = _scores(*drawn)
-        by_chance.append(found)
-        null = best.value if null is None else null
+        best = nearest(*drawn)
+        by_chance.append(_means(*best, assign(*drawn, absolute=True)))
+        null = best[0].value if null is None else null
     assert null is not None
-    chance = {
-        f"{k}_chance": float(np.mean([c[k] for c in by_chance])) for k in ("mmcs_of_a", "mmcs_of_b", "mcc")
-    }
-    summary = {"n": len(rows), "n_other": len(columns), "d": a.shape[1], **scores, **chance}
-    table = {
-        "latent": rows.numpy(),
-        "other": columns[of_a.index].numpy(),
-        "score": of_a.value.numpy(),
-        "null_score": null.numpy(),
-    }
-    return summary, table
+    names = ("mmcs_of_a", "mmcs_of_b", "mcc")
+    means = dict(zip(names, _means(of_a, of_b, found), strict=True))
+    chance = zip(names, np.mean(by_chance, axis=0).tolist(), strict=True)
+    summary = DecoderScores(
+        n=len(rows),
+        n_other=len(columns),
+        d=a.shape[1],
+        mcc_exact=found.exact,
+        share_matched={str(t): float((size >= t).mean()) for t in THRESHOLDS},
+        **means,
+        **{f"{name}_chance": value for name, value in chance},
+    )
+    return summary, Matches(rows.numpy(), columns[of_a.index].numpy(), of_a.value.numpy(), null.numpy())
 
 
-def _scores(a: Tensor, b: Tensor) -> tuple[dict[str, Any], tuple[Any, Any]]:
-    found = nearest(a, b)
-    pairs: Assignment = assign(a, b, absolute=True)
-    size = np.abs(pairs.value)
-    return {
-        "mmcs_of_a": float(found[0].value.double().mean()),
-        "mmcs_of_b": float(found[1].value.double().mean()),
-        "mcc": float(size.mean(dtype=np.float64)),
-        "mcc_exact": pairs.exact,
-        "share_matched": {str(t): float((size >= t).mean()) for t in THRESHOLDS},
-    }, found
+def _means(of_a: Nearest, of_b: Nearest, found: Assignment) -> list[float]:
+    """MMCS of either side, and MCC."""
+    mcc = float(np.abs(found.value).mean(dtype=np.float64))
+    return [float(of_a.value.double().mean()), float(of_b.value.double().mean()), mcc]

@@ -6,30 +6,26 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool
 
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import ConfigError, MismatchError, NotThereError
+from thoughtlens.core import ConfigError, MismatchError, NotThereError, column_table, schema
 from thoughtlens.latents.codes.member import Member
-from thoughtlens.latents.geometry import activation, codes, decoder
-from thoughtlens.latents.geometry.blocks import neighbours
+from thoughtlens.latents.geometry import activation, decoder, units
+from thoughtlens.latents.geometry.blocks import Matches, neighbours
 from thoughtlens.latents.geometry.config import GeometryConfig
-from thoughtlens.sae.base import SAE
-from thoughtlens.sae.formats.io import load_members
-
-NAME = pa.dictionary(pa.int32(), pa.string())
-NUMBERS = ("score", "null_score", "fit_score", "p", "p_max")
-MATCHES = pa.schema(
-    [
-        *(("member", NAME), ("latent", pa.int32()), ("other_sae", NAME), ("other_member", NAME)),
-        *(("other", pa.int32()), ("by", NAME)),
-        *((name, pa.float64()) for name in NUMBERS),
-    ]
+from thoughtlens.latents.geometry.records import (
+    ActivationPair,
+    ComparedPair,
+    DecoderPair,
+    MatchRow,
+    NeighbourRow,
+    PairNames,
 )
+from thoughtlens.sae import SAE, load_members
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,14 +67,14 @@ class Pair:
 
     sides: tuple[tuple[Collection, str], tuple[Collection, str]]
 
-    def compare(self, cfg: GeometryConfig) -> tuple[list[dict[str, Any]], pa.Table]:
+    def compare(self, cfg: GeometryConfig) -> tuple[ComparedPair, pa.Table]:
         """A row for each way of comparing them, and their matches."""
-        rows, tables = [], [MATCHES.empty_table()]
+        rows, tables, names = [], [], vars(self._names())
         for by in self.ways(cfg):
-            summary, table = self._decoder(cfg) if by == "decoder" else self._activation(cfg)
-            rows.append({**self._names(), "by": by, **summary})
-            tables.append(self._matches(by, table))
-        return rows, pa.concat_tables(tables).unify_dictionaries()
+            row, matches = self._decoder(cfg) if by == "decoder" else self._activation(cfg)
+            rows.append(row)
+            tables.append(column_table(MatchRow, {**names, "by": by, **matches._asdict()}))
+        return ComparedPair(rows=rows), pa.concat_tables(tables).unify_dictionaries()
 
     def ways(self, cfg: GeometryConfig) -> list[str]:
         """By what they can be compared.
@@ -107,42 +103,29 @@ class Pair:
     def __str__(self) -> str:
         return " and ".join(f"{c.path}:{name}" for c, name in self.sides)
 
-    def _names(self) -> dict[str, Any]:
+    def _names(self) -> PairNames:
         (a, name), (b, other) = self.sides
-        return {
-            "member": name,
-            "other_sae": "" if a is b else str(b.path),
-            "other_member": other,
-        }
+        return PairNames(member=name, other_sae="" if a is b else str(b.path), other_member=other)
 
-    def _decoder(self, cfg: GeometryConfig) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def _decoder(self, cfg: GeometryConfig) -> tuple[DecoderPair, Matches]:
         rows = [decoder.directions(c.members[name]) for c, name in self.sides]
         alive = [
             _live(cfg, c, name) & (w.norm(dim=1) > 0).numpy()
             for w, (c, name) in zip(rows, self.sides, strict=True)
         ]
-        return decoder.compare(rows[0], rows[1], (alive[0], alive[1]), cfg.seed)
+        found, matches = decoder.compare(rows[0], rows[1], (alive[0], alive[1]), cfg.seed)
+        return DecoderPair(**vars(self._names()), **vars(found)), matches
 
-    def _activation(self, cfg: GeometryConfig) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def _activation(self, cfg: GeometryConfig) -> tuple[ActivationPair, Matches]:
         a, b = (_member(cfg, c, name) for c, name in self.sides)
-        units = codes.shared_units(a, b, cfg)
-        found, table = activation.compare(
-            codes.codes(a, units, 0, cfg), codes.codes(b, units, 1, cfg),
-            np.unique(units.groups, return_inverse=True)[1],
+        shared = units.shared_units(a, b, cfg)
+        found, matches = activation.compare(
+            units.pooled(a, shared, 0, cfg), units.pooled(b, shared, 1, cfg),
+            np.unique(shared.groups, return_inverse=True)[1],
             n_permutations=cfg.n_permutations, seed=cfg.seed,
         )  # fmt: skip
-        return {"unit": cfg.unit, "pool": cfg.pool, "split": cfg.split or "all", **found}, table
-
-    def _matches(self, by: str, table: dict[str, np.ndarray]) -> pa.Table:
-        n = len(table["latent"])
-        fixed = {name: [value] * n for name, value in {**self._names(), "by": by}.items()}
-        columns = fixed | {name: table.get(name, [None] * n) for name in ("latent", "other", *NUMBERS)}
-        arrays = []
-        for field in MATCHES:
-            plain = pa.string() if pa.types.is_dictionary(field.type) else field.type
-            made = pa.array(columns[field.name]).cast(plain) if n else pa.array([], plain)
-            arrays.append(made.cast(field.type))
-        return pa.table(arrays, schema=MATCHES)
+        how = {"unit": cfg.unit, "pool": cfg.pool, "split": cfg.split or "all"}
+        return ActivationPair(**vars(self._names()), **how, **vars(found)), matches
 
 
 def pairs_of(cfg: GeometryConfig, collections: list[Collection]) -> list[Pair]:
@@ -183,16 +166,14 @@ def neighbours_table(cfg: GeometryConfig, collection: Collection) -> pa.Table:
         index, cosine = neighbours(rows[there], cfg.k)
         n, k = index.shape
         columns = {
-            "member": pa.array([name] * (n * k), pa.string()).cast(NAME),
-            "latent": np.repeat(there, k).astype(np.int32),
-            "rank": np.tile(np.arange(k, dtype=np.int32), n),
-            "other": there[index.flatten().numpy()].astype(np.int32),
+            "member": name,
+            "latent": np.repeat(there, k),
+            "rank": np.tile(np.arange(k), n),
+            "other": there[index.flatten().numpy()],
             "cosine": cosine.flatten().numpy(),
         }
-        tables.append(pa.table(columns))
-    columns = [("latent", pa.int32()), ("rank", pa.int32()), ("other", pa.int32()), ("cosine", pa.float32())]
-    empty = pa.schema([("member", NAME), *columns]).empty_table()
-    return pa.concat_tables([empty, *tables]).unify_dictionaries()
+        tables.append(column_table(NeighbourRow, columns))
+    return pa.concat_tables([schema(NeighbourRow).empty_table(), *tables]).unify_dictionaries()
 
 
 def _member(cfg: GeometryConfig, collection: Collection, name: str) -> Member:
@@ -207,7 +188,7 @@ def _member(cfg: GeometryConfig, collection: Collection, name: str) -> Member:
 def _live(cfg: GeometryConfig, collection: Collection, name: str) -> Bool[np.ndarray, " d_sae"]:
     if collection.acts is None:
         return np.ones(collection.members[name].d_sae, bool)
-    return codes.live(_member(cfg, collection, name), cfg)
+    return units.live(_member(cfg, collection, name), cfg)
 
 
 def _names(collection: Collection) -> str:

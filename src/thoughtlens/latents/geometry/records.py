@@ -103,6 +103,13 @@ class ActivationPair(ActivationScores, PairNames):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComparedPair(Record):
+    """What comparing one pair of SAEs gave, by each way in which it can be compared."""
+
+    rows: list[DecoderPair | ActivationPair]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stability(Record):
     """How far the SAEs of one name in several directories agree by decoder."""
 

@@ -6,23 +6,27 @@ do on the problems that both were shown. Every score stands beside what chance g
 
 from __future__ import annotations
 
-import shutil
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from thoughtlens.core import Plan, progress, read_json, run_stage, write_json
+from thoughtlens.core import Number, Parts, Plan, Result, progress, run_stage, schema
 from thoughtlens.latents.geometry.blocks import CANDIDATES
 from thoughtlens.latents.geometry.config import GeometryConfig
-from thoughtlens.latents.geometry.pairs import MATCHES, neighbours_table, open_collections, pairs_of
+from thoughtlens.latents.geometry.pairs import neighbours_table, open_collections, pairs_of
+from thoughtlens.latents.geometry.records import (
+    ActivationPair,
+    BesideChance,
+    ComparedPair,
+    DecoderPair,
+    GeometryOutcome,
+    MatchRow,
+    Stability,
+)
 from thoughtlens.sae.formats.io import load, member_names, member_path
-
-__all__ = ["GeometryConfig", "geometry", "plan"]
 
 DEFINITIONS = {
     "cosine": "of two decoder rows; comparisons leave out rows of zeros and, where a store was given, "
@@ -45,7 +49,7 @@ DEFINITIONS = {
 }
 
 
-def geometry(cfg: GeometryConfig, out: str | Path) -> dict[str, Any]:
+def geometry(cfg: GeometryConfig, out: str | Path) -> Result:
     """Neighbours within every member, and every pair of members that the config asks for.
 
     The directory holds `neighbours.parquet` and `matches.parquet`.
@@ -80,66 +84,58 @@ def plan(cfg: GeometryConfig) -> Plan:
 
 
 @torch.no_grad()
-def _work(cfg: GeometryConfig, tmp: Path) -> dict[str, Any]:
-    collections = open_collections(cfg)
+def _work(cfg: GeometryConfig, tmp: Path) -> GeometryOutcome:
+    collections, parts = open_collections(cfg), Parts(tmp)
     pq.write_table(neighbours_table(cfg, collections[0]), tmp / "neighbours.parquet", compression="zstd")
-    parts = tmp / "parts"
-    parts.mkdir(exist_ok=True)
     pairs = pairs_of(cfg, collections)
+    every = range(len(pairs))
     with progress("geometry", len(pairs), "pairs") as bar:
-        for i, pair in enumerate(pairs):
-            if not (parts / f"{i}.json").is_file():
-                rows, table = pair.compare(cfg)
-                pq.write_table(table, parts / f"{i}.parquet")
-                write_json(parts / f"{i}.json", {"rows": rows})
+        for i in parts.todo(every):
+            found, matches = pairs[i].compare(cfg)
+            parts.write_table(i, "matches", matches)
+            parts.finish(i, found)
             bar.advance(1)
-    rows = [row for i in range(len(pairs)) for row in read_json(parts / f"{i}.json")["rows"]]
-    tables = [MATCHES.empty_table(), *(pq.read_table(parts / f"{i}.parquet") for i in range(len(pairs)))]
-    pq.write_table(pa.concat_tables(tables).unify_dictionaries(), tmp / "matches.parquet", compression="zstd")
-    shutil.rmtree(parts)
-    return {
-        "split": cfg.split or "all",
-        "members": list(collections[0].members),
-        "pairs": rows,
-        "stability": stability(rows) if cfg.others else [],
-        "headline": _headline(rows),
-        "definitions": DEFINITIONS,
-        "warnings": [],
-    }
+    parts.join(every, "matches", tmp / "matches.parquet", schema(MatchRow))
+    rows = [row for pair in parts.summaries(every, ComparedPair) for row in pair.rows]
+    return GeometryOutcome(
+        split=cfg.split or "all",
+        members=list(collections[0].members),
+        pairs=rows,
+        stability=stability(rows) if cfg.others else [],
+        headline=_headline(rows),
+        definitions=DEFINITIONS,
+    )
 
 
-def stability(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def stability(rows: list[DecoderPair | ActivationPair]) -> list[Stability]:
     """Per member name, how far the SAEs of several directories agree by decoder."""
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[str, list[DecoderPair]] = defaultdict(list)
     for row in rows:
-        if row["by"] == "decoder" and row["member"] == row["other_member"]:
-            groups[row["member"]].append(row)
+        if isinstance(row, DecoderPair) and row.member == row.other_member:
+            groups[row.member].append(row)
     return [
-        {
-            "member": member,
-            "n_pairs": len(found),
-            "mcc": float(np.mean([row["mcc"] for row in found])),
-            "mcc_least": min(row["mcc"] for row in found),
-            "mcc_chance": float(np.mean([row["mcc_chance"] for row in found])),
-            "share_matched": {
-                t: float(np.mean([row["share_matched"][t] for row in found]))
-                for t in found[0]["share_matched"]
+        Stability(
+            member=member,
+            n_pairs=len(found),
+            mcc=float(np.mean([row.mcc for row in found])),
+            mcc_least=min(row.mcc for row in found),
+            mcc_chance=float(np.mean([row.mcc_chance for row in found])),
+            share_matched={
+                t: float(np.mean([row.share_matched[t] for row in found])) for t in found[0].share_matched
             },
-        }
+        )
         for member, found in groups.items()
     ]
 
 
-def _headline(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _headline(rows: list[DecoderPair | ActivationPair]) -> dict[str, BesideChance | Number]:
     """What the first pair of either kind says."""
-    found: dict[str, Any] = {}
+    found: dict[str, BesideChance | Number] = {}
     for row in rows:
-        if row["by"] == "decoder":
-            found.setdefault("mcc", {"value": row["mcc"], "chance": row["mcc_chance"], "n": row["n"]})
+        if isinstance(row, DecoderPair):
+            found.setdefault("mcc", BesideChance(value=row.mcc, chance=row.mcc_chance, n=row.n))
         else:
-            share = {
-                k: row[f"share_transferred{end}"]
-                for k, end in (("value", ""), ("low", "_low"), ("high", "_high"))
-            }
-            found.setdefault("share_transferred", {**share, "n": row["n"], "split": row["split"]})
+            low, high = row.share_transferred_low, row.share_transferred_high
+            share = Number(value=row.share_transferred, low=low, high=high, n=row.n, split=row.split)
+            found.setdefault("share_transferred", share)
     return found

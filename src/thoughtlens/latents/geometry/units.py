@@ -1,4 +1,4 @@
-"""What the latents of an SAE do on each problem of a store, one number a latent and unit."""
+"""What the latents of an SAE do on each problem of a store, one number for each latent and unit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def shared_units(a: Member, b: Member, cfg: GeometryConfig) -> Units:
     if cfg.same_questions:
         _require_same_questions(a, b, lines, ids)
     order = np.random.default_rng((cfg.seed, 61)).permutation(len(ids))
-    groups = dict(zip(a.store.problems["problem_id"].to_pylist(), _group_ids(a), strict=True))
+    named = (a.store.problems[name].to_pylist() for name in ("problem_id", "group_id"))
+    groups = dict(zip(*named, strict=True))
     places: tuple[dict[Key, np.ndarray], dict[Key, np.ndarray]] = ({}, {})
     for i in order:
         ours = [_places(member, lines[j][ids[i]], ids[i], cfg.unit) for j, member in enumerate((a, b))]
@@ -51,7 +52,7 @@ def shared_units(a: Member, b: Member, cfg: GeometryConfig) -> Units:
         if len(places[0]) >= cfg.n_units:
             break
     keys = sorted(places[0])
-    found = [groups[problem] for problem, _ in keys]
+    found = [str(groups[problem]) for problem, _ in keys]
     if len(set(found)) < 8:
         raise DataError(
             f"Expected at least 8 groups of problems in both {a.store.root} and {b.store.root} (split "
@@ -61,7 +62,7 @@ def shared_units(a: Member, b: Member, cfg: GeometryConfig) -> Units:
     return Units(keys, found, places)
 
 
-def codes(member: Member, units: Units, side: int, cfg: GeometryConfig) -> Float[Tensor, "d_sae units"]:
+def pooled(member: Member, units: Units, side: int, cfg: GeometryConfig) -> Float[Tensor, "d_sae units"]:
     """Pooled activations of every latent on every unit, float32."""
     per_unit = [units.places[side][key] for key in units.keys]
     places, n_hooks = np.concatenate(per_unit), len(member.hook_names)
@@ -91,10 +92,6 @@ def _lines(member: Member) -> dict[str, int]:
     """problem_id -> unit of the member."""
     ids = member.store.problems["problem_id"].to_pylist()
     return {ids[line]: unit for unit, line in enumerate(member.rows.problem.tolist())}
-
-
-def _group_ids(member: Member) -> list[str]:
-    return [str(group) for group in member.store.problems["group_id"].to_pylist()]
 
 
 def _places(member: Member, unit: int, problem: str, kind: str) -> dict[Key, np.ndarray]:
