@@ -37,7 +37,7 @@ def _signature(module: str, function: str) -> inspect.Signature:
     assert spec is not None and spec.origin is not None
     tree = ast.parse(Path(spec.origin).read_text("utf-8"))
     found = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function)
-    return inspect.Signature(
+    options = [
         inspect.Parameter(
             one.arg,
             inspect.Parameter.KEYWORD_ONLY,
@@ -46,7 +46,8 @@ def _signature(module: str, function: str) -> inspect.Signature:
         )
         for one, default in zip(found.args.kwonlyargs, found.args.kw_defaults, strict=True)
         if one.annotation is not None and default is not None
-    )
+    ]
+    return inspect.Signature(options)
 
 
 _bench_command(
