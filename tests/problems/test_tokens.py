@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from thoughtlens.core import ConfigError, DataError
-from thoughtlens.problems.tokens import Cutter, Window, bos_id, deal, pack, pad, spool
+from thoughtlens.models.hf.reader import pad
+from thoughtlens.problems.tokens import Cutter, Window, bos_id, deal, pack, spool
 
 
 class Letters:
@@ -86,7 +87,7 @@ def test_batches_keep_to_their_budget_and_lose_nothing():
     assert sorted(w.problem_id for b in batches for w in b) == sorted(w.problem_id for w in cut)
     assert all(len(b) * max(len(w.tokens) for w in b) <= 64 for b in batches)
     assert all(min(len(w.tokens) for w in b) >= 0.8 * max(len(w.tokens) for w in b) for b in batches)
-    padded = sum(pad(b, 0)[0].size for b in batches)
+    padded = sum(pad([w.tokens for w in b])[0].size for b in batches)
     assert padded < 1.05 * sum(len(w.tokens) for w in cut), "windows of a batch are about equally long"
     again = pack(cut, 64, np.random.default_rng(1))
     assert [[w.problem_id for w in b] for b in again] == [[w.problem_id for w in b] for b in batches]
@@ -107,7 +108,7 @@ def test_the_largest_batch_goes_to_whoever_has_least():
 
 
 def test_padding_is_on_the_right():
-    found, mask = pad([Window("a", 0, ids(5, 6, 7)), Window("b", 0, ids(8))], 0)
+    found, mask = pad([ids(5, 6, 7), ids(8)])
     assert found.tolist() == [[5, 6, 7], [8, 0, 0]]
     assert mask.tolist() == [[True, True, True], [True, False, False]]
 

@@ -215,17 +215,6 @@ def deal(batches: list[list[Window]], done: list[int]) -> list[int]:
     return owners
 
 
-def pad(
-    batch: list[Window], pad_id: int
-) -> tuple[Int[np.ndarray, "batch seq"], Bool[np.ndarray, "batch seq"]]:
-    """Token ids of a batch, padded on the right, and where they are tokens."""
-    lengths = np.array([len(window.tokens) for window in batch])
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    ids = np.full(mask.shape, pad_id, np.int64)
-    ids[mask] = np.concatenate([window.tokens for window in batch])
-    return ids, mask
-
-
 def _buffers(
     rows: Iterable[dict[str, Any]],
     tokenizer: Tokenizer,

@@ -16,9 +16,10 @@ from thoughtlens.acts.store.meta import StoreMeta
 from thoughtlens.core import DTYPES, ConfigError, Plan
 from thoughtlens.models.hf.capture import capture, resolve
 from thoughtlens.models.hf.load import LanguageModel, load, read_config
+from thoughtlens.models.hf.reader import read_batch
 from thoughtlens.problems.config import TextConfig
 from thoughtlens.problems.text import count_tokens, iter_documents
-from thoughtlens.problems.tokens import BUFFER_BATCHES, Cutter, Spool, Window, bos_id, pad, spool
+from thoughtlens.problems.tokens import BUFFER_BATCHES, Cutter, Spool, Window, bos_id, spool
 
 SPOOL = "documents.arrow"
 DEFAULT_HOOKS = ("layers.15:out",)
@@ -102,18 +103,15 @@ def _text_chunks(
     for index, batch in documents.batches(cutter, cfg.batch_tokens, cfg.seed, share):
         if index < start:
             continue
-        ids, mask = pad(batch, pad_id=0)
-        keep = mask & cutter.kept(ids)
-        if not keep.any():
+        if not any(cutter.kept(window.tokens).any() for window in batch):
             continue
-        acts = capture(
-            lm.model, torch.from_numpy(ids), torch.from_numpy(mask), cfg.hook_names or DEFAULT_HOOKS
-        )
+        found = read_batch(lm, [window.tokens for window in batch], cfg.hook_names or DEFAULT_HOOKS)
+        keep = found.mask & cutter.kept(found.ids)
         where = torch.from_numpy(keep).to(lm.model.device)
         yield Chunk(
             index=index,
-            acts={hook: x[where] for hook, x in acts.items()},
-            columns=_text_columns(batch, ids, keep),
+            acts={hook: x[where] for hook, x in found.acts.items()},
+            columns=_text_columns(batch, found.ids, keep),
         )
 
 

@@ -22,6 +22,7 @@ from thoughtlens.core import DataError, MismatchError, progress
 from thoughtlens.evals.reconstruction.subject import Subject, row_columns
 from thoughtlens.models.hf.capture import capture, replace
 from thoughtlens.models.hf.load import LanguageModel
+from thoughtlens.models.hf.reader import pad
 from thoughtlens.numerics.metrics.fidelity import SUMS, SplicedFidelity, ce_loss_score, kl_score, next_token
 from thoughtlens.numerics.stats.intervals import bootstrap_ratio
 from thoughtlens.sae.base import SAE
@@ -130,9 +131,9 @@ def _count(
 ) -> None:
     """Score one batch in every arm."""
     device = lm.model.device
-    ids, mask = (torch.from_numpy(a).to(device) for a in _pad([w.tokens for w in batch], 0))
-    stored = torch.from_numpy(_pad([w.row >= 0 for w in batch], False)[0]).to(device)
-    kept = torch.from_numpy(_pad([w.kept for w in batch], False)[0]).to(device)
+    ids, mask = (torch.from_numpy(a).to(device) for a in pad([w.tokens for w in batch]))
+    stored = torch.from_numpy(pad([w.row >= 0 for w in batch], False)[0]).to(device)
+    kept = torch.from_numpy(pad([w.kept for w in batch], False)[0]).to(device)
     groups = torch.tensor([w.problem for w in batch], device=device)[:, None].expand_as(ids)
     inputs = {"input_ids": ids, "attention_mask": mask.long(), "use_cache": False}
     clean, targets, counted = next_token(lm.model(**inputs).logits, ids, stored)
@@ -182,8 +183,8 @@ def _interval(name: str, top: np.ndarray, bottom: np.ndarray, seed: int) -> dict
 
 
 def _require_agreement(subject: Subject, lm: LanguageModel, batch: Sequence[Window]) -> None:
-    ids, mask = (torch.from_numpy(a) for a in _pad([w.tokens for w in batch], 0))
-    row = _pad([w.row for w in batch], -1)[0]
+    ids, mask = (torch.from_numpy(a) for a in pad([w.tokens for w in batch]))
+    row = pad([w.row for w in batch], -1)[0]
     here = torch.from_numpy(row >= 0)
     found = capture(lm.model, ids, mask.long(), subject.sae.hook_names)
     for hook, x in found.items():
@@ -255,12 +256,3 @@ def _pack(windows: Sequence[Window]) -> list[list[Window]]:
             batches.append([])
         batches[-1].append(window)
     return batches
-
-
-def _pad(rows: Sequence[np.ndarray], fill: int | bool) -> tuple[np.ndarray, np.ndarray]:
-    """Rows padded on the right, and where they are not padding."""
-    lengths = np.array([len(r) for r in rows])
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    table = np.full(mask.shape, fill)
-    table[mask] = np.concatenate(rows)
-    return table, mask

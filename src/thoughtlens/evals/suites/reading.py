@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,9 @@ from torch import Tensor
 from thoughtlens.core import ConfigError, DataError, HookError, MismatchError
 from thoughtlens.evals.probing.matrices import Matrix, compact, stack
 from thoughtlens.evals.suites.config import SuiteConfig
-from thoughtlens.models.hf.capture import capture
 from thoughtlens.models.hf.load import LanguageModel
-from thoughtlens.problems.tokens import Window, bos_id, pad
+from thoughtlens.models.hf.reader import read
+from thoughtlens.problems.tokens import bos_id
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.formats.io import load, member_names, member_path
 from thoughtlens.sae.kinds.crosscoder import Crosscoder
@@ -58,15 +58,12 @@ def last_tokens(
         DataError: a text without tokens.
         HookError: the model has no such hook.
     """
-    windows = _windows(lm, texts, cfg)
     found: Tensor | None = None
-    for batch in _batches(windows, cfg.batch_tokens):
-        ids, mask = pad([windows[i] for i in batch], pad_id=0)
-        acts = capture(lm.model, torch.from_numpy(ids), torch.from_numpy(mask).long(), [hook_name])[hook_name]
-        last = torch.from_numpy(mask.sum(1) - 1).to(acts.device)
-        own = acts[torch.arange(len(batch), device=acts.device), last].float().cpu()
+    tokens = _tokens(lm, texts, cfg)
+    for batch in read(lm, tokens, [hook_name], batch_tokens=cfg.batch_tokens, at="last"):
+        own = batch.acts[hook_name].float().cpu()
         found = torch.empty(len(texts), own.shape[1]) if found is None else found
-        found[torch.tensor(batch)] = own
+        found[torch.tensor(batch.which)] = own
     assert found is not None
     return found
 
@@ -78,7 +75,7 @@ def latents(sae: SAE, hook_name: str, x: Float[Tensor, "n d_in"]) -> Matrix:
     return stack([compact(here.encode(rows).float().numpy()) for rows in x.split(ROWS_AT_ONCE)])
 
 
-def _windows(lm: LanguageModel, texts: Sequence[str], cfg: SuiteConfig) -> list[Window]:
+def _tokens(lm: LanguageModel, texts: Sequence[str], cfg: SuiteConfig) -> list[Int[np.ndarray, " n"]]:
     bos = bos_id(lm.tokenizer, cfg.bos)
     head = np.array([] if bos is None else [bos], np.int64)
     room = min(cfg.context_length, lm.context_length) - len(head)
@@ -87,17 +84,5 @@ def _windows(lm: LanguageModel, texts: Sequence[str], cfg: SuiteConfig) -> list[
         tokens: Int[np.ndarray, " n"] = np.asarray(ids, np.int64)[-room:]
         if not len(tokens):
             raise DataError(f"Expected text with at least one token, got {texts[i]!r} (row {i})")
-        found.append(Window(str(i), 0, np.concatenate([head, tokens])))
+        found.append(np.concatenate([head, tokens]))
     return found
-
-
-def _batches(windows: Sequence[Window], batch_tokens: int) -> Iterator[list[int]]:
-    """Texts of like length together, at most `batch_tokens` with padding (or one text)."""
-    batch: list[int] = []
-    for i in sorted(range(len(windows)), key=lambda i: -len(windows[i].tokens)):
-        if batch and (len(batch) + 1) * len(windows[batch[0]].tokens) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch

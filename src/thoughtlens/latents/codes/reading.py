@@ -13,9 +13,9 @@ from torch import Tensor
 from thoughtlens.acts.behind import language_model, made_with
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import DataError, StoreError
-from thoughtlens.models.hf.capture import capture
 from thoughtlens.models.hf.load import LanguageModel
-from thoughtlens.problems.tokens import Cutter, Window, bos_id, pad
+from thoughtlens.models.hf.reader import by_length, read
+from thoughtlens.problems.tokens import Cutter, Window, bos_id
 
 
 @dataclass(frozen=True)
@@ -74,39 +74,20 @@ class TextReader:
                 raise DataError(
                     f"Expected text with at least one token, got {texts[i]!r} (text {i + 1} of {len(texts)})"
                 )
-        for group in self._groups(tokens):
+        for group in by_length([len(one) + 1 for one in tokens], self.batch_tokens):
             windows = [w for i in group for w in self.cutter.windows(str(i), tokens[i])]
-            yield from self._run(windows, hook_names)
+            yield from self._run(windows, list(hook_names))
 
-    def _groups(self, tokens: list[np.ndarray]) -> Iterator[list[int]]:
-        """Texts by falling length, cut so that a group's windows fit one batch (or the text is alone)."""
-        group: list[int] = []
-        longest = 0
-        for i in sorted(range(len(tokens)), key=lambda i: -len(tokens[i])):
-            if group and (len(group) + 1) * longest > self.batch_tokens:
-                yield group
-                group = []
-            longest = longest if group else len(tokens[i]) + 1
-            group.append(i)
-        if group:
-            yield group
-
-    def _run(self, windows: list[Window], hook_names: Sequence[str]) -> Iterator[Reading]:
-        per_pass = max(1, self.batch_tokens // max(len(w.tokens) for w in windows))
+    def _run(self, windows: list[Window], hook_names: list[str]) -> Iterator[Reading]:
         parts: dict[int, list[Reading]] = {}
-        for low in range(0, len(windows), per_pass):
-            batch = windows[low : low + per_pass]
-            ids, mask = pad(batch, pad_id=0)
-            keep = mask & self.cutter.kept(ids)
-            acts = capture(
-                self.lm.model, torch.from_numpy(ids), torch.from_numpy(mask).long(), list(hook_names)
-            )
-            for row, window in enumerate(batch):
+        for found in read(self.lm, [w.tokens for w in windows], hook_names, batch_tokens=self.batch_tokens):
+            keep = found.mask & self.cutter.kept(found.ids)
+            for row, which in enumerate(found.which):
                 own = np.flatnonzero(keep[row])
                 at = torch.from_numpy(own)
-                x = {hook: value[row].cpu()[at].float() for hook, value in acts.items()}
-                index = int(window.problem_id)
-                parts.setdefault(index, []).append(Reading(index, ids[row, own], own, x))
+                x = {hook: value[row].cpu()[at].float() for hook, value in found.acts.items()}
+                index = int(windows[which].problem_id)
+                parts.setdefault(index, []).append(Reading(index, found.ids[row, own], own, x))
         for index, pieces in parts.items():
             yield Reading(
                 index,

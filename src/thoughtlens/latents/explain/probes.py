@@ -15,10 +15,9 @@ from thoughtlens.core import MismatchError
 from thoughtlens.latents.codes.member import Member
 from thoughtlens.latents.codes.reading import TextReader
 from thoughtlens.latents.explain.token_graph import Example, Probe
-from thoughtlens.models.hf.capture import capture
+from thoughtlens.models.hf.reader import read
 from thoughtlens.models.thought.places import block_outputs
 from thoughtlens.models.thought.thoughts import ThoughtModel, collect
-from thoughtlens.problems.tokens import Window, pad
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.kinds.crosscoder import Crosscoder
 
@@ -50,37 +49,17 @@ class TextProbe:
     ) -> Float[np.ndarray, " n"]:
         """One activation for each sequence; equal sequences run once."""
         different, which = _unique(sequences)
-        order = np.argsort([-len(s) for s in different], kind="stable")
         found = np.zeros(len(sequences), np.float32)
         asked = _asked_by(which, len(different))
-        for batch in self._batches(different, order):
-            x = self._last([different[i] for i in batch.tolist()])
-            rows = np.concatenate([asked[i] for i in batch.tolist()])
-            at = np.repeat(np.arange(len(batch)), [len(asked[i]) for i in batch.tolist()])
+        head = np.array([] if self.bos is None else [self.bos], np.int64)
+        tokens = [np.concatenate([head, one]).astype(np.int64) for one in different]
+        hooks = list(dict.fromkeys(hook for hook, _ in self.cells))
+        for batch in read(self.lm, tokens, hooks, batch_tokens=self.batch_tokens, at="last"):
+            x = {hook: states.cpu().float() for hook, states in batch.acts.items()}
+            rows = np.concatenate([asked[i] for i in batch.which])
+            at = np.repeat(np.arange(len(batch.which)), [len(asked[i]) for i in batch.which])
             found[rows] = encoded(self.sae, self.cells, x, at, latent[rows], cell[rows])
         return found
-
-    def _batches(self, sequences: Sequence[np.ndarray], order: np.ndarray) -> list[np.ndarray]:
-        """By falling length, each within `batch_tokens`."""
-        batches, start = [], 0
-        while start < len(order):
-            size = max(1, self.batch_tokens // (len(sequences[order[start]]) + 1))
-            batches.append(order[start : start + size])
-            start += size
-        return batches
-
-    def _last(self, batch: Sequence[np.ndarray]) -> dict[str, Float[Tensor, "batch d"]]:
-        head = [] if self.bos is None else [self.bos]
-        windows = [Window("", 0, np.concatenate([head, tokens]).astype(np.int64)) for tokens in batch]
-        ids, mask = pad(windows, pad_id=0)
-        hooks = list(dict.fromkeys(hook for hook, _ in self.cells))
-        full = None if mask.all() else torch.from_numpy(mask).long()
-        acts = capture(self.lm.model, torch.from_numpy(ids), full, hooks)
-        last = torch.from_numpy(mask.sum(1) - 1)
-        return {
-            hook: x[torch.arange(len(batch), device=x.device), last.to(x.device)].cpu().float()
-            for hook, x in acts.items()
-        }
 
 
 class ThoughtProbe:
