@@ -31,14 +31,20 @@ def test_by_hand(table):
     found = audit(table)
     # by expression: addition, addition (60*.30 is missed), multiplication, multiplication (20/2), mixed;
     # by annotation: addition, mixed, multiplication, multiplication, none
-    assert (found["n"], found["n_compared"], found["unlabelled"], found["n_differ"]) == (5, 4, 1, 1)
-    assert found["disagreement"]["value"] == 0.25 and found["ceiling"]["value"] == 0.75
-    assert found["ceiling_all"] == pytest.approx(3 / 5)
-    assert [d["problem_id"] for d in found["disagreements"]] == ["test_1"]
-    rows = {row["class"]: row for row in found["per_class"]}
-    assert rows["addition"]["by_annotation"] == {"addition": 1, "multiplication": 0, "mixed": 1}
-    assert rows["addition"]["precision"] == 0.5 and rows["multiplication"]["precision"] == 1.0
-    assert rows["mixed"]["unlabelled"] == 1 and rows["mixed"]["precision"] is None
+    assert (found.n, found.n_compared, found.unlabelled, found.n_differ) == (5, 4, 1, 1)
+    assert found.disagreement.value == 0.25 and found.ceiling.value == 0.75
+    assert found.ceiling_all == pytest.approx(3 / 5)
+    assert [d.problem_id for d in found.disagreements or []] == ["test_1"]
+    rows = {row.name: row for row in found.per_class}
+    assert rows["addition"].by_annotation == {"addition": 1, "multiplication": 0, "mixed": 1}
+    assert rows["addition"].precision == 0.5 and rows["multiplication"].precision == 1.0
+    assert found.to_json()["per_class"][2] == {
+        "class": "mixed",
+        "n": 1,
+        "by_annotation": {"addition": 0, "multiplication": 0, "mixed": 0},
+        "unlabelled": 1,
+        "precision": None,
+    }
 
 
 def test_page_lists_every_disagreement(table):

@@ -21,6 +21,8 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from thoughtlens.core.errors import ResourceError
+from thoughtlens.core.record import Json, Outcome
+from thoughtlens.core.result import Result
 
 PATIENCE_S = 1800.0
 """How long a rank waits for one that is alive, and, say, measuring."""
@@ -199,9 +201,9 @@ def joined() -> Iterator[Ranks]:
 
 def led(
     ranks: Ranks,
-    stage: Callable[[Callable[[Path], dict[str, Any]]], dict[str, Any]],
-    work: Callable[[Path], dict[str, Any]],
-) -> dict[str, Any]:
+    stage: Callable[[Callable[[Path], Outcome | Json]], Result],
+    work: Callable[[Path], Outcome | Json],
+) -> Result:
     """`stage(work)` by the first rank; the others do `work` with it, where there is work.
 
     Returns:
@@ -212,10 +214,10 @@ def led(
     if not ranks.first:
         if tmp := ranks.hear("work"):
             work(Path(tmp))
-        return {}
+        return Result()
     begun = []
 
-    def announced(tmp: Path) -> dict[str, Any]:
+    def announced(tmp: Path) -> Outcome | Json:
         begun.append(tmp)
         ranks.tell("work", str(tmp))
         return work(tmp)

@@ -18,7 +18,7 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,6 +36,16 @@ ANNOTATION = re.compile(r"<<([^<>=]*)=([^<>]*)>>")
 WORDS_ADD, WORDS_MUL = re.compile(r"\d+\s*[+\-]\s*\d+"), re.compile(r"\d+\s*[*/]\s*\d+")
 SIGN = re.compile(r"(?<![\d.%)])[+-]")
 """A plus or minus that nothing stands before: the sign of a number, not an operation."""
+
+
+class Problem(NamedTuple):
+    """One problem as its file has it."""
+
+    problem_id: str
+    split: str
+    question: str
+    answer: str
+    cot: str
 
 
 def table(
@@ -101,10 +111,10 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _seed_sample(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    pools: dict[str, list[dict[str, str]]] = {name: [] for name in CLASSES}
+def _seed_sample(rows: list[Problem]) -> list[Problem]:
+    pools: dict[str, list[Problem]] = {name: [] for name in CLASSES}
     for row in rows:
-        pools[label_by_words(row["cot"])].append(row)
+        pools[label_by_words(row.cot)].append(row)
     rng = random.Random(SEED)
     sample = []
     for name, pool in pools.items():
@@ -114,24 +124,29 @@ def _seed_sample(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return sample
 
 
-def _columns(rows: list[dict[str, str]], labels: str) -> pa.Table:
-    steps = [values(row["cot"]) for row in rows]
-    by_words = [label_by_words(row["cot"]) for row in rows]
-    by_annotation = [label_by_annotations(row["cot"]) for row in rows]
-    text = ("problem_id", "split", "question", "answer", "cot")
-    columns: dict[str, Any] = {name: pa.array([row[name] for row in rows], pa.string()) for name in text}
-    columns["operation"] = pa.array(by_annotation if labels == "annotations" else by_words, pa.string())
-    columns["n_steps"] = pa.array([len(v) for v in steps], pa.int64())
+def _columns(rows: list[Problem], labels: str) -> pa.Table:
+    steps = [values(row.cot) for row in rows]
+    by_words = [label_by_words(row.cot) for row in rows]
+    by_annotation = [label_by_annotations(row.cot) for row in rows]
+    columns: dict[str, pa.Array] = {
+        name: pa.array([getattr(row, name) for row in rows], pa.string()) for name in Problem._fields
+    }
+    columns |= {
+        "operation": pa.array(by_annotation if labels == "annotations" else by_words, pa.string()),
+        "n_steps": pa.array([len(v) for v in steps], pa.int64()),
+    }
     for i in range(max(map(len, steps))):
         columns[f"v{i + 1}"] = pa.array([v[i] if i < len(v) else None for v in steps], pa.float64())
-    columns["label_regex"] = pa.array(by_words, pa.string())
-    columns["label_annotation"] = pa.array(by_annotation, pa.string())
+    columns |= {
+        "label_regex": pa.array(by_words, pa.string()),
+        "label_annotation": pa.array(by_annotation, pa.string()),
+    }
     whole = pa.table(columns)
-    return whole.add_column(1, "group_id", whole["problem_id"])
+    return whole.add_column(1, "group_id", whole.column(0))
 
 
-def _from_files(files: Sequence[str | Path]) -> dict[str, list[dict[str, str]]]:
-    parts: dict[str, list[dict[str, str]]] = {}
+def _from_files(files: Sequence[str | Path]) -> dict[str, list[Problem]]:
+    parts: dict[str, list[Problem]] = {}
     for file in map(Path, files):
         split = _split_of(file)
         if split in parts:
@@ -177,7 +192,7 @@ def _entries(file: Path) -> Iterator[tuple[str, Any]]:
                 ) from None
 
 
-def _from_hub() -> dict[str, list[dict[str, str]]]:
+def _from_hub() -> dict[str, list[Problem]]:
     if importlib.util.find_spec("datasets") is None:
         raise NotThereError(
             "GSM8K from the hub needs the library datasets (pip install datasets), or give files"
@@ -194,11 +209,11 @@ def _from_hub() -> dict[str, list[dict[str, str]]]:
     return {split: _all(rows, split) for split, rows in found.items()}
 
 
-def _all(rows: Iterable[Any], split: str) -> list[dict[str, str]]:
+def _all(rows: Iterable[Any], split: str) -> list[Problem]:
     return [_problem(row, f"{HUB[0]} {split} row {i}", split, i) for i, row in enumerate(rows)]
 
 
-def _problem(entry: Any, where: str, split: str, i: int) -> dict[str, str]:
+def _problem(entry: Any, where: str, split: str, i: int) -> Problem:
     """One problem, or one line that says what is wrong with it."""
     question, solution = (entry.get("question"), entry.get("answer")) if isinstance(entry, dict) else ("", "")
     if not isinstance(question, str) or not isinstance(solution, str) or not (question.strip() and solution):
@@ -207,10 +222,4 @@ def _problem(entry: Any, where: str, split: str, i: int) -> dict[str, str]:
     answer = answer.strip().replace(",", "")
     if not mark or not answer:
         raise DataError(f"{where}: the answer has no '#### result' at its end; another format than GSM8K")
-    return {
-        "problem_id": f"{split}_{i}",
-        "split": split,
-        "question": question,
-        "answer": answer,
-        "cot": cot.strip(),
-    }
+    return Problem(f"{split}_{i}", split, question, answer, cot.strip())

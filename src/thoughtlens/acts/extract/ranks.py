@@ -40,7 +40,7 @@ def write_part(source: Source, tmp: Path, shard_rows: int, ranks: Ranks) -> None
     some = writer.rows_done > 0
     with progress("extract", source.n_rows // ranks.size, start=writer.rows_done) as bar:
         for chunk in source.chunks(start, (ranks.rank, ranks.size)):
-            n = len(chunk.columns["problem_id"])
+            n = len(chunk)
             columns = {**chunk.columns, PASS: np.full(n, chunk.index, np.int64)}
             writer.append(chunk.acts, columns, cursor={"next_batch": chunk.index + 1})
             some |= n > 0

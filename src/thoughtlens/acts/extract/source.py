@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 from torch import Tensor
 
+from thoughtlens.acts.extract.records import Accuracy
 from thoughtlens.acts.store.meta import StoreMeta
 
 
@@ -22,6 +23,9 @@ class Chunk:
     """Number of the pass, counted over all runs."""
     acts: dict[str, Float[Tensor, "rows _"]]
     columns: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.acts.values())))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +41,12 @@ class Source:
     """The passes from this one on, in order; with (i, n) those of the i-th of n nearly equal shares."""
     close: Callable[[], None]
     """Removes what was only needed on the way."""
-    index: str
-    """Row column that counts inside a problem: `position` or `thought_idx`."""
     splits: tuple[str, ...]
     """Splits that must have rows."""
-    extra: Callable[[], dict[str, Any]] = dict
-    """More for `result.json`."""
+    accuracy: Callable[[Path], list[Accuracy] | None] = lambda root: None
+    """How often the model's own answers are right, from a store of thoughts."""
+
+    @property
+    def index(self) -> str:
+        """Row column that counts inside a problem."""
+        return "position" if self.meta.kind == "text" else "thought_idx"

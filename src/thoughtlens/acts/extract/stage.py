@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,13 +17,26 @@ from torch import Tensor
 from thoughtlens.acts.extract.background import in_background
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.ranks import joined_parts, write_part
+from thoughtlens.acts.extract.records import ExtractOutcome, Norms
 from thoughtlens.acts.extract.source import Chunk, Source
 from thoughtlens.acts.extract.text import plan_text, text_source
 from thoughtlens.acts.extract.thoughts import plan_thoughts, thought_source
 from thoughtlens.acts.store.meta import PROBLEMS, ROWS
 from thoughtlens.acts.store.tables import stream
 from thoughtlens.acts.store.writer import StoreWriter
-from thoughtlens.core import Plan, Ranks, joined, led, progress, read_json, run_stage, warn, write_json
+from thoughtlens.core import (
+    Json,
+    Plan,
+    Ranks,
+    Result,
+    joined,
+    led,
+    progress,
+    read_json,
+    run_stage,
+    warn,
+    write_json,
+)
 from thoughtlens.problems import source as problem_source
 from thoughtlens.problems.config import TextConfig
 from thoughtlens.problems.text import local_file
@@ -32,11 +45,15 @@ __all__ = ["Chunk", "ExtractConfig", "Source", "extract", "plan", "write"]
 
 NORMS = "norms.json"
 SPOOLS = "spools"
+ACCURACY = (
+    "right answers / problems: equal numbers (equal texts where the answer is no number); "
+    "low, high: Wilson 95 %"
+)
 CALIBRATION_ROWS = 4096
 QUEUED_BATCHES = 4
 
 
-def extract(cfg: ExtractConfig, out: str | Path) -> dict[str, Any]:
+def extract(cfg: ExtractConfig, out: str | Path) -> Result:
     """Store activations as an `acts/` directory; an interrupted call continues.
 
     Started by torchrun, the processes share the passes, and the first one writes the store.
@@ -71,7 +88,7 @@ def plan(cfg: ExtractConfig) -> Plan:
     return plan_thoughts(cfg, cfg.problems)
 
 
-def _work(cfg: ExtractConfig, tmp: Path, ranks: Ranks) -> dict[str, Any]:
+def _work(cfg: ExtractConfig, tmp: Path, ranks: Ranks) -> ExtractOutcome | Json:
     if isinstance(cfg.problems, TextConfig):
         own = tmp if ranks.first else tmp / SPOOLS / f"{ranks.rank:03d}"
         own.mkdir(parents=True, exist_ok=True)
@@ -88,7 +105,7 @@ def _work(cfg: ExtractConfig, tmp: Path, ranks: Ranks) -> dict[str, Any]:
     if not writer.finished:
         write(cfg, tmp, source, writer)
         writer.finish(source.problems())
-    result = _summary(cfg, tmp, source)
+    result = _outcome(cfg, tmp, source)
     source.close()
     for left in (*tmp.glob("ranks_*"), tmp / SPOOLS):
         shutil.rmtree(left, ignore_errors=True)
@@ -116,7 +133,7 @@ def write(cfg: ExtractConfig, tmp: Path, source: Source, writer: StoreWriter) ->
     ):
         for chunk in chunks:
             put(chunk)
-            bar.advance(len(chunk.columns["problem_id"]))
+            bar.advance(len(chunk))
 
 
 def _thresholds(
@@ -129,12 +146,12 @@ def _thresholds(
         n = 0
         for chunk in chunks:
             seen.append(chunk)
-            n += len(chunk.columns["problem_id"])
+            n += len(chunk)
             if n >= CALIBRATION_ROWS:
                 break
         median = {hook: _median_norm([c.acts[hook] for c in seen]) for hook in source.meta.hook_names}
-        write_json(file, {"n_rows": n, "median_norm": median})
-    median = read_json(file)["median_norm"]
+        write_json(file, Norms(n_rows=n, median_norm=median).to_json())
+    median = Norms.from_json(read_json(file)).median_norm
     limits = {hook: cfg.outlier_factor * median[hook] for hook in source.meta.hook_names}
 
     def all_chunks() -> Iterator[Chunk]:
@@ -151,20 +168,20 @@ def _median_norm(acts: list[Float[Tensor, "_ d"]]) -> float:
     return float(finite.median()) if len(finite) else 0.0
 
 
-def _summary(cfg: ExtractConfig, tmp: Path, source: Source) -> dict[str, Any]:
+def _outcome(cfg: ExtractConfig, tmp: Path, source: Source) -> ExtractOutcome:
     """Counts for `result.json`, from what was written."""
     problems = pq.read_table(tmp / PROBLEMS, columns=["problem_id", "split"])
-    split_of = dict(zip(problems["problem_id"].to_pylist(), problems["split"].to_pylist(), strict=True))
-    rows: dict[str, int] = {split: 0 for split in ("train", "validation", "test")}
-    outliers = {"all": 0, "first": 0}
+    split_of = dict(zip(*(column.to_pylist() for column in problems.columns), strict=True))
+    rows = Counter({split: 0 for split in ("train", "validation", "test")})
+    n_outliers = n_first = 0
     for batch in stream(tmp / ROWS, ["problem_id", source.index, "outlier"]):
-        names = batch["problem_id"].dictionary.to_pylist()
-        counts = np.bincount(batch["problem_id"].indices, minlength=len(names))
-        for name, count in zip(names, counts, strict=True):
+        ids, place, outlier = batch.columns
+        names = ids.dictionary.to_pylist()
+        for name, count in zip(names, np.bincount(ids.indices, minlength=len(names)), strict=True):
             rows[split_of[name]] += int(count)
-        flags = batch["outlier"].to_numpy(zero_copy_only=False)
-        outliers["all"] += int(flags.sum())
-        outliers["first"] += int((flags & (batch[source.index].to_numpy() == 0)).sum())
+        flags = outlier.to_numpy(zero_copy_only=False)
+        n_outliers += int(flags.sum())
+        n_first += int((flags & (place.to_numpy() == 0)).sum())
     warnings = [
         f"split {split} has no rows: {len(split_of)} problems are too few for the shares asked for"
         for split in source.splits
@@ -172,25 +189,24 @@ def _summary(cfg: ExtractConfig, tmp: Path, source: Source) -> dict[str, Any]:
     ]
     for line in warnings:
         warn(line)
-    norms = read_json(tmp / NORMS)
-    extra = source.extra()
-    definitions = extra.pop("definitions", {})
-    return {
-        "kind": source.meta.kind,
-        "n_rows": source.n_rows,
-        "n_problems": len(split_of),
-        "rows_by_split": rows,
-        "hook_names": source.meta.hook_names,
-        "d_in": source.meta.d_in,
-        "n_outliers": outliers["all"],
-        f"n_outliers_at_{source.index}_0": outliers["first"],
-        "median_norm": norms["median_norm"],
-        "n_norm_rows": norms["n_rows"],
-        "warnings": warnings,
-        **extra,
-        "definitions": {
-            "n_outliers": f"rows with |x| > {cfg.outlier_factor} x median_norm at any hook",
-            "median_norm": f"median of |x| over the first {norms['n_rows']} rows, by hook",
-            **definitions,
-        },
+    norms, accuracy = Norms.from_json(read_json(tmp / NORMS)), source.accuracy(tmp)
+    definitions = {
+        "n_outliers": f"rows with |x| > {cfg.outlier_factor} x median_norm at any hook",
+        "median_norm": f"median of |x| over the first {norms.n_rows} rows, by hook",
     }
+    return ExtractOutcome(
+        kind=source.meta.kind,
+        n_rows=source.n_rows,
+        n_problems=len(split_of),
+        rows_by_split=dict(rows),
+        hook_names=source.meta.hook_names,
+        d_in=source.meta.d_in,
+        n_outliers=n_outliers,
+        n_outliers_at_position_0=n_first if source.index == "position" else None,
+        n_outliers_at_thought_idx_0=n_first if source.index == "thought_idx" else None,
+        median_norm=norms.median_norm,
+        n_norm_rows=norms.n_rows,
+        model_accuracy=accuracy,
+        definitions=definitions | ({} if accuracy is None else {"model_accuracy": ACCURACY}),
+        warnings=warnings,
+    )

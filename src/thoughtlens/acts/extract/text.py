@@ -87,7 +87,6 @@ def text_source(cfg: ExtractConfig, text: TextConfig, tmp: Path) -> Source:
         listed=lambda: documents.documents,
         chunks=lambda start, share: _text_chunks(cfg, lm, cutter, documents, start, share),
         close=lambda: (tmp / SPOOL).unlink(missing_ok=True),
-        index="position",
         splits=tuple(split for split, share in shares.items() if share > 0),
     )
 

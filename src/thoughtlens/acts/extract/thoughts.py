@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from thoughtlens.acts.behind import open_thoughts
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.cost import flops
+from thoughtlens.acts.extract.records import Accuracy, Answers
 from thoughtlens.acts.extract.source import Chunk, Source
 from thoughtlens.acts.store.meta import PROBLEMS, StoreMeta
 from thoughtlens.core import (
@@ -62,21 +62,19 @@ def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Sou
         listed=lambda: problems,
         chunks=lambda start, share: _chunks(cfg, model, places, problems, tmp, start, share),
         close=lambda: shutil.rmtree(tmp / ANSWERS, ignore_errors=True),
-        index="thought_idx",
         splits=tuple(problems["split"].unique().to_pylist()),
-        extra=lambda: _accuracy(tmp),
+        accuracy=_accuracy,
     )
 
 
-def with_answers(problems: pa.Table, answers: list[dict[str, Any]]) -> pa.Table:
+def with_answers(problems: pa.Table, answers: Answers) -> pa.Table:
     """The problems with `model_answer` (text), `model_value` (its last number) and `correct`."""
-    text = [a["text"] for a in answers]
-    value = [a["value"] for a in answers]
     gold = problems["answer"].to_pylist()
+    right = [is_right(*row) for row in zip(answers.text, answers.value, gold, strict=True)]
     columns = {
-        "model_answer": pa.array(text, pa.string()),
-        "model_value": pa.array(value, pa.float64()),
-        "correct": pa.array([is_right(*row) for row in zip(text, value, gold, strict=True)], pa.bool_()),
+        "model_answer": pa.array(answers.text, pa.string()),
+        "model_value": pa.array(answers.value, pa.float64()),
+        "correct": pa.array(right, pa.bool_()),
     }
     kept = [name for name in problems.column_names if name not in columns]
     return pa.table({**{name: problems[name] for name in kept}, **columns})
@@ -131,33 +129,23 @@ def _chunks(
 
 def _save_answers(tmp: Path, index: int, answers: Answer) -> None:
     (tmp / ANSWERS).mkdir(exist_ok=True)
-    write_json(tmp / ANSWERS / f"{index:06d}.json", {"text": answers.text, "value": answers.value})
+    write_json(tmp / ANSWERS / f"{index:06d}.json", Answers(text=answers.text, value=answers.value).to_json())
 
 
-def _read_answers(tmp: Path) -> list[dict[str, Any]]:
-    tables = [read_json(file) for file in sorted((tmp / ANSWERS).glob("*.json"))]
-    return [
-        {"text": text, "value": value}
-        for table in tables
-        for text, value in zip(table["text"], table["value"], strict=True)
-    ]
+def _read_answers(tmp: Path) -> Answers:
+    parts = [Answers.from_json(read_json(file)) for file in sorted((tmp / ANSWERS).glob("*.json"))]
+    return Answers(
+        text=[t for part in parts for t in part.text], value=[v for part in parts for v in part.value]
+    )
 
 
-def _accuracy(tmp: Path) -> dict[str, Any]:
-    """How often the model's own answer is right, by split."""
-    table = pq.read_table(tmp / PROBLEMS, columns=["split", "correct"])
-    right: dict[str, list[bool]] = {}
-    for row in table.to_pylist():
-        right.setdefault(row["split"], []).append(row["correct"])
-    rows = []
-    for split, answers in right.items():
-        interval = wilson(sum(answers), len(answers))
-        bounds = {"low": interval.low, "high": interval.high, "n": interval.n}
-        rows.append({"split": split, "accuracy": interval.estimate, **bounds})
-    return {
-        "model_accuracy": rows,
-        "definitions": {
-            "model_accuracy": "right answers / problems: equal numbers (equal texts where the answer is "
-            "no number); low, high: Wilson 95 %"
-        },
-    }
+def _accuracy(root: Path) -> list[Accuracy]:
+    right = pq.read_table(root / PROBLEMS, columns=["split", "correct"])
+    counts = right.group_by("split", use_threads=False).aggregate([("correct", "sum"), ("correct", "count")])
+    found = []
+    for split, n_right, n in zip(*(column.to_pylist() for column in counts.columns), strict=True):
+        interval = wilson(n_right, n)
+        found.append(
+            Accuracy(split=split, accuracy=interval.estimate, low=interval.low, high=interval.high, n=n)
+        )
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,8 +67,9 @@ def problems_audit(
     if out is not None:
         _claim(out)
         out.write_text(markdown(found), "utf-8")
-        found = {"path": str(out), **{name: v for name, v in found.items() if name != "disagreements"}}
-    show(found)
+        show({"path": str(out), **replace(found, disagreements=None).to_json()})
+    else:
+        show(found.to_json())
 
 
 @problems_app.command("words")
