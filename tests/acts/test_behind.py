@@ -15,7 +15,7 @@ from thoughtlens.acts.store.meta import load_meta
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.acts.store.writer import META
 from thoughtlens.core import MismatchError, NotThereError, StoreError, validate_config, write_json
-from thoughtlens.evals.reconstruction.splicer import Splicer
+from thoughtlens.evals.heldout.fidelity import Splicer
 from thoughtlens.models.hf.config import ModelConfig
 from thoughtlens.models.thought.codi import Codi
 from thoughtlens.studies.sweep.measure import _bench

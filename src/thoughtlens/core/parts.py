@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FOLDER = "parts"
 P = TypeVar("P")
 R = TypeVar("R", bound=Record)
+P = TypeVar("P")
 
 
 class Parts:

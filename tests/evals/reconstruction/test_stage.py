@@ -18,8 +18,9 @@ from thoughtlens.acts.extract.stage import extract
 from thoughtlens.acts.store.meta import StoreMeta
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.acts.store.writer import StoreWriter
-from thoughtlens.core import DataError, MismatchError, NotThereError, ResourceError, digest
-from thoughtlens.evals.reconstruction.stage import ValidateConfig, plan, validate
+from thoughtlens.core import DataError, MismatchError, NotThereError, Parts, ResourceError, digest
+from thoughtlens.evals.reconstruction.config import ValidateConfig
+from thoughtlens.evals.reconstruction.stage import plan, validate
 from thoughtlens.models.hf.config import ModelConfig
 from thoughtlens.problems.config import TextConfig
 from thoughtlens.sae.train.config import TrainConfig
@@ -253,15 +254,15 @@ def test_members_are_judged_on_their_own_rows_and_an_interrupted_run_ends_the_sa
     whole = validate(config(thoughts, tmp_path / "sae"), tmp_path / "whole")
     assert [m["member"] for m in whole["members"]] == ["layers.0-out", "layers.1-out"]
     assert [m["n"] for m in whole["members"]] == [900, 900]
-    real, calls = pq.write_table, []
+    real, calls = Parts.write_table, []
 
     def full_disk(*args, **kwargs):
         calls.append(args)
-        if len(calls) == 5:  # in the middle of the second member
+        if len(calls) == 4:  # in the middle of the second member
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(pq, "write_table", full_disk)
+    monkeypatch.setattr(Parts, "write_table", full_disk)
     with pytest.raises(ResourceError, match="disk is full"):
         validate(config(thoughts, tmp_path / "sae"), tmp_path / "cut")
     assert not (tmp_path / "cut").exists()

@@ -10,7 +10,8 @@ from thoughtlens import sae as saes
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
 from thoughtlens.core import MismatchError, digest, load_config
-from thoughtlens.evals.reconstruction.stage import ValidateConfig, validate
+from thoughtlens.evals.reconstruction.config import ValidateConfig
+from thoughtlens.evals.reconstruction.stage import validate
 from thoughtlens.models.hf.config import ModelConfig
 from thoughtlens.models.thought import tiny
 from thoughtlens.sae.train.config import TrainConfig

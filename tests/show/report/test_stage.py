@@ -17,7 +17,7 @@ from thoughtlens.acts.extract.stage import extract
 from thoughtlens.core import DataError, NotThereError, StoreError, validate_config
 from thoughtlens.evals.classify.config import ClassifyConfig
 from thoughtlens.evals.classify.stage import classify
-from thoughtlens.evals.reconstruction.stage import ValidateConfig
+from thoughtlens.evals.reconstruction.config import ValidateConfig
 from thoughtlens.evals.reconstruction.stage import validate as judge
 from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.stage import interpret

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from thoughtlens.core import DataError
-from thoughtlens.evals.reconstruction.subject import Batch, Subject
+from thoughtlens.evals.heldout.subject import Batch, Subject
+from thoughtlens.evals.reconstruction.records import LabelScore
 from thoughtlens.numerics.metrics.reconstruction import FVU
 from thoughtlens.numerics.stats.intervals import bootstrap_mean
 from thoughtlens.sae.kinds.supervised import SupervisedSAE, encode_labels
@@ -24,8 +23,8 @@ DEFINITIONS = {
 
 
 @torch.no_grad()
-def labels_on(subject: Subject, seed: int) -> list[dict[str, Any]]:
-    """One line a label column; the numbers of `sae.labels_bought`, in a stream, with intervals.
+def labels_on(subject: Subject, seed: int) -> list[LabelScore]:
+    """One line per label column; the numbers of `sae.labels_bought`, in a stream, with intervals.
 
     Raises:
         DataError: a column of which no held-out row has a label.
@@ -43,25 +42,29 @@ def labels_on(subject: Subject, seed: int) -> list[dict[str, Any]]:
         known = truth >= 0
         if not known.any():
             raise DataError(f"Expected labelled rows to judge {name!r} by, all {len(truth)} are unlabelled")
+        low, high = _ends(hits[known, column], problems[known], seed)
         lines.append(
-            {
-                "column": name,
-                "n": int(known.sum()),
-                "n_problems": len(np.unique(problems[known])),
-                **_share(hits[known, column], problems[known], seed),
-                "majority": np.bincount(truth[known]).max() / int(known.sum()),
-                "fvu": fvu,
-                "fvu_free": fvu_free,
-            }
+            LabelScore(
+                column=name,
+                n=int(known.sum()),
+                n_problems=len(np.unique(problems[known])),
+                accuracy=float(hits[known, column].mean()),
+                low=low,
+                high=high,
+                majority=float(np.bincount(truth[known]).max() / int(known.sum())),
+                fvu=fvu,
+                fvu_free=fvu_free,
+            )
         )
     return lines
 
 
-def _share(hits: np.ndarray, problems: np.ndarray, seed: int) -> dict[str, float | None]:
+def _ends(hits: np.ndarray, problems: np.ndarray, seed: int) -> tuple[float | None, float | None]:
+    """95 % interval of the share of hits, over problems; none of one problem."""
     if len(np.unique(problems)) < 2:
-        return {"accuracy": float(hits.mean()), "low": None, "high": None}
+        return None, None
     found = bootstrap_mean(hits.astype(float), problems, seed=seed)
-    return {"accuracy": found.estimate, "low": found.low, "high": found.high}
+    return found.low, found.high
 
 
 def _rows(subject: Subject, batch: Batch) -> tuple[Tensor, Tensor | None]:

@@ -5,54 +5,59 @@ Every number is refused, or marked, where it could not mean anything; `docs/metr
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import Field
 
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import (
-    Config,
     DataError,
+    Parts,
     Plan,
+    Record,
+    Result,
     choose_device,
+    column_table,
     digest,
-    read_json,
     run_stage,
     say,
+    schema,
+    to_table,
     warn,
-    write_json,
 )
-from thoughtlens.evals.reconstruction import fit, joined, labels, splice
-from thoughtlens.evals.reconstruction.fit import ALL, BaselineName, fit_baselines
-from thoughtlens.evals.reconstruction.joined import JoinedSubject, fit_joined, subject_of
-from thoughtlens.evals.reconstruction.labels import labels_on
-from thoughtlens.evals.reconstruction.measure import Total, measure_baselines, measure_sae
-from thoughtlens.evals.reconstruction.splicer import Splicer
-from thoughtlens.evals.reconstruction.subject import (
+from thoughtlens.evals.heldout import fidelity
+from thoughtlens.evals.heldout.fidelity import Splicer
+from thoughtlens.evals.heldout.joined import subject_of
+from thoughtlens.evals.heldout.measure import Firing, Total, measure_baselines, measure_sae
+from thoughtlens.evals.heldout.records import TextFidelity
+from thoughtlens.evals.heldout.subject import (
     MIN_ROWS_PER_DIM,
     Subject,
     check_store,
     objections,
     training_rows,
 )
-from thoughtlens.evals.reconstruction.summary import DELTA_EV, compare, explained, headline, limits, table
-from thoughtlens.evals.reconstruction.thoughts import DEFINITIONS as SPLICED
+from thoughtlens.evals.reconstruction import baselines, labels, thoughts
+from thoughtlens.evals.reconstruction.baselines import fit_baselines
+from thoughtlens.evals.reconstruction.config import ValidateConfig
+from thoughtlens.evals.reconstruction.labels import labels_on
+from thoughtlens.evals.reconstruction.records import (
+    FiringRow,
+    ReconstructionRow,
+    TextFidelityRow,
+    ThoughtFidelity,
+    ThoughtFidelityRow,
+    Validated,
+    ValidateOutcome,
+)
+from thoughtlens.evals.reconstruction.summary import DELTA_EV, compare, headline, reconstructor, table
 from thoughtlens.evals.reconstruction.thoughts import ThoughtSplicer
-from thoughtlens.models.hf.config import ModelConfig
 from thoughtlens.numerics.metrics.reconstruction import DEFINITIONS as RECONSTRUCTION
 from thoughtlens.numerics.metrics.reconstruction import ExplainedVarianceByNorm, ExplainedVarianceWithin
 from thoughtlens.numerics.metrics.sparsity import DENSE, L0, L1, Dead, Density
-from thoughtlens.sae.formats.io import load as load_sae
-from thoughtlens.sae.formats.io import load_members, member_names, member_path
+from thoughtlens.sae import load, load_members
+from thoughtlens.sae.formats.io import member_names, member_path
 
-__all__ = ["ValidateConfig", "plan", "validate"]
-
-TABLES = ("reconstruction", "firing", "fidelity")
 DEFINITIONS = {
     **{metric.name: metric.definition for metric in (*RECONSTRUCTION, ExplainedVarianceWithin)},
     "by_norm": ExplainedVarianceByNorm.definition,
@@ -65,43 +70,14 @@ DEFINITIONS = {
     "rule_of_three": "3 / n: a latent of this density or more would have fired with 95 % probability",
     "low, high": "95 % cluster bootstrap over problems or documents, expanded percentiles",
     "comparisons": f"explained_variance of the SAE minus the baseline's; equivalent within {DELTA_EV}",
-    **{f"reconstructor {name}": text for name, text in fit.DEFINITIONS.items()},
-    **joined.DEFINITIONS,
+    **baselines.DEFINITIONS,
     **labels.DEFINITIONS,
-    **splice.DEFINITIONS,
-    **SPLICED,
+    **fidelity.DEFINITIONS,
+    **thoughts.DEFINITIONS,
 }
 
 
-class ValidateConfig(Config):
-    """What to judge, on which rows, beside what."""
-
-    acts: Path
-    """The activation store."""
-    sae: Path
-    """The SAE(s), trained on this store."""
-    model: ModelConfig | None = None
-    """The model to splice into; unset: the one that the store was extracted from."""
-    split: str = "test"
-    """Split whose rows are judged; never one that was trained on."""
-    baselines: tuple[BaselineName, ...] = ALL
-    """What to hold beside the SAE: pca_l0, pca_live (principal components, as many as the SAE's L0 or as
-    it has live latents), random (an SAE that learned nothing), mean, cell_mean."""
-    baseline_rows: int = Field(100_000, ge=2)
-    """Training vectors that the baselines are fitted on, at most."""
-    ce_tokens: int = Field(4096, ge=0)
-    """Text: held-out tokens for cross-entropy and KL with x replaced; 0: leave that out."""
-    answer_problems: int = Field(200, ge=0)
-    """Thoughts: held-out problems, one a group, that are answered with x replaced; 0: leave that out."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the SAE runs; auto: the GPU where there is one."""
-    seed: int = Field(0, ge=0)
-    """Seed of samples, of the random SAE and of the resampling."""
-    force: bool = False
-    """Give numbers even where they mean nothing; every reason is then among the warnings."""
-
-
-def validate(cfg: ValidateConfig, out: str | Path) -> dict[str, Any]:
+def validate(cfg: ValidateConfig, out: str | Path) -> Result:
     """Judge the SAE(s) of a directory on held-out rows.
 
     Returns:
@@ -115,11 +91,7 @@ def validate(cfg: ValidateConfig, out: str | Path) -> dict[str, Any]:
     """
     inputs = {"acts": Path(cfg.acts), "sae": Path(cfg.sae)}
     job = None if Path(out).exists() else _prepare(cfg)  # refusals leave nothing behind
-
-    def work(tmp: Path) -> dict[str, Any]:
-        return _work(cfg, job or _prepare(cfg), tmp)
-
-    return run_stage("validate", cfg, out, work, inputs=inputs)
+    return run_stage("validate", cfg, out, lambda tmp: _work(cfg, job or _prepare(cfg), tmp), inputs=inputs)
 
 
 def plan(cfg: ValidateConfig) -> Plan:
@@ -127,11 +99,11 @@ def plan(cfg: ValidateConfig) -> Plan:
     if not (Path(cfg.acts) / "meta.json").is_file() or not Path(cfg.sae).is_dir():
         return Plan(rows=0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
     store = ActivationStore.open(cfg.acts)
-    rows, flops, widest, latents, answers = 0, 0.0, 0, 0, 0.0
+    rows, flops, latents, answers = 0, 0.0, 0, 0.0
     for name in member_names(cfg.sae):
-        sae = load_sae(member_path(cfg.sae, name))
+        sae = load(member_path(cfg.sae, name))
         n = store.view(sae.hook_names, cfg.split).n
-        rows, latents, widest = rows + n, latents + sae.d_sae, max(widest, sae.d_sae)
+        rows, latents = rows + n, latents + sae.d_sae
         flops += n * sae.d_in * (8.0 * sae.d_sae + 4.0 * sae.d_in)
         flops += min(cfg.baseline_rows, store.n_rows) * 2.0 * sae.d_in**2
         answers += 4 * len(sae.hook_names) * len(store.thoughts) * cfg.answer_problems * 3e-4
@@ -157,7 +129,7 @@ def _prepare(cfg: ValidateConfig) -> _Job:
     store = ActivationStore.open(cfg.acts)
     members = load_members(cfg.sae, device=str(choose_device(cfg.device)), joined=True, hooks=store.meta.d_in)
     subjects = [subject_of(store, name, sae, cfg.split) for name, sae in members.items()]
-    warnings = _check(cfg, subjects, list(members))
+    warnings = _check(cfg, subjects)
     return _Job(store, subjects, _splicer(cfg, store), warnings)
 
 
@@ -174,38 +146,12 @@ def _splicer(cfg: ValidateConfig, store: ActivationStore) -> Splicer | ThoughtSp
     )
 
 
-def _work(cfg: ValidateConfig, job: _Job, tmp: Path) -> dict[str, Any]:
-    subjects = job.subjects
-    for line in job.warnings:
-        warn(line)
-    parts = tmp / "parts"
-    parts.mkdir(exist_ok=True)
-    for i in [i for i in range(len(subjects)) if not (parts / f"{i}.json").is_file()]:
-        if len(subjects) > 1:
-            say(f"validate: SAE {i + 1} of {len(subjects)}, {subjects[i].label}")
-        _member(cfg, subjects[i], job.splicer, parts, i)
-    for name in TABLES:
-        found = [pq.read_table(parts / f"{i}.{name}.parquet") for i in range(len(subjects))]
-        pq.write_table(pa.concat_tables(found, promote_options="default"), tmp / f"{name}.parquet")
-    summaries = [read_json(parts / f"{i}.json") for i in range(len(subjects))]
-    shutil.rmtree(parts)
-    return {
-        "split": cfg.split,
-        "kind": job.store.meta.kind,
-        "n": sum(s["n"] for s in summaries),
-        "members": summaries,
-        "headline": headline(summaries, cfg.split),
-        "definitions": DEFINITIONS,
-        "warnings": job.warnings,
-    }
-
-
-def _check(cfg: ValidateConfig, subjects: list[Subject], names: list[str]) -> list[str]:
+def _check(cfg: ValidateConfig, subjects: list[Subject]) -> list[str]:
     """Refuse what means nothing; with `force`, warn instead."""
     store_digest = digest(cfg.acts)
     warnings, refused = [], []
-    for subject, name in zip(subjects, names, strict=True):
-        warnings += check_store(store_digest, subject.sae, name, cfg.force)
+    for subject in subjects:
+        warnings += check_store(store_digest, subject.sae, subject.label, cfg.force)
         refused += objections(subject)
         if subject.source.n < MIN_ROWS_PER_DIM * subject.width:
             warnings.append(
@@ -221,63 +167,88 @@ def _check(cfg: ValidateConfig, subjects: list[Subject], names: list[str]) -> li
     return warnings
 
 
-def _member(
-    cfg: ValidateConfig, subject: Subject, splicer: Splicer | ThoughtSplicer, parts: Path, i: int
-) -> None:
-    """Judge one SAE; its summary is written last."""
-    total = Total(subject)
-    mine, firing = measure_sae(subject, total)
-    options: dict[str, Any] = {
-        "l0": firing.l0.compute(),
-        "n_live": firing.density.n_live(),
-        "n_rows": cfg.baseline_rows,
-        "seed": cfg.seed,
-    }
-    if isinstance(subject, JoinedSubject):
-        baselines = fit_joined(subject, cfg.baselines, **options)
-    else:
-        baselines = fit_baselines(subject, cfg.baselines, **options)
-    tallies = {"sae": mine, **measure_baselines(subject, total, baselines)}
-    widths = {name: model.d_sae for name, model in {"sae": subject.sae, **baselines}.items()}
-    spliced, skipped = None, f"a {subject.sae.kind} does not stand for the one vector that it reads"
-    if subject.sae.reconstructs:
-        spliced, skipped = splicer.rows(subject, baselines)
-    bought = labels_on(subject, cfg.seed) if subject.sae.kind == "supervised" else None
-    label = {"member": subject.label}
-    _write(parts / f"{i}.reconstruction.parquet", [label | r for r in table(subject, tallies, widths)])
-    columns = firing.columns()
-    pq.write_table(
-        pa.table({"member": [subject.label] * len(columns["latent"]), **columns}),
-        parts / f"{i}.firing.parquet",
+def _work(cfg: ValidateConfig, job: _Job, tmp: Path) -> ValidateOutcome:
+    for line in job.warnings:
+        warn(line)
+    parts, every = Parts(tmp), range(len(job.subjects))
+    for i in parts.todo(every):
+        subject = job.subjects[i]
+        if len(every) > 1:
+            say(f"validate: SAE {i + 1} of {len(every)}, {subject.label}")
+        _member(cfg, subject, job.splicer, parts, i)
+    fidelity_row = ThoughtFidelityRow if job.store.meta.kind == "thoughts" else TextFidelityRow
+    tables = {"reconstruction": ReconstructionRow, "firing": FiringRow, "fidelity": fidelity_row}
+    for name, row in tables.items():
+        parts.join(every, name, tmp / f"{name}.parquet", schema(row))
+    members = parts.summaries(every, Validated)
+    return ValidateOutcome(
+        split=cfg.split,
+        kind=job.store.meta.kind,
+        n=sum(m.n for m in members),
+        members=members,
+        headline=headline(members, cfg.split),
+        definitions=DEFINITIONS,
+        warnings=job.warnings,
     )
-    _write(parts / f"{i}.fidelity.parquet", [label | r for r in spliced or []])
-    intervals = {name: explained(tally, cfg.seed) for name, tally in tallies.items()}
-    summary = {
-        **label,
-        "kind": subject.sae.kind,
-        "hook_names": subject.sae.hook_names,
-        "thoughts": subject.thoughts,
-        "d_in": subject.sae.d_in,
-        "d_sae": subject.sae.d_sae,
-        "n": int(mine.rows.sum()),
-        "n_flagged_left_out": subject.view.n - int(mine.rows.sum()),
-        "n_problems": int((mine.rows > 0).sum()),
-        "n_train": training_rows(subject),
-        "reconstruction": {
-            name: {"d_sae": widths[name], **tally.row(), **limits(intervals[name])}
-            for name, tally in tallies.items()
+
+
+def _member(
+    cfg: ValidateConfig, subject: Subject, splicer: Splicer | ThoughtSplicer, parts: Parts, i: int
+) -> None:
+    """Judge one SAE."""
+    sae, total = subject.sae, Total(subject)
+    mine, firing = measure_sae(subject, total)
+    sparsity = firing.sparsity()
+    others = fit_baselines(subject, cfg, l0=sparsity.l0, n_live=firing.density.n_live())
+    tallies = {"sae": mine, **measure_baselines(subject, total, others)}
+    widths = {name: model.d_sae for name, model in {"sae": sae, **others}.items()}
+    spliced, skipped = None, f"a {sae.kind} does not stand for the one vector that it reads"
+    if sae.reconstructs:
+        spliced, skipped = splicer.rows(subject, others)
+    parts.write_table(i, "reconstruction", to_table(ReconstructionRow, table(subject, tallies, widths)))
+    parts.write_table(i, "firing", column_table(FiringRow, _firing_columns(subject, firing)))
+    if spliced:
+        parts.write_table(i, "fidelity", to_table(*_of_member(subject.label, spliced)))
+    n = int(mine.rows.sum())
+    summary = Validated(
+        member=subject.label,
+        kind=sae.kind,
+        hook_names=list(sae.hook_names),
+        thoughts=subject.thoughts,
+        d_in=sae.d_in,
+        d_sae=sae.d_sae,
+        n=n,
+        n_flagged_left_out=subject.view.n - n,
+        n_problems=int((mine.rows > 0).sum()),
+        n_train=training_rows(subject),
+        reconstruction={
+            name: reconstructor(tally, widths[name], cfg.seed) for name, tally in tallies.items()
         },
-        "comparisons": [
-            compare(mine, tally, name, cfg.seed) for name, tally in tallies.items() if name != "sae"
-        ],
-        "sparsity": firing.summary(),
-        "by_norm": mine.by_norm.compute(),
-        "labels": bought,
-        "fidelity": spliced,
-        "fidelity_skipped": skipped,
+        comparisons=[compare(mine, tallies[name], name, cfg.seed) for name in others],
+        sparsity=sparsity,
+        by_norm=mine.bins(),
+        labels=labels_on(subject, cfg.seed) if sae.kind == "supervised" else None,
+        fidelity=spliced,
+        fidelity_skipped=skipped,
+    )
+    parts.finish(i, summary)
+
+
+def _firing_columns(subject: Subject, firing: Firing) -> dict[str, object]:
+    density = firing.density
+    return {
+        "member": subject.label,
+        "latent": range(subject.sae.d_sae),
+        "fires": density.fires,
+        "density": density.compute(),
+        "n_rows": density.n,
+        "dead": firing.dead.mask(),
     }
-    write_json(parts / f"{i}.json", summary)
 
 
-def _write(file: Path, rows: list[dict[str, Any]]) -> None:
-    pq.write_table(pa.Table.from_pylist(rows), file)
+def _of_member(
+    member: str, rows: Sequence[TextFidelity] | Sequence[ThoughtFidelity]
+) -> tuple[type[Record], list[Record]]:
+    """The rows of `fidelity.parquet`, and of which kind they are."""
+    cls = TextFidelityRow if isinstance(rows[0], TextFidelity) else ThoughtFidelityRow
+    return cls, [cls(member=member, **vars(row)) for row in rows]

@@ -6,15 +6,14 @@ reconstruction is put back into the running loop, in one (hook, thought) cell at
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from thoughtlens.acts.behind import thought_model
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import MismatchError, NotThereError
-from thoughtlens.evals.reconstruction.subject import Subject
+from thoughtlens.core import Json, MismatchError, NotThereError
+from thoughtlens.evals.heldout.subject import Subject
+from thoughtlens.evals.reconstruction.records import ThoughtFidelity
 from thoughtlens.interventions import changes
 from thoughtlens.interventions.groups import Group, groups_of
 from thoughtlens.interventions.rows import rows_of
@@ -78,7 +77,7 @@ class ThoughtSplicer:
     @torch.no_grad()
     def rows(
         self, subject: Subject, baselines: dict[str, Baseline]
-    ) -> tuple[list[dict[str, Any]] | None, str | None]:
+    ) -> tuple[list[ThoughtFidelity] | None, str | None]:
         """One row a place and arm, then all places at once; or the reason why there is none."""
         if self.skipped is not None:
             return None, self.skipped
@@ -122,13 +121,15 @@ def _edit(arm: str, model: SAE | Baseline, group: Group) -> Edit:
     return Edit(arm, made, about=group.about)
 
 
-def _row(edit: Edit, row: dict[str, Any]) -> dict[str, Any]:
+def _row(edit: Edit, row: Json) -> ThoughtFidelity:
     (first, _), several = edit.changes[0], len(edit.changes) > 1
-    where = {
-        "hook_name": None if several else first.hook_name,
-        "thought_idx": None if several else first.thought,
-    }
-    return {**where, "arm": edit.name, "scope": edit.about["scope"], **{n: row[n] for n in COLUMNS}}
+    return ThoughtFidelity(
+        hook_name=None if several else first.hook_name,
+        thought_idx=None if several else first.thought,
+        arm=edit.name,
+        scope=edit.about["scope"],
+        **{name: row[name] for name in COLUMNS},
+    )
 
 
 def _one_a_group(store: ActivationStore, split: str, n: int, seed: int) -> list[int]:

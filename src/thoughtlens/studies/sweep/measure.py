@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 from thoughtlens.acts.behind import thought_model
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import Number
-from thoughtlens.evals.reconstruction.measure import Total, measure_sae
-from thoughtlens.evals.reconstruction.splicer import Splicer
-from thoughtlens.evals.reconstruction.subject import Subject
+from thoughtlens.evals.heldout.fidelity import Splicer
+from thoughtlens.evals.heldout.measure import Total, measure_sae
+from thoughtlens.evals.heldout.subject import Subject
 from thoughtlens.evals.validity.measure import Bench
 from thoughtlens.evals.validity.splice import splice
 from thoughtlens.sae.formats.io import load_members
@@ -48,15 +48,15 @@ def measure(directory: Path, store: ActivationStore, split: str) -> Held:
 
 def _one(subject: Subject) -> Held:
     tally, firing = measure_sae(subject, Total(subject))
-    row, sparsity = tally.row(), firing.summary()
-    within = row["explained_variance_within"] if len(subject.cells) > 1 else None
+    row, sparsity = tally.over(), firing.sparsity()
+    within = row.explained_variance_within if len(subject.cells) > 1 else None
     return Held(
-        fvu=row["fvu"],
+        fvu=row.fvu,
         fvu_within=None if within is None else 1 - within,
-        explained_variance=row["explained_variance"],
-        l0=sparsity["l0"],
-        dead_share=sparsity["dead_share"],
-        n=row["n"],
+        explained_variance=row.explained_variance,
+        l0=sparsity.l0,
+        dead_share=sparsity.dead_share,
+        n=row.n,
         n_problems=int((tally.rows > 0).sum()),
         d_in=subject.sae.d_in,
         d_sae=subject.sae.d_sae,
@@ -97,9 +97,9 @@ class Fidelity:
         scores = []
         for name, sae in load_members(directory).items():
             rows, _ = self.splicer.rows(Subject(self.store, name, sae, self.split), {})
-            scores += [row for row in rows or [] if row["arm"] == "sae"]
-        known = [row["ce_loss_score_mean"] for row in scores if row["ce_loss_score_mean"] is not None]
-        return _mean(known) if known else None, scores[0]["n"]
+            scores += [row for row in rows or [] if row.arm == "sae"]
+        known = [row.ce_loss_score_mean for row in scores if row.ce_loss_score_mean is not None]
+        return _mean(known) if known else None, scores[0].n
 
 
 def _bench(store: ActivationStore, split: str, n: int, seed: int) -> Bench:

@@ -14,9 +14,9 @@ from thoughtlens.core import Number, Outcome, Record, column
 class Held(Record):
     """One trained setting on the held-out rows of a split: means over its SAEs."""
 
-    fvu: float
+    fvu: float | None
     fvu_within: float | None
-    explained_variance: float
+    explained_variance: float | None
     l0: float
     dead_share: float
     fidelity: float | None = None

@@ -15,7 +15,7 @@ from torch import Tensor
 from thoughtlens.acts.store.meta import ROWS
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.acts.store.tables import stream
-from thoughtlens.acts.store.view import View
+from thoughtlens.acts.store.view import View, ViewBatch
 from thoughtlens.core import DataError, MismatchError
 from thoughtlens.latents.codes.member import check_hooks, member_thoughts
 from thoughtlens.sae.base import SAE, SparseActs
@@ -50,6 +50,11 @@ class Batch:
     def n_sites(self) -> int:
         """Judged vectors of each row of x."""
         return len(self.cell) // max(1, len(self.x))
+
+    def first(self, n: int) -> Batch:
+        """The first n rows of x, and what belongs to them."""
+        own = slice(n * self.n_sites)
+        return Batch(self.x[:n], self.cell[own], self.problem[own], self.kept[own], self.target[own])
 
 
 class Subject:
@@ -95,12 +100,12 @@ class Subject:
         return self.sae.d_in * self.n_sites
 
     def training_source(self) -> View | JoinedView:
-        """Its rows in the split that it was trained on."""
-        return self.training_view()
+        """Its rows in the split that it was trained on, without those it was trained without."""
+        return self.store.view(self.sae.hook_names, self.train_split, self.thoughts, self.drops_outliers)
 
     def targets(self, n: int, seed: int) -> Float[Tensor, "n d_out"]:
         """A sample of what should come out."""
-        return self.view.sample(n, seed).x
+        return self.batch(self.source.sample(-(-n // self.n_sites), seed), self.source).target
 
     def reconstruct(self, model: SAE | Baseline, batch: Batch) -> tuple[Tensor, SparseActs]:
         """x_hat, and the acts behind it."""
@@ -108,18 +113,27 @@ class Subject:
         acts = model.encode_sparse(batch.x, cell)
         return model.decode_sparse(acts, cell, batch.x), acts
 
-    def training_view(self) -> View:
-        """The vectors that an SAE like this one is trained on, for fitting baselines."""
-        return self.store.view(self.sae.hook_names, self.train_split, self.thoughts, self.drops_outliers)
-
     def batches(self) -> Iterator[Batch]:
-        """The held-out vectors in order."""
-        device = self.sae.W_enc.device
-        for batch in self.view.sequential(self.batch_rows):
-            rows = self.view.rows_of(batch.idx)
-            kept = ~self._outlier[rows] if self.drops_outliers else np.ones(len(rows), bool)
-            x = batch.x.to(device)
-            yield Batch(x, self.cell_of(batch.cell), self.store.problem_idx[rows], kept, x)
+        """The held-out rows in order."""
+        for batch in self.source.sequential(self.batch_rows):
+            yield self.batch(batch, self.source)
+
+    def training(self, n_rows: int, seed: int) -> Iterator[Batch]:
+        """At most `n_rows` rows that it was trained on, in the random order that `seed` gives."""
+        source = self.training_source()
+        left = min(n_rows, source.n)
+        for batch in source.batches(self.batch_rows, seed=seed):
+            yield self.batch(batch, source).first(left)
+            left -= len(batch.x)
+            if left <= 0:
+                return
+
+    def batch(self, batch: ViewBatch, source: View | JoinedView) -> Batch:
+        """Rows of a source, with the cell and problem of every vector that is judged."""
+        rows = source.rows_of(batch.idx)
+        kept = ~self._outlier[rows] if self.drops_outliers else np.ones(len(rows), bool)
+        x = batch.x.to(self.sae.W_enc.device)
+        return Batch(x, self.cell_of(batch.cell), self.store.problem_idx[rows], kept, x)
 
     def cell_of(self, cell: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         """Indices into the store's cells as indices into `cells`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +10,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from thoughtlens.core import DataError, progress
-from thoughtlens.evals.reconstruction.subject import Batch, Subject
+from thoughtlens.evals.heldout.records import DensityBin, NormBin, Quantiles, Reconstructed, Sparsity
+from thoughtlens.evals.heldout.subject import Batch, Subject
 from thoughtlens.numerics.metrics.accumulator import Moments
 from thoughtlens.numerics.metrics.reconstruction import (
     ExplainedVarianceByNorm,
@@ -82,16 +82,21 @@ class Tally:
         self.spread += np.bincount(problem, weights=spread, minlength=n)
         self.rows += np.bincount(problem, minlength=n)
 
-    def row(self, cells: list[int] | None = None, *, flagged: bool = False) -> dict[str, Any]:
-        """Every metric over some cells (None: all), flagged rows left out or in; None if no rows."""
+    def over(self, cells: list[int] | None = None, *, flagged: bool = False) -> Reconstructed:
+        """Every metric over some cells (None: all), flagged rows left out or in."""
         reconstruction, l0 = Reconstruction(), L0()
         for (cell, kept), (part, counts) in self.parts.items():
             if (cells is None or cell in cells) and (kept or flagged):
                 reconstruction.merge(part)
                 l0.merge(counts)
-        values = reconstruction.compute()
         within = defined(self.within) if cells is None and not flagged else None
-        return {"n": reconstruction.n, "l0": defined(l0), **values, "explained_variance_within": within}
+        return Reconstructed(
+            n=reconstruction.n, l0=defined(l0), **reconstruction.compute(), explained_variance_within=within
+        )
+
+    def bins(self) -> list[NormBin]:
+        """Explained variance by |x|."""
+        return [NormBin.from_json(row) for row in self.by_norm.compute()]
 
 
 @dataclass(eq=False)
@@ -110,32 +115,22 @@ class Firing:
         for part in (self.density, self.dead, self.l0, self.l1):
             part.update_sparse(acts.values[kept], acts.indices[kept])
 
-    def summary(self) -> dict[str, Any]:
-        """Numbers for `result.json`."""
-        n_dead = self.dead.compute()
-        return {
-            "n": self.density.n,
-            "l0": self.l0.compute(),
-            "l0_quantiles": self.l0.quantiles(),
-            "l1": self.l1.compute(),
-            "n_dead": n_dead,
-            "dead_share": n_dead / self.sae.d_sae,
-            "dead_window": self.density.n,
-            "n_dense": self.density.n_dense(),
-            "effective_latents": self.density.effective_latents() if self.density.fires.any() else None,
-            "rule_of_three": self.density.rule_of_three(),
-            "density_histogram": self.density.histogram(),
-        }
-
-    def columns(self) -> dict[str, Any]:
-        """One line a latent, for `firing.parquet`."""
-        return {
-            "latent": np.arange(self.sae.d_sae),
-            "fires": self.density.fires,
-            "density": self.density.compute(),
-            "n_rows": np.full(self.sae.d_sae, self.density.n),
-            "dead": self.dead.mask(),
-        }
+    def sparsity(self) -> Sparsity:
+        """The numbers over all latents."""
+        n_dead, density = self.dead.compute(), self.density
+        return Sparsity(
+            n=density.n,
+            l0=self.l0.compute(),
+            l0_quantiles=Quantiles(**self.l0.quantiles()),
+            l1=self.l1.compute(),
+            n_dead=n_dead,
+            dead_share=n_dead / self.sae.d_sae,
+            dead_window=density.n,
+            n_dense=density.n_dense(),
+            effective_latents=density.effective_latents() if density.fires.any() else None,
+            rule_of_three=density.rule_of_three(),
+            density_histogram=[DensityBin.from_json(row) for row in density.histogram()],
+        )
 
 
 @torch.no_grad()

@@ -1,0 +1,249 @@
+"""The language model on held-out text with x replaced by x_hat at a hook, against itself untouched.
+
+The model must give the store's own activations back, so that what is spliced is what the SAE was judged
+on. All replacements are made at the same positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from thoughtlens.acts.behind import language_model
+from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.core import MismatchError, progress
+from thoughtlens.evals.heldout.records import TextFidelity
+from thoughtlens.evals.heldout.subject import Subject
+from thoughtlens.evals.heldout.windows import Window, held_out_text, pack
+from thoughtlens.models.hf.capture import capture, replace
+from thoughtlens.models.hf.config import ModelConfig
+from thoughtlens.models.hf.load import LanguageModel
+from thoughtlens.models.hf.reader import pad
+from thoughtlens.numerics.metrics.fidelity import SplicedFidelity, ce_loss_score, kl_score, next_token
+from thoughtlens.numerics.stats.intervals import bootstrap_ratio
+from thoughtlens.sae import SAE
+from thoughtlens.sae.baselines.base import Baseline
+
+AGREEMENT = 0.98
+"""Least median cosine between the model's activations and the stored ones."""
+REMEDY = "name that one, or set validate.ce_tokens=0"
+DEFINITIONS = {
+    "delta_ce": "cross-entropy with x replaced minus the untouched model's, nats per predicted token",
+    "kl": "mean over predicted tokens of KL(untouched || replaced), nats",
+    "top1_agreement": "share of predictions whose most likely token stays the same",
+    "ce_loss_score_*": "(ce_ablated - ce) / (ce_ablated - ce_clean); ablated: zeros, or the hook's training "
+    "mean, at the same positions; 1 costs nothing, 0 is as bad as the ablation",
+    "kl_score_*": "1 - kl / kl_ablated, same ablations",
+}
+
+Change = Callable[[Float[Tensor, "n d"]], Float[Tensor, "n d"]]
+Changes = dict[str, dict[str, Change]]
+"""By hook, then by name: what x is replaced by."""
+Tallies = dict[tuple[str, str], SplicedFidelity]
+"""By hook and name."""
+
+
+class Splicer:
+    """Fidelity of SAEs on a split of a store; loads the model at once, so that a wrong one is refused early.
+
+    Args:
+        store: The store; one of thoughts has no next token, and `skipped` says so.
+        model: The model; None: the one that the store names.
+        split: Split whose text is read.
+        ce_tokens: Tokens to read; with 0 nothing is loaded.
+        mean_rows: Rows behind the mean that replaces x in the ablation.
+        seed: Fixes texts and resampling.
+
+    Raises:
+        MismatchError: the model is not the one that the store was extracted from.
+    """
+
+    def __init__(
+        self,
+        store: ActivationStore,
+        *,
+        model: ModelConfig | None,
+        split: str,
+        ce_tokens: int,
+        mean_rows: int,
+        seed: int,
+    ) -> None:
+        self.store, self.split, self.ce_tokens = store, split, ce_tokens
+        self.mean_rows, self.seed = mean_rows, seed
+        self.skipped: str | None = None
+        if store.meta.kind != "text":
+            self.skipped = "continuous thoughts have no next token; splice them into the thought loop"
+        elif ce_tokens == 0:
+            self.skipped = "ce_tokens is 0"
+        self.lm = None if self.skipped else language_model(store, model, remedy=REMEDY)
+
+    @torch.no_grad()
+    def rows(
+        self, subject: Subject, baselines: dict[str, Baseline]
+    ) -> tuple[list[TextFidelity] | None, str | None]:
+        """By hook: the SAE, each baseline but the means, zeros, and the mean of the hook's training rows; or
+        the reason why there is none.
+
+        Raises:
+            MismatchError: the model does not give the activations of the store.
+        """
+        if self.lm is None:
+            return None, self.skipped
+        models = {"sae": subject.sae} | {n: b for n, b in baselines.items() if n not in ("mean", "cell_mean")}
+        changes = {hook: self._changes(subject, hook, models) for hook in subject.sae.hook_names}
+        tallies = {(hook, name): SplicedFidelity() for hook, own in changes.items() for name in own}
+        batches = pack(self._text(subject))
+        _require_agreement(subject, self.lm, batches[0])
+        with progress(f"splice {subject.label}", sum(len(b) for b in batches), "windows") as bar:
+            for batch in batches:
+                _count(self.lm, batch, changes, tallies)
+                bar.advance(len(batch))
+        return [
+            row
+            for hook, own in changes.items()
+            for row in _rows(hook, {name: tallies[hook, name] for name in own}, self.seed)
+        ], None
+
+    def _text(self, subject: Subject) -> list[Window]:
+        assert self.lm is not None
+        bos = self.lm.tokenizer.bos_token_id
+        return held_out_text(
+            self.store,
+            self.split,
+            drop_outliers=subject.drops_outliers,
+            bos=bos if isinstance(bos, int) else None,
+            n_tokens=self.ce_tokens,
+            seed=self.seed,
+        )
+
+    def _changes(self, subject: Subject, hook: str, models: dict[str, SAE | Baseline]) -> dict[str, Change]:
+        def through(model: SAE | Baseline) -> Change:
+            here = model.at(hook)
+            return lambda x: here.decode_sparse(here.encode_sparse(x), x)
+
+        mean, device = self._mean(subject, hook), subject.sae.W_enc.device
+        return {name: through(model) for name, model in models.items()} | {
+            "zero": torch.zeros_like,
+            "mean": lambda x: mean.to(device, x.dtype).expand_as(x),
+        }
+
+    def _mean(self, subject: Subject, hook: str) -> Float64[Tensor, " d_in"]:
+        view = self.store.view([hook], subject.train_split, None, subject.drops_outliers)
+        total, n = torch.zeros(view.d_in, dtype=torch.float64), min(self.mean_rows, view.n)
+        for batch in view.batches(subject.batch_rows, seed=self.seed):
+            total += batch.x.double().sum(0)
+            n -= len(batch.x)
+            if n <= 0:
+                break
+        return total / (min(self.mean_rows, view.n) - n)
+
+
+def _count(lm: LanguageModel, batch: Sequence[Window], changes: Changes, tallies: Tallies) -> None:
+    """Score one batch under every change."""
+    device = lm.model.device
+    ids, mask = (torch.from_numpy(a).to(device) for a in pad([w.tokens for w in batch]))
+    stored = torch.from_numpy(pad([w.row >= 0 for w in batch], False)[0]).to(device)
+    kept = torch.from_numpy(pad([w.kept for w in batch], False)[0]).to(device)
+    groups = torch.tensor([w.problem for w in batch], device=device)[:, None].expand_as(ids)
+    inputs = {"input_ids": ids, "attention_mask": mask.long(), "use_cache": False}
+    clean, targets, counted = next_token(lm.model(**inputs).logits, ids, stored)
+    for hook, own in changes.items():
+        for name, change in own.items():
+
+            def splice(x: Tensor, change: Change = change) -> Tensor:
+                x_hat = x.clone()
+                x_hat[kept] = change(x[kept].float()).to(x)
+                return x_hat
+
+            with replace(lm.model, hook, splice):
+                spliced = lm.model(**inputs).logits[:, :-1]
+            tallies[hook, name].update(clean, spliced, targets, counted, groups[:, 1:])
+
+
+class _Sums(NamedTuple):
+    """Of one tally, by document or as means; in the order of `metrics.fidelity.SUMS`."""
+
+    n: np.ndarray
+    ce_clean: np.ndarray
+    ce: np.ndarray
+    kl: np.ndarray
+    agree: np.ndarray
+
+
+class _Score(NamedTuple):
+    """Against one ablation; None where it does no harm."""
+
+    ce: float | None
+    kl: float | None
+    low: float | None
+    high: float | None
+
+
+def _rows(hook: str, tallies: dict[str, SplicedFidelity], seed: int) -> list[TextFidelity]:
+    """Numbers and intervals by name."""
+    rows = []
+    for name, tally in tallies.items():
+        mine = _Sums(*tally.per_group().T)
+        low, high = _ends(mine.ce - mine.ce_clean, mine.n, seed)
+        zero, mean = (_score(tally, tallies[ablation], seed) for ablation in ("zero", "mean"))
+        rows.append(
+            TextFidelity(
+                hook_name=hook,
+                arm=name,
+                n=tally.n,
+                n_documents=len(mine.n),
+                **tally.compute(),
+                delta_ce_low=low,
+                delta_ce_high=high,
+                ce_loss_score_zero=zero.ce,
+                kl_score_zero=zero.kl,
+                ce_loss_score_zero_low=zero.low,
+                ce_loss_score_zero_high=zero.high,
+                ce_loss_score_mean=mean.ce,
+                kl_score_mean=mean.kl,
+                ce_loss_score_mean_low=mean.low,
+                ce_loss_score_mean_high=mean.high,
+            )
+        )
+    return rows
+
+
+def _score(tally: SplicedFidelity, ablated: SplicedFidelity, seed: int) -> _Score:
+    mine, other = _Sums(*tally.per_group().T), _Sums(*ablated.per_group().T)
+    found, worst = (_Sums(*(one.per_group().sum(0) / one.n)) for one in (tally, ablated))
+    gap = other.ce - other.ce_clean
+    low, high = _ends(other.ce - mine.ce, gap, seed)
+    return _Score(
+        ce_loss_score(float(found.ce_clean), float(found.ce), float(worst.ce)) if gap.sum() > 0 else None,
+        kl_score(float(found.kl), float(worst.kl)) if worst.kl > 0 else None,
+        low,
+        high,
+    )
+
+
+def _ends(top: np.ndarray, bottom: np.ndarray, seed: int) -> tuple[float | None, float | None]:
+    """Cluster bootstrap over documents; None with one document, or where the denominator is not positive."""
+    if len(top) < 2 or bottom.sum() <= 0:
+        return None, None
+    found = bootstrap_ratio(top, bottom, seed=seed)
+    return found.low, found.high
+
+
+def _require_agreement(subject: Subject, lm: LanguageModel, batch: Sequence[Window]) -> None:
+    ids, mask = (torch.from_numpy(a) for a in pad([w.tokens for w in batch]))
+    row = pad([w.row for w in batch], -1)[0]
+    here = torch.from_numpy(row >= 0)
+    found = capture(lm.model, ids, mask.long(), subject.sae.hook_names)
+    for hook, x in found.items():
+        stored = subject.store.read(hook, row[row >= 0])
+        cosine = torch.cosine_similarity(x.cpu()[here].float(), stored, dim=1).median().item()
+        if not cosine >= AGREEMENT:
+            raise MismatchError(
+                f"{lm.name} does not give the activations of {subject.store.root} at {hook!r}: their median "
+                f"cosine is {cosine:.3f}, expected at least {AGREEMENT}. Name the model it was extracted from"
+            )
