@@ -25,7 +25,7 @@ def test_links_lead_somewhere():
 
 
 def test_the_whole_pilot_is_15_lines():
-    first = next(code for _, code in blocks(ROOT / "docs" / "python.md") if "pipeline.run" in code)
+    first = next(code for _, code in blocks(ROOT / "docs" / "python.md") if "tl.run" in code)
     assert sum(bool(line.strip()) for line in first.splitlines()) <= 15
 
 
