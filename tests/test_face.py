@@ -43,7 +43,7 @@ def test_thoughts_are_read_in_order():
     said = [thoughts.says(i)[0][0][0] for i in range(1, 6)]
     assert said == ["*5", "9", "+10", "19", "*16"] and thoughts.answers == ["5"]
     assert thoughts.at("layers.1:out@2").shape == (1, 96) and thoughts.at("layers.1:out").shape == (1, 7, 96)
-    with pytest.raises(HookError, match="layers.9:out@2"):
+    with pytest.raises(HookError, match=r"layers\.9:out@2"):
         thoughts.at("layers.9:out@2")
 
 
@@ -61,6 +61,8 @@ def test_fit_finds_planted_directions():
     generator = torch.Generator().manual_seed(0)
     atoms = torch.nn.functional.normalize(torch.randn(12, 32, generator=generator), dim=1)
     codes = (torch.rand(4000, 12, generator=generator) < 0.1) * torch.rand(4000, 12, generator=generator)
-    sae = tl.fit(tl.sae.TopKConfig(d_sae=24, k=3), codes @ atoms, place="layers.1:out@3", epochs=40, batch_size=256)
+    sae = tl.fit(
+        tl.sae.TopKConfig(d_sae=24, k=3), codes @ atoms, place="layers.1:out@3", epochs=40, batch_size=256
+    )
     assert tl.metrics.mmcs(sae.W_dec, atoms).recall > 0.9
     assert sae.hook_names == ["layers.1:out"]

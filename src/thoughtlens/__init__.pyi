@@ -1,13 +1,3 @@
-from .models.open import load_model as load_model
-from .models.thought.places import Place as Place
-from .sae.base import SAE as SAE
-from .sae.formats.open import load_sae as load_sae
-from .show.run import Run as Run
-from .studies.notebook import fit as fit
-from .studies.notebook import open_run as open_run
-from .studies.notebook import read as read
-from .studies.notebook import run as run
-from .studies.notebook import think as think
 from . import acts as acts
 from . import cli as cli
 from . import core as core
@@ -21,6 +11,16 @@ from . import problems as problems
 from . import sae as sae
 from . import show as show
 from . import studies as studies
+from .models.open import load_model as load_model
+from .models.thought.places import Place as Place
 from .numerics import metrics as metrics
+from .sae.base import SAE as SAE
+from .sae.formats.open import load_sae as load_sae
+from .show.run import Run as Run
+from .studies.notebook import fit as fit
+from .studies.notebook import open_run as open_run
+from .studies.notebook import read as read
+from .studies.notebook import run as run
+from .studies.notebook import think as think
 
 __version__: str

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.core.test_stage import Count
+from tests.core.counting import Count
 from thoughtlens.core import Outcome, Parts, run_stage
 
 

@@ -10,14 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from thoughtlens.core import Config, NotThereError, OccupiedError, ResourceError, StoreError, stage
-
-
-class Count(Config):
-    n: int = 3
-    """How many files."""
-    source: Path | None = None
-    """Input."""
+from tests.core.counting import Count
+from thoughtlens.core import NotThereError, OccupiedError, ResourceError, StoreError, stage
 
 
 def write(tmp: Path, n: int = 3) -> dict:
@@ -92,7 +86,7 @@ def test_an_interrupted_stage_continues_with_its_own_settings_only(tmp_path):
 
 def test_two_writers_do_not_meet(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from tests.core.test_stage import Count\n"
+        "import sys, time; from pathlib import Path; from tests.core.counting import Count\n"
         "from thoughtlens.core.stage import run_stage\n"
         "def work(tmp):\n    print('in', flush=True); time.sleep(60)\n"
         f"run_stage('count', Count(), Path({str(tmp_path / 'a')!r}), work)\n"

@@ -40,7 +40,8 @@ from thoughtlens.core.translate import translate_result
 
 SCHEMA = 1
 LIBRARIES = ("torch", "transformers", "numpy", "scikit-learn", "safetensors", "pyarrow")
-UNHASHED = {"config.toml", "result.json", ".lock"}
+LOCK, BEGUN = ".lock", ".begun.json"
+UNHASHED = {"config.toml", "result.json", LOCK, BEGUN}
 UNHASHED_FOLDERS = {"shards", "checkpoints", PARTS}
 
 
@@ -93,7 +94,11 @@ def run_stage(
     if out.exists():
         return _reuse(out, stage, cfg, digests)
     tmp = out.with_name(out.name + ".tmp")
-    with _os_errors(out), _locked(tmp, cfg):
+    with _os_errors(out), _locked(tmp):
+        if out.exists():  # another process ended while this one waited for nothing
+            shutil.rmtree(tmp)
+            return _reuse(out, stage, cfg, digests)
+        _begin(tmp, cfg, digests)
         if (tmp / "result.json").is_file():
             return _finished(tmp, out)
         start = time.monotonic()
@@ -106,7 +111,7 @@ def run_stage(
             "inputs": {
                 name: {"path": str(path), "digest": digests[name]} for name, path in (inputs or {}).items()
             },
-            "digest": digest_tree(tmp),
+            "digest": _digest_finished(tmp),
             "seconds": round(time.monotonic() - start, 3),
             **provenance().to_json(),
         }
@@ -179,12 +184,24 @@ def provenance() -> Provenance:
 
 
 def _finished(tmp: Path, out: Path) -> Result:
-    """Clean up and rename; all that a stage which was killed here has left to do."""
+    """Clean up and rename; all that a stage which was killed here has left to do.
+
+    The lock goes last: whoever starts meanwhile must not write into what is about to be renamed.
+    """
     shutil.rmtree(tmp / PARTS, ignore_errors=True)
-    (tmp / ".lock").unlink()
+    (tmp / BEGUN).unlink(missing_ok=True)
     fsync_tree(tmp)
     os.rename(tmp, out)
+    (out / LOCK).unlink()
     return read_result(out)
+
+
+def _digest_finished(tmp: Path) -> str:
+    """The digest of what is there, after halves that a kill left are swept away."""
+    for half in (*tmp.rglob("*.part"), *tmp.rglob(".tmp*")):
+        if half.is_file() and half.relative_to(tmp).parts[0] not in UNHASHED_FOLDERS:
+            half.unlink()
+    return digest_tree(tmp)
 
 
 def _reuse(out: Path, stage: str, cfg: Config, digests: dict[str, str]) -> Result:
@@ -209,14 +226,16 @@ def _reuse(out: Path, stage: str, cfg: Config, digests: dict[str, str]) -> Resul
                 f"{out} was made from another {name} than the one given now; "
                 f"choose another --out, or delete it"
             )
+    (out / LOCK).unlink(missing_ok=True)
     say(f"{stage}: {out} is already done, nothing to do")
     return result
 
 
 @contextmanager
-def _locked(tmp: Path, cfg: Config) -> Iterator[None]:
+def _locked(tmp: Path) -> Iterator[None]:
+    """Nobody else writes `tmp` within the block."""
     tmp.mkdir(parents=True, exist_ok=True)
-    handle = (tmp / ".lock").open("w")
+    handle = (tmp / LOCK).open("w")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -225,21 +244,37 @@ def _locked(tmp: Path, cfg: Config) -> Iterator[None]:
             f"Another process is writing {tmp}; wait for it, or choose another --out"
         ) from None
     try:
-        file = tmp / "config.toml"
-        text = to_toml(cfg)
-        begun = any(path.name not in (file.name, ".lock") for path in tmp.iterdir())
-        if begun and file.exists():
-            if keys := _other_settings(tmp, cfg, paths=True):
-                raise OccupiedError(
-                    f"{tmp} holds an unfinished run with other settings: {', '.join(keys)}. "
-                    f"Finish it with its own settings, delete it, or choose another --out"
-                )
-        else:
-            with whole(file) as part:
-                part.write_text(text, "utf-8")
         yield
     finally:
         handle.close()
+
+
+def _begin(tmp: Path, cfg: Config, digests: dict[str, str]) -> None:
+    """Note settings and inputs of a new stage, or see that a begun one has the same."""
+    file = tmp / "config.toml"
+    if not (file.exists() and any(path.name not in (file.name, LOCK, BEGUN) for path in tmp.iterdir())):
+        with whole(file) as part:
+            part.write_text(to_toml(cfg), "utf-8")
+        write_json(tmp / BEGUN, digests)
+        return
+    if keys := _other_settings(tmp, cfg, paths=True):
+        raise OccupiedError(
+            f"{tmp} holds an unfinished run with other settings: {', '.join(keys)}. "
+            f"Finish it with its own settings, delete it, or choose another --out"
+        )
+    for name, known in _inputs_of(tmp).items():
+        if digests.get(name) != known:
+            raise OccupiedError(
+                f"{tmp} was begun with another {name} than the one given now. Restore it, delete {tmp}, or "
+                f"choose another --out"
+            )
+
+
+def _inputs_of(tmp: Path) -> dict[str, str]:
+    """Digests of the inputs that an unfinished stage began with; none where an earlier version began it."""
+    if (tmp / "result.json").is_file():
+        return {name: entry["digest"] for name, entry in read_json(tmp / "result.json")["inputs"].items()}
+    return read_json(tmp / BEGUN) if (tmp / BEGUN).is_file() else {}
 
 
 def _other_settings(folder: Path, cfg: Config, *, paths: bool) -> list[str]:

@@ -58,7 +58,10 @@ class Thoughts:
         return self.batch.answers.text
 
     def at(self, place: Place | str) -> Tensor:
-        """States of a place such as `layers.1:out@3`: [questions, d]; without a thought [questions, thoughts, d].
+        """States of a place: [questions, d]; of one without a thought [questions, thoughts, d].
+
+        Args:
+            place: Such as `layers.1:out@3` or `thought_out`.
 
         Raises:
             HookError: no such place, or one that was not kept.
@@ -66,12 +69,10 @@ class Thoughts:
         return self.batch[Place.parse(place) if isinstance(place, str) else place]
 
     def says(self, thought: int, top: int = 1) -> list[list[tuple[str, float]]]:
-        """Per question, the `top` likeliest tokens if this thought were read out (logit lens), with probability."""
-        values, ids = self._probabilities[:, thought].topk(top, dim=-1)
-        return [
-            [(self.readout.texts[i].strip(), round(p, 4)) for i, p in zip(row.tolist(), ps.tolist(), strict=True)]
-            for row, ps in zip(ids, values, strict=True)
-        ]
+        """Per question, the likeliest tokens if this thought were read out (logit lens), with probabilities."""
+        probabilities, ids = self._probabilities[:, thought].topk(top, dim=-1)
+        words = [[self.readout.texts[i].strip() for i in row] for row in ids.tolist()]
+        return [list(zip(*pair, strict=True)) for pair in zip(words, probabilities.tolist(), strict=True)]
 
     @cached_property
     def _probabilities(self) -> Float[Tensor, "questions thoughts vocab"]:
@@ -114,7 +115,8 @@ def read(model: LanguageModel, texts: Sequence[str], hooks: str | Sequence[str])
         lengths.append(own.shape[1])
     words = token_texts(model.tokenizer, sorted(set(ids)))
     index = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    return Activations({name: torch.cat(parts) for name, parts in rows.items()}, [words[i] for i in ids], index)
+    at = {name: torch.cat(parts) for name, parts in rows.items()}
+    return Activations(at, [words[i] for i in ids], index)
 
 
 def think(model: ThoughtModel, questions: Sequence[str], *, batch_size: int = 64) -> Thoughts:
@@ -174,9 +176,7 @@ def fit(
         raise DataError(f"Expected rows [n, d_in], got a tensor of shape {tuple(x.shape)}")
     where = Place.parse(place) if isinstance(place, str) and place else place or Place("")
     width = config.width(x.shape[1])
-    numbers = settings(
-        config, width, len(x), epochs=epochs, batch_size=batch_size, seed=seed, lr=lr
-    )
+    numbers = settings(config, width, len(x), epochs=epochs, batch_size=batch_size, seed=seed, lr=lr)
     cell = torch.zeros(len(x), dtype=torch.long)
     return train_rows(config.for_width(x.shape[1]), x.float(), cell, [tuple(where)], numbers)
 
