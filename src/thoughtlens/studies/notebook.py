@@ -69,7 +69,7 @@ class Thoughts:
         return self.batch[Place.parse(place) if isinstance(place, str) else place]
 
     def says(self, thought: int, top: int = 1) -> list[list[tuple[str, float]]]:
-        """Per question, the likeliest tokens if this thought were read out (logit lens), with probabilities."""
+        """Per question, the likeliest tokens if this thought were read out (logit lens), with their share."""
         probabilities, ids = self._probabilities[:, thought].topk(top, dim=-1)
         words = [[self.readout.texts[i].strip() for i in row] for row in ids.tolist()]
         return [list(zip(*pair, strict=True)) for pair in zip(words, probabilities.tolist(), strict=True)]
