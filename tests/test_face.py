@@ -47,6 +47,15 @@ def test_thoughts_are_read_in_order():
         thoughts.at("layers.9:out@2")
 
 
+def test_an_edit_acts():
+    model = tl.load_model("codi-tiny")
+    plain = tl.think(model, [QUESTION])
+    edited = tl.think(model, [QUESTION], edits={"thought_in@3": lambda x: torch.zeros_like(x)})
+    assert not edited.at("thought_in@3").any() and plain.at("thought_in@3").any()
+    with pytest.raises(HookError):
+        tl.think(model, [QUESTION], edits={"thought_in@9": lambda x: x})
+
+
 def test_rows_are_the_tokens_of_the_texts(tiny_lm_dir):
     lm = tl.load_model(tiny_lm_dir, dtype="float32")
     acts = tl.read(lm, ["a dog", "cat"], ["layers.1:out", "layers.3:out"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,7 +66,7 @@ class Thoughts:
         Raises:
             HookError: no such place, or one that was not kept.
         """
-        return self.batch[Place.parse(place) if isinstance(place, str) else place]
+        return self.batch[_place(place)]
 
     def says(self, thought: int, top: int = 1) -> list[list[tuple[str, float]]]:
         """Per question, the likeliest tokens if this thought were read out (logit lens), with their share."""
@@ -119,16 +119,25 @@ def read(model: LanguageModel, texts: Sequence[str], hooks: str | Sequence[str])
     return Activations(at, [words[i] for i in ids], index)
 
 
-def think(model: ThoughtModel, questions: Sequence[str], *, batch_size: int = 64) -> Thoughts:
+def think(
+    model: ThoughtModel,
+    questions: Sequence[str],
+    *,
+    edits: Mapping[Place | str, Callable[[Tensor], Tensor]] | None = None,
+    batch_size: int = 64,
+) -> Thoughts:
     """Let a thought model think about questions and answer them; every state is kept.
 
     Args:
         model: From `load_model`.
         questions: The problems.
+        edits: What becomes of states while it thinks, by place: `{"thought_in@3": lambda x: 0 * x}`; x is
+            [batch, positions, d].
         batch_size: Problems at a time.
 
     Raises:
         DataError: no questions, or a word that the model does not know.
+        HookError: a place that does not exist, or an edit that cannot act there.
 
     Example:
         ```python
@@ -137,7 +146,8 @@ def think(model: ThoughtModel, questions: Sequence[str], *, batch_size: int = 64
         print(thoughts.says(2), thoughts.answers)
         ```
     """
-    batch = thoughts.collect(model, list(questions), answers=True, batch_size=batch_size)
+    hooks = [thoughts.Hook(_place(place), change) for place, change in (edits or {}).items()]
+    batch = thoughts.collect(model, list(questions), hooks, answers=True, batch_size=batch_size)
     return Thoughts(list(questions), batch, of_thoughts(model))
 
 
@@ -174,7 +184,7 @@ def fit(
     """
     if x.ndim != 2 or not len(x):
         raise DataError(f"Expected rows [n, d_in], got a tensor of shape {tuple(x.shape)}")
-    where = Place.parse(place) if isinstance(place, str) and place else place or Place("")
+    where = _place(place) if place else Place("")
     width = config.width(x.shape[1])
     numbers = settings(config, width, len(x), epochs=epochs, batch_size=batch_size, seed=seed, lr=lr)
     cell = torch.zeros(len(x), dtype=torch.long)
@@ -214,3 +224,7 @@ def open_run(path: str | Path) -> Run:
         ```
     """
     return Run.open(path)
+
+
+def _place(place: Place | str) -> Place:
+    return Place.parse(place) if isinstance(place, str) else place
