@@ -220,7 +220,7 @@ def open_run(path: str | Path) -> Run:
     Example:
         ```python
         run = tl.open_run("runs/pilot")
-        print(run.result("train").fvu_validation.value, run.sae().d_sae, len(run.latents()))
+        print(run.result("train").fvu_validation.value, list(run.saes()), len(run.latents()))
         ```
     """
     return Run.open(path)
