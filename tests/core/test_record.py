@@ -99,7 +99,7 @@ def test_whole_columns_become_a_table_of_the_record():
         "share": [0.5, 0.25, 1],
     }  # fmt: skip
     table = column_table(Fires, columns)
-    assert table.column_names == ["member", "latent", "level", "acts", "share"]
+    assert table.column_names == ["member", "latent", "level", "acts", "share_0.05"]
     assert table.schema.equals(pa.schema([f for f in schema(Fires) if f.name != "decile"]))
     first = of_table(Fires, table)[0]
     assert first == Fires(member="pooled", latent=0, level="a", acts=[1.0, 1.0], share=0.5)

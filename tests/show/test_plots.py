@@ -3,58 +3,50 @@
 from __future__ import annotations
 
 import io
+from dataclasses import fields, replace
 
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from thoughtlens.evals.classify.records import ClassRow
+from thoughtlens.interventions.records import EffectRow
+from thoughtlens.latents.interpret.records import LatentRow
+from thoughtlens.sae.train.records import CurvePoint
 from thoughtlens.show import plots
 
 CURVES = [
-    {"member": m, "rows_seen": 100 * i, "fvu_train": 1 / i, "fvu_validation": 1.1 / i, "l0_train": 8.0,
-     "l0_validation": 7.5, "n_dead": 9 - i}
+    CurvePoint(
+        member=m, rows_seen=100 * i, fvu_train=1 / i, fvu_validation=1.1 / i, l0_train=8.0, l0_validation=7.5,
+        n_dead=9 - i,
+    )
     for m in ("a", "b") for i in (1, 2, 3)
 ]  # fmt: skip
 RECONSTRUCTION = [
-    {
-        "member": "pooled",
-        "reconstructor": "sae",
-        "n": 50,
-        "explained_variance": 0.8,
-        "low": 0.75,
-        "high": 0.85,
-    },
-    {
-        "member": "pooled",
-        "reconstructor": "mean",
-        "n": 50,
-        "explained_variance": -0.1,
-        "low": -0.2,
-        "high": 0.0,
-    },
-    {
-        "member": "pooled",
-        "reconstructor": "random",
-        "n": 50,
-        "explained_variance": None,
-        "low": None,
-        "high": None,
-    },
+    plots.Bar("pooled", "sae", 50, 0.8, 0.75, 0.85),
+    plots.Bar("pooled", "mean", 50, -0.1, -0.2, 0.0),
+    plots.Bar("pooled", "random", 50, None, None, None),
 ]
 CELLS = {"SAE": [("layers.0:out", 0, 0.5), ("layers.0:out", 1, 0.7), ("layers.1:out", 0, float("nan"))]}
+
+
+def filled(cls, **values):
+    """A record whose other fields are empty."""
+    empty = {"str": "", "int": 0, "float": 0.0, "bool": False}
+    rest = {one.name: empty.get(one.type, [] if one.type.startswith("list") else None) for one in fields(cls)}
+    return cls(**rest | values)
+
+
 LATENTS = [
-    {"density": 0.1, "mean_active": 2.0, "n_fires": 10, "everywhere": False},
-    {"density": 0.9, "mean_active": 5.0, "n_fires": 90, "everywhere": True},
-    {"density": 0.0, "mean_active": 0.0, "n_fires": 0, "everywhere": False},
+    filled(LatentRow, density=0.1, mean_active=2.0, n_fires=10, everywhere=False),
+    filled(LatentRow, density=0.9, mean_active=5.0, n_fires=90, everywhere=True),
+    filled(LatentRow, density=0.0, mean_active=0.0, n_fires=0, everywhere=False),
 ]
-FACTORS = {
-    "title": "7",
-    "factors": {"label:operation": [("add", 0.1), ("mul", 0.4)], "thought": [("0", 0.2)]},
-}
+FACTORS = plots.Preference("7", {"label:operation": [("add", 0.1), ("mul", 0.4)], "thought": [("0", 0.2)]})
 ARMS = [
-    {"arm": "sae", "accuracy": 0.7, "low": 0.6, "high": 0.8},
-    {"arm": "majority", "accuracy": 0.4, "low": 0.3, "high": 0.5},
+    filled(ClassRow, arm="sae", accuracy=0.7, low=0.6, high=0.8),
+    filled(ClassRow, arm="majority", accuracy=0.4, low=0.3, high=0.5),
 ]
 
 
@@ -100,7 +92,7 @@ def test_curves_hold_the_points():
 
 
 def test_many_members_are_drawn_without_a_legend():
-    rows = [row | {"member": f"m{i}"} for i in range(30) for row in CURVES[:3]]
+    rows = [replace(row, member=f"m{i}") for i in range(30) for row in CURVES[:3]]
     figure = plots.training_curves(rows)
     assert figure.axes[2].get_legend() is None
 
@@ -129,7 +121,7 @@ def test_maps_print_every_number():
 
 
 def test_several_saes_side_by_side():
-    rows = [row | {"member": m} for m in ("a", "b") for row in RECONSTRUCTION]
+    rows = [row._replace(member=m) for m in ("a", "b") for row in RECONSTRUCTION]
     figure = plots.reconstruction(rows, "test")
     axis = figure.axes[0]
     assert [t.get_text() for t in axis.get_yticklabels()] == ["a", "b"]
@@ -172,8 +164,10 @@ def test_losses_of_accuracy_differ_in_colour_and_panels_show_their_own_places():
 
 def test_a_dose_response_has_a_line_for_each_direction_and_place():
     rows = [
-        {"direction": "latent 1", "site": "thought_in", "layer": None, "thought_idx": 3, "dose": dose,
-         "difference": -0.1 * dose, "low": -0.1 * dose - 0.05, "high": -0.1 * dose + 0.05, "control": control}
+        filled(
+            EffectRow, direction="latent 1", site="thought_in", thought_idx=3, dose=dose, control=control,
+            difference=-0.1 * dose, low=-0.1 * dose - 0.05, high=-0.1 * dose + 0.05,
+        )
         for dose in (2.0, 1.0) for control in (None, "random")
     ]  # fmt: skip
     axis = plots.dose_response(rows).axes[0]

@@ -42,7 +42,7 @@ def column(
         arrow: Arrow type by name where it is not that of the Python type (`int32`, `float32`); `dictionary`:
             texts, each kept once.
         null: Whether JSON holds `null` where the value is None, instead of leaving the key out.
-        key: Key in JSON where it is not the field's name, as it may hold signs that a name may not.
+        key: Name in files where it is not the field's, as it may hold signs that a name may not.
     """
     return field(default=default, metadata={"title": title, "arrow": arrow, "null": null, "alias": key})
 
@@ -57,7 +57,7 @@ class Record:
         for one in fields(self):
             value = getattr(self, one.name)
             if value is not None or one.metadata.get("null") or one.default is dataclasses.MISSING:
-                table[one.metadata.get("alias") or one.name] = _plain(value)
+                table[_key(one)] = _plain(value)
         return table
 
     @classmethod
@@ -81,7 +81,7 @@ class Record:
     @classmethod
     def heads(cls) -> list[str]:
         """Titles of the columns, in their order."""
-        return [one.metadata.get("title") or one.metadata.get("alias") or one.name for one in fields(cls)]
+        return [one.metadata.get("title") or _key(one) for one in fields(cls)]
 
     def cells(self) -> list[Any]:
         """The values under `heads`."""
@@ -94,7 +94,7 @@ def schema(cls: type[Record]) -> pa.Schema:
 
     hints = typing.get_type_hints(cls)
     return pa.schema(
-        [(one.name, _arrow(hints[one.name], one.metadata.get("arrow", ""))) for one in fields(cls)]
+        [(_key(one), _arrow(hints[one.name], one.metadata.get("arrow", ""))) for one in fields(cls)]
     )
 
 
@@ -103,7 +103,7 @@ def to_table(cls: type[R], rows: Iterable[R]) -> pa.Table:
     import pyarrow as pa
 
     return pa.Table.from_pylist(
-        [{f.name: _plain(getattr(r, f.name)) for f in fields(r)} for r in rows], schema(cls)
+        [{_key(f): _plain(getattr(r, f.name)) for f in fields(r)} for r in rows], schema(cls)
     )
 
 
@@ -124,8 +124,9 @@ def column_table(cls: type[Record], columns: Mapping[str, Any]) -> pa.Table:
     if wrong := (needed - set(columns)) | (set(columns) - {one.name for one in fields(cls)}):
         raise StoreError(f"{cls.__name__}: columns missing or not known: {', '.join(sorted(wrong))}")
     n = next(len(values) for values in columns.values() if not _is_scalar(values))
-    wanted = [one for one in schema(cls) if one.name in columns]
-    return pa.table([_array(columns[one.name], one.type, n) for one in wanted], pa.schema(wanted))
+    wanted = {one.name: of for one, of in zip(fields(cls), schema(cls), strict=True) if one.name in columns}
+    arrays = [_array(columns[name], of.type, n) for name, of in wanted.items()]
+    return pa.table(arrays, pa.schema(list(wanted.values())))
 
 
 def of_table(cls: type[R], table: pa.Table) -> list[R]:
@@ -134,10 +135,13 @@ def of_table(cls: type[R], table: pa.Table) -> list[R]:
     Raises:
         StoreError: a column is missing.
     """
-    names = [one.name for one in fields(cls) if one.name in table.column_names]
-    if missing := [f.name for f in fields(cls) if f.name not in names and f.default is dataclasses.MISSING]:
+    names = {_key(one): one.name for one in fields(cls)}
+    there = [key for key in names if key in table.column_names]
+    needed = [_key(one) for one in fields(cls) if one.default is dataclasses.MISSING]
+    if missing := [key for key in needed if key not in there]:
         raise StoreError(f"{cls.__name__}: expected columns {', '.join(missing)} in the table, found none")
-    return [cls(**row) for row in table.select(names).to_pylist()]
+    found = table.select(there).rename_columns([names[key] for key in there])
+    return [cls(**row) for row in found.to_pylist()]
 
 
 def write_rows(file: Path, cls: type[R], rows: Iterable[R]) -> None:
@@ -191,6 +195,11 @@ def _adapter(cls: type) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(cls)
+
+
+def _key(one: dataclasses.Field) -> str:
+    """Name of a field in files."""
+    return one.metadata.get("alias") or one.name
 
 
 def _plain(value: Any) -> Any:

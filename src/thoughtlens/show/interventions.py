@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from thoughtlens.interventions.records import InterveneOutcome
 from thoughtlens.show.run import Run
 
 FOLDER = "intervene"
@@ -17,18 +17,22 @@ def found_in(run: Run) -> dict[str, Path]:
     return {p.name: p for p in places if p.suffix != ".tmp" and (p / "result.json").is_file()}
 
 
-def by_twin(result: dict[str, Any]) -> bool:
+def by_twin(outcome: InterveneOutcome) -> bool:
     """Whether an intervention's effect is how many answers became the twin's, not a change of accuracy."""
-    return result["edit"] in ("patch", "route")
+    return outcome.edit in ("patch", "route")
 
 
-def strips_of(result: dict[str, Any]) -> dict[str, list[tuple[str, int, float]]]:
+def what_of(outcome: InterveneOutcome) -> str:
+    """What an intervention's strips show."""
+    return "share of answers that became the twin's" if by_twin(outcome) else "change of accuracy"
+
+
+def strips_of(outcome: InterveneOutcome) -> dict[str, list[tuple[str, int, float]]]:
     """By edit, the effect at each (layer, thought) that was edited alone."""
-    key = "corrupted" if by_twin(result) else "difference"
     values: dict[str, list[tuple[str, int, float]]] = {}
-    for row in result["effects"]:
-        alone = row["control"] is None and row["thought_idx"] is not None and row.get("dose") is None
-        if alone and row["site"]:
-            layer = "" if row["layer"] is None else f" {row['layer']}"
-            values.setdefault(row["edit"], []).append((row["site"] + layer, row["thought_idx"], row[key]))
+    for row in outcome.effects:
+        if row.control is None and row.thought_idx is not None and row.dose is None and row.site:
+            layer = "" if row.layer is None else f" {row.layer}"
+            effect = row.corrupted if by_twin(outcome) else row.difference
+            values.setdefault(row.edit, []).append((row.site + layer, row.thought_idx, effect))
     return values

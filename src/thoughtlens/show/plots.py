@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,6 +17,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
+from thoughtlens.evals.classify.records import ClassPoint, ClassRow, ValuePoint, ValueRow
+from thoughtlens.interventions.records import EffectRow
+from thoughtlens.latents.interpret.records import LatentRow
+from thoughtlens.sae.train.records import CurvePoint
 
 INK, GREY = "#1b1c20", "#8a8d93"
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -50,7 +55,24 @@ STYLE: Any = {
 FEW = 3
 """SAEs that fit into one panel each in their own colour."""
 
-Row = Mapping[str, Any]
+
+class Bar(NamedTuple):
+    """Explained variance of an SAE or baseline, with its 95 % interval."""
+
+    member: str
+    reconstructor: str
+    n: int
+    explained_variance: float | None
+    low: float | None
+    high: float | None
+
+
+class Preference(NamedTuple):
+    """How often a latent fires, by factor and level."""
+
+    title: str
+    factors: Mapping[str, Sequence[tuple[str, float]]]
+    """(level, rate): the mean over problems of the share of vectors on which the latent fires."""
 
 
 def styled(plot: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -65,23 +87,23 @@ def styled(plot: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 @styled
-def training_curves(rows: Sequence[Row]) -> Figure:
+def training_curves(rows: Sequence[CurvePoint]) -> Figure:
     """FVU, L0 and dead latents over the vectors seen; one line a member, held-out solid, training dashed.
 
     Args:
         rows: Lines of `sae/metrics.parquet`.
     """
-    members = list(dict.fromkeys(row["member"] for row in rows))
+    members = list(dict.fromkeys(row.member for row in rows))
     few = len(members) <= len(_CYCLE)
     figure, axes = _axes(1, 3, (9.0, 2.7))
     panels = (("fvu", "FVU (0 = perfect)"), ("l0", "L0 (latents a vector)"), ("n_dead", "Dead latents"))
     for axis, (name, title) in zip(axes[0], panels, strict=True):
         for i, member in enumerate(members):
-            own = [row for row in rows if row["member"] == member]
+            own = [row for row in rows if row.member == member]
             colour = _CYCLE[i] if few else GREY
             for suffix, dash in (("_validation", "-"), ("_train", (0, (3, 2)))):
                 key = name if name == "n_dead" else name + suffix
-                points = [(row["rows_seen"], row[key]) for row in own if row.get(key) is not None]
+                points = [(row.rows_seen, getattr(row, key)) for row in own if getattr(row, key) is not None]
                 if points and not (name == "n_dead" and suffix == "_train"):
                     axis.plot(*zip(*points, strict=True), color=colour, ls=dash, lw=1.5 if few else 0.7)
         axis.set(
@@ -136,32 +158,32 @@ def firing_rates(density: Mapping[str, Float[np.ndarray, " d_sae"]], n: Mapping[
 
 
 @styled
-def reconstruction(rows: Sequence[Row], split: str) -> Figure:
+def reconstruction(rows: Sequence[Bar], split: str) -> Figure:
     """Explained variance of the SAE and its baselines on held-out vectors, with 95 % intervals.
 
     Args:
-        rows: One a member and reconstructor: `member, reconstructor, n, explained_variance, low, high`.
+        rows: One for each member and reconstructor.
         split: Name of the split they were measured on.
 
     Bars for one SAE, else a line of marks for each.
     """
-    names = list(dict.fromkeys(row["reconstructor"] for row in rows))
-    members = list(dict.fromkeys(row["member"] for row in rows))
+    names = list(dict.fromkeys(row.reconstructor for row in rows))
+    members = list(dict.fromkeys(row.member for row in rows))
     if len(members) > 1:
         return _reconstruction_dots(rows, names, members, split)
     figure, axes = _axes(1, 1, (6.0, 0.9 + 0.33 * len(names)))
     axis = axes[0][0]
     for y, row in enumerate(rows):
-        value = row["explained_variance"]
+        value = row.explained_variance
         if value is None:
             continue
         axis.barh(
-            y, max(value, 0.0), height=0.6, color=BLUE if row["reconstructor"] == "sae" else GREY, alpha=0.85
+            y, max(value, 0.0), height=0.6, color=BLUE if row.reconstructor == "sae" else GREY, alpha=0.85
         )
-        if row["low"] is not None:
-            axis.plot([row["low"], row["high"]], [y, y], color=INK, lw=1.2)
+        if row.low is not None and row.high is not None:
+            axis.plot([row.low, row.high], [y, y], color=INK, lw=1.2)
         axis.text(max(value, 0.0) + 0.015, y, f"{round(value, 3) + 0.0:.3f}", va="center", fontsize=8)
-    axis.set(xlim=(0, 1.12), title=f"Explained variance, split {split}, n = {rows[0]['n']:,} vectors")
+    axis.set(xlim=(0, 1.12), title=f"Explained variance, split {split}, n = {rows[0].n:,} vectors")
     axis.set_yticks(range(len(names)), [_WORDS.get(name, name) for name in names])
     axis.invert_yaxis()
     axis.grid(axis="x")
@@ -169,7 +191,7 @@ def reconstruction(rows: Sequence[Row], split: str) -> Figure:
 
 
 def _reconstruction_dots(
-    rows: Sequence[Row], names: Sequence[str], members: Sequence[str], split: str
+    rows: Sequence[Bar], names: Sequence[str], members: Sequence[str], split: str
 ) -> Figure:
     """One line a SAE, one mark a reconstructor; what lies below 0 is drawn at 0."""
     figure, axes = _axes(1, 1, (7.0, 1.2 + 0.3 * len(members)))
@@ -178,17 +200,17 @@ def _reconstruction_dots(
     # Not strict: baselines beyond the colours are drawn in grey, and a page may have fewer.
     colours = dict(zip(baselines, (GREEN, ORANGE, GREY, PURPLE, SKY), strict=False))
     for i, name in enumerate(names):
-        own = [row for row in rows if row["reconstructor"] == name and row["explained_variance"] is not None]
-        x = [max(row["explained_variance"], 0.0) for row in own]
-        y = [members.index(row["member"]) for row in own]
+        own = [row for row in rows if row.reconstructor == name and row.explained_variance is not None]
+        x = [max(row.explained_variance or 0.0, 0.0) for row in own]
+        y = [members.index(row.member) for row in own]
         colour, size = (BLUE, 42) if name == "sae" else (colours.get(name, GREY), 26)
         axis.scatter(
             x, y, s=size, color=colour, marker="oDs^vP"[i % 6], label=_WORDS.get(name, name), zorder=3 - i
         )
         for row, height in zip(own, y, strict=True):
-            if row["low"] is not None:
-                axis.plot([max(row["low"], 0), max(row["high"], 0)], [height] * 2, color=colour, lw=1.2)
-    n = sorted({row["n"] for row in rows})
+            if row.low is not None and row.high is not None:
+                axis.plot([max(row.low, 0), max(row.high, 0)], [height] * 2, color=colour, lw=1.2)
+    n = sorted({row.n for row in rows})
     size = f"{n[0]:,}" if len(n) == 1 else f"{n[0]:,} to {n[-1]:,}"
     axis.set(xlim=(-0.02, 1.02), title=f"Explained variance, split {split}, n = {size} vectors")
     axis.set_yticks(range(len(members)), members)
@@ -236,7 +258,7 @@ def cell_map(values: Mapping[str, Sequence[tuple[str, int, float]]], label: str)
 
 
 @styled
-def dose_response(rows: Sequence[Row]) -> Figure:
+def dose_response(rows: Sequence[EffectRow]) -> Figure:
     """Change of accuracy by dose, one line a direction and place; controls in grey.
 
     Args:
@@ -244,18 +266,18 @@ def dose_response(rows: Sequence[Row]) -> Figure:
     """
     figure, axes = _axes(1, 1, (6.0, 3.0))
     axis = axes[0][0]
-    lines: dict[tuple[str, str, bool], list[Row]] = {}
+    lines: dict[tuple[str, str, bool], list[EffectRow]] = {}
     for row in rows:
-        at = [str(row[key]) for key in ("layer", "thought_idx") if row[key] is not None]
-        place = f"{row['site']}[{', '.join(at)}]"
-        lines.setdefault((row["direction"], place, row["control"] is not None), []).append(row)
+        at = [str(at) for at in (row.layer, row.thought_idx) if at is not None]
+        place = f"{row.site}[{', '.join(at)}]"
+        lines.setdefault((row.direction or "", place, row.control is not None), []).append(row)
     own = [key for key in lines if not key[2]]
     for key, line in lines.items():
-        line = sorted(line, key=lambda row: row["dose"])
+        line = sorted(line, key=lambda row: row.dose or 0.0)
         colour = GREY if key[2] else _CYCLE[own.index(key) % len(_CYCLE)]
-        x, y = [row["dose"] for row in line], [row["difference"] for row in line]
-        bars = [[v - row["low"] for v, row in zip(y, line, strict=True)],
-                [row["high"] - v for v, row in zip(y, line, strict=True)]]  # fmt: skip
+        x, y = [row.dose for row in line], [row.difference for row in line]
+        bars = [[v - row.low for v, row in zip(y, line, strict=True)],
+                [row.high - v for v, row in zip(y, line, strict=True)]]  # fmt: skip
         label = f"{key[0]} at {key[1]}" if not key[2] and len(own) <= len(_CYCLE) else None
         axis.errorbar(x, y, yerr=bars, color=colour, lw=0.7 if key[2] else 1.5, marker="o", ms=3, label=label)
     axis.axhline(0, color=INK, lw=0.8, ls=(0, (3, 2)))
@@ -268,7 +290,7 @@ def dose_response(rows: Sequence[Row]) -> Figure:
 
 
 @styled
-def latent_map(rows: Sequence[Row]) -> Figure:
+def latent_map(rows: Sequence[LatentRow]) -> Figure:
     """Every live latent by density and mean activation; those that fire everywhere stand out.
 
     Args:
@@ -277,10 +299,10 @@ def latent_map(rows: Sequence[Row]) -> Figure:
     figure, axes = _axes(1, 1, (6.0, 3.0))
     axis = axes[0][0]
     for flag, colour, label in ((False, BLUE, "latents"), (True, VERMILION, "everywhere-latents")):
-        own = [row for row in rows if row["n_fires"] and row["everywhere"] == flag]
+        own = [row for row in rows if row.n_fires and row.everywhere == flag]
         if own:
             axis.scatter(
-                [row["density"] for row in own], [row["mean_active"] for row in own],
+                [row.density for row in own], [row.mean_active for row in own],
                 s=8 if not flag else 22, color=colour, alpha=0.5 if not flag else 0.9, lw=0,
                 marker="o" if not flag else "D", label=f"{len(own):,} {label}",
             )  # fmt: skip
@@ -298,20 +320,19 @@ def latent_map(rows: Sequence[Row]) -> Figure:
 
 
 @styled
-def preferences(latents: Sequence[Row]) -> Figure:
+def preferences(latents: Sequence[Preference]) -> Figure:
     """How often each of some latents fires by label, layer and thought.
 
     Args:
-        latents: `{"title": str, "factors": {name: [(level, rate), ...]}}`, the same factors for all. A rate
-            is the mean over problems of the share of vectors on which the latent fires.
+        latents: The same factors for all.
     """
-    factors = list(latents[0]["factors"])
-    widths = [max(1.2, 0.42 * len(latents[0]["factors"][f])) for f in factors]
+    factors = list(latents[0].factors)
+    widths = [max(1.2, 0.42 * len(latents[0].factors[f])) for f in factors]
     figure = Figure(figsize=(1.2 + 1.15 * sum(widths), 0.5 + 0.78 * len(latents)), layout="constrained")
     grid = figure.subplots(len(latents), len(factors), squeeze=False, sharex="col", width_ratios=widths)
     for i, latent in enumerate(latents):
         for j, factor in enumerate(factors):
-            axis, levels = grid[i][j], latent["factors"][factor]
+            axis, levels = grid[i][j], latent.factors[factor]
             rates = [rate for _, rate in levels]
             top = max(rates, default=0.0)
             axis.bar(range(len(levels)), rates, color=[BLUE if r == top else GREY for r in rates], width=0.75)
@@ -322,12 +343,12 @@ def preferences(latents: Sequence[Row]) -> Figure:
             if i == 0:
                 axis.set_title(factor.removeprefix("label:"))
             if j == 0:
-                axis.set_ylabel(latent["title"], rotation=0, ha="right", va="center")
+                axis.set_ylabel(latent.title, rotation=0, ha="right", va="center")
     return figure
 
 
 @styled
-def classification(rows: Sequence[Row], title: str, metric: str = "accuracy") -> Figure:
+def classification(rows: Sequence[ClassRow | ValueRow], title: str, metric: str = "accuracy") -> Figure:
     """Score of every arm with its 95 % interval; the dashed line is the arm that looks at nothing.
 
     Args:
@@ -338,16 +359,16 @@ def classification(rows: Sequence[Row], title: str, metric: str = "accuracy") ->
     figure, axes = _axes(1, 1, (6.0, 1.0 + 0.33 * len(rows)))
     axis = axes[0][0]
     for i, row in enumerate(rows):
-        colour = ARM_COLOURS.get(row["arm"], GREY)
-        axis.barh(i, row[metric], height=0.62, color=colour, alpha=0.85)
-        axis.plot([row["low"], row["high"]], [i, i], color=INK, lw=1.2)
-        text = f"{row[metric]:.1%}  [{row['low']:.1%}, {row['high']:.1%}]"
-        axis.text(max(row["high"], row[metric], 0) + 0.015, i, text, va="center", fontsize=8)
-    majority = [row[metric] for row in rows if row["arm"] == "majority"]
+        colour = ARM_COLOURS.get(row.arm, GREY)
+        axis.barh(i, getattr(row, metric), height=0.62, color=colour, alpha=0.85)
+        axis.plot([row.low, row.high], [i, i], color=INK, lw=1.2)
+        text = f"{getattr(row, metric):.1%}  [{row.low:.1%}, {row.high:.1%}]"
+        axis.text(max(row.high, getattr(row, metric), 0) + 0.015, i, text, va="center", fontsize=8)
+    majority = [getattr(row, metric) for row in rows if row.arm == "majority"]
     if majority:
         axis.axvline(majority[0], color=INK, lw=0.8, ls=(0, (3, 2)))
-    axis.set_yticks(range(len(rows)), [_WORDS.get(row["arm"], row["arm"]) for row in rows])
-    low = min(0.0, *(max(row["low"], -1.0) for row in rows))
+    axis.set_yticks(range(len(rows)), [_WORDS.get(row.arm, row.arm) for row in rows])
+    low = min(0.0, *(max(row.low, -1.0) for row in rows))
     axis.set(xlim=(low, 1.42), title=title, xlabel=f"{words(metric)}, out of fold")
     axis.set_xticks(np.linspace(0, 1, 6))
     axis.invert_yaxis()
@@ -356,7 +377,7 @@ def classification(rows: Sequence[Row], title: str, metric: str = "accuracy") ->
 
 
 @styled
-def at_k(rows: Sequence[Row], metric: str = "accuracy") -> Figure:
+def at_k(rows: Sequence[ClassPoint | ValuePoint], metric: str = "accuracy") -> Figure:
     """Score against the number of features that a probe may use, one line an arm, with 95 % intervals.
 
     Args:
@@ -365,15 +386,13 @@ def at_k(rows: Sequence[Row], metric: str = "accuracy") -> Figure:
     """
     figure, axes = _axes(1, 1, (5.6, 3.2))
     axis = axes[0][0]
-    for i, arm in enumerate(dict.fromkeys(row["arm"] for row in rows)):
+    for i, arm in enumerate(dict.fromkeys(row.arm for row in rows)):
         colour = _CYCLE[i % len(_CYCLE)]
-        own = sorted((row for row in rows if row["arm"] == arm), key=lambda row: row["k"])
-        k = [row["k"] for row in own]
-        axis.plot(k, [row[metric] for row in own], color=colour, marker="o", ms=3, label=words(arm))
-        axis.fill_between(
-            k, [row["low"] for row in own], [row["high"] for row in own], color=colour, alpha=0.15
-        )
-    ticks = sorted({row["k"] for row in rows})
+        own = sorted((row for row in rows if row.arm == arm), key=lambda row: row.k)
+        k = [row.k for row in own]
+        axis.plot(k, [getattr(row, metric) for row in own], color=colour, marker="o", ms=3, label=words(arm))
+        axis.fill_between(k, [row.low for row in own], [row.high for row in own], color=colour, alpha=0.15)
+    ticks = sorted({row.k for row in rows})
     axis.set_xscale("log", base=2)
     axis.set_xticks(ticks, [str(k) for k in ticks])
     axis.set(xlabel="features, k", ylabel=f"{words(metric)}, out of fold")

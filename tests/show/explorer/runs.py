@@ -107,10 +107,12 @@ def large_run(root: Path, n: int) -> Path:
     member = {
         "member": "pooled", "hook_names": list(HOOKS), "thoughts": [0, 1, 2], "kind": "topk", "d_sae": n,
         "l0": 32.0, "n": 10**6, "n_problems": 10**5, "n_alive": int((density > 0).sum()), "n_everywhere": 0,
+        "split": "test", "warnings": [],
     }  # fmt: skip
     write_json(root / "interpret" / "result.json", {
         "stage": "interpret", "kind": "thoughts", "split": "test", "members": [member], "definitions": {},
-        "digest": "planted", "versions": {"thoughtlens": "0"},
+        "digest": "planted", "versions": {"thoughtlens": "0"}, "histogram_edges": [], "config_identity": "",
+        "seconds": 0.0, "git_commit": None, "machine": {"system": "none", "cpus": None},
     })  # fmt: skip
     said = rng.integers(0, len(vocabulary), (n, 9))
     plant_explain(

@@ -131,18 +131,26 @@ def plant_edit(root: Path, latents: list[int], problems: list[str]) -> None:
     row = {
         "row": 0, "edit": "edit_latents", "scope": "all", "site": "resid", "layer": 1, "thought_idx": None,
         "control": None, "latents": " ".join(map(str, latents)), "difference": -0.5, "low": -0.75,
-        "high": -0.25, "verdict": "worse", "kl": 0.5, "n": 60,
+        "high": -0.25, "verdict": "worse", "kl": 0.5, "n": 60, "n_groups": 60, "p": 0.01,
+        "test": "exact McNemar", "unparsable": 0.0, "other": 0.5, "moved": 1.0, "kl_low": 0.4, "kl_high": 0.6,
+        "accuracy_untouched": 1.0,
     }  # fmt: skip
+    for share in ("accuracy", "clean", "predicted", "corrupted"):
+        row |= {share: 0.5, f"{share}_low": 0.25, f"{share}_high": 0.75}
     control = row | {"row": 1, "control": "latents", "latents": "4", "difference": 0.0}
     n = len(problems)
     answers = {
         "row": [0] * n + [1] * n, "problem_id": problems * 2, "text": ["7</script>"] * n + ["8"] * n,
         "class": ["other"] * n + ["clean"] * n, "kl": np.full(2 * n, 0.5, np.float32),
+        "logprob": np.full(2 * n, -0.5, np.float32),
     }  # fmt: skip
     write(folder / "answers.parquet", answers)
     (folder / "config.toml").write_text(f'edit = "edit_latents"\nlatents = {latents}\n')
     result = {
         "stage": "intervene",
+        "model": "planted",
+        "model_digest": None,
+        "site": "resid",
         "edit": "edit_latents",
         "split": SPLIT,
         "n": 60,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
-import json
 import re
 import shutil
 
@@ -13,26 +10,13 @@ import pytest
 import torch
 
 from tests.planted import D
+from tests.show.explorer.pages import rows, tables, unpack
 from tests.show.explorer.runs import HOSTILE, thought_run
 from thoughtlens.core import NotThereError, OccupiedError
 from thoughtlens.show.explorer.build import pack, significant
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.latents import nearest
 from thoughtlens.show.explorer.stage import explorer
-
-
-def unpack(text: str) -> dict[str, object]:
-    """The tables in a text of scripts, by key."""
-    calls = re.findall(r'TL\.take\("([^"]+)","([^"]+)"\);', text)
-    return {key: json.loads(gzip.decompress(base64.b64decode(packed))) for key, packed in calls}
-
-
-def tables(root) -> dict[str, object]:
-    """All tables of a folder."""
-    found = {}
-    for file in sorted((root / "data").rglob("*.js")):
-        found |= unpack(file.read_text())
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +31,10 @@ def test_every_latent_is_there_with_its_numbers(made):
     assert result["n_latents"] == D and result["n_problems"] == 12
     assert found["m0/summary"]["per_shard"] == 5
     assert [len(found[f"m0/{i}"]) for i in range(4)] == [5, 5, 5, 1]
-    rows = pq.read_table(root / "interpret" / "latents.parquet").to_pylist()
+    known = pq.read_table(root / "interpret" / "latents.parquet").to_pylist()
     columns = found["m0/summary"]["columns"]
     for name in ("density", "n_fires", "n_problems", "mean_active", "max_active"):
-        assert columns[name] == pytest.approx([r[name] for r in rows], rel=1e-3)
+        assert columns[name] == pytest.approx([r[name] for r in known], rel=1e-3)
 
 
 def test_examples_associations_and_labels_are_those_of_the_tables(made):
@@ -63,7 +47,7 @@ def test_examples_associations_and_labels_are_those_of_the_tables(made):
     first = latent["top_examples"][0]
     assert first["strip"][1][2] == pytest.approx(own[0]["value"], rel=1e-2)
     assert sum(v for line in first["strip"] for v in line) == pytest.approx(own[0]["value"], rel=1e-2)
-    factors = {a[0] for a in latent["associations"]}
+    factors = {a["factor"] for a in rows(found, "associations", latent["associations"])}
     assert {"label:operation", "thought", "hook"} <= factors
     assert latent["cells"]["rows"] == ["layers.0:out", "layers.1:out"] and latent["cells"]["n"] == 60
     rates = latent["cells"]["values"]
@@ -79,9 +63,9 @@ def test_problem_pages_hold_what_fires(made):
     assert len(listed) == 12 and [p["shard"] for p in listed] == [0] * 10 + [1] * 2
     page = found["problems/0"][0]
     assert page["problem_id"] == listed[0]["id"] and page["question"] in HOSTILE
-    for hook, thought, pairs in page["members"]["m0"]:
-        assert hook in (0, 1) and thought in (0, 1, 2)
-        values = [v for _, v in pairs]
+    for row in rows(found, "strongest", page["members"]["m0"]):
+        assert row["hook"] in (0, 1) and row["at"] in (0, 1, 2)
+        values = [v for _, v in row["latents"]]
         assert values == sorted(values, reverse=True) and len(values) <= 6 and min(values) > 0
 
 
@@ -127,10 +111,10 @@ def test_bad_input(made, tmp_path):
 
 def test_nearest_by_hand():
     # Cosines of (1,0), (1,1), (-1,0), (0,0): 0 with 1 is 0.707, 0 with 2 is -1, 1 with 2 is -0.707.
-    rows = torch.tensor([[1.0, 0], [2, 2], [-3, 0], [0, 0]])
-    near = nearest(rows, 2)
-    assert near[0][0] == (1, 0.707) and near[1][0] == (0, 0.707) and near[3] == []
-    assert nearest(rows[:1], 8) == [[]]
+    directions = torch.tensor([[1.0, 0], [2, 2], [-3, 0], [0, 0]])
+    near = nearest(directions, 2)
+    assert near[0][0].line() == [1, 0.707] and near[1][0].line() == [0, 0.707] and near[3] == []
+    assert nearest(directions[:1], 8) == [[]]
 
 
 def test_packed_text_survives():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import fields
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,16 +11,23 @@ import pytest
 import torch
 
 from tests.planted import HOOKS, D
+from tests.show.explorer.pages import rows, tables
 from tests.show.explorer.runs import HOSTILE, full_run, thought_run
 from tests.show.explorer.tables import EDGES, plant_explain, plant_geometry, write
-from tests.show.explorer.test_build import tables
 from thoughtlens.core import MismatchError, OccupiedError, StoreError, read_json, write_json
+from thoughtlens.evals.reconstruction.records import ReconstructionRow
+from thoughtlens.latents.explain.records import ExplanationRow, GraphRow
+from thoughtlens.latents.geometry.records import MatchRow, NeighbourRow
+from thoughtlens.latents.interpret.records import AssociationRow, CoactiveRow, LatentRow
+from thoughtlens.latents.lens.records import LatentTokenRow, ReadingRow, SummaryRow
+from thoughtlens.show.explorer import rows as views
 from thoughtlens.show.explorer.cells import Cells
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.panels import PANELS
 from thoughtlens.show.explorer.sources import sources
-from thoughtlens.show.explorer.stage import explorer, refreshed
+from thoughtlens.show.explorer.stage import explorer
 from thoughtlens.show.explorer.summary import plane
+from thoughtlens.show.pages import refreshed
 from thoughtlens.show.run import Run
 
 
@@ -45,12 +53,24 @@ def test_every_panel_of_a_latent(made):
     _, found = made
     page = found["m0/1"][1]  # latent 6
     assert set(PANELS) | {"effects", "cells"} == set(page)
-    assert page["neighbours"] == [[7, 0.5]] and page["coactivation"] == [[7, 7, 0.125]]
-    assert page["matches"] == [[6, "decoder", "elsewhere pooled", None, 9, 0.375, 0.25]]
+    assert rows(found, "neighbours", page["neighbours"]) == [{"other": 7, "cosine": 0.5}]
+    (both,) = rows(found, "coactivation", page["coactivation"])
+    assert both == {"other": 7, "n_both": 7, "jaccard": 0.125}
+    (match,) = rows(found, "matches", page["matches"])
+    assert match == {
+        "latent": 6,
+        "by": "decoder",
+        "sae": "elsewhere pooled",
+        "sae_idx": None,
+        "other": 9,
+        "score": 0.375,
+        "null_score": 0.25,
+    }
     assert page["latents"]["counts"][2:4] == [3, 5] and page["latents"]["deciles"] == list(range(11))
     assert found["run"]["members"][0]["histogram_edges"] == EDGES
-    assert [row[0] for row in page["lens_latents"]] == [1, 1, -1, -1]
-    assert page["lens_latents"][0][1] == HOSTILE[6]
+    logits = rows(found, "lens_latents", page["lens_latents"])
+    assert [row["sign"] for row in logits] == [1, 1, -1, -1]
+    assert logits[0]["token"] == HOSTILE[6]
     assert [n["token"] for n in page["graphs"]["nodes"]] == [HOSTILE[0], " before"]
     assert found["m0/1"][0]["graphs"] is None
     deciles = [e["decile"] for e in page["decile_examples"]]
@@ -62,10 +82,12 @@ def test_every_panel_of_a_latent(made):
 
 def test_an_edited_latent_shows_its_effect_and_its_control_does_not(made):
     _, found = made
-    (row,) = found["m0/0"][2]["effects"]
-    assert row[0] == "edit_latents" and row[1] == "resid 1, all thoughts" and row[3:6] == [-0.5, -0.75, -0.25]
-    assert row[-1] == [11]
-    assert found["m0/2"][1]["effects"][0][-1] == [2]
+    (row,) = rows(found, "effects", found["m0/0"][2]["effects"])
+    assert row["edit"] == "edit_latents" and row["where"] == "resid 1, all thoughts"
+    assert (row["difference"], row["low"], row["high"]) == (-0.5, -0.75, -0.25)
+    assert row["others"] == [11]
+    (other,) = rows(found, "effects", found["m0/2"][1]["effects"])
+    assert other["others"] == [2]
     assert found["m0/0"][4]["effects"] == []
     assert found["m0/summary"]["columns"]["effect"][2] == -0.5
     assert found["m0/summary"]["columns"]["effect"][4] is None
@@ -76,8 +98,17 @@ def test_problems_with_readings_come_first_and_show_them(made):
     ids = [p["id"] for p in found["run"]["problems"]]
     assert {"p3", "p5"} <= set(ids) and len(ids) == 12
     page = next(p for shard in (0, 1) for p in found[f"problems/{shard}"] if p["problem_id"] == "p5")
-    assert ["logit", HOOKS[0], 1, [[HOSTILE[0], 0.75], [HOSTILE[1], 0.25]]] in page["readings"]
-    assert page["edits"] == [["latent", "edit_latents", "resid 1", None, "7</script>", "other", 0.5]]
+    reading = {
+        "lens": "logit",
+        "hook_name": HOOKS[0],
+        "thought": 1,
+        "tokens": [[HOSTILE[0], 0.75], [HOSTILE[1], 0.25]],
+    }
+    assert reading in rows(found, "readings", page["readings"])
+    (edit,) = rows(found, "edits", page["edits"])
+    assert (edit["intervention"], edit["edit"]) == ("latent", "edit_latents")
+    assert (edit["place"], edit["thought"], edit["kl"]) == ("resid 1", None, 0.5)
+    assert (edit["text"], edit["kind"]) == ("7</script>", "other")
     assert page["given"] == "5" and page["right"] is False
     strip = next(s for s in found["run"]["members"][0]["strips"] if s["title"] == "logit lens")
     assert strip["rows"] == ["layers.0:out: v1"] and strip["values"] == [[0.5]]
@@ -114,7 +145,10 @@ def test_a_match_leads_to_the_sae_that_is_shown_beside(made, tmp_path):
     explorer(ExplorerConfig(run=tmp_path / "first", others=(other,), n_problems=1), tmp_path / "out")
     found = tables(tmp_path / "out")
     # Latent i of 16 matches latent 15 - i of the second SAE shown, with score i / 16.
-    assert found["m0/matches"][4] == [4, "decoder", f"{other}/sae pooled", 1, 11, 0.25, 0.25]
+    match = rows(found, "matches", found["m0/matches"])[4]
+    assert (match["latent"], match["by"], match["sae"]) == (4, "decoder", f"{other}/sae pooled")
+    assert (match["sae_idx"], match["other"]) == (1, 11)
+    assert (match["score"], match["null_score"]) == (0.25, 0.25)
     assert found["m0/0"][4]["matches"] == [found["m0/matches"][4]]
 
 
@@ -185,10 +219,31 @@ def test_firing_rates_by_cell_are_those_of_the_rows(made):
     assert cells.rates[3].argmax() == 5
 
 
+@pytest.mark.parametrize(
+    ("view", "record"),
+    [
+        (views.Association, AssociationRow),
+        (views.Coactive, CoactiveRow),
+        (views.Counted, LatentRow),
+        (views.Labelled, AssociationRow),
+        (views.Neighbour, NeighbourRow),
+        (views.Matched, MatchRow),
+        (views.Logit, LatentTokenRow),
+        (views.ReadRate, SummaryRow),
+        (views.ReadToken, ReadingRow),
+        (views.Said, ExplanationRow),
+        (views.Graph, GraphRow),
+        (views.Cell, ReconstructionRow),
+    ],
+)
+def test_a_view_has_columns_of_the_table(view, record):
+    assert {one.name for one in fields(view)} <= {one.name for one in fields(record)}
+
+
 def test_plane_by_hand():
     # Two axes hold all of the variance of rows in a plane; lengths do not count.
-    rows = torch.tensor([[2.0, 0, 0], [0, 5.0, 0], [-1.0, 0, 0], [0, -3.0, 0], [0, 0, 0]])
-    (x, y), share = plane(rows)
+    directions = torch.tensor([[2.0, 0, 0], [0, 5.0, 0], [-1.0, 0, 0], [0, -3.0, 0], [0, 0, 0]])
+    (x, y), share = plane(directions)
     assert share == pytest.approx(1) and x[4] == y[4] == 0
     assert sorted(np.hypot(x, y).round(3).tolist()) == [0, 1, 1, 1, 1]
     assert max(x, key=abs) > 0 and max(y, key=abs) > 0

@@ -14,7 +14,7 @@ import pytest
 
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
-from thoughtlens.core import DataError, NotThereError, StoreError, validate_config
+from thoughtlens.core import DataError, NotThereError, StoreError, validate_config, write_json
 from thoughtlens.evals.classify.config import ClassifyConfig
 from thoughtlens.evals.classify.stage import classify
 from thoughtlens.evals.reconstruction.config import ValidateConfig
@@ -27,6 +27,7 @@ from thoughtlens.show import text
 from thoughtlens.show.report import blocks, sections
 from thoughtlens.show.report.config import ReportConfig
 from thoughtlens.show.report.stage import report
+from thoughtlens.show.run import Run
 
 NASTY = "</script><img src=x onerror=alert(1)> \u202egnp.exe\u202c \u2028 & <b>bold</b> `code` | pipe"
 
@@ -183,12 +184,14 @@ def test_everywhere_latents_show_what_their_heads_say(thoughts_run, tmp_path):
     pq.write_table(pa.Table.from_pylist([found, *rest], pq.read_schema(file)), file)
     report(ReportConfig(run=root), root / "again")
     lines = (root / "again" / "report.md").read_text("utf-8").splitlines()
-    heads = next(line for line in lines if "fires on first rows" in line).split(" | ")
+    heads = next(line for line in lines if "activation on outliers" in line).split(" | ")
     cells = next(line for line in lines if "11.0%" in line and "44.0%" in line).split(" | ")
     shown = dict(zip(heads, cells, strict=True))
     assert shown["density"] == "99.0%"
-    assert shown["fires on first rows"] == "11.0%" and shown["examples on first rows"] == "22.0%"
-    assert shown["fires on outliers of norm"] == "33.0%" and shown["examples on outliers of norm"] == "44.0%"
+    assert shown["activation on first positions"] == "11.0%"
+    assert shown["top examples on first positions"] == "22.0%"
+    assert shown["activation on outliers"] == "33.0%"
+    assert shown["top examples on outliers"] == "44.0%"
 
 
 def test_a_row_longer_than_its_head_is_refused():
@@ -349,7 +352,12 @@ def test_invisible_characters_become_visible():
         ("explained_variance", "0.500", "[0.400,\u00a00.600]"),
     ],
 )
-def test_headline_numbers_have_their_units(name, value, interval):
+def test_headline_numbers_have_their_units(tmp_path, name, value, interval):
     entry = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 90, "split": "test"}
-    row = sections._headline("validate", name, entry)
-    assert row[2:6] == (value, interval, "90", "test")
+    run = Run(tmp_path)
+    run.folder("validate").mkdir()
+    write_json(tmp_path / "validate" / "result.json", {"headline": {name: entry}})
+    (table,) = sections.at_a_glance(run).blocks
+    shown = dict(zip(table.columns, table.rows[0], strict=True))
+    assert (shown["value"], shown["95 % interval"]) == (value, interval)
+    assert (shown["n"], shown["split"]) == ("90", "test")

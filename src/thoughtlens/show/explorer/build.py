@@ -6,10 +6,11 @@ import base64
 import gzip
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from thoughtlens.core import Json
 from thoughtlens.show.pages import PAGE, SCRIPTS, STYLE
 
 
@@ -35,36 +36,48 @@ def rounded(values: Iterable[float | None], digits: int = 3) -> list[float | Non
     return [None if v is None or not math.isfinite(v) else float(format(v, form)) for v in values]
 
 
-def write_folder(root: Path, overview: dict[str, Any], shards: dict[str, Any]) -> dict[str, int]:
-    """`index.html`, its scripts, and one file a shard; returns sizes in bytes."""
+class Sizes(NamedTuple):
+    """Bytes before the first click, and in all."""
+
+    first: int
+    total: int
+
+
+def write_folder(root: Path, overview: Json, shards: Mapping[str, Any], first: Sequence[str]) -> Sizes:
+    """`index.html`, its scripts, and one file for each shard.
+
+    Args:
+        root: The folder.
+        overview: The first page's table.
+        shards: Tables by key.
+        first: Keys of the SAEs whose summaries are loaded at once.
+    """
     for name in (*SCRIPTS, STYLE, "vendor/LICENSES"):
         _write(root / "page" / name, (PAGE / name).read_text("utf-8"))
-    tags = "".join(f'<script src="page/{name}"></script>\n' for name in SCRIPTS[:-1])
-    tags += '<script src="data/run.js"></script>\n'
-    tags += "".join(f'<script src="data/{m["key"]}/summary.js"></script>\n' for m in overview["members"][:1])
-    tags += f'<script src="page/{SCRIPTS[-1]}"></script>\n'
+    at_once = ["data/run.js", *(f"data/{key}/summary.js" for key in first)]
+    sources = [*(f"page/{name}" for name in SCRIPTS[:-1]), *at_once, f"page/{SCRIPTS[-1]}"]
+    tags = "".join(f'<script src="{source}"></script>\n' for source in sources)
     _write(root / "index.html", _html(f'<link rel="stylesheet" href="page/{STYLE}">', tags))
     _write(root / "data" / "run.js", script("run", overview))
     for key, table in shards.items():
         _write(root / "data" / f"{key}.js", script(key, table))
-    first = [root / "index.html", root / "data" / "run.js", *(root / "page").rglob("*")]
-    first += [root / "data" / m["key"] / "summary.js" for m in overview["members"][:1]]
-    files = [f for f in root.rglob("*") if f.is_file()]
-    return {
-        "first_bytes": sum(f.stat().st_size for f in first if f.is_file()),
-        "total_bytes": sum(f.stat().st_size for f in files),
-    }
+    loaded = [root / "index.html", *(root / name for name in at_once), *(root / "page").rglob("*")]
+    return Sizes(_bytes(loaded), _bytes(root.rglob("*")))
 
 
-def write_single(root: Path, overview: dict[str, Any], shards: dict[str, Any]) -> dict[str, int]:
-    """One `index.html` that holds everything; returns its size in bytes."""
+def write_single(root: Path, overview: Json, shards: Mapping[str, Any]) -> Sizes:
+    """One `index.html` that holds everything."""
     style = f"<style>{(PAGE / STYLE).read_text('utf-8')}</style>"
     code = [(PAGE / name).read_text("utf-8") for name in SCRIPTS]
     data = script("run", overview) + "".join(script(key, table) for key, table in shards.items())
     tags = "".join(f"<script>{part}</script>\n" for part in (*code[:-1], data, code[-1]))
     _write(root / "index.html", _html(style, tags))
-    size = (root / "index.html").stat().st_size
-    return {"first_bytes": size, "total_bytes": size}
+    size = _bytes([root / "index.html"])
+    return Sizes(size, size)
+
+
+def _bytes(files: Iterable[Path]) -> int:
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _html(style: str, scripts: str) -> str:

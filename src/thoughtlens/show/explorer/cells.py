@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.core import Record
 from thoughtlens.latents.codes.codes import Codes, open_codes
 from thoughtlens.show.explorer.build import rounded
 from thoughtlens.show.explorer.sources import Source
 
 CHUNK = 1 << 22
 """Fires counted at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates(Record):
+    """How often one latent fires at each place: values [rows, thoughts]."""
+
+    rows: list[str]
+    thoughts: list[int]
+    values: list[list[float | None]]
+    n: int
+    """The least number of vectors of a cell."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +72,15 @@ class Cells:
         """Share of each cell's vectors on which each latent fires."""
         return self.n_fires / np.maximum(self.n, 1)
 
-    def strip(self, latent: int) -> dict[str, Any]:
-        """The rates of one latent: rows, thoughts, values [rows, thoughts], least n of a cell."""
+    def strip(self, latent: int) -> Rates:
+        """The rates of one latent."""
         values = self.rates[latent].reshape(len(self.hook_names), len(self.thoughts)).tolist()
-        shown = [rounded(line) for line in values]
-        return {
-            "rows": self.hook_names, "thoughts": self.thoughts, "values": shown, "n": int(self.n.min())
-        }  # fmt: skip
+        return Rates(
+            rows=self.hook_names,
+            thoughts=self.thoughts,
+            values=[rounded(line) for line in values],
+            n=int(self.n.min()),
+        )
 
     def peaks(self) -> list[tuple[str, int, int]]:
         """Each cell, and how many live latents fire most often there."""

@@ -3,83 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from thoughtlens.core import digest, read_recipe, read_result
-from thoughtlens.show.explorer.build import rounded, significant
-from thoughtlens.show.explorer.sources import Row, Source
+from thoughtlens.core import digest, of_table, read_recipe, read_result
+from thoughtlens.interventions.records import AnswerRow, EffectRow, InterveneOutcome
+from thoughtlens.show.explorer.rows import Edited, Effect
+from thoughtlens.show.explorer.sources import Source
 from thoughtlens.show.interventions import found_in
 from thoughtlens.show.run import Run
 
 
-def of_latents(source: Source) -> dict[int, list[list[Any]]]:
-    """By latent: [edit, place, dose, difference, low, high, verdict, kl, n, split, other latents edited].
-
-    Only interventions of this run's own SAEs, and no controls.
-    """
-    found: dict[int, list[list[Any]]] = {}
+def of_latents(source: Source) -> dict[int, list[Effect]]:
+    """By latent, what editing it did: only of this run's own SAEs, and without controls."""
+    found: dict[int, list[Effect]] = {}
     for path in found_in(source.run).values():
-        result, cfg = read_result(path), read_recipe(path)
-        own = cfg.get("latents") and cfg.get("member") in (None, source.name)
-        if not own or result["inputs"].get("sae", {}).get("digest") != digest(source.run.root / "sae"):
+        if not _edits(path, source):
             continue
-        for row in result["effects"]:
-            for latent in _latents(row) if row["control"] is None else ():
+        outcome = InterveneOutcome.from_json(read_result(path))
+        for row in outcome.effects:
+            for latent in row.edited_latents if row.control is None else ():
                 if latent < source.d_sae:
-                    found.setdefault(latent, []).append(_effect(row, result, latent))
+                    found.setdefault(latent, []).append(_effect(row, outcome.split, latent))
     return found
 
 
-def of_problems(run: Run, problem_ids: Collection[str]) -> dict[str, list[list[Any]]]:
-    """By problem: [intervention, edit, site and layer, thought, answer, class, kl] of every edit.
+def _edits(path: Path, source: Source) -> bool:
+    """Whether an intervention edits latents of this SAE."""
+    recipe, inputs = read_recipe(path), read_result(path).get("inputs", {})
+    options = recipe["edit"] if isinstance(recipe.get("edit"), dict) else recipe
+    if not options.get("latents") or options.get("member") not in (None, source.name):
+        return False
+    return inputs.get("sae", {}).get("digest") == digest(source.run.root / "sae")
 
-    Edits of everything at once have no thought. Steering in doses and controls are left out.
-    """
-    found: dict[str, list[list[Any]]] = {}
+
+def of_problems(run: Run, problem_ids: Collection[str]) -> dict[str, list[Edited]]:
+    """By problem, its answer under every edit. Steering in doses and controls are left out."""
+    found: dict[str, list[Edited]] = {}
     for name, path in found_in(run).items():
-        rows = [row for row in read_result(path)["effects"] if _alone(row)]
-        about = {row["row"]: row for row in rows}
+        outcome = InterveneOutcome.from_json(read_result(path))
+        about = {row.row: row for row in outcome.effects if row.control is None and row.dose is None}
         table = pq.read_table(path / "answers.parquet")
         wanted = pc.and_(  # type: ignore[attr-defined]
             pc.is_in(table["problem_id"], pa.array(list(problem_ids), pa.string())),  # type: ignore[attr-defined]
             pc.is_in(table["row"], pa.array(list(about), pa.int32())),  # type: ignore[attr-defined]
         )
-        for answer in table.filter(wanted).to_pylist():
-            row = about[answer["row"]]
-            found.setdefault(answer["problem_id"], []).append(
-                [
-                    name, row["edit"], _place(row), row["thought_idx"], answer["text"], answer["class"],
-                    significant(answer["kl"], 3),
-                ]
-            )  # fmt: skip
+        for answer in of_table(AnswerRow, table.filter(wanted)):
+            row = about[answer.row]
+            edited = Edited(
+                intervention=name,
+                edit=row.edit,
+                place=_place(row),
+                thought=row.thought_idx,
+                text=answer.text,
+                kind=answer.is_what,
+                kl=answer.kl,
+            )
+            found.setdefault(answer.problem_id, []).append(edited)
     return found
 
 
-def _alone(row: Row) -> bool:
-    return row["control"] is None and row.get("dose") is None
+def _effect(row: EffectRow, split: str, latent: int) -> Effect:
+    thought = "all thoughts" if row.thought_idx is None else f"thought {row.thought_idx}"
+    return Effect(
+        edit=row.edit,
+        where=f"{_place(row)}, {thought}",
+        dose=row.dose,
+        difference=row.difference,
+        low=row.low,
+        high=row.high,
+        verdict=row.verdict,
+        kl=row.kl,
+        n=row.n,
+        split=split,
+        others=[i for i in row.edited_latents if i != latent],
+    )
 
 
-def _latents(row: Row) -> list[int]:
-    """The latents that an edit was made with."""
-    if row.get("latents"):
-        return [int(i) for i in row["latents"].split()]
-    direction = row.get("direction") or ""
-    return [int(direction.removeprefix("latent_"))] if direction.startswith("latent_") else []
-
-
-def _effect(row: Row, result: Row, latent: int) -> list[Any]:
-    numbers = rounded(row[name] for name in ("difference", "low", "high"))
-    others = [i for i in _latents(row) if i != latent]
-    thought = "all thoughts" if row["thought_idx"] is None else f"thought {row['thought_idx']}"
-    return [
-        row["edit"], f"{_place(row)}, {thought}", row.get("dose"), *numbers, row["verdict"],
-        significant(row["kl"], 3), row["n"], result["split"], others,
-    ]  # fmt: skip
-
-
-def _place(row: Row) -> str:
-    return " ".join(str(row[name]) for name in ("site", "layer") if row.get(name) is not None) or row["scope"]
+def _place(row: EffectRow) -> str:
+    return " ".join(str(at) for at in (row.site, row.layer) if at is not None) or row.scope

@@ -2,51 +2,50 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from thoughtlens.sae.formats.io import load as load_sae
-from thoughtlens.show.explorer.build import significant
 from thoughtlens.show.explorer.cells import Cells
+from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.effects import of_latents
 from thoughtlens.show.explorer.panels import PANELS, Around, matches
+from thoughtlens.show.explorer.rows import Matched, Neighbour
 from thoughtlens.show.explorer.sources import Source
 from thoughtlens.show.explorer.summary import summary, words
-
-if TYPE_CHECKING:
-    from thoughtlens.show.explorer.config import ExplorerConfig
 
 
 def member_shards(source: Source, cells: Cells | None, around: Around, cfg: ExplorerConfig) -> dict[str, Any]:
     """The SAE's tables by key: `mN/summary`, `mN/words`, and `mN/0`, ... of `latents_per_shard` latents."""
     directions = load_sae(source.sae_dir).W_dec.detach().flatten(1)
-    tables = {name: source.by_latent(name) for name in PANELS}
     found: dict[str, Any] = {
-        f"{source.key}/summary": summary(source, directions) | {"per_shard": cfg.latents_per_shard},
+        f"{source.key}/summary": summary(source, directions, cfg.latents_per_shard).to_json(),
         f"{source.key}/words": words(source),
     }
-    if (table := source.table("matches")) is not None:
-        found[f"{source.key}/matches"] = matches(table.to_pylist(), source, around)
-    near = None if tables["neighbours"] else nearest(directions, cfg.neighbours)
+    if source.have()["matches"]:
+        found[f"{source.key}/matches"] = matches(source.rows("matches", Matched), source, around)
+    grouped = {name: source.by_latent(name, one.record, *one.order) for name, one in PANELS.items()}
+    tables = {name: table for name, table in grouped.items() if table is not None}
+    near = None if "neighbours" in tables else nearest(directions, cfg.neighbours)
     effects = of_latents(source)
     for low in range(0, source.d_sae, cfg.latents_per_shard):
         high = min(low + cfg.latents_per_shard, source.d_sae)
-        parts = {name: table.of(low, high) for name, table in tables.items() if table is not None}
+        parts = {name: table.of(low, high) for name, table in tables.items()}
         shard = []
         for i in range(low, high):
-            page = {name: PANELS[name](rows[i - low], source, around) for name, rows in parts.items()}
-            page["effects"] = effects.get(i, [])
-            page["cells"] = None if cells is None else cells.strip(i)
+            page = {name: PANELS[name].show(rows[i - low], source, around) for name, rows in parts.items()}
+            page["effects"] = [effect.line() for effect in effects.get(i, [])]
+            page["cells"] = None if cells is None else cells.strip(i).to_json()
             if near is not None:
-                page["neighbours"] = near[i]
+                page["neighbours"] = [row.line() for row in near[i]]
             shard.append(page)
         found[f"{source.key}/{low // cfg.latents_per_shard}"] = shard
     return found
 
 
-def nearest(directions: torch.Tensor, k: int) -> list[list[tuple[int, float]]]:
-    """The k rows of highest cosine for every row, itself apart: (index, cosine); zero rows have none."""
+def nearest(directions: torch.Tensor, k: int) -> list[list[Neighbour]]:
+    """The k rows of highest cosine for every row, itself apart; zero rows have none."""
     unit = torch.nn.functional.normalize(directions.float(), dim=1)
     k = min(k, len(unit) - 1)
     found = []
@@ -55,5 +54,5 @@ def nearest(directions: torch.Tensor, k: int) -> list[list[tuple[int, float]]]:
         cosine[torch.arange(len(cosine)), torch.arange(low, low + len(cosine))] = -2.0
         values, indices = cosine.topk(k, dim=1)
         pairs = zip(indices.tolist(), values.tolist(), strict=True)
-        found += [[(i, significant(v, 3)) for i, v in zip(*pair, strict=True)] for pair in pairs]
+        found += [[Neighbour(other=i, cosine=v) for i, v in zip(*pair, strict=True)] for pair in pairs]
     return [row if norm > 0 else [] for row, norm in zip(found, unit.norm(dim=1).tolist(), strict=True)]

@@ -3,63 +3,134 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
+from thoughtlens.core import Json, Record, column
+from thoughtlens.evals.reconstruction.records import ValidateOutcome
 from thoughtlens.show.explorer.cells import Cells
-from thoughtlens.show.explorer.sources import Row, Source, commands
-from thoughtlens.show.explorer.strips import strips
-
-COLUMNS = {
-    "density": "share of vectors on which the latent fires",
-    "n_fires": "vectors on which it fires",
-    "n_problems": "problems (documents) in which it fires",
-    "mean_active": "mean activation where it fires",
-    "max_active": "largest activation",
-    "label_strength": "the rate difference of largest size over all labels; interval and test on the "
-    "latent's page",
-    "auprc": "area under the precision-recall curve of the explanation as a predictor of firing, on held-out "
-    "problems or documents, at the true base rate",
-    "random_auprc": "the same for the explanation of a random latent of the same density",
-    "effect": "change of accuracy of largest size when the latent was edited; interval on the latent's page",
-    "direction_1": "first principal axis of the decoder directions, each of length 1",
-    "direction_2": "second principal axis of the decoder directions, each of length 1",
-}
+from thoughtlens.show.explorer.rows import columns
+from thoughtlens.show.explorer.sources import Source, commands, interpreted
+from thoughtlens.show.explorer.strips import Strip, strips
+from thoughtlens.show.explorer.summary import Columns
 
 
-def overview(found: Sequence[Source], cells: Sequence[Cells | None], problems: list[Row]) -> Row:
+@dataclass(frozen=True, kw_only=True)
+class Quality(Record):
+    """How well an SAE reconstructs, where the run was validated."""
+
+    fvu: float | None = None
+    explained_variance: float | None = None
+    n: int | None = None
+    split: str | None = column(default=None, null=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberPage(Record):
+    """An SAE on the first page."""
+
+    key: str
+    member: str
+    hook_names: list[str]
+    thoughts: list[int] | None
+    d_sae: int
+    n: int
+    n_problems: int
+    l0: float
+    n_alive: int
+    n_everywhere: int
+    label: str
+    kind: str
+    run: str
+    model: str | None
+    split: str
+    quality: Quality
+    histogram_edges: list[float] | None
+    have: dict[str, bool]
+    strips: list[Strip]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed(Record):
+    """A problem in the list of those that have a page."""
+
+    id: str
+    split: str
+    text: str
+    right: bool | None
+    shard: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overview(Record):
     """Runs, members, definitions, the list of problems, and the command for each table that is missing."""
+
+    name: str
+    kind: str
+    model: str | None
+    hooks: list[str]
+    split: str
+    definitions: dict[str, str]
+    columns: dict[str, list[str]]
+    """Names of the columns of every kind of row that pages get as a list."""
+    members: list[MemberPage]
+    problems: list[Listed]
+    commands: dict[str, str]
+    warnings: list[str]
+    version: str
+
+
+def overview(found: Sequence[Source], cells: Sequence[Cells | None], problems: list[Listed]) -> Json:
+    """The first page's table."""
     run = found[0].run
-    interpreted = run.results["interpret"]
-    return {
-        "name": run.root.resolve().name,
-        "kind": run.kind,
-        "model": run.meta.get("model"),
-        "hooks": run.meta.get("hook_names", []),
-        "split": interpreted["split"],
-        "definitions": {**interpreted["definitions"], **COLUMNS},
-        "members": [_member(*pair) for pair in zip(found, cells, strict=True)],
-        "problems": problems,
-        "commands": commands(run),
-        "warnings": interpreted.get("warnings", []),
-        "version": interpreted["versions"]["thoughtlens"],
-    }
+    outcome = interpreted(run)
+    titles = dict(zip((one.name for one in fields(Columns)), Columns.heads(), strict=True))
+    return Overview(
+        name=run.root.resolve().name,
+        kind=run.kind,
+        model=run.model,
+        hooks=run.hook_names,
+        split=outcome.split,
+        definitions={**outcome.definitions, **titles},
+        columns=columns(),
+        members=[_member(*pair) for pair in zip(found, cells, strict=True)],
+        problems=problems,
+        commands=commands(run),
+        warnings=outcome.warnings,
+        version=run.made["interpret"].versions["thoughtlens"],
+    ).to_json()
 
 
-def _member(source: Source, cells: Cells | None) -> Row:
-    keep = ("member", "hook_names", "thoughts", "d_sae", "n", "n_problems", "l0", "n_alive", "n_everywhere")
-    results = source.run.results
-    validated = {m["member"]: m for m in results.get("validate", {}).get("members", [])}
-    found = validated.get(source.name, {}).get("reconstruction", {}).get("sae", {})
-    quality = {k: found[k] for k in ("fvu", "explained_variance", "n") if k in found}
-    return {
-        "key": source.key,
-        **{k: source.about[k] for k in keep},
-        "label": source.label,
-        "kind": source.about.get("kind"),
-        "run": source.run.root.resolve().name,
-        "model": source.run.meta.get("model"),
-        "split": results["interpret"]["split"],
-        "quality": quality | {"split": results.get("validate", {}).get("split")},
-        "histogram_edges": results["interpret"].get("histogram_edges"),
-        "have": source.have(),
-        "strips": strips(source, cells),
-    }
+def _member(source: Source, cells: Cells | None) -> MemberPage:
+    about, run = source.about, source.run
+    outcome = interpreted(run)
+    return MemberPage(
+        key=source.key,
+        member=about.member,
+        hook_names=about.hook_names,
+        thoughts=about.thoughts,
+        d_sae=about.d_sae,
+        n=about.n,
+        n_problems=about.n_problems,
+        l0=about.l0,
+        n_alive=about.n_alive,
+        n_everywhere=about.n_everywhere,
+        label=source.label,
+        kind=about.kind,
+        run=run.root.resolve().name,
+        model=run.model,
+        split=outcome.split,
+        quality=_quality(source),
+        histogram_edges=outcome.histogram_edges,
+        have=source.have(),
+        strips=strips(source, cells),
+    )
+
+
+def _quality(source: Source) -> Quality:
+    outcome = source.run.outcome("validate", ValidateOutcome)
+    if outcome is None:
+        return Quality()
+    found = next((m.reconstruction["sae"] for m in outcome.members if m.member == source.name), None)
+    if found is None:
+        return Quality(split=outcome.split)
+    return Quality(fvu=found.fvu, explained_variance=found.explained_variance, n=found.n, split=outcome.split)

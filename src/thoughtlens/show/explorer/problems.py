@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,17 +13,18 @@ import pyarrow.parquet as pq
 import scipy.sparse as sp
 
 from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.core import Record, of_table
 from thoughtlens.latents.codes.member import Member
 from thoughtlens.latents.codes.tokens import load_tokenizer, token_texts
 from thoughtlens.sae.formats.io import load as load_sae
 from thoughtlens.show.explorer.build import significant
+from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.effects import of_problems
-from thoughtlens.show.explorer.sources import Row, Source, place
+from thoughtlens.show.explorer.overview import Listed
+from thoughtlens.show.explorer.rows import Reading, ReadToken, Strongest, View
+from thoughtlens.show.explorer.sources import Source, interpreted, place
 from thoughtlens.show.interventions import found_in
 from thoughtlens.show.run import Run
-
-if TYPE_CHECKING:
-    from thoughtlens.show.explorer.config import ExplorerConfig
 
 PER_SHARD = 10
 STRONGEST = 6
@@ -36,7 +38,43 @@ ROWS = 256
 PLAIN = ("problem_id", "group_id", "split", "question", "answer", "cot")
 
 
-def problem_shards(found: Sequence[Source], cfg: ExplorerConfig) -> tuple[dict[str, Any], list[Row]]:
+@dataclass(frozen=True, kw_only=True)
+class ProblemRow(Record):
+    """What the page of a problem shows of its row; all other columns are labels."""
+
+    problem_id: str
+    group_id: str = ""
+    split: str
+    question: str = ""
+    answer: str = ""
+    cot: str = ""
+    model_answer: str | None = None
+    correct: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProblemPage(Record):
+    """A problem or document, and what is known of it."""
+
+    problem_id: str
+    group_id: str
+    split: str
+    question: str
+    answer: str
+    cot: str
+    labels: dict[str, str]
+    given: str | None
+    """The model's answer."""
+    right: bool | None
+    tokens: list[str] | None = None
+    """Of a document."""
+    members: dict[str, list[list[Any]] | None]
+    """By SAE, the strongest latents of every vector; None: it was not read on this problem."""
+    readings: list[list[Any]]
+    edits: list[list[Any]]
+
+
+def problem_shards(found: Sequence[Source], cfg: ExplorerConfig) -> tuple[dict[str, Any], list[Listed]]:
     """Shards `problems/N` of ten problems each, and the list of the problems in them.
 
     Problems are drawn at random, first among those with a lens reading or an intervention. Other runs' SAEs
@@ -47,40 +85,56 @@ def problem_shards(found: Sequence[Source], cfg: ExplorerConfig) -> tuple[dict[s
     own = [members[source.key] for source in found if source.run is run]
     store = own[0].store
     chosen = _choose(run, own, cfg)
-    table = store.problems.take(chosen).to_pylist()
-    ids = [row["problem_id"] for row in table]
+    table = store.problems.take(chosen)
+    rows = of_table(ProblemRow, table)
+    others = table.drop_columns([name for name in PLAIN if name in table.column_names]).to_pylist()
+    ids = [row.problem_id for row in rows]
     readings, edits = _readings(run, ids), of_problems(run, ids)
-    tokenizer = load_tokenizer(store.meta.model, store.meta.model_revision) if own[0].text else None
+    tokens = _tokens(own[0], ids) if own[0].text else {}
     strongest = {key: _strongest(member, ids) for key, member in members.items()}
-    pages = []
-    for row in table:
-        page = _page(row, own[0], tokenizer)
-        page["members"] = {key: found.get(row["problem_id"]) for key, found in strongest.items()}
-        page["readings"] = readings.get(row["problem_id"], [])
-        page["edits"] = edits.get(row["problem_id"], [])
-        pages.append(page)
+    pages = [
+        ProblemPage(
+            problem_id=row.problem_id,
+            group_id=row.group_id,
+            split=row.split,
+            question=row.question,
+            answer=row.answer,
+            cot=row.cot,
+            labels={name: str(value) for name, value in labels.items()},
+            given=row.model_answer,
+            right=row.correct,
+            tokens=tokens.get(row.problem_id),
+            members={key: _lines(known.get(row.problem_id)) for key, known in strongest.items()},
+            readings=_lines(readings.get(row.problem_id, [])) or [],
+            edits=_lines(edits.get(row.problem_id, [])) or [],
+        ).to_json()
+        for row, labels in zip(rows, others, strict=True)
+    ]
     shards = {
         f"problems/{low // PER_SHARD}": pages[low : low + PER_SHARD]
         for low in range(0, len(pages), PER_SHARD)
     }
     listed = [
-        {
-            "id": row["problem_id"],
-            "split": row["split"],
-            "text": row.get("question", "")[:120],
-            "right": row.get("correct"),
-            "shard": i // PER_SHARD,
-        }
-        for i, row in enumerate(table)
+        Listed(
+            id=row.problem_id,
+            split=row.split,
+            text=row.question[:120],
+            right=row.correct,
+            shard=i // PER_SHARD,
+        )
+        for i, row in enumerate(rows)
     ]
     return shards, listed
 
 
+def _lines(rows: Sequence[View] | None) -> list[list[Any]] | None:
+    return None if rows is None else [row.line() for row in rows]
+
+
 def _member(source: Source) -> Member:
-    split = source.run.results["interpret"]["split"]
-    store = ActivationStore.open(source.run.root / "acts")
+    split = interpreted(source.run).split
     return Member(
-        store,
+        ActivationStore.open(source.run.root / "acts"),
         source.name,
         load_sae(source.sae_dir),
         split=None if split == "all" else split,
@@ -108,8 +162,8 @@ def _told_of(run: Run) -> set[str]:
     return found
 
 
-def _readings(run: Run, ids: Sequence[str]) -> dict[str, list[list[Any]]]:
-    """By problem: [lens, hook, thought, [[token, probability], ...]]."""
+def _readings(run: Run, ids: Sequence[str]) -> dict[str, list[Reading]]:
+    """By problem, what each of its states reads as through each lens."""
     file = place(run, "readings")
     if not file.is_file() or run.kind == "text":
         return {}
@@ -118,25 +172,25 @@ def _readings(run: Run, ids: Sequence[str]) -> dict[str, list[list[Any]]]:
         pc.is_in(table["problem_id"].cast(pa.string()), pa.array(list(ids), pa.string())),  # type: ignore[attr-defined]
         pc.less(table["rank"], int(pc.min(table["rank"]).as_py() or 0) + TOKENS_READ),  # type: ignore[attr-defined]
     )
-    found: dict[str, dict[tuple, list]] = {}
-    for row in table.filter(wanted).sort_by("rank").to_pylist():
-        at = (row["lens"], row["hook_name"], row["thought_idx"])
-        read = found.setdefault(row["problem_id"], {}).setdefault(at, [])
-        read.append([row["token"], significant(row["probability"], 3)])
-    return {problem: [[*at, tokens] for at, tokens in cells.items()] for problem, cells in found.items()}
+    found: dict[str, dict[tuple, Reading]] = {}
+    for row in of_table(ReadToken, table.filter(wanted).sort_by("rank")):
+        at = (row.lens, row.hook_name, row.thought_idx)
+        new = Reading(lens=row.lens, hook_name=row.hook_name, thought=row.thought_idx, tokens=[])
+        reading = found.setdefault(row.problem_id, {}).setdefault(at, new)
+        reading.tokens.append([row.token, significant(row.probability, 3)])
+    return {problem_id: list(own.values()) for problem_id, own in found.items()}
 
 
-def _page(row: Row, member: Member, tokenizer: Any) -> Row:
-    labels = {name: str(value) for name, value in row.items() if name not in PLAIN}
-    page = {key: row.get(key, "") for key in PLAIN} | {"labels": labels}
-    page |= {"given": row.get("model_answer"), "right": row.get("correct")}
-    if tokenizer is not None:
-        rows = member.rows
-        unit = _units(member, [row["problem_id"]])[row["problem_id"]]
-        ids = rows.columns["token_id"][rows.first[unit] : rows.first[unit + 1]][:ROWS]
-        texts = token_texts(tokenizer, np.unique(ids))
-        page["tokens"] = [texts[t] for t in ids.tolist()]
-    return page
+def _tokens(member: Member, ids: Sequence[str]) -> dict[str, list[str]]:
+    """By document, the texts of its first tokens."""
+    rows, meta = member.rows, member.store.meta
+    tokenizer = load_tokenizer(meta.model, meta.model_revision)
+    found = {}
+    for name, unit in _units(member, ids).items():
+        own = rows.columns["token_id"][rows.first[unit] : rows.first[unit + 1]][:ROWS]
+        texts = token_texts(tokenizer, np.unique(own))
+        found[name] = [texts[t] for t in own.tolist()]
+    return found
 
 
 def _units(member: Member, ids: Sequence[str]) -> dict[str, int]:
@@ -147,16 +201,13 @@ def _units(member: Member, ids: Sequence[str]) -> dict[str, int]:
     return {name: unit[line] for name, line in zip(ids, lines, strict=True) if line in unit}
 
 
-def _strongest(member: Member, ids: Sequence[str]) -> dict[str, list[list[Any]]]:
-    """By problem: [hook, place, [(latent, activation), ...]] of each of its vectors.
-
-    The place is the thought_idx, or the number of the token.
-    """
+def _strongest(member: Member, ids: Sequence[str]) -> dict[str, list[Strongest]]:
+    """By problem, the strongest latents of each of its vectors."""
     rows, units = member.rows, _units(member, ids)
     first = {name: int(rows.first[unit]) for name, unit in units.items()}
     stop = {name: min(int(rows.first[unit + 1]), first[name] + ROWS) for name, unit in units.items()}
     thoughts, n_hooks = rows.columns.get("thought_idx"), len(member.hook_names)
-    found: dict[str, list[list[Any]]] = {}
+    found: dict[str, list[Strongest]] = {}
     for low in range(0, len(units), PER_PASS):
         names = list(units)[low : low + PER_PASS]
         places = np.concatenate([np.arange(first[name], stop[name]) for name in names])
@@ -166,7 +217,7 @@ def _strongest(member: Member, ids: Sequence[str]) -> dict[str, list[list[Any]]]
             vectors = codes[low_place * n_hooks : (low_place + n) * n_hooks]
             at = range(n) if thoughts is None else thoughts[first[name] : stop[name]].tolist()
             found[name] = [
-                [hook, at[i], best]
+                Strongest(hook=hook, at=at[i], latents=best)
                 for i in range(n)
                 for hook in range(n_hooks)
                 if (best := _best(vectors, i * n_hooks + hook))

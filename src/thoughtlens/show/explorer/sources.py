@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from thoughtlens.core import StoreError
-from thoughtlens.sae.formats.io import POOLED
+from thoughtlens.core import NotThereError, Record, of_table
+from thoughtlens.latents.interpret.records import InterpretOutcome, MemberSummary
+from thoughtlens.sae import POOLED
 from thoughtlens.show.interventions import found_in
-from thoughtlens.show.run import Run
+from thoughtlens.show.run import Run, read_table
 
 TABLES = {
     "latents": "interpret",
@@ -47,7 +47,7 @@ COMMANDS = {
 }
 """What makes a folder."""
 
-Row = dict[str, Any]
+R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +58,12 @@ class Source:
     name: str
     label: str
     key: str
-    about: Row
+    about: MemberSummary
     """Its entry in interpret's result."""
 
     @property
     def d_sae(self) -> int:
-        return self.about["d_sae"]
+        return self.about.d_sae
 
     @property
     def sae_dir(self) -> Path:
@@ -76,19 +76,18 @@ class Source:
         file = place(self.run, name)
         if not file.is_file():
             return None
-        try:
-            table = pq.read_table(file, columns=columns and ["member", *columns])
-        except (OSError, pa.ArrowException) as error:
-            raise StoreError(
-                f"{file} is damaged ({str(error).splitlines()[0]}); run {TABLES[name]} again"
-            ) from None
-        mask = pc.equal(table["member"].cast(pa.string()), self.name)  # type: ignore[attr-defined]
-        return table.filter(mask)
+        table = read_table(file, TABLES[name], ["member", *columns] if columns else None)
+        return table.filter(pc.equal(table["member"].cast(pa.string()), self.name))  # type: ignore[attr-defined]
 
-    def by_latent(self, name: str) -> Grouped | None:
-        """Its rows of a table, by latent."""
+    def rows(self, name: str, cls: type[R]) -> list[R]:
+        """Its rows of a table; none where the run has no such table."""
         table = self.table(name)
-        return None if table is None else Grouped(table, self.d_sae)
+        return [] if table is None else of_table(cls, table)
+
+    def by_latent(self, name: str, cls: type[R], *order: tuple[str, str]) -> Grouped[R] | None:
+        """Its rows of a table, by latent and then in this order."""
+        table = self.table(name)
+        return None if table is None else Grouped(table, self.d_sae, cls, order)
 
     def have(self) -> dict[str, bool]:
         """Which tables the run has."""
@@ -97,18 +96,19 @@ class Source:
         return found | {"cells": codes, "interventions": bool(found_in(self.run))}
 
 
-class Grouped:
-    """Rows of a table by latent, in the table's order."""
+class Grouped(Generic[R]):
+    """Rows of a table by latent."""
 
-    def __init__(self, table: pa.Table, n: int) -> None:
-        latent = table["latent"].to_numpy()
-        self._table = table.take(pa.array(np.argsort(latent, kind="stable")))
-        self._bounds = np.searchsorted(np.sort(latent), np.arange(n + 1))
+    def __init__(self, table: pa.Table, n: int, cls: type[R], order: Sequence[tuple[str, str]]) -> None:
+        keys = [("latent", "ascending"), *(key for key in order if key[0] in table.column_names)]
+        self._table = table.sort_by(keys)
+        self._cls = cls
+        self._bounds = np.searchsorted(self._table["latent"].to_numpy(), np.arange(n + 1))
 
-    def of(self, low: int, high: int) -> list[list[Row]]:
+    def of(self, low: int, high: int) -> list[list[R]]:
         """The rows of each of the latents `low` to `high`."""
         first = self._bounds[low]
-        rows = self._table.slice(first, self._bounds[high] - first).to_pylist()
+        rows = of_table(self._cls, self._table.slice(first, self._bounds[high] - first))
         return [rows[self._bounds[i] - first : self._bounds[i + 1] - first] for i in range(low, high)]
 
 
@@ -122,11 +122,26 @@ def sources(runs: Sequence[Run]) -> list[Source]:
     """All SAEs of the runs, those of the first run first; of each run the pooled one first."""
     found: list[Source] = []
     for run in runs:
-        members = run.results["interpret"]["members"]
-        for about in sorted(members, key=lambda m: m["member"] != POOLED):
-            label = about["member"] if run is runs[0] else f"{run.root.name}: {about['member']}"
-            found.append(Source(run, about["member"], label, f"m{len(found)}", about))
+        members = interpreted(run).members
+        for about in sorted(members, key=lambda m: m.member != POOLED):
+            label = about.member if run is runs[0] else f"{run.root.name}: {about.member}"
+            found.append(Source(run, about.member, label, f"m{len(found)}", about))
     return found
+
+
+def interpreted(run: Run) -> InterpretOutcome:
+    """What interpret found.
+
+    Raises:
+        NotThereError: it is not finished.
+    """
+    outcome = run.outcome("interpret", InterpretOutcome)
+    if outcome is None:
+        raise NotThereError(
+            f"Expected a finished interpret in {run.root}, found none; run: thoughtlens interpret RECIPE "
+            f"--out {run.root}"
+        )
+    return outcome
 
 
 def commands(run: Run) -> dict[str, str]:

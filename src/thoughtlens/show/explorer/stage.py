@@ -11,7 +11,7 @@ from typing import Any
 
 from thoughtlens.core import (
     MismatchError,
-    NotThereError,
+    Result,
     progress,
     run_stage,
 )
@@ -22,12 +22,13 @@ from thoughtlens.show.explorer.latents import member_shards
 from thoughtlens.show.explorer.overview import overview
 from thoughtlens.show.explorer.panels import Around
 from thoughtlens.show.explorer.problems import problem_shards
-from thoughtlens.show.explorer.sources import TABLES, sources
+from thoughtlens.show.explorer.records import ExplorerOutcome
+from thoughtlens.show.explorer.sources import TABLES, interpreted, sources
 from thoughtlens.show.interventions import found_in
 from thoughtlens.show.run import Run
 
 
-def explorer(cfg: ExplorerConfig, out: str | Path) -> dict[str, Any]:
+def explorer(cfg: ExplorerConfig, out: str | Path) -> Result:
     """Write the explorer of a run into the directory `out`.
 
     Returns:
@@ -40,11 +41,7 @@ def explorer(cfg: ExplorerConfig, out: str | Path) -> dict[str, Any]:
     """
     runs = [Run.open(root) for root in (cfg.run, *cfg.others)]
     for run in runs:
-        if "interpret" not in run.results:
-            raise NotThereError(
-                f"Expected a finished interpret in {run.root}, found none; run: thoughtlens interpret RECIPE "
-                f"--out {run.root}"
-            )
+        interpreted(run)
         if run.kind != runs[0].kind:
             raise MismatchError(
                 f"{runs[0].root} holds {runs[0].kind}, {run.root} holds {run.kind}; an explorer shows runs "
@@ -64,7 +61,7 @@ def _inputs(runs: list[Run]) -> dict[str, Path]:
     return found
 
 
-def _work(cfg: ExplorerConfig, runs: list[Run], tmp: Path) -> dict[str, Any]:
+def _work(cfg: ExplorerConfig, runs: list[Run], tmp: Path) -> ExplorerOutcome:
     found = sources(runs)
     shards: dict[str, Any] = {}
     cells = []
@@ -77,11 +74,12 @@ def _work(cfg: ExplorerConfig, runs: list[Run], tmp: Path) -> dict[str, Any]:
         bar.advance(1)
     shards |= problems
     table = overview(found, cells, listed)
-    sizes = (write_single if cfg.single else write_folder)(tmp, table, shards)
-    return {
-        "n_latents": sum(source.d_sae for source in found),
-        "n_problems": len(listed),
-        **sizes,
-        "headline": {"page": "index.html"},
-        "warnings": [],
-    }
+    first = [source.key for source in found[:1]]
+    sizes = write_single(tmp, table, shards) if cfg.single else write_folder(tmp, table, shards, first)
+    return ExplorerOutcome(
+        n_latents=sum(source.d_sae for source in found),
+        n_problems=len(listed),
+        first_bytes=sizes.first,
+        total_bytes=sizes.total,
+        headline={"page": "index.html"},
+    )

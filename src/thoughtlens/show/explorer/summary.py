@@ -2,63 +2,113 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from thoughtlens.core import Record, column, of_table
 from thoughtlens.show.explorer.build import rounded, significant
 from thoughtlens.show.explorer.effects import of_latents
+from thoughtlens.show.explorer.rows import Counted, Labelled, Said
 from thoughtlens.show.explorer.sources import Source
 
 FALSE_DISCOVERIES = 0.05
 """Share of false ones among the labels that the overview names."""
-COUNTS = ("n_fires", "n_problems")
-NUMBERS = ("density", "mean_active", "max_active")
 LONGEST = 72
 """Characters of an explanation in the overview; the whole stands on the latent's page."""
 TOKENS_SHOWN = 6
 """Preferred tokens, and logit tokens of each sign, that a search looks through."""
+Numbers = Sequence[float | int | None]
 
 
-def summary(source: Source, directions: torch.Tensor) -> dict[str, Any]:
-    """Columns of numbers and of words, one entry a latent."""
-    latents = source.by_latent("latents")
+@dataclass(frozen=True, kw_only=True)
+class Columns(Record):
+    """Columns of numbers, one entry for each latent; titles are what the page says of them."""
+
+    n_fires: list[int] = column("vectors on which it fires")
+    n_problems: list[int] = column("problems (documents) in which it fires")
+    density: Numbers = column("share of vectors on which the latent fires")
+    mean_active: Numbers = column("mean activation where it fires")
+    max_active: Numbers = column("largest activation")
+    label_strength: Numbers = column(
+        "the rate difference of largest size over all labels; interval and test on the latent's page"
+    )
+    auprc: Numbers | None = column(
+        "area under the precision-recall curve of the explanation as a predictor of firing, on held-out "
+        "problems or documents, at the true base rate",
+        default=None,
+    )
+    random_auprc: Numbers | None = column(
+        "the same for the explanation of a random latent of the same density", default=None
+    )
+    effect: Numbers | None = column(
+        "change of accuracy of largest size when the latent was edited; interval on the latent's page",
+        default=None,
+    )
+    direction_1: Numbers = column("first principal axis of the decoder directions, each of length 1")
+    direction_2: Numbers = column("second principal axis of the decoder directions, each of length 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary(Record):
+    """All latents of an SAE, one entry for each in every list."""
+
+    columns: Columns
+    direction_share: float
+    """Share of the directions' variance that the two axes hold."""
+    everywhere: list[str | None]
+    label: list[str | None]
+    says: list[str]
+    per_shard: int
+
+
+def summary(source: Source, directions: torch.Tensor, per_shard: int) -> Summary:
+    """Columns of numbers and of words."""
+    latents = source.by_latent("latents", Counted)
     rows = [found[0] for found in latents.of(0, source.d_sae)] if latents else []
-    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in COUNTS}
-    columns |= {name: rounded((row[name] for row in rows), 4) for name in NUMBERS}
     strengths, labels = _labels(source)
-    said = _said(source)
-    map_, share = plane(directions)
-    columns |= {"label_strength": strengths, **said.pop("columns")}
+    says, scores = _said(source)
+    axes, share = plane(directions)
     effects = of_latents(source)
-    if effects:
-        columns["effect"] = [_largest(effects.get(i, [])) for i in range(source.d_sae)]
-    return {
-        "columns": columns | {"direction_1": map_[0], "direction_2": map_[1]},
-        "direction_share": share,
-        "everywhere": [row["everywhere_reason"] for row in rows],
-        "label": labels,
-        **said,
-    }
+    changes = [[effect.difference for effect in effects.get(i, [])] for i in range(source.d_sae)]
+    columns = Columns(
+        n_fires=[row.n_fires for row in rows],
+        n_problems=[row.n_problems for row in rows],
+        density=rounded((row.density for row in rows), 4),
+        mean_active=rounded((row.mean_active for row in rows), 4),
+        max_active=rounded((row.max_active for row in rows), 4),
+        label_strength=strengths,
+        auprc=scores and scores[0],
+        random_auprc=scores and scores[1],
+        effect=rounded(max(own, key=abs, default=None) for own in changes) if effects else None,
+        direction_1=axes[0],
+        direction_2=axes[1],
+    )
+    return Summary(
+        columns=columns,
+        direction_share=share,
+        everywhere=[row.everywhere_reason for row in rows],
+        label=labels,
+        says=says,
+        per_shard=per_shard,
+    )
 
 
 def words(source: Source) -> list[str]:
     """Preferred tokens, whole explanations and logit tokens of every latent, for the search."""
-    found: list[list[str]] = [[] for _ in range(source.d_sae)]
-    for i, tokens in enumerate(preferred(source)):
-        found[i] += tokens
-    for table, column, keep in (
-        ("explanations", "text", lambda row: True),
-        ("lens_latents", "token", lambda row: row["rank"] < TOKENS_SHOWN),
-    ):
-        columns = [column, "latent"] + (["rank"] if table == "lens_latents" else [])
-        rows = source.table(table, columns)
-        for row in rows.select(columns).to_pylist() if rows is not None else []:
-            if keep(row):
-                found[row["latent"]].append(row[column])
+    found = preferred(source)
+    for name, text in (("explanations", "text"), ("lens_latents", "token")):
+        table = source.table(name)
+        if table is None:
+            continue
+        if name == "lens_latents":
+            table = table.filter(pc.less(table["rank"], TOKENS_SHOWN))  # type: ignore[attr-defined]
+        for latent, said in zip(table["latent"].to_pylist(), table[text].to_pylist(), strict=True):
+            found[latent].append(said)
     return [" ".join(dict.fromkeys(parts)) for parts in found]
 
 
@@ -68,9 +118,10 @@ def preferred(source: Source) -> list[list[str]]:
     table = source.table("associations", ["latent", "factor", "level", "low"])
     if table is not None:
         mask = pc.and_(pc.equal(table["factor"], "token"), pc.greater(table["low"], 1.0))  # type: ignore[attr-defined]
-        for row in table.filter(mask).to_pylist():
-            if len(found[row["latent"]]) < TOKENS_SHOWN:
-                found[row["latent"]].append(row["level"].strip())
+        own = table.filter(mask)
+        for latent, level in zip(own["latent"].to_pylist(), own["level"].to_pylist(), strict=True):
+            if len(found[latent]) < TOKENS_SHOWN:
+                found[latent].append(level.strip())
     return found
 
 
@@ -100,29 +151,26 @@ def _labels(source: Source) -> tuple[list[float | None], list[str | None]]:
     table = table.filter(pc.starts_with(table["factor"], "label:"))  # type: ignore[attr-defined]
     order = np.argsort(-np.abs(table["estimate"].to_numpy()), kind="stable")
     _, first = np.unique(table["latent"].to_numpy()[order], return_index=True)
-    for row in table.take(pa.array(order[first])).to_pylist():
-        strengths[row["latent"]] = significant(row["estimate"], 3)
-        if row["q_value"] <= FALSE_DISCOVERIES:
-            labels[row["latent"]] = f"{row['factor'][6:]} = {row['level']}"
+    for row in of_table(Labelled, table.take(pa.array(order[first]))):
+        strengths[row.latent] = significant(row.estimate, 3)
+        if row.q_value <= FALSE_DISCOVERIES:
+            labels[row.latent] = f"{row.factor.removeprefix('label:')} = {row.level}"
     return strengths, labels
 
 
-def _said(source: Source) -> dict[str, Any]:
-    """What each latent is said to be, in short, and the scores of that; else its preferred tokens."""
-    table = source.table("explanations", ["latent", "text", "chosen", "auprc", "random_auprc"])
+def _said(source: Source) -> tuple[list[str], tuple[Numbers, Numbers] | None]:
+    """What each latent is said to be, in short, and its scores; without explanations, preferred tokens."""
+    table = source.by_latent("explanations", Said, ("chosen", "descending"))
     if table is None:
-        return {"says": [" ".join(tokens)[:LONGEST] for tokens in preferred(source)], "columns": {}}
-    says = [""] * source.d_sae
-    columns: dict[str, list[float | None]] = {
-        name: [None] * source.d_sae for name in ("auprc", "random_auprc")
-    }
-    for row in table.filter(table["chosen"]).to_pylist():
-        says[row["latent"]] = row["text"] if len(row["text"]) <= LONGEST else row["text"][: LONGEST - 1] + "…"
-        for name, column in columns.items():
-            column[row["latent"]] = significant(row[name], 3)
-    return {"says": says, "columns": columns}
+        return [" ".join(tokens)[:LONGEST] for tokens in preferred(source)], None
+    chosen = [next((row for row in rows if row.chosen), None) for rows in table.of(0, source.d_sae)]
+    says = [_short(row.text) if row else "" for row in chosen]
+    scores = [
+        rounded(row and row.auprc for row in chosen),
+        rounded(row and row.random_auprc for row in chosen),
+    ]
+    return says, (scores[0], scores[1])
 
 
-def _largest(rows: list[list[Any]]) -> float | None:
-    """The change of accuracy of largest size among a latent's interventions."""
-    return max((row[3] for row in rows if row[3] is not None), key=abs, default=None)
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from matplotlib.figure import Figure
 
-from thoughtlens.core import DataError
-from thoughtlens.sae.formats.io import POOLED
+from thoughtlens.core import DataError, Record
+from thoughtlens.sae import POOLED
+
+T = TypeVar("T")
+Column = tuple[str, Callable[[Any], str]]
+
+
+@runtime_checkable
+class HasVerdict(Protocol):
+    """A comparison: its verdict and the interval behind it."""
+
+    @property
+    def verdict(self) -> str | None:
+        """better, worse, equivalent, inconclusive."""
+
+    @property
+    def low(self) -> float | None:
+        """Lower end of the interval of the difference."""
+
+    @property
+    def high(self) -> float | None:
+        """Its upper end."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +38,17 @@ class Text:
 
     text: str
     kind: Literal["text"] = "text"
+
+
+def under(record: type[Record], name: str, show: Callable[[Any], str]) -> Column:
+    """A column of a table of records: its head is the record's title of a field, its cells that field."""
+    heads = dict(zip((one.name for one in fields(record)), record.heads(), strict=True))
+    return heads[name], lambda row: show(getattr(row, name))
+
+
+def through(pick: Callable[[Any], Any], columns: Iterable[Column]) -> list[Column]:
+    """Columns of what `pick` takes out of a row, as columns of that row."""
+    return [(head, lambda row, show=show: show(pick(row))) for head, show in columns]
 
 
 @dataclass(frozen=True)
@@ -30,6 +61,20 @@ class Table:
     note: str = ""
     n_words: int = 1
     kind: Literal["table"] = "table"
+
+    @classmethod
+    def of(
+        cls,
+        caption: str,
+        rows: Iterable[T],
+        columns: Sequence[tuple[str, Callable[[T], str]]],
+        *,
+        note: str = "",
+        n_words: int = 1,
+    ) -> Table:
+        """A line for each of `rows`; of each column, its head and what it shows of a row."""
+        cells = [[show(row) for _, show in columns] for row in rows]
+        return cls(caption, [head for head, _ in columns], cells, note, n_words)
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -111,22 +156,19 @@ class Section:
         object.__setattr__(self, "blocks", kept)
 
 
-def verdict_of(row: dict[str, Any]) -> str:
+def verdict_of(row: HasVerdict) -> str:
     """A comparison's verdict, which must agree with its interval.
 
     Raises:
         DataError: a direction is claimed although 0 lies within the interval.
     """
-    word, low, high = row["verdict"], row["low"], row["high"]
-    directed = word not in ("equivalent", "inconclusive")
+    word, low, high = row.verdict or "", row.low, row.high
+    directed = word not in ("", "equivalent", "inconclusive")
     if directed and (low is None or high is None or low <= 0 <= high):
         raise DataError(
             f"A comparison says {word!r} with the interval [{low}, {high}], which holds 0; run it again"
         )
     return word
-
-
-T = TypeVar("T")
 
 
 def unique(items: Iterable[T]) -> list[T]:

@@ -2,295 +2,303 @@
 
 from __future__ import annotations
 
-from typing import Any
+from operator import itemgetter
 
 import numpy as np
 
-from thoughtlens.sae.formats.io import POOLED
+from thoughtlens.evals.classify.records import (
+    CellTests,
+    ChosenRow,
+    ClassifyOutcome,
+    ClassRow,
+    PoolingLoss,
+    ValueRow,
+)
+from thoughtlens.evals.probing.records import ClassReport, Comparison
+from thoughtlens.latents.interpret.records import AssociationRow
+from thoughtlens.sae import POOLED
 from thoughtlens.show import plots
-from thoughtlens.show.report.blocks import Block, Picture, Section, Table, Text, unique, verdict_of
+from thoughtlens.show.report.blocks import (
+    Block,
+    Column,
+    Picture,
+    Section,
+    Table,
+    Text,
+    through,
+    under,
+    unique,
+    verdict_of,
+)
 from thoughtlens.show.run import Run
 from thoughtlens.show.text import NONE, between, fixed, number, p_text, percent, points
 
-Row = dict[str, Any]
 WORDS = {"accuracy": "accuracy", "r2": "R squared"}
 SHOWN_CLASSES = 12
 """Classes up to which a confusion matrix can be read."""
 SIDES = {"better": "higher", "worse": "lower"}
 """What a comparison that was not named before looking may say: a side, not a judgement."""
+STANDINGS = {
+    "inductive": "The SAE has not seen these units.",
+    "transductive": "Transductive: the SAE was trained on {n_seen_by_sae} of {n} units.",
+    "unknown": "Whether the SAE has seen these units is not known.",
+    "cross-fitted": "Cross-fitted: an SAE of its own for each fold, which has not seen that fold.",
+}
 
 
 def classification(run: Run) -> Section | None:
     """Labels from latents and from everything else, under one protocol."""
-    result = run.results.get("classify")
-    if result is None:
+    outcome = run.outcome("classify", ClassifyOutcome)
+    if outcome is None:
         return None
-    metric, pooling = _metric(result), result["primary_pooling"]
-    main = [row for row in result["table"] if row["pooling"] in (pooling, "none")]
-    main.sort(key=lambda row: list(result["arms"]).index(row["arm"]))
-    title = f"{result['target']}: {_kinds(result)}, n = {result['n']:,}"
-    caption = (
-        f"Out-of-fold {WORDS[metric]} with 95 % intervals, pooling {pooling!r}; dashed: the arm that looks "
-        f"at "
-        f"nothing. Split {result['split']}, n = {result['n']:,} in {result['n_groups']:,} groups."
-    )
-    blocks: list[Block] = [
-        Text(_primary_sentence(result)),
-        Picture("classification", plots.classification(main, title, metric), caption),
-        _arms_table(result),
-        _comparisons(result),
-        *_single_classes(result),
-        *_cells(run, result),
-        *_curves(run, result),
-        _protocol(result),
+    blocks = [
+        Text(_primary_sentence(outcome)),
+        _arms_picture(outcome),
+        _arms_table(outcome),
+        _comparisons(outcome),
+        *_single_classes(outcome),
+        *_cells(run, outcome),
+        *_curves(run, outcome),
+        _protocol(outcome),
     ]
     return Section("classification", "Classification", blocks)
 
 
-def _metric(result: Row) -> str:
-    return result.get("metric", "accuracy")
+def _arms_picture(outcome: ClassifyOutcome) -> Picture:
+    pooling, metric = outcome.primary_pooling, outcome.metric
+    arms = list(outcome.arms)
+    main = sorted(
+        (row for row in outcome.table if row.pooling in (pooling, "none")),
+        key=lambda row: arms.index(row.arm),
+    )
+    what = f"{len(outcome.classes)} classes" if outcome.classes else "a number"
+    caption = (
+        f"Out-of-fold {WORDS[metric]} with 95 % intervals, pooling {pooling!r}; dashed: the arm that looks "
+        f"at nothing. Split {outcome.split}, n = {outcome.n:,} in {outcome.n_groups:,} groups."
+    )
+    title = f"{outcome.target}: {what}, n = {outcome.n:,}"
+    return Picture("classification", plots.classification(main, title, metric), caption)
 
 
-def _kinds(result: Row) -> str:
-    return f"{len(result['classes'])} classes" if result["classes"] else "a number"
+def _score(row: ClassRow | ValueRow) -> float:
+    return row.accuracy if isinstance(row, ClassRow) else row.r2
 
 
-def _single_classes(result: Row) -> list[Block]:
+def _single_classes(outcome: ClassifyOutcome) -> list[Block]:
     """Precision and recall of each class, and the confusion matrices."""
-    if not result["classes"]:
+    if not outcome.classes:
         return []
-    classes = [c["class"] for c in result["classes"]]
-    shown = {a: np.array(result["confusion"][a]) for a in ("sae", "raw") if a in result["confusion"]}
-    text = (
-        f"Out-of-fold confusion matrices at pooling {result['primary_pooling']!r}: counts, coloured by "
-        f"share of "
-        f"the true class. n = {result['n']:,}."
-    )
-    figures = (
-        [Picture("confusion", plots.confusion(shown, classes), text)] if len(classes) <= SHOWN_CLASSES else []
-    )
-    return [_per_class(result), *figures]
+    blocks: list[Block] = [_per_class(outcome)]
+    if len(outcome.classes) <= SHOWN_CLASSES:
+        found = outcome.confusion or {}
+        shown = {arm: np.array(found[arm]) for arm in ("sae", "raw") if arm in found}
+        text = (
+            f"Out-of-fold confusion matrices at pooling {outcome.primary_pooling!r}: counts, coloured by "
+            f"share of the true class. n = {outcome.n:,}."
+        )
+        figure = plots.confusion(shown, [c.name for c in outcome.classes])
+        blocks.append(Picture("confusion", figure, text))
+    return blocks
 
 
-def _cells(run: Run, result: Row) -> list[Block]:
+def _cells(run: Run, outcome: ClassifyOutcome) -> list[Block]:
     """The score of every cell, what the tests over cells say, and what poolings lose."""
-    metric = _metric(result)
-    cells = [row for row in run.table("classify", "table.parquet") if row["pooling"] == "cell"]
+    cls = ClassRow if outcome.metric == "accuracy" else ValueRow
+    cells = [row for row in run.table("classify", "table.parquet", cls) if row.pooling == "cell"]
     if not cells:
         return []
-    values = {
-        plots.words(arm): [(r["hook_name"], r["thought_idx"], r[metric]) for r in cells if r["arm"] == arm]
-        for arm in unique(r["arm"] for r in cells)
-    }
+    values: dict[str, list[tuple[str, int, float]]] = {}
+    for row in cells:
+        if row.hook_name is not None and row.thought_idx is not None:
+            place = (row.hook_name, row.thought_idx, _score(row))
+            values.setdefault(plots.words(row.arm), []).append(place)
+    said = WORDS[outcome.metric]
     note = (
-        f"Out-of-fold {WORDS[metric]} from one (hook, thought) at a time, n = {result['n']:,}. The largest "
-        f"of many "
+        f"Out-of-fold {said} from one (hook, thought) at a time, n = {outcome.n:,}. The largest of many "
         f"cells is too large by selection; selected_cell in the table above is chosen inside the training "
         f"folds."
     )
-    blocks: list[Block] = [
-        Picture("cells_classification", plots.cell_map(values, f"{WORDS[metric]}, out of fold"), note)
-    ]
-    for arm, found in result.get("cell_tests", {}).items():
-        blocks.append(Text(f"{plots.words(arm)}: {found['says']}"))
-        if found["poolings"]:
+    figure = plots.cell_map(values, f"{said}, out of fold")
+    blocks: list[Block] = [Picture("cells_classification", figure, note)]
+    for arm, found in (outcome.cell_tests or {}).items():
+        blocks.append(Text(f"{plots.words(arm)}: {found.says}"))
+        if found.poolings:
             blocks.append(_lost(arm, found))
     return blocks
 
 
-def _lost(arm: str, found: Row) -> Table:
-    rows = [
-        (
-            r["pooling"], points(r["difference"]), between(r["low"], r["high"], points),
-            percent(r["strongest_in_cell"], 0), percent(r.get("strongest_in_pooling"), 0), _side(r),
-            r["says"] or "",
-        )
-        for r in found["poolings"]
-    ]  # fmt: skip
-    columns = (
-        "pooling", "against the best cell (points)", "95 % interval", "strongest feature there",
-        "after pooling", "verdict", "why",
-    )  # fmt: skip
+def _lost(arm: str, found: CellTests) -> Table:
+    columns: list[Column] = [
+        under(PoolingLoss, "pooling", str),
+        ("against the best cell (points)", lambda r: points(r.difference)),
+        ("95 % interval", lambda r: between(r.low, r.high, points)),
+        ("strongest feature there", lambda r: percent(r.strongest_in_cell, 0)),
+        ("after pooling", lambda r: percent(r.strongest_in_pooling, 0)),
+        ("verdict", _side),
+        ("why", lambda r: r.says or ""),
+    ]
     note = (
         f"The best cell is chosen inside the training folds. Strongest feature: share of the label's "
-        f"variance "
-        f"that one feature explains. n = {found['n']:,}."
+        f"variance that one feature explains. n = {found.n:,}."
     )
-    return Table(f"What poolings keep of the best cell: {plots.words(arm)}", columns, rows, note)
+    title = f"What poolings keep of the best cell: {plots.words(arm)}"
+    return Table.of(title, found.poolings, columns, note=note)
 
 
-def _curves(run: Run, result: Row) -> list[Block]:
+def _curves(run: Run, outcome: ClassifyOutcome) -> list[Block]:
     """Score at k, and the latents that were chosen, with what they respond to."""
-    curves, metric = result.get("curves", []), _metric(result)
-    if not curves:
+    if not outcome.curves:
         return []
-    pooling = next(
-        (p for p in ("concat", "mean") if any(c["pooling"] == p for c in curves)), curves[0]["pooling"]
-    )
-    own = [c for c in curves if c["pooling"] == pooling]
+    known = unique(c.pooling for c in outcome.curves)
+    pooling = next((p for p in ("concat", "mean") if p in known), known[0])
+    own = [c for c in outcome.curves if c.pooling == pooling]
+    fewest = [f"{plots.words(a)} {outcome.fewest[f'{a} {pooling}']}" for a in unique(c.arm for c in own)]
     text = (
-        f"Out-of-fold {WORDS[metric]} from k features, pooling {pooling!r}, 95 % intervals, n = "
-        f"{result['n']:,}. "
-        f"Features are ranked one by one in each training fold. Fewest that reach 95 % of the curve's top: "
-        + ", ".join(
-            f"{plots.words(c)} {result['fewest'][f'{c} {pooling}']}" for c in unique(c["arm"] for c in own)
-        )
-        + "."
+        f"Out-of-fold {WORDS[outcome.metric]} from k features, pooling {pooling!r}, 95 % intervals, n = "
+        f"{outcome.n:,}. Features are ranked one by one in each training fold. Fewest that reach 95 % of the "
+        f"curve's top: {', '.join(fewest)}."
     )
-    blocks: list[Block] = [Picture("at_k", plots.at_k(own, metric), text)]
-    rows = [c for c in result["chosen"] if (c["arm"], c["pooling"]) == ("top_latents", pooling)]
-    if rows:
-        blocks.append(_chosen(run, result, rows))
+    blocks: list[Block] = [Picture("at_k", plots.at_k(own, outcome.metric), text)]
+    chosen = [c for c in outcome.chosen if (c.arm, c.pooling) == ("top_latents", pooling)]
+    if chosen:
+        blocks.append(_chosen(chosen, outcome.protocol.folds, _explanations(run)))
     return blocks
 
 
-def _chosen(run: Run, result: Row, rows: list[Row]) -> Table:
-    known = _explanations(run)
-    table = [
+def _chosen(chosen: list[ChosenRow], folds: int, known: dict[tuple[str, int], str]) -> Table:
+    columns: list[Column] = [
+        ("latent", lambda c: f"{'latent' if c.member in ('', POOLED) else c.member} {c.index}"),
+        ("hooks", lambda c: ", ".join(c.hook_names)),
+        ("thoughts", lambda c: ", ".join(map(str, c.thoughts)) or NONE),
+        ("folds", lambda c: f"{c.n_folds} of {folds}"),
         (
-            f"{'latent' if c['member'] == POOLED else c['member']} {c['index']}", ", ".join(c["hook_names"]),
-            ", ".join(map(str, c["thoughts"])) or NONE, f"{c['n_folds']} of {result['protocol']['folds']}",
-            known.get((c["member"], c["index"]), NONE),
-        )
-        for c in rows
-    ]  # fmt: skip
-    columns = ("latent", "hooks", "thoughts", "folds", "strongest preference (interpret stage, q < 0.05)")
-    return Table("Latents that say most about the label, first ones first", columns, table, n_words=5)
+            "strongest preference (interpret stage, q < 0.05)",
+            lambda c: known.get((c.member or POOLED, c.index), NONE),
+        ),
+    ]
+    title = "Latents that say most about the label, first ones first"
+    return Table.of(title, chosen, columns, n_words=5)
 
 
 def _explanations(run: Run) -> dict[tuple[str, int], str]:
     """Of each latent, the preference with the largest z."""
-    best: dict[tuple[str, int], Row] = {}
-    for row in run.table("interpret", "associations.parquet"):
-        key = (row["member"], row["latent"])
-        if row["q_value"] < 0.05 and abs(row["z"]) > abs(best.get(key, {"z": 0.0})["z"]):
-            best[key] = row
+    best: dict[tuple[str, int], AssociationRow] = {}
+    for row in run.table("interpret", "associations.parquet", AssociationRow):
+        before = best.get((row.member, row.latent))
+        if row.q_value < 0.05 and abs(row.z) > (abs(before.z) if before else 0.0):
+            best[row.member, row.latent] = row
     return {
-        key: f"{r['factor'].removeprefix('label:')} {r['level']}: {r['statistic']} {number(r['estimate'])}"
+        key: f"{r.factor.removeprefix('label:')} {r.level}: {r.statistic} {number(r.estimate)}"
         for key, r in best.items()
     }
 
 
-def _side(row: Row) -> str:
+def _side(row: Comparison | PoolingLoss) -> str:
     """Where a comparison lies; the primary one alone is given its verdict in the words of a judgement."""
     word = verdict_of(row)
-    return word if row.get("primary") else SIDES.get(word, word)
+    return word if isinstance(row, Comparison) and row.primary else SIDES.get(word, word)
 
 
-def _primary_sentence(result: dict[str, Any]) -> str:
-    metric = _metric(result)
-    row = next(c for c in result["comparisons"] if c["primary"])
-    at = {r["arm"]: r for r in result["table"] if r["pooling"] == row["pooling"]}
-    seen = result["transductive"]
-    standing = {
-        "inductive": "The SAE has not seen these units.",
-        "transductive": f"Transductive: the SAE was trained on {seen['n_seen_by_sae']} of {seen['n']} units.",
-        "unknown": "Whether the SAE has seen these units is not known.",
-        "cross-fitted": "Cross-fitted: an SAE of its own for each fold, which has not seen that fold.",
-    }[seen["standing"]]
-    mdd = row["minimal_detectable_difference"]
+def _primary_sentence(outcome: ClassifyOutcome) -> str:
+    row = next(c for c in outcome.comparisons if c.primary)
+    at = {r.arm: _score(r) for r in outcome.table if r.pooling == row.pooling}
+    seen, mdd = outcome.transductive, row.minimal_detectable_difference
+    standing = STANDINGS[seen.standing].format(n_seen_by_sae=seen.n_seen_by_sae, n=seen.n)
     power = (
-        " With this n and this much disagreement, no difference would be found 4 times in 5."
+        "With this n and this much disagreement, no difference would be found 4 times in 5."
         if mdd is None
-        else f" With this n, a true difference of {points(mdd)} points would be found 4 times in 5."
+        else f"With this n, a true difference of {points(mdd)} points would be found 4 times in 5."
     )
     return (
-        f"Named before looking: SAE latents against raw activations at pooling {row['pooling']!r}. SAE "
-        f"{percent(at['sae'][metric])}, raw {percent(at['raw'][metric])} ({WORDS[metric]}), difference "
-        f"{points(row['difference'])} points {between(row['low'], row['high'], points)}, {row['test']} p = "
-        f"{p_text(row['p'])}, n = {row['n']:,} in {row['n_groups']:,} groups: {verdict_of(row)} "
-        f"(equivalent means within ±{100 * row['delta']:g} points).{power} {standing}"
+        f"Named before looking: SAE latents against raw activations at pooling {row.pooling!r}. SAE "
+        f"{percent(at['sae'])}, raw {percent(at['raw'])} ({WORDS[outcome.metric]}), difference "
+        f"{points(row.difference)} points {between(row.low, row.high, points)}, {row.test} p = "
+        f"{p_text(row.p)}, n = {row.n:,} in {row.n_groups:,} groups: {verdict_of(row)} "
+        f"(equivalent means within ±{100 * row.delta:g} points). {power} {standing}"
     )
 
 
-def _arms_table(result: dict[str, Any]) -> Table:
-    metric = _metric(result)
-    poolings = unique(row["pooling"] for row in result["table"])
-    at = {(row["arm"], row["pooling"]): row for row in result["table"]}
-    rows = []
-    for arm in unique(row["arm"] for row in result["table"]):
-        cells = [at.get((arm, p)) for p in poolings]
-        text = [
-            "" if c is None else f"{percent(c[metric])} {between(c['low'], c['high'], percent)}"
-            for c in cells
-        ]
-        rows.append((plots.words(arm), *text))
-    note = (
-        f"{WORDS[metric].capitalize()}, out of fold, 95 % intervals; split {result['split']}, n = "
-        f"{result['n']:,} in "
-        f"{result['n_groups']:,} groups. selected: each arm's pooling chosen inside the training folds."
-    )
-    return Table("Every arm under every pooling", ("arm", *poolings), rows, note)
-
-
-def _comparisons(result: dict[str, Any]) -> Table:
-    rows = [
-        (
-            f"{plots.words(c['arm'])} against {plots.words(c['against'])}", c["pooling"],
-            points(c["difference"]), between(c["low"], c["high"], points),
-            f"{c['n_only_first']} / {c['n_only_second']}", p_text(c["p"]),
-            "named before" if c["primary"] else p_text(c["p_holm"]), number(c["n"]), _side(c),
-        )
-        for c in sorted(result["comparisons"], key=lambda c: not c["primary"])
-        if c["primary"] or c["pooling"] in (result["primary_pooling"], "none") or c["arm"] == "sae"
-    ]  # fmt: skip
-    columns = (
-        "comparison", "pooling", "difference (points)", "95 % interval", "right only in first / second", "p",
-        "p, Holm", "n", "verdict",
-    )  # fmt: skip
-    note = (
-        "Only the comparison named before looking is judged; of all others the table says which side is "
-        "higher. "
-        "Equivalent: the whole interval lies within "
-        f"{100 * result['protocol']['delta']:g} points of 0."
-    )
-    return Table("Paired comparisons on the same units", columns, rows, note, 2)
-
-
-def _per_class(result: dict[str, Any]) -> Table:
-    rows = []
-    for arm in ("sae", "raw", "text"):
-        for c in result["per_class"].get(arm, []):
-            rows.append(
-                (
-                    plots.words(arm), c["class"], percent(c["precision"]),
-                    between(c["precision_low"], c["precision_high"], percent), percent(c["recall"]),
-                    between(c["recall_low"], c["recall_high"], percent), fixed(c["f1"], 2), number(c["n"]),
-                )
-            )  # fmt: skip
-    columns = (
-        "arm",
-        "class",
-        "precision",
-        "95 % interval",
-        "recall",
-        "95 % interval",
-        "F1",
-        "n of the class",
-    )
-    caption = f"Per class, out of fold, pooling {result['primary_pooling']!r}, split {result['split']}"
-    return Table(caption, columns, rows, n_words=2)
-
-
-def _protocol(result: dict[str, Any]) -> Table:
-    p = result["protocol"]
-    rows = [
-        (
-            "units",
-            f"{result['n']:,} in {result['n_groups']:,} groups ({p['group']}), split {result['split']}",
+def _arms_table(outcome: ClassifyOutcome) -> Table:
+    at = {
+        (row.arm, row.pooling): f"{percent(_score(row))} {between(row.low, row.high, percent)}"
+        for row in outcome.table
+    }
+    columns: list[Column] = [
+        ("arm", plots.words),
+        *(
+            (pooling, lambda arm, pooling=pooling: at.get((arm, pooling), ""))
+            for pooling in unique(row.pooling for row in outcome.table)
         ),
-        ("classes", ", ".join(f"{c['class']} ({c['n']:,})" for c in result["classes"]) or "none: a number"),
-        (
-            "folds",
-            f"{p['folds']} outer, {p['inner_folds']} inner, stratified, groups whole "
-            f"(digest {p['folds_digest']})",
+    ]
+    note = (
+        f"{WORDS[outcome.metric].capitalize()}, out of fold, 95 % intervals; split {outcome.split}, n = "
+        f"{outcome.n:,} in {outcome.n_groups:,} groups. selected: each arm's pooling chosen inside the "
+        f"training folds."
+    )
+    arms = unique(row.arm for row in outcome.table)
+    return Table.of("Every arm under every pooling", arms, columns, note=note)
+
+
+def _comparisons(outcome: ClassifyOutcome) -> Table:
+    shown = [
+        c
+        for c in sorted(outcome.comparisons, key=lambda c: not c.primary)
+        if c.primary or c.pooling in (outcome.primary_pooling, "none") or c.arm == "sae"
+    ]
+    columns: list[Column] = [
+        ("comparison", lambda c: f"{plots.words(c.arm)} against {plots.words(c.against)}"),
+        under(Comparison, "pooling", str),
+        ("difference (points)", lambda c: points(c.difference)),
+        ("95 % interval", lambda c: between(c.low, c.high, points)),
+        ("right only in first / second", lambda c: f"{c.n_only_first} / {c.n_only_second}"),
+        under(Comparison, "p", p_text),
+        ("p, Holm", lambda c: "named before" if c.primary else p_text(c.p_holm)),
+        under(Comparison, "n", number),
+        ("verdict", _side),
+    ]
+    note = (
+        f"Only the comparison named before looking is judged; of all others the table says which side is "
+        f"higher. Equivalent: the whole interval lies within {100 * outcome.protocol.delta:g} points of 0."
+    )
+    return Table.of("Paired comparisons on the same units", shown, columns, note=note, n_words=2)
+
+
+def _per_class(outcome: ClassifyOutcome) -> Table:
+    found = outcome.per_class or {}
+    rows = [(plots.words(arm), report) for arm in ("sae", "raw", "text") for report in found.get(arm, [])]
+    columns: list[Column] = [
+        ("arm", itemgetter(0)),
+        *through(
+            itemgetter(1),
+            [
+                under(ClassReport, "name", str),
+                under(ClassReport, "precision", percent),
+                ("95 % interval", lambda r: between(r.precision_low, r.precision_high, percent)),
+                under(ClassReport, "recall", percent),
+                ("95 % interval", lambda r: between(r.recall_low, r.recall_high, percent)),
+                under(ClassReport, "f1", lambda f1: fixed(f1, 2)),
+                under(ClassReport, "n", number),
+            ],
         ),
-        ("learner", p["learner"]),
-        ("C", f"{', '.join(number(c) for c in p['c_grid'])}; chosen by {p['chosen_by']}"),
-        ("scaler", p["scaler"]),
-        ("poolings", ", ".join(p["poolings"])),
-        ("the same for every arm", ", ".join(p.get("same_for_every_arm", []))),
-        ("the same for every arm of vectors", ", ".join(p.get("same_for_every_arm_of_vectors", []))),
-        ("seed", str(p["seed"])),
+    ]
+    caption = f"Per class, out of fold, pooling {outcome.primary_pooling!r}, split {outcome.split}"
+    return Table.of(caption, rows, columns, n_words=2)
+
+
+def _protocol(outcome: ClassifyOutcome) -> Table:
+    p = outcome.protocol
+    units = f"{outcome.n:,} in {outcome.n_groups:,} groups ({p.group}), split {outcome.split}"
+    folds = f"{p.folds} outer, {p.inner_folds} inner, stratified, groups whole (digest {p.folds_digest})"
+    rows = [
+        ("units", units),
+        ("classes", ", ".join(f"{c.name} ({c.n:,})" for c in outcome.classes) or "none: a number"),
+        ("folds", folds),
+        ("learner", p.learner),
+        ("C", f"{', '.join(number(c) for c in p.c_grid)}; chosen by {p.chosen_by}"),
+        ("scaler", p.scaler),
+        ("poolings", ", ".join(p.poolings)),
+        ("the same for every arm", ", ".join(p.same_for_every_arm)),
+        ("the same for every arm of vectors", ", ".join(p.same_for_every_arm_of_vectors)),
+        ("seed", str(p.seed)),
     ]
     return Table("Protocol, the same for every arm", ("", ""), rows, n_words=2)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from thoughtlens.core import DataError, read_result
+from thoughtlens.interventions.records import EffectRow, InterveneOutcome, RouteRow
 from thoughtlens.show import plots
-from thoughtlens.show.interventions import FOLDER, by_twin, found_in, strips_of
-from thoughtlens.show.report.blocks import Block, Picture, Section, Table, Text, unique, verdict_of
+from thoughtlens.show.interventions import FOLDER, found_in, strips_of, what_of
+from thoughtlens.show.report.blocks import Block, Column, Picture, Section, Table, Text, under, verdict_of
 from thoughtlens.show.run import Run
 from thoughtlens.show.text import between, fixed, number, percent, points
 
 MAX_ROWS = 60
-OUTCOMES = ("clean", "predicted", "corrupted", "other", "unparsable")
 
 
 def interventions(run: Run) -> Section | None:
@@ -20,114 +18,90 @@ def interventions(run: Run) -> Section | None:
     results = {name: read_result(path) for name, path in found_in(run).items()}
     if strange := [name for name, result in results.items() if result.get("stage") != FOLDER]:
         raise DataError(f"{run.root / FOLDER / strange[0]} is not an intervention; move it elsewhere")
-    if not results:
-        return None
-    blocks: list[Block] = []
-    for name, result in results.items():
-        blocks += _one(name, result)
-    return Section("interventions", "Interventions", blocks)
+    outcomes = {name: InterveneOutcome.from_json(result) for name, result in results.items()}
+    blocks = [block for name, outcome in outcomes.items() for block in _one(name, outcome)]
+    return Section("interventions", "Interventions", blocks) if blocks else None
 
 
-def _one(name: str, result: dict[str, Any]) -> list[Block]:
-    rows = result["effects"]
-    accuracy = percent(rows[0]["accuracy_untouched"])
-    blocks: list[Block] = [
-        Text(
-            f"{name}: {plots.words(result['edit'])} on {result['model']}, split {result['split']}; "
-            f"untouched: {accuracy} right, n = {rows[0]['n']:,}. Each edit is held against the untouched run "
-            f"on the same problems; a control stands below the edit that it belongs to."
-        )
-    ]
-    blocks += [Text(f"Warning: {line}") for line in result["warnings"]]
-    strips = strips_of(result)
+def _one(name: str, outcome: InterveneOutcome) -> list[Block]:
+    rows = outcome.effects
+    n = f"{rows[0].n:,}"
+    said = (
+        f"{name}: {plots.words(outcome.edit)} on {outcome.model}, split {outcome.split}; "
+        f"untouched: {percent(rows[0].accuracy_untouched)} right, n = {n}. Each edit is held against the "
+        f"untouched run on the same problems; a control stands below the edit that it belongs to."
+    )
+    blocks: list[Block] = [Text(said), *(Text(f"Warning: {line}") for line in outcome.warnings)]
+    strips, what = strips_of(outcome), what_of(outcome)
     if strips:
-        key = "share of answers that became the twin's" if by_twin(result) else "change of accuracy"
-        caption = f"{name}: {key}, by layer and thought, n = {rows[0]['n']:,}."
-        blocks.append(Picture(f"intervene_{name}", plots.cell_map(strips, key), caption))
-    doses = [row for row in rows if row.get("dose") is not None and row["scope"] != "all"]
+        caption = f"{name}: {what}, by layer and thought, n = {n}."
+        blocks.append(Picture(f"intervene_{name}", plots.cell_map(strips, what), caption))
+    doses = [row for row in rows if row.dose is not None and row.scope != "all"]
     if doses:
         caption = f"{name}: change of accuracy by dose, in standard deviations of the states; 95 % intervals."
         blocks.append(Picture(f"intervene_{name}_doses", plots.dose_response(doses), caption))
-    if result["routes"]:
-        blocks.append(_routes(name, result["routes"]))
+    if outcome.routes:
+        blocks.append(_routes(name, outcome.routes))
     return [*blocks, _effects(name, rows)]
 
 
-def _effects(name: str, rows: list[dict[str, Any]]) -> Table:
-    shown = [
-        (
-            row["edit"], _place(row), row["control"] or "", number(row["n"]), percent(row["accuracy"]),
-            points(row["difference"]), between(row["low"], row["high"], points), verdict_of(row),
-            number(row["kl"]), " / ".join(f"{100 * row[k]:.0f}" for k in OUTCOMES),
-            number(row["changed_site"]), number(row["changed_thoughts"]), percent(row["moved"], 0),
-        )
-        for row in rows[:MAX_ROWS]
-    ]  # fmt: skip
-    columns = (
-        "edit", "place", "control", "n", "accuracy", "difference (points)", "95 % interval", "verdict",
-        "KL (nats)", "own / predicted / twin's or donor's / other / none (%)", "change at the place",
-        "change of later thoughts", "answers whose logits moved",
-    )  # fmt: skip
+def _effects(name: str, rows: list[EffectRow]) -> Table:
+    columns: list[Column] = [
+        under(EffectRow, "edit", str),
+        ("place", _place),
+        ("control", lambda row: row.control or ""),
+        under(EffectRow, "n", number),
+        under(EffectRow, "accuracy", percent),
+        ("difference (points)", lambda row: points(row.difference)),
+        ("95 % interval", lambda row: between(row.low, row.high, points)),
+        ("verdict", verdict_of),
+        under(EffectRow, "kl", number),
+        ("own / predicted / twin's or donor's / other / none (%)", _answers),
+        under(EffectRow, "changed_site", number),
+        under(EffectRow, "changed_thoughts", number),
+        under(EffectRow, "moved", lambda share: percent(share, 0)),
+    ]
     rest = f" The other {len(rows) - MAX_ROWS} rows stand in effects.parquet." if len(rows) > MAX_ROWS else ""
     note = f"Changes are relative to the length of the state; 0: the edit did nothing.{rest}"
-    return Table(f"{name}: every edit and control", columns, shown, note, 3)
+    title = f"{name}: every edit and control"
+    return Table.of(title, rows[:MAX_ROWS], columns, note=note, n_words=3)
 
 
-def _routes(name: str, rows: list[dict[str, Any]]) -> Table:
-    shown = [
-        (
-            str(r["thought_idx"]), r["carried_by"],
-            *(
-                f"{percent(r[f'moved_{k}'])} {between(r[f'moved_{k}_low'], r[f'moved_{k}_high'], percent)}"
-                for k in ("state", "kv", "keys", "values", "both")
-            ),
-            *(fixed(r[k], 2) for k in ("state_first", "state_last", "kv_first", "kv_last")), number(r["n"]),
-        )
-        for r in rows
-    ]  # fmt: skip
-    columns = (
-        "thought", "carried by", "twin's answer: state", "keys and values", "keys", "values", "both",
-        "state's share, first", "last", "keys' and values' share, first", "last", "n",
-    )  # fmt: skip
-    return Table(f"{name}: state route and key-value route of each thought", columns, shown, n_words=2)
+def _answers(row: EffectRow) -> str:
+    shares = (row.clean, row.predicted, row.corrupted, row.other, row.unparsable)
+    return " / ".join(f"{100 * share:.0f}" for share in shares)
 
 
-def _place(row: dict[str, Any]) -> str:
-    at = [str(row[key]) for key in ("layer", "thought_idx") if row[key] is not None]
-    dose = "" if row.get("dose") is None else f", dose {row['dose']:g}"
-    return f"{row['site'] or row['scope']}[{', '.join(at) or 'all'}]{dose}"
-
-
-def spliced(members: list[dict[str, Any]], split: str) -> list[Block]:
-    """Validation of thoughts: answers with x replaced, all places of each SAE, then cell by cell."""
-    rows = [{"member": m["member"], **r} for m in members for r in m["fidelity"] or [] if "scope" in r]
-    whole = {(r["member"], r["arm"]): r for r in rows}  # the last of each is all places at once
-    shown = [
-        (
-            r["member"], plots.words(r["arm"]), percent(r["accuracy"]), points(r["difference"]),
-            between(r["low"], r["high"], points), verdict_of(r), number(r["kl"]),
-            between(r["kl_low"], r["kl_high"], number), number(r["delta_logprob"]), number(r["n"]),
-        )
-        for r in whole.values()
-    ]  # fmt: skip
-    columns = (
-        "SAE", "replaced by", "accuracy", "difference (points)", "95 % interval", "verdict", "KL (nats)",
-        "95 % interval", "Δ log-probability of the answer", "n problems",
-    )  # fmt: skip
-    note = f"Untouched accuracy {percent(rows[0]['accuracy_untouched'])}. Every place of one SAE at once."
-    blocks: list[Block] = [
-        Table(f"Answers with thoughts replaced by reconstructions, split {split}", columns, shown, note, 2)
-    ]
-    cells = [r for r in rows if r["hook_name"] is not None]
-    names = unique(r["member"] for r in cells)
-    pooled = "pooled" if "pooled" in names else names[0]
-    values: dict[str, list[tuple[str, int, float]]] = {}
-    for r in cells:
-        if r["member"] == pooled:
-            values.setdefault(plots.words(r["arm"]), []).append(
-                (r["hook_name"], r["thought_idx"], r["difference"])
+def _routes(name: str, rows: list[RouteRow]) -> Table:
+    columns: list[Column] = [
+        ("thought", lambda r: str(r.thought_idx)),
+        ("carried by", lambda r: r.carried_by),
+        *(
+            (head, lambda r, part=part: _moved(r, part))
+            for head, part in (
+                ("twin's answer: state", "state"),
+                ("keys and values", "kv"),
+                ("keys", "keys"),
+                ("values", "values"),
+                ("both", "both"),
             )
-    if len(next(iter(values.values()))) > 1:
-        caption = f"SAE {pooled!r}: accuracy lost by replacing one cell, n = {rows[0]['n']:,}, split {split}."
-        blocks.append(Picture("cells_spliced", plots.cell_map(values, "change of accuracy"), caption))
-    return blocks
+        ),
+        ("state's share, first", lambda r: fixed(r.state_first, 2)),
+        ("last", lambda r: fixed(r.state_last, 2)),
+        ("keys' and values' share, first", lambda r: fixed(r.kv_first, 2)),
+        ("last", lambda r: fixed(r.kv_last, 2)),
+        ("n", lambda r: number(r.n)),
+    ]
+    title = f"{name}: state route and key-value route of each thought"
+    return Table.of(title, rows, columns, n_words=2)
+
+
+def _moved(row: RouteRow, part: str) -> str:
+    share, low, high = (getattr(row, f"moved_{part}{end}") for end in ("", "_low", "_high"))
+    return f"{percent(share)} {between(low, high, percent)}"
+
+
+def _place(row: EffectRow) -> str:
+    at = [str(one) for one in (row.layer, row.thought_idx) if one is not None]
+    dose = "" if row.dose is None else f", dose {row.dose:g}"
+    return f"{row.site or row.scope}[{', '.join(at) or 'all'}]{dose}"

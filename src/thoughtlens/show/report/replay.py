@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from operator import itemgetter
 
-from thoughtlens.show.report.blocks import Block, Section, Table, Text, verdict_of
+from thoughtlens.evals.first_study.records import Line, ReplayOutcome, SAEMeasures
+from thoughtlens.evals.probing.records import ClassReport
+from thoughtlens.show.report.blocks import Column, Section, Table, Text, through, under, verdict_of
 from thoughtlens.show.run import Run
 from thoughtlens.show.text import between, fixed, number, percent, points
 
@@ -13,80 +15,80 @@ SIDES = {"better": "SAE higher", "worse": "SAE lower"}
 
 def replay(run: Run) -> Section | None:
     """Two pipelines side by side, and what lies between them."""
-    result = run.results.get("replay")
-    if result is None:
+    outcome = run.outcome("replay", ReplayOutcome)
+    if outcome is None:
         return None
-    ladder = result["ladder"]
-    first, last = ladder[0], ladder[-1]
+    first, last = outcome.ladder[0], outcome.ladder[-1]
     text = (
-        f"The first study of CODI's thoughts, step by step, on this run's model: {result['n_problems']:,} "
-        f"problems in {result['n_groups']:,} groups, hooks {', '.join(result['hook_names'])}. As it was, "
-        f"SAE minus "
-        f"raw is {points(first['difference'])} points; with every choice corrected it is "
-        f"{points(last['difference'])} points {between(last['low'], last['high'], points)}. Each line below "
-        f"changes "
-        f"one thing and keeps the changes above it. Labels of {result['labels_differ']:,} problems differ "
-        f"between "
-        f"the two ways of labelling, {result['unlabelled']:,} have none in the second."
+        f"The first study of CODI's thoughts, step by step, on this run's model: {outcome.n_problems:,} "
+        f"problems in {outcome.n_groups:,} groups, hooks {', '.join(outcome.hook_names)}. As it was, SAE "
+        f"minus raw is {points(first.difference)} points; with every choice corrected it is "
+        f"{points(last.difference)} points {between(last.low, last.high, points)}. Each line below changes "
+        f"one thing and keeps the changes above it. Labels of {outcome.labels_differ:,} problems differ "
+        f"between the two ways of labelling, {outcome.unlabelled:,} have none in the second."
     )
-    blocks: list[Block] = [Text(text), _ladder(ladder), _sae(result["sae"]), _classes(result["per_class"])]
+    blocks = [Text(text), _ladder(outcome.ladder), _sae(outcome.sae), _classes(outcome.per_class)]
     return Section("replay", "The first study, replayed", blocks)
 
 
-def _ladder(ladder: list[dict[str, Any]]) -> Table:
-    rows = [
-        (
-            row["change"], row["what"], _share(row, "raw"), _share(row, "sae"), points(row["difference"]),
-            between(row["low"], row["high"], points), points(row["moved"]), number(row["n"]), _side(row),
-        )
-        for row in ladder
-    ]  # fmt: skip
-    columns = (
-        "change", "what", "raw", "SAE", "SAE - raw (points)", "95 % interval", "moved by", "n", "reading",
-    )  # fmt: skip
+def _ladder(ladder: list[Line]) -> Table:
+    columns: list[Column] = [
+        under(Line, "change", str),
+        under(Line, "what", str),
+        ("raw", lambda line: f"{percent(line.raw)} {between(line.raw_low, line.raw_high, percent)}"),
+        ("SAE", lambda line: f"{percent(line.sae)} {between(line.sae_low, line.sae_high, percent)}"),
+        ("SAE - raw (points)", lambda line: points(line.difference)),
+        ("95 % interval", lambda line: between(line.low, line.high, points)),
+        ("moved by", lambda line: points(line.moved)),
+        under(Line, "n", number),
+        ("reading", _side),
+    ]
     note = (
         "The order of changes is part of what each one moves. Where the arms were tested on different "
-        "problems there "
-        "is no paired interval; a side is named only where the interval does not hold 0."
+        "problems there is no paired interval; a side is named only where the interval does not hold 0."
     )
-    return Table("One change at a time, each on top of those above", columns, rows, note, 2)
+    title = "One change at a time, each on top of those above"
+    return Table.of(title, ladder, columns, note=note, n_words=2)
 
 
-def _sae(both: dict[str, dict[str, Any]]) -> Table:
+def _sae(both: dict[str, SAEMeasures]) -> Table:
     was, now = both["as it was"], both["corrected"]
-    explained = "explained_variance_of_residuals"
     rows = [
-        ("measured on", was["measured_on"], now["measured_on"]),
-        ("rows", number(was["rows"]), number(now["rows"])),
-        ("mean squared error", number(was["mse"]), number(now["mse"])),
-        ("explained variance, of residuals", percent(was[explained]), ""),
-        ("explained variance", "", percent(now["explained_variance"])),
-        ("latents a vector", fixed(was["l0"], 1), fixed(now["l0"], 1)),
+        ("measured on", was.measured_on, now.measured_on),
+        ("rows", number(was.rows), number(now.rows)),
+        ("mean squared error", number(was.mse), number(now.mse)),
+        ("explained variance, of residuals", percent(was.explained_variance_of_residuals), ""),
+        ("explained variance", "", percent(now.explained_variance)),
+        ("latents a vector", fixed(was.l0, 1), fixed(now.l0, 1)),
         (
             "latents that never fire",
-            f"{was['dead']:,} of {was['d_sae']:,}",
-            f"{now['dead']:,} of {now['d_sae']:,}",
+            f"{was.dead:,} of {was.d_sae:,}",
+            f"{now.dead:,} of {now.d_sae:,}",
         ),
     ]
     return Table("The SAE, as it was measured and held out", ("", "as it was", "corrected"), rows)
 
 
-def _classes(both: dict[str, list[dict[str, Any]]]) -> Table:
-    rows = [
-        (which, c["class"], percent(c["precision"]), percent(c["recall"]), fixed(c["f1"], 2), number(c["n"]))
-        for which, classes in both.items()
-        for c in classes
+def _classes(both: dict[str, list[ClassReport]]) -> Table:
+    rows = [(which, report) for which, reports in both.items() for report in reports]
+    columns: list[Column] = [
+        ("protocol", itemgetter(0)),
+        *through(
+            itemgetter(1),
+            [
+                under(ClassReport, "name", str),
+                under(ClassReport, "precision", percent),
+                under(ClassReport, "recall", percent),
+                under(ClassReport, "f1", lambda f1: fixed(f1, 2)),
+                under(ClassReport, "n", number),
+            ],
+        ),
     ]
-    columns = ("protocol", "class", "precision", "recall", "F1", "n of the class")
-    return Table("Each class from SAE latents", columns, rows, n_words=2)
+    return Table.of("Each class from SAE latents", rows, columns, n_words=2)
 
 
-def _share(row: dict[str, Any], arm: str) -> str:
-    return f"{percent(row[arm])} {between(row[f'{arm}_low'], row[f'{arm}_high'], percent)}"
-
-
-def _side(row: dict[str, Any]) -> str:
-    if row["low"] is None:
-        return f"not paired: {row['n_tested_by_both']} of {row['n']} tested by both"
-    word = verdict_of(row)
+def _side(line: Line) -> str:
+    if line.low is None:
+        return f"not paired: {line.n_tested_by_both} of {line.n} tested by both"
+    word = verdict_of(line)
     return SIDES.get(word, word)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from thoughtlens import __version__
-from thoughtlens.core import run_stage
+from thoughtlens.core import Result, run_stage
 from thoughtlens.show.interventions import found_in
 from thoughtlens.show.report.classification import classification
 from thoughtlens.show.report.config import ReportConfig
 from thoughtlens.show.report.interventions import interventions
 from thoughtlens.show.report.latents import latents
+from thoughtlens.show.report.records import ReportOutcome
 from thoughtlens.show.report.render import write
 from thoughtlens.show.report.replay import replay
 from thoughtlens.show.report.sections import at_a_glance, data, training
@@ -21,7 +21,7 @@ from thoughtlens.show.run import OPTIONAL, STAGES, Run
 __all__ = ["ReportConfig", "report"]
 
 
-def report(cfg: ReportConfig, out: str | Path) -> dict[str, Any]:
+def report(cfg: ReportConfig, out: str | Path) -> Result:
     """Write `report.html` (one file that needs no other), `report.md`, and `figures/` as PNG and PDF.
 
     Stages that the run does not have are left out, and the page says how to get them.
@@ -31,7 +31,7 @@ def report(cfg: ReportConfig, out: str | Path) -> dict[str, Any]:
         StoreError: a table of the run is damaged.
     """
     run = Run.open(cfg.run)
-    inputs = {stage: run.root / STAGES[stage] for stage in run.results}
+    inputs = {stage: run.folder(stage) for stage in run.results}
     inputs |= {f"intervene_{name}": path for name, path in found_in(run).items()}
     address = cfg.explorer or _explorer(run, Path(out))
     return run_stage("report", cfg, out, lambda tmp: _work(cfg, run, address, tmp), inputs=inputs)
@@ -43,7 +43,7 @@ def _explorer(run: Run, out: Path) -> str | None:
     return "../explorer/index.html" if there else None
 
 
-def _work(cfg: ReportConfig, run: Run, address: str | None, tmp: Path) -> dict[str, Any]:
+def _work(cfg: ReportConfig, run: Run, address: str | None, tmp: Path) -> ReportOutcome:
     found = [
         at_a_glance(run),
         data(run),
@@ -55,7 +55,7 @@ def _work(cfg: ReportConfig, run: Run, address: str | None, tmp: Path) -> dict[s
         replay(run),
     ]
     missing = [stage for stage in STAGES if stage not in run.results and stage not in OPTIONAL]
-    warnings = [(stage, text) for stage, r in run.results.items() for text in r.get("warnings", [])]
+    warnings = [(stage, line) for stage, made in run.made.items() for line in made.warnings]
     warnings += [
         ("report", f"the run has no {stage} stage; get it with: thoughtlens {stage}") for stage in missing
     ]
@@ -66,36 +66,25 @@ def _work(cfg: ReportConfig, run: Run, address: str | None, tmp: Path) -> dict[s
         "explorer": address,
         "warnings": warnings,
         "definitions": [
-            (stage, list(r["definitions"].items()))
-            for stage, r in run.results.items()
-            if r.get("definitions")
+            (stage, list(made.definitions.items())) for stage, made in run.made.items() if made.definitions
         ],
-        "stages": [
-            {
-                "stage": s,
-                "digest": r["digest"][:16],
-                "config": r["config_identity"],
-                "seconds": f"{r['seconds']:,.1f}",
-            }
-            for s, r in run.results.items()
-        ],
+        "stages": run.made,
         "provenance": _provenance(run),
         "recipe": recipe.read_text("utf-8") if recipe.is_file() else "",
         "version": __version__,
     }
     files = write(tmp, [section for section in found if section is not None], page)
-    return {"files": files, "n_warnings": len(warnings), "warnings": []}
+    return ReportOutcome(files=files, n_warnings=len(warnings))
 
 
 def _subtitle(run: Run) -> str:
     what = "Continuous thoughts" if run.kind == "thoughts" else "Token activations"
-    hooks = ", ".join(run.meta.get("hook_names", []))
-    return f"{what} of {run.meta.get('model', 'an unknown model')}{f' at {hooks}' if hooks else ''}"
+    hooks = ", ".join(run.hook_names)
+    return f"{what} of {run.model or 'an unknown model'}{f' at {hooks}' if hooks else ''}"
 
 
 def _provenance(run: Run) -> str:
-    last = list(run.results.values())[-1]
-    versions = ", ".join(f"{name} {version}" for name, version in last["versions"].items())
-    commit = last["git_commit"] or "unknown"
-    machine = last["machine"]
-    return f"{versions}. Git commit {commit}. {machine['system']}, {machine['cpus']} CPUs."
+    last = list(run.made.values())[-1]
+    versions = ", ".join(f"{name} {version}" for name, version in last.versions.items())
+    machine = f"{last.machine.system}, {last.machine.cpus} CPUs"
+    return f"{versions}. Git commit {last.git_commit or 'unknown'}. {machine}."

@@ -2,222 +2,309 @@
 
 from __future__ import annotations
 
-from typing import Any
+from operator import itemgetter
 
 import numpy as np
 
+from thoughtlens.evals.reconstruction.records import (
+    AgainstBaseline,
+    FiringRow,
+    ReconstructionRow,
+    Reconstructor,
+    TextFidelity,
+    ThoughtFidelity,
+    Validated,
+    ValidateOutcome,
+)
 from thoughtlens.show import plots
-from thoughtlens.show.report.blocks import Block, Picture, Section, Table, Text, unique, verdict_of
-from thoughtlens.show.report.interventions import spliced
+from thoughtlens.show.report.blocks import (
+    Block,
+    Column,
+    Picture,
+    Section,
+    Table,
+    Text,
+    through,
+    under,
+    unique,
+    verdict_of,
+)
 from thoughtlens.show.run import Run
-from thoughtlens.show.text import between, fixed, number, percent
+from thoughtlens.show.text import between, fixed, number, percent, points
 
 MAX_CELLS_TABLE = 60
 MAX_MEMBERS = 24
+SAE: Column = ("SAE", itemgetter(0))
+"""The first column of (member, row)."""
+INTERVALS = "Intervals resample whole problems. Within cells: centred on the mean of each (hook, thought)."
 
 
 def validation(run: Run) -> Section | None:
     """Reconstruction beside baselines, per cell, sparsity, and the spliced model."""
-    result = run.results.get("validate")
-    if result is None:
+    outcome = run.outcome("validate", ValidateOutcome)
+    if outcome is None:
         return None
-    split, members = result["split"], result["members"]
-    blocks: list[Block] = [*_reconstruction(members, split), *_cells(run, members, split)]
-    blocks.append(_sparsity(members, split))
-    firing = run.table("validate", "firing.parquet")
-    if firing:
-        names = unique(row["member"] for row in firing)[:MAX_MEMBERS]
-        density = {m: np.array([r["density"] for r in firing if r["member"] == m]) for m in names}
-        n = {m: next(r["n_rows"] for r in firing if r["member"] == m) for m in names}
-        caption = (
-            f"Share of the vectors of split {split} on which each live latent fires. A latent with a density "
-            f"below 3 / n may look dead by chance."
-        )
-        blocks.append(Picture("firing_rates", plots.firing_rates(density, n), caption))
-    blocks += _fidelity(members, split)
+    blocks = [
+        *_reconstruction(outcome),
+        *_cells(run, outcome),
+        _sparsity(outcome),
+        *_firing(run, outcome.split),
+        *_fidelity(outcome),
+    ]
     return Section("validation", "Validation", blocks)
 
 
-def _reconstruction(members: list[dict[str, Any]], split: str) -> list[Block]:
+def _firing(run: Run, split: str) -> list[Block]:
+    firing = run.table("validate", "firing.parquet", FiringRow)
+    if not firing:
+        return []
+    names = unique(row.member for row in firing)[:MAX_MEMBERS]
+    density = {m: np.array([row.density for row in firing if row.member == m]) for m in names}
+    n = {m: next(row.n_rows for row in firing if row.member == m) for m in names}
+    caption = (
+        f"Share of the vectors of split {split} on which each live latent fires. A latent with a density "
+        f"below 3 / n may look dead by chance."
+    )
+    return [Picture("firing_rates", plots.firing_rates(density, n), caption)]
+
+
+def _reconstruction(outcome: ValidateOutcome) -> list[Block]:
     bars = [
-        {
-            "member": m["member"], "reconstructor": name, "n": r["n"],
-            "explained_variance": r["explained_variance"], "low": r["explained_variance_low"],
-            "high": r["explained_variance_high"],
-        }
-        for m in members
-        for name, r in m["reconstruction"].items()
-    ]  # fmt: skip
-    caption = f"Reconstruction of held-out vectors, split {split}"
+        plots.Bar(
+            m.member, name, r.n, r.explained_variance, r.explained_variance_low, r.explained_variance_high
+        )
+        for m in outcome.members
+        for name, r in m.reconstruction.items()
+    ]
+    caption = f"Reconstruction of held-out vectors, split {outcome.split}"
     note = f"{caption}: SAE and baselines, 95 % intervals over problems."
-    detail = _one_by_one if len(members) == 1 else _side_by_side
-    return [Picture("reconstruction", plots.reconstruction(bars, split), note), *detail(members, caption)]
+    detail = _one_by_one if len(outcome.members) == 1 else _side_by_side
+    figure = plots.reconstruction(bars, outcome.split)
+    return [Picture("reconstruction", figure, note), *detail(outcome.members, caption)]
 
 
-def _one_by_one(members: list[dict[str, Any]], caption: str) -> list[Block]:
+def _interval(r: Reconstructor) -> str:
+    return between(r.explained_variance_low, r.explained_variance_high)
+
+
+def _one_by_one(members: list[Validated], caption: str) -> list[Block]:
     """Every number of one SAE and its baselines."""
     (m,) = members
-    rows = [
-        (
-            plots.words(name), number(r["d_sae"]), number(r["l0"]), fixed(r["explained_variance"]),
-            between(r["explained_variance_low"], r["explained_variance_high"]),
-            fixed(r["explained_variance_within"]), fixed(r["fvu"]), fixed(r["cosine_similarity"]),
-            number(r["mse"]), number(r["n"]),
-        )
-        for name, r in m["reconstruction"].items()
-    ]  # fmt: skip
-    columns = (
-        "reconstructor", "width", "L0", "explained variance", "95 % interval", "within cells", "FVU",
-        "cosine", "MSE (sum over d)", "n vectors",
-    )  # fmt: skip
+    columns = [
+        ("reconstructor", lambda pair: plots.words(pair[0])),
+        *through(
+            itemgetter(1),
+            [
+                under(Reconstructor, "d_sae", number),
+                under(Reconstructor, "l0", number),
+                under(Reconstructor, "explained_variance", fixed),
+                ("95 % interval", _interval),
+                under(Reconstructor, "explained_variance_within", fixed),
+                under(Reconstructor, "fvu", fixed),
+                under(Reconstructor, "cosine_similarity", fixed),
+                under(Reconstructor, "mse", number),
+                under(Reconstructor, "n", number),
+            ],
+        ),
+    ]
     compared = [
-        (
-            f"SAE against {plots.words(c['baseline'])}", fixed(c["difference"]), between(c["low"], c["high"]),
-            number(c["n_problems"]), verdict_of(c),
-        )
-        for c in m["comparisons"]
-    ]  # fmt: skip
-    head = ("comparison", "difference of explained variance", "95 % interval", "n problems", "verdict")
-    note = "Intervals resample whole problems. Within cells: centred on the mean of each (hook, thought)."
+        ("comparison", lambda c: f"SAE against {plots.words(c.baseline)}"),
+        under(AgainstBaseline, "difference", fixed),
+        ("95 % interval", lambda c: between(c.low, c.high)),
+        under(AgainstBaseline, "n_problems", number),
+        ("verdict", verdict_of),
+    ]
     return [
-        Table(caption, columns, rows, note),
-        Table("The SAE against its baselines, paired over problems", head, compared),
+        Table.of(caption, m.reconstruction.items(), columns, note=INTERVALS),
+        Table.of("The SAE against its baselines, paired over problems", m.comparisons, compared),
     ]
 
 
-def _side_by_side(members: list[dict[str, Any]], caption: str) -> list[Block]:
+def _side_by_side(members: list[Validated], caption: str) -> list[Block]:
     """Several SAEs, a line each; everything else stands in reconstruction.parquet."""
-    others = unique(name for m in members for name in m["reconstruction"] if name != "sae")
-    shown = [name for name in others if name in ("pca_l0", "random")]
-    rows, compared = [], []
-    for m in members:
-        sae = m["reconstruction"]["sae"]
-        rows.append(
-            (
-                m["member"], number(sae["n"]), number(sae["l0"]), fixed(sae["fvu"]),
-                fixed(sae["explained_variance"]),
-                between(sae["explained_variance_low"], sae["explained_variance_high"]),
-                fixed(sae["explained_variance_within"]), fixed(sae["cosine_similarity"]),
-                *(fixed(m["reconstruction"].get(name, {}).get("explained_variance")) for name in shown),
-            )
-        )  # fmt: skip
-        against = {c["baseline"]: c for c in m["comparisons"]}
-        cells = [against.get(name) for name in others]
-        said = [
-            "" if c is None else f"{fixed(c['difference'])} {between(c['low'], c['high'])} {verdict_of(c)}"
-            for c in cells
-        ]
-        compared.append((m["member"], number(m["n_problems"]), *said))
-    columns = (
-        "SAE", "n vectors", "L0", "FVU", "explained variance", "95 % interval", "within cells", "cosine",
-        *(f"explained variance, {plots.words(name)}" for name in shown),
-    )  # fmt: skip
-    head = ("SAE", "n problems", *(f"minus {plots.words(name)}" for name in others))
-    note = "Intervals resample whole problems. Within cells: centred on the mean of each (hook, thought)."
+    others = unique(name for m in members for name in m.reconstruction if name != "sae")
+    columns: list[Column] = [
+        ("SAE", lambda m: m.member),
+        *through(
+            lambda m: m.reconstruction["sae"],
+            [
+                under(Reconstructor, "n", number),
+                under(Reconstructor, "l0", number),
+                under(Reconstructor, "fvu", fixed),
+                under(Reconstructor, "explained_variance", fixed),
+                ("95 % interval", _interval),
+                under(Reconstructor, "explained_variance_within", fixed),
+                under(Reconstructor, "cosine_similarity", fixed),
+            ],
+        ),
+        *(
+            (f"explained variance, {plots.words(name)}", lambda m, name=name: _explained(m, name))
+            for name in others
+            if name in ("pca_l0", "random")
+        ),
+    ]
+    compared = [
+        ("SAE", lambda m: m.member),
+        ("n problems", lambda m: number(m.n_problems)),
+        *((f"minus {plots.words(name)}", lambda m, name=name: _against(m, name)) for name in others),
+    ]
     title = "Each SAE's explained variance minus its baselines', paired over problems, 95 % intervals"
-    return [Table(caption, columns, rows, note), Table(title, head, compared)]
+    return [Table.of(caption, members, columns, note=INTERVALS), Table.of(title, members, compared)]
 
 
-def _cells(run: Run, members: list[dict[str, Any]], split: str) -> list[Block]:
+def _explained(m: Validated, name: str) -> str:
+    return fixed(m.reconstruction[name].explained_variance) if name in m.reconstruction else fixed(None)
+
+
+def _against(m: Validated, name: str) -> str:
+    c = next((c for c in m.comparisons if c.baseline == name), None)
+    return "" if c is None else f"{fixed(c.difference)} {between(c.low, c.high)} {verdict_of(c)}"
+
+
+def _cells(run: Run, outcome: ValidateOutcome) -> list[Block]:
     """Explained variance of every (hook, thought), a map for each way of dividing the cells among SAEs."""
     rows = [
-        r
-        for r in run.table("validate", "reconstruction.parquet")
-        if r["rows"] == "kept" and r["reconstructor"] in ("sae", "pca_l0")
+        row
+        for row in run.table("validate", "reconstruction.parquet", ReconstructionRow)
+        if row.rows == "kept" and row.reconstructor in ("sae", "pca_l0")
     ]
-    kinds = {m["member"]: _partition(m, members) for m in members}
+    kinds = {m.member: _partition(m, outcome.members) for m in outcome.members}
     alone = {
-        m["member"]: (m["hook_names"][0], m["thoughts"][0])
-        for m in members
-        if kinds[m["member"]] == "per cell"
+        m.member: (m.hook_names[0], m.thoughts[0])
+        for m in outcome.members
+        if kinds[m.member] == "per cell" and m.thoughts
     }
     values: dict[str, list[tuple[str, int, float]]] = {}
     first = next(iter(kinds.values()))
-    for r in rows:
-        hook, thought = r["hook_name"], r["thought_idx"]
-        if hook is None and r["member"] in alone:
-            hook, thought = alone[r["member"]]
-        kind = kinds[r["member"]]
-        if hook is None or thought is None or (r["reconstructor"] != "sae" and kind != first):
+    for row in rows:
+        kind, place = kinds[row.member], (row.hook_name, row.thought_idx)
+        hook, thought = alone.get(row.member, place) if row.hook_name is None else place
+        if hook is None or thought is None or (row.reconstructor != "sae" and kind != first):
             continue
-        title = f"{plots.words(r['reconstructor'])}{'' if len(set(kinds.values())) == 1 else f', {kind}'}"
-        value = np.nan if r["explained_variance"] is None else r["explained_variance"]
+        title = f"{plots.words(row.reconstructor)}{'' if len(set(kinds.values())) == 1 else f', {kind}'}"
+        value = np.nan if row.explained_variance is None else row.explained_variance
         values.setdefault(title, []).append((hook, thought, value))
     if not values:
         return []
-    n = unique(f"{r['n']:,}" for r in rows if r["hook_name"] is not None) or [f"{rows[0]['n']:,}"]
-    label = f"explained variance, split {split}, n = {' or '.join(n[:3])} vectors a cell"
+    n = unique(f"{row.n:,}" for row in rows if row.hook_name is not None) or [f"{rows[0].n:,}"]
+    where = f"split {outcome.split}, n = {' or '.join(n[:3])} vectors a cell"
     caption = "Every (hook, thought) cell, centred on its own mean: SAEs, and PCA with k = L0."
-    at = {title: {(hook, thought): v for hook, thought, v in column} for title, column in values.items()}
-    cells = unique((hook, thought) for column in values.values() for hook, thought, _ in column)
-    table = [(h, str(t), *(fixed(column.get((h, t))) for column in at.values())) for h, t in cells]
-    blocks: list[Block] = [Picture("cells_validation", plots.cell_map(values, label), caption)]
-    if len(table) <= MAX_CELLS_TABLE:
-        heading = f"Explained variance per cell, split {split}, n = {' or '.join(n[:3])} vectors a cell"
-        blocks.append(Table(heading, ("hook", "thought", *at), table, n_words=2))
-    return blocks
+    figure = plots.cell_map(values, f"explained variance, {where}")
+    at = {title: {(hook, thought): v for hook, thought, v in cells} for title, cells in values.items()}
+    places = unique((hook, thought) for cells in values.values() for hook, thought, _ in cells)
+    columns = [
+        ("hook", lambda cell: cell[0]),
+        ("thought", lambda cell: str(cell[1])),
+        *((title, lambda cell, known=known: fixed(known.get(cell))) for title, known in at.items()),
+    ]
+    table = Table.of(f"Explained variance per cell, {where}", places, columns, n_words=2)
+    return [
+        Picture("cells_validation", figure, caption),
+        *([table] if len(places) <= MAX_CELLS_TABLE else []),
+    ]
 
 
-def _partition(member: dict[str, Any], members: list[dict[str, Any]]) -> str:
+def _partition(member: Validated, members: list[Validated]) -> str:
     """Which part of the cells a SAE is for."""
-    hooks = {hook for m in members for hook in m["hook_names"]}
-    layer = len(member["hook_names"]) == 1 and len(hooks) > 1
-    thought = len(member["thoughts"] or ()) == 1
+    hooks = {hook for m in members for hook in m.hook_names}
+    layer = len(member.hook_names) == 1 and len(hooks) > 1
+    thought = len(member.thoughts or ()) == 1
     if layer and thought:
         return "per cell"
     return "per layer" if layer else "per thought" if thought else "pooled"
 
 
-def _sparsity(members: list[dict[str, Any]], split: str) -> Table:
-    rows = []
-    for m in members:
-        s = m["sparsity"]
-        q = s["l0_quantiles"]
-        rows.append(
-            (
-                m["member"], number(s["l0"]), f"{number(q['q05'])} / {number(q['q50'])} / {number(q['q95'])}",
-                f"{s['n_dead']:,} of {m['d_sae']:,} ({percent(s['dead_share'])})", number(s["n_dense"]),
-                number(s["effective_latents"]), number(s["rule_of_three"]), number(s["n"]),
-            )
-        )  # fmt: skip
-    columns = (
-        "SAE",
-        "L0",
-        "L0 5 / 50 / 95 %",
-        "dead on these n",
-        "dense",
-        "effective latents",
-        "3 / n",
-        "n vectors",
-    )
+def _sparsity(outcome: ValidateOutcome) -> Table:
+    columns: list[Column] = [
+        ("SAE", lambda m: m.member),
+        ("L0", lambda m: number(m.sparsity.l0)),
+        ("L0 5 / 50 / 95 %", _quantiles),
+        (
+            "dead on these n",
+            lambda m: f"{m.sparsity.n_dead:,} of {m.d_sae:,} ({percent(m.sparsity.dead_share)})",
+        ),
+        ("dense", lambda m: number(m.sparsity.n_dense)),
+        ("effective latents", lambda m: number(m.sparsity.effective_latents)),
+        ("3 / n", lambda m: number(m.sparsity.rule_of_three)),
+        ("n vectors", lambda m: number(m.sparsity.n)),
+    ]
     note = "Dead: fired on none of the n vectors; a latent of density below 3 / n can be missed by chance."
-    return Table(f"Sparsity, split {split}", columns, rows, note)
+    return Table.of(f"Sparsity, split {outcome.split}", outcome.members, columns, note=note)
 
 
-def _fidelity(members: list[dict[str, Any]], split: str) -> list[Block]:
-    if any("scope" in r for m in members for r in m["fidelity"] or []):
-        return spliced(members, split)
-    rows = []
-    for m in members:
-        for r in m["fidelity"] or []:
-            rows.append(
-                (
-                    m["member"], r["hook_name"], plots.words(r["arm"]), fixed(r["delta_ce"]),
-                    between(r["delta_ce_low"], r["delta_ce_high"]), fixed(r["kl"]),
-                    percent(r["top1_agreement"]), fixed(r["ce_loss_score_mean"]),
-                    between(r["ce_loss_score_mean_low"], r["ce_loss_score_mean_high"]),
-                    fixed(r["ce_loss_score_zero"]), number(r["n"]), number(r["n_documents"]),
-                )
-            )  # fmt: skip
-    if rows:
-        columns = (
-            "SAE", "hook", "replaced by", "Δ cross-entropy (nats)", "95 % interval", "KL (nats)",
-            "same top token", "CE score, mean-ablated", "95 % interval", "CE score, zeroed", "n tokens",
-            "n documents",
-        )  # fmt: skip
-        note = (
-            "Every arm replaces the same positions. Score 1 costs nothing, 0 costs as much as the ablation."
-        )
-        return [Table(f"The model with x replaced, split {split}", columns, rows, note, 3)]
-    why = unique(m["fidelity_skipped"] for m in members if m["fidelity_skipped"])
+def _quantiles(m: Validated) -> str:
+    q = m.sparsity.l0_quantiles
+    return f"{number(q.q05)} / {number(q.q50)} / {number(q.q95)}"
+
+
+def _fidelity(outcome: ValidateOutcome) -> list[Block]:
+    rows = [(m.member, r) for m in outcome.members for r in m.fidelity or []]
+    thoughts = [(name, r) for name, r in rows if isinstance(r, ThoughtFidelity)]
+    if thoughts:
+        return _spliced_thoughts(thoughts, outcome.split)
+    texts = [(name, r) for name, r in rows if isinstance(r, TextFidelity)]
+    if texts:
+        return [_spliced_text(texts, outcome.split)]
+    why = unique(m.fidelity_skipped for m in outcome.members if m.fidelity_skipped)
     return [Text(f"Not measured here: the model with x replaced ({'; '.join(why)}).")] if why else []
+
+
+def _spliced_text(rows: list[tuple[str, TextFidelity]], split: str) -> Table:
+    """A language model with x replaced by reconstructions and by ablations."""
+    columns = [
+        SAE,
+        *through(
+            itemgetter(1),
+            [
+                under(TextFidelity, "hook_name", str),
+                under(TextFidelity, "arm", plots.words),
+                under(TextFidelity, "delta_ce", fixed),
+                ("95 % interval", lambda r: between(r.delta_ce_low, r.delta_ce_high)),
+                under(TextFidelity, "kl", fixed),
+                under(TextFidelity, "top1_agreement", percent),
+                under(TextFidelity, "ce_loss_score_mean", fixed),
+                ("95 % interval", lambda r: between(r.ce_loss_score_mean_low, r.ce_loss_score_mean_high)),
+                under(TextFidelity, "ce_loss_score_zero", fixed),
+                under(TextFidelity, "n", number),
+                under(TextFidelity, "n_documents", number),
+            ],
+        ),
+    ]
+    note = "Every arm replaces the same positions. Score 1 costs nothing, 0 costs as much as the ablation."
+    return Table.of(f"The model with x replaced, split {split}", rows, columns, note=note, n_words=3)
+
+
+def _spliced_thoughts(rows: list[tuple[str, ThoughtFidelity]], split: str) -> list[Block]:
+    """Answers with x replaced, all places of each SAE, then cell by cell."""
+    whole = {(name, r.arm): (name, r) for name, r in rows}  # the last of each is all places at once
+    columns = [
+        SAE,
+        *through(
+            itemgetter(1),
+            [
+                ("replaced by", lambda r: plots.words(r.arm)),
+                ("accuracy", lambda r: percent(r.accuracy)),
+                ("difference (points)", lambda r: points(r.difference)),
+                ("95 % interval", lambda r: between(r.low, r.high, points)),
+                ("verdict", verdict_of),
+                ("KL (nats)", lambda r: number(r.kl)),
+                ("95 % interval", lambda r: between(r.kl_low, r.kl_high, number)),
+                ("Δ log-probability of the answer", lambda r: number(r.delta_logprob)),
+                ("n problems", lambda r: number(r.n)),
+            ],
+        ),
+    ]
+    _, first = rows[0]
+    note = f"Untouched accuracy {percent(first.accuracy_untouched)}. Every place of one SAE at once."
+    caption = f"Answers with thoughts replaced by reconstructions, split {split}"
+    blocks: list[Block] = [Table.of(caption, whole.values(), columns, note=note, n_words=2)]
+    names = unique(name for name, r in rows if r.hook_name is not None)
+    pooled = "pooled" if "pooled" in names else names[0]
+    values: dict[str, list[tuple[str, int, float]]] = {}
+    for name, r in rows:
+        if name == pooled and r.hook_name is not None and r.thought_idx is not None:
+            values.setdefault(plots.words(r.arm), []).append((r.hook_name, r.thought_idx, r.difference))
+    if len(next(iter(values.values()))) > 1:
+        caption = f"SAE {pooled!r}: accuracy lost by replacing one cell, n = {first.n:,}, split {split}."
+        blocks.append(Picture("cells_spliced", plots.cell_map(values, "change of accuracy"), caption))
+    return blocks

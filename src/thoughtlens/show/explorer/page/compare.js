@@ -28,23 +28,23 @@ function Side({ run, member }) {
 }
 
 function MatchesBy({ run, a, b, by, rows }) {
-  const middle = (k) => [...rows].sort((x, y) => x[k] - y[k])[Math.floor(rows.length / 2)][k], above = rows.filter((r) => r[5] > r[6]).length;
+  const middle = (k) => [...rows].sort((x, y) => x[k] - y[k])[Math.floor(rows.length / 2)][k], above = rows.filter((r) => r.score > r.null_score).length;
   const bins = (k) => { const counts = new Array(20).fill(0); rows.forEach((r) => { counts[Math.min(19, Math.max(0, Math.floor(20 * r[k])))] += 1; }); return counts; };
-  return html`<h3>by ${by}</h3><p>n = ${show(rows.length)} latents of ${run.members[a].label}; median score <b>${show(middle(5))}</b> against <b>${show(middle(6))}</b> under the null;
+  return html`<h3>by ${by}</h3><p>n = ${show(rows.length)} latents of ${run.members[a].label}; median score <b>${show(middle("score"))}</b> against <b>${show(middle("null_score"))}</b> under the null;
       <b>${percent(above / rows.length)}</b> score above their null.</p>
-    <div class="grid"><${Bars} counts=${bins(5)} low="0" high="1" label="score of the best match" unit="latents" /><${Bars} counts=${bins(6)} low="0" high="1" label="score under the null" unit="latents" /></div>
+    <div class="grid"><${Bars} counts=${bins("score")} low="0" high="1" label="score of the best match" unit="latents" /><${Bars} counts=${bins("null_score")} low="0" high="1" label="score under the null" unit="latents" /></div>
     <div class="scroll"><table><thead><tr><th>${run.members[a].label}</th><th>${run.members[b].label}</th><th class="n">score</th><th class="n">null</th><th></th></tr></thead>
-      <tbody>${rows.slice(0, 100).map(([i, , , , j, score, chance], k) => html`<tr key=${k}><td>${latentLink(a, i)}</td><td>${latentLink(b, j)}</td><td class="n">${show(score)}</td><td class="n">${show(chance)}</td><td><a href=${`#/c/${a}/${i}/${b}/${j}`}>side by side</a></td></tr>`)}</tbody></table></div>`;
+      <tbody>${rows.slice(0, 100).map(({ latent, other, score, null_score }, k) => html`<tr key=${k}><td>${latentLink(a, latent)}</td><td>${latentLink(b, other)}</td><td class="n">${show(score)}</td><td class="n">${show(null_score)}</td><td><a href=${`#/c/${a}/${latent}/${b}/${other}`}>side by side</a></td></tr>`)}</tbody></table></div>`;
 }
 
 function Matches({ run, a, b }) {
   const table = useTable(run.members[a].have.matches ? `${run.members[a].key}/matches` : null);
   if (!run.members[a].have.matches) return html`<${Missing} run=${run} table="matches" what=${`which latents of ${run.members[a].label} have a match in another SAE`} />`;
   if (!Array.isArray(table)) return html`<${Waiting} table=${table} what="the matches" />`;
-  const rows = table.filter((r) => r[3] === b).sort((x, y) => y[5] - x[5]);
-  if (!rows.length) return html`<p class="note">Matches of ${run.members[a].label} were looked for in ${[...new Set(table.map((r) => visible(r[2])))].join(", ") || "no SAE"}, not in ${run.members[b].label}.
+  const known = records(run, "matches", table), rows = known.filter((r) => r.sae_idx === b).sort((x, y) => y.score - x.score);
+  if (!rows.length) return html`<p class="note">Matches of ${run.members[a].label} were looked for in ${[...new Set(known.map((r) => visible(r.sae)))].join(", ") || "no SAE"}, not in ${run.members[b].label}.
     ${" "}<a href=${`#/s/${b}/${a}`}>The other way round</a></p>`;
-  return [...new Set(rows.map((r) => r[1]))].map((by) => html`<${MatchesBy} key=${by} run=${run} a=${a} b=${b} by=${by} rows=${rows.filter((r) => r[1] === by)} />`);
+  return [...new Set(rows.map((r) => r.by))].map((by) => html`<${MatchesBy} key=${by} run=${run} a=${a} b=${b} by=${by} rows=${rows.filter((r) => r.by === by)} />`);
 }
 
 function SaePage({ run, a, b }) {

@@ -7,15 +7,15 @@ const METHODS = { token: "token lookup", token_graph: "token graph", windows: "s
 const EFFECTS = { lift: (v) => `× ${show(v)}`, "rate difference": (v) => `${v > 0 ? "+" : ""}${show(100 * v)} points`, correlation: (v) => `r = ${show(v)}` };
 
 function Associations({ rows, factor, unit, none }) {
-  const chosen = rows.filter((r) => factor(r[0])).sort((a, b) => Math.abs(b[3]) - Math.abs(a[3])).slice(0, 14);
+  const chosen = rows.filter((r) => factor(r.factor)).sort((a, b) => Math.abs(b.estimate) - Math.abs(a.estimate)).slice(0, 14);
   if (!chosen.length) return html`<p class="note">${none}</p>`;
   return html`<div class="scroll"><table><thead><tr><th>${unit}</th><th class="n">effect</th><th class="n">95 % interval</th><th class="n">q</th>
     <th class="n">fires</th><th class="n">problems</th></tr></thead>
-    <tbody>${chosen.map(([name, level, statistic, value, low, high, q, fires, problems], i) => html`<tr key=${i}>
+    <tbody>${chosen.map(({ factor: name, level, statistic, estimate, low, high, q_value, n_fires, n_problems }, i) => html`<tr key=${i}>
       <td>${name === "token" || name === "cot" ? "" : `${visible(name.replace(/^(label|number):/, ""))} = `}<span class="tokens">${listed(level)}</span></td>
-      <td class="n" title=${statistic}>${EFFECTS[statistic]?.(value) ?? `${show(value)} (${statistic})`}</td>
+      <td class="n" title=${statistic}>${EFFECTS[statistic]?.(estimate) ?? `${show(estimate)} (${statistic})`}</td>
       <td class="n">${statistic === "rate difference" ? `${show(100 * low)} to ${show(100 * high)}` : `${show(low)} to ${show(high)}`}</td>
-      <td class="n">${show(q)}</td><td class="n">${show(fires)}</td><td class="n">${show(problems)}</td></tr>`)}</tbody></table></div>`;
+      <td class="n">${show(q_value)}</td><td class="n">${show(n_fires)}</td><td class="n">${show(n_problems)}</td></tr>`)}</tbody></table></div>`;
 }
 
 function Example({ example, member, max, run }) {
@@ -51,14 +51,14 @@ function Explanations({ run, member, rows }) {
 function Effects({ run, rows }) {
   if (!rows.length) return html`<${Missing} run=${run} table="effects" what="what editing this latent does to the answers" />`;
   return html`<div class="scroll"><table><thead><tr><th>edit</th><th>where</th><th class="n">dose</th><th class="n">accuracy, points</th><th class="n">95 % interval</th><th>verdict</th><th class="n">KL, nats</th><th class="n">n</th><th>split</th></tr></thead>
-    <tbody>${rows.map(([edit, where, dose, d, low, high, verdict, kl, n, split, others], k) => html`<tr key=${k}><td>${edit.replaceAll("_", " ")}${others.length ? html` <span class="note">with ${others.join(", ")}</span>` : null}</td>
-      <td>${where}</td><td class="n">${dose === null ? "" : show(dose)}</td><td class="n">${show(100 * d)}</td><td class="n">${show(100 * low)} to ${show(100 * high)}</td><td>${verdict}</td><td class="n">${show(kl)}</td><td class="n">${show(n)}</td><td>${split}</td></tr>`)}</tbody></table></div>
+    <tbody>${records(run, "effects", rows).map(({ edit, where, dose, difference, low, high, verdict, kl, n, split, others }, k) => html`<tr key=${k}><td>${edit.replaceAll("_", " ")}${others.length ? html` <span class="note">with ${others.join(", ")}</span>` : null}</td>
+      <td>${where}</td><td class="n">${dose === null ? "" : show(dose)}</td><td class="n">${show(100 * difference)}</td><td class="n">${show(100 * low)} to ${show(100 * high)}</td><td>${verdict}</td><td class="n">${show(kl)}</td><td class="n">${show(n)}</td><td>${split}</td></tr>`)}</tbody></table></div>
     <p class="note">Change of accuracy against the untouched run on the same problems, paired; controls are in the report.</p>`;
 }
 
 function Logits({ run, member, rows }) {
   if (!member.have.lens_latents) return html`<${Missing} run=${run} table="lens_latents" what="tokens that its direction promotes" />`;
-  const side = (sign) => html`<ul class="facts">${rows.filter((r) => r[0] === sign).map(([, token, logit], k) => html`<li key=${k}><span class="tokens token">${listed(token)}</span> <b>${show(logit)}</b></li>`)}</ul>`;
+  const side = (sign) => html`<ul class="facts">${records(run, "lens_latents", rows).filter((r) => r.sign === sign).map(({ token, logit }, k) => html`<li key=${k}><span class="tokens token">${listed(token)}</span> <b>${show(logit)}</b></li>`)}</ul>`;
   return html`<div class="note">promotes</div>${side(1)}<div class="note">suppresses</div>${side(-1)}
     <p class="note">Logits of its decoder row through the model's final norm and unembedding; from the weights alone.</p>`;
 }
@@ -66,12 +66,12 @@ function Logits({ run, member, rows }) {
 function Related({ run, member, memberIdx, detail, summary }) {
   const name = (j) => html`<span class="note"> ${visible(summary.says[j] || summary.label[j] || "")}</span>`;
   return html`<h2>Nearest directions</h2><p class="note">Latents of the highest cosine between decoder rows; from the weights alone.</p>
-    <ul class="facts wide">${detail.neighbours.map(([j, cosine]) => html`<li key=${j}>${latentLink(memberIdx, j)} <b>${show(cosine)}</b>${name(j)}</li>`)}</ul>
+    <ul class="facts wide">${records(run, "neighbours", detail.neighbours).map(({ other, cosine }) => html`<li key=${other}>${latentLink(memberIdx, other)} <b>${show(cosine)}</b>${name(other)}</li>`)}</ul>
     <h2>Fires together with</h2>${member.have.coactivation ? html`<p class="note">Vectors on which both fire, and these over the vectors on which either does (Jaccard); n = ${show(member.n)} vectors, split ${member.split}.</p>
-      <ul class="facts wide">${detail.coactivation.map(([j, both, jaccard]) => html`<li key=${j}>${latentLink(memberIdx, j)} <b>${show(jaccard)}</b> <span class="note">${show(both)} vectors</span>${name(j)}</li>`)}</ul>`
+      <ul class="facts wide">${records(run, "coactivation", detail.coactivation).map(({ other, n_both, jaccard }) => html`<li key=${other}>${latentLink(memberIdx, other)} <b>${show(jaccard)}</b> <span class="note">${show(n_both)} vectors</span>${name(other)}</li>`)}</ul>`
       : html`<${Missing} run=${run} table="coactivation" what="co-activating latents" />`}
     <h2>Same latent elsewhere</h2>${member.have.matches ? html`<p class="note">Best match in another SAE, by cosine of decoder rows or by correlation of activations: its score, and that of the null (random directions, or shuffled problems).</p>
-      <ul class="facts wide">${(detail.matches || []).map(([, by, sae, number, j, score, chance], k) => html`<li key=${k}>${visible(sae)} <span class="note">by ${by}</span> <${Match} from=${[memberIdx, summary.at]} number=${number} j=${j} /> <b>${show(score)}</b> <span class="note">null ${show(chance)}</span></li>`)}</ul>`
+      <ul class="facts wide">${records(run, "matches", detail.matches).map(({ by, sae, sae_idx, other, score, null_score }, k) => html`<li key=${k}>${visible(sae)} <span class="note">by ${by}</span> <${Match} from=${[memberIdx, summary.at]} number=${sae_idx} j=${other} /> <b>${show(score)}</b> <span class="note">null ${show(null_score)}</span></li>`)}</ul>`
       : html`<${Missing} run=${run} table="matches" what="matches in other SAEs" />`}`;
 }
 
@@ -122,7 +122,7 @@ function LatentPanel({ run, memberIdx, i, compact }) {
     return html`<p class="warning" role="alert">No latent ${String(i)} here; this run has ${run.members.map((m) => `${m.label}: 0 to ${m.d_sae - 1}`).join(", ")}.</p>`;
   if (!detail) return html`<${Waiting} table=${summary instanceof Error ? summary : shard} what=${`latent ${i}`} />`;
   const max = summary.columns.max_active[i] || 1, reason = summary.everywhere[i], text = run.kind === "text";
-  const grid = compact ? "" : "grid";
+  const grid = compact ? "" : "grid", associations = records(run, "associations", detail.associations);
   return html`<article><h1>Latent ${i} <span class="pill">${member.label}</span>
       ${reason ? html` <span class="pill bad">everywhere: ${reason}</span>` : null}
       ${summary.columns.n_fires[i] === 0 ? html` <span class="pill bad">dead on these rows</span>` : null}</h1>
@@ -132,13 +132,13 @@ function LatentPanel({ run, memberIdx, i, compact }) {
     <div class=${grid}><${Firing} run=${run} member=${member} detail=${detail} /></div>
     <h2>Token graph</h2><${Graph} run=${run} member=${member} graph=${detail.graphs} />
     <div class=${grid}>
-      <section><h2>Labels</h2><${Associations} rows=${detail.associations} unit="label" factor=${(f) => /^(label|number):/.test(f)} none="No label was tested for it." />
+      <section><h2>Labels</h2><${Associations} rows=${associations} unit="label" factor=${(f) => /^(label|number):/.test(f)} none="No label was tested for it." />
         <p class="note">Effect: ${run.definitions["rate difference"]}; rate_in: ${run.definitions.rate_in}. q: ${run.definitions.q_value}. Split ${member.split}.</p></section>
       <section><h2>${text ? "Tokens" : "Preferred layers and thoughts"}</h2>
-        <${Associations} rows=${detail.associations} unit=${text ? "token" : "place"} factor=${(f) => (text ? f === "token" : f === "thought" || f === "hook")} none="None was tested for it." />
+        <${Associations} rows=${associations} unit=${text ? "token" : "place"} factor=${(f) => (text ? f === "token" : f === "thought" || f === "hook")} none="None was tested for it." />
         <p class="note">Effect: ${run.definitions[text ? "lift" : "rate difference"]}. Split ${member.split}.</p></section>
     </div>
-    ${detail.associations.some((a) => a[0] === "cot") ? html`<h2>Tokens of the reasoning</h2><${Associations} rows=${detail.associations} unit="token" factor=${(f) => f === "cot"} none="" />
+    ${associations.some((a) => a.factor === "cot") ? html`<h2>Tokens of the reasoning</h2><${Associations} rows=${associations} unit="token" factor=${(f) => f === "cot"} none="" />
       <p class="note">Of problems whose reasoning text has the token, against the others. Split ${member.split}.</p>` : null}
     ${text ? null : html`<h2>Effect on the answer</h2><${Effects} run=${run} rows=${detail.effects} />`}
     <h2>Output tokens</h2><${Logits} run=${run} member=${member} rows=${detail.lens_latents || []} />

@@ -35,6 +35,9 @@ function Strip({ rows, thoughts, values, max, here, format = show }) {
 const Waiting = ({ table, what }) =>
   table instanceof Error ? html`<p class="warning" role="alert">${table.message}</p>` : html`<p class="note">loading ${what} …</p>`;
 
+// Rows come as lists; run.columns says once what stands where.
+const records = (run, kind, rows) => (rows ?? []).map((row) => Object.fromEntries(run.columns[kind].map((name, k) => [name, row[k]])));
+
 // What makes a table that this run does not have.
 const Missing = ({ run, table, what }) => html`<p class="missing">Not in this run: ${what}. To get it: <code>${run.commands[table]}</code></p>`;
 
