@@ -13,13 +13,15 @@ from typing import Any
 from thoughtlens.core.errors import NotThereError, StoreError
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from disk, or one clear line."""
+def read_json(file: Path, *, max_bytes: int | None = None) -> dict[str, Any]:
+    """A JSON object from disk, or one clear line; `max_bytes` is for files of unknown origin."""
     try:
+        if max_bytes is not None and (size := file.stat().st_size) > max_bytes:
+            raise StoreError(f"{file}: got {size:,} bytes of JSON, more than any of ours; it is damaged")
         table = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         raise NotThereError(f"Expected a file at {file}, found none") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{file} is not JSON ({error}); it is damaged or not ours") from None
     if not isinstance(table, dict):
         raise StoreError(f"Expected a JSON object in {file}, got a {type(table).__name__}")

@@ -178,7 +178,7 @@ def test_old_sae_lens_settings(tmp_path):
             "weights live in other units",
         ),
         ("sae_lens-topk", {"k": 21}, "expected k from 1 to d_sae = 20, got 21"),
-        ("sae_lens-topk", {"k": "3"}, "expected k as a whole number"),
+        ("sae_lens-topk", {"k": "3"}, "k: expected a whole number from 1, got '3'"),
         ("sae_lens-topk", {"dtype": "float8"}, "expected dtype among"),
         ("sparsify", {"activation": "relu"}, "expected activation topk or groupmax"),
         ("sparsify", {"skip_connection": True}, r"keys missing: \['W_skip'\]"),

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from tests.sae.toy import ROWS, random_sae, rows
 from thoughtlens import sae as saes
 from thoughtlens.core import CheckpointError, MismatchError, NotThereError
-from thoughtlens.sae.formats.io import member_names, write_tensors
+from thoughtlens.sae.formats.files import write_tensors
+from thoughtlens.sae.formats.io import member_names
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 CONFIGS = [saes.TopKConfig(d_sae=20, k=3), saes.ReLUConfig(d_sae=20)]

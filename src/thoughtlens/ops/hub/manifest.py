@@ -7,12 +7,12 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from thoughtlens.core import CheckpointError, Config, ConfigError, DataError, StoreError, validate_config
+from thoughtlens.core import Config, ConfigError, DataError, StoreError, read_json, validate_config
 from thoughtlens.ops.hub.contents import KINDS, check_name
-from thoughtlens.sae.formats.files import read_json
 
 FILE = "thoughtlens-hub.json"
 SCHEMA = 1
+MAX_BYTES = 16 * 2**20
 
 
 class Entry(Config):
@@ -63,10 +63,7 @@ def read(file: Path) -> Manifest:
     Raises:
         StoreError: damaged, foreign, of another schema, or with names that leave the directory.
     """
-    try:
-        table = read_json(file)
-    except CheckpointError as error:
-        raise StoreError(str(error)) from None
+    table = read_json(file, max_bytes=MAX_BYTES)
     if table.get("format") != "thoughtlens-hub" or table.get("schema_version") != SCHEMA:
         raise StoreError(
             f"{file.name} has format {table.get('format')!r}, schema {table.get('schema_version')!r}; this "

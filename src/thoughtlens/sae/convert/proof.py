@@ -8,8 +8,8 @@ from torch import Tensor
 
 from thoughtlens.core import MismatchError
 from thoughtlens.sae.convert.records import Proof
-from thoughtlens.sae.formats.plain import Plain
-from thoughtlens.sae.formats.plainly import Forward
+from thoughtlens.sae.formats.arithmetic import Forward
+from thoughtlens.sae.formats.portable import Portable
 
 ROWS = 64
 TOLERANCE = 1e-5
@@ -27,16 +27,16 @@ DEFINITIONS = {
 }
 
 
-def rows(plain: Plain, seed: int = 0) -> Float[Tensor, "n d_in"]:
+def rows(sae: Portable, seed: int = 0) -> Float[Tensor, "n d_in"]:
     """Random rows of several lengths; every other one points along a latent's encoder, so that it fires."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(ROWS, plain.d_in, generator=generator, dtype=torch.float64)
-    latents = torch.randint(plain.d_sae, (ROWS // 2,), generator=generator)
-    towards = plain.tensors["W_enc"][:, latents].double().T
+    x = torch.randn(ROWS, sae.d_in, generator=generator, dtype=torch.float64)
+    latents = torch.randint(sae.d_sae, (ROWS // 2,), generator=generator)
+    towards = sae.weights.W_enc[:, latents].double().T
     length = towards.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    x[::2] = 0.1 * x[::2] + plain.d_in**0.5 * towards / length
+    x[::2] = 0.1 * x[::2] + sae.d_in**0.5 * towards / length
     x *= torch.tensor(SCALES, dtype=torch.float64).repeat(ROWS // len(SCALES)).sort().values[:, None]
-    return x + plain.tensors["b_dec"].double() if plain.pre_bias else x
+    return x + sae.weights.b_dec.double() if sae.pre_bias else x
 
 
 def compare(before: Forward, after: Forward) -> Proof:

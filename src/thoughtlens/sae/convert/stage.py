@@ -10,7 +10,7 @@ from thoughtlens.sae.convert import proof
 from thoughtlens.sae.convert.config import ConvertConfig
 from thoughtlens.sae.convert.records import Converted, ConvertOutcome
 from thoughtlens.sae.formats import formats, hooks
-from thoughtlens.sae.formats.plain import Plain
+from thoughtlens.sae.formats.portable import Portable
 
 
 def convert(cfg: ConvertConfig, out: str | Path) -> Result:
@@ -53,12 +53,17 @@ def _one(
     cfg: ConvertConfig, name: str, source: formats.Found, target: formats.Format, out: Path
 ) -> Converted:
     fmt, path = source
-    plain = _named(fmt.read(path), cfg.hook_name, path)
-    x = proof.rows(plain, cfg.seed)
-    written = target.write(plain, out)
-    rule, hook, hook_out, (d_in, d_sae, d_out) = plain.rule, plain.hook, plain.hook_out, plain.shape
+    sae = _named(fmt.read(path), cfg.hook_name, path)
+    x = proof.rows(sae, cfg.seed)
+    written = target.write(sae, out)
+    rule, hook, hook_out, (d_in, d_sae, d_out) = (
+        sae.rule,
+        sae.hook,
+        sae.hook_out,
+        (sae.d_in, sae.d_sae, sae.d_out),
+    )
     dtype, notes = str(written.dtype).removeprefix("torch."), written.notes
-    del plain, written  # so that the SAE is in memory once
+    del sae, written  # so that the SAE is in memory once
     return Converted(
         member=name,
         source=fmt.name,
@@ -74,14 +79,14 @@ def _one(
     )
 
 
-def _named(plain: Plain, hook_name: str | None, path: Path) -> Plain:
+def _named(sae: Portable, hook_name: str | None, path: Path) -> Portable:
     """With its hook in this project's words, or a note that it is not known."""
-    known = plain.hook is not None and hooks.is_ours(plain.hook)
-    if known and hook_name not in (None, plain.hook):
-        raise MismatchError(f"{path} says its hook is {plain.hook!r}, not {hook_name!r}; leave --hook out")
+    known = sae.hook is not None and hooks.is_ours(sae.hook)
+    if known and hook_name not in (None, sae.hook):
+        raise MismatchError(f"{path} says its hook is {sae.hook!r}, not {hook_name!r}; leave --hook out")
     if hook_name is not None:
-        return replace(plain, hook=hook_name)
+        return replace(sae, hook=hook_name)
     if known:
-        return plain
-    says = f"names its hook {plain.hook!r}" if plain.hook else "does not say at which hook it was trained"
-    return plain.noting(f"{path} {says}; --hook says it in this project's words")
+        return sae
+    says = f"names its hook {sae.hook!r}" if sae.hook else "does not say at which hook it was trained"
+    return sae.noting(f"{path} {says}; --hook says it in this project's words")

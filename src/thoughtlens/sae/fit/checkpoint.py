@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from thoughtlens.core import CheckpointError, warn, write_json
-from thoughtlens.sae.formats.io import write_tensors
+from thoughtlens.sae.formats.files import write_tensors
 
 SCHEMA = 1
 KEEP = 2

@@ -29,7 +29,7 @@ from thoughtlens.sae.fit.dead import DeadTracker
 from thoughtlens.sae.fit.resample import UNTIL, resample
 from thoughtlens.sae.fit.schedule import lr_at
 from thoughtlens.sae.fit.track import Means, Row, tell
-from thoughtlens.sae.formats.io import write_tensors
+from thoughtlens.sae.formats.files import write_tensors
 from thoughtlens.sae.normalization import Cell
 from thoughtlens.sae.rows.sources import Joined, JoinedView
 

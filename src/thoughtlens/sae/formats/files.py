@@ -1,9 +1,11 @@
-"""Reading files of unknown origin: sizes are compared before anything is read, and nothing is executed."""
+"""Files of weights, of unknown origin: sizes are compared before anything is read, nothing is executed."""
 
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import re
 import struct
 import tokenize
 import warnings
@@ -17,12 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from thoughtlens.core import CheckpointError, NotThereError
+from thoughtlens.core import CheckpointError, NotThereError, whole
 
-MAX_JSON_BYTES = 16 * 2**20
 MAX_HEADER_BYTES = 100 * 2**20
 """As in the safetensors library."""
 MAX_PICKLE_BYTES = 16 * 2**20
@@ -73,25 +74,6 @@ def require(file: Path) -> None:
         raise NotThereError(f"Expected a file at {file}, found none")
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object of reasonable size.
-
-    Raises:
-        NotThereError: no such file.
-        CheckpointError: too large, not JSON, not an object.
-    """
-    require(file)
-    if (size := file.stat().st_size) > MAX_JSON_BYTES:
-        raise CheckpointError(
-            f"{file}: expected settings, got {size:,} bytes of JSON; it is damaged or not ours"
-        )
-    with _decoding(file, "not JSON: damaged or not ours"):
-        table = json.loads(file.read_text("utf-8"))
-    if not isinstance(table, dict):
-        raise CheckpointError(f"{file}: expected a JSON object, got a {type(table).__name__}")
-    return table
-
-
 def read_safetensors(file: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, mapped into memory rather than read.
 
@@ -139,8 +121,10 @@ def read_npz(file: Path) -> dict[str, Tensor]:
         return found
 
 
-def read_pt(file: Path) -> dict[str, Any]:
-    """A dictionary saved by `torch.save`, read with weights-only loading and mapped into memory.
+def read_pt(file: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """The tensors and the plain values of a dictionary saved by `torch.save`.
+
+    Read with weights-only loading and mapped into memory.
 
     Raises:
         NotThereError: no such file.
@@ -168,10 +152,46 @@ def read_pt(file: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{file}: expected a state dict (names and tensors), got a {type(table).__name__}"
         )
-    for name, value in table.items():
-        if isinstance(value, Tensor):
-            _require_plain(file, name, value)
-    return dict(table)
+    tensors = {name: value for name, value in table.items() if isinstance(value, Tensor)}
+    for name, tensor in tensors.items():
+        _require_plain(file, name, tensor)
+    return tensors, {name: value for name, value in table.items() if name not in tensors}
+
+
+def write_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    """A safetensors file that is whole or absent.
+
+    Raises:
+        OSError: with the system's number (disk full, no permission), which safetensors hides.
+    """
+    try:
+        with whole(file) as part:
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part)
+    except SafetensorError as error:
+        if (number := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(file)) from None
+
+
+def require_unscaled(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The same without a `scaling_factor` of 1.
+
+    Raises:
+        CheckpointError: another one, which changes what the SAE computes.
+    """
+    factor = tensors.pop("scaling_factor", None)
+    if factor is not None and not bool((factor == 1).all()):
+        raise CheckpointError(
+            f"{file}: has a scaling_factor other than 1, which changes its output; fold it first"
+        )
+    return tensors
+
+
+def alone(tensor: Tensor) -> Tensor:
+    """Without what else its storage holds, which torch.save would write along."""
+    whole_storage = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor if whole_storage else tensor.clone()
 
 
 def _require_reasonable(file: Path, entries: list[zipfile.ZipInfo]) -> None:

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from thoughtlens.core import ConfigError, NotThereError
 from thoughtlens.sae.base import SAE
+from thoughtlens.sae.formats.arithmetic import Forward
 from thoughtlens.sae.formats.dictionary_learning import DictionaryLearning
 from thoughtlens.sae.formats.gemma_scope import GemmaScope, GemmaScope2
 from thoughtlens.sae.formats.openai import OpenAI
 from thoughtlens.sae.formats.own import Own, to_sae
-from thoughtlens.sae.formats.plain import Plain
-from thoughtlens.sae.formats.plainly import Forward
+from thoughtlens.sae.formats.portable import Portable
 from thoughtlens.sae.formats.sae_lens import SAELens
 from thoughtlens.sae.formats.sparsify import Sparsify
 
@@ -34,11 +34,11 @@ class Format(Protocol):
         """Whether the path looks like one, by its files' names."""
         ...
 
-    def read(self, path: Path) -> Plain:
+    def read(self, path: Path) -> Portable:
         """What the files hold, checked."""
         ...
 
-    def write(self, plain: Plain, out: Path) -> Plain:
+    def write(self, sae: Portable, out: Path) -> Portable:
         """Write the files; returns what they hold, or raises MismatchError and names what they cannot."""
         ...
 
@@ -130,7 +130,7 @@ def load_foreign(path: str | Path, name: str) -> SAE:
         CheckpointError: damaged, hostile or inconsistent files.
         MismatchError: something that no kind here can do, by name.
     """
-    plain = FORMATS[name].read(place(path))
-    sae = to_sae(plain)
-    sae.provenance["imported"] = {"format": name, "notes": list(plain.notes)}
+    portable = FORMATS[name].read(place(path))
+    sae = to_sae(portable)
+    sae.provenance["imported"] = {"format": name, "notes": list(portable.notes)}
     return sae

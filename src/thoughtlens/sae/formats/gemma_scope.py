@@ -6,25 +6,25 @@ without subtraction of b_dec. The second also holds transcoders, with or without
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from thoughtlens.core import CheckpointError
+from thoughtlens.core import CheckpointError, Record, write_json
 from thoughtlens.sae.formats import hooks
-from thoughtlens.sae.formats.files import read_json, read_npz, read_safetensors
-from thoughtlens.sae.formats.fitting import as_jumprelu, cannot_hold, unsigned
-from thoughtlens.sae.formats.native import write_tensors
-from thoughtlens.sae.formats.plain import Plain, checked, require_keys, text
-from thoughtlens.sae.formats.plainly import Forward, onto_columns, weighted_rows
+from thoughtlens.sae.formats.arithmetic import Forward, onto_columns, weighted_rows
+from thoughtlens.sae.formats.files import read_npz, read_safetensors, require_unscaled, write_tensors
+from thoughtlens.sae.formats.fitting import as_jumprelu, cannot_hold, in_float32, unsigned
+from thoughtlens.sae.formats.portable import Names, Portable, checked, require_keys
+from thoughtlens.sae.formats.settings import Text, read_settings
 
-NAMES = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 SKIP = "affine_skip_connection"
+FIRST = Names({name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")})
+SECOND = Names({**FIRST.theirs, "W_skip": SKIP})
+WRITTEN = Names({**SECOND.theirs, "W_enc": "w_enc", "W_dec": "w_dec"})
 
 
 class GemmaScope:
@@ -37,30 +37,30 @@ class GemmaScope:
         """Whether there is one at a path: the folder or the file."""
         return path.name == self.file or (path / self.file).is_file()
 
-    def read(self, path: Path) -> Plain:
+    def read(self, path: Path) -> Portable:
         """The SAE, its model and hook where the path still has the names of the original repositories."""
         file = self._file(path)
         tensors = self._tensors(file)
-        require_keys(tensors, NAMES, file)
-        if tensors["W_dec"].ndim == 2 and tensors["W_enc"].shape[:1] != tensors["W_dec"].shape[1:]:
+        require_keys(tensors, FIRST.theirs, file)
+        weights = FIRST.read(tensors)
+        if weights.W_dec.ndim == 2 and weights.W_enc.shape[:1] != weights.W_dec.shape[1:]:
             raise CheckpointError(
                 f"{file}: a transcoder; the file does not say what it predicts. Use its SAE"
             )
         model, hook = hooks.from_gemma_path(file.resolve().parts)
-        return checked(unsigned(Plain("jumprelu", tensors, pre_bias=False, hook=hook, model=model)), file)
+        return checked(unsigned(Portable("jumprelu", weights, pre_bias=False, hook=hook, model=model)), file)
 
-    def write(self, plain: Plain, out: Path) -> Plain:
+    def write(self, sae: Portable, out: Path) -> Portable:
         """Write the folder; returns what it holds."""
-        if plain.transcoder:
+        if sae.transcoder:
             raise cannot_hold("Gemma Scope 1", "a transcoder", "use --to gemma_scope_2")
-        plain = as_jumprelu(plain, "Gemma Scope 1")
-        if plain.dtype == torch.bfloat16:
-            tensors = {name: t.float() for name, t in plain.tensors.items()}
-            plain = replace(plain, tensors=tensors).noting("bfloat16 became float32, which numpy has")
+        sae = as_jumprelu(sae, "Gemma Scope 1")
+        if sae.dtype == torch.bfloat16:
+            sae = in_float32(sae).noting("bfloat16 became float32, which numpy has")
         out.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, Any] = {name: plain.tensors[name].numpy() for name in NAMES}
-        np.savez(out / self.file, **arrays)
-        return plain.noting("the file holds no hook name")
+        arrays = {name: tensor.numpy() for name, tensor in FIRST.write(sae.weights).items()}
+        np.savez(out / self.file, **arrays)  # type: ignore[arg-type]
+        return sae.noting("the file holds no hook name")
 
     def forward(self, path: Path, x: Tensor) -> Forward:
         """Its own rule on float64 rows."""
@@ -70,13 +70,15 @@ class GemmaScope:
         return path if path.name == self.file else path / self.file
 
     def _tensors(self, file: Path) -> dict[str, Tensor]:
-        tensors = {f"W_{k[2:]}" if k.startswith("w_") else k: t for k, t in read_npz(file).items()}
-        factor = tensors.pop("scaling_factor", None)
-        if factor is not None and not bool((factor == 1).all()):
-            raise CheckpointError(
-                f"{file}: has a scaling_factor other than 1, which changes its output; fold it first"
-            )
-        return tensors
+        return require_unscaled(_capital(read_npz(file)), file)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings(Record):
+    architecture: str | None = "jump_relu"
+    model_name: Text = None
+    hf_hook_point_in: Text = None
+    hf_hook_point_out: Text = None
 
 
 class GemmaScope2:
@@ -89,62 +91,61 @@ class GemmaScope2:
         """Whether there is one at a path: the folder or the file."""
         return path.name == self.file or (path / self.file).is_file()
 
-    def read(self, path: Path) -> Plain:
+    def read(self, path: Path) -> Portable:
         """SAE or transcoder, told apart by the output hook of its settings."""
-        folder = self._folder(path)
-        file = folder / self.file
-        tensors = self._tensors(file)
-        config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-        if config.get("architecture", "jump_relu") != "jump_relu":
+        file = self._file(path)
+        config = file.with_name("config.json")
+        settings = read_settings(_Settings, config) if config.is_file() else _Settings()
+        if settings.architecture != "jump_relu":
             raise CheckpointError(
-                f"{folder}: expected architecture jump_relu, got {config['architecture']!r}"
+                f"{config.parent}: expected architecture jump_relu, got {settings.architecture!r}"
             )
-        hook_in, hook_out = text(config.get("hf_hook_point_in")), text(config.get("hf_hook_point_out"))
-        transcoder = SKIP in tensors or (hook_out is not None and hook_out != hook_in)
-        require_keys(tensors, (*NAMES, SKIP) if SKIP in tensors else NAMES, file)
-        if tensors["W_dec"].ndim != 2:
-            shape = tuple(tensors["W_dec"].shape)
+        hook_in, hook_out = settings.hf_hook_point_in, settings.hf_hook_point_out
+        tensors = _capital(read_safetensors(file))
+        require_keys(tensors, {*SECOND.theirs.values()} - ({SKIP} - tensors.keys()), file)
+        weights = SECOND.read(tensors)
+        transcoder = weights.W_skip is not None or (hook_out is not None and hook_out != hook_in)
+        if weights.W_dec.ndim != 2:
+            shape = tuple(weights.W_dec.shape)
             raise CheckpointError(f"{file}: w_dec has shape {shape}: a cross-layer transcoder; take an SAE")
-        if SKIP in tensors:
-            tensors["W_skip"] = tensors.pop(SKIP)
-        plain = Plain(
+        sae = Portable(
             "jumprelu",
-            tensors,
+            weights,
             pre_bias=False,
-            transcoder=transcoder or tensors["W_enc"].shape[:1] != tensors["W_dec"].shape[1:],
+            transcoder=transcoder or weights.W_enc.shape[:1] != weights.W_dec.shape[1:],
             hook=hooks.from_hf(hook_in),
             hook_out=hooks.from_hf(hook_out) if transcoder else None,
-            model=text(config.get("model_name")),
+            model=settings.model_name,
         )
-        return checked(unsigned(plain), file)
+        return checked(unsigned(sae), file)
 
-    def write(self, plain: Plain, out: Path) -> Plain:
+    def write(self, sae: Portable, out: Path) -> Portable:
         """Write the folder; returns what it holds."""
-        plain = as_jumprelu(plain, "Gemma Scope 2")
+        sae = as_jumprelu(sae, "Gemma Scope 2")
+        hook_out = (sae.hook_out or "unknown") if sae.transcoder else sae.hook
         config = {
             "architecture": "jump_relu",
-            "model_name": plain.model or "",
-            "hf_hook_point_in": hooks.to_hf(plain.hook) or "",
-            "hf_hook_point_out": hooks.to_hf(plain.hook_out if plain.transcoder else plain.hook) or "",
-            "affine_connection": "W_skip" in plain.tensors,
+            "model_name": sae.model or "",
+            "hf_hook_point_in": hooks.to_hf(sae.hook) or "",
+            "hf_hook_point_out": hooks.to_hf(hook_out) or "",
+            "affine_connection": sae.weights.W_skip is not None,
         }
-        if plain.transcoder and not plain.hook_out:
-            config["hf_hook_point_out"] = "unknown"
-        names = {"W_enc": "w_enc", "W_dec": "w_dec", "W_skip": SKIP}
         out.mkdir(parents=True, exist_ok=True)
-        write_tensors({names.get(name, name): t for name, t in plain.tensors.items()}, out / self.file)
-        (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-        return plain
+        write_tensors(WRITTEN.write(sae.weights), out / self.file)
+        write_json(out / "config.json", config)
+        return sae
 
     def forward(self, path: Path, x: Tensor) -> Forward:
         """Its own rule on float64 rows."""
-        return jumprelu_rows(self._tensors(self._folder(path) / self.file), x)
+        return jumprelu_rows(_capital(read_safetensors(self._file(path))), x)
 
-    def _folder(self, path: Path) -> Path:
-        return path.parent if path.name == self.file else path
+    def _file(self, path: Path) -> Path:
+        return path if path.name == self.file else path / self.file
 
-    def _tensors(self, file: Path) -> dict[str, Tensor]:
-        return {f"W_{k[2:]}" if k.startswith("w_") else k: t for k, t in read_safetensors(file).items()}
+
+def _capital(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`w_enc` as `W_enc`: both are found."""
+    return {f"W_{name[2:]}" if name.startswith("w_") else name: t for name, t in tensors.items()}
 
 
 def jumprelu_rows(tensors: dict[str, Tensor], x: Tensor) -> Forward:

@@ -9,9 +9,9 @@ from thoughtlens.core import MismatchError, NotThereError, choose_device, warn
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.formats import formats
 from thoughtlens.sae.formats.formats import POOLED, member_path
-from thoughtlens.sae.formats.native import load_native, save, write_tensors
+from thoughtlens.sae.formats.native import load_native, save
 
-__all__ = ["POOLED", "load", "load_members", "member_names", "member_path", "save", "write_tensors"]
+__all__ = ["POOLED", "load", "load_members", "member_names", "member_path", "save"]
 
 
 def load(path: str | Path, device: str = "cpu") -> SAE:

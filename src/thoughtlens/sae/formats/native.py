@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import copy
-import os
-import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from thoughtlens.core import (
     CheckpointError,
     Config,
     ConfigError,
+    Json,
     NotThereError,
     validate_config,
-    whole,
     write_json,
 )
-from thoughtlens.sae.base import SAE
-from thoughtlens.sae.formats.files import read_json, read_safetensors
+from thoughtlens.sae.base import SAE, SAEConfig
+from thoughtlens.sae.formats.files import read_safetensors, write_tensors
+from thoughtlens.sae.formats.settings import read_table
 from thoughtlens.sae.kinds.config import CONFIGS
 from thoughtlens.sae.kinds.registry import KINDS
 
@@ -38,7 +34,7 @@ class Header(Config):
 
     kind: str
     """Architecture."""
-    config: dict[str, Any]
+    config: Json
     """The architecture's settings."""
     d_in: int = Field(ge=1, le=MAX_WIDTH)
     """Width of the input."""
@@ -50,8 +46,13 @@ class Header(Config):
     """Hooks the SAE was trained on."""
     cells: list[tuple[str, int | None]] | None
     """The (hook_name, thought_idx) of each row of the normalisation table; null: no table."""
-    provenance: dict[str, Any]
+    provenance: Json
     """Where the training rows came from."""
+
+    @property
+    def settings(self) -> SAEConfig:
+        """The architecture's settings, checked."""
+        return validate_config(CONFIGS[self.kind], self.config)
 
 
 def save(sae: SAE, directory: str | Path) -> None:
@@ -95,7 +96,7 @@ def read_native(directory: Path) -> tuple[SAE, dict[str, Tensor]]:
 
     Where they lie in the file decides how well a processor reads them: compute with a copy.
     """
-    header = _read_header(directory / "cfg.json")
+    header = read_header(directory)
     sae = _empty(header, directory / "cfg.json")
     tensors = _read_tensors(directory / "sae.safetensors")
     _check(tensors, sae.state_dict(), directory / "sae.safetensors")
@@ -103,23 +104,7 @@ def read_native(directory: Path) -> tuple[SAE, dict[str, Tensor]]:
     return sae, tensors
 
 
-def write_tensors(tensors: dict[str, Tensor], file: Path) -> None:
-    """A safetensors file that is whole or absent.
-
-    Raises:
-        OSError: with the system's number (disk full, no permission), which safetensors hides.
-    """
-    try:
-        with whole(file) as part:
-            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part)
-    except SafetensorError as error:
-        if (number := re.search(r"os error (\d+)", str(error))) is None:
-            raise
-        code = int(number[1])
-        raise OSError(code, os.strerror(code), str(file)) from None
-
-
-def _header(sae: SAE) -> dict[str, Any]:
+def _header(sae: SAE) -> Json:
     header = Header(
         kind=sae.kind,
         config=sae.cfg.model_dump(mode="json"),
@@ -133,10 +118,17 @@ def _header(sae: SAE) -> dict[str, Any]:
     return {"format": FORMAT, "schema": SCHEMA, **header.model_dump(mode="json")}
 
 
-def _read_header(file: Path) -> Header:
+def read_header(directory: Path) -> Header:
+    """What the `cfg.json` of a directory says.
+
+    Raises:
+        NotThereError: there is none.
+        CheckpointError: of another project or schema, damaged, or an unknown kind.
+    """
+    file = directory / "cfg.json"
     if not file.is_file():
-        raise NotThereError(f"Expected an SAE at {file.parent}, found no {file.name} there")
-    table = read_json(file)
+        raise NotThereError(f"Expected an SAE at {directory}, found no {file.name} there")
+    table = read_table(file)
     if table.pop("format", None) != FORMAT:
         raise CheckpointError(f"{file} is not a thoughtlens SAE: expected format {FORMAT!r} in it")
     if (schema := table.pop("schema", None)) != SCHEMA:
@@ -155,7 +147,7 @@ def _read_header(file: Path) -> Header:
 def _empty(header: Header, file: Path) -> SAE:
     """Of the header's shape, without memory: a header may claim anything."""
     try:
-        cfg = validate_config(CONFIGS[header.kind], header.config)
+        cfg = header.settings
         if (width := cfg.width(header.d_in)) != header.d_sae:
             raise CheckpointError(f"{file}: d_sae is {header.d_sae}, its config gives {width}")
         with torch.device("meta"):

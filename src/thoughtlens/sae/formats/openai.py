@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from thoughtlens.core import CheckpointError
-from thoughtlens.sae.formats.files import read_pt
+from thoughtlens.core import CheckpointError, Record
+from thoughtlens.sae.formats.arithmetic import Forward, largest, layer_norm, onto, weighted_columns
+from thoughtlens.sae.formats.files import alone, read_pt
 from thoughtlens.sae.formats.fitting import cannot_hold, rule_of, with_pre_bias
-from thoughtlens.sae.formats.plain import Plain, Rule, checked, require_int, require_keys
-from thoughtlens.sae.formats.plainly import Forward, largest, layer_norm, onto, weighted_columns
+from thoughtlens.sae.formats.portable import Names, Portable, Rule, checked, require_keys
+from thoughtlens.sae.formats.settings import Whole, settings_of
 
-NAMES = ("pre_bias", "encoder.weight", "latent_bias", "decoder.weight")
+NAMES = Names(
+    {
+        "b_dec": "pre_bias",
+        "W_enc": "encoder.weight",
+        "b_enc": "latent_bias",
+        "W_dec": "decoder.weight",
+    },
+    transposed=("W_enc", "W_dec"),
+)
 STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
 IGNORED = (*STATISTICS, "activation", "activation_state_dict", "activation.k", "activation.postact_fn")
 RULES: dict[str, Rule] = {"ReLU": "relu", "TopK": "topk", "Identity": "identity"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TopK(Record):
+    k: Whole = None
+    postact_fn: str = "ReLU"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Activation(Record):
+    activation: str = "ReLU"
+    activation_state_dict: _TopK = field(default_factory=_TopK)
+
+    @property
+    def k(self) -> int | None:
+        return self.activation_state_dict.k if self.activation == "TopK" else None
 
 
 class OpenAI:
@@ -30,57 +55,47 @@ class OpenAI:
         """Whether the path is a `.pt` file that is not dictionary_learning's, or a folder with one."""
         return self._file(path) is not None
 
-    def read(self, path: Path) -> Plain:
+    def read(self, path: Path) -> Portable:
         """ReLU, TopK or no rule; the file does not name its hook."""
-        file, activation, k, state = self._load(path)
-        tensors = {
-            "W_enc": state["encoder.weight"].mT,
-            "b_enc": state["latent_bias"],
-            "W_dec": state["decoder.weight"].mT,
-            "b_dec": state["pre_bias"],
-        }
-        norm = "layer_norm" if activation == "TopK" else "none"
-        return checked(Plain(RULES[activation], tensors, k=k, norm=norm), file)
+        file, rule, state = self._load(path)
+        norm = "layer_norm" if rule.activation == "TopK" else "none"
+        return checked(Portable(RULES[rule.activation], NAMES.read(state), k=rule.k, norm=norm), file)
 
-    def write(self, plain: Plain, out: Path) -> Plain:
+    def write(self, sae: Portable, out: Path) -> Portable:
         """Write `openai.pt` into a folder; returns what it holds."""
         rules = {ours: theirs for theirs, ours in RULES.items()}
-        if plain.transcoder or plain.rule not in rules:
-            what = "a transcoder" if plain.transcoder else rule_of(plain)
+        if sae.transcoder or sae.rule not in rules:
+            what = "a transcoder" if sae.transcoder else rule_of(sae)
             raise cannot_hold("OpenAI's format", what, "it holds relu, topk with layer norm, and identity")
-        if (plain.norm == "layer_norm") != (plain.rule == "topk") or plain.norm == "rescale":
-            what = f"{plain.rule} with runtime norm {plain.norm}"
+        if (sae.norm == "layer_norm") != (sae.rule == "topk") or sae.norm == "rescale":
+            what = f"{sae.rule} with runtime norm {sae.norm}"
             raise cannot_hold(
                 "OpenAI's format", what, "there, topk always has layer_norm and the others never"
             )
-        plain = with_pre_bias(plain, True)
-        t = plain.tensors
-        state: dict[str, Any] = {
-            "pre_bias": t["b_dec"].clone(),
-            "encoder.weight": t["W_enc"].mT.contiguous(),
-            "latent_bias": t["b_enc"].clone(),
-            "decoder.weight": t["W_dec"].mT.contiguous(),
-            "stats_last_nonzero": torch.zeros(plain.d_sae, dtype=torch.long),
-            "latents_activation_frequency": torch.ones(plain.d_sae, dtype=plain.dtype),
-            "latents_mean_square": torch.zeros(plain.d_sae, dtype=plain.dtype),
-            "activation": rules[plain.rule],
-            "activation_state_dict": {"k": plain.k, "postact_fn": "ReLU"} if plain.rule == "topk" else {},
+        sae = with_pre_bias(sae, True)
+        state = {
+            **{name: alone(tensor) for name, tensor in NAMES.write(sae.weights).items()},
+            "stats_last_nonzero": torch.zeros(sae.d_sae, dtype=torch.long),
+            "latents_activation_frequency": torch.ones(sae.d_sae, dtype=sae.dtype),
+            "latents_mean_square": torch.zeros(sae.d_sae, dtype=sae.dtype),
+            "activation": rules[sae.rule],
+            "activation_state_dict": {"k": sae.k, "postact_fn": "ReLU"} if sae.rule == "topk" else {},
         }
         out.mkdir(parents=True, exist_ok=True)
         torch.save(state, out / self.file)
-        return plain.noting("the file holds no hook name and no statistics of the latents")
+        return sae.noting("the file holds no hook name and no statistics of the latents")
 
     def forward(self, path: Path, x: Tensor) -> Forward:
         """Its own rule on float64 rows."""
-        _, activation, k, s = self._load(path)
+        _, rule, s = self._load(path)
         mean, std = torch.zeros(()), torch.ones(())
-        if activation == "TopK":
+        if rule.activation == "TopK":
             x, mean, std = layer_norm(x)
         bias = s["pre_bias"].double()
         acts = onto(x - bias, s["encoder.weight"]) + s["latent_bias"].double()
-        if k is not None:
-            acts = acts * largest(acts, k)
-        if activation != "Identity":
+        if rule.k is not None:
+            acts = acts * largest(acts, rule.k)
+        if rule.activation != "Identity":
             acts = acts.relu()
         return Forward(acts, (weighted_columns(acts, s["decoder.weight"]) + bias) * std + mean)
 
@@ -92,21 +107,21 @@ class OpenAI:
         )
         return found[0] if len(found) == 1 else None
 
-    def _load(self, path: Path) -> tuple[Path, str, int | None, dict[str, Any]]:
+    def _load(self, path: Path) -> tuple[Path, _Activation, dict[str, Tensor]]:
         file = self._file(path)
         if file is None:
             raise CheckpointError(f"{path}: expected one .pt file")
-        state = read_pt(file)
-        if "encoder.weight" in state and "decoder.weight" not in state:
-            state["decoder.weight"] = state["encoder.weight"].mT
-        require_keys(state, NAMES, file, IGNORED)
-        activation, settings = state.get("activation", "ReLU"), state.get("activation_state_dict", {})
-        if not isinstance(activation, str) or activation not in RULES:
+        state, rest = read_pt(file)
+        if "encoder.weight" in state:  # tied weights are kept once
+            state.setdefault("decoder.weight", state["encoder.weight"].mT)
+        require_keys({**state, **rest}, NAMES.theirs.values(), file, IGNORED)
+        rule = settings_of(_Activation, rest, file)
+        if rule.activation not in RULES:
             raise CheckpointError(
-                f"{file}: expected an activation among {', '.join(RULES)}, got {activation!r}"
+                f"{file}: expected an activation among {', '.join(RULES)}, got {rule.activation!r}"
             )
-        if activation != "TopK":
-            return file, activation, None, state
-        if not isinstance(settings, dict) or settings.get("postact_fn", "ReLU") != "ReLU":
-            raise CheckpointError(f"{file}: expected TopK followed by a ReLU, got {settings!r}")
-        return file, activation, require_int(settings, "k", file), state
+        if rule.activation == "TopK" and (rule.k is None or rule.activation_state_dict.postact_fn != "ReLU"):
+            raise CheckpointError(
+                f"{file}: expected TopK with its k, followed by a ReLU, got {rule.activation_state_dict}"
+            )
+        return file, rule, state

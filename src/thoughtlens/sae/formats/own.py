@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from thoughtlens.core import CheckpointError, validate_config
 from thoughtlens.sae.base import SAE
-from thoughtlens.sae.formats.files import read_json, read_safetensors
-from thoughtlens.sae.formats.fitting import cannot_hold
-from thoughtlens.sae.formats.native import FORMAT, read_native, write_header, write_tensors
-from thoughtlens.sae.formats.plain import COUNTED, Plain, Rule, checked
-from thoughtlens.sae.formats.plainly import Forward, largest, layer_norm, onto_columns, pursue, weighted_rows
+from thoughtlens.sae.formats.arithmetic import (
+    Forward,
+    largest,
+    layer_norm,
+    onto_columns,
+    pursue,
+    weighted_rows,
+)
+from thoughtlens.sae.formats.files import read_safetensors, write_tensors
+from thoughtlens.sae.formats.fitting import cannot_hold, refuse_negative
+from thoughtlens.sae.formats.native import FORMAT, read_header, read_native, write_header
+from thoughtlens.sae.formats.portable import COUNTED, Portable, Pursuit, Rule, Weights, checked
+from thoughtlens.sae.formats.settings import read_table
 from thoughtlens.sae.kinds.config import (
     BatchTopKConfig,
     GatedConfig,
@@ -27,7 +35,6 @@ from thoughtlens.sae.kinds.config import (
     TopKConfig,
     TranscoderConfig,
 )
-from thoughtlens.sae.kinds.imported import ImportedSAE
 from thoughtlens.sae.kinds.matryoshka import MatryoshkaSAE
 from thoughtlens.sae.kinds.registry import KINDS
 
@@ -55,7 +62,6 @@ KIND_OF: dict[str, type[SAEConfig]] = {
     "batchtopk": BatchTopKConfig,
 }
 """Rules with a kind that can be trained here."""
-PURSUIT = ("residual_threshold", "max_iterations", "stop_on_duplicate_support")
 
 
 class Own:
@@ -68,131 +74,122 @@ class Own:
         if not (path / "cfg.json").is_file() or not (path / "sae.safetensors").is_file():
             return False
         try:
-            return read_json(path / "cfg.json").get("format") == FORMAT
+            return read_table(path / "cfg.json").get("format") == FORMAT
         except CheckpointError:
             return False
 
-    def read(self, path: Path) -> Plain:
+    def read(self, path: Path) -> Portable:
         """Any kind whose rule another library could know."""
         sae, tensors = read_native(path)
-        cfg = sae.cfg
         if sae.kind in ALONE:
             raise cannot_hold("No other format", ALONE[sae.kind], "keep it in this project's own")
         if sae.cells is not None:
             what = f"a per-cell normalisation table ({len(sae.cells)} cells)"
             raise cannot_hold("No other format", what, "train with sae.normalization=global to convert")
-        tensors = {name: t for name, t in tensors.items() if name not in TRAINING_ONLY}
-        imported = isinstance(sae, ImportedSAE)
-        plain = Plain(
-            cfg.rule if imported else RULES[sae.kind],
-            tensors,
+        cfg, hooks = sae.cfg, sae.hook_names
+        imported = cfg if isinstance(cfg, ImportedConfig) else None
+        portable = Portable(
+            _rule(sae.kind, cfg),
+            Weights(**{name: t for name, t in tensors.items() if name not in TRAINING_ONLY}),
             k=getattr(cfg, "k", None),
             pre_bias=cfg.pre_bias,
-            norm=cfg.input_norm if imported else "none",
+            norm=imported.input_norm if imported else "none",
             transcoder=not sae.reconstructs,
             groups=_groups(sae) if isinstance(sae, MatryoshkaSAE) else None,
-            hook=getattr(cfg, "hook_in", None) or (sae.hook_names[0] if len(sae.hook_names) == 1 else None),
+            hook=getattr(cfg, "hook_in", None) or (hooks[0] if len(hooks) == 1 else None),
             hook_out=getattr(cfg, "hook_out", None),
             model=sae.provenance.get("model"),
-            settings={key: getattr(cfg, key) for key in PURSUIT}
-            if imported and cfg.rule == "pursuit"
-            else {},
+            pursuit=_pursuit(cfg),
             provenance=sae.provenance,
         )
-        if len(sae.hook_names) > 1 and plain.hook is None:
-            plain = plain.noting(
-                f"trained on {', '.join(sae.hook_names)} together; others know only one hook"
-            )
-        return checked(plain, path / "sae.safetensors")
+        if len(hooks) > 1 and portable.hook is None:
+            portable = portable.noting(f"trained on {', '.join(hooks)} together; others know only one hook")
+        return checked(portable, path / "sae.safetensors")
 
-    def write(self, plain: Plain, out: Path) -> Plain:
+    def write(self, sae: Portable, out: Path) -> Portable:
         """Write the folder; returns what it holds."""
-        sae, tensors = _empty(plain)
+        empty = _empty(sae)
         out.mkdir(parents=True, exist_ok=True)
-        write_tensors(tensors, out / "sae.safetensors")
-        write_header(sae, out)
-        return plain
+        write_tensors(sae.weights.named(), out / "sae.safetensors")
+        write_header(empty, out)
+        return sae
 
     def forward(self, path: Path, x: Tensor) -> Forward:
         """docs/formats.md on float64 rows, from the tensors and settings of the files."""
-        header = read_json(path / "cfg.json")
-        t, cfg = read_safetensors(path / "sae.safetensors"), header["config"]
-        kind, k = header["kind"], cfg.get("k")
-        rule = cfg["rule"] if kind == "imported" else RULES[kind]
+        header = read_header(path)
+        t, cfg = read_safetensors(path / "sae.safetensors"), header.settings
         small = {name: tensor.double() for name, tensor in t.items() if tensor.ndim < 2}
         mean, std, z = torch.zeros(()), torch.ones(()), x
-        norm = cfg.get("input_norm", "none")
+        norm = getattr(cfg, "input_norm", "none")
         if norm == "layer_norm":
             z, mean, std = layer_norm(x)
         elif norm == "rescale":
             std = x.norm(dim=1, keepdim=True) / x.shape[1] ** 0.5
             z = x / std
-        z = z - small["b_dec"] if cfg["pre_bias"] else z
-        if rule == "pursuit":
-            acts = pursue(z, t["W_dec"], *(cfg[key] for key in PURSUIT))
+        z = z - small["b_dec"] if cfg.pre_bias else z
+        if pursuit := _pursuit(cfg):
+            acts = pursue(z, t["W_dec"], pursuit)
         else:
-            acts = _fire(rule, onto_columns(z, t["W_enc"]) + small["b_enc"], k, small)
+            pre = onto_columns(z, t["W_enc"]) + small["b_enc"]
+            acts = _fire(_rule(header.kind, cfg), pre, getattr(cfg, "k", None) or 1, small)
         x_hat = (weighted_rows(acts, t["W_dec"]) + small["b_dec"]) * std + mean
         return Forward(acts, x_hat + onto_columns(x, t["W_skip"]) if "W_skip" in t else x_hat)
 
 
-def to_sae(plain: Plain) -> SAE:
-    """The SAE as this project runs it, on the tensors of `plain`.
+def to_sae(portable: Portable) -> SAE:
+    """The SAE as this project runs it, on the tensors of `portable`.
 
     Raises:
         MismatchError: it cannot be held, with what is missing.
     """
-    sae, tensors = _empty(plain)
-    sae.to_empty(device="cpu").load_state_dict(tensors)
+    sae = _empty(portable)
+    sae.to_empty(device="cpu").load_state_dict(portable.weights.named())
     return sae.eval()
 
 
-def _empty(plain: Plain) -> tuple[SAE, dict[str, Tensor]]:
-    """An SAE without memory of the right kind, and the tensors that belong into it."""
-    if plain.rule == "jumprelu" and bool((plain.tensors["threshold"] < 0).any()):
-        raise cannot_hold(
-            "thoughtlens", "thresholds below 0", "set them to 0 where that is what the SAE means"
-        )
-    cfg = _config(plain)
+def _empty(portable: Portable) -> SAE:
+    """An SAE of the right kind without memory."""
+    if portable.rule == "jumprelu":
+        refuse_negative(portable, "thoughtlens")
+    cfg = _config(portable)
     with torch.device("meta"):
-        sae = KINDS[cfg.kind](cfg, plain.d_in, plain.d_out)  # type: ignore[attr-defined]
-    sae = sae.to(plain.dtype)
-    sae.hook_names = [] if plain.hook is None else [plain.hook]
-    sae.provenance = dict(plain.provenance)
-    if plain.model is not None:
-        sae.provenance.setdefault("model", plain.model)
-    return sae, plain.tensors
+        sae = KINDS[cfg.kind](cfg, portable.d_in, portable.d_out)  # type: ignore[attr-defined]
+    sae = sae.to(portable.dtype)
+    sae.hook_names = [] if portable.hook is None else [portable.hook]
+    sae.provenance = dict(portable.provenance)
+    if portable.model is not None:
+        sae.provenance.setdefault("model", portable.model)
+    return sae
 
 
-def _config(plain: Plain) -> SAEConfig:
+def _config(sae: Portable) -> SAEConfig:
     """The settings of the kind that computes this; a trainable one where there is one."""
-    table: dict[str, Any] = {
-        "d_sae": plain.d_sae,
-        "pre_bias": plain.pre_bias,
-        "normalization": "none",
-        "decoder_norm": "free",
-    }
-    counted = {} if plain.k is None else {"k": plain.k}
-    skip = "W_skip" in plain.tensors
-    if plain.norm == "none" and plain.transcoder and plain.rule == "topk":
-        own = {"hook_in": plain.hook, "hook_out": plain.hook_out, "skip": skip}
-        return validate_config(TranscoderConfig, table | counted | own)
-    if plain.norm == "none" and not plain.transcoder and plain.rule in KIND_OF:
-        if plain.groups is not None:
-            shares = tuple(end / plain.d_sae for end in accumulate(plain.groups))
+    table = {"d_sae": sae.d_sae, "pre_bias": sae.pre_bias, "normalization": "none", "decoder_norm": "free"}
+    counted = {} if sae.k is None else {"k": sae.k}
+    two_sided = {"hook_out": sae.hook_out, "skip": sae.weights.W_skip is not None}
+    if sae.norm == "none" and sae.transcoder and sae.rule == "topk":
+        return validate_config(TranscoderConfig, table | counted | two_sided | {"hook_in": sae.hook})
+    if sae.norm == "none" and not sae.transcoder and sae.rule in KIND_OF:
+        if sae.groups is not None:
+            shares = tuple(end / sae.d_sae for end in accumulate(sae.groups))
             return validate_config(MatryoshkaConfig, table | counted | {"prefixes": shares})
-        if plain.rule == "jumprelu":
-            return validate_config(JumpReLUConfig, table | {"target_l0": min(32, plain.d_sae)})
-        return validate_config(KIND_OF[plain.rule], table | (counted if plain.rule in COUNTED else {}))
-    own = {
-        "rule": plain.rule,
-        "input_norm": plain.norm,
-        "transcoder": plain.transcoder,
-        "hook_out": plain.hook_out,
-        "skip": skip,
-    }
-    settings = {key: value for key, value in plain.settings.items() if value is not None}
-    return validate_config(ImportedConfig, table | counted | own | settings)
+        if sae.rule == "jumprelu":
+            return validate_config(JumpReLUConfig, table | {"target_l0": min(32, sae.d_sae)})
+        return validate_config(KIND_OF[sae.rule], table | (counted if sae.rule in COUNTED else {}))
+    own = {"rule": sae.rule, "input_norm": sae.norm, "transcoder": sae.transcoder}
+    pursuit = sae.pursuit._asdict() if sae.pursuit else {}
+    settings = {key: value for key, value in pursuit.items() if value is not None}
+    return validate_config(ImportedConfig, table | counted | two_sided | own | settings)
+
+
+def _rule(kind: str, cfg: SAEConfig) -> Rule:
+    return cast(Rule, cfg.rule) if isinstance(cfg, ImportedConfig) else RULES[kind]
+
+
+def _pursuit(cfg: SAEConfig) -> Pursuit | None:
+    if not isinstance(cfg, ImportedConfig) or cfg.rule != "pursuit":
+        return None
+    return Pursuit(cfg.residual_threshold, cfg.max_iterations, cfg.stop_on_duplicate_support)
 
 
 def _groups(sae: MatryoshkaSAE) -> tuple[int, ...]:
@@ -200,7 +197,7 @@ def _groups(sae: MatryoshkaSAE) -> tuple[int, ...]:
     return tuple(b - a for a, b in pairwise(ends))
 
 
-def _fire(rule: str, pre: Tensor, k: Any, small: dict[str, Tensor]) -> Tensor:
+def _fire(rule: Rule, pre: Tensor, k: int, small: dict[str, Tensor]) -> Tensor:
     if rule in ("jumprelu", "batchtopk"):
         return torch.where(pre > small["threshold"], pre, 0).relu()
     if rule == "gated":

@@ -2,57 +2,48 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from thoughtlens.core import CheckpointError
+from thoughtlens.core import CheckpointError, Json, Record, write_json
 from thoughtlens.sae.formats import hooks
-from thoughtlens.sae.formats.files import read_json, read_safetensors
-from thoughtlens.sae.formats.fitting import as_jumprelu, cannot_hold, rule_of, unit_decoder, unsigned
-from thoughtlens.sae.formats.native import write_tensors
-from thoughtlens.sae.formats.plain import (
-    InputNorm,
-    Plain,
-    Rule,
-    checked,
-    require_int,
-    require_keys,
-    table,
-    text,
+from thoughtlens.sae.formats.arithmetic import (
+    Forward,
+    largest,
+    layer_norm,
+    onto_columns,
+    pursue,
+    weighted_rows,
 )
-from thoughtlens.sae.formats.plainly import Forward, largest, layer_norm, onto_columns, pursue, weighted_rows
+from thoughtlens.sae.formats.files import read_safetensors, require_unscaled, write_tensors
+from thoughtlens.sae.formats.fitting import (
+    as_jumprelu,
+    cannot_hold,
+    refuse_negative,
+    rule_of,
+    unit_decoder,
+    unsigned,
+)
+from thoughtlens.sae.formats.portable import (
+    InputNorm,
+    Names,
+    Portable,
+    Pursuit,
+    Rule,
+    Weights,
+    checked,
+    require_keys,
+)
+from thoughtlens.sae.formats.settings import TABLE, Ours, OursOrNone, Text, Whole, read_table, settings_of
 
 VERSION = "6.54.12"
 """Whose format is written; without a version in it, a `cfg.json` is read as one from before 6."""
 FOUR = ("W_enc", "b_enc", "W_dec", "b_dec")
-TENSORS: dict[str, tuple[str, ...]] = {
-    "standard": FOUR,
-    "topk": FOUR,
-    "abstopk": FOUR,
-    "jumprelu": (*FOUR, "threshold"),
-    "gated": ("W_enc", "W_dec", "b_dec", "b_gate", "b_mag", "r_mag"),
-    "matching_pursuit": ("W_dec", "b_dec"),
-    "transcoder": FOUR,
-    "skip_transcoder": (*FOUR, "W_skip"),
-    "jumprelu_transcoder": (*FOUR, "threshold"),
-    "jumprelu_skip_transcoder": (*FOUR, "threshold", "W_skip"),
-}
-RULES: dict[str, Rule] = {
-    "standard": "relu",
-    "topk": "topk",
-    "abstopk": "abstopk",
-    "jumprelu": "jumprelu",
-    "gated": "gated",
-    "matching_pursuit": "pursuit",
-    "transcoder": "relu",
-    "skip_transcoder": "relu",
-    "jumprelu_transcoder": "jumprelu",
-    "jumprelu_skip_transcoder": "jumprelu",
-}
 NORMS: dict[str, InputNorm] = {
     "none": "none",
     "layer_norm": "layer_norm",
@@ -61,7 +52,73 @@ NORMS: dict[str, InputNorm] = {
 UNFOLDED = ("expected_average_only_in", "covariance_whitening")
 DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "float16", "bfloat16")}
 MAX_PURSUIT = 2**16
-PURSUIT = ("residual_threshold", "max_iterations", "stop_on_duplicate_support")
+
+
+def _same(*names: str, **theirs: str) -> Names:
+    return Names({**{name: name for name in names}, **theirs}, transposed=("W_skip",))
+
+
+@dataclass(frozen=True)
+class _Architecture:
+    rule: Rule
+    names: Names
+
+
+PLAIN, THRESHOLD = _same(*FOUR), _same(*FOUR, "threshold")
+ARCHITECTURES: dict[str, _Architecture] = {
+    "standard": _Architecture("relu", PLAIN),
+    "topk": _Architecture("topk", PLAIN),
+    "abstopk": _Architecture("abstopk", PLAIN),
+    "jumprelu": _Architecture("jumprelu", THRESHOLD),
+    "gated": _Architecture("gated", _same("W_enc", "W_dec", "b_dec", "b_mag", "r_mag", b_enc="b_gate")),
+    "matching_pursuit": _Architecture("pursuit", _same("W_dec", "b_dec")),
+    "transcoder": _Architecture("relu", PLAIN),
+    "skip_transcoder": _Architecture("relu", _same(*FOUR, "W_skip")),
+    "jumprelu_transcoder": _Architecture("jumprelu", THRESHOLD),
+    "jumprelu_skip_transcoder": _Architecture("jumprelu", _same(*FOUR, "threshold", "W_skip")),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Metadata(Record):
+    sae_lens_version: Text = None
+    model_name: Text = None
+    hook_name: Text = None
+    hook_name_out: Text = None
+    thoughtlens: OursOrNone = field(default_factory=Ours)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings(Record):
+    architecture: str | None = None
+    normalize_activations: str | None = "none"
+    dtype: str = "float32"
+    k: Whole = None
+    apply_b_dec_to_input: bool | None = True
+    rescale_acts_by_decoder_norm: bool | None = False
+    residual_threshold: float | None = None
+    max_iterations: Annotated[int | None, Field(ge=1, le=MAX_PURSUIT)] = None
+    stop_on_duplicate_support: bool | None = None
+    metadata: Annotated[_Metadata, TABLE] = field(default_factory=_Metadata)
+
+    @property
+    def transcoder(self) -> bool:
+        return "transcoder" in (self.architecture or "")
+
+    @property
+    def subtracts(self) -> bool:
+        """Whether b_dec is taken off the input."""
+        return not self.transcoder and self.apply_b_dec_to_input is not False
+
+    @property
+    def norm(self) -> InputNorm:
+        return NORMS[self.normalize_activations or ""]
+
+    @property
+    def pursuit(self) -> Pursuit | None:
+        if self.architecture != "matching_pursuit":
+            return None
+        return Pursuit(self.residual_threshold, self.max_iterations, self.stop_on_duplicate_support)
 
 
 class SAELens:
@@ -74,206 +131,164 @@ class SAELens:
         """Whether the folder holds one."""
         return (path / self.file).is_file() and (path / "cfg.json").is_file()
 
-    def read(self, path: Path) -> Plain:
+    def read(self, path: Path) -> Portable:
         """Any architecture but `temporal` and unfinished training checkpoints."""
-        cfg, tensors = self._load(path)
-        architecture, file = cfg["architecture"], path / self.file
-        transcoder = "transcoder" in architecture
-        norm = NORMS[cfg["normalize_activations"]]
-        if transcoder and norm != "none":
+        settings, tensors = self._load(path)
+        transcoder, metadata = settings.transcoder, settings.metadata
+        if transcoder and settings.norm != "none":
             raise CheckpointError(
-                f"{path}: a transcoder that normalises only its input ({norm}); not supported"
+                f"{path}: a transcoder that normalises only its input ({settings.norm}); not supported"
             )
-        metadata = table(cfg.get("metadata"))
-        ours = table(metadata.get("thoughtlens"))
-        hook = text(metadata.get("hook_name"))
-        plain = Plain(
-            RULES[architecture],
-            _ours(tensors, cfg),
-            k=require_int(cfg, "k", path / "cfg.json") if architecture in ("topk", "abstopk") else None,
-            pre_bias=not transcoder and (architecture == "matching_pursuit" or _subtracts(cfg)),
-            norm=norm,
+        architecture = ARCHITECTURES[settings.architecture or ""]
+        sae = Portable(
+            architecture.rule,
+            _weights(architecture, tensors, settings),
+            k=settings.k if architecture.rule in ("topk", "abstopk") else None,
+            pre_bias=not transcoder and (architecture.rule == "pursuit" or settings.subtracts),
+            norm=settings.norm,
             transcoder=transcoder,
-            hook=hooks.from_lens(hook),
-            hook_out=hooks.from_lens(text(metadata.get("hook_name_out"))) if transcoder else None,
-            model=text(metadata.get("model_name")),
-            settings={key: cfg.get(key) for key in PURSUIT} if architecture == "matching_pursuit" else {},
-            provenance=table(ours.get("provenance")),
+            hook=hooks.from_lens(metadata.hook_name),
+            hook_out=hooks.from_lens(metadata.hook_name_out) if transcoder else None,
+            model=metadata.model_name,
+            pursuit=settings.pursuit,
+            provenance=metadata.thoughtlens.provenance,
         )
-        plain = checked(unsigned(plain), file)
-        return unit_decoder(plain) if cfg.get("rescale_acts_by_decoder_norm") else plain
+        sae = checked(unsigned(sae), path / self.file)
+        return unit_decoder(sae) if settings.rescale_acts_by_decoder_norm else sae
 
-    def write(self, plain: Plain, out: Path) -> Plain:
+    def write(self, sae: Portable, out: Path) -> Portable:
         """Write the folder; returns what it holds."""
-        if plain.rule in ("groupmax", "identity"):
-            raise cannot_hold("SAELens", rule_of(plain), "use --to thoughtlens")
-        if plain.transcoder and plain.rule not in ("relu", "jumprelu", "batchtopk"):
-            raise cannot_hold("SAELens", f"a transcoder with {rule_of(plain)}", "use --to sparsify")
-        trained = plain.rule
-        if plain.rule == "batchtopk":
-            plain = as_jumprelu(plain, "SAELens", pre_bias=None)
-        elif plain.rule == "jumprelu" and bool((plain.tensors["threshold"] < 0).any()):
-            raise cannot_hold(
-                "SAELens", "thresholds below 0", "set them to 0 where that is what the SAE means"
-            )
-        architecture = _architecture(plain)
-        cfg: dict[str, Any] = {
-            "architecture": architecture,
-            "d_in": plain.d_in,
-            "d_sae": plain.d_sae,
-            "dtype": str(plain.dtype).removeprefix("torch."),
+        if sae.rule in ("groupmax", "identity"):
+            raise cannot_hold("SAELens", rule_of(sae), "use --to thoughtlens")
+        if sae.transcoder and sae.rule not in ("relu", "jumprelu", "batchtopk"):
+            raise cannot_hold("SAELens", f"a transcoder with {rule_of(sae)}", "use --to sparsify")
+        trained = sae.rule
+        refuse_negative(sae, "SAELens")
+        if sae.rule == "batchtopk":
+            sae = as_jumprelu(sae, "SAELens", pre_bias=None)
+        name = _architecture(sae)
+        pursuit = sae.pursuit._asdict() if sae.pursuit else {}
+        settings = {
+            "architecture": name,
+            "d_in": sae.d_in,
+            "d_sae": sae.d_sae,
+            "dtype": str(sae.dtype).removeprefix("torch."),
             "device": "cpu",
-            "apply_b_dec_to_input": plain.pre_bias,
-            "normalize_activations": next(theirs for theirs, ours in NORMS.items() if ours == plain.norm),
+            "apply_b_dec_to_input": sae.pre_bias,
+            "normalize_activations": next(theirs for theirs, ours in NORMS.items() if ours == sae.norm),
             "reshape_activations": "none",
             "metadata": {
                 "sae_lens_version": VERSION,
                 "sae_lens_training_version": None,
                 "training_architecture": trained,
-                "model_name": plain.model,
-                "hook_name": hooks.to_lens(plain.hook),
-                "thoughtlens": {"provenance": plain.provenance},
+                "model_name": sae.model,
+                "hook_name": hooks.to_lens(sae.hook),
+                **({"hook_name_out": hooks.to_lens(sae.hook_out)} if sae.transcoder else {}),
+                "thoughtlens": {"provenance": sae.provenance},
             },
+            **({"d_out": sae.d_out} if sae.transcoder else {}),
+            **({"k": sae.k, "rescale_acts_by_decoder_norm": False} if "topk" in name else {}),
+            **{key: value for key, value in pursuit.items() if value is not None},
         }
-        if plain.k is not None and plain.rule in ("topk", "abstopk"):
-            cfg |= {"k": plain.k, "rescale_acts_by_decoder_norm": False}
-        if plain.rule == "pursuit":
-            cfg |= {key: value for key, value in plain.settings.items() if value is not None}
-        if plain.transcoder:
-            cfg["d_out"] = plain.d_out
-            cfg["metadata"]["hook_name_out"] = hooks.to_lens(plain.hook_out)
         out.mkdir(parents=True, exist_ok=True)
-        write_tensors(_theirs(plain, architecture), out / self.file)
-        (out / "cfg.json").write_text(json.dumps(cfg, indent=2) + "\n", "utf-8")
-        return plain
+        write_tensors(ARCHITECTURES[name].names.write(sae.weights), out / self.file)
+        write_json(out / "cfg.json", settings)
+        return sae
 
     def forward(self, path: Path, x: Tensor) -> Forward:
         """Its own rule on float64 rows."""
         cfg, t = self._load(path)
-        architecture, norm = cfg["architecture"], cfg["normalize_activations"]
         small = {name: tensor.double() for name, tensor in t.items() if tensor.ndim < 2}
-        mean, scale = torch.zeros(()), torch.ones(())
-        x_in = x
-        if norm == "layer_norm":
+        mean, scale, x_in = torch.zeros(()), torch.ones(()), x
+        if cfg.normalize_activations == "layer_norm":
             x_in, mean, scale = layer_norm(x)
-        elif norm == "constant_norm_rescale":
+        elif cfg.normalize_activations == "constant_norm_rescale":
             scale = x.norm(dim=1, keepdim=True) / x.shape[1] ** 0.5
             x_in = x / scale
-        centred = x_in - small["b_dec"] if _subtracts(cfg) else x_in
-        if architecture == "matching_pursuit":
-            acts = pursue(centred, t["W_dec"], *(cfg[key] for key in PURSUIT))
-            added = small["b_dec"] if _subtracts(cfg) else 0
+        b_dec = small["b_dec"]
+        centred = x_in - b_dec if cfg.subtracts else x_in
+        if cfg.pursuit:
+            acts = pursue(centred, t["W_dec"], cfg.pursuit)
+            added = b_dec if cfg.subtracts else 0
             return Forward(acts, (weighted_rows(acts, t["W_dec"]) + added) * scale + mean)
         hidden = onto_columns(centred, t["W_enc"])
         length = torch.ones(())
-        if cfg.get("rescale_acts_by_decoder_norm"):
+        if cfg.rescale_acts_by_decoder_norm:
             length = t["W_dec"].double().norm(dim=1)
-        if architecture == "gated":
+        if cfg.architecture == "gated":
             magnitude = hidden * small["r_mag"].exp() + small["b_mag"]
             acts = (hidden + small["b_gate"] > 0) * magnitude.relu()
         else:
             hidden = (hidden + small["b_enc"]) * length
-            if architecture == "topk":
-                acts = hidden.relu() * largest(hidden, cfg["k"])
-            elif architecture == "abstopk":
-                acts = hidden * largest(hidden.abs(), cfg["k"])
+            if cfg.architecture == "topk":
+                acts = hidden.relu() * largest(hidden, cfg.k or 1)
+            elif cfg.architecture == "abstopk":
+                acts = hidden * largest(hidden.abs(), cfg.k or 1)
             elif "threshold" in t:
                 acts = hidden.relu() * (hidden > small["threshold"])
             else:
                 acts = hidden.relu()
-        x_hat = (weighted_rows(acts / length, t["W_dec"]) + small["b_dec"]) * scale + mean
+        x_hat = (weighted_rows(acts / length, t["W_dec"]) + b_dec) * scale + mean
         return Forward(acts, x_hat + onto_columns(x, t["W_skip"].T) if "W_skip" in t else x_hat)
 
-    def _load(self, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        file = path / "cfg.json"
-        cfg = _modern(read_json(file))
-        architecture, norm = cfg.get("architecture"), cfg.get("normalize_activations", "none")
-        if not isinstance(architecture, str) or architecture not in TENSORS:
+    def _load(self, path: Path) -> tuple[_Settings, dict[str, Tensor]]:
+        file, weights = path / "cfg.json", path / self.file
+        settings = settings_of(_Settings, _modern(read_table(file)), file)
+        architecture, norm = settings.architecture, settings.normalize_activations
+        if architecture not in ARCHITECTURES:
+            training = "; a checkpoint of its training: save the inference model"
             raise CheckpointError(
-                f"{file}: expected an architecture among {', '.join(TENSORS)}, got {architecture!r}"
-                + (
-                    "; a checkpoint of its training: save the inference model"
-                    if "batch" in str(architecture)
-                    else ""
-                )
+                f"{file}: expected an architecture among {', '.join(ARCHITECTURES)}, got {architecture!r}"
+                + (training if "batch" in str(architecture) else "")
             )
         if norm in UNFOLDED:
             raise CheckpointError(
                 f"{file}: normalize_activations is {norm!r}: a training checkpoint, whose weights live in "
                 f"other units; take the final SAE, into which SAELens folds them"
             )
-        if not isinstance(norm, str) or norm not in NORMS:
+        if norm not in NORMS:
             raise CheckpointError(
                 f"{file}: expected normalize_activations among {', '.join(NORMS)}, got {norm!r}"
             )
-        tensors = read_safetensors(path / self.file)
-        factor = tensors.pop("scaling_factor", None)
-        if factor is not None and not bool((factor == 1).all()):
-            raise CheckpointError(f"{path / self.file}: has a scaling_factor other than 1; fold it first")
-        require_keys(tensors, TENSORS[architecture], path / self.file)
-        dtype = str(cfg.get("dtype", "float32")).removeprefix("torch.")
+        tensors = require_unscaled(read_safetensors(weights), weights)
+        require_keys(tensors, ARCHITECTURES[architecture].names.theirs.values(), weights)
+        dtype = settings.dtype.removeprefix("torch.")
         if dtype not in DTYPES:
             raise CheckpointError(f"{file}: expected dtype among {', '.join(DTYPES)}, got {dtype!r}")
-        tensors = {name: tensor.to(DTYPES[dtype]) for name, tensor in tensors.items()}
-        if architecture == "matching_pursuit":
-            _check_pursuit(cfg, file)
-        return cfg | {"normalize_activations": norm}, tensors
+        return settings, {name: tensor.to(DTYPES[dtype]) for name, tensor in tensors.items()}
 
 
-def _modern(cfg: dict[str, Any]) -> dict[str, Any]:
+def _modern(cfg: Json) -> Json:
     """A `cfg.json` from before version 6 in the words of version 6, as SAELens itself reads it."""
-    metadata = table(cfg.get("metadata"))
-    major = str(cfg.get("sae_lens_version") or metadata.get("sae_lens_version")).split(".")[0]
+    metadata = cfg.get("metadata")
+    version = cfg.get("sae_lens_version") or (metadata if isinstance(metadata, dict) else {}).get(
+        "sae_lens_version"
+    )
+    major = str(version).split(".")[0]
     if major.isdecimal() and int(major) >= 6:
         return cfg
     cfg = {"hook_name": cfg.get("hook_point"), "activation_fn": cfg.get("activation_fn_str")} | cfg
     extra = cfg.get("activation_fn_kwargs")
-    if cfg["activation_fn"] == "topk" and isinstance(extra, dict) and "k" in extra:
-        cfg |= {"architecture": "topk", "k": extra["k"]}
+    if cfg.get("activation_fn") == "topk" and isinstance(extra, dict) and "k" in extra:
+        cfg |= {"architecture": "topk", "k": extra.get("k")}
     norm = cfg.get("normalize_activations")
     if norm is None or isinstance(norm, bool):
-        cfg["normalize_activations"] = "expected_average_only_in" if norm else "none"
+        cfg |= {"normalize_activations": "expected_average_only_in" if norm else "none"}
     keys = ("model_name", "hook_name", "hook_name_out")
     return {"architecture": "standard", "metadata": {key: cfg.get(key) for key in keys}} | cfg
 
 
-def _check_pursuit(cfg: dict[str, Any], file: Path) -> None:
-    threshold, most, stop = (cfg.setdefault(key) for key in PURSUIT)
-    if (
-        not isinstance(threshold, float | int | None)
-        or not isinstance(most, int | None)
-        or not 1 <= (1 if most is None else most) <= MAX_PURSUIT
-        or stop not in (None, True, False)
-    ):
-        raise CheckpointError(
-            f"{file}: expected numbers as {', '.join(PURSUIT)}, got {threshold, most, stop}"
-        )
+def _architecture(sae: Portable) -> str:
+    if not sae.transcoder:
+        return next(name for name, one in ARCHITECTURES.items() if one.rule == sae.rule)
+    parts = ["jumprelu"] if sae.rule == "jumprelu" else []
+    return "_".join([*parts, *(["skip"] if sae.weights.W_skip is not None else []), "transcoder"])
 
 
-def _subtracts(cfg: dict[str, Any]) -> bool:
-    return "transcoder" not in cfg["architecture"] and cfg.get("apply_b_dec_to_input", True) is not False
-
-
-def _architecture(plain: Plain) -> str:
-    if not plain.transcoder:
-        return next(theirs for theirs, rule in RULES.items() if rule == plain.rule)
-    parts = ["jumprelu"] if plain.rule == "jumprelu" else []
-    return "_".join([*parts, *(["skip"] if "W_skip" in plain.tensors else []), "transcoder"])
-
-
-def _ours(t: dict[str, Tensor], cfg: dict[str, Any]) -> dict[str, Tensor]:
-    if cfg["architecture"] == "matching_pursuit":
-        b_dec = t["b_dec"] if _subtracts(cfg) else torch.zeros_like(t["b_dec"])
-        zeros = torch.zeros(t["W_dec"].shape[0], dtype=t["W_dec"].dtype)
-        return {"W_enc": t["W_dec"].mT, "b_enc": zeros, "W_dec": t["W_dec"], "b_dec": b_dec}
-    t = {"b_enc" if name == "b_gate" else name: tensor for name, tensor in t.items()}
-    return t | {"W_skip": t["W_skip"].mT} if "W_skip" in t else t
-
-
-def _theirs(plain: Plain, architecture: str) -> dict[str, Tensor]:
-    t = plain.tensors
-    if plain.rule == "gated":
-        t = {"b_gate" if name == "b_enc" else name: tensor for name, tensor in t.items()}
-    if "W_skip" in t:
-        t = t | {"W_skip": t["W_skip"].mT}
-    return {name: t[name] for name in TENSORS[architecture]}
+def _weights(architecture: _Architecture, tensors: dict[str, Tensor], settings: _Settings) -> Weights:
+    if architecture.rule != "pursuit":
+        return architecture.names.read(tensors)
+    W_dec, b_dec = tensors["W_dec"], tensors["b_dec"]
+    W_enc = W_dec.mT if W_dec.ndim == 2 else W_dec
+    b_dec = b_dec if settings.subtracts else torch.zeros_like(b_dec)
+    return Weights(W_enc, W_dec.new_zeros(W_dec.shape[:1]), W_dec, b_dec)

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from thoughtlens.core import CheckpointError
+from thoughtlens.core import CheckpointError, Record, write_json
 from thoughtlens.sae.formats import hooks
-from thoughtlens.sae.formats.files import read_json, read_safetensors
+from thoughtlens.sae.formats.arithmetic import Forward, largest, onto, weighted_rows
+from thoughtlens.sae.formats.files import read_safetensors, write_tensors
 from thoughtlens.sae.formats.fitting import cannot_hold, refuse_norm, rule_of, with_pre_bias
-from thoughtlens.sae.formats.native import write_tensors
-from thoughtlens.sae.formats.plain import Plain, checked, require_int, require_keys, table, text
-from thoughtlens.sae.formats.plainly import Forward, largest, onto, weighted_rows
+from thoughtlens.sae.formats.portable import Names, Portable, Rule, checked, require_keys
+from thoughtlens.sae.formats.settings import Ours, OursOrNone, Whole, read_settings, read_table
 
-NAMES = ("encoder.weight", "encoder.bias", "W_dec", "b_dec")
+NAMES = Names(
+    {
+        "W_enc": "encoder.weight",
+        "b_enc": "encoder.bias",
+        "W_dec": "W_dec",
+        "b_dec": "b_dec",
+        "W_skip": "W_skip",
+    },
+    transposed=("W_enc", "W_skip"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings(Record):
+    activation: str = "topk"
+    k: Whole = None
+    transcode: bool | None = False
+    skip_connection: bool | None = False
+    signed: bool | None = False
+    thoughtlens: OursOrNone = field(default_factory=Ours)
 
 
 class Sparsify:
@@ -31,96 +50,89 @@ class Sparsify:
         if not (path / self.file).is_file() or not (path / "cfg.json").is_file():
             return False
         try:
-            cfg = read_json(path / "cfg.json")
+            cfg = read_table(path / "cfg.json")
         except CheckpointError:
             return False
         return "format" not in cfg and "d_in" in cfg
 
-    def read(self, path: Path) -> Plain:
+    def read(self, path: Path) -> Portable:
         """SAE or transcoder; its hook is the folder's name where that is a module's."""
-        cfg, t = self._load(path)
-        transcoder = bool(cfg.get("transcode", False))
+        settings, state = self._load(path)
+        transcoder, ours = bool(settings.transcode), settings.thoughtlens
         hook, hook_out = hooks.from_folder(path.resolve().name, transcoder=transcoder)
-        ours = table(cfg.get("thoughtlens"))
-        weight = t["encoder.weight"]
-        tensors = {"W_enc": weight.mT, "b_enc": t["encoder.bias"], "W_dec": t["W_dec"], "b_dec": t["b_dec"]}
-        if "W_skip" in t:
-            tensors["W_skip"] = t["W_skip"].mT
-        plain = Plain(
-            cfg["activation"],
-            tensors,
-            k=require_int(cfg, "k", path / "cfg.json"),
+        sae = Portable(
+            cast(Rule, settings.activation),
+            NAMES.read(state),
+            k=settings.k,
             pre_bias=not transcoder,
             transcoder=transcoder,
-            hook=text(ours.get("hook_name")) or hook,
-            hook_out=text(ours.get("hook_name_out")) or hook_out,
-            provenance=table(ours.get("provenance")),
+            hook=ours.hook_name or hook,
+            hook_out=ours.hook_name_out or hook_out,
+            provenance=ours.provenance,
         )
-        if "W_skip" in t and not transcoder:
+        if sae.weights.W_skip is not None and not transcoder:
             raise CheckpointError(
                 f"{path}: an SAE with a linear skip from its input; no other format holds that"
             )
-        return checked(plain, path / self.file)
+        return checked(sae, path / self.file)
 
-    def write(self, plain: Plain, out: Path) -> Plain:
+    def write(self, sae: Portable, out: Path) -> Portable:
         """Write the folder; returns what it holds."""
-        refuse_norm(plain, "sparsify")
-        if plain.rule not in ("topk", "groupmax"):
-            raise cannot_hold("sparsify", rule_of(plain), "it holds topk and groupmax")
-        if plain.d_in != plain.d_out:
+        refuse_norm(sae, "sparsify")
+        if sae.rule not in ("topk", "groupmax"):
+            raise cannot_hold("sparsify", rule_of(sae), "it holds topk and groupmax")
+        if sae.d_in != sae.d_out:
             raise cannot_hold(
-                "sparsify", f"an output of width {plain.d_out} for d_in {plain.d_in}", "both are d_in"
+                "sparsify", f"an output of width {sae.d_out} for d_in {sae.d_in}", "both are d_in"
             )
-        plain = plain if plain.transcoder else with_pre_bias(plain, True)
-        cfg = {
-            "activation": plain.rule,
-            "expansion_factor": max(1, plain.d_sae // plain.d_in),
-            "normalize_decoder": not plain.transcoder,
-            "num_latents": plain.d_sae,
-            "k": plain.k,
+        sae = sae if sae.transcoder else with_pre_bias(sae, True)
+        settings = {
+            "activation": sae.rule,
+            "expansion_factor": max(1, sae.d_sae // sae.d_in),
+            "normalize_decoder": not sae.transcoder,
+            "num_latents": sae.d_sae,
+            "k": sae.k,
             "multi_topk": False,
-            "skip_connection": "W_skip" in plain.tensors,
-            "transcode": plain.transcoder,
-            "d_in": plain.d_in,
+            "skip_connection": sae.weights.W_skip is not None,
+            "transcode": sae.transcoder,
+            "d_in": sae.d_in,
             "thoughtlens": {
-                "hook_name": plain.hook,
-                "hook_name_out": plain.hook_out,
-                "provenance": plain.provenance,
+                "hook_name": sae.hook,
+                "hook_name_out": sae.hook_out,
+                "provenance": sae.provenance,
             },
         }
-        t = plain.tensors
-        tensors = {"encoder.weight": t["W_enc"].mT, "encoder.bias": t["b_enc"], "W_dec": t["W_dec"]}
-        tensors |= {"b_dec": t["b_dec"], **({"W_skip": t["W_skip"].mT} if "W_skip" in t else {})}
         out.mkdir(parents=True, exist_ok=True)
-        write_tensors(tensors, out / self.file)
-        (out / "cfg.json").write_text(json.dumps(cfg, indent=2) + "\n", "utf-8")
-        folder = hooks.to_folder(plain.hook)
-        return plain.noting(f"sparsify finds an SAE by its folder's name: {folder or 'the module it reads'}")
+        write_tensors(NAMES.write(sae.weights), out / self.file)
+        write_json(out / "cfg.json", settings)
+        folder = hooks.to_folder(sae.hook)
+        return sae.noting(f"sparsify finds an SAE by its folder's name: {folder or 'the module it reads'}")
 
     def forward(self, path: Path, x: Tensor) -> Forward:
         """Its own rule on float64 rows."""
-        cfg, t = self._load(path)
-        b_dec = t["b_dec"].double()
-        pre = onto(x if cfg.get("transcode", False) else x - b_dec, t["encoder.weight"])
+        settings, t = self._load(path)
+        k, b_dec = settings.k or 1, t["b_dec"].double()
+        pre = onto(x if settings.transcode else x - b_dec, t["encoder.weight"])
         pre = (pre + t["encoder.bias"].double()).relu()
-        if cfg["activation"] == "topk":
-            acts = pre * largest(pre, cfg["k"])
+        if settings.activation == "topk":
+            acts = pre * largest(pre, k)
         else:
-            grouped = pre.unflatten(1, (cfg["k"], -1))
+            grouped = pre.unflatten(1, (k, -1))
             acts = torch.stack([group * largest(group, 1) for group in grouped.unbind(1)], 1).flatten(1)
         x_hat = weighted_rows(acts, t["W_dec"]) + b_dec
         return Forward(acts, x_hat + onto(x, t["W_skip"]) if "W_skip" in t else x_hat)
 
-    def _load(self, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        cfg = read_json(path / "cfg.json")
-        cfg.setdefault("activation", "topk")
-        if cfg["activation"] not in ("topk", "groupmax"):
-            raise CheckpointError(f"{path}: expected activation topk or groupmax, got {cfg['activation']!r}")
-        if cfg.get("signed", False):
+    def _load(self, path: Path) -> tuple[_Settings, dict[str, Tensor]]:
+        settings = read_settings(_Settings, path / "cfg.json")
+        if settings.activation not in ("topk", "groupmax"):
+            raise CheckpointError(
+                f"{path}: expected activation topk or groupmax, got {settings.activation!r}"
+            )
+        if settings.signed:
             raise CheckpointError(
                 f"{path}: a signed SAE of an early sparsify, whose rule is no longer defined"
             )
         tensors = read_safetensors(path / self.file)
-        skip = ("W_skip",) if cfg.get("skip_connection", False) else ()
-        require_keys(tensors, (*NAMES, *skip), path / self.file)
-        return cfg, tensors
+        optional = set() if settings.skip_connection else {"W_skip"}
+        require_keys(tensors, {*NAMES.theirs.values()} - optional, path / self.file)
+        return settings, tensors

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from thoughtlens.sae.formats.portable import Pursuit
+
 BLOCK = 1024
 """Latents converted to float64 at once: a whole SAE need not fit into memory twice."""
 LN_EPS = 1e-5
@@ -68,15 +70,14 @@ def layer_norm(
 def pursue(
     x: Float[Tensor, "n d"],
     weight: Float[Tensor, "m d"],
-    residual_threshold: float | None,
-    max_iterations: int | None,
-    stop_on_duplicate_support: bool | None,
+    settings: Pursuit,
 ) -> Float[Tensor, "n m"]:
     """Matching pursuit as SAELens runs it: the latent nearest to the residual takes what it explains.
 
     A row stops when its residual is shorter than `residual_threshold` (default 0.01), or when a step
     brings no new latent; after `max_iterations` (default d) all do.
     """
+    residual_threshold, max_iterations, stop_on_duplicate_support = settings
     shortest = 1e-2 if residual_threshold is None else residual_threshold
     acts = x.new_zeros(len(x), len(weight))
     going = torch.ones(len(x), 1, dtype=torch.bool)
