@@ -23,11 +23,8 @@ class Stage:
     name: str
     room: str
     """The package that holds `config.py` and `stage.py`, inside this one."""
-    config_class: str
     about: str
     """What it does, in one line."""
-    function: str = ""
-    """Name in `stage.py`; unset: the stage's."""
     folder: str = ""
     """Its directory in a run; unset: the stage's name."""
     inputs: tuple[str, ...] = ()
@@ -44,11 +41,11 @@ class Stage:
 
     @property
     def config(self) -> type[Config]:
-        """Its config's class; importing it costs no torch."""
+        """`NameConfig` in `config.py`; importing it costs no torch."""
         try:
-            return getattr(self._module("config"), self.config_class)
+            return getattr(self._module("config"), f"{self.name.capitalize()}Config")
         except ModuleNotFoundError:
-            return getattr(self._module("stage"), self.config_class)
+            return getattr(self._module("stage"), f"{self.name.capitalize()}Config")
 
     @property
     def options(self) -> type[Config]:
@@ -57,14 +54,12 @@ class Stage:
 
     @property
     def run(self) -> Callable[[Any, str | Path], Result]:
-        """`(cfg, out) -> Result`."""
-        return getattr(self._module("stage"), self.function or self.name)
+        """`(cfg, out) -> Result`: the function of its name in `stage.py`."""
+        return getattr(self._module("stage"), self.name)
 
     def plan(self, cfg: Config) -> Plan | None:
         """What it expects to need, where it can say so."""
         plan = getattr(self._module("stage"), "plan", None)
-        if plan is None and self.name == "interpret":
-            plan = getattr(self._module("config"), "plan", None)
         return None if plan is None else plan(cfg)
 
     def say_plan(self, cfg: Config) -> Plan | None:
@@ -83,7 +78,6 @@ STAGES = (
     Stage(
         name="extract",
         room="acts.extract",
-        config_class="ExtractConfig",
         about="Run the model and store its activations.",
         folder="acts",
         tables=("model", "problems"),
@@ -92,7 +86,6 @@ STAGES = (
     Stage(
         name="train",
         room="sae.train",
-        config_class="TrainConfig",
         about="Train the sparse autoencoder(s) on stored activations.",
         folder="sae",
         inputs=("acts",),
@@ -102,7 +95,6 @@ STAGES = (
     Stage(
         name="validate",
         room="evals.reconstruction",
-        config_class="ValidateConfig",
         about="Measure the SAE on held-out rows, beside its baselines.",
         inputs=ACTS_AND_SAE,
         recipe="default",
@@ -110,7 +102,6 @@ STAGES = (
     Stage(
         name="interpret",
         room="latents.interpret",
-        config_class="InterpretConfig",
         about="Collect what each latent responds to.",
         inputs=ACTS_AND_SAE,
         recipe="default",
@@ -118,7 +109,6 @@ STAGES = (
     Stage(
         name="classify",
         room="evals.classify",
-        config_class="ClassifyConfig",
         about="Score labels with latents, raw activations and baselines on the same folds.",
         inputs=ACTS_AND_SAE,
         recipe="default",
@@ -126,7 +116,6 @@ STAGES = (
     Stage(
         name="lens",
         room="latents.lens",
-        config_class="LensConfig",
         about="What a thought would say: logit and tuned lens, beside a shuffled null; decoder rows in "
         "words.",
         inputs=ACTS_AND_SAE,
@@ -135,7 +124,6 @@ STAGES = (
     Stage(
         name="explain",
         room="latents.explain",
-        config_class="ExplainConfig",
         about="Explain latents, without an LLM or with one; every explanation is scored on problems it "
         "did not see.",
         inputs=(*ACTS_AND_SAE, "interpret"),
@@ -144,7 +132,6 @@ STAGES = (
     Stage(
         name="replay",
         room="evals.first_study",
-        config_class="ReplayConfig",
         about="Replay the first study of CODI's thoughts, and correct it line by line.",
         inputs=("acts",),
         recipe="optional",
@@ -152,7 +139,6 @@ STAGES = (
     Stage(
         name="explorer",
         room="show.explorer",
-        config_class="ExplorerConfig",
         about="Write pages that show every latent of a run.",
         inputs=("run",),
         recipe="optional",
@@ -160,7 +146,6 @@ STAGES = (
     Stage(
         name="report",
         room="show.report",
-        config_class="ReportConfig",
         about="Write report.html, report.md and the figures of a run.",
         inputs=("run",),
         recipe="default",
@@ -168,56 +153,47 @@ STAGES = (
     Stage(
         name="intervene",
         room="interventions",
-        config_class="InterveneConfig",
         about="Change thoughts while the model thinks: ablate, swap, patch, steer, splice, leave early.",
     ),
     Stage(
         name="geometry",
         room="latents.geometry",
-        config_class="GeometryConfig",
         about="Nearest latents, and which latents two SAEs share: seeds, layers, thoughts, other models.",
     ),
     Stage(
         name="gates",
         room="evals.validity",
-        config_class="GatesConfig",
         about="Test whether a model's thoughts carry its reasoning: ablate, swap, patch, leave early.",
     ),
     Stage(
         name="suite",
         room="evals.suites",
-        config_class="SuiteConfig",
         about="Run an evaluation suite on any model and SAE: model=NAME sae=DIR hook_name=layers.8:out.",
     ),
     Stage(
         name="convert",
         room="sae.convert",
-        config_class="ConvertConfig",
         about="Convert an SAE to another library's format, and prove that it computes the same.",
     ),
     Stage(
         name="distill",
         room="models.distill",
-        config_class="DistillConfig",
         about="Train a small model that thinks in vectors, with its controls.",
     ),
     Stage(
         name="sweep",
         room="studies.sweep",
-        config_class="SweepConfig",
         about="Train every setting of a grid with several seeds: sae.k=8,16 sae.d_sae=1024,4096 seeds=0,1,2.",
     ),
     Stage(
         name="grid",
         room="studies.sweep",
-        config_class="GridConfig",
         about="Train every setting on every layer and thought, as stacks: sae.k=8,16 train.lr=1e-4,4e-4 "
         "seeds=0,1.",
     ),
     Stage(
         name="neuronpedia",
         room="show.neuronpedia",
-        config_class="NeuronpediaConfig",
         about="Write a run's latents as Neuronpedia takes them: model_id=gpt2-small source_set=res-mylab.",
     ),
 )

@@ -16,7 +16,6 @@ from thoughtlens.evals.probing import probes
 from thoughtlens.evals.probing.coders import Cover
 from thoughtlens.evals.probing.menu import ARMS
 from thoughtlens.evals.probing.samples import TextSamples, ThoughtSamples, Units, stored_documents
-from thoughtlens.latents.codes.reading import TextReader
 from thoughtlens.latents.stats.labels import PROBLEM_COLUMNS, encode_labels
 from thoughtlens.problems.labelled import labelled
 from thoughtlens.sae.base import SAE
@@ -173,6 +172,8 @@ def load_samples(
     if lines is not None:
         documents = stored_documents(cover.store, hooks, lines)
     else:
+        from thoughtlens.latents.codes.reading import TextReader  # here, since it loads transformers
+
         reader = TextReader.like(cover.store)
         documents = ((r.index, r.acts) for r in reader.read(units.texts, hooks))
     return TextSamples(cover, len(units.y), documents, [a for a in cfg.arms if ARMS[a].kind == "vectors"])

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int
-from transformers import AutoTokenizer
 
 from thoughtlens.core import NotThereError
-from thoughtlens.models.hf.locate import locate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,6 +20,10 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     Raises:
         NotThereError: the model is not where it was, or has no tokenizer.
     """
+    from transformers import AutoTokenizer
+
+    from thoughtlens.models.hf.locate import locate
+
     root = locate(name, revision=revision)
     try:
         return AutoTokenizer.from_pretrained(root, trust_remote_code=False, local_files_only=True)

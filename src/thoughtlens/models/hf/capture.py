@@ -15,9 +15,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
+import transformers
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from thoughtlens.core import DataError, HookError, MismatchError
 
@@ -73,7 +73,7 @@ def blocks_path(model: nn.Module) -> str | None:
 
 @torch.no_grad()
 def capture(
-    model: PreTrainedModel,
+    model: transformers.PreTrainedModel,
     input_ids: Int[Tensor, "batch seq"],
     attention_mask: Int[Tensor, "_ _"] | Bool[Tensor, "_ _"] | None,
     hook_names: Sequence[str],
@@ -203,7 +203,7 @@ def _activation(name: str, value: Any) -> Tensor:
     return value
 
 
-def _inputs(model: PreTrainedModel, input_ids: Tensor, mask: Tensor | None) -> dict[str, Any]:
+def _inputs(model: transformers.PreTrainedModel, input_ids: Tensor, mask: Tensor | None) -> dict[str, Any]:
     if input_ids.numel() == 0:
         raise DataError(f"Expected at least one token, got input_ids of shape {tuple(input_ids.shape)}")
     inputs: dict[str, Any] = {"input_ids": input_ids.to(model.device), "use_cache": False}

@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from thoughtlens.core import (
     DTYPES,
@@ -36,7 +35,7 @@ from thoughtlens.models.hf.locate import BUNDLED, first_line, locate, quiet, wei
 class LanguageModel:
     """A causal language model in eval mode, and what identifies it."""
 
-    model: PreTrainedModel
+    model: transformers.PreTrainedModel
     tokenizer: transformers.PreTrainedTokenizerBase
     name: str
     revision: str | None
@@ -95,15 +94,15 @@ def read_config(name: str, *, revision: str | None = None) -> transformers.Pretr
     """The model's configuration (widths, number of blocks), without its weights being loaded."""
     root = locate(name, revision=revision)
     try:
-        return AutoConfig.from_pretrained(root, trust_remote_code=False)
+        return transformers.AutoConfig.from_pretrained(root, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{name}: no usable config.json in {root}: {first_line(error)}") from None
 
 
-def _read_model(root: Path, name: str, dtype: torch.dtype) -> PreTrainedModel:
+def _read_model(root: Path, name: str, dtype: torch.dtype) -> transformers.PreTrainedModel:
     try:
         with quiet():
-            model, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
+            model, info = transformers.AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
                 root, dtype=dtype, output_loading_info=True, trust_remote_code=False, local_files_only=True
             )
     except (OSError, ValueError, KeyError, RuntimeError, struct.error) as error:
@@ -129,7 +128,9 @@ def _read_model(root: Path, name: str, dtype: torch.dtype) -> PreTrainedModel:
 
 def _read_tokenizer(root: Path, name: str) -> transformers.PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(root, trust_remote_code=False, local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(
+            root, trust_remote_code=False, local_files_only=True
+        )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise NotThereError(f"{name}: expected a tokenizer in {root}: {first_line(error)}") from None
 

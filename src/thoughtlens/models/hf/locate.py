@@ -19,7 +19,6 @@ import torch
 import transformers
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from thoughtlens.core import CheckpointError, ConfigError, NotThereError, ResourceError, say
@@ -107,10 +106,10 @@ def _dequantised(gguf: Path) -> Path:
 def _write_dequantised(gguf: Path, part: Path) -> None:
     try:
         with quiet(), redirect_stderr(io.StringIO()):  # its progress bar cannot be turned off
-            model, info = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
+            model, info = transformers.AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
                 gguf.parent, gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True
             )
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     except (OSError, ValueError, KeyError, IndexError, NotImplementedError, ImportError) as error:
         raise CheckpointError(f"{gguf} is not a GGUF file that can be read: {first_line(error)}") from None
     if info["missing_keys"]:
