@@ -28,9 +28,9 @@ from run import RESULTS, processor
 
 from thoughtlens.core import Ranks, joined
 from thoughtlens.ops.bench.train_step import new_trainer
-from thoughtlens.sae.fit.loop import Trainer
 from thoughtlens.sae.fit.parallel import DataParallelTrainer
 from thoughtlens.sae.fit.sharded import LatentParallelTrainer
+from thoughtlens.sae.fit.trainer import Trainer
 
 SIZES = {"d_in": 576, "d_sae": 4608, "batch": 2048, "k": 32, "dtype": "bfloat16"}
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@ import torch
 
 from thoughtlens.numerics import kernels
 from thoughtlens.ops.bench.train_step import new_trainer
-from thoughtlens.sae.fit.together import StackTrainer
+from thoughtlens.sae.fit.trainer import StackTrainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 STEPS = 20

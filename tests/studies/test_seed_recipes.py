@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from tests.sae.stores import planted, write_store
 from thoughtlens import sae as saes
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.sae.fit.loop import Trainer
+from thoughtlens.sae.fit.trainer import Trainer
 from thoughtlens.sae.jobs.job import plan_jobs, settings, start
 from thoughtlens.studies import pipeline
 

@@ -12,9 +12,9 @@ import torch
 from thoughtlens import sae as saes
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import joined, load_config
-from thoughtlens.sae.fit.loop import Settings, Trainer
 from thoughtlens.sae.fit.parallel import DataParallelTrainer
 from thoughtlens.sae.fit.sharded import LatentParallelTrainer
+from thoughtlens.sae.fit.trainer import Settings, Trainer
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import train
 

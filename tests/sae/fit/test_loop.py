@@ -9,13 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.sae.fit.runs import settings
+from tests.sae.fit.runs import run, settings
 from tests.sae.stores import planted, write_store
 from thoughtlens import sae as saes
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import CheckpointError, DataError, Progress
+from thoughtlens.core import CheckpointError, DataError
 from thoughtlens.sae.fit.checkpoint import Checkpoints
-from thoughtlens.sae.fit.loop import Trainer, fit, stop
+from thoughtlens.sae.fit.loop import stop
+from thoughtlens.sae.fit.trainer import Trainer
 
 CONFIGS = [saes.TopKConfig(d_sae=48, k=3), saes.ReLUConfig(d_sae=48, l1=1.0)]
 
@@ -31,17 +32,6 @@ def new(cfg, view, s) -> Trainer:
     sae = saes.create(cfg, view.d_in, seed=1)
     sae.initialize(view.sample(400, 0).x)
     return Trainer(sae, s)
-
-
-def run(trainer, view, tmp_path, checkpoints=None):
-    return fit(
-        trainer,
-        view,
-        lambda sae: {"norm": float(sae.W_enc.detach().norm())},
-        checkpoints or Checkpoints(tmp_path / "checkpoints"),
-        Progress("test", 1),
-        tmp_path / "offending.safetensors",
-    )
 
 
 def final(trainer) -> tuple[dict, str]:
@@ -112,7 +102,7 @@ def test_gradient_clipping_bounds_the_step(view):
     # Adam divides by its own second moment, so look at the first one: 0.1 of the gradient after one step
     trainer = new(CONFIGS[1], view, settings(grad_clip=1e-3))
     trainer.step(view.sample(50, 0).x)
-    moments = [state["exp_avg"] for state in trainer.optimizer.state.values()]
+    moments = [moments.exp_avg for moments in trainer.optimizer.state.values()]
     assert torch.nn.utils.get_total_norm(moments).item() == pytest.approx(1e-4, rel=1e-3)
 
 

@@ -22,9 +22,9 @@ from tests.sae.stores import planted, write_store
 from thoughtlens import sae as saes
 from thoughtlens.acts.extract.stage import extract
 from thoughtlens.core import ConfigError, Ranks, to_toml
-from thoughtlens.sae.fit.loop import Settings
 from thoughtlens.sae.fit.parallel import DataParallelTrainer
 from thoughtlens.sae.fit.sharded import LatentParallelTrainer
+from thoughtlens.sae.fit.trainer import Settings
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import train
 
@@ -106,8 +106,9 @@ def test_torchrun_trains_what_one_process_trains_and_one_rank_speaks(acts, tmp_p
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == json.loads((tmp_path / "two" / "result.json").read_text())
     train(cfg, tmp_path / "one")
+    together = saes.load_members(tmp_path / "two")
     for name, alone in saes.load_members(tmp_path / "one").items():
-        for a, b in zip(saes.load(tmp_path / "two" / name).parameters(), alone.parameters(), strict=True):
+        for a, b in zip(together[name].parameters(), alone.parameters(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
     curves = [pq.read_table(tmp_path / d / "metrics.parquet").to_pylist() for d in ("one", "two")]
     for mine, theirs in zip(*curves, strict=True):

@@ -10,24 +10,26 @@ import pytest
 import torch
 from torch import nn
 
+from tests.sae.fit.runs import settings
 from thoughtlens import sae as saes
 from thoughtlens.core import CheckpointError
 from thoughtlens.sae.fit.adam import Adam
 from thoughtlens.sae.fit.checkpoint import Checkpoints
-from thoughtlens.sae.fit.dead import DeadTracker
-from thoughtlens.sae.fit.schedule import lr_at
 from thoughtlens.sae.fit.track import Means, write_curves
+from thoughtlens.sae.fit.trainer import DeadTracker
 
 
 def test_learning_rate_by_hand():
     # 10 steps: 2 of warm-up (1/2, 1), 4 of decay (1, 3/4, 2/4, 1/4)
-    rates = [lr_at(i, 10, 2.0, 0.2, 0.4) for i in range(10)]
+    s = settings(n_steps=10, lr=2.0, warmup=0.2, decay=0.4)
+    rates = [s.lr_at(i) for i in range(10)]
     assert rates == [1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 1.5, 1.0, 0.5]
-    assert {lr_at(i, 10, 2.0, 0.0, 0.0) for i in range(10)} == {2.0}
+    flat = settings(n_steps=10, lr=2.0, warmup=0.0, decay=0.0)
+    assert {flat.lr_at(i) for i in range(10)} == {2.0}
 
 
 def test_dead_is_counted_in_rows():
-    tracker = DeadTracker(3, dead_after_rows=100)
+    tracker = DeadTracker(torch.zeros(3, dtype=torch.long), dead_after_rows=100)
     tracker.update(torch.tensor([5, 0, 1]), 60)
     assert tracker.silent_rows.tolist() == [0, 60, 0]
     tracker.update(torch.tensor([1, 0, 0]), 40)
@@ -41,7 +43,7 @@ def test_dead_is_counted_in_rows():
 def test_dead_does_not_depend_on_the_batch(batch):
     fires = torch.zeros(20, 2, dtype=torch.long)
     fires[3, 0] = 1
-    tracker = DeadTracker(2, dead_after_rows=20)
+    tracker = DeadTracker(torch.zeros(2, dtype=torch.long), dead_after_rows=20)
     for rows in fires.split(batch):
         tracker.update(rows.sum(0), len(rows))
     assert tracker.dead.tolist() == [False, True]
@@ -67,7 +69,7 @@ def test_curves_of_members_with_different_columns(tmp_path):
 
 
 def test_adam_is_torchs():
-    sae = saes.create(saes.ReLUConfig(d_sae=12), 6, seed=0)
+    sae = saes.create(saes.ReLUConfig(d_sae=12, decoder_norm="free"), 6, seed=0)
     theirs = {name: nn.Parameter(p.detach().clone()) for name, p in sae.named_parameters()}
     optimizer = torch.optim.Adam(theirs.values(), betas=(0.8, 0.99), fused=True)
     mine = Adam(sae, (0.8, 0.99))
@@ -80,7 +82,7 @@ def test_adam_is_torchs():
             sae.b_enc.grad = theirs["b_enc"].grad = None
         optimizer.param_groups[0]["lr"] = 0.01 * (step + 1)
         optimizer.step()
-        mine.step(0.01 * (step + 1))
+        mine.step([0.01 * (step + 1)], [1.0])
     for name, p in sae.named_parameters():
         assert torch.allclose(p, theirs[name], rtol=1e-5, atol=1e-7)
     mine.zero_grad()
@@ -94,8 +96,8 @@ def test_biases_move_while_the_only_latent_is_idle():
     sae.b_dec.grad = torch.tensor([3.0, -4.0])
     before = sae.W_dec.detach().clone()
     optimizer = Adam(sae, (0.9, 0.999))
-    assert optimizer.norm(torch.tensor([True])) == 5  # sqrt(9 + 16)
-    optimizer.step(0.1, idle=torch.tensor([True]))
+    assert optimizer.norms(torch.tensor([[True]])) == 5  # sqrt(9 + 16)
+    optimizer.step([0.1], [1.0], torch.tensor([[True]]))
     torch.testing.assert_close(sae.b_dec.detach(), torch.tensor([-0.1, 0.1]))  # Adam's first step: lr * sign
     assert torch.equal(sae.W_dec, before)
 

@@ -8,8 +8,8 @@ import torch
 from tests.sae.kinds.each import CONFIGS, D_SAE, inputs, make, name
 from thoughtlens import sae as saes
 from thoughtlens.sae.fit.adam import Adam
-from thoughtlens.sae.fit.loop import Settings, Trainer
 from thoughtlens.sae.fit.resample import resample
+from thoughtlens.sae.fit.trainer import Settings, Trainer
 
 DEAD = torch.tensor([False, True, True])
 
@@ -57,16 +57,16 @@ def test_adam_forgets_what_it_knew_of_them_and_of_nobody_else():
         sae.b_enc[:] = 1
     optimizer = Adam(sae, (0.9, 0.999))
     sae.loss(saes.Batch(torch.tensor([[1.0, 2.0], [-3.0, 1.0]]))).total.backward()
-    optimizer.step(1e-3)
-    assert optimizer.state[sae.W_dec]["exp_avg"].abs().sum(1).gt(0).all()
-    kept = {n: optimizer.state[p]["exp_avg"].clone() for n, p in sae.named_parameters()}
+    optimizer.step([1e-3], [1.0])
+    assert optimizer.state["W_dec"].exp_avg.abs().sum(1).gt(0).all()
+    kept = {n: optimizer.state[n].exp_avg.clone() for n, _ in sae.named_parameters()}
     resample(sae, optimizer, saes.Batch(torch.tensor([[0.0, 0.0], [0.0, 4.0]])), DEAD, generator())
     for moment in ("exp_avg", "exp_avg_sq"):
-        assert not optimizer.state[sae.W_dec][moment][1:].any()
-        assert not optimizer.state[sae.W_enc][moment][:, 1:].any()
-        assert not optimizer.state[sae.b_enc][moment][1:].any()
-    assert torch.equal(optimizer.state[sae.W_dec]["exp_avg"][0], kept["W_dec"][0])
-    assert torch.equal(optimizer.state[sae.b_dec]["exp_avg"], kept["b_dec"])
+        assert not getattr(optimizer.state["W_dec"], moment)[1:].any()
+        assert not getattr(optimizer.state["W_enc"], moment)[:, 1:].any()
+        assert not getattr(optimizer.state["b_enc"], moment)[1:].any()
+    assert torch.equal(optimizer.state["W_dec"].exp_avg[0], kept["W_dec"][0])
+    assert torch.equal(optimizer.state["b_dec"].exp_avg, kept["b_dec"])
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_every_architecture(cfg):
     batch = saes.Batch(**inputs(cfg, 64, seed=2), dead=dead)
     optimizer = Adam(sae, (0.9, 0.999))
     sae.loss(batch).total.backward()
-    optimizer.step(1e-3)
+    optimizer.step([1e-3], [1.0])
     before = {n: p.detach().clone() for n, p in sae.named_parameters()}
     n = resample(sae, optimizer, batch, dead, generator())
     free = sae.revivable(dead)

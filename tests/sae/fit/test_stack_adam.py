@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from thoughtlens import sae as saes
-from thoughtlens.sae.fit.adam import Adam
-from thoughtlens.sae.fit.stack_adam import MOST, StackAdam
+from thoughtlens.sae.fit.adam import MOST, Adam, StackAdam
 from thoughtlens.sae.kinds.stack import Stack
 
 N, D_IN, D_SAE = 4, 5, 20
@@ -21,7 +20,7 @@ def members(norm: str) -> list[Adam]:
     optimizers = [Adam(saes.create(cfg, D_IN, seed=i), (0.9, 0.99)) for i in range(N)]
     for parameter in optimizers[-1].parameters.values():
         parameter.grad = torch.ones_like(parameter)
-    optimizers[-1].step(1e-3, unit=True)
+    optimizers[-1].step([1e-3], [1.0])
     return optimizers
 
 
@@ -45,16 +44,17 @@ def test_a_step_is_each_members_own(norm, most):
             whole.grad = grad.mT.contiguous().mT if name == "W_enc" else grad
             for one, part in zip(alone, grad, strict=True):
                 one.parameters[name].grad = part.clone()
-        norms = [one.norm(own) for one, own in zip(alone, idle, strict=True)]
-        torch.testing.assert_close(joint.norms(idle), torch.stack(norms))
+        norms = [one.norms(own[None]) for one, own in zip(alone, idle, strict=True)]
+        torch.testing.assert_close(joint.norms(idle), torch.cat(norms))
         joint.step(lrs, factors, idle)
         for one, lr, factor, own in zip(alone, lrs, factors, idle, strict=True):
             if lr is not None:
-                one.step(lr, factor=factor, unit=True, idle=own)
+                one.step([lr], [factor], own[None])
     for mine, theirs in zip(together, alone, strict=True):
         for name, parameter in theirs.parameters.items():
             torch.testing.assert_close(mine.parameters[name], parameter, rtol=1e-5, atol=1e-6)
-            states = mine.state[mine.parameters[name]], theirs.state[parameter]
-            for key in ("step", "exp_avg", "exp_avg_sq", "last"):
-                torch.testing.assert_close(states[0][key], states[1][key], rtol=1e-5, atol=1e-7)
+            for (key, mine_of), (_, theirs_of) in zip(
+                mine.state[name].items(), theirs.state[name].items(), strict=True
+            ):
+                torch.testing.assert_close(mine_of, theirs_of, rtol=1e-5, atol=1e-7, msg=key)
     assert torch.equal(together[2].sae.W_dec, start.W_dec)

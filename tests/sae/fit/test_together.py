@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.sae.fit.runs import settings
+from tests.sae.fit.runs import Member, run, settings
 from tests.sae.stores import planted, write_store
 from thoughtlens import sae as saes
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import Progress
 from thoughtlens.sae.fit.checkpoint import Checkpoints
-from thoughtlens.sae.fit.loop import Trainer, fit
-from thoughtlens.sae.fit.together import Entry, fit_together
+from thoughtlens.sae.fit.loop import fit
+from thoughtlens.sae.fit.trainer import Trainer
 
 TOPK = [saes.TopKConfig(d_sae=32, k=k) for k in (2, 3, 2)]
 RELU = [saes.ReLUConfig(d_sae=32, l1=l1) for l1 in (0.5, 1.0, 2.0)]
@@ -37,19 +37,16 @@ def trainer(store, cfg, s, hook, factor=1.0) -> Trainer:
     return Trainer(sae, s)
 
 
-def size(sae: saes.SAE) -> dict:
-    return {"norm": float(sae.W_enc.detach().norm())}
-
-
 class Log:
     """Entries, and what became of them."""
 
     def __init__(self, store, trainers: list[Trainer], root: Path):
         self.finished, self.failed = [], {}
         self.entries = [
-            Entry(
-                one, store.view([hook], split="train"), size, Checkpoints(root / str(i)), root / f"bad.{i}",
-                lambda i=i: self.finished.append(i), lambda why, i=i: self.failed.update({i: why}),
+            Member(
+                one, store.view([hook], split="train"), Checkpoints(root / str(i)), root / f"bad.{i}",
+                finish=lambda i=i: self.finished.append(i),
+                fail=lambda why, i=i: self.failed.update({i: why}),
             )
             for i, (one, hook) in enumerate(zip(trainers, HOOKS, strict=True))
         ]  # fmt: skip
@@ -63,14 +60,7 @@ def all_trainers(store, cfgs, changes=None) -> list[Trainer]:
 def alone(store, cfgs, tmp_path) -> list[Trainer]:
     trainers = all_trainers(store, cfgs)
     for i, (one, hook) in enumerate(zip(trainers, HOOKS, strict=True)):
-        fit(
-            one,
-            store.view([hook], split="train"),
-            size,
-            Checkpoints(tmp_path / f"a{i}"),
-            Progress("", 1),
-            tmp_path / "x",
-        )
+        run(one, store.view([hook], split="train"), tmp_path, Checkpoints(tmp_path / f"a{i}"))
     return trainers
 
 
@@ -87,7 +77,7 @@ def close(mine: Trainer, theirs: Trainer) -> None:
 def test_each_ends_as_alone_at_its_own_time(store, tmp_path, cfgs):
     together = all_trainers(store, cfgs)
     log = Log(store, together, tmp_path)
-    fit_together(log.entries, Progress("test", 1))
+    fit(log.entries, Progress("test", 1), stacked=True)
     assert log.finished == [2, 0, 1] and log.failed == {}  # after 17, 30 and 40 steps
     for mine, theirs in zip(together, alone(store, cfgs, tmp_path), strict=True):
         close(mine, theirs)
@@ -96,19 +86,19 @@ def test_each_ends_as_alone_at_its_own_time(store, tmp_path, cfgs):
 @pytest.mark.parametrize("cfgs", [TOPK, RELU], ids=["topk", "relu"])
 def test_resuming_is_exact_wherever_each_stands(store, tmp_path, cfgs):
     whole = all_trainers(store, cfgs)
-    fit_together(Log(store, whole, tmp_path).entries, Progress("test", 1))
+    fit(Log(store, whole, tmp_path).entries, Progress("test", 1), stacked=True)
     broken = all_trainers(store, cfgs, {"checkpoint_every_s": 0.0})
     log = Log(store, broken, tmp_path / "c")
     bar = Progress("test", 1)
     log.entries[2] = replace(log.entries[2], finish=bar.stop)  # dies when the third has ended
     with pytest.raises(KeyboardInterrupt):
-        fit_together(log.entries, bar)
+        fit(log.entries, bar, stacked=True)
     resumed = all_trainers(store, cfgs)
     log = Log(store, resumed, tmp_path / "d")
     for i in (0, 1):
         resumed[i].restore(*Checkpoints(tmp_path / "c" / str(i)).latest())
         assert 0 < resumed[i].step_idx < 30
-    fit_together(log.entries, Progress("test", 1))
+    fit(log.entries, Progress("test", 1), stacked=True)
     assert log.finished == [0, 2, 1] or log.finished == [2, 0, 1]
     for mine, theirs in zip(resumed, whole, strict=True):
         assert mine.curve == theirs.curve
@@ -121,8 +111,8 @@ def test_resuming_is_exact_wherever_each_stands(store, tmp_path, cfgs):
 def test_a_members_sums_do_not_depend_on_another_that_is_there_or_has_ended(store, tmp_path):
     cfgs = [saes.TopKConfig(d_sae=32, k=k) for k in (4, 4, 6)]
     three, two = all_trainers(store, cfgs), all_trainers(store, cfgs)
-    fit_together(Log(store, three, tmp_path / "a").entries, Progress("test", 1))
-    fit_together(Log(store, two, tmp_path / "b").entries[:2], Progress("test", 1), ordered=True)
+    fit(Log(store, three, tmp_path / "a").entries, Progress("test", 1), stacked=True)
+    fit(Log(store, two, tmp_path / "b").entries[:2], Progress("test", 1), stacked=True, ordered=True)
     for mine, theirs in zip(two[:2], three[:2], strict=True):
         assert mine.curve == theirs.curve
         states = mine.state()[0], theirs.state()[0]
@@ -135,7 +125,7 @@ def test_one_that_fails_stops_alone(store, tmp_path, cfgs):
     log = Log(store, together, tmp_path)
     view = log.entries[1].source
     view.batches = poisoned(view.batches, after=5)  # the rows of one member's sixth batch are NaN
-    fit_together(log.entries, Progress("test", 1))
+    fit(log.entries, Progress("test", 1), stacked=True)
     assert log.finished == [2, 0] and list(log.failed) == [1]
     assert "stopped after 250 vectors: loss" in log.failed[1] and (tmp_path / "bad.1").is_file()
     tensors, table = log.entries[1].checkpoints.latest()

@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.sae.toy import X, by_hand, directional_error, random_sae, rows
 from thoughtlens import sae as saes
-from thoughtlens.sae.fit.loop import Settings, Trainer
+from thoughtlens.sae.fit.trainer import Settings, Trainer
 
 CFG = saes.ReLUConfig(d_sae=3, l1=2.0, l1_warmup=0.1, normalization="none")
 

@@ -17,7 +17,7 @@ from scipy import stats
 from thoughtlens.latents.codes.fires import Fires
 from thoughtlens.latents.stats import null_loops
 from thoughtlens.latents.stats.chance import Chance, Null, binned, shifts
-from thoughtlens.numerics.kernels.threads import share
+from thoughtlens.numerics.kernels.host import share
 
 Z95 = null_loops.Z95
 WORD_PAIRS = 1_000_000

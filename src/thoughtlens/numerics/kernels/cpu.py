@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thoughtlens.numerics.kernels import cpu_rows, loops, reference
-from thoughtlens.numerics.kernels.arrays import array
 from thoughtlens.numerics.kernels.autograd import Decode, DecodeError, TopK, dense_error
 from thoughtlens.numerics.kernels.cpu_ragged import (
     DecodeRagged,
@@ -23,9 +22,9 @@ from thoughtlens.numerics.kernels.cpu_ragged import (
     row_counts,
 )
 from thoughtlens.numerics.kernels.cpu_rows import summed
+from thoughtlens.numerics.kernels.host import array, share
 from thoughtlens.numerics.kernels.ragged import RaggedActs
 from thoughtlens.numerics.kernels.reference import AdamState, counted_through
-from thoughtlens.numerics.kernels.threads import share
 
 __all__ = [
     "adam_rows",

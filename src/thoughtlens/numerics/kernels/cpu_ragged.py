@@ -10,10 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.numerics.kernels import loops
-from thoughtlens.numerics.kernels.arrays import array
 from thoughtlens.numerics.kernels.cpu_rows import reconstructed, summed
+from thoughtlens.numerics.kernels.host import array, share
 from thoughtlens.numerics.kernels.ragged import RaggedActs
-from thoughtlens.numerics.kernels.threads import share
 
 LANES_PER_K = 4
 """Lanes a row is dealt out over where the batch's largest are looked for, per latent kept on a row."""

@@ -8,8 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thoughtlens.numerics.kernels import loops
-from thoughtlens.numerics.kernels.arrays import array
-from thoughtlens.numerics.kernels.threads import share
+from thoughtlens.numerics.kernels.host import array, share
 
 
 def select(

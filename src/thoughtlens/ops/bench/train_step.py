@@ -13,7 +13,7 @@ from thoughtlens.core import DTYPES, choose_device, validate_config
 from thoughtlens.numerics import kernels
 from thoughtlens.ops.bench.clock import timed
 from thoughtlens.ops.bench.limits import require_one_of, require_positive, require_room
-from thoughtlens.sae.fit.loop import Settings, Trainer
+from thoughtlens.sae.fit.trainer import Settings, Trainer
 from thoughtlens.sae.kinds.config import CONFIGS
 from thoughtlens.sae.kinds.registry import create
 from thoughtlens.sae.train.config import Dtype

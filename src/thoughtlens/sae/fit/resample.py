@@ -66,6 +66,6 @@ def _unit(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
 def _forget(sae: SAE, optimizer: Adam, idx: Int[Tensor, " n"]) -> None:
     """Set Adam's moments of some latents' parameters to 0."""
     for name, axis in sae.latent_axis.items():
-        state = optimizer.state[sae.get_parameter(name)]
-        for moment in ("exp_avg", "exp_avg_sq"):
-            state[moment].index_fill_(axis, idx, 0)
+        moments = optimizer.state[name]
+        for moment in (moments.exp_avg, moments.exp_avg_sq):
+            moment.index_fill_(axis, idx, 0)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from thoughtlens.core import ConfigError, Ranks
 from thoughtlens.sae.base import SAE
-from thoughtlens.sae.fit.loop import Settings, Trainer
+from thoughtlens.sae.fit.trainer import Numbers, Settings, Trainer
 
 
 class SharedTrainer(Trainer):
@@ -65,18 +65,10 @@ class SharedTrainer(Trainer):
             terms: Of the whole batch.
             fired: Of the latents that this rank counts.
             n_fired: Activations of this rank's share of the latents.
-            idle: As in `Adam.norm`, of that share.
+            idle: As in `Adam.norms`, of that share.
         """
-        s, total = self.settings, sum(terms.values())
-        length, n_fired_all = self._sums(idle, n_fired)
-        if not math.isfinite(total + length):
-            raise FloatingPointError(f"loss {total}, gradient norm {length}")
-        lr, factor = s.lr_at(self.step_idx), s.clipped(length)
-        self.optimizer.step(lr, factor=factor, unit=True, idle=idle)
-        self.tracker.update(fired, s.batch_size)
-        numbers = {"loss": total, **{f"loss_{name}": value for name, value in terms.items()}}
-        self.means.add(numbers | {"l0_train": n_fired_all / s.batch_size})
-        self.step_idx += 1
+        losses = {"loss": sum(terms.values()), **{f"loss_{name}": value for name, value in terms.items()}}
+        self.advance(Numbers(losses, *self._sums(idle, n_fired)), fired, idle, self.settings.batch_size)
 
     def _sums(self, idle: Bool[Tensor, " own"], n_fired: Int[Tensor, ""]) -> tuple[float, float]:
         """Length of the whole gradient, what all ranks hold counted once; and activations on the batch."""
@@ -84,7 +76,7 @@ class SharedTrainer(Trainer):
         grads = [p.grad for p in alike]
         for p in alike:
             p.grad = None
-        sums = torch.stack([self.optimizer.norm(idle).double().square(), n_fired.double()])
+        sums = torch.stack([self.optimizer.norms(idle[None])[0].double().square(), n_fired.double()])
         self.ranks.add([sums])
         for p, grad in zip(alike, grads, strict=True):
             p.grad = grad

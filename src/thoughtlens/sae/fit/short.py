@@ -9,7 +9,7 @@ from torch import Tensor
 
 from thoughtlens.core import DataError
 from thoughtlens.sae.base import SAE
-from thoughtlens.sae.fit.loop import Settings, Trainer
+from thoughtlens.sae.fit.trainer import Settings, Trainer
 from thoughtlens.sae.kinds.config import SAEConfig
 from thoughtlens.sae.kinds.registry import create
 from thoughtlens.sae.normalization import Cell

@@ -13,8 +13,8 @@ from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.acts.store.view import View
 from thoughtlens.core import DTYPES, ConfigError, DataError, digest
 from thoughtlens.sae.base import SAE
-from thoughtlens.sae.fit.loop import Settings
 from thoughtlens.sae.fit.track import Row
+from thoughtlens.sae.fit.trainer import Settings
 from thoughtlens.sae.kinds.config import SAEConfig
 from thoughtlens.sae.kinds.registry import create
 from thoughtlens.sae.rows.members import Member, plan_members

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from thoughtlens.acts.store.view import View
 from thoughtlens.core import (
     ConfigError,
     DataError,
@@ -25,14 +26,15 @@ from thoughtlens.core import (
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.fit.checkpoint import Checkpoints, ReadOnly
 from thoughtlens.sae.fit.evaluation import measure
-from thoughtlens.sae.fit.loop import Trainer, fit
+from thoughtlens.sae.fit.loop import fit
 from thoughtlens.sae.fit.parallel import DataParallelTrainer
 from thoughtlens.sae.fit.sharded import LatentParallelTrainer
-from thoughtlens.sae.fit.together import Entry, fit_together
 from thoughtlens.sae.fit.track import Row, tell
+from thoughtlens.sae.fit.trainer import Trainer
 from thoughtlens.sae.formats.io import save as save_sae
 from thoughtlens.sae.jobs.groups import plan_groups, require_memory
 from thoughtlens.sae.jobs.job import Job, facts, provenance, settings, start, summary, validation_rows
+from thoughtlens.sae.rows.sources import JoinedView
 from thoughtlens.sae.train.config import Parallel
 
 LEAST_ROWS = 2
@@ -163,12 +165,8 @@ def _train_group(group: list[Job], tmp: Path, device: torch.device, bar: Progres
     """Those of a group that are not finished, each from where it stands."""
     runs = [_Run(job, tmp, device, team) for job in group]
     todo = [run for run in runs if not run.resume(bar)]
-    if len(group) > 1:
-        ks = {getattr(job.sae_cfg, "k", None) for job in group}
-        fit_together([run.entry() for run in todo], bar, ordered=len(ks) > 1)
-    else:
-        for run in todo:
-            run.fit(bar)
+    ks = {getattr(job.sae_cfg, "k", None) for job in group}
+    fit(todo, bar, stacked=len(group) > 1, ordered=len(ks) > 1)
 
 
 class _Run:
@@ -219,26 +217,10 @@ class _Run:
             return LatentParallelTrainer(sae, numbers, team.ranks, self.device)
         return DataParallelTrainer(sae, numbers, team.ranks)
 
-    def fit(self, bar: Progress) -> None:
-        """Train it alone."""
-        try:
-            fit(self.trainer, self.job.source, self.evaluate, self.checkpoints, bar, self.offending)
-        except DataError as error:
-            self.fail(str(error))
-        else:
-            self.finish()
-
-    def entry(self) -> Entry:
-        """It as one of several that are trained together."""
-        return Entry(
-            self.trainer,
-            self.job.source,
-            self.evaluate,
-            self.checkpoints,
-            self.offending,
-            self.finish,
-            self.fail,
-        )
+    @property
+    def source(self) -> View | JoinedView:
+        """Its rows."""
+        return self.job.source
 
     def evaluate(self, sae: SAE) -> Row:
         """Its measurements on training and validation rows, by the process that writes them."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
-from thoughtlens.acts.extract.records import ExtractOutcome, Accuracy
+from thoughtlens.acts.extract.records import Accuracy, ExtractOutcome
 from thoughtlens.core import Number
 from thoughtlens.sae.train.records import CurvePoint, Trained, TrainOutcome
 from thoughtlens.show import plots

@@ -1,0 +1,62 @@
+"""What kernels on a CPU share: tensors as arrays, rows dealt out over threads, freed memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SHARES_PER_THREAD = 4
+"""Pieces that a thread gets on average: rows differ in work."""
+ROWS_PER_SHARE = 16
+"""Rows below which a piece is not worth handing over."""
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+LARGEST_INT = 2**31 - 1
+
+
+def array(t: Tensor) -> np.ndarray:
+    """The same memory as a C-contiguous array; a copy where it is not contiguous. bfloat16 as its bits."""
+    t = t.detach().contiguous()
+    return t.view(torch.int16).numpy().view(np.uint16) if t.dtype == torch.bfloat16 else t.numpy()
+
+
+def share(loop: Callable[..., Any], n: int, *arguments: Any) -> list[Any]:
+    """Run `loop(*arguments, lo, hi)` over `range(n)` in pieces, and return what the pieces returned."""
+    threads = torch.get_num_threads()
+    pieces = max(1, min(SHARES_PER_THREAD * threads, n // ROWS_PER_SHARE))
+    if threads == 1 or pieces == 1:
+        return [loop(*arguments, 0, n)]
+    bounds = [n * i // pieces for i in range(pieces + 1)]
+    return list(
+        _pool(os.getpid(), threads).map(lambda i: loop(*arguments, bounds[i], bounds[i + 1]), range(pieces))
+    )
+
+
+@lru_cache(maxsize=1)
+def _pool(pid: int, threads: int) -> ThreadPoolExecutor:
+    """The threads of this process: a forked child does not inherit its parent's."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="thoughtlens-kernels")
+
+
+@lru_cache(maxsize=1)
+def keep_freed_memory() -> bool:
+    """Let the allocator keep large blocks for the next step instead of handing them back to the system.
+
+    By default every block above 32 MB is mapped anew, and the system clears it page by page: a pass over a
+    fresh 67 MB result takes about five times as long as one over memory that was used before. The process
+    then holds on to the most it ever needed.
+
+    Returns:
+        Whether the allocator took the setting; False where it is not glibc's.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return (
+        mallopt is not None and bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, LARGEST_INT))
+    )
