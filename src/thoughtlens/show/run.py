@@ -23,6 +23,7 @@ from thoughtlens.core import (
 )
 from thoughtlens.latents.interpret.records import LatentRow
 from thoughtlens.sae import SAE, load_members
+from thoughtlens.sae.train.records import CurvePoint
 
 STAGES = ("extract", "train", "validate", "interpret", "classify", "replay")
 """Stages that a report tells of."""
@@ -116,6 +117,10 @@ class Run:
         """What interpret counted of every latent, of all SAEs or of one."""
         rows = self.table("interpret", "latents.parquet", LatentRow)
         return [row for row in rows if member in (None, row.member)]
+
+    def curves(self) -> list[CurvePoint]:
+        """The training curves of all SAEs."""
+        return self.table("train", "metrics.parquet", CurvePoint)
 
     def saes(self) -> dict[str, SAE]:
         """The SAEs by name."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from thoughtlens.acts.extract.records import Accuracy, ExtractOutcome
 from thoughtlens.core import Number
-from thoughtlens.sae.train.records import CurvePoint, Trained, TrainOutcome
+from thoughtlens.sae.train.records import Trained, TrainOutcome
 from thoughtlens.show import plots
 from thoughtlens.show.report.blocks import Block, Column, Picture, Section, Table, under, verdict_of
 from thoughtlens.show.run import Run
@@ -117,7 +117,7 @@ def training(run: Run) -> Section | None:
         f"SAE (split {outcome.validation_split}); quote those of the validation instead."
     )
     blocks: list[Block] = [Table.of("SAEs", outcome.members, columns, note=note, n_words=4)]
-    curves = run.table("train", "metrics.parquet", CurvePoint)
+    curves = run.curves()
     if curves:
         caption = (
             "Held-out (solid) and training (dashed) reconstruction, sparsity and dead latents while training."
