@@ -21,12 +21,11 @@ UNITS = {"spliced_kl": " nats", "delta_ce": " nats"}
 
 def at_a_glance(run: Run) -> Section | None:
     """The headline numbers of every stage, each with its interval, n, split and verdict."""
-    stages = [s for s in ("train", "validate", "interpret", "classify", "replay") if s in run.results]
-    if "validate" in stages:
-        stages.remove("train")
+    stages = ("validate" if "validate" in run.results else "train", "interpret", "classify", "replay")
     rows = [
         (stage, name, Number.from_json(entry))
         for stage in stages
+        if stage in run.results
         for name, entry in run.results[stage].get("headline", {}).items()
         if isinstance(entry, dict) and "value" in entry
     ]
