@@ -59,7 +59,7 @@ def text_run(tmp_path_factory, tiny_lm_dir):
 
 
 def corpus_of(root):
-    cfg = ExplainConfig(acts=root / "acts", sae=root / "sae")
+    cfg = ExplainConfig(acts=root / "acts", sae=root / "sae", batch_tokens=300)
     member = Member(ActivationStore.open(cfg.acts), "pooled", saes.load(cfg.sae), split=None, batch_size=512)
     return Corpus(member, None, cfg)
 
@@ -93,7 +93,7 @@ def test_text_probe_gives_what_the_store_has(tmp_path, text_run, tiny_lm_dir):
     extract(validate_config(ExtractConfig, table), tmp_path / "acts")
     save_sae(tmp_path / "sae", ["layers.0:out", "layers.1:out"], 32)
     corpus = corpus_of(tmp_path)
-    part, probe = corpus.fit, probe_of(corpus.member, corpus.cells, None, batch_tokens=300)
+    part, probe = corpus.fit, probe_of(corpus)
     rng = np.random.default_rng(0)
     vectors = rng.choice(part.n, 60, replace=False)
     latent = rng.integers(0, LATENTS, 60)
@@ -115,7 +115,7 @@ def test_thought_probe_gives_what_the_store_has(tmp_path):
     width = ActivationStore.open(tmp_path / "acts").meta.d_in["thought_in"]
     save_sae(tmp_path / "sae", ["layers.1:out", "thought_in"], width)
     corpus = corpus_of(tmp_path)
-    part, probe = corpus.fit, probe_of(corpus.member, corpus.cells, corpus.vocabulary, batch_tokens=300)
+    part, probe = corpus.fit, probe_of(corpus)
     assert corpus.cells[8] == ("thought_in", 1)
     rng = np.random.default_rng(0)
     vectors = rng.choice(part.n, 60, replace=False)

@@ -15,12 +15,11 @@ from tests.planted import D, planted_sae, text_store, thought_store
 from thoughtlens import sae as saes
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.cli import app
-from thoughtlens.core import ConfigError, DataError
+from thoughtlens.core import ConfigError, DataError, Parts, schema
 from thoughtlens.latents.codes.member import Member
-from thoughtlens.latents.explain.config import ExplainConfig
+from thoughtlens.latents.explain.config import ExplainConfig, settings
 from thoughtlens.latents.explain.corpus import Corpus
-from thoughtlens.latents.explain.of_member import EXPLANATIONS
-from thoughtlens.latents.explain.settings import settings
+from thoughtlens.latents.explain.records import ExplanationRow, GraphRow
 from thoughtlens.latents.explain.stage import explain, plan
 from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.stage import interpret
@@ -136,11 +135,13 @@ def _documents(cfg):
 
 def test_interrupted_stage_continues_to_the_same_tables(text_run, tmp_path):
     root, cfg, _ = text_run
-    half = tmp_path / "explain.tmp" / "parts" / "0"
-    half.mkdir(parents=True)
+    (tmp_path / "explain.tmp").mkdir()
+    half = Parts(tmp_path / "explain.tmp")
     marked = table(root, latents=FEW[:2])
     marked[0]["text"] = "kept from before"
-    pq.write_table(pa.Table.from_pylist(marked, EXPLANATIONS), half / "00000000.explanations.parquet")
+    half.write_table("0.00000000", "graphs", schema(GraphRow).empty_table())
+    half.write_table("0.00000000", "explanations", pa.Table.from_pylist(marked, schema(ExplanationRow)))
+    half.finish("0.00000000", {})
     explain(cfg.model_copy(update={"latents": FEW, "batch_latents": 2}), tmp_path / "explain")
     found, uninterrupted = table(tmp_path), table(root, latents=FEW)
     assert found[0]["text"] == "kept from before"  # the finished batch was not done again

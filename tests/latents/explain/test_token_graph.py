@@ -8,7 +8,7 @@ import pytest
 from tests.latents.explain.words import NAMES, PLANTED, FunctionProbe, part, texts
 from thoughtlens.latents.explain.config import ExplainConfig
 from thoughtlens.latents.explain.graphs import token_graphs
-from thoughtlens.latents.explain.token_graph import Example, Settings, find_patterns
+from thoughtlens.latents.explain.token_graph import Example, Limits, find_patterns
 from thoughtlens.latents.explain.tokens import Neighbours
 
 CFG = ExplainConfig(acts="acts", sae="sae")
@@ -31,8 +31,8 @@ def graphs():
     held = part(planted(texts(80, 30, 7)), PLANTED)
     probe = FunctionProbe(PLANTED)
     numbers = list(range(len(PLANTED)))
-    acts = [fit.column(i) for i in numbers]
-    found = token_graphs(fit, acts, numbers, probe.bound, Neighbours(fit.tokens, NAMES), CFG, 1)
+    acts = {i: fit.column(i) for i in numbers}
+    found = token_graphs(fit, acts, probe.bound, Neighbours(fit.tokens, NAMES), CFG)
     return found, held, probe
 
 
@@ -46,7 +46,7 @@ def test_planted_trigger_is_found_on_held_out_text(graphs, latent):
 
 def test_texts_name_the_trigger(graphs):
     found, _, _ = graphs
-    texts_ = {f.__name__: graph.render(NAMES) for f, graph in zip(PLANTED, found, strict=True)}
+    texts_ = {f.__name__: graph.render(NAMES) for f, graph in zip(PLANTED, found.values(), strict=True)}
     assert texts_ == {
         "on_word": '"w7"',
         "on_either": '"w7" or "w9"',
@@ -68,4 +68,4 @@ def test_an_example_that_the_model_does_not_repeat_gives_no_pattern():
     """The latent is said to fire on word 1, but does not when its context is run by itself."""
     example = Example(0, np.array([4, 1]), 2.0, masks=(5, 6))
     probe = FunctionProbe([lambda tokens: 0.1]).bound([example])
-    assert find_patterns([example], probe, lambda token: [], Settings(context=4, importance=0.5)) == [[]]
+    assert find_patterns([example], probe, lambda token: [], Limits(context=4, importance=0.5)) == [[]]

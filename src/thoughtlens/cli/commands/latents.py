@@ -26,17 +26,19 @@ def explain(
     plan: PlanOnly = False,
 ) -> None:
     from thoughtlens.core import say
-    from thoughtlens.latents.explain import stage
+    from thoughtlens.latents.about import about, render
+    from thoughtlens.latents.explain.config import settings
 
+    stage = BY_NAME["explain"]
     given = list(arguments or [])
     run = Path(given.pop(0)) if given and "=" not in given[0] else None
-    cfg, target = stage.settings(run, given, acts=acts, sae=sae, out=out)
+    cfg, target = settings(run, given, acts=acts, sae=sae, out=out)
     if plan:
-        show({"plan": stage.plan(cfg).to_json()})
+        show({"plan": vars(stage.plan(cfg))})
         return
-    result = stage.explain(cfg, target)
+    result = stage.run(cfg, target)
     if run is not None and target == run / "explain":
-        say(stage.render(stage.about(run)))
+        say(render(about(run)))
     show(result)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,11 @@ def token_texts(
     A token that is only part of a character (byte-level vocabularies) is given as its bytes, `<e2 80>`.
     """
     return {int(i): _text(tokenizer, int(i)) for i in ids}
+
+
+def quoted(token: str) -> str:
+    """A token in quotation marks, with what cannot be seen escaped."""
+    return json.dumps(token, ensure_ascii=False)
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:

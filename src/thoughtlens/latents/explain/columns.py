@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
 
+from thoughtlens.latents.codes.tokens import quoted
 from thoughtlens.latents.explain.corpus import Corpus, Part
-from thoughtlens.latents.explain.lookup import quoted
 from thoughtlens.latents.stats.labels import PROBLEM_COLUMNS, encode_labels, label_columns
 from thoughtlens.models.thought.thoughts import parse_number
 

@@ -1,15 +1,16 @@
-"""What to explain, with which methods, on how many rows."""
+"""What to explain, with which methods, on how many rows; and the settings for a run."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from thoughtlens.core import Config
+from thoughtlens.core import Config, ConfigError, NotThereError, load_config
 
-Method = Literal["token", "token_graph", "windows", "rules", "llm"]
+MethodName = Literal["token", "token_graph", "windows", "rules", "llm"]
 
 
 class LLMConfig(Config):
@@ -45,7 +46,7 @@ class ExplainConfig(Config):
     """The SAE(s), trained on it or on a store with the same hooks."""
     interpret: Path | None = None
     """A finished interpret stage of them, whose codes save encoding again; unset or without codes: encode."""
-    methods: tuple[Method, ...] = Field(("token", "token_graph", "windows", "rules"), min_length=1)
+    methods: tuple[MethodName, ...] = Field(("token", "token_graph", "windows", "rules"), min_length=1)
     """What to fit. `llm` also needs the table `llm`."""
     latents: tuple[int, ...] | None = Field(None, min_length=1)
     """Latents to explain; unset: a seeded draw of `n_latents` of those that fire in enough problems."""
@@ -91,3 +92,34 @@ class ExplainConfig(Config):
     """Resamples behind the intervals."""
     seed: int = Field(0, ge=0)
     """Fixes the problems, the latents drawn, their random twins and all sampling."""
+
+
+def settings(
+    run: str | Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    acts: Path | None = None,
+    sae: Path | None = None,
+    out: Path | None = None,
+) -> tuple[ExplainConfig, Path]:
+    """Config and directory: inputs and place are those of the run, unless named.
+
+    Raises:
+        NotThereError: no such run.
+        ConfigError: neither a run nor what would stand for it; a setting that is not known.
+    """
+    table: dict[str, str] = {}
+    if run is not None:
+        root = Path(run)
+        if not root.is_dir():
+            raise NotThereError(
+                f"Expected a run's directory at {root}, found none; make one: thoughtlens run"
+            )
+        table = {"acts": str(root / "acts"), "sae": str(root / "sae")}
+        if (root / "interpret" / "result.json").is_file():
+            table["interpret"] = str(root / "interpret")
+        out = out or root / "explain"
+    table |= {name: str(path) for name, path in (("acts", acts), ("sae", sae)) if path is not None}
+    if out is None or not {"acts", "sae"} <= set(table):
+        raise ConfigError("Expected a run, as in: thoughtlens explain RUN; or all of --acts, --sae and --out")
+    return load_config(ExplainConfig, table, overrides), out

@@ -22,6 +22,7 @@ from thoughtlens.latents.codes.member import Member
 from thoughtlens.latents.explain.config import ExplainConfig
 from thoughtlens.latents.explain.tokens import Tokens
 from thoughtlens.latents.stats.examples import spread
+from thoughtlens.models.thought.places import Place
 
 PARTS = ("train", "validation", "test")
 LEAST_PROBLEMS = 10
@@ -43,6 +44,7 @@ class Part:
         tokens: Of text, the token of every place; of thoughts, the words of every problem's question.
         where: Of text, the token that each vector is on; None for thoughts, where a problem's words count
             for all of its vectors.
+        n_cells: Number of (hook, thought) pairs.
     """
 
     split: str
@@ -54,6 +56,7 @@ class Part:
     cell: Int[np.ndarray, " n"]
     tokens: Tokens
     where: Int[np.ndarray, " n"] | None
+    n_cells: int = 1
 
     @property
     def n(self) -> int:
@@ -116,13 +119,17 @@ class Corpus:
             self._part(name, _draw(own, self._vectors_of(own), size, rng), codes)
             for name, own, size in zip(names, units, sizes, strict=True)
         ]
-        self.fit, self.validation, self.test = parts
+        self.parts = self.fit, self.validation, self.test = parts
+
+    def rng(self, latent: int, purpose: int) -> np.random.Generator:
+        """A generator for one purpose with one latent, the same every time."""
+        return np.random.default_rng([self.cfg.seed, latent, purpose])
 
     @cached_property
-    def cells(self) -> list[tuple[str, int | None]]:
-        """(hook_name, thought_idx) pairs, hook-major; thought_idx is None for text."""
+    def cells(self) -> list[Place]:
+        """Hooks and thoughts, hook-major; of text without thought."""
         thoughts = self.member.thoughts if not self.member.text else None
-        return [(hook, t) for hook in self.member.hook_names for t in (thoughts or [None])]
+        return [Place(hook, t) for hook in self.member.hook_names for t in (thoughts or [None])]
 
     def eligible(self) -> Bool[np.ndarray, " d_sae"]:
         """Latents that fire in enough problems of every part."""
@@ -175,7 +182,10 @@ class Corpus:
             where = None
         acts = self._codes(codes, places)
         groups = _groups(self.member.store.problems)[rows.problem[units]]
-        return Part(name, acts, unit, groups, rows.problem[units], place, self._cell(places), tokens, where)
+        return Part(
+            name, acts, unit, groups, rows.problem[units], place, self._cell(places), tokens, where,
+            len(self.cells),
+        )  # fmt: skip
 
     def _cell(self, places: np.ndarray) -> np.ndarray:
         hook = np.tile(np.arange(self.n_hooks), len(places))

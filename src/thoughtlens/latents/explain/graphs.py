@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,7 +11,7 @@ from thoughtlens.latents.explain.config import ExplainConfig
 from thoughtlens.latents.explain.corpus import Part
 from thoughtlens.latents.explain.lookup import profile
 from thoughtlens.latents.explain.patterns import TokenGraph
-from thoughtlens.latents.explain.token_graph import Example, Probe, Settings, find_patterns
+from thoughtlens.latents.explain.token_graph import Example, Limits, Probe, find_patterns
 from thoughtlens.latents.explain.tokens import Neighbours
 
 MASK_CANDIDATES = 50
@@ -20,39 +20,33 @@ MASK_CANDIDATES = 50
 
 def token_graphs(
     part: Part,
-    acts: Sequence[Float[np.ndarray, " n"]],
-    latents: Sequence[int],
+    acts: Mapping[int, Float[np.ndarray, " n"]],
     bind: Callable[[Sequence[Example]], Probe],
     neighbours: Neighbours,
     cfg: ExplainConfig,
-    n_cells: int,
-) -> list[TokenGraph]:
-    """One graph for each latent, all of them taken apart together.
+) -> dict[int, TokenGraph]:
+    """A graph for each latent, all of them taken apart together.
 
     Args:
         part: The fitting problems.
         acts: Activations of each latent on them.
-        latents: Their numbers.
-        bind: Gives the probe that answers for some examples; `TextProbe.bound` runs a model.
+        bind: Gives the probe that answers for some examples; `ModelProbe.bound` runs a model.
         neighbours: Where substitutes come from.
         cfg: Numbers of examples, context and thresholds.
-        n_cells: Of the (hook, thought) pairs.
     """
     examples: list[Example] = []
-    for latent, own in zip(latents, acts, strict=True):
+    for latent, own in acts.items():
         examples += examples_of(part, own, latent, cfg.graph_examples, cfg.graph_context)
     whole = part.where is None
     longest = int(np.bincount(part.tokens.stretch).max())
-    settings = Settings(
-        context=longest if whole else cfg.graph_context, importance=cfg.importance, whole=whole
-    )
+    limits = Limits(context=longest if whole else cfg.graph_context, importance=cfg.importance, whole=whole)
     found = find_patterns(
-        examples, bind(examples), lambda token: neighbours.of(token, cfg.graph_substitutes), settings
+        examples, bind(examples), lambda token: neighbours.of(token, cfg.graph_substitutes), limits
     )
-    graphs = []
-    for latent, own in zip(latents, acts, strict=True):
+    graphs = {}
+    for latent, own in acts.items():
         patterns = [p for e, ps in zip(examples, found, strict=True) if e.latent == latent for p in ps]
-        graphs.append(TokenGraph.fit(patterns, part, own, profile(part, own, n_cells)))
+        graphs[latent] = TokenGraph.fit(patterns, part, own, profile(part, own))
     return graphs
 
 

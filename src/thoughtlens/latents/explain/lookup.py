@@ -5,13 +5,13 @@ The simplest explanation, and the baseline of all others.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from thoughtlens.latents.codes.tokens import quoted
 from thoughtlens.latents.explain.corpus import Part
 
 PRIOR = 2.0
@@ -35,7 +35,7 @@ class TokenLookup:
     profile: Float[np.ndarray, " cells"]
 
     @classmethod
-    def fit(cls, part: Part, acts: Float[np.ndarray, " n"], n_cells: int) -> TokenLookup:
+    def fit(cls, part: Part, acts: Float[np.ndarray, " n"]) -> TokenLookup:
         """From the activations of one latent on the fitting problems."""
         at = part.at_tokens(acts)
         ids, stretch = part.tokens.ids, part.tokens.stretch
@@ -47,7 +47,7 @@ class TokenLookup:
         mean = float(at.mean())
         fires = np.bincount(code, at != 0).astype(np.int64)
         values = (total + PRIOR * mean) / (n + PRIOR)
-        return cls(kinds, values, fires, mean, profile(part, acts, n_cells))
+        return cls(kinds, values, fires, mean, profile(part, acts))
 
     def predict(self, part: Part) -> Float[np.ndarray, " n"]:
         """One number for every vector of a part."""
@@ -66,10 +66,10 @@ class TokenLookup:
         return f"{what} {', '.join(shown)}" if shown else "on no token more than on others"
 
 
-def profile(part: Part, acts: Float[np.ndarray, " n"], n_cells: int) -> Float[np.ndarray, " cells"]:
+def profile(part: Part, acts: Float[np.ndarray, " n"]) -> Float[np.ndarray, " cells"]:
     """Mean activation at each (hook, thought), as a share of the largest."""
-    total = np.bincount(part.cell, acts, minlength=n_cells)
-    mean = total / np.maximum(np.bincount(part.cell, minlength=n_cells), 1)
+    total = np.bincount(part.cell, acts, minlength=part.n_cells)
+    mean = total / np.maximum(np.bincount(part.cell, minlength=part.n_cells), 1)
     return (mean / max(float(mean.max()), 1e-12)).astype(np.float32)
 
 
@@ -80,8 +80,3 @@ def mostly(profile: Float[np.ndarray, " cells"], cells: Sequence[tuple[str, int 
         return ""
     named = [hook if thought is None else f"thought {thought} of {hook}" for hook, thought in strong]
     return f", mostly at {', '.join(named[:SHOWN])}" + (" and others" if len(named) > SHOWN else "")
-
-
-def quoted(token: str) -> str:
-    """A token in quotation marks, with what cannot be seen escaped."""
-    return json.dumps(token, ensure_ascii=False)

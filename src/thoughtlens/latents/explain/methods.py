@@ -1,24 +1,49 @@
-"""All methods on one latent: fitted on the first part, chosen on the second, scored on the third."""
+"""The ways to explain a latent: each is fitted on the first part and predicts the second and the third."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from thoughtlens.latents.explain import rules, windows
-from thoughtlens.latents.explain.columns import Columns, Table
+from thoughtlens.latents.explain.columns import Columns
 from thoughtlens.latents.explain.corpus import Corpus, Part
+from thoughtlens.latents.explain.graphs import token_graphs
 from thoughtlens.latents.explain.llm import Explainer
 from thoughtlens.latents.explain.lookup import TokenLookup, mostly
 from thoughtlens.latents.explain.patterns import TokenGraph
-from thoughtlens.latents.explain.scores import auprc, best_threshold, interval, score, twin
+from thoughtlens.latents.explain.probes import ModelProbe
+from thoughtlens.latents.explain.scores import auprc, twin
+from thoughtlens.latents.explain.tokens import Neighbours
 
-TIE = 0.01
-"""Validation AUPRC within which the shorter text is shown."""
+
+@dataclass(frozen=True, eq=False)
+class Acts:
+    """Activations of one latent, or of its twin, on the three parts."""
+
+    latent: int
+    fit: Float[np.ndarray, " n_fit"]
+    validation: Float[np.ndarray, " n_validation"]
+    test: Float[np.ndarray, " n_test"]
+
+    @classmethod
+    def of(cls, corpus: Corpus, latent: int) -> Acts:
+        """A latent's activations."""
+        return cls(latent, *(part.column(latent) for part in corpus.parts))
+
+    def twin(self, corpus: Corpus) -> Acts:
+        """Those of its random twin."""
+        rng, parts = corpus.rng(self.latent, 0), zip(corpus.parts, self.on_parts, strict=True)
+        return Acts(self.latent, *(twin(own, part.unit, rng) for part, own in parts))
+
+    @property
+    def on_parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """In the order of `Corpus.parts`."""
+        return self.fit, self.validation, self.test
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,15 +64,6 @@ class Prediction:
 
 
 @dataclass(frozen=True, eq=False)
-class Acts:
-    """Activations of one latent, or of its twin, on the three parts."""
-
-    fit: Float[np.ndarray, " n_fit"]
-    validation: Float[np.ndarray, " n_validation"]
-    test: Float[np.ndarray, " n_test"]
-
-
-@dataclass(frozen=True, eq=False)
 class Fitted:
     """A method's predictions, and its text."""
 
@@ -55,123 +71,93 @@ class Fitted:
     validation: Prediction
     test: Prediction
 
+    @classmethod
+    def over(cls, corpus: Corpus, text: str, predict: Callable[[Part], np.ndarray]) -> Fitted:
+        """Of a model that predicts a whole part."""
+        return cls(text, Prediction(predict(corpus.validation)), Prediction(predict(corpus.test)))
 
-class Explaining:
-    """The methods on the latents of one corpus."""
 
-    def __init__(self, corpus: Corpus, names: dict[int, str], explainer: Explainer | None) -> None:
-        self.corpus, self.cfg, self.names, self.explainer = corpus, corpus.cfg, names, explainer
-        self.columns: Columns | None = None
-        self.tables: list[Table] = []
-        if {"windows", "rules"} & set(self.cfg.methods):
-            self.columns = Columns(corpus, names)
-            self.tables = [self.columns.table(p) for p in (corpus.fit, corpus.validation, corpus.test)]
+class Method(ABC):
+    """A way to explain latents."""
 
-    def acts(self, latent: int) -> Acts:
-        """A latent's activations."""
+    explains_twins = True
+    """Whether a random twin is explained in its own right; else a latent's predictions are scored on it."""
+
+    def prepare(self, latents: Sequence[int]) -> None:  # noqa: B027  (most have nothing to share)
+        """What is done for a batch of latents at once, before `explain` is asked about each."""
+
+    @abstractmethod
+    def explain(self, own: Acts, other: Acts) -> Fitted | None:
+        """A latent, whose random twin is `other`; None where this latent is not explained in this way."""
+
+
+class Lookup(Method):
+    """Mean activation on each token or word."""
+
+    def __init__(self, corpus: Corpus, names: dict[int, str]) -> None:
+        self.corpus, self.names = corpus, names
+
+    def explain(self, own: Acts, other: Acts) -> Fitted:
         c = self.corpus
-        return Acts(c.fit.column(latent), c.validation.column(latent), c.test.column(latent))
+        found = TokenLookup.fit(c.fit, own.fit)
+        text = found.render(self.names, c.member.text) + mostly(found.profile, c.cells)
+        return Fitted.over(c, text, found.predict)
 
-    def twin(self, latent: int, acts: Acts) -> Acts:
-        """Those of its random twin."""
-        c, rng = self.corpus, self._rng(latent, 0)
-        return Acts(
-            twin(acts.fit, c.fit.unit, rng),
-            twin(acts.validation, c.validation.unit, rng),
-            twin(acts.test, c.test.unit, rng),
-        )
 
-    def rows(self, latent: int, graph: TokenGraph | None, use_llm: bool) -> list[dict[str, Any]]:
-        """A row of the table for each method; `graph` where one was made."""
-        acts = self.acts(latent)
-        other = self.twin(latent, acts)
-        lookup = self._token(acts)
-        found: dict[str, tuple[Fitted, float | None]] = {}
-        for method in self.cfg.methods:
-            if method in ("token", "windows", "rules"):
-                own = lookup if method == "token" else self._fit(method, acts, latent)
-                found[method] = own, self._fit(method, other, latent).test.auprc(other.test)
-        if graph is not None:
-            own = self._graph(graph)
-            found["token_graph"] = own, own.test.auprc(other.test)
-        if use_llm and self.explainer is not None:
-            own = self._llm(self.explainer, latent, acts, other)
-            found["llm"] = own, own.test.auprc(other.test)
-        rows = [self._row(latent, method, *pair, acts, lookup) for method, pair in found.items()]
-        return self._choose(rows)
+class OverColumns(Method):
+    """Sparse logistic regression, or rules, over the columns of `Columns`."""
 
-    def _row(
-        self, latent: int, method: str, fitted: Fitted, random: float | None, acts: Acts, lookup: Fitted
-    ) -> dict[str, Any]:
-        part, held = self.corpus.test, fitted.validation
-        threshold = best_threshold(held.of(acts.validation) != 0, held.values, held.weight)
-        test = fitted.test
-        own = test.of(acts.test)
-        measured = score(own, test.values, test.of(part.unit), threshold, test.weight)
-        spread = interval(
-            own != 0, test.values, test.of(part.cluster[part.unit]), weight=test.weight,
-            n_resamples=self.cfg.n_resamples, seed=self.cfg.seed,
-        )  # fmt: skip
-        return {
-            "latent": latent,
-            "method": method,
-            "text": fitted.text,
-            **vars(measured),
-            "split": part.split,
-            "auprc_low": spread.low,
-            "auprc_high": spread.high,
-            "token_auprc": lookup.test.auprc(acts.test),
-            "random_auprc": random,
-            "validation_auprc": held.auprc(acts.validation),
-            "chosen": False,
-        }
+    def __init__(self, name: str, columns: Columns) -> None:
+        self.name, self.columns = name, columns
+        self.fit, self.validation, self.test = (columns.table(part) for part in columns.corpus.parts)
 
-    def _choose(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Mark the best one by the validation problems; of those that tie, the shortest."""
-        best = max((row["validation_auprc"] for row in rows), default=0.0)
-        tied = [i for i, row in enumerate(rows) if row["validation_auprc"] >= best - TIE]
-        for i in sorted(tied, key=lambda i: (len(rows[i]["text"]), i))[:1]:
-            rows[i]["chosen"] = True
-        return rows
+    def explain(self, own: Acts, other: Acts) -> Fitted:
+        model = self._fitted(own)
+        predictions = (Prediction(model.predict(table)) for table in (self.validation, self.test))
+        return Fitted(model.render(self.columns), *predictions)
 
-    def _fit(self, method: str, acts: Acts, latent: int) -> Fitted:
-        """One of the methods that need neither a model nor an endpoint."""
-        if method == "token":
-            return self._token(acts)
-        assert self.columns is not None
-        fit, validation, test = self.tables
-        if method == "windows":
-            rng = self._rng(latent, 1)
-            model = windows.fit(fit, acts.fit != 0, validation, acts.validation != 0, rng)
-        else:
-            model = rules.fit(fit, acts.fit != 0, self._rng(latent, 2))
-        text = model.render(self.columns)
-        return Fitted(text, Prediction(model.predict(validation)), Prediction(model.predict(test)))
+    def _fitted(self, own: Acts) -> rules.Rules | windows.SparseLogistic:
+        fires, corpus = own.fit != 0, self.columns.corpus
+        if self.name == "rules":
+            return rules.fit(self.fit, fires, corpus.rng(own.latent, 2))
+        return windows.fit(self.fit, fires, self.validation, own.validation != 0, corpus.rng(own.latent, 1))
 
-    def _token(self, acts: Acts) -> Fitted:
-        c = self.corpus
-        lookup = TokenLookup.fit(c.fit, acts.fit, len(c.cells))
-        text = lookup.render(self.names, c.member.text) + mostly(lookup.profile, c.cells)
-        return self._over_parts(text, lookup.predict)
 
-    def _graph(self, graph: TokenGraph) -> Fitted:
+class Graphs(Method):
+    """Token graphs, found by running the model on edited examples."""
+
+    explains_twins = False
+
+    def __init__(self, corpus: Corpus, names: dict[int, str], probe: ModelProbe) -> None:
+        self.corpus, self.names, self.probe = corpus, names, probe
+        self.neighbours = Neighbours(corpus.fit.tokens, names)
+        self.graphs: dict[int, TokenGraph] = {}
+
+    def prepare(self, latents: Sequence[int]) -> None:
+        """The graphs of a batch, so that the model runs on full batches."""
+        fit, cfg = self.corpus.fit, self.corpus.cfg
+        acts = {latent: fit.column(latent) for latent in latents}
+        self.graphs = token_graphs(fit, acts, self.probe.bound, self.neighbours, cfg)
+
+    def explain(self, own: Acts, other: Acts) -> Fitted:
+        graph = self.graphs[own.latent]
         text = graph.render(self.names) + mostly(graph.profile, self.corpus.cells)
-        return self._over_parts(text, graph.predict)
+        return Fitted.over(self.corpus, text, graph.predict)
 
-    def _llm(self, explainer: Explainer, latent: int, acts: Acts, other: Acts) -> Fitted:
-        text = explainer.explain(latent, acts.fit)
-        rng, found = self._rng(latent, 3), []
-        parts = (self.corpus.validation, acts.validation, other.validation), (
-            self.corpus.test, acts.test, other.test,
-        )  # fmt: skip
-        for part, own, random in parts:
-            rated = explainer.rate(text, part, own, random, rng)
-            found.append(Prediction(rated.prediction, rated.rows, rated.weight))
-        return Fitted(text, *found)
 
-    def _over_parts(self, text: str, predict: Callable[[Part], np.ndarray]) -> Fitted:
-        validation, test = self.corpus.validation, self.corpus.test
-        return Fitted(text, Prediction(predict(validation)), Prediction(predict(test)))
+class LLM(Method):
+    """What an endpoint says and rates, of some latents."""
 
-    def _rng(self, latent: int, purpose: int) -> np.random.Generator:
-        return np.random.default_rng([self.cfg.seed, latent, purpose])
+    explains_twins = False
+
+    def __init__(self, explainer: Explainer, latents: Collection[int]) -> None:
+        self.explainer, self.latents = explainer, frozenset(latents)
+
+    def explain(self, own: Acts, other: Acts) -> Fitted | None:
+        if own.latent not in self.latents:
+            return None
+        corpus = self.explainer.corpus
+        text, rng = self.explainer.explain(own.latent, own.fit), corpus.rng(own.latent, 3)
+        parts = list(zip(corpus.parts, own.on_parts, other.on_parts, strict=True))[1:]
+        rated = (self.explainer.rate(text, part, acts, random, rng) for part, acts, random in parts)
+        return Fitted(text, *(Prediction(one.prediction, one.rows, one.weight) for one in rated))

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from thoughtlens.core import (
     CheckpointError,
@@ -16,89 +13,160 @@ from thoughtlens.core import (
     HookError,
     MismatchError,
     NotThereError,
+    Parts,
     ResourceError,
     StoreError,
     progress,
-    whole,
+    to_table,
 )
-from thoughtlens.latents.codes.codes import Codes
 from thoughtlens.latents.codes.member import Member
 from thoughtlens.latents.codes.tokens import load_tokenizer, token_texts
+from thoughtlens.latents.explain.columns import Columns
 from thoughtlens.latents.explain.config import ExplainConfig
 from thoughtlens.latents.explain.corpus import Corpus
 from thoughtlens.latents.explain.endpoint import Endpoint
-from thoughtlens.latents.explain.graphs import token_graphs
 from thoughtlens.latents.explain.llm import Explainer
-from thoughtlens.latents.explain.methods import Explaining
-from thoughtlens.latents.explain.patterns import TokenGraph
-from thoughtlens.latents.explain.probes import TextProbe, ThoughtProbe, probe_of
-from thoughtlens.latents.explain.tokens import Neighbours
-
-NUMBERS = ("auprc", "precision_at_half_recall", "pearson", "precision", "recall", "base_rate")
-COUNTS = ("n", "n_units", "n_fires")
-SCORES = ("auprc_low", "auprc_high", "token_auprc", "random_auprc", "validation_auprc")
-EXPLANATIONS = pa.schema(
-    {"member": pa.string(), "latent": pa.int32(), "method": pa.string(), "text": pa.string()}
-    | dict.fromkeys(NUMBERS, pa.float64())
-    | dict.fromkeys(COUNTS, pa.int64())
-    | {"split": pa.string()}
-    | dict.fromkeys(SCORES, pa.float64())
-    | {"chosen": pa.bool_()}
+from thoughtlens.latents.explain.methods import LLM, Acts, Fitted, Graphs, Lookup, Method, OverColumns
+from thoughtlens.latents.explain.probes import probe_of
+from thoughtlens.latents.explain.records import (
+    ExplainedMember,
+    ExplainedPart,
+    ExplanationRow,
+    GraphRow,
+    PartSize,
 )
-GRAPHS = pa.schema({"member": pa.string(), "latent": pa.int32(), "graph": pa.string()})
+from thoughtlens.latents.explain.scores import best_threshold, interval, score
+
+TIE = 0.01
+"""Validation AUPRC within which the shorter text is shown."""
 NO_MODEL = (
     CheckpointError, ConfigError, HookError, MismatchError, NotThereError, ResourceError, StoreError,
 )  # fmt: skip
 """Why a store's model may be out of reach; the other methods need none."""
 
 
-def explain_member(
-    cfg: ExplainConfig, member: Member, codes: Codes | None, endpoint: Endpoint | None, folder: Path
-) -> dict[str, Any]:
-    """Write a pair of tables for each batch of latents, and say what was done.
+class MemberExplainer:
+    """Explains one SAE; its batches are parts of the stage.
 
     Raises:
         ConfigError: a latent that the SAE does not have.
     """
-    corpus = Corpus(member, codes, cfg)
-    eligible = corpus.eligible()
-    latents, warnings = _latents(cfg, member, eligible)
-    names = _names(corpus)
-    explainer = None if endpoint is None else Explainer(endpoint, corpus, names)
-    explaining = Explaining(corpus, names, explainer) if len(latents) else None
-    probe = neighbours = None
-    if "token_graph" in cfg.methods and len(latents):
-        try:
-            probe = probe_of(member, corpus.cells, corpus.vocabulary, cfg.batch_tokens)
-            neighbours = Neighbours(corpus.fit.tokens, names)
-        except NO_MODEL as error:
-            warnings.append(
-                f"{member.name}: no token graphs, the model cannot be run on edited text: {error}"
-            )
-    with progress(f"explain {member.name}", len(latents), "latents") as bar:
-        for low in range(0, len(latents), cfg.batch_latents):
-            batch = latents[low : low + cfg.batch_latents]
-            if not (folder / f"{low:08d}.explanations.parquet").is_file():
-                graphs: dict[int, TokenGraph] = {}
-                if probe is not None and neighbours is not None:
-                    graphs = _graphs(corpus, batch, probe, neighbours)
-                assert explaining is not None
-                _write(explaining, member.name, batch, graphs, low, folder, names)
-            bar.advance(len(batch))
-    parts = {"fit": corpus.fit, "validation": corpus.validation, "test": corpus.test}
-    return {
-        "member": member.name,
-        "hook_names": member.hook_names,
-        "d_sae": member.sae.d_sae,
-        "n_eligible": int(eligible.sum()),
-        "n_explained": len(latents),
-        "n_graphs": len(latents) if probe is not None else 0,
-        "parts": {n: {"split": p.split, "n": p.n, "n_units": p.n_units} for n, p in parts.items()},
-        "warnings": warnings,
-    }
+
+    def __init__(self, corpus: Corpus, endpoint: Endpoint | None) -> None:
+        self.corpus, self.cfg, self.member = corpus, corpus.cfg, corpus.member
+        self.eligible = corpus.eligible()
+        self.latents, self.warnings = chosen_latents(corpus.cfg, corpus.member, self.eligible)
+        self.names = _names(corpus)
+        self.lookup = Lookup(corpus, self.names)
+        self.methods = self._methods(endpoint) if self.latents else {}
+
+    def explain(self, parts: Parts, number: int) -> ExplainedPart:
+        """Write a pair of tables for each batch of latents, and say what was done."""
+        own = batches(number, len(self.latents), self.cfg.batch_latents)
+        with progress(f"explain {self.member.name}", len(self.latents), "latents") as bar:
+            for key in parts.todo(own):
+                self._write(self.latents[own[key]], parts, key)
+                bar.advance(len(self.latents[own[key]]))
+        sizes = zip(("fit", "validation", "test"), self.corpus.parts, strict=True)
+        summary = ExplainedMember(
+            member=self.member.name,
+            hook_names=self.member.hook_names,
+            d_sae=self.member.sae.d_sae,
+            n_eligible=int(self.eligible.sum()),
+            n_explained=len(self.latents),
+            n_graphs=len(self.latents) if "token_graph" in self.methods else 0,
+            parts={name: PartSize(split=p.split, n=p.n, n_units=p.n_units) for name, p in sizes},
+        )
+        return ExplainedPart(summary=summary, warnings=self.warnings)
+
+    def _methods(self, endpoint: Endpoint | None) -> dict[str, Method]:
+        """Those asked for, by name: first those that need neither a model nor an endpoint."""
+        cfg, found = self.cfg, dict[str, Method]()
+        columns = Columns(self.corpus, self.names) if {"windows", "rules"} & set(cfg.methods) else None
+        for name in cfg.methods:
+            if name == "token":
+                found[name] = self.lookup
+            elif columns is not None and name in ("windows", "rules"):
+                found[name] = OverColumns(name, columns)
+        if "token_graph" in cfg.methods:
+            try:
+                found["token_graph"] = Graphs(self.corpus, self.names, probe_of(self.corpus))
+            except NO_MODEL as error:
+                self.warnings.append(
+                    f"{self.member.name}: no token graphs, the model cannot be run on edited text: {error}"
+                )
+        if endpoint is not None:
+            explainer = Explainer(endpoint, self.corpus, self.names)
+            found["llm"] = LLM(explainer, self.latents[: endpoint.cfg.max_latents])
+        return found
+
+    def _write(self, batch: list[int], parts: Parts, key: str) -> None:
+        for method in self.methods.values():
+            method.prepare(batch)
+        rows = [row for latent in batch for row in self._rows(latent)]
+        graphs, member = self.methods.get("token_graph"), self.member.name
+        drawn = [
+            GraphRow(member=member, latent=i, graph=json.dumps(graph.drawing(self.names), ensure_ascii=False))
+            for i, graph in (graphs.graphs.items() if isinstance(graphs, Graphs) else ())
+        ]
+        parts.write_table(key, "graphs", to_table(GraphRow, drawn))
+        parts.write_table(key, "explanations", to_table(ExplanationRow, rows))
+        parts.finish(key, {})
+
+    def _rows(self, latent: int) -> list[ExplanationRow]:
+        """A row for each method that explains this latent; the best by the validation problems is shown."""
+        own = Acts.of(self.corpus, latent)
+        other = own.twin(self.corpus)
+        lookup = self.lookup.explain(own, other).test.auprc(own.test)
+        rows = []
+        for name, method in self.methods.items():
+            if (fitted := method.explain(own, other)) is not None:
+                of_twin = method.explain(other, own) if method.explains_twins else fitted
+                assert of_twin is not None
+                rows.append(self._row(name, fitted, own, lookup, of_twin.test.auprc(other.test)))
+        return choose(rows)
+
+    def _row(
+        self, method: str, fitted: Fitted, acts: Acts, token_auprc: float, random_auprc: float
+    ) -> ExplanationRow:
+        part, held, test = self.corpus.test, fitted.validation, fitted.test
+        threshold = best_threshold(held.of(acts.validation) != 0, held.values, held.weight)
+        own = test.of(acts.test)
+        measured = score(own, test.values, test.of(part.unit), threshold, test.weight)
+        spread = interval(
+            own != 0, test.values, test.of(part.cluster[part.unit]), weight=test.weight,
+            n_resamples=self.cfg.n_resamples, seed=self.cfg.seed,
+        )  # fmt: skip
+        return ExplanationRow(
+            member=self.member.name,
+            latent=acts.latent,
+            method=method,
+            text=fitted.text,
+            **vars(measured),
+            split=part.split,
+            auprc_low=spread.low,
+            auprc_high=spread.high,
+            token_auprc=token_auprc,
+            random_auprc=random_auprc,
+            validation_auprc=held.auprc(acts.validation),
+            chosen=False,
+        )
 
 
-def _latents(cfg: ExplainConfig, member: Member, eligible: np.ndarray) -> tuple[list[int], list[str]]:
+def batches(number: int, n_latents: int, size: int) -> dict[str, slice]:
+    """Which latents each batch of member `number` has, by the name of its part."""
+    return {f"{number}.{low:08d}": slice(low, low + size) for low in range(0, n_latents, size)}
+
+
+def choose(rows: list[ExplanationRow]) -> list[ExplanationRow]:
+    """The rows with the best one by the validation problems marked; of those that tie, the shortest."""
+    best = max((row.validation_auprc for row in rows), default=0.0)
+    tied = [i for i, row in enumerate(rows) if row.validation_auprc >= best - TIE]
+    shown = min(tied, key=lambda i: (len(rows[i].text), i), default=-1)
+    return [replace(row, chosen=i == shown) for i, row in enumerate(rows)]
+
+
+def chosen_latents(cfg: ExplainConfig, member: Member, eligible: np.ndarray) -> tuple[list[int], list[str]]:
     """Those asked for, or a seeded draw of those that fire enough; and what is to be said about them."""
     d_sae, name = member.sae.d_sae, member.name
     need = (
@@ -124,39 +192,6 @@ def _names(corpus: Corpus) -> dict[int, str]:
     """What each token of the corpus reads as."""
     if corpus.vocabulary is not None:
         return dict(enumerate(corpus.vocabulary))
-    parts = (corpus.fit, corpus.validation, corpus.test)
-    ids = np.unique(np.concatenate([part.tokens.ids for part in parts]))
+    ids = np.unique(np.concatenate([part.tokens.ids for part in corpus.parts]))
     meta = corpus.member.store.meta
     return token_texts(load_tokenizer(meta.model, meta.model_revision), ids)
-
-
-def _graphs(
-    corpus: Corpus, batch: list[int], probe: TextProbe | ThoughtProbe, neighbours: Neighbours
-) -> dict[int, TokenGraph]:
-    acts = [corpus.fit.column(latent) for latent in batch]
-    made = token_graphs(corpus.fit, acts, batch, probe.bound, neighbours, corpus.cfg, len(corpus.cells))
-    return dict(zip(batch, made, strict=True))
-
-
-def _write(
-    explaining: Explaining,
-    member: str,
-    batch: list[int],
-    graphs: dict[int, TokenGraph],
-    low: int,
-    folder: Path,
-    names: dict[int, str],
-) -> None:
-    cfg = explaining.cfg
-    rows: list[dict[str, Any]] = []
-    for i, latent in enumerate(batch):
-        use_llm = cfg.llm is not None and low + i < cfg.llm.max_latents
-        rows += explaining.rows(latent, graphs.get(latent), use_llm)
-    drawn = [
-        {"latent": latent, "graph": json.dumps(graph.drawing(names), ensure_ascii=False)}
-        for latent, graph in graphs.items()
-    ]
-    # explanations last: a batch counts as done when they are there
-    for name, schema, table in (("graphs", GRAPHS, drawn), ("explanations", EXPLANATIONS, rows)):
-        with whole(folder / f"{low:08d}.{name}.parquet") as part:
-            pq.write_table(pa.Table.from_pylist([{"member": member, **row} for row in table], schema), part)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from thoughtlens.latents.codes.tokens import quoted
 from thoughtlens.latents.explain.corpus import Part
-from thoughtlens.latents.explain.lookup import PRIOR, quoted
+from thoughtlens.latents.explain.lookup import PRIOR
 from thoughtlens.latents.explain.tokens import Tokens
 
 SHOWN = 4

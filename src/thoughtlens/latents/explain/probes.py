@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,26 +12,25 @@ from torch import Tensor
 
 from thoughtlens.acts.behind import thought_model
 from thoughtlens.core import MismatchError
-from thoughtlens.latents.codes.member import Member
 from thoughtlens.latents.codes.reading import TextReader
+from thoughtlens.latents.explain.corpus import Corpus
 from thoughtlens.latents.explain.token_graph import Example, Probe
 from thoughtlens.models.hf.reader import read
-from thoughtlens.models.thought.places import block_outputs
+from thoughtlens.models.thought.places import Place, block_outputs
 from thoughtlens.models.thought.thoughts import ThoughtModel, collect
-from thoughtlens.sae.base import SAE
-from thoughtlens.sae.kinds.crosscoder import Crosscoder
+from thoughtlens.sae import SAE, Crosscoder
 
-Cell = tuple[str, int | None]
 THOUGHTS_AT_ONCE = 128
 """Edited questions whose states are held together."""
+States = Callable[[Place], Float[Tensor, "batch d"]]
+"""States of a batch of sequences at a place."""
 
 
-class TextProbe:
-    """Token sequences through a language model: activations of chosen latents at the last token."""
+class ModelProbe(ABC):
+    """Token sequences through a model: activations of chosen latents at chosen places."""
 
-    def __init__(self, reader: TextReader, sae: SAE, cells: Sequence[Cell], batch_tokens: int) -> None:
-        self.lm, self.bos, self.sae = reader.lm, reader.cutter.bos, sae
-        self.cells, self.batch_tokens = list(cells), batch_tokens
+    def __init__(self, sae: SAE, places: Sequence[Place]) -> None:
+        self.sae, self.places = sae, list(places)
 
     def bound(self, examples: Sequence[Example]) -> Probe:
         """The probe that answers for these examples."""
@@ -47,90 +46,83 @@ class TextProbe:
     def activations(
         self, sequences: Sequence[np.ndarray], latent: Int[np.ndarray, " n"], cell: Int[np.ndarray, " n"]
     ) -> Float[np.ndarray, " n"]:
-        """One activation for each sequence; equal sequences run once."""
+        """One activation for each sequence; equal sequences run once.
+
+        Args:
+            sequences: Token ids, or numbers of words.
+            latent: Whose activation.
+            cell: Which of `places`.
+        """
         different, which = _unique(sequences)
-        found = np.zeros(len(sequences), np.float32)
-        asked = _asked_by(which, len(different))
-        head = np.array([] if self.bos is None else [self.bos], np.int64)
-        tokens = [np.concatenate([head, one]).astype(np.int64) for one in different]
-        hooks = list(dict.fromkeys(hook for hook, _ in self.cells))
-        for batch in read(self.lm, tokens, hooks, batch_tokens=self.batch_tokens, at="last"):
-            x = {hook: states.cpu().float() for hook, states in batch.acts.items()}
-            rows = np.concatenate([asked[i] for i in batch.which])
-            at = np.repeat(np.arange(len(batch.which)), [len(asked[i]) for i in batch.which])
-            found[rows] = encoded(self.sae, self.cells, x, at, latent[rows], cell[rows])
-        return found
-
-
-class ThoughtProbe:
-    """Questions of edited words through a thought model: activations at the thought of each example."""
-
-    def __init__(self, model: ThoughtModel, sae: SAE, cells: Sequence[Cell], vocabulary: list[str]) -> None:
-        self.model, self.sae, self.cells, self.vocabulary = model, sae, list(cells), vocabulary
-        self.places = block_outputs(list(dict.fromkeys(hook for hook, _ in cells)), model.spec.n_layers)
-
-    bound = TextProbe.bound
-
-    @torch.no_grad()
-    def activations(
-        self, sequences: Sequence[np.ndarray], latent: Int[np.ndarray, " n"], cell: Int[np.ndarray, " n"]
-    ) -> Float[np.ndarray, " n"]:
-        """One activation for each question; equal questions run once."""
-        different, which = _unique(sequences)
-        asked = _asked_by(which, len(different))
-        found = np.zeros(len(sequences), np.float32)
-        for start in range(0, len(different), THOUGHTS_AT_ONCE):
-            batch = different[start : start + THOUGHTS_AT_ONCE]
-            states = self._states([" ".join(self.vocabulary[i] for i in words) for words in batch])
-            own = asked[start : start + THOUGHTS_AT_ONCE]
-            rows = np.concatenate(own)
-            at = np.repeat(np.arange(len(batch)), [len(r) for r in own])
+        found, asked = np.zeros(len(sequences), np.float32), _asked_by(which, len(different))
+        for batch, states in self._runs(different):
+            rows = np.concatenate([asked[i] for i in batch])
+            at = np.repeat(np.arange(len(batch)), [len(asked[i]) for i in batch])
             for k in np.unique(cell[rows]).tolist():
                 here = cell[rows] == k
-                hook, thought = self.cells[k]
-                x = {hook: states[hook][:, thought]}
-                of = rows[here]
-                found[of] = encoded(self.sae, self.cells, x, at[here], latent[of], cell[of])
+                own, back = np.unique(at[here], return_inverse=True)
+                x = states(self.places[k])[torch.from_numpy(own)].to(self.sae.W_enc.dtype)
+                acts = self.sae.at(*self.places[k]).encode(x)
+                picked = acts[torch.from_numpy(back), torch.from_numpy(latent[rows[here]])]
+                found[rows[here]] = picked.float().numpy()
         return found
 
-    def _states(self, questions: list[str]) -> dict[str, Float[Tensor, "batch thoughts d"]]:
-        batch = collect(self.model, questions, places=self.places, batch_size=THOUGHTS_AT_ONCE)
-        return {place.hook_name: batch[place].float() for place in self.places}
+    @property
+    def hook_names(self) -> list[str]:
+        """Hooks of the places."""
+        return list(dict.fromkeys(place.hook_name for place in self.places))
+
+    @abstractmethod
+    def _runs(self, sequences: Sequence[np.ndarray]) -> Iterator[tuple[list[int], States]]:
+        """Every sequence through the model: which of them ran together, and their states."""
 
 
-def probe_of(member: Member, cells: Sequence[Cell], vocabulary: list[str] | None, batch_tokens: int) -> Any:
-    """The probe that runs the model of a member's store.
+class TextProbe(ModelProbe):
+    """A language model's states at the last token of each sequence."""
+
+    def __init__(self, reader: TextReader, sae: SAE, places: Sequence[Place], batch_tokens: int) -> None:
+        super().__init__(sae, places)
+        self.lm, self.bos, self.batch_tokens = reader.lm, reader.cutter.bos, batch_tokens
+
+    def _runs(self, sequences: Sequence[np.ndarray]) -> Iterator[tuple[list[int], States]]:
+        head = np.array([] if self.bos is None else [self.bos], np.int64)
+        tokens = [np.concatenate([head, one]).astype(np.int64) for one in sequences]
+        for one in read(self.lm, tokens, self.hook_names, batch_tokens=self.batch_tokens, at="last"):
+            acts = {hook: states.cpu().float() for hook, states in one.acts.items()}
+            yield one.which, lambda place, acts=acts: acts[place.hook_name]
+
+
+class ThoughtProbe(ModelProbe):
+    """A thought model's states at the thoughts of questions, which are sequences of words."""
+
+    def __init__(self, model: ThoughtModel, sae: SAE, places: Sequence[Place], vocabulary: list[str]) -> None:
+        super().__init__(sae, places)
+        self.model, self.vocabulary = model, vocabulary
+        self.collected = block_outputs(self.hook_names, model.spec.n_layers)
+
+    def _runs(self, sequences: Sequence[np.ndarray]) -> Iterator[tuple[list[int], States]]:
+        questions = [" ".join(self.vocabulary[i] for i in words) for words in sequences]
+        for low in range(0, len(questions), THOUGHTS_AT_ONCE):
+            asked = questions[low : low + THOUGHTS_AT_ONCE]
+            batch = collect(self.model, asked, places=self.collected, batch_size=THOUGHTS_AT_ONCE)
+            yield list(range(low, low + len(asked))), lambda place, batch=batch: batch[place].float()
+
+
+def probe_of(corpus: Corpus) -> ModelProbe:
+    """The probe that runs the model of a corpus's store.
 
     Raises:
         NotThereError: the model is not where the store says.
         MismatchError: other weights than the store's, or an SAE that reads several sites at once.
         StoreError: the store does not say how it was made.
     """
+    member = corpus.member
     if isinstance(member.sae, Crosscoder):
         raise MismatchError("this SAE has one code for several sites, and edited texts are read at one")
-    if vocabulary is None:
-        return TextProbe(TextReader.like(member.store), member.sae, cells, batch_tokens)
-    return ThoughtProbe(thought_model(member.store), member.sae, cells, vocabulary)
-
-
-@torch.no_grad()
-def encoded(
-    sae: SAE,
-    cells: Sequence[Cell],
-    x: dict[str, Float[Tensor, "batch d"]],
-    at: Int[np.ndarray, " n"],
-    latent: Int[np.ndarray, " n"],
-    cell: Int[np.ndarray, " n"],
-) -> Float[np.ndarray, " n"]:
-    """Activation of `latent[i]` on row `at[i]` of the states at the hook of `cell[i]`."""
-    found = np.zeros(len(at), np.float32)
-    for k in np.unique(cell).tolist():
-        here = np.flatnonzero(cell == k)
-        rows, back = np.unique(at[here], return_inverse=True)
-        states = x[cells[k][0]][torch.from_numpy(rows)].to(sae.W_enc.dtype)
-        acts = sae.at(*cells[k]).encode(states)
-        found[here] = acts[torch.from_numpy(back), torch.from_numpy(latent[here])].float().numpy()
-    return found
+    if corpus.vocabulary is None:
+        reader = TextReader.like(member.store)
+        return TextProbe(reader, member.sae, corpus.cells, corpus.cfg.batch_tokens)
+    return ThoughtProbe(thought_model(member.store), member.sae, corpus.cells, corpus.vocabulary)
 
 
 def _unique(sequences: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:

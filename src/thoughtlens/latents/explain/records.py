@@ -67,6 +67,14 @@ class ExplainedMember(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExplainedPart(Record):
+    """What explaining one SAE gave."""
+
+    summary: ExplainedMember
+    warnings: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class MethodScores(Record):
     """Means over the latents that a method explained; `chosen`: the explanations shown."""
 

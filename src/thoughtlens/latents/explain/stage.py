@@ -7,33 +7,36 @@ random twin. `docs/explanations.md` describes the methods and how to read the nu
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import ConfigError, NotThereError, Plan, read_json, run_stage, warn, write_json
+from thoughtlens.core import (
+    ConfigError,
+    NotThereError,
+    Parts,
+    Plan,
+    Result,
+    read_rows,
+    run_stage,
+    schema,
+    warn,
+)
 from thoughtlens.latents.codes.codes import Codes, open_codes
 from thoughtlens.latents.codes.member import Member
-from thoughtlens.latents.explain.about import about, render
-from thoughtlens.latents.explain.config import ExplainConfig, LLMConfig
+from thoughtlens.latents.explain.config import ExplainConfig
+from thoughtlens.latents.explain.corpus import Corpus
 from thoughtlens.latents.explain.endpoint import Endpoint
-from thoughtlens.latents.explain.of_member import EXPLANATIONS, GRAPHS, explain_member
+from thoughtlens.latents.explain.of_member import MemberExplainer, batches
+from thoughtlens.latents.explain.records import ExplainedPart, ExplainOutcome, ExplanationRow, GraphRow
 from thoughtlens.latents.explain.scores import DEFINITIONS
-from thoughtlens.latents.explain.settings import settings
 from thoughtlens.latents.explain.summary import choice, headline, means
 from thoughtlens.sae.formats.io import load as load_sae
 from thoughtlens.sae.formats.io import load_members, member_names, member_path
 
-__all__ = ["ExplainConfig", "LLMConfig", "about", "explain", "plan", "render", "settings"]
-
 SECONDS_A_LATENT = {"token": 0.1, "token_graph": 1.0, "windows": 1.5, "rules": 0.5, "llm": 60.0}
 
 
-def explain(cfg: ExplainConfig, out: str | Path) -> dict[str, Any]:
+def explain(cfg: ExplainConfig, out: str | Path) -> Result:
     """Explain latents of every SAE in a directory; an interrupted call continues after its last batch.
 
     The directory holds `explanations.parquet` (a row for each latent and method) and `graphs.parquet` (the
@@ -77,38 +80,32 @@ def plan(cfg: ExplainConfig) -> Plan:
     )
 
 
-def _work(cfg: ExplainConfig, endpoint: Endpoint | None, tmp: Path) -> dict[str, Any]:
-    store = ActivationStore.open(cfg.acts)
-    parts = tmp / "parts"
-    parts.mkdir(exist_ok=True)
-    codes = _codes(cfg)
-    members = load_members(cfg.sae, joined=True, hooks=store.meta.d_in)
-    for i, (name, sae) in enumerate(members.items()):
-        folder = parts / str(i)
-        if not (folder / "summary.json").is_file():
-            folder.mkdir(exist_ok=True)
-            member = Member(store, name, sae, split=cfg.split, batch_size=4096)
-            own = codes.get(member.name)
-            write_json(folder / "summary.json", explain_member(cfg, member, own, endpoint, folder))
-    tables = {}
-    for name, schema in (("explanations", EXPLANATIONS), ("graphs", GRAPHS)):
-        files = sorted(parts.glob(f"*/*.{name}.parquet"), key=lambda f: (int(f.parent.name), f.name))
-        tables[name] = pa.concat_tables([schema.empty_table(), *map(pq.read_table, files)]).combine_chunks()
-        pq.write_table(tables[name], tmp / f"{name}.parquet", compression="zstd")
-    summaries = [read_json(parts / str(i) / "summary.json") for i in range(len(members))]
-    shutil.rmtree(parts)
-    warnings = [w for summary in summaries for w in summary.pop("warnings")]
+def _work(cfg: ExplainConfig, endpoint: Endpoint | None, tmp: Path) -> ExplainOutcome:
+    store, parts, codes = ActivationStore.open(cfg.acts), Parts(tmp), _codes(cfg)
+    saes = list(load_members(cfg.sae, joined=True, hooks=store.meta.d_in).items())
+    for i in parts.todo(range(len(saes))):
+        name, sae = saes[i]
+        member = Member(store, name, sae, split=cfg.split, batch_size=4096)
+        explainer = MemberExplainer(Corpus(member, codes.get(member.name), cfg), endpoint)
+        parts.finish(i, explainer.explain(parts, i))
+    done = parts.summaries(range(len(saes)), ExplainedPart)
+    members = [part.summary for part in done]
+    keys = [key for i, m in enumerate(members) for key in batches(i, m.n_explained, cfg.batch_latents)]
+    for table, row in (("explanations", ExplanationRow), ("graphs", GraphRow)):
+        parts.join(keys, table, tmp / f"{table}.parquet", schema(row))
+    rows = read_rows(tmp / "explanations.parquet", ExplanationRow)
+    warnings = [line for part in done for line in part.warnings]
     for line in warnings:
         warn(line)
-    return {
-        "kind": store.meta.kind,
-        "members": summaries,
-        "methods": means(tables["explanations"], cfg.seed),
-        "headline": headline(tables["explanations"], summaries, cfg.seed),
-        "choice": choice(cfg),
-        "definitions": DEFINITIONS,
-        "warnings": warnings,
-    }
+    return ExplainOutcome(
+        kind=store.meta.kind,
+        members=members,
+        methods=means(rows, cfg.seed),
+        headline=headline(rows, members, cfg.seed),
+        choice=choice(cfg),
+        definitions=DEFINITIONS,
+        warnings=warnings,
+    )
 
 
 def _codes(cfg: ExplainConfig) -> dict[str, Codes]:

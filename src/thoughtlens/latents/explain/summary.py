@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from jaxtyping import Float
 
 from thoughtlens.latents.explain.config import ExplainConfig
+from thoughtlens.latents.explain.records import ExplainedMember, ExplanationRow, MeanScore, MethodScores
 from thoughtlens.numerics.stats.intervals import bootstrap_mean
 
 
-def means(table: pa.Table, seed: int) -> list[dict[str, Any]]:
+def means(rows: Sequence[ExplanationRow], seed: int) -> list[MethodScores]:
     """Mean scores over the latents, by method, and of the explanations shown."""
-    rows = []
-    for method in dict.fromkeys(table["method"].to_pylist()):
-        rows.append({"method": method, **_mean(table.filter(pc.field("method") == method), seed)})
-    if len(table):
-        rows.append({"method": "chosen", **_mean(table.filter(table["chosen"]), seed)})
-    return rows
+    groups: dict[str, list[ExplanationRow]] = {}
+    for row in rows:
+        groups.setdefault(row.method, []).append(row)
+    if rows:
+        groups["chosen"] = [row for row in rows if row.chosen]
+    return [_mean(method, own, seed) for method, own in groups.items()]
 
 
-def headline(table: pa.Table, summaries: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+def headline(
+    rows: Sequence[ExplanationRow], members: Sequence[ExplainedMember], seed: int
+) -> dict[str, MeanScore | int]:
     """How well the shown explanations do, against the token lookup and random twins."""
-    counts: dict[str, Any] = {"n_explained": sum(s["n_explained"] for s in summaries)}
-    counts |= {"n_eligible": sum(s["n_eligible"] for s in summaries)}
-    shown = table.filter(table["chosen"])
-    if not len(shown):
-        return counts
-    found = {}
-    for name in ("auprc", "token_auprc", "random_auprc", "base_rate"):
-        values = np.array(shown[name].to_pylist(), float)
-        found[name] = _interval(values, seed) | {"n": len(values), "split": shown["split"][0].as_py()}
-    return found | counts
+    shown = [row for row in rows if row.chosen]
+    found: dict[str, MeanScore | int] = {}
+    if shown:
+        for name in ("auprc", "token_auprc", "random_auprc", "base_rate"):
+            found[name] = _interval(shown, name, seed)
+    found["n_explained"] = sum(m.n_explained for m in members)
+    return found | {"n_eligible": sum(m.n_eligible for m in members)}
 
 
 def choice(cfg: ExplainConfig) -> str:
@@ -53,23 +50,27 @@ def choice(cfg: ExplainConfig) -> str:
     )
 
 
-def _mean(table: pa.Table, seed: int) -> dict[str, Any]:
-    row: dict[str, Any] = {"n_latents": len(table)}
-    for name in ("auprc", "precision_at_half_recall", "token_auprc", "random_auprc", "base_rate"):
-        values = np.array(table[name].to_pylist(), float)
-        row[name] = float(values.mean())
-    own = _interval(np.array(table["auprc"].to_pylist(), float), seed)
-    above = table.filter(pc.field("auprc_low") > pc.field("random_auprc"))
-    return row | {
-        "auprc_low": own["low"],
-        "auprc_high": own["high"],
-        "n_above_random": len(above),
-    }
+def _mean(method: str, rows: list[ExplanationRow], seed: int) -> MethodScores:
+    own = _interval(rows, "auprc", seed)
+    names = ("auprc", "precision_at_half_recall", "token_auprc", "random_auprc", "base_rate")
+    return MethodScores(
+        method=method,
+        n_latents=len(rows),
+        **{name: float(_values(rows, name).mean()) for name in names},
+        auprc_low=own.low,
+        auprc_high=own.high,
+        n_above_random=sum(row.auprc_low > row.random_auprc for row in rows),
+    )
 
 
-def _interval(values: Float[np.ndarray, " n"], seed: int) -> dict[str, Any]:
+def _values(rows: Sequence[ExplanationRow], name: str) -> np.ndarray:
+    return np.array([getattr(row, name) for row in rows], float)
+
+
+def _interval(rows: Sequence[ExplanationRow], name: str, seed: int) -> MeanScore:
     """Mean over latents with its bootstrap interval; none for a single latent."""
-    if len(values) < 2:
-        return {"value": float(values.mean()), "low": None, "high": None}
+    values, n, split = _values(rows, name), len(rows), rows[0].split
+    if n < 2:
+        return MeanScore(value=float(values.mean()), n=n, split=split)
     found = bootstrap_mean(values, seed=seed)
-    return {"value": found.estimate, "low": found.low, "high": found.high}
+    return MeanScore(value=found.estimate, low=found.low, high=found.high, n=n, split=split)

@@ -40,7 +40,7 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Limits:
     """As in `ExplainConfig`; `whole`: sequences are questions, neither pruned nor ended by the latent."""
 
     context: int
@@ -68,7 +68,7 @@ class _Cut:
 
 
 def find_patterns(
-    examples: Sequence[Example], probe: Probe, substitutes: Substitutes, cfg: Settings
+    examples: Sequence[Example], probe: Probe, substitutes: Substitutes, cfg: Limits
 ) -> list[list[Pattern]]:
     """Patterns of every example; none where the example does not activate its latent by itself.
 
@@ -89,7 +89,7 @@ def find_patterns(
     return found
 
 
-def _prune(examples: Sequence[Example], probe: Probe, cfg: Settings) -> list[_Cut]:
+def _prune(examples: Sequence[Example], probe: Probe, cfg: Limits) -> list[_Cut]:
     """The shortest of 1, 2, 4, ... last tokens that keeps the activation, or all of them."""
     whole = probe([e.tokens for e in examples], np.arange(len(examples)))
     cuts = [
@@ -112,7 +112,7 @@ def _prune(examples: Sequence[Example], probe: Probe, cfg: Settings) -> list[_Cu
     return cuts
 
 
-def _weigh(cuts: list[_Cut], probe: Probe, cfg: Settings) -> None:
+def _weigh(cuts: list[_Cut], probe: Probe, cfg: Limits) -> None:
     """Mask each token in turn: importance = 1 - activation without it / activation."""
     edited = [_replaced(cut.tokens, at, cut.mask(at)) for cut in cuts for at in range(len(cut.tokens))]
     owner = np.repeat(_index(cuts), [len(cut.tokens) for cut in cuts])
@@ -142,7 +142,7 @@ def _first_of_kind(examples: Sequence[Example], cuts: list[_Cut]) -> list[_Cut]:
     return firsts
 
 
-def _widen(cuts: list[_Cut], probe: Probe, substitutes: Substitutes, cfg: Settings) -> None:
+def _widen(cuts: list[_Cut], probe: Probe, substitutes: Substitutes, cfg: Limits) -> None:
     """Try similar tokens in place of each important one; those that keep the activation are added."""
     asked = [
         (c, k, token)
@@ -161,7 +161,7 @@ def _widen(cuts: list[_Cut], probe: Probe, substitutes: Substitutes, cfg: Settin
         cut.options = [tuple(sorted(set(own))) for own in cut.options]
 
 
-def _stretch(cuts: list[_Cut], probe: Probe, cfg: Settings) -> None:
+def _stretch(cuts: list[_Cut], probe: Probe, cfg: Limits) -> None:
     """Change the distance between important tokens to see how near and how far they may stand.
 
     One token nearer and one farther first; then, on a side that holds, twice as far each time; then every
@@ -211,7 +211,7 @@ class _Side:
         return list(range(self.reach + 1, min(self.failed, default=self.reach + 1)))
 
 
-def _try(asked: list[tuple[_Side, int]], probe: Probe, cfg: Settings) -> None:
+def _try(asked: list[tuple[_Side, int]], probe: Probe, cfg: Limits) -> None:
     if not asked:
         return
     edited = [_spaced(s.cut, s.k, s.cut.gaps[s.k][0] + s.sign * step) for s, step in asked]
@@ -221,7 +221,7 @@ def _try(asked: list[tuple[_Side, int]], probe: Probe, cfg: Settings) -> None:
         (side.held if fine else side.failed).add(step)
 
 
-def _patterns(cut: _Cut, cfg: Settings) -> list[Pattern]:
+def _patterns(cut: _Cut, cfg: Limits) -> list[Pattern]:
     """The example's pattern; of a question also the same tokens in order at any distance."""
     columns = zip(cut.options, cut.gaps, cut.kept, strict=True)
     items = tuple(

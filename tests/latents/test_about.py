@@ -9,13 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.planted import planted_sae
-from thoughtlens.core import NotThereError, digest
-from thoughtlens.latents.explain.about import about, render
-from thoughtlens.latents.explain.of_member import EXPLANATIONS
+from thoughtlens.core import NotThereError, digest, schema
+from thoughtlens.latents.about import about, render
+from thoughtlens.latents.explain.records import ExplanationRow
 
 NUMBERS = {
     "auprc": 0.5, "precision_at_half_recall": 0.6, "precision": 0.5, "recall": 0.5, "base_rate": 0.01,
     "n": 1000, "n_units": 20, "n_fires": 10, "auprc_low": 0.4, "auprc_high": 0.6,
+    "token_auprc": 0.3, "random_auprc": 0.1, "validation_auprc": 0.5,
 }  # fmt: skip
 
 
@@ -29,7 +30,9 @@ def run(tmp_path):
     ]
     rows = [{"member": "pooled", "split": "test", **row} for row in rows]
     (tmp_path / "explain").mkdir()
-    pq.write_table(pa.Table.from_pylist(rows, EXPLANATIONS), tmp_path / "explain" / "explanations.parquet")
+    pq.write_table(
+        pa.Table.from_pylist(rows, schema(ExplanationRow)), tmp_path / "explain" / "explanations.parquet"
+    )
     return tmp_path
 
 
@@ -41,18 +44,17 @@ def effect(**columns):
 
 def test_explanations_alone(run):
     rows = about(run)
-    assert [row["text"] for row in rows] == ["first", "second"]
-    assert all(row["output"] == row["effect"] == "" for row in rows)
+    assert [row.text for row in rows] == ["first", "second"]
+    assert all(row.output == row.effect == "" for row in rows)
     assert "first" in render(rows) and "0.90 (0.40 to 0.60)" in render(rows)
     assert render(rows, most=1).endswith("and 1 more in explanations.parquet")
 
 
 def test_output_and_effect_are_joined(run):
     (run / "lens").mkdir()
-    logits = [
-        {"member": "pooled", "latent": 2, "sign": sign, "rank": rank, "token": token, "logit": 1.0}
-        for sign, rank, token in ((1, 1, " b"), (1, 0, " a"), (-1, 0, "</script>"))
-    ]
+    tokens = ((1, 1, " b"), (1, 0, " a"), (-1, 0, "</script>"))
+    common = {"member": "pooled", "latent": 2, "token_id": 0, "logit": 1.0}
+    logits = [{**common, "sign": sign, "rank": rank, "token": token} for sign, rank, token in tokens]
     pq.write_table(pa.Table.from_pylist(logits), run / "lens" / "latents.parquet")
     for name, sae, rows in (
         ("ours", digest(run / "sae"), [effect(), effect(control="random"), effect(latents="2 7")]),
@@ -63,9 +65,9 @@ def test_output_and_effect_are_joined(run):
         (run / "intervene" / name / "result.json").write_text(json.dumps(result))
         (run / "intervene" / name / "config.toml").write_text("latents = [2]\n")
     first, second = about(run)
-    assert (first["output"], first["effect"]) == ("", "")
-    assert second["output"] == 'output: raises " a", " b"; lowers "</script>"'
-    assert second["effect"] == (
+    assert (first.output, first.effect) == ("", "")
+    assert second.output == 'output: raises " a", " b"; lowers "</script>"'
+    assert second.effect == (
         "effect: edit latents at layer 1, thought 3: accuracy -0.050 (-0.080 to -0.020), worse, n = 400, test"
     )
     assert "    output: raises" in render([second])
