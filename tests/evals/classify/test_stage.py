@@ -12,8 +12,8 @@ from tests.planted import HOOKS, D, planted_sae, thought_store
 from thoughtlens import sae as saes
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
-from thoughtlens.core import ConfigError, DataError, MismatchError, NotThereError, validate_config
-from thoughtlens.evals.classify import parts
+from thoughtlens.core import ConfigError, DataError, MismatchError, NotThereError, Parts, validate_config
+from thoughtlens.evals.classify import run as running
 from thoughtlens.evals.classify.config import ClassifyConfig
 from thoughtlens.evals.classify.stage import classify, plan
 from thoughtlens.evals.probing import probes
@@ -163,7 +163,7 @@ def test_a_killed_stage_ends_with_the_same_bytes(run, tmp_path):
         .label.cat.codes
     )
     folds = probes.make_folds(y, np.arange(len(y)), n_splits=3, n_inner=2, seed=0)
-    parts.save(probes.constant(y, folds, n_classes=3), parts.part(broken, "majority", "none"))
+    running.save(probes.constant(y, folds, n_classes=3), Parts(broken), running.part("majority", "none"))
     assert classify(config(root, **options), tmp_path / "out")["digest"] == whole["digest"]
     assert not (tmp_path / "out" / "parts").exists()
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from thoughtlens.evals.classify.config import CELL_ARMS, SELECTED, SELECTED_CELL, ClassifyConfig
-from thoughtlens.evals.classify.run import Found
-from thoughtlens.evals.classify.tables import unit_scores
-from thoughtlens.evals.probing import comparisons
+from thoughtlens.evals.classify.config import CELL_ARMS, SELECTED, SELECTED_CELL
+from thoughtlens.evals.classify.records import CellRow, CellTests, Place, PoolingLoss
+from thoughtlens.evals.classify.run import Found, Task
+from thoughtlens.evals.probing import comparisons, scores
 from thoughtlens.evals.probing.cells import PENALTY, CellTest, compare_cells
 from thoughtlens.evals.probing.features import association, one_hot
 from thoughtlens.evals.probing.matrices import Matrix
-from thoughtlens.evals.probing.probes import Folds
-from thoughtlens.evals.probing.samples import ThoughtSamples, Units
+from thoughtlens.evals.probing.samples import ThoughtSamples
 
 ALPHA = 0.05
 DEFINITIONS = {
@@ -26,37 +26,31 @@ DEFINITIONS = {
 }
 
 
-def cell_tests(
-    cfg: ClassifyConfig, units: Units, folds: Folds, samples: ThoughtSamples, found: Found
-) -> dict[str, Any]:
+def cell_tests(task: Task, samples: ThoughtSamples, found: Found) -> dict[str, CellTests]:
     """For each arm that is scored cell by cell: the tests, what they allow to say, and what poolings lose."""
+    units, cfg = task.units, task.cfg
+    cells = [(c[0], c[1]) for c in samples.cover.cells]
     out = {}
     for arm in CELL_ARMS:
-        cells = [(c[0], c[1]) for c in samples.cover.cells]
         parts = samples.parts(arm)
         test = compare_cells(
-            parts, units.y, units.groups, folds,
+            parts, units.y, units.groups, task.folds,
             n_classes=units.n_classes, n_permutations=cfg.n_permutations, seed=cfg.seed,
         )  # fmt: skip
-        best = int(test.score.argmax())
-        out[arm] = {
-            "cells": [
-                {
-                    "hook_name": hook,
-                    "thought_idx": thought,
-                    "screening_score": float(test.score[i]),
-                    "p_any": float(test.p_any[i]),
-                    "p_best": float(test.p_best[i]),
-                }
-                for i, (hook, thought) in enumerate(cells)
+        hook, thought = cells[int(test.score.argmax())]
+        numbers = zip(cells, test.score.tolist(), test.p_any.tolist(), test.p_best.tolist(), strict=True)
+        out[arm] = CellTests(
+            by_cell=[
+                CellRow(hook_name=h, thought_idx=t, screening_score=score, p_any=p_any, p_best=p_best)
+                for (h, t), score, p_any, p_best in numbers
             ],
-            "best": {"hook_name": cells[best][0], "thought_idx": cells[best][1]},
-            "null_max_95": test.null_max,
-            "n_permutations": test.n_permutations,
-            "n": len(units.y),
-            "says": _sentence(test, cells),
-            "poolings": _poolings(cfg, units, samples, found, arm, parts, test),
-        }
+            best=Place(hook_name=hook, thought_idx=thought),
+            null_max_95=test.null_max,
+            n_permutations=test.n_permutations,
+            n=len(units.y),
+            says=_sentence(test, cells),
+            poolings=_poolings(task, samples, found, arm, parts[int(test.score.argmax())]),
+        )
     return out
 
 
@@ -82,15 +76,10 @@ def _sentence(test: CellTest, cells: list[tuple[str, int | None]]) -> str:
 
 
 def _poolings(
-    cfg: ClassifyConfig,
-    units: Units,
-    samples: ThoughtSamples,
-    found: Found,
-    arm: str,
-    parts: list[Matrix],
-    test: CellTest,
-) -> list[dict[str, Any]]:
+    task: Task, samples: ThoughtSamples, found: Found, arm: str, best_cell: Matrix
+) -> list[PoolingLoss]:
     """Every pooling against the best cell, chosen inside the training folds; and why one loses."""
+    units, cfg = task.units, task.cfg
     best = found.probes.get((arm, SELECTED_CELL))
     if best is None:
         return []
@@ -99,27 +88,37 @@ def _poolings(
     def strongest(X: Any) -> float:
         return float(association(X, targets, everyone, classes=units.n_classes is not None).max())
 
-    alone = strongest(parts[int(test.score.argmax())])
+    alone = strongest(best_cell)
     rows = []
     for (own, name), p in found.probes.items():
         if own == arm and name not in (SELECTED, SELECTED_CELL) and not name.startswith("cell:"):
-            row = comparisons.paired(
-                unit_scores(p, units.y), unit_scores(best, units.y), units.groups,
-                delta=cfg.delta, seed=cfg.seed,
-            )  # fmt: skip
-            row = {"pooling": name, **row, "strongest_in_cell": alone}
-            if not samples.poolings[name].weighted:
-                row["strongest_in_pooling"] = strongest(next(iter(samples.features(arm, [name])))[1])
-            row["says"] = _why(row, len(parts)) if row["high"] < -cfg.delta else None
-            rows.append(row)
+            row = PoolingLoss(
+                pooling=name,
+                **vars(
+                    comparisons.paired(
+                        scores.unit_scores(p, units.y),
+                        scores.unit_scores(best, units.y),
+                        units.groups,
+                        delta=cfg.delta,
+                        seed=cfg.seed,
+                    )
+                ),
+                strongest_in_cell=alone,
+                strongest_in_pooling=None
+                if samples.poolings[name].weighted
+                else strongest(next(iter(samples.features(arm, [name])))[1]),
+                says=None,
+            )
+            says = _why(row, len(samples.cover.cells)) if row.high < -cfg.delta else None
+            rows.append(replace(row, says=says))
     return rows
 
 
-def _why(row: dict[str, Any], n_cells: int) -> str:
-    lost = f"{row['pooling']} loses {-100 * row['difference']:.1f} points to the best cell"
-    if "strongest_in_pooling" not in row:
+def _why(row: PoolingLoss, n_cells: int) -> str:
+    lost = f"{row.pooling} loses {-100 * row.difference:.1f} points to the best cell"
+    within, after = row.strongest_in_cell, row.strongest_in_pooling
+    if after is None:
         return f"{lost}: its weights did not settle on that cell."
-    within, after = row["strongest_in_cell"], row["strongest_in_pooling"]
     if after >= 0.9 * within:
         return (
             f"{lost}: its strongest feature says as much ({after:.0%} of the label's variance, there "

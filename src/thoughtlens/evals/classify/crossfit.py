@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from thoughtlens.core import ConfigError, load_config, say
 from thoughtlens.evals.probing.probes import Folds
@@ -34,15 +35,18 @@ def cross_fitted(sae: Path, samples: ThoughtSamples, folds: Folds, seed: int) ->
         say(f"classify: training the SAE of fold {fold + 1} of {folds.n_splits}")
         units = np.flatnonzero(folds.outer != fold)
         own = {
-            name: _train(recipe, member, *samples.vectors(name, units), samples, seed)
+            name: _train(recipe, member, samples.vectors(name, units), samples, seed)
             for name, member in samples.cover.saes.items()
         }
         found.append(samples.with_saes(own))
     return found
 
 
-def _train(recipe: TrainConfig, member: SAE, x: Any, cell: Any, samples: ThoughtSamples, seed: int) -> SAE:
+def _train(
+    recipe: TrainConfig, member: SAE, rows: tuple[Tensor, Tensor], samples: ThoughtSamples, seed: int
+) -> SAE:
     cfg: Any = member.cfg
+    x, cell = rows
     if not member.reconstructs or cfg.kind == "supervised":
         raise ConfigError(f"cross_fit: SAEs of kind {cfg.kind!r} cannot be trained on rows alone")
     s = settings(

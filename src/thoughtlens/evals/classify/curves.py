@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-
-from thoughtlens.evals.classify.run import Found, Samples
+from thoughtlens.evals.classify.records import AtK, ChosenRow, ClassPoint, ValuePoint
+from thoughtlens.evals.classify.run import Found, Task
 from thoughtlens.evals.probing import scores
-from thoughtlens.evals.probing.samples import Units
+from thoughtlens.evals.probing.probes import Probe
 
 N_LISTED = 20
 DEFINITIONS = {
@@ -18,20 +17,23 @@ DEFINITIONS = {
 }
 
 
-def curves(units: Units, found: Found, split: str, seed: int) -> list[dict[str, Any]]:
+def curves(task: Task, found: Found) -> list[ClassPoint | ValuePoint]:
     """Score at every k of the arms that choose features."""
-    rows = []
-    for (arm, pooling), at_k in found.at_k.items():
-        for k, p in at_k.probes.items():
-            if units.classes is None:
-                row = scores.skill(units.y, p.pred, units.groups, seed=seed)
-            else:
-                row = scores.score(units.y, p.pred, p.proba, units.groups, seed=seed)
-            rows.append({"arm": arm, "pooling": pooling, "k": k, "split": split, **row})
-    return rows
+    return [
+        _point(task, p, AtK(arm=arm, pooling=pooling, k=k, split=task.seen.split))
+        for (arm, pooling), own in found.at_k.items()
+        for k, p in own.probes.items()
+    ]
 
 
-def chosen(found: Found, samples: Samples) -> list[dict[str, Any]]:
+def _point(task: Task, p: Probe, at: AtK) -> ClassPoint | ValuePoint:
+    units, seed = task.units, task.cfg.seed
+    if units.classes is None:
+        return ValuePoint(**vars(at), **vars(scores.skill(units.y, p.pred, units.groups, seed=seed)))
+    return ClassPoint(**vars(at), **vars(scores.score(units.y, p.pred, p.proba, units.groups, seed=seed)))
+
+
+def chosen(task: Task, found: Found) -> list[ChosenRow]:
     """The features that were chosen most often, first ones first, with where each comes from."""
     rows = []
     for (arm, pooling), at_k in found.at_k.items():
@@ -40,20 +42,22 @@ def chosen(found: Found, samples: Samples) -> list[dict[str, Any]]:
         for own in at_k.chosen:
             times.update(own.tolist())
             ranks.update({int(column): rank for rank, column in enumerate(own)})
-        n_folds = len(at_k.chosen)
-        missed = at_k.chosen.shape[1]
+        n_folds, missed = at_k.chosen.shape
         order = sorted(times, key=lambda c: (ranks[c] + missed * (n_folds - times[c])) / n_folds)
         for rank, column in enumerate(order[:N_LISTED]):
-            origin = samples.column(arm, pooling, column)
-            rows.append({"arm": arm, "pooling": pooling, "rank": rank, **origin, "n_folds": times[column]})
+            origin = task.samples.column(arm, pooling, column)
+            rows.append(ChosenRow(arm=arm, pooling=pooling, rank=rank, **vars(origin), n_folds=times[column]))
     return rows
 
 
-def fewest(rows: list[dict[str, Any]], metric: str) -> dict[str, int]:
+def fewest(points: Sequence[ClassPoint | ValuePoint]) -> dict[str, int]:
     """For each arm and pooling, the fewest features that reach 95 % of the curve's highest score."""
     out: dict[str, int] = {}
-    for arm, pooling in dict.fromkeys((r["arm"], r["pooling"]) for r in rows):
-        own = [r for r in rows if (r["arm"], r["pooling"]) == (arm, pooling)]
-        top = np.max([r[metric] for r in own])
-        out[f"{arm} {pooling}"] = min(r["k"] for r in own if r[metric] >= 0.95 * top)
+    for arm, pooling in dict.fromkeys((p.arm, p.pooling) for p in points):
+        own = {p.k: _height(p) for p in points if (p.arm, p.pooling) == (arm, pooling)}
+        out[f"{arm} {pooling}"] = min(k for k, score in own.items() if score >= 0.95 * max(own.values()))
     return out
+
+
+def _height(point: ClassPoint | ValuePoint) -> float:
+    return point.accuracy if isinstance(point, ClassPoint) else point.r2

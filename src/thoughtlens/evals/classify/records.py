@@ -191,11 +191,11 @@ class ClassifyOutcome(Outcome):
     arms: dict[str, str]
     """What each representation is."""
     arms_left_out: list[str] = field(default_factory=list)
-    table: list[ClassRow] | list[ValueRow]
+    table: list[ClassRow | ValueRow]
     """`table.parquet` without single cells."""
     comparisons: list[Comparison]
     primary_pooling: str
-    curves: list[ClassPoint] | list[ValuePoint] = field(default_factory=list)
+    curves: list[ClassPoint | ValuePoint] = field(default_factory=list)
     chosen: list[ChosenRow] = field(default_factory=list)
     fewest: dict[str, int] = field(default_factory=dict)
     """By representation and pooling, the fewest features that reach 95 % of the curve's highest score."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from thoughtlens.core import ConfigError, progress
-from thoughtlens.evals.classify import parts
+from thoughtlens.core import ConfigError, Parts, progress, whole
 from thoughtlens.evals.classify.config import CELL_ARMS, SELECTED, SELECTED_CELL, ClassifyConfig
+from thoughtlens.evals.classify.records import Seen
 from thoughtlens.evals.probing import attention, probes, topk
 from thoughtlens.evals.probing.attention import Bags
 from thoughtlens.evals.probing.menu import ARMS
@@ -25,6 +26,21 @@ Key = tuple[str, str]
 """(arm, pooling)."""
 FITTED_ARMS = ("sae", "sae_reconstruction", "top_latents")
 """Arms that a cross-fitted SAE changes."""
+WHOLE = 0
+"""Number under which a probe on all features is kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is classified, from what, and who is tested when."""
+
+    cfg: ClassifyConfig
+    units: Units
+    seen: Seen
+    folds: Folds
+    samples: Samples
+    by_fold: Sequence[Samples] | None
+    """For a cross-fitted SAE, the features that count in each outer fold."""
 
 
 @dataclass(eq=False)
@@ -37,45 +53,33 @@ class Found:
     at_k: dict[Key, AtK] = field(default_factory=dict)
 
 
-def probe_all(
-    cfg: ClassifyConfig,
-    tmp: Path,
-    units: Units,
-    folds: Folds,
-    samples: Samples,
-    by_fold: Sequence[Samples] | None,
-) -> Found:
-    """Every (arm, pooling) of the config.
-
-    Args:
-        cfg: The stage's config.
-        tmp: Where finished probes are kept.
-        units: What is classified.
-        folds: The folds of all arms.
-        samples: The features of the arms.
-        by_fold: For a cross-fitted SAE, the features that count in each outer fold.
-    """
-    wanted = {arm: _wanted(cfg, arm, samples) for arm in cfg.arms}
+def probe_all(task: Task, parts: Parts) -> Found:
+    """Every (arm, pooling) of the config; those that are finished already are read back."""
+    cfg, units = task.cfg, task.units
+    wanted = {arm: _wanted(task, arm) for arm in cfg.arms}
     found = Found()
     with progress("classify", sum(map(len, wanted.values())), "probes") as bar:
         for arm, names in wanted.items():
             shuffled = ARMS[arm].permuted
-            y = probes.permute_labels(units.y, units.groups, folds, seed=cfg.seed) if shuffled else units.y
+            y = units.y
+            if shuffled:
+                y = probes.permute_labels(y, units.groups, task.folds, seed=cfg.seed)
             found.targets[arm] = y
-            missing = [n for n in names if not parts.part(tmp, arm, n).is_file()]
-            for name, X in _features(arm, missing, units, samples, by_fold):
-                parts.save(_score(cfg, arm, X, y, folds, units.n_classes), parts.part(tmp, arm, name))
+            missing = [name for name in names if list(parts.todo([part(arm, name)]))]
+            for name, X in _features(task, arm, missing):
+                save(_score(task, arm, X, y), parts, part(arm, name))
                 bar.advance(1, f"{arm} {name}")
             for name in names:
-                _keep(found, arm, name, parts.load(parts.part(tmp, arm, name)), folds)
+                _keep(found, (arm, name), _load(parts.path(part(arm, name), "npz")), task.folds)
     for arm in cfg.arms:
-        _select(found.probes, arm, folds)
+        _select(found.probes, arm, task.folds)
     return found
 
 
-def _wanted(cfg: ClassifyConfig, arm: str, samples: Samples) -> list[str]:
+def _wanted(task: Task, arm: str) -> list[str]:
     if ARMS[arm].kind != "vectors":
         return ["none"]
+    cfg, samples = task.cfg, task.samples
     own = [n for n in samples.poolings_of(arm) if cfg.poolings is None or n in cfg.poolings]
     if not own and arm == "raw":
         raise ConfigError(f"poolings: expected some of {', '.join(samples.poolings)}, got {cfg.poolings}")
@@ -83,16 +87,14 @@ def _wanted(cfg: ClassifyConfig, arm: str, samples: Samples) -> list[str]:
     return own + (cells if len(cells) > 1 else [])
 
 
-def _features(
-    arm: str, names: Sequence[str], units: Units, samples: Samples, by_fold: Sequence[Samples] | None
-) -> Iterator[tuple[str, Any]]:
+def _features(task: Task, arm: str, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """The arm's features under each pooling; a list of them, one for each outer fold, where they differ."""
-    kind = ARMS[arm].kind
-    if kind == "vectors" and by_fold is not None and arm in FITTED_ARMS:
-        for several in zip(*(own.features(arm, names) for own in by_fold), strict=True):
+    kind, units = ARMS[arm].kind, task.units
+    if kind == "vectors" and task.by_fold is not None and arm in FITTED_ARMS:
+        for several in zip(*(own.features(arm, names) for own in task.by_fold), strict=True):
             yield several[0][0], [X for _, X in several]
     elif kind == "vectors":
-        yield from samples.features(arm, names)
+        yield from task.samples.features(arm, names)
     else:
         for name in names:
             if kind == "text":
@@ -101,37 +103,24 @@ def _features(
                 yield name, text_counts(units.texts, units.n_steps) if kind == "counts" else None
 
 
-def _score(
-    cfg: ClassifyConfig, arm: str, X: Any, y: np.ndarray, folds: Folds, n_classes: int | None
-) -> Probe | AtK:
+def _score(task: Task, arm: str, X: Any, y: np.ndarray) -> Probe | AtK:
     if X is None:
-        return probes.constant(y, folds, n_classes=n_classes)
+        return probes.constant(y, task.folds, n_classes=task.units.n_classes)
     if isinstance(X, list):
-        found = [_fit(cfg, arm, own, y, folds, n_classes, (fold,)) for fold, own in enumerate(X)]
-        return _merged(found)
-    return _fit(cfg, arm, X, y, folds, n_classes, None)
+        return _merged([_fit(task, arm, own, y, (fold,)) for fold, own in enumerate(X)])
+    return _fit(task, arm, X, y, None)
 
 
-def _fit(
-    cfg: ClassifyConfig,
-    arm: str,
-    X: Any,
-    y: np.ndarray,
-    folds: Folds,
-    n_classes: int | None,
-    only: tuple[int, ...] | None,
-) -> Probe | AtK:
-    options: dict[str, Any] = {
-        "n_classes": n_classes,
-        "grid": cfg.c_grid,
-        "max_iter": cfg.max_iter,
-        "only": only,
-    }
+def _fit(task: Task, arm: str, X: Any, y: np.ndarray, only: tuple[int, ...] | None) -> Probe | AtK:
+    fit, cfg = _learner(task, arm, X), task.cfg
+    n_classes, grid, max_iter = task.units.n_classes, cfg.c_grid, cfg.max_iter
+    return fit(X, y, task.folds, n_classes=n_classes, grid=grid, max_iter=max_iter, only=only)
+
+
+def _learner(task: Task, arm: str, X: Any) -> Callable[..., Probe | AtK]:
     if ARMS[arm].top:
-        return topk.at_k(X, y, folds, ks=cfg.ks, **options)
-    if isinstance(X, Bags):
-        return attention.probe(X, y, folds, **options)
-    return probes.probe(X, y, folds, **options)
+        return partial(topk.at_k, ks=task.cfg.ks)
+    return attention.probe if isinstance(X, Bags) else probes.probe
 
 
 def _merged(found: Sequence[Probe | AtK]) -> Probe | AtK:
@@ -143,12 +132,12 @@ def _merged(found: Sequence[Probe | AtK]) -> Probe | AtK:
     return AtK(merged, np.max([f.chosen for f in several], axis=0))
 
 
-def _keep(found: Found, arm: str, name: str, one: Probe | AtK, folds: Folds) -> None:
+def _keep(found: Found, key: Key, one: Probe | AtK, folds: Folds) -> None:
     if isinstance(one, AtK):
-        found.at_k[arm, name] = one
+        found.at_k[key] = one
         chosen = probes.select(list(one.probes.values()), folds)[0]
         one = replace(chosen, n_features=max(one.probes))
-    found.probes[arm, name] = one
+    found.probes[key] = one
 
 
 def _select(found: dict[Key, Probe], arm: str, folds: Folds) -> None:
@@ -159,3 +148,32 @@ def _select(found: dict[Key, Probe], arm: str, folds: Folds) -> None:
     for name, menu in ((SELECTED, whole), (SELECTED_CELL, cells)):
         if menu:
             found[arm, name] = probes.select(list(menu.values()), folds)[0]
+
+
+def part(arm: str, pooling: str) -> str:
+    """Name of the part that holds one arm and pooling."""
+    return f"{arm}.{pooling.replace('/', '_').replace(':', '_')}"
+
+
+def save(found: Probe | AtK, parts: Parts, name: str) -> None:
+    """Write a probe, or those on k features for each k."""
+    several: Mapping[int, Probe] = found.probes if isinstance(found, AtK) else {WHOLE: found}
+    arrays = {f"{k}.{name}": value for k, p in several.items() for name, value in vars(p).items()}
+    if isinstance(found, AtK):
+        arrays["chosen"] = found.chosen
+    with whole(parts.path(name, "npz")) as file, file.open("wb") as handle:
+        np.savez(handle, **arrays)
+    parts.finish(name, {})
+
+
+def _load(file: Path) -> Probe | AtK:
+    """What `save` wrote."""
+    fields: dict[int, dict[str, Any]] = {}
+    with np.load(file, allow_pickle=False) as table:
+        arrays = {name: table[name] for name in table.files}
+    chosen = arrays.pop("chosen", None)
+    for name, value in arrays.items():
+        k, key = name.split(".")
+        fields.setdefault(int(k), {})[key] = value if value.ndim else value.item()
+    several = {k: Probe(**own) for k, own in fields.items()}
+    return several[WHOLE] if chosen is None else AtK(several, chosen)

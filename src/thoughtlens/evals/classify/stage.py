@@ -6,19 +6,15 @@ and the same menu of poolings. C, k, pooling and cell are chosen inside the trai
 
 from __future__ import annotations
 
-import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import ConfigError, Plan, run_stage
-from thoughtlens.evals.classify import cells, curves
+from thoughtlens.core import ConfigError, Parts, Plan, Result, run_stage
 from thoughtlens.evals.classify.config import ClassifyConfig
 from thoughtlens.evals.classify.crossfit import cross_fitted
-from thoughtlens.evals.classify.run import Samples, probe_all
+from thoughtlens.evals.classify.records import ClassifyOutcome
+from thoughtlens.evals.classify.run import Samples, Task, probe_all
 from thoughtlens.evals.classify.tables import write_tables
 from thoughtlens.evals.classify.units import load_members, load_samples, load_units
 from thoughtlens.evals.probing import probes
@@ -26,10 +22,8 @@ from thoughtlens.evals.probing.coders import Cover
 from thoughtlens.evals.probing.probes import Folds
 from thoughtlens.evals.probing.samples import ThoughtSamples, Units
 
-__all__ = ["ClassifyConfig", "classify", "plan"]
 
-
-def classify(cfg: ClassifyConfig, out: str | Path) -> dict[str, Any]:
+def classify(cfg: ClassifyConfig, out: str | Path) -> Result:
     """Score a label with every arm and pooling; an interrupted call continues.
 
     Returns:
@@ -65,29 +59,17 @@ def plan(cfg: ClassifyConfig) -> Plan:
     )
 
 
-def _work(cfg: ClassifyConfig, tmp: Path) -> dict[str, Any]:
+def _work(cfg: ClassifyConfig, tmp: Path) -> ClassifyOutcome:
     store = ActivationStore.open(cfg.acts)
     members = load_members(cfg, store)
     units, lines, seen = load_units(cfg, store, members)
     folds = _folds(cfg, units)
-    cover = Cover(store, members, cfg.pca_k, cfg.seed, cfg.arms)
-    samples = load_samples(cfg, cover, units, lines)
+    samples = load_samples(cfg, Cover(store, members, cfg.pca_k, cfg.seed, cfg.arms), units, lines)
     by_fold = _by_fold(cfg, samples, folds)
     if by_fold is not None:
-        seen = seen | {"standing": "cross-fitted", "n_seen_by_sae": 0}
-    found = probe_all(cfg, tmp, units, folds, samples, by_fold)
-    result = write_tables(cfg, tmp, units, folds, cover, found, seen)
-    result["curves"] = curves.curves(units, found, seen["split"], cfg.seed)
-    result["chosen"] = curves.chosen(found, samples)
-    result["fewest"] = curves.fewest(result["curves"], result["metric"])
-    if result["chosen"]:
-        pq.write_table(pa.Table.from_pylist(result["chosen"]), tmp / "chosen.parquet")
-        result["definitions"] = result["definitions"] | curves.DEFINITIONS
-    if cfg.per_cell and isinstance(samples, ThoughtSamples) and len(cover.cells) > 1:
-        result["cell_tests"] = cells.cell_tests(cfg, units, folds, samples, found)
-        result["definitions"] = result["definitions"] | cells.DEFINITIONS
-    shutil.rmtree(tmp / "parts")
-    return result
+        seen = replace(seen, standing="cross-fitted", n_seen_by_sae=0)
+    task = Task(cfg, units, seen, folds, samples, by_fold)
+    return write_tables(task, tmp, probe_all(task, Parts(tmp)))
 
 
 def _folds(cfg: ClassifyConfig, units: Units) -> Folds:

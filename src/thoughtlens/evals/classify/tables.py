@@ -2,91 +2,124 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from thoughtlens.core import ConfigError, warn
+from thoughtlens.core import ConfigError, Number, warn, write_rows
+from thoughtlens.evals.classify import cells, curves
 from thoughtlens.evals.classify.config import ClassifyConfig
-from thoughtlens.evals.classify.run import Found, Key
+from thoughtlens.evals.classify.records import (
+    ChosenRow,
+    ClassCount,
+    ClassifyOutcome,
+    ClassRow,
+    Fitted,
+    Protocol,
+    Scored,
+    ValueRow,
+)
+from thoughtlens.evals.classify.run import Found, Key, Task
 from thoughtlens.evals.probing import comparisons, probes, scores
-from thoughtlens.evals.probing.coders import Cover
 from thoughtlens.evals.probing.menu import ARMS, CELL_POOLINGS, TOKEN_POOLINGS
-from thoughtlens.evals.probing.probes import Folds, Probe
-from thoughtlens.evals.probing.samples import Units
+from thoughtlens.evals.probing.probes import Probe
+from thoughtlens.evals.probing.records import Comparison
+from thoughtlens.evals.probing.samples import ThoughtSamples
 
 
-def write_tables(
-    cfg: ClassifyConfig,
-    tmp: Path,
-    units: Units,
-    folds: Folds,
-    cover: Cover,
-    found: Found,
-    seen: dict[str, Any],
-) -> dict[str, Any]:
+def write_tables(task: Task, tmp: Path, found: Found) -> ClassifyOutcome:
     """Tables on disk, and the stage's result."""
-    metric = "accuracy" if units.classes is not None else "r2"
-    rows = [
-        _row(key, p, found.targets[key[0]], units, seed=cfg.seed, split=seen["split"])
-        for key, p in found.probes.items()
-    ]
-    pq.write_table(pa.Table.from_pylist(rows), tmp / "table.parquet")
-    pq.write_table(_predictions(units, folds, found), tmp / "predictions.parquet", compression="zstd")
-    compared = _compared(cfg, units, folds, found)
-    main = [row for row in rows if row["hook_name"] is None]
-    primary = next(row for row in compared if row["primary"])
+    cfg, units, cover = task.cfg, task.units, task.samples.cover
+    rows = _rows(task, found)
+    write_rows(tmp / "table.parquet", ValueRow if units.classes is None else ClassRow, rows)
+    pq.write_table(_predictions(task, found), tmp / "predictions.parquet", compression="zstd")
+    main, compared = [row for row in rows if row.hook_name is None], _compared(task, found)
     at = {a: found.probes.get((a, cfg.primary_pooling), found.probes.get((a, "none"))) for a in cfg.arms}
-    warnings = _warnings(cfg, units, found.probes, seen, cover.store.meta.kind == "thoughts")
+    points, chosen = curves.curves(task, found), curves.chosen(task, found)
+    definitions = {**scores.DEFINITIONS, **comparisons.DEFINITIONS}
+    if chosen:
+        write_rows(tmp / "chosen.parquet", ChosenRow, chosen)
+        definitions |= curves.DEFINITIONS
+    tests = None
+    if cfg.per_cell and isinstance(task.samples, ThoughtSamples) and len(cover.cells) > 1:
+        tests = cells.cell_tests(task, task.samples, found)
+        definitions |= cells.DEFINITIONS
+    warnings = _warnings(task, found.probes)
     for text in warnings:
         warn(text)
-    return {
-        "target": cfg.target or cfg.data,
-        "task": "classification" if units.classes is not None else "regression",
-        "metric": metric,
-        "kind": cover.store.meta.kind,
-        **_classes(units, found, at),
-        "n": len(units.y),
-        "n_groups": len(np.unique(units.groups)),
-        "split": seen["split"],
-        "transductive": seen,
-        "protocol": _protocol(cfg, folds, cover, units),
-        "arms": {a: ARMS[a].what for a in cfg.arms},
-        "arms_left_out": [a for a in cfg.arms if at[a] is None],
-        "table": main,
-        "comparisons": compared,
-        "primary_pooling": cfg.primary_pooling,
-        "headline": _headline(main, primary, cfg.primary_pooling, metric),
-        "definitions": {**scores.DEFINITIONS, **comparisons.DEFINITIONS},
-        "warnings": warnings,
-    }
+    y, is_number = units.y, units.classes is None
+    known = {a: p for a, p in at.items() if p is not None}
+    confusion = {} if is_number else {a: _confusion(task, found.targets[a], p) for a, p in known.items()}
+    names = units.classes or []
+    return ClassifyOutcome(
+        target=cfg.target or cfg.data,
+        task="regression" if is_number else "classification",
+        metric="r2" if is_number else "accuracy",
+        kind=cover.store.meta.kind,
+        target_mean=float(y.mean()) if is_number else None,
+        target_std=float(y.std()) if is_number else None,
+        classes=[ClassCount(name=name, n=int((y == i).sum())) for i, name in enumerate(names)],
+        per_class=None if is_number else {a: scores.per_class(m, names) for a, m in confusion.items()},
+        confusion=None if is_number else {a: m.tolist() for a, m in confusion.items()},
+        n=len(y),
+        n_groups=len(np.unique(units.groups)),
+        split=task.seen.split,
+        transductive=task.seen,
+        protocol=_protocol(task),
+        arms={a: ARMS[a].what for a in cfg.arms},
+        arms_left_out=[a for a in cfg.arms if at[a] is None],
+        table=main,
+        comparisons=compared,
+        primary_pooling=cfg.primary_pooling,
+        curves=points,
+        chosen=chosen,
+        fewest=curves.fewest(points),
+        cell_tests=tests,
+        headline=_headline(cfg, main, next(row for row in compared if row.primary)),
+        definitions=definitions,
+        warnings=warnings,
+    )
 
 
-def unit_scores(p: Probe, y: np.ndarray) -> np.ndarray:
-    """Which units are right; of a number, each unit's skill."""
-    return p.pred == y if p.proba.shape[1] else scores.unit_skill(y, p.pred)
+def _rows(task: Task, found: Found) -> list[ClassRow | ValueRow]:
+    return [_row(task, key, p, found.targets[key[0]]) for key, p in found.probes.items()]
 
 
-def _classes(units: Units, found: Found, at: dict[str, Probe | None]) -> dict[str, Any]:
-    """What there is to say of single classes."""
-    if units.classes is None:
-        y = units.y
-        return {"target_mean": float(y.mean()), "target_std": float(y.std()), "classes": []}
-    n = len(units.classes)
-    matrices = {a: scores.confusion(found.targets[a], p.pred, n) for a, p in at.items() if p is not None}
-    return {
-        "classes": [{"class": name, "n": int((units.y == i).sum())} for i, name in enumerate(units.classes)],
-        "per_class": {a: scores.per_class(m, units.classes) for a, m in matrices.items()},
-        "confusion": {a: m.tolist() for a, m in matrices.items()},
-    }
+def _row(task: Task, key: Key, p: Probe, y: np.ndarray) -> ClassRow | ValueRow:
+    groups, seed = task.units.groups, task.cfg.seed
+    around = vars(_scored(key, task.seen.split)) | vars(_fitted(p))
+    if task.units.classes is None:
+        return ValueRow(**around, **vars(scores.skill(y, p.pred, groups, seed=seed)))
+    return ClassRow(**around, **vars(scores.score(y, p.pred, p.proba, groups, seed=seed)))
 
 
-def _compared(cfg: ClassifyConfig, units: Units, folds: Folds, found: Found) -> list[dict[str, Any]]:
+def _scored(key: Key, split: str) -> Scored:
+    arm, name = key
+    if not name.startswith("cell:"):
+        return Scored(arm=arm, pooling=name, hook_name=None, thought_idx=None, split=split)
+    hook, _, thought = name.removeprefix("cell:").rpartition("/")
+    return Scored(arm=arm, pooling="cell", hook_name=hook, thought_idx=int(thought), split=split)
+
+
+def _fitted(p: Probe) -> Fitted:
+    return Fitted(
+        n_features=p.n_features,
+        c_median=None if np.isnan(p.c).any() else float(np.median(p.c)),
+        n_unconverged=p.n_unconverged,
+    )
+
+
+def _confusion(task: Task, y: np.ndarray, p: Probe) -> np.ndarray:
+    return scores.confusion(y, p.pred, task.units.n_classes or 0)
+
+
+def _compared(task: Task, found: Found) -> list[Comparison]:
+    cfg = task.cfg
     right = {
-        (a, n): unit_scores(p, found.targets[a])
+        (a, n): scores.unit_scores(p, found.targets[a])
         for (a, n), p in found.probes.items()
         if not ARMS[a].permuted and not n.startswith("cell:")
     }
@@ -95,51 +128,27 @@ def _compared(cfg: ClassifyConfig, units: Units, folds: Folds, found: Found) -> 
         names = sorted({n for a, n in right if a == "sae"})
         raise ConfigError(f"primary_pooling: expected one of {', '.join(names)}, got {cfg.primary_pooling!r}")
     return comparisons.comparisons(
-        right, units.groups, against="raw", primary=primary, delta=cfg.delta, seed=cfg.seed, outer=folds.outer
-    )
+        right, task.units.groups, against="raw", primary=primary, delta=cfg.delta, seed=cfg.seed,
+        outer=task.folds.outer,
+    )  # fmt: skip
 
 
 def _headline(
-    table: list[dict[str, Any]], primary: dict[str, Any], pooling: str, metric: str
-) -> dict[str, Any]:
+    cfg: ClassifyConfig, table: Sequence[ClassRow | ValueRow], primary: Comparison
+) -> dict[str, Number]:
     """Score of every arm at the primary pooling, and the comparison named before looking."""
-    out: dict[str, Any] = {
-        f"{metric}_{row['arm']}": {
-            "value": row[metric],
-            **{k: row[k] for k in ("low", "high", "n", "split")},
-        }
-        for row in sorted(table, key=lambda row: list(ARMS).index(row["arm"]))
-        if row["pooling"] in (pooling, "none")
-    }
-    keys = ("low", "high", "p", "n", "n_groups", "verdict")
-    difference = {"value": primary["difference"], **{k: primary[k] for k in keys}}
-    return out | {"sae_minus_raw": difference | {"split": table[0]["split"]}}
+    out = {}
+    for row in sorted(table, key=lambda row: list(ARMS).index(row.arm)):
+        if row.pooling in (cfg.primary_pooling, "none"):
+            name, value = ("accuracy", row.accuracy) if isinstance(row, ClassRow) else ("r2", row.r2)
+            out[f"{name}_{row.arm}"] = Number(
+                value=value, low=row.low, high=row.high, n=row.n, split=row.split
+            )
+    return out | {"sae_minus_raw": comparisons.number(primary, table[0].split)}
 
 
-def _row(key: Key, p: Probe, y: np.ndarray, units: Units, *, seed: int, split: str) -> dict[str, Any]:
-    arm, name = key
-    hook, _, thought = (
-        name.removeprefix("cell:").rpartition("/") if name.startswith("cell:") else (None, "", "")
-    )
-    if units.classes is None:
-        scored = scores.skill(y, p.pred, units.groups, seed=seed)
-    else:
-        scored = scores.score(y, p.pred, p.proba, units.groups, seed=seed)
-    return {
-        "arm": arm,
-        "pooling": "cell" if hook else name,
-        "hook_name": hook,
-        "thought_idx": int(thought) if hook else None,
-        "split": split,
-        **scored,
-        "n_features": p.n_features,
-        "c_median": None if np.isnan(p.c).any() else float(np.median(p.c)),
-        "n_unconverged": p.n_unconverged,
-    }
-
-
-def _predictions(units: Units, folds: Folds, found: Found) -> pa.Table:
-    tables = []
+def _predictions(task: Task, found: Found) -> pa.Table:
+    units, tables = task.units, []
     for (arm, name), p in found.probes.items():
         n, y = len(p.pred), found.targets[arm]
         columns = {
@@ -147,7 +156,7 @@ def _predictions(units: Units, folds: Folds, found: Found) -> pa.Table:
             "pooling": pa.array([name] * n).dictionary_encode(),
             "id": pa.array(units.ids).dictionary_encode(),
             "group": units.groups.astype(np.int32),
-            "fold": folds.outer.astype(np.int32),
+            "fold": task.folds.outer.astype(np.int32),
         }
         if units.classes is None:
             columns |= {"value": y, "predicted": p.pred}
@@ -162,45 +171,43 @@ def _predictions(units: Units, folds: Folds, found: Found) -> pa.Table:
     return pa.concat_tables(tables).unify_dictionaries()
 
 
-def _protocol(cfg: ClassifyConfig, folds: Folds, cover: Cover, units: Units) -> dict[str, Any]:
+def _protocol(task: Task) -> Protocol:
     """What all arms have in common."""
+    cfg, cover = task.cfg, task.samples.cover
     vectors = [a for a in cfg.arms if ARMS[a].kind == "vectors"]
-    return {
-        "same_for_every_arm": ["folds", "learner", "c_grid", "scaler", "choice of C", "seed"],
-        "same_for_every_arm_of_vectors": ["poolings"],
-        "arms_of_vectors": vectors,
-        "arms_without_vectors": [a for a in cfg.arms if a not in vectors],
-        "folds": cfg.folds,
-        "inner_folds": cfg.inner_folds,
-        "folds_digest": folds.digest,
-        "group": cfg.group_column or ("copies of a text" if cfg.data else "group_id"),
-        "learner": probes.LEARNER if units.classes is not None else probes.REGRESSOR,
-        "c_grid": list(cfg.c_grid),
-        "scaler": probes.SCALER,
-        "chosen_by": "mean loss over the inner folds of each training fold: C, k, pooling and cell",
-        "poolings": list(
-            cfg.poolings or (CELL_POOLINGS if cover.store.meta.kind == "thoughts" else TOKEN_POOLINGS)
-        ),
-        "ks": list(cfg.ks),
-        "cross_fit": cfg.cross_fit,
-        "pca_k": {name: coders.k_l0 for (_, name), coders in cover.coders.items()},
-        "pca_live_k": {name: coders.k_live for (_, name), coders in cover.coders.items()},
-        "l0": dict(cover.l0),
-        "delta": cfg.delta,
-        "seed": cfg.seed,
-    }
+    own = CELL_POOLINGS if cover.store.meta.kind == "thoughts" else TOKEN_POOLINGS
+    return Protocol(
+        same_for_every_arm=["folds", "learner", "c_grid", "scaler", "choice of C", "seed"],
+        same_for_every_arm_of_vectors=["poolings"],
+        arms_of_vectors=vectors,
+        arms_without_vectors=[a for a in cfg.arms if a not in vectors],
+        folds=cfg.folds,
+        inner_folds=cfg.inner_folds,
+        folds_digest=task.folds.digest,
+        group=cfg.group_column or ("copies of a text" if cfg.data else "group_id"),
+        learner=probes.LEARNER if task.units.classes is not None else probes.REGRESSOR,
+        c_grid=list(cfg.c_grid),
+        scaler=probes.SCALER,
+        chosen_by="mean loss over the inner folds of each training fold: C, k, pooling and cell",
+        poolings=list(cfg.poolings or own),
+        ks=list(cfg.ks),
+        cross_fit=cfg.cross_fit,
+        pca_k={name: coders.k_l0 for (_, name), coders in cover.coders.items()},
+        pca_live_k={name: coders.k_live for (_, name), coders in cover.coders.items()},
+        l0=dict(cover.l0),
+        delta=cfg.delta,
+        seed=cfg.seed,
+    )
 
 
-def _warnings(
-    cfg: ClassifyConfig, units: Units, found: dict[Key, Probe], seen: dict[str, Any], thoughts: bool
-) -> list[str]:
-    out = []
-    if seen["standing"] == "transductive":
+def _warnings(task: Task, found: Mapping[Key, Probe]) -> list[str]:
+    cfg, seen, out = task.cfg, task.seen, []
+    if seen.standing == "transductive":
         out.append(
-            f"transductive: the SAE was trained on {seen['n_seen_by_sae']} of the {seen['n']} units "
+            f"transductive: the SAE was trained on {seen.n_seen_by_sae} of the {seen.n} units "
             f"that are classified; cross_fit=true trains it anew on each training fold"
         )
-    if seen["standing"] == "unknown":
+    if seen.standing == "unknown":
         out.append("the SAE was trained on another store, so whether it saw these units is not known")
     fits = cfg.folds * (cfg.inner_folds + 1) * len(cfg.c_grid)
     late = [f"{a} {n}" for (a, n), p in found.items() if p.n_unconverged > 0.1 * fits]
@@ -210,6 +217,7 @@ def _warnings(
             f"{' and others' if len(late) > 4 else ''}; raise max_iter to be sure of their scores"
         )
     left_out = [a for a in cfg.arms if not any(key[0] == a for key in found)]
+    thoughts = task.samples.cover.store.meta.kind == "thoughts"
     if left_out and (thoughts or "arms" in cfg.model_fields_set):
         out.append(f"arms without their vectors in this store, left out: {', '.join(left_out)}")
     return out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import ConfigError, DataError, MismatchError, digest
 from thoughtlens.evals.classify.config import ClassifyConfig
+from thoughtlens.evals.classify.records import Seen
 from thoughtlens.evals.probing import probes
 from thoughtlens.evals.probing.coders import Cover
 from thoughtlens.evals.probing.menu import ARMS
@@ -62,7 +62,7 @@ def _partition(name: str, members: dict[str, SAE]) -> dict[str, SAE]:
 
 def load_units(
     cfg: ClassifyConfig, store: ActivationStore, members: dict[str, SAE]
-) -> tuple[Units, np.ndarray | None, dict[str, Any]]:
+) -> tuple[Units, np.ndarray | None, Seen]:
     """What is classified; the lines of the problems table it comes from; what the SAE saw of it."""
     problems = store.problems
     trained = {str(s) for sae in members.values() if (s := sae.provenance.get("split")) is not None}
@@ -158,9 +158,9 @@ def _target(cfg: ClassifyConfig, labels: pa.ChunkedArray) -> tuple[np.ndarray, l
     return y, classes
 
 
-def _seen(n_seen: int, n: int, same_store: bool, split: str) -> dict[str, Any]:
+def _seen(n_seen: int, n: int, same_store: bool, split: str) -> Seen:
     standing = "transductive" if n_seen else "inductive" if same_store else "unknown"
-    return {"split": split, "n_seen_by_sae": n_seen, "standing": standing, "n": n}
+    return Seen(split=split, n_seen_by_sae=n_seen, standing=standing, n=n)
 
 
 def load_samples(

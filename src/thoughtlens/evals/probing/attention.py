@@ -23,7 +23,7 @@ from thoughtlens.evals.probing.linear import Model
 from thoughtlens.evals.probing.losses import Loss
 from thoughtlens.evals.probing.matrices import Matrix, dense, moments, precise, rows, shape, stack
 from thoughtlens.evals.probing.menu import GRID
-from thoughtlens.evals.probing.probes import Outcome, Probe, check_matrix, each_fold, fit_fold
+from thoughtlens.evals.probing.probes import Fold, Probe, check_matrix, each_fold, fit_fold
 
 SHARPNESS = 20.0
 """How strongly the first weights prefer cells from which a ridge regression predicts, per unit of score."""
@@ -126,17 +126,17 @@ def probe(
     for cell in X.cells:
         check_matrix(cell, y)
 
-    def one(fold: int, loss: Loss) -> Outcome:
+    def one(fold: int, loss: Loss) -> Fold:
         train, test = np.flatnonzero(folds.outer != fold), np.flatnonzero(folds.outer == fold)
         inner = folds.inner[fold, train]
         start_b = _first_weights(X, train, y[train], inner, n_classes)
         pairs = [_stacked(group, train, test) for group in X.groups]
         model = Attention([a for a, _ in pairs], len(train), start_b)
         model_test = Attention([b for _, b in pairs], len(test), start_b)
-        return fit_fold(model, model_test, loss, inner, grid, max_iter)
+        return fit_fold(model, model_test, loss, inner, grid=grid, max_iter=max_iter)
 
     width = sum(shape(group[0])[1] for group in X.groups)
-    return each_fold(one, y, folds, n_classes, width, only)
+    return each_fold(one, y, folds, n_classes=n_classes, n_features=width, only=only)
 
 
 def _first_weights(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from thoughtlens.core import Number
+from thoughtlens.evals.probing.records import Comparison, Paired
 from thoughtlens.numerics.stats.significance import corrected_resampled_t, holm
 from thoughtlens.numerics.stats.verdicts import compare, compare_values
 
@@ -31,7 +33,7 @@ def comparisons(
     delta: float,
     seed: int,
     outer: Int[np.ndarray, " n"] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Comparison]:
     """Every arm against `against` at the same pooling, with verdicts; Holm over all but the primary one.
 
     Args:
@@ -47,13 +49,31 @@ def comparisons(
     for (arm, pooling), own in right.items():
         if arm != against:
             other = right.get((against, pooling), right[against, primary[1]])
-            row = {"arm": arm, "pooling": pooling, "against": against, "primary": (arm, pooling) == primary}
-            rows.append(row | paired(own, other, groups, delta=delta, seed=seed, outer=outer))
-    others = [row for row in rows if not row["primary"]]
-    if others:
-        for row, p in zip(others, holm([row["p"] for row in others]), strict=True):
-            row["p_holm"] = float(p)
-    return rows
+            row = Comparison(
+                arm=arm,
+                pooling=pooling,
+                against=against,
+                primary=(arm, pooling) == primary,
+                **vars(paired(own, other, groups, delta=delta, seed=seed)),
+                p_resampled=None if outer is None else _resampled(own, other, outer),
+            )
+            rows.append(row)
+    adjusted = iter(holm([row.p for row in rows if not row.primary]).tolist())
+    return [row if row.primary else replace(row, p_holm=next(adjusted)) for row in rows]
+
+
+def number(row: Comparison, split: str) -> Number:
+    """A comparison's difference, for a headline."""
+    return Number(
+        value=row.difference,
+        low=row.low,
+        high=row.high,
+        n=row.n,
+        split=split,
+        verdict=row.verdict,
+        p=row.p,
+        n_groups=row.n_groups,
+    )
 
 
 def paired(
@@ -63,28 +83,27 @@ def paired(
     *,
     delta: float,
     seed: int,
-    outer: Int[np.ndarray, " n"] | None = None,
-) -> dict[str, Any]:
-    """One comparison as a flat row: difference, interval, tests, n, power and verdict."""
+) -> Paired:
+    """One comparison: difference, interval, test, n, power and verdict."""
     found = (compare if a.dtype == bool else compare_values)(a, b, groups, delta=delta, seed=seed)
-    row: dict[str, Any] = {
-        "difference": found.difference.estimate,
-        "low": found.difference.low,
-        "high": found.difference.high,
-        "p": found.p,
-        "test": found.test,
-        "n_only_first": found.b,
-        "n_only_second": found.c,
-        "n": found.n_rows,
-        "n_groups": found.n_clusters,
-        "delta": delta,
-        "minimal_detectable_difference": found.minimal_detectable_difference,
-        "power": found.power,
-        "verdict": found.verdict,
-    }
-    if outer is not None:
-        sizes = np.bincount(outer)
-        folds = np.bincount(outer, weights=a.astype(float) - b) / sizes
-        test = corrected_resampled_t(folds, len(outer) - sizes.mean(), sizes.mean())
-        row["p_resampled"] = test.p
-    return row
+    return Paired(
+        difference=found.difference.estimate,
+        low=found.difference.low,
+        high=found.difference.high,
+        p=found.p,
+        test=found.test,
+        n_only_first=found.b,
+        n_only_second=found.c,
+        n=found.n_rows,
+        n_groups=found.n_clusters,
+        delta=delta,
+        minimal_detectable_difference=found.minimal_detectable_difference,
+        power=found.power,
+        verdict=found.verdict,
+    )
+
+
+def _resampled(a: np.ndarray, b: np.ndarray, outer: np.ndarray) -> float:
+    sizes = np.bincount(outer)
+    folds = np.bincount(outer, weights=a.astype(float) - b) / sizes
+    return corrected_resampled_t(folds, len(outer) - sizes.mean(), sizes.mean()).p

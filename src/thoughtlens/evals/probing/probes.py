@@ -31,9 +31,24 @@ from thoughtlens.evals.probing.matrices import Matrix, n_cpus, rows, shape
 from thoughtlens.evals.probing.menu import GRID
 
 __all__ = [
-    "GRID", "LEARNER", "REGRESSOR", "SCALER", "Folds", "Outcome", "Probe", "check_matrix", "constant",
-    "each_fold", "fit_fold", "make_folds", "make_value_folds", "merge", "permute_labels", "probe",
-    "require_groups", "select",
+    "GRID",
+    "LEARNER",
+    "REGRESSOR",
+    "SCALER",
+    "Fold",
+    "Folds",
+    "Probe",
+    "check_matrix",
+    "constant",
+    "each_fold",
+    "fit_fold",
+    "make_folds",
+    "make_value_folds",
+    "merge",
+    "permute_labels",
+    "probe",
+    "require_groups",
+    "select",
 ]  # fmt: skip
 
 LEARNER = (
@@ -63,7 +78,7 @@ class Probe:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class Fold:
     """One outer fold: outputs on its test units, the C chosen, its inner loss, fits that did not converge."""
 
     outputs: Float[np.ndarray, "n_test k"]
@@ -101,18 +116,21 @@ def probe(
     """
     check_matrix(X, y)
 
-    def one(fold: int, loss: Loss) -> Outcome:
+    def one(fold: int, loss: Loss) -> Fold:
         train, test = np.flatnonzero(folds.outer != fold), np.flatnonzero(folds.outer == fold)
         Z, Z_test = rotate(*scale(rows(X, train), rows(X, test)))
-        return fit_fold(Linear(Z), Linear(Z_test), loss, folds.inner[fold, train], grid, max_iter)
+        return fit_fold(
+            Linear(Z), Linear(Z_test), loss, folds.inner[fold, train], grid=grid, max_iter=max_iter
+        )
 
-    return each_fold(one, y, folds, n_classes, shape(X)[1], only)
+    return each_fold(one, y, folds, n_classes=n_classes, n_features=shape(X)[1], only=only)
 
 
 def each_fold(
-    one: Callable[[int, Loss], Outcome],
+    one: Callable[[int, Loss], Fold],
     y: Shaped[np.ndarray, " n"],
     folds: Folds,
+    *,
     n_classes: int | None,
     n_features: int,
     only: Sequence[int] | None = None,
@@ -143,9 +161,10 @@ def fit_fold(
     model_test: Model,
     loss: Loss,
     inner: Int[np.ndarray, " n"],
+    *,
     grid: Sequence[float],
     max_iter: int,
-) -> Outcome:
+) -> Fold:
     """Choose C by the inner folds and apply the fit on all training units to the test units.
 
     Problem j < n_inner of the model is the fit without inner fold j, the last one that on all units.
@@ -161,7 +180,7 @@ def fit_fold(
             break
     assert best is not None
     outputs, _ = model_test.forward(best.theta[:, n_inner:], loss.n_outputs, np.zeros(1, int))
-    return Outcome(outputs[:, 0], best.c, min(losses), late)
+    return Fold(outputs[:, 0], best.c, min(losses), late)
 
 
 def merge(probes: Sequence[Probe]) -> Probe:

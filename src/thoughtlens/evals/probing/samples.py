@@ -56,6 +56,17 @@ class Units:
         return None if self.classes is None else len(self.classes)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a column of a matrix comes from."""
+
+    member: str
+    hook_names: list[str]
+    thoughts: list[int]
+    index: int
+    """Of the latent, component or coordinate."""
+
+
 class ThoughtSamples:
     """Problems with one vector per (hook, thought)."""
 
@@ -118,19 +129,16 @@ class ThoughtSamples:
         other.cover = self.cover.with_saes(saes)
         return other
 
-    def column(self, arm: str, pooling: str, column: int) -> dict[str, object]:
+    def column(self, arm: str, pooling: str, column: int) -> Origin:
         """Where a column of the arm's matrix comes from: SAE, hooks, thoughts, and its index there."""
         cells, first = self._cells(arm), 0
         for block in self.poolings[pooling].blocks(cells):
             own = [cells[i] for i in block]
             width = self._width(arm, own[0])
             if column < first + width:
-                return {
-                    "member": own[0][2],
-                    "hook_names": list(dict.fromkeys(hook for hook, _, _ in own)),
-                    "thoughts": sorted({thought for _, thought, _ in own if thought is not None}),
-                    "index": column - first,
-                }
+                hooks = list(dict.fromkeys(hook for hook, _, _ in own))
+                thoughts = sorted({thought for _, thought, _ in own if thought is not None})
+                return Origin(own[0][2], hooks, thoughts, column - first)
             first += width
         raise IndexError(f"Expected a column below {first}, got {column}")
 
@@ -174,14 +182,14 @@ class TextSamples:
         """None: texts have no cells."""
         return []
 
-    def column(self, arm: str, pooling: str, column: int) -> dict[str, object]:
+    def column(self, arm: str, pooling: str, column: int) -> Origin:
         """Where a column of the arm's matrix comes from; members and hooks stand side by side."""
         first = 0
         for hook, _, name in self.cover.cells:
             sae = self.cover.saes[name]
             width = sae.d_sae if arm == "top_latents" else sae.d_in
             if column < first + width:
-                return {"member": name, "hook_names": [hook], "thoughts": [], "index": column - first}
+                return Origin(name, [hook], [], column - first)
             first += width
         raise IndexError(f"Expected a column below {first}, got {column}")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy import stats
 
-from thoughtlens.numerics.stats.intervals import bootstrap_mean, wilson
+from thoughtlens.evals.probing.probes import Probe
+from thoughtlens.evals.probing.records import ClassReport, ClassScores, ValueScores
+from thoughtlens.numerics.stats.intervals import Interval, bootstrap_mean, wilson
 
 N_RESAMPLES = 2000
 DEFINITIONS = {
@@ -36,20 +37,34 @@ def confusion(
     return np.bincount(y * n_classes + pred, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
-def per_class(matrix: Int[np.ndarray, "c c"], classes: Sequence[str]) -> list[dict[str, Any]]:
+def per_class(matrix: Int[np.ndarray, "c c"], classes: Sequence[str]) -> list[ClassReport]:
     """Precision, recall and F1 of every class, with Wilson intervals of the first two over units."""
     rows = []
     for i, name in enumerate(classes):
         hit, given, own = int(matrix[i, i]), int(matrix[:, i].sum()), int(matrix[i].sum())
-        row: dict[str, Any] = {"class": name, "n": own, "n_predicted": given}
-        for label, n in (("precision", given), ("recall", own)):
-            found = wilson(hit, n) if n else None
-            row[label] = found.estimate if found else None
-            row[f"{label}_low"] = found.low if found else None
-            row[f"{label}_high"] = found.high if found else None
-        row["f1"] = 2 * hit / (given + own) if given + own else 0.0
-        rows.append(row)
+        precision, recall = (wilson(hit, n) if n else None for n in (given, own))
+        rows.append(
+            ClassReport(
+                name=name,
+                n=own,
+                n_predicted=given,
+                precision=precision and precision.estimate,
+                precision_low=precision and precision.low,
+                precision_high=precision and precision.high,
+                recall=recall and recall.estimate,
+                recall_low=recall and recall.low,
+                recall_high=recall and recall.high,
+                f1=2 * hit / (given + own) if given + own else 0.0,
+            )
+        )
     return rows
+
+
+def share_right(right: Bool[np.ndarray, " n"], groups: Int[np.ndarray, " n"], seed: int) -> Interval:
+    """Accuracy: Wilson's interval where every unit is its own group, else a bootstrap over groups."""
+    if len(np.unique(groups)) == len(groups):
+        return wilson(int(right.sum()), len(right))
+    return bootstrap_mean(right, groups, seed=seed)
 
 
 def score(
@@ -59,48 +74,50 @@ def score(
     groups: Int[np.ndarray, " n"],
     *,
     seed: int,
-) -> dict[str, Any]:
+) -> ClassScores:
     """Accuracy, balanced accuracy, macro F1 and log-loss; definitions in `DEFINITIONS`."""
     n_classes = proba.shape[1]
-    right = y == pred
-    single = len(np.unique(groups)) == len(groups)
-    accuracy = wilson(int(right.sum()), len(y)) if single else bootstrap_mean(right, groups, seed=seed)
+    accuracy = share_right(y == pred, groups, seed)
     f1, low, high = _macro_f1(y, pred, groups, n_classes, seed)
     matrix = confusion(y, pred, n_classes)
     true = proba[np.arange(len(y)), y]
-    return {
-        "n": len(y),
-        "n_groups": len(np.unique(groups)),
-        "accuracy": accuracy.estimate,
-        "low": accuracy.low,
-        "high": accuracy.high,
-        "interval": accuracy.method,
-        "balanced_accuracy": float(np.mean(np.diag(matrix) / np.maximum(matrix.sum(1), 1))),
-        "macro_f1": f1,
-        "macro_f1_low": low,
-        "macro_f1_high": high,
-        "log_loss": float(-np.log(np.maximum(true, 1e-12)).mean()),
-    }
+    return ClassScores(
+        n=len(y),
+        n_groups=len(np.unique(groups)),
+        accuracy=accuracy.estimate,
+        low=accuracy.low,
+        high=accuracy.high,
+        interval=accuracy.method,
+        balanced_accuracy=float(np.mean(np.diag(matrix) / np.maximum(matrix.sum(1), 1))),
+        macro_f1=f1,
+        macro_f1_low=low,
+        macro_f1_high=high,
+        log_loss=float(-np.log(np.maximum(true, 1e-12)).mean()),
+    )
 
 
 def skill(
     y: Float[np.ndarray, " n"], pred: Float[np.ndarray, " n"], groups: Int[np.ndarray, " n"], *, seed: int
-) -> dict[str, Any]:
+) -> ValueScores:
     """R squared, errors and rank correlation of a predicted number; definitions in `DEFINITIONS`."""
-    unit = unit_skill(y, pred)
-    found = bootstrap_mean(unit, groups, seed=seed)
+    found = bootstrap_mean(unit_skill(y, pred), groups, seed=seed)
     constant = np.ptp(pred) == 0 or np.ptp(y) == 0
-    return {
-        "n": len(y),
-        "n_groups": len(np.unique(groups)),
-        "r2": found.estimate,
-        "low": found.low,
-        "high": found.high,
-        "interval": found.method,
-        "mean_absolute_error": float(np.abs(y - pred).mean()),
-        "rmse": float(np.sqrt(((y - pred) ** 2).mean())),
-        "spearman": None if constant else float(np.asarray(stats.spearmanr(y, pred))[0]),
-    }
+    return ValueScores(
+        n=len(y),
+        n_groups=len(np.unique(groups)),
+        r2=found.estimate,
+        low=found.low,
+        high=found.high,
+        interval=found.method,
+        mean_absolute_error=float(np.abs(y - pred).mean()),
+        rmse=float(np.sqrt(((y - pred) ** 2).mean())),
+        spearman=None if constant else float(np.asarray(stats.spearmanr(y, pred))[0]),
+    )
+
+
+def unit_scores(p: Probe, y: np.ndarray) -> Shaped[np.ndarray, " n"]:
+    """Which units are right; of a number, each unit's skill."""
+    return p.pred == y if p.proba.shape[1] else unit_skill(y, p.pred)
 
 
 def unit_skill(y: Float[np.ndarray, " n"], pred: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

@@ -14,7 +14,7 @@ from thoughtlens.evals.probing.linear import Linear
 from thoughtlens.evals.probing.losses import Loss
 from thoughtlens.evals.probing.matrices import Matrix, columns, dense, precise, rows, shape
 from thoughtlens.evals.probing.menu import GRID, KS
-from thoughtlens.evals.probing.probes import Outcome, Probe, check_matrix, each_fold, fit_fold
+from thoughtlens.evals.probing.probes import Fold, Probe, check_matrix, each_fold, fit_fold
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +55,8 @@ def at_k(
                 rows(X, test),
                 one_hot(y[train], n_classes),
                 loss,
-                ks[-1],
-                n_classes is not None,
+                k=ks[-1],
+                classes=n_classes is not None,
             )
             prepared[fold] = Z, Z_test
         return prepared[fold]
@@ -64,17 +64,19 @@ def at_k(
     found = {}
     for k in ks:
 
-        def one(fold: int, loss: Loss, k: int = k) -> Outcome:
+        def one(fold: int, loss: Loss, k: int = k) -> Fold:
             Z, Z_test = prepare(fold, loss)
             inner = folds.inner[fold, folds.outer != fold]
-            return fit_fold(Linear(Z[:, :, :k]), Linear(Z_test[:, :k]), loss, inner, grid, max_iter)
+            return fit_fold(
+                Linear(Z[:, :, :k]), Linear(Z_test[:, :k]), loss, inner, grid=grid, max_iter=max_iter
+            )
 
-        found[k] = each_fold(one, y, folds, n_classes, k, only)
+        found[k] = each_fold(one, y, folds, n_classes=n_classes, n_features=k, only=only)
     return AtK(found, chosen)
 
 
 def _chosen(
-    train: Matrix, test: Matrix, targets: Float[np.ndarray, "n m"], loss: Loss, k: int, classes: bool
+    train: Matrix, test: Matrix, targets: Float[np.ndarray, "n m"], loss: Loss, *, k: int, classes: bool
 ) -> tuple[Float[np.ndarray, "p n k"], Float[np.ndarray, "n_test k"], Int[np.ndarray, " k"]]:
     """Every problem's own k features, in units of their spread over all training units."""
     train, test, parts = precise(train), precise(test), []
