@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
-from thoughtlens.core import ConfigError
+from thoughtlens.core import BY_NAME, ConfigError
 from thoughtlens.studies import pipeline
 
 
@@ -31,3 +34,29 @@ def test_a_crosscoder_is_not_classified_with(do, tmp_path):
     with pytest.raises(ConfigError, match=r'leave it out: stages=\["extract", "train", "validate", "interp'):
         do(recipe, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_is_checked_without_torch():
+    code = """
+import sys
+from thoughtlens.core import BY_NAME, ConfigError
+from thoughtlens.studies import pipeline
+for wrong in ("sae.kk=3", "sae.k=5000"):
+    try:
+        pipeline.load("pilot", ["sae.d_sae=64", wrong])
+    except ConfigError:
+        pass
+pipeline.load("pilot")
+print(*{"torch", "numpy", "pyarrow", "transformers"} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_a_stage_s_options_keep_its_checks_and_lose_what_the_run_decides():
+    options = BY_NAME["train"].options
+    assert not {"acts", "sae", "seed"} & set(options.model_fields) and "lr" in options.model_fields
+    with pytest.raises(ConfigError, match="warmup \\+ decay"):
+        pipeline.load("pilot", ["train.warmup=0.8", "train.decay=0.8"])
+    with pytest.raises(ConfigError, match=r"train\.seed"):
+        pipeline.load("pilot", ["train.seed=3"])

@@ -28,24 +28,6 @@ class Held(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Record):
-    """A setting trained with one seed, or why it was not."""
-
-    idx: int
-    label: str
-    values: dict[str, str]
-    """Value of each axis, as written."""
-    path: str | None
-    seed: int | None
-    status: str
-    """trained, failed, or refused before anything was trained."""
-    reason: str | None = None
-    warnings: list[str] = field(default_factory=list)
-    validation: Held | None = None
-    test: Held | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunRow(Record):
     """The first columns of a sweep's `table.parquet`; the numbers of each split follow."""
 
@@ -53,8 +35,20 @@ class RunRow(Record):
     label: str
     seed: int | None
     status: str
+    """trained, failed, or refused before anything was trained."""
     reason: str | None
     path: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(RunRow):
+    """A setting trained with one seed, or why it was not."""
+
+    values: dict[str, str]
+    """Value of each axis, as written."""
+    warnings: list[str] = field(default_factory=list)
+    validation: Held | None = None
+    test: Held | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

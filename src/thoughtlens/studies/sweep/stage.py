@@ -173,7 +173,7 @@ def _runs(tries: list[_Try], store: ActivationStore, fidelity: Fidelity | None, 
                 parts.finish(part, _run(one.setting, cfg, store, fidelity, tmp))
             runs += parts.summaries([part], Run)
         if one.refused is not None:
-            runs.append(tables.untrained(one.setting, None, "refused", one.refused))
+            runs.append(_untrained(one.setting, None, "refused", one.refused))
     if not any(run.status == "trained" for run in runs):
         raise DataError(f"No setting could be trained. {runs[0].reason}")
     return runs
@@ -197,9 +197,19 @@ def _run(
     except ThoughtlensError as error:
         reason = str(error).replace(str(tmp), str(tmp).removesuffix(".tmp"))
         warn(f"{setting.label}, seed {cfg.seed}: {reason}")
-        return tables.untrained(setting, cfg.seed, "failed", reason)
-    done = replace(tables.untrained(setting, cfg.seed, "trained", None), warnings=result["warnings"])
-    return replace(done, validation=chosen, test=reported)
+        return _untrained(setting, cfg.seed, "failed", reason)
+    done = _untrained(setting, cfg.seed, "trained", None)
+    return replace(done, warnings=result["warnings"], validation=chosen, test=reported)
+
+
+def _untrained(setting: Setting, seed: int | None, status: str, reason: str | None) -> Run:
+    """A run of which nothing was measured."""
+    path = None if seed is None else f"settings/{setting.name}/seed_{seed}"
+    values = dict(setting.values)
+    return Run(
+        setting=setting.idx, label=setting.label, seed=seed, status=status, reason=reason, path=path,
+        values=values,
+    )  # fmt: skip
 
 
 def _outcome(cfg: SweepConfig, runs: list[Run], fidelity: Fidelity | None, tmp: Path) -> SweepOutcome:

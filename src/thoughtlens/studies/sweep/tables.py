@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 
 from thoughtlens.core import Number, schema, to_table
 from thoughtlens.show.text import markdown
-from thoughtlens.studies.axes import Setting
 from thoughtlens.studies.sweep.choose import Candidate, Choice
 from thoughtlens.studies.sweep.config import SweepConfig
 from thoughtlens.studies.sweep.figures import pareto, save_both
@@ -32,15 +31,6 @@ SPLITS = ("validation", "test")
 SIZES = ("d_in", "d_sae")
 
 
-def untrained(setting: Setting, seed: int | None, status: str, reason: str | None) -> Run:
-    """A run of which nothing was measured."""
-    path = None if seed is None else f"settings/{setting.name}/seed_{seed}"
-    return Run(
-        idx=setting.idx, label=setting.label, values=dict(setting.values), path=path, seed=seed,
-        status=status, reason=reason,
-    )  # fmt: skip
-
-
 def candidates(cfg: SweepConfig, runs: Sequence[Run], metric: str) -> list[Candidate]:
     """The settings that were trained, as validation rows see them."""
     found = []
@@ -49,7 +39,7 @@ def candidates(cfg: SweepConfig, runs: Sequence[Run], metric: str) -> list[Candi
         if held:
             found.append(
                 Candidate(
-                    idx=own[0].idx,
+                    idx=own[0].setting,
                     label=own[0].label,
                     fvu=tuple(getattr(one, metric) for one in held),
                     l0=statistics.mean(one.l0 for one in held),
@@ -63,7 +53,7 @@ def candidates(cfg: SweepConfig, runs: Sequence[Run], metric: str) -> list[Candi
 
 def by_setting(runs: Sequence[Run]) -> list[list[Run]]:
     """The runs of each setting."""
-    return [[run for run in runs if run.idx == idx] for idx in dict.fromkeys(run.idx for run in runs)]
+    return [[run for run in runs if run.setting == i] for i in dict.fromkeys(run.setting for run in runs)]
 
 
 def write(cfg: SweepConfig, runs: Sequence[Run], choice: Choice, metric: str, root: Path) -> list[SettingRow]:
@@ -133,14 +123,7 @@ def pipe_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]
 
 def _lines(runs: Sequence[Run]) -> pa.Table:
     """One line per setting and seed; what was not measured is null."""
-    rows = [
-        RunRow(
-            setting=run.idx, label=run.label, seed=run.seed, status=run.status, reason=run.reason,
-            path=run.path,
-        )
-        for run in runs
-    ]  # fmt: skip
-    table = with_axes(to_table(RunRow, rows), [run.values for run in runs])
+    table = with_axes(to_table(RunRow, runs), [run.values for run in runs])
     for split in SPLITS:
         held = _held([getattr(run, split) for run in runs])
         for name in held.column_names:
@@ -158,7 +141,7 @@ def _held(found: Sequence[Held | None]) -> pa.Table:
 def _setting(own: Sequence[Run]) -> SettingRow:
     """A setting's runs as one row."""
     return SettingRow(
-        idx=own[0].idx,
+        idx=own[0].setting,
         label=own[0].label,
         values=own[0].values,
         n_seeds=sum(run.status == "trained" for run in own),
