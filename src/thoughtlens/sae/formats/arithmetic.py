@@ -67,11 +67,7 @@ def layer_norm(
     return (x - mean) / (std + LN_EPS), mean, std
 
 
-def pursue(
-    x: Float[Tensor, "n d"],
-    weight: Float[Tensor, "m d"],
-    settings: Pursuit,
-) -> Float[Tensor, "n m"]:
+def pursue(x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"], settings: Pursuit) -> Float[Tensor, "n m"]:
     """Matching pursuit as SAELens runs it: the latent nearest to the residual takes what it explains.
 
     A row stops when its residual is shorter than `residual_threshold` (default 0.01), or when a step

@@ -21,6 +21,7 @@ from thoughtlens.sae.formats.arithmetic import (
     weighted_columns,
     weighted_rows,
 )
+from thoughtlens.sae.formats.base import Format
 from thoughtlens.sae.formats.files import alone, read_pt
 from thoughtlens.sae.formats.fitting import (
     as_jumprelu,
@@ -126,11 +127,7 @@ CLASSES: dict[str, _Class] = {
     ),
     "AutoEncoderTopK": _Class("TopKTrainer", "topk", _linears(b_dec="b_dec"), _topk, ("k", "threshold")),
     "BatchTopKSAE": _Class(
-        "BatchTopKTrainer",
-        "batchtopk",
-        _linears(b_dec="b_dec", threshold="threshold"),
-        _batch_topk,
-        ("k",),
+        "BatchTopKTrainer", "batchtopk", _linears(b_dec="b_dec", threshold="threshold"), _batch_topk, ("k",)
     ),
     "MatryoshkaBatchTopKSAE": _Class(
         "MatryoshkaBatchTopKTrainer", "batchtopk", MATRICES, _matryoshka, ("k", "group_sizes")
@@ -159,7 +156,7 @@ class _Loaded(NamedTuple):
     settings: _Settings
 
 
-class DictionaryLearning:
+class DictionaryLearning(Format):
     """The format of dictionary_learning: every class of dictionary that it trains."""
 
     name = "dictionary_learning"
@@ -230,7 +227,7 @@ class DictionaryLearning:
         return found.cls.forward(found.state, x)
 
     def _load(self, path: Path) -> _Loaded:
-        file = path if path.suffix == ".pt" else path / self.file
+        file = self.weights_at(path)
         folder = file.parent.parent if file.parent.name == "checkpoints" else file.parent
         config = folder / "config.json"
         settings = read_settings(_Settings, config) if config.is_file() else _Settings()

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
-
-from torch import Tensor
+from typing import NamedTuple
 
 from thoughtlens.core import ConfigError, NotThereError
 from thoughtlens.sae.base import SAE
-from thoughtlens.sae.formats.arithmetic import Forward
+from thoughtlens.sae.formats.base import Format
 from thoughtlens.sae.formats.dictionary_learning import DictionaryLearning
 from thoughtlens.sae.formats.gemma_scope import GemmaScope, GemmaScope2
 from thoughtlens.sae.formats.openai import OpenAI
 from thoughtlens.sae.formats.own import Own, to_sae
-from thoughtlens.sae.formats.portable import Portable
 from thoughtlens.sae.formats.sae_lens import SAELens
 from thoughtlens.sae.formats.sparsify import Sparsify
 
@@ -22,29 +19,6 @@ POOLED = "pooled"
 """Name of the one SAE of a directory that holds no others; it lies in the directory itself."""
 PARTS = ("cfg.json", "config.json", "sae.safetensors", "sae_weights.safetensors")
 """Files that stand for the folder they lie in."""
-
-
-@runtime_checkable
-class Format(Protocol):
-    """What a file of this package gives for its format."""
-
-    name: str
-
-    def finds(self, path: Path) -> bool:
-        """Whether the path looks like one, by its files' names."""
-        ...
-
-    def read(self, path: Path) -> Portable:
-        """What the files hold, checked."""
-        ...
-
-    def write(self, sae: Portable, out: Path) -> Portable:
-        """Write the files; returns what they hold, or raises MismatchError and names what they cannot."""
-        ...
-
-    def forward(self, path: Path, x: Tensor) -> Forward:
-        """The format's own rule on float64 rows, sharing no code with `read`'s meaning of the tensors."""
-        ...
 
 
 class Found(NamedTuple):

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thoughtlens.core import CheckpointError, Record, write_json
+from thoughtlens.core import CheckpointError, Record
 from thoughtlens.sae.formats import hooks
 from thoughtlens.sae.formats.arithmetic import Forward, onto_columns, weighted_rows
-from thoughtlens.sae.formats.files import read_npz, read_safetensors, require_unscaled, write_tensors
+from thoughtlens.sae.formats.base import Format
+from thoughtlens.sae.formats.files import read_npz, read_safetensors, require_unscaled
 from thoughtlens.sae.formats.fitting import as_jumprelu, cannot_hold, in_float32, unsigned
 from thoughtlens.sae.formats.portable import Names, Portable, checked, require_keys
 from thoughtlens.sae.formats.settings import Text, read_settings
@@ -27,19 +28,15 @@ SECOND = Names({**FIRST.theirs, "W_skip": SKIP})
 WRITTEN = Names({**SECOND.theirs, "W_enc": "w_enc", "W_dec": "w_dec"})
 
 
-class GemmaScope:
+class GemmaScope(Format):
     """Gemma Scope 1: a folder with `params.npz`."""
 
     name = "gemma_scope"
     file = "params.npz"
 
-    def finds(self, path: Path) -> bool:
-        """Whether there is one at a path: the folder or the file."""
-        return path.name == self.file or (path / self.file).is_file()
-
     def read(self, path: Path) -> Portable:
         """The SAE, its model and hook where the path still has the names of the original repositories."""
-        file = self._file(path)
+        file = self.weights_at(path)
         tensors = self._tensors(file)
         require_keys(tensors, FIRST.theirs, file)
         weights = FIRST.read(tensors)
@@ -64,10 +61,7 @@ class GemmaScope:
 
     def forward(self, path: Path, x: Tensor) -> Forward:
         """Its own rule on float64 rows."""
-        return jumprelu_rows(self._tensors(self._file(path)), x)
-
-    def _file(self, path: Path) -> Path:
-        return path if path.name == self.file else path / self.file
+        return jumprelu_rows(self._tensors(self.weights_at(path)), x)
 
     def _tensors(self, file: Path) -> dict[str, Tensor]:
         return require_unscaled(_capital(read_npz(file)), file)
@@ -81,19 +75,15 @@ class _Settings(Record):
     hf_hook_point_out: Text = None
 
 
-class GemmaScope2:
+class GemmaScope2(Format):
     """Gemma Scope 2: a folder with `params.safetensors` and `config.json`."""
 
     name = "gemma_scope_2"
     file = "params.safetensors"
 
-    def finds(self, path: Path) -> bool:
-        """Whether there is one at a path: the folder or the file."""
-        return path.name == self.file or (path / self.file).is_file()
-
     def read(self, path: Path) -> Portable:
         """SAE or transcoder, told apart by the output hook of its settings."""
-        file = self._file(path)
+        file = self.weights_at(path)
         config = file.with_name("config.json")
         settings = read_settings(_Settings, config) if config.is_file() else _Settings()
         if settings.architecture != "jump_relu":
@@ -130,17 +120,12 @@ class GemmaScope2:
             "hf_hook_point_out": hooks.to_hf(hook_out) or "",
             "affine_connection": sae.weights.W_skip is not None,
         }
-        out.mkdir(parents=True, exist_ok=True)
-        write_tensors(WRITTEN.write(sae.weights), out / self.file)
-        write_json(out / "config.json", config)
+        self.save(out, WRITTEN.write(sae.weights), config, "config.json")
         return sae
 
     def forward(self, path: Path, x: Tensor) -> Forward:
         """Its own rule on float64 rows."""
-        return jumprelu_rows(_capital(read_safetensors(self._file(path))), x)
-
-    def _file(self, path: Path) -> Path:
-        return path if path.name == self.file else path / self.file
+        return jumprelu_rows(_capital(read_safetensors(self.weights_at(path))), x)
 
 
 def _capital(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -38,11 +38,7 @@ def load(path: str | Path, device: str = "cpu") -> SAE:
 
 
 def load_members(
-    path: str | Path,
-    device: str = "cpu",
-    *,
-    joined: bool = False,
-    hooks: Mapping[str, int] | None = None,
+    path: str | Path, device: str = "cpu", *, joined: bool = False, hooks: Mapping[str, int] | None = None
 ) -> dict[str, SAE]:
     """All SAEs of a `sae/` directory by member name; a single one is "pooled".
 

@@ -10,18 +10,14 @@ from torch import Tensor
 
 from thoughtlens.core import CheckpointError, Record
 from thoughtlens.sae.formats.arithmetic import Forward, largest, layer_norm, onto, weighted_columns
+from thoughtlens.sae.formats.base import Format
 from thoughtlens.sae.formats.files import alone, read_pt
 from thoughtlens.sae.formats.fitting import cannot_hold, rule_of, with_pre_bias
 from thoughtlens.sae.formats.portable import Names, Portable, Rule, checked, require_keys
 from thoughtlens.sae.formats.settings import Whole, settings_of
 
 NAMES = Names(
-    {
-        "b_dec": "pre_bias",
-        "W_enc": "encoder.weight",
-        "b_enc": "latent_bias",
-        "W_dec": "decoder.weight",
-    },
+    {"b_dec": "pre_bias", "W_enc": "encoder.weight", "b_enc": "latent_bias", "W_dec": "decoder.weight"},
     transposed=("W_enc", "W_dec"),
 )
 STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
@@ -45,7 +41,7 @@ class _Activation(Record):
         return self.activation_state_dict.k if self.activation == "TopK" else None
 
 
-class OpenAI:
+class OpenAI(Format):
     """The format of OpenAI's GPT-2 SAEs. TopK in it always means that each row is layer-normalised."""
 
     name = "openai"

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from thoughtlens.core import CheckpointError, validate_config
+from thoughtlens.core import validate_config
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.formats.arithmetic import (
     Forward,
@@ -19,11 +19,12 @@ from thoughtlens.sae.formats.arithmetic import (
     pursue,
     weighted_rows,
 )
+from thoughtlens.sae.formats.base import Format
 from thoughtlens.sae.formats.files import read_safetensors, write_tensors
 from thoughtlens.sae.formats.fitting import cannot_hold, refuse_negative
 from thoughtlens.sae.formats.native import FORMAT, read_header, read_native, write_header
 from thoughtlens.sae.formats.portable import COUNTED, Portable, Pursuit, Rule, Weights, checked
-from thoughtlens.sae.formats.settings import read_table
+from thoughtlens.sae.formats.settings import peek
 from thoughtlens.sae.kinds.config import (
     BatchTopKConfig,
     GatedConfig,
@@ -64,19 +65,15 @@ KIND_OF: dict[str, type[SAEConfig]] = {
 """Rules with a kind that can be trained here."""
 
 
-class Own:
+class Own(Format):
     """The format of this project."""
 
     name = "thoughtlens"
+    file = "sae.safetensors"
 
     def finds(self, path: Path) -> bool:
         """Whether the folder holds one."""
-        if not (path / "cfg.json").is_file() or not (path / "sae.safetensors").is_file():
-            return False
-        try:
-            return read_table(path / "cfg.json").get("format") == FORMAT
-        except CheckpointError:
-            return False
+        return peek(path, self.file).get("format") == FORMAT
 
     def read(self, path: Path) -> Portable:
         """Any kind whose rule another library could know."""
@@ -104,20 +101,20 @@ class Own:
         )
         if len(hooks) > 1 and portable.hook is None:
             portable = portable.noting(f"trained on {', '.join(hooks)} together; others know only one hook")
-        return checked(portable, path / "sae.safetensors")
+        return checked(portable, path / self.file)
 
     def write(self, sae: Portable, out: Path) -> Portable:
         """Write the folder; returns what it holds."""
         empty = _empty(sae)
         out.mkdir(parents=True, exist_ok=True)
-        write_tensors(sae.weights.named(), out / "sae.safetensors")
+        write_tensors(sae.weights.named(), out / self.file)
         write_header(empty, out)
         return sae
 
     def forward(self, path: Path, x: Tensor) -> Forward:
         """docs/formats.md on float64 rows, from the tensors and settings of the files."""
         header = read_header(path)
-        t, cfg = read_safetensors(path / "sae.safetensors"), header.settings
+        t, cfg = read_safetensors(path / self.file), header.settings
         small = {name: tensor.double() for name, tensor in t.items() if tensor.ndim < 2}
         mean, std, z = torch.zeros(()), torch.ones(()), x
         norm = getattr(cfg, "input_norm", "none")

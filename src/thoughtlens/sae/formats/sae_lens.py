@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from thoughtlens.core import CheckpointError, Json, Record, write_json
+from thoughtlens.core import CheckpointError, Json, Record
 from thoughtlens.sae.formats import hooks
 from thoughtlens.sae.formats.arithmetic import (
     Forward,
@@ -20,7 +20,8 @@ from thoughtlens.sae.formats.arithmetic import (
     pursue,
     weighted_rows,
 )
-from thoughtlens.sae.formats.files import read_safetensors, require_unscaled, write_tensors
+from thoughtlens.sae.formats.base import Format
+from thoughtlens.sae.formats.files import read_safetensors, require_unscaled
 from thoughtlens.sae.formats.fitting import (
     as_jumprelu,
     cannot_hold,
@@ -44,11 +45,7 @@ from thoughtlens.sae.formats.settings import TABLE, Ours, OursOrNone, Text, Whol
 VERSION = "6.54.12"
 """Whose format is written; without a version in it, a `cfg.json` is read as one from before 6."""
 FOUR = ("W_enc", "b_enc", "W_dec", "b_dec")
-NORMS: dict[str, InputNorm] = {
-    "none": "none",
-    "layer_norm": "layer_norm",
-    "constant_norm_rescale": "rescale",
-}
+NORMS: dict[str, InputNorm] = {"none": "none", "layer_norm": "layer_norm", "constant_norm_rescale": "rescale"}
 UNFOLDED = ("expected_average_only_in", "covariance_whitening")
 DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "float16", "bfloat16")}
 MAX_PURSUIT = 2**16
@@ -121,7 +118,7 @@ class _Settings(Record):
         return Pursuit(self.residual_threshold, self.max_iterations, self.stop_on_duplicate_support)
 
 
-class SAELens:
+class SAELens(Format):
     """The format of SAELens."""
 
     name = "sae_lens"
@@ -190,9 +187,7 @@ class SAELens:
             **({"k": sae.k, "rescale_acts_by_decoder_norm": False} if "topk" in name else {}),
             **{key: value for key, value in pursuit.items() if value is not None},
         }
-        out.mkdir(parents=True, exist_ok=True)
-        write_tensors(ARCHITECTURES[name].names.write(sae.weights), out / self.file)
-        write_json(out / "cfg.json", settings)
+        self.save(out, ARCHITECTURES[name].names.write(sae.weights), settings)
         return sae
 
     def forward(self, path: Path, x: Tensor) -> Forward:

@@ -63,6 +63,16 @@ def read_table(file: Path) -> Json:
         raise CheckpointError(str(error)) from None
 
 
+def peek(folder: Path, weights: str) -> Json:
+    """The `cfg.json` of a folder that has weights of this name beside it; empty where there is none."""
+    if not (folder / weights).is_file() or not (folder / "cfg.json").is_file():
+        return {}
+    try:
+        return read_table(folder / "cfg.json")
+    except CheckpointError:
+        return {}
+
+
 def settings_of(cls: type[R], table: Json, file: Path) -> R:
     """The settings that a file holds.
 

@@ -9,13 +9,14 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from thoughtlens.core import CheckpointError, Record, write_json
+from thoughtlens.core import CheckpointError, Record
 from thoughtlens.sae.formats import hooks
 from thoughtlens.sae.formats.arithmetic import Forward, largest, onto, weighted_rows
-from thoughtlens.sae.formats.files import read_safetensors, write_tensors
+from thoughtlens.sae.formats.base import Format
+from thoughtlens.sae.formats.files import read_safetensors
 from thoughtlens.sae.formats.fitting import cannot_hold, refuse_norm, rule_of, with_pre_bias
 from thoughtlens.sae.formats.portable import Names, Portable, Rule, checked, require_keys
-from thoughtlens.sae.formats.settings import Ours, OursOrNone, Whole, read_settings, read_table
+from thoughtlens.sae.formats.settings import Ours, OursOrNone, Whole, peek, read_settings
 
 NAMES = Names(
     {
@@ -39,7 +40,7 @@ class _Settings(Record):
     thoughtlens: OursOrNone = field(default_factory=Ours)
 
 
-class Sparsify:
+class Sparsify(Format):
     """The format of sparsify: TopK and GroupMax SAEs, transcoders, and these with a linear skip."""
 
     name = "sparsify"
@@ -47,12 +48,7 @@ class Sparsify:
 
     def finds(self, path: Path) -> bool:
         """Whether the folder holds one, and not one of this project's own."""
-        if not (path / self.file).is_file() or not (path / "cfg.json").is_file():
-            return False
-        try:
-            cfg = read_table(path / "cfg.json")
-        except CheckpointError:
-            return False
+        cfg = peek(path, self.file)
         return "format" not in cfg and "d_in" in cfg
 
     def read(self, path: Path) -> Portable:
@@ -102,9 +98,7 @@ class Sparsify:
                 "provenance": sae.provenance,
             },
         }
-        out.mkdir(parents=True, exist_ok=True)
-        write_tensors(NAMES.write(sae.weights), out / self.file)
-        write_json(out / "cfg.json", settings)
+        self.save(out, NAMES.write(sae.weights), settings)
         folder = hooks.to_folder(sae.hook)
         return sae.noting(f"sparsify finds an SAE by its folder's name: {folder or 'the module it reads'}")
 
