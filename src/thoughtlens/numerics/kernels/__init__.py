@@ -1,13 +1,17 @@
-"""Numerical kernels, chosen per call by device and dtype; `reference` defines them."""
+"""Numerical kernels, chosen per call by device and dtype; `reference` defines them, signatures included."""
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from thoughtlens.numerics.kernels import reference
 from thoughtlens.numerics.kernels.choose import backend, name
 from thoughtlens.numerics.kernels.ragged import RaggedActs
 from thoughtlens.numerics.kernels.reference import AdamState, batch_topk, linear, product, squared_error
@@ -33,54 +37,33 @@ __all__ = [
     "topk",
 ]
 
-
-def topk(
-    pre_acts: Float[Tensor, "batch d_sae"], k: int
-) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
-    """See `reference.topk`."""
-    return backend(pre_acts).topk(pre_acts, k)
+P = ParamSpec("P")
+T = TypeVar("T")
+WEIGHTS = ("W", "W_dec", "p", "pre_acts")
+"""The argument whose device and dtype decide; it is given by position."""
 
 
-def encode_topk(
-    z: Float[Tensor, "*members batch d_in"],
-    W: Float[Tensor, "*members d_in d_sae"],
-    b: Float[Tensor, "*members d_sae"],
-    k: int,
-    dtype: torch.dtype,
-    centre: Float[Tensor, "*members d_in"] | None = None,
-) -> tuple[Float[Tensor, "*members batch k"], Int[Tensor, "*members batch k"]]:
-    """See `reference.encode_topk`."""
-    return backend(W).encode_topk(z, W, b, k, dtype, centre)
+def dispatched(definition: Callable[P, T]) -> Callable[P, T]:
+    """The function of `reference`, computed by the kernel of that name which fits its weights."""
+    names, kernel = list(inspect.signature(definition).parameters), definition.__name__
+    place = next(i for i, name in enumerate(names) if name in WEIGHTS)
+
+    @wraps(definition)
+    def chosen(*args: P.args, **settings: P.kwargs) -> T:
+        return getattr(backend(cast(Tensor, args[place])), kernel)(*args, **settings)
+
+    return chosen
 
 
-def encode_relu(
-    z: Float[Tensor, "batch d_in"],
-    centre: Float[Tensor, " d_in"] | None,
-    W: Float[Tensor, "d_in d_sae"],
-    b: Float[Tensor, " d_sae"],
-    dtype: torch.dtype,
-) -> tuple[Float[Tensor, "batch d_sae"] | RaggedActs, Float[Tensor, " d_sae"], Int[Tensor, " d_sae"]]:
-    """See `reference.encode_relu`."""
-    return backend(W).encode_relu(z, centre, W, b, dtype)
-
-
-def encode_batchtopk(
-    z: Float[Tensor, "batch d_in"],
-    centre: Float[Tensor, " d_in"] | None,
-    W: Float[Tensor, "d_in d_sae"],
-    b: Float[Tensor, " d_sae"],
-    k: int,
-    dtype: torch.dtype,
-) -> Float[Tensor, "batch d_sae"] | RaggedActs:
-    """See `reference.encode_batchtopk`."""
-    return backend(W).encode_batchtopk(z, centre, W, b, k, dtype)
-
-
-def decode_dense(
-    acts: Float[Tensor, "*batch d_sae"], W_dec: Float[Tensor, "d_sae d_out"]
-) -> Float[Tensor, "*batch d_out"]:
-    """See `reference.decode_dense`."""
-    return backend(W_dec).decode_dense(acts, W_dec)
+topk = dispatched(reference.topk)
+encode_topk = dispatched(reference.encode_topk)
+encode_relu = dispatched(reference.encode_relu)
+encode_batchtopk = dispatched(reference.encode_batchtopk)
+decode = dispatched(reference.decode)
+decode_dense = dispatched(reference.decode_dense)
+decode_error = dispatched(reference.decode_error)
+grad_squares = dispatched(reference.grad_squares)
+adam_rows = dispatched(reference.adam_rows)
 
 
 def decode_acts(
@@ -94,17 +77,6 @@ def decode_acts(
     return product(acts, W_dec, dtype)
 
 
-def decode_error(
-    values: Float[Tensor, "*members batch k"],
-    indices: Int[Tensor, "*members batch k"],
-    W_dec: Float[Tensor, "*members d_sae d_out"],
-    z: Float[Tensor, "*members batch d_out"],
-    b_dec: Float[Tensor, "*members d_out"],
-) -> tuple[Float[Tensor, "*members"], Float[Tensor, "*members batch d_out"]]:
-    """See `reference.decode_error`."""
-    return backend(W_dec).decode_error(values, indices, W_dec, z, b_dec)
-
-
 def acts_error(
     acts: Float[Tensor, "batch d_sae"] | RaggedActs,
     W_dec: Float[Tensor, "d_sae d_out"],
@@ -116,28 +88,3 @@ def acts_error(
     if isinstance(acts, RaggedActs):
         return backend(W_dec).ragged_error(acts, W_dec, z, b_dec)
     return backend(W_dec).dense_error(acts, W_dec, z, b_dec, dtype)
-
-
-def decode(
-    values: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"], W_dec: Float[Tensor, "d_sae d_out"]
-) -> Float[Tensor, "batch d_out"]:
-    """See `reference.decode`."""
-    return backend(W_dec).decode(values, indices, W_dec)
-
-
-def grad_squares(
-    p: Float[Tensor, "n d"], grad: Float[Tensor, "n d"], idle: Bool[Tensor, " n"], unit_from: int
-) -> Float[Tensor, " n"]:
-    """See `reference.grad_squares`."""
-    return backend(p).grad_squares(p, grad, idle, unit_from)
-
-
-def adam_rows(
-    p: Float[Tensor, "n d"],
-    grad: Float[Tensor, "n d"],
-    state: AdamState,
-    idle: Bool[Tensor, " n"],
-    **settings: Any,
-) -> None:
-    """See `reference.adam_rows`."""
-    backend(p).adam_rows(p, grad, state, idle, **settings)

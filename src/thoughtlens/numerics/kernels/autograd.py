@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 
@@ -32,14 +31,7 @@ class TopK(torch.autograd.Function):
         return kept.new_zeros(ctx.shape).scatter_add_(1, indices, kept), None, None
 
 
-def dense_error(
-    acts: Float[Tensor, "batch d_sae"],
-    W_dec: Float[Tensor, "d_sae d_out"],
-    z: Float[Tensor, "batch d_out"],
-    b_dec: Float[Tensor, " d_out"],
-    dtype: torch.dtype,
-) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
-    """See `reference.dense_error`."""
+def dense_error(acts, W_dec, z, b_dec, dtype):
     return DenseError.apply(acts, W_dec, z, b_dec, dtype)
 
 

@@ -1,4 +1,7 @@
-"""Kernels for float32 weights on a CPU: products by torch, everything sparse by the loops of `loops.py`."""
+"""Kernels for float32 weights on a CPU: products by torch, everything sparse by the loops of `loops.py`.
+
+`reference` has the signatures and says what each gives.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.numerics.kernels import cpu_rows, loops, reference
@@ -24,7 +27,7 @@ from thoughtlens.numerics.kernels.cpu_ragged import (
 from thoughtlens.numerics.kernels.cpu_rows import summed
 from thoughtlens.numerics.kernels.host import array, share
 from thoughtlens.numerics.kernels.ragged import RaggedActs
-from thoughtlens.numerics.kernels.reference import AdamState, counted_through
+from thoughtlens.numerics.kernels.reference import counted_through
 
 __all__ = [
     "adam_rows",
@@ -47,26 +50,12 @@ MANY = 1 << 18
 """Activations below which it is not worth looking for those that are not 0."""
 
 
-def encode_topk(
-    z: Float[Tensor, "*members batch d_in"],
-    W: Float[Tensor, "*members d_in d_sae"],
-    b: Float[Tensor, "*members d_sae"],
-    k: int,
-    dtype: torch.dtype,
-    centre: Float[Tensor, "*members d_in"] | None = None,
-) -> tuple[Float[Tensor, "*members batch k"], Int[Tensor, "*members batch k"]]:
-    """See `reference.encode_topk`."""
+def encode_topk(z, W, b, k, dtype, centre=None):
     return EncodeTopK.apply(z, centre, W, b, k, dtype)
 
 
-def encode_relu(
-    z: Float[Tensor, "batch d_in"],
-    centre: Float[Tensor, " d_in"] | None,
-    W: Float[Tensor, "d_in d_sae"],
-    b: Float[Tensor, " d_sae"],
-    dtype: torch.dtype,
-) -> tuple[Float[Tensor, "batch d_sae"] | RaggedActs, Float[Tensor, " d_sae"], Int[Tensor, " d_sae"]]:
-    """See `reference.encode_relu`; ragged where at most `RAGGED_BELOW` of the activations are not 0."""
+def encode_relu(z, centre, W, b, dtype):
+    """Ragged where at most `RAGGED_BELOW` of the activations are not 0."""
     centred, products = _products(z, centre, W, dtype)
     counts = row_counts(products, b)
     if counts.sum() > RAGGED_BELOW * products.numel():
@@ -75,23 +64,14 @@ def encode_relu(
     return acts, totals, acts.counts
 
 
-def encode_batchtopk(
-    z: Float[Tensor, "batch d_in"],
-    centre: Float[Tensor, " d_in"] | None,
-    W: Float[Tensor, "d_in d_sae"],
-    b: Float[Tensor, " d_sae"],
-    k: int,
-    dtype: torch.dtype,
-) -> RaggedActs:
-    """See `reference.encode_batchtopk`; always ragged."""
+def encode_batchtopk(z, centre, W, b, k, dtype):
+    """Always ragged."""
     centred, products = _products(z, centre, W, dtype)
     return _ragged(centred, centre, W, b, batch_largest(products, b, k))[0]
 
 
-def decode_dense(
-    acts: Float[Tensor, "*batch d_sae"], W_dec: Float[Tensor, "d_sae d_out"]
-) -> Float[Tensor, "*batch d_out"]:
-    """See `reference.decode_dense`; without what is 0 where at most `RAGGED_BELOW` of many are not."""
+def decode_dense(acts, W_dec):
+    """Without what is 0 where at most `RAGGED_BELOW` of many are not."""
     differentiated = torch.is_grad_enabled() and (acts.requires_grad or W_dec.requires_grad)
     if differentiated or acts.numel() < MANY or acts.min() < 0:
         return acts @ W_dec
@@ -103,70 +83,35 @@ def decode_dense(
     return summed(values, starts, latents, W_dec).view(*acts.shape[:-1], -1)
 
 
-def decode_ragged(acts: RaggedActs, W_dec: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "batch d_out"]:
-    """See `reference.decode_ragged`."""
+def decode_ragged(acts, W_dec):
     return DecodeRagged.apply(acts.values, W_dec, acts)
 
 
-def decode(
-    values: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"], W_dec: Float[Tensor, "d_sae d_out"]
-) -> Float[Tensor, "batch d_out"]:
-    """See `reference.decode`."""
+def decode(values, indices, W_dec):
     return Decode.apply(values, indices, W_dec, cpu_rows)
 
 
-def decode_error(
-    values: Float[Tensor, "*members batch k"],
-    indices: Int[Tensor, "*members batch k"],
-    W_dec: Float[Tensor, "*members d_sae d_out"],
-    z: Float[Tensor, "*members batch d_out"],
-    b_dec: Float[Tensor, "*members d_out"],
-) -> tuple[Float[Tensor, "*members"], Float[Tensor, "*members batch d_out"]]:
-    """See `reference.decode_error`."""
+def decode_error(values, indices, W_dec, z, b_dec):
     return DecodeError.apply(values, indices, W_dec, z, b_dec, cpu_rows)
 
 
-def ragged_error(
-    acts: RaggedActs,
-    W_dec: Float[Tensor, "d_sae d_out"],
-    z: Float[Tensor, "batch d_out"],
-    b_dec: Float[Tensor, " d_out"],
-) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_out"]]:
-    """See `reference.ragged_error`."""
+def ragged_error(acts, W_dec, z, b_dec):
     return RaggedError.apply(acts.values, W_dec, z, b_dec, acts)
 
 
-def topk(
-    pre_acts: Float[Tensor, "batch d_sae"], k: int
-) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
-    """See `reference.topk`."""
+def topk(pre_acts, k):
     return TopK.apply(pre_acts, k, cpu_rows)
 
 
-def grad_squares(
-    p: Float[Tensor, "n d"], grad: Float[Tensor, "n d"], idle: Bool[Tensor, " n"], unit_from: int
-) -> Float[Tensor, " n"]:
-    """See `reference.grad_squares`."""
+def grad_squares(p, grad, idle, unit_from):
     squares = torch.empty(len(p))
     arrays = (array(p), array(grad), array(idle), unit_from, array(squares))
     share(loops.grad_squares, len(p), *arrays)
     return squares
 
 
-def adam_rows(
-    p: Float[Tensor, "n d"],
-    grad: Float[Tensor, "n d"],
-    state: AdamState,
-    idle: Bool[Tensor, " n"],
-    *,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    factor: float = 1.0,
-    unit_from: int | None = None,
-    lazy: bool = False,
-) -> None:
-    """See `reference.adam_rows`: everything in one pass over each row."""
+def adam_rows(p, grad, state, idle, *, lr, betas, eps, factor=1.0, unit_from=None, lazy=False):
+    """Everything in one pass over each row."""
     if not all(t.is_contiguous() for t in (p, state.exp_avg, state.exp_avg_sq)):
         settings = {"lr": lr, "betas": betas, "eps": eps, "factor": factor}
         reference.adam_rows(p, grad, state, idle, unit_from=unit_from, lazy=lazy, **settings)

@@ -96,7 +96,7 @@ def encode_relu(
     W: Float[Tensor, "d_in d_sae"],
     b: Float[Tensor, " d_sae"],
     dtype: torch.dtype,
-) -> tuple[Float[Tensor, "batch d_sae"], Float[Tensor, " d_sae"], Int[Tensor, " d_sae"]]:
+) -> tuple[Float[Tensor, "batch d_sae"] | RaggedActs, Float[Tensor, " d_sae"], Int[Tensor, " d_sae"]]:
     """`relu(linear(z - centre, W, b, dtype))` in `dtype`, its sum over rows, and how many rows fire.
 
     The input is taken as fixed: gradients reach `centre`, W and b. A kernel may return the activations as

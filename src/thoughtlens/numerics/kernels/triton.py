@@ -1,6 +1,7 @@
 """Kernels for float32 weights on a GPU: products by torch, everything sparse and elementwise by Triton.
 
-Also run under Triton's interpreter on a CPU (`TRITON_INTERPRET=1`), where tests compare them.
+`reference` has the signatures and says what each gives. Also run under Triton's interpreter on a CPU
+(`TRITON_INTERPRET=1`), where tests compare them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import sys
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from thoughtlens.numerics.kernels.autograd import Decode, DecodeError, TopK, dense_error
@@ -50,63 +50,28 @@ __all__ = [
 OPS = sys.modules[__name__]
 
 
-def topk(
-    pre_acts: Float[Tensor, "batch d_sae"], k: int
-) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
-    """See `reference.topk`."""
+def topk(pre_acts, k):
     return TopK.apply(pre_acts, k, OPS)
 
 
-def encode_topk(
-    z: Float[Tensor, "*members batch d_in"],
-    W: Float[Tensor, "*members d_in d_sae"],
-    b: Float[Tensor, "*members d_sae"],
-    k: int,
-    dtype: torch.dtype,
-    centre: Float[Tensor, "*members d_in"] | None = None,
-) -> tuple[Float[Tensor, "*members batch k"], Int[Tensor, "*members batch k"]]:
-    """See `reference.encode_topk`."""
+def encode_topk(z, W, b, k, dtype, centre=None):
     return EncodeTopK.apply(z, centre, W, b, k, dtype)
 
 
-def encode_relu(
-    z: Float[Tensor, "batch d_in"],
-    centre: Float[Tensor, " d_in"] | None,
-    W: Float[Tensor, "d_in d_sae"],
-    b: Float[Tensor, " d_sae"],
-    dtype: torch.dtype,
-) -> tuple[Float[Tensor, "batch d_sae"], Float[Tensor, " d_sae"], Int[Tensor, " d_sae"]]:
-    """See `reference.encode_relu`."""
+def encode_relu(z, centre, W, b, dtype):
     return EncodeReLU.apply(_centred(z, centre, dtype), centre, W, b)
 
 
-def encode_batchtopk(
-    z: Float[Tensor, "batch d_in"],
-    centre: Float[Tensor, " d_in"] | None,
-    W: Float[Tensor, "d_in d_sae"],
-    b: Float[Tensor, " d_sae"],
-    k: int,
-    dtype: torch.dtype,
-) -> Float[Tensor, "batch d_sae"]:
-    """See `reference.encode_batchtopk`; in `dtype`."""
+def encode_batchtopk(z, centre, W, b, k, dtype):
+    """In `dtype`."""
     return EncodeBatchTopK.apply(_centred(z, centre, dtype), centre, W, b, k)
 
 
-def decode(
-    values: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"], W_dec: Float[Tensor, "d_sae d_out"]
-) -> Float[Tensor, "batch d_out"]:
-    """See `reference.decode`."""
+def decode(values, indices, W_dec):
     return Decode.apply(values, indices, W_dec, OPS)
 
 
-def decode_error(
-    values: Float[Tensor, "*members batch k"],
-    indices: Int[Tensor, "*members batch k"],
-    W_dec: Float[Tensor, "*members d_sae d_out"],
-    z: Float[Tensor, "*members batch d_out"],
-    b_dec: Float[Tensor, "*members d_out"],
-) -> tuple[Float[Tensor, "*members"], Float[Tensor, "*members batch d_out"]]:
-    """See `reference.decode_error`."""
+def decode_error(values, indices, W_dec, z, b_dec):
     return DecodeError.apply(values, indices, W_dec, z, b_dec, OPS)
 
 

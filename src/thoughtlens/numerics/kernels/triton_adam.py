@@ -9,31 +9,17 @@ import math
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from thoughtlens.numerics.kernels import reference
-from thoughtlens.numerics.kernels.reference import AdamState
 from thoughtlens.numerics.kernels.triton_launch import kernel, launch
 
 WIDEST = 1 << 14
 """Entries of a row that one program can hold; wider ones, biases above all, go to the reference."""
 
 
-def adam_rows(
-    p: Float[Tensor, "n d"],
-    grad: Float[Tensor, "n d"],
-    state: AdamState,
-    idle: Bool[Tensor, " n"],
-    *,
-    lr: float,
-    betas: tuple[float, float],
-    eps: float,
-    factor: float = 1.0,
-    unit_from: int | None = None,
-    lazy: bool = False,
-) -> None:
-    """See `reference.adam_rows`."""
+def adam_rows(p, grad, state, idle, *, lr, betas, eps, factor=1.0, unit_from=None, lazy=False):
     whole = all(t.is_contiguous() for t in (p, state.exp_avg, state.exp_avg_sq, state.last))
     if not whole or p.shape[1] > WIDEST:
         settings = {"lr": lr, "betas": betas, "eps": eps, "factor": factor}
@@ -50,10 +36,7 @@ def adam_rows(
     )  # fmt: skip
 
 
-def grad_squares(
-    p: Float[Tensor, "n d"], grad: Float[Tensor, "n d"], idle: Bool[Tensor, " n"], unit_from: int
-) -> Float[Tensor, " n"]:
-    """See `reference.grad_squares`."""
+def grad_squares(p, grad, idle, unit_from):
     if p.shape[1] > WIDEST:
         return reference.grad_squares(p, grad, idle, unit_from)
     out = torch.empty(len(p), device=p.device)
