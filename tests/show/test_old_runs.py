@@ -1,0 +1,105 @@
+"""Old runs, written before there were wings: report, explorer, server and classify say what they said then.
+
+`run_schema_1/runs.tar.xz` holds a run of thoughts and one of text (160 problems, 120 documents) without what
+no page reads, and under `expected` what that version showed of them: the report as Markdown, the explorer's
+tables, and answers of the server.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.show.explorer.pages import tables
+from thoughtlens.core import BY_NAME, load_config, read_result
+from thoughtlens.show.explorer.config import ExplorerConfig
+from thoughtlens.show.report.config import ReportConfig
+from thoughtlens.show.serve.config import FireRequest, SteerRequest
+from thoughtlens.show.serve.engine import Engine
+
+RUNS = Path(__file__).parents[1] / "fixtures" / "run_schema_1" / "runs.tar.xz"
+KINDS = ("thoughts", "text")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_lm_dir):
+    root = tmp_path_factory.mktemp("old")
+    with tarfile.open(RUNS) as packed:
+        packed.extractall(root, filter="data")
+    shutil.copytree(tiny_lm_dir, root / "tiny-llama")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def here(folder, monkeypatch):
+    """Runs name their parts as seen from the folder that they were made in."""
+    monkeypatch.chdir(folder)
+
+
+def expect_same(new, old, where=""):
+    """The same, apart from the last of three digits that a page shows of a number."""
+    if isinstance(old, dict):
+        assert set(new) == set(old), where
+        for key, value in old.items():
+            expect_same(new[key], value, f"{where}/{key}")
+    elif isinstance(old, list):
+        assert len(new) == len(old), where
+        for i, (one, other) in enumerate(zip(new, old, strict=True)):
+            expect_same(one, other, f"{where}/{i}")
+    elif isinstance(old, float):
+        assert new == pytest.approx(old, rel=2e-2, abs=1e-4), where
+    else:
+        assert new == old, where
+
+
+def told(markdown: str) -> list[str]:
+    """Lines of a report without the heads of its tables."""
+    lines = markdown.splitlines()
+    ruled = [i for i, line in enumerate(lines) if line.startswith("| :--")]
+    heads = {*ruled, *(i - 1 for i in ruled)}
+    return [line for i, line in enumerate(lines) if i not in heads]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_report_says_the_same(kind, tmp_path):
+    BY_NAME["report"].run(ReportConfig(run=Path(kind), top_latents=4), tmp_path / "report")
+    new = (tmp_path / "report" / "report.md").read_text("utf-8")
+    assert told(new) == told(Path("expected", f"{kind}.md").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_explorer_shows_the_same(kind, tmp_path):
+    BY_NAME["explorer"].run(ExplorerConfig(run=Path(kind), n_problems=12), tmp_path / "explorer")
+    new = tables(tmp_path / "explorer")
+    assert new["run"].pop("columns")
+    expect_same(new, json.loads(Path("expected", f"{kind}.json").read_text("utf-8")))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_server_answers_the_same(kind):
+    old = json.loads(Path("expected", "serve.json").read_text("utf-8"))[kind]
+    engine = Engine(Path(kind), timeout_s=60)
+    text = old["text"]
+    expect_same(json.loads(json.dumps(engine.about)), old["about"])
+    fired = engine.fire(FireRequest(text=text, member="pooled", top=3))
+    expect_same(json.loads(json.dumps(fired)), old["fire"])
+    asked = SteerRequest(text=text, member="pooled", latent=3, value=50.0, max_new_tokens=4)
+    steered = json.loads(json.dumps(engine.steer(asked)))
+    for answer in (steered, old["steer"]):
+        answer.pop("places")
+    expect_same(steered, old["steer"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_classify_gives_the_same_numbers(kind, tmp_path):
+    stage = BY_NAME["classify"]
+
+    new = stage.run(load_config(stage.config, Path(kind, "classify")), tmp_path / "classify")
+    old = read_result(Path(kind, "classify"))
+    expect_same(new["headline"], old["headline"])
+    for name in ("table", "comparisons", "per_class", "confusion", "curves"):
+        expect_same(new.get(name), old.get(name), name)
