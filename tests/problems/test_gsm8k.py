@@ -129,7 +129,7 @@ def test_seed_protocol_needs_both_files_and_enough_problems(tmp_path):
         ("\n \n", "empty"),
         ("not json", "line 1 is not JSON"),
         ('{"question": "q", "answer": "1 #### 1"}\n{"q": 1}', "line 2: expected an object with question"),
-        ('["q", "a"]', "expected an object"),
+        ('["q", "a"]', "expected a JSON object"),
         ('{"question": "", "answer": "#### 1"}', "question and answer"),
         ('{"question": "q", "answer": 5}', "question and answer"),
         ('{"question": "q", "answer": "42"}', "####"),

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from thoughtlens.core import ConfigError, DataError, NotThereError
-from thoughtlens.problems.labelled import labelled, probe_sets
+from thoughtlens.problems.files import probe_files
+from thoughtlens.problems.labelled import labelled
 
 ROWS = [
     {"text": "good, really", "label": 1},
@@ -80,7 +81,7 @@ def test_bad_files(tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("sae_probes") is None, reason="sae-probes is not installed")
 def test_sets_of_sae_probes():
-    assert "87_glue_cola" in probe_sets()
+    assert "87_glue_cola" in probe_files()
     table = labelled("sae-probes:87_glue_cola")
     assert set(table["label"].to_pylist()) == {"0", "1"} and len(table) == 5000
     with pytest.raises(NotThereError, match="did you mean '87_glue_cola'"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import (
@@ -76,8 +74,8 @@ def open_thoughts(model: ModelConfig, cfg: ThoughtModelConfig) -> ThoughtModel:
     Raises:
         ConfigError: a model with several positions per thought, which a store has no rows for.
     """
-    options: dict[str, Any] = model.model_dump(exclude={"name"})
-    found = thoughts.load(model.name, **options, base=cfg.base, remove_eos=cfg.remove_eos)
+    options = model.model_dump() | {"base": cfg.base, "remove_eos": cfg.remove_eos}
+    found = thoughts.load(**options)
     if found.spec.positions_per_thought != 1:
         raise ConfigError(
             f"{model.name} works on several positions a pass, and a store has one row a pass; "

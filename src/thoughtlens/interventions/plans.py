@@ -18,7 +18,7 @@ from thoughtlens.interventions.trials import States, Trial, asked_groups, places
 from thoughtlens.models.thought import tiny
 from thoughtlens.models.thought.places import Place
 from thoughtlens.models.thought.thoughts import ThoughtModel
-from thoughtlens.problems.counterfactual import answers_after
+from thoughtlens.problems.arithmetic import answers_after
 
 
 def plans(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:

@@ -13,17 +13,16 @@ are columns.
 from __future__ import annotations
 
 import importlib.util
-import json
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from thoughtlens.core import ConfigError, DataError, NotThereError
+from thoughtlens.problems.files import objects
 
 CLASSES = ("addition", "multiplication", "mixed")
 LABELS = ("annotations", "regex")
@@ -154,7 +153,7 @@ def _from_files(files: Sequence[str | Path]) -> dict[str, list[Problem]]:
         if not file.is_file():
             raise NotThereError(f"Expected a GSM8K file at {file}, found none")
         parts[split] = [
-            _problem(entry, f"{file} {at}", split, i) for i, (at, entry) in enumerate(_entries(file))
+            _problem(entry, f"{file} {at}", split, i) for i, (at, entry) in enumerate(objects(file))
         ]
         if not parts[split]:
             raise DataError(f"{file} is empty; expected lines with question and answer")
@@ -168,28 +167,6 @@ def _split_of(file: Path) -> str:
             f"{file.name}: the name must say test or train, because problem ids and splits follow from it"
         )
     return found[0]
-
-
-def _entries(file: Path) -> Iterator[tuple[str, Any]]:
-    if file.suffix == ".parquet":
-        try:
-            rows = pq.read_table(file).to_pylist()
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{file} is not a Parquet file: {str(error).splitlines()[0]}") from None
-        yield from ((f"row {i}", row) for i, row in enumerate(rows))
-        return
-    try:
-        lines = file.read_text("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text: {error}") from None
-    for i, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield f"line {i}", json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{file} line {i} is not JSON ({error}); expected one object a line"
-                ) from None
 
 
 def _from_hub() -> dict[str, list[Problem]]:

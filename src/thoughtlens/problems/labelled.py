@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
-import json
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from thoughtlens.core import ConfigError, DataError, NotThereError
+from thoughtlens.problems.files import objects, probe_files, read_csv
 
 PREFIX = "sae-probes:"
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -35,7 +34,7 @@ def labelled(
         DataError: a row without text or label, a file that cannot be read, or no rows.
     """
     if source.startswith(PREFIX):
-        table = _read_csv(_probe_file(source.removeprefix(PREFIX)), compressed=True)
+        table = read_csv(_probe_file(source.removeprefix(PREFIX)))
         text_column, label_column = "prompt", "target"
     else:
         table = _read(Path(source).expanduser())
@@ -62,42 +61,27 @@ def labelled(
     return pa.table({"text": text, "label": label.cast(pa.string()), "group": group.cast(pa.string())})
 
 
-def probe_sets() -> list[str]:
-    """Names of the labelled sets inside the package sae-probes; empty where it is not installed."""
-    return sorted(file.name.removesuffix(".csv.zst") for file in _probe_files())
-
-
 def binary_sets() -> list[str]:
-    """Names of the sets of two classes among them, in the package's own order: those its runner goes through.
+    """Names of the sets of two classes in sae-probes, in the order in which its own runner goes through them.
 
     Raises:
         NotThereError: the package is not installed.
     """
-    files = _probe_files()
+    files = probe_files()
     if not files:
         raise NotThereError(MISSING)
-    index = _read_csv(files[0].parents[1] / "probing_datasets_MASTER.csv.zst", compressed=True)
-    kinds, names = index["Data type"].to_pylist(), index["Dataset save name"].to_pylist()
-    return [
-        Path(name).name.removesuffix(".csv")
-        for kind, name in zip(kinds, names, strict=True)
-        if kind == "Binary Classification"
-    ]
-
-
-def _probe_files() -> list[Path]:
-    spec = importlib.util.find_spec("sae_probes")
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    return [file for folder in folders for file in (Path(folder) / "data" / "cleaned_data").glob("*.csv.zst")]
+    index = read_csv(next(iter(files.values())).parents[1] / "probing_datasets_MASTER.csv.zst")
+    binary = index.filter(pc.field("Data type") == "Binary Classification")
+    return [Path(name).name.removesuffix(".csv") for name in binary["Dataset save name"].to_pylist()]
 
 
 def _probe_file(name: str) -> Path:
-    files = {file.name.removesuffix(".csv.zst"): file for file in _probe_files()}
+    files = probe_files()
     if not files:
         raise NotThereError(MISSING)
     if name not in files:
         near = difflib.get_close_matches(name, files, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; for example {', '.join(sorted(files)[:3])}"
+        hint = f"; did you mean {near[0]!r}?" if near else f"; for example {', '.join(list(files)[:3])}"
         raise NotThereError(f"sae-probes has no data set {name!r}{hint}")
     return files[name]
 
@@ -112,29 +96,8 @@ def _read(path: Path) -> pa.Table:
     try:
         if path.suffix == ".parquet":
             return pq.read_table(path)
-        return _read_csv(path) if path.suffix == ".csv" else _read_jsonl(path)
+        return (
+            read_csv(path) if path.suffix == ".csv" else pa.Table.from_pylist([r for _, r in objects(path)])
+        )
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-
-
-def _read_csv(path: Path, compressed: bool = False) -> pa.Table:
-    with pa.OSFile(str(path)) as file:
-        return pyarrow.csv.read_csv(
-            pa.CompressedInputStream(file, "zstd") if compressed else file,
-            read_options=pyarrow.csv.ReadOptions(block_size=1 << 26),
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-        )
-
-
-def _read_jsonl(path: Path) -> pa.Table:
-    rows = []
-    for i, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path} line {i} is not JSON: {error.msg}") from None
-        if not isinstance(rows[-1], dict):
-            raise DataError(f"{path} line {i}: expected a JSON object, got a {type(rows[-1]).__name__}")
-    return pa.Table.from_pylist(rows)

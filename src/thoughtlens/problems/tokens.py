@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int
 
-from thoughtlens.core import ConfigError, DataError, whole
+from thoughtlens.core import ConfigError, DataError, Json, whole
 from thoughtlens.problems.config import Bos
 
 BUFFER_BATCHES = 64
@@ -143,7 +143,7 @@ class Spool:
 
 def spool(
     path: Path,
-    rows: Iterable[dict[str, Any]],
+    rows: Iterable[Json],
     tokenizer: Tokenizer,
     cutter: Cutter,
     *,
@@ -216,15 +216,15 @@ def deal(batches: list[list[Window]], done: list[int]) -> list[int]:
 
 
 def _buffers(
-    rows: Iterable[dict[str, Any]],
+    rows: Iterable[Json],
     tokenizer: Tokenizer,
     cutter: Cutter,
     max_rows: int | None,
     buffer_tokens: int,
-) -> Iterator[list[dict[str, Any]]]:
+) -> Iterator[list[Json]]:
     """Documents with `tokens` and `n_rows`, about `buffer_tokens` tokens at a time."""
     left = np.inf if max_rows is None else max_rows
-    buffer: list[dict[str, Any]] = []
+    buffer: list[Json] = []
     n_tokens = 0
     for document, tokens in _tokenized(rows, tokenizer):
         ids = cutter.shorten(tokens)
@@ -244,9 +244,7 @@ def _buffers(
         yield buffer
 
 
-def _tokenized(
-    rows: Iterable[dict[str, Any]], tokenizer: Tokenizer
-) -> Iterator[tuple[dict[str, Any], Int[np.ndarray, " n"]]]:
+def _tokenized(rows: Iterable[Json], tokenizer: Tokenizer) -> Iterator[tuple[Json, Int[np.ndarray, " n"]]]:
     rows = iter(rows)
     while chunk := list(itertools.islice(rows, CHUNK_DOCUMENTS)):
         texts = [document["question"] for document in chunk]
@@ -254,7 +252,7 @@ def _tokenized(
         yield from zip(chunk, (np.asarray(ids, np.int32) for ids in tokens), strict=True)
 
 
-def _schema(buffer: list[dict[str, Any]]) -> pa.Schema:
+def _schema(buffer: list[Json]) -> pa.Schema:
     """Columns of the spool; a label column without a single value yet is taken for text."""
     found = pa.RecordBatch.from_pylist(buffer).schema
     return pa.schema([pa.field(f.name, pa.string() if pa.types.is_null(f.type) else f.type) for f in found])

@@ -379,4 +379,4 @@ def test_kill_9_at_random_moments(tmp_path):
     meta = small.meta("text", "bfloat16", {"a:out": 64, "b:in": 32})
     small.write(tmp_path / "whole", meta, KILLED_N, shard_rows=100, size=17)
     assert small.files(root) == small.files(tmp_path / "whole")
-    assert verify(root)["n_rows"] == KILLED_N
+    assert verify(root).n_rows == KILLED_N

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -50,3 +52,13 @@ class Source:
     def index(self) -> str:
         """Row column that counts inside a problem."""
         return "position" if self.meta.kind == "text" else "thought_idx"
+
+
+def flops(device: str, dtype: torch.dtype, width: int) -> float:
+    """Floating-point operations a second of a model this wide, from one small product timed here."""
+    x = torch.ones(512, width, dtype=dtype, device=device)
+    weight = torch.ones(width, 4 * width, dtype=dtype, device=device)
+    (x @ weight).sum().item()  # warm-up
+    start = time.perf_counter()
+    torch.stack([x @ weight for _ in range(4)]).sum().item()
+    return 0.5 * 4 * 2 * x.numel() * weight.shape[1] / (time.perf_counter() - start)

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from thoughtlens.acts.extract.config import ExtractConfig
-from thoughtlens.acts.extract.cost import flops
-from thoughtlens.acts.extract.source import Chunk, Source
+from thoughtlens.acts.extract.source import Chunk, Source, flops
 from thoughtlens.acts.store.meta import StoreMeta
 from thoughtlens.core import DTYPES, ConfigError, Plan
 from thoughtlens.models.hf.capture import capture, resolve

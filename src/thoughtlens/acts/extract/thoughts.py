@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 
 from thoughtlens.acts.behind import open_thoughts
 from thoughtlens.acts.extract.config import ExtractConfig
-from thoughtlens.acts.extract.cost import flops
 from thoughtlens.acts.extract.records import Accuracy, Answers
-from thoughtlens.acts.extract.source import Chunk, Source
+from thoughtlens.acts.extract.source import Chunk, Source, flops
 from thoughtlens.acts.store.meta import PROBLEMS, StoreMeta
 from thoughtlens.core import (
     DTYPES,

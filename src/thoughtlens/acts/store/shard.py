@@ -15,7 +15,6 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.acts.store.meta import StoreMeta
-from thoughtlens.core import StoreError
+from thoughtlens.core import Json, StoreError
 
 CODES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 BITS = {2: torch.int16, 4: torch.int32}
@@ -46,7 +45,7 @@ class Layout:
 
 def layout(meta: StoreMeta, rows: int) -> Layout:
     """The layout of a shard; tensors lie in the order of `meta.hook_names`, C-contiguous."""
-    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    table: Json = {"__metadata__": {"format": "pt"}}
     row_bytes = tuple(meta.d_in[hook] * meta.torch_dtype.itemsize for hook in meta.hook_names)
     offset, offsets = 0, []
     for hook, width in zip(meta.hook_names, row_bytes, strict=True):

@@ -6,19 +6,16 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from thoughtlens.acts.store.contents import Contents
 from thoughtlens.acts.store.order import Permutation
 from thoughtlens.acts.store.rowset import RowSet, numbers_in
 from thoughtlens.core import DataError
-
-if TYPE_CHECKING:
-    from thoughtlens.acts.store.reader import ActivationStore
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class View:
     read_ahead_bytes, read_ahead_vectors = 1 << 25, 1 << 15
     """Read at a time by `batches`: the more vectors, the closer they lie, and the fewer pages are mapped."""
 
-    def __init__(self, store: ActivationStore, hook_names: list[str], hooks: list[int], rows: RowSet) -> None:
+    def __init__(self, store: Contents, hook_names: list[str], hooks: list[int], rows: RowSet) -> None:
         self.store, self.hook_names = store, hook_names
         self.d_in = store.meta.d_in[hook_names[0]]
         self.n_rows = rows.n

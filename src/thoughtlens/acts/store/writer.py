@@ -10,8 +10,8 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,16 +33,41 @@ from thoughtlens.acts.store.meta import (
 from thoughtlens.acts.store.shard import ShardPart
 from thoughtlens.core import (
     DataError,
+    Json,
     MismatchError,
     NotThereError,
     OccupiedError,
+    Record,
     StoreError,
+    column,
     digest,
     read_json,
     write_json,
 )
 
 PARTS = "rows_parts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Record):
+    """`progress.json`: how far a store is written."""
+
+    meta: Json
+    shard_rows: int
+    cursor: Json | None = column(null=True)
+    rows_done: int
+    columns: dict[str, str]
+    """Row columns and their numpy types."""
+
+    @classmethod
+    def read(cls, file: Path) -> Progress:
+        """Of an unfinished store."""
+        try:
+            return cls.from_json(read_json(file))
+        except StoreError as error:
+            raise StoreError(
+                f"{file} is damaged or not ours ({error}); delete the directory and start again"
+            ) from None
 
 
 class StoreWriter:
@@ -91,13 +116,9 @@ class StoreWriter:
             self._start(meta, meta.shard_rows)
             self.finished = True
         elif (root / PROGRESS).is_file():
-            state = read_json(root / PROGRESS)
-            if not state.keys() >= {"meta", "shard_rows", "cursor", "rows_done", "columns"}:
-                raise StoreError(
-                    f"{root / PROGRESS} is damaged or not ours; delete the directory and start again"
-                )
-            self._start(parse_meta(state["meta"], root / PROGRESS), state["shard_rows"])
-            self.cursor, self.rows_done, self._types = state["cursor"], state["rows_done"], state["columns"]
+            state = Progress.read(root / PROGRESS)
+            self._start(parse_meta(state.meta, root / PROGRESS), state.shard_rows)
+            self.cursor, self.rows_done, self._types = state.cursor, state.rows_done, state.columns
         else:
             raise NotThereError(
                 f"Expected an unfinished activation store at {root}, found no {PROGRESS} there"
@@ -130,12 +151,12 @@ class StoreWriter:
     def _start(self, meta: StoreMeta, shard_rows: int) -> None:
         self.meta, self.shard_rows = meta, shard_rows
         self.finished = False
-        self.cursor: dict[str, Any] | None = None
+        self.cursor: Json | None = None
         """The cursor of the last batch that is wholly in finished shards."""
         self.rows_done = meta.n_rows
         """Rows that need not be appended again after an interruption."""
         self._appended = meta.n_rows
-        self._marks: deque[tuple[int, dict[str, Any]]] = deque()
+        self._marks: deque[tuple[int, Json]] = deque()
         self._uses_cursor = False
         self._types: dict[str, str] = {}
         self._columns: list[dict[str, np.ndarray]] = []
@@ -146,7 +167,7 @@ class StoreWriter:
         acts: Mapping[str, Tensor],
         rows: Mapping[str, np.ndarray | Sequence],
         *,
-        cursor: dict[str, Any] | None = None,
+        cursor: Json | None = None,
     ) -> None:
         """Add rows: for every hook a tensor [rows, d_in], and the columns that say what the rows are.
 
@@ -290,14 +311,14 @@ class StoreWriter:
         return self.root / PARTS / f"{index:05d}.parquet"
 
     def _save_progress(self) -> None:
-        state = {
-            "meta": self.meta.model_dump(mode="json"),
-            "shard_rows": self.shard_rows,
-            "cursor": self.cursor,
-            "rows_done": self.rows_done,
-            "columns": self._types,
-        }
-        write_json(self.root / PROGRESS, state)
+        state = Progress(
+            meta=self.meta.model_dump(mode="json"),
+            shard_rows=self.shard_rows,
+            cursor=self.cursor,
+            rows_done=self.rows_done,
+            columns=self._types,
+        )
+        write_json(self.root / PROGRESS, state.to_json())
 
     def _check_shards(self) -> None:
         for shard in self.meta.shards:

@@ -51,7 +51,7 @@ def verify(store: Annotated[Path, typer.Argument(help="An acts/ directory.")]) -
     """Check every digest of an activation store."""
     from thoughtlens.acts.store.reader import verify
 
-    show(verify(store))
+    show(verify(store).to_json())
 
 
 @app.command(help=BY_NAME["explorer"].about)

@@ -1,0 +1,84 @@
+"""Files of texts and problems: JSON lines, Parquet, CSV, and the data sets of the package sae-probes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from thoughtlens.core import DataError, Json
+
+
+def lines(path: Path) -> Iterator[str]:
+    """Lines of a text file, streamed.
+
+    Raises:
+        DataError: not UTF-8; says where.
+    """
+    with path.open("rb") as handle:
+        for i, raw in enumerate(handle, start=1):
+            try:
+                yield raw.decode("utf-8-sig" if i == 1 else "utf-8").replace("\r\n", "\n")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path} line {i} is not UTF-8 (byte {raw[error.start]:#04x}); convert the file, "
+                    f"for example with iconv -t UTF-8"
+                ) from None
+
+
+def objects(path: Path) -> Iterator[tuple[str, Json]]:
+    """The rows of a .parquet or .jsonl file with their places, `row 0` or `line 1`, streamed.
+
+    Raises:
+        DataError: not such a file, or not UTF-8; says where.
+    """
+    if path.suffix == ".parquet":
+        yield from ((f"row {i}", row) for i, row in enumerate(_parquet(path)))
+        return
+    for i, line in enumerate(lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path} line {i} is not JSON: {error.msg} at column {error.colno}") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path} line {i}: expected a JSON object, got a {type(row).__name__}")
+        yield f"line {i}", row
+
+
+def _parquet(path: Path) -> Iterator[Json]:
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
+    except pa.ArrowException as error:
+        raise DataError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path} holds text that is not UTF-8; write it again as UTF-8") from None
+
+
+def read_csv(path: Path, types: dict[str, pa.DataType] | None = None) -> pa.Table:
+    """A .csv or .csv.zst file; with `types` only these columns."""
+    with pa.OSFile(str(path)) as file:
+        return pyarrow.csv.read_csv(
+            pa.CompressedInputStream(file, "zstd") if path.suffix == ".zst" else file,
+            read_options=pyarrow.csv.ReadOptions(block_size=1 << 26),
+            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(
+                include_columns=list(types or ()), column_types=types or {}
+            ),
+        )
+
+
+def probe_files() -> dict[str, Path]:
+    """Files of the data sets inside the package sae-probes by name; none where it is not installed."""
+    spec = importlib.util.find_spec("sae_probes")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    files = [file for f in folders for file in (Path(f) / "data" / "cleaned_data").glob("*.csv.zst")]
+    return {file.name.removesuffix(".csv.zst"): file for file in sorted(files)}
