@@ -229,7 +229,7 @@ def flip(path: Path, at: int) -> None:
 
 @pytest.mark.parametrize("name", ["shards/00002.safetensors", "rows.parquet", "problems.parquet"])
 def test_verify_finds_one_bit(root, name):
-    assert verify(root)["files"] == 6
+    assert verify(root).files == 6
     flip(root / name, -5 if name.startswith("shards") else 40)
     with pytest.raises(StoreError, match=f"1 of 6 files differ: {name}"):
         verify(root)
