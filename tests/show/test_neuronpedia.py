@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from tests.planted import D, planted_sae, text_store, thought_store
-from thoughtlens.core import ConfigError, MismatchError, NotThereError, read_result
+from thoughtlens.core import ConfigError, MismatchError, NotThereError, read_result, write_rows
+from thoughtlens.latents.explain.records import ExplanationRow
 from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.stage import interpret
+from thoughtlens.latents.lens.records import LatentTokenRow
 from thoughtlens.show.neuronpedia.config import NeuronpediaConfig
-from thoughtlens.show.neuronpedia.formats import upload
+from thoughtlens.show.neuronpedia.formats import Example, Feature, Latent, Names, upload
 from thoughtlens.show.neuronpedia.stage import neuronpedia
 
 HOOK = ("layers.0:out",)
@@ -126,20 +126,22 @@ def with_optional(run, tmp_path):
     root.mkdir()
     for name in ("acts", "sae", "interpret"):
         (root / name).symlink_to(run / name)
-    of_latent = {"member": "pooled", "latent": 3, "token_id": 1}
-    rows = [
-        of_latent | {"sign": s, "rank": r, "token": t, "logit": s * (2.0 - r)}
+    of_latent = {"member": "pooled", "latent": 3}
+    logits = [
+        LatentTokenRow(**of_latent, token_id=1, sign=s, rank=r, token=t, logit=s * (2.0 - r))
         for s, t, r in ((1, " b", 1), (1, "", 0), (-1, " c", 0))
     ]
-    for stage, file, table in (
-        ("lens", "latents", rows),
-        ("explain", "explanations", [
-            {"member": "pooled", "latent": 3, "method": "token", "text": "x" * 600, "chosen": True},
-            {"member": "pooled", "latent": 3, "method": "rules", "text": "other", "chosen": False},
-        ]),
-    ):  # fmt: skip
+    scores = ("auprc", "precision_at_half_recall", "pearson", "precision", "recall", "base_rate", "auprc_low")
+    scores += ("auprc_high", "token_auprc", "random_auprc", "validation_auprc")
+    common = of_latent | dict.fromkeys(scores, 0.5) | dict.fromkeys(("n", "n_units", "n_fires"), 9)
+    said = [
+        ExplanationRow(**common, split="test", method="token", text="x" * 600, chosen=True),
+        ExplanationRow(**common, split="test", method="rules", text="other", chosen=False),
+    ]
+    for stage in ("lens", "explain"):
         (root / stage).mkdir()
-        pq.write_table(pa.Table.from_pylist(table), root / stage / f"{file}.parquet")
+    write_rows(root / "lens" / "latents.parquet", LatentTokenRow, logits)
+    write_rows(root / "explain" / "explanations.parquet", ExplanationRow, said)
     return root
 
 
@@ -156,12 +158,17 @@ def test_logits_and_explanations_where_the_run_has_them(run, tmp_path):
 
 
 def test_deciles_become_quantiles():
-    example = {"bin_min": 1.0, "bin_max": 2.0, "bin_contains": 0.1, "tokens": ["a"], "values": [1.5]}
-    feature = {
-        "feature_index": 1, "frac_nonzero": 0.1, "pos_str": [], "pos_values": [], "neg_str": [],
-        "neg_values": [], "explanations": [], "activations": [example],
-    }  # fmt: skip
-    found = upload({"model_id": "m", "source": "0-a"}, [feature])["features"][0]["activations"]
+    example = Example(
+        bin_min=1.0, bin_max=2.0, bin_contains=0.1, tokens=["a"], values=[1.5], qualifying_token_index=0
+    )
+    feature = Feature(
+        feature_index=1, frac_nonzero=0.1, activations=[example], neuron_alignment_indices=[],
+        neuron_alignment_values=[], neuron_alignment_l1=[],
+    )  # fmt: skip
+    names = Names(
+        model_id="m", layer=0, source_set="a", source="0-a", dataset="", n_prompts=1, n_tokens_in_prompt=1
+    )
+    found = upload(names, [Latent(feature)])["features"][0]["activations"]
     assert found == [
         {"tokens": ["a"], "values": [1.5], "quantileMin": 1.0, "quantileMax": 2.0, "quantileFraction": 0.1}
     ]

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from thoughtlens.core import NotThereError, Record, of_table
 from thoughtlens.latents.interpret.records import InterpretOutcome, MemberSummary
-from thoughtlens.sae import POOLED
+from thoughtlens.sae import POOLED, member_path
+from thoughtlens.show.by_latent import Grouped, member_table
 from thoughtlens.show.interventions import found_in
-from thoughtlens.show.run import Run, read_table
+from thoughtlens.show.run import Run
 
 TABLES = {
     "latents": "interpret",
@@ -68,16 +67,11 @@ class Source:
     @property
     def sae_dir(self) -> Path:
         """Where its weights are."""
-        root = self.run.root / "sae"
-        return root if (root / "cfg.json").is_file() else root / self.name
+        return member_path(self.run.root / "sae", self.name)
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
         """Its rows of a table; None where the run has no such table."""
-        file = place(self.run, name)
-        if not file.is_file():
-            return None
-        table = read_table(file, TABLES[name], ["member", *columns] if columns else None)
-        return table.filter(pc.equal(table["member"].cast(pa.string()), self.name))  # type: ignore[attr-defined]
+        return member_table(self.run, TABLES[name], place(self.run, name).name, self.name, columns)
 
     def rows(self, name: str, cls: type[R]) -> list[R]:
         """Its rows of a table; none where the run has no such table."""
@@ -94,22 +88,6 @@ class Source:
         found = {name: place(self.run, name).is_file() for name in TABLES}
         codes = (self.run.root / "interpret" / "codes").is_dir()
         return found | {"cells": codes, "interventions": bool(found_in(self.run))}
-
-
-class Grouped(Generic[R]):
-    """Rows of a table by latent."""
-
-    def __init__(self, table: pa.Table, n: int, cls: type[R], order: Sequence[tuple[str, str]]) -> None:
-        keys = [("latent", "ascending"), *(key for key in order if key[0] in table.column_names)]
-        self._table = table.sort_by(keys)
-        self._cls = cls
-        self._bounds = np.searchsorted(self._table["latent"].to_numpy(), np.arange(n + 1))
-
-    def of(self, low: int, high: int) -> list[list[R]]:
-        """The rows of each of the latents `low` to `high`."""
-        first = self._bounds[low]
-        rows = of_table(self._cls, self._table.slice(first, self._bounds[high] - first))
-        return [rows[self._bounds[i] - first : self._bounds[i + 1] - first] for i in range(low, high)]
 
 
 def place(run: Run, table: str) -> Path:

@@ -10,21 +10,45 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from thoughtlens.core import ConfigError, MismatchError, read_recipe, read_result, run_stage
+from thoughtlens.core import (
+    ConfigError,
+    Json,
+    MismatchError,
+    NotThereError,
+    Record,
+    Result,
+    read_recipe,
+    run_stage,
+)
+from thoughtlens.latents.explain.records import ExplanationRow
+from thoughtlens.latents.interpret.records import InterpretOutcome, LatentRow, MemberSummary, TextExample
+from thoughtlens.latents.lens.records import LatentTokenRow
+from thoughtlens.sae import member_path
 from thoughtlens.sae.formats.hooks import layer_of
 from thoughtlens.sae.formats.io import load as load_sae
-from thoughtlens.sae.formats.io import member_path
+from thoughtlens.show.by_latent import Grouped, member_table
 from thoughtlens.show.neuronpedia.config import NeuronpediaConfig
-from thoughtlens.show.neuronpedia.formats import MAX_TOKENS, dashboard, upload
-from thoughtlens.show.neuronpedia.tables import OPTIONAL, Tables
+from thoughtlens.show.neuronpedia.formats import (
+    MAX_TOKENS,
+    Example,
+    Feature,
+    Latent,
+    Names,
+    dashboard,
+    upload,
+)
+from thoughtlens.show.neuronpedia.records import NeuronpediaOutcome
+from thoughtlens.show.run import Run
 
+R = TypeVar("R", bound=Record)
 ALIGNED = 3
 DIGITS = 5
 DEFINITIONS = {
@@ -37,7 +61,7 @@ DEFINITIONS = {
 }
 
 
-def neuronpedia(cfg: NeuronpediaConfig, out: str | Path) -> dict[str, Any]:
+def neuronpedia(cfg: NeuronpediaConfig, out: str | Path) -> Result:
     """Write the upload batches of one SAE of a run.
 
     Examples come from `interpret/`; tokens spoken for and against from `lens/`, explanations from `explain/`,
@@ -51,69 +75,68 @@ def neuronpedia(cfg: NeuronpediaConfig, out: str | Path) -> dict[str, Any]:
         ConfigError: several SAEs and none chosen, or no such one.
         MismatchError: a run of thoughts, which have no tokens to show, or an SAE of several hooks.
     """
-    root = Path(cfg.run)
-    inputs = {name: root / name for name in ("interpret", "lens", "explain") if (root / name).is_dir()}
-    if "interpret" not in inputs:
-        read_result(root / "interpret")
-    return run_stage("neuronpedia", cfg, out, lambda tmp: _work(cfg, root, tmp), inputs=inputs)
+    run = Run(Path(cfg.run))
+    folders = {name: run.folder(name) for name in ("interpret", "lens", "explain")}
+    inputs = {name: folder for name, folder in folders.items() if folder.is_dir()}
+    outcome = InterpretOutcome.from_json(run.result("interpret"))
+    return run_stage("neuronpedia", cfg, out, lambda tmp: _work(cfg, run, outcome, tmp), inputs=inputs)
 
 
-def _work(cfg: NeuronpediaConfig, root: Path, tmp: Path) -> dict[str, Any]:
-    result = read_result(root / "interpret")
-    member = _member(cfg, result)
-    names = _names(cfg, root, member)
-    tables = Tables(root, member["member"])
-    features = _features(cfg, root, result, member, tables)
-    skipped = set(range(member["d_sae"]))
+def _work(cfg: NeuronpediaConfig, run: Run, outcome: InterpretOutcome, tmp: Path) -> NeuronpediaOutcome:
+    member = _member(cfg, outcome)
+    names = _names(cfg, run, member)
+    tables = Tables.of(run, member)
+    latents = _latents(cfg, run, outcome, member, tables)
+    skipped = set(range(member.d_sae))
     for folder in ("dashboard", "upload"):
         (tmp / folder).mkdir(exist_ok=True)
     n_batches = 0
-    while batch := list(itertools.islice(features, cfg.per_batch)):
+    while batch := list(itertools.islice(latents, cfg.per_batch)):
         _write(tmp / "dashboard" / f"batch-{n_batches}.json", dashboard(names, batch))
         _write(tmp / "upload" / f"batch-{n_batches}.json", upload(names, batch))
-        skipped -= {f["feature_index"] for f in batch}
+        skipped -= {latent.feature.feature_index for latent in batch}
         n_batches += 1
-    head = {"model_id": names["model_id"], "layer": str(names["layer"]), "sae_set": names["source_set"]}
+    head = {"model_id": names.model_id, "layer": str(names.layer), "sae_set": names.source_set}
     about = {"log_sparsity": 0, "skipped_indexes": sorted(skipped)}
     _write(tmp / "dashboard" / "skipped_indexes.json", head | about)
-    absent = [what for name, what in OPTIONAL.items() if name not in tables.tables]
-    n = member["d_sae"] - len(skipped)
-    return {
-        **names,
-        "member": member["member"],
-        "n": n,
-        "n_skipped": len(skipped),
-        "n_batches": n_batches,
-        "split": member["split"],
-        "left_out": absent,
-        "headline": {"n_latents": n, "n_skipped": len(skipped)},
-        "definitions": DEFINITIONS,
-        "warnings": [f"left out, because the run does not have them: {', '.join(absent)}"] if absent else [],
-    }
+    absent = tables.absent()
+    n = member.d_sae - len(skipped)
+    return NeuronpediaOutcome(
+        **names.to_json(),
+        member=member.member,
+        n=n,
+        n_skipped=len(skipped),
+        n_batches=n_batches,
+        split=member.split,
+        left_out=absent,
+        headline={"n_latents": n, "n_skipped": len(skipped)},
+        definitions=DEFINITIONS,
+        warnings=[f"left out, because the run does not have them: {', '.join(absent)}"] if absent else [],
+    )
 
 
-def _member(cfg: NeuronpediaConfig, result: Mapping[str, Any]) -> dict[str, Any]:
-    if result["kind"] != "text":
+def _member(cfg: NeuronpediaConfig, outcome: InterpretOutcome) -> MemberSummary:
+    if outcome.kind != "text":
         raise MismatchError(
             "Neuronpedia shows activations on tokens of text, this run is of thoughts; `thoughtlens explore` "
             "shows those"
         )
-    members = {m["member"]: m for m in result["members"]}
+    members = {m.member: m for m in outcome.members}
     if cfg.member is None and len(members) > 1:
         raise ConfigError(f"member: expected one of {', '.join(members)}, none was chosen")
     name = next(iter(members)) if cfg.member is None else cfg.member
     if name not in members:
         raise ConfigError(f"member: expected one of {', '.join(members)}, got {name!r}")
-    if len(members[name]["hook_names"]) != 1:
-        hooks = ", ".join(members[name]["hook_names"])
+    if len(members[name].hook_names) != 1:
+        hooks = ", ".join(members[name].hook_names)
         raise MismatchError(f"A source of Neuronpedia is one layer's, this SAE reads {hooks}")
     return members[name]
 
 
-def _names(cfg: NeuronpediaConfig, root: Path, member: Mapping[str, Any]) -> dict[str, Any]:
-    """model_id, layer, source_set and source, in lower case as Neuronpedia keeps them."""
-    recipe = read_recipe(root / "acts") if (root / "acts" / "config.toml").is_file() else {}
-    hook = member["hook_names"][0]
+def _names(cfg: NeuronpediaConfig, run: Run, member: MemberSummary) -> Names:
+    acts = run.folder("extract")
+    recipe = read_recipe(acts) if (acts / "config.toml").is_file() else {}
+    (hook,) = member.hook_names
     layer = layer_of(hook)
     if layer is None:
         raise MismatchError(f"A source of Neuronpedia belongs to a layer, {hook!r} is in none")
@@ -121,84 +144,132 @@ def _names(cfg: NeuronpediaConfig, root: Path, member: Mapping[str, Any]) -> dic
     if not model:
         raise ConfigError("model_id: expected Neuronpedia's name of the model, the run does not say it")
     site = "mlp" if ".mlp" in hook else "att" if "attn" in hook or "attention" in hook else "res"
-    chosen = (cfg.source_set or f"{site}-{member['d_sae']}").lower()
+    chosen = (cfg.source_set or f"{site}-{member.d_sae}").lower()
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", chosen):
         raise ConfigError(f"source_set: expected letters, digits, dashes and underscores, got {chosen!r}")
-    problems = recipe.get("problems", {})
-    return {
-        "model_id": model.lower(),
-        "layer": layer,
-        "source_set": chosen,
-        "source": f"{layer}-{chosen}",
-        "dataset": str(problems.get("source", "")),
-        "n_prompts": member["n_problems"],
-        "n_tokens_in_prompt": recipe.get("context_length", 0),
-    }
+    return Names(
+        model_id=model.lower(),
+        layer=layer,
+        source_set=chosen,
+        source=f"{layer}-{chosen}",
+        dataset=str(recipe.get("problems", {}).get("source", "")),
+        n_prompts=member.n_problems,
+        n_tokens_in_prompt=recipe.get("context_length", 0),
+    )
 
 
-def _features(
-    cfg: NeuronpediaConfig, root: Path, result: Mapping[str, Any], member: Mapping[str, Any], tables: Tables
-) -> Iterator[dict[str, Any]]:
-    """Every latent that has an example, under SAEDashboard's names; `explanations` beside them."""
-    aligned = _alignment(load_sae(member_path(root / "sae", member["member"])).W_dec.detach().float())
-    edges = np.asarray(result.get("histogram_edges", ()), float)
-    for latent in range(member["d_sae"]):
-        top = sorted(tables.rows("top", latent), key=lambda r: r["rank"])[: cfg.n_top]
+@dataclass(frozen=True)
+class Tables:
+    """Rows of one SAE by latent; None: the run does not have them."""
+
+    latents: Grouped[LatentRow]
+    top: Grouped[TextExample]
+    deciles: Grouped[TextExample] | None
+    logits: Grouped[LatentTokenRow] | None
+    explanations: Grouped[ExplanationRow] | None
+
+    @classmethod
+    def of(cls, run: Run, member: MemberSummary) -> Tables:
+        """What the run has.
+
+        Raises:
+            NotThereError: a table that the interpret stage always makes is missing.
+        """
+
+        def read(stage: str, name: str, row: type[R], *order: str) -> Grouped[R] | None:
+            table = member_table(run, stage, name, member.member)
+            by = [(column, "ascending") for column in order]
+            return None if table is None else Grouped(table, member.d_sae, row, by)
+
+        latents = read("interpret", "latents.parquet", LatentRow)
+        top = read("interpret", "top_examples.parquet", TextExample, "rank")
+        if latents is None or top is None:
+            name = "latents" if latents is None else "top_examples"
+            file = run.folder("interpret") / f"{name}.parquet"
+            raise NotThereError(f"Expected {file}, found none; run thoughtlens interpret again")
+        return cls(
+            latents,
+            top,
+            read("interpret", "decile_examples.parquet", TextExample),
+            read("lens", "latents.parquet", LatentTokenRow, "rank"),
+            read("explain", "explanations.parquet", ExplanationRow),
+        )
+
+    def absent(self) -> list[str]:
+        """What the run does not have, and the stages that make it."""
+        what = {
+            "examples of each decile (interpret)": self.deciles,
+            "tokens spoken for and against (lens)": self.logits,
+            "explanations (explain)": self.explanations,
+        }
+        return [name for name, table in what.items() if table is None]
+
+
+def _of(table: Grouped[R] | None, latent: int) -> list[R]:
+    return table.of(latent, latent + 1)[0] if table else []
+
+
+def _latents(
+    cfg: NeuronpediaConfig, run: Run, outcome: InterpretOutcome, member: MemberSummary, tables: Tables
+) -> Iterator[Latent]:
+    """Every latent that has an example."""
+    sae = load_sae(member_path(run.folder("train"), member.member))
+    aligned = _alignment(sae.W_dec.detach().float())
+    edges = np.asarray(outcome.histogram_edges, float)
+    for latent in range(member.d_sae):
+        top = _of(tables.top, latent)[: cfg.n_top]
         if not top:
             continue
-        (row,) = tables.rows("latents", latent)
-        examples = [_example(r, -1.0, row["max_active"], -1.0) for r in top]
-        for r in tables.rows("deciles", latent):
-            low, high = row["deciles"][r["decile"] - 1 : r["decile"] + 1]
-            examples.append(_example(r, low, high, 0.1))
-        logits = tables.rows("logits", latent)
-        written = tables.rows("explanations", latent)
-        yield {
-            "feature_index": latent,
+        (row,) = _of(tables.latents, latent)
+        drawn = ((e, e.decile) for e in _of(tables.deciles, latent) if e.decile is not None)
+        logits = _of(tables.logits, latent)
+        bars, heights = _histogram(row.histogram, edges)
+        feature = Feature(
+            feature_index=latent,
             **aligned(latent),
-            **_tokens("pos", [r for r in logits if r["sign"] > 0][: cfg.n_logits]),
-            **_tokens("neg", [r for r in logits if r["sign"] < 0][: cfg.n_logits]),
-            "frac_nonzero": row["density"],
-            **_histogram(row.get("histogram"), edges),
-            "activations": examples,
-            "explanations": [r["text"] for r in written if r.get("chosen") and r["text"].strip()],
-        }
+            **_tokens("pos", [one for one in logits if one.sign > 0][: cfg.n_logits]),
+            **_tokens("neg", [one for one in logits if one.sign < 0][: cfg.n_logits]),
+            frac_nonzero=row.density,
+            freq_hist_data_bar_values=bars,
+            freq_hist_data_bar_heights=heights,
+            activations=[
+                *(_example(e, -1.0, row.max_active, -1.0) for e in top),
+                *(_example(e, row.deciles[decile - 1], row.deciles[decile], 0.1) for e, decile in drawn),
+            ],
+        )
+        said = _of(tables.explanations, latent)
+        yield Latent(feature, [one.text for one in said if one.chosen and one.text.strip()])
 
 
-def _example(row: Mapping[str, Any], low: float, high: float, share: float) -> dict[str, Any]:
+def _example(row: TextExample, low: float, high: float, share: float) -> Example:
+    return Example(
+        bin_min=_round(low),
+        bin_max=_round(high),
+        bin_contains=share,
+        tokens=[token or " " for token in row.tokens[:MAX_TOKENS]],  # empty ones are refused
+        values=[_round(v) for v in row.acts[:MAX_TOKENS]],
+        qualifying_token_index=row.peak,
+    )
+
+
+def _tokens(side: str, rows: list[LatentTokenRow]) -> Json:
     return {
-        "bin_min": _round(low),
-        "bin_max": _round(high),
-        "bin_contains": share,
-        "tokens": [token or " " for token in row["tokens"][:MAX_TOKENS]],  # empty ones are refused
-        "values": [_round(v) for v in row["acts"][:MAX_TOKENS]],
-        "qualifying_token_index": row["peak"],
+        f"{side}_str": [row.token or " " for row in rows],
+        f"{side}_values": [_round(row.logit) for row in rows],
     }
 
 
-def _tokens(side: str, rows: list[dict]) -> dict[str, Any]:
-    rows = sorted(rows, key=lambda r: r["rank"])
-    return {
-        f"{side}_str": [r["token"] or " " for r in rows],
-        f"{side}_values": [_round(r["logit"]) for r in rows],
-    }
-
-
-def _histogram(counts: list[int] | None, edges: np.ndarray) -> dict[str, list[float]]:
-    """Bars of the bins between the first and the last that hold a fire."""
-    own = np.flatnonzero(counts) if counts else np.zeros(0, int)
-    if not len(own) or len(edges) != len(counts or ()) + 1:
-        return {"freq_hist_data_bar_values": [], "freq_hist_data_bar_heights": []}
+def _histogram(counts: list[int], edges: np.ndarray) -> tuple[list[float], list[float]]:
+    """Middles and heights of the bins between the first and the last that hold a fire."""
+    own = np.flatnonzero(counts)
+    if not len(own) or len(edges) != len(counts) + 1:
+        return [], []
     bins = slice(own[0], own[-1] + 1)
     middles = np.sqrt(edges[:-1] * edges[1:])[bins]
-    heights = np.asarray(counts, float)[bins]
-    return {
-        "freq_hist_data_bar_values": [_round(v) for v in middles],
-        "freq_hist_data_bar_heights": heights.tolist(),
-    }
+    return [_round(v) for v in middles], np.asarray(counts, float)[bins].tolist()
 
 
-def _alignment(directions: torch.Tensor) -> Any:
+def _alignment(directions: torch.Tensor) -> Callable[[int], Json]:
     """Of a latent: the coordinates of largest value in its decoder row."""
     sums = directions.abs().sum(1).clamp(min=1e-12)
     values, index = directions.topk(min(ALIGNED, directions.shape[1]), dim=1)
@@ -210,7 +281,7 @@ def _alignment(directions: torch.Tensor) -> Any:
     }
 
 
-def _write(file: Path, table: Mapping[str, Any]) -> None:
+def _write(file: Path, table: Json) -> None:
     file.write_text(json.dumps(table, ensure_ascii=False, allow_nan=False), "utf-8")
 
 
