@@ -61,13 +61,13 @@ def test_scores_are_those_of_the_package(planted, penalty):
     files = sorted((root / "results").rglob("*.json"))
     rows = {row.get("k"): row for file in files for row in json.loads(file.read_text())}
     assert set(rows) == {None, *ks}
-    for row in found["table"]:
-        peer = rows[row["k"]]
+    for row in found.table:
+        peer = rows[row.k]
         for ours, name in (
             ("auc", "test_auc"),
             ("accuracy", "test_acc"),
             ("f1", "test_f1"),
             ("val_auc",) * 2,
         ):
-            assert row[ours] == pytest.approx(peer[name], abs=1e-12), (row["k"], ours)
-    assert found["latents"] == rows[16]["indices"]
+            assert getattr(row, ours) == pytest.approx(peer[name], abs=1e-12), (row.k, ours)
+    assert found.latents == rows[16]["indices"]

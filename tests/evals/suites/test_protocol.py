@@ -77,8 +77,8 @@ def test_fits_are_those_of_the_package(n, penalty, auc, accuracy, f1, val_auc, c
         x[taken.train], y[taken.train], x[taken.test], y[taken.test], penalty=penalty, seed=42
     )
     expected = {"auc": auc, "accuracy": accuracy, "f1": f1, "val_auc": val_auc, "c": c}
-    assert {name: found.scores[name] for name in expected} == pytest.approx(expected, abs=0.012)
-    assert roc_auc_score(y[taken.test], found.p) == pytest.approx(found.scores["auc"])
+    assert {name: getattr(found, name) for name in expected} == pytest.approx(expected, abs=0.012)
+    assert roc_auc_score(y[taken.test], found.p) == pytest.approx(found.auc)
 
 
 def test_auc_by_hand():

@@ -93,7 +93,7 @@ def test_raw_scores_come_from_the_last_tokens(done, tiny_lm_dir, sae_dir):
     found = protocol.fit(
         raw[taken.train], y[taken.train], raw[taken.test], y[taken.test], penalty="l2", seed=42
     )
-    assert table(out, "sae_probes")[0]["auc"] == pytest.approx(found.scores["auc"], abs=1e-6)
+    assert table(out, "sae_probes")[0]["auc"] == pytest.approx(found.auc, abs=1e-6)
     groups = np.unique(data["group"].to_pylist(), return_inverse=True)[1]
     leaked = np.isin(groups[taken.test], groups[taken.train]).sum()
     assert result["datasets"][0]["n_leaked"] == leaked > 0
@@ -132,10 +132,10 @@ def test_comparisons_are_corrected_over_the_sets(done):
 def test_means_over_sets_have_intervals_from_five_on():
     cfg = SuiteConfig(sae=Path("x"))
     a, b = [0.8, 0.7, 0.75, 0.9, 0.85], [0.6, 0.55, 0.5, 0.7, 0.6]
-    found = summary._over_sets(a, b, cfg)
+    found = summary._difference(a, b, cfg)
     # differences 0.2, 0.15, 0.25, 0.2, 0.25: mean 0.21
-    assert found["value"] == pytest.approx(0.21) and found["verdict"] == "better"
-    assert 0.15 < found["low"] < 0.21 < found["high"] < 0.25 + 1e-9
+    assert found.value == pytest.approx(0.21) and found.verdict == "better"
+    assert 0.15 < found.low < 0.21 < found.high < 0.25 + 1e-9
 
 
 def test_thinning_keeps_texts_whole():
@@ -188,7 +188,7 @@ def test_last_tokens_do_not_depend_on_the_batch(tiny_lm_dir, sae_dir):
     [
         ({"datasets": ("119_us_state_TY",)}, ConfigError, "did you mean '119_us_state_TX'"),
         ({"hook_name": "layers.9:out"}, HookError, "layers.0 to layers.3"),
-        ({"member": "a"}, ConfigError, "there is only one.*got 'a'"),
+        ({"member": "a"}, ConfigError, r"\(pooled\), got 'a'"),
     ],
 )
 def test_bad_input(tiny_lm_dir, sae_dir, tmp_path, options, error, message):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -41,36 +41,36 @@ class Protocol:
     sae: Literal["relu", "topk"] = "relu"
 
 
-LADDER: tuple[tuple[str, str, dict], ...] = (
+LADDER: tuple[tuple[str, str, dict[str, object]], ...] = (
     ("as it was", "one 80/20 split of its own for each arm; raw scaled, SAE not; other poolings", {}),
     ("test set", "the same 20 % of the problems are tested in both arms", {"test": "one split"}),
     ("number tested", "every problem is tested once, in five folds", {"test": "folds"}),
     ("grouped twins", "problems of one group are never on both sides of a fold", {"test": "grouped folds"}),
     ("scaling", "both arms scaled to unit variance on the training fold", {"scaler": "both"}),
-    (
-        "pooling",
-        "both: mean over thoughts for each hook, hooks side by side",
-        {"sae_pooling": "per hook"},
-    ),
+    ("pooling", "both: mean over thoughts for each hook, hooks side by side", {"sae_pooling": "per hook"}),
     ("choice of C", "C chosen in inner folds, instead of 1", {"choose_c": True}),
     ("test-set SAE", "the SAE is trained on the training folds only", {"sae_sees": "training folds"}),
     ("label noise", "labels from annotations; problems without one left out", {"labels": "checked"}),
     ("thoughts", "thoughts 1 to 6, instead of begin-of-thought and 1 to 5", {"thoughts": "1 to 6"}),
-    (
-        "architecture",
-        "a TopK SAE with normalised input, instead of ReLU with L1",
-        {"sae": "topk"},
-    ),
+    ("architecture", "a TopK SAE with normalised input, instead of ReLU with L1", {"sae": "topk"}),
 )
 """(name, what changed, the switch), each on top of those before."""
 
 
-def protocols() -> list[tuple[str, str, Protocol]]:
+class Change(NamedTuple):
+    """One line of the ladder."""
+
+    name: str
+    what: str
+    protocol: Protocol
+
+
+def protocols() -> list[Change]:
     """The ladder as complete protocols."""
     own, out = Protocol(), []
-    for name, what, change in LADDER:
-        own = replace(own, **change)
-        out.append((name, what, own))
+    for name, what, switch in LADDER:
+        own = replace(own, **switch)
+        out.append(Change(name, what, own))
     return out
 
 
@@ -82,6 +82,13 @@ class Scored:
     """Which problems, by number."""
     y: Int[np.ndarray, " m"]
     pred: Int[np.ndarray, " m"]
+
+
+class Scores(NamedTuple):
+    """Both arms under one protocol."""
+
+    raw: Scored
+    sae: Scored
 
 
 class Replay:
@@ -98,14 +105,14 @@ class Replay:
         }
         self._saes: dict[tuple, SAE] = {}
 
-    def score(self, p: Protocol) -> tuple[Scored, Scored]:
-        """Raw activations and SAE latents."""
+    def score(self, p: Protocol) -> Scores:
+        """Raw activations and SAE latents under a protocol."""
         labels = self.data.first if p.labels == "first" else self.data.checked
         kept = np.array([i for i, own in enumerate(labels) if own is not None])
         y = self._codes([labels[i] for i in kept.tolist()])
         if p.test in ("two splits", "one split"):
-            return self._split(p, kept, y, "raw"), self._split(p, kept, y, "sae")
-        return self._folded(p, kept, y, "raw"), self._folded(p, kept, y, "sae")
+            return Scores(self._split(p, kept, y, "raw"), self._split(p, kept, y, "sae"))
+        return Scores(self._folded(p, kept, y, "raw"), self._folded(p, kept, y, "sae"))
 
     def sae(self, p: Protocol, fold: int | None) -> SAE:
         """The SAE of a protocol that sees all problems, or those outside of one fold."""
@@ -135,7 +142,7 @@ class Replay:
         parts = train_test_split(np.arange(len(y)), test_size=TEST_SHARE, random_state=SEED, stratify=by)
         train, test = map(np.asarray, parts)
         X = self._features(p, arm, None)[kept]
-        return Scored(kept[test], y[test], self._plain(p, arm, X, y, train, test))
+        return Scored(kept[test], y[test], _plain((X[train], y[train]), X[test], _scaled(p, arm)))
 
     def _folded(self, p: Protocol, kept: np.ndarray, y: np.ndarray, arm: str) -> Scored:
         whole = self.folds[p.test]
@@ -148,19 +155,8 @@ class Replay:
                 found = probes.probe(compact(X), y, folds, n_classes=len(CLASSES), only=(fold,))
                 pred[test] = found.pred[test]
             else:
-                pred[test] = self._plain(p, arm, X, y, train, test)
+                pred[test] = _plain((X[train], y[train]), X[test], _scaled(p, arm))
         return Scored(kept, y, pred)
-
-    def _plain(
-        self, p: Protocol, arm: str, X: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.ndarray
-    ) -> np.ndarray:
-        """The study's classifier: C = 1, scaled or not."""
-        a, b = X[train], X[test]
-        if arm == "raw" or p.scaler == "both":
-            scaler = StandardScaler().fit(a)
-            a, b = scaler.transform(a), scaler.transform(b)
-        with threadpool_limits(1, "blas"):
-            return LogisticRegression(max_iter=1000, C=1.0).fit(a, y[train]).predict(b)
 
     @torch.no_grad()
     def _features(self, p: Protocol, arm: str, fold: int | None) -> np.ndarray:
@@ -206,3 +202,17 @@ def first_sae(cfg: ReplayConfig) -> ReLUConfig:
         expansion=cfg.expansion, l1=cfg.l1, l1_warmup=0.0, reconstruction="mean", penalty="sum",
         decoder_norm="free", pre_bias=False, init="linear", normalization="none",
     )  # fmt: skip
+
+
+def _scaled(p: Protocol, arm: str) -> bool:
+    return arm == "raw" or p.scaler == "both"
+
+
+def _plain(train: tuple[np.ndarray, np.ndarray], test: np.ndarray, scaled: bool) -> np.ndarray:
+    """The study's classifier: C = 1, scaled or not."""
+    X, y = train
+    if scaled:
+        scaler = StandardScaler().fit(X)
+        X, test = (np.asarray(scaler.transform(part)) for part in (X, test))
+    with threadpool_limits(1, "blas"):
+        return LogisticRegression(max_iter=1000, C=1.0).fit(X, y).predict(test)

@@ -15,16 +15,15 @@ import numpy as np
 import torch
 
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import Plan, progress, run_stage, say
+from thoughtlens.core import Number, Plan, Result, progress, run_stage, say
 from thoughtlens.evals.first_study.config import ReplayConfig
-from thoughtlens.evals.first_study.data import Problems, load_problems
-from thoughtlens.evals.first_study.protocol import Protocol, Replay, Scored, protocols
-from thoughtlens.evals.first_study.table import markdown
+from thoughtlens.evals.first_study.data import load_problems
+from thoughtlens.evals.first_study.protocol import Change, Protocol, Replay, Scored, Scores, protocols
+from thoughtlens.evals.first_study.records import Line, ReplayOutcome, SAEMeasures
 from thoughtlens.evals.probing import comparisons, scores
-from thoughtlens.numerics.stats.intervals import bootstrap_mean, wilson
+from thoughtlens.evals.probing.records import ClassReport
+from thoughtlens.evals.probing.scores import share_right
 from thoughtlens.problems.gsm8k import CLASSES
-
-__all__ = ["ReplayConfig", "plan", "replay"]
 
 FIRES = 1e-3
 """Activation above which the study counted a latent as active."""
@@ -40,7 +39,7 @@ DEFINITIONS = {
 }
 
 
-def replay(cfg: ReplayConfig, out: str | Path) -> dict[str, Any]:
+def replay(cfg: ReplayConfig, out: str | Path) -> Result:
     """Replay the study on a store and correct it line by line; also writes `table.md`.
 
     Raises:
@@ -65,107 +64,111 @@ def plan(cfg: ReplayConfig) -> Plan:
     )
 
 
-def _work(cfg: ReplayConfig, tmp: Path) -> dict[str, Any]:
+def _work(cfg: ReplayConfig, tmp: Path) -> ReplayOutcome:
     data = load_problems(ActivationStore.open(cfg.acts), cfg.n_per_class)
     study = Replay(cfg, data)
-    ladder, found = [], []
+    ladder: list[Line] = []
+    found: list[Scores] = []
     with progress("replay", len(protocols()), "protocols") as bar:
-        for name, what, protocol in protocols():
-            arms = study.score(protocol)
-            ladder.append(_line(cfg, data, name, what, arms, ladder))
-            found.append(arms)
-            bar.advance(1, name)
-    (first, last), (was, now) = (found[0], found[-1]), (protocols()[0][2], protocols()[-1][2])
-    result = {
-        "n_problems": data.n,
-        "n_groups": len(np.unique(data.groups)),
-        "hook_names": data.hook_names,
-        "labels_differ": sum(a != b for a, b in zip(data.first, data.checked, strict=True)),
-        "unlabelled": sum(own is None for own in data.checked),
-        "ladder": ladder,
-        "sae": {"as it was": _as_measured(study, was), "corrected": _held_out(study, now)},
-        "per_class": {
-            "as it was": _per_class(first[1]),
-            "corrected": _per_class(last[1]),
-        },
-        "headline": _headline(ladder),
-        "definitions": DEFINITIONS,
-        "warnings": [],
-    }
-    text = markdown(result)
+        for change in protocols():
+            found.append(study.score(change.protocol))
+            ladder.append(_line(study, change, found[-1], ladder[-1] if ladder else None))
+            bar.advance(1, change.name)
+    was, now = protocols()[0].protocol, protocols()[-1].protocol
+    text = markdown(ladder)
     (tmp / "table.md").write_text(text, "utf-8")
     for line in text.splitlines():
         say(line)
-    return result
+    return ReplayOutcome(
+        n_problems=data.n,
+        n_groups=len(np.unique(data.groups)),
+        hook_names=data.hook_names,
+        labels_differ=sum(a != b for a, b in zip(data.first, data.checked, strict=True)),
+        unlabelled=sum(own is None for own in data.checked),
+        ladder=ladder,
+        sae={"as it was": _as_measured(study, was), "corrected": _held_out(study, now)},
+        per_class={"as it was": _per_class(found[0].sae), "corrected": _per_class(found[-1].sae)},
+        headline=_headline(ladder),
+        definitions=DEFINITIONS,
+    )
 
 
-def _line(
-    cfg: ReplayConfig,
-    data: Problems,
-    name: str,
-    what: str,
-    arms: tuple[Scored, Scored],
-    before: list[dict[str, Any]],
-) -> dict[str, Any]:
+def _line(study: Replay, change: Change, found: Scores, before: Line | None) -> Line:
     """Both accuracies and their difference under one protocol, and what it moved."""
-    raw, sae = arms
-    row: dict[str, Any] = {"change": name, "what": what}
-    for arm, own in (("raw", raw), ("sae", sae)):
-        right = own.pred == own.y
-        groups = data.groups[own.tested]
-        single = len(np.unique(groups)) == len(groups)
-        found = (
-            wilson(int(right.sum()), len(right)) if single else bootstrap_mean(right, groups, seed=cfg.seed)
-        )
-        row |= {arm: found.estimate, f"{arm}_low": found.low, f"{arm}_high": found.high}
-    row |= {"n": len(sae.tested), "n_groups": len(np.unique(data.groups[sae.tested]))}
-    row["difference"] = row["sae"] - row["raw"]
-    row["n_tested_by_both"] = len(np.intersect1d(raw.tested, sae.tested))
-    row["moved"] = row["difference"] - before[-1]["difference"] if before else None
-    if np.array_equal(raw.tested, sae.tested):
-        paired = comparisons.paired(
-            sae.pred == sae.y, raw.pred == raw.y, data.groups[sae.tested], delta=cfg.delta, seed=cfg.seed
-        )
-        keys = ("low", "high", "p", "test", "minimal_detectable_difference", "verdict")
-        return row | {key: paired[key] for key in keys}
-    return row | {"low": None, "high": None, "p": None, "test": None, "verdict": "not paired"}
+    cfg, groups = study.cfg, study.data.groups
+    raw, sae = (share_right(own.pred == own.y, groups[own.tested], cfg.seed) for own in found)
+    difference = sae.estimate - raw.estimate
+    paired = None
+    if np.array_equal(found.raw.tested, found.sae.tested):
+        right_sae, right_raw = found.sae.pred == found.sae.y, found.raw.pred == found.raw.y
+        own = groups[found.sae.tested]
+        paired = comparisons.paired(right_sae, right_raw, own, delta=cfg.delta, seed=cfg.seed)
+    return Line(
+        change=change.name,
+        what=change.what,
+        raw=raw.estimate,
+        raw_low=raw.low,
+        raw_high=raw.high,
+        sae=sae.estimate,
+        sae_low=sae.low,
+        sae_high=sae.high,
+        n=len(found.sae.tested),
+        n_groups=len(np.unique(groups[found.sae.tested])),
+        difference=difference,
+        n_tested_by_both=len(np.intersect1d(found.raw.tested, found.sae.tested)),
+        moved=None if before is None else difference - before.difference,
+        low=paired and paired.low,
+        high=paired and paired.high,
+        p=paired and paired.p,
+        test=paired and paired.test,
+        minimal_detectable_difference=paired and paired.minimal_detectable_difference,
+        verdict=paired.verdict if paired else "not paired",
+    )
 
 
-def _per_class(own: Scored) -> list[dict[str, Any]]:
+def _per_class(own: Scored) -> list[ClassReport]:
     return scores.per_class(scores.confusion(own.y, own.pred, len(CLASSES)), CLASSES)
 
 
-def _headline(ladder: list[dict[str, Any]]) -> dict[str, Any]:
+def _headline(ladder: list[Line]) -> dict[str, Number]:
     out = {}
     for key, row in (("as_it_was", ladder[0]), ("corrected", ladder[-1])):
-        for arm in ("raw", "sae"):
-            values = {"low": row[f"{arm}_low"], "high": row[f"{arm}_high"], "n": row["n"]}
-            out[f"accuracy_{arm}_{key}"] = {"value": row[arm], **values}
-    last = ladder[-1]
-    keys = ("low", "high", "p", "n", "n_groups", "verdict")
-    return out | {"sae_minus_raw": {"value": last["difference"], **{k: last[k] for k in keys}}}
+        raw = Number(value=row.raw, low=row.raw_low, high=row.raw_high, n=row.n)
+        sae = Number(value=row.sae, low=row.sae_low, high=row.sae_high, n=row.n)
+        out |= {f"accuracy_raw_{key}": raw, f"accuracy_sae_{key}": sae}
+    return out | {
+        "sae_minus_raw": Number(
+            value=ladder[-1].difference,
+            low=ladder[-1].low,
+            high=ladder[-1].high,
+            n=ladder[-1].n,
+            verdict=ladder[-1].verdict,
+            p=ladder[-1].p,
+            n_groups=ladder[-1].n_groups,
+        )
+    }
 
 
 @torch.no_grad()
-def _as_measured(study: Replay, p: Protocol) -> dict[str, Any]:
+def _as_measured(study: Replay, p: Protocol) -> SAEMeasures:
     """The study's own measures, on the rows that the SAE was trained on."""
     x, cells = study.vectors(p)
     rows, sae = x.flatten(0, 2), study.sae(p, None)
     acts, x_hat = _through(sae, rows, cells)
     active = acts > FIRES
-    return {
-        "rows": len(rows),
-        "measured_on": "training rows",
-        "mse": float((rows - x_hat).square().mean()),
-        "explained_variance_of_residuals": float(1 - (rows - x_hat).var(0).mean() / rows.var(0).mean()),
-        "l0": float(active.sum(1).float().mean()),
-        "dead": int((~active.any(0)).sum()),
-        "d_sae": sae.d_sae,
-    }
+    return SAEMeasures(
+        rows=len(rows),
+        measured_on="training rows",
+        mse=float((rows - x_hat).square().mean()),
+        explained_variance_of_residuals=float(1 - (rows - x_hat).var(0).mean() / rows.var(0).mean()),
+        l0=float(active.sum(1).float().mean()),
+        dead=int((~active.any(0)).sum()),
+        d_sae=sae.d_sae,
+    )
 
 
 @torch.no_grad()
-def _held_out(study: Replay, p: Protocol) -> dict[str, Any]:
+def _held_out(study: Replay, p: Protocol) -> SAEMeasures:
     """The project's measures, on the rows of problems that each fold's SAE has not seen."""
     x, cells = study.vectors(p)
     error, l0, n, alive = 0.0, 0.0, 0, []
@@ -180,18 +183,46 @@ def _held_out(study: Replay, p: Protocol) -> dict[str, Any]:
         alive.append(int((acts > 0).any(0).sum()))
     total = (x.flatten(0, 2).double() - mean).square().sum().item()
     d_sae = study.sae(p, 0).d_sae
-    return {
-        "rows": n,
-        "measured_on": "rows of the test folds",
-        "mse": error / (n * x.shape[-1]),
-        "explained_variance": 1 - error / total,
-        "l0": l0 / n,
-        "dead": d_sae - round(float(np.mean(alive))),
-        "d_sae": d_sae,
-    }
+    return SAEMeasures(
+        rows=n,
+        measured_on="rows of the test folds",
+        mse=error / (n * x.shape[-1]),
+        explained_variance=1 - error / total,
+        l0=l0 / n,
+        dead=d_sae - round(float(np.mean(alive))),
+        d_sae=d_sae,
+    )
 
 
 def _through(sae: Any, rows: torch.Tensor, cells: list) -> tuple[torch.Tensor, torch.Tensor]:
     index = sae.cell_index(cells, np.tile(np.arange(len(cells)), len(rows) // len(cells)))
     acts = sae.encode(rows, index)
     return acts, sae.decode(acts, index)
+
+
+def markdown(ladder: list[Line]) -> str:
+    """The ladder, to be read as text."""
+    lines = [
+        "| change, each on top of those above | raw | SAE | SAE - raw (points) | moved | n | says |",
+        "| :-- | --: | --: | --: | --: | --: | :-- |",
+    ]
+    for row in ladder:
+        cells = [
+            f"**{row.change}**: {row.what}",
+            f"{row.raw:.1%} [{row.raw_low:.1%}, {row.raw_high:.1%}]",
+            f"{row.sae:.1%} [{row.sae_low:.1%}, {row.sae_high:.1%}]",
+            _difference(row),
+            "" if row.moved is None else f"{100 * row.moved:+.1f}",
+            str(row.n),
+            row.verdict,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _difference(row: Line) -> str:
+    """SAE minus raw in points, with its paired interval where there is one."""
+    text = f"{100 * row.difference:+.1f}"
+    if row.low is None or row.high is None:
+        return f"{text} ({row.n_tested_by_both} of {row.n} problems tested by both)"
+    return f"{text} [{100 * row.low:+.1f}, {100 * row.high:+.1f}]"

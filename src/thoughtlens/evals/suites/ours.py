@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,6 +15,7 @@ from thoughtlens.evals.probing.probes import Folds, Probe
 from thoughtlens.evals.probing.text import bag_of_words
 from thoughtlens.evals.suites.auc import auc_interval
 from thoughtlens.evals.suites.config import SuiteConfig
+from thoughtlens.evals.suites.records import OurProbe, Ours
 
 LAST = "last"
 ARMS = {
@@ -31,37 +32,46 @@ DEFINITIONS = {
 }
 
 
-def ours(
-    x: Float[np.ndarray, "n d_in"],
-    acts: Matrix,
-    texts: Sequence[str],
-    y: Int[np.ndarray, " n"],
-    groups: Int[np.ndarray, " n"],
-    classes: Sequence[str],
-    cfg: SuiteConfig,
-) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class LabelledSet:
+    """Texts of two classes, and what the model and the SAE have at each text's last token."""
+
+    x: Float[np.ndarray, "n d_in"]
+    acts: Matrix
+    """Activations of all latents, `[n, d_sae]`."""
+    texts: Sequence[str]
+    y: Int[np.ndarray, " n"]
+    groups: Int[np.ndarray, " n"]
+    """Rows with the same number are copies of one text."""
+    classes: list[str]
+
+    def only(self, keep: Int[np.ndarray, " m"]) -> LabelledSet:
+        """Some rows."""
+        groups = np.unique(self.groups[keep], return_inverse=True)[1]
+        texts = [self.texts[i] for i in map(int, keep)]
+        return LabelledSet(self.x[keep], rows(self.acts, keep), texts, self.y[keep], groups, self.classes)
+
+
+def ours(data: LabelledSet, cfg: SuiteConfig) -> Ours:
     """Scores of every arm, and each against raw activations; the primary comparison is that of all latents.
 
     Raises:
         DataError: a class in fewer texts than folds.
     """
-    keep = _thinned(groups, cfg.own_rows, cfg.seed)
-    x, acts, y = x[keep], rows(acts, keep), y[keep]
-    kept_texts = [texts[i] for i in map(int, keep)]
-    groups = np.unique(groups[keep], return_inverse=True)[1]
+    data = data.only(_thinned(data.groups, cfg.own_rows, cfg.seed))
     folds = probes.make_folds(
-        y, groups, n_splits=cfg.folds, n_inner=cfg.inner_folds, seed=cfg.seed, classes=classes
+        data.y, data.groups, n_splits=cfg.folds, n_inner=cfg.inner_folds, seed=cfg.seed, classes=data.classes
     )
-    found = _probes(x, acts, kept_texts, y, folds, cfg)
-    right = {(arm, LAST): p.pred == y for arm, p in found.items()}
-    return {
-        "table": [_row(arm, p, y, groups, cfg) for arm, p in found.items()],
-        "comparisons": comparisons.comparisons(
-            right, groups, against="raw", primary=("sae", LAST), delta=cfg.delta, seed=cfg.seed,
+    found = _probes(data, folds, cfg)
+    right = {(arm, LAST): p.pred == data.y for arm, p in found.items()}
+    return Ours(
+        table=[_row(arm, p, data, cfg) for arm, p in found.items()],
+        comparisons=comparisons.comparisons(
+            right, data.groups, against="raw", primary=("sae", LAST), delta=cfg.delta, seed=cfg.seed,
             outer=folds.outer,
         ),
-        "folds_digest": folds.digest,
-    }  # fmt: skip
+        folds_digest=folds.digest,
+    )  # fmt: skip
 
 
 def _thinned(groups: Int[np.ndarray, " n"], most: int, seed: int) -> Int[np.ndarray, " m"]:
@@ -72,32 +82,34 @@ def _thinned(groups: Int[np.ndarray, " n"], most: int, seed: int) -> Int[np.ndar
     return np.flatnonzero(rank < np.sort(rank)[most])
 
 
-def _probes(
-    x: np.ndarray, acts: Matrix, texts: Sequence[str], y: np.ndarray, folds: Folds, cfg: SuiteConfig
-) -> dict[str, Probe]:
-    options: dict[str, Any] = {"n_classes": 2, "grid": cfg.c_grid, "max_iter": cfg.max_iter}
-    at_k = topk.at_k(acts, y, folds, ks=cfg.own_ks, **options)
+def _probes(data: LabelledSet, folds: Folds, cfg: SuiteConfig) -> dict[str, Probe]:
+    def fit(X: Matrix) -> Probe:
+        return probes.probe(X, data.y, folds, n_classes=2, grid=cfg.c_grid, max_iter=cfg.max_iter)
+
+    at_k = topk.at_k(
+        data.acts, data.y, folds, n_classes=2, ks=cfg.own_ks, grid=cfg.c_grid, max_iter=cfg.max_iter
+    )
     found = {
-        "sae": probes.probe(acts, y, folds, **options),
-        "raw": probes.probe(x, y, folds, **options),
+        "sae": fit(data.acts),
+        "raw": fit(data.x),
         "top_latents": probes.select(list(at_k.probes.values()), folds)[0],
-        "majority": probes.constant(y, folds, n_classes=2),
+        "majority": probes.constant(data.y, folds, n_classes=2),
     }
     try:
-        words = bag_of_words(texts)
+        words = bag_of_words(data.texts)
     except DataError:  # no word is in two texts: nothing to learn from, so no arm
         return found
-    return found | {"text": probes.probe(words, y, folds, **options)}
+    return found | {"text": fit(words)}
 
 
-def _row(arm: str, p: Probe, y: np.ndarray, groups: np.ndarray, cfg: SuiteConfig) -> dict[str, Any]:
-    auc = auc_interval(y, [p.proba[:, 1]], groups, n_resamples=cfg.n_resamples, seed=cfg.seed)
-    return {
-        "arm": arm,
-        **scores.score(y, p.pred, p.proba, groups, seed=cfg.seed),
-        "auc": auc.estimate,
-        "auc_low": auc.low,
-        "auc_high": auc.high,
-        "n_features": p.n_features,
-        "n_unconverged": p.n_unconverged,
-    }
+def _row(arm: str, p: Probe, data: LabelledSet, cfg: SuiteConfig) -> OurProbe:
+    auc = auc_interval(data.y, [p.proba[:, 1]], data.groups, n_resamples=cfg.n_resamples, seed=cfg.seed)
+    return OurProbe(
+        arm=arm,
+        **vars(scores.score(data.y, p.pred, p.proba, data.groups, seed=cfg.seed)),
+        auc=auc.estimate,
+        auc_low=auc.low,
+        auc_high=auc.high,
+        n_features=p.n_features,
+        n_unconverged=p.n_unconverged,
+    )

@@ -52,7 +52,12 @@ class Split:
 class Fitted:
     """One probe's scores, and what it says of every test row."""
 
-    scores: dict[str, Any]
+    auc: float
+    accuracy: float
+    f1: float
+    val_auc: float
+    c: float
+    converged: bool
     p: Float[np.ndarray, " n_test"]
     """Probability of the second class."""
 
@@ -111,15 +116,15 @@ def fit(
     order = np.random.RandomState(seed).permutation(len(X))
     model = _regression(CS[best], penalty, seed, X[order], y[order])
     p, pred = model.predict_proba(X_test)[:, 1], model.predict(X_test)
-    scores = {
-        "auc": float(roc_auc_score(y_test, p)),
-        "accuracy": float(accuracy_score(y_test, pred)),
-        "f1": float(f1_score(y_test, pred, average="weighted")),
-        "val_auc": float(validation[best]),
-        "c": float(CS[best]),
-        "converged": bool(model.n_iter_.max() < MAX_ITER),
-    }
-    return Fitted(scores, p.astype(float))
+    return Fitted(
+        auc=float(roc_auc_score(y_test, p)),
+        accuracy=float(accuracy_score(y_test, pred)),
+        f1=float(f1_score(y_test, pred, average="weighted")),
+        val_auc=float(validation[best]),
+        c=float(CS[best]),
+        converged=bool(model.n_iter_.max() < MAX_ITER),
+        p=p.astype(float),
+    )
 
 
 def _validation_auc(X: np.ndarray, y: np.ndarray, c: float, penalty: str, seed: int) -> float:

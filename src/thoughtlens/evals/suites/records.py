@@ -149,11 +149,19 @@ class SetLine(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Mean(Number):
-    """A mean over sets, or a mean difference with what it allows to say; no interval below five sets."""
+    """A mean over sets; no interval below five sets."""
 
     low: float | None = column(default=None, null=True)
     high: float | None = column(default=None, null=True)
-    test: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanDifference(Mean):
+    """A mean difference over sets, with what it allows to say; no test below five sets."""
+
+    verdict: str | None = column(default=None, null=True)
+    p: float | None = column(default=None, null=True)
+    test: str | None = column(default=None, null=True)
     verdicts: dict[str, int] | None = None
     """Sets by verdict."""
     n_better: int | None = None
@@ -174,7 +182,7 @@ class OverSets(Record):
     """sae-probes' protocol over all sets."""
 
     auc: dict[str, Mean]
-    sae_minus_raw: Mean
+    sae_minus_raw: MeanDifference
     accuracy: Counts
 
 
@@ -185,7 +193,7 @@ class OwnOverSets(Record):
     arms: dict[str, str]
     accuracy: dict[str, Mean]
     auc: dict[str, Mean]
-    against_raw: dict[str, Mean]
+    against_raw: dict[str, MeanDifference]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,4 +209,4 @@ class SuiteOutcome(Outcome):
     datasets: list[SetLine]
     sae_probes: OverSets
     thoughtlens: OwnOverSets | None
-    headline: Mapping[str, Mean] = field(default_factory=dict)
+    headline: Mapping[str, MeanDifference | Mean] = field(default_factory=dict)

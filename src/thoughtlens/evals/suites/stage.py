@@ -4,43 +4,50 @@ from __future__ import annotations
 
 import difflib
 import functools
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from thoughtlens.core import (
     ConfigError,
     DataError,
     MismatchError,
+    Parts,
     Plan,
+    Record,
+    Result,
     progress,
-    read_json,
     run_stage,
+    to_table,
     warn,
-    write_json,
 )
 from thoughtlens.evals.suites import ours, summary, theirs
-from thoughtlens.evals.suites.adaptor import as_sae_lens
 from thoughtlens.evals.suites.config import SuiteConfig
+from thoughtlens.evals.suites.ours import LabelledSet
 from thoughtlens.evals.suites.reading import last_tokens, latents, load_sae
+from thoughtlens.evals.suites.records import (
+    ComparisonRow,
+    OurRow,
+    SetLine,
+    SetResult,
+    SuiteOutcome,
+    TheirRow,
+)
 from thoughtlens.models.hf.load import LanguageModel, load
 from thoughtlens.problems.labelled import PREFIX, binary_sets, labelled
 from thoughtlens.sae.base import SAE
 
-__all__ = ["SuiteConfig", "as_sae_lens", "plan", "suite"]
-
+R = TypeVar("R", bound=Record)
 TEXTS, TOKENS = 3000, 60
 """Texts of a set, and tokens of a text, as most sets have them."""
 SECONDS = 110.0
 """For one set on one core: reading with a model of 135 million parameters, and all fits."""
 
 
-def suite(cfg: SuiteConfig, out: str | Path) -> dict[str, Any]:
+def suite(cfg: SuiteConfig, out: str | Path) -> Result:
     """Run a suite; an interrupted call continues with the set it was at.
 
     Returns:
@@ -61,19 +68,16 @@ def plan(cfg: SuiteConfig) -> Plan:
     return Plan(rows=n * TEXTS, memory_bytes=1.5e9, disk_bytes=3e4 * n, seconds=SECONDS * n)
 
 
-def _work(cfg: SuiteConfig, tmp: Path) -> dict[str, Any]:
-    names = _names(cfg)
-    folder = tmp / "parts"
-    folder.mkdir(exist_ok=True)
+def _work(cfg: SuiteConfig, tmp: Path) -> SuiteOutcome:
+    names, parts = _names(cfg), Parts(tmp)
     sae, hook = load_sae(Path(cfg.sae), cfg.member, cfg.hook_name)
     lm = functools.cache(lambda: load(**cfg.model.model_dump()))
-    missing = [name for name in names if not (folder / f"{name}.json").is_file()]
-    with progress(cfg.suite, len(names), "sets", start=len(names) - len(missing)) as bar:
+    missing = list(parts.todo(names))
+    with progress("suite " + cfg.suite, len(names), "sets", start=len(names) - len(missing)) as bar:
         for name in missing:
-            write_json(folder / f"{name}.json", _one(cfg, name, lm, sae, hook))
+            parts.finish(name, _one(cfg, name, lm, sae, hook))
             bar.advance(1, name)
-    parts = [read_json(folder / f"{name}.json") for name in names]
-    return _collect(cfg, tmp, parts, hook)
+    return _collect(cfg, tmp, parts.summaries(names, SetResult), hook)
 
 
 def _names(cfg: SuiteConfig) -> list[str]:
@@ -88,7 +92,7 @@ def _names(cfg: SuiteConfig) -> list[str]:
     return list(dict.fromkeys(cfg.datasets))
 
 
-def _one(cfg: SuiteConfig, name: str, lm: Callable[[], LanguageModel], sae: SAE, hook: str) -> dict[str, Any]:
+def _one(cfg: SuiteConfig, name: str, lm: Callable[[], LanguageModel], sae: SAE, hook: str) -> SetResult:
     """Both protocols on one set."""
     table = labelled(PREFIX + name)
     texts, labels = table["text"].to_pylist(), np.array(table["label"].to_pylist(), object)
@@ -102,66 +106,77 @@ def _one(cfg: SuiteConfig, name: str, lm: Callable[[], LanguageModel], sae: SAE,
             f"The SAE in {cfg.sae} takes activations of width {sae.d_in}, {cfg.model.name} has "
             f"{x.shape[1]} at {hook}; give the model and the hook that it was trained on"
         )
-    acts = latents(sae, hook, x)
-    raw = x.numpy()
-    return {
-        "dataset": name,
-        "n": len(y),
-        "n_texts": int(groups.max()) + 1,
-        "classes": classes.tolist(),
-        "model_digest": lm().digest,
-        "theirs": theirs.theirs(raw, acts, y, groups, cfg),
-        "ours": ours.ours(raw, acts, texts, y, groups, classes.tolist(), cfg) if cfg.own else None,
-    }
+    data = LabelledSet(x.numpy(), latents(sae, hook, x), texts, y, groups, classes.tolist())
+    return SetResult(
+        dataset=name,
+        n=len(y),
+        n_texts=int(groups.max()) + 1,
+        classes=data.classes,
+        model_digest=lm().digest,
+        theirs=theirs.theirs(data.x, data.acts, y, groups, cfg),
+        ours=ours.ours(data, cfg) if cfg.own else None,
+    )
 
 
-def _collect(cfg: SuiteConfig, tmp: Path, parts: list[dict[str, Any]], hook: str) -> dict[str, Any]:
+def _collect(cfg: SuiteConfig, tmp: Path, sets: list[SetResult], hook: str) -> SuiteOutcome:
     """Tables on disk, and the stage's result."""
-    found = summary.tables(parts)
-    for name, rows in found.items():
-        if rows:
-            pq.write_table(pa.Table.from_pylist(rows), tmp / f"{name}.parquet", compression="zstd")
-    over = summary.summary(parts, found["comparisons"], cfg)
-    warnings = _warnings(parts)
+    compared = summary.comparison_rows(sets)
+    their = [TheirRow(dataset=s.dataset, **vars(row)) for s in sets for row in s.theirs.table]
+    own = [OurRow(dataset=s.dataset, **vars(row)) for s in sets if s.ours for row in s.ours.table]
+    _write(tmp, "sae_probes", TheirRow, their)
+    _write(tmp, "comparisons", ComparisonRow, compared)
+    if own:
+        _write(tmp, "table", OurRow, own)
+    warnings = _warnings(sets)
     for text in warnings:
         warn(text)
-    shutil.rmtree(tmp / "parts")
-    return {
-        "suite": cfg.suite,
-        "model": cfg.model.name,
-        "model_digest": parts[0]["model_digest"],
-        "hook_name": hook,
-        "n": len(parts),
-        "split": "last tokens of the suite's texts",
-        "datasets": [_line(p) for p in parts],
-        **over,
-        "headline": summary.headline(over),
-        "definitions": summary.definitions(),
-        "warnings": warnings,
-    }
+    over, own_over = summary.over_sets(sets, compared, cfg), summary.own_over_sets(sets, compared, cfg)
+    return SuiteOutcome(
+        suite=cfg.suite,
+        model=cfg.model.name,
+        model_digest=sets[0].model_digest,
+        hook_name=hook,
+        n=len(sets),
+        split="last tokens of the suite's texts",
+        datasets=[_line(s) for s in sets],
+        sae_probes=over,
+        thoughtlens=own_over,
+        headline=summary.headline(over, own_over),
+        definitions=summary.definitions(),
+        warnings=warnings,
+    )
 
 
-def _line(part: dict[str, Any]) -> dict[str, Any]:
-    their = part["theirs"]
-    return {
-        **{key: part[key] for key in ("dataset", "n", "n_texts", "classes")},
-        "best_k": their["best_k"],
-        "latents": their["latents"][: their["best_k"]][:10],
-        "n_leaked": their["table"][0]["n_leaked"],
-        "auc_sae_minus_raw": their["sae_minus_raw"]["auc"],
-    }
+def _write(tmp: Path, name: str, cls: type[R], rows: Sequence[R]) -> None:
+    pq.write_table(to_table(cls, rows), tmp / f"{name}.parquet", compression="zstd")
 
 
-def _warnings(parts: list[dict[str, Any]]) -> list[str]:
+def _line(one: SetResult) -> SetLine:
+    their = one.theirs
+    return SetLine(
+        dataset=one.dataset,
+        n=one.n,
+        n_texts=one.n_texts,
+        classes=one.classes,
+        best_k=their.best_k,
+        latents=their.latents[: their.best_k][:10],
+        n_leaked=their.table[0].n_leaked,
+        auc_sae_minus_raw=their.sae_minus_raw.auc,
+    )
+
+
+def _warnings(sets: Sequence[SetResult]) -> list[str]:
     out = []
-    if leaky := [p["dataset"] for p in parts if p["theirs"]["table"][0]["n_leaked"]]:
+    if leaky := [s.dataset for s in sets if s.theirs.table[0].n_leaked]:
         out.append(
-            f"{len(leaky)} of {len(parts)} sets have test rows whose text sae-probes' split also trains on "
+            f"{len(leaky)} of {len(sets)} sets have test rows whose text sae-probes' split also trains on "
             f"({', '.join(leaky[:3])}{', ...' if len(leaky) > 3 else ''}): n_leaked counts them; this "
             f"project's folds keep copies together"
         )
-    late = sum(not row["converged"] for p in parts for row in p["theirs"]["table"])
-    if late:
-        n = sum(len(p["theirs"]["table"]) for p in parts)
-        out.append(f"{late} of {n} of sae-probes' fits end at its limit of steps; it takes them as they are")
+    converged = [row.converged for s in sets for row in s.theirs.table]
+    if late := converged.count(False):
+        out.append(
+            f"{late} of {len(converged)} of sae-probes' fits end at its limit of steps; it takes them as "
+            f"they are"
+        )
     return out

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import fields, replace
 
 import numpy as np
 
+from thoughtlens.evals.probing.records import Paired
 from thoughtlens.evals.suites import ours, theirs
 from thoughtlens.evals.suites.config import SuiteConfig
+from thoughtlens.evals.suites.records import (
+    ComparisonRow,
+    Counts,
+    Mean,
+    MeanDifference,
+    OurProbe,
+    OverSets,
+    OwnOverSets,
+    SetResult,
+)
 from thoughtlens.numerics.stats.intervals import bootstrap_mean
 from thoughtlens.numerics.stats.significance import holm
 from thoughtlens.numerics.stats.verdicts import compare_values
@@ -18,6 +29,7 @@ ALPHA = 0.05
 MIN_SETS = 5
 """Sets below which a mean has no interval: resampling so few says nothing of others."""
 BEST = "best"
+PAIRED = tuple(one.name for one in fields(Paired))
 DEFINITIONS = {
     "mean": "mean over the sets, every set counting the same; 95% interval: sets resampled, from 5 sets on",
     "best": "per set, the k with the best val_auc",
@@ -26,88 +38,83 @@ DEFINITIONS = {
 }
 
 
-def tables(
-    parts: Sequence[dict[str, Any]],
-) -> dict[str, list[dict[str, Any]]]:
-    """Rows of `sae_probes.parquet`, `table.parquet` and `comparisons.parquet`, the set's name first."""
-    their = [{"dataset": p["dataset"], **row} for p in parts for row in p["theirs"]["table"]]
-    own = [p for p in parts if p["ours"] is not None]
-    table = [{"dataset": p["dataset"], **row} for p in own for row in p["ours"]["table"]]
-    return {"sae_probes": their, "table": table, "comparisons": _comparisons(parts)}
+THEIRS, OURS = "sae-probes", "thoughtlens"
+"""The two protocols."""
 
 
-def _comparisons(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every paired comparison of accuracy, p adjusted over the sets."""
-    rows: list[dict[str, Any]] = []
-    for p in parts:
-        their = p["theirs"]["sae_minus_raw"]["accuracy"]
-        rows.append({"dataset": p["dataset"], "protocol": "sae-probes", "arm": "sae", **their})
-    for p in parts:
-        if p["ours"] is not None:
-            keep = [{k: v for k, v in row.items() if k != "p_holm"} for row in p["ours"]["comparisons"]]
-            rows += [{"dataset": p["dataset"], "protocol": "thoughtlens", **row} for row in keep]
-    families: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        families.setdefault((row["protocol"], row["arm"]), []).append(row)
-    for family in families.values():
-        for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
-            row["p_holm"] = float(p)
-    return rows
+def comparison_rows(sets: Sequence[SetResult]) -> list[ComparisonRow]:
+    """Rows of `comparisons.parquet`: every paired comparison of accuracy, p adjusted over the sets."""
+    every = [(s.dataset, THEIRS, "sae", s.theirs.sae_minus_raw.accuracy) for s in sets]
+    every += [(s.dataset, OURS, row.arm, row) for s in sets if s.ours for row in s.ours.comparisons]
+    adjusted: dict[tuple[str, str, str], float] = {}
+    for family in dict.fromkeys((protocol, arm) for _, protocol, arm, _ in every):
+        own = [(name, row.p) for name, protocol, arm, row in every if (protocol, arm) == family]
+        for (name, _), p in zip(own, holm([p for _, p in own]).tolist(), strict=True):
+            adjusted[name, *family] = p
+    return [
+        ComparisonRow(
+            dataset=name,
+            protocol=protocol,
+            arm=arm,
+            **{key: getattr(row, key) for key in PAIRED},
+            p_holm=adjusted[name, protocol, arm],
+        )
+        for name, protocol, arm, row in every
+    ]
 
 
-def summary(
-    parts: Sequence[dict[str, Any]], compared: Sequence[dict[str, Any]], cfg: SuiteConfig
-) -> dict[str, Any]:
-    """Means over the sets under both protocols, and what the differences allow to say."""
+def over_sets(sets: Sequence[SetResult], compared: Sequence[ComparisonRow], cfg: SuiteConfig) -> OverSets:
+    """Means over the sets under sae-probes' protocol, and what the differences allow to say."""
     scores: dict[str, list[float]] = {}
-    for p in parts:
-        for row in p["theirs"]["table"]:
-            scores.setdefault(row["arm"] if row["k"] is None else f"k={row['k']}", []).append(row["auc"])
-            if row["k"] == p["theirs"]["best_k"]:
-                scores.setdefault(BEST, []).append(row["auc"])
-    differences = [p["theirs"]["sae_minus_raw"]["auc"] for p in parts]
-    found: dict[str, Any] = {
-        "sae_probes": {
-            "auc": {name: _mean(values, cfg.seed) for name, values in scores.items()},
-            "sae_minus_raw": _over_sets(scores[BEST], scores["raw"], cfg)
-            | {"verdicts": dict(Counter(d["verdict"] for d in differences))},
-            "accuracy": _counts([row for row in compared if row["protocol"] == "sae-probes"]),
-        }
-    }
-    own = [p for p in parts if p["ours"] is not None]
-    return found | {"thoughtlens": _own(own, compared, cfg) if own else None}
+    for s in sets:
+        for row in s.theirs.table:
+            scores.setdefault(row.arm if row.k is None else f"k={row.k}", []).append(row.auc)
+            if row.k == s.theirs.best_k:
+                scores.setdefault(BEST, []).append(row.auc)
+    said = Counter(s.theirs.sae_minus_raw.auc.verdict for s in sets)
+    return OverSets(
+        auc={name: _mean(values, cfg.seed) for name, values in scores.items()},
+        sae_minus_raw=replace(_difference(scores[BEST], scores["raw"], cfg), verdicts=dict(said)),
+        accuracy=_counts([row for row in compared if row.protocol == THEIRS]),
+    )
 
 
-def _own(
-    parts: Sequence[dict[str, Any]], compared: Sequence[dict[str, Any]], cfg: SuiteConfig
-) -> dict[str, Any]:
-    by_arm: dict[str, dict[str, dict[str, Any]]] = {}
-    for p in parts:
-        for row in p["ours"]["table"]:
-            by_arm.setdefault(row["arm"], {})[p["dataset"]] = row
-    raw = by_arm["raw"]
-    against = {}
+def own_over_sets(
+    sets: Sequence[SetResult], compared: Sequence[ComparisonRow], cfg: SuiteConfig
+) -> OwnOverSets | None:
+    """The same under this project's protocol; None where it was left out."""
+    by_arm: dict[str, dict[str, OurProbe]] = {}
+    for s in sets:
+        for row in s.ours.table if s.ours else ():
+            by_arm.setdefault(row.arm, {})[s.dataset] = row
+    if not by_arm:
+        return None
+    raw, against = by_arm["raw"], {}
     for arm, rows in by_arm.items():
         if arm != "raw":
-            accuracy = [row["accuracy"] for row in rows.values()]
-            of_raw = [raw[name]["accuracy"] for name in rows]
-            own = [row for row in compared if row["protocol"] == "thoughtlens" and row["arm"] == arm]
-            against[arm] = _over_sets(accuracy, of_raw, cfg) | _counts(own)
-    means = {
-        key: {arm: _mean([r[key] for r in rows.values()], cfg.seed) for arm, rows in by_arm.items()}
-        for key in ("accuracy", "auc")
-    }
-    return {"arms": {arm: ours.ARMS[arm] for arm in by_arm}, **means, "against_raw": against}
+            difference = _difference(
+                [row.accuracy for row in rows.values()], [raw[name].accuracy for name in rows], cfg
+            )
+            own = [row for row in compared if (row.protocol, row.arm) == (OURS, arm)]
+            against[arm] = replace(difference, **vars(_counts(own)))
+    return OwnOverSets(
+        arms={arm: ours.ARMS[arm] for arm in by_arm},
+        accuracy={arm: _mean([r.accuracy for r in rows.values()], cfg.seed) for arm, rows in by_arm.items()},
+        auc={arm: _mean([r.auc for r in rows.values()], cfg.seed) for arm, rows in by_arm.items()},
+        against_raw=against,
+    )
 
 
-def headline(found: Mapping[str, Any]) -> dict[str, Any]:
+def headline(their: OverSets, own: OwnOverSets | None) -> dict[str, Mean]:
     """What a reader wants first."""
-    their, own = found["sae_probes"], found["thoughtlens"]
-    shown = {"auc_sae_best_k": their["auc"][BEST], "auc_raw": their["auc"]["raw"]}
-    out = {name: {**value, "split": "sae-probes test rows"} for name, value in shown.items()}
-    out["auc_sae_minus_raw"] = {**their["sae_minus_raw"], "split": "sae-probes test rows"}
+    shown = {
+        "auc_sae_best_k": their.auc[BEST],
+        "auc_raw": their.auc["raw"],
+        "auc_sae_minus_raw": their.sae_minus_raw,
+    }
+    out = {name: replace(value, split="sae-probes test rows") for name, value in shown.items()}
     if own is not None:
-        out["accuracy_sae_minus_raw"] = {**own["against_raw"]["sae"], "split": "out of fold"}
+        out["accuracy_sae_minus_raw"] = replace(own.against_raw["sae"], split="out of fold")
     return out
 
 
@@ -116,35 +123,34 @@ def definitions() -> dict[str, str]:
     return {**ours.DEFINITIONS, **theirs.DEFINITIONS, **DEFINITIONS}
 
 
-def _mean(values: Sequence[float], seed: int) -> dict[str, Any]:
+def _mean(values: Sequence[float], seed: int) -> Mean:
+    low, high = _ends(values, seed)
+    return Mean(value=float(np.mean(values)), low=low, high=high, n=len(values))
+
+
+def _ends(values: Sequence[float], seed: int) -> tuple[float | None, float | None]:
     if len(values) < MIN_SETS:
-        return {"value": float(np.mean(values)), "low": None, "high": None, "n": len(values)}
+        return None, None
     interval = bootstrap_mean(np.asarray(values), seed=seed)
-    return {"value": interval.estimate, "low": interval.low, "high": interval.high, "n": len(values)}
+    return interval.low, interval.high
 
 
-def _over_sets(a: Sequence[float], b: Sequence[float], cfg: SuiteConfig) -> dict[str, Any]:
+def _difference(a: Sequence[float], b: Sequence[float], cfg: SuiteConfig) -> MeanDifference:
     """The mean difference over sets, with its verdict where there are enough."""
     if len(a) < MIN_SETS:
-        return _mean(np.subtract(a, b).tolist(), cfg.seed) | {"p": None, "test": None, "verdict": None}
+        return MeanDifference(value=float(np.subtract(a, b).mean()), n=len(a))
     found = compare_values(np.asarray(a), np.asarray(b), delta=cfg.delta, seed=cfg.seed)
     d = found.difference
-    return {
-        "value": d.estimate,
-        "low": d.low,
-        "high": d.high,
-        "n": len(a),
-        "p": found.p,
-        "test": found.test,
-        "verdict": found.verdict,
-    }
+    return MeanDifference(
+        value=d.estimate, low=d.low, high=d.high, n=len(a), p=found.p, test=found.test, verdict=found.verdict
+    )
 
 
-def _counts(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _counts(rows: Sequence[ComparisonRow]) -> Counts:
     """Sets by verdict, and how many differ after correction for their number."""
-    sure = [row["difference"] for row in rows if row["p_holm"] < ALPHA]
-    return {
-        "verdicts": dict(Counter(row["verdict"] for row in rows)),
-        "n_better": sum(d > 0 for d in sure),
-        "n_worse": sum(d < 0 for d in sure),
-    }
+    sure = [row.difference for row in rows if row.p_holm < ALPHA]
+    return Counts(
+        verdicts=dict(Counter(row.verdict for row in rows)),
+        n_better=sum(d > 0 for d in sure),
+        n_worse=sum(d < 0 for d in sure),
+    )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +12,7 @@ from thoughtlens.evals.suites import protocol
 from thoughtlens.evals.suites.auc import auc_interval
 from thoughtlens.evals.suites.config import SuiteConfig
 from thoughtlens.evals.suites.protocol import Fitted, Split
+from thoughtlens.evals.suites.records import AUCDifference, TheirComparison, TheirProbe, Theirs
 from thoughtlens.numerics.stats.verdicts import verdict
 
 DEFINITIONS = {
@@ -30,7 +29,7 @@ def theirs(
     y: Int[np.ndarray, " n"],
     groups: Int[np.ndarray, " n"],
     cfg: SuiteConfig,
-) -> dict[str, Any]:
+) -> Theirs:
     """Scores of probes on raw activations, and on latents for each k, and their paired comparison.
 
     Args:
@@ -52,19 +51,33 @@ def theirs(
         k: protocol.fit(train[:, :k], y_train, test[:, :k], y_test, penalty=cfg.penalty, seed=seed)
         for k in sorted({min(k, train.shape[1]) for k in cfg.ks})
     }
-    best = max(fits, key=lambda k: (fits[k].scores["val_auc"], -k))
-    common = {
-        "n_train": len(taken.train),
-        "n_test": len(taken.test),
-        "n_leaked": int(np.isin(own, groups[taken.train]).sum()),
-    }
-    probes = [("raw", None, raw), *(("sae", k, found) for k, found in fits.items())]
-    return {
-        "table": [_row(arm, k, found, y_test, own, cfg) | common for arm, k, found in probes],
-        "best_k": best,
-        "sae_minus_raw": _compared(fits[best], raw, y_test, own, cfg),
-        "latents": order,
-    }
+    best = max(fits, key=lambda k: (fits[k].val_auc, -k))
+    n_leaked = int(np.isin(own, groups[taken.train]).sum())
+
+    def row(arm: str, k: int | None, found: Fitted) -> TheirProbe:
+        interval = auc_interval(y_test, [found.p], own, n_resamples=cfg.n_resamples, seed=cfg.seed)
+        return TheirProbe(
+            arm=arm,
+            k=k,
+            auc=found.auc,
+            accuracy=found.accuracy,
+            f1=found.f1,
+            val_auc=found.val_auc,
+            c=found.c,
+            converged=found.converged,
+            low=interval.low,
+            high=interval.high,
+            n_train=len(taken.train),
+            n_test=len(taken.test),
+            n_leaked=n_leaked,
+        )
+
+    return Theirs(
+        table=[row("raw", None, raw), *(row("sae", k, found) for k, found in fits.items())],
+        best_k=best,
+        sae_minus_raw=_compared(fits[best], raw, y_test, own, cfg),
+        latents=order,
+    )
 
 
 def _chosen(
@@ -80,24 +93,17 @@ def _chosen(
     return train.astype(np.float32), test.astype(np.float32), order.tolist()
 
 
-def _row(
-    arm: str, k: int | None, found: Fitted, y: np.ndarray, groups: np.ndarray, cfg: SuiteConfig
-) -> dict[str, Any]:
-    interval = auc_interval(y, [found.p], groups, n_resamples=cfg.n_resamples, seed=cfg.seed)
-    return {"arm": arm, "k": k, **found.scores, "low": interval.low, "high": interval.high}
-
-
-def _compared(a: Fitted, b: Fitted, y: np.ndarray, groups: np.ndarray, cfg: SuiteConfig) -> dict[str, Any]:
+def _compared(a: Fitted, b: Fitted, y: np.ndarray, groups: np.ndarray, cfg: SuiteConfig) -> TheirComparison:
     """Difference of AUC with its interval and verdict, and of accuracy with exact McNemar."""
     auc = auc_interval(y, [a.p, b.p], groups, n_resamples=cfg.n_resamples, seed=cfg.seed)
     right_a, right_b = ((f.p > 0.5).astype(int) == y for f in (a, b))
-    return {
-        "auc": {
-            "difference": auc.estimate,
-            "low": auc.low,
-            "high": auc.high,
-            "n": len(y),
-            "verdict": verdict(auc.low, auc.high, delta=cfg.delta),
-        },
-        "accuracy": comparisons.paired(right_a, right_b, groups, delta=cfg.delta, seed=cfg.seed),
-    }
+    return TheirComparison(
+        auc=AUCDifference(
+            difference=auc.estimate,
+            low=auc.low,
+            high=auc.high,
+            n=len(y),
+            verdict=verdict(auc.low, auc.high, delta=cfg.delta),
+        ),
+        accuracy=comparisons.paired(right_a, right_b, groups, delta=cfg.delta, seed=cfg.seed),
+    )
