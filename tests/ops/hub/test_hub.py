@@ -22,11 +22,13 @@ from thoughtlens.core import (
     ResourceError,
     StoreError,
     digest,
+    number,
+    provenance,
     read_result,
     to_toml,
     write_json,
 )
-from thoughtlens.ops.hub import stage as hub
+from thoughtlens.ops import hub
 from thoughtlens.ops.hub.manifest import FILE
 from thoughtlens.ops.hub.private import Cleaner
 from thoughtlens.sae.train.config import TrainConfig
@@ -109,9 +111,9 @@ def test_the_card_says_what_was_measured_and_what_was_not(home, tmp_path):
     matter = front_matter(card)
     assert matter["library_name"] == "thoughtlens" and matter["license"] == "mit"
     assert {"sparse-autoencoder", "topk"} <= set(matter["tags"]) and "base_model" not in matter
-    assert "| validate | fvu | 0.25 | 0.2 to 0.3 | 100 | test |" in card
+    assert "| validate | fvu | 0.2500 | 0.2000 to 0.3000 | 100 | test |" in card
     fvu = read_result(home / "sae")["headline"]["fvu_validation"]
-    assert f"| train | fvu\\_validation | {fvu['value']:.4g} |" in card.replace("fvu_v", "fvu\\_v")
+    assert f"| train | fvu\\_validation | {number(fvu['value'])} |" in card.replace("fvu_v", "fvu\\_v")
     assert "- fvu: error \\| variance" in card and "- few rows" in card
     assert "- classify (not made)" in card and "| layers.1-out | topk | 8 | 24 | layers.1:out |" in card
     assert "thoughtlens pull WHERE_THIS_IS my_run" in card
@@ -126,7 +128,7 @@ def test_one_sae_and_its_folder(home, tmp_path):
     both = hub.push(home / "sae", str(tmp_path / "both"))
     assert both["kind"] == "stack"
     card = (tmp_path / "both" / "README.md").read_text()
-    assert "| validate | fvu | 0.25 |" in card  # stands beside it and measured this very SAE
+    assert "| validate | fvu | 0.2500 |" in card  # stands beside it and measured this very SAE
     assert "no result of it" not in card
 
 
@@ -143,7 +145,8 @@ def test_a_run_goes_with_its_explorer(tmp_path):
 
     run = thought_run(tmp_path / "run", n=20)
     (run / "config.toml").write_text("", "utf-8")
-    write_json(run / "sae" / "result.json", {"stage": "train", "digest": digest(run / "sae")})
+    made = {"stage": "train", "config_identity": "0" * 16, "seconds": 1.0, **provenance().to_json()}
+    write_json(run / "sae" / "result.json", {**made, "digest": digest(run / "sae")})
     result = hub.push(run, str(tmp_path / "there"))
     assert (tmp_path / "there" / "explorer" / "index.html").is_file()
     assert not any(m.startswith("explorer") for m in result["missing"])

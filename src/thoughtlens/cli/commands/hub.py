@@ -24,7 +24,7 @@ def push(
     revision: Annotated[str | None, typer.Option(help="Branch on the hub.")] = None,
 ) -> None:
     """Publish with a card filled from the results; a run goes with its explorer."""
-    from thoughtlens.ops.hub import stage as hub
+    from thoughtlens.ops import hub
 
     show(hub.push(path, repo, acts=acts, private=private, update=update, license=license, revision=revision))
 
@@ -37,6 +37,6 @@ def pull(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
 ) -> None:
     """Fetch what was pushed, and compare every file with its digest."""
-    from thoughtlens.ops.hub import stage as hub
+    from thoughtlens.ops import hub
 
     show(hub.pull(repo, path, revision=revision))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from typing import Any
 
 import torch
 
-from thoughtlens.core import ConfigError, choose_device
+from thoughtlens.core import ConfigError, Json, choose_device
 from thoughtlens.numerics import kernels
 from thoughtlens.ops.bench.clock import timed
 from thoughtlens.ops.bench.limits import require_positive, require_room
@@ -22,7 +21,7 @@ def bench_decode(
     steps: int = 20,
     device: str = "cpu",
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Json:
     """Time `kernels.decode` and `acts @ W_dec` in float32 on the same latents, in turn.
 
     Returns:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,7 +16,7 @@ from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import write
 from thoughtlens.acts.extract.text import text_source
 from thoughtlens.acts.store.writer import StoreWriter
-from thoughtlens.core import ConfigError, validate_config
+from thoughtlens.core import ConfigError, Json, validate_config
 from thoughtlens.models.hf.capture import blocks_path
 from thoughtlens.models.hf.load import LanguageModel, load
 from thoughtlens.ops.bench.clock import wait
@@ -36,7 +35,7 @@ def bench_extract(
     device: str = "cpu",
     source: str = "bundled",
     repeats: int = 3,
-) -> dict[str, Any]:
+) -> Json:
     """Rows a second of an extraction at `layers.{layer}:out`, beside the bare forward pass to that block.
 
     The two are timed in turn. The extraction is everything between tokens and a finished store: packing,

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from thoughtlens.core import ConfigError, Parts, validate_config
+from thoughtlens.core import ConfigError, Json, Parts, validate_config
 from thoughtlens.latents.codes.code_writer import CodeWriter
 from thoughtlens.latents.codes.coded import Coded
 from thoughtlens.latents.codes.codes import Codes
@@ -29,7 +29,7 @@ CHUNK = 8192
 
 def bench_interpret(
     *, rows: int = 1_000_000, d_sae: int = 8192, l0: int = 32, kind: str = "text", seed: int = 0
-) -> dict[str, Any]:
+) -> Json:
     """Time all tables of one SAE whose codes are on disk: documents of 256 tokens, or problems of 7 thoughts.
 
     Labels, numbers and reasoning texts are tested as with the defaults of `interpret`; compiling is not

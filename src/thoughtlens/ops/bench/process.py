@@ -7,13 +7,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
 
-from thoughtlens.core import DataError
+from thoughtlens.core import DataError, Json
 from thoughtlens.ops.bench.limits import require_positive
 
 
-def bench_startup(*, repeats: int = 7) -> dict[str, Any]:
+def bench_startup(*, repeats: int = 7) -> Json:
     """Time new processes: `import thoughtlens` and `thoughtlens --help`, the interpreter's start included.
 
     Returns:
@@ -32,7 +31,7 @@ def bench_startup(*, repeats: int = 7) -> dict[str, Any]:
     return {"benchmark": "startup", "repeats": repeats, **times}
 
 
-def bench_memory(*, rows: int = 5_000, factor: int = 10) -> dict[str, Any]:
+def bench_memory(*, rows: int = 5_000, factor: int = 10) -> Json:
     """Peak memory of whole `extract` and `train` processes at `rows` rows, and at `factor` times as many.
 
     Returns:

@@ -7,13 +7,13 @@ import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtlens.core import ConfigError, choose_device
+from thoughtlens.core import ConfigError, Json, choose_device
 from thoughtlens.numerics import kernels
 from thoughtlens.ops.bench.clock import timed
 from thoughtlens.ops.bench.limits import require_one_of, require_positive, require_room
@@ -39,7 +39,7 @@ def bench_stack(
     steps: int = 5,
     group_size: int = 0,
     device: str = "cpu",
-) -> dict[str, Any]:
+) -> Json:
     """Time a training step of every SAE of a stack, three ways in turn: as the train stage runs them
     (groups side by side), one after another, and one after another with the reference kernels.
 

@@ -6,7 +6,6 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import torch
@@ -15,7 +14,7 @@ from thoughtlens.acts.store.meta import StoreMeta
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.acts.store.view import View
 from thoughtlens.acts.store.writer import StoreWriter
-from thoughtlens.core import DTYPES, validate_config
+from thoughtlens.core import DTYPES, Json, validate_config
 from thoughtlens.ops.bench.limits import require_disk, require_one_of, require_positive, require_room
 
 
@@ -29,7 +28,7 @@ def bench_store(
     seconds: float = 2.0,
     repeats: int = 5,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Json:
     """Time writing a store of random activations, and shuffled reads of it from the page cache.
 
     Returns:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtlens.core import DTYPES, choose_device, validate_config
+from thoughtlens.core import DTYPES, Json, choose_device, validate_config
 from thoughtlens.numerics import kernels
 from thoughtlens.ops.bench.clock import timed
 from thoughtlens.ops.bench.limits import require_one_of, require_positive, require_room
@@ -36,7 +36,7 @@ def bench_train_step(
     warmup: int = 3,
     device: str = "cpu",
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Json:
     """Time whole training steps: forward, backward, optimizer, decoder norms and all bookkeeping.
 
     Rows are Gaussian and in memory, so reading a store is not part of it. `k` counts for

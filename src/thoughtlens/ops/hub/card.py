@@ -9,11 +9,10 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from thoughtlens.core import ThoughtlensError, digest, headline, number, read_json
+from thoughtlens.core import STAGES, ThoughtlensError, digest, headline, number, read_json
 from thoughtlens.ops.hub.contents import KINDS, Contents
 from thoughtlens.ops.hub.manifest import Manifest
 
-ORDER = ("distill", "train", "sweep", "grid", "validate", "interpret", "classify", "replay", "intervene")
 MOST_MEMBERS = 60
 TAGS = ("sparse-autoencoder", "sae", "interpretability", "mechanistic-interpretability", "thoughtlens")
 
@@ -62,7 +61,8 @@ def _results(found: Contents, staged: Path) -> dict[str, dict[str, Any]]:
     if found.kind in ("sae", "stack"):
         results += _beside(found.root)
     by_stage = {r["stage"]: r for r in results if isinstance(r.get("stage"), str)}
-    return {s: by_stage[s] for s in (*ORDER, *sorted(by_stage.keys() - set(ORDER))) if s in by_stage}
+    order = [stage.name for stage in STAGES]
+    return {s: by_stage[s] for s in (*order, *sorted(by_stage.keys() - set(order))) if s in by_stage}
 
 
 def _beside(root: Path) -> list[dict[str, Any]]:

@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from thoughtlens.core import DataError, NotThereError, read_json
+from thoughtlens.core import STAGES, DataError, NotThereError, read_json
 
-STAGES = ("acts", "sae", "validate", "interpret", "classify", "report", "explorer")
+LOOKED_FOR = (*(stage.directory for stage in STAGES if stage.recipe == "default"), "explorer")
 """Directories of a run that a reader of its card looks for."""
 LEFT_OUT = ("checkpoints", "acts")
 """Folders that stay here: they are large, and made again from the configs."""
@@ -47,7 +47,7 @@ def contents(path: str | Path, *, acts: bool = False) -> Contents:
         hint = "; an unfinished one lies beside it: run its command again" if unfinished else ""
         raise NotThereError(f"Expected a run or an SAE to push at {path}, found no directory there{hint}")
     kind = _kind(root)
-    missing = [f"{name} ({_why(root / name)})" for name in STAGES if not (root / name).is_dir()]
+    missing = [f"{name} ({_why(root / name)})" for name in LOOKED_FOR if not (root / name).is_dir()]
     return Contents(root, kind, _files(root, acts), missing if kind == "run" else [])
 
 

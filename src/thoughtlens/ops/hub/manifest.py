@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from thoughtlens.core import Config, ConfigError, DataError, StoreError, read_json, validate_config
+from thoughtlens.core import Config, ConfigError, DataError, StoreError, read_json, sha256, validate_config
 from thoughtlens.ops.hub.contents import KINDS, check_name
 
 FILE = "thoughtlens-hub.json"
@@ -80,9 +79,7 @@ def read(file: Path) -> Manifest:
 
 def entry(file: Path) -> Entry:
     """Size and digest of a file."""
-    with file.open("rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    return Entry(bytes=file.stat().st_size, sha256=digest)
+    return Entry(bytes=file.stat().st_size, sha256=sha256(file))
 
 
 def verify(manifest: Manifest, root: Path) -> None:

@@ -25,8 +25,6 @@ from thoughtlens.ops.hub.places import place_of, temporary
 from thoughtlens.ops.hub.private import Cleaner
 from thoughtlens.show.explorer.config import ExplorerConfig
 
-__all__ = ["pull", "push"]
-
 SHOWN = 8
 
 

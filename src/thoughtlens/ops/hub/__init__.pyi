@@ -1,0 +1,2 @@
+from .publish import pull as pull
+from .publish import push as push
