@@ -6,13 +6,12 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from thoughtlens.core import CheckpointError, warn, write_json
+from thoughtlens.core import CheckpointError, Json, warn, write_json
 from thoughtlens.sae.formats.files import write_tensors
 
 SCHEMA = 1
@@ -25,7 +24,7 @@ class Checkpoints:
     def __init__(self, root: Path):
         self.root = root
 
-    def save(self, rows_seen: int, tensors: dict[str, Tensor], table: dict[str, Any]) -> None:
+    def save(self, rows_seen: int, tensors: dict[str, Tensor], table: Json) -> None:
         """Write one checkpoint and delete all but the last two."""
         self.root.mkdir(parents=True, exist_ok=True)
         part = self.root / "part"
@@ -39,7 +38,7 @@ class Checkpoints:
         for old in self._folders()[:-KEEP]:
             shutil.rmtree(old)
 
-    def latest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    def latest(self) -> tuple[dict[str, Tensor], Json] | None:
         """The newest checkpoint that can be read, as (tensors, table); None where there is none.
 
         Raises:
@@ -76,14 +75,14 @@ class Checkpoints:
 class ReadOnly(Checkpoints):
     """The checkpoints of a run that another process writes."""
 
-    def save(self, rows_seen: int, tensors: dict[str, Tensor], table: dict[str, Any]) -> None:
+    def save(self, rows_seen: int, tensors: dict[str, Tensor], table: Json) -> None:
         """Nothing."""
 
     def clear(self) -> None:
         """Nothing."""
 
 
-def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(folder: Path) -> tuple[dict[str, Tensor], Json]:
     try:
         table = json.loads((folder / "state.json").read_text("utf-8"))
         tensors = load_file(folder / "state.safetensors")

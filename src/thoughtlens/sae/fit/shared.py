@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from thoughtlens.core import ConfigError, Ranks
+from thoughtlens.core import ConfigError, Json, Ranks
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.fit.trainer import Numbers, Settings, Trainer
 
@@ -42,13 +42,13 @@ class SharedTrainer(Trainer):
         self.ranks.add([due])
         return bool(due.item())
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state(self) -> tuple[dict[str, Tensor], Json]:
         """As `Trainer.state`, of the whole SAE; all take part, and only the first rank gets the tensors."""
         tensors, table = super().state()
         whole = {name: self._collected(name, t) for name, t in tensors.items()}
         return {name: t for name, t in whole.items() if t is not None}, table
 
-    def restore(self, tensors: dict[str, Tensor], table: dict[str, Any]) -> None:
+    def restore(self, tensors: dict[str, Tensor], table: Json) -> None:
         """As `Trainer.restore`, from the state of a whole SAE."""
         super().restore({name: self._cut(name, t) for name, t in tensors.items()}, table)
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from thoughtlens.core import whole
+from thoughtlens.core import Json, whole
 
-Row = dict[str, Any]
-Follower = Callable[[dict[str, Any], list[Row]], None]
+Row = dict[str, float]
+"""A measurement: numbers by name; which terms a loss has depends on the kind."""
+Follower = Callable[[Json, list[Row]], None]
 """Takes what an SAE is (its `member` and settings) and its curve so far."""
 
 _FOLLOWERS: list[Follower] = []
@@ -36,7 +36,7 @@ def followed(follower: Follower) -> Iterator[None]:
         _FOLLOWERS.remove(follower)
 
 
-def tell(facts: dict[str, Any], curve: list[Row]) -> None:
+def tell(facts: Json, curve: list[Row]) -> None:
     """Show an SAE's curve to all who follow."""
     for follower in tuple(_FOLLOWERS):
         follower(facts, curve)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
 
 import torch
 
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.acts.store.view import View
-from thoughtlens.core import DTYPES, ConfigError, DataError, digest
+from thoughtlens.core import DTYPES, ConfigError, DataError, Json, digest
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.fit.track import Row
 from thoughtlens.sae.fit.trainer import Settings
@@ -20,6 +19,7 @@ from thoughtlens.sae.kinds.registry import create
 from thoughtlens.sae.rows.members import Member, plan_members
 from thoughtlens.sae.rows.sources import JoinedView, Rows, open_source, resolve, sample_rows, weights
 from thoughtlens.sae.train.config import TrainConfig
+from thoughtlens.sae.train.records import Sizes, Trained
 
 MIN_ROWS_PER_DIM = 10
 """Training rows per input dimension below which a dictionary memorises."""
@@ -27,11 +27,8 @@ ROWS_PER_CELL = 256
 """Least number of sampled rows per (hook, thought) cell, on average."""
 DEAD_SHARE = 0.05
 """Share of a short run after which a silent latent counts as dead."""
-SIZES = (
-    "member", "kind", "hook_names", "thoughts", "d_in", "d_sae", "n_vectors", "n_problems", "passes",
-    "batch_size", "lr_peak", "dead_after_rows", "l1",
-)  # fmt: skip
-"""What `summary` says of an SAE that is known before its first step; `l1` where there is such a penalty."""
+SIZES = tuple(one.name for one in fields(Sizes))
+"""What is said of an SAE before its first step; `l1` where there is such a penalty."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +150,7 @@ def settings(job: Job) -> Settings:
     )
 
 
-def provenance(job: Job) -> dict[str, Any]:
+def provenance(job: Job) -> Json:
     """Where a saved SAE says it comes from."""
     cfg, member, meta = job.cfg, job.member, job.store.meta
     return {
@@ -171,13 +168,14 @@ def provenance(job: Job) -> dict[str, Any]:
     }
 
 
-def facts(job: Job) -> dict[str, Any]:
-    """What an SAE is and how it is trained, known before its first step: what `track` reads later."""
+def facts(job: Job) -> Json:
+    """What an SAE is and how it is trained, known before its first step: what followers of its curve get."""
     cfg = job.cfg
-    return {**_sizes(job), "seed": cfg.seed, "split": cfg.split, "sae": decided(cfg.sae, job.source.d_in)}
+    ours = {"seed": cfg.seed, "split": cfg.split, "sae": decided(cfg.sae, job.source.d_in)}
+    return sizes(job).to_json() | ours
 
 
-def decided(cfg: SAEConfig, d_in: int) -> dict[str, Any]:
+def decided(cfg: SAEConfig, d_in: int) -> Json:
     """An architecture's settings on rows of this width."""
     return cfg.for_width(d_in).model_dump(mode="json")
 
@@ -187,30 +185,29 @@ def penalty(job: Job) -> float | None:
     return getattr(job.sae_cfg.for_width(job.source.d_in), "l1", None)
 
 
-def _sizes(job: Job) -> dict[str, Any]:
-    member, s, l1 = job.member, settings(job), penalty(job)
-    return {
-        "member": job.label,
-        "kind": job.sae_cfg.kind,  # type: ignore[attr-defined]
-        "hook_names": list(member.hook_names),
-        "thoughts": None if member.thoughts is None else list(member.thoughts),
-        "d_in": job.source.d_in,
-        "d_sae": job.d_sae,
-        "n_vectors": job.source.n,
-        "n_problems": job.store.problems["split"].to_pylist().count(job.cfg.split),
-        "passes": round(job.n_vectors / job.source.n, 3),
-        "batch_size": s.batch_size,
-        "lr_peak": s.lr,
-        "dead_after_rows": s.dead_after_rows,
-        **({} if l1 is None else {"l1": l1}),
-    }
+def sizes(job: Job) -> Sizes:
+    """What is known of it before its first step."""
+    member, s = job.member, settings(job)
+    return Sizes(
+        member=job.label,
+        kind=job.sae_cfg.kind,  # type: ignore[attr-defined]
+        hook_names=list(member.hook_names),
+        thoughts=None if member.thoughts is None else list(member.thoughts),
+        d_in=job.source.d_in,
+        d_sae=job.d_sae,
+        n_vectors=job.source.n,
+        n_problems=job.store.problems["split"].to_pylist().count(job.cfg.split),
+        passes=round(job.n_vectors / job.source.n, 3),
+        batch_size=s.batch_size,
+        lr_peak=s.lr,
+        dead_after_rows=s.dead_after_rows,
+        l1=penalty(job),
+    )
 
 
-def summary(job: Job, sample: Rows, validation: Rows | None, last: Row) -> dict[str, Any]:
+def trained(job: Job, sample: Rows, validation: Rows | None, last: Row) -> Trained:
     """A finished SAE's entry in the result."""
-    return {
-        **_sizes(job),
-        "n_train": len(sample.x),
-        "n_validation": 0 if validation is None else len(validation.x),
-        **last,
-    }
+    n_validation = 0 if validation is None else len(validation.x)
+    return Trained.from_json(
+        {**sizes(job).to_json(), "n_train": len(sample.x), "n_validation": n_validation, **last}
+    )

@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -33,22 +33,36 @@ from thoughtlens.sae.fit.track import Row, tell
 from thoughtlens.sae.fit.trainer import Trainer
 from thoughtlens.sae.formats.io import save as save_sae
 from thoughtlens.sae.jobs.groups import plan_groups, require_memory
-from thoughtlens.sae.jobs.job import Job, facts, provenance, settings, start, summary, validation_rows
+from thoughtlens.sae.jobs.job import Job, facts, provenance, settings, start, trained, validation_rows
 from thoughtlens.sae.rows.sources import JoinedView
 from thoughtlens.sae.train.config import Parallel
+from thoughtlens.sae.train.records import Trained
 
 LEAST_ROWS = 2
 """Of each rank where they share the rows of a batch: `auxk` is measured against their spread."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job: a summary, or the reason why there is none."""
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """What became of a job: what is said of a trained SAE, or the reason why there is none."""
 
-    label: str
     curve: list[Row]
-    summary: dict[str, Any] | None
+    summary: Trained | None = None
     failure: str | None = None
+
+    def write(self, file: Path) -> None:
+        """As JSON."""
+        about = {"failure": self.failure} if self.summary is None else {"summary": self.summary.to_json()}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"curve": self.curve, **about})
+
+    @classmethod
+    def read(cls, file: Path) -> Ending:
+        """What `write` wrote."""
+        table = read_json(file)
+        found = table.get("summary")
+        summary = None if found is None else Trained.from_json(found)
+        return cls(curve=table["curve"], summary=summary, failure=table.get("failure"))
 
 
 @dataclass(frozen=True)
@@ -91,7 +105,7 @@ def train_jobs(
     device: torch.device,
     group_size: int | Literal["auto"],
     team: Team = Team(),
-) -> list[Outcome]:
+) -> list[Ending]:
     """Train SAEs into folders of `tmp`; those that are finished there already are read back.
 
     On the CPU, groups run side by side, one thread each: threads that share a matrix product wait for
@@ -108,14 +122,14 @@ def train_jobs(
     with progress("train", sum(job.n_vectors for group in groups for job in group), "vectors") as bar:
         _side_by_side([partial(_train_group, g, tmp, device, bar, team) for g in groups], n_threads, bar)
     team.ranks.wait()
-    outcomes = [_Run(job, tmp, device, team).outcome() for job in jobs]
-    if all(o.failure is not None for o in outcomes):
+    endings = [Ending.read(_Run(job, tmp, device, team).done) for job in jobs]
+    if all(one.failure is not None for one in endings):
         team.ranks.wait()
         if team.ranks.first:
             for job in jobs:
                 _Run(job, tmp, device, team).done.unlink()
-        raise DataError(str(outcomes[0].failure))
-    return outcomes
+        raise DataError(str(endings[0].failure))
+    return endings
 
 
 def _groups(
@@ -190,7 +204,7 @@ class _Run:
             if not over:
                 self._load()
             elif self.team.writes:
-                tell(facts(self.job), read_json(self.done)["curve"])
+                tell(facts(self.job), Ending.read(self.done).curve)
         except DataError as error:
             self.fail(str(error))
             over = True
@@ -236,9 +250,8 @@ class _Run:
             return
         sae.provenance = provenance(job)
         save_sae(sae, self.tmp / job.name)
-        entry = summary(job, self.sample, self.validation, trainer.curve[-1])
-        self.done.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.done, {"curve": trainer.curve, "summary": entry})
+        found = trained(job, self.sample, self.validation, trainer.curve[-1])
+        Ending(curve=trainer.curve, summary=found).write(self.done)
         self.checkpoints.clear()
 
     def fail(self, reason: str) -> None:
@@ -247,10 +260,4 @@ class _Run:
             return
         warn(f"{self.job.label}: {reason}")
         trainer: Trainer | None = getattr(self, "trainer", None)
-        self.done.parent.mkdir(parents=True, exist_ok=True)
-        write_json(self.done, {"curve": trainer.curve if trainer else [], "failure": reason})
-
-    def outcome(self) -> Outcome:
-        """What the files say."""
-        table = read_json(self.done)
-        return Outcome(self.job.label, table["curve"], table.get("summary"), table.get("failure"))
+        Ending(curve=trainer.curve if trainer else [], failure=reason).write(self.done)

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import Plan, Ranks, choose_device, joined, led, run_stage, warn
+from thoughtlens.core import Number, Plan, Ranks, choose_device, joined, led, run_stage, warn
 from thoughtlens.sae.fit.evaluation import DEFINITIONS
 from thoughtlens.sae.fit.track import write_curves
 from thoughtlens.sae.jobs.groups import memory_bytes
 from thoughtlens.sae.jobs.job import Job, check, penalty, plan_jobs
 from thoughtlens.sae.jobs.run import Team, train_jobs
 from thoughtlens.sae.train.config import TrainConfig
+from thoughtlens.sae.train.records import Failed, Trained, TrainOutcome
 
 IDLE_BYTES = 0.5e9
 """Memory of the libraries alone."""
@@ -42,7 +43,7 @@ def train(cfg: TrainConfig, out: str | Path) -> dict[str, Any]:
     warnings = [text for job in jobs for text in check(job)]
     with joined() as ranks:
 
-        def work(tmp: Path) -> dict[str, Any]:
+        def work(tmp: Path) -> TrainOutcome:
             for text in warnings:
                 warn(text)
             return _work(cfg, jobs, warnings, tmp, ranks)
@@ -75,32 +76,33 @@ def _decided(jobs: list[Job]) -> tuple[str, ...]:
     return tuple(f"sae.l1 = {l1:.4g}, unset" for l1 in sorted(found))
 
 
-def _work(cfg: TrainConfig, jobs: list[Job], warnings: list[str], tmp: Path, ranks: Ranks) -> dict[str, Any]:
+def _work(cfg: TrainConfig, jobs: list[Job], warnings: list[str], tmp: Path, ranks: Ranks) -> TrainOutcome:
     team = Team.of(ranks, cfg.parallel, len(jobs))
-    outcomes = train_jobs(jobs, tmp, choose_device(cfg.device), cfg.group_size, team)
+    endings = train_jobs(jobs, tmp, choose_device(cfg.device), cfg.group_size, team)
+    named = [(job.label, one) for job, one in zip(jobs, endings, strict=True)]
     if ranks.first:
-        write_curves({o.label: o.curve for o in outcomes}, tmp / "metrics.parquet")
-    failed = [{"member": o.label, "reason": o.failure} for o in outcomes if o.failure is not None]
-    summaries = [o.summary for o in outcomes if o.summary is not None]
-    return {
-        "seed": cfg.seed,
-        "split": cfg.split,
-        "validation_split": cfg.validation_split,
-        "members": summaries,
-        "failed": failed,
-        "headline": _headline(summaries, cfg.validation_split),
-        "definitions": DEFINITIONS,
-        "warnings": warnings + [f"{f['member']} was not trained to its end: {f['reason']}" for f in failed],
-    }
+        write_curves({label: one.curve for label, one in named}, tmp / "metrics.parquet")
+    failed = [Failed(member=label, reason=one.failure) for label, one in named if one.failure is not None]
+    members = [one.summary for one in endings if one.summary is not None]
+    return TrainOutcome(
+        seed=cfg.seed,
+        split=cfg.split,
+        validation_split=cfg.validation_split,
+        members=members,
+        failed=failed,
+        headline=_headline(members, cfg.validation_split),
+        definitions=DEFINITIONS,
+        warnings=warnings + [f"{one.member} was not trained to its end: {one.reason}" for one in failed],
+    )
 
 
-def _headline(summaries: list[dict[str, Any]], split: str) -> dict[str, Any]:
+def _headline(members: list[Trained], split: str) -> dict[str, Number]:
     """What says most, as means over the members."""
-    n = sum(s["n_validation"] for s in summaries)
+    n = sum(one.n_validation or 0 for one in members)
     table = {}
     for key in ("fvu_validation", "fvu_within_validation", "l0_validation", "dead_validation"):
-        if values := [s[key] for s in summaries if key in s]:
-            table[key] = {"value": sum(values) / len(values), "n": n, "split": split}
+        if values := [value for one in members if (value := getattr(one, key)) is not None]:
+            table[key] = Number(value=sum(values) / len(values), n=n, split=split)
     return table
 
 

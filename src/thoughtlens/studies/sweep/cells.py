@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from thoughtlens.core import Number, to_table
 from thoughtlens.sae.jobs.job import Job
-from thoughtlens.sae.jobs.run import Outcome
+from thoughtlens.sae.jobs.run import Ending
 from thoughtlens.show import plots
 from thoughtlens.show.text import markdown
 from thoughtlens.studies.axes import Setting
@@ -38,13 +38,13 @@ class Trained:
 
     setting: Setting
     job: Job
-    outcome: Outcome
+    ending: Ending
 
     def row(self) -> GridRow:
         """Its line in `table.parquet`, the front left open."""
-        job, found = self.job, self.outcome.summary or {}
+        job, found = self.job, self.ending.summary
         hooks, thoughts = job.member.hook_names, job.member.thoughts
-        split = "validation" if "fvu_validation" in found else "train"
+        split = "train" if found is None or found.fvu_validation is None else "validation"
         return GridRow(
             setting=self.setting.idx,
             label=self.setting.label,
@@ -52,23 +52,23 @@ class Trained:
             member=job.member.name,
             hook_name=hooks[0] if len(hooks) == 1 else None,
             thought_idx=thoughts[0] if thoughts is not None and len(thoughts) == 1 else None,
-            status="trained" if self.outcome.failure is None else "failed",
-            reason=self.outcome.failure,
+            status="trained" if self.ending.failure is None else "failed",
+            reason=self.ending.failure,
             path=job.name,
             kind=job.cfg.sae.kind,
             d_in=job.source.d_in,
             d_sae=job.d_sae,
             n_vectors=job.source.n,
-            rows_seen=found.get("rows_seen"),
-            lr_peak=found.get("lr_peak"),
-            split=split if found else None,
-            n=found.get(f"n_{split}"),
-            fvu=found.get(f"fvu_{split}"),
-            l0=found.get(f"l0_{split}"),
-            dead=found.get(f"dead_{split}"),
-            fvu_within=found.get(f"fvu_within_{split}"),
-            fvu_train=found.get("fvu_train"),
-            loss=found.get("loss"),
+            rows_seen=getattr(found, "rows_seen", None),
+            lr_peak=getattr(found, "lr_peak", None),
+            split=None if found is None else split,
+            n=getattr(found, f"n_{split}", None),
+            fvu=getattr(found, f"fvu_{split}", None),
+            l0=getattr(found, f"l0_{split}", None),
+            dead=getattr(found, f"dead_{split}", None),
+            fvu_within=getattr(found, f"fvu_within_{split}", None),
+            fvu_train=getattr(found, "fvu_train", None),
+            loss=getattr(found, "loss", None),
             front=False,
         )
 

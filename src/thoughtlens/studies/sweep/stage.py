@@ -112,9 +112,11 @@ def grid(cfg: GridConfig, out: str | Path) -> Result:
         for text in warnings:
             warn(text)
         where = choose_device(planned[0].job.cfg.device)
-        outcomes = train_jobs([p.job for p in planned], tmp, where, cfg.group_size)
-        trained = [cells.Trained(p.setting, p.job, o) for p, o in zip(planned, outcomes, strict=True)]
-        write_curves({o.label: o.curve for o in outcomes}, tmp / "metrics.parquet")
+        endings = train_jobs([p.job for p in planned], tmp, where, cfg.group_size)
+        trained = [cells.Trained(p.setting, p.job, e) for p, e in zip(planned, endings, strict=True)]
+        write_curves(
+            {p.job.label: e.curve for p, e in zip(planned, endings, strict=True)}, tmp / "metrics.parquet"
+        )
         return cells.write(cfg, trained, OF_TRAINING, warnings, tmp)
 
     return run_stage("grid", cfg, out, work, inputs={"acts": cfg.acts})
