@@ -6,12 +6,13 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from thoughtlens.core import DataError, Json
+from thoughtlens.core import DataError, Json, NotThereError
 
 
 def lines(path: Path) -> Iterator[str]:
@@ -61,6 +62,35 @@ def _parquet(path: Path) -> Iterator[Json]:
         raise DataError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
     except UnicodeDecodeError:
         raise DataError(f"{path} holds text that is not UTF-8; write it again as UTF-8") from None
+
+
+def hub_rows(name: str, subset: str | None, split: str, *, remedy: str, **options: Any) -> Iterator[Json]:
+    """The rows of a data set on the hub, through the library `datasets`.
+
+    Args:
+        name: The data set.
+        subset: Its configuration.
+        split: Its split.
+        remedy: What the caller's user can give instead.
+        options: Further ones of `datasets.load_dataset`.
+
+    Raises:
+        NotThereError: no such data set, or the library or the hub is not there.
+    """
+    if importlib.util.find_spec("datasets") is None:
+        raise NotThereError(
+            f"Reading the data set {name!r} needs the package datasets: pip install datasets; {remedy}"
+        )
+    from datasets import load_dataset  # optional, and slow to import
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield from load_dataset(name, subset, split=split, **options)
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+        raise NotThereError(
+            f"Data set {name!r} (subset {subset}, split {split}) cannot be read: "
+            f"{' '.join([type(error).__name__, *str(error).strip().splitlines()[:1]])}; {remedy}"
+        ) from None
 
 
 def read_csv(path: Path, types: dict[str, pa.DataType] | None = None) -> pa.Table:

@@ -12,17 +12,16 @@ are columns.
 
 from __future__ import annotations
 
-import importlib.util
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from thoughtlens.core import ConfigError, DataError, NotThereError
-from thoughtlens.problems.files import objects
+from thoughtlens.problems.files import hub_rows, objects
 
 CLASSES = ("addition", "multiplication", "mixed")
 LABELS = ("annotations", "regex")
@@ -170,24 +169,14 @@ def _split_of(file: Path) -> str:
 
 
 def _from_hub() -> dict[str, list[Problem]]:
-    if importlib.util.find_spec("datasets") is None:
-        raise NotThereError(
-            "GSM8K from the hub needs the library datasets (pip install datasets), or give files"
-        )
-    import datasets
-
-    try:
-        found = {split: datasets.load_dataset(*HUB, split=split) for split in SPLITS}
-    except (OSError, ValueError, RuntimeError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise NotThereError(
-            f"The hub did not give {HUB[0]} ({first}); give test.jsonl and train.jsonl"
-        ) from None
-    return {split: _all(rows, split) for split, rows in found.items()}
-
-
-def _all(rows: Iterable[Any], split: str) -> list[Problem]:
-    return [_problem(row, f"{HUB[0]} {split} row {i}", split, i) for i, row in enumerate(rows)]
+    remedy = "give test.jsonl and train.jsonl"
+    return {
+        split: [
+            _problem(row, f"{HUB[0]} {split} row {i}", split, i)
+            for i, row in enumerate(hub_rows(*HUB, split, remedy=remedy))
+        ]
+        for split in SPLITS
+    }
 
 
 def _problem(entry: Any, where: str, split: str, i: int) -> Problem:

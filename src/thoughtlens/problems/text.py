@@ -7,7 +7,6 @@ and the text, so that copies of a text always land in the same split and adding 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ import pyarrow as pa
 
 from thoughtlens.core import ConfigError, DataError, Json, NotThereError
 from thoughtlens.problems.config import BUNDLED, TextConfig
-from thoughtlens.problems.files import lines, objects, probe_files, read_csv
+from thoughtlens.problems.files import hub_rows, lines, objects, probe_files, read_csv
 
 BUNDLED_CORPORA = (
     "49_cm_isshort",
@@ -117,7 +116,9 @@ def _source(cfg: TextConfig) -> Iterator[Document]:
             f"problems.source: expected a file ending in {', '.join(SUFFIXES)}, got {cfg.source}"
         )
     if path is None:
-        return _rows(cfg, _dataset(cfg))
+        remedy = f"expected {BUNDLED}, a {', '.join(SUFFIXES)} file, or a data set on the hub"
+        options = {"streaming": True, "revision": cfg.revision}
+        return _rows(cfg, hub_rows(cfg.source, cfg.subset, cfg.hub_split, remedy=remedy, **options))
     if _existing(path).suffix == ".txt":
         return (Document(f"{path.stem}:{i}", text, {}) for i, text in enumerate(_paragraphs(path)))
     return _rows(cfg, (row for _, row in objects(path)))
@@ -151,27 +152,6 @@ def _paragraphs(path: Path) -> Iterator[str]:
     for blank, block in itertools.groupby(lines(path), key=lambda line: not line.strip()):
         if not blank:
             yield "".join(block).rstrip("\n")
-
-
-def _dataset(cfg: TextConfig) -> Iterator[Json]:
-    if importlib.util.find_spec("datasets") is None:
-        raise NotThereError(
-            f"Reading the data set {cfg.source!r} needs the package datasets: pip install datasets "
-            f"(or problems.source={BUNDLED})"
-        )
-    from datasets import load_dataset  # optional, and slow to import
-    from datasets.exceptions import DatasetsError
-
-    try:
-        yield from load_dataset(
-            cfg.source, cfg.subset, split=cfg.hub_split, streaming=True, revision=cfg.revision
-        )
-    except (DatasetsError, OSError, ValueError) as error:
-        raise NotThereError(
-            f"Data set {cfg.source!r} (subset {cfg.subset}, split {cfg.hub_split}) cannot be read: "
-            f"{' '.join([type(error).__name__, *str(error).splitlines()[:1]])}; "
-            f"expected {BUNDLED}, a {', '.join(SUFFIXES)} file, or a data set on the hub"
-        ) from None
 
 
 def _bundled(seed: int) -> Iterator[Document]:

@@ -119,15 +119,16 @@ class Contents:
         """Batches of `rows.parquet` with the line in `problems` of each row, checked on the way."""
         done = 0
         for batch in tables.stream(self.root / ROWS, ["row", "problem_id", *columns]):
-            if not np.array_equal(batch["row"].to_numpy(), np.arange(done, done + len(batch))):
+            row, problem = batch.columns[:2]
+            if not np.array_equal(row.to_numpy(), np.arange(done, done + len(batch))):
                 raise StoreError(f"{self.root / ROWS} is inconsistent: `row` does not count 0, 1, 2, ...")
             done += len(batch)
-            codes = tables.lines_of(batch["problem_id"].dictionary, self._problem_ids)
+            codes = tables.lines_of(problem.dictionary, self._problem_ids)
             if codes.null_count:
-                lost = batch["problem_id"].dictionary.filter(codes.is_null())[0].as_py()
+                lost = problem.dictionary.filter(codes.is_null())[0].as_py()
                 raise StoreError(f"{self.root / ROWS} is inconsistent: problem {lost!r} is not in {PROBLEMS}")
             lines = codes.to_numpy(zero_copy_only=False).astype(np.int32)
-            yield batch, lines[batch["problem_id"].indices.to_numpy()]
+            yield batch, lines[problem.indices.to_numpy()]
 
     @cached_property
     def _problem_ids(self) -> pa.Array:

@@ -114,14 +114,15 @@ def _read_model(root: Path, name: str, dtype: torch.dtype) -> transformers.PreTr
         ) from None
     except SafetensorError as error:
         raise CheckpointError(f"{name}: a weight file in {root} is damaged: {error}") from None
-    lost = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if lost:
+    missing, mismatched, extra = (
+        sorted(map(str, info[name])) for name in ("missing_keys", "mismatched_keys", "unexpected_keys")
+    )
+    if lost := missing + mismatched:
         raise CheckpointError(
             f"{name}: expected every weight in {root}, but {len(lost)} are missing or of another shape, "
             f"first {lost[0]}; the checkpoint is for another model or incomplete"
         )
-    if info["unexpected_keys"]:
-        extra = sorted(info["unexpected_keys"])
+    if extra:
         warn(f"{name}: {len(extra)} tensors of the checkpoint are not part of the model, first {extra[0]}")
     return model
 

@@ -112,8 +112,8 @@ def _write_dequantised(gguf: Path, part: Path) -> None:
             tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     except (OSError, ValueError, KeyError, IndexError, NotImplementedError, ImportError) as error:
         raise CheckpointError(f"{gguf} is not a GGUF file that can be read: {first_line(error)}") from None
-    if info["missing_keys"]:
-        raise CheckpointError(f"{gguf}: weights are missing: {', '.join(sorted(info['missing_keys']))}")
+    if missing := info["missing_keys"]:
+        raise CheckpointError(f"{gguf}: weights are missing: {', '.join(sorted(missing))}")
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     tensors: dict[int, tuple[str, torch.Tensor]] = {}
