@@ -109,7 +109,7 @@ def test_a_printed_recipe_is_complete_and_loads(name, tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text(done.stdout)
     if name.startswith("codi"):
-        from thoughtlens.models.distill.stage import DistillConfig
+        from thoughtlens.models.distill.config import DistillConfig
 
         assert load_config(DistillConfig, file) == load_config(DistillConfig, name)
     else:

@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from thoughtlens.models.distill.loop import LoopConfig, Task, Trainer
+from thoughtlens.models.distill.config import LoopConfig
+from thoughtlens.models.distill.loop import Task, Trainer
 from thoughtlens.models.distill.losses import (
     IGNORE,
     Batch,

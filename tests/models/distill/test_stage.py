@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from thoughtlens.core import ConfigError, DataError, config
-from thoughtlens.models.distill.loop import LoopConfig
-from thoughtlens.models.distill.stage import DistillConfig, distill, plan
+from thoughtlens.models.distill.config import DistillConfig, LoopConfig
+from thoughtlens.models.distill.stage import distill, plan
 from thoughtlens.models.distill.tasks import ArithmeticTask, WordsTask
 from thoughtlens.models.thought import thoughts, tiny
 from thoughtlens.models.thought.tiny_decoder import TinyConfig, TinyDecoder

@@ -12,16 +12,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from thoughtlens.core import Config, whole
+from thoughtlens.core import whole
+from thoughtlens.models.distill.config import LoopConfig
 from thoughtlens.models.distill.losses import (
     IGNORE,
     Batch,
@@ -56,73 +55,6 @@ class Task(ABC):
     @abstractmethod
     def test(self, n: int, seed: int, n_steps: int) -> Batch:
         """At least `n` problems of `n_steps` steps on held-out paths (any path for one step)."""
-
-
-Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class LoopConfig(Config):
-    """How one model is trained."""
-
-    step_weights: tuple[Share, Share, Share] = (1.0, 3.0, 5.0)
-    """Relative frequency of problems of one, two and three steps."""
-    lr_matrices: float = Field(default=0.02, gt=0, allow_inf_nan=False)
-    """Muon's learning rate, for hidden matrices."""
-    lr_rest: float = Field(default=3e-3, gt=0, allow_inf_nan=False)
-    """AdamW's learning rate, for embeddings, positions, norms and biases."""
-    student_lr: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Factor on both learning rates after the teacher phase."""
-    weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
-    """Of both optimisers; vectors have none."""
-    warmup_steps: int = Field(default=100, ge=0)
-    """Steps of linear warm-up."""
-    kd: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    """Weight of the distillation of the teacher's states at the answer cue."""
-    step: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    """Weight of the cross-entropy of each thought against its token of the chain of thought."""
-    trajectory: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Weight of the distillation of the teacher's states at each thought; needs no step labels."""
-    lookup: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Weight of naming start value and operations at the answer cue: helps controls to find them."""
-    reading: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Weight of naming, after the first block at each operand of a sentence, its operation, its person and
-    its place in the order of doing (problems `words`)."""
-    teacher_accuracy: float = Field(default=0.99, ge=0, allow_inf_nan=False)
-    """The teacher phase ends when the whole chain of thought is right this often."""
-    student_accuracy: float = Field(default=0.95, ge=0, allow_inf_nan=False)
-    """The guided phase ends at this accuracy on two- and three-step problems."""
-    one_step_accuracy: float = Field(default=0.98, ge=0, allow_inf_nan=False)
-    """The one-step phase ends at this accuracy."""
-    project_steps: int = Field(default=600, ge=0)
-    """Steps in which, after the teacher phase, the projection alone is fitted to map the teacher's
-    states to the embeddings of the tokens that come next; 0 leaves that out."""
-    max_teacher_steps: int = Field(default=2400, gt=0)
-    """Steps after which an unfinished teacher phase counts as stalled."""
-    max_one_step_steps: int = Field(default=0, ge=0)
-    """Longest one-step phase; 0 leaves the phase out."""
-    max_guided_steps: int = Field(default=1000, gt=0)
-    """Longest guided phase."""
-    must_pass: bool = True
-    """Whether a guided phase that never reaches its accuracy counts as stalled (controls: no)."""
-    anneal_steps: int = Field(default=200, ge=0)
-    """Steps in which the target per thought fades to nothing; 0 keeps it to the end."""
-    pure_steps: int = Field(default=400, gt=0)
-    """Steps of the last phase; the learning rate falls in its second half."""
-    eval_every: int = Field(default=50, gt=0)
-    """Steps between measurements on held-out problems."""
-    eval_problems: int = Field(default=300, gt=0)
-    """Problems a measurement takes for each number of steps."""
-    checkpoint_every: int = Field(default=100, gt=0)
-    """Steps between checkpoints."""
-    bfloat16: bool = False
-    """Whether matrix products run in bfloat16; weights are float32 always."""
-
-    @field_validator("step_weights")
-    @classmethod
-    def _some(cls, weights: tuple[float, ...]) -> tuple[float, ...]:
-        if not sum(weights):
-            raise ValueError("step_weights must not all be 0")
-        return weights
 
 
 @dataclass

@@ -18,10 +18,10 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
-from thoughtlens.core import Config, DataError, Plan, read_json, run_stage, say, write_json
-from thoughtlens.models.distill.loop import LoopConfig, Trainer, student_answers, teacher_right
+from thoughtlens.core import DataError, Plan, read_json, run_stage, say, write_json
+from thoughtlens.models.distill.config import DistillConfig
+from thoughtlens.models.distill.loop import Trainer, student_answers, teacher_right
 from thoughtlens.models.distill.start import answer_where_the_teacher_looks_up
 from thoughtlens.models.distill.tasks import TASKS
 from thoughtlens.models.thought import tiny
@@ -33,87 +33,8 @@ RESTART = 1000
 """Added to the seed for each new start of a stalled job."""
 
 
-class NetConfig(Config):
-    """Shape of the network."""
-
-    d_in: int = Field(default=96, gt=0, multiple_of=2)
-    """Width of the residual stream."""
-    n_layers: int = Field(default=2, gt=0)
-    """Decoder blocks."""
-    n_heads: int = Field(default=3, gt=0)
-    """Attention heads; must divide d_in."""
-
-    @model_validator(mode="after")
-    def _whole_heads(self) -> NetConfig:
-        if self.d_in % self.n_heads:
-            raise ValueError(f"n_heads = {self.n_heads} does not divide d_in = {self.d_in}")
-        return self
-
-
-class DataConfig(Config):
-    """The problems."""
-
-    problems: Literal["arithmetic", "words"] = "arithmetic"
-    """Chains of operation tokens, or the same told in sentences."""
-    p: int = 23
-    """Modulus of the arithmetic, a prime of at least 11."""
-    n_contexts: int = Field(default=48, gt=0)
-    """Questions' contexts in a training step."""
-    n_queries: int = Field(default=6, gt=0)
-    """Queries on each context."""
-
-    @field_validator("p")
-    @classmethod
-    def _prime(cls, p: int) -> int:
-        arithmetic.Symbols(p)
-        return p
-
-
 MODES: dict[str, Literal["none", "pause"]] = {"no_cot": "none", "pause": "pause"}
 """What takes the place of thoughts in a control."""
-
-
-class DistillConfig(Config):
-    """What to train."""
-
-    seeds: tuple[NonNegativeInt, ...] = (1,)
-    """One model a seed."""
-    variants: tuple[Literal["thoughts", "no_cot", "pause", "plain", "bottleneck"], ...] = ("thoughts",)
-    """The model (`thoughts`) and the controls to train; `no_cot` and `pause` start from the model."""
-    data: DataConfig = DataConfig()
-    """The problems."""
-    net: NetConfig = NetConfig()
-    """The network."""
-    loop: LoopConfig = LoopConfig()
-    """Training of the model, and of the controls `plain` and `bottleneck`."""
-    control: LoopConfig = LoopConfig(
-        step_weights=(1.0, 1.0, 1.0),
-        lookup=0.5,
-        one_step_accuracy=0.97,
-        max_one_step_steps=2000,
-        max_guided_steps=300,
-        must_pass=False,
-        anneal_steps=150,
-        pure_steps=250,
-    )
-    """Training of `no_cot` and `pause`: one-step problems first, with help to find what they need."""
-    max_restarts: int = Field(default=3, ge=0)
-    """New starts after a stall before the run is given up."""
-    workers: int = Field(default=2, gt=0)
-    """Processes, of one thread each; a seed has one process."""
-    test_problems: int = Field(default=1000, gt=0)
-    """Held-out problems of each number of steps in the final measurement."""
-
-    @model_validator(mode="after")
-    def _model_first(self) -> DistillConfig:
-        if not self.variants or len(set(self.variants)) != len(self.variants):
-            raise ValueError("variants must be one or more different names")
-        order = [v for v in self.variants if v in ("thoughts", "no_cot", "pause")]
-        if order != ["thoughts", "no_cot", "pause"][: len(order)]:
-            raise ValueError("no_cot starts from thoughts and pause from no_cot: name them in this order")
-        if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
-            raise ValueError("seeds must be one or more different numbers")
-        return self
 
 
 def plan(cfg: DistillConfig) -> Plan:
