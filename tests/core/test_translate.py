@@ -36,3 +36,26 @@ def test_problems_had_the_settings_of_every_source(source, kept):
     translated = translate_config({"problems": FLAT | {"source": source}})["problems"]
     assert set(translated) == {"kind", "source", "classes"} | kept
     assert translate_config({"problems": translated}) == {"problems": translated}
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "place"),
+    [
+        (
+            "largest_effect (ablate_mean resid[1, 3], of 12 edits)",
+            "largest_effect",
+            {"edit": "ablate_mean", "site": "resid", "layer": 1, "thought_idx": 3, "n_edits": 12},
+        ),
+        (
+            "largest_effect (steer_latent_5 thought_in[3], dose -2, of 6 edits)",
+            "largest_effect",
+            {"edit": "steer_latent_5", "site": "thought_in", "thought_idx": 3, "dose": -2.0, "n_edits": 6},
+        ),
+        ("moved_both, thought 3: kv", "moved_both_3", {"thought_idx": 3, "carried_by": "kv"}),
+        ("accuracy_untouched", "accuracy_untouched", {}),
+    ],
+)
+def test_the_headline_of_an_intervention_told_its_place_in_the_key(key, name, place):
+    old = {"stage": "intervene", "headline": {key: {"value": 0.5, "n": 60}}}
+    assert translate_result(old)["headline"] == {name: {"value": 0.5, "n": 60} | place}
+    assert translate_result(translate_result(old)) == translate_result(old)

@@ -22,15 +22,17 @@ from thoughtlens.core import (
     load_config,
     to_toml,
 )
-from thoughtlens.interventions.changes import zero
 from thoughtlens.interventions.config import InterveneConfig
-from thoughtlens.interventions.run import Edit, run_edits
+from thoughtlens.interventions.edits.changes import zero
+from thoughtlens.interventions.edits.run import Edit, run_edits
 from thoughtlens.interventions.stage import intervene, of_run, plan
 from thoughtlens.models.thought import codi, tiny
 from thoughtlens.models.thought.places import Place
 from thoughtlens.sae import ReLUConfig
 from thoughtlens.sae.formats import io
 from thoughtlens.sae.kinds.registry import create
+
+EDIT_KEYS = {key.removeprefix("edit.") for key in InterveneConfig.aliases.values() if key.startswith("edit.")}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -41,8 +43,10 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def settings(**changed) -> InterveneConfig:
-    return load_config(InterveneConfig, {"n": 60, "scope": ("cell",)} | changed)
+def settings(edit="ablate", **changed) -> InterveneConfig:
+    own = {name: changed.pop(name) for name in EDIT_KEYS & changed.keys()}
+    table = {"n": 60, "scope": ("cell",), "edit": {"kind": edit, **own}}
+    return load_config(InterveneConfig, table | changed)
 
 
 def identity_sae(root, hooks=("layers.0:out", "layers.1:out")):
@@ -61,7 +65,7 @@ def identity_sae(root, hooks=("layers.0:out", "layers.1:out")):
 @pytest.fixture(scope="module")
 def patched(tmp_path_factory):
     out = tmp_path_factory.mktemp("intervene") / "patch"
-    return intervene(settings(edit="patch", change="start", steps=(3, 4, 5, 6)), out), out
+    return intervene(settings(edit="patch", change="start", thoughts=(3, 4, 5, 6)), out), out
 
 
 def test_the_thought_that_stores_the_value_brings_the_twins_answer(patched):
@@ -102,7 +106,7 @@ def test_every_row_has_its_interval_and_proof(patched):
 
 def test_the_same_command_again_does_nothing_and_again_elsewhere_gives_the_same(patched, tmp_path):
     result, out = patched
-    cfg = settings(edit="patch", change="start", steps=(3, 4, 5, 6))
+    cfg = settings(edit="patch", change="start", thoughts=(3, 4, 5, 6))
     assert intervene(cfg, out)["digest"] == result["digest"]
     assert intervene(cfg, tmp_path / "again")["digest"] == result["digest"]
 
@@ -114,7 +118,8 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path):
     whole = intervene(cfg, tmp_path / "whole")
     code = (
         "from pathlib import Path; from thoughtlens.core import load_config; "
-        "from thoughtlens.interventions.stage import InterveneConfig, intervene; "
+        "from thoughtlens.interventions.config import InterveneConfig; "
+        "from thoughtlens.interventions.stage import intervene; "
         f"intervene(load_config(InterveneConfig, {str(file)!r}), Path({str(tmp_path / 'killed')!r}))"
     )
     job = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
@@ -131,7 +136,7 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path):
 
 def test_swapping_v1_brings_what_follows_from_the_other_v1(tmp_path):
     cfg = settings(
-        edit="swap", column="v1", steps=(3,), n=150, problems={"source": "generated", "n_steps": (2,)}
+        edit="swap", column="v1", thoughts=(3,), n=150, problems={"source": "generated", "n_steps": (2,)}
     )
     rows = {r["donor"]: r for r in intervene(cfg, tmp_path / "out")["effects"] if r["control"] is None}
     assert rows["same"]["clean"] >= 0.95 and rows["same"]["verdict"] == "equivalent"
@@ -177,7 +182,7 @@ def test_editing_latents_keeps_what_the_sae_does_not_explain(tmp_path):
     with torch.no_grad():
         own.b_dec.fill_(0.25)  # now x_hat is not x, and the difference has to survive
     io.save(own, tmp_path / "worse")
-    cfg = settings(edit="edit_latents", sae=str(tmp_path / "worse"), latents=(5, 7), scale=0.0, steps=(2,))
+    cfg = settings(edit="edit_latents", sae=str(tmp_path / "worse"), latents=(5, 7), scale=0.0, thoughts=(2,))
     rows = intervene(cfg, tmp_path / "out")["effects"]
     kinds = [row["control"] for row in rows]
     assert kinds[0] is None and kinds[1] == "random" and kinds[2:] == ["latents"] * 3
@@ -188,7 +193,7 @@ def test_editing_latents_keeps_what_the_sae_does_not_explain(tmp_path):
 def test_padded_batches_are_single_problems(tmp_path):
     fake = make_codi(tmp_path, "llama")
     model = codi.load(fake.file, base=fake.base, lora_alpha=8.0, remove_eos=True)
-    edits = [Edit("zero", ((Place("thought_in", 2), zero()), (Place("layers.1:kv", 4), zero())))]
+    edits = [Edit.at("zero", [Place("thought_in", 2), Place("layers.1:kv", 4)], lambda place: zero())]
     whole = run_edits(model, QUESTIONS, edits, batch_size=8, max_new_tokens=6)
     single = run_edits(model, QUESTIONS, edits, batch_size=1, max_new_tokens=6)
     for a, b in ((whole[0], single[0]), (whole[1][0], single[1][0])):
@@ -200,15 +205,15 @@ def test_padded_batches_are_single_problems(tmp_path):
 
 
 REFUSED = [
-    ({"site": "thought_out", "steps": (6,)}, HookError, "fed to nothing"),
-    ({"site": "resid", "steps": (6,), "layers": (1,)}, HookError, "nothing reads"),
+    ({"site": "thought_out", "thoughts": (6,)}, HookError, "fed to nothing"),
+    ({"site": "resid", "thoughts": (6,), "layers": (1,)}, HookError, "nothing reads"),
     ({"site": "resid", "layers": (7,)}, HookError, r"0\.\.1"),
-    ({"steps": (9,)}, HookError, r"thoughts 0\.\.6"),
+    ({"thoughts": (9,)}, HookError, r"thoughts 0\.\.6"),
     ({"site": "thought_in", "layers": (0,)}, HookError, "has no layers"),
     ({"site": "all", "layers": (0,)}, HookError, "leave layers out"),
-    ({"steps": (0,)}, HookError, "No edit changed anything"),
-    ({"edit": "exit", "steps": (6,)}, ConfigError, "untouched run"),
-    ({"edit": "exit", "steps": (8,)}, HookError, "0..6 thoughts"),
+    ({"thoughts": (0,)}, HookError, "No edit changed anything"),
+    ({"edit": "exit", "thoughts": (6,)}, ConfigError, "untouched run"),
+    ({"edit": "exit", "thoughts": (8,)}, HookError, "0..6 thoughts"),
     ({"edit": "steer"}, ConfigError, "latents="),
     ({"edit": "splice"}, ConfigError, "needs sae="),
     ({"edit": "edit_latents", "latents": (1,)}, ConfigError, "value=NUMBER"),
@@ -226,7 +231,7 @@ def test_what_cannot_be_or_cannot_act_is_refused(changed, error, says, tmp_path)
 
 def test_doses_that_overflow_are_refused(tmp_path):
     np.save(tmp_path / "d.npy", np.eye(2, 96))
-    where = {"edit": "steer", "directions": str(tmp_path / "d.npy"), "steps": (3,), "n": 10}
+    where = {"edit": "steer", "directions": str(tmp_path / "d.npy"), "thoughts": (3,), "n": 10}
     with pytest.raises(ConfigError, match="largest dose that fits") as caught:
         intervene(settings(**where, doses=(1e30,)), tmp_path / "out")
     largest = float(str(caught.value).split()[-1])
@@ -256,7 +261,7 @@ def test_saes_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(NotThereError, match="it has a, b"):
         intervene(settings(edit="splice", sae=one["sae"], member="c"), tmp_path / "out")
     with pytest.raises(HookError, match="trained on layers"):
-        intervene(settings(edit="splice", **one, steps=(9,)), tmp_path / "out")
+        intervene(settings(edit="splice", **one, thoughts=(9,)), tmp_path / "out")
 
 
 def test_what_nobody_reads_of_pause_tokens_cannot_be_edited(tmp_path):
@@ -264,9 +269,9 @@ def test_what_nobody_reads_of_pause_tokens_cannot_be_edited(tmp_path):
     decoder = tiny.load("codi-tiny", seed=1, variant="pause").decoder
     tiny.save(decoder, tmp_path / "pause", {})
     model = {"name": str(tmp_path / "pause"), "dtype": "float32"}
-    for steps in (None, (2,)):
+    for asked in (None, (2,)):
         with pytest.raises(HookError, match="its thoughts are pause tokens"):
-            intervene(settings(model=model, site="thought_out", steps=steps), tmp_path / "out")
+            intervene(settings(model=model, site="thought_out", thoughts=asked), tmp_path / "out")
     with pytest.raises(HookError, match="No edit changed anything"):  # its inputs are the same for all
         intervene(settings(model=model, method="resample"), tmp_path / "in")
 

@@ -10,12 +10,13 @@ import torch
 
 from tests.interventions.linear import N_STEPS, D, LinearToy, logits_by_formula
 from thoughtlens.core import load_config
-from thoughtlens.interventions import changes
 from thoughtlens.interventions.config import InterveneConfig
-from thoughtlens.interventions.places import Change
+from thoughtlens.interventions.edits import changes
+from thoughtlens.interventions.edits.places import Change
+from thoughtlens.interventions.edits.run import Edit, run_edits
+from thoughtlens.interventions.effects.rows import rows_of
 from thoughtlens.interventions.plans import plans
-from thoughtlens.interventions.rows import rows_of
-from thoughtlens.interventions.run import Edit, run_edits
+from thoughtlens.interventions.records import EffectRow
 from thoughtlens.interventions.summary import objections
 from thoughtlens.interventions.trials import states_at
 from thoughtlens.models.thought.places import Place
@@ -41,12 +42,14 @@ def problems(tmp_path):
     return files
 
 
-def settings(problems, **changed) -> InterveneConfig:
-    table = {"problems": {"source": str(problems[0])}, "n": 40, "scope": ("cell",)}
-    return load_config(InterveneConfig, table | changed)
+def settings(problems, edit="ablate", **changed) -> InterveneConfig:
+    places = {name: changed.pop(name) for name in ("site", "thoughts", "controls") if name in changed}
+    table = {"problems": {"source": str(problems[0])}, "n": 40, "scope": ("cell",), "edit": {"kind": edit}}
+    table["edit"] |= changed
+    return load_config(InterveneConfig, table | places)
 
 
-def measured(cfg: InterveneConfig, model: LinearToy) -> list[dict]:
+def measured(cfg: InterveneConfig, model: LinearToy) -> list[EffectRow]:
     rows = []
     for trial in plans(cfg, model):
         for edits in trial.chunks:
@@ -68,17 +71,17 @@ def test_ablation_is_what_theory_says(problems):
     model = LinearToy()
     cfg = settings(problems, edit="ablate", method="mean", controls=False)
     rows = measured(cfg, model)
-    assert [row["thought_idx"] for row in rows] == [1, 2, 3]
+    assert [row.thought_idx for row in rows] == [1, 2, 3]
     places = [Place("thought_in", p) for p in (1, 2, 3)]
     questions = pq.read_table(problems[0])["question"].to_pylist()
     states = states_at(cfg, model, questions, places)
     for row, place in zip(rows, places, strict=True):
         shift = states[place].mean(0) - states[place]
         log_p, kl = expected(questions, shift, place.thought)
-        assert row["answer_logprob"] == pytest.approx(log_p, abs=1e-5)
-        assert row["kl"] == pytest.approx(kl, abs=1e-5) and row["kl"] > 1e-3
+        assert row.answer_logprob == pytest.approx(log_p, abs=1e-5)
+        assert row.kl == pytest.approx(kl, abs=1e-5) and row.kl > 1e-3
         change = (shift.norm(dim=1) / states[place].norm(dim=1)).mean()
-        assert row["changed_site"] == pytest.approx(float(change), rel=1e-6)
+        assert row.changed_site == pytest.approx(float(change), rel=1e-6)
 
 
 def test_steering_is_what_theory_says(problems, tmp_path):
@@ -87,7 +90,7 @@ def test_steering_is_what_theory_says(problems, tmp_path):
     np.save(tmp_path / "direction.npy", direction)
     cfg = settings(
         problems, edit="steer", directions=str(tmp_path / "direction.npy"), doses=(-1.0, 0.5, 2.0),
-        steps=(2,), controls=False,
+        thoughts=(2,), controls=False,
     )  # fmt: skip
     questions = pq.read_table(problems[0])["question"].to_pylist()
     states = states_at(cfg, model, questions, [Place("thought_in", 2)])[Place("thought_in", 2)]
@@ -96,9 +99,9 @@ def test_steering_is_what_theory_says(problems, tmp_path):
     unit = torch.from_numpy(direction / np.linalg.norm(direction))
     for row, dose in zip(measured(cfg, model), (-1.0, 0.5, 2.0), strict=True):
         log_p, kl = expected(questions, (dose * sd * unit).expand(40, -1), 2)
-        assert row["dose"] == dose
-        assert row["answer_logprob"] == pytest.approx(log_p, abs=1e-5)
-        assert row["kl"] == pytest.approx(kl, abs=1e-5)
+        assert row.dose == dose
+        assert row.answer_logprob == pytest.approx(log_p, abs=1e-5)
+        assert row.kl == pytest.approx(kl, abs=1e-5)
 
 
 def test_a_state_alone_and_keys_and_values_alone_add_up(problems):
@@ -110,7 +113,7 @@ def test_a_state_alone_and_keys_and_values_alone_add_up(problems):
     }
     sums = []
     for places in ((), (state,), (kv,), (state, kv)):
-        edit = Edit("swap", tuple((place, changes.given(donor[place])) for place in places))
+        edit = Edit.at("swap", places, lambda place: changes.given(donor[place]))
         _, (outcome,) = run_edits(model, QUESTIONS, [edit])
         sums.append(outcome.logprob)
     # log-probabilities are not linear, so only the order of effects is compared through untouched runs
@@ -120,7 +123,8 @@ def test_a_state_alone_and_keys_and_values_alone_add_up(problems):
 
 def test_putting_the_same_state_back_changes_no_bit():
     model = LinearToy()
-    edit = Edit("same", tuple((Place("thought_in", p), Change(lambda x: x)) for p in range(N_STEPS + 1)))
+    places = [Place("thought_in", p) for p in range(N_STEPS + 1)]
+    edit = Edit.at("same", places, lambda place: Change(lambda x: x))
     plain, (outcome,) = run_edits(model, QUESTIONS, [edit])
     assert outcome.text == plain.text and (outcome.logprob == plain.logprob).all()
     assert (outcome.kl == 0).all() and not outcome.moved.any() and (outcome.changed_site == 0).all()
@@ -151,8 +155,8 @@ def test_a_model_that_ignores_its_thoughts_shows_no_effect(name, problems, tmp_p
     cfg = settings(problems, **EDITS[name], **extra)
     rows = measured(cfg, ignoring)
     for row in rows:
-        assert row["difference"] == 0 and row["low"] < 0 < row["high"] and row["p"] == 1
-        assert row["kl"] == 0 and row["moved"] == 0 and row["verdict"] in ("equivalent", "inconclusive")
+        assert row.difference == 0 and row.low < 0 < row.high and row.p == 1
+        assert row.kl == 0 and row.moved == 0 and row.verdict in ("equivalent", "inconclusive")
     if name != "exit":
         assert "no logit of any answer moved" in " ".join(objections(cfg, rows))
 
@@ -163,4 +167,4 @@ def test_the_same_edits_have_effects_where_thoughts_are_read(problems, tmp_path)
         extra = {"directions": str(tmp_path / "d.npy")} if name == "steer" else {}
         extra |= {"twins": str(problems[1])} if name in ("patch", "route") else {}
         rows = measured(settings(problems, **table, **extra), LinearToy())
-        assert max(row["kl"] for row in rows) > 1e-3, name
+        assert max(row.kl for row in rows) > 1e-3, name

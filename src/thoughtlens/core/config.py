@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import json
 import tomllib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
@@ -39,6 +39,9 @@ class Config(BaseModel):
         gone = {name: None for name in names if name in cls.model_fields}
         hints = {"__annotations__": dict.fromkeys(gone, ClassVar[None])}
         return type(f"{cls.__name__}Options", (cls,), {"__module__": cls.__module__, **hints, **gone})
+
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """Shorter and former names of settings, for overrides: key -> dotted key."""
 
     @model_validator(mode="before")
     @classmethod
@@ -120,7 +123,7 @@ def apply_overrides(cls: type[Config], table: dict, overrides: Sequence[str]) ->
         key, eq, raw = item.partition("=")
         if not eq or not key.strip():
             raise ConfigError(f"Expected an override like sae.k=32, got {item!r}")
-        path = key.strip().split(".")
+        path = cls.aliases.get(key.strip(), key.strip()).split(".")
         model = _model_at(cls, path[:-1])
         _require_field(cls, model, path)
         _set(model, table, path, _parse(raw.strip()))

@@ -6,6 +6,7 @@ continued. A rule looks at the table's shape, and leaves alone what is not its o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from thoughtlens.core.record import Json
@@ -31,9 +32,68 @@ def _settings_of_one_source(table: Json) -> Json:
     return table | {"problems": {name: value for name, value in problems.items() if name not in other}}
 
 
-CONFIG_RULES: tuple[Callable[[Json], Json], ...] = (_settings_of_one_source,)
+EDITS = {
+    "ablate": {"method"},
+    "swap": {"column"},
+    "patch": {"change", "twins"},
+    "route": {"change", "twins"},
+    "steer": {"latents", "n_control_latents", "directions", "doses"},
+    "edit_latents": {"latents", "n_control_latents", "value", "scale"},
+    "exit": set(),
+    "splice": {"arms", "n_fit"},
+}
+"""The settings that each kind of edit of `intervene` has."""
+
+
+def _one_table_of_edits(table: Json) -> Json:
+    """`intervene` had the settings of every kind of edit in one table; each kind has its own now. Thoughts
+    were called steps."""
+    kind = table.get("edit")
+    if not isinstance(kind, str) or kind not in EDITS:
+        return table
+    foreign = set().union(*EDITS.values())
+    kept = {name: value for name, value in table.items() if name not in foreign | {"edit", "steps"}}
+    own = {name: table[name] for name in EDITS[kind] & table.keys()}
+    thoughts = {"thoughts": table["steps"]} if "steps" in table else {}
+    return kept | thoughts | {"edit": {"kind": kind, **own}}
+
+
+LARGEST = re.compile(
+    r"largest_effect \((?P<edit>\S+) (?P<site>[\w+]*)\[(?P<at>[^]]*)\](?:, dose (?P<dose>\S+))?, "
+    r"of (?P<n>\d+) edits\)"
+)
+ROUTE = re.compile(r"moved_both, thought (?P<thought>\d+): (?P<by>\w+)")
+
+
+def _headline_without_prose(table: Json) -> Json:
+    """Keys of `intervene`'s headline told place and finding, which are fields of the number now."""
+    if table.get("stage") != "intervene":
+        return table
+    return table | {"headline": dict(_place_as_fields(*entry) for entry in table["headline"].items())}
+
+
+def _place_as_fields(key: str, number: Json) -> tuple[str, Json]:
+    if found := ROUTE.fullmatch(key):
+        at = int(found["thought"])
+        return f"moved_both_{at}", number | {"thought_idx": at, "carried_by": found["by"]}
+    if not (found := LARGEST.fullmatch(key)):
+        return key, number
+    at = [int(i) for i in found["at"].split(", ")] if found["at"] != "all" else []
+    layered = found["site"] not in ("thought_in", "thought_out") and len(at) > 1
+    place = {
+        "edit": found["edit"],
+        "site": found["site"] or None,
+        "layer": at[0] if layered else None,
+        "thought_idx": at[-1] if at else None,
+        "dose": None if found["dose"] is None else float(found["dose"]),
+        "n_edits": int(found["n"]),
+    }
+    return "largest_effect", number | {name: value for name, value in place.items() if value is not None}
+
+
+CONFIG_RULES: tuple[Callable[[Json], Json], ...] = (_settings_of_one_source, _one_table_of_edits)
 """Applied in order to every table of settings: a recipe's, or a stage's own `config.toml`."""
-RESULT_RULES: tuple[Callable[[Json], Json], ...] = (_pooled_member,)
+RESULT_RULES: tuple[Callable[[Json], Json], ...] = (_pooled_member, _headline_without_prose)
 """Applied in order to every `result.json`."""
 
 

@@ -7,13 +7,24 @@ from collections.abc import Callable
 import numpy as np
 
 from thoughtlens.core import ConfigError, DataError
-from thoughtlens.interventions import changes, directions
-from thoughtlens.interventions.changes import derangement
-from thoughtlens.interventions.config import InterveneConfig
-from thoughtlens.interventions.groups import Bundles, Group, width_of
-from thoughtlens.interventions.places import Change, places_of
-from thoughtlens.interventions.run import Edit, run_edits
-from thoughtlens.interventions.subject import Problems, says, twin_tables, value_donors
+from thoughtlens.interventions import directions
+from thoughtlens.interventions.config import (
+    AblateConfig,
+    InterveneConfig,
+    LatentsConfig,
+    PatchConfig,
+    RouteConfig,
+    SpliceConfig,
+    SteerConfig,
+    SwapConfig,
+)
+from thoughtlens.interventions.edits import changes
+from thoughtlens.interventions.edits.changes import derangement
+from thoughtlens.interventions.edits.groups import Bundles, Group, width_of
+from thoughtlens.interventions.edits.places import Change, places_of
+from thoughtlens.interventions.edits.run import Edit, run_edits
+from thoughtlens.interventions.effects.subject import Problems, says, twin_tables, value_donors
+from thoughtlens.interventions.records import About
 from thoughtlens.interventions.trials import States, Trial, asked_groups, places_in, problems_of, states_at
 from thoughtlens.models.thought import tiny
 from thoughtlens.models.thought.places import Place
@@ -28,10 +39,25 @@ def plans(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
         ConfigError, DataError, HookError, MismatchError: what was asked for does not exist, cannot act,
             or lacks something that it needs; says what to give.
     """
-    return KINDS[cfg.edit](cfg, model)
+    match cfg.edit:
+        case AblateConfig():
+            return _ablate(cfg, cfg.edit, model)
+        case SwapConfig():
+            return _swap(cfg, cfg.edit, model)
+        case PatchConfig():
+            return _patch(cfg, cfg.edit, model)
+        case RouteConfig():
+            return _route(cfg, cfg.edit, model)
+        case SteerConfig():
+            return directions.steer(cfg, cfg.edit, model)
+        case LatentsConfig():
+            return directions.edit_latents(cfg, cfg.edit, model)
+        case SpliceConfig():
+            return directions.splice(cfg, cfg.edit, model)
+    return _exit(cfg, model)
 
 
-def _ablate(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
+def _ablate(cfg: InterveneConfig, edit: AblateConfig, model: ThoughtModel) -> list[Trial]:
     problems, groups = problems_of(cfg, model), asked_groups(cfg, model)
     states = states_at(cfg, model, problems.questions, places_in(groups))
     donor = derangement(len(problems.questions), np.random.default_rng((cfg.seed, 77)))
@@ -42,32 +68,32 @@ def _ablate(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
     }
     bundles = Bundles(len(problems.questions), cfg.controls, cfg.seed)
     for group in groups:
-        bundles.add(f"ablate_{cfg.method}", group, ways[cfg.method], width_of(states))
+        bundles.add(f"ablate_{edit.method}", group, ways[edit.method], width_of(states))
     note = ""
-    if cfg.method == "zero":
+    if edit.method == "zero":
         note = "zeros are no state that this model ever has, which alone may break it; use mean or resample"
-    if cfg.method == "resample":
+    if edit.method == "resample":
         problems = Problems(problems.table, corrupted=[problems.answers[i] for i in donor])
     return [Trial(problems, bundles.chunks(), note)]
 
 
-def _swap(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
+def _swap(cfg: InterveneConfig, edit: SwapConfig, model: ThoughtModel) -> list[Trial]:
     whole_set, groups = problems_of(cfg, model), asked_groups(cfg, model)
-    rows, *donors = value_donors(whole_set.table, cfg.column, cfg.seed)
+    rows, *donors = value_donors(whole_set.table, edit.column, cfg.seed)
     states = states_at(cfg, model, whole_set.questions, places_in(groups))
-    values = whole_set.table[cfg.column].to_pylist()
+    values = whole_set.table[edit.column].to_pylist()
     trials = []
     for name, donor in zip(("same", "different"), donors, strict=True):
         chosen = whole_set.take(rows)
         new = [values[i] for i in donor]
         predicted = None
         if isinstance(model, tiny.TinyThoughts):
-            predicted = answers_after(chosen.table, cfg.column, new, p=model.modulus)
+            predicted = answers_after(chosen.table, edit.column, new, p=model.modulus)
         problems = Problems(chosen.table, [whole_set.answers[i] for i in donor], predicted)
         bundles = Bundles(len(rows), cfg.controls, cfg.seed)
         for group in groups:
             change = _from(states, donor)
-            bundles.add(f"swap_{name}_{cfg.column}", group, change, width_of(states), donor=name)
+            bundles.add(f"swap_{name}_{edit.column}", group, change, width_of(states), donor=name)
         trials.append(Trial(problems, bundles.chunks()))
     return trials
 
@@ -76,11 +102,13 @@ def _from(states: States, donor: np.ndarray) -> Callable[[Place], Change]:
     return lambda place: changes.given(states[place][donor])
 
 
-def solved_twins(cfg: InterveneConfig, model: ThoughtModel) -> tuple[Problems, list[str]]:
+def solved_twins(
+    cfg: InterveneConfig, edit: PatchConfig | RouteConfig, model: ThoughtModel
+) -> tuple[Problems, list[str]]:
     """Pairs of which the model solves both: the problems, and their twins' questions."""
-    file = None if cfg.twins is None else str(cfg.twins)
+    file = None if edit.twins is None else str(edit.twins)
     first, second = twin_tables(
-        cfg.problems, file, model, change=cfg.change, split=cfg.split, n=cfg.n, seed=cfg.seed
+        cfg.problems, file, model, change=edit.change, split=cfg.split, n=cfg.n, seed=cfg.seed
     )
     right = []
     for table in (first, second):
@@ -99,26 +127,23 @@ def solved_twins(cfg: InterveneConfig, model: ThoughtModel) -> tuple[Problems, l
     return Problems(first, corrupted=second["answer"].to_pylist()).take(solved), twins.questions
 
 
-def _patch(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
+def _patch(cfg: InterveneConfig, edit: PatchConfig, model: ThoughtModel) -> list[Trial]:
     groups = asked_groups(cfg, model)
-    problems, twins = solved_twins(cfg, model)
+    problems, twins = solved_twins(cfg, edit, model)
     states = states_at(cfg, model, twins, places_in(groups))
+    changed = "twin" if edit.twins is not None else edit.change
     bundles = Bundles(len(twins), cfg.controls, cfg.seed)
     for group in groups:
-        bundles.add(f"patch_{_changed(cfg)}", group, lambda p: changes.given(states[p]), width_of(states))
+        bundles.add(f"patch_{changed}", group, lambda p: changes.given(states[p]), width_of(states))
     return [Trial(problems, bundles.chunks())]
-
-
-def _changed(cfg: InterveneConfig) -> str:
-    return "twin" if cfg.twins is not None else cfg.change
 
 
 def _exit(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
     problems = problems_of(cfg, model)
     counts = (
         [k for k in model.spec.thoughts if k < model.spec.n_thoughts]
-        if cfg.steps is None
-        else list(cfg.steps)
+        if cfg.thoughts is None
+        else list(cfg.thoughts)
     )
     if model.spec.n_thoughts in counts:
         raise ConfigError(
@@ -126,19 +151,16 @@ def _exit(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
         )
     if not counts:
         raise ConfigError(f"{model.name} thinks no thoughts: there is no earlier exit")
-    edits = [
-        Edit(f"exit_{k}", n_thoughts=k, about={"scope": "exit", "thought_idx": k, "control": None})
-        for k in counts
-    ]
+    edits = [Edit(n_thoughts=k, about=About(edit=f"exit_{k}", scope="exit", thought_idx=k)) for k in counts]
     return [Trial(problems, [edits])]
 
 
-def _route(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
+def _route(cfg: InterveneConfig, edit: RouteConfig, model: ThoughtModel) -> list[Trial]:
     """Of each thought: the twin's state with the own keys and values, the other way round, and both."""
     spec = model.spec
-    thoughts = spec.thoughts if cfg.steps is None else cfg.steps
+    thoughts = spec.thoughts if cfg.thoughts is None else cfg.thoughts
     kv = places_of(spec, "kv", tuple(thoughts), None)
-    problems, twins = solved_twins(cfg, model)
+    problems, twins = solved_twins(cfg, edit, model)
     everything = places_of(spec, "all", tuple(thoughts), None)
     parts = [Place.at(site, p.layer, p.thought) for site in ("keys", "values") for p in kv]
     states = states_at(cfg, model, twins, [*everything, *parts])
@@ -154,20 +176,7 @@ def _route(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
         }
         for arm, places in arms.items():
             if places:
-                group = Group(tuple(places), "thought")
-                made = tuple((place, changes.given(states[place])) for place in places)
-                edits.append(Edit(f"route_{arm}", made, about=group.about | {"arm": arm}))
+                about = Group(tuple(places), "thought").about(f"route_{arm}", arm=arm)
+                edits.append(Edit.at(about, places, lambda place: changes.given(states[place])))
     size = 20
     return [Trial(problems, [edits[i : i + size] for i in range(0, len(edits), size)])]
-
-
-KINDS: dict[str, Callable[[InterveneConfig, ThoughtModel], list[Trial]]] = {
-    "ablate": _ablate,
-    "swap": _swap,
-    "patch": _patch,
-    "steer": directions.steer,
-    "edit_latents": directions.edit_latents,
-    "exit": _exit,
-    "splice": directions.splice,
-    "route": _route,
-}

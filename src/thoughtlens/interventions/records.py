@@ -2,30 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from thoughtlens.core import Outcome, Record, column
+from thoughtlens.core import Number, Outcome, Record, column
 
 
 @dataclass(frozen=True, kw_only=True)
-class EffectRow(Record):
-    """An edit in `effects.parquet`: what it changed, beside the untouched run on the same problems."""
+class About(Record):
+    """What an edit is, and at which places it is made."""
 
-    row: int
     edit: str
-    scope: str
-    """cell: one place; all: every place at once; exit: thoughts left out."""
-    site: str | None = column(null=True, default=None)
-    layer: int | None = column(null=True, default=None)
-    thought_idx: int | None = column("thought", null=True, default=None)
-    control: str | None = column(null=True, default=None)
-    """random, latents or elsewhere, of an edit that another is held against."""
-    arm: str | None = None
+    scope: str = ""
+    """cell, thought, all or exit: what is edited in one run."""
+    site: str | None = column(default=None, null=True)
+    layer: int | None = column(default=None, null=True)
+    """None: several layers, or a site without."""
+    thought_idx: int | None = column("thought", default=None, null=True)
+    """None: several thoughts; of an early exit, how many were thought."""
+    control: str | None = column(default=None, null=True)
+    """random, latents or elsewhere; None: the edit that was asked for."""
     donor: str | None = None
+    """swap: same or different, the donor's value of the column."""
     dose: float | None = None
     direction: str | None = None
+    """steer: direction_ROW, or latent_LATENT; of a control latent, latent_LATENT_for_LATENT."""
     latents: str | None = None
-    """Numbers of the latents that were edited together, with blanks between."""
+    """edit_latents: those that are edited together, separated by spaces."""
+    arm: str | None = None
+    """splice: what reconstructs; route: which part is the twin's."""
+
+    @property
+    def edited_latents(self) -> list[int]:
+        """The latents that the edit is made with."""
+        if self.latents is not None:
+            return [int(latent) for latent in self.latents.split()]
+        kind, _, latent = (self.direction or "").partition("_")
+        return [int(latent.partition("_")[0])] if kind == "latent" else []
+
+    def where(self) -> str:
+        """The edit and its place in words: `ablate_mean resid[1, 3]`."""
+        at = [str(i) for i in (self.layer, self.thought_idx) if i is not None]
+        dose = f", dose {self.dose:g}" if self.dose is not None else ""
+        return f"{self.edit} {self.site or ''}[{', '.join(at) or 'all'}]{dose}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbered(Record):
+    """A row that `answers.parquet` refers to."""
+
+    row: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EffectRow(About, Numbered):
+    """A row of `effects.parquet`; its column definitions are in the result."""
+
     n: int
     n_groups: int
     accuracy: float
@@ -38,14 +70,14 @@ class EffectRow(Record):
     p: float
     test: str
     verdict: str
-    minimal_detectable_difference: float | None = column(null=True, default=None)
-    answer_logprob: float | None = column(null=True, default=None)
+    minimal_detectable_difference: float | None = column(default=None, null=True)
+    answer_logprob: float | None = column(default=None, null=True)
     kl: float = column("KL (nats)")
     kl_low: float
     kl_high: float
-    delta_logprob: float | None = column(null=True, default=None)
-    delta_logprob_low: float | None = column(null=True, default=None)
-    delta_logprob_high: float | None = column(null=True, default=None)
+    delta_logprob: float | None = column(default=None, null=True)
+    delta_logprob_low: float | None = column(default=None, null=True)
+    delta_logprob_high: float | None = column(default=None, null=True)
     clean: float
     clean_low: float
     clean_high: float
@@ -57,22 +89,19 @@ class EffectRow(Record):
     corrupted_high: float
     other: float
     unparsable: float
-    changed_site: float | None = column("change at the place", null=True, default=None)
-    changed_thoughts: float | None = column("change of later thoughts", null=True, default=None)
+    changed_site: float | None = column("change at the place", default=None, null=True)
+    changed_thoughts: float | None = column("change of later thoughts", default=None, null=True)
     moved: float = column("answers whose logits moved")
-    beyond_random: float | None = column(null=True, default=None)
-    beyond_random_low: float | None = column(null=True, default=None)
-    beyond_random_high: float | None = column(null=True, default=None)
-    beyond_random_verdict: str | None = column(null=True, default=None)
-    p_holm: float | None = column(null=True, default=None)
+    beyond_random: float | None = column(default=None, null=True)
+    beyond_random_low: float | None = column(default=None, null=True)
+    beyond_random_high: float | None = column(default=None, null=True)
+    beyond_random_verdict: str | None = column(default=None, null=True)
+    p_holm: float | None = column(default=None, null=True)
 
     @property
-    def edited_latents(self) -> list[int]:
-        """The latents that the edit was made with."""
-        if self.latents:
-            return [int(i) for i in self.latents.split()]
-        direction = self.direction or ""
-        return [int(direction.removeprefix("latent_"))] if direction.startswith("latent_") else []
+    def change(self) -> Number:
+        """The change of accuracy."""
+        return Number(value=self.difference, low=self.low, high=self.high, n=self.n, verdict=self.verdict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +120,7 @@ class AnswerRow(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class RouteRow(Record):
-    """How often each part of a thought alone brings the twin's answer, and its shares in both orders."""
+    """A row of `routes.parquet`: which way a thought's effect takes; definitions are in the result."""
 
     thought_idx: int = column("thought")
     state_is_read: bool
@@ -127,8 +156,29 @@ class RouteRow(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LargestEffect(Number):
+    """The edit with the largest effect, of several."""
+
+    edit: str | None = None
+    site: str | None = None
+    layer: int | None = None
+    thought_idx: int | None = None
+    dose: float | None = None
+    n_edits: int | None = None
+    """Among how many it is the largest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteNumber(Number):
+    """How often a thought of the twin brings the twin's answer, and by which way."""
+
+    thought_idx: int | None = None
+    carried_by: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class InterveneOutcome(Outcome):
-    """What the intervene stage measured."""
+    """What became of the answers under one kind of edit."""
 
     model: str
     model_digest: str | None
@@ -136,5 +186,6 @@ class InterveneOutcome(Outcome):
     site: str
     split: str
     n: int
+    headline: Mapping[str, LargestEffect | RouteNumber | Number] = field(default_factory=dict)
     effects: list[EffectRow]
     routes: list[RouteRow] = field(default_factory=list)

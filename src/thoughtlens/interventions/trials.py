@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.interventions.config import InterveneConfig
-from thoughtlens.interventions.groups import Group, elsewhere, groups_of, whole
-from thoughtlens.interventions.places import places_of
-from thoughtlens.interventions.run import Edit
-from thoughtlens.interventions.subject import Problems, held_out
+from thoughtlens.interventions.edits.groups import Group, elsewhere, groups_of
+from thoughtlens.interventions.edits.places import places_of
+from thoughtlens.interventions.edits.run import Edit
+from thoughtlens.interventions.effects.subject import Problems, held_out
 from thoughtlens.models.thought.places import Place
 from thoughtlens.models.thought.thoughts import ThoughtModel, collect
 
@@ -45,8 +45,8 @@ def problems_of(cfg: InterveneConfig, model: ThoughtModel) -> Problems:
 
 def asked_groups(cfg: InterveneConfig, model: ThoughtModel) -> list[Group]:
     """The places asked for, then those that were not, as a control."""
-    places = places_of(model.spec, cfg.site, cfg.steps, cfg.layers)
-    found = groups_of(places, cfg.scope, whole_thoughts=whole(cfg.site))
+    places = places_of(model.spec, cfg.site, cfg.thoughts, cfg.layers)
+    found = groups_of(places, cfg.scope, whole_thoughts=cfg.site == "all")
     return [*found, *(elsewhere(model.spec, places) if cfg.controls else [])]
 
 

@@ -188,7 +188,7 @@ def fit(
     width = config.width(x.shape[1])
     numbers = settings(config, width, len(x), epochs=epochs, batch_size=batch_size, seed=seed, lr=lr)
     cell = torch.zeros(len(x), dtype=torch.long)
-    return train_rows(config.for_width(x.shape[1]), x.float(), cell, [tuple(where)], numbers)
+    return train_rows(config.for_width(x.shape[1]), x.float(), cell, [where], numbers)
 
 
 def run(recipe: str | Path, out: str | Path, *overrides: str) -> Result:

@@ -14,9 +14,9 @@ from thoughtlens.evals.validity.measure import Bench, patch_twins
 from thoughtlens.evals.validity.probe import bag_of_words, read_values
 from thoughtlens.evals.validity.splice import require_own, splice
 from thoughtlens.evals.validity.stage import gates, plan
-from thoughtlens.interventions.changes import derangement, zero
-from thoughtlens.interventions.places import Change
-from thoughtlens.interventions.run import Edit
+from thoughtlens.interventions.edits.changes import derangement, zero
+from thoughtlens.interventions.edits.places import Change
+from thoughtlens.interventions.edits.run import Edit
 from thoughtlens.models.thought import tiny
 from thoughtlens.models.thought.places import Place
 from thoughtlens.problems import arithmetic
@@ -66,7 +66,12 @@ def bench(n: int = 40, **model) -> Bench:
 def test_an_edit_that_changes_nothing_is_seen_not_to_bite():
     b = bench()
     z3 = Place("thought_in", 3)
-    b.run([Edit("nothing", ((z3, Change(lambda x: x)),)), Edit("something", ((z3, zero()),))])
+    b.run(
+        [
+            Edit.at("nothing", [z3], lambda p: Change(lambda x: x)),
+            Edit.at("something", [z3], lambda p: zero()),
+        ]
+    )
     assert b.changed == {"nothing": 0.0, "something": 1.0}
 
 

@@ -11,14 +11,15 @@ import torch
 
 from thoughtlens.acts.behind import thought_model
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import Json, MismatchError, NotThereError
+from thoughtlens.core import MismatchError, NotThereError
 from thoughtlens.evals.heldout.subject import Subject
 from thoughtlens.evals.reconstruction.records import ThoughtFidelity
-from thoughtlens.interventions import changes
-from thoughtlens.interventions.groups import Group, groups_of
-from thoughtlens.interventions.rows import rows_of
-from thoughtlens.interventions.run import Edit, run_edits
-from thoughtlens.interventions.subject import Problems
+from thoughtlens.interventions.edits.dictionaries import spliced
+from thoughtlens.interventions.edits.groups import groups_of
+from thoughtlens.interventions.edits.run import Edit, run_edits
+from thoughtlens.interventions.effects.rows import rows_of
+from thoughtlens.interventions.effects.subject import Problems
+from thoughtlens.interventions.records import EffectRow
 from thoughtlens.models.hf.config import ModelConfig
 from thoughtlens.models.thought.places import Place
 from thoughtlens.models.thought.sites import is_read
@@ -90,7 +91,10 @@ class ThoughtSplicer:
         arms: dict[str, SAE | Baseline] = {"sae": subject.sae}
         arms |= {name: baselines[name] for name in ("pca_l0", "random", mean) if name in baselines}
         groups = groups_of(places, ("cell", "all"))
-        edits = [_edit(arm, model, group) for group in groups for arm, model in arms.items()]
+        fitted = dict.fromkeys(places, arms)
+        edits = [
+            Edit.at(group.about(arm), group.places, spliced(fitted, arm)) for group in groups for arm in arms
+        ]
         plain, outcomes = run_edits(self.model, problems.questions, edits, batch_size=BATCH)
         found = rows_of(problems, plain, edits, outcomes, self.seed)
         return [_row(edit, row) for edit, row in zip(edits, found, strict=True)], None
@@ -116,19 +120,14 @@ class ThoughtSplicer:
             )
 
 
-def _edit(arm: str, model: SAE | Baseline, group: Group) -> Edit:
-    made = tuple((place, changes.reconstruct(model, place)) for place in group.places)
-    return Edit(arm, made, about=group.about)
-
-
-def _row(edit: Edit, row: Json) -> ThoughtFidelity:
+def _row(edit: Edit, row: EffectRow) -> ThoughtFidelity:
     (first, _), several = edit.changes[0], len(edit.changes) > 1
     return ThoughtFidelity(
         hook_name=None if several else first.hook_name,
         thought_idx=None if several else first.thought,
         arm=edit.name,
-        scope=edit.about["scope"],
-        **{name: row[name] for name in COLUMNS},
+        scope=row.scope,
+        **{name: getattr(row, name) for name in COLUMNS},
     )
 
 

@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool
 
-from thoughtlens.interventions import changes
-from thoughtlens.interventions.places import places_of
-from thoughtlens.interventions.run import Edit, Outcome, run_edits
-from thoughtlens.interventions.subject import Problems, says
+from thoughtlens.interventions.edits import changes
+from thoughtlens.interventions.edits.places import places_of
+from thoughtlens.interventions.edits.run import Answers, Edit, run_edits
+from thoughtlens.interventions.effects.subject import Problems, says
+from thoughtlens.interventions.records import About
 from thoughtlens.models.thought.places import Place
 from thoughtlens.models.thought.thoughts import ThoughtBatch, ThoughtModel, collect
 
@@ -58,7 +59,7 @@ class Bench:
         sites = [site for site in ("thought_in", "resid", "kv") if site in self.model.spec.sites]
         return collect(self.model, self.questions, sites=sites, batch_size=self.batch_size)
 
-    def run(self, edits: Sequence[Edit]) -> list[Outcome]:
+    def run(self, edits: Sequence[Edit]) -> list[Answers]:
         """Answers under each edit; counts the untouched `thoughts`, and how often logits moved."""
         plain, outcomes = run_edits(
             self.model,
@@ -74,7 +75,7 @@ class Bench:
         return outcomes
 
     def count(
-        self, name: str, outcome: Outcome, wanted: Sequence[str] | None = None
+        self, name: str, outcome: Answers, wanted: Sequence[str] | None = None
     ) -> Bool[np.ndarray, " n"]:
         """Count answers that equal `wanted` (the table's by default), in all and by steps."""
         right = says(outcome, self.wanted if wanted is None else wanted)
@@ -91,10 +92,10 @@ class Bench:
         states = {place: self.batch[place] for place in places}
         means = {place: changes.mean_of(x) for place, x in states.items()}
         edits = [
-            Edit("mean_ablated", tuple(means.items())),
-            Edit("zeroed", tuple((place, changes.zero()) for place in places)),
-            Edit("resampled", tuple((p, changes.given(x[self.donor])) for p, x in states.items())),
-            *(Edit(f"mean_ablated_z{place.thought}", ((place, means[place]),)) for place in places),
+            Edit.at("mean_ablated", places, lambda place: means[place]),
+            Edit.at("zeroed", places, lambda place: changes.zero()),
+            Edit.at("resampled", places, lambda place: changes.given(states[place][self.donor])),
+            *(Edit.at(f"mean_ablated_z{p.thought}", [p], lambda place: means[place]) for p in places),
         ]
         for edit, outcome in zip(edits, self.run(edits), strict=True):
             self.count(edit.name, outcome)
@@ -104,7 +105,7 @@ class Bench:
     def early_exit(self) -> None:
         """Leave after n thoughts; where the table has v1, v2 .., also compare with running values."""
         thoughts = self.model.spec.thoughts
-        outcomes = self.run([Edit(f"by_n_thoughts_{n}", n_thoughts=n) for n in thoughts])
+        outcomes = self.run([Edit(About(edit=f"by_n_thoughts_{n}"), n_thoughts=n) for n in thoughts])
         for n, outcome in zip(thoughts, outcomes, strict=True):
             self.count(f"by_n_thoughts_{n}", outcome)
             column = f"v{n // 2}"
@@ -117,8 +118,8 @@ class Bench:
     def tail_swap(self) -> None:
         """Keys and values of every thought taken from another problem, the own question still in sight."""
         places = places_of(self.model.spec, "kv", tuple(self.model.spec.thoughts), None)
-        swaps = tuple((p, changes.given(self.batch[p][self.donor])) for p in places)
-        (outcome,) = self.run([Edit("tail_swap", swaps)])
+        swap = Edit.at("tail_swap", places, lambda place: changes.given(self.batch[place][self.donor]))
+        (outcome,) = self.run([swap])
         self.count("tail_swap_own", outcome)
         self.count("tail_swap_donor", outcome, self._of(self.donor))
         self.count("tail_swap_stranger", outcome, self._of(self.donor[self.donor]))
@@ -138,7 +139,7 @@ def patch_twins(
     mine, twins = Problems(first), Problems(second)
     theirs = collect(model, twins.questions, sites=("thought_in",), batch_size=batch_size)
     places = [Place("thought_in", p) for p in range(1, model.spec.n_thoughts + 1)]
-    edits = [Edit(str(place), ((place, changes.given(theirs[place])),)) for place in places]
+    edits = [Edit.at(str(p), [p], lambda place: changes.given(theirs[place])) for p in places]
     plain, outcomes = run_edits(model, mine.questions, edits, batch_size=batch_size)
     other, _ = run_edits(model, twins.questions, [], batch_size=batch_size)
     solved = says(plain, mine.answers) & says(other, twins.answers)

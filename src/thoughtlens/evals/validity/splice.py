@@ -6,11 +6,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from thoughtlens.evals.validity.measure import Bench
-from thoughtlens.interventions import changes
-from thoughtlens.interventions.dictionaries import dictionaries, fit_arms, one_a_place, require_same_model
-from thoughtlens.interventions.places import Change
-from thoughtlens.interventions.run import Edit
-from thoughtlens.models.thought.places import Place
+from thoughtlens.interventions.edits.dictionaries import (
+    dictionaries,
+    fit_splices,
+    one_a_place,
+    require_same_model,
+    spliced,
+)
+from thoughtlens.interventions.edits.run import Edit
 from thoughtlens.models.thought.thoughts import ThoughtModel
 from thoughtlens.sae.formats import io
 
@@ -33,15 +36,9 @@ def splice(bench: Bench, directory: Path) -> None:
         ConfigError: several SAEs for one place.
     """
     found = one_a_place(dictionaries(bench.model.spec, io.load_members(directory), None, None))
-    made: dict[str, list[tuple[Place, Change]]] = {name: [] for name in ARMS.values()}
-    for dictionary in found:
-        states = {place: bench.batch[place] for place in dictionary.places}
-        for arm, model in fit_arms(dictionary, states, list(ARMS), bench.seed).items():
-            made[ARMS[arm]] += [
-                (place, changes.reconstruct(model, place))
-                for place in dictionary.places
-                if place.thought in bench.thoughts
-            ]
-    edits = [Edit(name, tuple(changed)) for name, changed in made.items()]
+    places = [place for dictionary in found for place in dictionary.places]
+    fitted = fit_splices(found, {place: bench.batch[place] for place in places}, list(ARMS), bench.seed)
+    thoughts = [place for place in places if place.thought in bench.thoughts]
+    edits = [Edit.at(name, thoughts, spliced(fitted, arm)) for arm, name in ARMS.items()]
     for edit, outcome in zip(edits, bench.run(edits), strict=True):
         bench.count(edit.name, outcome)

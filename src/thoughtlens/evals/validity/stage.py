@@ -19,7 +19,7 @@ from thoughtlens.evals.validity import controls, probe, verdicts
 from thoughtlens.evals.validity.config import GatesConfig, batch_size, problems_config, published
 from thoughtlens.evals.validity.measure import Bench, Counts, patch_twins
 from thoughtlens.evals.validity.splice import require_own, splice
-from thoughtlens.interventions.subject import held_out
+from thoughtlens.interventions.effects.subject import held_out
 from thoughtlens.models.thought import tiny
 from thoughtlens.models.thought.thoughts import ThoughtModel
 from thoughtlens.problems import source, words

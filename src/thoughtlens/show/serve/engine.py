@@ -15,12 +15,14 @@ from torch import Tensor
 
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import DataError, HookError, ResourceError
-from thoughtlens.interventions.changes import edit_latents
-from thoughtlens.interventions.dictionaries import dictionaries, require_latents
-from thoughtlens.interventions.run import Edit, Outcome, run_edits
+from thoughtlens.interventions.edits.changes import edit_latents
+from thoughtlens.interventions.edits.dictionaries import dictionaries, require_latents
+from thoughtlens.interventions.edits.places import Change
+from thoughtlens.interventions.edits.run import Answers, Edit, run_edits
 from thoughtlens.latents.codes.member import member_thoughts
 from thoughtlens.latents.on_text import DEFINITIONS, Eye, Found, describe, everywhere, pick
 from thoughtlens.models.hf.capture import replace
+from thoughtlens.models.thought.places import Place
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.formats.io import load_members
 from thoughtlens.show.serve.config import FireRequest, SteerRequest
@@ -102,15 +104,13 @@ class Engine:
     def _steer_thoughts(self, name: str, sae: SAE, asked: SteerRequest) -> dict[str, Any]:
         model = self.eye.thinker
         (found,) = dictionaries(model.spec, {name: sae}, asked.thoughts, None)
-        edits = tuple(
-            (
-                place,
-                edit_latents(sae, place, [asked.latent], value=asked.value, scale=asked.scale),
-            )
-            for place in found.places
-        )
+
+        def change(place: Place) -> Change:
+            return edit_latents(sae, place, [asked.latent], value=asked.value, scale=asked.scale)
+
+        edits = [Edit.at("steer", found.places, change)]
         plain, (edited,) = run_edits(
-            model, [asked.text], [Edit("steer", edits)], batch_size=1, max_new_tokens=self.eye.max_new_tokens
+            model, [asked.text], edits, batch_size=1, max_new_tokens=self.eye.max_new_tokens
         )
         return {
             "places": [str(place) for place in found.places],
@@ -138,7 +138,7 @@ class Engine:
         before, plain = self._continue(tokens, asked.max_new_tokens)
         with ExitStack() as stack:
             for hook in sae.hook_names:
-                change = edit_latents(sae, (hook, None), [asked.latent], value=asked.value, scale=asked.scale)
+                change = edit_latents(sae, Place(hook), [asked.latent], value=asked.value, scale=asked.scale)
 
                 def edit(x: Tensor, fn: Any = change.fn) -> Tensor:
                     new = fn(x[0]).to(x)
@@ -179,7 +179,7 @@ class Engine:
         return str(lm.tokenizer.decode(said)), first
 
 
-def _answer(outcome: Outcome) -> dict[str, Any]:
+def _answer(outcome: Answers) -> dict[str, Any]:
     value, logprob = float(outcome.value[0]), float(outcome.logprob[0])
     return {
         "text": outcome.text[0],

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 
 from thoughtlens.core import ConfigError, DataError
-from thoughtlens.interventions.run import Outcome
+from thoughtlens.interventions.edits.run import Answers
 from thoughtlens.models.thought import tiny
 from thoughtlens.models.thought.thoughts import ThoughtModel, is_right, parse_number
 from thoughtlens.problems import source
@@ -56,21 +56,21 @@ class Problems:
         cut = [None if a is None else [a[i] for i in index] for a in (self.corrupted, self.predicted)]
         return Problems(self.table.take(index), *cut)
 
-    def classes(self, outcome: Outcome) -> np.ndarray:
+    def classes(self, answers: Answers) -> np.ndarray:
         """Index into `CLASSES` of each answer; an answer that fits several counts as the first."""
-        silent = np.array([not text.strip() for text in outcome.text])
+        silent = np.array([not text.strip() for text in answers.text])
         wants_number = np.array([parse_number(answer) is not None for answer in self.answers])
-        found = np.where(silent | (wants_number & np.isnan(outcome.value)), 4, 3)
+        found = np.where(silent | (wants_number & np.isnan(answers.value)), 4, 3)
         for i, wanted in ((2, self.corrupted), (1, self.predicted), (0, self.answers)):
             if wanted is not None:
-                found = np.where(says(outcome, wanted), i, found)
+                found = np.where(says(answers, wanted), i, found)
         return found
 
 
-def says(outcome: Outcome, wanted: Sequence[str]) -> Bool[np.ndarray, " n"]:
+def says(answers: Answers, wanted: Sequence[str]) -> Bool[np.ndarray, " n"]:
     """Whether each answer is the wanted one: equal numbers, or equal texts where that is no number."""
-    values = [None if np.isnan(v) else float(v) for v in outcome.value]
-    rows = zip(outcome.text, values, wanted, strict=True)
+    values = [None if np.isnan(v) else float(v) for v in answers.value]
+    rows = zip(answers.text, values, wanted, strict=True)
     return np.array([is_right(*row) for row in rows], dtype=bool)
 
 

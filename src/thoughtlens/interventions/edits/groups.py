@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from thoughtlens.interventions.changes import random_like
-from thoughtlens.interventions.places import Change, SiteName
-from thoughtlens.interventions.run import Edit
+from thoughtlens.interventions.edits.changes import random_like
+from thoughtlens.interventions.edits.places import Change
+from thoughtlens.interventions.edits.run import Edit
+from thoughtlens.interventions.records import About
 from thoughtlens.models.thought.places import Place
 from thoughtlens.models.thought.sites import ThoughtSpec, is_read
 
@@ -24,18 +25,19 @@ class Group:
     scope: str
     control: str | None = None
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """Columns of the tables; null where the places differ."""
+    def about(self, edit: str, **more: str | float | None) -> About:
+        """What tables say of an edit of this group; None where the places differ."""
         thoughts, layers = {p.thought for p in self.places}, {p.layer for p in self.places}
         sites = list(dict.fromkeys(p.site for p in self.places))
-        return {
-            "scope": self.scope,
-            "site": "+".join(sites),
-            "layer": layers.pop() if len(layers) == 1 else None,
-            "thought_idx": thoughts.pop() if len(thoughts) == 1 else None,
-            "control": self.control,
-        }
+        about = About(
+            edit=edit,
+            scope=self.scope,
+            site="+".join(sites),
+            layer=layers.pop() if len(layers) == 1 else None,
+            thought_idx=thoughts.pop() if len(thoughts) == 1 else None,
+            control=self.control,
+        )
+        return replace(about, **more)
 
 
 def groups_of(places: Sequence[Place], scopes: Sequence[str], *, whole_thoughts: bool = False) -> list[Group]:
@@ -83,15 +85,15 @@ class Bundles:
 
     def add(
         self, name: str, group: Group, change_at: Callable[[Place], Change], width_at: Callable[[Place], int],
-        *, random: bool = True, **about: Any,
+        *, random: bool = True, **about: str | float | None,
     ) -> None:  # fmt: skip
         """An edit of a group, with a control as large in random directions unless it is one itself."""
-        changes = tuple((place, change_at(place)) for place in group.places)
-        bundle = [Edit(name, changes, about=group.about | about)]
+        edit = Edit.at(group.about(name, **about), group.places, change_at)
+        bundle = [edit]
         if self.controls and random and group.control is None:
             generator = torch.Generator().manual_seed(1_000_003 * self.seed + len(self.edits))
-            drawn = tuple((p, random_like(c, self.n, width_at(p), generator)) for p, c in changes)
-            bundle.append(Edit(name, drawn, about=group.about | about | {"control": "random"}))
+            drawn = tuple((p, random_like(c, self.n, width_at(p), generator)) for p, c in edit.changes)
+            bundle.append(Edit(replace(edit.about, control="random"), drawn))
         self.edits.append(bundle)
 
     def chunks(self, size: int = 16) -> list[list[Edit]]:
@@ -107,8 +109,3 @@ class Bundles:
 def width_of(states: dict[Place, Tensor]) -> Callable[[Place], int]:
     """How wide the states of a place are."""
     return lambda place: states[place].shape[1]
-
-
-def whole(site: SiteName) -> bool:
-    """Whether a site stands for everything a thought leaves behind."""
-    return site == "all"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.core import ConfigError, HookError, MismatchError
+from thoughtlens.interventions.edits.changes import reconstruct
+from thoughtlens.interventions.edits.places import Change
 from thoughtlens.models.thought.places import Place, block_outputs
 from thoughtlens.models.thought.sites import ThoughtSpec, is_read
 from thoughtlens.models.thought.thoughts import ThoughtModel
@@ -27,6 +29,10 @@ ARMS = {
     "mean": "the mean of training problems at the same place",
     "shuffled": "the SAE with each latent decoded by another latent's direction",
 }
+
+
+Arms = Mapping[str, SAE | Baseline]
+"""What can stand in a state's place, by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +187,23 @@ def _check(spec: ThoughtSpec, name: str, sae: SAE) -> None:
 def _thoughts(spec: ThoughtSpec, sae: SAE) -> list[int]:
     own = sae.provenance.get("thoughts")
     return [p for p in spec.thoughts if own is None or p in own]
+
+
+def fit_splices(
+    found: Sequence[Dictionary], states: dict[Place, Float[Tensor, "n d"]], arms: Sequence[str], seed: int
+) -> dict[Place, Arms]:
+    """By place, the SAE and its baselines, which are fitted on these states of the SAEs' places."""
+    return {
+        place: fitted
+        for dictionary in found
+        for fitted in [fit_arms(dictionary, states, arms, seed)]
+        for place in dictionary.places
+    }
+
+
+def spliced(fitted: Mapping[Place, Arms], arm: str) -> Callable[[Place], Change]:
+    """The state of a place becomes what that arm's model reconstructs of it."""
+    return lambda place: reconstruct(fitted[place][arm], place)
 
 
 def _shuffled(sae: SAE, seed: int) -> SAE:

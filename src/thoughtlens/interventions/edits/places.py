@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,19 +18,16 @@ from thoughtlens.core import HookError
 from thoughtlens.models.thought.places import LAYERED, PARTS, Place
 from thoughtlens.models.thought.sites import Hook, ThoughtSpec, check_places, is_read
 
-SiteName = Literal["thought_in", "resid", "thought_out", "kv", "keys", "values", "all"]
+Seen = Callable[[Float[Tensor, "batch width"], Float[Tensor, "batch width"]], None]
+"""Told of every change: the state before and after."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What becomes of a state: `fn(x, *rows)`, x [batch, width]; `rows` hold one line a problem."""
+    """What becomes of a state: `fn(x, *rows)`, x [batch, width]; `rows` hold one line per problem."""
 
     fn: Callable[..., Float[Tensor, "batch width"]]
     rows: tuple[Tensor, ...] = ()
-
-
-Seen = Callable[[Float[Tensor, "batch width"], Float[Tensor, "batch width"]], None]
-"""Told of every change: the state before and after."""
 
 
 def hook_of(place: Place, change: Change, seen: Seen) -> Hook:
@@ -46,7 +43,7 @@ def hook_of(place: Place, change: Change, seen: Seen) -> Hook:
 
 
 def places_of(
-    spec: ThoughtSpec, site: SiteName, thoughts: Sequence[int] | None, layers: Sequence[int] | None
+    spec: ThoughtSpec, site: str, thoughts: Sequence[int] | None, layers: Sequence[int] | None
 ) -> list[Place]:
     """Every place of a site at these thoughts and layers.
 

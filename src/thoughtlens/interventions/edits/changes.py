@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thoughtlens.core import ConfigError
-from thoughtlens.interventions.places import Change
+from thoughtlens.interventions.edits.places import Change
+from thoughtlens.models.thought.places import Place
 from thoughtlens.sae.base import SAE
 from thoughtlens.sae.baselines.base import Baseline
-from thoughtlens.sae.normalization import Cell
 
 
 def mean_of(states: Float[Tensor, "n width"]) -> Change:
@@ -38,14 +38,14 @@ def add(vector: Float[Tensor, " width"]) -> Change:
     return Change(lambda x: x + vector.to(x))
 
 
-def reconstruct(model: SAE | Baseline, cell: Cell) -> Change:
+def reconstruct(model: SAE | Baseline, place: Place) -> Change:
     """x_hat, the model's reconstruction of x."""
-    here = model.at(*cell)
+    here = model.at(*place)
     return Change(lambda x: here(_to(model, x)))
 
 
 def edit_latents(
-    sae: SAE, cell: Cell, latents: Sequence[int], *, value: float | None, scale: float | None
+    sae: SAE, place: Place, latents: Sequence[int], *, value: float | None, scale: float | None
 ) -> Change:
     """Latents set to `value`, or multiplied by `scale`; what the SAE leaves unexplained stays as it is.
 
@@ -53,7 +53,7 @@ def edit_latents(
     keep their activations change nothing at all.
     """
 
-    here, chosen = sae.at(*cell), list(latents)
+    here, chosen = sae.at(*place), list(latents)
 
     def change(x: Tensor) -> Tensor:
         x = _to(sae, x)

@@ -6,17 +6,17 @@ once: batch by batch, each edit goes on from a copy of the untouched state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thoughtlens.core import DataError, HookError
-from thoughtlens.interventions.places import Change, hook_of
+from thoughtlens.interventions.edits.places import Change, hook_of
+from thoughtlens.interventions.records import About
 from thoughtlens.models.thought.places import Place
 from thoughtlens.models.thought.sites import check_places
 from thoughtlens.models.thought.thoughts import Answer, State, ThoughtModel, encoded
@@ -29,12 +29,22 @@ MOVED = 1e-5
 class Edit:
     """Changes made in one run of the model, and perhaps leaving early."""
 
-    name: str
+    about: About
+    """What tables say of it."""
     changes: tuple[tuple[Place, Change], ...] = ()
     n_thoughts: int | None = None
     """Thoughts to think before answering; None: all."""
-    about: dict[str, Any] = field(default_factory=dict)
-    """Columns that say more in tables: site, layer, thought_idx, dose, control ..."""
+
+    @classmethod
+    def at(cls, about: About | str, places: Iterable[Place], change_at: Callable[[Place], Change]) -> Edit:
+        """The same kind of change at several places; a text is the edit's name."""
+        told = About(edit=about) if isinstance(about, str) else about
+        return cls(told, tuple((place, change_at(place)) for place in places))
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.about.edit
 
     @property
     def first(self) -> int | None:
@@ -43,8 +53,8 @@ class Edit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What the problems came to in one run; arrays have one entry a problem, in the questions' order."""
+class Answers:
+    """What the problems came to in one run; arrays have one entry per problem, in the questions' order."""
 
     text: list[str]
     value: Float[np.ndarray, " n"]
@@ -61,6 +71,17 @@ class Outcome:
     changed_thoughts: Float[np.ndarray, "n thoughts"]
     """The same of what each later thought takes in; NaN up to the edit, and where it was not thought."""
 
+    @classmethod
+    def joined(cls, parts: Sequence[Answers], order: Int[np.ndarray, " n"]) -> Answers:
+        """Those of all batches after each other, then in this order."""
+        text = [line for part in parts for line in part.text]
+        arrays = {
+            one.name: np.concatenate([getattr(part, one.name) for part in parts])[order]
+            for one in fields(cls)
+            if one.name != "text"
+        }
+        return cls(text=[text[i] for i in order], **arrays)
+
 
 @torch.no_grad()
 def run_edits(
@@ -70,11 +91,11 @@ def run_edits(
     *,
     batch_size: int = 512,
     max_new_tokens: int = 256,
-) -> tuple[Outcome, list[Outcome]]:
+) -> tuple[Answers, list[Answers]]:
     """Think and answer untouched, and once under every edit.
 
     Returns:
-        The untouched outcome, and one for each edit.
+        The untouched answers, and those under each edit.
 
     Raises:
         HookError: a place that the model does not have or that nothing reads; says which there are.
@@ -87,23 +108,17 @@ def run_edits(
                 f"Early exit: expected 0..{model.spec.n_thoughts} thoughts, got {edit.n_thoughts}"
             )
         check_places(model.spec, [place.collected for place, _ in edit.changes], last)
-    plain: list[_Part] = []
-    parts: list[list[_Part]] = [[] for _ in edits]
+    rows: list[Tensor] = []
+    plain: list[Answers] = []
+    parts: list[list[Answers]] = [[] for _ in edits]
     for state in encoded(model, questions, batch_size=batch_size):
         batch = _Batch(model, state, max_new_tokens, {_start(model, edit) for edit in edits})
+        rows.append(state.rows)
         plain.append(batch.untouched())
         for edit, own in zip(edits, parts, strict=True):
             own.append(batch.under(edit))
-    return _joined(plain), [_joined(own) for own in parts]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Part:
-    """The outcome of a batch: `rows` says of which problems."""
-
-    rows: Tensor
-    text: list[str]
-    columns: dict[str, np.ndarray]
+    order = np.argsort(torch.cat(rows).numpy())
+    return Answers.joined(plain, order), [Answers.joined(own, order) for own in parts]
 
 
 class _Batch:
@@ -122,12 +137,12 @@ class _Batch:
         self.first = self.answer.logits[:, 0].double().log_softmax(-1)
         self.said = _padded(self.answer.ids)
 
-    def untouched(self) -> _Part:
-        """The untouched run as an outcome of its own."""
+    def untouched(self) -> Answers:
+        """The untouched run as one of its own."""
         n = len(self.inputs[0])
-        return self._part(self.last, self.answer, torch.zeros(n), self._blank())
+        return self._answers(self.last, self.answer, torch.zeros(n), self._blank())
 
-    def under(self, edit: Edit) -> _Part:
+    def under(self, edit: Edit) -> Answers:
         """What the edit makes of it."""
         watch = _Watch(len(self.inputs[0]))
         hooks = [hook_of(place, change, watch) for place, change in edit.changes]
@@ -141,27 +156,24 @@ class _Batch:
         answer = self.model.answer(state, self.max_new_tokens)
         if not bool(torch.isfinite(answer.logits[:, 0]).all()):
             raise DataError(f"{edit.name}: the answer's logits are not finite; make the edit smaller")
-        return self._part(state, answer, watch.mean(), changed)
+        return self._answers(state, answer, watch.mean(), changed)
 
     def _blank(self) -> Tensor:
         return torch.full((len(self.inputs[0]), len(self.inputs)), torch.nan)
 
-    def _part(self, state: State, answer: Answer, site: Tensor, changed: Tensor) -> _Part:
+    def _answers(self, state: State, answer: Answer, site: Tensor, changed: Tensor) -> Answers:
         logits = answer.logits[:, 0].double().log_softmax(-1)
         kl = torch.nan_to_num(self.first.exp() * (self.first - logits), nan=0.0).sum(-1).clamp_min(0)
         gap = (answer.logits[:, 0] - self.answer.logits[:, 0]).abs().amax(-1)
         value = [np.nan if v is None else v for v in answer.value]
-        return _Part(
-            rows=state.rows,
+        return Answers(
             text=answer.text,
-            columns={
-                "value": np.array(value, dtype=float),
-                "logprob": self._logprob(state, answer),
-                "kl": kl.cpu().numpy(),
-                "moved": (gap > MOVED).cpu().numpy(),
-                "changed_site": site.double().cpu().numpy(),
-                "changed_thoughts": changed.double().cpu().numpy(),
-            },
+            value=np.array(value, dtype=float),
+            logprob=self._logprob(state, answer),
+            kl=kl.cpu().numpy(),
+            moved=(gap > MOVED).cpu().numpy(),
+            changed_site=site.double().cpu().numpy(),
+            changed_thoughts=changed.double().cpu().numpy(),
         )
 
     def _logprob(self, state: State, answer: Answer) -> np.ndarray:
@@ -214,13 +226,3 @@ def _padded(ids: list[list[int]]) -> tuple[Tensor, Tensor]:
         table[i, : len(row)] = torch.tensor(row, dtype=torch.long)
         real[i, : len(row)] = True
     return table, real
-
-
-def _joined(parts: list[_Part]) -> Outcome:
-    rows = torch.cat([part.rows for part in parts]).numpy()
-    back = np.argsort(rows)
-    text = [line for part in parts for line in part.text]
-    columns = {
-        name: np.concatenate([part.columns[name] for part in parts])[back] for name in parts[0].columns
-    }
-    return Outcome(text=[text[i] for i in back], **columns)

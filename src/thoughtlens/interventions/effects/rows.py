@@ -1,0 +1,151 @@
+"""From outcomes to table rows: every number beside its interval, n, verdict and proof that the edit acted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+
+from thoughtlens.interventions.edits.run import Answers, Edit
+from thoughtlens.interventions.effects.subject import CLASSES, Problems, says
+from thoughtlens.interventions.records import EffectRow
+from thoughtlens.numerics.stats.intervals import Interval, bootstrap_means, wilson
+from thoughtlens.numerics.stats.significance import holm
+from thoughtlens.numerics.stats.verdicts import compare
+
+DEFINITIONS = {
+    "accuracy": "right answers / problems; accuracy_low, _high: Wilson 95 %",
+    "difference": "accuracy under the edit minus the untouched run's, same problems; low, high: paired 95 % "
+    "interval (by group, where problems share one); p: exact McNemar or sign test over groups; p_holm: Holm "
+    "over the edits of the stage; equivalent within 0.03",
+    "answer_logprob": "log-probability of the answer that the untouched run gave, all its tokens, forced, "
+    "nats, mean over problems; delta_logprob: minus the untouched run's",
+    "kl": "KL(untouched || edited) of the answer's first token, nats, mean over problems",
+    "clean": "share of answers equal to the problem's own right answer",
+    "predicted": "share equal to the answer that follows if the edit replaces one value and all later "
+    "operations are the problem's own",
+    "corrupted": "share equal to the right answer of the donor or twin, and neither clean nor predicted; "
+    "_low, _high of clean, predicted, corrupted: Wilson 95 %",
+    "other": "share of other answers",
+    "unparsable": "share without an answer, or without a number where the right answer is one",
+    "changed_site": "|x' - x| / |x| where the edit was made, mean over places and problems; 0: no change",
+    "changed_thoughts": "the same of what the next thoughts take in, mean over the thoughts after the edit; "
+    "null: there are none",
+    "moved": "share of problems in which a logit of the answer's first token moved by more than 1e-5",
+    "beyond_random": "accuracy under the edit minus that under as large a random change, paired",
+    "control": "random: as large a change in a direction drawn for each problem; latents: other latents of "
+    "about the same density; elsewhere: the same edit at a pass that was not asked for",
+}
+
+
+def rows_of(
+    problems: Problems, plain: Answers, edits: Sequence[Edit], answers: Sequence[Answers], seed: int
+) -> list[EffectRow]:
+    """One row per edit, in order; a random control stands right behind the edit it belongs to."""
+    right = [says(one, problems.answers) for one in answers]
+    intervals = _intervals(problems, plain, answers, seed)
+    rows: list[EffectRow] = []
+    for i, (edit, one) in enumerate(zip(edits, answers, strict=True)):
+        rows.append(_row(problems, says(plain, problems.answers), edit, one, intervals[i], seed))
+        if edit.about.control == "random":
+            found = compare(right[i - 1], right[i], problems.groups, seed=seed)
+            rows[i - 1] = replace(
+                rows[i - 1],
+                beyond_random=found.difference.estimate,
+                beyond_random_low=found.difference.low,
+                beyond_random_high=found.difference.high,
+                beyond_random_verdict=found.verdict,
+            )
+    return rows
+
+
+def answers_of(problems: Problems, first_row: int, answers: Sequence[Answers]) -> pa.Table:
+    """What was answered, one line per problem and row of the effects; `row` counts from 0, -1: untouched."""
+    ids = problems.table["problem_id"].combine_chunks().cast(pa.string())
+    parts = []
+    for i, one in enumerate(answers):
+        columns = {
+            "row": pa.array(np.full(len(ids), first_row + i, dtype=np.int32)),
+            "problem_id": ids,
+            "text": pa.array(one.text, pa.string()),
+            "class": pa.array([CLASSES[c] for c in problems.classes(one)], pa.string()),
+            "logprob": pa.array(one.logprob.astype(np.float32)),
+            "kl": pa.array(one.kl.astype(np.float32)),
+        }
+        parts.append(pa.table(columns))
+    return pa.concat_tables(parts)
+
+
+def numbered(rows: Sequence[EffectRow]) -> list[EffectRow]:
+    """The rows of all runs, numbered, with p_holm over the edits; controls are not among the tests."""
+    tested = [i for i, row in enumerate(rows) if row.control is None]
+    adjusted = dict(zip(tested, holm([rows[i].p for i in tested]).tolist() if tested else [], strict=True))
+    return [replace(row, row=i, p_holm=adjusted.get(i)) for i, row in enumerate(rows)]
+
+
+def _row(
+    problems: Problems, untouched: np.ndarray, edit: Edit, answers: Answers, intervals: _Intervals, seed: int
+) -> EffectRow:
+    right = says(answers, problems.answers)
+    share, found = wilson(int(right.sum()), len(right)), compare(right, untouched, problems.groups, seed=seed)
+    classes = problems.classes(answers)
+    clean, predicted, corrupted, other, unparsable = (
+        wilson(int((classes == i).sum()), len(classes)) for i in range(len(CLASSES))
+    )
+    kl, log_p = intervals
+    later = answers.changed_thoughts[:, ~np.isnan(answers.changed_thoughts).all(0)]
+    known = answers.logprob[np.isfinite(answers.logprob)]
+    return EffectRow(
+        row=0,
+        **vars(edit.about),
+        n=found.n_rows,
+        n_groups=found.n_clusters,
+        accuracy=share.estimate,
+        accuracy_low=share.low,
+        accuracy_high=share.high,
+        accuracy_untouched=float(untouched.mean()),
+        difference=found.difference.estimate,
+        low=found.difference.low,
+        high=found.difference.high,
+        p=found.p,
+        test=found.test,
+        verdict=found.verdict,
+        minimal_detectable_difference=found.minimal_detectable_difference,
+        answer_logprob=float(known.mean()) if len(known) else None,
+        kl=kl.estimate,
+        kl_low=kl.low,
+        kl_high=kl.high,
+        delta_logprob=log_p and log_p.estimate,
+        delta_logprob_low=log_p and log_p.low,
+        delta_logprob_high=log_p and log_p.high,
+        clean=clean.estimate,
+        clean_low=clean.low,
+        clean_high=clean.high,
+        predicted=predicted.estimate,
+        predicted_low=predicted.low,
+        predicted_high=predicted.high,
+        corrupted=corrupted.estimate,
+        corrupted_low=corrupted.low,
+        corrupted_high=corrupted.high,
+        other=other.estimate,
+        unparsable=unparsable.estimate,
+        changed_site=float(answers.changed_site.mean()) if edit.changes else None,
+        changed_thoughts=float(later.mean()) if later.size else None,
+        moved=float(answers.moved.mean()),
+    )
+
+
+_Intervals = tuple[Interval, Interval | None]
+
+
+def _intervals(problems: Problems, plain: Answers, answers: Sequence[Answers], seed: int) -> list[_Intervals]:
+    """KL and change of the answer's log-probability, all edits at once."""
+    groups = np.array(problems.groups)
+    kl = bootstrap_means(np.column_stack([one.kl for one in answers]), groups, seed=seed)
+    here = np.isfinite(plain.logprob)
+    if len(np.unique(groups[here])) < 2:
+        return [(one, None) for one in kl]
+    change = np.column_stack([one.logprob - plain.logprob for one in answers])
+    return list(zip(kl, bootstrap_means(change[here], groups[here], seed=seed), strict=True))
