@@ -9,7 +9,7 @@ import pytest
 from tests.show.serve.runs import QUESTION, text_run, thought_run
 from thoughtlens.core import load_config
 from thoughtlens.show.serve.config import ServeConfig
-from thoughtlens.show.serve.stage import open_server
+from thoughtlens.show.serve.server import open_server
 
 
 @pytest.fixture

@@ -25,10 +25,11 @@ def serve(
 ) -> None:
     """The explorer, and a page where you ask the model: what fires on a text, and what a latent changes."""
     from thoughtlens.core import load_config
-    from thoughtlens.show.serve import stage
+    from thoughtlens.show.serve.config import ServeConfig
+    from thoughtlens.show.serve.server import open_server
 
     table = {"run": str(run_dir), "host": host, "port": port, "allowed_hosts": allow_host or []}
-    with stage.open_server(load_config(stage.ServeConfig, table)) as server:
+    with open_server(load_config(ServeConfig, table)) as server:
         show({"url": server.url, "stop": "Ctrl-C"})
         sys.stdout.flush()
         with suppress(KeyboardInterrupt):  # how a server ends

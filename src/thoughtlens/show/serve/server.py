@@ -1,4 +1,6 @@
-"""The server: static files and two questions to the model, over plain HTTP, for one person.
+"""`thoughtlens serve RUN`: the explorer, and a page that asks the model; plain HTTP, for one person.
+
+Listens on this machine only unless told otherwise. docs/explorer.md says what is refused and why.
 
 Nothing that is sent is ever evaluated, and nothing is written.
 """
@@ -13,16 +15,19 @@ import time
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from socketserver import TCPServer
 from typing import Any, cast
 
 from pydantic import ValidationError
 
-from thoughtlens.core import ResourceError, ThoughtlensError, warn
+from thoughtlens.core import NotThereError, ResourceError, ThoughtlensError, load_config, warn
+from thoughtlens.show.explorer.config import ExplorerConfig
+from thoughtlens.show.pages import refreshed
 from thoughtlens.show.serve.config import FireRequest, Request, ServeConfig, SteerRequest
 from thoughtlens.show.serve.engine import Engine
 from thoughtlens.show.serve.files import Files
-from thoughtlens.show.serve.guard import Guard
+from thoughtlens.show.serve.guard import Guard, is_loopback
 
 QUESTIONS: dict[str, type[Request]] = {"/api/fire": FireRequest, "/api/steer": SteerRequest}
 ABOUT = "/api/run"
@@ -47,6 +52,28 @@ class Refusal(Exception):
     def __init__(self, status: HTTPStatus, message: str) -> None:
         super().__init__(message)
         self.status, self.message = status, message
+
+
+def open_server(cfg: ServeConfig) -> Server:
+    """A server of a run that listens already; the explorer is written first where it is not there.
+
+    Raises:
+        NotThereError: no run, no SAE, no store, or no interpret for the explorer.
+        MismatchError: SAEs that do not reconstruct their input.
+        ResourceError: the address cannot be listened on.
+    """
+    run = Path(cfg.run)
+    if not run.is_dir():
+        raise NotThereError(f"Expected a run directory at {run}, found none; make one with: thoughtlens run")
+    folder = run / "explorer"
+    shown = (
+        load_config(ExplorerConfig, folder) if (folder / "config.toml").is_file() else ExplorerConfig(run=run)
+    )
+    refreshed(shown.model_copy(update={"run": run}), folder)
+    server = Server(cfg, Engine(run, cfg.timeout_s), Files(folder))
+    if not is_loopback(cfg.host):
+        warn(f"serve: {server.url} can be reached from other machines, without a password")
+    return server
 
 
 class Server(ThreadingHTTPServer):
