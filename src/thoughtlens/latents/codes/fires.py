@@ -1,8 +1,8 @@
-"""Where every latent fires, latent by latent: what all statistics of `explain` are computed from."""
+"""Where every latent fires, latent by latent: what all statistics are computed from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -10,9 +10,10 @@ from jaxtyping import Float, Int
 from thoughtlens.latents.codes.codes import Codes
 
 
-@dataclass(frozen=True, eq=False)
-class Fires:
-    """The fires of each latent in the order of vectors, and the problems that the vectors belong to.
+class Fires(NamedTuple):
+    """The firings of each latent in the order of vectors, and the problems that the vectors belong to.
+
+    A tuple of arrays, which compiled loops take as it is.
 
     Vectors, places and hooks are numbered as in `latents.codes.codes`; a *unit* is a problem (or document)
     that has rows, and its places follow one another.
@@ -28,7 +29,7 @@ class Fires:
 
     @classmethod
     def of(cls, codes: Codes) -> Fires:
-        """The fires of stored codes; the large arrays stay memory-mapped."""
+        """The firings of stored codes; the large arrays stay memory-mapped."""
         problem = codes.problem
         change = problem[1:] != problem[:-1]
         first = np.r_[0, 1 + np.flatnonzero(change), len(problem)]
@@ -37,8 +38,8 @@ class Fires:
         return cls(*codes.by_latent, unit, first, n_hooks)
 
     def part(self, low: int, high: int) -> Fires:
-        """The fires of the latents from `low` to below `high` (or the last), numbered from 0."""
-        return replace(self, indptr=self.indptr[low : high + 1])
+        """The firings of the latents from `low` to below `high` (or the last), numbered from 0."""
+        return self._replace(indptr=self.indptr[low : high + 1])
 
     @property
     def d_sae(self) -> int:
@@ -57,7 +58,7 @@ class Fires:
 
     @property
     def counts(self) -> Int[np.ndarray, " d_sae"]:
-        """Fires of each latent."""
+        """Firings of each latent."""
         return np.diff(self.indptr)
 
     @property

@@ -7,8 +7,8 @@ problem's fires together; the same permutations for all latents.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -17,6 +17,20 @@ from scipy import stats
 from thoughtlens.latents.codes.fires import Fires
 from thoughtlens.latents.stats import null_loops
 from thoughtlens.latents.stats.chance import Chance, Null, binned, shifts
+from thoughtlens.latents.stats.null_loops import (
+    Best,
+    ClassSums,
+    Labels,
+    Levels,
+    LevelSums,
+    Numbers,
+    NumberSums,
+    Support,
+    Texts,
+    Totals,
+    Units,
+    Words,
+)
 from thoughtlens.numerics.kernels.host import share
 
 Z95 = null_loops.Z95
@@ -76,7 +90,7 @@ def level_preference(
     """Levels that vary inside a problem (thought, position, hook): each against the rest of the same problem.
 
     Args:
-        fires: The fires of every latent.
+        fires: Of every latent.
         level: Level of every vector.
         n_levels: Number of levels.
         chance: Permutations and support floor.
@@ -87,20 +101,24 @@ def level_preference(
     exposure = exposure.reshape(fires.n_units, n_levels)
     size = np.full(fires.n_units, fires.n_hooks) if of_hooks else np.diff(fires.first)
     shape = (n_levels, fires.d_sae)
-    n_fires, n_units = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    rate_in, rate_out, square, excess, variance = np.zeros((5, *shape))
-    null, _ = _run(
-        null_loops.inside, fires, fires.first, fires.n_hooks, level.astype(np.int32), exposure,
-        shifts(size, chance), of_hooks, chance.min_units, n_fires, n_units, rate_in, rate_out, square,
-        excess, variance,
-    )  # fmt: skip
+    sums = LevelSums(*np.zeros((2, *shape), np.int64), *np.zeros((5, *shape)))
+    levels = Levels(level.astype(np.int32), exposure, shifts(size, chance), of_hooks)
+    null, _ = _run(null_loops.inside, fires, levels, chance.min_units, sums)
     total = exposure.sum(1, keepdims=True)
     n = np.maximum(((exposure > 0) & (exposure < total)).sum(0), 1)[:, None]
-    estimate = (rate_in - rate_out) / n
-    spread = np.sqrt(np.maximum(square / n - estimate**2, 0.0) / n)
-    tested = (n_units.max(0) >= chance.min_units) & (variance > 0)
-    z = _ratio(excess, np.sqrt(variance))
-    return _collect(tested, z, null, n_fires, n_units, rate_in / n, rate_out / n, estimate, spread)
+    rate_in, rate_out = sums.rate_in / n, sums.rate_out / n
+    estimate = (sums.rate_in - sums.rate_out) / n
+    return _collect(
+        (sums.n_units.max(0) >= chance.min_units) & (sums.variance > 0),
+        null,
+        n_fires=sums.n_fires,
+        n_units=sums.n_units,
+        rate_in=rate_in,
+        rate_out=rate_out,
+        estimate=estimate,
+        spread=np.sqrt(np.maximum(sums.square / n - estimate**2, 0.0) / n),
+        z=_ratio(sums.excess, np.sqrt(sums.variance)),
+    )
 
 
 def label_preference(
@@ -111,7 +129,7 @@ def label_preference(
     The statistic of a problem is the share of its vectors on which the latent fires.
 
     Args:
-        fires: The fires of every latent.
+        fires: Of every latent.
         label: Class of every problem; -1 is left out.
         n_levels: Number of classes.
         chance: Permutations and support floor.
@@ -122,15 +140,12 @@ def label_preference(
     rng = chance.rng
     for p in range(chance.n_permutations):
         shuffled[known, p] = label[rng.permutation(known)]
-    shape = (n_levels, fires.d_sae)
-    n_fires, n_units = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    total, square = np.zeros((2, *shape))
-    null, _ = _run(
-        null_loops.labels, fires, fires.n_hooks, _weight(fires), label.astype(np.int64), sizes, shuffled,
-        chance.min_units, _longest(fires), n_fires, n_units, total, square,
-    )  # fmt: skip
-    return _classes(sizes[:, None], len(known), n_fires, n_units, total, square, total.sum(0), square.sum(0),
-                    n_units.sum(0) >= chance.min_units, null)  # fmt: skip
+    sums = _class_sums((n_levels, fires.d_sae))
+    classes = Labels(label.astype(np.int64), sizes, shuffled)
+    null, _ = _run(null_loops.labels, fires, _units(fires, chance.min_units), classes, sums)
+    totals = Totals(sums.total.sum(0), sums.square.sum(0))
+    supported = sums.n_units.sum(0) >= chance.min_units
+    return _classes(sums, totals, sizes=sizes, n=len(known), supported=supported, null=null)
 
 
 def word_preference(
@@ -145,7 +160,7 @@ def word_preference(
     """Words that are in a problem's text or not: the problems with a word against those without.
 
     Args:
-        fires: The fires of every latent.
+        fires: Of every latent.
         indptr: Where the words of each problem begin in `word`.
         word: The different words of every problem, problem by problem.
         n_words: Number of words; each must be in some texts and missing in some.
@@ -159,7 +174,7 @@ def word_preference(
     block = max(1, WORD_PAIRS // n_words)
     parts, nulls, observed = [], [], np.zeros(null_loops.Z_BINS, np.int64)
     for low in range(0, fires.d_sae, block):
-        null, found = _words(fires.part(low, low + block), has, sizes, shuffled, chance.min_units)
+        null, found = _words(fires.part(low, low + block), Words(has, sizes, shuffled), chance.min_units)
         observed += np.bincount(binned(found.z), minlength=len(observed))
         order = np.lexsort((found.level, -np.abs(found.z), found.latent))
         found = found.take(order[rank_within(found.latent[order]) < top])
@@ -172,31 +187,13 @@ def word_preference(
     return Associations(**columns, n_tested=int(observed.sum()))
 
 
-def _words(
-    fires: Fires, has: np.ndarray, sizes: np.ndarray, shuffled: np.ndarray, min_units: int
-) -> tuple[Null, Associations]:
+def _words(fires: Fires, words: Words, min_units: int) -> tuple[Null, Associations]:
     """All pairs of some latents and all words, and the null of these latents alone."""
-    shape = (fires.d_sae, len(sizes))
-    n_fires, n_units = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    total, square = np.zeros((2, *shape))
-    whole, squares = np.zeros((2, fires.d_sae))
-    null, _ = _run(
-        null_loops.words, fires, fires.n_hooks, _weight(fires), has, sizes, shuffled,
-        min_units, _longest(fires), n_fires, n_units, total, square, whole, squares,
-    )  # fmt: skip
+    sums, totals = _class_sums((fires.d_sae, len(words.sizes))), Totals(*np.zeros((2, fires.d_sae)))
+    null, _ = _run(null_loops.words, fires, _units(fires, min_units), words, sums, totals)
+    by_word = ClassSums(*(column.T for column in sums))
     supported = units_of(fires) >= min_units
-    return null, _classes(
-        sizes[:, None],
-        fires.n_units,
-        n_fires.T,
-        n_units.T,
-        total.T,
-        square.T,
-        whole,
-        squares,
-        supported,
-        null,
-    )
+    return null, _classes(by_word, totals, sizes=words.sizes, n=fires.n_units, supported=supported, null=null)
 
 
 def correlation(fires: Fires, number: Float[np.ndarray, " units"], chance: Chance) -> Associations:
@@ -209,19 +206,16 @@ def correlation(fires: Fires, number: Float[np.ndarray, " units"], chance: Chanc
     rng = chance.rng
     for p in range(chance.n_permutations):
         shuffled[known, p] = score[rng.permutation(known)]
-    n_fires, n_units = np.zeros((2, fires.d_sae), np.int64)
-    total, square, product = np.zeros((3, fires.d_sae))
-    null, _ = _run(
-        null_loops.correlations, fires, fires.n_hooks, _weight(fires), score, shuffled, n, chance.min_units,
-        _longest(fires), n_fires, n_units, total, square, product,
-    )  # fmt: skip
-    variance = square / n - (total / n) ** 2
-    latent = np.flatnonzero((n_units >= chance.min_units) & (variance > 1e-24))
-    z = product[latent] / np.sqrt(n * variance[latent])
+    sums = NumberSums(*np.zeros((2, fires.d_sae), np.int64), *np.zeros((3, fires.d_sae)))
+    units, numbers = _units(fires, chance.min_units), Numbers(score, shuffled, n)
+    null, _ = _run(null_loops.correlations, fires, units, numbers, sums)
+    variance = sums.square / n - (sums.total / n) ** 2
+    latent = np.flatnonzero((sums.n_units >= chance.min_units) & (variance > 1e-24))
+    z = sums.product[latent] / np.sqrt(n * variance[latent])
     r = np.clip(z / np.sqrt(n), -1 + 1e-12, 1 - 1e-12)
     half, nothing = Z95 / np.sqrt(max(n - 3, 1)), np.full(len(latent), np.nan)
     return Associations(
-        latent, np.zeros_like(latent), n_fires[latent], n_units[latent], nothing, nothing, r,
+        latent, np.zeros_like(latent), sums.n_fires[latent], sums.n_units[latent], nothing, nothing, r,
         np.tanh(np.arctanh(r) - half), np.tanh(np.arctanh(r) + half), z, null.q_values(z), null.p_max(z),
         len(latent),
     )  # fmt: skip
@@ -241,7 +235,7 @@ def token_preference(
     The interval of the lift linearises the ratio "fires on this token / fires" over documents.
 
     Args:
-        fires: The fires of every latent.
+        fires: Of every latent.
         token: Token of every place.
         n_tokens: Size of the vocabulary.
         chance: Permutations, and the documents in which a latent must fire on the token.
@@ -251,14 +245,12 @@ def token_preference(
     vectors = np.bincount(token, minlength=n_tokens) * fires.n_hooks
     base = vectors / max(fires.n_vectors, 1)
     shape = (fires.d_sae, top)
-    found, score, numbers = np.full(shape, -1, np.int64), np.zeros(shape), np.zeros((*shape, 5))
-    null, observed = _run(
-        null_loops.tokens, fires, fires.first, fires.n_hooks, token.astype(np.int32), base,
-        shifts(np.diff(fires.first), chance), min_fires, chance.min_units,
-        int(fires.counts.max(initial=0)), found, score, numbers,
-    )  # fmt: skip
-    latent, rank = np.nonzero(found >= 0)
-    level, (count, units, part, spread, z) = found[latent, rank], numbers[latent, rank].T
+    best = Best(np.full(shape, -1, np.int64), np.zeros(shape), np.zeros((*shape, 5)))
+    texts = Texts(token.astype(np.int32), base, shifts(np.diff(fires.first), chance))
+    support = Support(min_fires, chance.min_units, int(fires.counts.max(initial=0)))
+    null, observed = _run(null_loops.tokens, fires, texts, support, best)
+    latent, rank = np.nonzero(best.ids >= 0)
+    level, (count, units, part, spread, z) = best.ids[latent, rank], best.numbers[latent, rank].T
     own = fires.counts[latent]
     rate_out = _ratio(own - count, fires.n_vectors - vectors[level])
     return Associations(
@@ -272,7 +264,7 @@ def token_preference(
 def units_of(fires: Fires) -> Int[np.ndarray, " d_sae"]:
     """Problems in which each latent fires."""
     found = np.zeros(fires.d_sae, np.int64)
-    share(null_loops.count_units, fires.d_sae, fires.indptr, fires.vector, fires.unit, fires.n_hooks, found)
+    share(null_loops.count_units, fires.d_sae, fires, found)
     return found
 
 
@@ -285,65 +277,70 @@ def rank_within(sorted_group: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     return np.arange(len(sorted_group)) - np.repeat(start, lengths)
 
 
-def _run(loop: Any, fires: Fires, *arguments: Any) -> tuple[Null, np.ndarray]:
+def _run(loop: Callable[..., tuple], fires: Fires, *arguments: tuple | int) -> tuple[Null, np.ndarray]:
     """A loop over all latents: its null, and the binned |z| of the data where it gives them."""
-    parts = share(loop, fires.d_sae, fires.indptr, fires.vector, fires.unit, *arguments)
+    parts = share(loop, fires.d_sae, fires, *arguments)
     largest, counts, *rest = zip(*parts, strict=True)
     observed = np.sum(rest[0], axis=0) if rest else np.zeros(0, np.int64)
     return Null(np.max(largest, axis=0), np.sum(counts, axis=0)), observed
 
 
-def _weight(fires: Fires) -> Float[np.ndarray, " units"]:
-    return 1.0 / fires.vectors_per_unit
+def _units(fires: Fires, min_units: int) -> Units:
+    longest = max(1, min(fires.n_units, int(fires.counts.max(initial=0))))
+    return Units(1.0 / fires.vectors_per_unit, longest, min_units)
 
 
-def _longest(fires: Fires) -> int:
-    """Most problems that a latent can fire in."""
-    return max(1, min(fires.n_units, int(fires.counts.max(initial=0))))
+def _class_sums(shape: tuple[int, int]) -> ClassSums:
+    return ClassSums(*np.zeros((2, *shape), np.int64), *np.zeros((2, *shape)))
 
 
 def _classes(
-    sizes: np.ndarray,
-    n: int,
-    n_fires: np.ndarray,
-    n_units: np.ndarray,
-    total: np.ndarray,
-    square: np.ndarray,
-    whole: np.ndarray,
-    squares: np.ndarray,
-    supported: np.ndarray,
-    null: Null,
+    sums: ClassSums, totals: Totals, *, sizes: np.ndarray, n: int, supported: np.ndarray, null: Null
 ) -> Associations:
     """Problems of each class against all others, from sums over `[class, latent]` and over all problems."""
+    sizes, (whole, squares) = sizes[:, None], totals
     rest = n - sizes
-    rate_in, rate_out = _ratio(total, sizes), _ratio(whole - total, rest)
+    rate_in, rate_out = _ratio(sums.total, sizes), _ratio(whole - sums.total, rest)
     variance = np.maximum(squares / max(n, 1) - (whole / max(n, 1)) ** 2, 0.0)
     scale = np.sqrt(variance * (_ratio(1.0, sizes) + _ratio(1.0, rest)))
-    spread = np.sqrt(_variance(square, rate_in, sizes) + _variance(squares - square, rate_out, rest))
-    z = _ratio(rate_in - rate_out, scale)
-    tested = supported & (variance > 1e-24) & (sizes > 1) & (rest > 1)
-    return _collect(tested, z, null, n_fires, n_units, rate_in, rate_out, rate_in - rate_out, spread)
+    of_rest = _variance(squares - sums.square, rate_out, rest)
+    return _collect(
+        supported & (variance > 1e-24) & (sizes > 1) & (rest > 1),
+        null,
+        n_fires=sums.n_fires,
+        n_units=sums.n_units,
+        rate_in=rate_in,
+        rate_out=rate_out,
+        estimate=rate_in - rate_out,
+        spread=np.sqrt(_variance(sums.square, rate_in, sizes) + of_rest),
+        z=_ratio(rate_in - rate_out, scale),
+    )
 
 
 def _collect(
     tested: np.ndarray,
-    z: np.ndarray,
     null: Null,
-    fires: np.ndarray,
-    units: np.ndarray,
-    rate_in: np.ndarray,
-    rate_out: np.ndarray,
+    *,
     estimate: np.ndarray,
     spread: np.ndarray,
+    z: np.ndarray,
+    **columns: np.ndarray,
 ) -> Associations:
     """Entries of the tested [level, latent] pairs."""
-    level, latent = np.nonzero(tested)
-    pick = level, latent
+    level, latent = pick = np.nonzero(tested)
+    middle, half, z = estimate[pick], Z95 * spread[pick], z[pick]
     return Associations(
-        latent, level, fires[pick], units[pick], rate_in[pick], rate_out[pick], estimate[pick],
-        estimate[pick] - Z95 * spread[pick], estimate[pick] + Z95 * spread[pick],
-        z[pick], null.q_values(z[pick]), null.p_max(z[pick]), len(level),
-    )  # fmt: skip
+        latent=latent,
+        level=level,
+        **{name: column[pick] for name, column in columns.items()},
+        estimate=middle,
+        low=middle - half,
+        high=middle + half,
+        z=z,
+        q_value=null.q_values(z),
+        p_max=null.p_max(z),
+        n_tested=len(level),
+    )
 
 
 def _variance(square: np.ndarray, mean: np.ndarray, n: np.ndarray) -> np.ndarray:

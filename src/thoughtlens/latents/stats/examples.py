@@ -15,7 +15,7 @@ from thoughtlens.numerics.kernels.host import share
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Vectors of some fires, by latent (and decile) and rank."""
+    """Vectors of some firings, by latent (and decile) and rank."""
 
     latent: Int[np.ndarray, " n"]
     rank: Int[np.ndarray, " n"]
@@ -31,40 +31,37 @@ class Examples:
 
 
 def top_examples(fires: Fires, row: Int[np.ndarray, " places"], k: int) -> Examples:
-    """The k strongest vectors of each latent, at most one a problem.
+    """The k strongest vectors of each latent, at most one per problem.
 
     Ties go to the lowest row, then to the first hook.
 
     Args:
-        fires: The fires of every latent.
+        fires: Of every latent.
         row: Row number of each place, by which ties are broken; ascending within a problem.
         k: Examples to keep for each.
     """
     best = np.full((fires.d_sae, k), -1, np.int64)
-    share(
-        loops.strongest, fires.d_sae, fires.indptr, fires.vector, fires.value, fires.unit, row,
-        fires.n_hooks, best,
-    )  # fmt: skip
+    share(loops.strongest, fires.d_sae, fires, row, best)
     latent, rank = np.nonzero(best >= 0)
     at = best[latent, rank]
     return Examples(latent, rank, fires.value[at], fires.vector[at].astype(np.int64))
 
 
 def decile_examples(fires: Fires, n: int, seed: int) -> tuple[Float[np.ndarray, "d_sae 11"], Examples]:
-    """True deciles of each latent's activation over its fires, and a uniform sample of fires from each.
+    """True deciles of each latent's activation over its firings, and a uniform sample of them from each.
 
-    Edges are interpolated linearly between fires, 0 for a latent that never fires; a decile has the fires
+    Edges are interpolated linearly between firings, 0 for a latent that never fires; a decile has those
     from its lower edge to below its upper one (ties in the order of vectors). Within a decile the strongest
     of the sample has rank 0.
 
     Args:
-        fires: The fires of every latent.
-        n: Fires drawn from each decile without replacement; all where it has fewer.
+        fires: Of every latent.
+        n: Firings drawn from each decile without replacement; all where it has fewer.
         seed: Of the draws.
     """
     draws = np.random.default_rng(seed).random((fires.d_sae, 10, n))
     edges, samples = np.zeros((fires.d_sae, 11)), np.full((fires.d_sae, 10, n), -1, np.int64)
-    share(loops.deciles, fires.d_sae, fires.indptr, fires.value, draws, edges, samples)
+    share(loops.deciles, fires.d_sae, fires, draws, edges, samples)
     samples = samples[:, ::-1, ::-1]  # strongest first
     latent, tenth, slot = np.nonzero(samples >= 0)
     at = samples[latent, tenth, slot]
@@ -78,7 +75,7 @@ def look_up(
 ) -> Float[np.ndarray, " n"]:
     """The activation of chosen latents on chosen vectors; 0 where they do not fire."""
     found = np.zeros(len(latent), np.float32)
-    share(loops.look_up, len(latent), fires.indptr, fires.vector, fires.value, latent, vector, found)
+    share(loops.look_up, len(latent), fires, latent, vector, found)
     return found
 
 

@@ -1,18 +1,45 @@
 """The loops behind the statistics of latents, compiled by numba: each does latents `lo` to `hi`.
 
 A latent is computed by one call and in one order, so that results do not depend on the number of threads.
-In all of them `starts [d_sae + 1]` and `vectors` list each latent's fires; `unit [places]` and
-`first [units + 1]` say which places belong to which problem; a vector is hook `v % n_hooks` of place
-`v // n_hooks`.
+`fires` are `codes.fires.Fires`. Arrays are taken out of their tuples before a loop, where that costs nothing.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+from jaxtyping import Float, Int
 
 from thoughtlens.numerics.kernels.loops import compiled
 
-BINS_PER_OCTAVE = 4
+LOG2_LOW, BINS_PER_OCTAVE = -12, 4
+"""Lower edge of the histogram, and its bins."""
+
+
+class Sums(NamedTuple):
+    """What `summaries` adds up."""
+
+    units: Int[np.ndarray, " d_sae"]
+    total: Float[np.ndarray, " d_sae"]
+    top: Float[np.ndarray, " d_sae"]
+    marked: Float[np.ndarray, "marks d_sae"]
+    histogram: Int[np.ndarray, "d_sae bins"]
+
+
+class Partners(NamedTuple):
+    """What `coactive` finds."""
+
+    other: Int[np.ndarray, "d_sae top"]
+    both: Int[np.ndarray, "d_sae top"]
+    jaccard: Float[np.ndarray, "d_sae top"]
+
+
+class Common(NamedTuple):
+    """What `common_tokens` finds."""
+
+    token: Int[np.ndarray, "d_sae top"]
+    fires: Float[np.ndarray, "d_sae top"]
 
 
 @compiled
@@ -35,10 +62,16 @@ def insert(ids, scores, new, score):
 
 
 @compiled
-def summaries(
-    starts, vectors, values, unit, marks, n_hooks, units, total, top, marked, histogram, low2, lo, hi
-):
+def summaries(fires, marks, sums, lo, hi):
     """Problems, sum and maximum of each latent, its sum on marked places, and its log2 histogram."""
+    starts, vectors, values, unit, n_hooks = (
+        fires.indptr,
+        fires.vector,
+        fires.value,
+        fires.unit,
+        fires.n_hooks,
+    )
+    units, total, top, marked, histogram = sums
     bins = histogram.shape[1]
     for j in range(lo, hi):
         before = -1
@@ -50,18 +83,18 @@ def summaries(
             top[j] = max(top[j], x)
             for m in range(marks.shape[0]):
                 marked[m, j] += x if marks[m, place] else 0.0
-            b = int(np.floor((np.log2(abs(x)) - low2) * BINS_PER_OCTAVE))
+            b = int(np.floor((np.log2(abs(x)) - LOG2_LOW) * BINS_PER_OCTAVE))
             histogram[j, min(max(b, 0), bins - 1)] += 1
 
 
 @compiled
-def deciles(starts, values, draws, edges, samples, lo, hi):
-    """The eleven quantiles of each latent's activations, and fires drawn from each tenth of them.
+def deciles(fires, draws, edges, samples, lo, hi):
+    """The eleven quantiles of each latent's activations, and firings drawn from each tenth of them.
 
-    `draws [d_sae, 10, m]` are uniform numbers; `samples` becomes the drawn fires' positions among all fires,
+    `draws [d_sae, 10, m]` are uniform numbers; `samples` becomes the drawn firings' positions among all,
     ascending by activation within a tenth, -1 where it has fewer.
     """
-    m = draws.shape[2]
+    starts, values, m = fires.indptr, fires.value, draws.shape[2]
     chosen = np.empty(m, np.int64)
     for j in range(lo, hi):
         start, n = starts[j], starts[j + 1] - starts[j]
@@ -75,7 +108,7 @@ def deciles(starts, values, draws, edges, samples, lo, hi):
             b = np.float64(values[start + order[min(below + 1, n - 1)]])
             edges[j, d] = a + (at - below) * (b - a)
         for d in range(10):
-            low = ((n - 1) * d + 9) // 10  # the first fire that reaches the edge below
+            low = ((n - 1) * d + 9) // 10  # the first firing that reaches the edge below
             size = (((n - 1) * (d + 1) + 9) // 10 if d < 9 else n) - low
             for i in range(min(m, size)):
                 pick = min(int(draws[j, d, i] * (size - i)), size - i - 1)
@@ -90,11 +123,18 @@ def deciles(starts, values, draws, edges, samples, lo, hi):
 
 
 @compiled
-def strongest(starts, vectors, values, unit, row, n_hooks, best, lo, hi):
-    """Positions among all fires of each latent's strongest, one a problem, -1 where there are fewer.
+def strongest(fires, row, best, lo, hi):
+    """Positions among all firings of each latent's strongest, one per problem, -1 where there are fewer.
 
     Ties go to the lowest row, then to the first hook.
     """
+    starts, vectors, values, unit, n_hooks = (
+        fires.indptr,
+        fires.vector,
+        fires.value,
+        fires.unit,
+        fires.n_hooks,
+    )
     k = best.shape[1]
     for j in range(lo, hi):
         n, i, stop = 0, starts[j], starts[j + 1]
@@ -104,7 +144,7 @@ def strongest(starts, vectors, values, unit, row, n_hooks, best, lo, hi):
                 top = i if values[i] > values[top] else top
                 i += 1
             at = n
-            while at > 0 and _before(top, best[j, at - 1], vectors, values, row, n_hooks):
+            while at > 0 and _before(top, best[j, at - 1], fires, row):
                 at -= 1
             if at < k:
                 n = min(n + 1, k)
@@ -114,15 +154,16 @@ def strongest(starts, vectors, values, unit, row, n_hooks, best, lo, hi):
 
 
 @compiled
-def _before(a, b, vectors, values, row, n_hooks):
-    if values[a] != values[b]:
-        return values[a] > values[b]
-    return row[vectors[a] // n_hooks] < row[vectors[b] // n_hooks]
+def _before(a, b, fires, row):
+    if fires.value[a] != fires.value[b]:
+        return fires.value[a] > fires.value[b]
+    return row[fires.vector[a] // fires.n_hooks] < row[fires.vector[b] // fires.n_hooks]
 
 
 @compiled
-def look_up(starts, vectors, values, latent, vector, out, lo, hi):
+def look_up(fires, latent, vector, out, lo, hi):
     """`out[i]`: the activation of `latent[i]` on `vector[i]`, 0 where it does not fire."""
+    starts, vectors, values = fires.indptr, fires.vector, fires.value
     for i in range(lo, hi):
         low, high = starts[latent[i]], starts[latent[i] + 1]
         end = high
@@ -136,8 +177,9 @@ def look_up(starts, vectors, values, latent, vector, out, lo, hi):
 
 
 @compiled
-def level_counts(starts, vectors, level, out, lo, hi):
-    """`out[j, level]`: fires of each latent on the vectors of each level; level -1 is left out."""
+def level_counts(fires, level, out, lo, hi):
+    """`out[j, level]`: firings of each latent on the vectors of each level; level -1 is left out."""
+    starts, vectors = fires.indptr, fires.vector
     for j in range(lo, hi):
         for i in range(starts[j], starts[j + 1]):
             if level[vectors[i]] >= 0:
@@ -145,8 +187,9 @@ def level_counts(starts, vectors, level, out, lo, hi):
 
 
 @compiled
-def common_tokens(starts, vectors, token, n_hooks, n_tokens, found, fires, lo, hi):
+def common_tokens(fires, token, n_tokens, common, lo, hi):
     """The tokens on which each latent fires most often (ties: lowest id) and how often; -1 where fewer."""
+    starts, vectors, n_hooks = fires.indptr, fires.vector, fires.n_hooks
     count, seen = np.zeros(n_tokens, np.int64), np.empty(n_tokens, np.int64)
     for j in range(lo, hi):
         n = 0
@@ -157,13 +200,15 @@ def common_tokens(starts, vectors, token, n_hooks, n_tokens, found, fires, lo, h
                 n += 1
             count[t] += 1
         for i in range(n):
-            insert(found[j], fires[j], seen[i], np.float64(count[seen[i]]))
+            insert(common.token[j], common.fires[j], seen[i], np.float64(count[seen[i]]))
             count[seen[i]] = 0
 
 
 @compiled
-def coactive(starts, vectors, row_starts, row_latents, other, both, jaccard, lo, hi):
+def coactive(fires, by_vector, partners, lo, hi):
     """The latents that fire on the same vectors as each latent, by Jaccard index (ties: lowest latent)."""
+    starts, vectors, row_starts, row_latents = fires.indptr, fires.vector, by_vector.indptr, by_vector.indices
+    other, both, jaccard = partners
     d_sae = len(starts) - 1
     count, seen = np.zeros(d_sae, np.int32), np.empty(d_sae, np.int32)
     for j in range(lo, hi):

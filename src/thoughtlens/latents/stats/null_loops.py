@@ -1,13 +1,15 @@
-"""The loops behind associations and their permutation nulls, compiled by numba; arguments as in `loops`.
+"""The loops behind associations and their permutation nulls, compiled by numba; as those in `loops`.
 
-Every loop fills `null_max [P]` of its piece, the largest |z| of each permutation, and `null_counts`, how many
-|z| of all permutations fall into each bin, and returns both: maxima and whole numbers, so that it does not
+Every loop fills the `Chances` of its piece and returns them: maxima and whole numbers, so that it does not
 matter how latents are dealt out over threads.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+from jaxtyping import Float, Int, UInt8
 
 from thoughtlens.latents.stats.loops import insert
 from thoughtlens.numerics.kernels.loops import compiled
@@ -16,26 +18,162 @@ Z_BINS, BINS_PER_Z = 10_000, 100.0
 Z95 = 1.959963984540054
 
 
+class Chances(NamedTuple):
+    """What permutations gave: the largest |z| of each, and how many |z| of all fall into each bin."""
+
+    largest: Float[np.ndarray, " permutations"]
+    counts: Int[np.ndarray, " bins"]
+
+
+class Levels(NamedTuple):
+    """Levels that vary inside a problem."""
+
+    level: Int[np.ndarray, " vectors"]
+    exposure: Int[np.ndarray, "units levels"]
+    """A problem's vectors at each level."""
+    shift: Int[np.ndarray, "units permutations"]
+    """By how much the levels of a problem's places (or hooks) are moved around."""
+    over_hooks: bool
+
+
+class LevelSums(NamedTuple):
+    """Of each level and latent, over problems."""
+
+    n_fires: Int[np.ndarray, "levels d_sae"]
+    n_units: Int[np.ndarray, "levels d_sae"]
+    rate_in: Float[np.ndarray, "levels d_sae"]
+    rate_out: Float[np.ndarray, "levels d_sae"]
+    square: Float[np.ndarray, "levels d_sae"]
+    excess: Float[np.ndarray, "levels d_sae"]
+    """Firings at the level less those expected from each problem's own rate."""
+    variance: Float[np.ndarray, "levels d_sae"]
+    """Of `excess`, if levels are dealt out at random inside problems."""
+
+
+class Units(NamedTuple):
+    """Problems as the unit of what a latent does: the share of a problem's vectors on which it fires."""
+
+    weight: Float[np.ndarray, " units"]
+    """1 / vectors of each."""
+    longest: int
+    """Most problems that a latent can fire in."""
+    min_units: int
+    """Problems in which a latent must fire."""
+
+
+class Labels(NamedTuple):
+    """A class for each problem."""
+
+    label: Int[np.ndarray, " units"]
+    """-1: none."""
+    sizes: Int[np.ndarray, " levels"]
+    shuffled: Int[np.ndarray, "units permutations"]
+
+
+class ClassSums(NamedTuple):
+    """Of each class (or word) and latent: firings, problems, and sums of shares and their squares."""
+
+    n_fires: Int[np.ndarray, "a b"]
+    n_units: Int[np.ndarray, "a b"]
+    total: Float[np.ndarray, "a b"]
+    square: Float[np.ndarray, "a b"]
+
+
+class Numbers(NamedTuple):
+    """A number for each problem, in standard units (NaN where missing)."""
+
+    score: Float[np.ndarray, " units"]
+    shuffled: Float[np.ndarray, "units permutations"]
+    """0 where missing."""
+    n: int
+    """Problems that have one."""
+
+
+class NumberSums(NamedTuple):
+    """Of each latent."""
+
+    n_fires: Int[np.ndarray, " d_sae"]
+    n_units: Int[np.ndarray, " d_sae"]
+    total: Float[np.ndarray, " d_sae"]
+    square: Float[np.ndarray, " d_sae"]
+    product: Float[np.ndarray, " d_sae"]
+
+
+class Words(NamedTuple):
+    """Words that a problem's text has or not."""
+
+    has: UInt8[np.ndarray, "units words"]
+    sizes: Int[np.ndarray, " words"]
+    """Texts that have it."""
+    shuffled: Int[np.ndarray, "permutations units"]
+    """The text that a problem is given."""
+
+
+class Totals(NamedTuple):
+    """Of each latent, over all problems: sums of shares and their squares."""
+
+    whole: Float[np.ndarray, " d_sae"]
+    squares: Float[np.ndarray, " d_sae"]
+
+
+class Texts(NamedTuple):
+    """Tokens of documents."""
+
+    token: Int[np.ndarray, " places"]
+    base: Float[np.ndarray, " tokens"]
+    """Share of vectors that are the token."""
+    shift: Int[np.ndarray, "units permutations"]
+    """By how much a document's tokens are moved around."""
+
+
+class Support(NamedTuple):
+    """What a pair of latent and token needs to be tested."""
+
+    min_fires: int
+    min_units: int
+    longest: int
+    """Most firings of a latent."""
+
+
+class Best(NamedTuple):
+    """The tokens whose lift has the highest lower end."""
+
+    ids: Int[np.ndarray, "d_sae top"]
+    scores: Float[np.ndarray, "d_sae top"]
+    numbers: Float[np.ndarray, "d_sae top 5"]
+    """Firings, documents, share of the latent's firings, its spread and z."""
+
+
+class _Found(NamedTuple):
+    """Room for the tokens of one latent."""
+
+    at: Int[np.ndarray, " longest"]
+    bound: Int[np.ndarray, " longest_plus_1"]
+    now: Int[np.ndarray, " longest"]
+    inside: Float[np.ndarray, " tokens"]
+    seen: Int[np.ndarray, " tokens"]
+    sums: Float[np.ndarray, "tokens 4"]
+
+
 @compiled
-def _note(z, p, null_max, null_counts):
+def _note(z, p, chances):
     z = abs(z)
-    null_max[p] = max(null_max[p], z)
-    null_counts[int(min(z * BINS_PER_Z, Z_BINS - 1))] += 1
+    chances.largest[p] = max(chances.largest[p], z)
+    chances.counts[int(min(z * BINS_PER_Z, Z_BINS - 1))] += 1
 
 
 @compiled
-def inside(
-    starts, vectors, unit, first, n_hooks, level, exposure, shift, over_hooks, min_units, fires, units,
-    rate_in, rate_out, square, excess, variance, lo, hi,
-):  # fmt: skip
-    """Levels that vary inside a problem, each against the rest of the same problem.
+def _none_yet(n_null):
+    return Chances(np.zeros(n_null), np.zeros(Z_BINS, np.int64))
 
-    `exposure [units, levels]` counts a problem's vectors; `shift [units, P]` moves the levels of a problem's
-    places around (its hooks, where `over_hooks`). `excess` becomes fires at the level minus those expected
-    from the problem's own rate, `variance` what that has if levels are dealt out at random inside problems.
-    """
-    n_levels, n_null = exposure.shape[1], shift.shape[1]
-    null_max, null_counts = np.zeros(n_null), np.zeros(Z_BINS, np.int64)
+
+@compiled
+def inside(fires, levels, min_units, sums, lo, hi):
+    """Levels that vary inside a problem, each against the rest of the same problem."""
+    starts, vectors, unit, n_hooks = fires.indptr, fires.vector, fires.unit, fires.n_hooks
+    level, excess, variance = levels.level, sums.excess, sums.variance
+    n_levels, n_null = levels.exposure.shape[1], levels.shift.shape[1]
+    chances = _none_yet(n_null)
     here, moved = np.zeros(n_levels, np.int64), np.zeros((n_levels, n_null), np.int32)
     for j in range(lo, hi):
         i, stop = starts[j], starts[j + 1]
@@ -44,47 +182,50 @@ def inside(
             while i < stop and unit[vectors[i] // n_hooks] == u:
                 here[level[vectors[i]]] += 1
                 n, i = n + 1, i + 1
-            _add_unit(j, u, here, n, exposure, fires, units, rate_in, rate_out, square, excess, variance)
+            _add_unit(j, here, n, levels.exposure[u], sums)
         most = 0
         for v in range(n_levels):
-            most = max(most, units[v, j])
+            most = max(most, sums.n_units[v, j])
         if most < min_units:
             continue
         moved[:] = 0
-        _move(starts[j], stop, vectors, unit, first, n_hooks, level, shift, over_hooks, moved)
+        _move(fires, j, levels, moved)
         for v in range(n_levels):
             if variance[v, j] > 0:
-                expected, spread = fires[v, j] - excess[v, j], np.sqrt(variance[v, j])
+                expected, spread = sums.n_fires[v, j] - excess[v, j], np.sqrt(variance[v, j])
                 for p in range(n_null):
-                    _note((moved[v, p] - expected) / spread, p, null_max, null_counts)
-    return null_max, null_counts
+                    _note((moved[v, p] - expected) / spread, p, chances)
+    return chances
 
 
 @compiled
-def _add_unit(j, u, here, n, exposure, fires, units, rate_in, rate_out, square, excess, variance):
+def _add_unit(j, here, n, exposure, sums):
+    """Add a problem with `n` firings, of which `here` at each level."""
     size = 0
     for v in range(len(here)):
-        size += exposure[u, v]
+        size += exposure[v]
     for v in range(len(here)):
-        own = exposure[u, v]
-        fires[v, j] += here[v]
-        units[v, j] += here[v] > 0
+        own = exposure[v]
+        sums.n_fires[v, j] += here[v]
+        sums.n_units[v, j] += here[v] > 0
         if 0 < own < size:
             a, b = here[v] / own, (n - here[v]) / (size - own)
-            rate_in[v, j] += a
-            rate_out[v, j] += b
-            square[v, j] += (a - b) ** 2
+            sums.rate_in[v, j] += a
+            sums.rate_out[v, j] += b
+            sums.square[v, j] += (a - b) ** 2
         share = own / size
-        excess[v, j] += here[v] - n * share
+        sums.excess[v, j] += here[v] - n * share
         if size > 1:
-            variance[v, j] += n * share * (1 - share) * (size - n) / (size - 1)
+            sums.variance[v, j] += n * share * (1 - share) * (size - n) / (size - 1)
 
 
 @compiled
-def _move(i, stop, vectors, unit, first, n_hooks, level, shift, over_hooks, moved):
-    """Add to `moved [levels, P]` where the fires fall when each problem's levels are shifted."""
+def _move(fires, j, levels, moved):
+    """Add to `moved [levels, P]` where the firings fall when each problem's levels are shifted."""
+    vectors, unit, first, n_hooks = fires.vector, fires.unit, fires.first, fires.n_hooks
+    level, shift, over_hooks = levels.level, levels.shift, levels.over_hooks
     n_null = shift.shape[1]
-    while i < stop:
+    for i in range(fires.indptr[j], fires.indptr[j + 1]):
         place, hook = vectors[i] // n_hooks, vectors[i] % n_hooks
         u = unit[place]
         base, size = first[u], first[u + 1] - first[u]
@@ -96,12 +237,12 @@ def _move(i, stop, vectors, unit, first, n_hooks, level, shift, over_hooks, move
                 q = place - base + shift[u, p]
                 to = (base + (q if q < size else q - size)) * n_hooks + hook
             moved[level[to], p] += 1
-        i += 1
 
 
 @compiled
-def count_units(starts, vectors, unit, n_hooks, units, lo, hi):
+def count_units(fires, units, lo, hi):
     """`units[j]`: problems in which latent j fires."""
+    starts, vectors, unit, n_hooks = fires.indptr, fires.vector, fires.unit, fires.n_hooks
     for j in range(lo, hi):
         before = -1
         for i in range(starts[j], starts[j + 1]):
@@ -110,10 +251,10 @@ def count_units(starts, vectors, unit, n_hooks, units, lo, hi):
 
 
 @compiled
-def shares(start, stop, vectors, unit, n_hooks, weight, units, share):
+def shares(fires, j, weight, units, share):
     """The problems in which a latent fires and the share of their vectors on which it does; how many."""
-    n = 0
-    for i in range(start, stop):
+    vectors, unit, n_hooks, n = fires.vector, fires.unit, fires.n_hooks, 0
+    for i in range(fires.indptr[j], fires.indptr[j + 1]):
         u = unit[vectors[i] // n_hooks]
         if n == 0 or units[n - 1] != u:
             units[n], share[n] = u, np.float32(0)
@@ -123,109 +264,95 @@ def shares(start, stop, vectors, unit, n_hooks, weight, units, share):
 
 
 @compiled
-def labels(
-    starts, vectors, unit, n_hooks, weight, label, sizes, shuffled, min_units, longest, fires, units, total,
-    square, lo, hi,
-):  # fmt: skip
-    """Labels of whole problems: sums and squares over each class of the share of vectors that fire.
-
-    `weight [units]` is 1 / vectors, `label [units]` the class (-1: none), `sizes` the problems of each class,
-    `shuffled [units, P]` the class under each permutation.
-    """
+def labels(fires, units, classes, sums, lo, hi):
+    """Labels of whole problems: sums and squares over each class of the share of vectors that fire."""
+    weight, label, sizes, shuffled = units.weight, classes.label, classes.sizes, classes.shuffled
     n_levels, n_null = len(sizes), shuffled.shape[1]
-    null_max, null_counts = np.zeros(n_null), np.zeros(Z_BINS, np.int64)
-    who, share = np.empty(longest, np.int64), np.empty(longest, np.float32)
-    sums = np.zeros((n_levels, n_null), np.float32)
+    chances = _none_yet(n_null)
+    who, share = np.empty(units.longest, np.int64), np.empty(units.longest, np.float32)
+    by_chance = np.zeros((n_levels, n_null), np.float32)
     for j in range(lo, hi):
-        n, known = shares(starts[j], starts[j + 1], vectors, unit, n_hooks, weight, who, share), 0
+        n, known = shares(fires, j, weight, who, share), 0
         for i in range(n):
             v = label[who[i]]
             if v >= 0:
                 x = np.float64(share[i])
                 known += 1
-                fires[v, j] += int(np.rint(x / weight[who[i]]))
-                units[v, j] += 1
-                total[v, j] += x
-                square[v, j] += x * x
-        if known < min_units:
+                sums.n_fires[v, j] += int(np.rint(x / weight[who[i]]))
+                sums.n_units[v, j] += 1
+                sums.total[v, j] += x
+                sums.square[v, j] += x * x
+        if known < units.min_units:
             continue
-        sums[:] = 0
+        by_chance[:] = 0
         for i in range(n):
             row, x = shuffled[who[i]], share[i]
             for v in range(n_levels):
-                own = sums[v]
+                own = by_chance[v]
                 for p in range(n_null):
                     own[p] += x if row[p] == v else np.float32(0)
-        _note_labels(j, sizes, total, square, sums, null_max, null_counts)
-    return null_max, null_counts
+        _note_labels(j, sizes, sums, by_chance, chances)
+    return chances
 
 
 @compiled
-def _note_labels(j, sizes, total, square, sums, null_max, null_counts):
+def _note_labels(j, sizes, sums, by_chance, chances):
     whole, squares, n = 0.0, 0.0, 0
     for v in range(len(sizes)):
-        whole, squares, n = whole + total[v, j], squares + square[v, j], n + sizes[v]
+        whole, squares, n = whole + sums.total[v, j], squares + sums.square[v, j], n + sizes[v]
     variance = squares / n - (whole / n) ** 2
     for v in range(len(sizes)):
         own, rest = sizes[v], n - sizes[v]
         if variance > 1e-24 and own > 1 and rest > 1:
             scale = np.sqrt(variance * (1 / own + 1 / rest))
-            for p in range(sums.shape[1]):
-                _note((sums[v, p] / own - (whole - sums[v, p]) / rest) / scale, p, null_max, null_counts)
+            for p in range(by_chance.shape[1]):
+                _note((by_chance[v, p] / own - (whole - by_chance[v, p]) / rest) / scale, p, chances)
 
 
 @compiled
-def correlations(
-    starts, vectors, unit, n_hooks, weight, score, shuffled, n, min_units, longest, fires, units, total,
-    square, product, lo, hi,
-):  # fmt: skip
-    """A number of whole problems, in standard units (0 where missing), times the share of vectors that fire.
-
-    `shuffled [units, P]` is the number under each permutation, `n` the problems that have one.
-    """
+def correlations(fires, units, numbers, sums, lo, hi):
+    """A number of whole problems times the share of vectors that fire."""
+    weight, score, shuffled, n = units.weight, numbers.score, numbers.shuffled, numbers.n
+    total, square, product = sums.total, sums.square, sums.product
     n_null = shuffled.shape[1]
-    null_max, null_counts = np.zeros(n_null), np.zeros(Z_BINS, np.int64)
-    who, share = np.empty(longest, np.int64), np.empty(longest, np.float32)
-    sums = np.zeros(n_null, np.float32)
+    chances = _none_yet(n_null)
+    who, share = np.empty(units.longest, np.int64), np.empty(units.longest, np.float32)
+    by_chance = np.zeros(n_null, np.float32)
     for j in range(lo, hi):
-        m = shares(starts[j], starts[j + 1], vectors, unit, n_hooks, weight, who, share)
-        sums[:] = 0
+        m = shares(fires, j, weight, who, share)
+        by_chance[:] = 0
         for i in range(m):
             u, x = who[i], np.float64(share[i])
             if score[u] == score[u]:
-                fires[j] += int(np.rint(x / weight[u]))
-                units[j] += 1
+                sums.n_fires[j] += int(np.rint(x / weight[u]))
+                sums.n_units[j] += 1
                 total[j] += x
                 square[j] += x * x
                 product[j] += x * score[u]
         variance = square[j] / n - (total[j] / n) ** 2
-        if units[j] < min_units or not variance > 1e-24:
+        if sums.n_units[j] < units.min_units or not variance > 1e-24:
             continue
         for i in range(m):
             row, s = shuffled[who[i]], share[i]
             for p in range(n_null):
-                sums[p] += s * row[p]
+                by_chance[p] += s * row[p]
         for p in range(n_null):
-            _note(sums[p] / np.sqrt(n * variance), p, null_max, null_counts)
-    return null_max, null_counts
+            _note(by_chance[p] / np.sqrt(n * variance), p, chances)
+    return chances
 
 
 @compiled
-def words(
-    starts, vectors, unit, n_hooks, weight, has, sizes, shuffled, min_units, longest, fires, units, total,
-    square, whole, squares, lo, hi,
-):  # fmt: skip
-    """Words that a problem's text has or not: as `labels`, each word against all texts without it.
-
-    `has [units, words]` is 1 where a text has a word, `sizes` the texts that have it, `shuffled [P, units]`
-    the text that a problem is given under each permutation.
-    """
+def words(fires, units, texts, sums, totals, lo, hi):
+    """Words that a problem's text has or not: as `labels`, each word against all texts without it."""
+    weight, has, sizes, shuffled = units.weight, texts.has, texts.sizes, texts.shuffled
+    n_fires, n_units, total, square = sums
+    whole, squares = totals
     n_null, (n, n_words) = shuffled.shape[0], has.shape
-    null_max, null_counts = np.zeros(n_null), np.zeros(Z_BINS, np.int64)
-    who, share = np.empty(longest, np.int64), np.empty(longest, np.float32)
-    sums, scale = np.zeros(n_words, np.float32), np.zeros(n_words)
+    chances = _none_yet(n_null)
+    who, share = np.empty(units.longest, np.int64), np.empty(units.longest, np.float32)
+    by_chance, scale = np.zeros(n_words, np.float32), np.zeros(n_words)
     for j in range(lo, hi):
-        m = shares(starts[j], starts[j + 1], vectors, unit, n_hooks, weight, who, share)
+        m = shares(fires, j, weight, who, share)
         for i in range(m):
             row, x = has[who[i]], np.float64(share[i])
             count = int(np.rint(x / weight[who[i]]))
@@ -233,90 +360,85 @@ def words(
             squares[j] += x * x
             for w in range(n_words):
                 if row[w]:
-                    fires[j, w] += count
-                    units[j, w] += 1
+                    n_fires[j, w] += count
+                    n_units[j, w] += 1
                     total[j, w] += x
                     square[j, w] += x * x
         variance = squares[j] / n - (whole[j] / n) ** 2
-        if m < min_units or not variance > 1e-24:
+        if m < units.min_units or not variance > 1e-24:
             continue
         for w in range(n_words):
             scale[w] = 1 / np.sqrt(variance * (1 / sizes[w] + 1 / (n - sizes[w])))
         for p in range(n_null):
-            sums[:] = 0
+            by_chance[:] = 0
             for i in range(m):
                 row, x = has[shuffled[p, who[i]]], share[i]
                 for w in range(n_words):
-                    sums[w] += x * np.float32(row[w])
+                    by_chance[w] += x * np.float32(row[w])
             for w in range(n_words):
-                gap = sums[w] / sizes[w] - (whole[j] - sums[w]) / (n - sizes[w])
-                _note(gap * scale[w], p, null_max, null_counts)
-    return null_max, null_counts
+                gap = by_chance[w] / sizes[w] - (whole[j] - by_chance[w]) / (n - sizes[w])
+                _note(gap * scale[w], p, chances)
+    return chances
 
 
 @compiled
-def tokens(
-    starts, vectors, unit, first, n_hooks, token, base, shift, min_fires, min_units, longest, found, score,
-    numbers, lo, hi,
-):  # fmt: skip
+def tokens(fires, texts, support, best, lo, hi):
     """Tokens on which a latent fires more often than on others, documents as the unit.
 
-    `base [tokens]` is the share of vectors that are the token; `shift [units, P]` moves a document's tokens
-    around. Of the pairs with support, `found [d_sae, most]` becomes the tokens whose lift has the highest
-    lower end (`score`), `numbers [d_sae, most, 5]` their fires, documents, share of the latent's fires, its
-    spread and z. Also returns how many |z| of all of them fall into each bin.
+    Also returns how many |z| of all pairs with support fall into each bin.
     """
-    n_null, n_tokens = shift.shape[1], len(base)
-    null_max, null_counts = np.zeros(n_null), np.zeros(Z_BINS, np.int64)
-    mine, own_max = np.zeros(Z_BINS, np.int64), np.zeros(1)
-    inside, seen, sums = np.zeros(n_tokens), np.empty(n_tokens, np.int64), np.zeros((n_tokens, 4))
+    n_null, base, longest = texts.shift.shape[1], texts.base, support.longest
+    chances, mine = _none_yet(n_null), _none_yet(1)
+    sums, seen = np.zeros((len(base), 4)), np.empty(len(base), np.int64)
     at, now, bound = np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest + 1, np.int64)
+    found = _Found(at, bound, now, np.zeros(len(base)), seen, sums)
     for j in range(lo, hi):
-        n_fires = starts[j + 1] - starts[j]
-        if n_fires < min_fires:
+        n_fires = fires.indptr[j + 1] - fires.indptr[j]
+        if n_fires < support.min_fires:
             continue
-        n_own, squares = _stretches(starts[j], starts[j + 1], vectors, unit, n_hooks, at, bound)
+        n_own, squares = _stretches(fires, j, at, bound)
         for p in range(-1, n_null):
-            n = _token_sums(n_own, bound, at, unit, first, token, shift, p, inside, now, seen, sums)
+            n = _token_sums(fires, texts, p, n_own, found)
             for i in range(n):
                 t = seen[i]
-                if sums[t, 0] >= min_fires and sums[t, 1] >= min_units:
+                if sums[t, 0] >= support.min_fires and sums[t, 1] >= support.min_units:
                     share = sums[t, 0] / n_fires
                     spread = sums[t, 2] - 2 * share * sums[t, 3] + share * share * squares
                     spread = np.sqrt(max(spread, 0.0)) / n_fires
                     gap = share - base[t]
                     z = gap / spread if spread > 0 else (np.inf if gap > 1e-12 else 0.0)
                     if p >= 0:
-                        _note(z, p, null_max, null_counts)
+                        _note(z, p, chances)
                     else:
-                        _note(z, 0, own_max, mine)
+                        _note(z, 0, mine)
                         low = max(share - Z95 * spread, 0.0) / base[t]
-                        _list(
-                            found[j], score[j], numbers[j], t, low, sums[t, 0], sums[t, 1], share, spread, z
-                        )
+                        _list(best, j, t, low, (sums[t, 0], sums[t, 1], share, spread, z))
                 sums[t, 0], sums[t, 1], sums[t, 2], sums[t, 3] = 0, 0, 0, 0
-    return null_max, null_counts, mine
+    return chances.largest, chances.counts, mine.counts
 
 
 @compiled
-def _stretches(start, stop, vectors, unit, n_hooks, at, bound):
-    """Places of a latent's fires, and where each of its documents begins among them; how many, and the sum of
-    their squared fires."""
-    n, squares = 0, 0.0
-    for i in range(stop - start):
+def _stretches(fires, j, at, bound):
+    """Places of a latent's firings, and where each of its documents begins among them; how many, and the sum
+    of their squared firings."""
+    vectors, unit, n_hooks, start = fires.vector, fires.unit, fires.n_hooks, fires.indptr[j]
+    n, squares, n_fires = 0, 0.0, fires.indptr[j + 1] - start
+    for i in range(n_fires):
         at[i] = vectors[start + i] // n_hooks
         if i == 0 or unit[at[i]] != unit[at[i - 1]]:
             bound[n] = i
             n += 1
-    bound[n] = stop - start
+    bound[n] = n_fires
     for g in range(n):
         squares += np.float64(bound[g + 1] - bound[g]) ** 2
     return n, squares
 
 
 @compiled
-def _token_sums(n_own, bound, at, unit, first, token, shift, p, inside, now, seen, sums):
-    """Of each token that a latent fires on: fires, documents, squares, products with all of a document's."""
+def _token_sums(fires, texts, p, n_own, found):
+    """Of each token that a latent fires on: firings, documents, squares, products with all of a document."""
+    unit, first, token, shift = fires.unit, fires.first, texts.token, texts.shift
+    at, bound, now, inside, seen, sums = found
     n = 0
     for g in range(n_own):
         u, own = unit[at[bound[g]]], np.float64(bound[g + 1] - bound[g])
@@ -340,11 +462,12 @@ def _token_sums(n_own, bound, at, unit, first, token, shift, p, inside, now, see
 
 
 @compiled
-def _list(ids, scores, numbers, new, score, fires, units, share, spread, z):
+def _list(best, j, new, score, row):
     """Add a token and its numbers to the list of a latent's best, if it is among them."""
-    at = insert(ids, scores, new, score)
+    ids, numbers = best.ids[j], best.numbers[j]
+    at = insert(ids, best.scores[j], new, score)
     for p in range(len(ids) - 1, at, -1):
         numbers[p] = numbers[p - 1]
     if at < len(ids):
-        numbers[at, 0], numbers[at, 1], numbers[at, 2] = fires, units, share
-        numbers[at, 3], numbers[at, 4] = spread, z
+        for c in range(len(row)):
+            numbers[at, c] = row[c]

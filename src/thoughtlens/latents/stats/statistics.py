@@ -13,8 +13,8 @@ from thoughtlens.latents.codes.fires import Fires
 from thoughtlens.latents.stats import loops
 from thoughtlens.numerics.kernels.host import share
 
-LOG2_LOW, N_BINS = -12, 96
-HISTOGRAM_EDGES = tuple(2.0 ** (LOG2_LOW + i / loops.BINS_PER_OCTAVE) for i in range(N_BINS + 1))
+N_BINS = 96
+HISTOGRAM_EDGES = tuple(2.0 ** (loops.LOG2_LOW + i / loops.BINS_PER_OCTAVE) for i in range(N_BINS + 1))
 """Edges of the histogram's bins; the first and the last bin also take what lies beyond."""
 
 
@@ -50,29 +50,29 @@ class LatentStats:
 
 
 def latent_stats(fires: Fires, marks: Mapping[str, Bool[np.ndarray, " places"]]) -> LatentStats:
-    """One pass over all fires; each of `marks` says which places are of some kind."""
+    """One pass over all firings; each of `marks` says which places are of some kind."""
     d_sae = fires.d_sae
     kinds = np.zeros((len(marks), len(fires.unit)), np.uint8)
     for i, mark in enumerate(marks.values()):
         kinds[i] = mark
-    units, histogram = np.zeros(d_sae, np.int64), np.zeros((d_sae, N_BINS), np.int64)
-    (total, top), marked = np.zeros((2, d_sae)), np.zeros((len(marks), d_sae))
-    share(
-        loops.summaries, d_sae, fires.indptr, fires.vector, fires.value, fires.unit, kinds, fires.n_hooks,
-        units, total, top, marked, histogram, LOG2_LOW,
-    )  # fmt: skip
-    return LatentStats(
-        fires.n_vectors, fires.n_units, fires.counts, units, total, top, marked, histogram
-    )  # fmt: skip
+    sums = loops.Sums(
+        units=np.zeros(d_sae, np.int64),
+        total=np.zeros(d_sae),
+        top=np.zeros(d_sae),
+        marked=np.zeros((len(marks), d_sae)),
+        histogram=np.zeros((d_sae, N_BINS), np.int64),
+    )
+    share(loops.summaries, d_sae, fires, kinds, sums)
+    return LatentStats(fires.n_vectors, fires.n_units, fires.counts, *sums)
 
 
 def level_counts(
     fires: Fires, level: Int[np.ndarray, " vectors"], n_levels: int
 ) -> tuple[Int[np.ndarray, "d_sae levels"], Int[np.ndarray, " levels"]]:
-    """Fires of each latent on the vectors of each level, and the vectors of each; level -1 is left out."""
+    """Firings of each latent on the vectors of each level, and the vectors of each; level -1 is left out."""
     found = np.zeros((fires.d_sae, n_levels), np.int64)
     level = level.astype(np.int32)
-    share(loops.level_counts, fires.d_sae, fires.indptr, fires.vector, level, found)
+    share(loops.level_counts, fires.d_sae, fires, level, found)
     return found, np.bincount(level[level >= 0], minlength=n_levels)
 
 
@@ -80,18 +80,13 @@ def common_tokens(
     fires: Fires, token: Int[np.ndarray, " places"], top: int
 ) -> tuple[Int[np.ndarray, "d_sae top"], Int[np.ndarray, "d_sae top"]]:
     """The tokens on which each latent fires most often and how often; -1 where there are fewer."""
-    found, n = np.full((fires.d_sae, top), -1, np.int64), np.zeros((fires.d_sae, top))
+    common = loops.Common(np.full((fires.d_sae, top), -1, np.int64), np.zeros((fires.d_sae, top)))
     n_tokens = int(token.max(initial=0)) + 1
-    token = token.astype(np.int32)
-    share(
-        loops.common_tokens, fires.d_sae, fires.indptr, fires.vector, token, fires.n_hooks, n_tokens, found, n
-    )
-    return found, n.astype(np.int64)
+    share(loops.common_tokens, fires.d_sae, fires, token.astype(np.int32), n_tokens, common)
+    return common.token, common.fires.astype(np.int64)
 
 
-def coactive(
-    fires: Fires, by_vector: Compressed, top: int
-) -> tuple[Int[np.ndarray, "d_sae top"], Int[np.ndarray, "d_sae top"], Float[np.ndarray, "d_sae top"]]:
+def coactive(fires: Fires, by_vector: Compressed, top: int) -> loops.Partners:
     """The latents that fire on the same vectors: which (-1: none left), on how many, and the Jaccard index.
 
     Jaccard: vectors on which both fire over vectors on which at least one does. Memory is a count for each
@@ -103,9 +98,6 @@ def coactive(
         top: Partners kept.
     """
     shape = (fires.d_sae, top)
-    other, both, jaccard = np.full(shape, -1, np.int64), np.zeros(shape, np.int64), np.zeros(shape)
-    share(
-        loops.coactive, fires.d_sae, fires.indptr, fires.vector, by_vector.indptr, by_vector.indices, other,
-        both, jaccard,
-    )  # fmt: skip
-    return other, both, jaccard
+    found = loops.Partners(np.full(shape, -1, np.int64), np.zeros(shape, np.int64), np.zeros(shape))
+    share(loops.coactive, fires.d_sae, fires, by_vector, found)
+    return found
