@@ -62,5 +62,7 @@ from .stage import digest_tree as digest_tree
 from .stage import provenance as provenance
 from .stage import read_result as read_result
 from .stage import run_stage as run_stage
+from .tensorfile import head as head
+from .tensorfile import read_head as read_head
 from .translate import translate_config as translate_config
 from .translate import translate_result as translate_result

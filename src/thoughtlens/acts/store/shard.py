@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import mmap
 import os
 import threading
@@ -22,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.acts.store.meta import StoreMeta
-from thoughtlens.core import Json, StoreError
+from thoughtlens.core import StoreError, head
 
 CODES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 BITS = {2: torch.int16, 4: torch.int32}
@@ -45,19 +44,11 @@ class Layout:
 
 def layout(meta: StoreMeta, rows: int) -> Layout:
     """The layout of a shard; tensors lie in the order of `meta.hook_names`, C-contiguous."""
-    table: Json = {"__metadata__": {"format": "pt"}}
     row_bytes = tuple(meta.d_in[hook] * meta.torch_dtype.itemsize for hook in meta.hook_names)
-    offset, offsets = 0, []
-    for hook, width in zip(meta.hook_names, row_bytes, strict=True):
-        end = offset + rows * width
-        shape = [rows, meta.d_in[hook]]
-        table[hook] = {"dtype": CODES[meta.dtype], "shape": shape, "data_offsets": [offset, end]}
-        offsets.append(offset)
-        offset = end
-    text = json.dumps(table, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    header = len(text).to_bytes(8, "little") + text
-    return Layout(header, tuple(len(header) + o for o in offsets), row_bytes, len(header) + offset)
+    tensors = {hook: (CODES[meta.dtype], (rows, meta.d_in[hook])) for hook in meta.hook_names}
+    header, entries = head(tensors, {"format": "pt"})
+    starts = tuple(entry.start for entry in entries.values())
+    return Layout(header, starts, row_bytes, max(entry.end for entry in entries.values()))
 
 
 class ShardPart:

@@ -7,7 +7,6 @@ place `v // n_hooks`. The bytes are described in docs/formats.md.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,8 @@ import pyarrow.parquet as pq
 import scipy.sparse as sp
 from jaxtyping import Float, Int
 
-from thoughtlens.core import DataError, NotThereError, StoreError, read_json, whole
+from thoughtlens.core import DataError, NotThereError, StoreError, head, read_head, read_json, whole
+from thoughtlens.core.tensorfile import Entry
 
 SCHEMA = 1
 DTYPES = {"I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
@@ -177,38 +177,25 @@ def tensors(file: Path) -> dict[str, np.ndarray]:
         NotThereError: no such file.
         StoreError: not such a file, or cut off.
     """
-    length = 0
     try:
-        with file.open("rb") as handle:
-            length = int.from_bytes(handle.read(8), "little")
-            size = file.stat().st_size
-            header = json.loads(handle.read(length)) if 8 + length <= size else None
-    except FileNotFoundError:
+        entries = read_head(file)
+    except NotThereError:
         raise NotThereError(f"Expected {file}, found none; run `thoughtlens interpret` again") from None
-    except (UnicodeDecodeError, json.JSONDecodeError):
-        header, size = None, 0
-    entries = {n: e for n, e in header.items() if n != "__metadata__"} if isinstance(header, dict) else {}
-    known = all(isinstance(e, dict) and e.get("dtype") in DTYPES for e in entries.values())
-    if not entries or not known or max(8 + length + e["data_offsets"][1] for e in entries.values()) != size:
+    except StoreError:
+        entries = {}
+    known = all(entry.dtype in DTYPES for entry in entries.values())
+    if not known or max((entry.end for entry in entries.values()), default=-1) != file.stat().st_size:
         raise StoreError(
             f"{file} is not a safetensors file, or was cut off; run `thoughtlens interpret` again"
         )
-    return {name: _mapped(file, 8 + length, entry) for name, entry in entries.items()}
+    return {name: _mapped(file, entry) for name, entry in entries.items()}
 
 
 def header(table: dict[str, tuple[np.dtype, int]]) -> bytes:
     """The first bytes of a safetensors file of one-dimensional tensors, given dtype and length of each."""
-    end, entries = 0, {}
-    for name, (dtype, n) in table.items():
-        start, end = end, end + n * dtype.itemsize
-        entries[name] = {"dtype": NAMES[dtype], "shape": [n], "data_offsets": [start, end]}
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    return head({name: (NAMES[dtype], (n,)) for name, (dtype, n) in table.items()})[0]
 
 
-def _mapped(file: Path, start: int, entry: dict[str, Any]) -> np.ndarray:
-    dtype, (n,), (first, _) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
-    if n == 0:
-        return np.zeros(0, dtype)
-    return np.memmap(file, dtype, "r", start + first, (n,)).view(np.ndarray)
+def _mapped(file: Path, entry: Entry) -> np.ndarray:
+    dtype, (n,) = DTYPES[entry.dtype], entry.shape
+    return np.memmap(file, dtype, "r", entry.start, (n,)).view(np.ndarray) if n else np.zeros(0, dtype)

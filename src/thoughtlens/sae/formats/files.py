@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import re
@@ -22,16 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from thoughtlens.core import CheckpointError, NotThereError, whole
+from thoughtlens.core import CheckpointError, NotThereError, StoreError, read_head, whole
+from thoughtlens.core.tensorfile import ITEM_BYTES
 
-MAX_HEADER_BYTES = 100 * 2**20
-"""As in the safetensors library."""
 MAX_PICKLE_BYTES = 16 * 2**20
 """Of the part of a `.pt` file that is not tensor data."""
 SMALL_BYTES = 64 * 2**20
 MAX_RATIO = 20
 """How far a zip file above SMALL_BYTES may unfold: floats hardly compress, bombs do by a thousand."""
-DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 
 BROKEN = (
     pickle.UnpicklingError,
@@ -81,21 +78,15 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         NotThereError: no such file.
         CheckpointError: damaged, truncated, a header larger than the file, or a dtype that torch lacks.
     """
-    require(file)
+    try:
+        entries = read_head(file)
+    except StoreError as error:
+        raise CheckpointError(str(error)) from None
     with _decoding(file, "truncated or not a safetensors file"):
-        size = file.stat().st_size
-        with file.open("rb") as handle:
-            length = int.from_bytes(handle.read(8), "little")
-            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
+        for name, entry in entries.items():
+            if entry.dtype not in ITEM_BYTES:
                 raise CheckpointError(
-                    f"{file} is truncated or not a safetensors file: its header claims {length:,} "
-                    f"of {size:,} bytes"
-                )
-            header = json.loads(handle.read(length))
-        for name, entry in header.items():
-            if name != "__metadata__" and entry["dtype"] not in DTYPES:
-                raise CheckpointError(
-                    f"{file}: {name} has dtype {entry['dtype']!r}, expected {', '.join(DTYPES)}"
+                    f"{file}: {name} has dtype {entry.dtype!r}, expected {', '.join(ITEM_BYTES)}"
                 )
         return load_file(file)
 
