@@ -42,10 +42,7 @@ class Stage:
     @property
     def config(self) -> type[Config]:
         """`NameConfig` in `config.py`; importing it costs no torch."""
-        try:
-            return getattr(self._module("config"), f"{self.name.capitalize()}Config")
-        except ModuleNotFoundError:
-            return getattr(self._module("stage"), f"{self.name.capitalize()}Config")
+        return getattr(self._module("config"), f"{self.name.capitalize()}Config")
 
     @property
     def options(self) -> type[Config]:
