@@ -2,6 +2,12 @@
 
 The inner folds of a nested cross-validation ask for the same fit on almost the same rows. Side by
 side they share every pass over the features, which is what a fit costs.
+
+Why not scikit-learn's `LogisticRegression(solver="lbfgs")`: on the same folds and principal axes, each C
+begun where the one before ended, a whole nested probe takes it 1.4 to 2.4 times the processor seconds (one
+thread, medians of 3; 600 units of 96 features: 0.21 s and 0.09 s, 2,000 of 640: 1.7 s and 1.2 s), although
+it was spared the fit on all training units but at the C chosen. Of three and more classes both predict the
+same class for at least 99.9 % of the units; of two, scikit-learn's one output is another penalty.
 """
 
 from __future__ import annotations
@@ -50,7 +56,7 @@ def minimize(
         slope = (direction * g).sum(0)
         uphill = slope >= 0
         direction[:, uphill], slope[uphill] = -g[:, uphill], -(g[:, uphill] ** 2).sum(0)
-        new, f_new, g_new = _step(evaluate, which, x, f, direction, slope)
+        new, f_new, g_new = _step(evaluate, which, (x, f), direction, slope)
         s, y = new - x, g_new - g
         curvature = (s * y).sum(0)
         bent = curvature > 1e-10 * (y**2).sum(0)
@@ -65,12 +71,15 @@ def minimize(
 def _step(
     evaluate: Evaluate,
     which: np.ndarray,
-    x: np.ndarray,
-    f: np.ndarray,
+    at: tuple[np.ndarray, np.ndarray],
     direction: np.ndarray,
     slope: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Halve each problem's step until its loss falls enough; one that never does stays where it is."""
+    """Halve each problem's step until its loss falls enough; one that never does stays where it is.
+
+    `at` is where the problems are: variables and losses.
+    """
+    x, f = at
     length = np.ones(len(which))
     new = x + direction
     f_new, g_new = evaluate(new, which)

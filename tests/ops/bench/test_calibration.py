@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thoughtlens.evals.probing import calibration
+from thoughtlens.ops.bench import calibration
 
 
 def test_permuted_labels_are_rejected_rarely():
