@@ -80,7 +80,7 @@ def decode_dense(acts, W_dec):
     if counts.sum() > RAGGED_BELOW * flat.numel():
         return acts @ W_dec
     starts, latents, values = gathered(flat, none, counts)
-    return summed(values, starts, latents, W_dec).view(*acts.shape[:-1], -1)
+    return summed(loops.Pairs(values, latents, starts), W_dec).view(*acts.shape[:-1], -1)
 
 
 def decode_ragged(acts, W_dec):
@@ -118,11 +118,11 @@ def adam_rows(p, grad, state, idle, *, lr, betas, eps, factor=1.0, unit_from=Non
         return
     state.step.add_(1)
     step = int(state.step)
-    numbers = (factor, lr, 1 - betas[0] ** step, (1 - betas[1] ** step) ** 0.5, *betas, eps)
-    moments = (array(state.exp_avg), array(state.exp_avg_sq), array(state.last))
+    correction, root = 1 - betas[0] ** step, (1 - betas[1] ** step) ** 0.5
     unit_from = len(p) if unit_from is None else unit_from
-    arrays = (array(p), array(grad), *moments, array(idle), unit_from, step, lazy, numbers)
-    share(loops.adam_rows, len(p), *arrays)
+    how = loops.AdamStep(step, lazy, unit_from, factor, lr, correction, root, betas[0], betas[1], eps)
+    moments = loops.Moments(array(state.exp_avg), array(state.exp_avg_sq), array(state.last))
+    share(loops.adam_rows, len(p), array(p), array(grad), moments, array(idle), how)
 
 
 class EncodeTopK(torch.autograd.Function):

@@ -64,7 +64,7 @@ def batch_largest(
 
 def ragged(starts: np.ndarray, latents: np.ndarray, values: np.ndarray, d_sae: int) -> RaggedActs:
     """What `gathered` found, in both orders."""
-    latent_starts, rows, places = loops.by_latent(values, latents, starts, d_sae)
+    latent_starts, rows, places = loops.by_latent(loops.Pairs(values, latents, starts), d_sae)
     return RaggedActs(*(torch.from_numpy(a) for a in (values, latents, starts, rows, places, latent_starts)))
 
 
@@ -104,7 +104,7 @@ class DecodeRagged(torch.autograd.Function):
         """x_hat without its bias."""
         ctx.acts = acts
         ctx.save_for_backward(values, W_dec)
-        return summed(array(values), array(acts.row_starts), array(acts.latents), W_dec)
+        return summed(loops.Pairs(array(values), array(acts.latents), array(acts.row_starts)), W_dec)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -128,8 +128,8 @@ class RaggedError(torch.autograd.Function):
         ctx: Any, values: Tensor, W_dec: Tensor, z: Tensor, b_dec: Tensor, acts: RaggedActs
     ) -> tuple[Tensor, Tensor]:
         """The sum, and the residual."""
-        pairs = (array(values), array(acts.latents), array(acts.row_starts))
-        squares, residual, products = reconstructed(*pairs, W_dec, z, b_dec[None])
+        pairs = loops.Pairs(array(values), array(acts.latents), array(acts.row_starts))
+        squares, residual, products = reconstructed(pairs, W_dec, z, b_dec[None])
         ctx.acts = acts
         ctx.save_for_backward(values, residual, products)
         ctx.mark_non_differentiable(residual)
@@ -154,8 +154,8 @@ def _latent_sums(
     weights: Float[Tensor, " n"], acts: RaggedActs, x: Float[Tensor, "batch d"]
 ) -> Float[Tensor, "d_sae d"]:
     """Each latent's sum of `weights * x` over the rows it fires on."""
-    by_latent = (array(weights)[array(acts.places)], array(acts.latent_starts), array(acts.rows))
-    return summed(*by_latent, x)
+    places, rows, starts = (array(t) for t in (acts.places, acts.rows, acts.latent_starts))
+    return summed(loops.Pairs(array(weights)[places], rows, starts), x)
 
 
 def _nth_largest(values: np.ndarray, n: int) -> np.floating:

@@ -54,8 +54,7 @@ def reconstruct(
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch d"], Float[Tensor, "batch k"]]:
     """Sum of squares and residual of each row, rows dealt out evenly over the members, in order; and the
     residual's products with the rows of W_dec in use."""
-    pairs = (array(values).reshape(-1), array(indices).reshape(-1), _even(indices))
-    squares, residual, products = reconstructed(*pairs, W_dec, z, b_dec)
+    squares, residual, products = reconstructed(_pairs(values, indices), W_dec, z, b_dec)
     return squares, residual, products.view_as(values)
 
 
@@ -67,33 +66,32 @@ def latent_rows(
     n_latents: int,
 ) -> Float[Tensor, "n_latents d"]:
     """`sum of weights[b, k] * x[b]` over the pairs with `indices[b, k] = i` and a value other than 0."""
-    pairs = (array(values).reshape(-1), array(indices).reshape(-1), _even(indices))
-    starts, row, place = loops.by_latent(*pairs, n_latents)
-    return summed(array(weights).reshape(-1)[place], starts, row, x)
+    starts, row, place = loops.by_latent(_pairs(values, indices), n_latents)
+    return summed(loops.Pairs(array(weights).reshape(-1)[place], row, starts), x)
 
 
-def summed(
-    weights: np.ndarray, starts: np.ndarray, used: np.ndarray, rows: Float[Tensor, "n d"]
-) -> Float[Tensor, "m d"]:
-    """Row i: the sum of `weights[p] * rows[used[p]]` for p from `starts[i]` to `starts[i + 1]`."""
-    out = torch.empty(len(starts) - 1, rows.shape[1])
-    share(loops.sum_rows, len(out), weights, starts, used, array(rows), array(out))
+def summed(pairs: loops.Pairs, rows: Float[Tensor, "n d"]) -> Float[Tensor, "m d"]:
+    """Row i: the sum of `values[p] * rows[used[p]]` over its pairs p."""
+    out = torch.empty(len(pairs.starts) - 1, rows.shape[1])
+    share(loops.sum_rows, len(out), pairs, array(rows), array(out))
     return out
 
 
 def reconstructed(
-    values: np.ndarray,
-    latents: np.ndarray,
-    starts: np.ndarray,
+    pairs: loops.Pairs,
     W_dec: Float[Tensor, "n d"],
     z: Float[Tensor, "batch d"],
     b_dec: Float[Tensor, "members d"],
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch d"], Float[Tensor, " n_pairs"]]:
     """What `loops.reconstruct` finds: sums of squares, residuals, and their products with decoder rows."""
-    residual, squares, products = torch.empty_like(z), torch.empty(len(z)), torch.empty(len(values))
-    arrays = (array(t) for t in (W_dec, z, b_dec, residual, products, squares))
-    share(loops.reconstruct, len(z), values, latents, starts, *arrays)
+    residual, squares, products = torch.empty_like(z), torch.empty(len(z)), torch.empty(len(pairs.values))
+    errors = loops.Errors(array(residual), array(products), array(squares))
+    share(loops.reconstruct, len(z), pairs, array(W_dec), array(z), array(b_dec), errors)
     return squares, residual, products
+
+
+def _pairs(values: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"]) -> loops.Pairs:
+    return loops.Pairs(array(values).reshape(-1), array(indices).reshape(-1), _even(indices))
 
 
 def _even(indices: Int[Tensor, "batch k"]) -> np.ndarray:

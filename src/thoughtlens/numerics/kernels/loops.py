@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -48,6 +48,61 @@ MANY = 8
 """Latents too many from which on it is faster to part them than to drop the least one by one."""
 HALVINGS = 10
 """Times that the range of the bound on the kth largest is halved."""
+
+
+class Pairs(NamedTuple):
+    """A number and what it belongs to, pair after pair; those of row b come from `starts[b]` to
+    `starts[b + 1]`."""
+
+    values: np.ndarray
+    used: np.ndarray
+    starts: np.ndarray
+
+
+class Errors(NamedTuple):
+    """What `reconstruct` finds."""
+
+    residual: np.ndarray
+    products: np.ndarray
+    squares: np.ndarray
+
+
+class Moments(NamedTuple):
+    """`reference.AdamState` without its step."""
+
+    m: np.ndarray
+    v: np.ndarray
+    last: np.ndarray
+
+
+class AdamStep(NamedTuple):
+    """The numbers of a step of Adam, the same for all rows."""
+
+    step: int
+    lazy: bool
+    unit_from: int
+    factor: float
+    lr: float
+    correction: float
+    """1 - beta1^step."""
+    root: float
+    """sqrt(1 - beta2^step)."""
+    beta1: float
+    beta2: float
+    eps: float
+
+
+class AdamRow(NamedTuple):
+    """The numbers of a step of Adam on one row, in float32."""
+
+    keep1: np.float32
+    keep2: np.float32
+    gain1: np.float32
+    gain2: np.float32
+    factor: np.float32
+    lr: np.float32
+    unroot: np.float32
+    eps: np.float32
 
 
 @intrinsic
@@ -359,21 +414,22 @@ def _product_rows(x, used, first, last, rows, out):
 
 
 @compiled
-def reconstruct(weights, used, starts, rows, z, bias, residual, products, squares, lo, hi):
-    """For each row b, whose pairs p go from `starts[b]` to `starts[b + 1]`: `residual = z - bias - sum of
-    weights[p] * rows[used[p]]`, the sum of its squares, and `products[p] = residual . rows[used[p]]`.
+def reconstruct(pairs, rows, z, bias, errors, lo, hi):
+    """For each row and its pairs p: `residual = z - bias - sum of values[p] * rows[used[p]]`, the sum of its
+    squares, and `products[p] = residual . rows[used[p]]`.
 
     `bias` has a row for each member, as in `select`. What is read from `rows` for the sum is near for the
     products.
     """
-    per_member = residual.shape[0] // bias.shape[0]
+    used, starts = pairs.used, pairs.starts
+    per_member = errors.residual.shape[0] // bias.shape[0]
     for b in range(lo, hi):
-        out, target, shift = residual[b], z[b], bias[b // per_member]
-        _sum_rows(used, weights, starts[b], starts[b + 1], rows, out)
+        out, target, shift = errors.residual[b], z[b], bias[b // per_member]
+        _sum_rows(used, pairs.values, starts[b], starts[b + 1], rows, out)
         for d in range(out.size):
             out[d] = target[d] - (out[d] + shift[d])
-        squares[b] = _dot(out, out)
-        _product_rows(out, used, starts[b], starts[b + 1], rows, products)
+        errors.squares[b] = _dot(out, out)
+        _product_rows(out, used, starts[b], starts[b + 1], rows, errors.products)
 
 
 @compiled_sums
@@ -386,13 +442,13 @@ def _dot(x, y):
 
 
 @compiled
-def by_latent(values, indices, starts, n_latents):
-    """The pairs with a value other than 0, in the order of their latents; those of row b come between
-    `starts[b]` and `starts[b + 1]`.
+def by_latent(pairs, n_latents):
+    """The pairs with a value other than 0, in the order of their latents.
 
     Returns:
         First pairs `[n_latents + 1]` of the latents, and of each pair its row and its place in `values`.
     """
+    values, indices, starts = pairs.values, pairs.used, pairs.starts
     firsts = np.zeros(n_latents + 1, np.int64)
     for p in range(values.size):
         if values[p] != 0:
@@ -411,10 +467,10 @@ def by_latent(values, indices, starts, n_latents):
 
 
 @compiled
-def sum_rows(weights, starts, used, rows, out, lo, hi):
-    """`out[i] = sum of weights[p] * rows[used[p]]` for p from `starts[i]` to `starts[i + 1]`."""
+def sum_rows(pairs, rows, out, lo, hi):
+    """`out[i]`: the sum of `values[p] * rows[used[p]]` over the pairs p of row i."""
     for i in range(lo, hi):
-        _sum_rows(used, weights, starts[i], starts[i + 1], rows, out[i])
+        _sum_rows(pairs.used, pairs.values, pairs.starts[i], pairs.starts[i + 1], rows, out[i])
 
 
 @compiled
@@ -430,24 +486,26 @@ def grad_squares(p, grad, idle, unit_from, out, lo, hi):
 
 
 @compiled
-def adam_rows(p, grad, m, v, last, idle, unit_from, step, lazy, numbers, lo, hi):
-    """See `reference.adam_rows`; `numbers` hold 1 - beta1^step and sqrt(1 - beta2^step) too."""
-    factor, lr, correction, root, beta1, beta2, eps = numbers
+def adam_rows(p, grad, moments, idle, how, lo, hi):
+    """See `reference.adam_rows`."""
+    last = moments.last
     for i in range(lo, hi):
-        if idle[i] and (lazy or last[i] == 0):
+        if idle[i] and (how.lazy or last[i] == 0):
             continue
-        missed = step - 1 - last[i]
-        keep1, keep2 = beta1 * beta1**missed, beta2 * beta2**missed
-        _adam_row(
-            p[i], grad[i], m[i], v[i], not idle[i], i >= unit_from, np.float32(keep1), np.float32(keep2),
-            np.float32(1 - beta1), np.float32(1 - beta2), np.float32(factor), np.float32(lr / correction),
-            np.float32(1 / root), np.float32(eps),
+        missed = how.step - 1 - last[i]
+        keep1, keep2 = how.beta1 * how.beta1**missed, how.beta2 * how.beta2**missed
+        numbers = AdamRow(
+            np.float32(keep1), np.float32(keep2), np.float32(1 - how.beta1), np.float32(1 - how.beta2),
+            np.float32(how.factor), np.float32(how.lr / how.correction), np.float32(1 / how.root),
+            np.float32(how.eps),
         )  # fmt: skip
-        last[i] = step
+        _adam_row(p[i], grad[i], moments.m[i], moments.v[i], not idle[i], i >= how.unit_from, numbers)
+        last[i] = how.step
 
 
 @compiled
-def _adam_row(p, grad, m, v, has_grad, unit, keep1, keep2, gain1, gain2, factor, lr, unroot, eps):
+def _adam_row(p, grad, m, v, has_grad, unit, numbers):
+    keep1, keep2, gain1, gain2, factor, lr, unroot, eps = numbers
     along = _dot(grad, p) if has_grad and unit else np.float32(0)
     for d in range(p.size):
         g = factor * _mul_add(-along, p[d], _number(grad[d])) if has_grad else np.float32(0)

@@ -101,7 +101,7 @@ class Adam:
     """
 
     def __init__(self, sae: SAE, betas: tuple[float, float], lazy: bool = False):
-        self.betas, self.lazy = betas, lazy
+        self.sae, self.betas, self.lazy = sae, betas, lazy
         self.parameters = dict(sae.named_parameters())
         self.state: dict[str, Moments] = {}
         for name, p in self.parameters.items():
