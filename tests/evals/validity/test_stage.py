@@ -10,13 +10,13 @@ from tests.models.thought.fake import make_codi
 from thoughtlens.core import ConfigError, DataError, MismatchError, NotThereError, config
 from thoughtlens.evals.validity import verdicts
 from thoughtlens.evals.validity.config import GatesConfig, published
-from thoughtlens.evals.validity.measure import Bench, patch_twins
 from thoughtlens.evals.validity.probe import bag_of_words, read_values
-from thoughtlens.evals.validity.splice import require_own, splice
 from thoughtlens.evals.validity.stage import gates, plan
 from thoughtlens.interventions.edits.changes import derangement, zero
 from thoughtlens.interventions.edits.places import Change
 from thoughtlens.interventions.edits.run import Edit
+from thoughtlens.interventions.effects.bench import Bench, patch_twins
+from thoughtlens.interventions.effects.splice import require_own, splice
 from thoughtlens.models.thought import tiny
 from thoughtlens.models.thought.places import Place
 from thoughtlens.problems import arithmetic

@@ -7,13 +7,11 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from thoughtlens.models.thought import tiny
 from thoughtlens.models.thought.config import ThoughtModelConfig
 from thoughtlens.problems.config import ProblemsConfig, named
 
 PUBLISHED = {"zen-E/CODI-gpt2": 0.437, "zen-E/CODI-llama3.2-1b-Instruct": 0.556}
 """Accuracy on GSM8K's test problems (Shen et al. 2025, arXiv:2502.21074)."""
-BATCH_SHIPPED, BATCH_OTHERS = 512, 32
 
 
 class GatesConfig(ThoughtModelConfig):
@@ -59,11 +57,6 @@ class GatesConfig(ThoughtModelConfig):
         if len(set(seeds)) < len(seeds):
             raise ValueError("seeds has a number twice")
         return seeds
-
-
-def batch_size(cfg: GatesConfig) -> int:
-    """Problems at a time."""
-    return cfg.batch_size or (BATCH_SHIPPED if tiny.knows(cfg.model) else BATCH_OTHERS)
 
 
 def problems_config(cfg: GatesConfig) -> ProblemsConfig:

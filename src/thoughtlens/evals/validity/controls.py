@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from thoughtlens.evals.validity.config import GatesConfig, batch_size
-from thoughtlens.evals.validity.measure import Bench, Counts
+from thoughtlens.evals.validity.config import GatesConfig
+from thoughtlens.interventions.effects.bench import Bench, Counts
 from thoughtlens.models.thought import thoughts, tiny
 from thoughtlens.models.thought.thoughts import ThoughtModel
 
+BATCH_SHIPPED, BATCH_OTHERS = 512, 32
 CONTROLS = ("no_cot", "pause", "plain", "bottleneck")
 
 
@@ -55,6 +56,11 @@ def bench_of(cfg: GatesConfig, model: ThoughtModel, table: pa.Table, seed: int =
 
 def _named(cfg: GatesConfig, name: str) -> ThoughtModel:
     return thoughts.load(name, dtype=cfg.dtype, device=cfg.device, base=cfg.base, remove_eos=cfg.remove_eos)
+
+
+def batch_size(cfg: GatesConfig) -> int:
+    """Problems at a time."""
+    return cfg.batch_size or (BATCH_SHIPPED if tiny.knows(cfg.model) else BATCH_OTHERS)
 
 
 def _shipped(cfg: GatesConfig, seed: int | None, variant: str) -> ThoughtModel | None:

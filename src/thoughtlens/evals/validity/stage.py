@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from thoughtlens.core import ConfigError, NotThereError, Plan, read_json, run_stage, say, write_json
 from thoughtlens.evals.validity import controls, probe, verdicts
-from thoughtlens.evals.validity.config import GatesConfig, batch_size, problems_config, published
-from thoughtlens.evals.validity.measure import Bench, Counts, patch_twins
-from thoughtlens.evals.validity.splice import require_own, splice
+from thoughtlens.evals.validity.config import GatesConfig, problems_config, published
+from thoughtlens.interventions.effects.bench import Bench, Counts, patch_twins
+from thoughtlens.interventions.effects.splice import require_own, splice
 from thoughtlens.interventions.effects.subject import held_out
 from thoughtlens.models.thought import tiny
 from thoughtlens.models.thought.thoughts import ThoughtModel
@@ -176,7 +176,7 @@ def _twins(cfg: GatesConfig, model: tiny.TinyThoughts, generator: ModuleType, se
     n, p = max(cfg.n // 3, 2), model.modulus
     for change in generator.CHANGES:
         one, other = generator.twins(n, seed=seed, split=cfg.split, change=change, p=p)
-        for pos, (moved, own, solved) in patch_twins(model, one, other, batch_size(cfg)).items():
+        for pos, (moved, own, solved) in patch_twins(model, one, other, controls.batch_size(cfg)).items():
             counts[f"twin_{change}_z{pos}"] = (moved, solved)
             counts[f"own_{change}_z{pos}"] = (own, solved)
     return counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from thoughtlens.evals.validity.measure import Counts
+from thoughtlens.interventions.effects.bench import Counts
 from thoughtlens.numerics.stats.intervals import paired_proportions, wilson
 
 EPS = 1e-9

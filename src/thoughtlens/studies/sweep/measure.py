@@ -14,8 +14,8 @@ from thoughtlens.core import Number
 from thoughtlens.evals.heldout.fidelity import Splicer
 from thoughtlens.evals.heldout.measure import Total, measure_sae
 from thoughtlens.evals.heldout.subject import Subject
-from thoughtlens.evals.validity.measure import Bench
-from thoughtlens.evals.validity.splice import splice
+from thoughtlens.interventions.effects.bench import Bench
+from thoughtlens.interventions.effects.splice import splice
 from thoughtlens.sae.formats.io import load_members
 from thoughtlens.studies.sweep.config import SweepConfig
 from thoughtlens.studies.sweep.records import Held

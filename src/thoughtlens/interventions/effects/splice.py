@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from thoughtlens.evals.validity.measure import Bench
 from thoughtlens.interventions.edits.dictionaries import (
     dictionaries,
     fit_splices,
@@ -14,6 +13,7 @@ from thoughtlens.interventions.edits.dictionaries import (
     spliced,
 )
 from thoughtlens.interventions.edits.run import Edit
+from thoughtlens.interventions.effects.bench import Bench
 from thoughtlens.models.thought.thoughts import ThoughtModel
 from thoughtlens.sae.formats import io
 
