@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -69,6 +69,15 @@ def test_parquet_and_back(tmp_path):
     assert schema(Row).field("words").type == pa.list_(pa.string())
     with pytest.raises(StoreError, match="expected columns density"):
         read_rows(_without(tmp_path / "t.parquet", "density"), Row)
+
+
+def test_a_field_with_a_default_may_have_no_column(tmp_path):
+    @dataclass(frozen=True, kw_only=True)
+    class More(Row):
+        losses: dict[str, float] = field(default_factory=dict)
+
+    write_rows(tmp_path / "t.parquet", Row, ROWS)
+    assert read_rows(tmp_path / "t.parquet", More)[0].losses == {}
 
 
 def test_heads_and_cells_come_from_the_same_fields():

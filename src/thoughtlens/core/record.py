@@ -120,7 +120,7 @@ def column_table(cls: type[Record], columns: Mapping[str, Any]) -> pa.Table:
     """
     import pyarrow as pa
 
-    needed = {one.name for one in fields(cls) if one.default is dataclasses.MISSING}
+    needed = {one.name for one in fields(cls) if _is_needed(one)}
     if wrong := (needed - set(columns)) | (set(columns) - {one.name for one in fields(cls)}):
         raise StoreError(f"{cls.__name__}: columns missing or not known: {', '.join(sorted(wrong))}")
     n = next(len(values) for values in columns.values() if not _is_scalar(values))
@@ -137,7 +137,7 @@ def of_table(cls: type[R], table: pa.Table) -> list[R]:
     """
     names = {_key(one): one.name for one in fields(cls)}
     there = [key for key in names if key in table.column_names]
-    needed = [_key(one) for one in fields(cls) if one.default is dataclasses.MISSING]
+    needed = [_key(one) for one in fields(cls) if _is_needed(one)]
     if missing := [key for key in needed if key not in there]:
         raise StoreError(f"{cls.__name__}: expected columns {', '.join(missing)} in the table, found none")
     found = table.select(there).rename_columns([names[key] for key in there])
@@ -195,6 +195,10 @@ def _adapter(cls: type) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(cls)
+
+
+def _is_needed(one: dataclasses.Field) -> bool:
+    return one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
 
 
 def _key(one: dataclasses.Field) -> str:
