@@ -50,41 +50,41 @@ def run(tmp_path_factory, tiny_lm_dir):
 
 def test_fire_equals_the_model_and_the_sae_by_hand(run, tiny_lm_dir):
     result = fire.fire(run, TEXTS)
-    json.dumps(result, allow_nan=False)
+    json.dumps(result.to_json(), allow_nan=False)
     lm, sae = load(str(tiny_lm_dir), dtype="float32"), load_sae(run / "sae")
-    for text, one in zip(TEXTS, result["texts"], strict=True):
+    for text, one in zip(TEXTS, result.texts, strict=True):
         ids = torch.tensor([lm.tokenizer(text)["input_ids"]])
         x = capture(lm.model, ids, None, [HOOK])[HOOK][0, 1:]  # without <s>
         with torch.no_grad():
             acts = sae.encode(x)
         best, at = acts.max(0)
         order = best.argsort(descending=True)[:10].tolist()
-        assert one["text"] == text and one["n_positions"] == len(x)
-        assert [row["latent"] for row in one["latents"]] == order
-        for row in one["latents"]:
-            assert row["max"] == pytest.approx(best[row["latent"]].item(), rel=1e-4)
-            assert row["position_idx"] == at[row["latent"]]
-            assert row["position"] == one["positions"][row["position_idx"]]
-        assert one["l0"] == pytest.approx((acts != 0).sum(1).float().mean().item())
-        assert one["share_active"] == pytest.approx((acts != 0).any(0).float().mean().item())
-        assert one["share_active_per_position"] == pytest.approx(one["l0"] / 64)
-        assert all(row["position_idx"] > 0 for row in one["latents_past_first"])
+        assert one.text == text and one.n_positions == len(x)
+        assert [row.latent for row in one.latents] == order
+        for row in one.latents:
+            assert row.max == pytest.approx(best[row.latent].item(), rel=1e-4)
+            assert row.position_idx == at[row.latent]
+            assert row.position == one.positions[row.position_idx]
+        assert one.l0 == pytest.approx((acts != 0).sum(1).float().mean().item())
+        assert one.share_active == pytest.approx((acts != 0).any(0).float().mean().item())
+        assert one.share_active_per_position == pytest.approx(one.l0 / 64)
+        assert all(row.position_idx > 0 for row in one.latents_past_first)
 
 
 def test_shared_latents_and_rendering(run):
     result = fire.fire(run, TEXTS)
-    top = [{row["latent"] for row in one["latents"]} for one in result["texts"]]
-    assert set(result["shared_latents"]) == top[0] & top[1] & top[2]
+    top = [{row.latent for row in one.latents} for one in result.texts]
+    assert set(result.shared_latents) == top[0] & top[1] & top[2]
     text = fire.render(result)
-    for one in result["texts"]:
-        assert repr(one["text"]) in text
+    for one in result.texts:
+        assert repr(one.text) in text
     assert "Among the strongest of every text" in text and "L0 4.0 latents a token" in text
 
 
 def test_everywhere_flags_come_from_interpret(run):
     result = fire.fire(run, TEXTS[:1])
-    assert result["everywhere_known"] and result["shared_latents"] == []
-    assert {row["everywhere"] for row in result["texts"][0]["latents"]} <= {None, "dense", "first_position"}
+    assert result.everywhere_known and result.shared_latents == []
+    assert {row.everywhere for row in result.texts[0].latents} <= {None, "dense", "first_position"}
 
 
 def test_refusals(run, tmp_path):
@@ -108,9 +108,9 @@ def test_fire_on_the_thoughts_of_a_problem(tmp_path):
     train(validate_config(TrainConfig, options), tmp_path / "sae")
     question = "dan *2 *14 *18 hal +5 +4 +8 fay -5 *22 *3 fay 8 thrice"
     result = fire.fire(tmp_path, [question])
-    one = result["texts"][0]
-    assert one["positions"] == [f"thought {i}" for i in range(7)]
-    assert one["l0"] == pytest.approx(4.0) and one["answer"] == "14"
-    assert {row["hook_name"] for row in one["latents"]} <= {"layers.0:out", "layers.1:out"}
+    one = result.texts[0]
+    assert one.positions == [f"thought {i}" for i in range(7)]
+    assert one.l0 == pytest.approx(4.0) and one.answer == "14"
+    assert {row.hook_name for row in one.latents} <= {"layers.0:out", "layers.1:out"}
     assert "answer: '14'" in fire.render(result)
-    assert not result["everywhere_known"]
+    assert not result.everywhere_known

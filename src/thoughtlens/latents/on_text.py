@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from thoughtlens.acts.behind import made_with, thought_model
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import ConfigError, MismatchError, NotThereError
+from thoughtlens.core import ConfigError, MismatchError, NotThereError, Record
 from thoughtlens.latents.codes.member import member_thoughts
 from thoughtlens.latents.codes.reading import TextReader
 from thoughtlens.latents.codes.tokens import token_texts
@@ -47,20 +46,67 @@ class Found:
     answer: str | None = None
 
 
-def fire(
-    run: str | Path, texts: Sequence[str], *, member: str | None = None, top: int = 10
-) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Firing(Record):
+    """A latent on a text: its largest activation, and where that is."""
+
+    latent: int
+    max: float
+    position: str
+    position_idx: int
+    hook_name: str
+    n_positions: int
+    """On which it fires."""
+    everywhere: str | None
+    """Why it counts as dense; None: it does not, or that is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFirings(Record):
+    """How many latents fire on a text, and which most strongly."""
+
+    index: int
+    text: str
+    answer: str | None
+    positions: list[str]
+    n_positions: int
+    l0: float
+    l0_per_position: list[float]
+    n_active: int
+    share_active: float
+    share_active_per_position: float
+    latents: list[Firing]
+    latents_past_first: list[Firing]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fired(Record):
+    """What `fire` found."""
+
+    run: str
+    kind: str
+    model: str
+    hook_names: list[str]
+    member: str
+    d_sae: int
+    definitions: dict[str, str]
+    everywhere_known: bool
+    shared_latents: list[int]
+    texts: list[TextFirings]
+
+
+def fire(run: str | Path, texts: Sequence[str], *, member: str | None = None, top: int = 10) -> Fired:
     """Run texts through a finished run's model and SAE.
 
     Args:
-        run: A run directory with `acts` and `sae`; with `interpret`, everywhere-latents are marked.
+        run: A run directory with `acts` and `sae`; with `interpret`, dense latents are marked.
         texts: One or more texts.
         member: Which SAE, where the run has several.
         top: Strongest latents listed for each text.
 
     Returns:
         Per text its tokens, L0, share of active latents and strongest latents; and the latents that are
-        among the strongest of every text. JSON-able.
+        among the strongest of every text.
 
     Raises:
         NotThereError: no such run, or a stage of it is missing.
@@ -77,50 +123,50 @@ def fire(
     flags = everywhere(run / "interpret", name, sae.d_sae)
     read = Eye(store).read(sae, texts)
     found = [describe(one, texts[one.index], sae.hook_names, flags, top) for one in read]
-    found.sort(key=lambda one: one["index"])
-    strongest = [{latent["latent"] for latent in one["latents"]} for one in found]
-    return {
-        "run": str(run),
-        "kind": store.meta.kind,
-        "model": store.meta.model,
-        "hook_names": sae.hook_names,
-        "member": name,
-        "d_sae": sae.d_sae,
-        "definitions": DEFINITIONS,
-        "everywhere_known": flags is not None,
-        "shared_latents": sorted(set.intersection(*strongest)) if len(found) > 1 else [],
-        "texts": found,
-    }
+    found.sort(key=lambda one: one.index)
+    strongest = [{row.latent for row in one.latents} for one in found]
+    return Fired(
+        run=str(run),
+        kind=store.meta.kind,
+        model=store.meta.model,
+        hook_names=sae.hook_names,
+        member=name,
+        d_sae=sae.d_sae,
+        definitions=DEFINITIONS,
+        everywhere_known=flags is not None,
+        shared_latents=sorted(set.intersection(*strongest)) if len(found) > 1 else [],
+        texts=found,
+    )
 
 
-def render(result: dict[str, Any]) -> str:
+def render(fired: Fired) -> str:
     """The same for people."""
-    unit = "token" if result["kind"] == "text" else "thought"
-    lines = [f"{result['model']}, {', '.join(result['hook_names'])}, {result['d_sae']:,} latents"]
-    for one in result["texts"]:
-        n = one["n_positions"]
-        lines += ["", repr(one["text"])]
-        if one["answer"] is not None:
-            lines.append(f"  answer: {one['answer']!r}")
+    unit = "token" if fired.kind == "text" else "thought"
+    lines = [f"{fired.model}, {', '.join(fired.hook_names)}, {fired.d_sae:,} latents"]
+    for one in fired.texts:
+        n = one.n_positions
+        lines += ["", repr(one.text)]
+        if one.answer is not None:
+            lines.append(f"  answer: {one.answer!r}")
         lines.append(
-            f"  L0 {one['l0']:.1f} latents a {unit}, {one['share_active_per_position']:.2%} of all "
-            f"(n = {n} {unit}s); {one['n_active']:,} latents ({one['share_active']:.1%}) "
+            f"  L0 {one.l0:.1f} latents a {unit}, {one.share_active_per_position:.2%} of all "
+            f"(n = {n} {unit}s); {one.n_active:,} latents ({one.share_active:.1%}) "
             f"fire on at least one {unit}"
         )
-        for latent in one["latents"]:
-            mark = f"  everywhere ({latent['everywhere']})" if latent["everywhere"] else ""
-            hook = f" at {latent['hook_name']}" if len(result["hook_names"]) > 1 else ""
+        for row in one.latents:
+            mark = f"  everywhere ({row.everywhere})" if row.everywhere else ""
+            hook = f" at {row.hook_name}" if len(fired.hook_names) > 1 else ""
             lines.append(
-                f"  {latent['latent']:>7}  max {latent['max']:8.3f} on {latent['position']!r:<14}{hook} "
-                f"fires on {latent['n_positions']}/{n} {unit}s{mark}"
+                f"  {row.latent:>7}  max {row.max:8.3f} on {row.position!r:<14}{hook} "
+                f"fires on {row.n_positions}/{n} {unit}s{mark}"
             )
-        past = ", ".join(f"{r['latent']} {r['max']:.3g} {r['position']!r}" for r in one["latents_past_first"])
+        past = ", ".join(f"{row.latent} {row.max:.3g} {row.position!r}" for row in one.latents_past_first)
         lines.append(f"  past the first {unit}: {past or 'none'}")
-    if len(result["texts"]) > 1:
-        names = ", ".join(map(str, result["shared_latents"])) or "none"
+    if len(fired.texts) > 1:
+        names = ", ".join(map(str, fired.shared_latents)) or "none"
         lines += ["", f"Among the strongest of every text: {names}"]
-    if not result["everywhere_known"]:
-        lines.append("Everywhere-latents are not marked: the run has no interpret stage")
+    if not fired.everywhere_known:
+        lines.append("Dense latents are not marked: the run has no interpret stage")
     return "\n".join(lines)
 
 
@@ -204,39 +250,41 @@ def _encode(
 
 def describe(
     one: Found, text: str, hook_names: list[str], flags: list[str | None] | None, top: int
-) -> dict[str, Any]:
-    """The numbers of one text, JSON-able: how many latents fire, and which `top` of them most strongly."""
+) -> TextFirings:
+    """The numbers of one text: how many latents fire, and which `top` of them most strongly."""
     d_sae = one.acts.shape[-1]
     fires = (one.acts != 0).any(0)
     n_active = int(fires.any(0).sum())
     per_position = (one.acts != 0).sum(-1).float().mean(0)
-    strongest = [_strongest(one, first, top) for first in (0, 1)]
 
-    def row(latent: int, value: float, hook: int, at: int) -> dict[str, Any]:
-        return {
-            "latent": latent,
-            "max": value,
-            "position": one.positions[at],
-            "position_idx": at,
-            "hook_name": hook_names[hook],
-            "n_positions": int(fires[:, latent].sum()),
-            "everywhere": flags[latent] if flags else None,
-        }
+    def rows(first: int) -> list[Firing]:
+        return [
+            Firing(
+                latent=latent,
+                max=value,
+                position=one.positions[at],
+                position_idx=at,
+                hook_name=hook_names[hook],
+                n_positions=int(fires[:, latent].sum()),
+                everywhere=flags[latent] if flags else None,
+            )
+            for latent, value, hook, at in _strongest(one, first, top)
+        ]
 
-    return {
-        "index": one.index,
-        "text": text,
-        "answer": one.answer,
-        "positions": one.positions,
-        "n_positions": len(one.positions),
-        "l0": float(per_position.mean()),
-        "l0_per_position": per_position.tolist(),
-        "n_active": n_active,
-        "share_active": n_active / d_sae,
-        "share_active_per_position": float(per_position.mean()) / d_sae,
-        "latents": [row(*entry) for entry in strongest[0]],
-        "latents_past_first": [row(*entry) for entry in strongest[1]],
-    }
+    return TextFirings(
+        index=one.index,
+        text=text,
+        answer=one.answer,
+        positions=one.positions,
+        n_positions=len(one.positions),
+        l0=float(per_position.mean()),
+        l0_per_position=per_position.tolist(),
+        n_active=n_active,
+        share_active=n_active / d_sae,
+        share_active_per_position=float(per_position.mean()) / d_sae,
+        latents=rows(0),
+        latents_past_first=rows(1),
+    )
 
 
 def _strongest(one: Found, first: int, top: int) -> list[tuple[int, float, int, int]]:

@@ -96,9 +96,9 @@ def test_what_fires_is_what_the_library_says(run, server):
     from thoughtlens.latents.on_text import fire
 
     status, found = ask(server, "/api/fire", {"text": QUESTION, "top": 3})
-    (expected,) = fire(run, [QUESTION], top=3)["texts"]
+    (expected,) = fire(run, [QUESTION], top=3).texts
     assert status == 200 and found["member"] == "pooled" and found["answer"] == "14"
-    assert found["latents"] == json.loads(json.dumps(expected["latents"]))
+    assert found["latents"] == json.loads(json.dumps(expected.to_json()["latents"]))
     assert [len(hook) for hook in found["by_position"]] == [7, 7]
     strongest = found["latents"][0]
     hook = found["hook_names"].index(strongest["hook_name"])

@@ -17,13 +17,13 @@ def fire(
     run_dir: RunDir,
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="One or more texts.")],
 ) -> None:
-    """Show the strongest latents of a text, its L0, and which of them fire everywhere."""
+    """Show the strongest latents of a text, its L0, and which of them are dense."""
     from thoughtlens.core import say
-    from thoughtlens.latents import on_text as stage
+    from thoughtlens.latents import on_text
 
-    result = stage.fire(run_dir, texts)
-    say(stage.render(result))
-    show(result)
+    found = on_text.fire(run_dir, texts)
+    say(on_text.render(found))
+    show(found.to_json())
 
 
 @app.command()

@@ -77,7 +77,7 @@ class Engine:
             "hook_names": sae.hook_names,
             "everywhere_known": flags is not None,
             "by_position": _by_position(found, asked.top),
-            **describe(found, asked.text, sae.hook_names, flags, asked.top),
+            **describe(found, asked.text, sae.hook_names, flags, asked.top).to_json(),
         }
 
     def steer(self, asked: SteerRequest) -> dict[str, Any]:
