@@ -22,10 +22,10 @@ from thoughtlens.core import (
     load_config,
     to_toml,
 )
-from thoughtlens.interventions.config import InterveneConfig
+from thoughtlens.interventions.config import InterveneConfig, of_run
 from thoughtlens.interventions.edits.changes import zero
 from thoughtlens.interventions.edits.run import Edit, run_edits
-from thoughtlens.interventions.stage import intervene, of_run, plan
+from thoughtlens.interventions.stage import intervene, plan
 from thoughtlens.models.thought import codi, tiny
 from thoughtlens.models.thought.places import Place
 from thoughtlens.sae import ReLUConfig

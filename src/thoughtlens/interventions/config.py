@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from thoughtlens.core import Config
+from thoughtlens.acts.extract.config import ExtractConfig
+from thoughtlens.core import Config, Json, NotThereError, load_config
 from thoughtlens.models.hf.config import ModelConfig
 from thoughtlens.models.thought.config import ThoughtModelConfig
 from thoughtlens.problems.config import GeneratedConfig, ProblemsConfig
@@ -162,3 +163,22 @@ class InterveneConfig(ThoughtModelConfig):
     """Problems at a time."""
     max_new_tokens: int = Field(256, ge=1)
     """Longest answer."""
+
+
+def of_run(run: str | Path) -> Json:
+    """The settings that a run's own model, problems and SAEs amount to, for `InterveneConfig`.
+
+    Raises:
+        NotThereError: no store of thoughts in the run.
+    """
+    acts = Path(run) / "acts"
+    file = acts / "config.toml"
+    if not file.is_file():
+        raise NotThereError(f"Expected a run with a store of activations, found no {file}")
+    cfg = load_config(ExtractConfig, file)
+    table: Json = {"model": cfg.model.model_dump(exclude_none=True)}
+    table["problems"] = {"source": str(acts / "problems.parquet")}
+    table |= {k: v for k, v in (("base", cfg.base), ("remove_eos", cfg.remove_eos)) if v is not None}
+    if (Path(run) / "sae").is_dir():
+        table["sae"] = str(Path(run) / "sae")
+    return table

@@ -9,20 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from thoughtlens.acts.behind import open_thoughts
-from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.core import (
-    NotThereError,
     Parts,
     Plan,
     Record,
     Result,
-    load_config,
     progress,
     run_stage,
     to_table,
@@ -78,25 +74,6 @@ def plan(cfg: InterveneConfig) -> Plan:
     runs = 12 * len(edit.doses) if isinstance(edit, SteerConfig) else RUNS.get(edit.kind, 16)
     rows = cfg.n * runs * (2 if cfg.controls and edit.kind != "exit" else 1)
     return Plan(rows=rows, memory_bytes=8e8 + cfg.n * 60_000, disk_bytes=rows * 12.0, seconds=5 + rows * 4e-4)
-
-
-def of_run(run: str | Path) -> dict[str, Any]:
-    """The settings that a run's own model, problems and SAEs amount to, for `InterveneConfig`.
-
-    Raises:
-        NotThereError: no store of thoughts in the run.
-    """
-    acts = Path(run) / "acts"
-    file = acts / "config.toml"
-    if not file.is_file():
-        raise NotThereError(f"Expected a run with a store of activations, found no {file}")
-    cfg = load_config(ExtractConfig, file)
-    table: dict[str, Any] = {"model": cfg.model.model_dump(exclude_none=True)}
-    table["problems"] = {"source": str(acts / "problems.parquet")}
-    table |= {k: v for k, v in (("base", cfg.base), ("remove_eos", cfg.remove_eos)) if v is not None}
-    if (Path(run) / "sae").is_dir():
-        table["sae"] = str(Path(run) / "sae")
-    return table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ def intervene(
     out: Out,
     plan: PlanOnly = False,
 ) -> None:
-    from thoughtlens.interventions.stage import of_run
+    from thoughtlens.interventions.config import of_run
 
     is_run = (Path(source) / "acts").is_dir()
     table = of_run(source) if is_run else {"model": {"name": source, "dtype": "float32"}}
