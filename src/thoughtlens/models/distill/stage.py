@@ -12,16 +12,18 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from thoughtlens.core import DataError, Plan, read_json, run_stage, say, write_json
+from thoughtlens.core import DataError, Number, Plan, Result, read_json, run_stage, say, write_json
 from thoughtlens.models.distill.config import DistillConfig
 from thoughtlens.models.distill.loop import Trainer, student_answers, teacher_right
+from thoughtlens.models.distill.records import DistillOutcome, TrainedModel
 from thoughtlens.models.distill.start import answer_where_the_teacher_looks_up
 from thoughtlens.models.distill.tasks import TASKS
 from thoughtlens.models.thought import tiny
@@ -45,7 +47,7 @@ def plan(cfg: DistillConfig) -> Plan:
     return Plan(rows=rows, memory_bytes=6e8 * cfg.workers, disk_bytes=5e6, seconds=steps * 0.2 * rounds)
 
 
-def distill(cfg: DistillConfig, out: Path) -> dict[str, Any]:
+def distill(cfg: DistillConfig, out: Path) -> Result:
     """Train every seed and variant; `out/seed*/variant/` are model directories for `tiny.load`.
 
     Raises:
@@ -54,7 +56,7 @@ def distill(cfg: DistillConfig, out: Path) -> dict[str, Any]:
     return run_stage("distill", cfg, out, lambda tmp: _work(cfg, tmp))
 
 
-def _work(cfg: DistillConfig, tmp: Path) -> dict[str, Any]:
+def _work(cfg: DistillConfig, tmp: Path) -> DistillOutcome:
     if cfg.workers == 1 or len(cfg.seeds) == 1:
         for seed in cfg.seeds:
             _train_seed(cfg, seed, tmp, None)
@@ -160,31 +162,31 @@ def _final(trainer: Trainer, n: int) -> dict[str, list[int]]:
     return counts
 
 
-def _result(cfg: DistillConfig, tmp: Path) -> dict[str, Any]:
-    rows = []
-    for seed in cfg.seeds:
-        for variant in cfg.variants:
-            training = read_json(tmp / f"seed{seed}" / variant / "config.json")["training"]
-            shares = {name: _share(*pair) for name, pair in training.pop("accuracy").items()}
-            rows.append({"variant": variant, **training, "seed": seed, "accuracy": shares})
-    ours = [row for row in rows if row["variant"] == "thoughts"]
+def _result(cfg: DistillConfig, tmp: Path) -> DistillOutcome:
+    models = [_trained(tmp, seed, variant) for seed in cfg.seeds for variant in cfg.variants]
     head = {
-        f"seed{row['seed']}_{k}_steps": row["accuracy"][f"answer_{k}"] | {"split": "test"}
-        for row in ours
+        f"seed{model.seed}_{k}_steps": replace(model.accuracy[f"answer_{k}"], split="test")
+        for model in models
+        if model.variant == "thoughts"
         for k in (2, 3)
     }
-    write_json(tmp / "models.json", {"models": rows})
-    return {
-        "headline": head,
-        "models": rows,
-        "definitions": {
+    write_json(tmp / "models.json", {"models": [model.to_json() for model in models]})
+    return DistillOutcome(
+        headline=head,
+        models=models,
+        definitions={
             "answer_k": "right answers / held-out problems of k steps (any path for k = 1); Wilson 95 %",
             "teacher_k": "chains of thought with every token right / problems",
         },
-        "warnings": [],
-    }
+    )
 
 
-def _share(right: int, n: int) -> dict[str, Any]:
+def _trained(tmp: Path, seed: int, variant: str) -> TrainedModel:
+    training = read_json(tmp / f"seed{seed}" / variant / "config.json")["training"]
+    accuracy = {name: _share(*pair) for name, pair in training["accuracy"].items()}
+    return TrainedModel.from_json(training | {"variant": variant, "seed": seed, "accuracy": accuracy})
+
+
+def _share(right: int, n: int) -> Number:
     interval = wilson(right, n)
-    return {"value": interval.estimate, "low": interval.low, "high": interval.high, "n": n}
+    return Number(value=interval.estimate, low=interval.low, high=interval.high, n=n)
