@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.evals.reconstruction.test_stage import ATOMS, HOOKS, D, atoms, codes, config, in_test, write
+from tests.evals.reconstruction.planted import ATOMS, HOOKS, D, atoms, codes, config, in_test, write
 from thoughtlens import metrics
 from thoughtlens import sae as saes
 from thoughtlens.acts.store.meta import StoreMeta
