@@ -69,7 +69,7 @@ def _headline_without_prose(table: Json) -> Json:
     """Keys of `intervene`'s headline told place and finding, which are fields of the number now."""
     if table.get("stage") != "intervene":
         return table
-    return table | {"headline": dict(_place_as_fields(*entry) for entry in table["headline"].items())}
+    return table | {"headline": dict(_place_as_fields(*entry) for entry in table.get("headline", {}).items())}
 
 
 def _place_as_fields(key: str, number: Json) -> tuple[str, Json]:
