@@ -51,6 +51,13 @@ def imported(file: Path) -> Iterator[tuple[str, ...]]:
             yield from (_module([*base, alias.name]) for alias in node.names)
 
 
+def stage_rooms() -> set[tuple[str, ...]]:
+    """Folders that hold a `stage.py`."""
+    return {
+        module_of(file)[:-1] for file in files() if file.name == "stage.py" and file.parent.name != "core"
+    }
+
+
 def room(module: tuple[str, ...]) -> tuple[str, ...]:
     """The folder or file of the second level that a module belongs to; a wing's own face is the wing."""
     return module[:2]

@@ -23,6 +23,26 @@ def test_imports_run_down_the_ladder(file):
         assert house.LEVEL[other] < house.LEVEL[wing], f"{file} imports {other}, which stands above {wing}"
 
 
+LENT = ("config", "records")
+"""What a room that holds a `stage.py` lends out."""
+INSIDE = ("ops.bench",)
+"""Measures the insides of rooms."""
+
+
+@pytest.mark.parametrize("file", house.files(), ids=label)
+def test_no_stage_imports_a_stage(file):
+    module = house.module_of(file)
+    if module[0] == "cli" or label(file).startswith(INSIDE):
+        return
+    for other in house.imported(file):
+        for stage in house.stage_rooms():
+            inside = other[: len(stage)] == stage and len(other) > len(stage)
+            if inside and module[: len(stage)] != stage:
+                assert other[len(stage)] in LENT, (
+                    f"{file} imports {'.'.join(other)}, the inside of a stage's room"
+                )
+
+
 def test_no_circles():
     assert house.circles() == []
 

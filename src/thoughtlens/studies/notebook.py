@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thoughtlens.core import DataError, MismatchError, Result
 from thoughtlens.latents.codes.tokens import token_texts
-from thoughtlens.latents.lens.readout import Readout, of_thoughts
+from thoughtlens.latents.readout import Readout, of_thoughts
 from thoughtlens.models.hf.capture import capture
 from thoughtlens.models.hf.load import LanguageModel
 from thoughtlens.models.thought import thoughts

@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 
 from thoughtlens.core import Parts, progress
 from thoughtlens.latents.lens import tuned
-from thoughtlens.latents.lens.readout import LensInput
 from thoughtlens.latents.lens.records import KLRow
 from thoughtlens.latents.lens.rows import CellRows, cell_rows, group_numbers
 from thoughtlens.latents.lens.tuned import Translator
+from thoughtlens.latents.readout import LensInput
 from thoughtlens.models.thought.thoughts import ThoughtModel
 from thoughtlens.numerics.stats.intervals import bootstrap_means
 

@@ -21,11 +21,11 @@ from thoughtlens.latents.lens import latents, score
 from thoughtlens.latents.lens.config import LensConfig
 from thoughtlens.latents.lens.fitting import fit_all, save_translators
 from thoughtlens.latents.lens.readings import read_all, readings_table, tokens_table
-from thoughtlens.latents.lens.readout import LensInput, of_text, of_thoughts
 from thoughtlens.latents.lens.records import KLRow, LensOutcome, SummaryRow
 from thoughtlens.latents.lens.rows import cell_rows
 from thoughtlens.latents.lens.summary import best, headline, objections, summarise
 from thoughtlens.latents.lens.tuned import Translator
+from thoughtlens.latents.readout import LensInput, of_text, of_thoughts
 from thoughtlens.sae import load_members
 
 DEFINITIONS = {

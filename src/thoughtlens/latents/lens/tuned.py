@@ -16,8 +16,8 @@ from torch import Tensor
 
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.latents.lens.config import LensConfig
-from thoughtlens.latents.lens.readout import Readout
 from thoughtlens.latents.lens.rows import CellRows
+from thoughtlens.latents.readout import Readout
 from thoughtlens.models.thought.thoughts import ThoughtModel, collect
 
 HELD_BACK = 0.1
