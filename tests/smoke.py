@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
     assert {"pilot", "text-demo"} <= set(json.loads(command("recipes", cwd=folder))["recipes"])
 
     from thoughtlens.models.thought import thoughts
-    from thoughtlens.problems import arithmetic
+    from thoughtlens.problems.tasks import arithmetic
 
     table = arithmetic.problems(8, seed=1, split="test")
     batch = thoughts.collect(thoughts.load("codi-tiny"), table["question"].to_pylist(), answers=True)

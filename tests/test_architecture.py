@@ -54,7 +54,7 @@ def imported_by(statement: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "statement", ["import thoughtlens", "import thoughtlens.cli", "import thoughtlens.core.config"]
+    "statement", ["import thoughtlens", "import thoughtlens.cli", "import thoughtlens.core.stages.config"]
 )
 def test_importing_costs_no_torch(statement):
     assert not {"torch", "transformers", "sklearn", "matplotlib", "pandas"} & imported_by(statement)

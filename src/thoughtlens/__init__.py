@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from thoughtlens.core.lazy import face
+from thoughtlens.core import face
 
 __version__ = "0.1.0"
 

@@ -14,9 +14,9 @@ from . import studies as studies
 from .models.open import load_model as load_model
 from .models.thought.places import Place as Place
 from .numerics import metrics as metrics
-from .sae.base import SAE as SAE
 from .sae.formats.open import load_sae as load_sae
-from .show.run import Run as Run
+from .sae.kinds.base import SAE as SAE
+from .show.run.run import Run as Run
 from .studies.notebook import fit as fit
 from .studies.notebook import open_run as open_run
 from .studies.notebook import read as read

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from tests.core.counting import Count
-from thoughtlens.core import NotThereError, OccupiedError, ResourceError, StoreError, stage
+from thoughtlens.core import NotThereError, OccupiedError, ResourceError, StoreError
+from thoughtlens.core.stages import stage
 
 
 def write(tmp: Path, n: int = 3) -> dict:
@@ -87,7 +88,7 @@ def test_an_interrupted_stage_continues_with_its_own_settings_only(tmp_path):
 def test_two_writers_do_not_meet(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from tests.core.counting import Count\n"
-        "from thoughtlens.core.stage import run_stage\n"
+        "from thoughtlens.core.stages.stage import run_stage\n"
         "def work(tmp):\n    print('in', flush=True); time.sleep(60)\n"
         f"run_stage('count', Count(), Path({str(tmp_path / 'a')!r}), work)\n"
     )

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from tests.docs.pages import blocks
 from tests.docs.repository import ROOT
-from thoughtlens.show import plots
+from thoughtlens.show.pages import plots
 
 
 def test_readme_stays_short():

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from thoughtlens.core import ConfigError, load_config
-from thoughtlens.interventions.config import InterveneConfig, LatentsConfig, SwapConfig
-from thoughtlens.interventions.records import About
+from thoughtlens.interventions.intervene.config import InterveneConfig, LatentsConfig, SwapConfig
+from thoughtlens.interventions.intervene.records import About
 
 OLD = {
     "n": 40, "edit": "edit_latents", "site": "thought_in", "steps": [3, 4], "scope": ["cell", "all"],
@@ -54,7 +54,7 @@ def test_a_wrong_key_names_the_right_one(line, says):
 
 def test_settings_cost_no_torch():
     heavy = "{'torch', 'numpy', 'pyarrow'}"
-    code = f"import sys, thoughtlens.interventions.config; print({heavy} & set(sys.modules))"
+    code = f"import sys, thoughtlens.interventions.intervene.config; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -22,10 +22,10 @@ from thoughtlens.core import (
     load_config,
     to_toml,
 )
-from thoughtlens.interventions.config import InterveneConfig, of_run
 from thoughtlens.interventions.edits.changes import zero
 from thoughtlens.interventions.edits.run import Edit, run_edits
-from thoughtlens.interventions.stage import intervene, plan
+from thoughtlens.interventions.intervene.config import InterveneConfig, of_run
+from thoughtlens.interventions.intervene.stage import intervene, plan
 from thoughtlens.models.thought import codi, tiny
 from thoughtlens.models.thought.places import Place
 from thoughtlens.sae import ReLUConfig
@@ -118,8 +118,8 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path):
     whole = intervene(cfg, tmp_path / "whole")
     code = (
         "from pathlib import Path; from thoughtlens.core import load_config; "
-        "from thoughtlens.interventions.config import InterveneConfig; "
-        "from thoughtlens.interventions.stage import intervene; "
+        "from thoughtlens.interventions.intervene.config import InterveneConfig; "
+        "from thoughtlens.interventions.intervene.stage import intervene; "
         f"intervene(load_config(InterveneConfig, {str(file)!r}), Path({str(tmp_path / 'killed')!r}))"
     )
     job = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)

@@ -10,15 +10,15 @@ import torch
 
 from tests.interventions.linear import N_STEPS, D, LinearToy, logits_by_formula
 from thoughtlens.core import load_config
-from thoughtlens.interventions.config import InterveneConfig
 from thoughtlens.interventions.edits import changes
 from thoughtlens.interventions.edits.places import Change
 from thoughtlens.interventions.edits.run import Edit, run_edits
 from thoughtlens.interventions.effects.rows import rows_of
-from thoughtlens.interventions.plans import plans
-from thoughtlens.interventions.records import EffectRow
-from thoughtlens.interventions.summary import objections
-from thoughtlens.interventions.trials import states_at
+from thoughtlens.interventions.intervene.config import InterveneConfig
+from thoughtlens.interventions.intervene.plans import plans
+from thoughtlens.interventions.intervene.records import EffectRow
+from thoughtlens.interventions.intervene.summary import objections
+from thoughtlens.interventions.intervene.trials import states_at
 from thoughtlens.models.thought.places import Place
 
 QUESTIONS = [f"{i % 10} {i * 7 % 10}" for i in range(40)]

@@ -13,7 +13,7 @@ from tests.evals.suites.planted import D, planted_rows, probe_sae
 from thoughtlens.evals.suites.adaptor import as_sae_lens
 from thoughtlens.models.hf.attach import attach
 from thoughtlens.numerics.metrics.sparsity import L0
-from thoughtlens.problems.labelled import PREFIX, labelled
+from thoughtlens.problems.text.labelled import PREFIX, labelled
 
 lens = pytest.importorskip("transformer_lens", reason="TransformerLens is not installed")
 pytest.importorskip("xgboost", reason="xgboost, which sae-probes imports, is not installed")

@@ -12,7 +12,7 @@ from tests.evals.suites.planted import planted_rows, probe_sae
 from thoughtlens.evals.suites.adaptor import as_sae_lens
 from thoughtlens.evals.suites.config import SuiteConfig
 from thoughtlens.evals.suites.theirs import theirs
-from thoughtlens.problems.labelled import PREFIX, binary_sets, labelled
+from thoughtlens.problems.text.labelled import PREFIX, binary_sets, labelled
 
 pytest.importorskip("sae_lens", reason="SAELens is not installed")
 pytest.importorskip("xgboost", reason="xgboost, which sae-probes imports, is not installed")

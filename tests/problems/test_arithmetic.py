@@ -9,7 +9,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from thoughtlens.core import ConfigError, DataError
-from thoughtlens.problems import arithmetic, words
+from thoughtlens.problems.tasks import arithmetic, words
 
 
 def solve(question: str, p: int) -> list[int]:

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from thoughtlens.core import ConfigError, DataError
-from thoughtlens.problems import gsm8k
-from thoughtlens.problems.audit import audit, markdown, reachable
+from thoughtlens.problems.tasks import gsm8k
+from thoughtlens.problems.tasks.audit import audit, markdown, reachable
 
 SOLUTIONS = [
     "3 + 4 = <<3+4=7>>7\n#### 7",

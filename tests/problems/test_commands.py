@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from thoughtlens.cli import app
 from thoughtlens.core import OccupiedError
-from thoughtlens.problems import arithmetic, words
+from thoughtlens.problems.tasks import arithmetic, words
 
 GSM8K = {"question": "Ann has 2 and 3 pens. How many?", "answer": "She has 2 + 3 = <<2+3=5>>5.\n#### 5"}
 

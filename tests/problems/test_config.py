@@ -8,7 +8,7 @@ import pytest
 
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.core import ConfigError, load_config
-from thoughtlens.interventions.config import InterveneConfig
+from thoughtlens.interventions.intervene.config import InterveneConfig
 from thoughtlens.problems.config import GeneratedConfig, Gsm8kConfig, TableConfig, TextConfig
 
 GENERATED = {"kind": "problems", "source": "generated", "n": 5, "n_steps": [2]}

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from thoughtlens.core import ConfigError, DataError, NotThereError
-from thoughtlens.problems import gsm8k
+from thoughtlens.problems.tasks import gsm8k
 
 SOLUTIONS = {
     "add": "He has 3 + 4 = <<3+4=7>>7 hens.\nThen 7 - 2 = <<7-2=5>>5.\n#### 5",

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from thoughtlens.core import ConfigError, DataError, NotThereError
-from thoughtlens.problems.files import probe_files
-from thoughtlens.problems.labelled import labelled
+from thoughtlens.problems.text.files import probe_files
+from thoughtlens.problems.text.labelled import labelled
 
 ROWS = [
     {"text": "good, really", "label": 1},

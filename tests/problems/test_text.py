@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from thoughtlens.core import ConfigError, DataError, NotThereError
-from thoughtlens.problems import text
 from thoughtlens.problems.config import TextConfig
-from thoughtlens.problems.text import count_tokens, documents, local_file
+from thoughtlens.problems.text import text
+from thoughtlens.problems.text.text import count_tokens, documents, local_file
 
 
 def read(path: Path, **options) -> pa.Table:

@@ -7,7 +7,7 @@ import pytest
 
 from thoughtlens.core import ConfigError, DataError
 from thoughtlens.models.hf.reader import pad
-from thoughtlens.problems.tokens import Cutter, Window, bos_id, deal, pack, spool
+from thoughtlens.problems.text.tokens import Cutter, Window, bos_id, deal, pack, spool
 
 
 class Letters:

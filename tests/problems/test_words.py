@@ -5,7 +5,7 @@ import pytest
 
 from thoughtlens.core import ConfigError
 from thoughtlens.evals.validity.probe import bag_of_words
-from thoughtlens.problems import arithmetic, patterns, words
+from thoughtlens.problems.tasks import arithmetic, patterns, words
 
 SIGNS = {word: sign for rows in patterns.VERBS.values() for sign, verbs in zip("+-*", rows, strict=True)
          for verb in verbs.split() for word in verb.split("_")}  # fmt: skip

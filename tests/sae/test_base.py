@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.sae.toy import random_sae, rows
 from thoughtlens import sae as saes
 from thoughtlens.core import ConfigError, MismatchError
-from thoughtlens.sae.base import counts
+from thoughtlens.sae.kinds.base import counts
 
 CONFIGS = [saes.TopKConfig(d_sae=20, k=3), saes.ReLUConfig(d_sae=20)]
 CELLS = [("a:out", 0), ("a:out", 1)]

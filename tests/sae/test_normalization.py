@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from thoughtlens.core import DataError, MismatchError
-from thoughtlens.sae.normalization import fit_normalization, geometric_median
+from thoughtlens.sae.kinds.normalization import fit_normalization, geometric_median
 
 CELLS = [("a:out", None), ("b:out", None)]
 

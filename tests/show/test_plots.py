@@ -11,10 +11,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from thoughtlens.evals.classify.records import ClassRow
-from thoughtlens.interventions.records import EffectRow
+from thoughtlens.interventions.intervene.records import EffectRow
 from thoughtlens.latents.interpret.records import LatentRow
 from thoughtlens.sae.train.records import CurvePoint
-from thoughtlens.show import plots
+from thoughtlens.show.pages import plots
 
 CURVES = [
     CurvePoint(

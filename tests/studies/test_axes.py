@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from thoughtlens.core import ConfigError
-from thoughtlens.studies.axes import settings, split_overrides, split_values
+from thoughtlens.studies.sweep.axes import settings, split_overrides, split_values
 
 
 @pytest.mark.parametrize(

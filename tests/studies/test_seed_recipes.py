@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from tests.sae.stores import planted, write_store
 from thoughtlens import sae as saes
 from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.sae.fit.job import plan_jobs, settings, start
 from thoughtlens.sae.fit.trainer import Trainer
-from thoughtlens.sae.jobs.job import plan_jobs, settings, start
 from thoughtlens.studies import pipeline
 
 X = torch.tensor([[1.0, -2.0], [3.0, 0.5]])

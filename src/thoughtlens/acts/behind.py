@@ -14,11 +14,9 @@ from thoughtlens.core import (
     validate_config,
     warn,
 )
-from thoughtlens.models.hf.config import ModelConfig
-from thoughtlens.models.hf.load import LanguageModel, load
+from thoughtlens.models import LanguageModel, ModelConfig, ThoughtModel, ThoughtModelConfig
+from thoughtlens.models.hf.load import load
 from thoughtlens.models.thought import thoughts
-from thoughtlens.models.thought.config import ThoughtModelConfig
-from thoughtlens.models.thought.thoughts import ThoughtModel
 
 REMEDY = "extract again, or restore the model"
 

@@ -12,7 +12,7 @@ from thoughtlens.core import NotThereError, Record, digest, of_table, read_recip
 from thoughtlens.latents.codes.tokens import quoted
 from thoughtlens.latents.explain.records import ExplanationRow
 from thoughtlens.latents.lens.records import LatentTokenRow
-from thoughtlens.sae.formats.io import member_names
+from thoughtlens.sae import member_names
 
 N_TOKENS = 4
 

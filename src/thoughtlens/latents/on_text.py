@@ -13,16 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtlens.acts.behind import made_with, thought_model
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore, made_with, thought_model
 from thoughtlens.core import ConfigError, MismatchError, NotThereError, Record
 from thoughtlens.latents.codes.member import member_thoughts
 from thoughtlens.latents.codes.reading import TextReader
 from thoughtlens.latents.codes.tokens import token_texts
-from thoughtlens.models.thought.places import block_outputs
-from thoughtlens.models.thought.thoughts import ThoughtModel, collect
-from thoughtlens.sae.base import SAE
-from thoughtlens.sae.formats.io import load_members
+from thoughtlens.models import ThoughtModel, block_outputs, collect
+from thoughtlens.sae import SAE, load_members
 
 DEFINITIONS = {
     "max": "largest activation of the latent over the positions of the text: its tokens without special "

@@ -11,14 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore
 from thoughtlens.core import MismatchError
 from thoughtlens.latents.codes.tokens import token_texts
 from thoughtlens.latents.lens.config import LensConfig
-from thoughtlens.models.hf.load import LanguageModel
-from thoughtlens.models.thought.sequence import decoder_parts
-from thoughtlens.models.thought.thoughts import ThoughtModel
-from thoughtlens.models.thought.tiny import TinyThoughts
+from thoughtlens.models import LanguageModel, ThoughtModel, TinyThoughts, decoder_parts
 
 CHUNK = 1 << 22
 """Logits held at once."""

@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from thoughtlens.core import ConfigError, DataError, NotThereError, warn
-from thoughtlens.problems import arithmetic, gsm8k, words
 from thoughtlens.problems.config import (
     COLUMNS,
     GeneratedConfig,
@@ -21,6 +20,7 @@ from thoughtlens.problems.config import (
     TableConfig,
     sources,
 )
+from thoughtlens.problems.tasks import arithmetic, gsm8k, words
 
 GENERATORS = {"arithmetic": arithmetic, "words": words}
 """Modules with `problems`, `twins`, `CHANGES` and the default modulus `P`."""

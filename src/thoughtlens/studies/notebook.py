@@ -14,14 +14,11 @@ from torch import Tensor
 from thoughtlens.core import DataError, MismatchError, Result
 from thoughtlens.latents.codes.tokens import token_texts
 from thoughtlens.latents.readout import Readout, of_thoughts
-from thoughtlens.models.hf.capture import capture
-from thoughtlens.models.hf.load import LanguageModel
+from thoughtlens.models import LanguageModel, Place, ThoughtBatch, ThoughtModel, capture
 from thoughtlens.models.thought import thoughts
-from thoughtlens.models.thought.places import Place
-from thoughtlens.models.thought.thoughts import ThoughtBatch, ThoughtModel
-from thoughtlens.sae import SAE, SAEConfig
-from thoughtlens.sae.fit.short import settings, train_rows
-from thoughtlens.show.run import Run
+from thoughtlens.sae import SAE, SAEConfig, train_rows
+from thoughtlens.sae.fit.short import settings
+from thoughtlens.show.run.run import Run
 from thoughtlens.studies import pipeline
 
 

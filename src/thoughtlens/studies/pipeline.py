@@ -18,6 +18,7 @@ from pydantic import create_model
 
 from thoughtlens.core import (
     BY_NAME,
+    OF_RUNS,
     Config,
     ConfigError,
     Json,
@@ -34,8 +35,7 @@ from thoughtlens.core import (
     validate_config,
     write_json,
 )
-from thoughtlens.core.registry import OF_RUNS
-from thoughtlens.sae.kinds.config import require_k
+from thoughtlens.sae import require_k
 from thoughtlens.studies.records import RunDone, StageDone
 
 if TYPE_CHECKING:

@@ -17,11 +17,12 @@ from tests.models.thought.fake import make_codi
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract, plan
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import ConfigError, DataError, HookError, NotThereError, config
+from thoughtlens.core import ConfigError, DataError, HookError, NotThereError
+from thoughtlens.core.stages import config
 from thoughtlens.models.thought import thoughts
 from thoughtlens.models.thought.thoughts import is_right
-from thoughtlens.problems import arithmetic
 from thoughtlens.problems.source import problems
+from thoughtlens.problems.tasks import arithmetic
 
 TINY = {"name": "codi-tiny", "dtype": "float32"}
 

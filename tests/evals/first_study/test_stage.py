@@ -16,7 +16,7 @@ from thoughtlens.evals.first_study.config import ReplayConfig
 from thoughtlens.evals.first_study.data import load_problems
 from thoughtlens.evals.first_study.protocol import LADDER, Replay, first_sae, protocols
 from thoughtlens.evals.first_study.stage import plan, replay
-from thoughtlens.problems.gsm8k import CLASSES
+from thoughtlens.problems.tasks.gsm8k import CLASSES
 from thoughtlens.studies import pipeline
 
 N = 120

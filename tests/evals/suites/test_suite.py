@@ -25,7 +25,7 @@ from thoughtlens.evals.suites.stage import plan, suite
 from thoughtlens.models.hf.capture import capture
 from thoughtlens.models.hf.config import ModelConfig
 from thoughtlens.models.hf.load import load
-from thoughtlens.problems.labelled import PREFIX, binary_sets, labelled
+from thoughtlens.problems.text.labelled import PREFIX, binary_sets, labelled
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("sae_probes") is None, reason="sae-probes is not installed"

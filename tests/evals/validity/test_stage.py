@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.models.thought.fake import make_codi
-from thoughtlens.core import ConfigError, DataError, MismatchError, NotThereError, config
+from thoughtlens.core import ConfigError, DataError, MismatchError, NotThereError
+from thoughtlens.core.stages import config
 from thoughtlens.evals.validity import verdicts
 from thoughtlens.evals.validity.config import GatesConfig, published
 from thoughtlens.evals.validity.probe import bag_of_words, read_values
@@ -19,7 +20,7 @@ from thoughtlens.interventions.effects.bench import Bench, patch_twins
 from thoughtlens.interventions.effects.splice import require_own, splice
 from thoughtlens.models.thought import tiny
 from thoughtlens.models.thought.places import Place
-from thoughtlens.problems import arithmetic
+from thoughtlens.problems.tasks import arithmetic
 from thoughtlens.sae import ReLUConfig
 from thoughtlens.sae.formats import io
 from thoughtlens.sae.kinds.registry import create

@@ -11,13 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from thoughtlens.core import ConfigError, DataError, config
+from thoughtlens.core import ConfigError, DataError
+from thoughtlens.core.stages import config
 from thoughtlens.models.distill.config import DistillConfig, LoopConfig
 from thoughtlens.models.distill.stage import distill, plan
 from thoughtlens.models.distill.tasks import ArithmeticTask, WordsTask
 from thoughtlens.models.thought import thoughts, tiny
 from thoughtlens.models.thought.tiny_decoder import TinyConfig, TinyDecoder
-from thoughtlens.problems import arithmetic, patterns, words
+from thoughtlens.problems.tasks import arithmetic, patterns, words
 
 FAST = {
     "teacher_accuracy": 0.0,

@@ -12,7 +12,7 @@ from thoughtlens.models.thought import tiny
 from thoughtlens.models.thought.places import Place
 from thoughtlens.models.thought.thoughts import Hook, collect, load, run
 from thoughtlens.models.thought.tiny_decoder import BOT, Cache, TinyConfig, TinyDecoder
-from thoughtlens.problems import words
+from thoughtlens.problems.tasks import words
 
 WORDS = tuple("abcdefgh") + tuple(map(str, range(5)))
 

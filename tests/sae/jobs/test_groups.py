@@ -9,15 +9,9 @@ from tests.sae.stores import planted, write_store
 from thoughtlens import sae as saes
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import Ranks, ResourceError, free_bytes
-from thoughtlens.sae.jobs.groups import (
-    MOST_ACTS,
-    memory_bytes,
-    plan_groups,
-    require_memory,
-    stack_size,
-)
-from thoughtlens.sae.jobs.job import Job, plan_jobs
-from thoughtlens.sae.jobs.run import Team
+from thoughtlens.sae.fit.groups import MOST_ACTS, memory_bytes, plan_groups, require_memory, stack_size
+from thoughtlens.sae.fit.job import Job, plan_jobs
+from thoughtlens.sae.fit.run import Team
 from thoughtlens.sae.train.config import TrainConfig
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -11,7 +11,7 @@ from tests.sae.kinds.each import CONFIGS, D_IN, D_SAE, inputs, make, name
 from tests.sae.toy import directional_error
 from thoughtlens import sae as saes
 from thoughtlens.core import CheckpointError, ConfigError, MismatchError, to_toml, validate_config
-from thoughtlens.sae.base import counts
+from thoughtlens.sae.kinds.base import counts
 from thoughtlens.sae.kinds.config import CONFIGS as REGISTERED
 from thoughtlens.sae.train.config import TrainConfig
 

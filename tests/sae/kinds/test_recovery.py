@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from thoughtlens import sae as saes
-from thoughtlens.sae.base import counts
 from thoughtlens.sae.fit.trainer import Settings, Trainer
+from thoughtlens.sae.kinds.base import counts
 
 D_IN, N_ATOMS, D_SAE, DENSITY = 16, 20, 32, 0.1
 L0 = DENSITY * N_ATOMS

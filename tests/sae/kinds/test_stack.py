@@ -7,7 +7,7 @@ import torch
 
 from thoughtlens import sae as saes
 from thoughtlens.core import MismatchError
-from thoughtlens.sae.base import counts
+from thoughtlens.sae.kinds.base import counts
 from thoughtlens.sae.kinds.stack import Stack, stack_key
 
 D_IN, D_SAE, BATCH = 6, 20, 40

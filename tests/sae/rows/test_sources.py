@@ -20,8 +20,8 @@ from thoughtlens.core import (
     ThoughtlensError,
     validate_config,
 )
-from thoughtlens.sae.rows.members import Member
-from thoughtlens.sae.rows.sources import open_source, resolve
+from thoughtlens.sae.fit.members import Member
+from thoughtlens.sae.fit.sources import open_source, resolve
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import plan, train
 

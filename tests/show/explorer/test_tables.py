@@ -27,8 +27,8 @@ from thoughtlens.show.explorer.panels import PANELS
 from thoughtlens.show.explorer.sources import sources
 from thoughtlens.show.explorer.stage import explorer
 from thoughtlens.show.explorer.summary import plane
-from thoughtlens.show.pages import refreshed
-from thoughtlens.show.run import Run
+from thoughtlens.show.pages.pages import refreshed
+from thoughtlens.show.run.run import Run
 
 
 @pytest.fixture(scope="module")

@@ -23,11 +23,11 @@ from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.stage import interpret
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import train
-from thoughtlens.show import text
 from thoughtlens.show.report import blocks, sections
 from thoughtlens.show.report.config import ReportConfig
 from thoughtlens.show.report.stage import report
-from thoughtlens.show.run import Run
+from thoughtlens.show.run import text
+from thoughtlens.show.run.run import Run
 
 NASTY = "</script><img src=x onerror=alert(1)> \u202egnp.exe\u202c \u2028 & <b>bold</b> `code` | pipe"
 

@@ -11,9 +11,9 @@ from thoughtlens import sae as saes
 from thoughtlens.core import ConfigError
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import train
-from thoughtlens.studies.study import configure
 from thoughtlens.studies.sweep.config import GridConfig
 from thoughtlens.studies.sweep.stage import grid, plan
+from thoughtlens.studies.sweep.study import configure
 
 TRAIN = {"batch_size": 32, "epochs": 4.0, "evaluations": 2, "lr": 3e-3}
 RECIPE = {"sae": {"kind": "topk", "d_sae": 24, "k": 2}, "train": TRAIN}

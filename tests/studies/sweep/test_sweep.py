@@ -14,7 +14,7 @@ from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import ConfigError, DataError, validate_config
-from thoughtlens.studies import study
+from thoughtlens.studies.sweep import study
 from thoughtlens.studies.sweep.measure import measure
 
 RECIPE = """

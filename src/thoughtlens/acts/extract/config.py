@@ -6,9 +6,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from thoughtlens.models.hf.config import ModelConfig
-from thoughtlens.models.thought.config import ThoughtModelConfig
-from thoughtlens.problems.config import AnyProblems, Bos, TextConfig
+from thoughtlens.models import ModelConfig, ThoughtModelConfig
+from thoughtlens.problems import AnyProblems, Bos, TextConfig
 
 
 class ExtractConfig(ThoughtModelConfig):

@@ -37,9 +37,8 @@ from thoughtlens.core import (
     warn,
     write_json,
 )
+from thoughtlens.problems import TextConfig, local_file
 from thoughtlens.problems import source as problem_source
-from thoughtlens.problems.config import TextConfig
-from thoughtlens.problems.text import local_file
 
 __all__ = ["Chunk", "ExtractConfig", "Source", "extract", "plan", "write"]
 

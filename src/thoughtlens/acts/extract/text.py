@@ -13,12 +13,19 @@ from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.source import Chunk, Source, flops
 from thoughtlens.acts.store.meta import StoreMeta
 from thoughtlens.core import DTYPES, ConfigError, Plan
-from thoughtlens.models.hf.capture import capture, resolve
-from thoughtlens.models.hf.load import LanguageModel, load, read_config
-from thoughtlens.models.hf.reader import read_batch
-from thoughtlens.problems.config import TextConfig
-from thoughtlens.problems.text import count_tokens, iter_documents
-from thoughtlens.problems.tokens import BUFFER_BATCHES, Cutter, Spool, Window, bos_id, spool
+from thoughtlens.models import LanguageModel, capture, read_batch, read_config, resolve
+from thoughtlens.models.hf.load import load
+from thoughtlens.problems import (
+    Cutter,
+    Spool,
+    TextConfig,
+    Window,
+    bos_id,
+    count_tokens,
+    iter_documents,
+    spool,
+)
+from thoughtlens.problems.text.tokens import BUFFER_BATCHES
 
 SPOOL = "documents.arrow"
 DEFAULT_HOOKS = ("layers.15:out",)

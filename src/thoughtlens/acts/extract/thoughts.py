@@ -21,17 +21,12 @@ from thoughtlens.core import (
     read_json,
     write_json,
 )
+from thoughtlens.models import Answer, Place, ThoughtModel, block_outputs, collect, is_right
 from thoughtlens.models.thought import tiny
-from thoughtlens.models.thought.places import CONVENTION, Place, block_outputs
-from thoughtlens.models.thought.thoughts import (
-    Answer,
-    ThoughtModel,
-    collect,
-    is_right,
-)
+from thoughtlens.models.thought.places import CONVENTION
 from thoughtlens.numerics.stats.intervals import wilson
+from thoughtlens.problems import ProblemsConfig
 from thoughtlens.problems import source as problem_source
-from thoughtlens.problems.config import ProblemsConfig
 
 ANSWERS = "answers"
 QUESTION_TOKENS, ANSWER_TOKENS = 60, 10

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from thoughtlens.cli.app import Acts, Out, Overrides, PlanOnly, RunDir, Sae, app, doing, show
-from thoughtlens.core.registry import BY_NAME
+from thoughtlens.core import BY_NAME
 
 
 @app.command(help=BY_NAME["explain"].about)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from thoughtlens.cli.app import RunDir, app, doing, show
-from thoughtlens.core.registry import BY_NAME
+from thoughtlens.core import BY_NAME
 
 
 @app.command()
@@ -49,7 +49,7 @@ def recipes() -> None:
 @app.command()
 def verify(store: Annotated[Path, typer.Argument(help="An acts/ directory.")]) -> None:
     """Check every digest of an activation store."""
-    from thoughtlens.acts.store.reader import verify
+    from thoughtlens.acts import verify
 
     show(verify(store).to_json())
 
@@ -75,7 +75,7 @@ def view(run_dir: RunDir) -> None:
     import webbrowser
 
     from thoughtlens.show.explorer.config import ExplorerConfig
-    from thoughtlens.show.pages import refreshed
+    from thoughtlens.show.pages.pages import refreshed
 
     result = refreshed(ExplorerConfig(run=run_dir), run_dir / "explorer")
     page = (run_dir / "explorer" / "index.html").resolve()

@@ -11,7 +11,7 @@ import typer
 
 from thoughtlens.cli.app import Acts, Out, Overrides, PlanOnly, Recipe, Sae, app, doing, show
 from thoughtlens.cli.commands.track import Names, Project, Track, following
-from thoughtlens.core.registry import BY_NAME
+from thoughtlens.core import BY_NAME
 
 INPUTS = {"acts": Acts, "sae": Sae}
 """Options for the inputs of a stage, by the name in its config."""

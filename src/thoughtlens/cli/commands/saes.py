@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from thoughtlens.cli.app import Out, Overrides, PlanOnly, app, doing
-from thoughtlens.core.registry import BY_NAME
+from thoughtlens.core import BY_NAME
 
 
 @app.command(help=BY_NAME["convert"].about)

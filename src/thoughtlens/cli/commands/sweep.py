@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from thoughtlens.cli.app import Acts, Out, Overrides, PlanOnly, Recipe, app, show
-from thoughtlens.core.registry import BY_NAME
+from thoughtlens.core import BY_NAME
 
 
 @app.command(help=BY_NAME["sweep"].about)
@@ -28,7 +28,7 @@ def sweep(
     ] = False,
     plan: PlanOnly = False,
 ) -> None:
-    from thoughtlens.studies import study
+    from thoughtlens.studies.sweep import study
 
     options = {"rule": rule, "max_l0": max_l0, "max_dead": max_dead}
     flags = {"fidelity": fidelity or None, "skip_refused": skip_refused or None}
@@ -40,6 +40,6 @@ def sweep(
 def grid(
     recipe: Recipe, overrides: Overrides = None, *, out: Out, acts: Acts = None, plan: PlanOnly = False
 ) -> None:
-    from thoughtlens.studies import study
+    from thoughtlens.studies.sweep import study
 
     show(study.run("grid", recipe, overrides or [], out, acts=acts, plan_only=plan))

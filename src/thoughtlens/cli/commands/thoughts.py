@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from thoughtlens.cli.app import Out, Overrides, PlanOnly, Recipe, app, doing
-from thoughtlens.core.registry import BY_NAME
+from thoughtlens.core import BY_NAME
 
 
 @app.command(help=BY_NAME["distill"].about)
@@ -40,7 +40,7 @@ def intervene(
     out: Out,
     plan: PlanOnly = False,
 ) -> None:
-    from thoughtlens.interventions.config import of_run
+    from thoughtlens.interventions.intervene.config import of_run
 
     is_run = (Path(source) / "acts").is_dir()
     table = of_run(source) if is_run else {"model": {"name": source, "dtype": "float32"}}

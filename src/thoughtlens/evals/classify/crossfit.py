@@ -11,9 +11,8 @@ from torch import Tensor
 from thoughtlens.core import ConfigError, load_config, say
 from thoughtlens.evals.probing.probes import Folds
 from thoughtlens.evals.probing.samples import ThoughtSamples
-from thoughtlens.sae.base import SAE
-from thoughtlens.sae.fit.short import settings, train_rows
-from thoughtlens.sae.train.config import TrainConfig
+from thoughtlens.sae import SAE, TrainConfig, train_rows
+from thoughtlens.sae.fit.short import settings
 
 
 def cross_fitted(sae: Path, samples: ThoughtSamples, folds: Folds, seed: int) -> list[ThoughtSamples]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore
 from thoughtlens.core import ConfigError, Parts, Plan, Result, run_stage
 from thoughtlens.evals.classify.config import ClassifyConfig
 from thoughtlens.evals.classify.crossfit import cross_fitted

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore
 from thoughtlens.core import ConfigError, DataError, MismatchError, digest
 from thoughtlens.evals.classify.config import ClassifyConfig
 from thoughtlens.evals.classify.records import Seen
@@ -17,10 +17,9 @@ from thoughtlens.evals.probing.coders import Cover
 from thoughtlens.evals.probing.menu import ARMS
 from thoughtlens.evals.probing.samples import TextSamples, ThoughtSamples, Units, stored_documents
 from thoughtlens.latents.stats.labels import PROBLEM_COLUMNS, encode_labels
-from thoughtlens.problems.labelled import labelled
-from thoughtlens.sae.base import SAE
+from thoughtlens.problems import labelled
+from thoughtlens.sae import SAE, Crosscoder
 from thoughtlens.sae.formats import io
-from thoughtlens.sae.kinds.crosscoder import Crosscoder
 
 STEPS = "n_steps"
 MAX_NUMERIC_CLASSES = 30

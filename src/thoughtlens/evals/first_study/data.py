@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore
 from thoughtlens.core import ConfigError, DataError
 from thoughtlens.evals.probing.probes import require_groups
-from thoughtlens.problems.gsm8k import CLASSES, SEED
-from thoughtlens.sae.normalization import Cell
+from thoughtlens.problems.tasks.gsm8k import CLASSES, SEED
+from thoughtlens.sae import Cell
 
 FIRST, CHECKED = "label_regex", "label_annotation"
 N_THOUGHTS = 6

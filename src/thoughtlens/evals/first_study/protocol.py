@@ -19,10 +19,9 @@ from thoughtlens.evals.first_study.data import Problems
 from thoughtlens.evals.probing import probes
 from thoughtlens.evals.probing.matrices import compact
 from thoughtlens.evals.probing.probes import Folds
-from thoughtlens.problems.gsm8k import CLASSES, SEED
-from thoughtlens.sae import ReLUConfig, TopKConfig
-from thoughtlens.sae.base import SAE
-from thoughtlens.sae.fit.short import settings, train_rows
+from thoughtlens.problems.tasks.gsm8k import CLASSES, SEED
+from thoughtlens.sae import SAE, ReLUConfig, TopKConfig, train_rows
+from thoughtlens.sae.fit.short import settings
 
 TEST_SHARE = 0.2
 

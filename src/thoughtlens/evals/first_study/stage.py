@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore
 from thoughtlens.core import Number, Plan, Result, progress, run_stage, say
 from thoughtlens.evals.first_study.config import ReplayConfig
 from thoughtlens.evals.first_study.data import load_problems
@@ -23,7 +23,7 @@ from thoughtlens.evals.first_study.records import Line, ReplayOutcome, SAEMeasur
 from thoughtlens.evals.probing import comparisons, scores
 from thoughtlens.evals.probing.records import ClassReport
 from thoughtlens.evals.probing.scores import share_right
-from thoughtlens.problems.gsm8k import CLASSES
+from thoughtlens.problems.tasks.gsm8k import CLASSES
 
 FIRES = 1e-3
 """Activation above which the study counted a latent as active."""

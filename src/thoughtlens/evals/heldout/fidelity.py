@@ -14,20 +14,15 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from thoughtlens.acts.behind import language_model
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore, language_model
 from thoughtlens.core import MismatchError, progress
 from thoughtlens.evals.heldout.records import TextFidelity
 from thoughtlens.evals.heldout.subject import Subject
 from thoughtlens.evals.heldout.windows import Window, held_out_text, pack
-from thoughtlens.models.hf.capture import capture, replace
-from thoughtlens.models.hf.config import ModelConfig
-from thoughtlens.models.hf.load import LanguageModel
-from thoughtlens.models.hf.reader import pad
+from thoughtlens.models import LanguageModel, ModelConfig, capture, pad, replace
 from thoughtlens.numerics.metrics.fidelity import SplicedFidelity, ce_loss_score, kl_score, next_token
 from thoughtlens.numerics.stats.intervals import bootstrap_ratio
-from thoughtlens.sae import SAE
-from thoughtlens.sae.baselines.base import Baseline
+from thoughtlens.sae import SAE, Baseline
 
 AGREEMENT = 0.98
 """Least median cosine between the model's activations and the stored ones."""

@@ -10,14 +10,21 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.acts.store.view import View, ViewBatch
+from thoughtlens.acts import ActivationStore, View, ViewBatch
 from thoughtlens.core import MismatchError
 from thoughtlens.evals.heldout.subject import Batch, Subject
-from thoughtlens.sae import SAE, Cell, Crosscoder, SparseActs, Transcoder
-from thoughtlens.sae.baselines.base import Baseline
-from thoughtlens.sae.rows.members import Member
-from thoughtlens.sae.rows.sources import Joined, JoinedView, open_source
+from thoughtlens.sae import (
+    SAE,
+    Baseline,
+    Cell,
+    Crosscoder,
+    Joined,
+    JoinedView,
+    Member,
+    SparseActs,
+    Transcoder,
+    open_source,
+)
 
 
 class JoinedSubject(Subject):

@@ -21,8 +21,7 @@ from thoughtlens.numerics.metrics.reconstruction import (
     norm_deciles,
 )
 from thoughtlens.numerics.metrics.sparsity import L0, L1, Dead, Density
-from thoughtlens.sae.base import SAE, SparseActs
-from thoughtlens.sae.baselines.base import Baseline, MeanPredictor
+from thoughtlens.sae import SAE, Baseline, MeanPredictor, SparseActs
 
 NORM_SAMPLE = 10_000
 

@@ -12,16 +12,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from thoughtlens.acts import ActivationStore, View, ViewBatch, stream
 from thoughtlens.acts.store.meta import ROWS
-from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.acts.store.tables import stream
-from thoughtlens.acts.store.view import View, ViewBatch
 from thoughtlens.core import DataError, MismatchError
 from thoughtlens.latents.codes.member import check_hooks, member_thoughts
-from thoughtlens.sae.base import SAE, SparseActs
-from thoughtlens.sae.baselines.base import Baseline
-from thoughtlens.sae.normalization import Cell
-from thoughtlens.sae.rows.sources import JoinedView
+from thoughtlens.sae import SAE, Baseline, Cell, JoinedView, SparseActs
 
 MIN_ROWS_PER_DIM = 10
 BATCH_ACTS = 2**24

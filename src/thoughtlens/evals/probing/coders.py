@@ -12,16 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.acts.store.view import View, ViewBatch
+from thoughtlens.acts import ActivationStore, View, ViewBatch
 from thoughtlens.core import ConfigError
 from thoughtlens.latents.codes.member import check_hooks, member_thoughts
-from thoughtlens.sae.base import SAE
-from thoughtlens.sae.baselines.base import Baseline
+from thoughtlens.sae import SAE, Baseline, Cell, RandomSAE, train_rows
 from thoughtlens.sae.baselines.pca import PCA
-from thoughtlens.sae.baselines.random_sae import RandomSAE
-from thoughtlens.sae.fit.short import settings, train_rows
-from thoughtlens.sae.normalization import Cell
+from thoughtlens.sae.fit.short import settings
 
 SAMPLE_ROWS = 20_000
 """Training vectors that components, L0, random and frozen dictionaries are fitted on."""

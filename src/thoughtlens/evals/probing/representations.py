@@ -15,7 +15,7 @@ from torch import Tensor
 
 from thoughtlens.evals.probing.coders import CellKey, Coders
 from thoughtlens.evals.probing.matrices import Matrix, compact, fires, join, maximum, mean
-from thoughtlens.sae.normalization import Cell
+from thoughtlens.sae import Cell
 
 Cells = Sequence[CellKey]
 Encode = Callable[[Coders, Float[Tensor, "n d_in"], Cell], Float[Tensor, "n d_arm"]]

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore
 from thoughtlens.core import DataError
 from thoughtlens.evals.probing.attention import Bags
 from thoughtlens.evals.probing.coders import CellKey, Cover
@@ -25,7 +25,7 @@ from thoughtlens.evals.probing.representations import (
     cell_name,
     code,
 )
-from thoughtlens.sae.base import SAE
+from thoughtlens.sae import SAE
 
 TEXTS_AT_ONCE = 256
 

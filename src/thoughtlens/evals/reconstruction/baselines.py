@@ -12,11 +12,8 @@ from thoughtlens.core import DataError
 from thoughtlens.evals.heldout.joined import JoinedSubject
 from thoughtlens.evals.heldout.subject import Subject
 from thoughtlens.evals.reconstruction.config import ValidateConfig
-from thoughtlens.sae import Crosscoder
-from thoughtlens.sae.baselines.base import Baseline, MeanPredictor
-from thoughtlens.sae.baselines.pca import PCA, Covariance
-from thoughtlens.sae.baselines.random_sae import RandomSAE
-from thoughtlens.sae.baselines.reduced_rank import CrossCovariance
+from thoughtlens.sae import Baseline, Covariance, Crosscoder, CrossCovariance, MeanPredictor, RandomSAE
+from thoughtlens.sae.baselines.pca import PCA
 
 SCALE_ROWS = 8192
 """Training vectors behind the random SAE's thresholds and scale."""

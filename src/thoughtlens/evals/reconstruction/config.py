@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from thoughtlens.core import Config
-from thoughtlens.models.hf.config import ModelConfig
+from thoughtlens.models import ModelConfig
 
 BaselineName = Literal["pca_l0", "pca_live", "random", "mean", "cell_mean"]
 BASELINES: tuple[BaselineName, ...] = ("pca_l0", "pca_live", "random", "mean", "cell_mean")

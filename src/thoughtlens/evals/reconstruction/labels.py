@@ -11,7 +11,7 @@ from thoughtlens.evals.heldout.subject import Batch, Subject
 from thoughtlens.evals.reconstruction.records import LabelScore
 from thoughtlens.numerics.metrics.reconstruction import FVU
 from thoughtlens.numerics.stats.intervals import bootstrap_mean
-from thoughtlens.sae.kinds.supervised import SupervisedSAE, encode_labels
+from thoughtlens.sae import SupervisedSAE, encode_labels
 
 DEFINITIONS = {
     "labels.accuracy": "share of labelled vectors whose class has the largest logit of the column's tied "

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore
 from thoughtlens.core import (
     DataError,
     Parts,
@@ -52,11 +52,15 @@ from thoughtlens.evals.reconstruction.records import (
 )
 from thoughtlens.evals.reconstruction.summary import DELTA_EV, compare, headline, reconstructor, table
 from thoughtlens.evals.reconstruction.thoughts import ThoughtSplicer
-from thoughtlens.numerics.metrics.reconstruction import DEFINITIONS as RECONSTRUCTION
-from thoughtlens.numerics.metrics.reconstruction import ExplainedVarianceByNorm, ExplainedVarianceWithin
+from thoughtlens.numerics.metrics.reconstruction import (
+    DEFINITIONS as RECONSTRUCTION,
+)
+from thoughtlens.numerics.metrics.reconstruction import (
+    ExplainedVarianceByNorm,
+    ExplainedVarianceWithin,
+)
 from thoughtlens.numerics.metrics.sparsity import DENSE, L0, L1, Dead, Density
-from thoughtlens.sae import load, load_members
-from thoughtlens.sae.formats.io import member_names, member_path
+from thoughtlens.sae import load, load_members, member_names, member_path
 
 DEFINITIONS = {
     **{metric.name: metric.definition for metric in (*RECONSTRUCTION, ExplainedVarianceWithin)},

@@ -9,8 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from thoughtlens.acts.behind import thought_model
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore, thought_model
 from thoughtlens.core import MismatchError, NotThereError
 from thoughtlens.evals.heldout.subject import Subject
 from thoughtlens.evals.reconstruction.records import ThoughtFidelity
@@ -19,13 +18,9 @@ from thoughtlens.interventions.edits.groups import groups_of
 from thoughtlens.interventions.edits.run import Edit, run_edits
 from thoughtlens.interventions.effects.rows import rows_of
 from thoughtlens.interventions.effects.subject import Problems
-from thoughtlens.interventions.records import EffectRow
-from thoughtlens.models.hf.config import ModelConfig
-from thoughtlens.models.thought.places import Place
-from thoughtlens.models.thought.sites import is_read
-from thoughtlens.models.thought.thoughts import ThoughtModel, collect
-from thoughtlens.sae.base import SAE
-from thoughtlens.sae.baselines.base import Baseline
+from thoughtlens.interventions.intervene.records import EffectRow
+from thoughtlens.models import ModelConfig, Place, ThoughtModel, collect, is_read
+from thoughtlens.sae import SAE, Baseline
 
 BATCH = 256
 REMEDY = "name that one, or set validate.answer_problems=0"

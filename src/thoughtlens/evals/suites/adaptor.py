@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from thoughtlens.core import HookError, MismatchError
-from thoughtlens.sae.base import SAE
-from thoughtlens.sae.formats.hooks import layer_of, to_lens
+from thoughtlens.sae import SAE, layer_of, to_lens
 
 
 @dataclass

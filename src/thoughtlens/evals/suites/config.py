@@ -10,8 +10,8 @@ from pydantic import Field
 from thoughtlens.core import Config
 from thoughtlens.evals.probing.menu import GRID, Counts, Strengths
 from thoughtlens.evals.probing.menu import KS as OWN_KS
-from thoughtlens.models.hf.config import ModelConfig
-from thoughtlens.problems.config import Bos
+from thoughtlens.models import ModelConfig
+from thoughtlens.problems import Bos
 
 KS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 

@@ -13,12 +13,10 @@ from torch import Tensor
 from thoughtlens.core import ConfigError, DataError, HookError, MismatchError
 from thoughtlens.evals.probing.matrices import Matrix, compact, stack
 from thoughtlens.evals.suites.config import SuiteConfig
-from thoughtlens.models.hf.load import LanguageModel
+from thoughtlens.models import LanguageModel
 from thoughtlens.models.hf.reader import read
-from thoughtlens.problems.tokens import bos_id
-from thoughtlens.sae.base import SAE
-from thoughtlens.sae.formats.io import load, member_names, member_path
-from thoughtlens.sae.kinds.crosscoder import Crosscoder
+from thoughtlens.problems import bos_id
+from thoughtlens.sae import SAE, Crosscoder, load, member_names, member_path
 
 ROWS_AT_ONCE = 128
 

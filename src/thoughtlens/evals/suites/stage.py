@@ -36,9 +36,11 @@ from thoughtlens.evals.suites.records import (
     SuiteOutcome,
     TheirRow,
 )
-from thoughtlens.models.hf.load import LanguageModel, load
-from thoughtlens.problems.labelled import PREFIX, binary_sets, labelled
-from thoughtlens.sae.base import SAE
+from thoughtlens.models import LanguageModel
+from thoughtlens.models.hf.load import load
+from thoughtlens.problems import binary_sets, labelled
+from thoughtlens.problems.text.labelled import PREFIX
+from thoughtlens.sae import SAE
 
 R = TypeVar("R", bound=Record)
 TEXTS, TOKENS = 3000, 60

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from thoughtlens.models.thought.config import ThoughtModelConfig
-from thoughtlens.problems.config import ProblemsConfig, named
+from thoughtlens.models import ThoughtModelConfig
+from thoughtlens.problems import ProblemsConfig, named
 
 PUBLISHED = {"zen-E/CODI-gpt2": 0.437, "zen-E/CODI-llama3.2-1b-Instruct": 0.556}
 """Accuracy on GSM8K's test problems (Shen et al. 2025, arXiv:2502.21074)."""

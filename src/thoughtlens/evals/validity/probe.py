@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from thoughtlens.models.thought.thoughts import ThoughtBatch
+from thoughtlens.models import ThoughtBatch
 
 
 def bag_of_words(train: pa.Table, test: pa.Table, column: str = "operation") -> tuple[int, int]:

@@ -20,9 +20,10 @@ from thoughtlens.evals.validity.config import GatesConfig, problems_config, publ
 from thoughtlens.interventions.effects.bench import Bench, Counts, patch_twins
 from thoughtlens.interventions.effects.splice import require_own, splice
 from thoughtlens.interventions.effects.subject import held_out
+from thoughtlens.models import ThoughtModel
 from thoughtlens.models.thought import tiny
-from thoughtlens.models.thought.thoughts import ThoughtModel
-from thoughtlens.problems import source, words
+from thoughtlens.problems import source
+from thoughtlens.problems.tasks import words
 
 STORING = {"start": [3, 5], "op1": [3, 5], "op2": [5]}
 """Thoughts whose input carries what a change alters: v1 is in z3, v2 in z5."""

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from thoughtlens.core import ConfigError
 from thoughtlens.interventions.edits.places import Change
-from thoughtlens.models.thought.places import Place
-from thoughtlens.sae.base import SAE
-from thoughtlens.sae.baselines.base import Baseline
+from thoughtlens.models import Place
+from thoughtlens.sae import SAE, Baseline
 
 
 def mean_of(states: Float[Tensor, "n width"]) -> Change:

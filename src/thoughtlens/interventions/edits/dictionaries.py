@@ -14,13 +14,8 @@ from torch import Tensor
 from thoughtlens.core import ConfigError, HookError, MismatchError
 from thoughtlens.interventions.edits.changes import reconstruct
 from thoughtlens.interventions.edits.places import Change
-from thoughtlens.models.thought.places import Place, block_outputs
-from thoughtlens.models.thought.sites import ThoughtSpec, is_read
-from thoughtlens.models.thought.thoughts import ThoughtModel
-from thoughtlens.sae.base import SAE
-from thoughtlens.sae.baselines.base import Baseline, MeanPredictor
-from thoughtlens.sae.baselines.pca import Covariance
-from thoughtlens.sae.baselines.random_sae import RandomSAE
+from thoughtlens.models import Place, ThoughtModel, ThoughtSpec, block_outputs, is_read
+from thoughtlens.sae import SAE, Baseline, Covariance, MeanPredictor, RandomSAE
 
 ARMS = {
     "sae": "the SAE's reconstruction",

@@ -12,9 +12,8 @@ from torch import Tensor
 from thoughtlens.interventions.edits.changes import random_like
 from thoughtlens.interventions.edits.places import Change
 from thoughtlens.interventions.edits.run import Edit
-from thoughtlens.interventions.records import About
-from thoughtlens.models.thought.places import Place
-from thoughtlens.models.thought.sites import ThoughtSpec, is_read
+from thoughtlens.interventions.intervene.records import About
+from thoughtlens.models import Place, ThoughtSpec, is_read
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.core import HookError
-from thoughtlens.models.thought.places import LAYERED, PARTS, Place
-from thoughtlens.models.thought.sites import Hook, ThoughtSpec, check_places, is_read
+from thoughtlens.models import Hook, Place, ThoughtSpec, check_places, is_read
+from thoughtlens.models.thought.places import LAYERED, PARTS
 
 Seen = Callable[[Float[Tensor, "batch width"], Float[Tensor, "batch width"]], None]
 """Told of every change: the state before and after."""

@@ -16,10 +16,8 @@ from torch import Tensor
 
 from thoughtlens.core import DataError, HookError
 from thoughtlens.interventions.edits.places import Change, hook_of
-from thoughtlens.interventions.records import About
-from thoughtlens.models.thought.places import Place
-from thoughtlens.models.thought.sites import check_places
-from thoughtlens.models.thought.thoughts import Answer, State, ThoughtModel, encoded
+from thoughtlens.interventions.intervene.records import About
+from thoughtlens.models import Answer, Place, State, ThoughtModel, check_places, encoded
 
 MOVED = 1e-5
 """An answer's logits have moved where one of them differs by more than this."""

@@ -19,9 +19,8 @@ from thoughtlens.interventions.edits import changes
 from thoughtlens.interventions.edits.places import places_of
 from thoughtlens.interventions.edits.run import Answers, Edit, run_edits
 from thoughtlens.interventions.effects.subject import Problems, says
-from thoughtlens.interventions.records import About
-from thoughtlens.models.thought.places import Place
-from thoughtlens.models.thought.thoughts import ThoughtBatch, ThoughtModel, collect
+from thoughtlens.interventions.intervene.records import About
+from thoughtlens.models import Place, ThoughtBatch, ThoughtModel, collect
 
 Counts = dict[str, tuple[int, int]]
 

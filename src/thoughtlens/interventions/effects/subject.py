@@ -14,10 +14,9 @@ from jaxtyping import Bool, Int
 
 from thoughtlens.core import ConfigError, DataError
 from thoughtlens.interventions.edits.run import Answers
+from thoughtlens.models import ThoughtModel, is_right, parse_number
 from thoughtlens.models.thought import tiny
-from thoughtlens.models.thought.thoughts import ThoughtModel, is_right, parse_number
-from thoughtlens.problems import source
-from thoughtlens.problems.config import GeneratedConfig, ProblemsConfig, TableConfig
+from thoughtlens.problems import GeneratedConfig, ProblemsConfig, TableConfig, source
 
 CLASSES = ("clean", "predicted", "corrupted", "other", "unparsable")
 """Of an answer: the problem's own; what the edit predicts; the donor's or twin's; another; none."""

@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 import scipy.sparse as sp
 from jaxtyping import Float, Int
 
-from thoughtlens.core import DataError, NotThereError, StoreError, head, read_head, read_json, whole
-from thoughtlens.core.tensorfile import Entry
+from thoughtlens.core import DataError, Entry, NotThereError, StoreError, head, read_head, read_json, whole
 
 SCHEMA = 1
 DTYPES = {"I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2")}

@@ -10,13 +10,10 @@ import scipy.sparse as sp
 import torch
 from jaxtyping import Int, Shaped
 
-from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.acts.store.view import View
+from thoughtlens.acts import ActivationStore, View
 from thoughtlens.core import MismatchError
-from thoughtlens.sae.base import SAE
-from thoughtlens.sae.kinds.crosscoder import Crosscoder
-from thoughtlens.sae.rows import members as training
-from thoughtlens.sae.rows.sources import Joined, JoinedView, open_source
+from thoughtlens.sae import SAE, Crosscoder, Joined, JoinedView, open_source
+from thoughtlens.sae.fit import members as training
 
 
 @dataclass(frozen=True, eq=False)

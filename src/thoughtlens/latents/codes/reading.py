@@ -10,12 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.acts.behind import language_model, made_with
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore, language_model, made_with
 from thoughtlens.core import DataError, StoreError
-from thoughtlens.models.hf.load import LanguageModel
-from thoughtlens.models.hf.reader import by_length, read
-from thoughtlens.problems.tokens import Cutter, Window, bos_id
+from thoughtlens.models import LanguageModel, by_length
+from thoughtlens.models.hf.reader import read
+from thoughtlens.problems import Cutter, Window, bos_id
 
 
 @dataclass(frozen=True)

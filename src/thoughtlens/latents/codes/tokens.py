@@ -23,7 +23,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     """
     from transformers import AutoTokenizer
 
-    from thoughtlens.models.hf.locate import locate
+    from thoughtlens.models import locate
 
     root = locate(name, revision=revision)
     try:

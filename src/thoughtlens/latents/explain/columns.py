@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from thoughtlens.latents.codes.tokens import quoted
 from thoughtlens.latents.explain.corpus import Corpus, Part
 from thoughtlens.latents.stats.labels import PROBLEM_COLUMNS, encode_labels, label_columns
-from thoughtlens.models.thought.thoughts import parse_number
+from thoughtlens.models import parse_number
 
 MIN_COUNT = 5
 """Occurrences among the fitting tokens that a token column needs."""

@@ -22,7 +22,7 @@ from thoughtlens.latents.codes.member import Member
 from thoughtlens.latents.explain.config import ExplainConfig
 from thoughtlens.latents.explain.tokens import Tokens
 from thoughtlens.latents.stats.examples import spread
-from thoughtlens.models.thought.places import Place
+from thoughtlens.models import Place
 
 PARTS = ("train", "validation", "test")
 LEAST_PROBLEMS = 10

@@ -10,14 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.acts.behind import thought_model
+from thoughtlens.acts import thought_model
 from thoughtlens.core import MismatchError
 from thoughtlens.latents.codes.reading import TextReader
 from thoughtlens.latents.explain.corpus import Corpus
 from thoughtlens.latents.explain.token_graph import Example, Probe
+from thoughtlens.models import Place, ThoughtModel, block_outputs, collect
 from thoughtlens.models.hf.reader import read
-from thoughtlens.models.thought.places import Place, block_outputs
-from thoughtlens.models.thought.thoughts import ThoughtModel, collect
 from thoughtlens.sae import SAE, Crosscoder
 
 THOUGHTS_AT_ONCE = 128

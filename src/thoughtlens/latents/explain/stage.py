@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore
 from thoughtlens.core import (
     ConfigError,
     NotThereError,
@@ -30,8 +30,8 @@ from thoughtlens.latents.explain.of_member import MemberExplainer, batches
 from thoughtlens.latents.explain.records import ExplainedPart, ExplainOutcome, ExplanationRow, GraphRow
 from thoughtlens.latents.explain.scores import DEFINITIONS
 from thoughtlens.latents.explain.summary import choice, headline, means
-from thoughtlens.sae.formats.io import load as load_sae
-from thoughtlens.sae.formats.io import load_members, member_names, member_path
+from thoughtlens.sae import load as load_sae
+from thoughtlens.sae import load_members, member_names, member_path
 
 SECONDS_A_LATENT = {"token": 0.1, "token_graph": 1.0, "windows": 1.5, "rules": 0.5, "llm": 60.0}
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool
 
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore
 from thoughtlens.core import ConfigError, MismatchError, NotThereError, column_table, schema
 from thoughtlens.latents.codes.member import Member
 from thoughtlens.latents.geometry import activation, decoder, units

@@ -26,7 +26,7 @@ from thoughtlens.latents.geometry.records import (
     MatchRow,
     Stability,
 )
-from thoughtlens.sae.formats.io import load, member_names, member_path
+from thoughtlens.sae import load, member_names, member_path
 
 DEFINITIONS = {
     "cosine": "of two decoder rows; comparisons leave out rows of zeros and, where a store was given, "

@@ -12,8 +12,7 @@ from thoughtlens.core import column_table
 from thoughtlens.latents.codes.member import Member, member_thoughts
 from thoughtlens.latents.interpret.records import SiteRow
 from thoughtlens.latents.stats.statistics import LatentStats
-from thoughtlens.sae.kinds.crosscoder import Crosscoder
-from thoughtlens.sae.kinds.persistence import Persistence, placed
+from thoughtlens.sae import Crosscoder, Persistence, placed
 
 DEFINITIONS = {
     "sites: norm": "length of what a latent writes there per unit of activation, in the crosscoder's units",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore
 from thoughtlens.core import Parts, Plan, Result, run_stage
 from thoughtlens.latents.codes.code_writer import write_codes
 from thoughtlens.latents.codes.coded import Coded
@@ -21,8 +21,7 @@ from thoughtlens.latents.interpret.records import InterpretOutcome, MemberSummar
 from thoughtlens.latents.interpret.tables import TABLES, Tables, tested_of
 from thoughtlens.latents.stats import association
 from thoughtlens.latents.stats.statistics import HISTOGRAM_EDGES
-from thoughtlens.sae.formats.io import load, load_members, member_names, member_path
-from thoughtlens.sae.kinds.crosscoder import Crosscoder
+from thoughtlens.sae import Crosscoder, load, load_members, member_names, member_path
 
 DEFINITIONS = {
     "density": "share of vectors on which the latent's activation is not 0",

@@ -13,7 +13,7 @@ from thoughtlens.latents.lens.records import KLRow
 from thoughtlens.latents.lens.rows import CellRows, cell_rows, group_numbers
 from thoughtlens.latents.lens.tuned import Translator
 from thoughtlens.latents.readout import LensInput
-from thoughtlens.models.thought.thoughts import ThoughtModel
+from thoughtlens.models import ThoughtModel
 from thoughtlens.numerics.stats.intervals import bootstrap_means
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int
 
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore
 from thoughtlens.core import ConfigError, DataError
 from thoughtlens.latents.readout import Readout
 

@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from thoughtlens.acts.behind import language_model, thought_model
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore, language_model, thought_model
 from thoughtlens.core import Parts, Plan, Result, progress, run_stage, write_rows
 from thoughtlens.latents.lens import latents, score
 from thoughtlens.latents.lens.config import LensConfig

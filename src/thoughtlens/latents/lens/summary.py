@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool
 
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore
 from thoughtlens.core import Number
 from thoughtlens.latents.lens.readings import Reading
 from thoughtlens.latents.lens.records import KLRow, ReadRate, SummaryRow

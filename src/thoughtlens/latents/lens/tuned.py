@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore
 from thoughtlens.latents.lens.config import LensConfig
 from thoughtlens.latents.lens.rows import CellRows
 from thoughtlens.latents.readout import Readout
-from thoughtlens.models.thought.thoughts import ThoughtModel, collect
+from thoughtlens.models import ThoughtModel, collect
 
 HELD_BACK = 0.1
 """Share of the fitting problems that chooses when to stop."""

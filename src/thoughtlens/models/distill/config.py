@@ -41,7 +41,7 @@ class DataConfig(Config):
     @field_validator("p")
     @classmethod
     def _prime(cls, p: int) -> int:
-        from thoughtlens.problems.arithmetic import Symbols  # here, because it needs numpy
+        from thoughtlens.problems import Symbols  # here, because it needs numpy
 
         Symbols(p)
         return p

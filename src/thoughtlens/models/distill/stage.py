@@ -29,7 +29,7 @@ from thoughtlens.models.distill.tasks import TASKS
 from thoughtlens.models.thought import tiny
 from thoughtlens.models.thought.tiny_decoder import TinyConfig
 from thoughtlens.numerics.stats.intervals import wilson
-from thoughtlens.problems import arithmetic
+from thoughtlens.problems.tasks import arithmetic
 
 RESTART = 1000
 """Added to the seed for each new start of a stalled job."""

@@ -44,7 +44,7 @@ from thoughtlens.models.thought.tiny_decoder import (
     TinyDecoder,
     WordTokenizer,
 )
-from thoughtlens.problems.config import GeneratedConfig, ProblemsConfig
+from thoughtlens.problems import GeneratedConfig, ProblemsConfig
 
 P = TypeVar("P", bound=ProblemsConfig)
 SCHEMA = 1

@@ -12,16 +12,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from thoughtlens.acts.extract.config import ExtractConfig
+from thoughtlens.acts import ExtractConfig, StoreWriter, text_source
 from thoughtlens.acts.extract.stage import write
-from thoughtlens.acts.extract.text import text_source
-from thoughtlens.acts.store.writer import StoreWriter
 from thoughtlens.core import ConfigError, Json, validate_config
-from thoughtlens.models.hf.capture import blocks_path
-from thoughtlens.models.hf.load import LanguageModel, load
+from thoughtlens.models import LanguageModel, blocks_path
+from thoughtlens.models.hf.load import load
 from thoughtlens.ops.bench.clock import wait
 from thoughtlens.ops.bench.limits import require_positive
-from thoughtlens.problems.config import TextConfig
+from thoughtlens.problems import TextConfig
 
 
 def bench_extract(

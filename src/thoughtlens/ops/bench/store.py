@@ -10,10 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
-from thoughtlens.acts.store.meta import StoreMeta
-from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.acts.store.view import View
-from thoughtlens.acts.store.writer import StoreWriter
+from thoughtlens.acts import ActivationStore, StoreMeta, StoreWriter, View
 from thoughtlens.core import DTYPES, Json, validate_config
 from thoughtlens.ops.bench.limits import require_disk, require_one_of, require_positive, require_room
 

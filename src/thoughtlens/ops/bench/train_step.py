@@ -13,10 +13,8 @@ from thoughtlens.core import DTYPES, Json, choose_device, validate_config
 from thoughtlens.numerics import kernels
 from thoughtlens.ops.bench.clock import timed
 from thoughtlens.ops.bench.limits import require_one_of, require_positive, require_room
-from thoughtlens.sae.fit.trainer import Settings, Trainer
+from thoughtlens.sae import Dtype, Settings, Trainer, create
 from thoughtlens.sae.kinds.config import CONFIGS
-from thoughtlens.sae.kinds.registry import create
-from thoughtlens.sae.train.config import Dtype
 
 POOL = 4
 """Batches of random rows that a benchmark cycles through."""

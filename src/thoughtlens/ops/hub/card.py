@@ -141,7 +141,7 @@ def _use(found: Contents, repo: str) -> str:
         else {
             "stack": f'thoughtlens.sae.load_members("{folder}")',
             "run": f'thoughtlens.sae.load_members("{folder}/sae")',
-        }.get(found.kind, f'thoughtlens.core.stage.read_result("{folder}")')
+        }.get(found.kind, f'thoughtlens.core.stages.stage.read_result("{folder}")')
     )
     page = (
         f"\n# open {folder}/explorer/index.html, {folder}/report/report.html" if found.kind == "run" else ""

@@ -11,7 +11,7 @@ from typing import Any
 from thoughtlens.core import ConfigError, say, warn
 from thoughtlens.ops.tracking.names import NAMES, Facts, Names, Row
 from thoughtlens.ops.tracking.trackers import TRACKERS, Place, Tracker, require
-from thoughtlens.sae.fit.track import followed
+from thoughtlens.sae import followed
 
 
 class Feed:

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from thoughtlens.core import MismatchError
-from thoughtlens.sae.base import AtCell, SparseActs
-from thoughtlens.sae.normalization import Cell, cell_index
+from thoughtlens.sae.kinds.base import AtCell, SparseActs
+from thoughtlens.sae.kinds.normalization import Cell, cell_index
 
 
 class Baseline(nn.Module, ABC):

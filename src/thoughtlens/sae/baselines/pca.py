@@ -11,9 +11,9 @@ from torch import Tensor
 
 from thoughtlens.core import ConfigError, DataError, MismatchError
 from thoughtlens.numerics.metrics.accumulator import rows_of
-from thoughtlens.sae.base import SparseActs
 from thoughtlens.sae.baselines.base import Baseline, at_cell
-from thoughtlens.sae.normalization import Cell
+from thoughtlens.sae.kinds.base import SparseActs
+from thoughtlens.sae.kinds.normalization import Cell
 
 
 class PCA(Baseline):

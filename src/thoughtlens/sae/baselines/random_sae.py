@@ -11,9 +11,9 @@ from torch import Tensor
 
 from thoughtlens.core import ConfigError, DataError
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import SAE, SparseActs
 from thoughtlens.sae.baselines.base import Baseline
-from thoughtlens.sae.normalization import Normalization
+from thoughtlens.sae.kinds.base import SAE, SparseActs
+from thoughtlens.sae.kinds.normalization import Normalization
 
 CHUNK_ACTS = 2**24
 """Acts computed at once while fitting."""

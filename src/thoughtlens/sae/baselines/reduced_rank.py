@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thoughtlens.core import ConfigError, DataError
 from thoughtlens.sae.baselines.base import Baseline, at_cell
-from thoughtlens.sae.normalization import Cell
+from thoughtlens.sae.kinds.normalization import Cell
 
 CUTOFF = 1e-10
 """Directions of x whose variance is below this share of the largest are left out."""

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import SAE
+from thoughtlens.sae.kinds.base import SAE
 from thoughtlens.sae.kinds.stack import Stack, join
 
 EPS = 1e-8

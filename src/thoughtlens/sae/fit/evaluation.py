@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from thoughtlens.numerics.metrics.reconstruction import FVU, ExplainedVarianceWithin
-from thoughtlens.sae.base import SAE, counts
+from thoughtlens.sae.fit.sources import Rows
 from thoughtlens.sae.fit.track import Row
-from thoughtlens.sae.rows.sources import Rows
+from thoughtlens.sae.kinds.base import SAE, counts
 
 CHUNK_ACTS = 2**23
 """Activations computed at once, so that memory does not depend on how many rows are measured."""

@@ -10,14 +10,14 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from thoughtlens.acts.store.view import View, ViewBatch
+from thoughtlens.acts import View, ViewBatch
 from thoughtlens.core import DataError, Progress
-from thoughtlens.sae.base import SAE
 from thoughtlens.sae.fit.checkpoint import Checkpoints
+from thoughtlens.sae.fit.sources import Joined, JoinedView
 from thoughtlens.sae.fit.track import Row
 from thoughtlens.sae.fit.trainer import StackTrainer, Trainer
 from thoughtlens.sae.formats.files import write_tensors
-from thoughtlens.sae.rows.sources import Joined, JoinedView
+from thoughtlens.sae.kinds.base import SAE
 
 
 @runtime_checkable

@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from thoughtlens.core import ConfigError, Ranks
-from thoughtlens.sae.base import SAE, Batch, LossTerms, counts
 from thoughtlens.sae.fit.shared import SharedTrainer, even_bounds, some_latents
 from thoughtlens.sae.fit.trainer import Settings
+from thoughtlens.sae.kinds.base import SAE, Batch, LossTerms, counts
 
 ADDITIVE = ("topk", "relu", "gated")
 """Kinds whose loss is a mean over rows (but for auxk, which is brought to the whole batch's scale)."""

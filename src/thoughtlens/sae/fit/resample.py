@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from thoughtlens.sae.base import SAE, Batch
 from thoughtlens.sae.fit.adam import Adam
+from thoughtlens.sae.kinds.base import SAE, Batch
 
 UNTIL = 0.5
 """Share of a run after which nothing is resampled: later latents would not settle any more."""

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from thoughtlens.core import ConfigError, Ranks
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import SAE, Batch, LossTerms, SparseActs, counts
 from thoughtlens.sae.fit.shared import SharedTrainer, even_bounds, some_latents
 from thoughtlens.sae.fit.trainer import Settings
+from thoughtlens.sae.kinds.base import SAE, Batch, LossTerms, SparseActs, counts
 from thoughtlens.sae.kinds.config import TopKConfig
 from thoughtlens.sae.kinds.topk import TopKSAE, unexplained
 

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from thoughtlens.core import ConfigError, Json, Ranks
-from thoughtlens.sae.base import SAE
 from thoughtlens.sae.fit.trainer import Numbers, Settings, Trainer
+from thoughtlens.sae.kinds.base import SAE
 
 
 class SharedTrainer(Trainer):

@@ -8,11 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thoughtlens.core import DataError
-from thoughtlens.sae.base import SAE
 from thoughtlens.sae.fit.trainer import Settings, Trainer
+from thoughtlens.sae.kinds.base import SAE
 from thoughtlens.sae.kinds.config import SAEConfig
+from thoughtlens.sae.kinds.normalization import Cell
 from thoughtlens.sae.kinds.registry import create
-from thoughtlens.sae.normalization import Cell
 
 SAMPLE_ROWS = 16_384
 """Rows that normalisation and initial bias are estimated from."""

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from thoughtlens.core import CheckpointError, Json
 from thoughtlens.numerics.kernels.host import keep_freed_memory
-from thoughtlens.sae.base import SAE, Batch, LossTerms, counts
 from thoughtlens.sae.fit.adam import Adam, StackAdam
 from thoughtlens.sae.fit.resample import UNTIL, resample
 from thoughtlens.sae.fit.track import Means, Row, tell
+from thoughtlens.sae.kinds.base import SAE, Batch, LossTerms, counts
 from thoughtlens.sae.kinds.stack import Stack
 
 

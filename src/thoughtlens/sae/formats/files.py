@@ -21,8 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from thoughtlens.core import CheckpointError, NotThereError, StoreError, read_head, whole
-from thoughtlens.core.tensorfile import ITEM_BYTES
+from thoughtlens.core import ITEM_BYTES, CheckpointError, NotThereError, StoreError, read_head, whole
 
 MAX_PICKLE_BYTES = 16 * 2**20
 """Of the part of a `.pt` file that is not tensor data."""

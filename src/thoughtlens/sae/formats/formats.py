@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from thoughtlens.core import ConfigError, NotThereError
-from thoughtlens.sae.base import SAE
 from thoughtlens.sae.formats.base import Format
 from thoughtlens.sae.formats.dictionary_learning import DictionaryLearning
 from thoughtlens.sae.formats.gemma_scope import GemmaScope, GemmaScope2
@@ -14,6 +13,7 @@ from thoughtlens.sae.formats.openai import OpenAI
 from thoughtlens.sae.formats.own import Own, to_sae
 from thoughtlens.sae.formats.sae_lens import SAELens
 from thoughtlens.sae.formats.sparsify import Sparsify
+from thoughtlens.sae.kinds.base import SAE
 
 POOLED = "pooled"
 """Name of the one SAE of a directory that holds no others; it lies in the directory itself."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from thoughtlens.core import MismatchError, NotThereError, choose_device, warn
-from thoughtlens.sae.base import SAE
 from thoughtlens.sae.formats import formats
 from thoughtlens.sae.formats.formats import POOLED, member_path
 from thoughtlens.sae.formats.native import load_native, save
+from thoughtlens.sae.kinds.base import SAE
 
 __all__ = ["POOLED", "load", "load_members", "member_names", "member_path", "save"]
 

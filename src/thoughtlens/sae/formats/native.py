@@ -18,9 +18,9 @@ from thoughtlens.core import (
     validate_config,
     write_json,
 )
-from thoughtlens.sae.base import SAE, SAEConfig
 from thoughtlens.sae.formats.files import read_safetensors, write_tensors
 from thoughtlens.sae.formats.settings import read_table
+from thoughtlens.sae.kinds.base import SAE, SAEConfig
 from thoughtlens.sae.kinds.config import CONFIGS
 from thoughtlens.sae.kinds.registry import KINDS
 

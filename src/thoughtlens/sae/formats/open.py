@@ -10,8 +10,8 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from thoughtlens.core import ConfigError, NotThereError
-from thoughtlens.sae.base import SAE
 from thoughtlens.sae.formats.io import load
+from thoughtlens.sae.kinds.base import SAE
 
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?(:(?P<folder>[^:]+))?")
 FILES = ("cfg.json", "config.json", "*.safetensors", "params.npz", "ae.pt", "*.pt")

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from thoughtlens.core import validate_config
-from thoughtlens.sae.base import SAE
 from thoughtlens.sae.formats.arithmetic import (
     Forward,
     largest,
@@ -25,6 +24,7 @@ from thoughtlens.sae.formats.fitting import cannot_hold, refuse_negative
 from thoughtlens.sae.formats.native import FORMAT, read_header, read_native, write_header
 from thoughtlens.sae.formats.portable import COUNTED, Portable, Pursuit, Rule, Weights, checked
 from thoughtlens.sae.formats.settings import peek
+from thoughtlens.sae.kinds.base import SAE
 from thoughtlens.sae.kinds.config import (
     BatchTopKConfig,
     GatedConfig,

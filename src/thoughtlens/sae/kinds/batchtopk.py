@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import SAE, Batch, LossTerms, SparseActs
+from thoughtlens.sae.kinds.base import SAE, Batch, LossTerms, SparseActs
 from thoughtlens.sae.kinds.config import BatchTopKConfig, SAEConfig
 from thoughtlens.sae.kinds.topk import with_auxk
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from thoughtlens.core import MismatchError
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import MEDIAN_ROWS, SAE, Batch, LossTerms, SparseActs
+from thoughtlens.sae.kinds.base import MEDIAN_ROWS, SAE, Batch, LossTerms, SparseActs
 from thoughtlens.sae.kinds.batchtopk import update_threshold
 from thoughtlens.sae.kinds.config import CrosscoderConfig, SAEConfig
+from thoughtlens.sae.kinds.normalization import Cell, described, fit_normalization, geometric_median
 from thoughtlens.sae.kinds.topk import auxk_term
-from thoughtlens.sae.normalization import Cell, described, fit_normalization, geometric_median
 
 
 class Crosscoder(SAE):

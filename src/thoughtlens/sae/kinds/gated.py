@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import SAE, Batch, LossTerms
+from thoughtlens.sae.kinds.base import SAE, Batch, LossTerms
 from thoughtlens.sae.kinds.config import GatedConfig, SAEConfig
 
 

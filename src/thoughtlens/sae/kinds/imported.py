@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from thoughtlens.core import MismatchError
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import SAE, Batch, LossTerms, SparseActs
+from thoughtlens.sae.kinds.base import SAE, Batch, LossTerms, SparseActs
 from thoughtlens.sae.kinds.config import ImportedConfig, SAEConfig
 
 LN_EPS = 1e-5

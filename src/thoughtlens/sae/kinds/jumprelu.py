@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import MEDIAN_ROWS, SAE, Batch, LossTerms, counts
+from thoughtlens.sae.kinds.base import MEDIAN_ROWS, SAE, Batch, LossTerms, counts
 from thoughtlens.sae.kinds.config import JumpReLUConfig, SAEConfig
+from thoughtlens.sae.kinds.normalization import Cell
 from thoughtlens.sae.kinds.topk import auxk_term
-from thoughtlens.sae.normalization import Cell
 
 
 class JumpReLUSAE(SAE):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import Batch, LossTerms
+from thoughtlens.sae.kinds.base import Batch, LossTerms
 from thoughtlens.sae.kinds.batchtopk import BatchTopKSAE
 from thoughtlens.sae.kinds.config import MatryoshkaConfig
 from thoughtlens.sae.kinds.topk import with_auxk

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import SAE, Batch, LossTerms
+from thoughtlens.sae.kinds.base import SAE, Batch, LossTerms
 from thoughtlens.sae.kinds.config import PAnnealConfig, SAEConfig
 
 SMOOTHING = 1e-3

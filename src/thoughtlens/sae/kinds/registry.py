@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from thoughtlens.sae.base import SAE
+from thoughtlens.sae.kinds.base import SAE
 from thoughtlens.sae.kinds.batchtopk import BatchTopKSAE
 from thoughtlens.sae.kinds.config import SAEConfig
 from thoughtlens.sae.kinds.crosscoder import Crosscoder

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from thoughtlens.core import MismatchError
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import SAE, SparseActs, counts
+from thoughtlens.sae.kinds.base import SAE, SparseActs, counts
 from thoughtlens.sae.kinds.config import SAEConfig
 from thoughtlens.sae.kinds.topk import dead_loss
 

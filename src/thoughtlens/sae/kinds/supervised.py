@@ -14,7 +14,7 @@ from torch import Tensor
 
 from thoughtlens.core import ConfigError, DataError, MismatchError
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import SAE, Batch, LossTerms, SparseActs
+from thoughtlens.sae.kinds.base import SAE, Batch, LossTerms, SparseActs
 from thoughtlens.sae.kinds.config import SupervisedConfig, TopKConfig, require_classes, require_columns
 from thoughtlens.sae.kinds.topk import TopKSAE, auxk_term
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import SAE, Batch, LossTerms, SparseActs, counts
+from thoughtlens.sae.kinds.base import SAE, Batch, LossTerms, SparseActs, counts
 from thoughtlens.sae.kinds.config import AuxKConfig, TopKConfig
 
 

@@ -10,10 +10,16 @@ from torch import Tensor, nn
 
 from thoughtlens.core import MismatchError
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.base import MEDIAN_ROWS, SAE, Batch, LossTerms, SparseActs
+from thoughtlens.sae.kinds.base import MEDIAN_ROWS, SAE, Batch, LossTerms, SparseActs
 from thoughtlens.sae.kinds.config import SAEConfig, TranscoderConfig
+from thoughtlens.sae.kinds.normalization import (
+    Cell,
+    Mode,
+    Normalization,
+    fit_normalization,
+    geometric_median,
+)
 from thoughtlens.sae.kinds.topk import auxk_term
-from thoughtlens.sae.normalization import Cell, Mode, Normalization, fit_normalization, geometric_median
 
 
 class Transcoder(SAE):

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore
 from thoughtlens.core import Number, Plan, Ranks, choose_device, joined, led, run_stage, warn
 from thoughtlens.sae.fit.evaluation import DEFINITIONS
+from thoughtlens.sae.fit.groups import memory_bytes
+from thoughtlens.sae.fit.job import Job, check, penalty, plan_jobs
+from thoughtlens.sae.fit.run import Team, train_jobs
 from thoughtlens.sae.fit.track import write_curves
-from thoughtlens.sae.jobs.groups import memory_bytes
-from thoughtlens.sae.jobs.job import Job, check, penalty, plan_jobs
-from thoughtlens.sae.jobs.run import Team, train_jobs
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.records import Failed, Trained, TrainOutcome
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from thoughtlens.core import Json
-from thoughtlens.show.pages import PAGE, SCRIPTS, STYLE
+from thoughtlens.show.pages.pages import PAGE, SCRIPTS, STYLE
 
 
 def pack(table: Any) -> str:

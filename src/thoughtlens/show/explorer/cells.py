@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int
 
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore
 from thoughtlens.core import Record
 from thoughtlens.latents.codes.codes import Codes, open_codes
 from thoughtlens.show.explorer.build import rounded

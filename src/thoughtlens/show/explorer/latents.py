@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from thoughtlens.sae.formats.io import load as load_sae
+from thoughtlens.sae import load as load_sae
 from thoughtlens.show.explorer.cells import Cells
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.effects import of_latents

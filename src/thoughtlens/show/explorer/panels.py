@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore
 from thoughtlens.core import Json, Record, StoreError
 from thoughtlens.show.explorer.build import rounded, significant
 from thoughtlens.show.explorer.rows import (

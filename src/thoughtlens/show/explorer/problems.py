@@ -12,19 +12,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import scipy.sparse as sp
 
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore
 from thoughtlens.core import Record, of_table
 from thoughtlens.latents.codes.member import Member
 from thoughtlens.latents.codes.tokens import load_tokenizer, token_texts
-from thoughtlens.sae.formats.io import load as load_sae
+from thoughtlens.sae import load as load_sae
 from thoughtlens.show.explorer.build import significant
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.effects import of_problems
 from thoughtlens.show.explorer.overview import Listed
 from thoughtlens.show.explorer.rows import Reading, ReadToken, Strongest, View
 from thoughtlens.show.explorer.sources import Source, interpreted, place
-from thoughtlens.show.interventions import found_in
-from thoughtlens.show.run import Run
+from thoughtlens.show.run.interventions import found_in
+from thoughtlens.show.run.run import Run
 
 PER_SHARD = 10
 STRONGEST = 6

@@ -12,9 +12,9 @@ import pyarrow as pa
 from thoughtlens.core import NotThereError, Record, of_table
 from thoughtlens.latents.interpret.records import InterpretOutcome, MemberSummary
 from thoughtlens.sae import POOLED, member_path
-from thoughtlens.show.by_latent import Grouped, member_table
-from thoughtlens.show.interventions import found_in
-from thoughtlens.show.run import Run
+from thoughtlens.show.run.by_latent import Grouped, member_table
+from thoughtlens.show.run.interventions import found_in
+from thoughtlens.show.run.run import Run
 
 TABLES = {
     "latents": "interpret",

@@ -31,10 +31,8 @@ from thoughtlens.core import (
 from thoughtlens.latents.explain.records import ExplanationRow
 from thoughtlens.latents.interpret.records import InterpretOutcome, LatentRow, MemberSummary, TextExample
 from thoughtlens.latents.lens.records import LatentTokenRow
-from thoughtlens.sae import member_path
-from thoughtlens.sae.formats.hooks import layer_of
-from thoughtlens.sae.formats.io import load as load_sae
-from thoughtlens.show.by_latent import Grouped, member_table
+from thoughtlens.sae import layer_of, member_path
+from thoughtlens.sae import load as load_sae
 from thoughtlens.show.neuronpedia.config import NeuronpediaConfig
 from thoughtlens.show.neuronpedia.formats import (
     MAX_TOKENS,
@@ -46,7 +44,8 @@ from thoughtlens.show.neuronpedia.formats import (
     upload,
 )
 from thoughtlens.show.neuronpedia.records import NeuronpediaOutcome
-from thoughtlens.show.run import Run
+from thoughtlens.show.run.by_latent import Grouped, member_table
+from thoughtlens.show.run.run import Run
 
 R = TypeVar("R", bound=Record)
 ALIGNED = 3

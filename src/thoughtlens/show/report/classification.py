@@ -17,7 +17,7 @@ from thoughtlens.evals.classify.records import (
 from thoughtlens.evals.probing.records import ClassReport, Comparison
 from thoughtlens.latents.interpret.records import AssociationRow
 from thoughtlens.sae import POOLED
-from thoughtlens.show import plots
+from thoughtlens.show.pages import plots
 from thoughtlens.show.report.blocks import (
     Block,
     Column,
@@ -30,8 +30,8 @@ from thoughtlens.show.report.blocks import (
     unique,
     verdict_of,
 )
-from thoughtlens.show.run import Run
-from thoughtlens.show.text import NONE, between, fixed, number, p_text, percent, points
+from thoughtlens.show.run.run import Run
+from thoughtlens.show.run.text import NONE, between, fixed, number, p_text, percent, points
 
 WORDS = {"accuracy": "accuracy", "r2": "R squared"}
 SHOWN_CLASSES = 12

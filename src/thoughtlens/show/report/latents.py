@@ -17,7 +17,7 @@ from thoughtlens.latents.interpret.records import (
     ThoughtExample,
 )
 from thoughtlens.sae import POOLED
-from thoughtlens.show import plots
+from thoughtlens.show.pages import plots
 from thoughtlens.show.report.blocks import (
     Block,
     Column,
@@ -31,8 +31,8 @@ from thoughtlens.show.report.blocks import (
     under,
     unique,
 )
-from thoughtlens.show.run import Run
-from thoughtlens.show.text import NONE, between, number, p_text, percent, points, shorten
+from thoughtlens.show.run.run import Run
+from thoughtlens.show.run.text import NONE, between, number, p_text, percent, points, shorten
 
 EXAMPLES = 4
 BARS = 6

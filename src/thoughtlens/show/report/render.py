@@ -12,10 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
 
-from thoughtlens.show.figures import freeze, save
-from thoughtlens.show.plots import INK
+from thoughtlens.show.pages.figures import freeze, save
+from thoughtlens.show.pages.plots import INK
 from thoughtlens.show.report.blocks import Picture, Section
-from thoughtlens.show.text import markdown, visible
+from thoughtlens.show.run.text import markdown, visible
 
 DIRECTIONS = {"better": "up", "worse": "down"}
 """Style of the verdicts that name a direction."""

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
-from thoughtlens.acts.extract.records import Accuracy, ExtractOutcome
+from thoughtlens.acts import Accuracy, ExtractOutcome
 from thoughtlens.core import Number
-from thoughtlens.sae.train.records import Trained, TrainOutcome
-from thoughtlens.show import plots
+from thoughtlens.sae import Trained, TrainOutcome
+from thoughtlens.show.pages import plots
 from thoughtlens.show.report.blocks import Block, Column, Picture, Section, Table, under, verdict_of
-from thoughtlens.show.run import Run
-from thoughtlens.show.text import NONE, between, fixed, number, percent, points
+from thoughtlens.show.run.run import Run
+from thoughtlens.show.run.text import NONE, between, fixed, number, percent, points
 
 DIFFERENCES = ("sae_minus_raw", "spliced_difference")
 UNITS = {"spliced_kl": " nats", "delta_ce": " nats"}

@@ -16,7 +16,7 @@ from thoughtlens.evals.reconstruction.records import (
     Validated,
     ValidateOutcome,
 )
-from thoughtlens.show import plots
+from thoughtlens.show.pages import plots
 from thoughtlens.show.report.blocks import (
     Block,
     Column,
@@ -29,8 +29,8 @@ from thoughtlens.show.report.blocks import (
     unique,
     verdict_of,
 )
-from thoughtlens.show.run import Run
-from thoughtlens.show.text import between, fixed, number, percent, points
+from thoughtlens.show.run.run import Run
+from thoughtlens.show.run.text import between, fixed, number, percent, points
 
 MAX_CELLS_TABLE = 60
 MAX_MEMBERS = 24

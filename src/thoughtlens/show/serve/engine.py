@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore
 from thoughtlens.core import DataError, HookError, ResourceError
 from thoughtlens.interventions.edits.changes import edit_latents
 from thoughtlens.interventions.edits.dictionaries import dictionaries, require_latents
@@ -21,10 +21,8 @@ from thoughtlens.interventions.edits.places import Change
 from thoughtlens.interventions.edits.run import Answers, Edit, run_edits
 from thoughtlens.latents.codes.member import member_thoughts
 from thoughtlens.latents.on_text import DEFINITIONS, Eye, Found, describe, everywhere, pick
-from thoughtlens.models.hf.capture import replace
-from thoughtlens.models.thought.places import Place
-from thoughtlens.sae.base import SAE
-from thoughtlens.sae.formats.io import load_members
+from thoughtlens.models import Place, replace
+from thoughtlens.sae import SAE, load_members
 from thoughtlens.show.serve.config import FireRequest, SteerRequest
 
 EXAMPLES, EXAMPLE_CHARS = 12, 400

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from thoughtlens.core import NotThereError
-from thoughtlens.show.pages import PAGE
+from thoughtlens.show.pages.pages import PAGE
 
 TYPES = {
     ".html": "text/html; charset=utf-8",

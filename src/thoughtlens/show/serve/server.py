@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from thoughtlens.core import NotThereError, ResourceError, ThoughtlensError, load_config, warn
 from thoughtlens.show.explorer.config import ExplorerConfig
-from thoughtlens.show.pages import refreshed
+from thoughtlens.show.pages.pages import refreshed
 from thoughtlens.show.serve.config import FireRequest, Request, ServeConfig, SteerRequest
 from thoughtlens.show.serve.engine import Engine
 from thoughtlens.show.serve.files import Files

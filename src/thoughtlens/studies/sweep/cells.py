@@ -11,11 +11,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from thoughtlens.core import Number, to_table
-from thoughtlens.sae.jobs.job import Job
-from thoughtlens.sae.jobs.run import Ending
-from thoughtlens.show import plots
-from thoughtlens.show.text import markdown
-from thoughtlens.studies.axes import Setting
+from thoughtlens.sae import Ending, Job
+from thoughtlens.show.pages import plots
+from thoughtlens.show.run.text import markdown
+from thoughtlens.studies.sweep.axes import Setting
 from thoughtlens.studies.sweep.choose import Candidate, front
 from thoughtlens.studies.sweep.config import GridConfig
 from thoughtlens.studies.sweep.figures import fronts, save_both

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from thoughtlens.core import Config
-from thoughtlens.sae.train.config import GroupSize
+from thoughtlens.sae import GroupSize
 
 
 class StudyConfig(Config):

@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from thoughtlens.acts.behind import thought_model
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore, thought_model
 from thoughtlens.core import Number
 from thoughtlens.evals.heldout.fidelity import Splicer
 from thoughtlens.evals.heldout.measure import Total, measure_sae
 from thoughtlens.evals.heldout.subject import Subject
 from thoughtlens.interventions.effects.bench import Bench
 from thoughtlens.interventions.effects.splice import splice
-from thoughtlens.sae.formats.io import load_members
+from thoughtlens.sae import load_members
 from thoughtlens.studies.sweep.config import SweepConfig
 from thoughtlens.studies.sweep.records import Held
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts import ActivationStore
 from thoughtlens.core import (
     BY_NAME,
     ConfigError,
@@ -25,18 +25,15 @@ from thoughtlens.core import (
     say,
     warn,
 )
+from thoughtlens.sae import Job, TrainConfig, check, plan_jobs, train_jobs, write_curves
 from thoughtlens.sae.fit.evaluation import DEFINITIONS as OF_TRAINING
-from thoughtlens.sae.fit.track import write_curves
-from thoughtlens.sae.jobs.job import Job, check, plan_jobs
-from thoughtlens.sae.jobs.run import train_jobs
-from thoughtlens.sae.train.config import TrainConfig
-from thoughtlens.studies.axes import Setting, settings
-from thoughtlens.studies.study import train_configs
 from thoughtlens.studies.sweep import cells, choose, tables
 from thoughtlens.studies.sweep import measure as measuring
+from thoughtlens.studies.sweep.axes import Setting, settings
 from thoughtlens.studies.sweep.config import GridConfig, StudyConfig, SweepConfig
 from thoughtlens.studies.sweep.measure import Fidelity, measure
 from thoughtlens.studies.sweep.records import GridOutcome, Run, SweepOutcome
+from thoughtlens.studies.sweep.study import train_configs
 
 CHOSEN_ON, REPORTED_ON = "validation", "test"
 DEFINITIONS = {

@@ -1,0 +1,16 @@
+from .behind import language_model as language_model
+from .behind import made_with as made_with
+from .behind import open_thoughts as open_thoughts
+from .behind import thought_model as thought_model
+from .extract.config import ExtractConfig as ExtractConfig
+from .extract.records import Accuracy as Accuracy
+from .extract.records import ExtractOutcome as ExtractOutcome
+from .extract.text import text_source as text_source
+from .store.meta import StoreMeta as StoreMeta
+from .store.meta import load_meta as load_meta
+from .store.reader import ActivationStore as ActivationStore
+from .store.reader import verify as verify
+from .store.tables import stream as stream
+from .store.view import View as View
+from .store.view import ViewBatch as ViewBatch
+from .store.writer import StoreWriter as StoreWriter

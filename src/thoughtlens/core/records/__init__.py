@@ -1,0 +1,1 @@
+"""Records, results and files that are whole or absent."""

@@ -1,0 +1,310 @@
+"""TOML recipes + `key=value` overrides -> frozen, validated configs, and back.
+
+Nothing here imports torch. `None` in a config means "unset" and is left out of the TOML.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, get_args
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from thoughtlens.core.errors import ConfigError, NotThereError
+from thoughtlens.core.stages.translate import translate_config
+
+
+class Config(BaseModel):
+    """Base of all configs: frozen, unknown keys and infinities refused, a docstring under every field."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+    )
+
+    @classmethod
+    def without(cls, names: Collection[str]) -> type[Config]:
+        """The same config, checks included, but for these fields."""
+        gone = {name: None for name in names if name in cls.model_fields}
+        hints = {"__annotations__": dict.fromkeys(gone, ClassVar[None])}
+        return type(f"{cls.__name__}Options", (cls,), {"__module__": cls.__module__, **hints, **gone})
+
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """Shorter and former names of settings, for overrides: key -> dotted key."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_kind(cls, table: Any) -> Any:
+        """A table of a choice that does not name its kind is of the default's kind."""
+        if not isinstance(table, dict):
+            return table
+        table = dict(table)
+        for name, field in cls.model_fields.items():
+            tag, value = field.discriminator, table.get(name)
+            if isinstance(tag, str) and isinstance(value, dict) and hasattr(field.default, tag):
+                table[name] = {tag: getattr(field.default, tag), **value}
+        return table
+
+
+C = TypeVar("C", bound=Config)
+
+
+def load_config(cls: type[C], source: str | Path | dict, overrides: Sequence[str] = ()) -> C:
+    """Build a config from a shipped recipe's name, a TOML file or a dict, then apply overrides.
+
+    Args:
+        cls: The config class.
+        source: Name of a shipped recipe, path of a TOML file, or the table itself.
+        overrides: `dotted.key=value` strings; a value is read as TOML, else as a string. A plain
+            value given for a table sets the table's `name` (or `source`): `model=gpt2`.
+
+    Raises:
+        NotThereError: no such recipe or file.
+        ConfigError: not TOML, an unknown key (the nearest known one is named), or a bad value.
+    """
+    table = source if isinstance(source, dict) else read_recipe(source)
+    return validate_config(cls, apply_overrides(cls, table, overrides))
+
+
+def validate_config(cls: type[C], table: dict) -> C:
+    """`cls(**table)` with every complaint on one line."""
+    try:
+        return cls.model_validate(table)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(cls, e) for e in error.errors())) from None
+
+
+def read_recipe(source: str | Path) -> dict:
+    """The table of a shipped recipe or a TOML file."""
+    path = Path(source)
+    if path.suffix != ".toml" and path.name == str(source) and str(source) in recipe_names():
+        text = (resources.files("thoughtlens.studies.recipes") / f"{source}.toml").read_text("utf-8")
+    elif path.is_file():
+        try:
+            text = path.read_text("utf-8")
+        except (UnicodeDecodeError, PermissionError) as error:
+            raise ConfigError(f"{path} is not a readable TOML file: {error}") from None
+    elif path.is_dir() and (path / "config.toml").is_file():
+        text = (path / "config.toml").read_text("utf-8")
+    else:
+        near = difflib.get_close_matches(str(source), recipe_names(), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise NotThereError(
+            f"Expected a recipe name ({', '.join(recipe_names())}) or a TOML file, "
+            f"got {str(source)!r}, which is neither{hint}"
+        )
+    try:
+        return translate_config(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} is not valid TOML: {error}") from None
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes shipped with the package."""
+    files = resources.files("thoughtlens.studies.recipes").iterdir()
+    return sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml"))
+
+
+def apply_overrides(cls: type[Config], table: dict, overrides: Sequence[str]) -> dict:
+    """A copy of `table` with `dotted.key=value` overrides applied in order."""
+    table = json.loads(json.dumps(table, default=str))
+    for item in overrides:
+        key, eq, raw = item.partition("=")
+        if not eq or not key.strip():
+            raise ConfigError(f"Expected an override like sae.k=32, got {item!r}")
+        path = cls.aliases.get(key.strip(), key.strip()).split(".")
+        model = _model_at(cls, path[:-1])
+        _require_field(cls, model, path)
+        _set(model, table, path, _parse(raw.strip()))
+    return table
+
+
+def to_toml(cfg: Config, *, comments: bool = False) -> str:
+    """The complete config as TOML; with `comments`, each key under its documentation."""
+    return "\n".join(_lines(cfg, (), comments)).strip() + "\n"
+
+
+def identity(cfg: Config) -> str:
+    """Digest of everything in a config that is not a path: equal iff the work is the same."""
+    table = json.dumps(_without_paths(cfg), sort_keys=True, default=str)
+    return hashlib.sha256(table.encode()).hexdigest()[:16]
+
+
+def differences(mine: dict, other: dict, prefix: str = "") -> list[str]:
+    """Dotted keys in which two tables differ, with both values."""
+    found = []
+    for key in sorted(mine.keys() | other.keys()):
+        a, b = mine.get(key), other.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key} ({b!r} there, {a!r} here)")
+    return found
+
+
+def field_paths(cls: type[Config], prefix: str = "") -> list[str]:
+    """Every dotted key a config knows."""
+    paths = []
+    for name, field in cls.model_fields.items():
+        paths.append(prefix + name)
+        for sub in _submodels(field.annotation):
+            paths += field_paths(sub, f"{prefix}{name}.")
+    return list(dict.fromkeys(paths))
+
+
+def _without_paths(cfg: BaseModel) -> dict:
+    out = {}
+    for name in type(cfg).model_fields:
+        value = getattr(cfg, name)
+        if isinstance(value, BaseModel):
+            out[name] = _without_paths(value)
+        elif not isinstance(value, Path):
+            out[name] = value
+    return out
+
+
+def _lines(cfg: BaseModel, path: tuple[str, ...], comments: bool) -> Iterator[str]:
+    tables = []
+    for name, field in type(cfg).model_fields.items():
+        value = getattr(cfg, name)
+        if isinstance(value, BaseModel | dict):
+            tables.append((name, field, value))
+            continue
+        if comments and field.description:
+            yield from (f"# {line}" for line in field.description.splitlines())
+        if value is None:
+            if comments:
+                yield f"# {name} is unset"
+        else:
+            yield tomli_w.dumps({name: _plain(value)}).rstrip()
+    for name, field, value in tables:
+        yield ""
+        if comments and field.description:
+            yield from (f"# {line}" for line in field.description.splitlines())
+        if isinstance(value, dict):
+            yield tomli_w.dumps(_nested((*path, name), _plain(value))).rstrip()
+            continue
+        yield f"[{'.'.join((*path, name))}]"
+        yield from _lines(value, (*path, name), comments)
+
+
+def _nested(path: Sequence[str], table: dict) -> dict:
+    for name in reversed(path):
+        table = {name: table}
+    return table
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def _parse(raw: str) -> Any:
+    try:
+        return tomllib.loads(f"v = {raw}")["v"]
+    except tomllib.TOMLDecodeError:
+        return raw
+
+
+def _submodels(annotation: Any) -> list[type[Config]]:
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        return [annotation]
+    return [m for arg in get_args(annotation) for m in _submodels(arg)]
+
+
+def _model_at(cls: type[Config], path: Sequence[str]) -> list[type[Config]]:
+    models = [cls]
+    for name in path:
+        models = [
+            sub
+            for m in models
+            if name in m.model_fields
+            for sub in _submodels(m.model_fields[name].annotation)
+        ]
+    return models
+
+
+def _require_field(cls: type[Config], models: list[type[Config]], path: Sequence[str]) -> None:
+    if not any(path[-1] in m.model_fields for m in models):
+        raise ConfigError(_unknown(cls, ".".join(path)))
+
+
+def _set(models: list[type[Config]], table: dict, path: Sequence[str], value: Any) -> None:
+    for name in path[:-1]:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{'.'.join(path)}: {name} is a value here, not a table")
+    leaf = path[-1]
+    subs = [s for m in models if leaf in m.model_fields for s in _submodels(m.model_fields[leaf].annotation)]
+    if subs and not isinstance(value, dict):
+        primary = next((p for p in ("name", "source", "kind") if p in subs[0].model_fields), None)
+        if primary is None:
+            raise ConfigError(f"{leaf} is a table; set one of its keys: {', '.join(subs[0].model_fields)}")
+        _set(subs, table.setdefault(leaf, {}), [primary], value)
+        return
+    if leaf in ("kind", "source") and len(models) > 1:
+        _keep_known(models, table, leaf, value)
+    table[leaf] = value
+
+
+def _keep_known(models: list[type[Config]], table: dict, leaf: str, value: Any) -> None:
+    """Switching `kind` or `source` drops the recipe's settings that the new kind does not have."""
+    named = [m for m in models if value in _choices(m, leaf)]
+    known = {name for m in named or [m for m in models if not _choices(m, leaf)] for name in m.model_fields}
+    for name in set(table) - known if known else ():
+        del table[name]
+
+
+def _choices(model: type[Config], leaf: str) -> tuple[Any, ...]:
+    return get_args(model.model_fields[leaf].annotation) if leaf in model.model_fields else ()
+
+
+def _explain(cls: type[Config], error: ErrorDetails) -> str:
+    where = [str(part) for part in error["loc"] if isinstance(part, str | int)]
+    known = set(field_paths(cls))
+    dotted = ".".join(where)
+    if dotted not in known:  # pydantic puts the tag of a union into the location
+        short = [p for i, p in enumerate(where) if i == len(where) - 1 or not _is_tag(cls, where, i)]
+        dotted = ".".join(short)
+    if error["type"] == "extra_forbidden":
+        others = sorted(set(where) - set(dotted.split(".")))
+        if dotted in known and others:
+            return f"{dotted}: {others[0]} has no such setting"
+        return _unknown(cls, dotted)
+    if error["type"] == "missing":
+        return f"{dotted}: required and not given"
+    message = error["msg"].removeprefix("Value error, ")
+    return (
+        f"{dotted or cls.__name__}: {message} (got {error['input']!r})"
+        if not isinstance(error["input"], dict | BaseModel)
+        else f"{dotted or cls.__name__}: {message}"
+    )
+
+
+def _is_tag(cls: type[Config], where: Sequence[str], i: int) -> bool:
+    subs = _model_at(cls, [w for w in where[:i]])
+    return len(subs) > 1 and not any(where[i] in s.model_fields for s in subs)
+
+
+def _unknown(cls: type[Config], dotted: str) -> str:
+    paths = field_paths(cls)
+    leaf = dotted.rsplit(".", 1)[-1]
+    near = difflib.get_close_matches(dotted, paths, n=1, cutoff=0.75)
+    near = near or [p for p in paths if p.rsplit(".", 1)[-1] == leaf]
+    near = near or difflib.get_close_matches(dotted, paths, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(paths)}"
+    return f"unknown key {dotted!r}{hint}"

@@ -1,0 +1,199 @@
+"""All stages, in the order in which a run does them; a stage's code is imported only when it is needed."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from thoughtlens.core.machine.console import say
+
+if TYPE_CHECKING:
+    from thoughtlens.core.records.result import Result
+    from thoughtlens.core.stages.config import Config
+    from thoughtlens.core.stages.stage import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage: where its code is, what it reads, and where in a run it writes."""
+
+    name: str
+    room: str
+    """The package that holds `config.py` and `stage.py`, inside this one."""
+    about: str
+    """What it does, in one line."""
+    folder: str = ""
+    """Its directory in a run; unset: the stage's name."""
+    inputs: tuple[str, ...] = ()
+    """Fields of its config that are directories of the run, or `run`, the run itself."""
+    tables: tuple[str, ...] = ()
+    """Fields of its config that stand as tables of their own in a recipe."""
+    recipe: str = ""
+    """`default`: part of every run; `optional`: where a recipe asks for it; empty: never part of a run."""
+
+    @property
+    def directory(self) -> str:
+        """Name of its directory in a run."""
+        return self.folder or self.name
+
+    @property
+    def config(self) -> type[Config]:
+        """`NameConfig` in `config.py`; importing it costs no torch."""
+        return getattr(self._module("config"), f"{self.name.capitalize()}Config")
+
+    @property
+    def options(self) -> type[Config]:
+        """What a recipe's table of its name may hold: the config without what the run decides."""
+        return self.config.without(("seed", *self.tables, *self.inputs))
+
+    @property
+    def run(self) -> Callable[[Any, str | Path], Result]:
+        """`(cfg, out) -> Result`: the function of its name in `stage.py`."""
+        return getattr(self._module("stage"), self.name)
+
+    def plan(self, cfg: Config) -> Plan | None:
+        """What it expects to need, where it can say so."""
+        plan = getattr(self._module("stage"), "plan", None)
+        return None if plan is None else plan(cfg)
+
+    def say_plan(self, cfg: Config) -> Plan | None:
+        """The same, with a line for the user."""
+        plan = self.plan(cfg)
+        if plan is not None:
+            say(plan.line(self.name))
+        return plan
+
+    def _module(self, name: str) -> Any:
+        return importlib.import_module(f"thoughtlens.{self.room}.{name}")
+
+
+ACTS_AND_SAE = ("acts", "sae")
+STAGES = (
+    Stage(
+        name="extract",
+        room="acts.extract",
+        about="Run the model and store its activations.",
+        folder="acts",
+        tables=("model", "problems"),
+        recipe="default",
+    ),
+    Stage(
+        name="train",
+        room="sae.train",
+        about="Train the sparse autoencoder(s) on stored activations.",
+        folder="sae",
+        inputs=("acts",),
+        tables=("sae",),
+        recipe="default",
+    ),
+    Stage(
+        name="validate",
+        room="evals.reconstruction",
+        about="Measure the SAE on held-out rows, beside its baselines.",
+        inputs=ACTS_AND_SAE,
+        recipe="default",
+    ),
+    Stage(
+        name="interpret",
+        room="latents.interpret",
+        about="Collect what each latent responds to.",
+        inputs=ACTS_AND_SAE,
+        recipe="default",
+    ),
+    Stage(
+        name="classify",
+        room="evals.classify",
+        about="Score labels with latents, raw activations and baselines on the same folds.",
+        inputs=ACTS_AND_SAE,
+        recipe="default",
+    ),
+    Stage(
+        name="lens",
+        room="latents.lens",
+        about="What a thought would say: logit and tuned lens, beside a shuffled null; decoder rows in "
+        "words.",
+        inputs=ACTS_AND_SAE,
+        recipe="optional",
+    ),
+    Stage(
+        name="explain",
+        room="latents.explain",
+        about="Explain latents, without an LLM or with one; every explanation is scored on problems it "
+        "did not see.",
+        inputs=(*ACTS_AND_SAE, "interpret"),
+        recipe="optional",
+    ),
+    Stage(
+        name="replay",
+        room="evals.first_study",
+        about="Replay the first study of CODI's thoughts, and correct it line by line.",
+        inputs=("acts",),
+        recipe="optional",
+    ),
+    Stage(
+        name="explorer",
+        room="show.explorer",
+        about="Write pages that show every latent of a run.",
+        inputs=("run",),
+        recipe="optional",
+    ),
+    Stage(
+        name="report",
+        room="show.report",
+        about="Write report.html, report.md and the figures of a run.",
+        inputs=("run",),
+        recipe="default",
+    ),
+    Stage(
+        name="intervene",
+        room="interventions.intervene",
+        about="Change thoughts while the model thinks: ablate, swap, patch, steer, splice, leave early.",
+    ),
+    Stage(
+        name="geometry",
+        room="latents.geometry",
+        about="Nearest latents, and which latents two SAEs share: seeds, layers, thoughts, other models.",
+    ),
+    Stage(
+        name="gates",
+        room="evals.validity",
+        about="Test whether a model's thoughts carry its reasoning: ablate, swap, patch, leave early.",
+    ),
+    Stage(
+        name="suite",
+        room="evals.suites",
+        about="Run an evaluation suite on any model and SAE: model=NAME sae=DIR hook_name=layers.8:out.",
+    ),
+    Stage(
+        name="convert",
+        room="sae.convert",
+        about="Convert an SAE to another library's format, and prove that it computes the same.",
+    ),
+    Stage(
+        name="distill",
+        room="models.distill",
+        about="Train a small model that thinks in vectors, with its controls.",
+    ),
+    Stage(
+        name="sweep",
+        room="studies.sweep",
+        about="Train every setting of a grid with several seeds: sae.k=8,16 sae.d_sae=1024,4096 seeds=0,1,2.",
+    ),
+    Stage(
+        name="grid",
+        room="studies.sweep",
+        about="Train every setting on every layer and thought, as stacks: sae.k=8,16 train.lr=1e-4,4e-4 "
+        "seeds=0,1.",
+    ),
+    Stage(
+        name="neuronpedia",
+        room="show.neuronpedia",
+        about="Write a run's latents as Neuronpedia takes them: model_id=gpt2-small source_set=res-mylab.",
+    ),
+)
+BY_NAME = {stage.name: stage for stage in STAGES}
+OF_RUNS = tuple(stage for stage in STAGES if stage.recipe)
+"""Those that a recipe can ask for."""

@@ -1,0 +1,333 @@
+"""What every stage shares: a directory that is whole or absent, resumable, and says where it came from.
+
+Work happens in `NAME.tmp`, which is renamed to `NAME` when everything is written. A killed stage
+leaves `NAME.tmp`, and the same call continues there.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from thoughtlens import __version__
+from thoughtlens.core.errors import (
+    ConfigError,
+    NotThereError,
+    OccupiedError,
+    ResourceError,
+    ThoughtlensError,
+    is_out_of_memory,
+)
+from thoughtlens.core.machine.console import say
+from thoughtlens.core.records.files import fsync_tree, read_json, sha256, whole, write_json
+from thoughtlens.core.records.record import Json, Outcome, Record
+from thoughtlens.core.records.result import Result
+from thoughtlens.core.stages.config import (
+    Config,
+    differences,
+    identity,
+    read_recipe,
+    to_toml,
+    validate_config,
+)
+from thoughtlens.core.stages.parts import FOLDER as PARTS
+from thoughtlens.core.stages.translate import translate_result
+
+SCHEMA = 1
+LIBRARIES = ("torch", "transformers", "numpy", "scikit-learn", "safetensors", "pyarrow")
+LOCK, BEGUN = ".lock", ".begun.json"
+UNHASHED = {"config.toml", "result.json", LOCK, BEGUN}
+UNHASHED_FOLDERS = {"shards", "checkpoints", PARTS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(Record):
+    """What a stage expects to need, said before it starts."""
+
+    rows: int
+    memory_bytes: float
+    disk_bytes: float
+    seconds: float
+    notes: tuple[str, ...] = ()
+    """What was left open in the settings and is decided now."""
+
+    def line(self, stage: str) -> str:
+        """One line for the user."""
+        needs = (
+            f"{stage}: about {self.rows:,} rows, {self.memory_bytes / 1e9:.1f} GB memory, "
+            f"{self.disk_bytes / 1e9:.2f} GB disk, {self.seconds:,.0f} s"
+        )
+        return "; ".join((needs, *self.notes))
+
+
+def run_stage(
+    stage: str,
+    cfg: Config,
+    out: str | Path,
+    work: Callable[[Path], Outcome | Json],
+    *,
+    inputs: dict[str, Path] | None = None,
+) -> Result:
+    """Do `work(tmp_dir)` once, and keep its directory and `result.json`.
+
+    Args:
+        stage: Name of the stage, stored in the result.
+        cfg: The stage's complete config, stored as `config.toml`.
+        out: The directory to make. If it exists with the same config and the same inputs, its
+            result is returned and nothing is done.
+        work: Writes the data into the directory it is given, continuing from what an interrupted
+            call left there, and returns the metrics for `result.json`.
+        inputs: Input directories and files by name; their digests are stored and compared.
+
+    Raises:
+        NotThereError: an input is missing.
+        OccupiedError: `out` holds something else, or another process is writing it.
+        ResourceError: disk full or no permission. What was finished stays.
+    """
+    out = Path(out)
+    digests = {name: digest(path) for name, path in (inputs or {}).items()}
+    if out.exists():
+        return _reuse(out, stage, cfg, digests)
+    tmp = out.with_name(out.name + ".tmp")
+    with _os_errors(out), _locked(tmp):
+        if out.exists():  # another process ended while this one waited for nothing
+            shutil.rmtree(tmp)
+            return _reuse(out, stage, cfg, digests)
+        _begin(tmp, cfg, digests)
+        if (tmp / "result.json").is_file():
+            return _finished(tmp, out)
+        start = time.monotonic()
+        outcome = work(tmp)
+        result = {
+            "schema": SCHEMA,
+            "stage": stage,
+            **(outcome.to_json() if isinstance(outcome, Outcome) else outcome),
+            "config_identity": identity(cfg),
+            "inputs": {
+                name: {"path": str(path), "digest": digests[name]} for name, path in (inputs or {}).items()
+            },
+            "digest": _digest_finished(tmp),
+            "seconds": round(time.monotonic() - start, 3),
+            **provenance().to_json(),
+        }
+        write_json(tmp / "result.json", result)
+        return _finished(tmp, out)
+
+
+def read_result(path: str | Path) -> Result:
+    """The `result.json` of a finished stage."""
+    file = Path(path) / "result.json"
+    if not file.is_file():
+        unfinished = Path(f"{path}.tmp").exists()
+        hint = "; an unfinished run lies beside it: run its command again" if unfinished else ""
+        raise NotThereError(f"Expected a finished stage at {path}, found no {file.name} there{hint}")
+    return Result(translate_result(read_json(file)))
+
+
+def digest(path: str | Path) -> str:
+    """sha256 of a file, or the digest stored in a finished stage's result."""
+    path = Path(path)
+    if path.is_file():
+        return sha256(path)
+    if (path / "result.json").is_file():
+        return read_result(path)["digest"]
+    if path.is_dir():
+        return digest_tree(path)
+    raise NotThereError(f"Expected an input at {path}, found nothing there")
+
+
+def digest_tree(root: Path) -> str:
+    """sha256 over names and contents of a directory's files.
+
+    Shards count through the digests in `meta.json`; checkpoints and logs of the way do not count.
+    """
+    total = hashlib.sha256()
+    for file in sorted(root.rglob("*")):
+        name = file.relative_to(root)
+        if file.is_file() and file.name not in UNHASHED and name.parts[0] not in UNHASHED_FOLDERS:
+            total.update(f"{name.as_posix()}\0{sha256(file)}\n".encode())
+    return total.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine(Record):
+    """Where a result was made."""
+
+    system: str
+    cpus: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance(Record):
+    """With what a result was made."""
+
+    versions: dict[str, str]
+    git_commit: str | None
+    machine: Machine
+
+
+def provenance() -> Provenance:
+    """Versions, git commit and machine, for `result.json`."""
+    versions = {"thoughtlens": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    machine = Machine(system=platform.platform(), cpus=os.cpu_count())
+    return Provenance(versions=versions, git_commit=_git_commit(), machine=machine)
+
+
+def _finished(tmp: Path, out: Path) -> Result:
+    """Clean up and rename; all that a stage which was killed here has left to do.
+
+    The lock goes last: whoever starts meanwhile must not write into what is about to be renamed.
+    """
+    shutil.rmtree(tmp / PARTS, ignore_errors=True)
+    (tmp / BEGUN).unlink(missing_ok=True)
+    fsync_tree(tmp)
+    os.rename(tmp, out)
+    (out / LOCK).unlink()
+    return read_result(out)
+
+
+def _digest_finished(tmp: Path) -> str:
+    """The digest of what is there, after halves that a kill left are swept away."""
+    for half in (*tmp.rglob("*.part"), *tmp.rglob(".tmp*")):
+        if half.is_file() and half.relative_to(tmp).parts[0] not in UNHASHED_FOLDERS:
+            half.unlink()
+    return digest_tree(tmp)
+
+
+def _reuse(out: Path, stage: str, cfg: Config, digests: dict[str, str]) -> Result:
+    if not (out / "config.toml").is_file() or not (out / "result.json").is_file():
+        raise OccupiedError(
+            f"Expected nothing at {out}, or a finished {stage} to reuse; something else is there. "
+            f"Choose another --out, or delete it"
+        )
+    result = read_result(out)
+    if result.get("stage") != stage:
+        raise OccupiedError(
+            f"{out} holds a finished {result.get('stage')}, not a {stage}; choose another --out"
+        )
+    if result.get("config_identity") != identity(cfg) and (keys := _other_settings(out, cfg, paths=False)):
+        raise OccupiedError(
+            f"{out} holds a {stage} made with other settings: {', '.join(keys)}. "
+            f"Choose another --out, or delete it"
+        )
+    for name, value in digests.items():
+        if result["inputs"].get(name, {}).get("digest") != value:
+            raise OccupiedError(
+                f"{out} was made from another {name} than the one given now; "
+                f"choose another --out, or delete it"
+            )
+    (out / LOCK).unlink(missing_ok=True)
+    say(f"{stage}: {out} is already done, nothing to do")
+    return result
+
+
+@contextmanager
+def _locked(tmp: Path) -> Iterator[None]:
+    """Nobody else writes `tmp` within the block."""
+    tmp.mkdir(parents=True, exist_ok=True)
+    handle = (tmp / LOCK).open("w")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        raise OccupiedError(
+            f"Another process is writing {tmp}; wait for it, or choose another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        handle.close()
+
+
+def _begin(tmp: Path, cfg: Config, digests: dict[str, str]) -> None:
+    """Note settings and inputs of a new stage, or see that a begun one has the same."""
+    file = tmp / "config.toml"
+    if not (file.exists() and any(path.name not in (file.name, LOCK, BEGUN) for path in tmp.iterdir())):
+        with whole(file) as part:
+            part.write_text(to_toml(cfg), "utf-8")
+        write_json(tmp / BEGUN, digests)
+        return
+    if keys := _other_settings(tmp, cfg, paths=True):
+        raise OccupiedError(
+            f"{tmp} holds an unfinished run with other settings: {', '.join(keys)}. "
+            f"Finish it with its own settings, delete it, or choose another --out"
+        )
+    for name, known in _inputs_of(tmp).items():
+        if digests.get(name) != known:
+            raise OccupiedError(
+                f"{tmp} was begun with another {name} than the one given now. Restore it, delete {tmp}, or "
+                f"choose another --out"
+            )
+
+
+def _inputs_of(tmp: Path) -> dict[str, str]:
+    """Digests of the inputs that an unfinished stage began with; none where an earlier version began it."""
+    if (tmp / "result.json").is_file():
+        return {name: entry["digest"] for name, entry in read_json(tmp / "result.json")["inputs"].items()}
+    return read_json(tmp / BEGUN) if (tmp / BEGUN).is_file() else {}
+
+
+def _other_settings(folder: Path, cfg: Config, *, paths: bool) -> list[str]:
+    """In what the settings that a directory was made with differ from `cfg`, after translation."""
+    table = read_recipe(folder)
+    try:
+        theirs = validate_config(type(cfg), table)
+    except ConfigError:  # of another version, which nothing here translates
+        return differences(tomllib.loads(to_toml(cfg)), table) or ["another version"]
+    if not paths and identity(theirs) == identity(cfg):
+        return []
+    return differences(tomllib.loads(to_toml(cfg)), tomllib.loads(to_toml(theirs)))
+
+
+@contextmanager
+def _os_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(
+                f"The disk is full while writing {out}: free some space and run the same command again, "
+                f"it continues from what is finished"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise ResourceError(
+                f"No permission to write {error.filename or out}; "
+                f"choose another --out, or change its permissions"
+            ) from error
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, ThoughtlensError) or not is_out_of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0][:200] or "MemoryError"
+        raise ResourceError(
+            f"Too little memory while making {out} ({reason}): run the same command again with more of it "
+            f"free, it continues from what is finished; or lower batch sizes or the number of latents, into "
+            f"another --out"
+        ) from error
+
+
+def _git_commit() -> str | None:
+    root = Path(__file__).resolve().parents[4]
+    if not (root / ".git").exists():
+        return None
+    done = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None

@@ -1,0 +1,1 @@
+"""The intervene stage: trials of edits, and what they change."""

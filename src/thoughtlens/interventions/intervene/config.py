@@ -1,0 +1,183 @@
+"""What to change in the running thought loop, on which problems."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from thoughtlens.acts import ExtractConfig
+from thoughtlens.core import Config, Json, NotThereError, load_config
+from thoughtlens.models import ModelConfig, ThoughtModelConfig
+from thoughtlens.problems import GeneratedConfig, ProblemsConfig
+
+SiteName = Literal["thought_in", "resid", "thought_out", "kv", "keys", "values", "all"]
+Scope = Literal["cell", "thought", "all"]
+Arm = Literal["sae", "pca", "random_sae", "mean", "shuffled"]
+
+
+class AblateConfig(Config):
+    """The state becomes one that does not depend on the problem."""
+
+    kind: Literal["ablate"] = "ablate"
+    """Ablation by the mean, by another problem's state, or by zeros."""
+    method: Literal["mean", "resample", "zero"] = "mean"
+    """By the mean over the problems, by the state of a random other problem, or by zeros."""
+
+
+class SwapConfig(Config):
+    """The state of another problem with the same, and with another, value of a column."""
+
+    kind: Literal["swap"] = "swap"
+    """States swapped between problems."""
+    column: str = "v1"
+    """Label column whose value the donor shares, or does not."""
+
+
+class _Twins(Config):
+    change: Literal["start", "op1", "op2", "op3"] = "start"
+    """What differs between twins of generated problems."""
+    twins: Path | None = None
+    """A Parquet table of problems whose line i is the twin of line i of `problems`, for problems that are
+    not generated."""
+
+
+class PatchConfig(_Twins):
+    """The state of the problem's counterfactual twin."""
+
+    kind: Literal["patch"] = "patch"
+    """States patched in from the twin."""
+
+
+class RouteConfig(_Twins):
+    """Of the twin the state alone, keys and values alone, and both: which way does the effect take?"""
+
+    kind: Literal["route"] = "route"
+    """The twin's state with the own keys and values, and the other way round."""
+
+
+class _Latents(Config):
+    latents: tuple[int, ...] = ()
+    """edit_latents: edited together. steer: each one's decoder row is a direction."""
+    n_control_latents: int = Field(3, ge=1)
+    """Latents of about the same density, each edited in place of the ones asked for."""
+
+
+class SteerConfig(_Latents):
+    """A direction is added in several doses."""
+
+    kind: Literal["steer"] = "steer"
+    """Directions of latents, or from a file, in doses."""
+    directions: Path | None = None
+    """.npy or .safetensors (one tensor) with directions as rows, as wide as the site's states."""
+    doses: tuple[float, ...] = Field((-2.0, -1.0, -0.5, 0.5, 1.0, 2.0), min_length=1)
+    """Lengths of what is added, in standard deviations of the states at the place."""
+
+
+class LatentsConfig(_Latents):
+    """Latents are set or scaled, the SAE's residual kept."""
+
+    kind: Literal["edit_latents"] = "edit_latents"
+    """Latents changed, and what the SAE does not explain left as it is."""
+    value: float | None = Field(None, allow_inf_nan=False)
+    """What the latents are set to, in the SAE's units."""
+    scale: float | None = Field(None, allow_inf_nan=False)
+    """What the latents are multiplied by; 0 removes them. One of value and scale."""
+
+
+class ExitConfig(Config):
+    """The model answers after k thoughts."""
+
+    kind: Literal["exit"] = "exit"
+    """Early exit."""
+
+
+class SpliceConfig(Config):
+    """The SAE's reconstruction, beside its baselines."""
+
+    kind: Literal["splice"] = "splice"
+    """States replaced by reconstructions."""
+    arms: tuple[Arm, ...] = ("sae", "pca", "random_sae", "mean")
+    """The SAE; principal components, as many as its L0; an SAE that learned nothing; the mean; shuffled: the
+    SAE with each latent decoded by another one's direction."""
+    n_fit: int = Field(2000, ge=2)
+    """Problems of split train that the baselines are fitted on, at most."""
+
+
+Edit = (
+    AblateConfig
+    | SwapConfig
+    | PatchConfig
+    | RouteConfig
+    | SteerConfig
+    | LatentsConfig
+    | ExitConfig
+    | SpliceConfig
+)
+
+
+class InterveneConfig(ThoughtModelConfig):
+    """One kind of edit at every place asked for, with its controls."""
+
+    aliases: ClassVar[Mapping[str, str]] = {"steps": "thoughts"} | {
+        name: f"edit.{name}"
+        for name in (
+            "method", "column", "change", "twins", "latents", "n_control_latents", "directions", "doses",
+            "value", "scale", "arms", "n_fit",
+        )
+    }  # fmt: skip
+
+    model: ModelConfig = ModelConfig(name="codi-tiny", dtype="float32")
+    """The thought model."""
+    problems: ProblemsConfig = GeneratedConfig(source="generated")
+    """What it thinks about."""
+    split: Literal["train", "validation", "test", "any"] = "test"
+    """Split of the problems."""
+    n: int = Field(1000, ge=2)
+    """Problems, at most."""
+    edit: Edit = Field(AblateConfig(), discriminator="kind")
+    """ablate, swap, patch, steer, edit_latents, exit, splice or route, with the settings of that kind."""
+    site: SiteName = "thought_in"
+    """thought_in, resid, thought_out, kv, keys, values, or all: everything that a thought leaves behind.
+    splice, edit_latents, and steer by latents take the places that the SAE was trained on instead."""
+    thoughts: tuple[int, ...] | None = Field(None, min_length=1)
+    """Thoughts, 0 the begin-of-thought position; exit: numbers of thoughts. Unset: all thoughts that
+    something reads there."""
+    layers: tuple[int, ...] | None = Field(None, min_length=1)
+    """Blocks, counted from 0; unset: all."""
+    scope: tuple[Scope, ...] = Field(("cell", "all"), min_length=1)
+    """What is edited in one run: a cell (one layer of one thought), a thought (all its layers), or all."""
+    sae: Path | None = None
+    """The SAE(s): splice, edit_latents, steer."""
+    member: str | None = None
+    """Which SAE of the directory; unset: all of them, if no two are for the same place."""
+    controls: bool = True
+    """Also run the controls: random directions of the same length, latents of the same density, the same
+    edit at thoughts that were not asked for."""
+    seed: int = Field(0, ge=0)
+    """Fixes problems, donors and random directions."""
+    batch_size: int = Field(512, ge=1)
+    """Problems at a time."""
+    max_new_tokens: int = Field(256, ge=1)
+    """Longest answer."""
+
+
+def of_run(run: str | Path) -> Json:
+    """The settings that a run's own model, problems and SAEs amount to, for `InterveneConfig`.
+
+    Raises:
+        NotThereError: no store of thoughts in the run.
+    """
+    acts = Path(run) / "acts"
+    file = acts / "config.toml"
+    if not file.is_file():
+        raise NotThereError(f"Expected a run with a store of activations, found no {file}")
+    cfg = load_config(ExtractConfig, file)
+    table: Json = {"model": cfg.model.model_dump(exclude_none=True)}
+    table["problems"] = {"source": str(acts / "problems.parquet")}
+    table |= {k: v for k, v in (("base", cfg.base), ("remove_eos", cfg.remove_eos)) if v is not None}
+    if (Path(run) / "sae").is_dir():
+        table["sae"] = str(Path(run) / "sae")
+    return table

@@ -1,0 +1,188 @@
+"""Each kind of edit as a list of runs: on which problems, changed how, beside which controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from thoughtlens.core import ConfigError, DataError
+from thoughtlens.interventions.edits import changes
+from thoughtlens.interventions.edits.changes import derangement
+from thoughtlens.interventions.edits.groups import Bundles, Group, width_of
+from thoughtlens.interventions.edits.places import Change, places_of
+from thoughtlens.interventions.edits.run import Edit, run_edits
+from thoughtlens.interventions.effects.subject import Problems, says, twin_tables, value_donors
+from thoughtlens.interventions.intervene import directions
+from thoughtlens.interventions.intervene.config import (
+    AblateConfig,
+    InterveneConfig,
+    LatentsConfig,
+    PatchConfig,
+    RouteConfig,
+    SpliceConfig,
+    SteerConfig,
+    SwapConfig,
+)
+from thoughtlens.interventions.intervene.records import About
+from thoughtlens.interventions.intervene.trials import (
+    States,
+    Trial,
+    asked_groups,
+    places_in,
+    problems_of,
+    states_at,
+)
+from thoughtlens.models import Place, ThoughtModel
+from thoughtlens.models.thought import tiny
+from thoughtlens.problems import answers_after
+
+
+def plans(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
+    """The runs of one kind of edit.
+
+    Raises:
+        ConfigError, DataError, HookError, MismatchError: what was asked for does not exist, cannot act,
+            or lacks something that it needs; says what to give.
+    """
+    match cfg.edit:
+        case AblateConfig():
+            return _ablate(cfg, cfg.edit, model)
+        case SwapConfig():
+            return _swap(cfg, cfg.edit, model)
+        case PatchConfig():
+            return _patch(cfg, cfg.edit, model)
+        case RouteConfig():
+            return _route(cfg, cfg.edit, model)
+        case SteerConfig():
+            return directions.steer(cfg, cfg.edit, model)
+        case LatentsConfig():
+            return directions.edit_latents(cfg, cfg.edit, model)
+        case SpliceConfig():
+            return directions.splice(cfg, cfg.edit, model)
+    return _exit(cfg, model)
+
+
+def _ablate(cfg: InterveneConfig, edit: AblateConfig, model: ThoughtModel) -> list[Trial]:
+    problems, groups = problems_of(cfg, model), asked_groups(cfg, model)
+    states = states_at(cfg, model, problems.questions, places_in(groups))
+    donor = derangement(len(problems.questions), np.random.default_rng((cfg.seed, 77)))
+    ways: dict[str, Callable[[Place], Change]] = {
+        "mean": lambda place: changes.mean_of(states[place]),
+        "resample": lambda place: changes.given(states[place][donor]),
+        "zero": lambda place: changes.zero(),
+    }
+    bundles = Bundles(len(problems.questions), cfg.controls, cfg.seed)
+    for group in groups:
+        bundles.add(f"ablate_{edit.method}", group, ways[edit.method], width_of(states))
+    note = ""
+    if edit.method == "zero":
+        note = "zeros are no state that this model ever has, which alone may break it; use mean or resample"
+    if edit.method == "resample":
+        problems = Problems(problems.table, corrupted=[problems.answers[i] for i in donor])
+    return [Trial(problems, bundles.chunks(), note)]
+
+
+def _swap(cfg: InterveneConfig, edit: SwapConfig, model: ThoughtModel) -> list[Trial]:
+    whole_set, groups = problems_of(cfg, model), asked_groups(cfg, model)
+    rows, *donors = value_donors(whole_set.table, edit.column, cfg.seed)
+    states = states_at(cfg, model, whole_set.questions, places_in(groups))
+    values = whole_set.table[edit.column].to_pylist()
+    trials = []
+    for name, donor in zip(("same", "different"), donors, strict=True):
+        chosen = whole_set.take(rows)
+        new = [values[i] for i in donor]
+        predicted = None
+        if isinstance(model, tiny.TinyThoughts):
+            predicted = answers_after(chosen.table, edit.column, new, p=model.modulus)
+        problems = Problems(chosen.table, [whole_set.answers[i] for i in donor], predicted)
+        bundles = Bundles(len(rows), cfg.controls, cfg.seed)
+        for group in groups:
+            change = _from(states, donor)
+            bundles.add(f"swap_{name}_{edit.column}", group, change, width_of(states), donor=name)
+        trials.append(Trial(problems, bundles.chunks()))
+    return trials
+
+
+def _from(states: States, donor: np.ndarray) -> Callable[[Place], Change]:
+    return lambda place: changes.given(states[place][donor])
+
+
+def solved_twins(
+    cfg: InterveneConfig, edit: PatchConfig | RouteConfig, model: ThoughtModel
+) -> tuple[Problems, list[str]]:
+    """Pairs of which the model solves both: the problems, and their twins' questions."""
+    file = None if edit.twins is None else str(edit.twins)
+    first, second = twin_tables(
+        cfg.problems, file, model, change=edit.change, split=cfg.split, n=cfg.n, seed=cfg.seed
+    )
+    right = []
+    for table in (first, second):
+        side = Problems(table)
+        plain, _ = run_edits(
+            model, side.questions, [], batch_size=cfg.batch_size, max_new_tokens=cfg.max_new_tokens
+        )
+        right.append(says(plain, side.answers))
+    solved = np.flatnonzero(right[0] & right[1])
+    if len(solved) < 2:
+        raise DataError(
+            f"The model solves both twins of {len(solved)} of {len(first)} pairs, and only such pairs count. "
+            f"Use more problems, or easier ones"
+        )
+    twins = Problems(second).take(solved)
+    return Problems(first, corrupted=second["answer"].to_pylist()).take(solved), twins.questions
+
+
+def _patch(cfg: InterveneConfig, edit: PatchConfig, model: ThoughtModel) -> list[Trial]:
+    groups = asked_groups(cfg, model)
+    problems, twins = solved_twins(cfg, edit, model)
+    states = states_at(cfg, model, twins, places_in(groups))
+    changed = "twin" if edit.twins is not None else edit.change
+    bundles = Bundles(len(twins), cfg.controls, cfg.seed)
+    for group in groups:
+        bundles.add(f"patch_{changed}", group, lambda p: changes.given(states[p]), width_of(states))
+    return [Trial(problems, bundles.chunks())]
+
+
+def _exit(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
+    problems = problems_of(cfg, model)
+    counts = (
+        [k for k in model.spec.thoughts if k < model.spec.n_thoughts]
+        if cfg.thoughts is None
+        else list(cfg.thoughts)
+    )
+    if model.spec.n_thoughts in counts:
+        raise ConfigError(
+            f"exit after {model.spec.n_thoughts} thoughts is the untouched run, which is always there"
+        )
+    if not counts:
+        raise ConfigError(f"{model.name} thinks no thoughts: there is no earlier exit")
+    edits = [Edit(n_thoughts=k, about=About(edit=f"exit_{k}", scope="exit", thought_idx=k)) for k in counts]
+    return [Trial(problems, [edits])]
+
+
+def _route(cfg: InterveneConfig, edit: RouteConfig, model: ThoughtModel) -> list[Trial]:
+    """Of each thought: the twin's state with the own keys and values, the other way round, and both."""
+    spec = model.spec
+    thoughts = spec.thoughts if cfg.thoughts is None else cfg.thoughts
+    kv = places_of(spec, "kv", tuple(thoughts), None)
+    problems, twins = solved_twins(cfg, edit, model)
+    everything = places_of(spec, "all", tuple(thoughts), None)
+    parts = [Place.at(site, p.layer, p.thought) for site in ("keys", "values") for p in kv]
+    states = states_at(cfg, model, twins, [*everything, *parts])
+    edits = []
+    for thought in thoughts:
+        own = [p for p in everything if p.thought == thought]
+        arms = {
+            "state": [p for p in own if p.site == "thought_out"],
+            "kv": [p for p in own if p.site == "kv"],
+            "keys": [p for p in parts if p.thought == thought and p.site == "keys"],
+            "values": [p for p in parts if p.thought == thought and p.site == "values"],
+            "both": own,
+        }
+        for arm, places in arms.items():
+            if places:
+                about = Group(tuple(places), "thought").about(f"route_{arm}", arm=arm)
+                edits.append(Edit.at(about, places, lambda place: changes.given(states[place])))
+    size = 20
+    return [Trial(problems, [edits[i : i + size] for i in range(0, len(edits), size)])]

@@ -1,0 +1,1 @@
+"""Texts and labelled sets."""

@@ -1,0 +1,1 @@
+"""A run as an object, and what its pages share."""

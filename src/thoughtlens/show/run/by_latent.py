@@ -1,0 +1,46 @@
+"""Rows of one SAE in a run's tables, by latent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from thoughtlens.core import Record, of_table
+from thoughtlens.show.run.run import Run, read_table
+
+R = TypeVar("R", bound=Record)
+
+
+def member_table(
+    run: Run, stage: str, name: str, member: str, columns: Sequence[str] | None = None
+) -> pa.Table | None:
+    """An SAE's rows of a stage's table; None where the run has no such table.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    file = run.folder(stage) / name
+    if not file.is_file():
+        return None
+    table = read_table(file, stage, ["member", *columns] if columns else None)
+    return table.filter(pc.equal(table["member"].cast(pa.string()), member))  # type: ignore[attr-defined]
+
+
+class Grouped(Generic[R]):
+    """Rows of an SAE, sorted by latent and then by `order`: columns, each ascending or descending."""
+
+    def __init__(self, table: pa.Table, n: int, cls: type[R], order: Sequence[tuple[str, str]] = ()) -> None:
+        keys = [("latent", "ascending"), *(key for key in order if key[0] in table.column_names)]
+        self._table = table.sort_by(keys)
+        self._cls = cls
+        self._bounds = np.searchsorted(self._table["latent"].to_numpy(), np.arange(n + 1))
+
+    def of(self, low: int, high: int) -> list[list[R]]:
+        """The rows of each of the latents `low` to `high`."""
+        first = self._bounds[low]
+        rows = of_table(self._cls, self._table.slice(first, self._bounds[high] - first))
+        return [rows[self._bounds[i] - first : self._bounds[i + 1] - first] for i in range(low, high)]

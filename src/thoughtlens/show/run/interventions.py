@@ -1,0 +1,38 @@
+"""What the interventions of a run found, as every page needs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from thoughtlens.interventions.intervene.records import InterveneOutcome
+from thoughtlens.show.run.run import Run
+
+FOLDER = "intervene"
+
+
+def found_in(run: Run) -> dict[str, Path]:
+    """Finished interventions of a run: `intervene/` itself, or the folders in it."""
+    root = run.root / FOLDER
+    places = [root, *(sorted(root.iterdir()) if root.is_dir() else [])]
+    return {p.name: p for p in places if p.suffix != ".tmp" and (p / "result.json").is_file()}
+
+
+def by_twin(outcome: InterveneOutcome) -> bool:
+    """Whether an intervention's effect is how many answers became the twin's, not a change of accuracy."""
+    return outcome.edit in ("patch", "route")
+
+
+def what_of(outcome: InterveneOutcome) -> str:
+    """What an intervention's strips show."""
+    return "share of answers that became the twin's" if by_twin(outcome) else "change of accuracy"
+
+
+def strips_of(outcome: InterveneOutcome) -> dict[str, list[tuple[str, int, float]]]:
+    """By edit, the effect at each (layer, thought) that was edited alone."""
+    values: dict[str, list[tuple[str, int, float]]] = {}
+    for row in outcome.effects:
+        if row.control is None and row.thought_idx is not None and row.dose is None and row.site:
+            layer = "" if row.layer is None else f" {row.layer}"
+            effect = row.corrupted if by_twin(outcome) else row.difference
+            values.setdefault(row.edit, []).append((row.site + layer, row.thought_idx, effect))
+    return values

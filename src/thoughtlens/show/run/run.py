@@ -1,0 +1,160 @@
+"""The finished stages of a run directory, as pages and notebooks read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from thoughtlens.acts import StoreMeta, load_meta
+from thoughtlens.acts.store.meta import META
+from thoughtlens.core import (
+    BY_NAME,
+    NotThereError,
+    Outcome,
+    Record,
+    Result,
+    StoreError,
+    of_table,
+    read_result,
+)
+from thoughtlens.latents.interpret.records import LatentRow
+from thoughtlens.sae import SAE, CurvePoint, load_members
+
+STAGES = ("extract", "train", "validate", "interpret", "classify", "replay")
+"""Stages that a report tells of."""
+OPTIONAL = ("replay",)
+"""Stages that are not missed where they are not there."""
+OUT = TypeVar("OUT", bound=Outcome)
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine(Record):
+    """Where a stage was done."""
+
+    system: str
+    cpus: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made(Record):
+    """What every `result.json` says: when and with what it was made, what its numbers mean, its warnings."""
+
+    digest: str
+    config_identity: str
+    seconds: float
+    versions: dict[str, str]
+    git_commit: str | None
+    machine: Machine
+    definitions: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A run directory; stages that are not there are None."""
+
+    root: Path
+
+    @classmethod
+    def open(cls, root: str | Path) -> Run:
+        """The run at `root`.
+
+        Raises:
+            NotThereError: no directory, or none of the stages in it.
+        """
+        run = cls(Path(root))
+        if not run.root.is_dir():
+            raise NotThereError(f"Expected a run directory at {root}, found none; make one: thoughtlens run")
+        if not run.results:
+            folders = ", ".join(BY_NAME[stage].directory for stage in STAGES)
+            raise NotThereError(f"Expected a finished stage ({folders}) in {root}, found none; run one first")
+        return run
+
+    @cached_property
+    def results(self) -> dict[str, Result]:
+        """`result.json` of every finished stage that a report tells of, in order."""
+        return {
+            stage: self.result(stage) for stage in STAGES if (self.folder(stage) / "result.json").is_file()
+        }
+
+    def folder(self, stage: str) -> Path:
+        """Where a stage writes."""
+        return self.root / BY_NAME[stage].directory
+
+    def result(self, stage: str) -> Result:
+        """What a stage returned.
+
+        Raises:
+            NotThereError: it is not finished.
+        """
+        return read_result(self.folder(stage))
+
+    def outcome(self, stage: str, cls: type[OUT]) -> OUT | None:
+        """What a stage measured; None where it is not there."""
+        return cls.from_json(self.results[stage]) if stage in self.results else None
+
+    @cached_property
+    def made(self) -> dict[str, Made]:
+        """What every stage says of itself."""
+        return {stage: Made.from_json(result) for stage, result in self.results.items()}
+
+    def table(self, stage: str, name: str, cls: type[R]) -> list[R]:
+        """A stage's Parquet table as records; empty where the stage or the table is not there.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        file = self.folder(stage) / name
+        return of_table(cls, read_table(file, stage)) if file.is_file() else []
+
+    def latents(self, member: str | None = None) -> list[LatentRow]:
+        """What interpret counted of every latent, of all SAEs or of one."""
+        rows = self.table("interpret", "latents.parquet", LatentRow)
+        return [row for row in rows if member in (None, row.member)]
+
+    def curves(self) -> list[CurvePoint]:
+        """The training curves of all SAEs."""
+        return self.table("train", "metrics.parquet", CurvePoint)
+
+    def saes(self) -> dict[str, SAE]:
+        """The SAEs by name."""
+        return load_members(self.folder("train"))
+
+    @cached_property
+    def meta(self) -> StoreMeta | None:
+        """What the activation store says of itself; None without one."""
+        folder = self.folder("extract")
+        return load_meta(folder) if (folder / META).is_file() else None
+
+    @property
+    def kind(self) -> str:
+        """text or thoughts."""
+        return self.meta.kind if self.meta else next(r["kind"] for r in self.results.values() if "kind" in r)
+
+    @property
+    def model(self) -> str | None:
+        """Name of the model."""
+        return self.meta.model if self.meta else None
+
+    @property
+    def hook_names(self) -> list[str]:
+        """Hooks of the activation store."""
+        return self.meta.hook_names if self.meta else []
+
+
+def read_table(file: Path, stage: str, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file that a stage wrote.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    try:
+        return pq.read_table(file, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{file} is damaged ({str(error).splitlines()[0]}); run {stage} again") from None

@@ -1,0 +1,68 @@
+"""Numbers and foreign text as pages show them."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Callable
+from typing import Any
+
+from thoughtlens.core import number as as_text
+
+MARKS = {"\n": "↵", "\t": "⇥", "\r": "␍", "\u00ad": "<soft hyphen>"}
+MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~!])")
+NONE = "–"
+
+
+def number(value: float | None) -> str:
+    """A number to three significant digits, counts in full."""
+    return NONE if value is None or not math.isfinite(value) else as_text(value, 3)
+
+
+def fixed(value: float | None, decimals: int = 3) -> str:
+    """A number with this many decimals; never minus zero."""
+    return (
+        NONE if value is None or not math.isfinite(value) else f"{round(value, decimals) + 0.0:,.{decimals}f}"
+    )
+
+
+def percent(value: float | None, decimals: int = 1) -> str:
+    """A share as a percentage."""
+    return NONE if value is None or not math.isfinite(value) else f"{value:.{decimals}%}"
+
+
+def points(value: float | None) -> str:
+    """A difference of shares in percentage points."""
+    return NONE if value is None else f"{100 * value:+.1f}"
+
+
+def between(low: float | None, high: float | None, show: Callable[[float], str] = fixed) -> str:
+    """An interval, not broken over lines."""
+    return NONE if low is None or high is None else f"[{show(low)},\u00a0{show(high)}]"
+
+
+def p_text(p: float | None) -> str:
+    """A p-value."""
+    return NONE if p is None or not math.isfinite(p) else "<\u00a00.001" if p < 0.001 else f"{p:.3f}"
+
+
+def visible(text: str) -> str:
+    """Text from outside with what cannot be seen made visible, so that it neither breaks nor turns a line."""
+    return "".join(MARKS.get(char) or _safe(char) for char in text)
+
+
+def shorten(text: str, n: int = 300) -> str:
+    """At most n characters of a text."""
+    return text if len(text) <= n else text[: n - 1] + "…"
+
+
+def _safe(char: str) -> str:
+    category = unicodedata.category(char)
+    invisible = category in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") and char != "\u200d"
+    return f"<U+{ord(char):04X}>" if invisible else char
+
+
+def markdown(text: Any) -> str:
+    """Text without meaning to Markdown, on one line."""
+    return MARKDOWN.sub(r"\\\1", visible(str(text)))
