@@ -83,9 +83,9 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path):
     file.write_text(config.to_toml(cfg))
     whole = distill(cfg, tmp_path / "whole")
     code = (
-        "from pathlib import Path; from thoughtlens.core import config; "
+        "from pathlib import Path; from thoughtlens.core import load_config; "
         "from thoughtlens.models.distill.stage import DistillConfig, distill; "
-        f"distill(config.load_config(DistillConfig, {str(file)!r}), Path({str(tmp_path / 'killed')!r}))"
+        f"distill(load_config(DistillConfig, {str(file)!r}), Path({str(tmp_path / 'killed')!r}))"
     )
     job = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / "killed.tmp" / "checkpoints" / "seed1" / "thoughts-0" / "checkpoint.safetensors"
