@@ -1,4 +1,4 @@
-"""The loops behind the statistics of latents, compiled by numba: each does latents `lo` to `hi`.
+"""The loops behind the statistics of latents, compiled by numba: each does the latents of its `piece`.
 
 A latent is computed by one call and in one order, so that results do not depend on the number of threads.
 `fires` are `codes.fires.Fires`. Arrays are taken out of their tuples before a loop, where that costs nothing.
@@ -62,7 +62,7 @@ def insert(ids, scores, new, score):
 
 
 @compiled
-def summaries(fires, marks, sums, lo, hi):
+def summaries(fires, marks, sums, piece):
     """Problems, sum and maximum of each latent, its sum on marked places, and its log2 histogram."""
     starts, vectors, values, unit, n_hooks = (
         fires.indptr,
@@ -73,7 +73,7 @@ def summaries(fires, marks, sums, lo, hi):
     )
     units, total, top, marked, histogram = sums
     bins = histogram.shape[1]
-    for j in range(lo, hi):
+    for j in range(piece.lo, piece.hi):
         before = -1
         for i in range(starts[j], starts[j + 1]):
             place, x = vectors[i] // n_hooks, np.float64(values[i])
@@ -88,7 +88,7 @@ def summaries(fires, marks, sums, lo, hi):
 
 
 @compiled
-def deciles(fires, draws, edges, samples, lo, hi):
+def deciles(fires, draws, edges, samples, piece):
     """The eleven quantiles of each latent's activations, and firings drawn from each tenth of them.
 
     `draws [d_sae, 10, m]` are uniform numbers; `samples` becomes the drawn firings' positions among all,
@@ -96,7 +96,7 @@ def deciles(fires, draws, edges, samples, lo, hi):
     """
     starts, values, m = fires.indptr, fires.value, draws.shape[2]
     chosen = np.empty(m, np.int64)
-    for j in range(lo, hi):
+    for j in range(piece.lo, piece.hi):
         start, n = starts[j], starts[j + 1] - starts[j]
         if n == 0:
             continue
@@ -123,7 +123,7 @@ def deciles(fires, draws, edges, samples, lo, hi):
 
 
 @compiled
-def strongest(fires, row, best, lo, hi):
+def strongest(fires, row, best, piece):
     """Positions among all firings of each latent's strongest, one per problem, -1 where there are fewer.
 
     Ties go to the lowest row, then to the first hook.
@@ -136,7 +136,7 @@ def strongest(fires, row, best, lo, hi):
         fires.n_hooks,
     )
     k = best.shape[1]
-    for j in range(lo, hi):
+    for j in range(piece.lo, piece.hi):
         n, i, stop = 0, starts[j], starts[j + 1]
         while i < stop:
             own, top = unit[vectors[i] // n_hooks], i
@@ -161,10 +161,10 @@ def _before(a, b, fires, row):
 
 
 @compiled
-def look_up(fires, latent, vector, out, lo, hi):
+def look_up(fires, latent, vector, out, piece):
     """`out[i]`: the activation of `latent[i]` on `vector[i]`, 0 where it does not fire."""
     starts, vectors, values = fires.indptr, fires.vector, fires.value
-    for i in range(lo, hi):
+    for i in range(piece.lo, piece.hi):
         low, high = starts[latent[i]], starts[latent[i] + 1]
         end = high
         while low < high:
@@ -177,21 +177,21 @@ def look_up(fires, latent, vector, out, lo, hi):
 
 
 @compiled
-def level_counts(fires, level, out, lo, hi):
+def level_counts(fires, level, out, piece):
     """`out[j, level]`: firings of each latent on the vectors of each level; level -1 is left out."""
     starts, vectors = fires.indptr, fires.vector
-    for j in range(lo, hi):
+    for j in range(piece.lo, piece.hi):
         for i in range(starts[j], starts[j + 1]):
             if level[vectors[i]] >= 0:
                 out[j, level[vectors[i]]] += 1
 
 
 @compiled
-def common_tokens(fires, token, n_tokens, common, lo, hi):
+def common_tokens(fires, token, n_tokens, common, piece):
     """The tokens on which each latent fires most often (ties: lowest id) and how often; -1 where fewer."""
     starts, vectors, n_hooks = fires.indptr, fires.vector, fires.n_hooks
     count, seen = np.zeros(n_tokens, np.int64), np.empty(n_tokens, np.int64)
-    for j in range(lo, hi):
+    for j in range(piece.lo, piece.hi):
         n = 0
         for i in range(starts[j], starts[j + 1]):
             t = token[vectors[i] // n_hooks]
@@ -205,13 +205,13 @@ def common_tokens(fires, token, n_tokens, common, lo, hi):
 
 
 @compiled
-def coactive(fires, by_vector, partners, lo, hi):
+def coactive(fires, by_vector, partners, piece):
     """The latents that fire on the same vectors as each latent, by Jaccard index (ties: lowest latent)."""
     starts, vectors, row_starts, row_latents = fires.indptr, fires.vector, by_vector.indptr, by_vector.indices
     other, both, jaccard = partners
     d_sae = len(starts) - 1
     count, seen = np.zeros(d_sae, np.int32), np.empty(d_sae, np.int32)
-    for j in range(lo, hi):
+    for j in range(piece.lo, piece.hi):
         n = 0
         for i in range(starts[j], starts[j + 1]):
             for p in range(row_starts[vectors[i]], row_starts[vectors[i] + 1]):

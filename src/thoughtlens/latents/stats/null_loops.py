@@ -168,14 +168,14 @@ def _none_yet(n_null):
 
 
 @compiled
-def inside(fires, levels, min_units, sums, lo, hi):
+def inside(fires, levels, min_units, sums, piece):
     """Levels that vary inside a problem, each against the rest of the same problem."""
     starts, vectors, unit, n_hooks = fires.indptr, fires.vector, fires.unit, fires.n_hooks
     level, excess, variance = levels.level, sums.excess, sums.variance
     n_levels, n_null = levels.exposure.shape[1], levels.shift.shape[1]
     chances = _none_yet(n_null)
     here, moved = np.zeros(n_levels, np.int64), np.zeros((n_levels, n_null), np.int32)
-    for j in range(lo, hi):
+    for j in range(piece.lo, piece.hi):
         i, stop = starts[j], starts[j + 1]
         while i < stop:
             u, here[:], n = unit[vectors[i] // n_hooks], 0, 0
@@ -240,10 +240,10 @@ def _move(fires, j, levels, moved):
 
 
 @compiled
-def count_units(fires, units, lo, hi):
+def count_units(fires, units, piece):
     """`units[j]`: problems in which latent j fires."""
     starts, vectors, unit, n_hooks = fires.indptr, fires.vector, fires.unit, fires.n_hooks
-    for j in range(lo, hi):
+    for j in range(piece.lo, piece.hi):
         before = -1
         for i in range(starts[j], starts[j + 1]):
             units[j] += unit[vectors[i] // n_hooks] != before
@@ -264,14 +264,14 @@ def shares(fires, j, weight, units, share):
 
 
 @compiled
-def labels(fires, units, classes, sums, lo, hi):
+def labels(fires, units, classes, sums, piece):
     """Labels of whole problems: sums and squares over each class of the share of vectors that fire."""
     weight, label, sizes, shuffled = units.weight, classes.label, classes.sizes, classes.shuffled
     n_levels, n_null = len(sizes), shuffled.shape[1]
     chances = _none_yet(n_null)
     who, share = np.empty(units.longest, np.int64), np.empty(units.longest, np.float32)
     by_chance = np.zeros((n_levels, n_null), np.float32)
-    for j in range(lo, hi):
+    for j in range(piece.lo, piece.hi):
         n, known = shares(fires, j, weight, who, share), 0
         for i in range(n):
             v = label[who[i]]
@@ -310,7 +310,7 @@ def _note_labels(j, sizes, sums, by_chance, chances):
 
 
 @compiled
-def correlations(fires, units, numbers, sums, lo, hi):
+def correlations(fires, units, numbers, sums, piece):
     """A number of whole problems times the share of vectors that fire."""
     weight, score, shuffled, n = units.weight, numbers.score, numbers.shuffled, numbers.n
     total, square, product = sums.total, sums.square, sums.product
@@ -318,7 +318,7 @@ def correlations(fires, units, numbers, sums, lo, hi):
     chances = _none_yet(n_null)
     who, share = np.empty(units.longest, np.int64), np.empty(units.longest, np.float32)
     by_chance = np.zeros(n_null, np.float32)
-    for j in range(lo, hi):
+    for j in range(piece.lo, piece.hi):
         m = shares(fires, j, weight, who, share)
         by_chance[:] = 0
         for i in range(m):
@@ -342,7 +342,7 @@ def correlations(fires, units, numbers, sums, lo, hi):
 
 
 @compiled
-def words(fires, units, texts, sums, totals, lo, hi):
+def words(fires, units, texts, sums, totals, piece):
     """Words that a problem's text has or not: as `labels`, each word against all texts without it."""
     weight, has, sizes, shuffled = units.weight, texts.has, texts.sizes, texts.shuffled
     n_fires, n_units, total, square = sums
@@ -351,7 +351,7 @@ def words(fires, units, texts, sums, totals, lo, hi):
     chances = _none_yet(n_null)
     who, share = np.empty(units.longest, np.int64), np.empty(units.longest, np.float32)
     by_chance, scale = np.zeros(n_words, np.float32), np.zeros(n_words)
-    for j in range(lo, hi):
+    for j in range(piece.lo, piece.hi):
         m = shares(fires, j, weight, who, share)
         for i in range(m):
             row, x = has[who[i]], np.float64(share[i])
@@ -382,7 +382,7 @@ def words(fires, units, texts, sums, totals, lo, hi):
 
 
 @compiled
-def tokens(fires, texts, support, best, lo, hi):
+def tokens(fires, texts, support, best, piece):
     """Tokens on which a latent fires more often than on others, documents as the unit.
 
     Also returns how many |z| of all pairs with support fall into each bin.
@@ -392,7 +392,7 @@ def tokens(fires, texts, support, best, lo, hi):
     sums, seen = np.zeros((len(base), 4)), np.empty(len(base), np.int64)
     at, now, bound = np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest + 1, np.int64)
     found = _Found(at, bound, now, np.zeros(len(base)), seen, sums)
-    for j in range(lo, hi):
+    for j in range(piece.lo, piece.hi):
         n_fires = fires.indptr[j + 1] - fires.indptr[j]
         if n_fires < support.min_fires:
             continue

@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,16 +28,21 @@ def array(t: Tensor) -> np.ndarray:
     return t.view(torch.int16).numpy().view(np.uint16) if t.dtype == torch.bfloat16 else t.numpy()
 
 
+class Piece(NamedTuple):
+    """The rows `lo` to `hi` of a result that one call of a loop does."""
+
+    lo: int
+    hi: int
+
+
 def share(loop: Callable[..., Any], n: int, *arguments: Any) -> list[Any]:
-    """Run `loop(*arguments, lo, hi)` over `range(n)` in pieces, and return what the pieces returned."""
+    """Run `loop(*arguments, piece)` over `range(n)` in pieces, and return what the pieces returned."""
     threads = torch.get_num_threads()
     pieces = max(1, min(SHARES_PER_THREAD * threads, n // ROWS_PER_SHARE))
     if threads == 1 or pieces == 1:
-        return [loop(*arguments, 0, n)]
-    bounds = [n * i // pieces for i in range(pieces + 1)]
-    return list(
-        _pool(os.getpid(), threads).map(lambda i: loop(*arguments, bounds[i], bounds[i + 1]), range(pieces))
-    )
+        return [loop(*arguments, Piece(0, n))]
+    bounds = pairwise(n * i // pieces for i in range(pieces + 1))
+    return list(_pool(os.getpid(), threads).map(lambda piece: loop(*arguments, Piece(*piece)), bounds))
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,6 @@
 # numba fills in the first argument of an intrinsic
 # pyright: reportCallIssue=false
-"""The loops behind `cpu.py`, compiled by numba: each does rows `lo` to `hi` of its result, without the GIL.
+"""The loops behind `cpu.py`, compiled by numba: each does the rows of its `piece`, without the GIL.
 
 Whatever a row of a result needs is computed by one call and in one order, so that results do not depend on
 how rows are dealt out over threads. bfloat16 comes as its bits, in uint16.
@@ -139,7 +139,7 @@ def _number_of(x):
 
 
 @compiled
-def select(products, bias, k, values, indices, lo, hi):
+def select(products, bias, k, values, indices, piece):
     """Each row's k largest of `relu(products + bias)` and their columns, padded with 0 at column 0.
 
     `bias` has a row for each member; rows of `products` are dealt out evenly over them, in order.
@@ -153,7 +153,7 @@ def select(products, bias, k, values, indices, lo, hi):
     tops, reaching = np.empty(lanes, np.float32), np.empty(lanes + 1, np.int64)
     found, where = np.empty(width + 1, np.float32), np.empty(width + 1, np.int64)
     per_member = products.shape[0] // bias.shape[0]
-    for b in range(lo, hi):
+    for b in range(piece.lo, piece.hi):
         row, mine = products[b], bias[b // per_member]
         tops[:] = 0
         for first in range(0, width, lanes):
@@ -242,11 +242,11 @@ def _like_of(x, old):
 
 
 @compiled
-def relu_bias(products, bias, totals, counts, lo, hi):
-    """Columns `lo` to `hi` become `relu(products + bias)`, with sum and count of each."""
+def relu_bias(products, bias, totals, counts, piece):
+    """The columns of `piece` become `relu(products + bias)`, with sum and count of each."""
     total, count = np.empty(STRIPE, np.float32), np.empty(STRIPE, np.float32)
-    for first in range(lo, hi, STRIPE):
-        last = min(first + STRIPE, hi)
+    for first in range(piece.lo, piece.hi, STRIPE):
+        last = min(first + STRIPE, piece.hi)
         total[:], count[:] = 0, 0
         for b in range(products.shape[0]):
             row, mine = products[b, first:last], bias[first:last]
@@ -260,11 +260,11 @@ def relu_bias(products, bias, totals, counts, lo, hi):
 
 
 @compiled
-def relu_backward(grads, acts, shift, out, totals, lo, hi):
-    """Columns `lo` to `hi` of `out`: `grads + shift` where a latent fires, else 0; and each one's sum."""
+def relu_backward(grads, acts, shift, out, totals, piece):
+    """The columns of `piece` of `out`: `grads + shift` where a latent fires, else 0; and each one's sum."""
     total = np.empty(STRIPE, np.float32)
-    for first in range(lo, hi, STRIPE):
-        last = min(first + STRIPE, hi)
+    for first in range(piece.lo, piece.hi, STRIPE):
+        last = min(first + STRIPE, piece.hi)
         total[:] = 0
         for b in range(grads.shape[0]):
             row, act, new = grads[b, first:last], acts[b, first:last], out[b, first:last]
@@ -278,10 +278,10 @@ def relu_backward(grads, acts, shift, out, totals, lo, hi):
 
 
 @compiled
-def lane_maxima(products, bias, out, lo, hi):
+def lane_maxima(products, bias, out, piece):
     """`out[b, c]`: the largest of `products + bias` over the columns c, c + lanes, ... of row b."""
     lanes = out.shape[1]
-    for b in range(lo, hi):
+    for b in range(piece.lo, piece.hi):
         row, top = products[b], out[b]
         top[:] = -np.float32(np.inf)
         for first in range(0, row.size, lanes):
@@ -293,9 +293,9 @@ def lane_maxima(products, bias, out, lo, hi):
 
 
 @compiled
-def count_above(products, bias, least, out, lo, hi):
+def count_above(products, bias, least, out, piece):
     """On how many columns of each row `products + bias` is above 0 and not below `least`."""
-    for b in range(lo, hi):
+    for b in range(piece.lo, piece.hi):
         row, n = products[b], np.int32(0)
         for c in range(row.size):
             x = _number(row[c]) + bias[c]
@@ -304,10 +304,10 @@ def count_above(products, bias, least, out, lo, hi):
 
 
 @compiled
-def gather_above(products, bias, least, starts, latents, values, lo, hi):
+def gather_above(products, bias, least, starts, latents, values, piece):
     """The columns that `count_above` counts, and what stands there; those of row b from `starts[b]` on."""
     pre_acts = np.empty(BLOCK, np.float32)
-    for b in range(lo, hi):
+    for b in range(piece.lo, piece.hi):
         n = starts[b]
         for first in range(0, products.shape[1], BLOCK):
             width = min(BLOCK, products.shape[1] - first)
@@ -351,11 +351,11 @@ def _largest_first(keys, where, n, k):
 
 
 @compiled
-def weighted_rows(weights, indices, rows, out, lo, hi):
+def weighted_rows(weights, indices, rows, out, piece):
     """`out[b] = sum_j weights[b, j] * rows[indices[b, j]]`; weights of 0 are skipped."""
     k = weights.shape[1]
     used, weight = np.empty(k, np.int64), np.empty(k, np.float32)
-    for b in range(lo, hi):
+    for b in range(piece.lo, piece.hi):
         n = 0
         for j in range(k):
             if weights[b, j] != 0:
@@ -385,9 +385,9 @@ def _sum_rows(used, weight, first, last, rows, out):
 
 
 @compiled
-def row_products(x, indices, starts, rows, out, lo, hi):
+def row_products(x, indices, starts, rows, out, piece):
     """`out[p] = x[b] . rows[indices[p]]` for p from `starts[b]` to `starts[b + 1]`."""
-    for b in range(lo, hi):
+    for b in range(piece.lo, piece.hi):
         _product_rows(x[b], indices, starts[b], starts[b + 1], rows, out)
 
 
@@ -414,7 +414,7 @@ def _product_rows(x, used, first, last, rows, out):
 
 
 @compiled
-def reconstruct(pairs, rows, z, bias, errors, lo, hi):
+def reconstruct(pairs, rows, z, bias, errors, piece):
     """For each row and its pairs p: `residual = z - bias - sum of values[p] * rows[used[p]]`, the sum of its
     squares, and `products[p] = residual . rows[used[p]]`.
 
@@ -423,7 +423,7 @@ def reconstruct(pairs, rows, z, bias, errors, lo, hi):
     """
     used, starts = pairs.used, pairs.starts
     per_member = errors.residual.shape[0] // bias.shape[0]
-    for b in range(lo, hi):
+    for b in range(piece.lo, piece.hi):
         out, target, shift = errors.residual[b], z[b], bias[b // per_member]
         _sum_rows(used, pairs.values, starts[b], starts[b + 1], rows, out)
         for d in range(out.size):
@@ -467,16 +467,16 @@ def by_latent(pairs, n_latents):
 
 
 @compiled
-def sum_rows(pairs, rows, out, lo, hi):
+def sum_rows(pairs, rows, out, piece):
     """`out[i]`: the sum of `values[p] * rows[used[p]]` over the pairs p of row i."""
-    for i in range(lo, hi):
+    for i in range(piece.lo, piece.hi):
         _sum_rows(pairs.used, pairs.values, pairs.starts[i], pairs.starts[i + 1], rows, out[i])
 
 
 @compiled
-def grad_squares(p, grad, idle, unit_from, out, lo, hi):
+def grad_squares(p, grad, idle, unit_from, out, piece):
     """`out[i] = |g|^2` of each row's gradient; from row `unit_from` on, of its part across the row."""
-    for i in range(lo, hi):
+    for i in range(piece.lo, piece.hi):
         square, along, length = np.float32(0), np.float32(0), np.float32(0)
         if not idle[i]:
             square = _dot(grad[i], grad[i])
@@ -486,10 +486,10 @@ def grad_squares(p, grad, idle, unit_from, out, lo, hi):
 
 
 @compiled
-def adam_rows(p, grad, moments, idle, how, lo, hi):
+def adam_rows(p, grad, moments, idle, how, piece):
     """See `reference.adam_rows`."""
     last = moments.last
-    for i in range(lo, hi):
+    for i in range(piece.lo, piece.hi):
         if idle[i] and (how.lazy or last[i] == 0):
             continue
         missed = how.step - 1 - last[i]
