@@ -21,6 +21,8 @@ from thoughtlens.show.report.config import ReportConfig
 from thoughtlens.show.serve.config import FireRequest, SteerRequest
 from thoughtlens.show.serve.engine import Engine
 
+pytestmark = pytest.mark.slow
+
 RUNS = Path(__file__).parents[1] / "fixtures" / "run_schema_1" / "runs.tar.xz"
 KINDS = ("thoughts", "text")
 

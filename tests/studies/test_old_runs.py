@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from thoughtlens import sae
 from thoughtlens.core import Config, read_recipe
 from thoughtlens.studies import pipeline
+
+pytestmark = pytest.mark.slow
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "killed_run_schema_1"
 

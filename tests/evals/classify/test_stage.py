@@ -20,6 +20,8 @@ from thoughtlens.evals.probing import probes
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import train
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("classify")]
+
 N = 150
 FAST = {"folds": 3, "inner_folds": 2, "c_grid": (0.01, 1.0), "per_cell": False}
 

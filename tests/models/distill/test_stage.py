@@ -20,6 +20,8 @@ from thoughtlens.models.thought import thoughts, tiny
 from thoughtlens.models.thought.tiny_decoder import TinyConfig, TinyDecoder
 from thoughtlens.problems.tasks import arithmetic, patterns, words
 
+pytestmark = pytest.mark.slow
+
 FAST = {
     "teacher_accuracy": 0.0,
     "student_accuracy": 0.0,

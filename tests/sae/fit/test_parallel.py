@@ -28,6 +28,8 @@ from thoughtlens.sae.fit.trainer import Settings
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import train
 
+pytestmark = pytest.mark.slow
+
 WAIT_S = 300  # what a busy machine may need to start two interpreters
 
 

@@ -10,6 +10,8 @@ from thoughtlens import sae as saes
 from thoughtlens.sae.fit.trainer import Settings, Trainer
 from thoughtlens.sae.kinds.base import counts
 
+pytestmark = pytest.mark.slow
+
 D_IN, N_ATOMS, D_SAE, DENSITY = 16, 20, 32, 0.1
 L0 = DENSITY * N_ATOMS
 

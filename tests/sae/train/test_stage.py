@@ -26,6 +26,8 @@ from thoughtlens.numerics.metrics.geometry import mmcs
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import plan, train
 
+pytestmark = pytest.mark.slow
+
 SMALL = saes.TopKConfig(d_sae=24, k=2)
 FILES = ("cfg.json", "sae.safetensors", "metrics.parquet")
 

@@ -29,6 +29,8 @@ from thoughtlens.show.report.stage import report
 from thoughtlens.show.run import text
 from thoughtlens.show.run.run import Run
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("report")]
+
 NASTY = "</script><img src=x onerror=alert(1)> \u202egnp.exe\u202c \u2028 & <b>bold</b> `code` | pipe"
 
 

@@ -17,6 +17,8 @@ from thoughtlens.core import ConfigError, DataError, validate_config
 from thoughtlens.studies.sweep import study
 from thoughtlens.studies.sweep.measure import measure
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 [sae]
 kind = "topk"
