@@ -166,7 +166,7 @@ def test_keys_links_notes_and_themes(page, address):
     page.evaluate("document.activeElement.blur()")
     page.keyboard.press("j")
     page.wait_for_function("document.querySelector('h1').innerText.startsWith('Latent 4')")
-    assert page.input_value("textarea") == ""
+    page.wait_for_function("document.querySelector('textarea')?.value === ''")
     page.keyboard.press("k")
     page.wait_for_function("document.querySelector('textarea')?.value === 'multiplication'")
     with page.expect_download() as download:

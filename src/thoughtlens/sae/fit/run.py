@@ -123,8 +123,8 @@ def train_jobs(
         _side_by_side([partial(_train_group, g, tmp, device, bar, team) for g in groups], n_threads, bar)
     team.ranks.wait()
     endings = [Ending.read(_Run(job, tmp, device, team).done) for job in jobs]
+    team.ranks.wait()  # the first one goes on to rename what the others read here
     if all(one.failure is not None for one in endings):
-        team.ranks.wait()
         if team.ranks.first:
             for job in jobs:
                 _Run(job, tmp, device, team).done.unlink()
