@@ -203,6 +203,7 @@ extract(load_config(ExtractConfig, sys.argv[1]), sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment_and_the_same_bytes_in_the_end(tiny_lm_dir, tmp_path):
     source = corpus(tmp_path / "text.jsonl", n=150)
     cfg = config(tiny_lm_dir, source, shard_rows=250)

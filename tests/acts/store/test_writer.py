@@ -361,6 +361,7 @@ writer.finish(small.problems({KILLED_N}))
 """
 
 
+@pytest.mark.slow
 def test_kill_9_at_random_moments(tmp_path):
     chance, root, kills = random.Random(0), tmp_path / "acts", 0
     while True:

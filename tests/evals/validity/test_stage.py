@@ -25,6 +25,8 @@ from thoughtlens.sae import ReLUConfig
 from thoughtlens.sae.formats import io
 from thoughtlens.sae.kinds.registry import create
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):

@@ -349,6 +349,7 @@ print(digest.hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_code_just_compiled_and_code_from_disk_give_the_same_bytes(tmp_path):
     own = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     runs = [

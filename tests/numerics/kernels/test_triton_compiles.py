@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("triton")
 sys.platform == "linux" or pytest.skip("Triton compiles on Linux only", allow_module_level=True)
 

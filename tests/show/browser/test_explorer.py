@@ -11,6 +11,8 @@ from tests.show.explorer.runs import HOSTILE, full_run, large_run, thought_run
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.stage import explorer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def page(opened):

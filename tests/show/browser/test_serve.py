@@ -11,6 +11,8 @@ from thoughtlens.core import load_config
 from thoughtlens.show.serve.config import ServeConfig
 from thoughtlens.show.serve.server import open_server
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def page(opened):

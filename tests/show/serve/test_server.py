@@ -20,6 +20,8 @@ from thoughtlens.show.serve.config import ServeConfig
 from thoughtlens.show.serve.guard import Guard
 from thoughtlens.show.serve.server import open_server
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
