@@ -21,8 +21,10 @@ def face(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], li
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module, attribute = homes[name]
         loaded = importlib.import_module(module)
-        if attribute is None or hasattr(loaded, attribute):
-            return getattr(loaded, attribute) if attribute else loaded
+        if attribute is None:
+            return loaded
+        if hasattr(loaded, attribute):
+            return getattr(loaded, attribute)
         return importlib.import_module(f"{module}.{attribute}")
 
     return getattr_, lambda: sorted(homes), sorted(name for name, home in homes.items() if home[1])

@@ -102,7 +102,10 @@ class Numbers:
         losses = {"loss": total, **{f"loss_{name}": term for name, term in terms.items()}}
         values = (*losses.values(), norms, fired.sum(-1))
         columns = torch.stack([v.detach().double().reshape(-1) for v in values]).T.tolist()
-        return [cls(dict(zip(losses, one, strict=False)), norm=one[-2], n_fired=one[-1]) for one in columns]
+        return [
+            cls(dict(zip(losses, one, strict=True)), norm=norm, n_fired=count)
+            for *one, norm, count in columns
+        ]
 
     @property
     def failure(self) -> str | None:
