@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -36,11 +37,15 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
 def token_texts(
     tokenizer: PreTrainedTokenizerBase, ids: Sequence[int] | Int[np.ndarray, " n"]
 ) -> dict[int, str]:
-    """What each token reads as by itself.
+    """What each token adds to a text that it stands in.
 
-    A token that is only part of a character (byte-level vocabularies) is given as its bytes, `<e2 80>`.
+    It is decoded after another token: decoders of SentencePiece drop the space before the first one, those
+    of WordPiece write one before every token that begins a word. A token that is only part of a character
+    (byte-level vocabularies, and pieces like `<0xF0>`) is given as its bytes, `<e2 80>`.
     """
-    return {int(i): _text(tokenizer, int(i)) for i in ids}
+    special, anchor = set(tokenizer.all_special_ids), _anchor(tokenizer)
+    before = _decoded(tokenizer, anchor)
+    return {int(i): _text(tokenizer, int(i), *(([], "") if i in special else (anchor, before))) for i in ids}
 
 
 def quoted(token: str) -> str:
@@ -48,15 +53,31 @@ def quoted(token: str) -> str:
     return json.dumps(token, ensure_ascii=False)
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    text = str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
+def _anchor(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """A token of plain letters that others can be decoded after; none where the vocabulary has none."""
+    for i in range(len(tokenizer)):
+        piece = tokenizer.convert_ids_to_tokens(i)
+        if piece and piece.isascii() and piece.isalpha() and _decoded(tokenizer, [i]) == piece:
+            return [i]
+    return []
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, token: int, anchor: list[int], before: str) -> str:
+    text = _decoded(tokenizer, [*anchor, token])
+    text = text.removeprefix(before) if text.startswith(before) else _decoded(tokenizer, [token])
     if "\ufffd" not in text:
         return text
     piece = str(tokenizer.convert_ids_to_tokens(token))
+    if byte := re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", piece):
+        return f"<{byte[1].lower()}>"
     to_byte = _byte_alphabet()
     if all(char in to_byte for char in piece):
         return "<" + " ".join(f"{to_byte[char]:02x}" for char in piece) + ">"
-    return piece
+    return text
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)) if ids else ""
 
 
 def _byte_alphabet() -> dict[str, int]:
