@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from thoughtlens.core import DataError, NotThereError, StoreError
 from thoughtlens.latents.codes import code_writer
 from thoughtlens.latents.codes.code_writer import CodeWriter
 from thoughtlens.latents.codes.codes import Codes, open_codes
+from thoughtlens.latents.codes.fires import Fires
+from thoughtlens.latents.stats.statistics import coactive, latent_stats
 
 HOOKS = ["layers.0:out", "layers.1:out"]
 
@@ -131,13 +134,87 @@ def test_what_is_not_there_or_damaged_is_said(tmp_path):
     meta = json.loads((root / "meta.json").read_text())
     (root / "meta.json").write_text(json.dumps(meta | {"n_fires": 3}))
     with pytest.raises(StoreError, match="different runs"):
-        Codes.open(root)
-    (root / "meta.json").write_text(json.dumps(meta | {"schema": 9}))
-    with pytest.raises(StoreError, match="schema 1"):
-        Codes.open(root)
+        Codes.open(root).csr()
+    wrongs = {"schema 1": {"schema": 9}, "places": {"n_vectors": 122}, "d_sae": {"d_sae": "x"}}
+    for said, wrong in wrongs.items():
+        (root / "meta.json").write_text(json.dumps(meta | wrong))
+        with pytest.raises(StoreError, match=said):
+            Codes.open(root)
     (root / "meta.json").write_text(json.dumps(meta))
     data = (root / "csc.safetensors").read_bytes()
-    for damaged in (data[:-4], b"", b"{}" * 20):
+    for damaged in (data[:-4], b"", b"{}" * 20, data + b"0000"):
         (root / "csc.safetensors").write_bytes(damaged)
         with pytest.raises(StoreError, match="cut off"):
-            Codes.open(root)
+            Codes.open(root).latent(0)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    to = writer(tmp_path_factory.mktemp("small"), 120, 9)
+    append(to, random_codes(120, 9))
+    return to.finish().root
+
+
+DAMAGE = {
+    "a latent that the SAE does not have": ("csr", "indices", 5, 9),
+    "a latent below 0": ("csr", "indices", 0, -1),
+    "a vector beyond the last": ("csc", "indices", -1, 1 << 30),
+    "a vector named twice": ("csc", "indices", 1, 0),
+    "a line that ends before it begins": ("csr", "indptr", 7, -3),
+    "a line that ends far outside": ("csc", "indptr", 4, 1 << 40),
+    "a first line that begins late": ("csc", "indptr", 0, 1),
+    "an activation that is no number": ("csr", "values", 3, np.nan),
+    "problems that do not ascend": ("places", "problem", 3, 1 << 20),
+    "a row below 0": ("places", "row", 0, -7),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_no_index_points_outside(tmp_path, small, what):
+    root = shutil.copytree(small, tmp_path / "0")
+    file, name, at, value = DAMAGE[what]
+    table = load_file(root / f"{file}.safetensors")
+    table[name][at] = value
+    save_file(table, root / f"{file}.safetensors")
+    with pytest.raises(StoreError, match=rf"{file}.safetensors .*thoughtlens interpret"):
+        all_of(root)
+
+
+@pytest.mark.parametrize("file", ["csr", "csc", "places"])
+def test_other_types_and_shapes_are_refused(tmp_path, small, file):
+    root = shutil.copytree(small, tmp_path / "0")
+    table = load_file(root / f"{file}.safetensors")
+    first = next(iter(table))
+    for wrong in (
+        table | {first: table[first].astype(np.float64)},
+        table | {first: table[first][None]},
+        table | {"more": table[first]},
+        {name: part for name, part in table.items() if name != first},
+    ):
+        save_file(wrong, root / f"{file}.safetensors")
+        with pytest.raises(StoreError, match="other tensors"):
+            all_of(root)
+
+
+def test_a_flipped_bit_is_one_clear_error_or_a_number_nearby(tmp_path, small):
+    root, rng = shutil.copytree(small, tmp_path / "0"), np.random.default_rng(0)
+    for _ in range(300):
+        file = root / ("csr", "csc", "places")[rng.integers(3)]
+        file = file.with_suffix(".safetensors")
+        data = bytearray(sound := file.read_bytes())
+        data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        file.write_bytes(data)
+        try:
+            all_of(root)
+        except StoreError as error:
+            assert "\n" not in str(error) and "thoughtlens interpret" in str(error)
+        file.write_bytes(sound)
+
+
+def all_of(root) -> None:
+    """What consumers do with codes, in compiled code."""
+    codes = Codes.open(root)
+    assert codes.csr()[np.arange(0, 120, 3)].sum() > 0
+    assert codes.csc()[:, [1, 2]].nnz > 0
+    latent_stats(Fires.of(codes), {})
+    coactive(Fires.of(codes), codes.by_vector, 3)

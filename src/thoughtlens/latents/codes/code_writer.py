@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from jaxtyping import Float, Int, Shaped
 
 from thoughtlens.core import DataError, progress, read_json, write_json
-from thoughtlens.latents.codes.codes import SCHEMA, Codes, Compressed, header, tensors
+from thoughtlens.latents.codes.codes import ORDER, Codes, CodesMeta, Compressed, header, tensors
 from thoughtlens.latents.codes.member import Member
 
 I64, I32, F32 = np.dtype("<i8"), np.dtype("<i4"), np.dtype("<f4")
@@ -96,11 +96,11 @@ class CodeWriter:
         self._write_places()
         self._write_csr()
         transpose(self.root, self.d_sae)
-        meta = {
-            "schema": SCHEMA, "member": self.member, "hook_names": self.hook_names, "d_sae": self.d_sae,
-            "n_vectors": self.n_vectors, "n_fires": self.n_fires,
-        }  # fmt: skip
-        write_json(self.root / "meta.json", meta)
+        meta = CodesMeta(
+            member=self.member, hook_names=self.hook_names, d_sae=self.d_sae, n_vectors=self.n_vectors,
+            n_fires=self.n_fires,
+        )  # fmt: skip
+        write_json(self.root / "meta.json", meta.to_json())
         shutil.rmtree(self.scratch)
         return Codes.open(self.root)
 
@@ -164,7 +164,7 @@ def transpose(root: Path, d_sae: int) -> None:
     A first pass counts each latent's fires and so fixes where they go; a second writes every part's share of
     each latent to its place. Memory is that of `CHUNK_FIRES` fires.
     """
-    indptr, latents, values_by_vector = Compressed(**tensors(root / "csr.safetensors"))
+    indptr, latents, values_by_vector = Compressed(**tensors(root / "csr.safetensors", ORDER))
     counts = np.zeros(d_sae, np.int64)
     for low in range(0, len(latents), CHUNK_FIRES):
         counts += np.bincount(latents[low : low + CHUNK_FIRES], minlength=d_sae)

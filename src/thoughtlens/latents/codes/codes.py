@@ -7,22 +7,41 @@ place `v // n_hooks`. The bytes are described in docs/formats.md.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import scipy.sparse as sp
 from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
 
-from thoughtlens.core import DataError, Entry, NotThereError, StoreError, head, read_head, read_json, whole
+from thoughtlens.core import DataError, NotThereError, Record, StoreError, head, read_json, whole
 
 SCHEMA = 1
-DTYPES = {"I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
+DTYPES = {"I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "F32": np.dtype("<f4")}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+PLACES = {"row": "I64", "problem": "I32"}
+ORDER = {"indptr": "I64", "indices": "I32", "values": "F32"}
+"""Tensors of an order of the codes, by their type."""
 GROUP_FIRES = 1 << 20
-"""Fires in a row group of the Parquet form."""
+"""Fires in a row group of the Parquet form, and those that are checked at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodesMeta(Record):
+    """`meta.json` beside the codes of a member."""
+
+    schema: int = SCHEMA
+    member: str
+    hook_names: list[str]
+    d_sae: int
+    n_vectors: int
+    n_fires: int
 
 
 class Compressed(NamedTuple):
@@ -51,21 +70,56 @@ class Codes:
         problem: Line in the store's problems of every place, int32; ascending.
     """
 
-    def __init__(self, root: Path, meta: dict[str, Any]) -> None:
-        self.root, self.member, self.hook_names = root, str(meta["member"]), list(meta["hook_names"])
-        self.d_sae, self.n_vectors, self.n_fires = meta["d_sae"], meta["n_vectors"], meta["n_fires"]
-        places = tensors(root / "places.safetensors")
+    def __init__(self, root: Path, meta: CodesMeta) -> None:
+        self.root, self.member, self.hook_names = root, meta.member, meta.hook_names
+        self.d_sae, self.n_vectors, self.n_fires = meta.d_sae, meta.n_vectors, meta.n_fires
+        places = tensors(root / "places.safetensors", PLACES)
         self.store_row, self.problem = places["row"], places["problem"]
-        self.by_vector, self.by_latent = (
-            Compressed(**tensors(root / f"{name}.safetensors")) for name in ("csr", "csc")
-        )
-        for name, table, n in (("csr", self.by_vector, self.n_vectors), ("csc", self.by_latent, self.d_sae)):
-            sizes = [len(part) for part in table]
-            if sizes != [n + 1, self.n_fires, self.n_fires]:
-                raise StoreError(
-                    f"{root}/{name}.safetensors has lengths {sizes}, its meta.json says {n:,} and "
-                    f"{self.n_fires:,} fires: they are of different runs. Run `thoughtlens interpret` again"
-                )
+        n_places, rest = divmod(self.n_vectors, len(self.hook_names) or 1)
+        if rest or [len(self.store_row), len(self.problem)] != [n_places, n_places]:
+            raise self._damaged(
+                "places", f"has {len(self.store_row):,} places, its meta.json says {n_places:,}"
+            )
+        if n_places and (min(self.problem[0], self.store_row.min()) < 0 or (np.diff(self.problem) < 0).any()):
+            raise self._damaged("places", "has problems that do not ascend, or rows below 0")
+
+    @cached_property
+    def by_vector(self) -> Compressed:
+        """Latents by vector, checked when first asked for."""
+        return self._order("csr", self.n_vectors, self.d_sae)
+
+    @cached_property
+    def by_latent(self) -> Compressed:
+        """Vectors by latent, checked when first asked for."""
+        return self._order("csc", self.d_sae, self.n_vectors)
+
+    def _order(self, name: str, n_lines: int, n_columns: int) -> Compressed:
+        """One order, of which nothing points outside: compiled code reads where the indices say."""
+        found = Compressed(**tensors(self.root / f"{name}.safetensors", ORDER))
+        sizes = [len(part) for part in found]
+        if sizes != [n_lines + 1, self.n_fires, self.n_fires]:
+            raise self._damaged(
+                name,
+                f"has lengths {sizes}, its meta.json says {n_lines:,} and {self.n_fires:,} fires: they are "
+                f"of different runs",
+            )
+        indptr = found.indptr
+        if (indptr[0], indptr[-1]) != (0, self.n_fires) or (np.diff(indptr) < 0).any():
+            raise self._damaged(name, "has lines that do not follow one another")
+        for low in range(0, self.n_fires, GROUP_FIRES):
+            here = slice(low, low + GROUP_FIRES)
+            index = found.indices[max(low - 1, 0) : here.stop]
+            falls = 1 + max(low - 1, 0) + np.flatnonzero(np.diff(index) <= 0)
+            if index.min() < 0 or index.max() >= n_columns:
+                raise self._damaged(name, f"has indices outside 0 to {n_columns - 1}")
+            if (indptr[np.searchsorted(indptr, falls)] != falls).any():
+                raise self._damaged(name, "has lines whose indices do not ascend")
+            if not np.isfinite(found.values[here]).all():
+                raise self._damaged(name, "has activations that are not finite")
+        return found
+
+    def _damaged(self, name: str, what: str) -> StoreError:
+        return StoreError(f"{self.root}/{name}.safetensors {what}. Run `thoughtlens interpret` again")
 
     @classmethod
     def open(cls, root: str | Path) -> Codes:
@@ -84,7 +138,7 @@ class Codes:
         meta = read_json(root / "meta.json")
         if meta.get("schema") != SCHEMA:
             raise StoreError(f"Expected codes of schema {SCHEMA} in {root}, got {meta.get('schema')!r}")
-        return cls(root, meta)
+        return cls(root, CodesMeta.from_json(meta))
 
     @property
     def density(self) -> Float[np.ndarray, " d_sae"]:
@@ -169,32 +223,38 @@ def open_codes(interpret: str | Path) -> dict[str, Codes]:
     return {one.member: one for one in codes}
 
 
-def tensors(file: Path) -> dict[str, np.ndarray]:
+def tensors(file: Path, types: Mapping[str, str]) -> dict[str, np.ndarray]:
     """The one-dimensional tensors of a safetensors file, mapped read-only.
+
+    Args:
+        file: Whose head the safetensors library checks: tensors lie without gaps or overlap.
+        types: Type of each tensor by name; all must be there.
 
     Raises:
         NotThereError: no such file.
-        StoreError: not such a file, or cut off.
+        StoreError: not such a file, cut off, or with other tensors.
     """
+    if not file.is_file():
+        raise NotThereError(f"Expected {file}, found none; run `thoughtlens interpret` again")
     try:
-        entries = read_head(file)
-    except NotThereError:
-        raise NotThereError(f"Expected {file}, found none; run `thoughtlens interpret` again") from None
-    except StoreError:
-        entries = {}
-    known = all(entry.dtype in DTYPES for entry in entries.values())
-    if not known or max((entry.end for entry in entries.values()), default=-1) != file.stat().st_size:
+        with safe_open(file, "numpy") as reader, file.open("rb") as handle:
+            at, found = 8 + int.from_bytes(handle.read(8), "little"), {}
+            entries = {name: reader.get_slice(name) for name in reader.offset_keys()}
+            kinds = {name: (entry.get_dtype(), len(entry.get_shape())) for name, entry in entries.items()}
+            if kinds != {name: (dtype, 1) for name, dtype in types.items()}:
+                raise SafetensorError("other tensors")
+            for name, entry in entries.items():
+                dtype, (n,) = DTYPES[types[name]], entry.get_shape()
+                found[name] = np.memmap(file, dtype, "r", at, (n,)) if n else np.zeros(0, dtype)
+                at += dtype.itemsize * n
+    except SafetensorError as error:
         raise StoreError(
-            f"{file} is not a safetensors file, or was cut off; run `thoughtlens interpret` again"
-        )
-    return {name: _mapped(file, entry) for name, entry in entries.items()}
+            f"{file} is not a safetensors file of codes, or was cut off ({str(error)[:100]}); run "
+            f"`thoughtlens interpret` again"
+        ) from None
+    return {name: part.view(np.ndarray) for name, part in found.items()}
 
 
 def header(table: dict[str, tuple[np.dtype, int]]) -> bytes:
     """The first bytes of a safetensors file of one-dimensional tensors, given dtype and length of each."""
     return head({name: (NAMES[dtype], (n,)) for name, (dtype, n) in table.items()})[0]
-
-
-def _mapped(file: Path, entry: Entry) -> np.ndarray:
-    dtype, (n,) = DTYPES[entry.dtype], entry.shape
-    return np.memmap(file, dtype, "r", entry.start, (n,)).view(np.ndarray) if n else np.zeros(0, dtype)

@@ -56,8 +56,8 @@ def quoted(token: str) -> str:
 def _anchor(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """A token of plain letters that others can be decoded after; none where the vocabulary has none."""
     for i in range(len(tokenizer)):
-        piece = tokenizer.convert_ids_to_tokens(i)
-        if piece and piece.isascii() and piece.isalpha() and _decoded(tokenizer, [i]) == piece:
+        piece = str(tokenizer.convert_ids_to_tokens(i))
+        if piece.isascii() and piece.isalpha() and _decoded(tokenizer, [i]) == piece:
             return [i]
     return []
 
