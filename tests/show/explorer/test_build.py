@@ -87,11 +87,11 @@ def test_one_file_holds_the_same_tables(made, tmp_path):
 
 
 def test_what_is_missing_comes_with_its_command(made):
-    _, _, found = made
+    root, _, found = made
     run = found["run"]
     absent = {name for name, there in run["members"][0]["have"].items() if not there}
     assert {"explanations", "graphs", "lens_latents", "readings", "matches", "interventions"} <= absent
-    assert run["commands"]["explanations"] == f"thoughtlens explain {run['name']}"
+    assert run["commands"]["explanations"] == f"thoughtlens explain {root}"
     assert run["commands"]["readings"].startswith("thoughtlens lens ")
     assert absent <= run["commands"].keys()
 

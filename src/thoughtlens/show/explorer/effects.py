@@ -15,6 +15,7 @@ from thoughtlens.show.explorer.rows import Edited, Effect
 from thoughtlens.show.explorer.sources import Source
 from thoughtlens.show.run.interventions import found_in
 from thoughtlens.show.run.run import Run
+from thoughtlens.show.run.text import at_thought
 
 
 def of_latents(source: Source) -> dict[int, list[Effect]]:
@@ -27,7 +28,8 @@ def of_latents(source: Source) -> dict[int, list[Effect]]:
         for row in outcome.effects:
             for latent in row.edited_latents if row.control is None else ():
                 if latent < source.d_sae:
-                    found.setdefault(latent, []).append(_effect(row, outcome.split, latent))
+                    effect = _effect(row, outcome.split, latent, source.run.fed_back)
+                    found.setdefault(latent, []).append(effect)
     return found
 
 
@@ -65,11 +67,10 @@ def of_problems(run: Run, problem_ids: Collection[str]) -> dict[str, list[Edited
     return found
 
 
-def _effect(row: EffectRow, split: str, latent: int) -> Effect:
-    thought = "all thoughts" if row.thought_idx is None else f"thought {row.thought_idx}"
+def _effect(row: EffectRow, split: str, latent: int, fed_back: bool) -> Effect:
     return Effect(
         edit=row.edit,
-        where=f"{_place(row)}, {thought}",
+        where=f"{_place(row)}, {at_thought(row.site, row.thought_idx, fed_back)}",
         dose=row.dose,
         difference=row.difference,
         low=row.low,

@@ -17,11 +17,13 @@ from thoughtlens.show.explorer.summary import summary, words
 
 
 def member_shards(source: Source, cells: Cells | None, around: Around, cfg: ExplorerConfig) -> dict[str, Any]:
-    """The SAE's tables by key: `mN/summary`, `mN/words`, and `mN/0`, ... of `latents_per_shard` latents."""
+    """The SAE's tables by key: `mN/summary`, `mN/words`, `mN/away`, and `mN/0`, ... of some latents each."""
     directions = load_sae(source.sae_dir).W_dec.detach().flatten(1)
+    found_in = words(source)
     found: dict[str, Any] = {
         f"{source.key}/summary": summary(source, directions, cfg.latents_per_shard).to_json(),
-        f"{source.key}/words": words(source),
+        f"{source.key}/words": found_in.toward,
+        f"{source.key}/away": found_in.away,
     }
     if source.have()["matches"]:
         found[f"{source.key}/matches"] = matches(source.rows("matches", Matched), source, around)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from thoughtlens.core import Json, Record, column
+from thoughtlens.core import Json, Record, column, digest, read_recipe, read_result
 from thoughtlens.evals.reconstruction.records import ValidateOutcome
+from thoughtlens.latents.explain.records import ExplainOutcome
 from thoughtlens.show.explorer.cells import Cells
 from thoughtlens.show.explorer.rows import columns
 from thoughtlens.show.explorer.sources import Source, commands, interpreted
@@ -46,6 +47,8 @@ class MemberPage(Record):
     quality: Quality
     histogram_edges: list[float] | None
     have: dict[str, bool]
+    unexplained: str | None
+    """Why a latent has no explanation where others have one."""
     strips: list[Strip]
 
 
@@ -61,10 +64,20 @@ class Listed(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Problems:
+    """The problems that have a page, in order, and which they are."""
+
+    listed: list[Listed]
+    are: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Overview(Record):
     """Runs, members, definitions, the list of problems, and the command for each table that is missing."""
 
     name: str
+    id: str
+    """Of the SAEs: what a reader's notes are kept under."""
     kind: str
     model: str | None
     hooks: list[str]
@@ -74,18 +87,24 @@ class Overview(Record):
     """Names of the columns of every kind of row that pages get as a list."""
     members: list[MemberPage]
     problems: list[Listed]
+    problems_are: str
+    """Which problems these are, and of how many."""
     commands: dict[str, str]
+    thoughts_are: str | None
+    """What a thought's number counts."""
+    fed_back: bool
     warnings: list[str]
     version: str
 
 
-def overview(found: Sequence[Source], cells: Sequence[Cells | None], problems: list[Listed]) -> Json:
+def overview(found: Sequence[Source], cells: Sequence[Cells | None], problems: Problems) -> Json:
     """The first page's table."""
     run = found[0].run
     outcome = interpreted(run)
     titles = dict(zip((one.name for one in fields(Columns)), Columns.heads(), strict=True))
     return Overview(
         name=run.root.resolve().name,
+        id=digest(run.folder("train"))[:16],
         kind=run.kind,
         model=run.model,
         hooks=run.hook_names,
@@ -93,8 +112,11 @@ def overview(found: Sequence[Source], cells: Sequence[Cells | None], problems: l
         definitions={**outcome.definitions, **titles},
         columns=columns(),
         members=[_member(*pair) for pair in zip(found, cells, strict=True)],
-        problems=problems,
-        commands=commands(run),
+        problems=problems.listed,
+        problems_are=problems.are,
+        commands=commands(run, [source.run for source in found if source.run is not run]),
+        thoughts_are=run.thoughts_are,
+        fed_back=run.fed_back,
         warnings=outcome.warnings,
         version=run.made["interpret"].versions["thoughtlens"],
     ).to_json()
@@ -122,7 +144,32 @@ def _member(source: Source, cells: Cells | None) -> MemberPage:
         quality=_quality(source),
         histogram_edges=outcome.histogram_edges,
         have=source.have(),
+        unexplained=unexplained(source),
         strips=strips(source, cells),
+    )
+
+
+def unexplained(source: Source) -> str | None:
+    """Which latents the explain stage took; None where the run has none."""
+    folder = source.run.folder("explain")
+    if not (folder / "result.json").is_file():
+        return None
+    members = ExplainOutcome.from_json(read_result(folder)).members
+    member = next((m for m in members if m.member == source.name), None)
+    if member is None:
+        return "The explain stage did not read this SAE."
+    recipe = read_recipe(folder)
+    units = "documents" if source.run.kind == "text" else "problems"
+    enough = f"fire in enough {units} to fit an explanation and score it on others, and not everywhere"
+    if recipe.get("latents"):
+        return f"Only latents that were asked for are explained: {member.n_explained:,} of this SAE."
+    if member.n_explained < member.n_eligible:
+        return (
+            f"Not explained: {member.n_explained:,} were drawn of the {member.n_eligible:,} latents that "
+            f"{enough}; this is not one of them."
+        )
+    return (
+        f"Not explained: of {member.d_sae:,} latents {member.n_eligible:,} {enough}; this is not one of them."
     )
 
 

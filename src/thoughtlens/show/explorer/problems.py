@@ -20,7 +20,7 @@ from thoughtlens.sae import load as load_sae
 from thoughtlens.show.explorer.build import significant
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.effects import of_problems
-from thoughtlens.show.explorer.overview import Listed
+from thoughtlens.show.explorer.overview import Listed, Problems
 from thoughtlens.show.explorer.rows import Reading, ReadToken, Strongest, View
 from thoughtlens.show.explorer.sources import Source, interpreted, place
 from thoughtlens.show.run.interventions import found_in
@@ -74,17 +74,18 @@ class ProblemPage(Record):
     edits: list[list[Any]]
 
 
-def problem_shards(found: Sequence[Source], cfg: ExplorerConfig) -> tuple[dict[str, Any], list[Listed]]:
+def problem_shards(found: Sequence[Source], cfg: ExplorerConfig) -> tuple[dict[str, Any], Problems]:
     """Shards `problems/N` of ten problems each, and the list of the problems in them.
 
-    Problems are drawn at random, first among those with a lens reading or an intervention. Other runs' SAEs
-    are shown where their store holds the same problem.
+    Those that the model gets wrong come first, up to half of all; then those with a lens reading or an
+    intervention; the rest is drawn at random. Other runs' SAEs are shown where their store holds the same
+    problem.
     """
     run = found[0].run
     members = {source.key: _member(source) for source in found}
     own = [members[source.key] for source in found if source.run is run]
     store = own[0].store
-    chosen = _choose(run, own, cfg)
+    chosen, are = _choose(run, own, cfg)
     table = store.problems.take(chosen)
     rows = of_table(ProblemRow, table)
     others = table.drop_columns([name for name in PLAIN if name in table.column_names]).to_pylist()
@@ -124,7 +125,7 @@ def problem_shards(found: Sequence[Source], cfg: ExplorerConfig) -> tuple[dict[s
         )
         for i, row in enumerate(rows)
     ]
-    return shards, listed
+    return shards, Problems(listed=listed, are=are)
 
 
 def _lines(rows: Sequence[View] | None) -> list[list[Any]] | None:
@@ -142,14 +143,25 @@ def _member(source: Source) -> Member:
     )
 
 
-def _choose(run: Run, members: Sequence[Member], cfg: ExplorerConfig) -> np.ndarray:
-    """Lines of the problems table, in order: a random choice, problems of which more is known first."""
+def _choose(run: Run, members: Sequence[Member], cfg: ExplorerConfig) -> tuple[np.ndarray, str]:
+    """Lines of the problems table, in order, and which they are in words."""
     known = [set(m.rows.problem.tolist()) for m in members]
     lines = np.random.default_rng(cfg.seed).permutation(sorted(set.intersection(*known)))
-    ids = members[0].store.problems["problem_id"].combine_chunks().cast(pa.string()).take(pa.array(lines))
+    table = members[0].store.problems
+    ids = table["problem_id"].combine_chunks().cast(pa.string()).take(pa.array(lines))
     told = pc.is_in(ids, pa.array(sorted(_told_of(run)), pa.string()))  # type: ignore[attr-defined]
-    order = np.argsort(~np.asarray(told.to_numpy(zero_copy_only=False), bool), kind="stable")
-    return np.sort(lines[order[: cfg.n_problems]])
+    wrong = np.zeros(len(lines), bool)
+    if "correct" in table.column_names:
+        wrong = np.array([right is False for right in table["correct"].to_pylist()], bool)[lines]
+    first = wrong & (np.cumsum(wrong) <= max(cfg.n_problems // 2, 1))
+    known_of = np.asarray(told.to_numpy(zero_copy_only=False), bool)
+    rank = np.where(first, 0, np.where(known_of, 1, 2))
+    order = np.argsort(rank, kind="stable")[: cfg.n_problems]
+    says = f"{len(order):,} of {len(lines):,}: "
+    if wrong.any():
+        says += f"{wrong[order].sum():,} of the {wrong.sum():,} that the model gets wrong, then "
+    says += "those with a lens reading or an intervention, then others, " if known_of.any() else ""
+    return np.sort(lines[order]), says + "drawn at random"
 
 
 def _told_of(run: Run) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from thoughtlens.core import NotThereError, Record, of_table
+from thoughtlens.core import NotThereError, Record, of_table, read_recipe
 from thoughtlens.latents.interpret.records import InterpretOutcome, MemberSummary
 from thoughtlens.sae import POOLED, member_path
 from thoughtlens.show.run.by_latent import Grouped, member_table
@@ -33,18 +34,21 @@ TABLES = {
 }
 """Folder of each table that the explorer shows."""
 COMMANDS = {
-    "interpret": "thoughtlens interpret RECIPE --out {run}",
-    "validate": "thoughtlens validate RECIPE --out {run}",
+    "interpret": "thoughtlens interpret {recipe} --out {run}",
+    "validate": "thoughtlens validate {recipe} --out {run}",
     "explain": "thoughtlens explain {run}",
     "lens": "thoughtlens lens {run}",
     "geometry": "thoughtlens geometry --sae {run}/sae --acts {run}/acts --out {run}/geometry",
-    "transfer": "thoughtlens geometry --sae {run}/sae --sae OTHER/sae --acts {run}/acts --acts OTHER/acts "
-    "--out {run}/geometry",
+    "transfer": "thoughtlens geometry --sae {run}/sae --sae {other}/sae --acts {run}/acts "
+    "--acts {other}/acts --out {run}/geometry",
+    "another": "thoughtlens run {recipe} seed={seed} --out {other}",
     "intervene": "thoughtlens intervene {run} edit=ablate --out {run}/intervene/ablate",
-    "edit": "thoughtlens intervene {run} edit=edit_latents member=SAE latents=[LATENT] scale=0 "
-    "--out {run}/intervene/latent",
+    "edit": "thoughtlens intervene {run} edit=edit_latents member=<SAE> 'latents=[<LATENT>]' scale=0 "
+    "--out {run}/intervene/<SAE>-<LATENT>",
 }
-"""What makes a folder."""
+"""What makes a folder. The page puts an SAE's and a latent's names in."""
+SHIPPED = {"thoughts": "pilot", "text": "text-demo"}
+"""The recipe that stands for that of a run which has none."""
 
 R = TypeVar("R", bound=Record)
 
@@ -116,14 +120,32 @@ def interpreted(run: Run) -> InterpretOutcome:
     outcome = run.outcome("interpret", InterpretOutcome)
     if outcome is None:
         raise NotThereError(
-            f"Expected a finished interpret in {run.root}, found none; run: thoughtlens interpret RECIPE "
-            f"--out {run.root}"
+            f"Expected a finished interpret in {run.root}, found none; run: {_filled(run, 'interpret')}"
         )
     return outcome
 
 
-def commands(run: Run) -> dict[str, str]:
-    """By table, what makes it."""
-    made = {name: COMMANDS[stage].format(run=run.root.name) for name, stage in TABLES.items()}
-    extra = {"matches": "transfer", "cells": "interpret", "interventions": "intervene", "effects": "edit"}
-    return made | {name: COMMANDS[stage].format(run=run.root.name) for name, stage in extra.items()}
+def commands(run: Run, others: Sequence[Run] = ()) -> dict[str, str]:
+    """By table, what makes it: commands that can be pasted where this one was given.
+
+    Matches need a second SAE: that of another run which is shown, or else of the recipe with the next seed.
+    """
+    made = {name: _filled(run, stage) for name, stage in TABLES.items()}
+    extra = {"cells": "interpret", "interventions": "intervene", "effects": "edit"}
+    made |= {name: _filled(run, stage) for name, stage in extra.items()}
+    if others:
+        return made | {"matches": _filled(run, "transfer", other=others[0].root)}
+    recipe = read_recipe(run.root) if (run.root / "config.toml").is_file() else {}
+    seed = int(recipe.get("seed", 0)) + 1
+    root = run.root if run.root.name else run.root.resolve()
+    other = root.with_name(f"{root.name}-seed{seed}")
+    steps = [_filled(run, step, other=other, seed=seed) for step in ("another", "transfer")]
+    return made | {"matches": " && ".join(steps)}
+
+
+def _filled(run: Run, step: str, *, other: Path = Path(), seed: int = 0) -> str:
+    """A command with the run's own places, quoted for a shell."""
+    own = run.root / "config.toml"
+    recipe = str(own) if own.is_file() else SHIPPED[run.kind]
+    places = {"run": str(run.root), "recipe": recipe, "other": str(other), "seed": str(seed)}
+    return COMMANDS[step].format(**{name: shlex.quote(text) for name, text in places.items()})

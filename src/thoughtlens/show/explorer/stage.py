@@ -78,7 +78,7 @@ def _work(cfg: ExplorerConfig, runs: list[Run], tmp: Path) -> ExplorerOutcome:
     sizes = write_single(tmp, table, shards) if cfg.single else write_folder(tmp, table, shards, first)
     return ExplorerOutcome(
         n_latents=sum(source.d_sae for source in found),
-        n_problems=len(listed),
+        n_problems=len(listed.listed),
         first_bytes=sizes.first,
         total_bytes=sizes.total,
         headline={"page": "index.html"},

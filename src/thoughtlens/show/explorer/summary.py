@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +24,10 @@ LONGEST = 72
 """Characters of an explanation in the overview; the whole stands on the latent's page."""
 TOKENS_SHOWN = 6
 """Preferred tokens, and logit tokens of each sign, that a search looks through."""
+LESS = "fires less at "
+"""Before the label of a latent that avoids it."""
+AWAY = re.compile(r"not \[[^\]]*\]|[^;]*\(-\d[^);]*\);?")
+"""What an explanation says that a latent does not respond to: denied conditions, terms of negative weight."""
 Numbers = Sequence[float | int | None]
 
 
@@ -35,7 +41,8 @@ class Columns(Record):
     mean_active: Numbers = column("mean activation where it fires")
     max_active: Numbers = column("largest activation")
     label_strength: Numbers = column(
-        "the rate difference of largest size over all labels; interval and test on the latent's page"
+        "the rate difference of largest size over all labels, below 0 where the latent fires less there; "
+        "interval and test on the latent's page"
     )
     auprc: Numbers | None = column(
         "area under the precision-recall curve of the explanation as a predictor of firing, on held-out "
@@ -98,18 +105,27 @@ def summary(source: Source, directions: torch.Tensor, per_shard: int) -> Summary
     )
 
 
-def words(source: Source) -> list[str]:
-    """Preferred tokens, whole explanations and logit tokens of every latent, for the search."""
-    found = preferred(source)
-    for name, text in (("explanations", "text"), ("lens_latents", "token")):
-        table = source.table(name)
-        if table is None:
-            continue
-        if name == "lens_latents":
-            table = table.filter(pc.less(table["rank"], TOKENS_SHOWN))  # type: ignore[attr-defined]
-        for latent, said in zip(table["latent"].to_pylist(), table[text].to_pylist(), strict=True):
-            found[latent].append(said)
-    return [" ".join(dict.fromkeys(parts)) for parts in found]
+class Words(NamedTuple):
+    """What a search looks through, a text a latent."""
+
+    toward: list[str]
+    """Preferred tokens, explanations, and tokens that it speaks for."""
+    away: list[str]
+    """What it avoids, denies and speaks against: no hits, unless a search asks for `less:WORD`."""
+
+
+def words(source: Source) -> Words:
+    """The words of every latent, apart by what it does at them."""
+    toward = preferred(source)
+    away: list[list[str]] = [[] for _ in toward]
+    if (table := source.table("explanations", ["latent", "text"])) is not None:
+        for latent, said in zip(table["latent"].to_pylist(), table["text"].to_pylist(), strict=True):
+            toward[latent].append(AWAY.sub("", said))
+            away[latent] += AWAY.findall(said)
+    if (table := source.table("lens_latents", ["latent", "rank", "sign", "token"])) is not None:
+        for row in table.filter(pc.less(table["rank"], TOKENS_SHOWN)).to_pylist():  # type: ignore[attr-defined]
+            (toward if row["sign"] > 0 else away)[row["latent"]].append(row["token"])
+    return Words(*([" ".join(dict.fromkeys(parts)) for parts in side] for side in (toward, away)))
 
 
 def preferred(source: Source) -> list[list[str]]:
@@ -154,17 +170,19 @@ def _labels(source: Source) -> tuple[list[float | None], list[str | None]]:
     for row in of_table(Labelled, table.take(pa.array(order[first]))):
         strengths[row.latent] = significant(row.estimate, 3)
         if row.q_value <= FALSE_DISCOVERIES:
-            labels[row.latent] = f"{row.factor.removeprefix('label:')} = {row.level}"
+            sign = LESS if row.estimate < 0 else ""
+            labels[row.latent] = f"{sign}{row.factor.removeprefix('label:')} = {row.level}"
     return strengths, labels
 
 
 def _said(source: Source) -> tuple[list[str], tuple[Numbers, Numbers] | None]:
-    """What each latent is said to be, in short, and its scores; without explanations, preferred tokens."""
+    """What each latent is said to be, in short (else its preferred tokens), and its scores."""
+    tokens = [" ".join(own)[:LONGEST] for own in preferred(source)]
     table = source.by_latent("explanations", Said, ("chosen", "descending"))
     if table is None:
-        return [" ".join(tokens)[:LONGEST] for tokens in preferred(source)], None
+        return tokens, None
     chosen = [next((row for row in rows if row.chosen), None) for rows in table.of(0, source.d_sae)]
-    says = [_short(row.text) if row else "" for row in chosen]
+    says = [_short(row.text) if row else other for row, other in zip(chosen, tokens, strict=True)]
     scores = [
         rounded(row and row.auprc for row in chosen),
         rounded(row and row.random_auprc for row in chosen),

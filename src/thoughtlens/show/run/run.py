@@ -135,7 +135,28 @@ class Run:
     @property
     def kind(self) -> str:
         """text or thoughts."""
-        return self.meta.kind if self.meta else next(r["kind"] for r in self.results.values() if "kind" in r)
+        if self.meta:
+            return self.meta.kind
+        told = next((r["kind"] for r in self.results.values() if r.get("kind") in ("text", "thoughts")), None)
+        of_thoughts = any(m.get("thoughts") for r in self.results.values() for m in r.get("members") or ())
+        return told or ("thoughts" if of_thoughts else "text")
+
+    @property
+    def fed_back(self) -> bool:
+        """Whether a thought is what the pass before it wrote."""
+        return "fed back" in ((self.meta and self.meta.thought_convention) or "")
+
+    @property
+    def thoughts_are(self) -> str | None:
+        """What a thought's number counts, the same on every page; None for text."""
+        convention = self.meta and self.meta.thought_convention
+        if not convention:
+            return None
+        wrote = ", which is what the thought before it wrote" if self.fed_back else ""
+        return (
+            f"{convention.replace('thought_idx 0', 'Thought 0')}. A layer is read in the thought of its "
+            f"number; thought_in is what enters that thought{wrote}."
+        )
 
     @property
     def model(self) -> str | None:

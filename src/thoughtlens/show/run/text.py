@@ -47,6 +47,18 @@ def p_text(p: float | None) -> str:
     return NONE if p is None or not math.isfinite(p) else "<\u00a00.001" if p < 0.001 else f"{p:.3f}"
 
 
+def at_thought(site: str | None, thought: int | None, fed_back: bool = True) -> str:
+    """Where a site stands to the thought that its index counts, and to the one that wrote or reads it."""
+    if thought is None:
+        return "all thoughts"
+    if site == "thought_in":
+        wrote = f" = what thought {thought - 1} wrote" if thought > 0 and fed_back else ""
+        return f"enters thought {thought}{wrote}"
+    if site == "thought_out":
+        return f"what thought {thought} wrote" + (f" = enters thought {thought + 1}" if fed_back else "")
+    return f"in thought {thought}"
+
+
 def visible(text: str) -> str:
     """Text from outside with what cannot be seen made visible, so that it neither breaks nor turns a line."""
     return "".join(MARKS.get(char) or _safe(char) for char in text)

@@ -5,16 +5,20 @@ const DEFAULTS = { m: "0", q: "", state: "all", sort: "density", down: "1", page
 
 let labels = [];
 
-// An SAE is named by its number or its label.
+const decoded = (text) => { try { return decodeURIComponent(text); } catch { return text; } };
+
+// An SAE is named by its number or its label; what is no number of anything becomes -1.
 function parse(hash) {
-  const [path, query] = hash.replace(/^#\/?/, "").split("?");
-  const parts = path.split("/").filter(Boolean), idx = (name) => (/^\d*$/.test(name ?? "") ? Number(name) : labels.indexOf(decodeURIComponent(name)));
-  const numbers = parts.slice(1).map((part, k) => (k % 2 && parts[0] !== "s" ? Number(part) : idx(part)));
+  const [path, ...query] = hash.replace(/^#\/?/, "").split("?");
+  const parts = path.split("/").filter(Boolean), whole = (text) => (/^\d{1,9}$/.test(text) ? Number(text) : -1);
+  const idx = (name) => (/^\d+$/.test(name) ? whole(name) : labels.indexOf(decoded(name)));
+  const numbers = parts.slice(1).map((part, k) => (k % 2 && parts[0] !== "s" ? whole(part) : idx(part)));
   if (parts[0] === "l") return { page: "latent", memberIdx: numbers[0], i: numbers[1] };
-  if (parts[0] === "c") return { page: "compare", a: numbers.slice(0, 2), b: numbers.slice(2, 4) };
-  if (parts[0] === "s") return { page: "saes", a: numbers[0], b: numbers[1] };
+  if (parts[0] === "c") return { page: "compare", a: [numbers[0] ?? 0, numbers[1] ?? 0], b: [numbers[2] ?? numbers[0] ?? 0, numbers[3] ?? 0] };
+  if (parts[0] === "s") return { page: "saes", a: numbers[0] ?? 0, b: numbers[1] ?? 0 };
   if (parts[0] === "p") return { page: "problem", i: numbers[0] };
-  const view = { ...DEFAULTS, ...Object.fromEntries(new URLSearchParams(query || "")) };
+  const asked = new URLSearchParams(query.join("?")), view = { ...DEFAULTS };
+  Object.keys(DEFAULTS).forEach((key) => { view[key] = asked.get(key) ?? DEFAULTS[key]; });
   return { page: "overview", view: { ...view, page: Math.max(0, Math.floor(Number(view.page))) || 0 } };
 }
 
@@ -76,7 +80,7 @@ let theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light
 try { theme = localStorage.getItem("thoughtlens:theme") || theme; } catch { /* as the system has it */ }
 document.documentElement.dataset.theme = theme;
 TL.get("run").then((run) => {
-  notes.open(run.name);
+  notes.open(run.id);
   labels = run.members.map((m) => m.label);
   document.title = `${run.name} · thoughtlens`;
   const root = document.getElementById("app");

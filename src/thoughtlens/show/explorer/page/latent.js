@@ -4,6 +4,9 @@
 const FACTS = [["density", percent], ["n_fires", show], ["n_problems", show], ["mean_active", show], ["max_active", show]];
 const METHODS = { token: "token lookup", token_graph: "token graph", windows: "sparse logistic over windows", rules: "rules", llm: "language model" };
 
+// Which way a preference goes: the level is where it fires less as often as where it fires more.
+const toward = (statistic, estimate) => (statistic === "correlation" ? (estimate < 0 ? "falls with" : "grows with")
+  : estimate < (statistic === "lift" ? 1 : 0) ? "less at" : "more at");
 const EFFECTS = { lift: (v) => `× ${show(v)}`, "rate difference": (v) => `${v > 0 ? "+" : ""}${show(100 * v)} points`, correlation: (v) => `r = ${show(v)}` };
 
 function Associations({ rows, factor, unit, none }) {
@@ -12,8 +15,8 @@ function Associations({ rows, factor, unit, none }) {
   return html`<div class="scroll"><table><thead><tr><th>${unit}</th><th class="n">effect</th><th class="n">95 % interval</th><th class="n">q</th>
     <th class="n">fires</th><th class="n">problems</th></tr></thead>
     <tbody>${chosen.map(({ factor: name, level, statistic, estimate, low, high, q_value, n_fires, n_problems }, i) => html`<tr key=${i}>
-      <td>${name === "token" || name === "cot" ? "" : `${visible(name.replace(/^(label|number):/, ""))} = `}<span class="tokens">${listed(level)}</span></td>
-      <td class="n" title=${statistic}>${EFFECTS[statistic]?.(estimate) ?? `${show(estimate)} (${statistic})`}</td>
+      <td><span class="note">${toward(statistic, estimate)}</span> ${name === "token" || name === "cot" ? "" : `${visible(name.replace(/^(label|number):/, ""))} = `}<span class="tokens">${listed(level)}</span></td>
+      <td class="n" title=${statistic}>${own(EFFECTS, statistic)?.(estimate) ?? `${show(estimate)} (${statistic})`}</td>
       <td class="n">${statistic === "rate difference" ? `${show(100 * low)} to ${show(100 * high)}` : `${show(low)} to ${show(high)}`}</td>
       <td class="n">${show(q_value)}</td><td class="n">${show(n_fires)}</td><td class="n">${show(n_problems)}</td></tr>`)}</tbody></table></div>`;
 }
@@ -37,19 +40,22 @@ const Right = ({ right }) => (right === null || right === undefined ? null : htm
 
 function Explanations({ run, member, rows }) {
   if (!member.have.explanations) return html`<${Missing} run=${run} table="explanations" what="explanations and their scores" />`;
-  if (!rows.length) return html`<p class="note">None: it fires in too few problems to fit and score one.</p>`;
+  if (!rows.length) return html`<p class="note">${visible(member.unexplained)}</p>`;
   const [first, ...rest] = rows;
   const score = (r) => `${show(r.auprc)}${r.auprc_low === null ? "" : ` [${show(r.auprc_low)}, ${show(r.auprc_high)}]`}`;
-  return html`<p class="says">${visible(first.text)}</p>
-    <p class="note">${METHODS[first.method] || first.method}; AUPRC <b>${score(first)}</b>, against ${show(first.random_auprc)} for a random latent of the same density
+  const rival = Math.max(first.random_auprc ?? 0, first.method === "token" ? 0 : first.token_auprc ?? 0);
+  const weak = first.auprc === null || (first.auprc_low ?? first.auprc) <= rival;
+  return html`<p class=${weak ? "says weak" : "says"}>${weak ? html`<span class="pill bad">weak</span> ` : null}${visible(first.text)}</p>
+    ${weak ? html`<p class="note">Its score is not above that of ${rival === first.random_auprc ? "a random latent's explanation" : "token lookup"}: do not take it for what the latent means.</p>` : null}
+    <p class="note">${own(METHODS, first.method) || first.method}; AUPRC <b>${score(first)}</b>, against ${show(first.random_auprc)} for a random latent of the same density
       and ${show(first.token_auprc)} for token lookup; precision at half recall ${show(first.precision_at_half_recall)}. Held out: n = ${show(first.n)} vectors of ${show(first.n_units)}
       ${" "}${run.kind === "text" ? "documents" : "problems"}, split ${first.split}, at the true base rate.</p>
     ${rest.length ? html`<details><summary>${rest.length} other ${rest.length === 1 ? "explanation" : "explanations"}</summary><div class="scroll"><table><thead><tr><th>method</th><th>says</th><th class="n">AUPRC</th><th class="n">random twin</th></tr></thead>
-      <tbody>${rest.map((r, k) => html`<tr key=${k}><td>${METHODS[r.method] || r.method}</td><td class="tokens">${visible(r.text)}</td><td class="n">${score(r)}</td><td class="n">${show(r.random_auprc)}</td></tr>`)}</tbody></table></div></details>` : null}`;
+      <tbody>${rest.map((r, k) => html`<tr key=${k}><td>${own(METHODS, r.method) || r.method}</td><td class="tokens">${visible(r.text)}</td><td class="n">${score(r)}</td><td class="n">${show(r.random_auprc)}</td></tr>`)}</tbody></table></div></details>` : null}`;
 }
 
-function Effects({ run, rows }) {
-  if (!rows.length) return html`<${Missing} run=${run} table="effects" what="what editing this latent does to the answers" />`;
+function Effects({ run, rows, names }) {
+  if (!rows.length) return html`<${Missing} run=${run} table="effects" what="what editing this latent does to the answers" names=${names} />`;
   return html`<div class="scroll"><table><thead><tr><th>edit</th><th>where</th><th class="n">dose</th><th class="n">accuracy, points</th><th class="n">95 % interval</th><th>verdict</th><th class="n">KL, nats</th><th class="n">n</th><th>split</th></tr></thead>
     <tbody>${records(run, "effects", rows).map(({ edit, where, dose, difference, low, high, verdict, kl, n, split, others }, k) => html`<tr key=${k}><td>${edit.replaceAll("_", " ")}${others.length ? html` <span class="note">with ${others.join(", ")}</span>` : null}</td>
       <td>${where}</td><td class="n">${dose === null ? "" : show(dose)}</td><td class="n">${show(100 * difference)}</td><td class="n">${show(100 * low)} to ${show(100 * high)}</td><td>${verdict}</td><td class="n">${show(kl)}</td><td class="n">${show(n)}</td><td>${split}</td></tr>`)}</tbody></table></div>
@@ -78,8 +84,8 @@ function Related({ run, member, memberIdx, detail, summary }) {
 const Match = ({ from, number, j }) => (number === null ? String(j) : html`<a href=${`#/c/${from[0]}/${from[1]}/${number}/${j}`}>${j}</a>`);
 
 function Notes({ id }) {
-  const [value, setValue] = useState(notes.table[id] || { tag: "", note: "" });
-  useEffect(() => setValue(notes.table[id] || { tag: "", note: "" }), [id]);
+  const [value, setValue] = useState(notes.of(id));
+  useEffect(() => setValue(notes.of(id)), [id]);
   const change = (key) => (e) => { const next = { ...value, [key]: e.target.value }; setValue(next); notes.set(id, next); };
   return html`<section class="notes"><h2>Your tag and note</h2><div class="controls"><input aria-label="tag" placeholder="tag" value=${value.tag} onInput=${change("tag")} />
     <button onClick=${notes.save}>Save all notes as JSON</button></div>
@@ -140,7 +146,7 @@ function LatentPanel({ run, memberIdx, i, compact }) {
     </div>
     ${associations.some((a) => a.factor === "cot") ? html`<h2>Tokens of the reasoning</h2><${Associations} rows=${associations} unit="token" factor=${(f) => f === "cot"} none="" />
       <p class="note">Of problems whose reasoning text has the token, against the others. Split ${member.split}.</p>` : null}
-    ${text ? null : html`<h2>Effect on the answer</h2><${Effects} run=${run} rows=${detail.effects} />`}
+    ${text ? null : html`<h2>Effect on the answer</h2><${Effects} run=${run} rows=${detail.effects} names=${{ SAE: member.member, LATENT: i }} />`}
     <h2>Output tokens</h2><${Logits} run=${run} member=${member} rows=${detail.lens_latents || []} />
     <h2>Strongest examples</h2><p class="note">Largest activations, at most one a ${text ? "document" : "problem"}, split ${member.split}; colour: activation over the latent's maximum.</p>
     ${detail.top_examples.length ? null : html`<p class="note">It never fires on these rows.</p>`}

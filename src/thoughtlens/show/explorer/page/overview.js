@@ -3,16 +3,22 @@
 
 const PER_PAGE = 100;
 const STATES = { all: () => true, live: (s, i) => s.columns.n_fires[i] > 0, dead: (s, i) => s.columns.n_fires[i] === 0,
-  everywhere: (s, i) => s.everywhere[i] !== null, tagged: (s, i) => Boolean(notes.table[`${s.member}/${i}`]) };
+  everywhere: (s, i) => s.everywhere[i] !== null, tagged: (s, i) => Object.hasOwn(notes.table, `${s.member}/${i}`) };
 const TITLES = { latent: "latent", density: "density", n_fires: "fires", n_problems: "problems", mean_active: "mean", max_active: "max", label_strength: "label difference",
   auprc: "AUPRC", random_auprc: "random twin", effect: "effect on answers", direction_1: "direction, axis 1", direction_2: "direction, axis 2" };
 const SHARES = new Set(["density"]);
 
-function search(summary, words, query) {
+// What a latent avoids is no hit, unless it is asked for: less:multiplication.
+const LESS = "less:", AVOIDS = "fires less at ";
+function search(summary, words, away, query) {
   const wanted = query.toLowerCase().split(/\s+/).filter(Boolean);
   if (!wanted.length) return () => true;
-  const text = (i) => [summary.says[i], summary.label[i], (notes.table[`${summary.member}/${i}`] || {}).tag, words[i]].join(" ").toLowerCase();
-  return (i) => { const here = text(i); return wanted.every((w) => String(i) === w || here.includes(w)); };
+  return (i) => {
+    const label = summary.label[i] ?? "", avoids = label.startsWith(AVOIDS);
+    const toward = [avoids ? "" : label, words[i], notes.of(`${summary.member}/${i}`).tag].join(" ").toLowerCase();
+    const from = [avoids ? label.slice(AVOIDS.length) : "", away[i]].join(" ").toLowerCase();
+    return wanted.every((w) => String(i) === w || (w.startsWith(LESS) ? from.includes(w.slice(LESS.length)) : toward.includes(w)));
+  };
 }
 
 function sorted(summary, rows, key, down) {
@@ -33,15 +39,18 @@ function Axes({ columns, x, y, go }) {
 }
 
 function Overview({ run, view }) {
-  const memberIdx = run.members[view.m] ? Number(view.m) : 0, member = run.members[memberIdx];
-  const table = useTable(`${member.key}/summary`), found = useTable(view.q ? `${member.key}/words` : null);
-  const go = (change) => { location.hash = `#/?${new URLSearchParams({ ...view, page: 0, ...change })}`; };
+  const memberIdx = /^\d{1,9}$/.test(view.m) && run.members[Number(view.m)] ? Number(view.m) : 0, member = run.members[memberIdx];
+  const table = useTable(`${member.key}/summary`), found = useTable(view.q ? `${member.key}/words` : null), avoided = useTable(view.q ? `${member.key}/away` : null);
+  const address = (change) => `#/?${new URLSearchParams({ ...view, page: 0, ...change })}`;
+  const go = (change) => { location.hash = address(change); };
+  // What is typed is one step back, not one for each letter.
+  const typed = (change) => { location[view.q ? "replace" : "assign"](address(change)); };
   if (!table || table instanceof Error) return html`<${Waiting} table=${table} what="the latents" />`;
   const summary = { ...table, member: member.label }, columns = Object.keys(summary.columns);
   const known = (name, otherwise) => (columns.includes(name) ? name : otherwise);
   const [x, y] = [known(view.x, "density"), known(view.y, "label_strength")];
   const sort = ["latent", "label", "says"].includes(view.sort) ? view.sort : known(view.sort, "density"), down = view.down === "1";
-  const kept = search(summary, Array.isArray(found) ? found : [], view.q), state = STATES[view.state] || STATES.all;
+  const kept = search(summary, Array.isArray(found) ? found : summary.says, Array.isArray(avoided) ? avoided : [], view.q), state = own(STATES, view.state) ?? STATES.all;
   const all = Array.from({ length: member.d_sae }, (_, i) => i), passes = all.map((i) => state(summary, i) && kept(i));
   const rows = sorted(summary, all.filter((i) => passes[i]), sort, down);
   const page = Math.min(view.page, Math.floor(Math.max(0, rows.length - 1) / PER_PAGE));
@@ -67,13 +76,13 @@ function Overview({ run, view }) {
         ${member.have.explanations ? null : html`<${Missing} run=${run} table="explanations" what="what each latent says it is, with its score" />`}
         ${member.have.lens_latents ? null : html`<${Missing} run=${run} table="lens_latents" what="tokens that each latent promotes" />`}
         ${member.have.reconstruction ? null : html`<${Missing} run=${run} table="reconstruction" what="reconstruction on held-out rows" />`}</section></div>
-    ${member.strips.length ? html`<h2>Layers × thoughts</h2><div class="grid two">${member.strips.map((s, k) => html`<section key=${k}><h3>${visible(s.title)}</h3><${Strip} ...${s} max=${largest(s.values.flat())} /><p class="note">${visible(s.note)}</p></section>`)}</div>` : null}
-    <h2>Latents</h2><div class="controls"><input id="search" type="search" aria-label="search" placeholder="text, label, token, logit token, tag or number  ( / )" value=${view.q} onInput=${(e) => go({ q: e.target.value })} />
+    ${member.strips.length ? html`<h2>Layers × thoughts</h2><div class="grid two">${member.strips.map((s, k) => html`<section key=${k}><h3>${visible(s.title)}</h3><${Strip} ...${s} max=${largest(s.values.flat())} /><p class="note">${visible(s.note)}</p></section>`)}</div>${run.thoughts_are ? html`<p class="note">${visible(run.thoughts_are)}</p>` : null}` : null}
+    <h2>Latents</h2><div class="controls"><input id="search" type="search" aria-label="search" title="what a latent fires more at; less:WORD, what it fires less at" placeholder="text, label, token, logit token, tag or number  ( / )" value=${view.q} onInput=${(e) => typed({ q: e.target.value })} />
       <select aria-label="which" value=${view.state} onChange=${(e) => go({ state: e.target.value })}>${Object.keys(STATES).map((s) => html`<option value=${s} selected=${s === view.state}>${s}</option>`)}</select>
       <span class="note" role="status">${show(rows.length)} of ${show(member.d_sae)} latents</span></div>
     <div class="scroll"><table class="latents"><thead><tr>${head("latent", false)}${says ? head("says", false) : null}${head("label", false)}${shown.map((c) => head(c))}</tr></thead>
       <tbody>${rows.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map((i) => html`<tr key=${i}><td><a href=${`#/l/${memberIdx}/${i}`}>${i}</a>
-        ${summary.everywhere[i] ? html` <span class="pill bad">${summary.everywhere[i]}</span>` : null}${(notes.table[`${summary.member}/${i}`] || {}).tag ? html` <span class="pill">${visible(notes.table[`${summary.member}/${i}`].tag)}</span>` : null}</td>
+        ${summary.everywhere[i] ? html` <span class="pill bad">${summary.everywhere[i]}</span>` : null}${notes.of(`${summary.member}/${i}`).tag ? html` <span class="pill">${visible(notes.of(`${summary.member}/${i}`).tag)}</span>` : null}</td>
         ${says ? html`<td><span class="tokens">${visible(summary.says[i]) || "–"}</span></td>` : null}<td>${visible(summary.label[i] || "–")}</td>
         ${shown.map((c) => html`<td key=${c} class="n">${(SHARES.has(c) ? percent : show)(summary.columns[c][i])}</td>`)}</tr>`)}</tbody></table></div>
     <div class="controls">${page > 0 ? html`<button onClick=${() => go({ page: page - 1 })}>← ${PER_PAGE} before</button>` : null}
@@ -82,8 +91,12 @@ function Overview({ run, view }) {
 }
 
 function Problems({ run, units }) {
-  const [all, setAll] = useState(false);
-  return html`<h2>${units === "problems" ? "Problems" : "Documents"}</h2><p class="note">${show(run.problems.length)} of the run's, drawn at random, those with a lens reading first; each page shows which latents fire where.</p>
-    <table><tbody>${run.problems.slice(0, all ? undefined : 20).map((p, k) => html`<tr key=${k}><td><a href=${`#/p/${k}`}>${visible(p.id)}</a></td><td>${p.split}</td><td>${visible(p.text)}</td><td><${Right} right=${p.right} /></td></tr>`)}</tbody></table>
-    ${all || run.problems.length <= 20 ? null : html`<div class="controls"><button onClick=${() => setAll(true)}>all ${show(run.problems.length)}</button></div>`}`;
+  const [all, setAll] = useState(false), [which, setWhich] = useState("all");
+  const kept = run.problems.map((p, k) => [p, k]).filter(([p]) => which === "all" || p.right === (which === "right"));
+  const judged = run.problems.some((p) => p.right === true || p.right === false);
+  return html`<h2>${units === "problems" ? "Problems" : "Documents"}</h2><p class="note">${run.problems_are}. Each page shows which latents fire where.</p>
+    ${judged ? html`<div class="controls"><select id="answers" aria-label="answers" value=${which} onChange=${(e) => setWhich(e.target.value)}><option value="all">all answers</option><option value="right">right</option><option value="wrong">wrong</option></select>
+      <span class="note">${show(kept.length)} of ${show(run.problems.length)} ${units}</span></div>` : null}
+    <table id="problems"><tbody>${kept.slice(0, all ? undefined : 20).map(([p, k]) => html`<tr key=${k}><td><a href=${`#/p/${k}`}>${visible(p.id)}</a></td><td>${p.split}</td><td>${visible(p.text)}</td><td><${Right} right=${p.right} /></td></tr>`)}</tbody></table>
+    ${all || kept.length <= 20 ? null : html`<div class="controls"><button onClick=${() => setAll(true)}>all ${show(kept.length)}</button></div>`}`;
 }

@@ -8,12 +8,11 @@ const visible = (text) => String(text ?? "").replace(HIDDEN, (c) => NAMED[c] ?? 
 // A token in a list: the spaces around it would be lost.
 const listed = (token) => visible(token).replace(/\n/g, "").replace(/^ +| +$/g, (s) => "␣".repeat(s.length));
 
-// Background of a share of the largest value, from -1 to 1: blue above 0, orange below.
+// Background of a share of the largest value, from -1 to 1: blue above 0, orange below. Ink is legible on all of it.
 const heat = (share) => {
   const strength = Math.min(1, Math.abs(share || 0));
   if (strength === 0) return "";
-  const ink = strength > 0.55 ? "color: var(--on-heat);" : "";
-  return `background: rgba(var(${share > 0 ? "--heat" : "--heat-below"}), ${(0.1 + 0.9 * strength).toFixed(3)}); ${ink}`;
+  return `background: rgba(var(${share > 0 ? "--heat" : "--heat-below"}), ${(0.08 + 0.64 * strength).toFixed(3)});`;
 };
 const largest = (values) => values.reduce((a, v) => Math.max(a, Math.abs(v ?? 0)), 1e-12);
 const extent = (values) => values.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
@@ -38,8 +37,10 @@ const Waiting = ({ table, what }) =>
 // Rows come as lists; run.columns says once what stands where.
 const records = (run, kind, rows) => (rows ?? []).map((row) => Object.fromEntries(run.columns[kind].map((name, k) => [name, row[k]])));
 
-// What makes a table that this run does not have.
-const Missing = ({ run, table, what }) => html`<p class="missing">Not in this run: ${what}. To get it: <code>${run.commands[table]}</code></p>`;
+// What makes a table that this run does not have; names of an SAE and a latent are put in, quoted for a shell.
+const quoted = (text) => (/^[\w.:@%+=,/-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+const filled = (command, names) => command.replace(/<(SAE|LATENT)>/g, (_, name) => quoted(String(names[name])));
+const Missing = ({ run, table, what, names = {} }) => html`<p class="missing">Not in this run: ${what}. To get it: <code>${filled(run.commands[table], names)}</code></p>`;
 
 const latentLink = (memberIdx, i) => html`<a href=${`#/l/${memberIdx}/${i}`}>${i}</a>`;
 

@@ -6,9 +6,10 @@ function Latents({ memberIdx, pairs }) {
 }
 
 // Rows of places by thoughts; `cell` writes one.
-function PlaceTable({ thoughts, places, cell }) {
-  return html`<div class="scroll"><table class="places"><thead><tr><th>thought</th>${places.map((p) => html`<th key=${p}>${p}</th>`)}</tr></thead>
-    <tbody>${thoughts.map((t) => html`<tr key=${t}><td>${t ?? "all"}</td>${places.map((p, i) => html`<td key=${p}>${cell(p, t, i) ?? "–"}</td>`)}</tr>`)}</tbody></table></div>`;
+const PLACES = { thought_in: "thought_in: what enters it", thought_out: "thought_out: what it wrote" };
+function PlaceTable({ thoughts, places, cell, named = (t) => t ?? "all" }) {
+  return html`<div class="scroll"><table class="places"><thead><tr><th>thought</th>${places.map((p) => html`<th key=${p}>${own(PLACES, p) ?? p}</th>`)}</tr></thead>
+    <tbody>${thoughts.map((t) => html`<tr key=${t}><td>${named(t)}</td>${places.map((p, i) => html`<td key=${p}>${cell(p, t, i) ?? "–"}</td>`)}</tr>`)}</tbody></table></div>`;
 }
 
 function ThoughtTable({ run, member, rows }) {
@@ -47,7 +48,9 @@ function Edits({ run, rows }) {
   return groups.map((group) => {
     const own = rows.filter((r) => `${r.intervention} / ${r.edit}` === group), most = largest(own.map((r) => r.kl));
     const thoughts = [...new Set(own.map((r) => r.thought))].sort((a, b) => (a ?? 1e9) - (b ?? 1e9)), places = [...new Set(own.map((r) => r.place))];
-    return html`<h3>${visible(group.replaceAll("_", " "))}</h3><${PlaceTable} thoughts=${thoughts} places=${places} cell=${(p, t) => {
+    const entered = run.fed_back && places.every((p) => p === "thought_in");
+    const named = (t) => (t === null ? "all" : entered && t > 0 ? `${t}, written by ${t - 1}` : t);
+    return html`<h3>${visible(group.replaceAll("_", " "))}</h3><${PlaceTable} thoughts=${thoughts} places=${places} named=${named} cell=${(p, t) => {
       const found = own.find((r) => r.place === p && r.thought === t);
       return found ? html`<span class="token" style=${heat((found.kl || 0) / most)} title=${`KL ${show(found.kl)} nats`}>${visible(found.text)}</span> <span class="note">${found.kind}</span>` : null;
     }} />`;
@@ -72,6 +75,6 @@ function ProblemPage({ run, i }) {
     ${read === null ? html`<p class="note">${chosen.label} was not read on this problem.</p>`
       : page.tokens ? html`<${TokenTable} run=${run} member=${chosen} rows=${rows} tokens=${page.tokens} />`
       : html`<${ThoughtTable} run=${run} member=${chosen} rows=${rows} />`}
-    <p class="note">Latent and activation, strongest first, at most six a vector.</p>
+    <p class="note">Latent and activation, strongest first, at most six a vector. ${visible(run.thoughts_are)}</p>
     ${page.tokens ? null : html`<h2>Lens readings</h2><${Readings} run=${run} rows=${records(run, "readings", page.readings)} /><h2>What editing does</h2><${Edits} run=${run} rows=${records(run, "edits", page.edits)} />`}`;
 }

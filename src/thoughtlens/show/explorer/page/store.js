@@ -28,6 +28,9 @@ const TL = {
   },
 };
 
+// What a table itself has under a name: an address may ask for "constructor".
+const own = (table, name) => (Object.hasOwn(table, name) ? table[name] : undefined);
+
 const { h, render, html, useState, useEffect, useMemo, useRef } = htmPreact;
 
 // A value that arrives later: undefined until then, an Error where it failed.
@@ -51,7 +54,13 @@ const notes = {
   table: {},
   open(run) {
     notes.name = `thoughtlens:${run}`;
-    try { notes.table = JSON.parse(localStorage.getItem(notes.name)) || {}; } catch { notes.table = {}; }
+    let kept = null;
+    try { kept = JSON.parse(localStorage.getItem(notes.name)); } catch { /* none that can be read */ }
+    notes.table = kept && typeof kept === "object" && !Array.isArray(kept) ? kept : {};
+  },
+  of(key) {
+    const { tag, note } = own(notes.table, key) ?? {};
+    return { tag: String(tag ?? ""), note: String(note ?? "") };
   },
   set(key, value) {
     if (value.tag || value.note) notes.table[key] = value; else delete notes.table[key];
