@@ -241,3 +241,99 @@ def test_sixteen_thousand_latents_are_searched_and_sorted(page, large):
     # 16376 / 16384 = 0.99951 is the first that is 1 in three digits; ties go by number.
     page.goto((root / "explorer" / "index.html").as_uri() + "#/?q=&sort=auprc")
     page.wait_for_function("document.querySelector('table.latents tbody td')?.innerText === '16376'")
+
+
+HASHES = (
+    "#/?state=__proto__", "#/?state=constructor&sort=toString", "#/?sort=__proto__&x=__proto__&y=valueOf",
+    "#/?m=length", "#/?m=__proto__&page=Infinity", "#/?m=1.5&down=x", "#/?q=%E0%A4%A&__proto__=1",
+    "#/?q=%3Cimg%20src=x%3E?", "#/?page=-1e308", "#/hasOwnProperty", "#/?", "#", "#/?state=live?q=1",
+)  # fmt: skip
+NOT_THERE = ("#/l/%E0%A4%A/3", "#/l/0/3.5", "#/l/0/1e1", "#/l/__proto__/0", "#/l/0", "#/l", "#/p/constructor",
+             "#/p/1.5", "#/s/9/0", "#/l/0/99999999999999999999")  # fmt: skip
+
+
+@pytest.mark.parametrize("address", ["explorer"], indirect=True)
+def test_no_address_leaves_an_empty_page(page, address):
+    """Names that every object has, numbers that are none, and text that does not decode."""
+    for hash in (*HASHES, *NOT_THERE):
+        page.goto("about:blank")
+        page.goto(address + hash)
+        page.wait_for_selector("[role=alert]" if hash in NOT_THERE else "table.latents thead")
+    for hash in ("#/c", "#/c/0/3", "#/c/__proto__/1/0/2", "#/c/0/3/9"):
+        page.goto("about:blank")
+        page.goto(address + hash)
+        page.wait_for_selector("select[name=member]")
+
+
+@pytest.mark.parametrize("address", ["explorer"], indirect=True)
+def test_what_is_typed_is_one_step_back(page, address):
+    page.goto(address + "#/l/0/3")
+    page.wait_for_selector("h1")
+    page.keyboard.press("o")
+    page.wait_for_selector("#search")
+    page.locator("#search").press_sequentially("mul oper")
+    page.wait_for_function("location.hash.includes('q=mul+oper')")
+    page.go_back()
+    page.wait_for_function("document.querySelector('#search')?.value === ''")
+    page.go_back()
+    page.wait_for_function("location.hash === '#/l/0/3'")
+
+
+@pytest.mark.parametrize("address", ["explorer"], indirect=True)
+def test_a_latent_that_avoids_a_label_is_no_hit_for_it(page, address):
+    page.goto(address + "#/?q=mul")
+    page.wait_for_selector("table.latents tbody td")
+    shown = page.locator("table.latents tbody tr").all_inner_texts()
+    assert shown and not [row for row in shown if "fires less at" in row]
+    script = """async () => {
+      const s = { member: "m", label: ["operation = mul", "fires less at operation = mul", null], says: [] };
+      const hit = (q) => [0, 1, 2].filter(search(s, ["", "", "mul"], ["mul", "", ""], q));
+      return [hit("mul"), hit("less:mul"), hit("operation"), hit("less:mul mul"), hit("1"), hit("")];
+    }"""
+    assert page.evaluate(script) == [[0, 2], [0, 1], [0], [0], [1], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("address", ["explorer"], indirect=True)
+def test_wrong_answers_can_be_filtered(page, address):
+    page.goto(address)
+    page.wait_for_selector("#problems tr")
+    page.select_option("#answers", "wrong")
+    rows = page.locator("#problems tr").all_inner_texts()
+    assert len(rows) >= 6 and all("wrong" in row for row in rows)
+    page.select_option("#answers", "right")
+    assert all("right" in row for row in page.locator("#problems tr").all_inner_texts())
+
+
+@pytest.mark.parametrize("address", ["explorer"], indirect=True)
+def test_a_weak_explanation_is_not_the_largest_text(page, address):
+    """Latent i has AUPRC i / 16, of its random twin .0625: 1 is weak, 14 is not."""
+    size = "parseFloat(getComputedStyle(document.querySelector('.says')).fontSize)"
+    sizes = {}
+    for latent, weak in ((1, True), (14, False)):
+        page.goto("about:blank")
+        page.goto(f"{address}#/l/0/{latent}")
+        page.wait_for_selector(".says")
+        assert (page.query_selector(".says .pill.bad") is not None) == weak
+        sizes[weak] = page.evaluate(size)
+    assert sizes[True] < sizes[False]
+
+
+@pytest.mark.parametrize("address", ["explorer"], indirect=True)
+def test_definitions_are_printed(page, address):
+    page.goto(address + "#/l/0/3")
+    page.wait_for_selector("textarea")
+    text = page.evaluate("document.querySelector('main > details dd').textContent")
+    assert text and not page.is_visible("main > details dd")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    assert page.is_visible("main > details dd")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert not page.is_visible("main > details dd")
+
+
+@pytest.mark.parametrize("address", ["explorer"], indirect=True)
+def test_a_command_has_the_latent_and_its_sae_in_it(page, address):
+    page.goto(address + "#/l/0/7")
+    page.wait_for_selector(".missing")
+    command = next(c for c in page.locator(".missing code").all_inner_texts() if "edit_latents" in c)
+    assert "member=pooled 'latents=[7]'" in command and "<" not in command and command.endswith("/pooled-7")

@@ -71,10 +71,15 @@ function App({ run }) {
       : at.page === "compare" ? html`<${ComparePage} run=${run} a=${at.a} b=${at.b} />`
       : at.page === "saes" ? html`<${SaePage} run=${run} a=${at.a} b=${at.b} />`
       : at.page === "problem" ? html`<${ProblemPage} run=${run} i=${at.i} />`
-      : html`<${Overview} run=${run} view=${at.view} />`}</main>
+      : html`<${Overview} run=${run} view=${at.view} />`}
+      <details><summary>Definitions</summary><dl>${Object.entries(run.definitions).map(([name, text]) => html`<dt key=${name}>${visible(name.replaceAll("_", " "))}</dt><dd>${visible(text)}</dd>`)}</dl></details></main>
     <dialog id="keys"><h2>Keys</h2><dl class="keys">${KEYS.map(([key, what]) => html`<dt>${key}</dt><dd>${what}</dd>`)}</dl>
       <form method="dialog"><button>close</button></form></dialog>`;
 }
+
+// On paper nothing can be unfolded or pointed at.
+addEventListener("beforeprint", () => document.querySelectorAll("details:not([open])").forEach((d) => { d.open = true; d.dataset.printed = ""; }));
+addEventListener("afterprint", () => document.querySelectorAll("details[data-printed]").forEach((d) => { d.open = false; delete d.dataset.printed; }));
 
 let theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
 try { theme = localStorage.getItem("thoughtlens:theme") || theme; } catch { /* as the system has it */ }
