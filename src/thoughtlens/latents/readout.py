@@ -15,7 +15,7 @@ from thoughtlens.acts import ActivationStore
 from thoughtlens.core import MismatchError
 from thoughtlens.latents.codes.tokens import token_texts
 from thoughtlens.latents.lens.config import LensConfig
-from thoughtlens.models import LanguageModel, ThoughtModel, TinyThoughts, decoder_parts
+from thoughtlens.models import LanguageModel, OutputSide, ThoughtModel, TinyThoughts
 
 CHUNK = 1 << 22
 """Logits held at once."""
@@ -23,7 +23,10 @@ CHUNK = 1 << 22
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """Logit lens (nostalgebraist 2020): softmax(W_U norm(x)), the norm left out where x has passed it."""
+    """Logit lens (nostalgebraist 2020): softmax(W_U norm(x)), the norm left out where x has passed it.
+
+    What else the model does to its logits, a scale or a cap, is done to these too.
+    """
 
     unembed: Callable[[Tensor, str], Tensor]
     """States [n, d] at a hook name to logits [n, vocab]."""
@@ -93,18 +96,12 @@ def of_text(lm: LanguageModel) -> Readout:
     """The output side of a language model.
 
     Raises:
-        MismatchError: it has none.
-        CheckpointError: no final norm was found.
+        HookError: no way was found from its blocks to its logits.
     """
-    norm, head = decoder_parts(lm.model.base_model)[1], lm.model.get_output_embeddings()
-    if head is None:
-        raise MismatchError(f"{lm.name} has no unembedding: there is nothing to read states through")
-
-    def unembed(x: Tensor, hook_name: str) -> Tensor:
-        return head(norm(x.to(lm.model.device, lm.model.dtype)))
-
-    d = int(lm.model.config.get_text_config().hidden_size)
-    return Readout(unembed, d, _n_vocab(unembed, d), lambda ids: token_texts(lm.tokenizer, ids))
+    side = OutputSide(lm.model)
+    return Readout(
+        lambda x, hook_name: side(x), side.d, side.n_vocab, lambda ids: token_texts(lm.tokenizer, ids)
+    )
 
 
 @torch.no_grad()

@@ -7,13 +7,13 @@ from .hf.load import LanguageModel as LanguageModel
 from .hf.load import read_config as read_config
 from .hf.locate import cache_dir as cache_dir
 from .hf.locate import locate as locate
+from .hf.output import OutputSide as OutputSide
 from .hf.reader import by_length as by_length
 from .hf.reader import pad as pad
 from .hf.reader import read_batch as read_batch
 from .thought.config import ThoughtModelConfig as ThoughtModelConfig
 from .thought.places import Place as Place
 from .thought.places import block_outputs as block_outputs
-from .thought.sequence import decoder_parts as decoder_parts
 from .thought.sites import Hook as Hook
 from .thought.sites import ThoughtSpec as ThoughtSpec
 from .thought.sites import check_places as check_places

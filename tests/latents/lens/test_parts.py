@@ -203,3 +203,28 @@ def test_checkpoints_with_thought_tokens_of_their_own_are_read_too(family, tmp_p
     x, last = batch.x[:, 2, -1], batch.thought_out[:, 2, 0]
     read = readout.logits(x, f"layers.{model.spec.n_layers - 1}:out")
     assert torch.allclose(read, readout.logits(last, "thought_out"), atol=1e-3)
+
+
+def test_shuffled_words_are_rarely_found_anywhere():
+    """5 % of shuffles at most, with as few as 20 permutations and with rare words."""
+    found = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        common = 1 / np.arange(1, 31) ** 1.3
+        words = rng.choice(30, (5, 60, 2), p=common / common.sum())
+        scored = []
+        for name, n_options in (("v1", 1), ("op1", 1), ("intermediate", 3)):
+            target = Target(name, rng.choice(30, (60, n_options), p=common / common.sum()))
+            scored += score(words, target, np.arange(60), np.ones(60, bool), n_permutations=20, seed=seed)
+        found += min(family_p(scored)) <= 0.05
+    assert found <= 18  # 95 % bound of a true rate of 5 %
+
+
+@pytest.mark.parametrize("right", [0, 1])
+def test_an_interval_at_the_edge_has_a_width(right):
+    groups = np.repeat(np.arange(12), 3)
+    target = Target("v1", np.full((36, 1), 1 - right))
+    (found,) = score(
+        np.ones((1, 36, 1), int) * 1, target, groups, np.ones(36, bool), n_permutations=0, seed=0
+    )
+    assert found.rate == 1 - right and found.low < found.high and found.low <= found.rate <= found.high

@@ -174,6 +174,20 @@ def test_text_is_read_with_the_logit_lens_and_compared_with_the_next_token(tmp_p
     assert len(pq.read_table(root / "lens" / "latents.parquet")) == 64 * 2 * 10
 
 
+def test_a_model_without_a_way_to_its_logits_loses_the_lens_and_not_the_run(
+    tmp_path, tiny_lm_dir, monkeypatch
+):
+    root = text_run(tmp_path, tiny_lm_dir)
+    monkeypatch.setattr("thoughtlens.models.hf.output.blocks_path", lambda model: None)
+    result = lens(LensConfig(acts=root / "acts", split="train"), root / "lens")
+    (why,) = result["warnings"]
+    assert why.startswith("nothing was read: LlamaForCausalLM has no list of blocks")
+    assert result["n"] == 0 and result["headline"] == {}
+    for name, columns in (("summary", "p_max"), ("readings", "probability"), ("tokens", "share")):
+        table = pq.read_table(root / "lens" / f"{name}.parquet")
+        assert len(table) == 0 and columns in table.column_names
+
+
 def test_plan_and_refusals(run, tmp_path):
     root, _ = run
     assert plan(LensConfig(acts=root / "acts", n_problems=100)).rows == 1400

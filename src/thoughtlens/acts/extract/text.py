@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PretrainedConfig
 
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.source import Chunk, Source, flops
@@ -28,13 +29,13 @@ from thoughtlens.problems import (
 from thoughtlens.problems.text.tokens import BUFFER_BATCHES
 
 SPOOL = "documents.arrow"
-DEFAULT_HOOKS = ("layers.15:out",)
+DEFAULT_LAYER = 15
 
 
 def plan_text(cfg: ExtractConfig, text: TextConfig) -> Plan:
     """Rows, memory, disk and time of an extraction from text; reads the model's configuration only."""
     config = read_config(cfg.model.name, revision=cfg.model.revision).get_text_config()
-    hooks = cfg.hook_names or DEFAULT_HOOKS
+    hooks = _hooks(cfg, config)
     rows = count_tokens(text, cfg.max_tokens or None)
     width, n_layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * width
@@ -59,7 +60,7 @@ def text_source(cfg: ExtractConfig, text: TextConfig, tmp: Path) -> Source:
             f"context_length={cfg.context_length} is more than the {lm.context_length} tokens {lm.name} can "
             f"read; longer documents are cut into windows by themselves"
         )
-    hooks = cfg.hook_names or DEFAULT_HOOKS
+    hooks = _hooks(cfg, lm.model.config.get_text_config())
     bos = bos_id(lm.tokenizer, cfg.bos)
     probe = torch.tensor([[bos or 0]])
     widths = {hook: x.shape[-1] for hook, x in capture(lm.model, probe, None, hooks).items()}
@@ -105,12 +106,13 @@ def _text_chunks(
     start: int,
     share: tuple[int, int],
 ) -> Iterator[Chunk]:
+    hooks = _hooks(cfg, lm.model.config.get_text_config())
     for index, batch in documents.batches(cutter, cfg.batch_tokens, cfg.seed, share):
         if index < start:
             continue
         if not any(cutter.kept(window.tokens).any() for window in batch):
             continue
-        found = read_batch(lm, [window.tokens for window in batch], cfg.hook_names or DEFAULT_HOOKS)
+        found = read_batch(lm, [window.tokens for window in batch], hooks)
         keep = found.mask & cutter.kept(found.ids)
         where = torch.from_numpy(keep).to(lm.model.device)
         yield Chunk(
@@ -129,6 +131,13 @@ def _text_columns(batch: list[Window], ids: np.ndarray, keep: np.ndarray) -> dic
         "position": position,
         "window": np.array([w.index for w in batch], np.int32)[window],
     }
+
+
+def _hooks(cfg: ExtractConfig, config: PretrainedConfig) -> tuple[str, ...]:
+    """Where is read: by default after block 15; of fewer blocks, after the middle one."""
+    n_layers = int(config.num_hidden_layers)
+    layer = DEFAULT_LAYER if n_layers > DEFAULT_LAYER else n_layers // 2
+    return cfg.hook_names or (f"layers.{layer}:out",)
 
 
 def _depth(hook_name: str, n_layers: int) -> int:

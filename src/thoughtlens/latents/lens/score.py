@@ -15,13 +15,13 @@ from thoughtlens.numerics.stats.significance import max_statistic, permutation_p
 DEFINITIONS = {
     "rate": "share of states whose strongest token reads as the right word (spaces around it apart; of text, "
     "as the next token); low, high: 95 % interval, Wilson, or cluster bootstrap over groups where problems "
-    "share one",
+    "share one (at 0 and 1 Wilson over groups)",
     "rate_top": "share of states with the right word among their top_k tokens",
     "null": "the rate after the right words were shuffled over the problems, group by group, mean over the "
     "shuffles; null_high: their 95 % quantile",
     "p": "share of shuffles that reach the rate",
     "p_max": "share of shuffles in which any lens, hook, thought and column is as many standard deviations "
-    "above its null as this one (Westfall and Young 1993)",
+    "above its mean over shuffles and true order as this one (Westfall and Young 1993)",
     "intermediate": "any of the problem's values v1, v2, .. except the last, which is the answer",
     "subset": "all; right, wrong: problems that the model answered so, not part of p_max",
 }
@@ -84,14 +84,17 @@ def score(
 
 
 def family_p(scored: Sequence[Scored]) -> list[float]:
-    """`p_max` of each over all of them."""
+    """`p_max` of each over all of them.
+
+    Mean and spread are those of the shuffles and the true order together: without an effect the true order is
+    one shuffle more, and must not alone be judged by a scale that it had no part in.
+    """
     if not scored:
         return []
-    null = np.column_stack([s.null for s in scored])
-    mean, spread = null.mean(0), null.std(0)
-    spread = np.maximum(spread, [1 / s.n for s in scored])  # a null that never moves
-    observed = (np.array([s.rate for s in scored]) - mean) / spread
-    return max_statistic(observed, (null - mean) / spread).tolist()
+    every = np.vstack([[s.rate for s in scored], np.column_stack([s.null for s in scored])])
+    spread = np.maximum(every.std(0), [1 / s.n for s in scored])  # a null that never moves
+    every = (every - every.mean(0)) / spread
+    return max_statistic(every[0], every[1:]).tolist()
 
 
 def _hits(
@@ -104,6 +107,9 @@ def _hits(
 
 
 def _intervals(hits: Bool[np.ndarray, "readings n"], groups: np.ndarray, seed: int) -> list[Interval]:
-    if groups[-1] + 1 == hits.shape[1]:
+    n_groups = int(groups[-1]) + 1
+    if n_groups == hits.shape[1]:
         return [wilson(int(row.sum()), len(row)) for row in hits]
-    return bootstrap_means(hits.T.astype(float), groups, seed=seed)
+    found = bootstrap_means(hits.T.astype(float), groups, seed=seed)
+    # no resample can leave 0 or 1: there a group counts as one trial
+    return [one if one.low < one.high else wilson(round(one.estimate * n_groups), n_groups) for one in found]

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 import torch
 
 from thoughtlens.acts import ActivationStore, language_model, thought_model
-from thoughtlens.core import Parts, Plan, Result, progress, run_stage, write_rows
+from thoughtlens.core import HookError, Parts, Plan, Result, progress, run_stage, warn, write_rows
 from thoughtlens.latents.lens import latents, score
 from thoughtlens.latents.lens.config import LensConfig
 from thoughtlens.latents.lens.fitting import fit_all, save_translators
 from thoughtlens.latents.lens.readings import read_all, readings_table, tokens_table
-from thoughtlens.latents.lens.records import KLRow, LensOutcome, SummaryRow
+from thoughtlens.latents.lens.records import KLRow, LensOutcome, ReadingRow, SummaryRow, TokenRow
 from thoughtlens.latents.lens.rows import cell_rows
 from thoughtlens.latents.lens.summary import best, headline, objections, summarise
 from thoughtlens.latents.lens.tuned import Translator
@@ -74,7 +74,11 @@ def _work(cfg: LensConfig, tmp: Path) -> LensOutcome:
     torch.manual_seed(cfg.seed)
     store, parts = ActivationStore.open(cfg.acts), Parts(tmp)
     model = None if store.meta.kind == "text" else thought_model(store)
-    given = LensInput(cfg, store, of_text(language_model(store)) if model is None else of_thoughts(model))
+    try:
+        readout = of_text(language_model(store)) if model is None else of_thoughts(model)
+    except HookError as error:
+        return _without_readout(cfg, store, tmp, str(error))
+    given = LensInput(cfg, store, readout)
     found = cell_rows(store, cfg.split, cfg.n_problems, cfg.seed, cfg.max_rows)
     translators: list[Translator] = []
     gains: list[KLRow] = []
@@ -102,6 +106,26 @@ def _work(cfg: LensConfig, tmp: Path) -> LensOutcome:
         headline=headline(cfg.split, rows, gains),
         definitions=DEFINITIONS,
         warnings=objections(given, rows),
+    )
+
+
+def _without_readout(cfg: LensConfig, store: ActivationStore, tmp: Path, why: str) -> LensOutcome:
+    """The outcome for a model that states cannot be read through: empty tables, and why."""
+    for name, row in (("readings", ReadingRow), ("tokens", TokenRow), ("summary", SummaryRow)):
+        write_rows(tmp / f"{name}.parquet", row, [])
+    line = f"nothing was read: {why}"
+    warn(line)
+    return LensOutcome(
+        split=cfg.split,
+        kind=store.meta.kind,
+        model=store.meta.model,
+        model_digest=store.meta.model_digest,
+        n=0,
+        n_vocab=0,
+        best=[],
+        kl=[],
+        definitions=DEFINITIONS,
+        warnings=[line],
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from thoughtlens.core import CheckpointError, DataError, HookError
+from thoughtlens.models.hf.output import OutputSide
 from thoughtlens.models.thought.places import SITES
 from thoughtlens.models.thought.thoughts import Answer, State, Tap, ThoughtModel, parse_number
 
@@ -165,20 +166,21 @@ class SequenceThoughts(ThoughtModel):
 
 
 class HFThoughts(SequenceThoughts):
-    """Sequence thoughts on a Hugging Face causal language model with `layers` or `h` as blocks."""
+    """Sequence thoughts on a Hugging Face causal language model."""
 
     def __init__(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.lm = lm.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self.decoder = lm.base_model
-        blocks, norm = decoder_parts(self.decoder)
-        self.blocks, self.norm = blocks, norm
+        try:
+            self.output = OutputSide(lm)
+        except HookError as error:
+            raise CheckpointError(f"It cannot think in vectors: {error}") from None
+        self.decoder, self.blocks = self.output.decoder, self.output.blocks
         self.device = next(lm.parameters()).device
         self.context_length = int(lm.config.max_position_embeddings)
-        eos_id, head = tokenizer.eos_token_id, lm.get_output_embeddings()
-        if not isinstance(eos_id, int) or head is None:
-            raise CheckpointError("Expected a language-model head, and a tokenizer with an eos token")
-        self.eos_id, self.head = eos_id, head
+        if not isinstance(tokenizer.eos_token_id, int):
+            raise CheckpointError("Expected a tokenizer with an end-of-sequence token, this one has none")
+        self.eos_id = tokenizer.eos_token_id
 
     def module_path(self, site: str, layer: int | None) -> str:
         """See `ThoughtModel.module_path`."""
@@ -223,14 +225,16 @@ class HFThoughts(SequenceThoughts):
             ).last_hidden_state
 
     def _unembed(self, h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch vocab"]:
-        return self.head(h)
+        return self.output.head(h)
 
     def readout(self, h: Float[Tensor, "*batch d"], site: str) -> Float[Tensor, "*batch vocab"]:
         """Logit lens. `thought_out` has passed the final norm already; the other sites have not."""
         if site not in SITES or site == "kv":
             raise HookError(f"Expected site thought_in, resid or thought_out to read out, got {site!r}")
         h = h.to(self.device, self.lm.dtype)
-        return self._unembed(h if site == "thought_out" else self.norm(h))
+        if site == "thought_out":
+            return self._unembed(h)
+        return self.output(h.reshape(-1, h.shape[-1])).view(*h.shape[:-1], -1)
 
     def _read_kv(self, state: State, layer: int) -> tuple[Tensor, Tensor]:
         held = state.cache.layers[layer]
@@ -243,7 +247,7 @@ class HFThoughts(SequenceThoughts):
 
 
 @contextmanager
-def _tapped(blocks: nn.ModuleList, tap: Tap | None) -> Iterator[None]:
+def _tapped(blocks: Sequence[nn.Module], tap: Tap | None) -> Iterator[None]:
     """While open, every block's output goes through the tap."""
     if tap is None:
         yield
@@ -263,14 +267,3 @@ def _tapped(blocks: nn.ModuleList, tap: Tap | None) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def decoder_parts(decoder: nn.Module) -> tuple[nn.ModuleList, nn.Module]:
-    """Blocks and final norm of a Hugging Face decoder."""
-    for blocks, norm in (("layers", "norm"), ("h", "ln_f"), ("layers", "final_layer_norm")):
-        if hasattr(decoder, blocks) and hasattr(decoder, norm):
-            return getattr(decoder, blocks), getattr(decoder, norm)
-    raise CheckpointError(
-        f"Expected a decoder with blocks `layers` or `h` and a final norm, got {type(decoder).__name__}; "
-        f"GPT-2, Llama, Mistral and Qwen have them"
-    )
