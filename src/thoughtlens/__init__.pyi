@@ -11,12 +11,12 @@ from . import problems as problems
 from . import sae as sae
 from . import show as show
 from . import studies as studies
-from .models.open import load_model as load_model
+from .models.thought.open import load_model as load_model
 from .models.thought.places import Place as Place
 from .numerics import metrics as metrics
 from .sae.formats.open import load_sae as load_sae
 from .sae.kinds.base import SAE as SAE
-from .show.run.run import Run as Run
+from .show.pages.run import Run as Run
 from .studies.notebook import fit as fit
 from .studies.notebook import open_run as open_run
 from .studies.notebook import read as read

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from tests.docs.repository import ROOT
-from thoughtlens.cli.app import app
+from thoughtlens.cli.commands.app import app
 from thoughtlens.core import STAGES, recipe_names
 from thoughtlens.studies import pipeline
 

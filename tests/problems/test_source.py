@@ -8,8 +8,8 @@ import pytest
 
 from thoughtlens.core import ConfigError, DataError, NotThereError
 from thoughtlens.problems.config import GeneratedConfig, Gsm8kConfig, TableConfig
-from thoughtlens.problems.source import count, inputs, problems
 from thoughtlens.problems.tasks import arithmetic
+from thoughtlens.problems.tasks.source import count, inputs, problems
 
 ROW = {"problem_id": "a", "group_id": "g", "split": "train", "question": "q", "answer": "1", "cot": ""}
 

@@ -11,7 +11,7 @@ import signal
 import sys
 
 from thoughtlens.cli import commands  # noqa: F401
-from thoughtlens.cli.app import app
+from thoughtlens.cli.commands.app import app
 
 INTERRUPTED = 130
 STOPPED = "interrupted; what was finished is kept, the same command continues"

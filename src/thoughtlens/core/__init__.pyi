@@ -18,12 +18,9 @@ from .machine.console import warn as warn
 from .machine.devices import DTYPES as DTYPES
 from .machine.devices import choose_device as choose_device
 from .machine.devices import free_bytes as free_bytes
-from .machine.ranks import LostRankError as LostRankError
 from .machine.ranks import Ranks as Ranks
 from .machine.ranks import joined as joined
 from .machine.ranks import led as led
-from .machine.ranks import world as world
-from .records.files import fsync_tree as fsync_tree
 from .records.files import read_json as read_json
 from .records.files import sha256 as sha256
 from .records.files import whole as whole
@@ -39,7 +36,6 @@ from .records.record import read_rows as read_rows
 from .records.record import schema as schema
 from .records.record import to_table as to_table
 from .records.record import write_rows as write_rows
-from .records.result import Line as Line
 from .records.result import Result as Result
 from .records.result import headline as headline
 from .records.result import number as number
@@ -50,7 +46,6 @@ from .records.tensorfile import read_head as read_head
 from .stages.config import Config as Config
 from .stages.config import apply_overrides as apply_overrides
 from .stages.config import differences as differences
-from .stages.config import field_paths as field_paths
 from .stages.config import identity as identity
 from .stages.config import load_config as load_config
 from .stages.config import read_recipe as read_recipe

@@ -1,9 +1,13 @@
 from .baselines.base import Baseline as Baseline
 from .baselines.base import MeanPredictor as MeanPredictor
+from .baselines.pca import PCA as PCA
 from .baselines.pca import Covariance as Covariance
 from .baselines.random_sae import RandomSAE as RandomSAE
 from .baselines.reduced_rank import CrossCovariance as CrossCovariance
+from .fit import members as members
+from .fit.evaluation import DEFINITIONS as DEFINITIONS
 from .fit.groups import stack_size as stack_size
+from .fit.job import SIZES as SIZES
 from .fit.job import Job as Job
 from .fit.job import check as check
 from .fit.job import decided as decided
@@ -11,6 +15,7 @@ from .fit.job import plan_jobs as plan_jobs
 from .fit.members import Member as Member
 from .fit.run import Ending as Ending
 from .fit.run import train_jobs as train_jobs
+from .fit.short import settings as settings
 from .fit.short import train_rows as train_rows
 from .fit.sources import Joined as Joined
 from .fit.sources import JoinedView as JoinedView
@@ -20,6 +25,7 @@ from .fit.track import write_curves as write_curves
 from .fit.trainer import Settings as Settings
 from .fit.trainer import StackTrainer as StackTrainer
 from .fit.trainer import Trainer as Trainer
+from .formats import io as io
 from .formats.hooks import layer_of as layer_of
 from .formats.hooks import to_lens as to_lens
 from .formats.io import POOLED as POOLED
@@ -33,6 +39,7 @@ from .kinds.base import Batch as Batch
 from .kinds.base import LossTerms as LossTerms
 from .kinds.base import SparseActs as SparseActs
 from .kinds.batchtopk import BatchTopKSAE as BatchTopKSAE
+from .kinds.config import CONFIGS as CONFIGS
 from .kinds.config import AnySAEConfig as AnySAEConfig
 from .kinds.config import BatchTopKConfig as BatchTopKConfig
 from .kinds.config import CrosscoderConfig as CrosscoderConfig
@@ -59,6 +66,7 @@ from .kinds.persistence import placed as placed
 from .kinds.registry import KINDS as KINDS
 from .kinds.registry import create as create
 from .kinds.relu import ReLUSAE as ReLUSAE
+from .kinds.stack import LOSSES as LOSSES
 from .kinds.supervised import SupervisedSAE as SupervisedSAE
 from .kinds.supervised import encode_labels as encode_labels
 from .kinds.supervised import labels_bought as labels_bought

@@ -12,13 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thoughtlens.core import DataError, MismatchError, Result
-from thoughtlens.latents.codes.tokens import token_texts
-from thoughtlens.latents.readout import Readout, of_thoughts
-from thoughtlens.models import LanguageModel, Place, ThoughtBatch, ThoughtModel, capture
-from thoughtlens.models.thought import thoughts
-from thoughtlens.sae import SAE, SAEConfig, train_rows
-from thoughtlens.sae.fit.short import settings
-from thoughtlens.show.run.run import Run
+from thoughtlens.latents import Readout, of_thoughts, token_texts
+from thoughtlens.models import LanguageModel, Place, ThoughtBatch, ThoughtModel, capture, thoughts
+from thoughtlens.sae import SAE, SAEConfig, settings, train_rows
+from thoughtlens.show import Run
 from thoughtlens.studies import pipeline
 
 

@@ -10,6 +10,7 @@ import json
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from thoughtlens.core import (
     ConfigError,
     Json,
     OccupiedError,
+    Record,
     Result,
     Stage,
     apply_overrides,
@@ -36,14 +38,36 @@ from thoughtlens.core import (
     write_json,
 )
 from thoughtlens.sae import require_k
-from thoughtlens.studies.records import RunDone, StageDone
 
 if TYPE_CHECKING:
-    from thoughtlens.acts.extract.config import AnyProblems
+    from thoughtlens.acts import AnyProblems
     from thoughtlens.sae import AnySAEConfig
 
 
 OF_SUITE = "suite."
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageDone(Record):
+    """A finished stage of a run."""
+
+    path: str
+    digest: str
+    seconds: float
+    headline: Json | None = None
+    """As its own result has it; unset where that is empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDone(Record):
+    """A finished run; the file also says with what it was made."""
+
+    run: str
+    name: str
+    seed: int
+    stages: dict[str, StageDone]
+    warnings: list[str]
+    seconds: float
 
 
 class Recipe(Config):

@@ -21,8 +21,8 @@ from thoughtlens.core import ConfigError, DataError, HookError, NotThereError
 from thoughtlens.core.stages import config
 from thoughtlens.models.thought import thoughts
 from thoughtlens.models.thought.thoughts import is_right
-from thoughtlens.problems.source import problems
 from thoughtlens.problems.tasks import arithmetic
+from thoughtlens.problems.tasks.source import problems
 
 TINY = {"name": "codi-tiny", "dtype": "float32"}
 

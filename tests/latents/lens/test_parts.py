@@ -10,13 +10,13 @@ import torch
 from tests.models.thought.fake import QUESTIONS, make_codi
 from thoughtlens import sae as saes
 from thoughtlens.core import MismatchError
+from thoughtlens.latents.codes.readout import Readout, of_thoughts
 from thoughtlens.latents.lens import tuned
 from thoughtlens.latents.lens.config import LensConfig
 from thoughtlens.latents.lens.latents import latent_table
 from thoughtlens.latents.lens.rows import Target, word_numbers
 from thoughtlens.latents.lens.score import family_p, score
 from thoughtlens.latents.lens.tuned import Pairs
-from thoughtlens.latents.readout import Readout, of_thoughts
 from thoughtlens.models.thought.thoughts import collect, load
 from thoughtlens.numerics.stats.intervals import wilson
 from thoughtlens.numerics.stats.significance import shuffled_blocks

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from tests.sae.stores import planted, write_store
 from thoughtlens import sae as saes
-from thoughtlens.cli import app
+from thoughtlens.cli.commands import app
 from thoughtlens.core import (
     ConfigError,
     DataError,

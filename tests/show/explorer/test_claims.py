@@ -13,15 +13,15 @@ from tests.planted import HOOKS, D
 from tests.show.explorer.pages import tables
 from tests.show.explorer.runs import HOSTILE, thought_run
 from tests.show.explorer.tables import plant_explain, plant_lens, write
-from thoughtlens.cli.app import app
+from thoughtlens.cli.commands.app import app
 from thoughtlens.core import write_json
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.overview import unexplained
 from thoughtlens.show.explorer.sources import commands, sources
 from thoughtlens.show.explorer.stage import explorer
 from thoughtlens.show.explorer.summary import summary, words
-from thoughtlens.show.run.run import Run
-from thoughtlens.show.run.text import at_thought
+from thoughtlens.show.pages.run import Run
+from thoughtlens.show.pages.text import at_thought
 
 HELD, OPEN = 0.01, 0.5
 

@@ -28,7 +28,7 @@ from thoughtlens.show.explorer.sources import sources
 from thoughtlens.show.explorer.stage import explorer
 from thoughtlens.show.explorer.summary import plane
 from thoughtlens.show.pages.pages import refreshed
-from thoughtlens.show.run.run import Run
+from thoughtlens.show.pages.run import Run
 
 
 @pytest.fixture(scope="module")

@@ -23,11 +23,11 @@ from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.stage import interpret
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import train
+from thoughtlens.show.pages import text
+from thoughtlens.show.pages.run import Run
 from thoughtlens.show.report import blocks, sections
 from thoughtlens.show.report.config import ReportConfig
 from thoughtlens.show.report.stage import report
-from thoughtlens.show.run import text
-from thoughtlens.show.run.run import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("report")]
 

@@ -95,7 +95,7 @@ def test_the_folder_itself_has_no_link_to_the_live_page(run, server):
 
 
 def test_what_fires_is_what_the_library_says(run, server):
-    from thoughtlens.latents.on_text import fire
+    from thoughtlens.latents.codes.on_text import fire
 
     status, found = ask(server, "/api/fire", {"text": QUESTION, "top": 3})
     (expected,) = fire(run, [QUESTION], top=3).texts

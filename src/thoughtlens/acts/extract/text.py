@@ -14,9 +14,9 @@ from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.source import Chunk, Source, flops
 from thoughtlens.acts.store.meta import StoreMeta
 from thoughtlens.core import DTYPES, ConfigError, Plan
-from thoughtlens.models import LanguageModel, capture, read_batch, read_config, resolve
-from thoughtlens.models.hf.load import load
+from thoughtlens.models import LanguageModel, capture, load, read_batch, read_config, resolve
 from thoughtlens.problems import (
+    BUFFER_BATCHES,
     Cutter,
     Spool,
     TextConfig,
@@ -26,7 +26,6 @@ from thoughtlens.problems import (
     iter_documents,
     spool,
 )
-from thoughtlens.problems.text.tokens import BUFFER_BATCHES
 
 SPOOL = "documents.arrow"
 DEFAULT_LAYER = 15

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from thoughtlens.acts.behind import open_thoughts
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.records import Accuracy, Answers
 from thoughtlens.acts.extract.source import Chunk, Source, flops
+from thoughtlens.acts.store.behind import open_thoughts
 from thoughtlens.acts.store.meta import PROBLEMS, StoreMeta
 from thoughtlens.core import (
     DTYPES,
@@ -21,10 +21,8 @@ from thoughtlens.core import (
     read_json,
     write_json,
 )
-from thoughtlens.models import Answer, Place, ThoughtModel, block_outputs, collect, is_right
-from thoughtlens.models.thought import tiny
-from thoughtlens.models.thought.places import CONVENTION
-from thoughtlens.numerics.stats.intervals import wilson
+from thoughtlens.models import CONVENTION, Answer, Place, ThoughtModel, block_outputs, collect, is_right, tiny
+from thoughtlens.numerics import wilson
 from thoughtlens.problems import ProblemsConfig
 from thoughtlens.problems import source as problem_source
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from thoughtlens.cli.app import app, show
+from thoughtlens.cli.commands.app import app, show
 
 ROOM = "thoughtlens.ops.bench"
 TYPES = {"int": int, "float": float, "str": str}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.app import app, show
+from thoughtlens.cli.commands.app import app, show
 
 
 @app.command()
@@ -17,7 +17,7 @@ def doctor(
     quick: Annotated[bool, typer.Option("--quick", help="Without measuring how fast it is.")] = False,
 ) -> None:
     """Say what is installed, which kernels run, how fast this machine is, and what would help."""
-    from thoughtlens.ops.doctor.render import render
+    from thoughtlens.ops import render
     from thoughtlens.ops.doctor.report import doctor
 
     report = doctor(measure=not quick)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.app import app, show
+from thoughtlens.cli.commands.app import app, show
 
 Repo = Annotated[str, typer.Argument(help="owner/name on the hub, or a directory: ./there, /there.")]
 

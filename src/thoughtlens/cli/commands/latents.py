@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.app import Acts, Out, Overrides, PlanOnly, RunDir, Sae, app, doing, show
+from thoughtlens.cli.commands.app import Acts, Out, Overrides, PlanOnly, RunDir, Sae, app, doing, show
 from thoughtlens.core import BY_NAME
 
 
@@ -26,8 +26,7 @@ def explain(
     plan: PlanOnly = False,
 ) -> None:
     from thoughtlens.core import say
-    from thoughtlens.latents.about import about, render
-    from thoughtlens.latents.explain.config import settings
+    from thoughtlens.latents import about, render, settings
 
     stage = BY_NAME["explain"]
     given = list(arguments or [])

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.app import RunDir, app, doing, show
+from thoughtlens.cli.commands.app import RunDir, app, doing, show
 from thoughtlens.core import BY_NAME
 
 
@@ -74,8 +74,7 @@ def view(run_dir: RunDir) -> None:
     """Open the explorer of a run in the browser; written into the run when that has changed."""
     import webbrowser
 
-    from thoughtlens.show.explorer.config import ExplorerConfig
-    from thoughtlens.show.pages.pages import refreshed
+    from thoughtlens.show import ExplorerConfig, refreshed
 
     result = refreshed(ExplorerConfig(run=run_dir), run_dir / "explorer")
     page = (run_dir / "explorer" / "index.html").resolve()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from thoughtlens.cli.app import app, show
+from thoughtlens.cli.commands.app import app, show
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,7 +37,7 @@ def problems_gsm8k(
     out: Target,
 ) -> None:
     """GSM8K with operation labels and intermediate values."""
-    from thoughtlens.problems.tasks import gsm8k
+    from thoughtlens.problems import gsm8k
 
     show(_write_table(gsm8k.table(file, labels=labels, seed_protocol=seed_protocol), out))
 
@@ -45,7 +45,7 @@ def problems_gsm8k(
 @problems_app.command("arithmetic")
 def problems_arithmetic(*, n: Count = 1000, seed: Seed = 0, split: Split = "train", out: Target) -> None:
     """Generated multi-step problems whose query, not whose words, decides the operation."""
-    from thoughtlens.problems.tasks import arithmetic
+    from thoughtlens.problems import arithmetic
 
     show(_write_table(arithmetic.problems(n, seed=seed, split=split), out))
 
@@ -60,8 +60,7 @@ def problems_audit(
     out: Annotated[Path | None, typer.Option("--out", help="Markdown file for the full list.")] = None,
 ) -> None:
     """GSM8K's operation labels by regular expression beside those of its calculator annotations."""
-    from thoughtlens.problems import audit, markdown
-    from thoughtlens.problems.tasks import gsm8k
+    from thoughtlens.problems import audit, gsm8k, markdown
 
     found = audit(gsm8k.table(file, seed_protocol=seed_protocol))
     if out is not None:
@@ -75,7 +74,7 @@ def problems_audit(
 @problems_app.command("words")
 def problems_words(*, n: Count = 1000, seed: Seed = 0, split: Split = "train", out: Target) -> None:
     """The same problems in English sentences, with held-out wording in the split test."""
-    from thoughtlens.problems.tasks import words
+    from thoughtlens.problems import words
 
     show(_write_table(words.problems(n, seed=seed, split=split), out))
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.app import Acts, Out, Overrides, PlanOnly, Recipe, Sae, app, doing, show
+from thoughtlens.cli.commands.app import Acts, Out, Overrides, PlanOnly, Recipe, Sae, app, doing, show
 from thoughtlens.cli.commands.track import Names, Project, Track, following
 from thoughtlens.core import BY_NAME
 

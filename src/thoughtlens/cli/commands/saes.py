@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.app import Out, Overrides, PlanOnly, app, doing
+from thoughtlens.cli.commands.app import Out, Overrides, PlanOnly, app, doing
 from thoughtlens.core import BY_NAME
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.app import RunDir, app, show
+from thoughtlens.cli.commands.app import RunDir, app, show
 
 
 @app.command()
@@ -25,8 +25,7 @@ def serve(
 ) -> None:
     """The explorer, and a page where you ask the model: what fires on a text, and what a latent changes."""
     from thoughtlens.core import load_config
-    from thoughtlens.show.serve.config import ServeConfig
-    from thoughtlens.show.serve.server import open_server
+    from thoughtlens.show import ServeConfig, open_server
 
     table = {"run": str(run_dir), "host": host, "port": port, "allowed_hosts": allow_host or []}
     with open_server(load_config(ServeConfig, table)) as server:

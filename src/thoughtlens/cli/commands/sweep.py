@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.app import Acts, Out, Overrides, PlanOnly, Recipe, app, show
+from thoughtlens.cli.commands.app import Acts, Out, Overrides, PlanOnly, Recipe, app, show
 from thoughtlens.core import BY_NAME
 
 

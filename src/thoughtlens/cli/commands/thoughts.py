@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.app import Out, Overrides, PlanOnly, Recipe, app, doing
+from thoughtlens.cli.commands.app import Out, Overrides, PlanOnly, Recipe, app, doing
 from thoughtlens.core import BY_NAME
 
 
@@ -40,7 +40,7 @@ def intervene(
     out: Out,
     plan: PlanOnly = False,
 ) -> None:
-    from thoughtlens.interventions.intervene.config import of_run
+    from thoughtlens.interventions import of_run
 
     is_run = (Path(source) / "acts").is_dir()
     table = of_run(source) if is_run else {"model": {"name": source, "dtype": "float32"}}

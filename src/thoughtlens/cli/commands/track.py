@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from thoughtlens.cli.app import app, show
+from thoughtlens.cli.commands.app import app, show
 
 Track = Annotated[
     list[str] | None, typer.Option("--track", help="Follow the training: wandb, tensorboard, trackio.")
@@ -33,7 +33,7 @@ def following(
     if not to:
         yield lambda stages: None
         return
-    from thoughtlens.ops.tracking.feed import live
+    from thoughtlens.ops import live
 
     group, folder = out.resolve().name, place(out.resolve())
     with live(to, group=group, project=project, names=names, folder=folder) as feed:
@@ -52,7 +52,7 @@ def track(
     ] = None,
 ) -> None:
     """Send a finished training's curve, and the headlines of its run, to W&B, TensorBoard or trackio."""
-    from thoughtlens.ops.tracking import past
+    from thoughtlens.ops import past
 
     folder = out or place(run_dir.resolve())
     show(past.track(run_dir, to, project=project, names=names, folder=folder))

@@ -11,8 +11,7 @@ from torch import Tensor
 from thoughtlens.core import ConfigError, load_config, say
 from thoughtlens.evals.probing.probes import Folds
 from thoughtlens.evals.probing.samples import ThoughtSamples
-from thoughtlens.sae import SAE, TrainConfig, train_rows
-from thoughtlens.sae.fit.short import settings
+from thoughtlens.sae import SAE, TrainConfig, settings, train_rows
 
 
 def cross_fitted(sae: Path, samples: ThoughtSamples, folds: Folds, seed: int) -> list[ThoughtSamples]:

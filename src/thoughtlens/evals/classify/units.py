@@ -16,10 +16,9 @@ from thoughtlens.evals.probing import probes
 from thoughtlens.evals.probing.coders import Cover
 from thoughtlens.evals.probing.menu import ARMS
 from thoughtlens.evals.probing.samples import TextSamples, ThoughtSamples, Units, stored_documents
-from thoughtlens.latents.stats.labels import PROBLEM_COLUMNS, encode_labels
+from thoughtlens.latents import PROBLEM_COLUMNS, encode_labels
 from thoughtlens.problems import labelled
-from thoughtlens.sae import SAE, Crosscoder
-from thoughtlens.sae.formats import io
+from thoughtlens.sae import SAE, Crosscoder, io
 
 STEPS = "n_steps"
 MAX_NUMERIC_CLASSES = 30
@@ -171,7 +170,7 @@ def load_samples(
     if lines is not None:
         documents = stored_documents(cover.store, hooks, lines)
     else:
-        from thoughtlens.latents.codes.reading import TextReader  # here, since it loads transformers
+        from thoughtlens.latents import TextReader  # here, since it loads transformers
 
         reader = TextReader.like(cover.store)
         documents = ((r.index, r.acts) for r in reader.read(units.texts, hooks))

@@ -13,7 +13,7 @@ from torch import Tensor
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import ConfigError, DataError
 from thoughtlens.evals.probing.probes import require_groups
-from thoughtlens.problems.tasks.gsm8k import CLASSES, SEED
+from thoughtlens.problems import CLASSES, SEED
 from thoughtlens.sae import Cell
 
 FIRST, CHECKED = "label_regex", "label_annotation"

@@ -19,9 +19,8 @@ from thoughtlens.evals.first_study.data import Problems
 from thoughtlens.evals.probing import probes
 from thoughtlens.evals.probing.matrices import compact
 from thoughtlens.evals.probing.probes import Folds
-from thoughtlens.problems.tasks.gsm8k import CLASSES, SEED
-from thoughtlens.sae import SAE, ReLUConfig, TopKConfig, train_rows
-from thoughtlens.sae.fit.short import settings
+from thoughtlens.problems import CLASSES, SEED
+from thoughtlens.sae import SAE, ReLUConfig, TopKConfig, settings, train_rows
 
 TEST_SHARE = 0.2
 

@@ -23,7 +23,7 @@ from thoughtlens.evals.first_study.records import Line, ReplayOutcome, SAEMeasur
 from thoughtlens.evals.probing import comparisons, scores
 from thoughtlens.evals.probing.records import ClassReport
 from thoughtlens.evals.probing.scores import share_right
-from thoughtlens.problems.tasks.gsm8k import CLASSES
+from thoughtlens.problems import CLASSES
 
 FIRES = 1e-3
 """Activation above which the study counted a latent as active."""

@@ -20,8 +20,7 @@ from thoughtlens.evals.heldout.records import TextFidelity
 from thoughtlens.evals.heldout.subject import Subject
 from thoughtlens.evals.heldout.windows import Window, held_out_text, pack
 from thoughtlens.models import LanguageModel, ModelConfig, capture, pad, replace
-from thoughtlens.numerics.metrics.fidelity import SplicedFidelity, ce_loss_score, kl_score, next_token
-from thoughtlens.numerics.stats.intervals import bootstrap_ratio
+from thoughtlens.numerics import SplicedFidelity, bootstrap_ratio, ce_loss_score, kl_score, next_token
 from thoughtlens.sae import SAE, Baseline
 
 AGREEMENT = 0.98

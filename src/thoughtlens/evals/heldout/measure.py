@@ -12,15 +12,18 @@ from torch import Tensor
 from thoughtlens.core import DataError, progress
 from thoughtlens.evals.heldout.records import DensityBin, NormBin, Quantiles, Reconstructed, Sparsity
 from thoughtlens.evals.heldout.subject import Batch, Subject
-from thoughtlens.numerics.metrics.accumulator import Moments
-from thoughtlens.numerics.metrics.reconstruction import (
+from thoughtlens.numerics import (
+    L0,
+    L1,
+    Dead,
+    Density,
     ExplainedVarianceByNorm,
     ExplainedVarianceWithin,
+    Moments,
     Reconstruction,
     defined,
     norm_deciles,
 )
-from thoughtlens.numerics.metrics.sparsity import L0, L1, Dead, Density
 from thoughtlens.sae import SAE, Baseline, MeanPredictor, SparseActs
 
 NORM_SAMPLE = 10_000

@@ -12,10 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from thoughtlens.acts import ActivationStore, View, ViewBatch, stream
-from thoughtlens.acts.store.meta import ROWS
+from thoughtlens.acts import ROWS, ActivationStore, View, ViewBatch, stream
 from thoughtlens.core import DataError, MismatchError
-from thoughtlens.latents.codes.member import check_hooks, member_thoughts
+from thoughtlens.latents import check_hooks, member_thoughts
 from thoughtlens.sae import SAE, Baseline, Cell, JoinedView, SparseActs
 
 MIN_ROWS_PER_DIM = 10

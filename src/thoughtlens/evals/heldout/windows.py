@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int
 
-from thoughtlens.acts import ActivationStore, stream
-from thoughtlens.acts.store.meta import ROWS
+from thoughtlens.acts import ROWS, ActivationStore, stream
 from thoughtlens.core import DataError
 from thoughtlens.evals.heldout.subject import row_columns
 

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from thoughtlens.evals.probing.features import one_hot, scale
 from thoughtlens.evals.probing.folds import Folds, permute_labels
 from thoughtlens.evals.probing.matrices import Matrix, dense, n_cpus, rows, shape
-from thoughtlens.numerics.stats.significance import max_statistic, permutation_p
+from thoughtlens.numerics import max_statistic, permutation_p
 
 PENALTY = 1.0
 """Ridge penalty, times the number of features: the energy of one unit."""

@@ -14,10 +14,8 @@ from torch import Tensor
 
 from thoughtlens.acts import ActivationStore, View, ViewBatch
 from thoughtlens.core import ConfigError
-from thoughtlens.latents.codes.member import check_hooks, member_thoughts
-from thoughtlens.sae import SAE, Baseline, Cell, RandomSAE, train_rows
-from thoughtlens.sae.baselines.pca import PCA
-from thoughtlens.sae.fit.short import settings
+from thoughtlens.latents import check_hooks, member_thoughts
+from thoughtlens.sae import PCA, SAE, Baseline, Cell, RandomSAE, settings, train_rows
 
 SAMPLE_ROWS = 20_000
 """Training vectors that components, L0, random and frozen dictionaries are fitted on."""

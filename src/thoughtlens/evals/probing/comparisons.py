@@ -10,8 +10,7 @@ from jaxtyping import Int, Shaped
 
 from thoughtlens.core import Number
 from thoughtlens.evals.probing.records import Comparison, Paired
-from thoughtlens.numerics.stats.significance import corrected_resampled_t, holm
-from thoughtlens.numerics.stats.verdicts import compare, compare_values
+from thoughtlens.numerics import compare, compare_values, corrected_resampled_t, holm
 
 DEFINITIONS = {
     "difference": "score of the first arm minus that of the second on the same units",

@@ -10,7 +10,7 @@ from scipy import stats
 
 from thoughtlens.evals.probing.probes import Probe
 from thoughtlens.evals.probing.records import ClassReport, ClassScores, ValueScores
-from thoughtlens.numerics.stats.intervals import Interval, bootstrap_mean, wilson
+from thoughtlens.numerics import Interval, bootstrap_mean, wilson
 
 N_RESAMPLES = 2000
 DEFINITIONS = {

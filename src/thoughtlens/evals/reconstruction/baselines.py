@@ -12,8 +12,7 @@ from thoughtlens.core import DataError
 from thoughtlens.evals.heldout.joined import JoinedSubject
 from thoughtlens.evals.heldout.subject import Subject
 from thoughtlens.evals.reconstruction.config import ValidateConfig
-from thoughtlens.sae import Baseline, Covariance, Crosscoder, CrossCovariance, MeanPredictor, RandomSAE
-from thoughtlens.sae.baselines.pca import PCA
+from thoughtlens.sae import PCA, Baseline, Covariance, Crosscoder, CrossCovariance, MeanPredictor, RandomSAE
 
 SCALE_ROWS = 8192
 """Training vectors behind the random SAE's thresholds and scale."""

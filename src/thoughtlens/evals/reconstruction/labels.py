@@ -9,8 +9,7 @@ from torch import Tensor
 from thoughtlens.core import DataError
 from thoughtlens.evals.heldout.subject import Batch, Subject
 from thoughtlens.evals.reconstruction.records import LabelScore
-from thoughtlens.numerics.metrics.reconstruction import FVU
-from thoughtlens.numerics.stats.intervals import bootstrap_mean
+from thoughtlens.numerics import FVU, bootstrap_mean
 from thoughtlens.sae import SupervisedSAE, encode_labels
 
 DEFINITIONS = {

@@ -52,14 +52,16 @@ from thoughtlens.evals.reconstruction.records import (
 )
 from thoughtlens.evals.reconstruction.summary import DELTA_EV, compare, headline, reconstructor, table
 from thoughtlens.evals.reconstruction.thoughts import ThoughtSplicer
-from thoughtlens.numerics.metrics.reconstruction import (
-    DEFINITIONS as RECONSTRUCTION,
-)
-from thoughtlens.numerics.metrics.reconstruction import (
+from thoughtlens.numerics import DEFINITIONS as RECONSTRUCTION
+from thoughtlens.numerics import (
+    DENSE,
+    L0,
+    L1,
+    Dead,
+    Density,
     ExplainedVarianceByNorm,
     ExplainedVarianceWithin,
 )
-from thoughtlens.numerics.metrics.sparsity import DENSE, L0, L1, Dead, Density
 from thoughtlens.sae import load, load_members, member_names, member_path
 
 DEFINITIONS = {

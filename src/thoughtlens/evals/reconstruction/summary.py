@@ -18,9 +18,7 @@ from thoughtlens.evals.reconstruction.records import (
     ThoughtFidelity,
     Validated,
 )
-from thoughtlens.numerics.metrics.reconstruction import ExplainedVariance
-from thoughtlens.numerics.stats.intervals import bootstrap_ratio
-from thoughtlens.numerics.stats.verdicts import verdict
+from thoughtlens.numerics import ExplainedVariance, bootstrap_ratio, verdict
 
 DELTA_EV = 0.01
 """Differences of explained variance below this count as equivalent."""

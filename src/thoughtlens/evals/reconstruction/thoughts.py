@@ -13,12 +13,7 @@ from thoughtlens.acts import ActivationStore, thought_model
 from thoughtlens.core import MismatchError, NotThereError
 from thoughtlens.evals.heldout.subject import Subject
 from thoughtlens.evals.reconstruction.records import ThoughtFidelity
-from thoughtlens.interventions.edits.dictionaries import spliced
-from thoughtlens.interventions.edits.groups import groups_of
-from thoughtlens.interventions.edits.run import Edit, run_edits
-from thoughtlens.interventions.effects.rows import rows_of
-from thoughtlens.interventions.effects.subject import Problems
-from thoughtlens.interventions.intervene.records import EffectRow
+from thoughtlens.interventions import Edit, EffectRow, Problems, groups_of, rows_of, run_edits, spliced
 from thoughtlens.models import ModelConfig, Place, ThoughtModel, collect, is_read
 from thoughtlens.sae import SAE, Baseline
 

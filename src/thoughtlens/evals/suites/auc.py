@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from thoughtlens.numerics.stats.intervals import Interval, cluster_bootstrap
+from thoughtlens.numerics import Interval, cluster_bootstrap
 
 Statistic = Callable[[Float[np.ndarray, " n"]], float]
 

@@ -13,8 +13,7 @@ from torch import Tensor
 from thoughtlens.core import ConfigError, DataError, HookError, MismatchError
 from thoughtlens.evals.probing.matrices import Matrix, compact, stack
 from thoughtlens.evals.suites.config import SuiteConfig
-from thoughtlens.models import LanguageModel
-from thoughtlens.models.hf.reader import read
+from thoughtlens.models import LanguageModel, read
 from thoughtlens.problems import bos_id
 from thoughtlens.sae import SAE, Crosscoder, load, member_names, member_path
 

@@ -36,10 +36,8 @@ from thoughtlens.evals.suites.records import (
     SuiteOutcome,
     TheirRow,
 )
-from thoughtlens.models import LanguageModel
-from thoughtlens.models.hf.load import load
-from thoughtlens.problems import binary_sets, labelled
-from thoughtlens.problems.text.labelled import PREFIX
+from thoughtlens.models import LanguageModel, load
+from thoughtlens.problems import PREFIX, binary_sets, labelled
 from thoughtlens.sae import SAE
 
 R = TypeVar("R", bound=Record)

@@ -21,9 +21,7 @@ from thoughtlens.evals.suites.records import (
     OwnOverSets,
     SetResult,
 )
-from thoughtlens.numerics.stats.intervals import bootstrap_mean
-from thoughtlens.numerics.stats.significance import holm
-from thoughtlens.numerics.stats.verdicts import compare_values
+from thoughtlens.numerics import bootstrap_mean, compare_values, holm
 
 ALPHA = 0.05
 MIN_SETS = 5

@@ -13,7 +13,7 @@ from thoughtlens.evals.suites.auc import auc_interval
 from thoughtlens.evals.suites.config import SuiteConfig
 from thoughtlens.evals.suites.protocol import Fitted, Split
 from thoughtlens.evals.suites.records import AUCDifference, TheirComparison, TheirProbe, Theirs
-from thoughtlens.numerics.stats.verdicts import verdict
+from thoughtlens.numerics import verdict
 
 DEFINITIONS = {
     **protocol.DEFINITIONS,

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 
 from thoughtlens.evals.validity.config import GatesConfig
-from thoughtlens.interventions.effects.bench import Bench, Counts
-from thoughtlens.models import ThoughtModel
-from thoughtlens.models.thought import thoughts, tiny
+from thoughtlens.interventions import Bench, Counts
+from thoughtlens.models import ThoughtModel, thoughts, tiny
 
 BATCH_SHIPPED, BATCH_OTHERS = 512, 32
 CONTROLS = ("no_cot", "pause", "plain", "bottleneck")

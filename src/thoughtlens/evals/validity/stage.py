@@ -17,13 +17,9 @@ import pyarrow as pa
 from thoughtlens.core import ConfigError, NotThereError, Plan, read_json, run_stage, say, write_json
 from thoughtlens.evals.validity import controls, probe, verdicts
 from thoughtlens.evals.validity.config import GatesConfig, problems_config, published
-from thoughtlens.interventions.effects.bench import Bench, Counts, patch_twins
-from thoughtlens.interventions.effects.splice import require_own, splice
-from thoughtlens.interventions.effects.subject import held_out
-from thoughtlens.models import ThoughtModel
-from thoughtlens.models.thought import tiny
-from thoughtlens.problems import source
-from thoughtlens.problems.tasks import words
+from thoughtlens.interventions import Bench, Counts, held_out, patch_twins, require_own, splice
+from thoughtlens.models import ThoughtModel, tiny
+from thoughtlens.problems import source, words
 
 STORING = {"start": [3, 5], "op1": [3, 5], "op2": [5]}
 """Thoughts whose input carries what a change alters: v1 is in z3, v2 in z5."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from thoughtlens.interventions.effects.bench import Counts
-from thoughtlens.numerics.stats.intervals import paired_proportions, wilson
+from thoughtlens.interventions import Counts
+from thoughtlens.numerics import paired_proportions, wilson
 
 EPS = 1e-9
 

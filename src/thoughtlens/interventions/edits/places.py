@@ -15,8 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.core import HookError
-from thoughtlens.models import Hook, Place, ThoughtSpec, check_places, is_read
-from thoughtlens.models.thought.places import LAYERED, PARTS
+from thoughtlens.models import LAYERED, PARTS, Hook, Place, ThoughtSpec, check_places, is_read
 
 Seen = Callable[[Float[Tensor, "batch width"], Float[Tensor, "batch width"]], None]
 """Told of every change: the state before and after."""

@@ -11,9 +11,7 @@ import pyarrow as pa
 from thoughtlens.interventions.edits.run import Answers, Edit
 from thoughtlens.interventions.effects.subject import CLASSES, Problems, says
 from thoughtlens.interventions.intervene.records import EffectRow
-from thoughtlens.numerics.stats.intervals import Interval, bootstrap_means, wilson
-from thoughtlens.numerics.stats.significance import holm
-from thoughtlens.numerics.stats.verdicts import compare
+from thoughtlens.numerics import Interval, bootstrap_means, compare, holm, wilson
 
 DEFINITIONS = {
     "accuracy": "right answers / problems; accuracy_low, _high: Wilson 95 %",

@@ -15,7 +15,7 @@ from thoughtlens.interventions.edits.dictionaries import (
 from thoughtlens.interventions.edits.run import Edit
 from thoughtlens.interventions.effects.bench import Bench
 from thoughtlens.models import ThoughtModel
-from thoughtlens.sae.formats import io
+from thoughtlens.sae import io
 
 ARMS = {"sae": "spliced", "shuffled": "spliced_shuffled", "pca": "spliced_pca"}
 

@@ -14,8 +14,7 @@ from jaxtyping import Bool, Int
 
 from thoughtlens.core import ConfigError, DataError
 from thoughtlens.interventions.edits.run import Answers
-from thoughtlens.models import ThoughtModel, is_right, parse_number
-from thoughtlens.models.thought import tiny
+from thoughtlens.models import ThoughtModel, is_right, parse_number, tiny
 from thoughtlens.problems import GeneratedConfig, ProblemsConfig, TableConfig, source
 
 CLASSES = ("clean", "predicted", "corrupted", "other", "unparsable")

@@ -43,7 +43,7 @@ from thoughtlens.interventions.intervene.trials import (
     states_at,
 )
 from thoughtlens.models import Place, ThoughtModel
-from thoughtlens.sae.formats import io
+from thoughtlens.sae import io
 
 Direction = Callable[[Place], Float[Tensor, " width"]]
 """A vector for each place."""

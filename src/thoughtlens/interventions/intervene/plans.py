@@ -33,8 +33,7 @@ from thoughtlens.interventions.intervene.trials import (
     problems_of,
     states_at,
 )
-from thoughtlens.models import Place, ThoughtModel
-from thoughtlens.models.thought import tiny
+from thoughtlens.models import Place, ThoughtModel, tiny
 from thoughtlens.problems import answers_after
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from thoughtlens.interventions.effects.subject import Problems
 from thoughtlens.interventions.intervene.records import EffectRow, RouteRow
-from thoughtlens.numerics.stats.intervals import Interval, bootstrap_ratio, wilson
+from thoughtlens.numerics import Interval, bootstrap_ratio, wilson
 
 DEFINITIONS = {
     "moved_*": "share of problems whose answer becomes the twin's when this part of the thought is the "

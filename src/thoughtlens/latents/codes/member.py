@@ -13,7 +13,7 @@ from jaxtyping import Int, Shaped
 from thoughtlens.acts import ActivationStore, View
 from thoughtlens.core import MismatchError
 from thoughtlens.sae import SAE, Crosscoder, Joined, JoinedView, open_source
-from thoughtlens.sae.fit import members as training
+from thoughtlens.sae import members as training
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from thoughtlens.acts import ActivationStore, language_model, made_with
 from thoughtlens.core import DataError, StoreError
-from thoughtlens.models import LanguageModel, by_length
-from thoughtlens.models.hf.reader import read
+from thoughtlens.models import LanguageModel, by_length, read
 from thoughtlens.problems import Cutter, Window, bos_id
 
 

@@ -15,8 +15,7 @@ from thoughtlens.core import MismatchError
 from thoughtlens.latents.codes.reading import TextReader
 from thoughtlens.latents.explain.corpus import Corpus
 from thoughtlens.latents.explain.token_graph import Example, Probe
-from thoughtlens.models import Place, ThoughtModel, block_outputs, collect
-from thoughtlens.models.hf.reader import read
+from thoughtlens.models import Place, ThoughtModel, block_outputs, collect, read
 from thoughtlens.sae import SAE, Crosscoder
 
 THOUGHTS_AT_ONCE = 128

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from thoughtlens.numerics.stats.intervals import Interval, cluster_bootstrap
+from thoughtlens.numerics import Interval, cluster_bootstrap
 
 LEVELS = 256
 """Most thresholds behind an interval; the estimate itself uses all of them."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from thoughtlens.latents.explain.config import ExplainConfig
 from thoughtlens.latents.explain.records import ExplainedMember, ExplanationRow, MeanScore, MethodScores
-from thoughtlens.numerics.stats.intervals import bootstrap_mean
+from thoughtlens.numerics import bootstrap_mean
 
 
 def means(rows: Sequence[ExplanationRow], seed: int) -> list[MethodScores]:

@@ -16,9 +16,7 @@ from torch import Tensor
 
 from thoughtlens.latents.geometry.blocks import Matches, Nearest, assign, nearest, unit_rows
 from thoughtlens.latents.geometry.records import ActivationScores
-from thoughtlens.numerics.metrics.geometry import THRESHOLDS
-from thoughtlens.numerics.stats.intervals import wilson
-from thoughtlens.numerics.stats.significance import permutation_p, shuffled_blocks
+from thoughtlens.numerics import THRESHOLDS, permutation_p, shuffled_blocks, wilson
 
 ALPHA = 0.05
 CHUNK = 1 << 25

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from thoughtlens.latents.geometry.blocks import Assignment, Matches, Nearest, assign, nearest, unit_rows
 from thoughtlens.latents.geometry.records import DecoderScores
-from thoughtlens.numerics.metrics.geometry import THRESHOLDS
+from thoughtlens.numerics import THRESHOLDS
 from thoughtlens.sae import SAE
 
 REPEATS, SMALL = 3, 1 << 20

@@ -8,13 +8,13 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 
 from thoughtlens.core import Parts, progress
+from thoughtlens.latents.codes.readout import LensInput
 from thoughtlens.latents.lens import tuned
 from thoughtlens.latents.lens.records import KLRow
 from thoughtlens.latents.lens.rows import CellRows, cell_rows, group_numbers
 from thoughtlens.latents.lens.tuned import Translator
-from thoughtlens.latents.readout import LensInput
 from thoughtlens.models import ThoughtModel
-from thoughtlens.numerics.stats.intervals import bootstrap_means
+from thoughtlens.numerics import bootstrap_means
 
 
 def fit_all(given: LensInput, model: ThoughtModel, found: list[CellRows], parts: Parts) -> list[Translator]:

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.core import MismatchError, column_table
+from thoughtlens.latents.codes.readout import Readout
 from thoughtlens.latents.lens.records import LatentTokenRow
-from thoughtlens.latents.readout import Readout
 from thoughtlens.sae import SAE, Crosscoder
 
 DEFINITION = (

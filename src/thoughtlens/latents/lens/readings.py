@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thoughtlens.core import column_table, progress
+from thoughtlens.latents.codes.readout import LensInput, Readout
 from thoughtlens.latents.lens.records import ReadingRow, TokenRow
 from thoughtlens.latents.lens.rows import CellRows
 from thoughtlens.latents.lens.tuned import Translator
-from thoughtlens.latents.readout import LensInput, Readout
 
 COMMON = 10
 """Tokens listed for each lens, hook and thought."""

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int
 
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import ConfigError, DataError
-from thoughtlens.latents.readout import Readout
+from thoughtlens.latents.codes.readout import Readout
 
 VALUE = re.compile(r"v\d+")
 KNOWN = re.compile(r"v\d+|op\d+|answer")

@@ -9,8 +9,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from thoughtlens.latents.lens.rows import Target
-from thoughtlens.numerics.stats.intervals import Interval, bootstrap_means, wilson
-from thoughtlens.numerics.stats.significance import max_statistic, permutation_p, shuffled_blocks
+from thoughtlens.numerics import (
+    Interval,
+    bootstrap_means,
+    max_statistic,
+    permutation_p,
+    shuffled_blocks,
+    wilson,
+)
 
 DEFINITIONS = {
     "rate": "share of states whose strongest token reads as the right word (spaces around it apart; of text, "

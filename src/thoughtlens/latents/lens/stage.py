@@ -16,6 +16,7 @@ import torch
 
 from thoughtlens.acts import ActivationStore, language_model, thought_model
 from thoughtlens.core import HookError, Parts, Plan, Result, progress, run_stage, warn, write_rows
+from thoughtlens.latents.codes.readout import LensInput, of_text, of_thoughts
 from thoughtlens.latents.lens import latents, score
 from thoughtlens.latents.lens.config import LensConfig
 from thoughtlens.latents.lens.fitting import fit_all, save_translators
@@ -24,7 +25,6 @@ from thoughtlens.latents.lens.records import KLRow, LensOutcome, ReadingRow, Sum
 from thoughtlens.latents.lens.rows import cell_rows
 from thoughtlens.latents.lens.summary import best, headline, objections, summarise
 from thoughtlens.latents.lens.tuned import Translator
-from thoughtlens.latents.readout import LensInput, of_text, of_thoughts
 from thoughtlens.sae import load_members
 
 DEFINITIONS = {

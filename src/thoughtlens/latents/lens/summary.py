@@ -7,11 +7,11 @@ from jaxtyping import Bool
 
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import Number
+from thoughtlens.latents.codes.readout import LensInput
 from thoughtlens.latents.lens.readings import Reading
 from thoughtlens.latents.lens.records import KLRow, ReadRate, SummaryRow
 from thoughtlens.latents.lens.rows import INTERMEDIATE, NEXT, group_numbers, targets
 from thoughtlens.latents.lens.score import Scored, family_p, score
-from thoughtlens.latents.readout import LensInput
 
 
 def summarise(given: LensInput, readings: list[Reading]) -> list[SummaryRow]:

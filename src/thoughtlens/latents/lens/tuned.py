@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thoughtlens.acts import ActivationStore
+from thoughtlens.latents.codes.readout import Readout
 from thoughtlens.latents.lens.config import LensConfig
 from thoughtlens.latents.lens.rows import CellRows
-from thoughtlens.latents.readout import Readout
 from thoughtlens.models import ThoughtModel, collect
 
 HELD_BACK = 0.1

@@ -31,7 +31,7 @@ from thoughtlens.latents.stats.null_loops import (
     Units,
     Words,
 )
-from thoughtlens.numerics.kernels.host import share
+from thoughtlens.numerics import share
 
 Z95 = null_loops.Z95
 WORD_PAIRS = 1_000_000

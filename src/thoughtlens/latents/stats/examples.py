@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from thoughtlens.latents.codes.fires import Fires
 from thoughtlens.latents.stats import loops
 from thoughtlens.latents.stats.association import rank_within
-from thoughtlens.numerics.kernels.host import share
+from thoughtlens.numerics import share
 
 
 @dataclass(frozen=True, eq=False)

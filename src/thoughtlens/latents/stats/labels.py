@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
-from thoughtlens.acts.store.tables import PROBLEM_KEYS
+from thoughtlens.acts import PROBLEM_KEYS
 from thoughtlens.core import ConfigError
 
 PROBLEM_COLUMNS = {*PROBLEM_KEYS, "question", "text", "answer", "cot"}

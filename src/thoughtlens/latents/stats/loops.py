@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from thoughtlens.numerics.kernels.loops import compiled
+from thoughtlens.numerics import compiled
 
 LOG2_LOW, BINS_PER_OCTAVE = -12, 4
 """Lower edge of the histogram, and its bins."""

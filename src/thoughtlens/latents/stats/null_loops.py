@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from thoughtlens.latents.stats.loops import insert
-from thoughtlens.numerics.kernels.loops import compiled
+from thoughtlens.numerics import compiled
 
 Z_BINS, BINS_PER_Z = 10_000, 100.0
 Z95 = 1.959963984540054

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from thoughtlens.latents.codes.codes import Compressed
 from thoughtlens.latents.codes.fires import Fires
 from thoughtlens.latents.stats import loops
-from thoughtlens.numerics.kernels.host import share
+from thoughtlens.numerics import share
 
 N_BINS = 96
 HISTOGRAM_EDGES = tuple(2.0 ** (loops.LOG2_LOW + i / loops.BINS_PER_OCTAVE) for i in range(N_BINS + 1))

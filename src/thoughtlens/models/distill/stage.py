@@ -28,8 +28,8 @@ from thoughtlens.models.distill.start import answer_where_the_teacher_looks_up
 from thoughtlens.models.distill.tasks import TASKS
 from thoughtlens.models.thought import tiny
 from thoughtlens.models.thought.tiny_decoder import TinyConfig
-from thoughtlens.numerics.stats.intervals import wilson
-from thoughtlens.problems.tasks import arithmetic
+from thoughtlens.numerics import wilson
+from thoughtlens.problems import arithmetic
 
 RESTART = 1000
 """Added to the seed for each new start of a stalled job."""

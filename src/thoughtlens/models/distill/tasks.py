@@ -12,9 +12,7 @@ from torch import Tensor
 from thoughtlens.models.distill.loop import Task
 from thoughtlens.models.distill.losses import IGNORE, Batch
 from thoughtlens.models.thought.tiny_decoder import PAD, TinyConfig, TinyDecoder
-from thoughtlens.problems import Draw, Symbols
-from thoughtlens.problems.tasks import arithmetic, words
-from thoughtlens.problems.tasks.patterns import STEP_WORDS
+from thoughtlens.problems import STEP_WORDS, Draw, Symbols, arithmetic, words
 
 NAME_DIMENSIONS = 16
 """Names differ in so many directions, few enough for one attention head to carry."""

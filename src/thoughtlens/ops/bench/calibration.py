@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from thoughtlens.core import Json
-from thoughtlens.evals.probing import probes
-from thoughtlens.evals.probing.cells import compare_cells
-from thoughtlens.numerics.stats.intervals import Interval, bootstrap_mean, wilson
-from thoughtlens.numerics.stats.verdicts import compare
+from thoughtlens.evals import compare_cells, probes
+from thoughtlens.numerics import Interval, bootstrap_mean, compare, wilson
 from thoughtlens.ops.bench.limits import require_positive
 
 N_UNITS, N_FEATURES, N_CLASSES = 150, 12, 3

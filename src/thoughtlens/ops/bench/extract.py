@@ -12,11 +12,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from thoughtlens.acts import ExtractConfig, StoreWriter, text_source
-from thoughtlens.acts.extract.stage import write
+from thoughtlens.acts import ExtractConfig, StoreWriter, text_source, write
 from thoughtlens.core import ConfigError, Json, validate_config
-from thoughtlens.models import LanguageModel, blocks_path
-from thoughtlens.models.hf.load import load
+from thoughtlens.models import LanguageModel, blocks_path, load
 from thoughtlens.ops.bench.clock import wait
 from thoughtlens.ops.bench.limits import require_positive
 from thoughtlens.problems import TextConfig

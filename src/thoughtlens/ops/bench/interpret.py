@@ -13,13 +13,7 @@ import pyarrow as pa
 import torch
 
 from thoughtlens.core import ConfigError, Json, Parts, validate_config
-from thoughtlens.latents.codes.code_writer import CodeWriter
-from thoughtlens.latents.codes.coded import Coded
-from thoughtlens.latents.codes.codes import Codes
-from thoughtlens.latents.codes.fires import Fires
-from thoughtlens.latents.codes.member import Rows, stretches
-from thoughtlens.latents.interpret.config import InterpretConfig
-from thoughtlens.latents.interpret.tables import Tables
+from thoughtlens.latents import Coded, Codes, CodeWriter, Fires, InterpretConfig, Rows, Tables, stretches
 from thoughtlens.ops.bench.limits import require_one_of, require_positive
 
 ROWS_PER_UNIT = {"text": 256, "thoughts": 7}

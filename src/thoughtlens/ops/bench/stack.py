@@ -18,8 +18,7 @@ from thoughtlens.numerics import kernels
 from thoughtlens.ops.bench.clock import timed
 from thoughtlens.ops.bench.limits import require_one_of, require_positive, require_room
 from thoughtlens.ops.bench.train_step import new_trainer, training_bytes
-from thoughtlens.sae import Dtype, StackTrainer, Trainer, stack_size
-from thoughtlens.sae.kinds.stack import LOSSES
+from thoughtlens.sae import LOSSES, Dtype, StackTrainer, Trainer, stack_size
 
 Work = Callable[[Tensor], None]
 """Something done with the rows of all members, [members, batch, d_in]."""

@@ -13,8 +13,7 @@ from thoughtlens.core import DTYPES, Json, choose_device, validate_config
 from thoughtlens.numerics import kernels
 from thoughtlens.ops.bench.clock import timed
 from thoughtlens.ops.bench.limits import require_one_of, require_positive, require_room
-from thoughtlens.sae import Dtype, Settings, Trainer, create
-from thoughtlens.sae.kinds.config import CONFIGS
+from thoughtlens.sae import CONFIGS, Dtype, Settings, Trainer, create
 
 POOL = 4
 """Batches of random rows that a benchmark cycles through."""

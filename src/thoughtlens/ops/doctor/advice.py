@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thoughtlens.numerics.kernels.choose import VARIABLE
+from thoughtlens.numerics import VARIABLE
 from thoughtlens.ops.doctor.records import Report
 
 LITTLE_DISK = 5e9

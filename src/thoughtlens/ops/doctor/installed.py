@@ -13,11 +13,9 @@ from packaging.requirements import Requirement
 
 from thoughtlens import __version__
 from thoughtlens.core import recipe_names
-from thoughtlens.models import cache_dir
-from thoughtlens.models.hf.locate import BUNDLED
-from thoughtlens.models.thought.tiny import SHIPPED
+from thoughtlens.models import BUNDLED, SHIPPED, cache_dir
 from thoughtlens.ops.doctor.records import Bundled, BundledModel, Cache, Extra, Package, Versions
-from thoughtlens.show.pages.pages import PAGE, SCRIPTS, STYLE
+from thoughtlens.show import PAGE, SCRIPTS, STYLE
 
 USES = {
     "datasets": "text and problems streamed from the hub",

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 
 from thoughtlens.core import free_bytes
-from thoughtlens.numerics import kernels
-from thoughtlens.numerics.kernels.choose import NEEDS, VARIABLE
+from thoughtlens.numerics import NEEDS, VARIABLE, kernels
 from thoughtlens.ops.doctor.records import Chosen, Disk, Gpu, Memory, Threads
 
 VARIABLES = (

@@ -23,7 +23,7 @@ from thoughtlens.ops.hub.contents import Contents, contents
 from thoughtlens.ops.hub.manifest import FILE, Manifest, entry, read, verify
 from thoughtlens.ops.hub.places import place_of, temporary
 from thoughtlens.ops.hub.private import Cleaner
-from thoughtlens.show.explorer.config import ExplorerConfig
+from thoughtlens.show import ExplorerConfig
 
 SHOWN = 8
 

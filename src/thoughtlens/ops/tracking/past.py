@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 
 from thoughtlens.core import NotThereError, StoreError, load_config, read_result
 from thoughtlens.ops.tracking.feed import live
-from thoughtlens.sae import TrainConfig, decided
-from thoughtlens.sae.fit.job import SIZES
+from thoughtlens.sae import SIZES, TrainConfig, decided
 
 
 def track(run: str | Path, to: Sequence[str], **settings: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from thoughtlens.core import ConfigError, DataError, Record, column
-from thoughtlens.numerics.stats.intervals import wilson
+from thoughtlens.numerics import wilson
 from thoughtlens.problems.tasks.gsm8k import ANNOTATION, CLASSES
 
 FIRST, CHECKED = "label_regex", "label_annotation"

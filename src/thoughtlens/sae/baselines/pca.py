@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from thoughtlens.core import ConfigError, DataError, MismatchError
-from thoughtlens.numerics.metrics.accumulator import rows_of
+from thoughtlens.numerics import rows_of
 from thoughtlens.sae.baselines.base import Baseline, at_cell
 from thoughtlens.sae.kinds.base import SparseActs
 from thoughtlens.sae.kinds.normalization import Cell

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from thoughtlens.numerics.metrics.reconstruction import FVU, ExplainedVarianceWithin
+from thoughtlens.numerics import FVU, ExplainedVarianceWithin
 from thoughtlens.sae.fit.sources import Rows
 from thoughtlens.sae.fit.track import Row
 from thoughtlens.sae.kinds.base import SAE, counts

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thoughtlens.core import CheckpointError, Json
-from thoughtlens.numerics.kernels.host import keep_freed_memory
+from thoughtlens.numerics import keep_freed_memory
 from thoughtlens.sae.fit.adam import Adam, StackAdam
 from thoughtlens.sae.fit.resample import UNTIL, resample
 from thoughtlens.sae.fit.track import Means, Row, tell

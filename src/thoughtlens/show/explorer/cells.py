@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import Record, StoreError
-from thoughtlens.latents.codes.codes import Codes, open_codes
+from thoughtlens.latents import Codes, open_codes
 from thoughtlens.show.explorer.build import rounded
 from thoughtlens.show.explorer.sources import Source
 

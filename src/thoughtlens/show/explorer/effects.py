@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from thoughtlens.core import digest, of_table, read_recipe, read_result
-from thoughtlens.interventions.intervene.records import AnswerRow, EffectRow, InterveneOutcome
+from thoughtlens.interventions import AnswerRow, EffectRow, InterveneOutcome
 from thoughtlens.show.explorer.rows import Edited, Effect
 from thoughtlens.show.explorer.sources import Source
-from thoughtlens.show.run.interventions import found_in
-from thoughtlens.show.run.run import Run
-from thoughtlens.show.run.text import at_thought
+from thoughtlens.show.pages.interventions import found_in
+from thoughtlens.show.pages.run import Run
+from thoughtlens.show.pages.text import at_thought
 
 
 def of_latents(source: Source) -> dict[int, list[Effect]]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from thoughtlens.core import Json, Record, column, digest, read_recipe, read_result
-from thoughtlens.evals.reconstruction.records import ValidateOutcome
-from thoughtlens.latents.explain.records import ExplainOutcome
+from thoughtlens.evals import ValidateOutcome
+from thoughtlens.latents import ExplainOutcome
 from thoughtlens.show.explorer.cells import Cells
 from thoughtlens.show.explorer.rows import columns
 from thoughtlens.show.explorer.sources import Source, commands, interpreted

@@ -14,8 +14,7 @@ import scipy.sparse as sp
 
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import Record, of_table
-from thoughtlens.latents.codes.member import Member
-from thoughtlens.latents.codes.tokens import load_tokenizer, token_texts
+from thoughtlens.latents import Member, load_tokenizer, token_texts
 from thoughtlens.sae import load as load_sae
 from thoughtlens.show.explorer.build import significant
 from thoughtlens.show.explorer.config import ExplorerConfig
@@ -23,8 +22,8 @@ from thoughtlens.show.explorer.effects import of_problems
 from thoughtlens.show.explorer.overview import Listed, Problems
 from thoughtlens.show.explorer.rows import Reading, ReadToken, Strongest, View
 from thoughtlens.show.explorer.sources import Source, interpreted, place
-from thoughtlens.show.run.interventions import found_in
-from thoughtlens.show.run.run import Run
+from thoughtlens.show.pages.interventions import found_in
+from thoughtlens.show.pages.run import Run
 
 PER_SHARD = 10
 STRONGEST = 6

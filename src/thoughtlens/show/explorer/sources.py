@@ -11,11 +11,11 @@ from typing import TypeVar
 import pyarrow as pa
 
 from thoughtlens.core import NotThereError, Record, of_table, read_recipe
-from thoughtlens.latents.interpret.records import InterpretOutcome, MemberSummary
+from thoughtlens.latents import InterpretOutcome, MemberSummary
 from thoughtlens.sae import POOLED, member_path
-from thoughtlens.show.run.by_latent import Grouped, member_table
-from thoughtlens.show.run.interventions import found_in
-from thoughtlens.show.run.run import Run
+from thoughtlens.show.pages.by_latent import Grouped, member_table
+from thoughtlens.show.pages.interventions import found_in
+from thoughtlens.show.pages.run import Run
 
 TABLES = {
     "latents": "interpret",

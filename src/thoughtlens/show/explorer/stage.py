@@ -24,8 +24,8 @@ from thoughtlens.show.explorer.panels import Around
 from thoughtlens.show.explorer.problems import problem_shards
 from thoughtlens.show.explorer.records import ExplorerOutcome
 from thoughtlens.show.explorer.sources import TABLES, interpreted, sources
-from thoughtlens.show.run.interventions import found_in
-from thoughtlens.show.run.run import Run
+from thoughtlens.show.pages.interventions import found_in
+from thoughtlens.show.pages.run import Run
 
 
 def explorer(cfg: ExplorerConfig, out: str | Path) -> Result:

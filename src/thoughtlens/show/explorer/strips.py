@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from thoughtlens.core import Record, read_result, read_rows
-from thoughtlens.evals.reconstruction.records import ValidateOutcome
-from thoughtlens.interventions.intervene.records import InterveneOutcome
+from thoughtlens.evals import ValidateOutcome
+from thoughtlens.interventions import InterveneOutcome
 from thoughtlens.show.explorer.build import rounded
 from thoughtlens.show.explorer.cells import Cells
 from thoughtlens.show.explorer.rows import Cell, ReadRate
 from thoughtlens.show.explorer.sources import Source, place
-from thoughtlens.show.run.interventions import by_twin, found_in, strips_of, what_of
+from thoughtlens.show.pages.interventions import by_twin, found_in, strips_of, what_of
 
 Place = tuple[str, int, float | None]
 """Row, thought, value."""

@@ -28,9 +28,14 @@ from thoughtlens.core import (
     read_recipe,
     run_stage,
 )
-from thoughtlens.latents.explain.records import ExplanationRow
-from thoughtlens.latents.interpret.records import InterpretOutcome, LatentRow, MemberSummary, TextExample
-from thoughtlens.latents.lens.records import LatentTokenRow
+from thoughtlens.latents import (
+    ExplanationRow,
+    InterpretOutcome,
+    LatentRow,
+    LatentTokenRow,
+    MemberSummary,
+    TextExample,
+)
 from thoughtlens.sae import layer_of, member_path
 from thoughtlens.sae import load as load_sae
 from thoughtlens.show.neuronpedia.config import NeuronpediaConfig
@@ -44,8 +49,8 @@ from thoughtlens.show.neuronpedia.formats import (
     upload,
 )
 from thoughtlens.show.neuronpedia.records import NeuronpediaOutcome
-from thoughtlens.show.run.by_latent import Grouped, member_table
-from thoughtlens.show.run.run import Run
+from thoughtlens.show.pages.by_latent import Grouped, member_table
+from thoughtlens.show.pages.run import Run
 
 R = TypeVar("R", bound=Record)
 ALIGNED = 3

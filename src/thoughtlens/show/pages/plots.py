@@ -18,9 +18,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from thoughtlens.evals.classify.records import ClassPoint, ClassRow, ValuePoint, ValueRow
-from thoughtlens.interventions.intervene.records import EffectRow
-from thoughtlens.latents.interpret.records import LatentRow
+from thoughtlens.evals import ClassPoint, ClassRow, ValuePoint, ValueRow
+from thoughtlens.interventions import EffectRow
+from thoughtlens.latents import LatentRow
 from thoughtlens.sae import CurvePoint
 
 INK, GREY = "#1b1c20", "#8a8d93"

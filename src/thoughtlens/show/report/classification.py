@@ -6,18 +6,21 @@ from operator import itemgetter
 
 import numpy as np
 
-from thoughtlens.evals.classify.records import (
+from thoughtlens.evals import (
     CellTests,
     ChosenRow,
     ClassifyOutcome,
+    ClassReport,
     ClassRow,
+    Comparison,
     PoolingLoss,
     ValueRow,
 )
-from thoughtlens.evals.probing.records import ClassReport, Comparison
-from thoughtlens.latents.interpret.records import AssociationRow
+from thoughtlens.latents import AssociationRow
 from thoughtlens.sae import POOLED
 from thoughtlens.show.pages import plots
+from thoughtlens.show.pages.run import Run
+from thoughtlens.show.pages.text import NONE, between, fixed, number, p_text, percent, points
 from thoughtlens.show.report.blocks import (
     Block,
     Column,
@@ -30,8 +33,6 @@ from thoughtlens.show.report.blocks import (
     unique,
     verdict_of,
 )
-from thoughtlens.show.run.run import Run
-from thoughtlens.show.run.text import NONE, between, fixed, number, p_text, percent, points
 
 WORDS = {"accuracy": "accuracy", "r2": "R squared"}
 SHOWN_CLASSES = 12

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from thoughtlens.core import DataError, read_result
-from thoughtlens.interventions.intervene.records import EffectRow, InterveneOutcome, RouteRow
+from thoughtlens.interventions import EffectRow, InterveneOutcome, RouteRow
 from thoughtlens.show.pages import plots
+from thoughtlens.show.pages.interventions import FOLDER, found_in, strips_of, what_of
+from thoughtlens.show.pages.run import Run
+from thoughtlens.show.pages.text import between, fixed, number, percent, points
 from thoughtlens.show.report.blocks import Block, Column, Picture, Section, Table, Text, under, verdict_of
-from thoughtlens.show.run.interventions import FOLDER, found_in, strips_of, what_of
-from thoughtlens.show.run.run import Run
-from thoughtlens.show.run.text import between, fixed, number, percent, points
 
 MAX_ROWS = 60
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import TypeVar
 from urllib.parse import quote
 
-from thoughtlens.evals.classify.records import ClassifyOutcome
-from thoughtlens.latents.interpret.records import (
+from thoughtlens.evals import ClassifyOutcome
+from thoughtlens.latents import (
     AssociationRow,
     ExampleRow,
     InterpretOutcome,
@@ -18,6 +18,8 @@ from thoughtlens.latents.interpret.records import (
 )
 from thoughtlens.sae import POOLED
 from thoughtlens.show.pages import plots
+from thoughtlens.show.pages.run import Run
+from thoughtlens.show.pages.text import NONE, between, number, p_text, percent, points, shorten
 from thoughtlens.show.report.blocks import (
     Block,
     Column,
@@ -31,8 +33,6 @@ from thoughtlens.show.report.blocks import (
     under,
     unique,
 )
-from thoughtlens.show.run.run import Run
-from thoughtlens.show.run.text import NONE, between, number, p_text, percent, points, shorten
 
 EXAMPLES = 4
 BARS = 6

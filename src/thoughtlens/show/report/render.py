@@ -14,8 +14,8 @@ from matplotlib import rc_context
 
 from thoughtlens.show.pages.figures import freeze, save
 from thoughtlens.show.pages.plots import INK
+from thoughtlens.show.pages.text import markdown, visible
 from thoughtlens.show.report.blocks import Picture, Section
-from thoughtlens.show.run.text import markdown, visible
 
 DIRECTIONS = {"better": "up", "worse": "down"}
 """Style of the verdicts that name a direction."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from operator import itemgetter
 
-from thoughtlens.evals.first_study.records import Line, ReplayOutcome, SAEMeasures
-from thoughtlens.evals.probing.records import ClassReport
+from thoughtlens.evals import ClassReport, Line, ReplayOutcome, SAEMeasures
+from thoughtlens.show.pages.run import Run
+from thoughtlens.show.pages.text import between, fixed, number, percent, points
 from thoughtlens.show.report.blocks import Column, Section, Table, Text, through, under, verdict_of
-from thoughtlens.show.run.run import Run
-from thoughtlens.show.run.text import between, fixed, number, percent, points
 
 SIDES = {"better": "SAE higher", "worse": "SAE lower"}
 

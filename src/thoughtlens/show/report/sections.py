@@ -10,9 +10,9 @@ from thoughtlens.acts import Accuracy, ExtractOutcome
 from thoughtlens.core import Number
 from thoughtlens.sae import Trained, TrainOutcome
 from thoughtlens.show.pages import plots
+from thoughtlens.show.pages.run import Run
+from thoughtlens.show.pages.text import NONE, between, fixed, number, percent, points
 from thoughtlens.show.report.blocks import Block, Column, Picture, Section, Table, under, verdict_of
-from thoughtlens.show.run.run import Run
-from thoughtlens.show.run.text import NONE, between, fixed, number, percent, points
 
 DIFFERENCES = ("sae_minus_raw", "spliced_difference")
 UNITS = {"spliced_kl": " nats", "delta_ce": " nats"}

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from thoughtlens import __version__
 from thoughtlens.core import Result, run_stage
+from thoughtlens.show.pages.interventions import found_in
+from thoughtlens.show.pages.run import OPTIONAL, STAGES, Run
 from thoughtlens.show.report.classification import classification
 from thoughtlens.show.report.config import ReportConfig
 from thoughtlens.show.report.interventions import interventions
@@ -15,8 +17,6 @@ from thoughtlens.show.report.render import write
 from thoughtlens.show.report.replay import replay
 from thoughtlens.show.report.sections import at_a_glance, data, training
 from thoughtlens.show.report.validation import validation
-from thoughtlens.show.run.interventions import found_in
-from thoughtlens.show.run.run import OPTIONAL, STAGES, Run
 
 __all__ = ["ReportConfig", "report"]
 

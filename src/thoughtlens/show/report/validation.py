@@ -6,7 +6,7 @@ from operator import itemgetter
 
 import numpy as np
 
-from thoughtlens.evals.reconstruction.records import (
+from thoughtlens.evals import (
     AgainstBaseline,
     FiringRow,
     ReconstructionRow,
@@ -17,6 +17,8 @@ from thoughtlens.evals.reconstruction.records import (
     ValidateOutcome,
 )
 from thoughtlens.show.pages import plots
+from thoughtlens.show.pages.run import Run
+from thoughtlens.show.pages.text import between, fixed, number, percent, points
 from thoughtlens.show.report.blocks import (
     Block,
     Column,
@@ -29,8 +31,6 @@ from thoughtlens.show.report.blocks import (
     unique,
     verdict_of,
 )
-from thoughtlens.show.run.run import Run
-from thoughtlens.show.run.text import between, fixed, number, percent, points
 
 MAX_CELLS_TABLE = 60
 MAX_MEMBERS = 24

@@ -15,12 +15,16 @@ from torch import Tensor
 
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import DataError, HookError, ResourceError
-from thoughtlens.interventions.edits.changes import edit_latents
-from thoughtlens.interventions.edits.dictionaries import dictionaries, require_latents
-from thoughtlens.interventions.edits.places import Change
-from thoughtlens.interventions.edits.run import Answers, Edit, run_edits
-from thoughtlens.latents.codes.member import member_thoughts
-from thoughtlens.latents.on_text import DEFINITIONS, Eye, Found, describe, everywhere, pick
+from thoughtlens.interventions import (
+    Answers,
+    Change,
+    Edit,
+    dictionaries,
+    edit_latents,
+    require_latents,
+    run_edits,
+)
+from thoughtlens.latents import DEFINITIONS, Eye, Found, describe, everywhere, member_thoughts, pick
 from thoughtlens.models import Place, replace
 from thoughtlens.sae import SAE, load_members
 from thoughtlens.show.serve.config import FireRequest, SteerRequest

@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 
 from thoughtlens.core import Number, to_table
 from thoughtlens.sae import Ending, Job
-from thoughtlens.show.pages import plots
-from thoughtlens.show.run.text import markdown
+from thoughtlens.show import markdown, plots
 from thoughtlens.studies.sweep.axes import Setting
 from thoughtlens.studies.sweep.choose import Candidate, front
 from thoughtlens.studies.sweep.config import GridConfig

@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from thoughtlens.show.pages.figures import freeze, save
-from thoughtlens.show.pages.plots import BLUE, GREY, INK, VERMILION, styled
+from thoughtlens.show import BLUE, GREY, INK, VERMILION, freeze, save, styled
 from thoughtlens.studies.sweep.choose import Choice
 from thoughtlens.studies.sweep.records import CellFront, OverSeeds, SettingRow, Spread
 

@@ -10,11 +10,8 @@ import pyarrow.compute as pc
 
 from thoughtlens.acts import ActivationStore, thought_model
 from thoughtlens.core import Number
-from thoughtlens.evals.heldout.fidelity import Splicer
-from thoughtlens.evals.heldout.measure import Total, measure_sae
-from thoughtlens.evals.heldout.subject import Subject
-from thoughtlens.interventions.effects.bench import Bench
-from thoughtlens.interventions.effects.splice import splice
+from thoughtlens.evals import Splicer, Subject, Total, measure_sae
+from thoughtlens.interventions import Bench, splice
 from thoughtlens.sae import load_members
 from thoughtlens.studies.sweep.config import SweepConfig
 from thoughtlens.studies.sweep.records import Held

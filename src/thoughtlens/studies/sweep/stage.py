@@ -25,8 +25,8 @@ from thoughtlens.core import (
     say,
     warn,
 )
+from thoughtlens.sae import DEFINITIONS as OF_TRAINING
 from thoughtlens.sae import Job, TrainConfig, check, plan_jobs, train_jobs, write_curves
-from thoughtlens.sae.fit.evaluation import DEFINITIONS as OF_TRAINING
 from thoughtlens.studies.sweep import cells, choose, tables
 from thoughtlens.studies.sweep import measure as measuring
 from thoughtlens.studies.sweep.axes import Setting, settings

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from thoughtlens.core import Number, schema, to_table
-from thoughtlens.show.run.text import markdown
+from thoughtlens.show import markdown
 from thoughtlens.studies.sweep.choose import Candidate, Choice
 from thoughtlens.studies.sweep.config import SweepConfig
 from thoughtlens.studies.sweep.figures import pareto, save_both

@@ -8,9 +8,9 @@ import torch
 from tests.conftest import save_tiny_lm
 from tests.models.thought.fake import make_codi
 from tests.planted import thought_store
-from thoughtlens.acts.behind import language_model, made_with, thought_model
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
+from thoughtlens.acts.store.behind import language_model, made_with, thought_model
 from thoughtlens.acts.store.meta import load_meta
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.acts.store.writer import META
@@ -93,6 +93,6 @@ def test_a_store_of_another_kind_or_without_its_model(text, tmp_path):
 def test_a_device_that_is_not_here_is_said_and_replaced(text, monkeypatch, capsys):
     settings = made_with(text)
     away = settings.model_copy(update={"model": settings.model.model_copy(update={"device": "cuda:7"})})
-    monkeypatch.setattr("thoughtlens.acts.behind.made_with", lambda store: away)
+    monkeypatch.setattr("thoughtlens.acts.store.behind.made_with", lambda store: away)
     assert language_model(text).model.device.type == "cpu"
     assert "runs on cpu now" in capsys.readouterr().err

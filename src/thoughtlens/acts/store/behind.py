@@ -14,9 +14,7 @@ from thoughtlens.core import (
     validate_config,
     warn,
 )
-from thoughtlens.models import LanguageModel, ModelConfig, ThoughtModel, ThoughtModelConfig
-from thoughtlens.models.hf.load import load
-from thoughtlens.models.thought import thoughts
+from thoughtlens.models import LanguageModel, ModelConfig, ThoughtModel, ThoughtModelConfig, load, thoughts
 
 REMEDY = "extract again, or restore the model"
 

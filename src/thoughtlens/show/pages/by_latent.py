@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from thoughtlens.core import Record, of_table
-from thoughtlens.show.run.run import Run, read_table
+from thoughtlens.show.pages.run import Run, read_table
 
 R = TypeVar("R", bound=Record)
 

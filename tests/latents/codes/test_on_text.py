@@ -10,7 +10,7 @@ import torch
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
 from thoughtlens.core import ConfigError, DataError, NotThereError, validate_config
-from thoughtlens.latents import on_text as fire
+from thoughtlens.latents.codes import on_text as fire
 from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.stage import interpret
 from thoughtlens.models.hf.capture import capture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from thoughtlens.interventions.intervene.records import InterveneOutcome
-from thoughtlens.show.run.run import Run
+from thoughtlens.interventions import InterveneOutcome
+from thoughtlens.show.pages.run import Run
 
 FOLDER = "intervene"
 

@@ -10,8 +10,7 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from thoughtlens.acts import StoreMeta, load_meta
-from thoughtlens.acts.store.meta import META
+from thoughtlens.acts import META, StoreMeta, load_meta
 from thoughtlens.core import (
     BY_NAME,
     NotThereError,
@@ -22,7 +21,7 @@ from thoughtlens.core import (
     of_table,
     read_result,
 )
-from thoughtlens.latents.interpret.records import LatentRow
+from thoughtlens.latents import LatentRow
 from thoughtlens.sae import SAE, CurvePoint, load_members
 
 STAGES = ("extract", "train", "validate", "interpret", "classify", "replay")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.planted import planted_sae
 from thoughtlens.core import NotThereError, digest, schema
-from thoughtlens.latents.about import about, render
+from thoughtlens.latents.explain.about import about, render
 from thoughtlens.latents.explain.records import ExplanationRow
 
 NUMBERS = {

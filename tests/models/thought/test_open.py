@@ -7,7 +7,7 @@ import pytest
 from tests.models.thought.fake import make_codi
 from thoughtlens.core import NotThereError
 from thoughtlens.models.hf.load import LanguageModel
-from thoughtlens.models.open import load_model, thinks
+from thoughtlens.models.thought.open import load_model, thinks
 from thoughtlens.models.thought.thoughts import ThoughtModel
 
 

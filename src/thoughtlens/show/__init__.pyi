@@ -1,0 +1,17 @@
+from .explorer.config import ExplorerConfig as ExplorerConfig
+from .pages import plots as plots
+from .pages.figures import freeze as freeze
+from .pages.figures import save as save
+from .pages.pages import PAGE as PAGE
+from .pages.pages import SCRIPTS as SCRIPTS
+from .pages.pages import STYLE as STYLE
+from .pages.pages import refreshed as refreshed
+from .pages.plots import BLUE as BLUE
+from .pages.plots import GREY as GREY
+from .pages.plots import INK as INK
+from .pages.plots import VERMILION as VERMILION
+from .pages.plots import styled as styled
+from .pages.run import Run as Run
+from .pages.text import markdown as markdown
+from .serve.config import ServeConfig as ServeConfig
+from .serve.server import open_server as open_server
