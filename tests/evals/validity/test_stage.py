@@ -108,7 +108,7 @@ def test_a_perfect_sae_costs_nothing_and_a_dead_one_everything(tmp_path):
     splice(b, tmp_path / "sae")
     assert b.counts["spliced"] == b.counts["thoughts"]
     assert b.counts["spliced_shuffled"][0] < 20
-    assert verdicts.survives_splicing(b.counts)["pass"] is True
+    assert verdicts.survives_splicing(b.counts).holds is True
     sae.hook_names = ["layers.7:out"]
     io.save(sae, tmp_path / "strange")
     with pytest.raises(MismatchError, match=r"layers\.7:out"):
@@ -119,24 +119,24 @@ def test_judgements_by_hand():
     counts = {"thoughts": (90, 100), "no_cot": (60, 100), "pause": (85, 100)}
     gate = verdicts.better_than_controls(counts)
     # 0.90 - 0.85 = 0.05 < 0.10
-    assert gate["pass"] is False and gate["gaps"]["pause"] == pytest.approx(0.05)
+    assert gate.holds is False and gate.gaps["pause"] == pytest.approx(0.05)
     counts["pause"] = (80, 100)
-    assert verdicts.better_than_controls(counts)["pass"] is True
+    assert verdicts.better_than_controls(counts).holds is True
     # a control that cannot do one step is no control
-    assert verdicts.better_than_controls(counts | {"pause_one_step": (9, 10)})["pass"] is False
+    assert verdicts.better_than_controls(counts | {"pause_one_step": (9, 10)}).holds is False
     by_n = {f"by_n_thoughts_{n}": (right, 100) for n, right in enumerate((5, 50, 20, 90))}
-    assert verdicts.grows_with_thoughts(by_n)["pass"] is False
-    assert verdicts.grows_with_thoughts(by_n | {"by_n_thoughts_2": (45, 100)})["pass"] is True
+    assert verdicts.grows_with_thoughts(by_n).holds is False
+    assert verdicts.grows_with_thoughts(by_n | {"by_n_thoughts_2": (45, 100)}).holds is True
     assert verdicts.add([{"a": (1, 2)}, {"a": (3, 4), "b": (0, 1)}]) == {"a": (4, 6), "b": (0, 1)}
-    assert verdicts.reproduces({"thoughts": (44, 100)}, 0.437)["pass"] is True
-    assert verdicts.reproduces({"thoughts": (20, 100)}, 0.437)["pass"] is False
+    assert verdicts.reproduces({"thoughts": (44, 100)}, 0.437).holds is True
+    assert verdicts.reproduces({"thoughts": (20, 100)}, 0.437).holds is False
 
 
 def test_steps_by_hand():
     counts = {f"by_n_thoughts_{n}|2": (100 if n >= 4 else 5, 100) for n in range(7)}
-    assert verdicts.steps_where_value_is_produced(counts, 7, [2])["pass"] is True
+    assert verdicts.steps_where_value_is_produced(counts, [2]).holds is True
     counts["by_n_thoughts_3|2"] = (40, 100)  # solved before its value is there
-    assert verdicts.steps_where_value_is_produced(counts, 7, [2])["pass"] is False
+    assert verdicts.steps_where_value_is_produced(counts, [2]).holds is False
 
 
 def test_probes_read_what_is_there_and_not_what_is_not():
@@ -159,11 +159,12 @@ def test_gaps_are_paired_on_the_problems_that_both_were_given():
         "pause_not_thoughts": (1, 10),
     }
     gate = verdicts.better_than_controls(counts)
-    gap = gate["paired"]["pause"]
+    gap = gate.paired["pause"]
+    assert gap is not None
     # d = (7 - 1) / 10; half = 1.96 sqrt(7 + 1 - 36 / 10) / 10 = 0.4111
-    assert gap["value"] == pytest.approx(0.6) and gap["n"] == 10
-    assert gap["low"] == pytest.approx(0.6 - 0.4111, abs=1e-4) and gap["high"] == 1.0
-    assert gate["pass"] is None and gate["lacking"] == ["no_cot"] and gate["paired"]["no_cot"] is None
+    assert gap.value == pytest.approx(0.6) and gap.n == 10
+    assert gap.low == pytest.approx(0.6 - 0.4111, abs=1e-4) and gap.high == 1.0
+    assert gate.holds is None and gate.lacking == ["no_cot"] and gate.paired["no_cot"] is None
 
 
 def test_a_checkpoint_on_gsm8k_is_held_against_what_was_published(tmp_path):

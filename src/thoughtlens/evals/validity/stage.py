@@ -7,25 +7,23 @@ a model that does not reproduce it was loaded wrongly.
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from thoughtlens.core import ConfigError, NotThereError, Plan, read_json, run_stage, say, write_json
+from thoughtlens.core import ConfigError, NotThereError, Plan, Result, read_json, run_stage, say, write_json
 from thoughtlens.evals.validity import controls, probe, verdicts
 from thoughtlens.evals.validity.config import GatesConfig, problems_config, published
+from thoughtlens.evals.validity.records import EditsBite, Gates, GatesOutcome, SeedCounts
 from thoughtlens.interventions import Bench, Counts, held_out, patch_twins, require_own, splice
 from thoughtlens.models import ThoughtModel, tiny
 from thoughtlens.problems import source, words
 
 STORING = {"start": [3, 5], "op1": [3, 5], "op2": [5]}
 """Thoughts whose input carries what a change alters: v1 is in z3, v2 in z5."""
-
-DECISIVE = ("G1", "G2", "G3")
-"""What must hold before a model is called latent-reasoning."""
 
 DEFINITIONS = {
     "thoughts": "right answers / problems, all thoughts thought",
@@ -40,6 +38,8 @@ DEFINITIONS = {
     "paired": "accuracy with thoughts - accuracy of the control, same problems; Wald 95 % of paired shares",
 }
 
+PER_SEED = ("thoughts", "cot", "no_cot", "pause", "mean_ablated", "resampled", "bag_of_words")
+
 
 def plan(cfg: GatesConfig) -> Plan:
     """Rows and time expected, from the config alone."""
@@ -48,7 +48,7 @@ def plan(cfg: GatesConfig) -> Plan:
     return Plan(rows=rows, memory_bytes=1e9 + cfg.n * 60_000, disk_bytes=1e5, seconds=20 + rows * 0.025)
 
 
-def gates(cfg: GatesConfig, out: Path) -> dict[str, Any]:
+def gates(cfg: GatesConfig, out: Path) -> Result:
     """Measure every gate of a model; the directory holds `result.json` and one table a seed.
 
     Raises:
@@ -60,21 +60,15 @@ def gates(cfg: GatesConfig, out: Path) -> dict[str, Any]:
     return run_stage("gates", cfg, out, lambda tmp: _work(cfg, tmp), inputs=inputs)
 
 
-def _work(cfg: GatesConfig, tmp: Path) -> dict[str, Any]:
-    tables = []
+def _work(cfg: GatesConfig, tmp: Path) -> GatesOutcome:
+    seeds = []
     for seed in _seeds(cfg):
         file = tmp / f"seed_{seed}.json"
         if not file.is_file():
             say(f"gates: {cfg.model}{'' if seed is None else f', seed {seed}'}")
-            write_json(file, _measure(cfg, seed))
-        tables.append(read_json(file))
-    merged: dict[str, Any] = {
-        "counts": verdicts.add([_pairs(t["counts"]) for t in tables]),
-        "probes": {v: verdicts.add([_pairs(t["probes"][v]) for t in tables]) for v in tables[0]["probes"]},
-    }
-    changed = {name: min(t["changed"][name] for t in tables) for name in tables[0]["changed"]}
-    per_seed = [_summary(_pairs(t["counts"])) for t in tables]
-    return _result(cfg, merged["counts"], merged["probes"], changed, per_seed)
+            write_json(file, _measure(cfg, seed).to_json())
+        seeds.append(SeedCounts.from_json(read_json(file)))
+    return _outcome(cfg, seeds)
 
 
 def _seeds(cfg: GatesConfig) -> list[int | None]:
@@ -90,7 +84,7 @@ def _seeds(cfg: GatesConfig) -> list[int | None]:
     return list(cfg.seeds or there) or [None]
 
 
-def _measure(cfg: GatesConfig, seed: int | None) -> dict[str, Any]:
+def _measure(cfg: GatesConfig, seed: int | None) -> SeedCounts:
     """All counts of one seed."""
     shift = cfg.seed + (seed or 0)
     model = controls.load_model(cfg, seed)
@@ -120,7 +114,7 @@ def _measure(cfg: GatesConfig, seed: int | None) -> dict[str, Any]:
         counts |= _one_step(cfg, model, seed, one_step)
     if {"v1", "v2"} <= set(table.column_names):
         probes = _probes(bench)
-    return {"counts": counts, "probes": probes, "changed": bench.changed}
+    return SeedCounts(counts=counts, probes=probes, changed=bench.changed)
 
 
 def _generator(cfg: GatesConfig, model: ThoughtModel) -> ModuleType | None:
@@ -190,62 +184,52 @@ def _probes(bench: Bench) -> dict[str, Counts]:
     return out
 
 
-def _pairs(table: dict[str, list[int]]) -> Counts:
-    return {key: (int(right), int(n)) for key, (right, n) in table.items()}
-
-
-def _summary(counts: Counts) -> dict[str, Any]:
-    names = ("thoughts", "cot", "no_cot", "pause", "mean_ablated", "resampled", "bag_of_words")
-    return {name: verdicts.share(counts.get(name)) for name in names}
-
-
-def _result(
-    cfg: GatesConfig, counts: Counts, probes: dict[str, Counts], changed: dict[str, float], per_seed: list
-) -> dict[str, Any]:
+def _outcome(cfg: GatesConfig, seeds: list[SeedCounts]) -> GatesOutcome:
+    counts = verdicts.add([one.counts for one in seeds])
     steps = sorted({int(key.split("|")[1]) for key in counts if "|" in key})
-    n_passes = len(verdicts.accuracy_table(counts)["by_n_thoughts"])
-    chance = verdicts.rate(counts, "majority_answer")
-    table = {
-        "G0": verdicts.reproduces(counts, published(cfg)),
-        "G1": verdicts.better_than_controls(counts),
-        "G2": verdicts.needs_its_thoughts(counts, chance),
-        "G3": verdicts.grows_with_thoughts(counts),
-        "G3_at_the_value": verdicts.steps_where_value_is_produced(counts, n_passes, steps),
-        "G4": verdicts.follows_the_donor(counts),
-        "G5": verdicts.twins_move(counts, STORING),
-        "G6": verdicts.thoughts_hold_values(probes),
-        "G7": verdicts.survives_splicing(counts),
-        "text_is_blind": verdicts.text_is_blind(counts),
-        "edits_bite": verdicts.judge(
-            min(changed.values()) > 0.5, "each edit moves > half the logits", **changed
-        ),
-    }
     accuracy = verdicts.accuracy_table(counts)
-    first = ("thoughts", "no_cot", "pause", "mean_ablated")
-    head = {name: accuracy[name] | {"split": cfg.split} for name in first if accuracy[name]}
-    return {
-        "model": cfg.model,
-        "split": cfg.split,
-        "n_seeds": len(per_seed),
-        "headline": head,
-        "latent_reasoning": all(table[name]["pass"] is True for name in DECISIVE),
-        "accuracy": accuracy,
-        "accuracy_by_steps": {str(k): verdicts.accuracy_table(counts, f"|{k}") for k in steps},
-        "gates": table,
-        "counts": {key: verdicts.share(pair) for key, pair in counts.items() if "|" not in key},
-        "per_seed": per_seed,
-        "definitions": DEFINITIONS,
-        "warnings": _warnings(table),
-    }
+    held = _gates(cfg, seeds, counts, steps)
+    first = {name: getattr(accuracy, name) for name in ("thoughts", "no_cot", "pause", "mean_ablated")}
+    return GatesOutcome(
+        model=cfg.model,
+        split=cfg.split,
+        n_seeds=len(seeds),
+        headline={name: replace(number, split=cfg.split) for name, number in first.items() if number},
+        latent_reasoning=all(gate.holds for gate in held.decisive().values()),
+        accuracy=accuracy,
+        accuracy_by_steps={str(k): verdicts.accuracy_table(counts, f"|{k}") for k in steps},
+        gates=held,
+        counts={key: verdicts.share(pair) for key, pair in counts.items() if "|" not in key},
+        per_seed=[{name: verdicts.share(one.counts.get(name)) for name in PER_SEED} for one in seeds],
+        definitions=DEFINITIONS,
+        warnings=_warnings(held),
+    )
 
 
-def _warnings(table: dict[str, dict[str, Any]]) -> list[str]:
-    said = [f"{name} does not hold: {gate['rule']}" for name, gate in table.items() if gate["pass"] is False]
-    if unjudged := [name for name in DECISIVE if table[name]["pass"] is None]:
-        lacking = table["G1"]["lacking"]
+def _gates(cfg: GatesConfig, seeds: list[SeedCounts], counts: Counts, steps: list[int]) -> Gates:
+    probes = {v: verdicts.add([one.probes[v] for one in seeds]) for v in seeds[0].probes}
+    changed = {name: min(one.changed[name] for one in seeds) for name in seeds[0].changed}
+    rule = "each edit moves > half the logits"
+    return Gates(
+        reproduces=verdicts.reproduces(counts, published(cfg)),
+        better_than_controls=verdicts.better_than_controls(counts),
+        needs_its_thoughts=verdicts.needs_its_thoughts(counts, verdicts.rate(counts, "majority_answer")),
+        grows_with_thoughts=verdicts.grows_with_thoughts(counts),
+        at_the_value=verdicts.steps_where_value_is_produced(counts, steps),
+        follows_the_donor=verdicts.follows_the_donor(counts),
+        twins_move=verdicts.twins_move(counts, STORING),
+        thoughts_hold_values=verdicts.thoughts_hold_values(probes),
+        survives_splicing=verdicts.survives_splicing(counts),
+        text_is_blind=verdicts.text_is_blind(counts),
+        edits_bite=EditsBite(holds=min(changed.values()) > 0.5, rule=rule, changed=changed),
+    )
+
+
+def _warnings(held: Gates) -> list[str]:
+    names = {one.metadata.get("alias") or one.name: getattr(held, one.name) for one in fields(held)}
+    said = [f"{name} does not hold: {gate.rule}" for name, gate in names.items() if gate.holds is False]
+    if unjudged := [name for name, gate in held.decisive().items() if gate.holds is None]:
+        lacking = held.better_than_controls.lacking
         why = f": no control {' and '.join(lacking)}; name one with {lacking[0]}=" if lacking else ""
         said.append(f"not called latent-reasoning, because {', '.join(unjudged)} could not be judged{why}")
     return said
-
-
-__all__ = ["GatesConfig", "gates", "plan"]

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
+from thoughtlens.core import Number
+from thoughtlens.evals.validity.records import (
+    Accuracy,
+    AtTheValue,
+    BestCell,
+    BetterThanControls,
+    FollowsTheDonor,
+    GrowsWithThoughts,
+    NeedsItsThoughts,
+    Reproduces,
+    SurvivesSplicing,
+    TextIsBlind,
+    ThoughtsHoldValues,
+    TwinsMove,
+)
 from thoughtlens.interventions import Counts
-from thoughtlens.numerics import paired_proportions, wilson
+from thoughtlens.numerics import Interval, paired_proportions, wilson
 
 EPS = 1e-9
 
@@ -24,21 +38,25 @@ def add(tables: list[Counts]) -> Counts:
     return sums
 
 
-def share(pair: tuple[int, int] | None) -> dict[str, Any] | None:
-    """A count as `value, low, high` (Wilson 95 %) and `n`; None where nothing was measured."""
-    if pair is None or pair[1] == 0:
-        return None
-    interval = wilson(*pair)
-    return {"value": interval.estimate, "low": interval.low, "high": interval.high, "n": interval.n}
+def share(pair: tuple[int, int] | None) -> Number | None:
+    """A count as a share with its Wilson interval of 95 %; None where nothing was measured."""
+    return None if pair is None or pair[1] == 0 else _number(wilson(*pair))
 
 
-def accuracy_table(counts: Counts, suffix: str = "") -> dict[str, Any]:
+def _number(interval: Interval) -> Number:
+    return Number(value=interval.estimate, low=interval.low, high=interval.high, n=interval.n)
+
+
+def accuracy_table(counts: Counts, suffix: str = "") -> Accuracy:
     """The accuracies every thought model is judged by; `suffix` picks a number of steps."""
     names = ("thoughts", "cot", "no_cot", "pause", "mean_ablated", "zeroed", "resampled")
-    table: dict[str, Any] = {name: share(counts.get(name + suffix)) for name in names}
-    n_passes = sum(key.startswith("by_n_thoughts_") and "|" not in key for key in counts)
-    table["by_n_thoughts"] = [share(counts[f"by_n_thoughts_{n}{suffix}"]) for n in range(n_passes)]
-    return table
+    by_n = [share(counts[f"by_n_thoughts_{n}{suffix}"]) for n in range(n_exits(counts))]
+    return Accuracy(**{name: share(counts.get(name + suffix)) for name in names}, by_n_thoughts=by_n)
+
+
+def n_exits(counts: Counts) -> int:
+    """Numbers of thoughts after which the loop was left, 0 among them."""
+    return len({key.partition("|")[0] for key in counts if key.startswith("by_n_thoughts_")})
 
 
 def rate(counts: Counts, key: str) -> float | None:
@@ -47,12 +65,7 @@ def rate(counts: Counts, key: str) -> float | None:
     return right / n if n else None
 
 
-def judge(holds: bool | None, rule: str, **evidence: Any) -> dict[str, Any]:
-    """One gate: `pass` is None where it could not be measured."""
-    return {"pass": holds, "rule": rule, **evidence}
-
-
-def better_than_controls(counts: Counts) -> dict[str, Any]:
+def better_than_controls(counts: Counts) -> BetterThanControls:
     """G1: thoughts beat no chain of thought by 20 points and pause tokens by 10, fair controls."""
     gaps, fair = {}, {}
     for name in ("no_cot", "pause"):
@@ -70,80 +83,83 @@ def better_than_controls(counts: Counts) -> dict[str, Any]:
         )
     rule = "thoughts - no_cot >= 0.20, thoughts - pause >= 0.10, both controls >= 0.95 on one step"
     paired = {name: _paired(counts, name) for name in gaps}
-    return judge(holds, rule, gaps=gaps, paired=paired, controls_are_fair=fair, lacking=lacking)
+    return BetterThanControls(
+        holds=holds, rule=rule, gaps=gaps, paired=paired, controls_are_fair=fair, lacking=lacking
+    )
 
 
-def _paired(counts: Counts, name: str) -> dict[str, Any] | None:
+def _paired(counts: Counts, name: str) -> Number | None:
     """The gap to a control on the problems that both were given."""
     if f"thoughts_not_{name}" not in counts:
         return None
     (only_ours, n), (only_theirs, _) = counts[f"thoughts_not_{name}"], counts[f"{name}_not_thoughts"]
-    gap = paired_proportions(only_ours, only_theirs, n)
-    return {"value": gap.estimate, "low": gap.low, "high": gap.high, "n": gap.n}
+    return _number(paired_proportions(only_ours, only_theirs, n))
 
 
-def needs_its_thoughts(counts: Counts, chance: float | None) -> dict[str, Any]:
+def needs_its_thoughts(counts: Counts, chance: float | None) -> NeedsItsThoughts:
     """G2: mean-ablated and resampled thoughts do no better than no chain of thought + 5 points."""
     floor = rate(counts, "no_cot")
     floor = chance if floor is None else floor
     rates = {name: rate(counts, name) for name in ("mean_ablated", "resampled")}
     holds = None if floor is None else all(r is not None and r <= floor + 0.05 for r in rates.values())
-    return judge(
-        holds,
-        "mean_ablated and resampled <= no_cot (without one: the commonest answer) + 0.05",
-        floor=floor,
-        **rates,
-    )
+    rule = "mean_ablated and resampled <= no_cot (without one: the commonest answer) + 0.05"
+    return NeedsItsThoughts(holds=holds, rule=rule, floor=floor, **rates)
 
 
-def grows_with_thoughts(counts: Counts) -> dict[str, Any]:
+def grows_with_thoughts(counts: Counts) -> GrowsWithThoughts:
     """G3: accuracy rises with the number of thoughts; where steps are known, at the right one."""
-    table = accuracy_table(counts)["by_n_thoughts"]
-    values = [entry["value"] for entry in table]
-    if len(values) < 2:
-        return judge(None, "no early exit measured")
-    rise = values[-1] - values[0]
+    exits = [wilson(*counts[f"by_n_thoughts_{n}"]) for n in range(n_exits(counts))]
+    if len(exits) < 2:
+        return GrowsWithThoughts(holds=None, rule="no early exit measured")
+    rise = exits[-1].estimate - exits[0].estimate
     falls = sum(
-        later["high"] < earlier["low"] and earlier["value"] - later["value"] > 0.02
-        for earlier, later in pairwise(table)
+        later.high < earlier.low and earlier.estimate - later.estimate > 0.02
+        for earlier, later in pairwise(exits)
     )
     rule = "rise >= 0.20 in all, and no fall from one number to the next > 0.02 and beyond both intervals"
-    return judge(rise >= 0.2 and falls == 0, rule, rise=rise, falls=falls)
+    return GrowsWithThoughts(holds=rise >= 0.2 and falls == 0, rule=rule, rise=rise, falls=falls)
 
 
-def steps_where_value_is_produced(counts: Counts, n_passes: int, steps: list[int]) -> dict[str, Any]:
+def steps_where_value_is_produced(counts: Counts, steps: list[int]) -> AtTheValue:
     """G3b: with fewer than 2 k thoughts a k-step problem is not solved, with 2 k it is.
 
     Beyond doubt: a number counts against it only if its whole interval does.
     """
-    before = [share(counts.get(f"by_n_thoughts_{n}|{k}")) for k in steps for n in range(2 * k)]
-    after = [share(counts.get(f"by_n_thoughts_{n}|{k}")) for k in steps for n in range(2 * k, n_passes)]
-    before, after = ([entry for entry in side if entry] for side in (before, after))
+    exits = n_exits(counts)
+    before = _measured(counts, [f"by_n_thoughts_{n}|{k}" for k in steps for n in range(2 * k)])
+    after = _measured(counts, [f"by_n_thoughts_{n}|{k}" for k in steps for n in range(2 * k, exits)])
     if not before or not after:
-        return judge(None, "needs problems with n_steps and early exit")
-    high = max(before, key=lambda entry: entry["value"])
-    low = min(after, key=lambda entry: entry["value"])
+        return AtTheValue(holds=None, rule="needs problems with n_steps and early exit")
+    high = max(before, key=lambda entry: entry.estimate)
+    low = min(after, key=lambda entry: entry.estimate)
     rule = "accuracy <= 0.12 with n < 2 k thoughts, >= 0.90 with n >= 2 k, up to the intervals"
-    return judge(high["low"] <= 0.12 and low["high"] >= 0.9, rule, highest_before=high, lowest_after=low)
+    holds = high.low <= 0.12 and low.high >= 0.9
+    return AtTheValue(holds=holds, rule=rule, highest_before=_number(high), lowest_after=_number(low))
 
 
-def follows_the_donor(counts: Counts) -> dict[str, Any]:
+def _measured(counts: Counts, keys: list[str]) -> list[Interval]:
+    return [wilson(*counts[key]) for key in keys if counts.get(key, (0, 0))[1]]
+
+
+def follows_the_donor(counts: Counts) -> FollowsTheDonor:
     """G4: keys and values of another problem bring its answer, beyond a third problem's."""
     donor, null = rate(counts, "tail_swap_donor"), rate(counts, "tail_swap_stranger")
     gap = None if donor is None or null is None else donor - null
     holds = None if gap is None else gap >= 0.5
-    return judge(holds, "donor's answer - a stranger's answer >= 0.50", donor=donor, stranger=null)
+    rule = "donor's answer - a stranger's answer >= 0.50"
+    return FollowsTheDonor(holds=holds, rule=rule, donor=donor, stranger=null)
 
 
-def twins_move(counts: Counts, storing: dict[str, list[int]]) -> dict[str, Any]:
+def twins_move(counts: Counts, storing: dict[str, list[int]]) -> TwinsMove:
     """G5: the thought that stores a value moves the answer to the twin's, others do not.
 
     `storing` names, per change, the thoughts that should carry it.
     """
-    cells = {key: rate(counts, key) for key in counts if key.startswith("twin_") and "own" not in key}
+    cells = {key: rate(counts, key) or 0.0 for key in counts if key.startswith("twin_")}
     if not cells:
-        return judge(None, "needs counterfactual twins")
-    inside, outside = {}, {}
+        return TwinsMove(holds=None, rule="needs counterfactual twins")
+    inside: dict[str, float] = {}
+    outside: dict[str, float] = {}
     for key, value in cells.items():
         _, change, thought = key.split("_")
         side = inside if int(thought.removeprefix("z")) in storing.get(change, []) else outside
@@ -151,45 +167,52 @@ def twins_move(counts: Counts, storing: dict[str, list[int]]) -> dict[str, Any]:
     start = {k: v for k, v in outside.items() if k.startswith("twin_start")}
     holds = min(inside.values()) >= 0.95 and max(start.values()) <= 0.5 * min(inside.values())
     rule = "storing thoughts >= 0.95; any other thought at most half of that"
-    return judge(holds, rule, storing=inside, others=outside)
+    return TwinsMove(holds=holds, rule=rule, storing=inside, others=outside)
 
 
-def thoughts_hold_values(probes: dict[str, Counts]) -> dict[str, Any]:
+def thoughts_hold_values(probes: dict[str, Counts]) -> ThoughtsHoldValues:
     """G6: some thought's state tells an intermediate value 20 points better than pass 0 does."""
     if not probes:
-        return judge(None, "needs columns v1, v2 ..")
+        return ThoughtsHoldValues(holds=None, rule="needs columns v1, v2 ..")
     best = {}
     for value, counts in probes.items():
         rates = {cell: right / n for cell, (right, n) in counts.items()}
         begin = max(r for cell, r in rates.items() if cell.endswith("p=0"))
         cell = max(rates, key=lambda c: rates[c])
-        best[value] = {"cell": cell, "accuracy": rates[cell], "begin_of_thought": begin}
-    holds = all(b["accuracy"] - b["begin_of_thought"] >= 0.2 for b in best.values())
-    return judge(holds, "best thought state - best begin-of-thought state >= 0.20 for each value", **best)
+        best[value] = BestCell(cell=cell, accuracy=rates[cell], begin_of_thought=begin)
+    holds = all(b.accuracy - b.begin_of_thought >= 0.2 for b in best.values())
+    rule = "best thought state - best begin-of-thought state >= 0.20 for each value"
+    return ThoughtsHoldValues(holds=holds, rule=rule, **best)
 
 
-def reproduces(counts: Counts, published: float | None) -> dict[str, Any]:
+def reproduces(counts: Counts, published: float | None) -> Reproduces:
     """G0: a published accuracy lies in the interval measured here, or within 1.5 points."""
-    ours = share(counts["thoughts"])
+    ours = wilson(*counts["thoughts"])
     if published is None:
-        return judge(None, "no published accuracy to reproduce", ours=ours)
-    assert ours is not None
-    holds = ours["low"] <= published <= ours["high"] or abs(ours["value"] - published) <= 0.015
-    return judge(holds, "published accuracy within the interval or 0.015", ours=ours, published=published)
+        return Reproduces(holds=None, rule="no published accuracy to reproduce", ours=_number(ours))
+    holds = ours.low <= published <= ours.high or abs(ours.estimate - published) <= 0.015
+    rule = "published accuracy within the interval or 0.015"
+    return Reproduces(holds=holds, rule=rule, ours=_number(ours), published=published)
 
 
-def text_is_blind(counts: Counts) -> dict[str, Any]:
+def text_is_blind(counts: Counts) -> TextIsBlind:
     """A bag of words reads the operation at chance: at most 36 % of three classes."""
-    accuracy = share(counts.get("bag_of_words"))
-    holds = None if accuracy is None else accuracy["value"] <= 0.36
-    return judge(holds, "bag of words <= 0.36", accuracy=accuracy)
+    read = rate(counts, "bag_of_words")
+    holds = None if read is None else read <= 0.36
+    return TextIsBlind(holds=holds, rule="bag of words <= 0.36", accuracy=share(counts.get("bag_of_words")))
 
 
-def survives_splicing(counts: Counts) -> dict[str, Any]:
+def survives_splicing(counts: Counts) -> SurvivesSplicing:
     """G7: answers through the SAEs cost at most 2 points; shuffled latents and PCA stand beside."""
     plain, spliced = rate(counts, "thoughts"), rate(counts, "spliced")
     if plain is None or spliced is None:
-        return judge(None, "needs sae=DIRECTORY")
-    beside = {name: rate(counts, f"spliced_{name}") for name in ("shuffled", "pca")}
-    rule = "accuracy lost by splicing <= 0.02"
-    return judge(plain - spliced <= 0.02, rule, spliced=spliced, lost=plain - spliced, **beside)
+        return SurvivesSplicing(holds=None, rule="needs sae=DIRECTORY")
+    lost = plain - spliced
+    return SurvivesSplicing(
+        holds=lost <= 0.02,
+        rule="accuracy lost by splicing <= 0.02",
+        spliced=spliced,
+        lost=lost,
+        shuffled=rate(counts, "spliced_shuffled"),
+        pca=rate(counts, "spliced_pca"),
+    )
