@@ -61,11 +61,11 @@ def start(root: Path, n: int) -> int:
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    """Every file below a folder but the result, which holds times."""
+    """Every file below a folder but the result, which holds times, and the list with its digest."""
     return {
         str(file.relative_to(root)): file.read_bytes()
         for file in sorted(root.rglob("*"))
-        if file.is_file() and file.name != "result.json"
+        if file.is_file() and file.name not in ("result.json", "thoughtlens-files.json")
     }
 
 

@@ -30,7 +30,7 @@ def test_a_stage_leaves_config_result_and_data(tmp_path):
     assert result["count"]["value"] == 3
     assert stage.read_result(tmp_path / "a") == result
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
-        "0.txt", "1.txt", "2.txt", "config.toml", "result.json",
+        "0.txt", "1.txt", "2.txt", "config.toml", "result.json", "thoughtlens-files.json",
     ]  # fmt: skip
     assert not (tmp_path / "a.tmp").exists()
 

@@ -33,6 +33,7 @@ from thoughtlens.core import (
     load_config,
     provenance,
     read_recipe,
+    seal,
     to_toml,
     validate_config,
     write_json,
@@ -188,6 +189,7 @@ def run(cfg: Recipe, out: str | Path) -> Result:
     )
     table = {**done.to_json(), **provenance().to_json()}
     write_json(out / "result.json", table)
+    seal(out, [out / "config.toml", out / "result.json"])
     return Result(table)
 
 

@@ -52,6 +52,8 @@ def test_round_trip(tmp_path_factory, n, shard_rows, dtype, widths, seed):
         "root": str(root),
         "files": -(-n // shard_rows) + 2,
         "bytes": sum(len(b) for name, b in small.files(root).items() if name != "meta.json"),
+        "by_digest": [],
+        "unlisted": ["meta.json"],
         "n_rows": n,
         "hook_names": meta.hook_names,
     }
@@ -231,18 +233,33 @@ def flip(path: Path, at: int) -> None:
 def test_verify_finds_one_bit(root, name):
     assert verify(root).files == 6
     flip(root / name, -5 if name.startswith("shards") else 40)
-    with pytest.raises(StoreError, match=f"1 of 6 files differ: {name}"):
+    with pytest.raises(StoreError, match=rf"1 of (2|6) files are not what was written there .*{name}"):
         verify(root)
 
 
 def test_a_damaged_table_is_found_when_read(root):
-    flip(root / "rows.parquet", 40)
     store = ActivationStore.open(root)
+    flip(root / "rows.parquet", 40)
     with pytest.raises(StoreError, match=r"rows\.parquet is damaged"):
         store.view(split="train")
+    with pytest.raises(StoreError, match=r"not what was written there .*rows\.parquet"):
+        ActivationStore.open(root)
 
 
-def test_rows_must_count(root):
+def test_a_damaged_shard_is_found_when_first_read(root, monkeypatch):
+    flip(root / "shards" / "00002.safetensors", -5)
+    store = ActivationStore.open(root)
+    hook = store.hook_names[0]
+    store.read(hook, [0, 19])
+    with pytest.raises(StoreError, match=r"1 of 1 files are not .*00002\.safetensors"):
+        store.read(hook, [0, 20])
+    monkeypatch.setenv("THOUGHTLENS_UNCHECKED", "1")
+    assert store.read(hook, [20]).shape == (1, 5)
+
+
+def test_rows_must_count(root, monkeypatch):
+    monkeypatch.setenv("THOUGHTLENS_UNCHECKED", "1")
+
     def swap_two(table):
         order = np.arange(len(table))
         order[[3, 4]] = [4, 3]
@@ -253,7 +270,8 @@ def test_rows_must_count(root):
         ActivationStore.open(root).view()
 
 
-def test_rows_must_belong_to_problems(root):
+def test_rows_must_belong_to_problems(root, monkeypatch):
+    monkeypatch.setenv("THOUGHTLENS_UNCHECKED", "1")
     pq.write_table(small.problems(30), root / "problems.parquet")
     with pytest.raises(StoreError, match=r"problem 'p5' is not in problems\.parquet"):
         ActivationStore.open(root).view()

@@ -10,11 +10,21 @@ import pyarrow as pa
 
 from thoughtlens.acts.store import tables
 from thoughtlens.acts.store.contents import Contents
-from thoughtlens.acts.store.meta import PROBLEMS, ROWS, StoreMeta, load_meta
+from thoughtlens.acts.store.meta import PROBLEMS, ROWS, load_meta
 from thoughtlens.acts.store.rowset import RowSet
 from thoughtlens.acts.store.shard import layout
 from thoughtlens.acts.store.view import View
-from thoughtlens.core import DataError, HookError, MismatchError, NotThereError, Record, StoreError, digest
+from thoughtlens.core import (
+    DataError,
+    HookError,
+    MismatchError,
+    NotThereError,
+    StoreError,
+    Verified,
+    digest,
+    require_sound,
+)
+from thoughtlens.core import verify as verify_files
 
 
 class ActivationStore(Contents):
@@ -25,7 +35,11 @@ class ActivationStore(Contents):
 
     @classmethod
     def open(cls, root: str | Path, verify: bool = False) -> ActivationStore:
-        """Open the store at `root`; `verify` also compares the digest of every file.
+        """Open the store at `root`, its tables compared with their digests; shards are when first read.
+
+        Args:
+            root: Its directory.
+            verify: Also read every shard and compare it now.
 
         Raises:
             NotThereError: nothing there, an unfinished store, or a missing file.
@@ -36,8 +50,9 @@ class ActivationStore(Contents):
         for index in range(len(self.meta.shards)):
             self._check_shard(index)
         self._check_tables()
+        require_sound([root / name for name in self.meta.tables])
         if verify:
-            _check_digests(root, self.meta)
+            verify_files(root)
         return self
 
     def view(
@@ -118,38 +133,19 @@ class ActivationStore(Contents):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verified(Record):
+class VerifiedStore(Verified):
     """A store that is whole."""
 
-    root: str
-    files: int
-    bytes: int
     n_rows: int
     hook_names: list[str]
 
 
-def verify(root: str | Path) -> Verified:
-    """Compare every file of the store at `root` with the digest in its meta.
+def verify(root: str | Path) -> VerifiedStore:
+    """Compare every file of the store at `root` with its digest.
 
     Raises:
         NotThereError, StoreError: as `ActivationStore.open`; every damaged file is named.
     """
-    store = ActivationStore.open(root, verify=True)
-    files = [*(s.file for s in store.meta.shards), *store.meta.tables]
-    return Verified(
-        root=str(root),
-        files=len(files),
-        bytes=sum((store.root / name).stat().st_size for name in files),
-        n_rows=store.n_rows,
-        hook_names=store.hook_names,
-    )
-
-
-def _check_digests(root: Path, meta: StoreMeta) -> None:
-    expected = {shard.file: shard.sha256 for shard in meta.shards} | meta.tables
-    damaged = [name for name, sha256 in expected.items() if digest(root / name) != sha256]
-    if damaged:
-        raise StoreError(
-            f"Expected the sha256 of meta.json in {root}, {len(damaged)} of {len(expected)} files differ: "
-            f"{', '.join(damaged)}; restore them, or extract again"
-        )
+    store = ActivationStore.open(root)
+    found = verify_files(root)
+    return VerifiedStore(**vars(found), n_rows=store.n_rows, hook_names=store.hook_names)

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.acts.store.meta import StoreMeta
-from thoughtlens.core import StoreError, head
+from thoughtlens.core import StoreError, head, require_sound
 
 CODES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 BITS = {2: torch.int16, 4: torch.int32}
@@ -116,6 +116,7 @@ class ShardMaps:
         self._root, self._meta = root, meta
         self._maps: OrderedDict[int, tuple[mmap.mmap, list[np.ndarray]]] = OrderedDict()
         self._touched: set[int] = set()
+        self._sound: set[int] = set()
         self._windows = 0
         self._lock = threading.Lock()
 
@@ -132,6 +133,7 @@ class ShardMaps:
         bits = out.view(BITS[out.itemsize]).numpy()
         shard, row = np.divmod(row, self._meta.shard_rows)
         slot = (shard * len(self._meta.hook_names) + hook) * self._meta.shard_rows + row
+        self._require_sound(shard)
         order = np.argsort(slot)
         tensor, row = np.divmod(slot[order], self._meta.shard_rows)
         windows = np.cumsum(_changes(tensor) | _changes(row * bits.strides[0] // self.window_bytes))
@@ -143,6 +145,13 @@ class ShardMaps:
             with self._lock:
                 bits[order[start:stop]] = self._tensors(shard)[hook][row[start:stop]]
                 self._release(shard, int(windows[stop - 1] - windows[start]) + 1)
+
+    def _require_sound(self, shards: np.ndarray) -> None:
+        """Compare shards with their digests before their first use."""
+        with self._lock:
+            if new := set(np.unique(shards).tolist()) - self._sound:
+                require_sound(self._root / self._meta.shards[index].file for index in new)
+                self._sound |= new
 
     def _release(self, shard: int, windows: int) -> None:
         """Give pages back to the system before many are resident."""

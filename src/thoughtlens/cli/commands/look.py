@@ -47,11 +47,13 @@ def recipes() -> None:
 
 
 @app.command()
-def verify(store: Annotated[Path, typer.Argument(help="An acts/ directory.")]) -> None:
-    """Check every digest of an activation store."""
-    from thoughtlens.acts import verify
+def verify(path: Annotated[Path, typer.Argument(help="A run, a stage of one, an SAE or a store.")]) -> None:
+    """Read every file and compare it with its digest."""
+    from thoughtlens.acts import verify as verify_store
+    from thoughtlens.core import verify as verify_files
 
-    show(verify(store).to_json())
+    of_store = (path / "meta.json").is_file() and (path / "shards").is_dir()
+    show((verify_store(path) if of_store else verify_files(path)).to_json())
 
 
 @app.command(help=BY_NAME["explorer"].about)

@@ -28,11 +28,19 @@ def read_json(file: Path, *, max_bytes: int | None = None) -> dict[str, Any]:
     return table
 
 
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)  # it can be read in no other way
+
+
 @contextmanager
 def whole(file: Path) -> Iterator[Path]:
-    """A name to write to; its bytes are forced to disk and become `file`, which is whole or absent."""
+    """A name to write to; its bytes are forced to disk and become `file`, which is whole or absent.
+
+    Its mode is that of new files, whatever the library that wrote it gave it.
+    """
     part = file.with_name(file.name + ".part")
     yield part
+    part.chmod(0o666 & ~_UMASK)
     with part.open("rb") as handle:
         os.fsync(handle.fileno())
     os.replace(part, file)

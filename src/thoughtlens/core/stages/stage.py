@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import platform
 import shutil
@@ -24,6 +23,7 @@ from pathlib import Path
 from thoughtlens import __version__
 from thoughtlens.core.errors import (
     ConfigError,
+    MismatchError,
     NotThereError,
     OccupiedError,
     ResourceError,
@@ -31,7 +31,8 @@ from thoughtlens.core.errors import (
     is_out_of_memory,
 )
 from thoughtlens.core.machine.console import say
-from thoughtlens.core.records.files import fsync_tree, read_json, sha256, whole, write_json
+from thoughtlens.core.records.files import fsync_tree, read_json, whole, write_json
+from thoughtlens.core.records.manifest import seal, unchecked
 from thoughtlens.core.records.record import Json, Outcome, Record
 from thoughtlens.core.records.result import Result
 from thoughtlens.core.stages.config import (
@@ -42,14 +43,13 @@ from thoughtlens.core.stages.config import (
     to_toml,
     validate_config,
 )
+from thoughtlens.core.stages.digests import BEGUN, LOCK, digest, digest_tree, require_as_written
 from thoughtlens.core.stages.parts import FOLDER as PARTS
 from thoughtlens.core.stages.translate import translate_result
 
 SCHEMA = 1
+NOT_COMPARED = "the inputs were not compared with their digests, as --unchecked asked"
 LIBRARIES = ("torch", "transformers", "numpy", "scikit-learn", "safetensors", "pyarrow")
-LOCK, BEGUN = ".lock", ".begun.json"
-UNHASHED = {"config.toml", "result.json", LOCK, BEGUN}
-UNHASHED_FOLDERS = {"shards", "checkpoints", PARTS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +94,17 @@ def run_stage(
     Raises:
         NotThereError: an input is missing.
         OccupiedError: `out` holds something else, or another process is writing it.
+        StoreError: an input, or what is finished at `out`, is damaged.
+        MismatchError: an input changed meanwhile.
         ResourceError: disk full or no permission. What was finished stays.
     """
-    out = Path(out)
-    digests = {name: digest(path) for name, path in (inputs or {}).items()}
+    out, inputs = Path(out), inputs or {}
+    digests = {name: digest(path) for name, path in inputs.items()}
     if out.exists():
         return _reuse(out, stage, cfg, digests)
+    if not unchecked():
+        for path in inputs.values():
+            require_as_written(Path(path))
     tmp = out.with_name(out.name + ".tmp")
     with _os_errors(out), _locked(tmp):
         if out.exists():  # another process ended while this one waited for nothing
@@ -110,14 +115,17 @@ def run_stage(
             return _finished(tmp, out)
         start = time.monotonic()
         outcome = work(tmp)
+        for name, path in inputs.items():
+            if digest(path) != digests[name]:
+                raise MismatchError(
+                    f"{path} has changed while {stage} was reading it; delete {tmp} and run it again"
+                )
         result = {
             "schema": SCHEMA,
             "stage": stage,
-            **(outcome.to_json() if isinstance(outcome, Outcome) else outcome),
+            **_with_notes(outcome.to_json() if isinstance(outcome, Outcome) else outcome),
             "config_identity": identity(cfg),
-            "inputs": {
-                name: {"path": str(path), "digest": digests[name]} for name, path in (inputs or {}).items()
-            },
+            "inputs": {name: {"path": str(path), "digest": digests[name]} for name, path in inputs.items()},
             "digest": _digest_finished(tmp),
             "seconds": round(time.monotonic() - start, 3),
             **provenance().to_json(),
@@ -134,31 +142,6 @@ def read_result(path: str | Path) -> Result:
         hint = "; an unfinished run lies beside it: run its command again" if unfinished else ""
         raise NotThereError(f"Expected a finished stage at {path}, found no {file.name} there{hint}")
     return Result(translate_result(read_json(file)))
-
-
-def digest(path: str | Path) -> str:
-    """sha256 of a file, or the digest stored in a finished stage's result."""
-    path = Path(path)
-    if path.is_file():
-        return sha256(path)
-    if (path / "result.json").is_file():
-        return read_result(path)["digest"]
-    if path.is_dir():
-        return digest_tree(path)
-    raise NotThereError(f"Expected an input at {path}, found nothing there")
-
-
-def digest_tree(root: Path) -> str:
-    """sha256 over names and contents of a directory's files.
-
-    Shards count through the digests in `meta.json`; checkpoints and logs of the way do not count.
-    """
-    total = hashlib.sha256()
-    for file in sorted(root.rglob("*")):
-        name = file.relative_to(root)
-        if file.is_file() and file.name not in UNHASHED and name.parts[0] not in UNHASHED_FOLDERS:
-            total.update(f"{name.as_posix()}\0{sha256(file)}\n".encode())
-    return total.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,13 +173,21 @@ def provenance() -> Provenance:
     return Provenance(versions=versions, git_commit=_git_commit(), machine=machine)
 
 
+def _with_notes(outcome: Json) -> Json:
+    """With a warning where the user chose not to compare the inputs with their digests."""
+    if not unchecked():
+        return outcome
+    return outcome | {"warnings": [*outcome.get("warnings", ()), NOT_COMPARED]}
+
+
 def _finished(tmp: Path, out: Path) -> Result:
-    """Clean up and rename; all that a stage which was killed here has left to do.
+    """Clean up, list the files and rename; all that a stage which was killed here has left to do.
 
     The lock goes last: whoever starts meanwhile must not write into what is about to be renamed.
     """
     shutil.rmtree(tmp / PARTS, ignore_errors=True)
     (tmp / BEGUN).unlink(missing_ok=True)
+    seal(tmp)
     fsync_tree(tmp)
     os.rename(tmp, out)
     (out / LOCK).unlink()
@@ -206,7 +197,7 @@ def _finished(tmp: Path, out: Path) -> Result:
 def _digest_finished(tmp: Path) -> str:
     """The digest of what is there, after halves that a kill left are swept away."""
     for half in (*tmp.rglob("*.part"), *tmp.rglob(".tmp*")):
-        if half.is_file() and half.relative_to(tmp).parts[0] not in UNHASHED_FOLDERS:
+        if half.is_file():
             half.unlink()
     return digest_tree(tmp)
 
@@ -233,6 +224,7 @@ def _reuse(out: Path, stage: str, cfg: Config, digests: dict[str, str]) -> Resul
                 f"{out} was made from another {name} than the one given now; "
                 f"choose another --out, or delete it"
             )
+    require_as_written(out, deep=False)
     (out / LOCK).unlink(missing_ok=True)
     say(f"{stage}: {out} is already done, nothing to do")
     return result

@@ -20,7 +20,16 @@ import scipy.sparse as sp
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 
-from thoughtlens.core import DataError, NotThereError, Record, StoreError, head, read_json, whole
+from thoughtlens.core import (
+    DataError,
+    NotThereError,
+    Record,
+    StoreError,
+    head,
+    read_json,
+    require_sound,
+    whole,
+)
 
 SCHEMA = 1
 DTYPES = {"I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "F32": np.dtype("<f4")}
@@ -236,6 +245,7 @@ def tensors(file: Path, types: Mapping[str, str]) -> dict[str, np.ndarray]:
     """
     if not file.is_file():
         raise NotThereError(f"Expected {file}, found none; run `thoughtlens interpret` again")
+    require_sound([file])
     try:
         with safe_open(file, "numpy") as reader, file.open("rb") as handle:
             at, found = 8 + int.from_bytes(handle.read(8), "little"), {}

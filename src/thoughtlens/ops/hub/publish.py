@@ -10,10 +10,12 @@ from typing import Any
 from thoughtlens import __version__
 from thoughtlens.core import (
     BY_NAME,
+    LIST,
     OccupiedError,
     ResourceError,
     Result,
     ThoughtlensError,
+    relist,
     say,
     warn,
     write_json,
@@ -64,8 +66,11 @@ def push(
     place.check(update)
     found = _with_explorer(contents(path, acts=acts), acts)
     with place.staging() as staged:
-        cleaner, manifest = Cleaner(found.root), None
+        cleaner = Cleaner(found.root)
         rewritten = [name for name in found.files if _stage(found.root, name, staged, cleaner)]
+        for name in found.files:
+            if Path(name).name == LIST:
+                relist(staged / Path(name).parent)
         manifest = Manifest(
             kind=found.kind,
             name=found.root.name,

@@ -15,6 +15,8 @@ from thoughtlens.core import (
     ConfigError,
     Json,
     NotThereError,
+    require_sound,
+    seal,
     validate_config,
     write_json,
 )
@@ -59,7 +61,7 @@ def save(sae: SAE, directory: str | Path) -> None:
     """Write an SAE that takes raw activations; a global normalisation is folded in the copy on disk.
 
     The weights come first and `cfg.json` last, each through a temporary name: a directory with a
-    `cfg.json` is whole.
+    `cfg.json` is whole. The list of both with their digests follows.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -76,6 +78,7 @@ def save(sae: SAE, directory: str | Path) -> None:
 def write_header(sae: SAE, directory: Path) -> None:
     """The `cfg.json` of an SAE that takes raw activations; its weights lie there already."""
     write_json(directory / "cfg.json", _header(sae))
+    seal(directory, [directory / "cfg.json", directory / "sae.safetensors"])
 
 
 def load_native(path: str | Path, device: str = "cpu") -> SAE:
@@ -97,6 +100,7 @@ def read_native(directory: Path) -> tuple[SAE, dict[str, Tensor]]:
     Where they lie in the file decides how well a processor reads them: compute with a copy.
     """
     header = read_header(directory)
+    require_sound([directory / "cfg.json", directory / "sae.safetensors"])
     sae = _empty(header, directory / "cfg.json")
     tensors = _read_tensors(directory / "sae.safetensors")
     _check(tensors, sae.state_dict(), directory / "sae.safetensors")

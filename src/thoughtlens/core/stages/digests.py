@@ -1,0 +1,115 @@
+"""Digests of stages and of what they are made from, and whether both are still what was written."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from thoughtlens.core.errors import NotThereError, StoreError
+from thoughtlens.core.records import manifest
+from thoughtlens.core.records.files import read_json, sha256
+from thoughtlens.core.records.manifest import known_sha256
+from thoughtlens.core.records.record import Record
+from thoughtlens.core.stages.parts import FOLDER as PARTS
+
+LOCK, BEGUN = ".lock", ".begun.json"
+UNHASHED = {"config.toml", "result.json", LOCK, BEGUN, manifest.LIST}
+UNHASHED_FOLDERS = {"shards", "checkpoints", PARTS}
+
+
+def digest(path: str | Path) -> str:
+    """sha256 of a file, or the digest stored in a finished stage's result."""
+    path = Path(path)
+    if path.is_file():
+        return sha256(path)
+    if (path / "result.json").is_file():
+        stored = read_json(path / "result.json").get("digest")
+        if isinstance(stored, str):
+            return stored
+    if path.is_dir():
+        return digest_tree(path)
+    raise NotThereError(f"Expected an input at {path}, found nothing there")
+
+
+def digest_tree(root: Path) -> str:
+    """sha256 over names and contents of a directory's files.
+
+    Shards count through the digests in `meta.json`; checkpoints and logs of the way do not count.
+    """
+    total = hashlib.sha256()
+    for file in sorted(root.rglob("*")):
+        name = file.relative_to(root)
+        if file.is_file() and file.name not in UNHASHED and name.parts[0] not in UNHASHED_FOLDERS:
+            total.update(f"{name.as_posix()}\0{known_sha256(file)}\n".encode())
+    return total.hexdigest()
+
+
+def require_as_written(path: Path, *, deep: bool = True) -> None:
+    """See that a stage's directory, or a folder or file in one, is what the stage wrote.
+
+    By its manifest; a stage of an earlier version, which has none, by its digest. What no stage has written
+    passes.
+
+    Args:
+        path: What is read.
+        deep: Compare contents; else only that everything is there, in its size.
+
+    Raises:
+        StoreError: missing or changed files.
+    """
+    if not manifest.require_whole(path, deep=deep) and (path / "result.json").is_file():
+        stored = read_json(path / "result.json").get("digest")
+        if stored is not None and stored != digest_tree(path):
+            raise StoreError(
+                f"{path} is not what its stage wrote: its files have another digest than its result.json "
+                f"says. Restore it, or delete it and run that stage again"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified(Record):
+    """What is listed below a folder is there, byte by byte."""
+
+    root: str
+    files: int
+    bytes: int
+    by_digest: list[str]
+    """Stages of an earlier version, without a list of their files: compared as a whole, without their
+    `config.toml` and `result.json`."""
+    unlisted: list[str]
+    """Files that nothing says the digest of."""
+
+
+def verify(root: str | Path) -> Verified:
+    """Read every file of a run, a stage, an SAE or a store, and compare it with its digest.
+
+    Raises:
+        NotThereError: nothing there.
+        StoreError: files that are missing or of other bytes, or a list that is damaged; all are named.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise NotThereError(f"Expected a run, a stage, an SAE or a store at {root}, found no directory there")
+    folders = {root} | {file.parent for file in root.rglob("*.json")}
+    pairs = [(folder / name, one) for folder in folders for name, one in manifest.listed(folder).items()]
+    files = manifest.files_in(root)
+    pairs += [(file, one) for file in files for one in manifest.entries(file)]
+    manifest.compare(pairs, once=False)
+    known = {file for file, _ in pairs}
+    old = [f for f in sorted(folders) if (f / "result.json").is_file() and f / "result.json" not in known]
+    old = [folder for folder in old if "digest" in read_json(folder / "result.json")]
+    for folder in old:
+        require_as_written(folder)
+    rest = [file for file in files if file not in known]
+    return Verified(
+        root=str(root),
+        files=len(known),
+        bytes=sum(file.stat().st_size for file in known),
+        by_digest=[str(folder.relative_to(root)) for folder in old],
+        unlisted=[
+            str(f.relative_to(root))
+            for f in rest
+            if f.name in UNHASHED or not any(o in f.parents for o in old)
+        ],
+    )
