@@ -1,7 +1,8 @@
 """The command line: each command is one call of the library.
 
 stdout is one JSON object, progress goes to stderr. Exit 0: done. 1: an expected error, in one line.
-2: wrong usage. A traceback only with `--debug`. Torch is imported inside the commands.
+2: wrong usage. A traceback only with `--debug`. With `--unchecked`, inputs are not compared with their
+digests, and results say so. Torch is imported inside the commands.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from thoughtlens.cli import commands  # noqa: F401
 from thoughtlens.cli.commands.app import app
 
+UNCHECKED = "THOUGHTLENS_UNCHECKED"
 INTERRUPTED = 130
 STOPPED = "interrupted; what was finished is kept, the same command continues"
 
@@ -21,11 +23,17 @@ def main() -> None:
     """Entry point: known errors become one line and exit code 1."""
     from thoughtlens.core import ThoughtlensError
 
+    _require_streams()
     debug = "--debug" in sys.argv
-    argv = [arg for arg in sys.argv[1:] if arg != "--debug"]
+    if "--unchecked" in sys.argv:
+        os.environ[UNCHECKED] = "1"
+    argv = [arg for arg in sys.argv[1:] if arg not in ("--debug", "--unchecked")]
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        app(argv, prog_name="thoughtlens")
+        try:
+            app(argv, prog_name="thoughtlens")
+        finally:
+            sys.stdout.flush()
     except ThoughtlensError as error:
         if debug:
             raise
@@ -37,22 +45,41 @@ def main() -> None:
             raise
         _fail(STOPPED, INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
     # The command line is the boundary: whatever was not foreseen must still end in one line.
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError):
+            _drop_output()  # what could not be written is not tried again at the end
         _fail(f"{_unforeseen(error)} (run again with --debug to see where)")
 
 
 def _unforeseen(error: Exception) -> str:
     """The first line of it: torch writes its stack behind, and has no exception of its own for memory."""
-    from thoughtlens.core import is_out_of_memory
+    from thoughtlens.core import is_out_of_memory, of_system, shortened
 
-    text = next(iter(str(error).splitlines()), "")
+    if isinstance(error, OSError) and error.strerror:
+        said = of_system(error, "stdout") or f"{error.strerror}: {error.filename or 'stdout'}"
+        return shortened(str(said))
+    text = shortened(next(iter(str(error).splitlines()), ""))
     if is_out_of_memory(error):
         return f"too little memory ({text[-200:]}); use smaller batches, fewer rows or fewer latents"
     return f"unforeseen {type(error).__name__}: {text}"
+
+
+def _require_streams() -> None:
+    """Something to write to where the shell has closed stdout or stderr."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+
+
+def _drop_output() -> None:
+    """Leave unwritten what stdout does not take: nobody reads it, or its disk is full."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def _terminate(*_: object) -> None:

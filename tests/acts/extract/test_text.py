@@ -190,7 +190,7 @@ def bytes_of(root: Path) -> dict[str, bytes]:
     return {
         p.relative_to(root).as_posix(): p.read_bytes()
         for p in sorted(root.rglob("*"))
-        if p.is_file() and p.name != "result.json"
+        if p.is_file() and p.name not in ("result.json", "thoughtlens-files.json")
     }
 
 

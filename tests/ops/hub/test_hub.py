@@ -15,6 +15,7 @@ from tests.sae.stores import planted, write_store
 from thoughtlens import sae as saes
 from thoughtlens.cli.commands import app
 from thoughtlens.core import (
+    LIST,
     ConfigError,
     DataError,
     NotThereError,
@@ -83,7 +84,7 @@ def test_a_run_there_and_back(home, tmp_path):
         name for name in original if name.startswith(("acts/", "sae/checkpoints/"))
     }
     assert {n for n in back if back[n] != original[n]} == set(result["rewritten"])
-    assert set(result["rewritten"]) == {"config.toml", "sae/config.toml", "sae/result.json"}
+    assert set(result["rewritten"]) == {"config.toml", "sae/config.toml", "sae/result.json", f"sae/{LIST}"}
     a, b = saes.load_members(home / "sae"), saes.load_members(tmp_path / "back" / "sae")
     assert a.keys() == b.keys() == {"layers.0-out", "layers.1-out"}
     assert all((a[name].W_enc == b[name].W_enc).all() for name in a)
@@ -121,7 +122,7 @@ def test_the_card_says_what_was_measured_and_what_was_not(home, tmp_path):
 
 def test_one_sae_and_its_folder(home, tmp_path):
     one = hub.push(home / "sae" / "layers.0-out", str(tmp_path / "one"))
-    assert (one["kind"], one["n_files"], one["missing"]) == ("sae", 2, [])
+    assert (one["kind"], one["n_files"], one["missing"]) == ("sae", 3, [])
     hub.pull(str(tmp_path / "one"), tmp_path / "back")
     assert saes.load(tmp_path / "back").hook_names == ["layers.0:out"]
     assert "- validate (no result of it is here)" in (tmp_path / "one" / "README.md").read_text()
@@ -157,6 +158,10 @@ def test_a_base_model_is_named_only_if_it_is_one(run, tmp_path):
         header = json.loads((run / "sae" / member / "cfg.json").read_text())
         header["provenance"]["model"] = model
         write_json(run / "sae" / member / "cfg.json", header)
+        (run / "sae" / member / LIST).unlink()
+    with pytest.raises(StoreError, match=r"2 of \d+ files are not what was written there"):
+        hub.push(run, str(tmp_path / "there"))
+    (run / "sae" / LIST).unlink()
     result = hub.push(run, str(tmp_path / "there"))
     card = (tmp_path / "there" / "README.md").read_text()
     assert front_matter(card)["base_model"] in ("EleutherAI/pythia-70m", ["EleutherAI/pythia-70m"])
@@ -235,7 +240,7 @@ def test_nothing_is_overwritten(home, tmp_path):
     with pytest.raises(OccupiedError, match="an earlier push; --update"):
         hub.push(home, str(there))
     hub.push(home / "sae" / "layers.0-out", str(there), update=True)
-    assert sorted(files(there)) == ["README.md", "cfg.json", "sae.safetensors", FILE]
+    assert sorted(files(there)) == ["README.md", "cfg.json", "sae.safetensors", LIST, FILE]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("years of work")
     for update in (False, True):
@@ -332,7 +337,7 @@ def test_what_else_lies_there_is_not_pulled(home, tmp_path):
     hub.push(home / "sae" / "layers.0-out", str(tmp_path / "there"))
     (tmp_path / "there" / "evil.py").write_text("")
     hub.pull(str(tmp_path / "there"), tmp_path / "back")
-    assert sorted(os.listdir(tmp_path / "back")) == ["cfg.json", "sae.safetensors"]
+    assert sorted(os.listdir(tmp_path / "back")) == ["cfg.json", "sae.safetensors", LIST]
 
 
 def test_the_hub_out_of_reach_is_one_line(home, tmp_path):
@@ -348,5 +353,5 @@ def test_the_commands(home, tmp_path):
     assert pushed.exit_code == 0 and json.loads(pushed.stdout)["kind"] == "sae", pushed.output
     pulled = CliRunner().invoke(app, ["pull", there, back])
     size = json.loads(pushed.stdout)["bytes"]
-    expected = {"pulled": back, "kind": "sae", "n_files": 2, "bytes": size, "commit": None}
+    expected = {"pulled": back, "kind": "sae", "n_files": 3, "bytes": size, "commit": None}
     assert json.loads(pulled.stdout) == expected

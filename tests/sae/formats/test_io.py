@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.sae.toy import ROWS, random_sae, rows
 from thoughtlens import sae as saes
-from thoughtlens.core import CheckpointError, MismatchError, NotThereError
+from thoughtlens.core import LIST, CheckpointError, MismatchError, NotThereError
 from thoughtlens.sae.formats.files import write_tensors
 from thoughtlens.sae.formats.io import member_names
 
@@ -27,6 +27,7 @@ def saved(tmp_path):
     sae = random_sae(CONFIGS[0]).float()
     sae.hook_names, sae.provenance = ["layers.3:out"], {"model": "m", "thoughts": None}
     saes.save(sae, tmp_path)
+    (tmp_path / LIST).unlink()  # as one that was written by hand, so that other checks than digests are seen
     return tmp_path
 
 
@@ -56,7 +57,7 @@ def test_saving_is_deterministic(saved, tmp_path):
     saes.save(saes.load(saved), tmp_path / "again")
     for name in ("cfg.json", "sae.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes()
-    assert sorted(p.name for p in (tmp_path / "again").iterdir()) == ["cfg.json", "sae.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "again").iterdir()) == ["cfg.json", "sae.safetensors", LIST]
 
 
 def test_schema_1_of_the_disk_format_still_reads():

@@ -69,7 +69,8 @@ def test_what_a_finished_run_holds(text, tmp_path):
     result = train(config(text), tmp_path / "sae")
     assert result["warnings"] == []
     assert sorted(p.name for p in (tmp_path / "sae").iterdir()) == [
-        "cfg.json", "checkpoints", "config.toml", "metrics.parquet", "result.json", "sae.safetensors"
+        "cfg.json", "config.toml", "metrics.parquet", "result.json", "sae.safetensors",
+        "thoughtlens-files.json",
     ]  # fmt: skip
     member = result["members"][0]
     assert member["n_vectors"] == 800 and member["rows_seen"] == 38 * 64  # 2400 / 64 = 37.5

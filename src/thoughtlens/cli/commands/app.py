@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +62,8 @@ def doing(
 
 def show(result: Json) -> None:
     """The command's one JSON object; of several processes under torchrun, the first one's."""
-    if os.environ.get("RANK", "0") != "0":
+    from thoughtlens.core import quiet
+
+    if quiet():
         return
     sys.stdout.write(json.dumps(result, ensure_ascii=False, default=str) + "\n")

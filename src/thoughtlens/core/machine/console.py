@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-def _quiet() -> bool:
+def quiet() -> bool:
     """Whether another process under torchrun is the one that speaks."""
-    return os.environ.get("RANK", "0") != "0"
+    return os.environ.get("RANK", "0") != "0" and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def say(text: str) -> None:
     """One line on stderr; of several processes under torchrun, the first one's."""
-    if _quiet():
+    if quiet():
         return
     sys.stderr.write(text.rstrip() + "\n")
     sys.stderr.flush()
@@ -66,7 +66,7 @@ class Progress:
         self.note = note or self.note
         now = time.monotonic()
         live = sys.stderr.isatty()
-        if not _quiet() and now - self.last > (0.2 if live else self.every_s):
+        if not quiet() and now - self.last > (0.2 if live else self.every_s):
             self.last = now
             sys.stderr.write(f"\r{self.line()}\x1b[K" if live else self.line() + "\n")
             sys.stderr.flush()

@@ -20,12 +20,14 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from thoughtlens.core.errors import ResourceError
+from thoughtlens.core.errors import ConfigError, ResourceError
 from thoughtlens.core.records.record import Json, Outcome
 from thoughtlens.core.records.result import Result
 
 PATIENCE_S = 1800.0
 """How long a rank waits for one that is alive, and, say, measuring."""
+TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables that torchrun sets for each process."""
 GRACE_S = 3.0
 """How long a rank waits for the reason why another is gone."""
 
@@ -160,8 +162,29 @@ class Ranks:
 
 
 def world() -> tuple[int, int]:
-    """(rank, number of ranks) as torchrun says; (0, 1) without it."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    """(rank, number of ranks) as torchrun says; (0, 1) without it.
+
+    Raises:
+        ConfigError: only a part of what torchrun sets, or no numbers.
+    """
+    said = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE")}
+    if said["WORLD_SIZE"] in ("", "1"):
+        return 0, 1
+    if missing := [name for name in TORCHRUN if not os.environ.get(name)]:
+        raise ConfigError(
+            f"WORLD_SIZE={said['WORLD_SIZE'][:20]} asks for several processes without {', '.join(missing)}: "
+            f"start it with torchrun, or unset WORLD_SIZE"
+        )
+    try:
+        rank, size = (int(said[name]) for name in ("RANK", "WORLD_SIZE"))
+    except ValueError:
+        rank, size = -1, 0
+    if not 0 <= rank < size:
+        raise ConfigError(
+            f"Expected RANK below WORLD_SIZE, got RANK={said['RANK'][:20]!r}, "
+            f"WORLD_SIZE={said['WORLD_SIZE'][:20]!r}; torchrun sets both"
+        )
+    return rank, size
 
 
 @cache
@@ -180,7 +203,14 @@ def joined() -> Iterator[Ranks]:
     if world()[1] == 1:
         yield Ranks()
         return
-    store, rank, size = _rendezvous()
+    try:
+        store, rank, size = _rendezvous()
+    except (RuntimeError, ValueError) as error:
+        raise ResourceError(
+            f"The other processes do not come to {os.environ['MASTER_ADDR'][:100]}, port "
+            f"{os.environ['MASTER_PORT'][:20]} ({str(error).partition(chr(10))[0][:160]}): start all of them "
+            f"with torchrun"
+        ) from None
     store = PrefixStore(f"thoughtlens {next(_MEETINGS)}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     exchange = PrefixStore("exchange", store)

@@ -59,7 +59,8 @@ def seal(folder: Path, files: Iterable[Path] | None = None) -> None:
 
 def relist(folder: Path) -> None:
     """Write the manifest of a copied folder anew: of the files that came along, as they are now."""
-    seal(folder, [folder / name for name in listed(folder)])
+    named = read_json(folder / LIST)["files"]
+    seal(folder, [folder / name for name in named])
 
 
 def listed(folder: Path) -> dict[str, Listed]:
@@ -128,7 +129,8 @@ def compare(pairs: Sequence[tuple[Path, Listed]], *, once: bool = True, sizes: b
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise StoreError(
             f"{len(wrong)} of {len(there)} files are not what was written there (size or sha256): "
-            f"{names}{more}. Restore them, or delete that stage's directory and run it again"
+            f"{names}{more}. Restore them, or delete that stage's directory and run it again; changed on "
+            f"purpose, delete the {LIST} beside them"
         )
 
 

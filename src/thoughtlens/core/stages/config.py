@@ -56,7 +56,20 @@ class Config(BaseModel):
                 table[name] = {tag: getattr(field.default, tag), **value}
         return table
 
+    @model_validator(mode="after")
+    def _no_absurd_numbers(self) -> Config:
+        """Sizes that no machine could work off are refused before work begins."""
+        for name in type(self).model_fields:
+            most = next((n for ending, n in MOST.items() if name.endswith(ending)), MOST[""])
+            values = getattr(self, name)
+            for value in values if isinstance(values, tuple | list) else (values,):
+                if isinstance(value, int) and abs(value) > most:
+                    raise ValueError(f"{name}: expected at most {most:,}, got {str(value)[:40]}")
+        return self
 
+
+MOST = {"seed": 2**32 - 1, "seeds": 2**32 - 1, "resamples": 10**6, "permutations": 10**6, "bytes": 2**63, "": 10**12}
+"""The largest whole number that a setting may have, by the ending of its name."""
 C = TypeVar("C", bound=Config)
 
 
@@ -90,13 +103,11 @@ def read_recipe(source: str | Path) -> dict:
     path = Path(source)
     if path.suffix != ".toml" and path.name == str(source) and str(source) in recipe_names():
         text = (resources.files("thoughtlens.studies.recipes") / f"{source}.toml").read_text("utf-8")
-    elif path.is_file():
+    elif path.is_file() or (path.is_dir() and (path / "config.toml").is_file()):
         try:
-            text = path.read_text("utf-8")
-        except (UnicodeDecodeError, PermissionError) as error:
+            text = (path / "config.toml" if path.is_dir() else path).read_text("utf-8")
+        except (ValueError, OSError) as error:
             raise ConfigError(f"{path} is not a readable TOML file: {error}") from None
-    elif path.is_dir() and (path / "config.toml").is_file():
-        text = (path / "config.toml").read_text("utf-8")
     else:
         near = difflib.get_close_matches(str(source), recipe_names(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -106,7 +117,7 @@ def read_recipe(source: str | Path) -> dict:
         )
     try:
         return translate_config(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of numbers of 4,301 digits, and 1,000 levels
         raise ConfigError(f"{source} is not valid TOML: {error}") from None
 
 
@@ -216,7 +227,7 @@ def _plain(value: Any) -> Any:
 def _parse(raw: str) -> Any:
     try:
         return tomllib.loads(f"v = {raw}")["v"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return raw
 
 

@@ -6,7 +6,6 @@ leaves `NAME.tmp`, and the same call continues there.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import platform
@@ -29,6 +28,7 @@ from thoughtlens.core.errors import (
     ResourceError,
     ThoughtlensError,
     is_out_of_memory,
+    system_errors,
 )
 from thoughtlens.core.machine.console import say
 from thoughtlens.core.records.files import fsync_tree, read_json, whole, write_json
@@ -106,7 +106,7 @@ def run_stage(
         for path in inputs.values():
             require_as_written(Path(path))
     tmp = out.with_name(out.name + ".tmp")
-    with _os_errors(out), _locked(tmp):
+    with _spoken(out), _locked(tmp):
         if out.exists():  # another process ended while this one waited for nothing
             shutil.rmtree(tmp)
             return _reuse(out, stage, cfg, digests)
@@ -289,21 +289,11 @@ def _other_settings(folder: Path, cfg: Config, *, paths: bool) -> list[str]:
 
 
 @contextmanager
-def _os_errors(out: Path) -> Iterator[None]:
+def _spoken(out: Path) -> Iterator[None]:
+    """What the machine cannot do, in one line."""
     try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(
-                f"The disk is full while writing {out}: free some space and run the same command again, "
-                f"it continues from what is finished"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise ResourceError(
-                f"No permission to write {error.filename or out}; "
-                f"choose another --out, or change its permissions"
-            ) from error
-        raise
+        with system_errors(out, "; run the same command again, it continues from what is finished"):
+            yield
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, ThoughtlensError) or not is_out_of_memory(error):
             raise

