@@ -68,7 +68,14 @@ class Config(BaseModel):
         return self
 
 
-MOST = {"seed": 2**32 - 1, "seeds": 2**32 - 1, "resamples": 10**6, "permutations": 10**6, "bytes": 2**63, "": 10**12}
+MOST = {
+    "seed": 2**32 - 1,
+    "seeds": 2**32 - 1,
+    "resamples": 10**6,
+    "permutations": 10**6,
+    "bytes": 2**63,
+    "": 10**12,
+}
 """The largest whole number that a setting may have, by the ending of its name."""
 C = TypeVar("C", bound=Config)
 
