@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,11 +15,11 @@ from thoughtlens.latents.stats import association
 from thoughtlens.latents.stats.association import (
     Associations,
     correlation,
+    groups_of,
     label_preference,
     level_preference,
     rank_within,
     token_preference,
-    units_of,
     word_preference,
 )
 from thoughtlens.latents.stats.chance import Chance, Null
@@ -78,7 +80,7 @@ def test_threads_do_not_matter(factor):
     before = torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found.append(FACTORS[factor](mask, 3))
+        found.append(FACTORS[factor](mask, np.arange(60), few(60, 3, min_units=5)))
     torch.set_num_threads(before)
     for name, value in vars(found[0]).items():
         np.testing.assert_array_equal(getattr(found[1], name), value, err_msg=name)
@@ -157,12 +159,13 @@ def test_numbers_are_tested_by_their_rank():
     number[7] = np.nan
     found = correlation(of_mask(mask), number, few(200))
     known = ~np.isnan(number)
-    for i, j in enumerate(found.latent):
-        r = stats.pearsonr(mask[known, :, j].mean(1), stats.rankdata(number[known]))
+    by = stats.rankdata(number[known]), number[known]
+    for i, (j, way) in enumerate(zip(found.latent, found.level, strict=True)):
+        r = stats.pearsonr(mask[known, :, j].mean(1), by[way])
         assert found.estimate[i] == pytest.approx(r.statistic)
         interval = r.confidence_interval(0.95)
         assert (found.low[i], found.high[i]) == pytest.approx((interval.low, interval.high))
-    assert found.latent[found.p_max < 0.01].tolist() == [2]
+    assert found.latent[found.p_max < 0.01].tolist() == [2, 2]
 
 
 def test_token_lift_by_hand():
@@ -204,53 +207,115 @@ def test_q_values_by_hand():
     assert null.p_max(np.array([3.0, 1.0])).tolist() == pytest.approx([1 / 3, 1])
 
 
-def of_levels(mask: np.ndarray, seed: int) -> Associations:
-    return level_preference(of_mask(mask), levels(mask), mask.shape[1], few(60, seed, min_units=5))
+def of_levels(mask: np.ndarray, group: np.ndarray, chance: Chance) -> Associations:
+    return level_preference(of_mask(mask), levels(mask), mask.shape[1], chance)
 
 
-def of_labels(mask: np.ndarray, seed: int) -> Associations:
-    label = np.random.default_rng(seed).choice(3, len(mask), p=[0.1, 0.2, 0.7])
-    return label_preference(of_mask(mask), label, 3, few(60, seed, min_units=5))
+def of_labels(mask: np.ndarray, group: np.ndarray, chance: Chance) -> Associations:
+    label = chance.rng.choice(3, group.max() + 1, p=[0.15, 0.2, 0.65])
+    return label_preference(of_mask(mask), label[group], 3, chance)
 
 
-def of_words(mask: np.ndarray, seed: int) -> Associations:
-    has = np.random.default_rng(seed).random((len(mask), 8)) < np.linspace(0.1, 0.8, 8)
+def of_inner_labels(mask: np.ndarray, group: np.ndarray, chance: Chance) -> Associations:
+    label = chance.rng.choice(3, len(group), p=[0.15, 0.2, 0.65])  # varies inside groups
+    return label_preference(of_mask(mask), label, 3, chance)
+
+
+def of_words(mask: np.ndarray, group: np.ndarray, chance: Chance) -> Associations:
+    has = (chance.rng.random((group.max() + 1, 8)) < np.linspace(0.15, 0.8, 8))[group]
     problem, word = np.nonzero(has)
     indptr = np.r_[0, np.cumsum(np.bincount(problem, minlength=len(mask)))]
-    return word_preference(of_mask(mask), indptr, word.astype(np.int32), 8, few(60, seed, min_units=5), top=8)
+    return word_preference(of_mask(mask), indptr, word.astype(np.int32), 8, chance, top=8)
 
 
-def of_tokens(mask: np.ndarray, seed: int) -> Associations:
-    token = np.random.default_rng(seed).geometric(0.3, mask.shape[0] * mask.shape[1]).clip(max=9)
-    return token_preference(of_mask(mask), token, 10, few(60, seed, min_units=3), min_fires=4)
+def of_tokens(mask: np.ndarray, group: np.ndarray, chance: Chance) -> Associations:
+    token = chance.rng.geometric(0.3, (group.max() + 1, mask.shape[1])).clip(max=9)[group].ravel()
+    return token_preference(of_mask(mask), token, 10, replace(chance, min_units=3), min_fires=4)
 
 
-def of_numbers(mask: np.ndarray, seed: int) -> Associations:
-    number = np.random.default_rng(seed).lognormal(size=len(mask))
-    return correlation(of_mask(mask), number, few(60, seed, min_units=5))
+def of_numbers(mask: np.ndarray, group: np.ndarray, chance: Chance) -> Associations:
+    return correlation(of_mask(mask), chance.rng.lognormal(size=group.max() + 1)[group], chance)
 
 
-FACTORS = {"level": of_levels, "label": of_labels, "word": of_words, "token": of_tokens, "number": of_numbers}
+FACTORS = {
+    "level": of_levels, "label": of_labels, "inner label": of_inner_labels, "word": of_words,
+    "token": of_tokens, "number": of_numbers,
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("factor", FACTORS)
-def test_random_masks_come_out_as_nothing(factor):
-    # sparse and dense latents, some firing in bursts, that have nothing to do with any level
-    runs, false = 120, 0
+def random_mask(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sparse and dense latents, some firing in bursts, that have nothing to do with anything; and groups.
+
+    `alone`: 60 problems, each its own group. `copies`: 40 in four copies each. `paraphrases`: 40 in one to
+    eight versions, in which one firing of twenty differs, in any order.
+    """
+    rng = np.random.default_rng([seed, 1000])
+    n = 60 if kind == "alone" else 40
+    mask = rng.random((n, 6, 24)) < np.linspace(0.03, 0.6, 24)
+    mask[:, :, ::3] &= rng.random((n, 1, 8)) < 0.5
+    if kind == "alone":
+        return mask, np.arange(n)
+    group = np.repeat(np.arange(n), 4 if kind == "copies" else rng.integers(1, 9, n))
+    if kind == "copies":
+        return mask[group], group
+    rng.shuffle(group)
+    return mask[group] ^ (rng.random((len(group), 6, 24)) < 0.05), group
+
+
+def false_discoveries(factor: str, kind: str, runs: int, n_permutations: int) -> int:
+    false = 0
     for seed in range(runs):
-        rng = np.random.default_rng(1000 + seed)
-        mask = rng.random((60, 6, 24)) < np.linspace(0.02, 0.6, 24)
-        mask[:, :, ::3] &= rng.random((60, 1, 8)) < 0.5
-        found = FACTORS[factor](mask, seed)
+        mask, group = random_mask(kind, seed)
+        chance = Chance(
+            n_permutations=n_permutations, seed=seed, min_units=5, group=None if kind == "alone" else group
+        )
+        found = FACTORS[factor](mask, group, chance)
         assert len(found) > 15
         false += found.q_value.min() <= 0.05
+    return false
+
+
+@pytest.mark.parametrize("kind", ["alone", "copies", "paraphrases"])
+@pytest.mark.parametrize("factor", FACTORS)
+def test_random_masks_come_out_as_nothing(factor, kind):
     # where nothing is to be found, a false-discovery rate of 0.05 is a chance of 0.05 to find anything:
-    # 6 of 120, and more than 13 in less than one of 300 suites
-    assert false <= 13
+    # 3 of 60, and more than 9 in one of 1,000 suites of twenty such tests
+    assert false_discoveries(factor, kind, 60, 60) <= 9
 
 
-def test_units_of_and_rank_within():
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["alone", "copies", "paraphrases"])
+@pytest.mark.parametrize("factor", FACTORS)
+def test_false_discoveries_stay_at_their_rate(factor, kind):
+    false = false_discoveries(factor, kind, 2000, 200)
+    assert stats.binomtest(false, 2000).proportion_ci(0.95, "wilson").low <= 0.05
+
+
+def test_copies_counted_one_by_one_are_what_groups_prevent():
+    found = [
+        of_labels(*random_mask("copies", seed), Chance(n_permutations=60, seed=seed, min_units=5))
+        for seed in range(10)
+    ]
+    assert sum(one.q_value.min() <= 0.05 for one in found) >= 8
+
+
+def test_copies_add_nothing_to_what_is_known():
+    mask, group = random_mask("copies", 3)
+    label = np.random.default_rng(0).integers(0, 3, 40)
+    once = label_preference(of_mask(mask[::4]), label, 3, few())
+    copied = label_preference(of_mask(mask), label[group], 3, replace(few(), group=group))
+    for name in ("estimate", "p_max", "rate_in"):
+        np.testing.assert_allclose(getattr(copied, name), getattr(once, name), rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(copied.z, once.z, rtol=0.02)  # 40 groups have 39 degrees of freedom
+    np.testing.assert_allclose(copied.high - copied.low, once.high - once.low, rtol=0.06)
+    # 10 groups of four copies do not make 40 problems in which a latent fires
+    assert len(label_preference(of_mask(mask), label[group], 3, few(min_units=41))) > 0
+    needs = replace(few(min_units=41), group=group)
+    assert len(label_preference(of_mask(mask), label[group], 3, needs)) == 0
+
+
+def test_groups_of_and_rank_within():
     mask = np.random.default_rng(0).random((60, 6, 10)) < 0.1
-    assert units_of(of_mask(mask)).tolist() == mask.any(1).sum(0).tolist()
+    assert groups_of(of_mask(mask), few()).tolist() == mask.any(1).sum(0).tolist()
     assert rank_within(np.array([3, 3, 5, 5, 5, 9])).tolist() == [0, 1, 0, 1, 2, 0]
     assert rank_within(np.zeros(0, np.int64)).tolist() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from thoughtlens.latents.codes.codes import Codes
 from thoughtlens.latents.codes.fires import Fires
 from thoughtlens.latents.codes.member import Member, Rows
 from thoughtlens.latents.codes.tokens import load_tokenizer, token_texts
+from thoughtlens.latents.stats.labels import encode_groups
 
 POSITION_EDGES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -42,6 +44,11 @@ class Coded:
         return cls(
             member.name, codes, Fires.of(codes), member.rows, member.store.problems, member.thoughts, names
         )
+
+    @cached_property
+    def group(self) -> Int[np.ndarray, " units"]:
+        """The group of each unit: those of one, such as copies, are not independent."""
+        return encode_groups(self.problems)[self.rows.problem]
 
     @property
     def text(self) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +21,7 @@ from thoughtlens.latents.codes.member import Member
 from thoughtlens.latents.explain.config import ExplainConfig
 from thoughtlens.latents.explain.tokens import Tokens
 from thoughtlens.latents.stats.examples import spread
+from thoughtlens.latents.stats.labels import encode_groups
 from thoughtlens.models import Place
 
 PARTS = ("train", "validation", "test")
@@ -147,7 +147,7 @@ class Corpus:
             own = [np.flatnonzero(split == name) for name in PARTS]
             if min(map(len, own)) >= LEAST_PROBLEMS:
                 return list(PARTS), own
-        group = _groups(problems)[lines]
+        group = encode_groups(problems)[lines]
         names = np.unique(group)
         if len(names) < 3 * LEAST_PROBLEMS:
             raise DataError(
@@ -181,7 +181,7 @@ class Corpus:
             tokens = Tokens(np.concatenate(words), np.repeat(np.arange(len(words)), [len(w) for w in words]))
             where = None
         acts = self._codes(codes, places)
-        groups = _groups(self.member.store.problems)[rows.problem[units]]
+        groups = encode_groups(self.member.store.problems)[rows.problem[units]]
         return Part(
             name, acts, unit, groups, rows.problem[units], place, self._cell(places), tokens, where,
             len(self.cells),
@@ -216,11 +216,6 @@ def _vocabulary(member: Member) -> tuple[list[str] | None, dict[int, np.ndarray]
     return vocabulary, {
         line: np.array([number[word] for word in one]) for line, one in zip(lines, words, strict=True)
     }
-
-
-def _groups(problems: pa.Table) -> Int[np.ndarray, " problems"]:
-    encoded: Any = problems["group_id"].combine_chunks().dictionary_encode()
-    return encoded.indices.to_numpy().astype(np.int64)
 
 
 def _draw(units: np.ndarray, sizes: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +29,7 @@ from thoughtlens.latents.stats.labels import encode_labels, encode_numbers, labe
 WORD = r"\d+(?:[.,]\d+)*|\w+|[^\w\s]"
 """Words, numbers as they are written, and signs."""
 TOKEN_UNITS = 3
-"""Documents in which a latent must fire on a token for the pair to be tested."""
+"""Documents, or groups of copies, in which a latent must fire on a token for the pair to be tested."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,9 @@ class Factor:
 def factors(coded: Coded, cfg: InterpretConfig) -> Iterator[Factor]:
     """All factors of a store: what varies inside problems, labels, numbers, words and tokens."""
     fires, units, problems = coded.fires, coded.rows.problem, coded.problems
-    chance = Chance(n_permutations=cfg.n_permutations, seed=cfg.seed, min_units=cfg.min_units)
+    group = coded.group if len(np.unique(coded.group)) < len(coded.group) else None
+    chance = Chance(n_permutations=cfg.n_permutations, seed=cfg.seed, min_units=cfg.min_units, group=group)
+    rarer = replace(chance, n_permutations=cfg.text_permutations)
     for name, (level, names) in coded.inside().items():
         found = level_preference(fires, level, len(names), chance, of_hooks=name == "hook")
         yield Factor(name, "rate difference", names, found)
@@ -80,8 +82,7 @@ def factors(coded: Coded, cfg: InterpretConfig) -> Iterator[Factor]:
         yield Factor(f"label:{name}", "rate difference", names, found)
     for name in number_columns(problems, cfg.labels, cfg.max_levels):
         found = correlation(fires, encode_numbers(problems[name])[units], chance)
-        yield Factor(f"number:{name}", "correlation", ["rank"], found)
-    rarer = Chance(n_permutations=cfg.text_permutations, seed=cfg.seed, min_units=cfg.min_units)
+        yield Factor(f"number:{name}", "correlation", ["rank", "value"], found)
     texts = _texts(problems, units)
     indptr, word, names = words_of(texts, cfg.min_units, cfg.max_words)
     if names:
@@ -89,10 +90,9 @@ def factors(coded: Coded, cfg: InterpretConfig) -> Iterator[Factor]:
         yield Factor("cot", "rate difference", names, found)
     if coded.text:
         token = coded.rows.columns["token_id"]
-        rarer = Chance(n_permutations=cfg.text_permutations, seed=cfg.seed, min_units=TOKEN_UNITS)
         found = token_preference(
-            fires, token, int(token.max(initial=0)) + 1, rarer, min_fires=cfg.min_token_fires,
-            top=cfg.top_tokens,
+            fires, token, int(token.max(initial=0)) + 1, replace(rarer, min_units=TOKEN_UNITS),
+            min_fires=cfg.min_token_fires, top=cfg.top_tokens,
         )  # fmt: skip
         yield Factor("token", "lift", coded.token_names(np.unique(found.level).tolist()), found)
 

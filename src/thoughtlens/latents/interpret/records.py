@@ -76,6 +76,8 @@ class LatentRow(Record):
     everywhere_reason: str | None = column("dense for")
     histogram: list[int]
     deciles: list[float] = column(arrow="float32")
+    min_active: float = column("minimum", default=0.0)
+    """0, or less where the latent goes below it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,14 +29,16 @@ DEFINITIONS = {
     "everywhere": "dense: density above everywhere_density; first_position, outlier_norm: more than half of "
     "the latent's summed activation, or of its top examples, on first rows of texts, or on rows flagged as "
     "outliers of norm",
-    "*_share": "share of the latent's summed activation on such rows",
+    "*_share": "share of the latent's summed size of activation on such rows",
     "*_examples": "share of the latent's top examples on such rows",
-    "top examples": "largest activations, at most one for each problem; ties go to the lowest row",
+    "top examples": "largest activations, at most one for each group of problems (copies are one example); "
+    "of a latent that also goes below 0 half of each side, more of one where the other has fewer; ties go "
+    "to the lowest row",
     "histogram": "firings of the latent whose activation lies between histogram_edges, four bins an octave; "
     "the first and last bin also hold what lies beyond",
     "deciles": "quantiles 0, 0.1, ..., 1 of the latent's activation over its firings, interpolated linearly",
     "decile examples": "firings drawn uniformly without replacement from each tenth of the latent's firings "
-    "by rank of activation; decile 10 is the strongest",
+    "by rank of activation, one for each group of problems; decile 10 is the strongest",
     "counts": "n_fires: firings of the latent on the n vectors of the level",
     "jaccard": "vectors on which both latents fire over vectors on which at least one does",
     **association.DEFINITIONS,

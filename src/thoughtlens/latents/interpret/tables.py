@@ -33,7 +33,7 @@ class Tables:
         columns = coded.rows.columns
         self.marks = {name: columns[name].astype(bool) for name in MARKS if name in columns}
         self.stats = latent_stats(coded.fires, self.marks)
-        self.top = top_examples(coded.fires, coded.rows.row, cfg.top_k)
+        self.top = top_examples(coded.fires, coded.rows.row, coded.group, cfg.top_k)
 
     def write(self, parts: Parts, part: object) -> None:
         """Write all tables as those of a part of the stage; what is there is not done again."""
@@ -78,15 +78,16 @@ class Tables:
 
     @cached_property
     def _deciles(self) -> tuple[np.ndarray, Examples]:
-        return decile_examples(self.coded.fires, self.cfg.per_decile, self.cfg.seed)
+        return decile_examples(self.coded.fires, self.coded.group, self.cfg.per_decile, self.cfg.seed)
 
     def _latents(self) -> pa.Table:
         stats = self.stats
         columns = {
             "latent": np.arange(self.coded.fires.d_sae), "n_vectors": stats.n_vectors, "n_fires": stats.fires,
             "density": stats.density, "n_problems": stats.units, "mean_active": stats.mean_active,
-            "max_active": stats.max, "everywhere": [why is not None for why in self.dense],
-            "everywhere_reason": self.dense, "histogram": stats.histogram, "deciles": self._deciles[0],
+            "max_active": stats.max, "min_active": stats.min,
+            "everywhere": [why is not None for why in self.dense], "everywhere_reason": self.dense,
+            "histogram": stats.histogram, "deciles": self._deciles[0],
         }  # fmt: skip
         return column_table(LatentRow, {"member": self.coded.name} | columns | self.marked)
 

@@ -1,22 +1,25 @@
 """Which labels, words, tokens, hooks, thoughts and positions a latent prefers, with the problem as the unit.
 
-Rows of one problem (or document) are not independent: counting them one by one makes chance look like a
-finding. Intervals come from the spread over problems, and what chance does from permutations that keep each
-problem's fires together; the same permutations for all latents.
+Rows of one problem (or document) are not independent, nor are problems of one group (copies, paraphrases):
+counting them one by one makes chance look like a finding. Intervals come from the spread over problems, times
+what groups do to it, and what chance does from permutations that keep the fires of each problem and the
+problems of each group together; the same permutations for all latents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+import scipy.sparse as sp
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy import stats
 
 from thoughtlens.latents.codes.fires import Fires
 from thoughtlens.latents.stats import null_loops
-from thoughtlens.latents.stats.chance import Chance, Null, binned, shifts
+from thoughtlens.latents.stats.chance import Chance, Null, binned, design_effect, donors, groups, shifts
 from thoughtlens.latents.stats.null_loops import (
     Best,
     ClassSums,
@@ -36,6 +39,8 @@ from thoughtlens.numerics import share
 Z95 = null_loops.Z95
 WORD_PAIRS = 1_000_000
 """Pairs of latent and word that are held at once."""
+EFFECT_FIRES = 1 << 24
+"""Firings whose problems are counted at once."""
 
 DEFINITIONS = {
     "rate_in": "mean over problems of the share of the problem's vectors at this level on which it fires",
@@ -43,13 +48,16 @@ DEFINITIONS = {
     "rate difference": "rate_in - rate_out; 95% interval from the spread over problems",
     "lift": "P(fires | token) / P(fires); 95% interval by linearisation over documents",
     "correlation": "Pearson correlation over problems of the share of vectors on which it fires with the "
-    "rank of the number; 95% interval by Fisher's transformation",
+    "rank of the number, and with its value; 95% interval by Fisher's transformation",
+    "groups": "problems that share a group_id, as copies and paraphrases do: they change places together in "
+    "permutations, they count once where a number of problems is asked for (min_units), and intervals and z "
+    "take the variance between groups, which is never taken to be below that of independent problems",
     "z": "inside problems: fires at the level less those expected from each problem's own rate, over the "
     "standard deviation of that if levels are dealt out at random inside problems (Mantel-Haenszel); labels "
     "and words: rate difference over its standard error if labels are dealt out at random; correlation: "
     "r sqrt(n); tokens: (P(token | fires) - P(token)) / its standard error",
     "permutations": "inside problems, and tokens: levels moved around inside every problem by a random "
-    "shift; labels, words, numbers: dealt out anew over problems",
+    "shift, one for each group; labels, words, numbers: dealt out anew over groups",
     "q_value": "false-discovery rate of calling all pairs with at least this |z| found: their number in the "
     "mean permutation over their number in the data, all tested (latent, level) pairs of the factor together",
     "p_max": "share of permutations whose largest |z| over all latents and levels reaches this |z|",
@@ -102,22 +110,24 @@ def level_preference(
     size = np.full(fires.n_units, fires.n_hooks) if of_hooks else np.diff(fires.first)
     shape = (n_levels, fires.d_sae)
     sums = LevelSums(*np.zeros((2, *shape), np.int64), *np.zeros((5, *shape)))
-    levels = Levels(level.astype(np.int32), exposure, shifts(size, chance), of_hooks)
+    supported = groups_of(fires, chance) >= chance.min_units
+    effect = np.stack([_effect_of_level(fires, level == v, exposure, v, chance) for v in range(n_levels)])
+    levels = Levels(level.astype(np.int32), exposure, shifts(size, chance), of_hooks, supported, effect)
     null, _ = _run(null_loops.inside, fires, levels, chance.min_units, sums)
     total = exposure.sum(1, keepdims=True)
     n = np.maximum(((exposure > 0) & (exposure < total)).sum(0), 1)[:, None]
     rate_in, rate_out = sums.rate_in / n, sums.rate_out / n
     estimate = (sums.rate_in - sums.rate_out) / n
     return _collect(
-        (sums.n_units.max(0) >= chance.min_units) & (sums.variance > 0),
+        supported & (sums.n_units.max(0) >= chance.min_units) & (sums.variance > 0),
         null,
         n_fires=sums.n_fires,
         n_units=sums.n_units,
         rate_in=rate_in,
         rate_out=rate_out,
         estimate=estimate,
-        spread=np.sqrt(np.maximum(sums.square / n - estimate**2, 0.0) / n),
-        z=_ratio(sums.excess, np.sqrt(sums.variance)),
+        spread=np.sqrt(effect * np.maximum(sums.square / n - estimate**2, 0.0) / n),
+        z=_ratio(sums.excess, np.sqrt(effect * sums.variance)),
     )
 
 
@@ -137,15 +147,14 @@ def label_preference(
     known = np.flatnonzero(label >= 0)
     sizes = np.bincount(label[known], minlength=n_levels)
     shuffled = np.full((len(label), chance.n_permutations), -1, np.int16)
-    rng = chance.rng
-    for p in range(chance.n_permutations):
-        shuffled[known, p] = label[rng.permutation(known)]
-    sums = _class_sums((n_levels, fires.d_sae))
-    classes = Labels(label.astype(np.int64), sizes, shuffled)
-    null, _ = _run(null_loops.labels, fires, _units(fires, chance.min_units), classes, sums)
+    for p, donor in enumerate(donors(known, len(label), chance)):
+        shuffled[known, p] = label[donor]
+    drawn = np.stack([(shuffled == v).sum(0) for v in range(n_levels)])
+    sums, units = _class_sums((n_levels, fires.d_sae)), _units(fires, known, chance)
+    classes = Labels(label.astype(np.int64), sizes, shuffled, drawn)
+    null, _ = _run(null_loops.labels, fires, units, classes, sums)
     totals = Totals(sums.total.sum(0), sums.square.sum(0))
-    supported = sums.n_units.sum(0) >= chance.min_units
-    return _classes(sums, totals, sizes=sizes, n=len(known), supported=supported, null=null)
+    return _classes(sums, totals, units, sizes=sizes, n=len(known), null=null)
 
 
 def word_preference(
@@ -169,12 +178,13 @@ def word_preference(
     """
     sizes, has = np.bincount(word, minlength=n_words), np.zeros((fires.n_units, n_words), np.uint8)
     has[np.repeat(np.arange(fires.n_units), np.diff(indptr)), word] = 1
-    rng, units = chance.rng, np.arange(fires.n_units, dtype=np.int32)
-    shuffled = np.stack([rng.permutation(units) for _ in range(chance.n_permutations)])
+    every = np.arange(fires.n_units, dtype=np.int32)
+    shuffled = np.stack(list(donors(every, fires.n_units, chance)))
+    words = Words(has, sizes, shuffled, np.stack([has[donor].sum(0, dtype=np.int64) for donor in shuffled]))
     block = max(1, WORD_PAIRS // n_words)
     parts, nulls, observed = [], [], np.zeros(null_loops.Z_BINS, np.int64)
     for low in range(0, fires.d_sae, block):
-        null, found = _words(fires.part(low, low + block), Words(has, sizes, shuffled), chance.min_units)
+        null, found = _words(fires.part(low, low + block), words, chance)
         observed += np.bincount(binned(found.z), minlength=len(observed))
         order = np.lexsort((found.level, -np.abs(found.z), found.latent))
         found = found.take(order[rank_within(found.latent[order]) < top])
@@ -187,38 +197,55 @@ def word_preference(
     return Associations(**columns, n_tested=int(observed.sum()))
 
 
-def _words(fires: Fires, words: Words, min_units: int) -> tuple[Null, Associations]:
+def _words(fires: Fires, words: Words, chance: Chance) -> tuple[Null, Associations]:
     """All pairs of some latents and all words, and the null of these latents alone."""
     sums, totals = _class_sums((fires.d_sae, len(words.sizes))), Totals(*np.zeros((2, fires.d_sae)))
-    null, _ = _run(null_loops.words, fires, _units(fires, min_units), words, sums, totals)
+    units = _units(fires, np.arange(fires.n_units), chance)
+    null, _ = _run(null_loops.words, fires, units, words, sums, totals)
     by_word = ClassSums(*(column.T for column in sums))
-    supported = units_of(fires) >= min_units
-    return null, _classes(by_word, totals, sizes=words.sizes, n=fires.n_units, supported=supported, null=null)
+    return null, _classes(by_word, totals, units, sizes=words.sizes, n=fires.n_units, null=null)
 
 
 def correlation(fires: Fires, number: Float[np.ndarray, " units"], chance: Chance) -> Associations:
-    """A number that every problem has (a value, a length), by its rank; NaN is left out. One level, 0."""
+    """A number that every problem has (a value, a length); NaN is left out. Level 0: by rank, 1: by value."""
     known = np.flatnonzero(~np.isnan(number))
-    n, score = len(known), np.full(len(number), np.nan)
-    ranks = stats.rankdata(number[known])
-    score[known] = (ranks - ranks.mean()) / ranks.std()
-    shuffled = np.zeros((len(number), chance.n_permutations), np.float32)
-    rng = chance.rng
-    for p in range(chance.n_permutations):
-        shuffled[known, p] = score[rng.permutation(known)]
-    sums = NumberSums(*np.zeros((2, fires.d_sae), np.int64), *np.zeros((3, fires.d_sae)))
-    units, numbers = _units(fires, chance.min_units), Numbers(score, shuffled, n)
-    null, _ = _run(null_loops.correlations, fires, units, numbers, sums)
-    variance = sums.square / n - (sums.total / n) ** 2
-    latent = np.flatnonzero((sums.n_units >= chance.min_units) & (variance > 1e-24))
-    z = sums.product[latent] / np.sqrt(n * variance[latent])
+    units = _units(fires, known, chance)
+    ways = [
+        _correlation(fires, score, known, units, chance)
+        for score in (stats.rankdata(number[known]), number[known])
+    ]
+    null = Null(
+        np.max([one.largest for _, one in ways], axis=0), np.sum([one.counts for _, one in ways], axis=0)
+    )
+    found = [np.concatenate(column) for column in zip(*(of for of, _ in ways), strict=True)]
+    latent, n_fires, n_units, z = found
+    level = np.repeat(np.arange(len(ways)), [len(z) for (*_, z), _ in ways])
+    n = len(known) / units.effect[latent]
     r = np.clip(z / np.sqrt(n), -1 + 1e-12, 1 - 1e-12)
-    half, nothing = Z95 / np.sqrt(max(n - 3, 1)), np.full(len(latent), np.nan)
+    half, nothing = Z95 / np.sqrt(np.maximum(n - 3, 1)), np.full(len(latent), np.nan)
     return Associations(
-        latent, np.zeros_like(latent), sums.n_fires[latent], sums.n_units[latent], nothing, nothing, r,
-        np.tanh(np.arctanh(r) - half), np.tanh(np.arctanh(r) + half), z, null.q_values(z), null.p_max(z),
-        len(latent),
+        latent, level, n_fires, n_units, nothing, nothing, r, np.tanh(np.arctanh(r) - half),
+        np.tanh(np.arctanh(r) + half), z, null.q_values(z), null.p_max(z), len(latent),
     )  # fmt: skip
+
+
+def _correlation(
+    fires: Fires, number: np.ndarray, known: np.ndarray, units: Units, chance: Chance
+) -> tuple[tuple[np.ndarray, ...], Null]:
+    """Latent, firings, problems and z of those that can be tested, and the null."""
+    score, shuffled = (
+        np.full(fires.n_units, np.nan),
+        np.zeros((fires.n_units, chance.n_permutations), np.float32),
+    )
+    score[known] = _standard(number)
+    for p, donor in enumerate(donors(known, fires.n_units, chance)):
+        shuffled[known, p] = score[donor] if chance.group is None else _standard(score[donor])
+    sums, n = NumberSums(*np.zeros((2, fires.d_sae), np.int64), *np.zeros((3, fires.d_sae))), len(known)
+    null, _ = _run(null_loops.correlations, fires, units, Numbers(score, shuffled, n), sums)
+    variance = (sums.square / n - (sums.total / n) ** 2) * units.effect
+    latent = np.flatnonzero(units.supported & (variance > 1e-24))
+    z = sums.product[latent] / np.sqrt(n * variance[latent])
+    return (latent, sums.n_fires[latent], sums.n_units[latent], z), null
 
 
 def token_preference(
@@ -230,15 +257,15 @@ def token_preference(
     min_fires: int = 10,
     top: int = 10,
 ) -> Associations:
-    """Tokens on which a latent fires more often than its density says, documents as the unit.
+    """Tokens on which a latent fires more often than its density says, documents or their groups as the unit.
 
-    The interval of the lift linearises the ratio "fires on this token / fires" over documents.
+    The interval of the lift linearises the ratio "fires on this token / fires" over them.
 
     Args:
         fires: Of every latent.
         token: Token of every place.
         n_tokens: Size of the vocabulary.
-        chance: Permutations, and the documents in which a latent must fire on the token.
+        chance: Permutations, and the groups of documents in which a latent must fire on the token.
         min_fires: Fires of the latent on the token below which a pair is not tested.
         top: Tokens listed for each latent, by the lower end of their lift; all are tested.
     """
@@ -246,7 +273,8 @@ def token_preference(
     base = vectors / max(fires.n_vectors, 1)
     shape = (fires.d_sae, top)
     best = Best(np.full(shape, -1, np.int64), np.zeros(shape), np.zeros((*shape, 5)))
-    texts = Texts(token.astype(np.int32), base, shifts(np.diff(fires.first), chance))
+    group = groups(chance, fires.n_units)
+    texts = Texts(token.astype(np.int32), base, shifts(np.diff(fires.first), chance), group)
     support = Support(min_fires, chance.min_units, int(fires.counts.max(initial=0)))
     null, observed = _run(null_loops.tokens, fires, texts, support, best)
     latent, rank = np.nonzero(best.ids >= 0)
@@ -261,10 +289,14 @@ def token_preference(
     )  # fmt: skip
 
 
-def units_of(fires: Fires) -> Int[np.ndarray, " d_sae"]:
-    """Problems in which each latent fires."""
-    found = np.zeros(fires.d_sae, np.int64)
-    share(null_loops.count_units, fires.d_sae, fires, found)
+def groups_of(
+    fires: Fires, chance: Chance, known: Int[np.ndarray, " known"] | None = None
+) -> Int[np.ndarray, " d_sae"]:
+    """Groups of problems (of the `known` ones, or of all) in which each latent fires."""
+    group, found = groups(chance, fires.n_units), np.zeros(fires.d_sae, np.int64)
+    if known is not None:
+        group = np.where(np.isin(np.arange(fires.n_units), known), group, -1)
+    share(null_loops.count_groups, fires.d_sae, fires, group, found)
     return found
 
 
@@ -285,9 +317,51 @@ def _run(loop: Callable[..., tuple], fires: Fires, *arguments: tuple | int) -> t
     return Null(np.max(largest, axis=0), np.sum(counts, axis=0)), observed
 
 
-def _units(fires: Fires, min_units: int) -> Units:
+def _units(fires: Fires, known: Int[np.ndarray, " known"], chance: Chance) -> Units:
     longest = max(1, min(fires.n_units, int(fires.counts.max(initial=0))))
-    return Units(1.0 / fires.vectors_per_unit, longest, min_units)
+    weight = 1.0 / fires.vectors_per_unit
+    effect = _effect(fires, lambda part: sp.diags_array(weight) @ _counts(part), known, chance)
+    return Units(weight, longest, groups_of(fires, chance, known) >= chance.min_units, effect)
+
+
+def _effect(
+    fires: Fires, values: Callable[[Fires], sp.csr_array], known: np.ndarray, chance: Chance
+) -> Float[np.ndarray, " d_sae"]:
+    """The design effect of what `values` makes of the firings, for some latents at a time."""
+    found = np.ones(fires.d_sae)
+    if chance.group is not None:
+        starts = np.r_[
+            np.searchsorted(fires.indptr, np.arange(0, fires.indptr[-1], EFFECT_FIRES)), fires.d_sae
+        ]
+        for low, high in pairwise(np.unique(np.r_[0, starts]).tolist()):
+            found[low:high] = design_effect(sp.csr_array(values(fires.part(low, high))), known, chance)
+    return found
+
+
+def _effect_of_level(
+    fires: Fires, here: Bool[np.ndarray, " vectors"], exposure: np.ndarray, v: int, chance: Chance
+) -> Float[np.ndarray, " d_sae"]:
+    """The design effect of a problem's rate at level v less its rate at the others."""
+    own, rest = exposure[:, v], exposure.sum(1) - exposure[:, v]
+    inside, outside = _ratio(1.0, own), _ratio(1.0, rest)
+
+    def differences(part: Fires) -> sp.csr_array:
+        at_level = sp.diags_array(inside + outside) @ _counts(part, here)
+        return at_level - sp.diags_array(outside) @ _counts(part)
+
+    return _effect(fires, differences, np.flatnonzero((own > 0) & (rest > 0)), chance)
+
+
+def _counts(fires: Fires, kept: Bool[np.ndarray, " vectors"] | None = None) -> sp.csr_array:
+    """Firings of each latent in each problem, `[units, d_sae]`; of the vectors that are kept."""
+    vector = fires.vector[fires.indptr[0] : fires.indptr[-1]]
+    one = np.ones(len(vector)) if kept is None else kept[vector].astype(float)
+    at = fires.unit[vector // fires.n_hooks], np.repeat(np.arange(fires.d_sae), fires.counts)
+    return sp.csr_array(sp.coo_array((one, at), shape=(fires.n_units, fires.d_sae)))
+
+
+def _standard(number: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    return (number - number.mean()) / max(number.std(), 1e-300)
 
 
 def _class_sums(shape: tuple[int, int]) -> ClassSums:
@@ -295,24 +369,24 @@ def _class_sums(shape: tuple[int, int]) -> ClassSums:
 
 
 def _classes(
-    sums: ClassSums, totals: Totals, *, sizes: np.ndarray, n: int, supported: np.ndarray, null: Null
+    sums: ClassSums, totals: Totals, units: Units, *, sizes: np.ndarray, n: int, null: Null
 ) -> Associations:
     """Problems of each class against all others, from sums over `[class, latent]` and over all problems."""
     sizes, (whole, squares) = sizes[:, None], totals
     rest = n - sizes
     rate_in, rate_out = _ratio(sums.total, sizes), _ratio(whole - sums.total, rest)
     variance = np.maximum(squares / max(n, 1) - (whole / max(n, 1)) ** 2, 0.0)
-    scale = np.sqrt(variance * (_ratio(1.0, sizes) + _ratio(1.0, rest)))
+    scale = np.sqrt(units.effect * variance * (_ratio(1.0, sizes) + _ratio(1.0, rest)))
     of_rest = _variance(squares - sums.square, rate_out, rest)
     return _collect(
-        supported & (variance > 1e-24) & (sizes > 1) & (rest > 1),
+        units.supported & (variance > 1e-24) & (sizes > 1) & (rest > 1),
         null,
         n_fires=sums.n_fires,
         n_units=sums.n_units,
         rate_in=rate_in,
         rate_out=rate_out,
         estimate=rate_in - rate_out,
-        spread=np.sqrt(_variance(sums.square, rate_in, sizes) + of_rest),
+        spread=np.sqrt(units.effect * (_variance(sums.square, rate_in, sizes) + of_rest)),
         z=_ratio(rate_in - rate_out, scale),
     )
 

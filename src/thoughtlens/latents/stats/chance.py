@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 from jaxtyping import Float, Int
 
 from thoughtlens.latents.stats import null_loops
@@ -17,7 +19,9 @@ class Chance:
     n_permutations: int = 200
     seed: int = 0
     min_units: int = 10
-    """Problems in which a latent must fire."""
+    """Groups of problems in which a latent must fire."""
+    group: Int[np.ndarray, " units"] | None = None
+    """Of each problem; those of one group are not independent. None: each problem has its own."""
 
     @property
     def rng(self) -> np.random.Generator:
@@ -57,12 +61,67 @@ class Null:
         return np.minimum(np.minimum.accumulate(rate), 1.0)[own]
 
 
+def groups(chance: Chance, n_units: int) -> Int[np.ndarray, " units"]:
+    """The group of each problem, counted from 0 in the order of their first problems."""
+    if chance.group is None:
+        return np.arange(n_units)
+    _, first, number = np.unique(chance.group, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first, kind="stable"), kind="stable")[number]
+
+
 def shifts(size: Int[np.ndarray, " units"], chance: Chance) -> Int[np.ndarray, "units permutations"]:
-    """Random shifts of every problem, each from 0 to its size - 1."""
-    drawn = chance.rng.random((len(size), chance.n_permutations), np.float32)
+    """Random shifts of every problem, from 0 to its size - 1; those of a group by the same share of it."""
+    group = groups(chance, len(size))
+    drawn = chance.rng.random((int(group.max(initial=-1)) + 1, chance.n_permutations), np.float32)[group]
     drawn *= size[:, None].astype(np.float32)
     found = drawn.astype(np.int32)
     return np.minimum(found, size[:, None].astype(np.int32) - 1, out=found)
+
+
+def donors(
+    known: Int[np.ndarray, " known"], n_units: int, chance: Chance
+) -> Iterator[Int[np.ndarray, " known"]]:
+    """For each permutation, the problem whose label each of the `known` ones is given.
+
+    Groups change places: one is given the labels of another in their order, from the start again where it
+    has more problems. Copies so keep one label, and a label that varies inside groups goes on doing so.
+    """
+    group = groups(chance, n_units)[known]
+    group = np.unique(group, return_inverse=True)[1]
+    order = np.argsort(group, kind="stable")
+    size = np.bincount(group)
+    start = np.cumsum(size) - size
+    place = np.empty_like(group)
+    place[order] = np.arange(len(group)) - start[group[order]]
+    rng = chance.rng
+    for _ in range(chance.n_permutations):
+        taken = rng.permutation(len(size))[group]
+        yield known[order[start[taken] + place % size[taken]]]
+
+
+def design_effect(
+    values: sp.csr_array, known: Int[np.ndarray, " known"], chance: Chance
+) -> Float[np.ndarray, " d_sae"]:
+    """How many times the variance of each column's mean is what it would be if problems were independent.
+
+    Sum over groups of (sum of deviations)^2, over the sum of squared deviations, each by its degrees of
+    freedom; at least 1 (Kish 1965, the design effect).
+
+    Args:
+        values: A number for each problem and latent, `[units, d_sae]`.
+        known: The problems that count.
+        chance: Which groups there are.
+    """
+    if chance.group is None:
+        return np.ones(values.shape[1])
+    values, group = values[known], np.unique(chance.group[known], return_inverse=True)[1]
+    n, sizes = len(known), np.bincount(group)
+    total = sp.csr_array((np.ones(n), (group, np.arange(n)))) @ values
+    mean = values.sum(0) / n
+    by_group = total.power(2).sum(0) - 2 * mean * (sizes @ total) + mean**2 * float(sizes @ sizes)
+    alone = values.power(2).sum(0) - n * mean**2
+    ratio = np.divide(by_group, alone, out=np.ones(len(mean)), where=alone > 1e-24)
+    return np.maximum(ratio * (len(sizes) / max(len(sizes) - 1, 1)) * ((n - 1) / n), 1.0)
 
 
 def binned(z: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

@@ -30,24 +30,43 @@ class Examples:
         return Examples(**columns)
 
 
-def top_examples(fires: Fires, row: Int[np.ndarray, " places"], k: int) -> Examples:
-    """The k strongest vectors of each latent, at most one per problem.
+def top_examples(
+    fires: Fires, row: Int[np.ndarray, " places"], group: Int[np.ndarray, " units"], k: int
+) -> Examples:
+    """The k strongest vectors of each latent, at most one for each group of problems.
 
-    Ties go to the lowest row, then to the first hook.
+    A latent that also goes below 0 shows half of each side, more of one where the other has fewer. Ties go
+    to the lowest row, then to the first hook.
 
     Args:
         fires: Of every latent.
         row: Row number of each place, by which ties are broken; ascending within a problem.
+        group: Group of each problem, as copies have one.
         k: Examples to keep for each.
     """
-    best = np.full((fires.d_sae, k), -1, np.int64)
-    share(loops.strongest, fires.d_sae, fires, row, best)
+    best = _strongest(fires, row, group, 1, k)
+    if fires.value.min(initial=0) < 0:
+        sides = best, _strongest(fires, row, group, -1, k)
+        above, below = ((side >= 0).sum(1) for side in sides)
+        low = np.minimum(below, np.maximum(k // 2, k - above))
+        shown = [np.arange(k) < n[:, None] for n in (np.minimum(above, k - low), low)]
+        both = np.where(np.hstack(shown), np.hstack(sides), -1)
+        size = np.where(both >= 0, np.abs(fires.value[both]), -1)
+        best = np.take_along_axis(both, np.argsort(-size, axis=1, kind="stable")[:, :k], axis=1)
     latent, rank = np.nonzero(best >= 0)
     at = best[latent, rank]
     return Examples(latent, rank, fires.value[at], fires.vector[at].astype(np.int64))
 
 
-def decile_examples(fires: Fires, n: int, seed: int) -> tuple[Float[np.ndarray, "d_sae 11"], Examples]:
+def _strongest(fires: Fires, row: np.ndarray, group: np.ndarray, sign: int, k: int) -> np.ndarray:
+    best = np.full((fires.d_sae, k), -1, np.int64)
+    share(loops.strongest, fires.d_sae, fires, row, group, sign, best)
+    return best
+
+
+def decile_examples(
+    fires: Fires, group: Int[np.ndarray, " units"], n: int, seed: int
+) -> tuple[Float[np.ndarray, "d_sae 11"], Examples]:
     """True deciles of each latent's activation over its firings, and a uniform sample of them from each.
 
     Edges are interpolated linearly between firings, 0 for a latent that never fires; a decile has those
@@ -56,12 +75,14 @@ def decile_examples(fires: Fires, n: int, seed: int) -> tuple[Float[np.ndarray, 
 
     Args:
         fires: Of every latent.
-        n: Firings drawn from each decile without replacement; all where it has fewer.
+        group: Group of each problem: a decile shows one firing of each, the next one of another group where
+            its own was drawn already.
+        n: Firings drawn from each decile without replacement; all where it has fewer groups.
         seed: Of the draws.
     """
     draws = np.random.default_rng(seed).random((fires.d_sae, 10, n))
     edges, samples = np.zeros((fires.d_sae, 11)), np.full((fires.d_sae, 10, n), -1, np.int64)
-    share(loops.deciles, fires.d_sae, fires, draws, edges, samples)
+    share(loops.deciles, fires.d_sae, fires, group, draws, edges, samples)
     samples = samples[:, ::-1, ::-1]  # strongest first
     latent, tenth, slot = np.nonzero(samples >= 0)
     at = samples[latent, tenth, slot]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from thoughtlens.acts import PROBLEM_KEYS
 from thoughtlens.core import ConfigError
@@ -43,6 +45,12 @@ def encode_labels(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     code = {value: i for i, value in enumerate(values)}
     codes = np.array([code.get(value, -1) for value in column.to_pylist()], np.int64)
     return codes, [str(v) for v in values]
+
+
+def encode_groups(problems: pa.Table) -> Int[np.ndarray, " problems"]:
+    """The group of each problem, numbered: problems of one, such as copies, are not independent."""
+    encoded: Any = problems["group_id"].combine_chunks().dictionary_encode()
+    return encoded.indices.to_numpy().astype(np.int64)
 
 
 def _own_columns(problems: pa.Table, names: tuple[str, ...] | None) -> list[str]:

@@ -22,7 +22,9 @@ class Sums(NamedTuple):
 
     units: Int[np.ndarray, " d_sae"]
     total: Float[np.ndarray, " d_sae"]
+    size: Float[np.ndarray, " d_sae"]
     top: Float[np.ndarray, " d_sae"]
+    bottom: Float[np.ndarray, " d_sae"]
     marked: Float[np.ndarray, "marks d_sae"]
     histogram: Int[np.ndarray, "d_sae bins"]
 
@@ -63,7 +65,7 @@ def insert(ids, scores, new, score):
 
 @compiled
 def summaries(fires, marks, sums, piece):
-    """Problems, sum and maximum of each latent, its sum on marked places, and its log2 histogram."""
+    """Problems, sums, maximum and minimum of each latent, its size on marked places, its log2 histogram."""
     starts, vectors, values, unit, n_hooks = (
         fires.indptr,
         fires.vector,
@@ -71,7 +73,7 @@ def summaries(fires, marks, sums, piece):
         fires.unit,
         fires.n_hooks,
     )
-    units, total, top, marked, histogram = sums
+    units, total, size, top, bottom, marked, histogram = sums
     bins = histogram.shape[1]
     for j in range(piece.lo, piece.hi):
         before = -1
@@ -80,22 +82,23 @@ def summaries(fires, marks, sums, piece):
             units[j] += unit[place] != before
             before = unit[place]
             total[j] += x
-            top[j] = max(top[j], x)
+            size[j] += abs(x)
+            top[j], bottom[j] = max(top[j], x), min(bottom[j], x)
             for m in range(marks.shape[0]):
-                marked[m, j] += x if marks[m, place] else 0.0
+                marked[m, j] += abs(x) if marks[m, place] else 0.0
             b = int(np.floor((np.log2(abs(x)) - LOG2_LOW) * BINS_PER_OCTAVE))
             histogram[j, min(max(b, 0), bins - 1)] += 1
 
 
 @compiled
-def deciles(fires, draws, edges, samples, piece):
+def deciles(fires, group, draws, edges, samples, piece):
     """The eleven quantiles of each latent's activations, and firings drawn from each tenth of them.
 
     `draws [d_sae, 10, m]` are uniform numbers; `samples` becomes the drawn firings' positions among all,
-    ascending by activation within a tenth, -1 where it has fewer.
+    ascending by activation within a tenth, one for each group of problems, -1 where it has fewer.
     """
     starts, values, m = fires.indptr, fires.value, draws.shape[2]
-    chosen = np.empty(m, np.int64)
+    chosen, seen = np.empty(m, np.int64), np.empty(m, np.int64)
     for j in range(piece.lo, piece.hi):
         start, n = starts[j], starts[j + 1] - starts[j]
         if n == 0:
@@ -118,45 +121,50 @@ def deciles(fires, draws, edges, samples, piece):
                 for k in range(i, at, -1):
                     chosen[k] = chosen[k - 1]
                 chosen[at] = pick
+            n_seen = 0
             for i in range(min(m, size)):
+                for step in range(size):  # the next of another group, where its own was drawn already
+                    pick = (chosen[i] + step) % size
+                    own = group[fires.unit[fires.vector[start + order[low + pick]] // fires.n_hooks]]
+                    if not (seen[:n_seen] == own).any():
+                        seen[n_seen], chosen[n_seen] = own, pick
+                        n_seen += 1
+                        break
+            chosen[:n_seen].sort()
+            for i in range(n_seen):
                 samples[j, d, i] = start + order[low + chosen[i]]
 
 
 @compiled
-def strongest(fires, row, best, piece):
-    """Positions among all firings of each latent's strongest, one per problem, -1 where there are fewer.
+def strongest(fires, row, group, sign, best, piece):
+    """Positions among all firings of each latent's strongest of one sign, one for each group of problems, -1
+    where there are fewer.
 
     Ties go to the lowest row, then to the first hook.
     """
-    starts, vectors, values, unit, n_hooks = (
-        fires.indptr,
-        fires.vector,
-        fires.value,
-        fires.unit,
-        fires.n_hooks,
-    )
-    k = best.shape[1]
+    starts, unit, k = fires.indptr, fires.unit, best.shape[1]
     for j in range(piece.lo, piece.hi):
-        n, i, stop = 0, starts[j], starts[j + 1]
-        while i < stop:
-            own, top = unit[vectors[i] // n_hooks], i
-            while i < stop and unit[vectors[i] // n_hooks] == own:
-                top = i if values[i] > values[top] else top
-                i += 1
-            at = n
-            while at > 0 and _before(top, best[j, at - 1], fires, row):
+        n, ids = 0, best[j]
+        for i in range(starts[j], starts[j + 1]):
+            if sign * fires.value[i] <= 0 or (n == k and not _before(i, ids[k - 1], sign, fires, row)):
+                continue
+            own, at = group[unit[fires.vector[i] // fires.n_hooks]], 0
+            while at < n and group[unit[fires.vector[ids[at]] // fires.n_hooks]] != own:
+                at += 1
+            if at == n:
+                n, at = min(n + 1, k), min(n, k - 1)
+            elif not _before(i, ids[at], sign, fires, row):
+                continue
+            while at > 0 and _before(i, ids[at - 1], sign, fires, row):
+                ids[at] = ids[at - 1]
                 at -= 1
-            if at < k:
-                n = min(n + 1, k)
-                for p in range(n - 1, at, -1):
-                    best[j, p] = best[j, p - 1]
-                best[j, at] = top
+            ids[at] = i
 
 
 @compiled
-def _before(a, b, fires, row):
+def _before(a, b, sign, fires, row):
     if fires.value[a] != fires.value[b]:
-        return fires.value[a] > fires.value[b]
+        return sign * fires.value[a] > sign * fires.value[b]
     return row[fires.vector[a] // fires.n_hooks] < row[fires.vector[b] // fires.n_hooks]
 
 

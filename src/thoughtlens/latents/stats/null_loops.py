@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from thoughtlens.latents.stats.loops import insert
 from thoughtlens.numerics import compiled
@@ -34,6 +34,10 @@ class Levels(NamedTuple):
     shift: Int[np.ndarray, "units permutations"]
     """By how much the levels of a problem's places (or hooks) are moved around."""
     over_hooks: bool
+    supported: Bool[np.ndarray, " d_sae"]
+    """Latents that fire in enough groups of problems."""
+    effect: Float[np.ndarray, "levels d_sae"]
+    """As in `Units`, of the difference of rates."""
 
 
 class LevelSums(NamedTuple):
@@ -57,8 +61,10 @@ class Units(NamedTuple):
     """1 / vectors of each."""
     longest: int
     """Most problems that a latent can fire in."""
-    min_units: int
-    """Problems in which a latent must fire."""
+    supported: Bool[np.ndarray, " d_sae"]
+    """Latents that fire in enough groups of problems."""
+    effect: Float[np.ndarray, " d_sae"]
+    """How many times the variance of a mean is that of independent problems; 1 where they are."""
 
 
 class Labels(NamedTuple):
@@ -68,6 +74,8 @@ class Labels(NamedTuple):
     """-1: none."""
     sizes: Int[np.ndarray, " levels"]
     shuffled: Int[np.ndarray, "units permutations"]
+    drawn: Int[np.ndarray, "levels permutations"]
+    """Problems of each class after each permutation: groups differ in size."""
 
 
 class ClassSums(NamedTuple):
@@ -107,6 +115,8 @@ class Words(NamedTuple):
     """Texts that have it."""
     shuffled: Int[np.ndarray, "permutations units"]
     """The text that a problem is given."""
+    drawn: Int[np.ndarray, "permutations words"]
+    """Texts that have it then."""
 
 
 class Totals(NamedTuple):
@@ -124,6 +134,8 @@ class Texts(NamedTuple):
     """Share of vectors that are the token."""
     shift: Int[np.ndarray, "units permutations"]
     """By how much a document's tokens are moved around."""
+    group: Int[np.ndarray, " units"]
+    """Documents that are not independent have one; it is what is counted below."""
 
 
 class Support(NamedTuple):
@@ -186,13 +198,16 @@ def inside(fires, levels, min_units, sums, piece):
         most = 0
         for v in range(n_levels):
             most = max(most, sums.n_units[v, j])
-        if most < min_units:
+        if most < min_units or not levels.supported[j]:
             continue
         moved[:] = 0
         _move(fires, j, levels, moved)
         for v in range(n_levels):
             if variance[v, j] > 0:
-                expected, spread = sums.n_fires[v, j] - excess[v, j], np.sqrt(variance[v, j])
+                expected, spread = (
+                    sums.n_fires[v, j] - excess[v, j],
+                    np.sqrt(variance[v, j] * levels.effect[v, j]),
+                )
                 for p in range(n_null):
                     _note((moved[v, p] - expected) / spread, p, chances)
     return chances
@@ -240,14 +255,16 @@ def _move(fires, j, levels, moved):
 
 
 @compiled
-def count_units(fires, units, piece):
-    """`units[j]`: problems in which latent j fires."""
+def count_groups(fires, group, found, piece):
+    """`found[j]`: groups of problems in which latent j fires; problems of group -1 are left out."""
     starts, vectors, unit, n_hooks = fires.indptr, fires.vector, fires.unit, fires.n_hooks
+    last = np.full(len(group), -1, np.int64)
     for j in range(piece.lo, piece.hi):
-        before = -1
         for i in range(starts[j], starts[j + 1]):
-            units[j] += unit[vectors[i] // n_hooks] != before
-            before = unit[vectors[i] // n_hooks]
+            g = group[unit[vectors[i] // n_hooks]]
+            if g >= 0 and last[g] != j:
+                last[g] = j
+                found[j] += 1
 
 
 @compiled
@@ -272,17 +289,16 @@ def labels(fires, units, classes, sums, piece):
     who, share = np.empty(units.longest, np.int64), np.empty(units.longest, np.float32)
     by_chance = np.zeros((n_levels, n_null), np.float32)
     for j in range(piece.lo, piece.hi):
-        n, known = shares(fires, j, weight, who, share), 0
+        n = shares(fires, j, weight, who, share)
         for i in range(n):
             v = label[who[i]]
             if v >= 0:
                 x = np.float64(share[i])
-                known += 1
                 sums.n_fires[v, j] += int(np.rint(x / weight[who[i]]))
                 sums.n_units[v, j] += 1
                 sums.total[v, j] += x
                 sums.square[v, j] += x * x
-        if known < units.min_units:
+        if not units.supported[j]:
             continue
         by_chance[:] = 0
         for i in range(n):
@@ -291,21 +307,21 @@ def labels(fires, units, classes, sums, piece):
                 own = by_chance[v]
                 for p in range(n_null):
                     own[p] += x if row[p] == v else np.float32(0)
-        _note_labels(j, sizes, sums, by_chance, chances)
+        _note_labels(j, classes, units.effect[j], sums, by_chance, chances)
     return chances
 
 
 @compiled
-def _note_labels(j, sizes, sums, by_chance, chances):
-    whole, squares, n = 0.0, 0.0, 0
-    for v in range(len(sizes)):
-        whole, squares, n = whole + sums.total[v, j], squares + sums.square[v, j], n + sizes[v]
-    variance = squares / n - (whole / n) ** 2
-    for v in range(len(sizes)):
-        own, rest = sizes[v], n - sizes[v]
-        if variance > 1e-24 and own > 1 and rest > 1:
-            scale = np.sqrt(variance * (1 / own + 1 / rest))
-            for p in range(by_chance.shape[1]):
+def _note_labels(j, classes, effect, sums, by_chance, chances):
+    whole, squares, n, drawn = 0.0, 0.0, 0, classes.drawn
+    for v in range(len(classes.sizes)):
+        whole, squares, n = whole + sums.total[v, j], squares + sums.square[v, j], n + classes.sizes[v]
+    variance = effect * (squares / n - (whole / n) ** 2)
+    for v in range(len(classes.sizes)):
+        for p in range(by_chance.shape[1]):
+            own, rest = drawn[v, p], n - drawn[v, p]
+            if variance > 1e-24 and own > 1 and rest > 1:
+                scale = np.sqrt(variance * (1 / own + 1 / rest))
                 _note((by_chance[v, p] / own - (whole - by_chance[v, p]) / rest) / scale, p, chances)
 
 
@@ -330,27 +346,27 @@ def correlations(fires, units, numbers, sums, piece):
                 square[j] += x * x
                 product[j] += x * score[u]
         variance = square[j] / n - (total[j] / n) ** 2
-        if sums.n_units[j] < units.min_units or not variance > 1e-24:
+        if not (units.supported[j] and variance > 1e-24):
             continue
         for i in range(m):
             row, s = shuffled[who[i]], share[i]
             for p in range(n_null):
                 by_chance[p] += s * row[p]
         for p in range(n_null):
-            _note(by_chance[p] / np.sqrt(n * variance), p, chances)
+            _note(by_chance[p] / np.sqrt(n * variance * units.effect[j]), p, chances)
     return chances
 
 
 @compiled
 def words(fires, units, texts, sums, totals, piece):
     """Words that a problem's text has or not: as `labels`, each word against all texts without it."""
-    weight, has, sizes, shuffled = units.weight, texts.has, texts.sizes, texts.shuffled
+    weight, has, drawn, shuffled = units.weight, texts.has, texts.drawn, texts.shuffled
     n_fires, n_units, total, square = sums
     whole, squares = totals
     n_null, (n, n_words) = shuffled.shape[0], has.shape
     chances = _none_yet(n_null)
     who, share = np.empty(units.longest, np.int64), np.empty(units.longest, np.float32)
-    by_chance, scale = np.zeros(n_words, np.float32), np.zeros(n_words)
+    by_chance = np.zeros(n_words, np.float32)
     for j in range(piece.lo, piece.hi):
         m = shares(fires, j, weight, who, share)
         for i in range(m):
@@ -365,10 +381,9 @@ def words(fires, units, texts, sums, totals, piece):
                     total[j, w] += x
                     square[j, w] += x * x
         variance = squares[j] / n - (whole[j] / n) ** 2
-        if m < units.min_units or not variance > 1e-24:
+        if not (units.supported[j] and variance > 1e-24):
             continue
-        for w in range(n_words):
-            scale[w] = 1 / np.sqrt(variance * (1 / sizes[w] + 1 / (n - sizes[w])))
+        variance *= units.effect[j]
         for p in range(n_null):
             by_chance[:] = 0
             for i in range(m):
@@ -376,8 +391,10 @@ def words(fires, units, texts, sums, totals, piece):
                 for w in range(n_words):
                     by_chance[w] += x * np.float32(row[w])
             for w in range(n_words):
-                gap = by_chance[w] / sizes[w] - (whole[j] - by_chance[w]) / (n - sizes[w])
-                _note(gap * scale[w], p, chances)
+                own, rest = drawn[p, w], n - drawn[p, w]
+                if own > 0 and rest > 0:
+                    gap = by_chance[w] / own - (whole[j] - by_chance[w]) / rest
+                    _note(gap / np.sqrt(variance * (1 / own + 1 / rest)), p, chances)
     return chances
 
 
@@ -396,7 +413,7 @@ def tokens(fires, texts, support, best, piece):
         n_fires = fires.indptr[j + 1] - fires.indptr[j]
         if n_fires < support.min_fires:
             continue
-        n_own, squares = _stretches(fires, j, at, bound)
+        n_own, squares = _stretches(fires, j, texts.group, at, bound)
         for p in range(-1, n_null):
             n = _token_sums(fires, texts, p, n_own, found)
             for i in range(n):
@@ -418,14 +435,19 @@ def tokens(fires, texts, support, best, piece):
 
 
 @compiled
-def _stretches(fires, j, at, bound):
-    """Places of a latent's firings, and where each of its documents begins among them; how many, and the sum
-    of their squared firings."""
+def _stretches(fires, j, group, at, bound):
+    """Places of a latent's firings, group after group, and where each group begins among them; how many, and
+    the sum of their squared firings."""
     vectors, unit, n_hooks, start = fires.vector, fires.unit, fires.n_hooks, fires.indptr[j]
     n, squares, n_fires = 0, 0.0, fires.indptr[j + 1] - start
+    ordered = True
     for i in range(n_fires):
         at[i] = vectors[start + i] // n_hooks
-        if i == 0 or unit[at[i]] != unit[at[i - 1]]:
+        ordered &= i == 0 or group[unit[at[i]]] >= group[unit[at[i - 1]]]
+    if not ordered:
+        at[:n_fires] = at[:n_fires][np.argsort(group[unit[at[:n_fires]]], kind="mergesort")]
+    for i in range(n_fires):
+        if i == 0 or group[unit[at[i]]] != group[unit[at[i - 1]]]:
             bound[n] = i
             n += 1
     bound[n] = n_fires
@@ -436,14 +458,15 @@ def _stretches(fires, j, at, bound):
 
 @compiled
 def _token_sums(fires, texts, p, n_own, found):
-    """Of each token that a latent fires on: firings, documents, squares, products with all of a document."""
+    """Of each token that a latent fires on: firings, groups, squares, products with all of a group."""
     unit, first, token, shift = fires.unit, fires.first, texts.token, texts.shift
     at, bound, now, inside, seen, sums = found
     n = 0
     for g in range(n_own):
-        u, own = unit[at[bound[g]]], np.float64(bound[g + 1] - bound[g])
-        base, size, moved = first[u], first[u + 1] - first[u], 0 if p < 0 else shift[u, p]
+        own = np.float64(bound[g + 1] - bound[g])
         for i in range(bound[g], bound[g + 1]):
+            u = unit[at[i]]
+            base, size, moved = first[u], first[u + 1] - first[u], 0 if p < 0 else shift[u, p]
             q = at[i] - base + moved
             now[i] = token[base + (q if q < size else q - size)]
             inside[now[i]] += 1

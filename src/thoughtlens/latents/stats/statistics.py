@@ -29,9 +29,13 @@ class LatentStats:
     """Problems in which it fires."""
     total: Float[np.ndarray, " d_sae"]
     """Summed activation."""
+    size: Float[np.ndarray, " d_sae"]
+    """Summed size of the activation: the same unless it goes below 0."""
     max: Float[np.ndarray, " d_sae"]
+    min: Float[np.ndarray, " d_sae"]
+    """0 unless it goes below."""
     marked: Float[np.ndarray, "marks d_sae"]
-    """Summed activation on places of each kind."""
+    """Summed size of the activation on places of each kind."""
     histogram: Int[np.ndarray, "d_sae bins"]
 
     @property
@@ -46,7 +50,7 @@ class LatentStats:
 
     def marked_share(self, mark: int) -> Float[np.ndarray, " d_sae"]:
         """Share of each latent's summed activation that is on places of this kind."""
-        return self.marked[mark] / np.where(self.total > 0, self.total, 1.0)
+        return self.marked[mark] / np.where(self.size > 0, self.size, 1.0)
 
 
 def latent_stats(fires: Fires, marks: Mapping[str, Bool[np.ndarray, " places"]]) -> LatentStats:
@@ -58,7 +62,9 @@ def latent_stats(fires: Fires, marks: Mapping[str, Bool[np.ndarray, " places"]])
     sums = loops.Sums(
         units=np.zeros(d_sae, np.int64),
         total=np.zeros(d_sae),
+        size=np.zeros(d_sae),
         top=np.zeros(d_sae),
+        bottom=np.zeros(d_sae),
         marked=np.zeros((len(marks), d_sae)),
         histogram=np.zeros((d_sae, N_BINS), np.int64),
     )
