@@ -79,7 +79,7 @@ def test_planted_preferences_are_found_and_no_others(thoughts):
         (3, "thought", "2"),
     ]
     factors = {p["factor"] for p in result["members"][0]["preferences"]}
-    assert factors == {"thought", "hook", "label:operation", "number:value"}
+    assert factors == {"thought", "hook", "label:operation", "label:value", "number:value"}
 
 
 def test_examples_and_their_strips(thoughts):
@@ -312,3 +312,52 @@ def test_refusals(thoughts, tmp_path):
         interpret(InterpretConfig(acts=root / "acts", sae=other), tmp_path / "a")
     with pytest.raises(ConfigError, match="expected some of operation, value, got 'colour'"):
         interpret(InterpretConfig(acts=root / "acts", sae=root / "sae", labels=("colour",)), tmp_path / "b")
+
+
+def test_copies_in_groups_are_neither_findings_nor_examples(tmp_path):
+    # 30 questions in four copies each; what fires is random, but the same in every copy
+    rng = np.random.default_rng(5)
+    strengths = np.repeat(rng.random((30, 2, 1, D)) * (rng.random((30, 2, 1, D)) < 0.4), 4, axis=0)
+    label = rng.integers(0, 2, 30)
+    labels = {"operation": [["add", "mul"][i] for i in np.repeat(label, 4)]}
+    groups = [f"g{i // 4}" for i in range(120)]
+    planted_sae(tmp_path / "sae", hooks=["layers.0:out"])
+    found = {}
+    for name, own in (("alone", None), ("grouped", groups)):
+        store = thought_store(tmp_path / name, strengths, labels, groups=own)
+        result = interpret(InterpretConfig(acts=store, sae=tmp_path / "sae"), tmp_path / f"{name}-interpret")
+        found[name] = result["members"][0]
+    tested = {name: {p["factor"]: p for p in one["preferences"]} for name, one in found.items()}
+    assert (found["alone"]["n_groups"], found["grouped"]["n_groups"]) == (120, 30)
+    assert tested["alone"]["label:operation"]["n_q_below_0.05"] > 0  # what copies make of nothing
+    assert tested["grouped"]["label:operation"]["n_q_below_0.05"] == 0
+    shown = pq.read_table(tmp_path / "grouped-interpret" / "top_examples.parquet").to_pylist()
+    assert len(shown) > 15 * D
+    for latent in range(D):
+        texts = [int(row["problem_id"][1:]) // 4 for row in shown if row["latent"] == latent]
+        assert len(set(texts)) == len(texts)
+
+
+def test_labels_of_many_values_are_used_and_what_is_not_is_said(tmp_path):
+    # latent 3 fires on one operation of twenty, latent 4 where the value lies in the middle
+    rng = np.random.default_rng(6)
+    n = 400
+    strengths = np.where(rng.random((n, 1, 1, D)) < 0.2, rng.random((n, 1, 1, D)), 0)
+    op, value = rng.integers(0, 20, n), rng.permutation(n)
+    strengths[..., 3], strengths[..., 4] = 0, 0
+    strengths[op == 7, ..., 3] = 1
+    strengths[abs(value - 200) < 34, ..., 4] = 1
+    labels = {"op": [f"+{i}" for i in op], "v1": value.tolist(), "url": [f"u{i}" for i in range(n)]}
+    store = thought_store(tmp_path / "acts", strengths, labels)
+    sae = planted_sae(tmp_path / "sae", hooks=["layers.0:out"])
+    result = interpret(InterpretConfig(acts=store, sae=sae), tmp_path / "interpret")
+    assert result["warnings"][0] == "label url: 400 values, none of them frequent enough; it is not used"
+    rows = pq.read_table(tmp_path / "interpret" / "associations.parquet").to_pylist()
+    best = {}
+    for row in sorted(rows, key=lambda r: -abs(r["z"])):
+        best.setdefault(row["latent"], row)
+    assert (best[3]["factor"], best[3]["level"], best[3]["direction"]) == ("label:op", "+7", "more")
+    assert best[4]["factor"] == "label:v1" and best[4]["p_max"] < 0.01
+    assert {row["level"] for row in rows if row["factor"] == "number:v1"} == {"rank", "value"}
+    for row in rows:
+        assert row["direction"] == ("more" if row["estimate"] > 0 else "less")

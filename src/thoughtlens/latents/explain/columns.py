@@ -11,17 +11,18 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
 
 from thoughtlens.latents.codes.tokens import quoted
 from thoughtlens.latents.explain.corpus import Corpus, Part
-from thoughtlens.latents.stats.labels import PROBLEM_COLUMNS, encode_labels, label_columns
+from thoughtlens.latents.stats.labels import encode_numbers, number_columns, read_labels
 from thoughtlens.models import parse_number
 
 MIN_COUNT = 5
-"""Occurrences among the fitting tokens that a token column needs."""
+"""Occurrences among the fitting tokens that a token column needs, and problems that a label's value does."""
+MOST_LEVELS = 256
+"""Values of a label column that are told apart at most."""
 POSITIONS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -50,10 +51,10 @@ class Columns:
         self.kinds = self._frequent(corpus.fit)
         self.names: list[str] = []
         self.number_names: list[str] = []
-        self.labels: dict[str, tuple[np.ndarray, list[str]]] = {}
         problems = corpus.member.store.problems
-        for name in label_columns(problems, cfg.labels, cfg.max_levels):
-            self.labels[name] = encode_labels(problems[name])
+        self.labels = read_labels(
+            problems, cfg.labels, max_levels=cfg.max_levels, min_count=MIN_COUNT, most=MOST_LEVELS
+        )
         self.label_numbers = _number_labels(problems, cfg.labels)
 
     def table(self, part: Part) -> Table:
@@ -104,10 +105,11 @@ class Columns:
             bins = np.searchsorted(POSITIONS, position, side="right") - 1
             blocks.append(_incidence(every, bins, part.n, len(POSITIONS)))
             names += [f"the position is {name}" for name in _bins()]
-        for name, (codes, levels) in self.labels.items():
-            own = codes[part.line][part.unit]
-            blocks.append(_incidence(every, own, part.n, len(levels)))
-            names += [f"{name} is {level}" for level in levels]
+        for label in self.labels:
+            if label.levels:
+                own = label.codes[part.line][part.unit]
+                blocks.append(_incidence(every, own, part.n, len(label.levels)))
+                names += [f"{label.name} is {level}" for level in label.levels]
         return blocks, names
 
     def _numbers(self, part: Part) -> Float[np.ndarray, "n k"]:
@@ -162,11 +164,8 @@ def _incidence(row: np.ndarray, column: np.ndarray, n: int, k: int) -> sp.csr_ar
 def _number_labels(problems: pa.Table, wanted: tuple[str, ...] | None) -> dict[str, np.ndarray]:
     """Label columns of numbers, with the median where one is missing."""
     found = {}
-    for name in wanted if wanted is not None else problems.column_names:
-        kind = problems.schema.field(name).type
-        if name in PROBLEM_COLUMNS or not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-            continue
-        values = pc.cast(problems[name], pa.float64()).to_numpy().copy()
+    for name in number_columns(problems, wanted, 0):
+        values = encode_numbers(problems[name]).copy()
         known = values[np.isfinite(values)]
         if len(known):
             values[~np.isfinite(values)] = np.median(known)

@@ -70,9 +70,11 @@ class ExplainConfig(Config):
     near: int = Field(8, ge=0)
     """windows, rules: tokens before a token that count wherever they stand."""
     labels: tuple[str, ...] | None = None
-    """windows, rules: label columns of the problems; unset: all with at most `max_levels` values."""
+    """windows, rules: label columns of the problems; unset: all."""
     max_levels: int = Field(32, ge=2)
-    """Values of a label column that are told apart; a column of numbers counts as a number as well."""
+    """Values of a label column up to which each is told apart. Of one with more, those of at least 5 problems
+    are (the 256 most frequent), numbers of which some are rarer in this many bins; a column of numbers counts
+    as a number as well."""
     graph_examples: int = Field(8, ge=1)
     """token_graph: examples of each latent that are taken apart."""
     graph_context: int = Field(16, ge=1)

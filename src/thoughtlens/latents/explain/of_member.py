@@ -36,6 +36,7 @@ from thoughtlens.latents.explain.records import (
     PartSize,
 )
 from thoughtlens.latents.explain.scores import best_threshold, interval, score
+from thoughtlens.latents.stats.labels import not_told_apart
 
 TIE = 0.01
 """Validation AUPRC within which the shorter text is shown."""
@@ -83,6 +84,7 @@ class MemberExplainer:
         """Those asked for, by name: first those that need neither a model nor an endpoint."""
         cfg, found = self.cfg, dict[str, Method]()
         columns = Columns(self.corpus, self.names) if {"windows", "rules"} & set(cfg.methods) else None
+        self.warnings += not_told_apart(columns.labels) if columns is not None else []
         for name in cfg.methods:
             if name == "token":
                 found[name] = self.lookup

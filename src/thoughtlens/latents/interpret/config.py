@@ -35,9 +35,11 @@ class InterpretConfig(Config):
     min_token_fires: int = Field(10, ge=1)
     """Firings of a latent on a token below which that pair is not tested."""
     labels: tuple[str, ...] | None = None
-    """Label columns of the problems; unset: all with at most `max_levels` values, and all numbers."""
+    """Label columns of the problems; unset: all."""
     max_levels: int = Field(12, ge=2)
-    """Values a label column may have; a number with more is tested by its rank."""
+    """Values of a label column up to which each is a level. Of one with more, those of at least `min_units`
+    problems are (the 64 most frequent), all others share a level; numbers of which some would share it are
+    put into this many bins, and all numbers with more are tested by their rank and their value as well."""
     max_words: int = Field(128, ge=0)
     """Words of the reasoning text (column `cot`) that are tested: the most frequent ones that at least
     `min_units` problems have and as many have not; 0: none."""

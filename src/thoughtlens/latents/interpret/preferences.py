@@ -24,7 +24,7 @@ from thoughtlens.latents.stats.association import (
     word_preference,
 )
 from thoughtlens.latents.stats.chance import Chance
-from thoughtlens.latents.stats.labels import encode_labels, encode_numbers, label_columns, number_columns
+from thoughtlens.latents.stats.labels import Label, encode_numbers, number_columns, read_labels
 
 WORD = r"\d+(?:[.,]\d+)*|\w+|[^\w\s]"
 """Words, numbers as they are written, and signs."""
@@ -51,6 +51,7 @@ class Factor:
             "rate_in": pa.array(found.rate_in, from_pandas=True),
             "rate_out": pa.array(found.rate_out, from_pandas=True),
             "n_problems": found.n_units,
+            "direction": np.where(found.estimate > (1 if self.statistic == "lift" else 0), "more", "less"),
         }  # fmt: skip
         same = ("latent", "estimate", "low", "high", "n_fires", "z", "q_value", "p_max")
         return column_table(AssociationRow, columns | {name: getattr(found, name) for name in same})
@@ -76,10 +77,10 @@ def factors(coded: Coded, cfg: InterpretConfig) -> Iterator[Factor]:
     for name, (level, names) in coded.inside().items():
         found = level_preference(fires, level, len(names), chance, of_hooks=name == "hook")
         yield Factor(name, "rate difference", names, found)
-    for name in label_columns(problems, cfg.labels, cfg.max_levels):
-        codes, names = encode_labels(problems[name])
-        found = label_preference(fires, codes[units], len(names), chance)
-        yield Factor(f"label:{name}", "rate difference", names, found)
+    for label in labels_of(problems, cfg):
+        if label.levels:
+            found = label_preference(fires, label.codes[units], len(label.levels), chance)
+            yield Factor(f"label:{label.name}", "rate difference", label.levels, found)
     for name in number_columns(problems, cfg.labels, cfg.max_levels):
         found = correlation(fires, encode_numbers(problems[name])[units], chance)
         yield Factor(f"number:{name}", "correlation", ["rank", "value"], found)
@@ -95,6 +96,11 @@ def factors(coded: Coded, cfg: InterpretConfig) -> Iterator[Factor]:
             min_fires=cfg.min_token_fires, top=cfg.top_tokens,
         )  # fmt: skip
         yield Factor("token", "lift", coded.token_names(np.unique(found.level).tolist()), found)
+
+
+def labels_of(problems: pa.Table, cfg: InterpretConfig) -> list[Label]:
+    """The label columns as classes that are frequent enough to be tested."""
+    return read_labels(problems, cfg.labels, max_levels=cfg.max_levels, min_count=cfg.min_units)
 
 
 def words_of(

@@ -41,6 +41,8 @@ class MemberSummary(Record):
     preferences: list[Tested] = field(default_factory=list)
     persistence: dict[str, int] | None = None
     """Crosscoders: latents by status."""
+    n_groups: int | None = None
+    """Groups of problems: those of one are not independent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +141,8 @@ class AssociationRow(Record):
     z: float
     q_value: float
     p_max: float
+    direction: str = column(default="")
+    """`more` or `less`: how often it fires there, against elsewhere (numbers: with larger ones)."""
 
 
 @dataclass(frozen=True, kw_only=True)

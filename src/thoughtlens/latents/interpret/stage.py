@@ -10,6 +10,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
+
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import Parts, Plan, Result, run_stage
 from thoughtlens.latents.codes.code_writer import write_codes
@@ -17,9 +19,11 @@ from thoughtlens.latents.codes.coded import Coded
 from thoughtlens.latents.codes.member import Member, member_thoughts
 from thoughtlens.latents.interpret import sites
 from thoughtlens.latents.interpret.config import InterpretConfig
+from thoughtlens.latents.interpret.preferences import labels_of
 from thoughtlens.latents.interpret.records import InterpretOutcome, MemberSummary
 from thoughtlens.latents.interpret.tables import TABLES, Tables, tested_of
 from thoughtlens.latents.stats import association
+from thoughtlens.latents.stats.labels import not_told_apart
 from thoughtlens.latents.stats.statistics import HISTOGRAM_EDGES
 from thoughtlens.sae import Crosscoder, load, load_members, member_names, member_path
 
@@ -110,7 +114,10 @@ def _work(cfg: InterpretConfig, tmp: Path) -> InterpretOutcome:
             "n_everywhere": sum(m.n_everywhere for m in members),
         },
         definitions=DEFINITIONS,
-        warnings=[line for m in members for line in m.warnings],
+        warnings=[
+            *not_told_apart(labels_of(store.problems, cfg)),
+            *(line for m in members for line in m.warnings),
+        ],
     )
 
 
@@ -142,6 +149,7 @@ def _member(cfg: InterpretConfig, member: Member, tmp: Path, parts: Parts, i: in
         split=cfg.split or "all",
         n=stats.n_vectors,
         n_problems=stats.n_units,
+        n_groups=len(np.unique(tables.coded.group)),
         l0=float(stats.fires.sum() / max(stats.n_vectors, 1)),
         n_alive=alive,
         n_everywhere=dense,

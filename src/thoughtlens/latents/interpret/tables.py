@@ -11,11 +11,10 @@ import pyarrow as pa
 from thoughtlens.core import Parts, column_table, progress, read_json, write_json
 from thoughtlens.latents.codes.coded import Coded
 from thoughtlens.latents.interpret.config import InterpretConfig
-from thoughtlens.latents.interpret.preferences import factors
+from thoughtlens.latents.interpret.preferences import factors, labels_of
 from thoughtlens.latents.interpret.records import CoactiveRow, CountRow, LatentRow, Tested
 from thoughtlens.latents.interpret.shown import examples_table
 from thoughtlens.latents.stats.examples import Examples, decile_examples, top_examples
-from thoughtlens.latents.stats.labels import encode_labels, label_columns
 from thoughtlens.latents.stats.statistics import coactive, common_tokens, latent_stats, level_counts
 
 MARKS = {"outlier": "outlier_norm", "first": "first_position"}
@@ -114,9 +113,10 @@ class Tables:
             (thought, thoughts), (hook, hooks) = levels["thought"], levels["hook"]
             names = [f"{h} thought {t}" for h in hooks for t in thoughts]
             levels["cell"] = hook * len(thoughts) + thought, names
-        for name in label_columns(coded.problems, self.cfg.labels, self.cfg.max_levels):
-            codes, texts = encode_labels(coded.problems[name])
-            levels[f"label:{name}"] = np.repeat(codes[rows.problem][rows.unit], fires.n_hooks), texts
+        for label in labels_of(coded.problems, self.cfg):
+            if 0 < len(label.levels) <= self.cfg.max_levels:
+                codes = label.codes[rows.problem][rows.unit]
+                levels[f"label:{label.name}"] = np.repeat(codes, fires.n_hooks), label.levels
         for by, (level, names) in levels.items():
             found, n = level_counts(fires, level, len(names))
             latent, at = np.nonzero(found)

@@ -347,7 +347,7 @@ def _effect_of_level(
 
     def differences(part: Fires) -> sp.csr_array:
         at_level = sp.diags_array(inside + outside) @ _counts(part, here)
-        return at_level - sp.diags_array(outside) @ _counts(part)
+        return sp.csr_array(at_level - sp.diags_array(outside) @ _counts(part))
 
     return _effect(fires, differences, np.flatnonzero((own > 0) & (rest > 0)), chance)
 

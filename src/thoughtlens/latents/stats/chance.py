@@ -112,11 +112,13 @@ def design_effect(
         known: The problems that count.
         chance: Which groups there are.
     """
+    assert values.shape is not None
     if chance.group is None:
         return np.ones(values.shape[1])
-    values, group = values[known], np.unique(chance.group[known], return_inverse=True)[1]
+    group = np.unique(chance.group[known], return_inverse=True)[1]
+    values = sp.csr_array(values[known])
     n, sizes = len(known), np.bincount(group)
-    total = sp.csr_array((np.ones(n), (group, np.arange(n)))) @ values
+    total = sp.csr_array(sp.csr_array((np.ones(n), (group, np.arange(n)))) @ values)
     mean = values.sum(0) / n
     by_group = total.power(2).sum(0) - 2 * mean * (sizes @ total) + mean**2 * float(sizes @ sizes)
     alone = values.power(2).sum(0) - n * mean**2

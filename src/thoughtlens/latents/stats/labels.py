@@ -1,29 +1,31 @@
-"""Labels of problems as numbers: classes, and numbers that are tested by their rank."""
+"""Labels of problems as numbers: classes, numbers, and groups."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
 from thoughtlens.acts import PROBLEM_KEYS
 from thoughtlens.core import ConfigError
 
 PROBLEM_COLUMNS = {*PROBLEM_KEYS, "question", "text", "answer", "cot"}
+MOST_LEVELS = 64
+"""Values of a column that are told apart at most."""
+OTHERS = "any other"
+"""The level of values that are not told apart."""
 
 
 def number_columns(problems: pa.Table, names: tuple[str, ...] | None, max_levels: int) -> list[str]:
     """Columns of numbers with more than `max_levels` different values, of those named or of all labels."""
-    found = []
-    for name in _own_columns(problems, names):
-        kind = problems.schema.field(name).type
-        if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-            values = encode_numbers(problems[name])
-            if len(np.unique(values[~np.isnan(values)])) > max_levels:
-                found.append(name)
-    return found
+    own = [name for name in own_columns(problems, names) if _is_number(problems.schema.field(name).type)]
+    return [name for name in own if _n_values(encode_numbers(problems[name])) > max_levels]
 
 
 def encode_numbers(column: pa.ChunkedArray) -> Float[np.ndarray, " n"]:
@@ -31,16 +33,105 @@ def encode_numbers(column: pa.ChunkedArray) -> Float[np.ndarray, " n"]:
     return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
 
 
-def label_columns(problems: pa.Table, names: tuple[str, ...] | None, max_levels: int) -> list[str]:
-    """Label columns to test: those named, or all with 2 to `max_levels` different values."""
-    own = _own_columns(problems, names)
-    flat = [name for name in own if not pa.types.is_nested(problems.schema.field(name).type)]
-    counts = {name: len(problems[name].drop_null().unique()) for name in flat}
-    return [name for name, n in counts.items() if 2 <= n <= max_levels]
+@dataclass(frozen=True, eq=False)
+class Label:
+    """A label column as classes of problems."""
+
+    name: str
+    codes: Int[np.ndarray, " problems"]
+    """-1: missing."""
+    levels: list[str]
+    n_values: int
+    """Different values of the column."""
+    n_bins: int = 0
+    """Of numbers: bins that hold about equally many problems."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether every value is a class of its own."""
+        return len(self.levels) == self.n_values
+
+
+def read_labels(
+    problems: pa.Table,
+    names: tuple[str, ...] | None,
+    *,
+    max_levels: int,
+    min_count: int,
+    most: int = MOST_LEVELS,
+) -> list[Label]:
+    """The label columns, those named or all, as classes.
+
+    A column of up to `max_levels` values has a class for each. Of one with more, the values of at least
+    `min_count` problems have one, the `most` most frequent of them, and all others share the last; numbers
+    of which some would share it are put into `max_levels` bins. A column without two classes has none.
+    """
+    return [
+        _label(name, problems[name], max_levels, min_count, most) for name in own_columns(problems, names)
+    ]
+
+
+def not_told_apart(labels: Sequence[Label]) -> list[str]:
+    """What is to be said of columns whose values are not all told apart, a line for each."""
+    said = []
+    for label in labels:
+        if not label.levels and label.n_values != 1:
+            why = (
+                f"{label.n_values:,} values, none of them frequent enough"
+                if label.n_values
+                else "no single values"
+            )
+            said.append(f"label {label.name}: {why}; it is not used")
+        elif label.levels and not label.whole and not label.n_bins:
+            said.append(
+                f"label {label.name}: {len(label.levels) - 1} of its {label.n_values:,} values are told "
+                f"apart, those of too few problems share one level"
+            )
+    return said
+
+
+def _label(name: str, column: pa.ChunkedArray, max_levels: int, min_count: int, most: int) -> Label:
+    missing = np.full(len(column), -1, np.int64)
+    if pa.types.is_nested(column.type):
+        return Label(name, missing, [], 0)
+    codes, values = encode_labels(column)
+    n = len(values)
+    if n <= max_levels:
+        return Label(name, codes if n > 1 else missing, values if n > 1 else [], n)
+    count = np.bincount(codes[codes >= 0], minlength=n)
+    if _is_number(column.type) and (n > most or count.min() < min_count):
+        number = encode_numbers(column)
+        edges = np.unique(np.nanquantile(number, np.linspace(0, 1, max_levels + 1)[1:-1], method="lower"))
+        bins = np.where(np.isnan(number), -1, np.searchsorted(edges, number, side="left"))
+        return Label(name, bins, _bin_names(edges), n, len(edges) + 1)
+    kept = np.lexsort((np.arange(n), -count))[:most]
+    kept = np.sort(kept[count[kept] >= min_count])
+    if len(kept) < min(2, n):
+        return Label(name, missing, [], n)
+    level = np.full(n + 1, len(kept))
+    level[kept], level[-1] = np.arange(len(kept)), -1
+    names = [values[i] for i in kept.tolist()]
+    return Label(name, level[codes], names if len(kept) == n else [*names, OTHERS], n)
+
+
+def _bin_names(edges: np.ndarray) -> list[str]:
+    said = [f"{edge:.6g}" for edge in edges]
+    between = [f"above {a}, up to {b}" for a, b in pairwise(said)]
+    return [f"up to {said[0]}", *between, f"above {said[-1]}"]
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def _n_values(numbers: np.ndarray) -> int:
+    return len(np.unique(numbers[~np.isnan(numbers)]))
 
 
 def encode_labels(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     """Codes of a label column (-1: missing) and its values as text, sorted."""
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), None, column)  # type: ignore[attr-defined]
     values = sorted(column.drop_null().unique().to_pylist())
     code = {value: i for i, value in enumerate(values)}
     codes = np.array([code.get(value, -1) for value in column.to_pylist()], np.int64)
@@ -53,7 +144,12 @@ def encode_groups(problems: pa.Table) -> Int[np.ndarray, " problems"]:
     return encoded.indices.to_numpy().astype(np.int64)
 
 
-def _own_columns(problems: pa.Table, names: tuple[str, ...] | None) -> list[str]:
+def own_columns(problems: pa.Table, names: tuple[str, ...] | None) -> list[str]:
+    """The label columns of problems: those named, or all.
+
+    Raises:
+        ConfigError: one that is not there.
+    """
     own = [name for name in problems.column_names if name not in PROBLEM_COLUMNS]
     for name in names or ():
         if name not in own:

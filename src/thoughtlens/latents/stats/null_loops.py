@@ -16,6 +16,8 @@ from thoughtlens.numerics import compiled
 
 Z_BINS, BINS_PER_Z = 10_000, 100.0
 Z95 = 1.959963984540054
+FEW_LEVELS = 12
+"""Levels up to which comparing with each is faster than looking up where a sum goes."""
 
 
 class Chances(NamedTuple):
@@ -303,6 +305,11 @@ def labels(fires, units, classes, sums, piece):
         by_chance[:] = 0
         for i in range(n):
             row, x = shuffled[who[i]], share[i]
+            if n_levels > FEW_LEVELS:
+                for p in range(n_null):
+                    if row[p] >= 0:
+                        by_chance[row[p], p] += x
+                continue
             for v in range(n_levels):
                 own = by_chance[v]
                 for p in range(n_null):
