@@ -235,7 +235,7 @@ def test_hook_names():
     assert hooks.from_lens("blocks.3.attn.hook_z") == "blocks.3.attn.hook_z"
     assert hooks.from_hf("model.layers.5.mlp.output") == "layers.5.mlp:out"
     assert hooks.from_hf(hooks.to_hf("layers.5:in")) == "layers.5:in"
-    assert hooks.from_folder("gpt_neox.layers.2.mlp", transcoder=True)[1] == "gpt_neox.layers.2.mlp:out"
+    assert hooks.from_folder("gpt_neox.layers.2.mlp", transcoder=True)[1] == "layers.2.mlp:out"
     assert hooks.from_folder("run_2", transcoder=False) == (None, None)
     assert hooks.from_dictionary(hooks.to_dictionary("layers.4:out")) == "layers.4:out"
 

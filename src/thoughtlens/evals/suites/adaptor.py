@@ -140,15 +140,15 @@ def as_sae_lens(
             f"hook_name: expected one of {', '.join(sae.hook_names) or 'those of the model'}, none was chosen"
         )
     hook = hook_name or sae.hook_names[0]
-    theirs, layer = to_lens(hook), layer_of(hook)
-    if theirs is None or ":" in theirs or layer is None:
-        raise HookError(
-            f"TransformerLens has no name for {hook!r}; it has those of layers.N:out, layers.N:in, "
-            f"layers.N.mlp:out and layers.N.attn:out"
-        )
     model = model_name or sae.provenance.get("model")
     if not model:
         raise MismatchError("model_name: expected TransformerLens's name of the model, the SAE says none")
+    theirs, layer = to_lens(hook, str(model)), layer_of(hook)
+    if theirs is None or layer is None:
+        raise HookError(
+            f"TransformerLens has no name for {hook!r} of {model}; it has those of layers.N:out and :in, "
+            f"and of what attention and MLP add to the stream"
+        )
     cfg = LensConfig(
         model_name=str(model), d_in=sae.d_in, d_sae=sae.d_sae, hook_name=theirs, hook_layer=layer,
         architecture=sae.kind, dtype=str(sae.W_enc.dtype).removeprefix("torch."),

@@ -25,6 +25,7 @@ from thoughtlens.sae.formats.base import Format
 from thoughtlens.sae.formats.files import alone, read_pt
 from thoughtlens.sae.formats.fitting import (
     as_jumprelu,
+    as_transcoder,
     cannot_hold,
     refuse_norm,
     rule_of,
@@ -32,7 +33,8 @@ from thoughtlens.sae.formats.fitting import (
     with_pre_bias,
 )
 from thoughtlens.sae.formats.portable import Names, Portable, Rule, checked, require_keys
-from thoughtlens.sae.formats.settings import TABLE, Ours, OursOrNone, Text, read_settings
+from thoughtlens.sae.formats.says import Says
+from thoughtlens.sae.formats.settings import TABLE, Ours, OursOrNone, Switch, Text, Whole, read_settings
 
 State = dict[str, Tensor]
 
@@ -144,8 +146,16 @@ class _Trainer(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Buffer(Record):
+    io: Text = None
+    ctx_len: Whole = None
+    remove_bos: Switch = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Settings(Record):
     trainer: Annotated[_Trainer, TABLE] = field(default_factory=_Trainer)
+    buffer: Annotated[_Buffer, TABLE] = field(default_factory=_Buffer)
     thoughtlens: OursOrNone = field(default_factory=Ours)
 
 
@@ -169,7 +179,10 @@ class DictionaryLearning(Format):
     def read(self, path: Path) -> Portable:
         """Any dictionary; which class it is says `config.json`, or the keys where they suffice."""
         file, cls, state, settings = self._load(path)
-        trainer, ours = settings.trainer, settings.thoughtlens
+        trainer, buffer, ours = settings.trainer, settings.buffer, settings.thoughtlens
+        transcoder = buffer.io == "in_and_out"
+        name = trainer.submodule_name or _named_folder(file)
+        sides = [hooks.from_dictionary(name, side, trainer.lm_name) for side in ("in", "out")]
         k, groups = (_integers(state, name, file) for name in ("k", "group_sizes"))
         sae = Portable(
             cls.rule,
@@ -177,10 +190,14 @@ class DictionaryLearning(Format):
             k=k[0] if k else None,
             pre_bias=cls.pre_bias,
             groups=groups,
-            hook=ours.hook_name or hooks.from_dictionary(trainer.submodule_name),
-            model=trainer.lm_name,
+            hook=ours.hook_name or sides[buffer.io not in ("in", "in_and_out")],
+            says=Says(
+                model=trainer.lm_name, context_size=buffer.ctx_len, exclude_special_tokens=buffer.remove_bos
+            ),
             provenance=ours.provenance,
         )
+        if transcoder:
+            sae = as_transcoder(sae, sides[1])
         return checked(unsigned(sae), file)
 
     def write(self, sae: Portable, out: Path) -> Portable:
@@ -200,9 +217,13 @@ class DictionaryLearning(Format):
                 "k": sae.k,
                 "layer": hooks.layer_of(sae.hook),
                 "lm_name": sae.model,
-                "submodule_name": hooks.to_dictionary(sae.hook),
+                "submodule_name": hooks.to_dictionary(sae.hook, sae.model),
             },
-            "buffer": {"d_submodule": sae.d_in, "io": "in" if (sae.hook or "").endswith(":in") else "out"},
+            "buffer": {
+                "d_submodule": sae.d_in,
+                "io": "in" if (sae.hook or "").endswith(":in") else "out",
+                "ctx_len": sae.says.context_size,
+            },
             "thoughtlens": {"hook_name": sae.hook, "provenance": sae.provenance},
         }
         extra = {
@@ -245,6 +266,12 @@ class DictionaryLearning(Format):
             )
         require_keys({**state, **rest}, CLASSES[name].keys, file)
         return _Loaded(file, CLASSES[name], state, settings)
+
+
+def _named_folder(file: Path) -> str | None:
+    """The module by a folder's name, as its demonstrations save: `resid_post_layer_8/trainer_0/ae.pt`."""
+    names = [folder.name for folder in file.absolute().parents[:4]]
+    return next((name for name in names if hooks.from_dictionary(name) not in (None, name)), None)
 
 
 def _class_for(sae: Portable) -> tuple[str, _Class]:

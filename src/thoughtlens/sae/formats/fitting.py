@@ -11,6 +11,8 @@ from thoughtlens.core import MismatchError
 from thoughtlens.sae.formats.portable import RULES, Portable
 
 BLOCK = 1024
+WIDE, UNRELATED = 64, 0.05
+"""Width from which on directions can be told to be unrelated, and the mean cosine below which they are."""
 UNIT = 2e-6
 """How far from 1 a length may be by rounding alone."""
 
@@ -96,14 +98,49 @@ def refuse_norm(sae: Portable, fmt: str) -> None:
         raise cannot_hold(fmt, f"the runtime norm {sae.norm}", "use --to thoughtlens or sae_lens")
 
 
+def as_transcoder(sae: Portable, hook_out: str | None) -> Portable:
+    """What predicts another hook than it reads; a b_dec that it takes off its input moves into b_enc."""
+    if sae.rule == "pursuit" or sae.norm != "none":
+        raise MismatchError("a transcoder that normalises its input, or by matching pursuit: not supported")
+    w = sae.weights
+    if sae.pre_bias and w.b_dec.shape == w.W_enc.shape[:1]:
+        sae = with_pre_bias(sae, False)
+    return replace(sae, pre_bias=False, transcoder=True, hook_out=hook_out)
+
+
+def has_unit_decoder(sae: Portable) -> bool:
+    """Whether all decoder rows have length 1, but for rounding."""
+    return bool(((sae.weights.W_dec.float().norm(dim=1) - 1).abs() < UNIT).all())
+
+
+def doubts(sae: Portable) -> list[str]:
+    """Whether something that does not say what it is looks like a transcoder: a note, or nothing.
+
+    An SAE's latents write about what they read; a transcoder's two sides have nothing to do with each other.
+    """
+    w = sae.weights
+    if w.W_enc.T.shape != w.W_dec.shape or sae.d_in < WIDE:
+        return []
+    cosine = torch.nn.functional.cosine_similarity(w.W_enc.T.float(), w.W_dec.float(), dim=1)
+    if float(cosine.mean()) > UNRELATED:
+        return []
+    return [
+        f"its encoder and decoder point in unrelated directions (mean cosine {float(cosine.mean()):.2f}), as "
+        f"those of a transcoder do: if it is one, do not use it as an SAE"
+    ]
+
+
 def unit_decoder(sae: Portable) -> Portable:
     """The same function with latents in units of what they write, for rules on `acts * |W_dec row|`.
 
-    Rows that have length 1 already stay as they are, to the last bit.
+    Rows that have length 1 already stay as they are, to the last bit; 16-bit weights become float32 else, as
+    rounding would let other latents fire.
     """
+    if has_unit_decoder(sae):
+        return sae
+    if sae.dtype.itemsize < 4:
+        sae = in_float32(sae).noting("16-bit weights became float32, so that decoder lengths can be folded")
     w = sae.weights
     length = w.W_dec.norm(dim=1).clamp(min=1e-8)
-    if bool(((length - 1).abs() < UNIT).all()):
-        return sae
     scaled = replace(w, W_enc=w.W_enc * length, b_enc=w.b_enc * length, W_dec=w.W_dec / length[:, None])
     return replace(sae, weights=scaled).noting("decoder lengths were folded into the encoder")

@@ -21,6 +21,10 @@ PARTS = ("cfg.json", "config.json", "sae.safetensors", "sae_weights.safetensors"
 """Files that stand for the folder they lie in."""
 
 
+GUESSED = ("openai",)
+"""Formats that any folder with one `.pt` file could be of, such as one with the state of a trainer."""
+
+
 class Found(NamedTuple):
     """An SAE on disk."""
 
@@ -47,6 +51,8 @@ def recognise(path: str | Path) -> str | None:
         ConfigError: it looks like several.
     """
     found = [name for name, fmt in FORMATS.items() if fmt.finds(place(path))]
+    if len(found) > 1:
+        found = [name for name in found if name not in GUESSED]
     if len(found) > 1:
         raise ConfigError(
             f"{path} looks like {' and '.join(found)}: say which with --from, or split the folder"

@@ -18,13 +18,27 @@ from thoughtlens.sae.formats import hooks
 from thoughtlens.sae.formats.arithmetic import Forward, onto_columns, weighted_rows
 from thoughtlens.sae.formats.base import Format
 from thoughtlens.sae.formats.files import read_npz, read_safetensors, require_unscaled
-from thoughtlens.sae.formats.fitting import as_jumprelu, cannot_hold, in_float32, unsigned
+from thoughtlens.sae.formats.fitting import (
+    as_jumprelu,
+    as_transcoder,
+    cannot_hold,
+    doubts,
+    in_float32,
+    unsigned,
+)
 from thoughtlens.sae.formats.portable import Names, Portable, checked, require_keys
+from thoughtlens.sae.formats.says import Says
 from thoughtlens.sae.formats.settings import Text, read_settings
 
 SKIP = "affine_skip_connection"
 FIRST = Names({name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")})
 SECOND = Names({**FIRST.theirs, "W_skip": SKIP})
+RELEASE = {"prepend_bos": True, "context_size": 1024, "exclude_special_tokens": True}
+"""How all of Gemma Scope 1 was trained."""
+GAINLESS = (
+    "it reads the stream as its norm before the MLP leaves it without its gain (TransformerLens's "
+    "ln2.hook_normalized), which no module gives here"
+)
 WRITTEN = Names({**SECOND.theirs, "W_enc": "w_enc", "W_dec": "w_dec"})
 
 
@@ -44,8 +58,15 @@ class GemmaScope(Format):
             raise CheckpointError(
                 f"{file}: a transcoder; the file does not say what it predicts. Use its SAE"
             )
-        model, hook = hooks.from_gemma_path(file.resolve().parts)
-        return checked(unsigned(Portable("jumprelu", weights, pre_bias=False, hook=hook, model=model)), file)
+        model, hook, transcoder = hooks.from_gemma_path(file.parent.resolve().parts)
+        says = Says() if model is None else Says(model=model, **RELEASE)
+        sae = Portable("jumprelu", weights, pre_bias=False, hook=hook, says=says)
+        if transcoder:
+            block = hooks.layer_of(hook)
+            sae = as_transcoder(sae, hooks.from_lens(f"blocks.{block}.hook_mlp_out", model)).noting(GAINLESS)
+        elif model is None:
+            sae = sae.noting(*doubts(sae))
+        return checked(unsigned(sae), file)
 
     def write(self, sae: Portable, out: Path) -> Portable:
         """Write the folder; returns what it holds."""
@@ -105,7 +126,7 @@ class GemmaScope2(Format):
             transcoder=transcoder or weights.W_enc.shape[:1] != weights.W_dec.shape[1:],
             hook=hooks.from_hf(hook_in),
             hook_out=hooks.from_hf(hook_out) if transcoder else None,
-            model=settings.model_name,
+            says=Says(model=settings.model_name),
         )
         return checked(unsigned(sae), file)
 

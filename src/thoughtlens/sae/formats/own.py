@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import cast
@@ -23,6 +24,7 @@ from thoughtlens.sae.formats.files import read_safetensors, write_tensors
 from thoughtlens.sae.formats.fitting import cannot_hold, refuse_negative
 from thoughtlens.sae.formats.native import FORMAT, read_header, read_native, write_header
 from thoughtlens.sae.formats.portable import COUNTED, Portable, Pursuit, Rule, Weights, checked
+from thoughtlens.sae.formats.says import KEY, said
 from thoughtlens.sae.formats.settings import peek
 from thoughtlens.sae.kinds.base import SAE
 from thoughtlens.sae.kinds.config import (
@@ -84,7 +86,7 @@ class Own(Format):
             what = f"a per-cell normalisation table ({len(sae.cells)} cells)"
             raise cannot_hold("No other format", what, "train with sae.normalization=global to convert")
         cfg, hooks = sae.cfg, sae.hook_names
-        imported = cfg if isinstance(cfg, ImportedConfig) else None
+        imported, own = cfg if isinstance(cfg, ImportedConfig) else None, said(sae.provenance)
         portable = Portable(
             _rule(sae.kind, cfg),
             Weights(**{name: t for name, t in tensors.items() if name not in TRAINING_ONLY}),
@@ -95,7 +97,7 @@ class Own(Format):
             groups=_groups(sae) if isinstance(sae, MatryoshkaSAE) else None,
             hook=getattr(cfg, "hook_in", None) or (hooks[0] if len(hooks) == 1 else None),
             hook_out=getattr(cfg, "hook_out", None),
-            model=sae.provenance.get("model"),
+            says=replace(own, model=own.model or sae.provenance.get("model")),
             pursuit=_pursuit(cfg),
             provenance=sae.provenance,
         )
@@ -156,6 +158,8 @@ def _empty(portable: Portable) -> SAE:
     sae.provenance = dict(portable.provenance)
     if portable.model is not None:
         sae.provenance.setdefault("model", portable.model)
+    if kept := portable.says.kept():
+        sae.provenance.setdefault(KEY, kept)
     return sae
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from thoughtlens.core import CheckpointError, Json
+from thoughtlens.sae.formats.says import Says
 
 Rule = Literal["relu", "jumprelu", "batchtopk", "topk", "abstopk", "groupmax", "identity", "gated", "pursuit"]
 InputNorm = Literal["none", "layer_norm", "rescale"]
@@ -128,11 +129,17 @@ class Portable:
     """Hook that is read, in this project's words where they are known."""
     hook_out: str | None = None
     """Hook that a transcoder predicts."""
-    model: str | None = None
+    says: Says = field(default_factory=Says)
+    """What it says of the activations that it was trained on, its model among it."""
     pursuit: Pursuit | None = None
     provenance: Json = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """What a user should know about the way here."""
+
+    @property
+    def model(self) -> str | None:
+        """The model that it was trained on."""
+        return self.says.model
 
     @property
     def d_in(self) -> int:

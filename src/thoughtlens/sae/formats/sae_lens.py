@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +25,9 @@ from thoughtlens.sae.formats.base import Format
 from thoughtlens.sae.formats.files import read_safetensors, require_unscaled
 from thoughtlens.sae.formats.fitting import (
     as_jumprelu,
+    as_transcoder,
     cannot_hold,
+    has_unit_decoder,
     refuse_negative,
     rule_of,
     unit_decoder,
@@ -40,7 +43,19 @@ from thoughtlens.sae.formats.portable import (
     checked,
     require_keys,
 )
-from thoughtlens.sae.formats.settings import TABLE, Ours, OursOrNone, Text, Whole, read_table, settings_of
+from thoughtlens.sae.formats.says import Says
+from thoughtlens.sae.formats.settings import (
+    TABLE,
+    Ids,
+    Ours,
+    OursOrNone,
+    Switch,
+    Table,
+    Text,
+    Whole,
+    read_table,
+    settings_of,
+)
 
 VERSION = "6.54.12"
 """Whose format is written; without a version in it, a `cfg.json` is read as one from before 6."""
@@ -49,6 +64,10 @@ NORMS: dict[str, InputNorm] = {"none": "none", "layer_norm": "layer_norm", "cons
 UNFOLDED = ("expected_average_only_in", "covariance_whitening")
 DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "float16", "bfloat16")}
 MAX_PURSUIT = 2**16
+HOOKED, MODULES = "HookedTransformer", "AutoModelForCausalLM"
+"""Classes of models, by whose names hooks go."""
+DEFAULTS = {"prepend_bos": True, "context_size": 128}
+"""What SAELens trains with where nothing is set."""
 
 
 def _same(*names: str, **theirs: str) -> Names:
@@ -80,9 +99,52 @@ ARCHITECTURES: dict[str, _Architecture] = {
 class _Metadata(Record):
     sae_lens_version: Text = None
     model_name: Text = None
+    model_class_name: Text = None
     hook_name: Text = None
     hook_name_out: Text = None
+    hook_head_index: int | None = None
+    prepend_bos: Switch = None
+    context_size: Whole = None
+    exclude_special_tokens: Ids = None
+    dataset_path: Text = None
+    model_from_pretrained_kwargs: Table = field(default_factory=dict)
     thoughtlens: OursOrNone = field(default_factory=Ours)
+
+    @property
+    def says(self) -> Says:
+        return Says(
+            model=self.model_name,
+            prepend_bos=self.prepend_bos,
+            context_size=self.context_size,
+            exclude_special_tokens=self.exclude_special_tokens,
+            dataset=self.dataset_path,
+            model_class=self.model_class_name,
+            processing=self.model_from_pretrained_kwargs,
+            head=self.hook_head_index,
+        )
+
+    @property
+    def hook(self) -> str | None:
+        """Where it reads, in our words; of a single head there are none."""
+        if self.hook_head_index is not None:
+            return f"{self.hook_name}[{self.hook_head_index}]"
+        return self.thoughtlens.hook_name or hooks.from_lens(self.hook_name, self.model_name)
+
+    @property
+    def hook_out(self) -> str | None:
+        """Where a transcoder writes."""
+        return self.thoughtlens.hook_name_out or hooks.from_lens(self.hook_name_out, self.model_name)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What its hooks stand on."""
+        names = (self.hook_name, self.hook_name_out)
+        return tuple(
+            f"{name} was taken for that of a model without norms after its sublayers: the architecture of "
+            f"{self.model_name or 'its model'} is not known"
+            for name in names
+            if self.thoughtlens.hook_name is None and hooks.assumes(name, self.model_name)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +162,14 @@ class _Settings(Record):
 
     @property
     def transcoder(self) -> bool:
-        return "transcoder" in (self.architecture or "")
+        """By its class; before there was one, by an output of another name."""
+        known, other = self.metadata.hook_name, self.metadata.hook_name_out
+        return "transcoder" in (self.architecture or "") or (other is not None and other != known)
 
     @property
     def subtracts(self) -> bool:
         """Whether b_dec is taken off the input."""
-        return not self.transcoder and self.apply_b_dec_to_input is not False
+        return "transcoder" not in (self.architecture or "") and self.apply_b_dec_to_input is not False
 
     @property
     def norm(self) -> InputNorm:
@@ -131,8 +195,8 @@ class SAELens(Format):
     def read(self, path: Path) -> Portable:
         """Any architecture but `temporal` and unfinished training checkpoints."""
         settings, tensors = self._load(path)
-        transcoder, metadata = settings.transcoder, settings.metadata
-        if transcoder and settings.norm != "none":
+        metadata = settings.metadata
+        if settings.transcoder and settings.norm != "none":
             raise CheckpointError(
                 f"{path}: a transcoder that normalises only its input ({settings.norm}); not supported"
             )
@@ -141,15 +205,16 @@ class SAELens(Format):
             architecture.rule,
             _weights(architecture, tensors, settings),
             k=settings.k if architecture.rule in ("topk", "abstopk") else None,
-            pre_bias=not transcoder and (architecture.rule == "pursuit" or settings.subtracts),
+            pre_bias=architecture.rule == "pursuit" or settings.subtracts,
             norm=settings.norm,
-            transcoder=transcoder,
-            hook=hooks.from_lens(metadata.hook_name),
-            hook_out=hooks.from_lens(metadata.hook_name_out) if transcoder else None,
-            model=metadata.model_name,
+            hook=metadata.hook,
+            says=metadata.says,
             pursuit=settings.pursuit,
             provenance=metadata.thoughtlens.provenance,
+            notes=metadata.notes,
         )
+        if settings.transcoder:
+            sae = as_transcoder(sae, metadata.hook_out)
         sae = checked(unsigned(sae), path / self.file)
         return unit_decoder(sae) if settings.rescale_acts_by_decoder_norm else sae
 
@@ -165,6 +230,8 @@ class SAELens(Format):
             sae = as_jumprelu(sae, "SAELens", pre_bias=None)
         name = _architecture(sae)
         pursuit = sae.pursuit._asdict() if sae.pursuit else {}
+        metadata, notes = _metadata(sae, trained)
+        by_norm = name == "topk" and has_unit_decoder(sae)
         settings = {
             "architecture": name,
             "d_in": sae.d_in,
@@ -173,22 +240,14 @@ class SAELens(Format):
             "device": "cpu",
             "apply_b_dec_to_input": sae.pre_bias,
             "normalize_activations": next(theirs for theirs, ours in NORMS.items() if ours == sae.norm),
-            "reshape_activations": "none",
-            "metadata": {
-                "sae_lens_version": VERSION,
-                "sae_lens_training_version": None,
-                "training_architecture": trained,
-                "model_name": sae.model,
-                "hook_name": hooks.to_lens(sae.hook),
-                **({"hook_name_out": hooks.to_lens(sae.hook_out)} if sae.transcoder else {}),
-                "thoughtlens": {"provenance": sae.provenance},
-            },
+            "reshape_activations": "hook_z" if "hook_z" in (metadata["hook_name"] or "") else "none",
+            "metadata": metadata,
             **({"d_out": sae.d_out} if sae.transcoder else {}),
-            **({"k": sae.k, "rescale_acts_by_decoder_norm": False} if "topk" in name else {}),
+            **({"k": sae.k, "rescale_acts_by_decoder_norm": by_norm} if "topk" in name else {}),
             **{key: value for key, value in pursuit.items() if value is not None},
         }
         self.save(out, ARCHITECTURES[name].names.write(sae.weights), settings)
-        return sae
+        return sae.noting(*notes)
 
     def forward(self, path: Path, x: Tensor) -> Forward:
         """Its own rule on float64 rows."""
@@ -269,8 +328,67 @@ def _modern(cfg: Json) -> Json:
     norm = cfg.get("normalize_activations")
     if norm is None or isinstance(norm, bool):
         cfg |= {"normalize_activations": "expected_average_only_in" if norm else "none"}
-    keys = ("model_name", "hook_name", "hook_name_out")
+    cfg = {"hook_head_index": cfg.get("hook_point_head_index"), "hook_name_out": _hook_out(cfg)} | cfg
+    keys = _Metadata.__dataclass_fields__.keys() - {"thoughtlens"}
     return {"architecture": "standard", "metadata": {key: cfg.get(key) for key in keys}} | cfg
+
+
+def _hook_out(cfg: Json) -> object:
+    """Of transcoders in the layout that SAELens had before it knew any (Dunefsky et al. 2024)."""
+    return cfg.get("out_hook_point", cfg.get("hook_point_out")) if cfg.get("is_transcoder", True) else None
+
+
+def _metadata(sae: Portable, trained: str) -> tuple[Json, list[str]]:
+    """What SAELens wants to know beside the weights, and what of it is not known.
+
+    Its `ActivationsStore.from_sae` refuses an SAE without `context_size` and `prepend_bos`. Hooks that
+    TransformerLens has no name for are named as in the Hugging Face model, whose class then stands beside.
+    """
+    says, notes = sae.says, []
+    name, model_class = _written(sae.hook, sae)
+    name_out, class_out = _written(sae.hook_out, sae) if sae.transcoder else (None, model_class)
+    if model_class != class_out:
+        name, model_class = hooks.to_module(sae.hook, sae.model), MODULES
+        name_out = hooks.to_module(sae.hook_out, sae.model)
+    for hook, theirs in ((sae.hook, name), (sae.hook_out, name_out)):
+        if hook and theirs is None:
+            notes.append(f"{hook} has no name in TransformerLens: none was written")
+        elif hooks.assumes(theirs, sae.model):
+            notes.append(f"{hook} became {theirs}, as in most models: the architecture is not known")
+    for key, assumed in DEFAULTS.items():
+        if getattr(says, key) is None:
+            notes.append(f"{key} is not known: {json.dumps(assumed)} was written, SAELens's default")
+    known = {key: getattr(says, key) for key in DEFAULTS}
+    return {
+        "sae_lens_version": VERSION,
+        "sae_lens_training_version": None,
+        "training_architecture": trained,
+        "model_name": sae.model,
+        "model_class_name": model_class,
+        "hook_name": name,
+        "hook_head_index": says.head,
+        **({"hook_name_out": name_out} if sae.transcoder else {}),
+        **{key: DEFAULTS[key] if value is None else value for key, value in known.items()},
+        "exclude_special_tokens": says.exclude_special_tokens or False,
+        "dataset_path": says.dataset,
+        "model_from_pretrained_kwargs": says.processing,
+        "seqpos_slice": [None],
+        "thoughtlens": {
+            "hook_name": sae.hook,
+            "hook_name_out": sae.hook_out,
+            "provenance": sae.provenance,
+        },
+    }, notes
+
+
+def _written(hook: str | None, sae: Portable) -> tuple[str | None, str]:
+    """A hook's name, and the class of model that has it."""
+    if hook is None or not hooks.is_ours(hook):
+        return hook and hook.partition("[")[0], sae.says.model_class or HOOKED
+    if theirs := hooks.to_lens(hook, sae.model):
+        return theirs, HOOKED
+    module = hooks.to_module(hook, sae.model)
+    return module, HOOKED if module is None else MODULES
 
 
 def _architecture(sae: Portable) -> str:

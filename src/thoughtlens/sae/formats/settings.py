@@ -22,6 +22,15 @@ def _table(value: object) -> Json:
     return value if isinstance(value, dict) else {}
 
 
+def _switch(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _ids(value: object) -> bool | list[int] | None:
+    listed = isinstance(value, list) and all(isinstance(i, int) for i in value)
+    return list(value) if listed else _switch(value)  # type: ignore[call-overload]
+
+
 def _whole(value: object) -> int | None:
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
         raise ValueError(f"expected a whole number from 1, got {value!r}")
@@ -32,6 +41,10 @@ TABLE = BeforeValidator(_table)
 """Before a record: anything but a table is an empty one."""
 Text = Annotated[str | None, BeforeValidator(_text)]
 """A text; anything else is not known."""
+Switch = Annotated[bool | None, BeforeValidator(_switch)]
+"""Yes or no; anything else is not known."""
+Ids = Annotated[bool | list[int] | None, BeforeValidator(_ids)]
+"""Yes, no or token ids; anything else is not known."""
 Table = Annotated[Json, TABLE]
 """A table; anything else is an empty one."""
 Whole = Annotated[int | None, BeforeValidator(_whole)]

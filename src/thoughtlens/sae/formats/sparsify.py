@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -14,9 +15,10 @@ from thoughtlens.sae.formats import hooks
 from thoughtlens.sae.formats.arithmetic import Forward, largest, onto, weighted_rows
 from thoughtlens.sae.formats.base import Format
 from thoughtlens.sae.formats.files import read_safetensors
-from thoughtlens.sae.formats.fitting import cannot_hold, refuse_norm, rule_of, with_pre_bias
+from thoughtlens.sae.formats.fitting import as_transcoder, cannot_hold, refuse_norm, rule_of, with_pre_bias
 from thoughtlens.sae.formats.portable import Names, Portable, Rule, checked, require_keys
-from thoughtlens.sae.formats.settings import Ours, OursOrNone, Whole, peek, read_settings
+from thoughtlens.sae.formats.says import Says
+from thoughtlens.sae.formats.settings import Ours, OursOrNone, Switch, Table, Text, Whole, peek, read_settings
 
 NAMES = Names(
     {
@@ -34,10 +36,22 @@ NAMES = Names(
 class _Settings(Record):
     activation: str = "topk"
     k: Whole = None
-    transcode: bool | None = False
+    transcode: bool | None = None
+    normalize_decoder: bool | None = True
     skip_connection: bool | None = False
     signed: bool | None = False
     thoughtlens: OursOrNone = field(default_factory=Ours)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Training(Record):
+    """`config.json` beside the folders: how all of them were trained."""
+
+    model: Text = None
+    dataset: Text = None
+    ctx_len: Whole = None
+    transcode: Switch = None
+    sae: Table = field(default_factory=dict)
 
 
 class Sparsify(Format):
@@ -54,22 +68,21 @@ class Sparsify(Format):
     def read(self, path: Path) -> Portable:
         """SAE or transcoder; its hook is the folder's name where that is a module's."""
         settings, state = self._load(path)
-        transcoder, ours = bool(settings.transcode), settings.thoughtlens
-        hook, hook_out = hooks.from_folder(path.resolve().name, transcoder=transcoder)
+        training, ours, folder = _training(path), settings.thoughtlens, _hook_folder(path)
+        transcoder, why = _transcodes(settings, training, state, path)
+        hook, hook_out = hooks.from_folder(folder.name, transcoder=transcoder)
         sae = Portable(
             cast(Rule, settings.activation),
             NAMES.read(state),
             k=settings.k,
-            pre_bias=not transcoder,
-            transcoder=transcoder,
+            pre_bias=not settings.transcode,
             hook=ours.hook_name or hook,
-            hook_out=ours.hook_name_out or hook_out,
+            says=Says(model=training.model, context_size=training.ctx_len, dataset=training.dataset),
             provenance=ours.provenance,
+            notes=why,
         )
-        if sae.weights.W_skip is not None and not transcoder:
-            raise CheckpointError(
-                f"{path}: an SAE with a linear skip from its input; no other format holds that"
-            )
+        if transcoder:
+            sae = as_transcoder(sae, ours.hook_name_out or hook_out)
         return checked(sae, path / self.file)
 
     def write(self, sae: Portable, out: Path) -> Portable:
@@ -130,3 +143,47 @@ class Sparsify(Format):
         optional = set() if settings.skip_connection else {"W_skip"}
         require_keys(tensors, {*NAMES.theirs.values()} - optional, path / self.file)
         return settings, tensors
+
+
+def _hook_folder(path: Path) -> Path:
+    """The folder that is named by the module: above `seed0` and the like, where several were trained."""
+    path = path.resolve()
+    return path.parent if re.fullmatch(r"seed\d+", path.name) else path
+
+
+def _training(path: Path) -> _Training:
+    file = _hook_folder(path).with_name("config.json")
+    return read_settings(_Training, file) if file.is_file() else _Training()
+
+
+def _transcodes(
+    settings: _Settings, training: _Training, state: dict[str, Tensor], path: Path
+) -> tuple[bool, tuple[str, ...]]:
+    """Whether it predicts its module's output from its input, and what that stands on.
+
+    Before February 2025 (f02711e) a folder's own settings did not say so: the training's did, and transcoders
+    subtracted b_dec from their input like SAEs. SAEs alone keep decoder rows of length 1 and have no skip.
+    """
+    if settings.transcode is not None:
+        if "W_skip" in state and not settings.transcode:
+            raise CheckpointError(
+                f"{path}: an SAE with a linear skip from its input; no other format holds that"
+            )
+        return settings.transcode, ()
+    told = training.sae.get("transcode", training.transcode)
+    length = state["W_dec"].float().norm(dim=1)
+    tells = {
+        "config.json beside it says so": told is True,
+        "it has a linear skip": "W_skip" in state,
+        "its folders are named so": told is None
+        and any(re.search(r"(^|-)transcoders?(-|$)", part.lower()) for part in path.resolve().parts),
+        "its decoder rows have other lengths than 1": told is None
+        and settings.normalize_decoder is not False
+        and bool(((length - 1).abs() > 0.05).any()),
+    }
+    found = [text for text, true in tells.items() if true]
+    if found:
+        return True, (f"a transcoder of an early sparsify: {found[0]}",)
+    if told is None:
+        return False, ("its cfg.json is from before sparsify's key transcode: taken for an SAE",)
+    return False, ()
