@@ -11,6 +11,7 @@ from . import problems as problems
 from . import sae as sae
 from . import show as show
 from . import studies as studies
+from . import tracing as tracing
 from .models.thought.open import load_model as load_model
 from .models.thought.places import Place as Place
 from .numerics import metrics as metrics

@@ -17,6 +17,7 @@ from .hf.reader import read_batch as read_batch
 from .thought import thoughts as thoughts
 from .thought import tiny as tiny
 from .thought.config import ThoughtModelConfig as ThoughtModelConfig
+from .thought.open import load_model as load_model
 from .thought.places import CONVENTION as CONVENTION
 from .thought.places import LAYERED as LAYERED
 from .thought.places import PARTS as PARTS

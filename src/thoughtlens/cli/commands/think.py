@@ -1,0 +1,40 @@
+"""The command that shows thoughts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thoughtlens.cli.commands.app import app, show
+
+
+@app.command()
+def think(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="MODEL_OR_RUN", help="A thought model, codi-tiny, or a run."),
+    ],
+    questions: Annotated[
+        list[str] | None, typer.Argument(metavar="[QUESTION]...", help="One or more questions.")
+    ] = None,
+    *,
+    file: Annotated[Path | None, typer.Option(help="Questions from a text file, one per line.")] = None,
+    member: Annotated[str | None, typer.Option(help="Which SAE of the run, where it has several.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Latents listed per thought.")] = 3,
+) -> None:
+    """Show what a model thinks about a question: thought by thought what it reads as, then the answer."""
+    from thoughtlens.core import DataError, say
+    from thoughtlens.tracing import render
+    from thoughtlens.tracing import think as read
+
+    asked = list(questions or [])
+    if file is not None:
+        asked += [line for line in file.read_text("utf-8").splitlines() if line.strip()]
+    if not asked:
+        raise DataError('Expected a question, as in: thoughtlens think codi-tiny "QUESTION"; or --file')
+    read_as = read(source, asked, member=member, top=top)
+    for one in read_as:
+        say(render(one))
+    show(read_as[0].to_json() if len(read_as) == 1 else {"questions": [one.to_json() for one in read_as]})

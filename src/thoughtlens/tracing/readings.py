@@ -1,0 +1,193 @@
+"""What a thought model thinks about a question, thought by thought: `thoughtlens think RUN "question"`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from thoughtlens.acts import ActivationStore, thought_model
+from thoughtlens.core import ConfigError, MismatchError, NotThereError, Record, column
+from thoughtlens.latents import Eye, Found, about, of_thoughts, pick
+from thoughtlens.models import Place, ThoughtModel, collect, load_model
+from thoughtlens.sae import load_members
+
+DEFINITIONS = {
+    "reading": "the likeliest token if this thought were written down: softmax(W_U norm(state)) of what the "
+    "thought hands on (logit lens, nostalgebraist 2020)",
+    "probability": "of that token, by the same softmax over the whole vocabulary; not a test of the reading",
+    "latents": "the strongest latents of the run's SAE on this thought, over its hooks, by activation",
+    "says": "the latent's explanation in the run; unset where it has none",
+}
+NOT_FED_BACK = "this model feeds nothing back: what is read here are pause positions, not thoughts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strong(Record):
+    """A latent that fires on a thought."""
+
+    latent: int
+    activation: float
+    hook_name: str
+    says: str | None = column(default=None, null=True)
+    auprc: float | None = column(default=None, null=True)
+    """How well that explanation tells, on held-out rows, where the latent fires."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading(Record):
+    """What one thought reads as."""
+
+    thought: int
+    """0 is begin-of-thought, before anything was fed back."""
+    reading: str
+    probability: float
+    others: list[tuple[str, float]]
+    """The next likeliest tokens."""
+    latents: list[Strong]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thinking(Record):
+    """One question, its thoughts and its answer."""
+
+    question: str
+    answer: str
+    thoughts: list[Reading]
+    model: str
+    member: str | None = column(default=None, null=True)
+    """The SAE whose latents are shown; None: a model without a run has none."""
+    definitions: dict[str, str]
+    warnings: list[str]
+
+
+def think(
+    source: str | Path, questions: Sequence[str], *, member: str | None = None, top: int = 3
+) -> list[Thinking]:
+    """Read every thought about some questions through the model's own output side.
+
+    Args:
+        source: A thought model (a shipped name, a directory, a hub id), or a run of one: then the strongest
+            latents of its SAE stand beside each reading.
+        questions: The problems.
+        member: Which SAE of the run, where it has several.
+        top: Latents, and tokens, listed per thought.
+
+    Raises:
+        ConfigError: `source` is no thought model, or `member` is not one of the run's SAEs.
+        DataError: no questions, or a word that the model does not know.
+        NotThereError: no such model or run.
+    """
+    run = Path(source).expanduser()
+    if not (run / "acts").is_dir():
+        if member is not None:
+            raise ConfigError(f"member: {source} is a model, which has no SAEs; give a run")
+        return _read_out(_thinker(source), str(source), questions, top)
+    store = ActivationStore.open(run / "acts")
+    if store.meta.kind != "thoughts":
+        raise ConfigError(f"{run} is a run of texts, which has no thoughts; see: thoughtlens fire {run} TEXT")
+    read = _read_out(thought_model(store), store.meta.model, questions, top)
+    if not (run / "sae").is_dir():
+        return read
+    name, sae = pick(load_members(run / "sae"), member)
+    if sae.provenance.get("model_digest") not in (None, store.meta.model_digest):
+        raise MismatchError(f"The SAE in {run / 'sae'} was trained on another model than {store.meta.model}")
+    says = _explanations(run, name)
+    found = sorted(Eye(store).read(sae, questions), key=lambda one: one.index)
+    return [
+        replace(one, member=name, thoughts=_with_latents(one.thoughts, seen, sae.hook_names, says, top))
+        for one, seen in zip(read, found, strict=True)
+    ]
+
+
+def _thinker(source: str | Path) -> ThoughtModel:
+    model = load_model(source)
+    if not isinstance(model, ThoughtModel):
+        raise ConfigError(f"{source} is a language model, which thinks in words: there is no thought to read")
+    return model
+
+
+@torch.no_grad()
+def _read_out(model: ThoughtModel, name: str, questions: Sequence[str], top: int) -> list[Thinking]:
+    readout = of_thoughts(model)
+    batch = collect(model, list(questions), sites=("thought_out",), answers=True)
+    assert batch.answers is not None
+    warnings = [] if model.spec.feeds_back else [NOT_FED_BACK]
+    thinking = []
+    for question, states, answer in zip(
+        questions, batch[Place.at("thought_out")], batch.answers.text, strict=True
+    ):
+        best, ids = readout.logits(states, "thought_out").softmax(-1).topk(min(top, readout.n_vocab), dim=-1)
+        tokens = [[readout.texts[i].strip() for i in row] for row in ids.tolist()]
+        rows = [list(zip(*row, strict=True)) for row in zip(tokens, best.tolist(), strict=True)]
+        thinking.append(
+            Thinking(
+                question=question,
+                answer=answer,
+                thoughts=[
+                    Reading(thought=p, reading=row[0][0], probability=row[0][1], others=row[1:], latents=[])
+                    for p, row in enumerate(rows)
+                ],
+                model=name,
+                definitions=DEFINITIONS,
+                warnings=warnings,
+            )
+        )
+    return thinking
+
+
+def _explanations(run: Path, member: str) -> dict[int, tuple[str, float]]:
+    """Text and held-out score of every latent that the run explains."""
+    try:
+        return {row.latent: (row.text, row.auprc) for row in about(run) if row.member == member}
+    except NotThereError:
+        return {}
+
+
+def _with_latents(
+    readings: list[Reading],
+    seen: Found,
+    hook_names: list[str],
+    says: Mapping[int, tuple[str, float]],
+    top: int,
+) -> list[Reading]:
+    """The readings with the latents that fire most strongly on each thought."""
+    strong = {}
+    for position, name in enumerate(seen.positions):
+        acts, hook = seen.acts[:, position].max(0)
+        values, latents = acts.topk(min(top, len(acts)))
+        strong[name] = [
+            Strong(
+                latent=i,
+                activation=value,
+                hook_name=hook_names[int(hook[i])],
+                says=says[i][0] if i in says else None,
+                auprc=says[i][1] if i in says else None,
+            )
+            for i, value in zip(latents.tolist(), values.tolist(), strict=True)
+            if value > 0
+        ]
+    return [replace(one, latents=strong.get(f"thought {one.thought}", [])) for one in readings]
+
+
+def render(one: Thinking) -> str:
+    """The same for people."""
+    width = max([len(_said(row)) for row in one.thoughts] + [8])
+    lines = [one.question]
+    for row in one.thoughts:
+        place = "begin" if row.thought == 0 else f"thought {row.thought}"
+        latents = "; ".join(_in_words(latent) for latent in row.latents)
+        lines.append(f"  {place:<10} {_said(row):<{width}}  {row.probability:6.1%}  {latents}".rstrip())
+    lines.append(f"  {'answer':<10} {one.answer}")
+    lines += [f"  WARNING: {text}" for text in one.warnings]
+    return "\n".join(lines)
+
+
+def _said(row: Reading) -> str:
+    return row.reading or "(a space)"
+
+
+def _in_words(latent: Strong) -> str:
+    return f"{latent.latent}: {latent.says}" if latent.says else f"{latent.latent} ({latent.activation:.2g})"
