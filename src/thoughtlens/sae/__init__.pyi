@@ -34,6 +34,7 @@ from .formats.io import load_members as load_members
 from .formats.io import member_names as member_names
 from .formats.io import member_path as member_path
 from .formats.io import save as save
+from .formats.says import differences as differences
 from .kinds.base import SAE as SAE
 from .kinds.base import Batch as Batch
 from .kinds.base import LossTerms as LossTerms

@@ -21,6 +21,7 @@ from thoughtlens.evals.probing import probes
 from thoughtlens.evals.probing.coders import Cover
 from thoughtlens.evals.probing.probes import Folds
 from thoughtlens.evals.probing.samples import ThoughtSamples, Units
+from thoughtlens.sae import differences
 
 
 def classify(cfg: ClassifyConfig, out: str | Path) -> Result:
@@ -69,7 +70,8 @@ def _work(cfg: ClassifyConfig, tmp: Path) -> ClassifyOutcome:
     if by_fold is not None:
         seen = replace(seen, standing="cross-fitted", n_seen_by_sae=0)
     task = Task(cfg, units, seen, folds, samples, by_fold)
-    return write_tables(task, tmp, probe_all(task, Parts(tmp)))
+    found = write_tables(task, tmp, probe_all(task, Parts(tmp)))
+    return replace(found, warnings=[*differences(members, store), *found.warnings])
 
 
 def _folds(cfg: ClassifyConfig, units: Units) -> Folds:

@@ -62,7 +62,7 @@ from thoughtlens.numerics import (
     ExplainedVarianceByNorm,
     ExplainedVarianceWithin,
 )
-from thoughtlens.sae import load, load_members, member_names, member_path
+from thoughtlens.sae import differences, load, load_members, member_names, member_path
 
 DEFINITIONS = {
     **{metric.name: metric.definition for metric in (*RECONSTRUCTION, ExplainedVarianceWithin)},
@@ -135,7 +135,7 @@ def _prepare(cfg: ValidateConfig) -> _Job:
     store = ActivationStore.open(cfg.acts)
     members = load_members(cfg.sae, device=str(choose_device(cfg.device)), joined=True, hooks=store.meta.d_in)
     subjects = [subject_of(store, name, sae, cfg.split) for name, sae in members.items()]
-    warnings = _check(cfg, subjects)
+    warnings = [*differences(members, store), *_check(cfg, subjects)]
     return _Job(store, subjects, _splicer(cfg, store), warnings)
 
 

@@ -14,12 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.acts import ActivationStore, made_with, thought_model
-from thoughtlens.core import ConfigError, MismatchError, NotThereError, Record
+from thoughtlens.core import ConfigError, MismatchError, NotThereError, Record, warn
 from thoughtlens.latents.codes.member import member_thoughts
 from thoughtlens.latents.codes.reading import TextReader
 from thoughtlens.latents.codes.tokens import token_texts
 from thoughtlens.models import ThoughtModel, block_outputs, collect
-from thoughtlens.sae import SAE, load_members
+from thoughtlens.sae import SAE, differences, load_members
 
 DEFINITIONS = {
     "max": "largest activation of the latent over the positions of the text: its tokens without special "
@@ -117,6 +117,8 @@ def fire(run: str | Path, texts: Sequence[str], *, member: str | None = None, to
     store = ActivationStore.open(run / "acts")
     if sae.provenance.get("model_digest") not in (None, store.meta.model_digest):
         raise MismatchError(f"The SAE in {run / 'sae'} was trained on another model than {store.meta.model}")
+    for line in differences({name: sae}, store):
+        warn(line)
     flags = everywhere(run / "interpret", name, sae.d_sae)
     read = Eye(store).read(sae, texts)
     found = [describe(one, texts[one.index], sae.hook_names, flags, top) for one in read]

@@ -30,8 +30,8 @@ from thoughtlens.latents.explain.of_member import MemberExplainer, batches
 from thoughtlens.latents.explain.records import ExplainedPart, ExplainOutcome, ExplanationRow, GraphRow
 from thoughtlens.latents.explain.scores import DEFINITIONS
 from thoughtlens.latents.explain.summary import choice, headline, means
+from thoughtlens.sae import differences, load_members, member_names, member_path
 from thoughtlens.sae import load as load_sae
-from thoughtlens.sae import load_members, member_names, member_path
 
 SECONDS_A_LATENT = {"token": 0.1, "token_graph": 1.0, "windows": 1.5, "rules": 0.5, "llm": 60.0}
 
@@ -94,7 +94,7 @@ def _work(cfg: ExplainConfig, endpoint: Endpoint | None, tmp: Path) -> ExplainOu
     for table, row in (("explanations", ExplanationRow), ("graphs", GraphRow)):
         parts.join(keys, table, tmp / f"{table}.parquet", schema(row))
     rows = read_rows(tmp / "explanations.parquet", ExplanationRow)
-    warnings = [line for part in done for line in part.warnings]
+    warnings = [*differences(dict(saes), store), *(line for part in done for line in part.warnings)]
     for line in warnings:
         warn(line)
     return ExplainOutcome(

@@ -25,7 +25,7 @@ from thoughtlens.latents.interpret.tables import TABLES, Tables, tested_of
 from thoughtlens.latents.stats import association
 from thoughtlens.latents.stats.labels import not_told_apart
 from thoughtlens.latents.stats.statistics import HISTOGRAM_EDGES
-from thoughtlens.sae import Crosscoder, load, load_members, member_names, member_path
+from thoughtlens.sae import Crosscoder, differences, load, load_members, member_names, member_path
 
 DEFINITIONS = {
     "density": "share of vectors on which the latent's activation is not 0",
@@ -115,6 +115,7 @@ def _work(cfg: InterpretConfig, tmp: Path) -> InterpretOutcome:
         },
         definitions=DEFINITIONS,
         warnings=[
+            *differences(dict(saes), store),
             *not_told_apart(labels_of(store.problems, cfg)),
             *(line for m in members for line in m.warnings),
         ],

@@ -14,6 +14,7 @@ from thoughtlens.sae.fit.members import Member, plan_members
 from thoughtlens.sae.fit.sources import JoinedView, Rows, open_source, resolve, sample_rows, weights
 from thoughtlens.sae.fit.track import Row
 from thoughtlens.sae.fit.trainer import Settings
+from thoughtlens.sae.formats.says import of_store
 from thoughtlens.sae.kinds.base import SAE
 from thoughtlens.sae.kinds.config import SAEConfig
 from thoughtlens.sae.kinds.registry import create
@@ -162,6 +163,7 @@ def provenance(job: Job) -> Json:
         "thoughts": None if member.thoughts is None else list(member.thoughts),
         "split": cfg.split,
         "drop_outliers": cfg.drop_outliers,
+        "says": of_store(job.store).kept(),
         "seed": cfg.seed,
         "rows_seen": job.n_vectors,
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 from thoughtlens.core import MismatchError, NotThereError, choose_device, warn
 from thoughtlens.sae.formats import formats
 from thoughtlens.sae.formats.formats import POOLED, member_path
+from thoughtlens.sae.formats.hooks import meaning
 from thoughtlens.sae.formats.native import load_native, save
 from thoughtlens.sae.kinds.base import SAE
 
@@ -46,8 +47,9 @@ def load_members(
         path: The directory, or any path that `load` takes.
         device: Where to put them.
         joined: Also take transcoders and crosscoders, which do not give back one vector for one.
-        hooks: Widths of the hooks at hand, such as `StoreMeta.d_in`: another library's SAE that does not
-            say where it was trained is taken for the only one of its width.
+        hooks: Widths of the hooks at hand, such as `StoreMeta.d_in`: an SAE of the same module under another
+            name takes theirs, and another library's that does not say where it was trained is taken for the
+            only one of its width.
 
     Raises:
         MismatchError: one of these, where they are not taken; or an SAE of unknown hook.
@@ -62,7 +64,15 @@ def load_members(
             )
         if not sae.hook_names and "imported" in sae.provenance:
             sae.hook_names = [_only_hook(sae, member_path(path, name), hooks or {})]
+        elif sae.cells is None:
+            sae.hook_names = [_known_as(hook, hooks or {}) for hook in sae.hook_names]
     return members
+
+
+def _known_as(hook: str, hooks: Mapping[str, int]) -> str:
+    """The name that a store has for the same module."""
+    same = [theirs for theirs in hooks if meaning(theirs) == meaning(hook)]
+    return same[0] if hook not in hooks and len(same) == 1 else hook
 
 
 def _only_hook(sae: SAE, path: Path, hooks: Mapping[str, int]) -> str:

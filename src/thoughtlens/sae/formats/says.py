@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,8 +62,8 @@ def said(provenance: Json) -> Says:
 
 
 def of_store(store: ActivationStore) -> Says:
-    """What an SAE trained on a store of text can say; of thoughts, the model alone."""
-    if store.meta.kind != "text":
+    """What an SAE trained on a store of text can say; of thoughts or a foreign store, the model alone."""
+    if store.meta.kind != "text" or not (store.root / "config.toml").is_file():
         return Says(model=store.meta.model)
     cfg = made_with(store)
     return Says(
@@ -74,8 +75,12 @@ def of_store(store: ActivationStore) -> Says:
     )
 
 
-def differences(sae: SAE, store: ActivationStore, name: str) -> list[str]:
-    """How a store differs from what an SAE says that it was trained on, a line each."""
+def differences(members: Mapping[str, SAE], store: ActivationStore) -> list[str]:
+    """How a store differs from what SAEs say that they were trained on, a line each."""
+    return [f"{name}: {text}" for name, sae in members.items() for text in _differences(sae, store)]
+
+
+def _differences(sae: SAE, store: ActivationStore) -> list[str]:
     own = said(sae.provenance)
     found = [f"it was trained on {text}; no hook here gives that" for text in _processed(own, sae)]
     if own == Says():
@@ -99,7 +104,7 @@ def differences(sae: SAE, store: ActivationStore, name: str) -> list[str]:
             "it was trained without the positions of special tokens, and this store has them "
             "(extract.drop_special)"
         )
-    return [f"{name}: {text}" for text in found]
+    return found
 
 
 def _processed(own: Says, sae: SAE) -> list[str]:
