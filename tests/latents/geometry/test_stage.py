@@ -104,7 +104,7 @@ def two_models(tmp_path_factory):
     return root
 
 
-def test_planted_latents_transfer_and_the_others_do_not(two_models, tmp_path):
+def test_planted_latents_exceed_permuted_problems_and_the_others_do_not(two_models, tmp_path):
     root = two_models
     result = run(
         tmp_path / "out", sae=root / "sae_one", others=[root / "sae_two"], acts=root / "one",
@@ -117,15 +117,63 @@ def test_planted_latents_transfer_and_the_others_do_not(two_models, tmp_path):
         assert match["other"] == D - 1 - match["latent"] and match["score"] > 0.5
         assert match["p_max"] <= 0.05 and abs(match["null_score"]) < 0.4
     assert all(match["p_max"] > 0.05 for match in matches[4:])
-    assert pair["share_transferred"] == 4 / D
-    assert pair["share_transferred_low"] < 4 / D < pair["share_transferred_high"]
+    assert pair["share_above_permuted"] == 4 / D
     assert pair["mcc"] > 0.1 > abs(pair["mcc_chance"])
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """Two SAEs that know the 40 sparse atoms behind a store, beside 24 directions, and two untrained."""
+    root, rng = tmp_path_factory.mktemp("learned"), np.random.default_rng(1)
+    atoms, *own = (gaussian(n, D, seed) for n, seed in ((40, 101), (24, 201), (24, 301)))
+    strengths = np.where(rng.random((600, 2, 1, 40)) < 0.08, 1 + rng.random((600, 2, 1, 40)), 0)
+    thought_store(root / "acts", strengths @ atoms.numpy(), {})
+    known = {"learned": torch.cat([atoms, own[0]]), "again": torch.cat([own[1], atoms])}
+    for seed, name in enumerate(("learned", "again", "new", "other_new")):
+        sae = saes.create(saes.TopKConfig(d_sae=64, k=8, normalization="none"), D, seed=seed)
+        if name in known:
+            with torch.no_grad():
+                sae.W_enc.copy_(known[name].T)
+                sae.W_dec.copy_(known[name])
+        sae.hook_names, sae.provenance = [HOOKS[0]], {"split": "train", "thoughts": None}
+        saes.save(sae, root / name)
+    return root
+
+
+@pytest.mark.parametrize("one", ["learned", "new"])
+@pytest.mark.parametrize("other", ["again", "other_new"])
+def test_what_untrained_saes_share_is_not_transferred(learned, tmp_path, one, other):
+    result = run(
+        tmp_path / "out", sae=learned / one, others=[learned / other], acts=learned / "acts",
+        by=["activation"], n_permutations=60,
+    )  # fmt: skip
+    (pair,), headline = result["pairs"], result["headline"]
+    # all read the same rows, so nearly all exceed permuted problems, untrained ones too
+    assert pair["share_above_permuted"] > 0.7 and pair["share_above_permuted_untrained"] > 0.7
+    assert headline["share_above_permuted"]["chance"] == pair["share_above_permuted_untrained"]
+    if (one, other) == ("learned", "again"):
+        assert 30 / 64 < pair["share_transferred"] <= 44 / 64
+    else:
+        assert pair["share_transferred"] <= 0.08
+    rows = pq.read_table(tmp_path / "out" / "matches.parquet").to_pylist()
+    assert sum(row["transferred"] for row in rows) == round(64 * pair["share_transferred"])
+
+
+def test_shares_by_decoder_stand_beside_untrained_directions(learned, tmp_path):
+    result = run(tmp_path / "out", sae=learned / "new", others=[learned / "other_new"])
+    (pair,), (row,) = result["pairs"], result["stability"]
+    for t, share in pair["share_matched"].items():
+        assert share == pytest.approx(pair["share_matched_chance"][t], abs=0.12)
+    assert row["share_matched_chance"] == pair["share_matched_chance"]
+    (known,) = run(tmp_path / "known", sae=learned / "learned", others=[learned / "again"])["pairs"]
+    assert known["share_matched"]["0.9"] > 0.5 > 0.1 > known["share_matched_chance"]["0.9"]
 
 
 def test_noise_is_not_transferred_however_many_candidates_there_are():
     rng = np.random.default_rng(0)
-    a, b = (torch.from_numpy(rng.random((200, 60)).astype(np.float32)) for _ in range(2))
-    summary, table = activation.compare(a, b, np.arange(60), n_permutations=60, seed=0)
+    a, b, *new = (torch.from_numpy(rng.random((200, 60)).astype(np.float32)) for _ in range(5))
+    new = activation.Untrained(new[0], (new[1], new[2]))
+    summary, table = activation.compare(a, b, np.arange(60), new, n_permutations=60, seed=0)
     assert table.fit_score.mean() > 0.3  # the best of 200 on 30 problems
     assert abs(summary.mean_score) < 0.05 and summary.share_transferred == 0
 
@@ -133,8 +181,11 @@ def test_noise_is_not_transferred_however_many_candidates_there_are():
 def test_dependent_problems_stay_together():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(40), 5)
-    a, b = (torch.from_numpy(np.repeat(rng.random((30, 40)), 5, axis=1).astype(np.float32)) for _ in range(2))
-    summary, table = activation.compare(a, b, groups, n_permutations=100, seed=0)
+    a, b, *new = (
+        torch.from_numpy(np.repeat(rng.random((30, 40)), 5, axis=1).astype(np.float32)) for _ in range(5)
+    )
+    new = activation.Untrained(new[0], (new[1], new[2]))
+    summary, table = activation.compare(a, b, groups, new, n_permutations=100, seed=0)
     assert summary.n_units_fit == 100 and summary.share_transferred == 0
     assert (table.p <= 0.05).mean() < 0.2
 

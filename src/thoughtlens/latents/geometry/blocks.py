@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
@@ -42,6 +42,9 @@ class Matches(NamedTuple):
     fit_score: Float[np.ndarray, " n"] | None = None
     p: Float[np.ndarray, " n"] | None = None
     p_max: Float[np.ndarray, " n"] | None = None
+    untrained_score: Float[np.ndarray, " n"] | None = None
+    p_untrained: Float[np.ndarray, " n"] | None = None
+    transferred: Bool[np.ndarray, " n"] | None = None
 
 
 class Assignment(NamedTuple):

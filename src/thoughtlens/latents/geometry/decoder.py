@@ -36,12 +36,14 @@ def compare(
     rows, columns = (torch.from_numpy(np.flatnonzero(mask)) for mask in live)
     found, (of_a, of_b) = assign(a[rows], b[columns], absolute=True), nearest(a[rows], b[columns])
     size = np.abs(found.value)
-    by_chance, null = [], None
+    by_chance, chance_sizes, null = [], [], None
     generator = torch.Generator().manual_seed(seed)
     for _ in range(REPEATS if len(rows) * len(columns) <= SMALL else 1):
         drawn = [unit_rows(torch.randn(len(i), a.shape[1], generator=generator)) for i in (rows, columns)]
         best = nearest(*drawn)
-        by_chance.append(_means(*best, assign(*drawn, absolute=True)))
+        pairs = assign(*drawn, absolute=True)
+        by_chance.append(_means(*best, pairs))
+        chance_sizes.append(np.abs(pairs.value))
         null = best[0].value if null is None else null
     assert null is not None
     names = ("mmcs_of_a", "mmcs_of_b", "mcc")
@@ -53,6 +55,7 @@ def compare(
         d=a.shape[1],
         mcc_exact=found.exact,
         share_matched={str(t): float((size >= t).mean()) for t in THRESHOLDS},
+        share_matched_chance={str(t): float((np.stack(chance_sizes) >= t).mean()) for t in THRESHOLDS},
         **means,
         **{f"{name}_chance": value for name, value in chance},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
 from jaxtyping import Bool
 
 from thoughtlens.acts import ActivationStore
@@ -26,6 +28,9 @@ from thoughtlens.latents.geometry.records import (
     PairNames,
 )
 from thoughtlens.sae import SAE, load_members
+
+UNTRAINED = 71
+"""Sets the seeds of untrained SAEs apart from all others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,13 +124,36 @@ class Pair:
     def _activation(self, cfg: GeometryConfig) -> tuple[ActivationPair, Matches]:
         a, b = (_member(cfg, c, name) for c, name in self.sides)
         shared = units.shared_units(a, b, cfg)
+        new = activation.Untrained(
+            units.pooled(untrained(a, cfg.seed), shared, 0, cfg),
+            (
+                units.pooled(untrained(b, cfg.seed + 1), shared, 1, cfg),
+                units.pooled(untrained(b, cfg.seed + 2), shared, 1, cfg),
+            ),
+        )
         found, matches = activation.compare(
             units.pooled(a, shared, 0, cfg), units.pooled(b, shared, 1, cfg),
-            np.unique(shared.groups, return_inverse=True)[1],
+            np.unique(shared.groups, return_inverse=True)[1], new,
             n_permutations=cfg.n_permutations, seed=cfg.seed,
         )  # fmt: skip
         how = {"unit": cfg.unit, "pool": cfg.pool, "split": cfg.split or "all"}
         return ActivationPair(**vars(self._names()), **how, **vars(found)), matches
+
+
+def untrained(member: Member, seed: int) -> Member:
+    """The same member with an SAE that has learned nothing: random directions of the same lengths."""
+    found, sae = copy.copy(member), copy.deepcopy(member.sae)
+    with torch.no_grad():
+        lengths = sae.W_enc.flatten(0, -2).norm(dim=0)
+        sae.reset_parameters(torch.Generator().manual_seed(_stream(seed)))
+        sae.W_enc *= lengths / sae.W_enc.flatten(0, -2).norm(dim=0).clamp_min(1e-12)
+    found.sae = sae
+    return found
+
+
+def _stream(seed: int) -> int:
+    """Seeds of its own: an SAE that was made from the same seed has other directions."""
+    return int(np.random.SeedSequence([seed, UNTRAINED]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def pairs_of(cfg: GeometryConfig, collections: list[Collection]) -> list[Pair]:

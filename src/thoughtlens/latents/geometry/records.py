@@ -35,6 +35,9 @@ class MatchRow(Record):
     fit_score: float | None
     p: float | None
     p_max: float | None
+    untrained_score: float | None = None
+    p_untrained: float | None = None
+    transferred: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,8 @@ class DecoderScores(Record):
     mcc_exact: bool
     share_matched: dict[str, float]
     """Share of assigned pairs at or above each |cosine|."""
+    share_matched_chance: dict[str, float] = field(default_factory=dict)
+    """The same for Gaussian directions, which are what an untrained SAE has."""
     mmcs_of_a_chance: float
     mmcs_of_b_chance: float
     mcc_chance: float
@@ -65,15 +70,20 @@ class ActivationScores(Record):
     n_units_held_out: int
     mean_score: float
     mean_null_score: float
+    mean_untrained_score: float | None = None
     share_transferred: float
     share_transferred_low: float
     share_transferred_high: float
+    share_above_permuted: float | None = None
+    share_above_permuted_untrained: float | None = None
     share_at: dict[str, float]
     null_share_at: dict[str, float]
+    untrained_share_at: dict[str, float] = field(default_factory=dict)
     mcc: float
     mcc_exact: bool
     mcc_chance: float
     mcc_chance_exact: bool
+    mcc_untrained: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +129,7 @@ class Stability(Record):
     mcc_least: float
     mcc_chance: float
     share_matched: dict[str, float]
+    share_matched_chance: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,16 @@ DEFINITIONS = {
     "units were shuffled",
     "p_max": "share of shuffles of the held-out units in which any latent's correlation with its match "
     "reaches this one's (Westfall and Young 1993)",
-    "share_transferred": "share of the first SAE's latents with p_max <= 0.05; low, high: Wilson 95 %",
+    "untrained": "SAEs of the same kinds and widths with random directions (lengths and biases of the given "
+    "ones), on the same units: they read the same activations and so agree too",
+    "p_untrained": "by how much a latent's score exceeds the better of its scores with two untrained SAEs in "
+    "place of the other one, among the differences of these two over all latents, and among the same margin "
+    "of an untrained SAE's latents in place of its own; the larger p of the two",
+    "share_transferred": "share of the first SAE's latents with p_max <= 0.05 and p_untrained <= 0.05; low, "
+    "high: Wilson 95 %",
+    "share_above_permuted": "share with p_max <= 0.05, whatever untrained SAEs reach; "
+    "share_above_permuted_untrained: the same with an untrained SAE in place of the other one",
+    "share_matched_chance": "share_matched of independent Gaussian directions",
     "stability": "mean mcc (and share of assigned pairs at or above each |cosine|) over all pairs of SAEs of "
     "the same member name",
 }
@@ -120,12 +129,15 @@ def stability(rows: list[DecoderPair | ActivationPair]) -> list[Stability]:
             mcc=float(np.mean([row.mcc for row in found])),
             mcc_least=min(row.mcc for row in found),
             mcc_chance=float(np.mean([row.mcc_chance for row in found])),
-            share_matched={
-                t: float(np.mean([row.share_matched[t] for row in found])) for t in found[0].share_matched
-            },
+            share_matched=_mean_of([row.share_matched for row in found]),
+            share_matched_chance=_mean_of([row.share_matched_chance for row in found]),
         )
         for member, found in groups.items()
     ]
+
+
+def _mean_of(shares: list[dict[str, float]]) -> dict[str, float]:
+    return {t: float(np.mean([share[t] for share in shares])) for t in shares[0]}
 
 
 def _headline(rows: list[DecoderPair | ActivationPair]) -> dict[str, BesideChance | Number]:
@@ -138,4 +150,8 @@ def _headline(rows: list[DecoderPair | ActivationPair]) -> dict[str, BesideChanc
             low, high = row.share_transferred_low, row.share_transferred_high
             share = Number(value=row.share_transferred, low=low, high=high, n=row.n, split=row.split)
             found.setdefault("share_transferred", share)
+            if row.share_above_permuted is not None and row.share_above_permuted_untrained is not None:
+                chance = row.share_above_permuted_untrained
+                above = BesideChance(value=row.share_above_permuted, chance=chance, n=row.n, split=row.split)
+                found.setdefault("share_above_permuted", above)
     return found
