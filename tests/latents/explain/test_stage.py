@@ -14,7 +14,7 @@ from tests.latents.explain.words import PLANTED, texts
 from tests.planted import D, planted_sae, text_store, thought_store
 from thoughtlens import sae as saes
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.cli.commands import app
+from thoughtlens.cli import app
 from thoughtlens.core import ConfigError, DataError, Parts, schema
 from thoughtlens.latents.codes.member import Member
 from thoughtlens.latents.explain.config import ExplainConfig, settings

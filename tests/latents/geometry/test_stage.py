@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from tests.planted import HOOKS, D, planted_sae, thought_store
 from thoughtlens import sae as saes
-from thoughtlens.cli.commands import app
+from thoughtlens.cli import app
 from thoughtlens.core import ConfigError, DataError, MismatchError, NotThereError, load_config
 from thoughtlens.latents.geometry import activation
 from thoughtlens.latents.geometry.config import GeometryConfig

@@ -17,7 +17,7 @@ from thoughtlens import sae as saes
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.cli.commands import app
+from thoughtlens.cli import app
 from thoughtlens.core import ConfigError, DataError, MismatchError, ResourceError, validate_config
 from thoughtlens.latents.lens.config import LensConfig
 from thoughtlens.latents.lens.rows import cell_rows
