@@ -85,7 +85,10 @@ def test_tables_that_are_none(tmp_path, rows, says):
 
 def test_a_group_torn_between_splits_is_said(tmp_path, capsys):
     names = {"a": "train", "b": "train", "c": "test"}
-    whole = [ROW | {"problem_id": i, "group_id": split, "split": split} for i, split in names.items()]
+    whole = [
+        ROW | {"problem_id": i, "group_id": split, "split": split, "question": i}
+        for i, split in names.items()
+    ]
     problems(save(tmp_path / "whole.parquet", whole))
     assert capsys.readouterr().err == ""
     problems(save(tmp_path / "torn.parquet", [row | {"group_id": "pair"} for row in whole]))

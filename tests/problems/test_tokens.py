@@ -7,7 +7,7 @@ import pytest
 
 from thoughtlens.core import ConfigError, DataError
 from thoughtlens.models.hf.reader import pad
-from thoughtlens.problems.text.tokens import Cutter, Window, bos_id, deal, pack, spool
+from thoughtlens.problems.text.tokens import Cutter, Window, bos_id, deal, pack, spool, token_ids
 
 
 class Letters:
@@ -183,3 +183,24 @@ def test_labels_of_mixed_types_are_refused(tmp_path):
     rows = [document("a", "x", label=None), document("b", "y", label=3)]
     with pytest.raises(DataError, match="label column mixes types"):
         make(tmp_path, rows, PLAIN, buffer_tokens=1)
+
+
+def test_a_text_that_begins_with_the_begin_token_gets_no_second_one():
+    class Begun(Letters):
+        def _ids(self, text, special):
+            return [1 if c == "^" else i for c, i in zip(text, super()._ids(text, special), strict=True)]
+
+    plain, begun, alone = token_ids(Begun(), ["ab", "^ab", "^"], bos=1)
+    assert plain.tolist() == begun.tolist() == [10, 11] and not len(alone)
+    cutter = Cutter(context_length=9, bos=1, dropped=frozenset({1}))
+    assert [w.tokens.tolist() for w in cutter.windows("d", begun)] == [[1, 10, 11]]
+    assert token_ids(Begun(), ["^ab", "^^a"], bos=None)[0].tolist() == [1, 10, 11], "with bos=never it stays"
+    assert token_ids(Begun(), ["^^a"], bos=1)[0].tolist() == [1, 10], "what is written twice is twice"
+
+
+def test_only_wanted_tokens_give_rows():
+    cutter = Cutter(context_length=3, bos=1, dropped=frozenset({2}))
+    ids_, wanted = ids(10, 2, 11, 12), np.array([False, True, True, True])
+    assert cutter.rows_up_to(ids_, wanted).tolist() == [0, 0, 1, 2]
+    windows = cutter.windows("d", ids_, wanted)
+    assert [cutter.kept(w.tokens, w.wanted).tolist() for w in windows] == [[False] * 3, [False, True, True]]

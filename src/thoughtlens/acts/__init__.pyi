@@ -4,6 +4,7 @@ from .extract.records import Accuracy as Accuracy
 from .extract.records import ExtractOutcome as ExtractOutcome
 from .extract.stage import write as write
 from .extract.text import text_source as text_source
+from .store.behind import cutter_of as cutter_of
 from .store.behind import language_model as language_model
 from .store.behind import made_with as made_with
 from .store.behind import open_thoughts as open_thoughts

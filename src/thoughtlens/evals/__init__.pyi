@@ -11,7 +11,9 @@ from .first_study.records import ReplayOutcome as ReplayOutcome
 from .first_study.records import SAEMeasures as SAEMeasures
 from .heldout.fidelity import Splicer as Splicer
 from .heldout.measure import Total as Total
+from .heldout.measure import flat_cells as flat_cells
 from .heldout.measure import measure_sae as measure_sae
+from .heldout.records import CellSpread as CellSpread
 from .heldout.subject import Subject as Subject
 from .probing import probes as probes
 from .probing.cells import compare_cells as compare_cells

@@ -30,6 +30,8 @@ from .stats.intervals import bootstrap_ratio as bootstrap_ratio
 from .stats.intervals import cluster_bootstrap as cluster_bootstrap
 from .stats.intervals import paired_proportions as paired_proportions
 from .stats.intervals import wilson as wilson
+from .stats.ratios import RatioInterval as RatioInterval
+from .stats.ratios import ratio_over_groups as ratio_over_groups
 from .stats.significance import corrected_resampled_t as corrected_resampled_t
 from .stats.significance import holm as holm
 from .stats.significance import max_statistic as max_statistic

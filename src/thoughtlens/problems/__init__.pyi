@@ -17,6 +17,7 @@ from .tasks.audit import markdown as markdown
 from .tasks.gsm8k import CLASSES as CLASSES
 from .tasks.gsm8k import SEED as SEED
 from .tasks.patterns import STEP_WORDS as STEP_WORDS
+from .text.copies import grouped as grouped
 from .text.labelled import PREFIX as PREFIX
 from .text.labelled import binary_sets as binary_sets
 from .text.labelled import labelled as labelled
@@ -29,3 +30,4 @@ from .text.tokens import Spool as Spool
 from .text.tokens import Window as Window
 from .text.tokens import bos_id as bos_id
 from .text.tokens import spool as spool
+from .text.tokens import token_ids as token_ids

@@ -27,6 +27,12 @@ class TextConfig(Config):
     a hub id or a directory, streamed."""
     column: str = "text"
     """Column that holds the text (.jsonl, .parquet, data sets)."""
+    chat: bool = False
+    """The column holds chats, lists of messages with role and content: the model's own chat template makes a
+    text of each."""
+    roles: tuple[str, ...] = ()
+    """Chats: only tokens that these roles say give rows, for example `assistant`; none: all tokens, but the
+    template's special ones where `drop_special` is set."""
     label_columns: tuple[str, ...] = ()
     """Further columns to keep as labels of the document (.jsonl, .parquet, data sets)."""
     subset: str | None = None
@@ -48,6 +54,8 @@ class TextConfig(Config):
     def _some_train(self) -> TextConfig:
         if self.validation + self.test >= 1:
             raise ValueError(f"validation + test must stay below 1, got {self.validation} + {self.test}")
+        if self.roles and not self.chat:
+            raise ValueError("roles are those of chats: set chat=true")
         if clash := set(self.label_columns) & {*COLUMNS, self.column}:
             raise ValueError(f"label_columns may not repeat {', '.join(sorted(clash))}")
         return self

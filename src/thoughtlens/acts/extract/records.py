@@ -25,6 +25,10 @@ class ExtractOutcome(Outcome):
     kind: str
     n_rows: int
     n_problems: int
+    n_groups: int | None = None
+    """Groups of problems; None in results of earlier versions."""
+    n_tokens_left_out: int | None = None
+    """Of texts: read by the model, without a row."""
     rows_by_split: dict[str, int]
     hook_names: list[str]
     d_in: dict[str, int]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,10 @@ class Source:
     """Removes what was only needed on the way."""
     splits: tuple[str, ...]
     """Splits that must have rows."""
+    n_left_out: int = 0
+    """Tokens of texts that the model reads and that give no row."""
+    notes: list[str] = field(default_factory=list)
+    """What is odd about the problems."""
     accuracy: Callable[[Path], list[Accuracy] | None] = lambda root: None
     """How often the model's own answers are right, from a store of thoughts."""
 

@@ -169,8 +169,9 @@ def _median_norm(acts: list[Float[Tensor, "_ d"]]) -> float:
 
 def _outcome(cfg: ExtractConfig, tmp: Path, source: Source) -> ExtractOutcome:
     """Counts for `result.json`, from what was written."""
-    problems = pq.read_table(tmp / PROBLEMS, columns=["problem_id", "split"])
-    split_of = dict(zip(*(column.to_pylist() for column in problems.columns), strict=True))
+    problems = pq.read_table(tmp / PROBLEMS, columns=["problem_id", "split", "group_id"])
+    split_of = dict(zip(*(problems[name].to_pylist() for name in ("problem_id", "split")), strict=True))
+    n_groups = len(problems["group_id"].unique())
     rows = Counter({split: 0 for split in ("train", "validation", "test")})
     n_outliers = n_first = 0
     for batch in stream(tmp / ROWS, ["problem_id", source.index, "outlier"]):
@@ -181,7 +182,14 @@ def _outcome(cfg: ExtractConfig, tmp: Path, source: Source) -> ExtractOutcome:
         flags = outlier.to_numpy(zero_copy_only=False)
         n_outliers += int(flags.sum())
         n_first += int((flags & (place.to_numpy() == 0)).sum())
+    copies = (
+        f"{len(problems) - n_groups} of {len(problems)} documents are copies of another, up to case, space "
+        f"and punctuation; copies share a group and a split"
+    )
     warnings = [
+        *source.notes,
+        *([copies] if source.meta.kind == "text" and n_groups < len(problems) else []),
+    ] + [
         f"split {split} has no rows: {len(split_of)} problems are too few for the shares asked for"
         for split in source.splits
         if not rows[split]
@@ -190,6 +198,9 @@ def _outcome(cfg: ExtractConfig, tmp: Path, source: Source) -> ExtractOutcome:
         warn(line)
     norms, accuracy = Norms.from_json(read_json(tmp / NORMS)), source.accuracy(tmp)
     definitions = {
+        "n_groups": "groups of problems: one group_id, or the same text up to case, space and punctuation",
+        "n_tokens_left_out": "tokens of texts that the model reads and that give no row: special ones, and "
+        "of chats those of other roles",
         "n_outliers": f"rows with |x| > {cfg.outlier_factor} x median_norm at any hook",
         "median_norm": f"median of |x| over the first {norms.n_rows} rows, by hook",
     }
@@ -197,6 +208,8 @@ def _outcome(cfg: ExtractConfig, tmp: Path, source: Source) -> ExtractOutcome:
         kind=source.meta.kind,
         n_rows=source.n_rows,
         n_problems=len(split_of),
+        n_groups=n_groups,
+        n_tokens_left_out=source.n_left_out if source.meta.kind == "text" else None,
         rows_by_split=dict(rows),
         hook_names=source.meta.hook_names,
         d_in=source.meta.d_in,

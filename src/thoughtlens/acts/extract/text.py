@@ -12,16 +12,16 @@ from transformers import PretrainedConfig
 
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.source import Chunk, Source, flops
+from thoughtlens.acts.store.behind import cutter_of
 from thoughtlens.acts.store.meta import StoreMeta
 from thoughtlens.core import DTYPES, ConfigError, Plan
-from thoughtlens.models import LanguageModel, capture, load, read_batch, read_config, resolve
+from thoughtlens.models import LanguageModel, capture, load, pad, read_batch, read_config, resolve
 from thoughtlens.problems import (
     BUFFER_BATCHES,
     Cutter,
     Spool,
     TextConfig,
     Window,
-    bos_id,
     count_tokens,
     iter_documents,
     spool,
@@ -60,15 +60,13 @@ def text_source(cfg: ExtractConfig, text: TextConfig, tmp: Path) -> Source:
             f"read; longer documents are cut into windows by themselves"
         )
     hooks = _hooks(cfg, lm.model.config.get_text_config())
-    bos = bos_id(lm.tokenizer, cfg.bos)
-    probe = torch.tensor([[bos or 0]])
+    cutter = cutter_of(lm, cfg)
+    probe = torch.tensor([[cutter.bos or 0]])
     widths = {hook: x.shape[-1] for hook, x in capture(lm.model, probe, None, hooks).items()}
-    dropped = frozenset(lm.special_ids if cfg.drop_special else ())
-    cutter = Cutter(context_length=cfg.context_length, bos=bos, dropped=dropped, max_windows=cfg.max_windows)
     seed = cfg.seed if text.seed is None else text.seed
     documents = spool(
         tmp / SPOOL,
-        iter_documents(text.model_copy(update={"seed": seed})),
+        iter_documents(text.model_copy(update={"seed": seed}), lm.tokenizer),
         lm.tokenizer,
         cutter,
         max_rows=cfg.max_tokens or None,
@@ -85,6 +83,7 @@ def text_source(cfg: ExtractConfig, text: TextConfig, tmp: Path) -> Source:
         d_in=widths,
         dtype=cfg.store_dtype,
     )
+    left_out = documents.n_tokens - documents.n_rows
     shares = {"train": 1.0, "validation": text.validation, "test": text.test}
     return Source(
         meta=meta,
@@ -93,6 +92,7 @@ def text_source(cfg: ExtractConfig, text: TextConfig, tmp: Path) -> Source:
         listed=lambda: documents.documents,
         chunks=lambda start, share: _text_chunks(cfg, lm, cutter, documents, start, share),
         close=lambda: (tmp / SPOOL).unlink(missing_ok=True),
+        n_left_out=max(0, left_out),
         splits=tuple(split for split, share in shares.items() if share > 0),
     )
 
@@ -109,10 +109,11 @@ def _text_chunks(
     for index, batch in documents.batches(cutter, cfg.batch_tokens, cfg.seed, share):
         if index < start:
             continue
-        if not any(cutter.kept(window.tokens).any() for window in batch):
+        kept = [cutter.kept(window.tokens, window.wanted) for window in batch]
+        if not any(own.any() for own in kept):
             continue
         found = read_batch(lm, [window.tokens for window in batch], hooks)
-        keep = found.mask & cutter.kept(found.ids)
+        keep = pad(kept, False)[0]
         where = torch.from_numpy(keep).to(lm.model.device)
         yield Chunk(
             index=index,

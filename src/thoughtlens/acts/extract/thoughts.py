@@ -33,7 +33,7 @@ QUESTION_TOKENS, ANSWER_TOKENS = 60, 10
 def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Source:
     """All thoughts of every problem, and the model's own answers."""
     model = open_thoughts(cfg.model, cfg)
-    problems = problem_source.problems(tiny.own_problems(wanted, model), cfg.seed)
+    problems, notes = problem_source.find(tiny.own_problems(wanted, model), cfg.seed)
     places = block_outputs(cfg.hook_names, model.spec.n_layers)
     meta = StoreMeta(
         kind="thoughts",
@@ -55,6 +55,7 @@ def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Sou
         chunks=lambda start, share: _chunks(cfg, model, places, problems, tmp, start, share),
         close=lambda: shutil.rmtree(tmp / ANSWERS, ignore_errors=True),
         splits=tuple(problems["split"].unique().to_pylist()),
+        notes=notes,
         accuracy=_accuracy,
     )
 

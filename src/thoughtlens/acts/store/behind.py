@@ -15,6 +15,7 @@ from thoughtlens.core import (
     warn,
 )
 from thoughtlens.models import LanguageModel, ModelConfig, ThoughtModel, ThoughtModelConfig, load, thoughts
+from thoughtlens.problems import Cutter, bos_id
 
 REMEDY = "extract again, or restore the model"
 
@@ -29,6 +30,16 @@ def made_with(store: ActivationStore) -> ExtractConfig:
         return load_config(ExtractConfig, store.root)
     own = {"name": store.meta.model, "revision": store.meta.model_revision, "dtype": "float32"}
     return validate_config(ExtractConfig, {"model": own})
+
+
+def cutter_of(lm: LanguageModel, cfg: ExtractConfig) -> Cutter:
+    """How an extraction cuts the texts that the model reads, and which tokens give rows."""
+    return Cutter(
+        context_length=cfg.context_length,
+        bos=bos_id(lm.tokenizer, cfg.bos),
+        dropped=frozenset(lm.special_ids if cfg.drop_special else ()),
+        max_windows=cfg.max_windows,
+    )
 
 
 def language_model(

@@ -17,6 +17,7 @@ from thoughtlens.acts.store.meta import PROBLEMS, ROWS, StoreMeta
 from thoughtlens.acts.store.rowset import numbers_in
 from thoughtlens.acts.store.shard import ShardMaps
 from thoughtlens.core import DataError, HookError, StoreError
+from thoughtlens.problems import grouped
 
 
 class Contents:
@@ -48,6 +49,15 @@ class Contents:
     def problems(self) -> pa.Table:
         """`problems.parquet`: one line a problem."""
         return tables.read(self.root / PROBLEMS)
+
+    @cached_property
+    def group_idx(self) -> np.ndarray:
+        """The group of every line of `problems`, as numbers from 0 on, int64: near copies are one group."""
+        table = self.problems
+        text = next((name for name in ("question", "text") if name in table.column_names), None)
+        groups = table["group_id"].cast(pa.string()).to_pylist()
+        texts = [None] * len(groups) if text is None else table[text].to_pylist()
+        return np.unique(grouped(texts, groups), return_inverse=True)[1]
 
     @cached_property
     def problem_idx(self) -> np.ndarray:

@@ -20,7 +20,14 @@ from thoughtlens.evals.heldout.records import TextFidelity
 from thoughtlens.evals.heldout.subject import Subject
 from thoughtlens.evals.heldout.windows import Window, held_out_text, pack
 from thoughtlens.models import LanguageModel, ModelConfig, capture, pad, replace
-from thoughtlens.numerics import SplicedFidelity, bootstrap_ratio, ce_loss_score, kl_score, next_token
+from thoughtlens.numerics import (
+    RatioInterval,
+    SplicedFidelity,
+    ce_loss_score,
+    kl_score,
+    next_token,
+    ratio_over_groups,
+)
 from thoughtlens.sae import SAE, Baseline
 
 AGREEMENT = 0.98
@@ -75,6 +82,9 @@ class Splicer:
         elif ce_tokens == 0:
             self.skipped = "ce_tokens is 0"
         self.lm = None if self.skipped else language_model(store, model, remedy=REMEDY)
+        self._read: dict[bool, list[Window]] = {}
+        if self.lm is not None:
+            self._text(drop_outliers=False)  # a text that cannot be spliced is refused before all else
 
     @torch.no_grad()
     def rows(
@@ -91,29 +101,31 @@ class Splicer:
         models = {"sae": subject.sae} | {n: b for n, b in baselines.items() if n not in ("mean", "cell_mean")}
         changes = {hook: self._changes(subject, hook, models) for hook in subject.sae.hook_names}
         tallies = {(hook, name): SplicedFidelity() for hook, own in changes.items() for name in own}
-        batches = pack(self._text(subject))
+        batches = pack(self._text(drop_outliers=subject.drops_outliers))
         _require_agreement(subject, self.lm, batches[0])
         with progress(f"splice {subject.label}", sum(len(b) for b in batches), "windows") as bar:
             for batch in batches:
                 _count(self.lm, batch, changes, tallies)
                 bar.advance(len(batch))
+        read = _Read(self.store.group_idx, [w for batch in batches for w in batch], self.seed)
         return [
             row
             for hook, own in changes.items()
-            for row in _rows(hook, {name: tallies[hook, name] for name in own}, self.seed)
+            for row in _rows(hook, {name: tallies[hook, name] for name in own}, read)
         ], None
 
-    def _text(self, subject: Subject) -> list[Window]:
+    def _text(self, *, drop_outliers: bool) -> list[Window]:
         assert self.lm is not None
-        bos = self.lm.tokenizer.bos_token_id
-        return held_out_text(
-            self.store,
-            self.split,
-            drop_outliers=subject.drops_outliers,
-            bos=bos if isinstance(bos, int) else None,
-            n_tokens=self.ce_tokens,
-            seed=self.seed,
-        )
+        if drop_outliers not in self._read:
+            self._read[drop_outliers] = held_out_text(
+                self.store,
+                self.split,
+                self.lm,
+                drop_outliers=drop_outliers,
+                n_tokens=self.ce_tokens,
+                seed=self.seed,
+            )
+        return self._read[drop_outliers]
 
     def _changes(self, subject: Subject, hook: str, models: dict[str, SAE | Baseline]) -> dict[str, Change]:
         def through(model: SAE | Baseline) -> Change:
@@ -178,22 +190,40 @@ class _Score(NamedTuple):
     high: float | None
 
 
-def _rows(hook: str, tallies: dict[str, SplicedFidelity], seed: int) -> list[TextFidelity]:
+class _Read(NamedTuple):
+    """What was read."""
+
+    group_idx: np.ndarray
+    """Group of each line of the problems table."""
+    windows: list[Window]
+    seed: int
+
+    def interval(self, tally: SplicedFidelity, top: np.ndarray, bottom: np.ndarray) -> RatioInterval | None:
+        """Of a ratio of sums by document, over groups of documents; None where it has no value."""
+        return ratio_over_groups(top, bottom, self.group_idx[sorted(tally.sums)], seed=self.seed)
+
+
+def _rows(hook: str, tallies: dict[str, SplicedFidelity], read: _Read) -> list[TextFidelity]:
     """Numbers and intervals by name."""
     rows = []
     for name, tally in tallies.items():
         mine = _Sums(*tally.per_group().T)
-        low, high = _ends(mine.ce - mine.ce_clean, mine.n, seed)
-        zero, mean = (_score(tally, tallies[ablation], seed) for ablation in ("zero", "mean"))
+        found = read.interval(tally, mine.ce - mine.ce_clean, mine.n)
+        zero, mean = (_score(tally, tallies[ablation], read) for ablation in ("zero", "mean"))
         rows.append(
             TextFidelity(
                 hook_name=hook,
                 arm=name,
                 n=tally.n,
                 n_documents=len(mine.n),
+                n_groups=None if found is None else found.n_groups,
+                n_windows=len(read.windows),
+                n_tokens=sum(len(w.tokens) for w in read.windows),
+                n_uncovered=sum(w.n_uncovered for w in read.windows),
                 **tally.compute(),
-                delta_ce_low=low,
-                delta_ce_high=high,
+                delta_ce_low=None if found is None else found.low,
+                delta_ce_high=None if found is None else found.high,
+                doubt="alone in one group" if found is None else found.doubt,
                 ce_loss_score_zero=zero.ce,
                 kl_score_zero=zero.kl,
                 ce_loss_score_zero_low=zero.low,
@@ -207,25 +237,17 @@ def _rows(hook: str, tallies: dict[str, SplicedFidelity], seed: int) -> list[Tex
     return rows
 
 
-def _score(tally: SplicedFidelity, ablated: SplicedFidelity, seed: int) -> _Score:
+def _score(tally: SplicedFidelity, ablated: SplicedFidelity, read: _Read) -> _Score:
     mine, other = _Sums(*tally.per_group().T), _Sums(*ablated.per_group().T)
     found, worst = (_Sums(*(one.per_group().sum(0) / one.n)) for one in (tally, ablated))
     gap = other.ce - other.ce_clean
-    low, high = _ends(other.ce - mine.ce, gap, seed)
+    interval = read.interval(tally, other.ce - mine.ce, gap)
     return _Score(
         ce_loss_score(float(found.ce_clean), float(found.ce), float(worst.ce)) if gap.sum() > 0 else None,
         kl_score(float(found.kl), float(worst.kl)) if worst.kl > 0 else None,
-        low,
-        high,
+        None if interval is None else interval.low,
+        None if interval is None else interval.high,
     )
-
-
-def _ends(top: np.ndarray, bottom: np.ndarray, seed: int) -> tuple[float | None, float | None]:
-    """Cluster bootstrap over documents; None with one document, or where the denominator is not positive."""
-    if len(top) < 2 or bottom.sum() <= 0:
-        return None, None
-    found = bootstrap_ratio(top, bottom, seed=seed)
-    return found.low, found.high
 
 
 def _require_agreement(subject: Subject, lm: LanguageModel, batch: Sequence[Window]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,14 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from thoughtlens.core import DataError, progress
-from thoughtlens.evals.heldout.records import DensityBin, NormBin, Quantiles, Reconstructed, Sparsity
+from thoughtlens.evals.heldout.records import (
+    CellSpread,
+    DensityBin,
+    NormBin,
+    Quantiles,
+    Reconstructed,
+    Sparsity,
+)
 from thoughtlens.evals.heldout.subject import Batch, Subject
 from thoughtlens.numerics import (
     L0,
@@ -24,9 +32,11 @@ from thoughtlens.numerics import (
     defined,
     norm_deciles,
 )
-from thoughtlens.sae import SAE, Baseline, MeanPredictor, SparseActs
+from thoughtlens.sae import SAE, Baseline, Cell, MeanPredictor, SparseActs
 
 NORM_SAMPLE = 10_000
+FLAT = 0.01
+"""Share of a cell's norm, or of the median spread at its hook, up to which its spread is next to none."""
 
 
 class Total:
@@ -96,6 +106,15 @@ class Tally:
             n=reconstruction.n, l0=defined(l0), **reconstruction.compute(), explained_variance_within=within
         )
 
+    def spreads(self) -> list[CellSpread]:
+        """How much the rows of each cell vary; of those that are not flagged."""
+        found = []
+        for cell, m in sorted(self.within.moments.items()):
+            (hook, thought), square = self.subject.cells[cell], m.m2 / max(m.n, 1)
+            norm = (square + (0.0 if m.mean is None else float(m.mean.square().sum()))) ** 0.5
+            found.append(CellSpread(hook_name=hook, thought_idx=thought, spread=square**0.5, norm=norm))
+        return found
+
     def bins(self) -> list[NormBin]:
         """Explained variance by |x|."""
         return [NormBin.from_json(row) for row in self.by_norm.compute()]
@@ -133,6 +152,19 @@ class Firing:
             rule_of_three=density.rule_of_three(),
             density_histogram=[DensityBin.from_json(row) for row in density.histogram()],
         )
+
+
+def flat_cells(spreads: Sequence[CellSpread]) -> list[Cell]:
+    """The cells that hardly vary: explained variance there is a share of next to nothing.
+
+    Their spread is below `FLAT` of their norm, or of the median spread at their hook.
+    """
+    of_hook: dict[str, list[float]] = {}
+    for one in spreads:
+        of_hook.setdefault(one.hook_name, []).append(one.spread)
+    usual = {hook: float(np.median(found)) for hook, found in of_hook.items()}
+    limits = [(one, FLAT * max(one.norm, usual[one.hook_name])) for one in spreads]
+    return list(dict.fromkeys((s.hook_name, s.thought_idx) for s, limit in limits if s.spread <= limit))
 
 
 @torch.no_grad()

@@ -76,6 +76,18 @@ class NormBin(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CellSpread(Record):
+    """How much the vectors of a (hook, thought) vary."""
+
+    hook_name: str
+    thought_idx: int | None
+    spread: float
+    """Root mean square distance to their mean."""
+    norm: float
+    """Root mean square norm."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextFidelity(Record):
     """A language model with x replaced at one hook, against itself untouched; nats per predicted token."""
 
@@ -83,6 +95,12 @@ class TextFidelity(Record):
     arm: str = column("replaced by")
     n: int = column("n tokens")
     n_documents: int = column("n documents")
+    n_groups: int | None = column("n groups", default=None)
+    """Groups of documents, which are resampled whole."""
+    n_windows: int | None = column("n windows", default=None)
+    n_tokens: int | None = column("n tokens read", default=None)
+    n_uncovered: int | None = column("of them never replaced", default=None)
+    """Without a row in the store (begin of sequence, special ones, roles of a chat), or flagged."""
     ce_clean: float
     ce: float
     delta_ce: float = column("Δ cross-entropy (nats)")
@@ -90,6 +108,8 @@ class TextFidelity(Record):
     top1_agreement: float = column("same top token")
     delta_ce_low: float | None
     delta_ce_high: float | None
+    doubt: str | None = None
+    """Why the interval may be too narrow."""
     ce_loss_score_zero: float | None = column("CE score, zeroed")
     kl_score_zero: float | None
     ce_loss_score_zero_low: float | None

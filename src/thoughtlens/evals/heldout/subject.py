@@ -186,13 +186,19 @@ def objections(subject: Subject) -> list[str]:
     elif shared := shared_groups(store, subject.split, subject.train_split):
         found.append(
             f"{shared} groups of problems are both in {subject.split!r} and in the training split "
-            f"{subject.train_split!r}: the rows are not held out"
+            f"{subject.train_split!r} (one group_id, or one text up to case, space, punctuation): the rows "
+            f"are not held out"
         )
     n_train = training_rows(subject)
     if n_train is not None and n_train < MIN_ROWS_PER_DIM * sae.d_in:
         found.append(
             f"trained on {n_train:,} vectors of width {sae.d_in}: fewer than {MIN_ROWS_PER_DIM} per "
             f"dimension, a dictionary memorises them"
+        )
+    elif n_train is not None and n_train < sae.d_sae:
+        found.append(
+            f"trained on {n_train:,} vectors for {sae.d_sae:,} latents: fewer than one for each, a "
+            f"dictionary can memorise them"
         )
     sample = subject.source.sample(min(subject.batch_rows, subject.source.n), seed=0)
     acts = sae.encode(sample.x.to(sae.W_enc.device), sae.cell_index(store.cells, sample.cell))
@@ -206,18 +212,20 @@ def objections(subject: Subject) -> list[str]:
 
 
 def training_rows(subject: Subject) -> int | None:
-    """Vectors of the training split in the store; None if it has none."""
+    """Different vectors that it was trained on: those of its training split, or as many as it says that it
+    has seen, whichever are fewer; None if the store has none."""
     try:
-        return subject.training_source().n
+        stored = subject.training_source().n
     except DataError:
         return None
+    seen = subject.sae.provenance.get("rows_seen")
+    return stored if seen is None else min(stored, int(seen))
 
 
 def shared_groups(store: ActivationStore, split: str, other: str) -> int:
-    """Number of `group_id`s that have problems in both splits."""
-    groups = np.array(store.problems["group_id"].to_pylist(), object)
+    """Number of groups that have problems in both splits."""
     splits = np.array(store.problems["split"].to_pylist(), object)
-    return len(set(groups[splits == split]) & set(groups[splits == other]))
+    return len(np.intersect1d(store.group_idx[splits == split], store.group_idx[splits == other]))
 
 
 def row_columns(store: ActivationStore) -> list[str]:

@@ -1,4 +1,4 @@
-"""Held-out text, put together from a store's own rows as the windows that were extracted."""
+"""Held-out text as the windows that were extracted, cut again from the texts or put together from rows."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Bool, Int
 
-from thoughtlens.acts import ROWS, ActivationStore, stream
+from thoughtlens.acts import ROWS, ActivationStore, cutter_of, made_with, stream
 from thoughtlens.core import DataError
 from thoughtlens.evals.heldout.subject import row_columns
+from thoughtlens.models import LanguageModel
+from thoughtlens.problems import bos_id, token_ids
 
 BATCH_TOKENS = 1024
 DOCUMENT_TOKENS = 512
@@ -28,17 +31,39 @@ class Window:
     kept: Bool[np.ndarray, " seq"]
     """Positions to replace."""
 
+    @property
+    def n_uncovered(self) -> int:
+        """Tokens that are read and never replaced: without a row, or flagged."""
+        return int((~self.kept).sum())
+
 
 def held_out_text(
-    store: ActivationStore, split: str, *, drop_outliers: bool, bos: int | None, n_tokens: int, seed: int
+    store: ActivationStore,
+    split: str,
+    lm: LanguageModel,
+    *,
+    drop_outliers: bool,
+    n_tokens: int,
+    seed: int,
 ) -> list[Window]:
     """About `n_tokens` tokens of random documents of a split, as the windows that were extracted.
 
-    A window of which a token is missing (a special one in the middle) is left out.
+    Where the store says how its texts were cut, they are cut so again, so that tokens without a row (special
+    ones, roles of a chat) are read all the same. Else windows are put together from rows, and one of which a
+    token is missing in the middle is left out.
+
+    Raises:
+        DataError: no window has two rows that follow each other.
     """
     problems = _documents(store, split, n_tokens, seed)
     columns = _columns(store, problems)
-    windows = _cut(columns, drop_outliers, bos)
+    windows = _again(store, lm, columns, drop_outliers)
+    if windows is None:
+        bos = bos_id(lm.tokenizer, made_with(store).bos) if _says_how(store) else lm.tokenizer.bos_token_id
+        windows = _cut(columns, drop_outliers, bos if isinstance(bos, int) else None)
+    windows = [w for w in windows if ((w.row[1:] >= 0) & (w.row[:-1] >= 0)).any()]
+    if not windows:
+        raise DataError(_nothing(store, split, len(problems)))
     turn = {problem: place for place, problem in enumerate(problems)}
     number: dict[int, int] = {}
     ranked = []
@@ -52,6 +77,49 @@ def held_out_text(
         chosen.append(window)
         total += int((window.row >= 0).sum())
     return sorted(chosen, key=lambda w: len(w.tokens))
+
+
+def _nothing(store: ActivationStore, split: str, n_documents: int) -> str:
+    """Why there is no text to splice into, and what to do."""
+    if not n_documents:
+        found = store.describe(split, None)
+        return f"No document of {store.root} has two rows for {found}; choose another split, or ce_tokens=0"
+    return (
+        f"None of {n_documents} documents of split {split!r} in {store.root} has a window of which two rows "
+        f"follow each other: its special tokens, as the roles of a chat, were left out of the middle. "
+        f"Extract with extract.drop_special=false, or go without cross-entropy: ce_tokens=0"
+    )
+
+
+def _says_how(store: ActivationStore) -> bool:
+    return (store.root / "config.toml").is_file()
+
+
+def _again(
+    store: ActivationStore, lm: LanguageModel, columns: dict[str, np.ndarray], drop_outliers: bool
+) -> list[Window] | None:
+    """The windows of the stored texts, in the rows' order; None where the rows are not theirs."""
+    if not _says_how(store) or "question" not in store.problems.column_names or "window" not in columns:
+        return None
+    cutter = cutter_of(lm, made_with(store))
+    lines, of = np.unique(columns["problem"], return_inverse=True)
+    texts = store.problems["question"].take(pa.array(lines)).to_pylist()
+    cut = [cutter.windows("", ids) for ids in token_ids(lm.tokenizer, texts, cutter.bos)]
+    key = of * (int(columns["window"].max(initial=0)) + 1) + columns["window"]
+    order = np.argsort(key, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(key[order])) + 1) if len(order) else []
+    windows = []
+    for rows in sorted(parts, key=lambda rows: rows[0]):
+        place, at = columns["position"][rows], rows[0]
+        tokens = np.concatenate([w.tokens for w in cut[of[at]][columns["window"][at] :][:1]] or [place[:0]])
+        end = int(place.max()) + 1
+        if end > len(tokens) or (tokens[place] != columns["token_id"][rows]).any():
+            return None
+        row, kept = np.full(end, -1), np.zeros(end, bool)
+        row[place] = columns["row"][rows]
+        kept[place] = ~columns["outlier"][rows] if drop_outliers else True
+        windows.append(Window(int(columns["problem"][at]), tokens[:end].astype(np.int64), row, kept))
+    return windows
 
 
 def _documents(store: ActivationStore, split: str, n_tokens: int, seed: int) -> list[int]:
@@ -105,8 +173,6 @@ def _cut(columns: dict[str, np.ndarray], drop_outliers: bool, bos: int | None) -
 
 def pack(windows: Sequence[Window]) -> list[list[Window]]:
     """Batches of windows, which come shortest first, of at most `BATCH_TOKENS` with padding."""
-    if not windows:
-        raise DataError("Expected held-out text to splice into, found no whole window of at least two tokens")
     batches: list[list[Window]] = [[]]
     for window in windows:
         if batches[-1] and (len(batches[-1]) + 1) * len(window.tokens) > BATCH_TOKENS:

@@ -9,12 +9,12 @@ from torch import Tensor
 from thoughtlens.core import DataError
 from thoughtlens.evals.heldout.subject import Batch, Subject
 from thoughtlens.evals.reconstruction.records import LabelScore
-from thoughtlens.numerics import FVU, bootstrap_mean
+from thoughtlens.numerics import FVU, ratio_over_groups
 from thoughtlens.sae import SupervisedSAE, encode_labels
 
 DEFINITIONS = {
     "labels.accuracy": "share of labelled vectors whose class has the largest logit of the column's tied "
-    "latents; low, high over problems",
+    "latents; low, high over groups of problems",
     "labels.majority": "share of the most frequent class among them",
     "labels.fvu_free": "fvu with the tied latents held at their mean over these rows: fvu_free - fvu is "
     "what they carry",
@@ -41,29 +41,22 @@ def labels_on(subject: Subject, seed: int) -> list[LabelScore]:
         known = truth >= 0
         if not known.any():
             raise DataError(f"Expected labelled rows to judge {name!r} by, all {len(truth)} are unlabelled")
-        low, high = _ends(hits[known, column], problems[known], seed)
+        group, hit = subject.store.group_idx[problems[known]], hits[known, column].astype(float)
+        found = ratio_over_groups(hit, np.ones(len(hit)), group, seed=seed)
         lines.append(
             LabelScore(
                 column=name,
                 n=int(known.sum()),
                 n_problems=len(np.unique(problems[known])),
-                accuracy=float(hits[known, column].mean()),
-                low=low,
-                high=high,
+                accuracy=float(hit.mean()),
+                low=None if found is None else found.low,
+                high=None if found is None else found.high,
                 majority=float(np.bincount(truth[known]).max() / int(known.sum())),
                 fvu=fvu,
                 fvu_free=fvu_free,
             )
         )
     return lines
-
-
-def _ends(hits: np.ndarray, problems: np.ndarray, seed: int) -> tuple[float | None, float | None]:
-    """95 % interval of the share of hits, over problems; none of one problem."""
-    if len(np.unique(problems)) < 2:
-        return None, None
-    found = bootstrap_mean(hits.astype(float), problems, seed=seed)
-    return found.low, found.high
 
 
 def _rows(subject: Subject, batch: Batch) -> tuple[Tensor, Tensor | None]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from thoughtlens.core import Outcome, Record, column
-from thoughtlens.evals.heldout.records import NormBin, Reconstructed, Sparsity, TextFidelity
+from thoughtlens.evals.heldout.records import CellSpread, NormBin, Reconstructed, Sparsity, TextFidelity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,8 @@ class AgainstBaseline(Record):
     baseline: str
     metric: str
     n_problems: int = column("n problems")
+    n_groups: int | None = column("n groups", default=None)
+    """Groups of problems, which are resampled whole; None in results of earlier versions."""
     difference: float | None = column("difference of explained variance")
     low: float | None
     high: float | None
@@ -152,6 +154,10 @@ class Validated(Record):
     labels: list[LabelScore] | None
     fidelity: list[TextFidelity] | list[ThoughtFidelity] | None
     fidelity_skipped: str | None
+    spreads: list[CellSpread] = field(default_factory=list)
+    """How much the judged vectors vary, by cell."""
+    notes: list[str] = field(default_factory=list)
+    """What to think of before its numbers are believed."""
 
 
 @dataclass(frozen=True, kw_only=True)

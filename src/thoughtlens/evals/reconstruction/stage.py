@@ -50,7 +50,15 @@ from thoughtlens.evals.reconstruction.records import (
     Validated,
     ValidateOutcome,
 )
-from thoughtlens.evals.reconstruction.summary import DELTA_EV, compare, headline, reconstructor, table
+from thoughtlens.evals.reconstruction.summary import (
+    DELTA_EV,
+    compare,
+    doubts,
+    headline,
+    reconstructor,
+    remarks,
+    table,
+)
 from thoughtlens.evals.reconstruction.thoughts import ThoughtSplicer
 from thoughtlens.numerics import DEFINITIONS as RECONSTRUCTION
 from thoughtlens.numerics import (
@@ -74,7 +82,11 @@ DEFINITIONS = {
     "n_dense": f"latents with a density above {DENSE}",
     "effective_latents": "exp of the entropy (nats) of the latents' shares of all firings",
     "rule_of_three": "3 / n: a latent of this density or more would have fired with 95 % probability",
-    "low, high": "95 % cluster bootstrap over problems or documents, expanded percentiles",
+    "low, high": "95 % bootstrap of whole groups of problems or documents (copies are one group), expanded "
+    "percentiles; where fewer than 20 groups count, widened to the jackknife's t interval",
+    "headline": "means over the SAEs with a cell that varies; a cell hardly varies where its spread is at "
+    "most 1 % of its norm, or of its hook's median spread",
+    "n_uncovered": "tokens of the spliced text that are never replaced: without a row, or flagged",
     "comparisons": f"explained_variance of the SAE minus the baseline's; equivalent within {DELTA_EV}",
     **baselines.DEFINITIONS,
     **labels.DEFINITIONS,
@@ -187,6 +199,9 @@ def _work(cfg: ValidateConfig, job: _Job, tmp: Path) -> ValidateOutcome:
     for name, row in tables.items():
         parts.join(every, name, tmp / f"{name}.parquet", schema(row))
     members = parts.summaries(every, Validated)
+    notes = remarks(members)
+    for line in notes:
+        warn(line)
     return ValidateOutcome(
         split=cfg.split,
         kind=job.store.meta.kind,
@@ -194,7 +209,7 @@ def _work(cfg: ValidateConfig, job: _Job, tmp: Path) -> ValidateOutcome:
         members=members,
         headline=headline(members, cfg.split),
         definitions=DEFINITIONS,
-        warnings=job.warnings,
+        warnings=job.warnings + notes,
     )
 
 
@@ -236,6 +251,8 @@ def _member(
         labels=labels_on(subject, cfg.seed) if sae.kind == "supervised" else None,
         fidelity=spliced,
         fidelity_skipped=skipped,
+        spreads=mine.spreads(),
+        notes=doubts(mine, spliced, cfg.seed),
     )
     parts.finish(i, summary)
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Float64
 
 from thoughtlens.core import Number, Record
-from thoughtlens.evals.heldout.measure import Tally
+from thoughtlens.evals.heldout.measure import FLAT, Tally, flat_cells
 from thoughtlens.evals.heldout.records import TextFidelity
 from thoughtlens.evals.heldout.subject import Subject
 from thoughtlens.evals.reconstruction.records import (
@@ -18,7 +19,7 @@ from thoughtlens.evals.reconstruction.records import (
     ThoughtFidelity,
     Validated,
 )
-from thoughtlens.numerics import ExplainedVariance, bootstrap_ratio, verdict
+from thoughtlens.numerics import ExplainedVariance, RatioInterval, ratio_over_groups, verdict
 
 DELTA_EV = 0.01
 """Differences of explained variance below this count as equivalent."""
@@ -50,36 +51,35 @@ def table(subject: Subject, tallies: Tallies, widths: Widths) -> list[Reconstruc
 
 
 def reconstructor(tally: Tally, d_sae: int, seed: int) -> Reconstructor:
-    """All rows that are not flagged; no interval with fewer than two problems, or no variance."""
-    here, low, high = tally.rows > 0, None, None
-    if here.sum() > 1 and tally.spread.sum() > 0:
-        kept = tally.spread[here] - tally.error[here]
-        found = bootstrap_ratio(kept, tally.spread[here], seed=seed)
-        low, high = found.low, found.high
+    """All rows that are not flagged; no interval with fewer than two groups of problems, or no variance."""
+    found = explained(tally, tally.spread - tally.error, seed)
     return Reconstructor(
         d_sae=d_sae,
         **vars(tally.over()),
-        explained_variance_low=low,
-        explained_variance_high=high,
+        explained_variance_low=None if found is None else found.low,
+        explained_variance_high=None if found is None else found.high,
     )
+
+
+def explained(tally: Tally, squares: Float64[np.ndarray, " n_problems"], seed: int) -> RatioInterval | None:
+    """These sums by problem as a share of the rows' variance, with an interval over groups of problems."""
+    here = tally.rows > 0
+    group = tally.subject.store.group_idx[here]
+    return ratio_over_groups(squares[here], tally.spread[here], group, seed=seed)
 
 
 def compare(mine: Tally, other: Tally, name: str, seed: int) -> AgainstBaseline:
     """The SAE's explained variance minus a baseline's, on the same rows."""
-    here = mine.rows > 0
-    difference, low, high, said = None, None, None, "inconclusive"
-    if here.sum() > 1 and mine.spread.sum() > 0:
-        found = bootstrap_ratio(other.error[here] - mine.error[here], mine.spread[here], seed=seed)
-        difference, low, high = found.estimate, found.low, found.high
-        said = verdict(low, high, delta=DELTA_EV)
+    found = explained(mine, other.error - mine.error, seed)
     return AgainstBaseline(
         baseline=name,
         metric=ExplainedVariance.name,
-        n_problems=int(here.sum()),
-        difference=difference,
-        low=low,
-        high=high,
-        verdict=said,
+        n_problems=int((mine.rows > 0).sum()),
+        n_groups=0 if found is None else found.n_groups,
+        difference=None if found is None else found.estimate,
+        low=None if found is None else found.low,
+        high=None if found is None else found.high,
+        verdict="inconclusive" if found is None else verdict(found.low, found.high, delta=DELTA_EV),
     )
 
 
@@ -92,11 +92,13 @@ def headline(members: Sequence[Validated], split: str) -> dict[str, Number]:
     Bounds of a mean are the means of the members' bounds: at least as wide as its own would be, however the
     members' errors go together.
     """
+    answers = _answers(members, split)
+    members = varying(members)
     n = sum(m.n for m in members)
     mine = [m.reconstruction["sae"] for m in members]
     bounds = _bounds(mine, "explained_variance")
     low, high = ([None if v is None else 1 - v for v in side] for side in bounds)
-    found = _answers(members, split)
+    found = answers
     found["fvu"] = _mean([m.fvu for m in mine], n, split, (high, low))
     found["explained_variance"] = _mean([m.explained_variance for m in mine], n, split, bounds)
     if any(len(m.hook_names) > 1 or m.thoughts for m in members):
@@ -113,6 +115,45 @@ def headline(members: Sequence[Validated], split: str) -> dict[str, Number]:
     scores = [r.ce_loss_score_mean for r in rows]
     found["ce_loss_score_mean"] = _mean(scores, tokens, split, _bounds(rows, "ce_loss_score_mean"))
     return {name: number for name, number in found.items() if number is not None}
+
+
+def varying(members: Sequence[Validated]) -> Sequence[Validated]:
+    """The members that the headline counts: those with a cell that varies; all if there is none."""
+    flat = set(flat_cells([cell for m in members for cell in m.spreads]))
+    some = [m for m in members if not m.spreads or {(c.hook_name, c.thought_idx) for c in m.spreads} - flat]
+    return some or members
+
+
+def remarks(members: Sequence[Validated]) -> list[str]:
+    """What the result says of its numbers: doubtful intervals, and cells that hardly vary."""
+    notes = [f"{m.member}: {note}" for m in members for note in m.notes]
+    flat = flat_cells([cell for m in members for cell in m.spreads])
+    if flat:
+        counted = {m.member for m in varying(members)}
+        left_out = ", ".join(m.member for m in members if m.member not in counted)
+        names = [hook if thought is None else f"{hook} thought {thought}" for hook, thought in flat]
+        notes.append(
+            f"{len(flat)} cells hardly vary, so that what is explained there means nothing (spread at most "
+            f"{FLAT:.0%} of their norm, or of their hook's median spread): {', '.join(names[:8])}"
+            f"{', ...' if len(names) > 8 else ''}; left out of the headline: {left_out or 'none'}"
+        )
+    return notes
+
+
+def doubts(mine: Tally, fidelity: Sequence[Record] | None, seed: int) -> list[str]:
+    """Why intervals of one member may be too narrow, and what a splice did not cover."""
+    ev = explained(mine, mine.spread - mine.error, seed)
+    notes = {"the interval of explained variance": None if ev is None else ev.doubt}
+    rows = [r for r in fidelity or [] if isinstance(r, TextFidelity) and r.arm == "sae"]
+    for row in rows:
+        notes[f"the interval of delta_ce at {row.hook_name}"] = row.doubt
+    found = [f"{what} {doubt}: it may be too narrow" for what, doubt in notes.items() if doubt]
+    if rows and (rows[0].n_uncovered or 0) > (rows[0].n_windows or 0):
+        found.append(
+            f"{rows[0].n_uncovered} of {rows[0].n_tokens} tokens of the spliced text have no row in the "
+            f"store, or a flagged one, and are never replaced (special tokens, roles of a chat, outliers)"
+        )
+    return found
 
 
 def _mean(values: Sequence[float | None], n: int, split: str, bounds: Bounds | None = None) -> Number | None:

@@ -14,7 +14,7 @@ from thoughtlens.core import ConfigError, DataError, HookError, MismatchError
 from thoughtlens.evals.probing.matrices import Matrix, compact, stack
 from thoughtlens.evals.suites.config import SuiteConfig
 from thoughtlens.models import LanguageModel, read
-from thoughtlens.problems import bos_id
+from thoughtlens.problems import bos_id, token_ids
 from thoughtlens.sae import SAE, Crosscoder, load, member_names, member_path
 
 ROWS_AT_ONCE = 128
@@ -77,8 +77,8 @@ def _tokens(lm: LanguageModel, texts: Sequence[str], cfg: SuiteConfig) -> list[I
     head = np.array([] if bos is None else [bos], np.int64)
     room = min(cfg.context_length, lm.context_length) - len(head)
     found = []
-    for i, ids in enumerate(lm.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]):
-        tokens: Int[np.ndarray, " n"] = np.asarray(ids, np.int64)[-room:]
+    for i, ids in enumerate(token_ids(lm.tokenizer, texts, bos)):
+        tokens = ids[-room:].astype(np.int64)
         if not len(tokens):
             raise DataError(f"Expected text with at least one token, got {texts[i]!r} (row {i})")
         found.append(np.concatenate([head, tokens]))

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.acts import ActivationStore, language_model, made_with
+from thoughtlens.acts import ActivationStore, cutter_of, language_model, made_with
 from thoughtlens.core import DataError, StoreError
 from thoughtlens.models import LanguageModel, by_length, read
-from thoughtlens.problems import Cutter, Window, bos_id
+from thoughtlens.problems import Cutter, Window, token_ids
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,7 @@ class TextReader:
                 f"{store.root} has no config.toml that says how texts were cut; extract it again"
             )
         lm, cfg = language_model(store), made_with(store)
-        cutter = Cutter(
-            context_length=cfg.context_length,
-            bos=bos_id(lm.tokenizer, cfg.bos),
-            dropped=frozenset(lm.special_ids if cfg.drop_special else ()),
-            max_windows=cfg.max_windows,
-        )
-        return cls(lm, cutter, cfg.batch_tokens)
+        return cls(lm, cutter_of(lm, cfg), cfg.batch_tokens)
 
     def read(self, texts: Sequence[str], hook_names: Sequence[str]) -> Iterator[Reading]:
         """Every text once, texts of like length together and so not in the order given.
@@ -65,8 +59,7 @@ class TextReader:
         """
         if not len(texts):
             raise DataError("Expected at least one text, got none")
-        ids = self.lm.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        tokens = [np.asarray(one, np.int64) for one in ids]
+        tokens = token_ids(self.lm.tokenizer, texts, self.cutter.bos)
         for i, one in enumerate(tokens):
             if not self.cutter.kept(one).any():
                 raise DataError(

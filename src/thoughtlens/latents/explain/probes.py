@@ -84,7 +84,11 @@ class TextProbe(ModelProbe):
 
     def _runs(self, sequences: Sequence[np.ndarray]) -> Iterator[tuple[list[int], States]]:
         head = np.array([] if self.bos is None else [self.bos], np.int64)
-        tokens = [np.concatenate([head, one]).astype(np.int64) for one in sequences]
+        begun = [len(head) > 0 and len(one) > 0 and one[0] == self.bos for one in sequences]
+        tokens = [
+            np.concatenate([head[own:], one]).astype(np.int64)
+            for own, one in zip(begun, sequences, strict=True)
+        ]
         for one in read(self.lm, tokens, self.hook_names, batch_tokens=self.batch_tokens, at="last"):
             acts = {hook: states.cpu().float() for hook, states in one.acts.items()}
             yield one.which, lambda place, acts=acts: acts[place.hook_name]

@@ -190,7 +190,9 @@ class HFThoughts(SequenceThoughts):
 
     def _ids(self, text: str, n_vocab: int) -> list[int]:
         """Token ids of a text; refuses ids that the thought tokens have taken."""
-        ids = list(self.tokenizer(text)["input_ids"])
+        ids, bos = list(self.tokenizer(text)["input_ids"]), self.tokenizer.bos_token_id
+        if bos is not None and ids[:2] == [bos, bos]:  # the text had one already
+            ids = ids[1:]
         if ids and max(ids) >= n_vocab:
             raise DataError(
                 f"The text {text[:40]!r} has token id {max(ids)}, but the words end at {n_vocab - 1}: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from thoughtlens.problems.config import (
     sources,
 )
 from thoughtlens.problems.tasks import arithmetic, gsm8k, words
+from thoughtlens.problems.text.copies import grouped
 
 GENERATORS = {"arithmetic": arithmetic, "words": words}
 """Modules with `problems`, `twins`, `CHANGES` and the default modulus `P`."""
@@ -28,8 +30,25 @@ SPLITS = ("train", "validation", "test")
 N_GENERATED = 20_000
 
 
+class Found(NamedTuple):
+    """A table of problems, and what its reader has to know of it."""
+
+    table: pa.Table
+    notes: list[str]
+
+
 def problems(cfg: ProblemsConfig, seed: int = 0) -> pa.Table:
+    """The table of `find`, its notes said."""
+    table, notes = find(cfg, seed)
+    for note in notes:
+        warn(note)
+    return table
+
+
+def find(cfg: ProblemsConfig, seed: int = 0) -> Found:
     """The table of problems; `seed` stands in where the config has none.
+
+    Questions that are equal up to case, space and punctuation share a group, whatever their ids say.
 
     Raises:
         NotThereError: no such source or file.
@@ -46,7 +65,11 @@ def problems(cfg: ProblemsConfig, seed: int = 0) -> pa.Table:
     if cfg.classes:
         require_classes(table, cfg.classes)
         table = table.filter(pa.array([name in cfg.classes for name in table["operation"].to_pylist()]))
-    return table.slice(0, cfg.n)
+    table, notes = table.slice(0, cfg.n), []
+    if not isinstance(cfg, GeneratedConfig):
+        table, copies = _copies_in_one_group(table)
+        notes = [f"{cfg.source}: {note}" for note in (*copies, *_torn(table))]
+    return Found(table, notes)
 
 
 def count(cfg: ProblemsConfig) -> int:
@@ -137,10 +160,27 @@ def _read(file: Path) -> pa.Table:
         raise DataError(f"{file}: expected splits {', '.join(SPLITS)}, got {', '.join(sorted(other))}")
     if (n := len(table["problem_id"].unique())) < len(table):
         raise DataError(f"{file}: {len(table) - n} problem ids occur twice; ids must be unique")
-    sides = table.group_by("group_id").aggregate([("split", "count_distinct")])
-    if torn := sides.filter(pc.field("split_count_distinct") > 1)["group_id"].to_pylist():
-        warn(
-            f"{file}: {len(torn)} groups have problems in several splits (first {min(torn)}): what is "
-            f"learned from some is known of the others, and test numbers will be too good"
-        )
     return table
+
+
+def _copies_in_one_group(table: pa.Table) -> Found:
+    """The table with one group for near copies, and how many problems have changed theirs."""
+    ids = table["group_id"].combine_chunks()
+    merged = ids.take(pa.array(grouped(table["question"].to_pylist(), ids.to_pylist())))
+    n = int((merged.to_numpy(zero_copy_only=False) != ids.to_numpy(zero_copy_only=False)).sum())
+    note = (
+        f"{n} questions repeat one of another group, up to case, space and punctuation; they join its group"
+    )
+    at = table.column_names.index("group_id")
+    return Found(table.set_column(at, "group_id", merged), [note] if n else [])
+
+
+def _torn(table: pa.Table) -> list[str]:
+    """Groups on both sides of a split."""
+    sides = table.group_by("group_id").aggregate([("split", "count_distinct")])
+    torn = sides.filter(pc.field("split_count_distinct") > 1)["group_id"].to_pylist()
+    note = (
+        f"{len(torn)} groups have problems in several splits (first {min(torn, default='')}): what is "
+        f"learned from some is known of the others, and test numbers will be too good"
+    )
+    return [note] if torn else []

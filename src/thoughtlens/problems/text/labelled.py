@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from thoughtlens.core import ConfigError, DataError, NotThereError
+from thoughtlens.problems.text.copies import grouped
 from thoughtlens.problems.text.files import objects, probe_files, read_csv
 
 PREFIX = "sae-probes:"
@@ -20,7 +21,8 @@ MISSING = "Labelled sets come with the package sae-probes: pip install --no-deps
 def labelled(
     source: str, *, text_column: str = "text", label_column: str = "label", group_column: str | None = None
 ) -> pa.Table:
-    """Columns `text`, `label` (as strings) and `group`: copies of a text are one group unless a column says.
+    """Columns `text`, `label` (as strings) and `group`: copies of a text are one group, up to case,
+    space and punctuation, and so are texts with one value in `group_column`.
 
     Args:
         source: `sae-probes:92_glue_sst2` (a data set inside that package; its own columns are known), or
@@ -56,9 +58,9 @@ def labelled(
     if not all(t.strip() for t in text.to_pylist()):
         row = next(i for i, t in enumerate(text.to_pylist()) if not t.strip())
         raise DataError(f"{source} row {row}: an empty text; drop the row")
-    collapsed = pa.array([" ".join(t.split()) for t in text.to_pylist()])
-    group = table[group_column] if group_column else collapsed
-    return pa.table({"text": text, "label": label.cast(pa.string()), "group": group.cast(pa.string())})
+    group = (table[group_column] if group_column else text).cast(pa.string())
+    first = grouped(text.to_pylist(), group.to_pylist())
+    return pa.table({"text": text, "label": label.cast(pa.string()), "group": group.take(pa.array(first))})
 
 
 def binary_sets() -> list[str]:

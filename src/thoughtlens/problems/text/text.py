@@ -1,7 +1,8 @@
 """Text corpora as problem tables.
 
 A document is one row of the table. Train, validation and test are split by document, by a hash of the seed
-and the text, so that copies of a text always land in the same split and adding documents moves none.
+and the text, so that adding documents moves none. Near copies of an earlier document (the same text up to
+case, space and punctuation) share its group and its split.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import hashlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from thoughtlens.core import ConfigError, DataError, Json, NotThereError
 from thoughtlens.problems.config import BUNDLED, TextConfig
+from thoughtlens.problems.text.chats import chat_text, is_chat
+from thoughtlens.problems.text.copies import folded
 from thoughtlens.problems.text.files import hub_rows, lines, objects, probe_files, read_csv
 
 BUNDLED_CORPORA = (
@@ -39,15 +42,15 @@ class Document(NamedTuple):
 
     problem_id: str
     text: str
-    labels: Json
-    """Further columns, as the corpus has them."""
+    further: Json
+    """Labels, as the corpus has them; of chats, the `spans` that give rows."""
 
 
 def documents(cfg: TextConfig) -> pa.Table:
     """The corpus as one table: problem_id, group_id, split, question (the text), answer, cot, labels.
 
-    `answer` and `cot` are empty strings. `group_id` is a digest of the text with its white space collapsed:
-    equal for copies. Documents without text are left out.
+    `answer` and `cot` are empty strings. `group_id` is a digest of the text with its white space collapsed,
+    of near copies the first one's. Documents without text are left out.
 
     Raises:
         NotThereError: no such file, data set, column or package.
@@ -56,15 +59,18 @@ def documents(cfg: TextConfig) -> pa.Table:
     return pa.Table.from_pylist(list(iter_documents(cfg)))
 
 
-def iter_documents(cfg: TextConfig) -> Iterator[Json]:
-    """The rows of `documents` one by one, in the source's order (bundled: in an order `seed` fixes)."""
-    n = 0
-    for name, text, labels in _source(cfg):
+def iter_documents(cfg: TextConfig, tokenizer: Any = None) -> Iterator[Json]:
+    """The rows of `documents` one by one, in the source's order (bundled: in an order `seed` fixes).
+
+    Chats need the model's `tokenizer`. With `roles` there is a column more, `spans`.
+    """
+    n, known = 0, {}
+    for name, text, further in _source(cfg, tokenizer):
         if not text.strip():
             continue
-        key = hashlib.sha256(" ".join(text.split()).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        key = known.setdefault(_hash(folded(text))[:8], _hash(" ".join(text.split())).hex()[:16])
         row = {"problem_id": name, "group_id": key, "split": split_of(cfg, key)}
-        yield {**row, "question": text, "answer": "", "cot": "", **labels}
+        yield {**row, "question": text, "answer": "", "cot": "", **further}
         n += 1
         if n == cfg.n_documents:
             return
@@ -72,6 +78,10 @@ def iter_documents(cfg: TextConfig) -> Iterator[Json]:
         raise DataError(
             f"Expected text in {cfg.source}, found none: every document is empty or there is none"
         )
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def count_tokens(cfg: TextConfig, limit: int | None) -> int:
@@ -106,9 +116,13 @@ def local_file(cfg: TextConfig) -> Path | None:
     return Path(cfg.source).expanduser() if cfg.source.endswith(SUFFIXES) else None
 
 
-def _source(cfg: TextConfig) -> Iterator[Document]:
+def _source(cfg: TextConfig, tokenizer: Any) -> Iterator[Document]:
     """Every document, the empty ones too."""
     path = local_file(cfg)
+    if cfg.chat and (cfg.source == BUNDLED or (path is not None and path.suffix == ".txt")):
+        raise ConfigError(
+            f"problems.chat: {cfg.source} has no column of chats; give a .jsonl or .parquet file"
+        )
     if cfg.source == BUNDLED:
         return _bundled(cfg.seed or 0)
     if path is None and Path(cfg.source).expanduser().is_file():
@@ -118,10 +132,12 @@ def _source(cfg: TextConfig) -> Iterator[Document]:
     if path is None:
         remedy = f"expected {BUNDLED}, a {', '.join(SUFFIXES)} file, or a data set on the hub"
         options = {"streaming": True, "revision": cfg.revision}
-        return _rows(cfg, hub_rows(cfg.source, cfg.subset, cfg.hub_split, remedy=remedy, **options))
+        return _rows(
+            cfg, tokenizer, hub_rows(cfg.source, cfg.subset, cfg.hub_split, remedy=remedy, **options)
+        )
     if _existing(path).suffix == ".txt":
         return (Document(f"{path.stem}:{i}", text, {}) for i, text in enumerate(_paragraphs(path)))
-    return _rows(cfg, (row for _, row in objects(path)))
+    return _rows(cfg, tokenizer, (row for _, row in objects(path)))
 
 
 def _existing(path: Path) -> Path:
@@ -130,7 +146,7 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _rows(cfg: TextConfig, rows: Iterator[Json]) -> Iterator[Document]:
+def _rows(cfg: TextConfig, tokenizer: Any, rows: Iterator[Json]) -> Iterator[Document]:
     path = local_file(cfg)
     stem = cfg.source if path is None else path.stem
     for i, row in enumerate(rows):
@@ -140,11 +156,23 @@ def _rows(cfg: TextConfig, rows: Iterator[Json]) -> Iterator[Document]:
                     f"Expected a column {name!r} in {cfg.source}, row {i} has: {', '.join(row)}; "
                     f"set problems.column or problems.label_columns"
                 )
-        text = row[cfg.column]
-        if not isinstance(text, str | None):
-            got = type(text).__name__
-            raise DataError(f"Expected text in column {cfg.column!r} of {cfg.source}, got {got} in row {i}")
-        yield Document(f"{stem}:{i}", text or "", {name: row[name] for name in cfg.label_columns})
+        text, spans = _text(cfg, tokenizer, row[cfg.column], i)
+        further = {name: row[name] for name in cfg.label_columns} | ({"spans": spans} if cfg.roles else {})
+        yield Document(f"{stem}:{i}", text or "", further)
+
+
+def _text(cfg: TextConfig, tokenizer: Any, value: object, i: int) -> tuple[str | None, list[tuple[int, int]]]:
+    """The text of a cell, and of a chat the characters that give rows."""
+    if cfg.chat and value:
+        try:
+            return chat_text(tokenizer, value, cfg.roles)
+        except DataError as error:
+            raise DataError(f"Column {cfg.column!r} of {cfg.source}, row {i}: {error}") from None
+    if isinstance(value, str | None):
+        return value, []
+    hint = "; it holds chats: set problems.chat=true" if is_chat(value) else ""
+    got = type(value).__name__
+    raise DataError(f"Expected text in column {cfg.column!r} of {cfg.source}, got {got} in row {i}{hint}")
 
 
 def _paragraphs(path: Path) -> Iterator[str]:

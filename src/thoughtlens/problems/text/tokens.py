@@ -7,14 +7,15 @@ corpus nor the list of batches is ever held in memory.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Int
+import pyarrow.compute as pc
+from jaxtyping import Bool, Int, Shaped
 
 from thoughtlens.core import ConfigError, DataError, Json, whole
 from thoughtlens.problems.config import Bos
@@ -27,6 +28,9 @@ CHUNK_DOCUMENTS = 256
 """Documents tokenised at once."""
 
 
+WANTED, SPANS = "wanted", "spans"
+Spans = Sequence[tuple[int, int]]
+"""Characters from and to, of which the tokens give rows."""
 Tokenizer = Callable[..., Any]
 """A Hugging Face tokenizer: called with texts, gives token ids under `input_ids`."""
 
@@ -40,6 +44,8 @@ class Window:
     """0 for the document's first window."""
     tokens: Int[np.ndarray, " seq"]
     """Token ids, beginning with the begin-of-sequence token where there is one."""
+    wanted: Bool[np.ndarray, " seq"] | None = None
+    """Positions that may give a row; None: all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,26 +71,39 @@ class Cutter:
             raise ConfigError(f"context_length={self.context_length} leaves no room for text; use at least 2")
         object.__setattr__(self, "_ids", np.array(sorted(self.dropped), np.int64))
 
-    def shorten(self, ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+    def shorten(self, ids: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, " m"]:
         """The part of a document that is read at all."""
         return ids if self.max_windows is None else ids[: self.max_windows * self._room]
 
-    def windows(self, problem_id: str, ids: Int[np.ndarray, " n"]) -> list[Window]:
+    def windows(
+        self, problem_id: str, ids: Int[np.ndarray, " n"], wanted: Bool[np.ndarray, " n"] | None = None
+    ) -> list[Window]:
         """Consecutive windows of a document, the last one shorter."""
         head = np.array([] if self.bos is None else [self.bos], ids.dtype)
+        parts = [slice(start, start + self._room) for start in range(0, len(ids), self._room)]
         return [
-            Window(problem_id, start // self._room, np.concatenate([head, ids[start : start + self._room]]))
-            for start in range(0, len(ids), self._room)
+            Window(
+                problem_id,
+                i,
+                np.concatenate([head, ids[part]]),
+                None if wanted is None else np.concatenate([np.zeros(len(head), bool), wanted[part]]),
+            )
+            for i, part in enumerate(parts)
         ]
 
-    def kept(self, ids: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
-        """Which positions give a row."""
-        return ~np.isin(ids, self._ids)
+    def kept(
+        self, ids: Int[np.ndarray, "*shape"], wanted: Bool[np.ndarray, "*shape"] | None = None
+    ) -> Bool[np.ndarray, "*shape"]:
+        """Which positions give a row: wanted ones whose token is not dropped."""
+        kept = ~np.isin(ids, self._ids)
+        return kept if wanted is None else kept & wanted
 
-    def rows_up_to(self, ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    def rows_up_to(
+        self, ids: Int[np.ndarray, " n"], wanted: Bool[np.ndarray, " n"] | None = None
+    ) -> Int[np.ndarray, " n"]:
         """Rows that the document gives up to and including each of its tokens."""
-        rows = np.cumsum(self.kept(ids))
-        if self.bos is not None and self.bos not in self.dropped:
+        rows = np.cumsum(self.kept(ids, wanted))
+        if wanted is None and self.bos is not None and self.bos not in self.dropped:
             rows += np.arange(len(ids)) // self._room + 1
         return rows
 
@@ -114,7 +133,10 @@ class Spool:
         table = self._reader.read_all()
         self.n_rows: int = sum(table["n_rows"].to_pylist())
         """Positions that give a row."""
-        self.documents: pa.Table = table.drop_columns(["tokens", "n_rows"])
+        self.n_tokens: int = sum(pc.call_function("list_value_length", [table["tokens"]]).to_pylist())
+        """Tokens of the documents, without what is put before windows."""
+        own = [name for name in ("tokens", "n_rows", WANTED) if name in table.column_names]
+        self.documents: pa.Table = table.drop_columns(own)
         """The problem columns of every document that gives rows."""
 
     def batches(
@@ -129,10 +151,14 @@ class Spool:
             buffer = self._reader.get_batch(i)
             tokens, ids = buffer["tokens"], buffer["problem_id"].to_pylist()
             offsets, flat = tokens.offsets.to_numpy(), tokens.values.to_numpy()
+            some = WANTED in buffer.schema.names
+            wanted = buffer[WANTED].values.to_numpy(zero_copy_only=False) if some else None
             cut = [
                 window
                 for name, start, end in zip(ids, offsets[:-1], offsets[1:], strict=True)
-                for window in cutter.windows(name, flat[start:end])
+                for window in cutter.windows(
+                    name, flat[start:end], None if wanted is None else wanted[start:end]
+                )
             ]
             batches = pack(cut, batch_tokens, np.random.default_rng([seed, i]))
             for batch, owner in zip(batches, deal(batches, done), strict=True):
@@ -154,7 +180,8 @@ def spool(
 
     Args:
         path: Arrow file; it appears when it is complete.
-        rows: Documents as in `problems.text.iter_documents`; `question` is the text.
+        rows: Documents as in `problems.text.iter_documents`; `question` is the text, and where there are
+            `spans` (characters from, to), only tokens inside them give rows.
         tokenizer: Called without its own special tokens.
         cutter: Says which tokens give rows.
         max_rows: Stop there; the last document is cut short. None: all documents.
@@ -168,7 +195,10 @@ def spool(
     buffers = _buffers(rows, tokenizer, cutter, max_rows, buffer_tokens)
     first = next(buffers, None)
     if first is None:
-        raise DataError("Expected text with at least one token that is not special, found none")
+        raise DataError(
+            "Expected text with at least one token that is not special (nor of another role than "
+            "problems.roles), found none"
+        )
     schema = _schema(first)
     with (
         whole(path) as part,
@@ -226,13 +256,15 @@ def _buffers(
     left = np.inf if max_rows is None else max_rows
     buffer: list[Json] = []
     n_tokens = 0
-    for document, tokens in _tokenized(rows, tokenizer):
+    for document, tokens, inside in _tokenized(rows, tokenizer, cutter.bos):
         ids = cutter.shorten(tokens)
-        total = cutter.rows_up_to(ids)
+        wanted = None if inside is None else cutter.shorten(inside)
+        total = cutter.rows_up_to(ids, wanted)
         fits = int(np.searchsorted(total, left, side="right"))
         n_rows = int(total[fits - 1]) if fits else 0
         if n_rows:
-            buffer.append({**document, "tokens": ids[:fits], "n_rows": n_rows})
+            some = {} if wanted is None else {WANTED: wanted[:fits]}
+            buffer.append({**document, "tokens": ids[:fits], "n_rows": n_rows, **some})
             left, n_tokens = left - n_rows, n_tokens + fits
         full = left == 0 or fits < len(ids)
         if buffer and (full or n_tokens >= buffer_tokens):
@@ -244,12 +276,37 @@ def _buffers(
         yield buffer
 
 
-def _tokenized(rows: Iterable[Json], tokenizer: Tokenizer) -> Iterator[tuple[Json, Int[np.ndarray, " n"]]]:
+def token_ids(tokenizer: Tokenizer, texts: Sequence[str], bos: int | None) -> list[Int[np.ndarray, " n"]]:
+    """The tokens of each text, to be read behind `bos`: a text that begins with it gets no second one."""
+    return [ids for ids, _ in _encoded(tokenizer, texts, bos, None)]
+
+
+def _encoded(
+    tokenizer: Tokenizer, texts: Sequence[str], bos: int | None, spans: Sequence[Spans] | None
+) -> Iterator[tuple[Int[np.ndarray, " n"], Bool[np.ndarray, " n"] | None]]:
+    """The tokens of each text, and whether each lies in one of the text's spans."""
+    offsets = {} if spans is None else {"return_offsets_mapping": True}
+    found = tokenizer(list(texts), add_special_tokens=False, verbose=False, **offsets)
+    for i, ids in enumerate(found["input_ids"]):
+        begun = int(bos is not None and list(ids[:1]) == [bos])
+        inside = None
+        if spans is not None:
+            ends = np.array(found["offset_mapping"][i], np.int64).reshape(-1, 2)[begun:]
+            inside = np.zeros(len(ends), bool)
+            for start, stop in spans[i]:
+                inside |= (ends[:, 0] < stop) & (ends[:, 1] > start) & (ends[:, 0] < ends[:, 1])
+        yield np.asarray(ids[begun:], np.int32), inside
+
+
+def _tokenized(
+    rows: Iterable[Json], tokenizer: Tokenizer, bos: int | None
+) -> Iterator[tuple[Json, Int[np.ndarray, " n"], Bool[np.ndarray, " n"] | None]]:
     rows = iter(rows)
     while chunk := list(itertools.islice(rows, CHUNK_DOCUMENTS)):
         texts = [document["question"] for document in chunk]
-        tokens = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        yield from zip(chunk, (np.asarray(ids, np.int32) for ids in tokens), strict=True)
+        spans = [document.pop(SPANS) for document in chunk] if SPANS in chunk[0] else None
+        for document, (ids, inside) in zip(chunk, _encoded(tokenizer, texts, bos, spans), strict=True):
+            yield document, ids, inside
 
 
 def _schema(buffer: list[Json]) -> pa.Schema:

@@ -98,9 +98,10 @@ def check(job: Job) -> list[str]:
             f"{cfg.split!r}; set train.batch_size to {max(1, source.n // 10)} or so, or extract more rows"
         )
     warnings = [f"{label}: {w}" for w in job.sae_cfg.warnings(source.d_in)]
-    if source.n < MIN_ROWS_PER_DIM * source.d_in:
+    seen = min(source.n, job.n_vectors)
+    if seen < MIN_ROWS_PER_DIM * source.d_in:
         warnings.append(
-            f"{label}: {source.n:,} training vectors for d_in = {source.d_in} are fewer than "
+            f"{label}: {seen:,} training vectors for d_in = {source.d_in} are fewer than "
             f"{MIN_ROWS_PER_DIM} per dimension; the dictionary will memorise them and its numbers mean little"
         )
     if job.validation_source() is None:

@@ -267,6 +267,7 @@ def _spliced_text(rows: list[tuple[str, TextFidelity]], split: str) -> Table:
                 under(TextFidelity, "ce_loss_score_zero", fixed),
                 under(TextFidelity, "n", number),
                 under(TextFidelity, "n_documents", number),
+                under(TextFidelity, "n_uncovered", number),
             ],
         ),
     ]

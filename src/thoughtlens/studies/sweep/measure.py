@@ -10,14 +10,15 @@ import pyarrow.compute as pc
 
 from thoughtlens.acts import ActivationStore, thought_model
 from thoughtlens.core import Number
-from thoughtlens.evals import Splicer, Subject, Total, measure_sae
+from thoughtlens.evals import CellSpread, Splicer, Subject, Total, flat_cells, measure_sae
 from thoughtlens.interventions import Bench, splice
 from thoughtlens.sae import load_members
 from thoughtlens.studies.sweep.config import SweepConfig
 from thoughtlens.studies.sweep.records import Held
 
 DEFINITIONS = {
-    "fvu, explained_variance, l0, dead_share": "as the validate stage has them, mean over a setting's SAEs",
+    "fvu, explained_variance, l0, dead_share": "as the validate stage has them, mean over a setting's SAEs "
+    "but those of cells that hardly vary",
     "fvu_within": "1 - explained_variance_within; null where all rows are of one (hook, thought)",
     "fidelity (text)": "ce_loss_score_mean of the validate stage: 1 costs the model nothing, 0 is as bad as "
     "the mean",
@@ -28,7 +29,10 @@ DEFINITIONS = {
 
 def measure(directory: Path, store: ActivationStore, split: str) -> Held:
     """Reconstruction and sparsity of the SAE(s) in a directory on one split."""
-    rows = [_one(Subject(store, name, sae, split)) for name, sae in load_members(directory).items()]
+    found = [_one(Subject(store, name, sae, split)) for name, sae in load_members(directory).items()]
+    flat = set(flat_cells([cell for _, cells in found for cell in cells]))
+    varying = [row for row, cells in found if {(c.hook_name, c.thought_idx) for c in cells} - flat]
+    rows = varying or [row for row, _ in found]
     return Held(
         fvu=_mean([row.fvu for row in rows]),
         fvu_within=_mean([row.fvu_within for row in rows]),
@@ -42,11 +46,11 @@ def measure(directory: Path, store: ActivationStore, split: str) -> Held:
     )
 
 
-def _one(subject: Subject) -> Held:
+def _one(subject: Subject) -> tuple[Held, list[CellSpread]]:
     tally, firing = measure_sae(subject, Total(subject))
     row, sparsity = tally.over(), firing.sparsity()
     within = row.explained_variance_within if len(subject.cells) > 1 else None
-    return Held(
+    held = Held(
         fvu=row.fvu,
         fvu_within=None if within is None else 1 - within,
         explained_variance=row.explained_variance,
@@ -57,6 +61,7 @@ def _one(subject: Subject) -> Held:
         d_in=subject.sae.d_in,
         d_sae=subject.sae.d_sae,
     )
+    return held, tally.spreads()
 
 
 def _mean(values: list[Any]) -> Any:

@@ -1,0 +1,69 @@
+"""Intervals of ratios over groups that may be few, or of which a few carry most."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import stats
+
+from thoughtlens.numerics.stats.intervals import LEVEL, bootstrap_ratio
+
+FEW = 20
+"""Groups below which quantiles of resamples are too narrow."""
+LEAST = 10
+"""Groups that count, below which an interval is not to be trusted."""
+
+
+class RatioInterval(NamedTuple):
+    """A ratio of sums with its 95 % interval."""
+
+    estimate: float
+    low: float
+    high: float
+    n_groups: int
+    n_counting: float
+    """3 (sum d^2)^2 / sum d^4 of the changes d that leaving out each group makes, at most n_groups: about
+    n_groups where they are normal, about 3 where one group decides."""
+
+    @property
+    def doubt(self) -> str | None:
+        """Why the interval may be too narrow; None: no reason."""
+        if self.n_groups < FEW:
+            return f"rests on {self.n_groups} groups, fewer than {FEW}"
+        if self.n_counting < LEAST:
+            return f"hangs on a few of its {self.n_groups} groups (about {self.n_counting:.0f} count)"
+        return None
+
+
+def ratio_over_groups(
+    top: Float[np.ndarray, " rows"],
+    bottom: Float[np.ndarray, " rows"],
+    group: Int[np.ndarray, " rows"],
+    *,
+    seed: int = 0,
+) -> RatioInterval | None:
+    """sum(top) / sum(bottom) with a bootstrap of whole groups; None below two, or where it has no value.
+
+    Where fewer than `FEW` groups count, it is widened to the jackknife's t interval, with as many degrees of
+    freedom as groups count less one: resamples of few groups hold the truth too rarely (of 3 documents in
+    76 % of runs instead of 95 %).
+    """
+    _, index = np.unique(group, return_inverse=True)
+    n = int(index.max(initial=-1)) + 1
+    a, b = (np.bincount(index, weights=x, minlength=n) for x in (top, bottom))
+    if n < 2 or b.sum() <= 0:
+        return None
+    found = bootstrap_ratio(a, b, seed=seed)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        change = (a.sum() - a) / (b.sum() - b) - found.estimate
+    squares = np.square(change[np.isfinite(change)])
+    counting = min(float(n), 3 * float(squares.sum()) ** 2 / max(float(np.square(squares).sum()), 1e-300))
+    low, high = found.low, found.high
+    if min(n, counting) < FEW:
+        counting = max(counting, 1.0) if squares.any() else float(n)
+        error = np.sqrt((n - 1) / n * squares.sum())
+        half = float(stats.t.ppf((1 + LEVEL) / 2, max(1.0, counting - 1)) * error)
+        low, high = min(low, found.estimate - half), max(high, found.estimate + half)
+    return RatioInterval(found.estimate, low, high, n, counting)

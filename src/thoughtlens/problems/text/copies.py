@@ -1,0 +1,55 @@
+"""Near copies: texts that are the same but for case, white space and punctuation.
+
+What carries meaning stays: numbers with their points, signs and operators, brackets of a formula. So two
+problems of one template with other numbers are no copies, nor are 3 + 4 and 3 - 4.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+INVISIBLE = re.compile("[\u00ad\u200b-\u200d\ufeff]")
+TOKEN = re.compile(r"(?<!\w)\.\d+|\d+(?:[.:]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)*|\S")
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+MINUS = re.compile(r"(?<![^\s(=+*/^-])-(?=[\d.(])|(?<=[\d)])\s*-(?=\s*[\d(])|(?<!\w)(\w)\s+-(?=\s+\w(?!\w))")
+"""A sign before a number, or a minus between numbers, brackets or single letters."""
+SAYS = frozenset("*/%&@#\\_−")
+"""Marks that Unicode calls punctuation (or a minus), and that say something."""
+OPERATORS = frozenset("+*/=^−<>")
+IN_FORMULAS = frozenset("()[]{}!")
+
+
+def folded(text: str) -> str:
+    """The text without case, white space and punctuation; one of nothing else keeps all but its spaces."""
+    seen = INVISIBLE.sub("", unicodedata.normalize("NFC", text))
+    plain = " ".join(seen.casefold().split())
+    marked = MINUS.sub(lambda m: m[0][:-1] + "−", THOUSANDS.sub("", re.sub("[‐-―]", "-", plain)))
+    tokens = TOKEN.findall(marked)
+    says = SAYS | IN_FORMULAS if OPERATORS & {*tokens} else SAYS
+    return " ".join(re.sub("['’]", "", t) for t in tokens if t in says or not _is_mark(t)) or plain
+
+
+def grouped(texts: Sequence[str | None], groups: Sequence[str | None]) -> Int[np.ndarray, " n"]:
+    """For each text the first one of its group: equal `groups`, near copies, and whatever these connect.
+
+    None is a group, or a text, like no other.
+    """
+    keys = ([None if t is None else folded(t) for t in texts], groups)
+    alone = ([f"\0{i}" if key is None else key for i, key in enumerate(column)] for column in keys)
+    copy, group = (np.unique(column, return_inverse=True)[1] for column in alone)
+    n_groups, n_copies = (int(codes.max(initial=-1)) + 1 for codes in (group, copy))
+    edges = coo_array((np.ones(len(copy)), (group, n_groups + copy)), (n_groups + n_copies,) * 2)
+    _, part = connected_components(edges, directed=False)
+    _, first, of = np.unique(part[group], return_index=True, return_inverse=True)
+    return first[of]
+
+
+def _is_mark(token: str) -> bool:
+    return len(token) == 1 and unicodedata.category(token)[0] == "P"
