@@ -18,7 +18,9 @@ def completion(text: Any) -> tuple[int, bytes]:
 
 
 @contextmanager
-def serving(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def serving(
+    answer: Answer, headers: dict[str, str] | None = None
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The base URL, and every request that came: its path, headers and body."""
     requests: list[dict[str, Any]] = []
 
@@ -30,6 +32,8 @@ def serving(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
             try:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(raw)))
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(raw)
             except OSError:

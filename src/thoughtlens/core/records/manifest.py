@@ -129,8 +129,8 @@ def compare(pairs: Sequence[tuple[Path, Listed]], *, once: bool = True, sizes: b
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise StoreError(
             f"{len(wrong)} of {len(there)} files are not what was written there (size or sha256): "
-            f"{names}{more}. Restore them, or delete that stage's directory and run it again; changed on "
-            f"purpose, delete the {LIST} beside them"
+            f"{names}{more}. Restore them, or delete that stage's directory and run it again; if they were "
+            f"changed on purpose: --unchecked"
         )
 
 

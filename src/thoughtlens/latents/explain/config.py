@@ -22,12 +22,19 @@ class LLMConfig(Config):
     """Name of the model there."""
     key_env: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; where it is not set, none is sent."""
-    timeout_s: float = Field(60.0, gt=0)
-    """Seconds to wait for one reply."""
-    retries: int = Field(2, ge=0)
+    max_tokens: int | None = Field(400, ge=1)
+    """Tokens of a reply; more for models that think before they reply. Unset: as the endpoint has it."""
+    temperature: float | None = Field(0.0, ge=0)
+    """How freely it writes; unset: as the endpoint has it."""
+    parallel: int = Field(4, ge=1, le=64)
+    """Questions asked at once."""
+    timeout_s: float = Field(60.0, gt=0, le=86_400)
+    """Seconds to wait for one whole reply."""
+    retries: int = Field(2, ge=0, le=100)
     """Further attempts after a reply that failed or could not be read."""
-    pause_s: float = Field(0.5, ge=0)
-    """Seconds before the first further attempt; twice as long before each one after it."""
+    pause_s: float = Field(0.5, ge=0, le=3600)
+    """Seconds before the first further attempt; twice as long before each one after it. Longer where the
+    endpoint asks for it (`Retry-After`)."""
     n_examples: int = Field(10, ge=1)
     """Examples shown to the explainer, all from the fitting problems."""
     n_scored: int = Field(60, ge=6)

@@ -35,6 +35,10 @@ class Rated:
     weight: Float[np.ndarray, " n"]
     prediction: Float[np.ndarray, " n"]
 
+    def tells(self, acts: Float[np.ndarray, " n"]) -> bool:
+        """Whether the latent fires on some of them and not on all, so that they can be scored."""
+        return 0 < int((acts[self.rows] != 0).sum()) < len(self.rows)
+
 
 class Explainer:
     """Asks an endpoint about the latents of a corpus; `names` says what each token reads as."""
@@ -42,6 +46,8 @@ class Explainer:
     def __init__(self, endpoint: Endpoint, corpus: Corpus, names: dict[int, str]) -> None:
         self.endpoint, self.corpus, self.names = endpoint, corpus, names
         self.cfg = endpoint.cfg
+        self.unreadable = 0
+        """Questions whose replies could not be read."""
 
     def explain(self, latent: int, acts: Float[np.ndarray, " n"]) -> str:
         """One sentence, from examples of the fitting problems."""
@@ -66,35 +72,33 @@ class Explainer:
         twin: Float[np.ndarray, " n"],
         rng: np.random.Generator,
     ) -> Rated:
-        """The explanation's prediction for a sample of a part.
-
-        Raises:
-            DataError: replies without one rating for each place, even when asked again.
-        """
+        """Its prediction for a sample of a part, without places whose ratings cannot be read."""
         rows, weight = draw(acts, twin, self.cfg.n_scored, rng)
         order = rng.permutation(len(rows))
         rows, weight = rows[order], weight[order]
-        ratings: list[float] = []
-        for low in range(0, len(rows), PER_QUESTION):
-            ratings += self._ratings(explanation, part, rows[low : low + PER_QUESTION])
-        return Rated(rows, weight, np.array(ratings, np.float32))
+        cuts = [rows[low : low + PER_QUESTION] for low in range(0, len(rows), PER_QUESTION)]
+        found = self.endpoint.each(lambda cut: self._ratings(explanation, part, cut), cuts)
+        self.unreadable += sum(ratings is None for ratings in found)
+        ratings = [r for cut, own in zip(cuts, found, strict=True) for r in own or [np.nan] * len(cut)]
+        there = ~np.isnan(ratings)
+        return Rated(rows[there], weight[there], np.array(ratings, np.float32)[there])
 
-    def _ratings(self, explanation: str, part: Part, rows: np.ndarray) -> list[float]:
+    def _ratings(self, explanation: str, part: Part, rows: np.ndarray) -> list[float] | None:
+        """None where there is not one for each place, even when asked again."""
         lines = [f"{i + 1}. {self._place(part, v)}" for i, v in enumerate(rows.tolist())]
         prompt = (
             f"A unit inside a language model is said to be active at: {json.dumps(explanation)}\n"
             f"{self._about()} Rate how active it is at each of these {len(rows)} places, from 0 (silent) to "
             f"10. Reply with a JSON list of {len(rows)} numbers and nothing else.\n\n" + "\n".join(lines)
         )
-        said = ""
-        for _ in range(self.cfg.retries + 1):
-            said = self.endpoint.ask(prompt)
+        for time_asked in range(self.cfg.retries + 1):
+            try:
+                said = self.endpoint.ask(prompt, time_asked)
+            except DataError:
+                return None
             if (found := parse_ratings(said, len(rows))) is not None:
                 return found
-        raise DataError(
-            f"Expected a JSON list of {len(rows)} ratings from 0 to 10 from {self.endpoint.url}, got "
-            f"{' '.join(said.split())[:120]!r}; try another llm.model"
-        )
+        return None
 
     def _about(self) -> str:
         if self.corpus.member.text:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from thoughtlens.core import DataError
 from thoughtlens.latents.explain import rules, windows
 from thoughtlens.latents.explain.columns import Columns
 from thoughtlens.latents.explain.corpus import Corpus, Part
@@ -157,7 +158,18 @@ class LLM(Method):
         if own.latent not in self.latents:
             return None
         corpus = self.explainer.corpus
-        text, rng = self.explainer.explain(own.latent, own.fit), corpus.rng(own.latent, 3)
+        try:
+            text, rng = self.explainer.explain(own.latent, own.fit), corpus.rng(own.latent, 3)
+        except DataError:
+            self.explainer.unreadable += 1
+            return None
         parts = list(zip(corpus.parts, own.on_parts, other.on_parts, strict=True))[1:]
-        rated = (self.explainer.rate(text, part, acts, random, rng) for part, acts, random in parts)
+        rated = [self.explainer.rate(text, part, acts, random, rng) for part, acts, random in parts]
+        if not all(one.tells(x) for one, part in zip(rated, parts, strict=True) for x in part[1:]):
+            return None
         return Fitted(text, *(Prediction(one.prediction, one.rows, one.weight) for one in rated))
+
+    def take_unreadable(self) -> int:
+        """Questions whose replies could not be read since this was last asked."""
+        n, self.explainer.unreadable = self.explainer.unreadable, 0
+        return n

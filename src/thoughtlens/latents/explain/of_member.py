@@ -68,6 +68,11 @@ class MemberExplainer:
             for key in parts.todo(own):
                 self._write(self.latents[own[key]], parts, key)
                 bar.advance(len(self.latents[own[key]]))
+        if n := sum(parts.summary(key).get("unreadable", 0) for key in own):
+            self.warnings.append(
+                f"{self.member.name}: the LLM's replies to {n} questions could not be read; what they were "
+                f"about is left out of its scores"
+            )
         sizes = zip(("fit", "validation", "test"), self.corpus.parts, strict=True)
         summary = ExplainedMember(
             member=self.member.name,
@@ -113,7 +118,8 @@ class MemberExplainer:
         ]
         parts.write_table(key, "graphs", to_table(GraphRow, drawn))
         parts.write_table(key, "explanations", to_table(ExplanationRow, rows))
-        parts.finish(key, {})
+        llm = self.methods.get("llm")
+        parts.finish(key, {"unreadable": llm.take_unreadable() if isinstance(llm, LLM) else 0})
 
     def _rows(self, latent: int) -> list[ExplanationRow]:
         """A row for each method that explains this latent; the best by the validation problems is shown."""

@@ -82,6 +82,8 @@ def plan(cfg: ExplainConfig) -> Plan:
 
 def _work(cfg: ExplainConfig, endpoint: Endpoint | None, tmp: Path) -> ExplainOutcome:
     store, parts, codes = ActivationStore.open(cfg.acts), Parts(tmp), _codes(cfg)
+    if endpoint is not None:
+        endpoint.keep(parts.path("llm", "replies"))
     saes = list(load_members(cfg.sae, joined=True, hooks=store.meta.d_in).items())
     for i in parts.todo(range(len(saes))):
         name, sae = saes[i]
