@@ -160,10 +160,13 @@ def test_an_explorer_is_written_again_where_the_run_has_grown(tmp_path):
     refreshed(cfg, root / "explorer")
     assert (root / "explorer" / "result.json").stat().st_mtime_ns == first, "nothing had changed"
     plant_explain(root, D, HOSTILE)
-    with pytest.raises(OccupiedError):
-        explorer(cfg, root / "explorer")
-    refreshed(cfg, root / "explorer")
+    explorer(cfg, root / "explorer")
     assert tables(root / "explorer")["m0/0"][3]["explanations"][0]["text"] == HOSTILE[3]
+    other = cfg.model_copy(update={"n_problems": 2})
+    with pytest.raises(OccupiedError):
+        explorer(other, root / "explorer")
+    refreshed(other, root / "explorer")
+    assert len(tables(root / "explorer")["run"]["problems"]) == 2
 
 
 def test_only_an_explorer_is_replaced(made, tmp_path):

@@ -34,8 +34,6 @@ TABLES = {
 }
 """Folder of each table that the explorer shows."""
 COMMANDS = {
-    "interpret": "thoughtlens interpret {recipe} --out {run}",
-    "validate": "thoughtlens validate {recipe} --out {run}",
     "explain": "thoughtlens explain {run}",
     "lens": "thoughtlens lens {run}",
     "geometry": "thoughtlens geometry --sae {run}/sae --acts {run}/acts --out {run}/geometry",
@@ -46,9 +44,7 @@ COMMANDS = {
     "edit": "thoughtlens intervene {run} edit=edit_latents member=<SAE> 'latents=[<LATENT>]' scale=0 "
     "--out {run}/intervene/<SAE>-<LATENT>",
 }
-"""What makes a folder. The page puts an SAE's and a latent's names in."""
-SHIPPED = {"thoughts": "pilot", "text": "text-demo"}
-"""The recipe that stands for that of a run which has none."""
+"""What makes a folder that no stage of the recipe does. The page puts an SAE's and a latent's names in."""
 
 R = TypeVar("R", bound=Record)
 
@@ -120,7 +116,7 @@ def interpreted(run: Run) -> InterpretOutcome:
     outcome = run.outcome("interpret", InterpretOutcome)
     if outcome is None:
         raise NotThereError(
-            f"Expected a finished interpret in {run.root}, found none; run: {_filled(run, 'interpret')}"
+            f"Expected a finished interpret in {run.root}, found none; run: {run.command('interpret')}"
         )
     return outcome
 
@@ -145,7 +141,7 @@ def commands(run: Run, others: Sequence[Run] = ()) -> dict[str, str]:
 
 def _filled(run: Run, step: str, *, other: Path = Path(), seed: int = 0) -> str:
     """A command with the run's own places, quoted for a shell."""
-    own = run.root / "config.toml"
-    recipe = str(own) if own.is_file() else SHIPPED[run.kind]
-    places = {"run": str(run.root), "recipe": recipe, "other": str(other), "seed": str(seed)}
+    if step not in COMMANDS:
+        return run.command(step)
+    places = {"run": str(run.root), "recipe": run.recipe, "other": str(other), "seed": str(seed)}
     return COMMANDS[step].format(**{name: shlex.quote(text) for name, text in places.items()})

@@ -13,7 +13,6 @@ from thoughtlens.core import (
     MismatchError,
     Result,
     progress,
-    run_stage,
 )
 from thoughtlens.show.explorer.build import write_folder, write_single
 from thoughtlens.show.explorer.cells import Cells
@@ -25,6 +24,7 @@ from thoughtlens.show.explorer.problems import problem_shards
 from thoughtlens.show.explorer.records import ExplorerOutcome
 from thoughtlens.show.explorer.sources import TABLES, interpreted, sources
 from thoughtlens.show.pages.interventions import found_in
+from thoughtlens.show.pages.pages import pages_of
 from thoughtlens.show.pages.run import Run
 
 
@@ -47,7 +47,9 @@ def explorer(cfg: ExplorerConfig, out: str | Path) -> Result:
                 f"{runs[0].root} holds {runs[0].kind}, {run.root} holds {run.kind}; an explorer shows runs "
                 f"of one kind"
             )
-    return run_stage("explorer", cfg, out, lambda tmp: _work(cfg, runs, tmp), inputs=_inputs(runs))
+    return pages_of(
+        cfg.run, cfg, out, lambda tmp: _work(cfg, runs, tmp), stage="explorer", inputs=_inputs(runs)
+    )
 
 
 def _inputs(runs: list[Run]) -> dict[str, Path]:

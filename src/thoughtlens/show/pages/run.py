@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,8 @@ STAGES = ("extract", "train", "validate", "interpret", "classify", "replay")
 """Stages that a report tells of."""
 OPTIONAL = ("replay",)
 """Stages that are not missed where they are not there."""
+SHIPPED = {"thoughts": "pilot", "text": "text-demo"}
+"""The recipe that stands for that of a run which has none."""
 OUT = TypeVar("OUT", bound=Outcome)
 R = TypeVar("R", bound=Record)
 
@@ -78,13 +81,23 @@ class Run:
     @cached_property
     def results(self) -> dict[str, Result]:
         """`result.json` of every finished stage that a report tells of, in order."""
-        return {
-            stage: self.result(stage) for stage in STAGES if (self.folder(stage) / "result.json").is_file()
-        }
+        there = {stage: self.folder(stage) for stage in STAGES}
+        found = {stage: read_result(at) for stage, at in there.items() if (at / "result.json").is_file()}
+        return {stage: result for stage, result in found.items() if result.get("stage", stage) == stage}
 
     def folder(self, stage: str) -> Path:
         """Where a stage writes."""
         return self.root / BY_NAME[stage].directory
+
+    @property
+    def recipe(self) -> str:
+        """The run's own recipe; where it has none, the shipped one of its kind."""
+        own = self.root / "config.toml"
+        return str(own) if own.is_file() else SHIPPED[self.kind]
+
+    def command(self, stage: str) -> str:
+        """What makes a stage of the recipe in this run, to be pasted into a shell."""
+        return f"thoughtlens {stage} {shlex.quote(self.recipe)} --out {shlex.quote(str(self.root))}"
 
     def result(self, stage: str) -> Result:
         """What a stage returned.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from thoughtlens.core import number as as_text
@@ -40,6 +40,12 @@ def points(value: float | None) -> str:
 def between(low: float | None, high: float | None, show: Callable[[float], str] = fixed) -> str:
     """An interval, not broken over lines."""
     return NONE if low is None or high is None else f"[{show(low)},\u00a0{show(high)}]"
+
+
+def counts(values: Iterable[int | None]) -> str:
+    """One n, or the least and the largest of several."""
+    known = sorted({value for value in values if value is not None})
+    return f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,} to {known[-1]:,}" if known else NONE
 
 
 def p_text(p: float | None) -> str:

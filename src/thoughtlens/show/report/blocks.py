@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from matplotlib.figure import Figure
@@ -13,6 +14,8 @@ from thoughtlens.sae import POOLED
 
 T = TypeVar("T")
 Column = tuple[str, Callable[[Any], str]]
+MEMBER: Column = ("SAE", attrgetter("member"))
+"""The first column of rows of SAEs; left out where there is only one."""
 
 
 @runtime_checkable
@@ -63,6 +66,11 @@ class Table:
     kind: Literal["table"] = "table"
 
     @classmethod
+    def facts(cls, caption: str, rows: Sequence[tuple[str, str]]) -> Table:
+        """Names and what they are, without heads."""
+        return cls(caption, ("", ""), rows, n_words=2)
+
+    @classmethod
     def of(
         cls,
         caption: str,
@@ -77,6 +85,9 @@ class Table:
         return cls(caption, [head for head, _ in columns], cells, note, n_words)
 
     def __post_init__(self) -> None:
+        heads = [head for head in self.columns if head]
+        if twice := {head for head in heads if heads.count(head) > 1}:
+            raise ValueError(f"{self.caption}: two columns are called {', '.join(sorted(twice))}")
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise ValueError(
@@ -163,8 +174,7 @@ def verdict_of(row: HasVerdict) -> str:
         DataError: a direction is claimed although 0 lies within the interval.
     """
     word, low, high = row.verdict or "", row.low, row.high
-    directed = word not in ("", "equivalent", "inconclusive")
-    if directed and (low is None or high is None or low <= 0 <= high):
+    if word in ("better", "worse") and (low is None or high is None or low <= 0 <= high):
         raise DataError(
             f"A comparison says {word!r} with the interval [{low}, {high}], which holds 0; run it again"
         )

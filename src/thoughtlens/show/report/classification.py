@@ -189,9 +189,15 @@ def _explanations(run: Run) -> dict[tuple[str, int], str]:
         if row.q_value < 0.05 and abs(row.z) > (abs(before.z) if before else 0.0):
             best[row.member, row.latent] = row
     return {
-        key: f"{r.factor.removeprefix('label:')} {r.level}: {r.statistic} {number(r.estimate)}"
+        key: f"{r.factor.removeprefix('label:')} {r.level}: {_way(r)}, {r.statistic} {number(r.estimate)}"
         for key, r in best.items()
     }
+
+
+def _way(row: AssociationRow) -> str:
+    """Whether a latent fires more or less at a level."""
+    none = 1 if row.statistic == "lift" else 0
+    return "fires more" if row.estimate > none else "fires less"
 
 
 def _side(row: Comparison | PoolingLoss) -> str:
@@ -274,9 +280,9 @@ def _per_class(outcome: ClassifyOutcome) -> Table:
             [
                 under(ClassReport, "name", str),
                 under(ClassReport, "precision", percent),
-                ("95 % interval", lambda r: between(r.precision_low, r.precision_high, percent)),
+                ("precision, 95 %", lambda r: between(r.precision_low, r.precision_high, percent)),
                 under(ClassReport, "recall", percent),
-                ("95 % interval", lambda r: between(r.recall_low, r.recall_high, percent)),
+                ("recall, 95 %", lambda r: between(r.recall_low, r.recall_high, percent)),
                 under(ClassReport, "f1", lambda f1: fixed(f1, 2)),
                 under(ClassReport, "n", number),
             ],
@@ -302,4 +308,4 @@ def _protocol(outcome: ClassifyOutcome) -> Table:
         ("the same for every arm of vectors", ", ".join(p.same_for_every_arm_of_vectors)),
         ("seed", str(p.seed)),
     ]
-    return Table("Protocol, the same for every arm", ("", ""), rows, n_words=2)
+    return Table.facts("Protocol, the same for every arm", rows)

@@ -7,7 +7,7 @@ from thoughtlens.interventions import EffectRow, InterveneOutcome, RouteRow
 from thoughtlens.show.pages import plots
 from thoughtlens.show.pages.interventions import FOLDER, found_in, strips_of, what_of
 from thoughtlens.show.pages.run import Run
-from thoughtlens.show.pages.text import between, fixed, number, percent, points
+from thoughtlens.show.pages.text import at_thought, between, counts, fixed, number, percent, points
 from thoughtlens.show.report.blocks import Block, Column, Picture, Section, Table, Text, under, verdict_of
 
 MAX_ROWS = 60
@@ -19,13 +19,15 @@ def interventions(run: Run) -> Section | None:
     if strange := [name for name, result in results.items() if result.get("stage") != FOLDER]:
         raise DataError(f"{run.root / FOLDER / strange[0]} is not an intervention; move it elsewhere")
     outcomes = {name: InterveneOutcome.from_json(result) for name, result in results.items()}
-    blocks = [block for name, outcome in outcomes.items() for block in _one(name, outcome)]
+    blocks = [block for name, outcome in outcomes.items() for block in _one(run, name, outcome)]
+    if blocks and run.thoughts_are:
+        blocks = [Text(run.thoughts_are), *blocks]
     return Section("interventions", "Interventions", blocks) if blocks else None
 
 
-def _one(name: str, outcome: InterveneOutcome) -> list[Block]:
+def _one(run: Run, name: str, outcome: InterveneOutcome) -> list[Block]:
     rows = outcome.effects
-    n = f"{rows[0].n:,}"
+    n = counts(row.n for row in rows)
     said = (
         f"{name}: {plots.words(outcome.edit)} on {outcome.model}, split {outcome.split}; "
         f"untouched: {percent(rows[0].accuracy_untouched)} right, n = {n}. Each edit is held against the "
@@ -38,17 +40,17 @@ def _one(name: str, outcome: InterveneOutcome) -> list[Block]:
         blocks.append(Picture(f"intervene_{name}", plots.cell_map(strips, what), caption))
     doses = [row for row in rows if row.dose is not None and row.scope != "all"]
     if doses:
-        caption = f"{name}: change of accuracy by dose, in standard deviations of the states; 95 % intervals."
+        caption = f"{name}: change of accuracy by dose (standard deviations of the states), 95 %, n = {n}."
         blocks.append(Picture(f"intervene_{name}_doses", plots.dose_response(doses), caption))
     if outcome.routes:
         blocks.append(_routes(name, outcome.routes))
-    return [*blocks, _effects(name, rows)]
+    return [*blocks, _effects(name, rows, run.fed_back)]
 
 
-def _effects(name: str, rows: list[EffectRow]) -> Table:
+def _effects(name: str, rows: list[EffectRow], fed_back: bool) -> Table:
     columns: list[Column] = [
         under(EffectRow, "edit", str),
-        ("place", _place),
+        ("place", lambda row: _place(row, fed_back)),
         ("control", lambda row: row.control or ""),
         under(EffectRow, "n", number),
         under(EffectRow, "accuracy", percent),
@@ -87,13 +89,14 @@ def _routes(name: str, rows: list[RouteRow]) -> Table:
             )
         ),
         ("state's share, first", lambda r: fixed(r.state_first, 2)),
-        ("last", lambda r: fixed(r.state_last, 2)),
+        ("state's share, last", lambda r: fixed(r.state_last, 2)),
         ("keys' and values' share, first", lambda r: fixed(r.kv_first, 2)),
-        ("last", lambda r: fixed(r.kv_last, 2)),
+        ("keys' and values' share, last", lambda r: fixed(r.kv_last, 2)),
         ("n", lambda r: number(r.n)),
     ]
     title = f"{name}: state route and key-value route of each thought"
-    return Table.of(title, rows, columns, n_words=2)
+    note = "Everything that the thought leaves behind: what it wrote, and its keys and values in every block."
+    return Table.of(title, rows, columns, n_words=2, note=note)
 
 
 def _moved(row: RouteRow, part: str) -> str:
@@ -101,7 +104,9 @@ def _moved(row: RouteRow, part: str) -> str:
     return f"{percent(share)} {between(low, high, percent)}"
 
 
-def _place(row: EffectRow) -> str:
-    at = [str(one) for one in (row.layer, row.thought_idx) if one is not None]
+def _place(row: EffectRow, fed_back: bool) -> str:
+    if row.scope == "exit":
+        return f"after {row.thought_idx} thoughts"
+    site = " ".join(str(one) for one in (row.site or row.scope, row.layer) if one is not None)
     dose = "" if row.dose is None else f", dose {row.dose:g}"
-    return f"{row.site or row.scope}[{', '.join(at) or 'all'}]{dose}"
+    return f"{site}, {at_thought(row.site, row.thought_idx, fed_back)}{dose}"

@@ -19,8 +19,9 @@ from thoughtlens.latents import (
 from thoughtlens.sae import POOLED
 from thoughtlens.show.pages import plots
 from thoughtlens.show.pages.run import Run
-from thoughtlens.show.pages.text import NONE, between, number, p_text, percent, points, shorten
+from thoughtlens.show.pages.text import NONE, between, counts, number, p_text, percent, points, shorten
 from thoughtlens.show.report.blocks import (
+    MEMBER,
     Block,
     Column,
     Example,
@@ -52,7 +53,7 @@ def latents(run: Run, top: int) -> Section | None:
     associations = _by_latent(run.table("interpret", "associations.parquet", AssociationRow))
     caption = (
         f"Each live latent by how often and how strongly it fires, split {outcome.split}, "
-        f"n = {' or '.join(unique(number(row.n_vectors) for row in rows))} vectors."
+        f"n = {counts(row.n_vectors for row in rows)} vectors."
     )
     blocks: list[Block] = [_counts(outcome), Picture("latents", plots.latent_map(rows), caption)]
     blocks += [*_everywhere(rows), *_tested(outcome)]
@@ -74,7 +75,7 @@ def _examples(run: Run, cls: type[E]) -> dict[Key, list[E]]:
 
 def _counts(outcome: InterpretOutcome) -> Table:
     columns: list[Column] = [
-        ("SAE", lambda m: m.member),
+        MEMBER,
         ("latents", lambda m: number(m.d_sae)),
         ("live", lambda m: number(m.n_alive)),
         ("everywhere", lambda m: number(m.n_everywhere)),
@@ -110,7 +111,7 @@ def _tested(outcome: InterpretOutcome) -> list[Table]:
     if not factors:
         return []
     columns: list[Column] = [
-        ("SAE", lambda m: m.member),
+        MEMBER,
         ("n problems", lambda m: number(m.n_problems)),
         *((factor, lambda m, factor=factor: _held(m, factor)) for factor in factors),
     ]
@@ -219,8 +220,8 @@ def _thought_latents(
     if drawn and factors:
         caption = (
             f"Firing rate by label, layer and thought of the latents whose label preference is strongest "
-            f"(blue: the highest level), n = {rows[0].n_vectors:,} vectors. Whether a difference is more "
-            f"than chance stands in the table."
+            f"(blue: the highest level), n = {counts(row.n_vectors for row in chosen)} vectors. Whether a "
+            f"difference is more than chance stands in the table."
         )
         blocks.append(Picture("preferences", plots.preferences(drawn), caption))
     strongest = [

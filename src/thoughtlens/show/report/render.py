@@ -13,6 +13,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 
 from thoughtlens.show.pages.figures import freeze, save
+from thoughtlens.show.pages.links import link
 from thoughtlens.show.pages.plots import INK
 from thoughtlens.show.pages.text import markdown, visible
 from thoughtlens.show.report.blocks import Picture, Section
@@ -51,7 +52,7 @@ def write(root: Path, sections: Sequence[Section], page: dict[str, Any]) -> list
             lstrip_blocks=True,
             keep_trailing_newline=True,
         )
-        environment.filters |= {"md": markdown, "visible": visible}
+        environment.filters |= {"md": markdown, "visible": visible, "link": link}
         text = environment.get_template(f"{name}.jinja").render(
             sections=sections, svgs=svgs, directions=DIRECTIONS, **page
         )

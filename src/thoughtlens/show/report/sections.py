@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from thoughtlens.acts import Accuracy, ExtractOutcome
-from thoughtlens.core import Number
+from thoughtlens.core import Number, read_result
+from thoughtlens.evals import TextFidelity, ThoughtFidelity, ValidateOutcome
 from thoughtlens.sae import Trained, TrainOutcome
+from thoughtlens.sae.convert.records import Converted, ConvertOutcome
 from thoughtlens.show.pages import plots
 from thoughtlens.show.pages.run import Run
-from thoughtlens.show.pages.text import NONE, between, fixed, number, percent, points
-from thoughtlens.show.report.blocks import Block, Column, Picture, Section, Table, under, verdict_of
+from thoughtlens.show.pages.text import NONE, between, counts, fixed, number, percent, points
+from thoughtlens.show.report.blocks import MEMBER, Block, Column, Picture, Section, Table, under, verdict_of
 
 DIFFERENCES = ("sae_minus_raw", "spliced_difference")
 UNITS = {"spliced_kl": " nats", "delta_ce": " nats"}
@@ -31,21 +34,52 @@ def at_a_glance(run: Run) -> Section | None:
     ]
     if not rows:
         return None
+    validated = run.outcome("validate", ValidateOutcome)
+
+    def behind(row: tuple[str, str, Number]) -> Behind:
+        stage, name, found = row
+        return Behind.of(name, validated) if validated and stage == "validate" else Behind(number(found.n))
+
     columns: list[Column] = [
         ("stage", itemgetter(0)),
         ("number", lambda row: row[1].replace("_", " ")),
         ("value", lambda row: _shown(row[1])(row[2].value) + _unit(row[1])),
         ("95 % interval", lambda row: between(row[2].low, row[2].high, _shown(row[1]))),
-        ("n", lambda row: number(row[2].n)),
+        ("n", lambda row: behind(row).n),
+        ("mean over", lambda row: behind(row).over),
         ("split", lambda row: row[2].split or ""),
         ("verdict", lambda row: verdict_of(row[2])),
     ]
     note = (
         "A verdict is given to comparisons only; it names a direction only where the interval does not hold "
-        "0. Definitions are at the end of the page."
+        "0. A mean over SAEs has the n of each of them: what several of them read is not counted again. "
+        "Definitions are at the end of the page."
     )
     table = Table.of("Headline numbers", rows, columns, note=note, n_words=2)
     return Section("glance", "At a glance", [table])
+
+
+class Behind(NamedTuple):
+    """What a headline number is measured on, and what it is a mean over."""
+
+    n: str
+    over: str = ""
+
+    @classmethod
+    def of(cls, name: str, outcome: ValidateOutcome) -> Behind:
+        """Of a number of the validation, which is a mean over its SAEs."""
+        unit, n = "vectors", [m.n for m in outcome.members]
+        if name.startswith("spliced"):
+            rows = [[r for r in m.fidelity or () if isinstance(r, ThoughtFidelity)] for m in outcome.members]
+            unit, n = "problems", [own[-1].n for own in rows if own]  # the last is all places at once
+        elif name.startswith(("delta_ce", "ce_loss")):
+            rows = [r for m in outcome.members for r in m.fidelity or () if isinstance(r, TextFidelity)]
+            unit, n = "tokens", [r.n for r in rows if r.arm == "sae"]
+        if len(n) < 2:
+            return cls(f"{counts(n)} {unit}")
+        cells = [cell for m in outcome.members for cell in product(m.hook_names, m.thoughts or (None,))]
+        shared = len(set(cells)) < len(cells) or any(m.thoughts is None for m in outcome.members)
+        return cls(f"{counts(n)} {unit} each", f"{len(n)} SAEs{', which share vectors' if shared else ''}")
 
 
 def _shown(name: str) -> Callable[[Any], str]:
@@ -77,7 +111,7 @@ def data(run: Run) -> Section | None:
     ]
     if meta.thought_convention:
         rows.append(("thought index", meta.thought_convention))
-    blocks: list[Block] = [Table("What was extracted", ("", ""), rows, n_words=2)]
+    blocks: list[Block] = [Table.facts("What was extracted", rows)]
     if outcome.model_accuracy:
         columns = [
             under(Accuracy, "split", str),
@@ -89,11 +123,22 @@ def data(run: Run) -> Section | None:
     return Section("data", "Data", blocks)
 
 
+def _converted(run: Run) -> Section | None:
+    """SAEs that came from elsewhere."""
+    folder = run.folder("train")
+    if not (folder / "result.json").is_file() or read_result(folder).get("stage") != "convert":
+        return None
+    columns = [MEMBER, *(under(Converted, name, str) for name in ("source", "rule", "hook_name"))]
+    columns += [under(Converted, name, number) for name in ("d_in", "d_sae")]
+    members = ConvertOutcome.from_json(read_result(folder)).members
+    return Section("training", "SAE", [Table.of("SAEs, converted", members, columns, n_words=4)])
+
+
 def training(run: Run) -> Section | None:
     """What was trained, and how it went."""
     outcome = run.outcome("train", TrainOutcome)
     if outcome is None:
-        return None
+        return _converted(run)
     columns = [
         under(Trained, "member", str),
         under(Trained, "kind", str),
@@ -109,11 +154,12 @@ def training(run: Run) -> Section | None:
         under(Trained, "l0_validation", number),
         under(Trained, "n_dead", number),
     ]
-    first = outcome.members[0]
+    n_train = counts(m.n_train for m in outcome.members)
+    n_held = counts(m.n_validation for m in outcome.members)
     note = (
         f"Trained on split {outcome.split}, seed {outcome.seed}. FVU and L0 here are measured on samples of "
-        f"n = {number(first.n_train)} training and n = {number(first.n_validation)} held-out vectors of each "
-        f"SAE (split {outcome.validation_split}); quote those of the validation instead."
+        f"n = {n_train} training and n = {n_held} held-out vectors of each SAE (split "
+        f"{outcome.validation_split}); quote those of the validation instead."
     )
     blocks: list[Block] = [Table.of("SAEs", outcome.members, columns, note=note, n_words=4)]
     curves = run.curves()

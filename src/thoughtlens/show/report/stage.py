@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from thoughtlens import __version__
-from thoughtlens.core import Result, run_stage
+from thoughtlens.core import Result
 from thoughtlens.show.pages.interventions import found_in
+from thoughtlens.show.pages.pages import pages_of
 from thoughtlens.show.pages.run import OPTIONAL, STAGES, Run
 from thoughtlens.show.report.classification import classification
 from thoughtlens.show.report.config import ReportConfig
@@ -34,7 +35,9 @@ def report(cfg: ReportConfig, out: str | Path) -> Result:
     inputs = {stage: run.folder(stage) for stage in run.results}
     inputs |= {f"intervene_{name}": path for name, path in found_in(run).items()}
     address = cfg.explorer or _explorer(run, Path(out))
-    return run_stage("report", cfg, out, lambda tmp: _work(cfg, run, address, tmp), inputs=inputs)
+    return pages_of(
+        cfg.run, cfg, out, lambda tmp: _work(cfg, run, address, tmp), stage="report", inputs=inputs
+    )
 
 
 def _explorer(run: Run, out: Path) -> str | None:
@@ -54,10 +57,11 @@ def _work(cfg: ReportConfig, run: Run, address: str | None, tmp: Path) -> Report
         interventions(run),
         replay(run),
     ]
-    missing = [stage for stage in STAGES if stage not in run.results and stage not in OPTIONAL]
+    there = {stage for stage in STAGES if run.folder(stage).is_dir()}  # of another stage, such as convert
+    missing = [stage for stage in STAGES if stage not in {*run.results, *there, *OPTIONAL}]
     warnings = [(stage, line) for stage, made in run.made.items() for line in made.warnings]
     warnings += [
-        ("report", f"the run has no {stage} stage; get it with: thoughtlens {stage}") for stage in missing
+        ("report", f"the run has no {stage} stage; get it with: {run.command(stage)}") for stage in missing
     ]
     recipe = run.root / "config.toml"
     page = {

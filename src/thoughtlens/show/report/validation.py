@@ -18,8 +18,9 @@ from thoughtlens.evals import (
 )
 from thoughtlens.show.pages import plots
 from thoughtlens.show.pages.run import Run
-from thoughtlens.show.pages.text import between, fixed, number, percent, points
+from thoughtlens.show.pages.text import between, counts, fixed, number, percent, points
 from thoughtlens.show.report.blocks import (
+    MEMBER,
     Block,
     Column,
     Picture,
@@ -36,6 +37,7 @@ MAX_CELLS_TABLE = 60
 MAX_MEMBERS = 24
 SAE: Column = ("SAE", itemgetter(0))
 """The first column of (member, row)."""
+EVERYTHING = "no comparison: k = d_in keeps everything"
 INTERVALS = "Intervals resample whole problems. Within cells: centred on the mean of each (hook, thought)."
 
 
@@ -112,7 +114,7 @@ def _one_by_one(members: list[Validated], caption: str) -> list[Block]:
         under(AgainstBaseline, "difference", fixed),
         ("95 % interval", lambda c: between(c.low, c.high)),
         under(AgainstBaseline, "n_problems", number),
-        ("verdict", verdict_of),
+        ("verdict", lambda c: _verdict(m, c)),
     ]
     return [
         Table.of(caption, m.reconstruction.items(), columns, note=INTERVALS),
@@ -124,7 +126,7 @@ def _side_by_side(members: list[Validated], caption: str) -> list[Block]:
     """Several SAEs, a line each; everything else stands in reconstruction.parquet."""
     others = unique(name for m in members for name in m.reconstruction if name != "sae")
     columns: list[Column] = [
-        ("SAE", lambda m: m.member),
+        MEMBER,
         *through(
             lambda m: m.reconstruction["sae"],
             [
@@ -144,7 +146,7 @@ def _side_by_side(members: list[Validated], caption: str) -> list[Block]:
         ),
     ]
     compared = [
-        ("SAE", lambda m: m.member),
+        MEMBER,
         ("n problems", lambda m: number(m.n_problems)),
         *((f"minus {plots.words(name)}", lambda m, name=name: _against(m, name)) for name in others),
     ]
@@ -158,7 +160,13 @@ def _explained(m: Validated, name: str) -> str:
 
 def _against(m: Validated, name: str) -> str:
     c = next((c for c in m.comparisons if c.baseline == name), None)
-    return "" if c is None else f"{fixed(c.difference)} {between(c.low, c.high)} {verdict_of(c)}"
+    return "" if c is None else f"{fixed(c.difference)} {between(c.low, c.high)} {_verdict(m, c)}"
+
+
+def _verdict(m: Validated, c: AgainstBaseline) -> str:
+    """Of a comparison; none against as many components as there are dimensions, which keep everything."""
+    full = c.baseline in m.reconstruction and m.reconstruction[c.baseline].d_sae >= m.d_in
+    return EVERYTHING if full and c.baseline.startswith("pca") else verdict_of(c)
 
 
 def _cells(run: Run, outcome: ValidateOutcome) -> list[Block]:
@@ -186,8 +194,8 @@ def _cells(run: Run, outcome: ValidateOutcome) -> list[Block]:
         values.setdefault(title, []).append((hook, thought, value))
     if not values:
         return []
-    n = unique(f"{row.n:,}" for row in rows if row.hook_name is not None) or [f"{rows[0].n:,}"]
-    where = f"split {outcome.split}, n = {' or '.join(n[:3])} vectors a cell"
+    n = counts(row.n for row in rows if row.hook_name is not None or row.member in alone)
+    where = f"split {outcome.split}, n = {n} vectors a cell"
     caption = "Every (hook, thought) cell, centred on its own mean: SAEs, and PCA with k = L0."
     figure = plots.cell_map(values, f"explained variance, {where}")
     at = {title: {(hook, thought): v for hook, thought, v in cells} for title, cells in values.items()}
@@ -216,7 +224,7 @@ def _partition(member: Validated, members: list[Validated]) -> str:
 
 def _sparsity(outcome: ValidateOutcome) -> Table:
     columns: list[Column] = [
-        ("SAE", lambda m: m.member),
+        MEMBER,
         ("L0", lambda m: number(m.sparsity.l0)),
         ("L0 5 / 50 / 95 %", _quantiles),
         (
@@ -259,11 +267,11 @@ def _spliced_text(rows: list[tuple[str, TextFidelity]], split: str) -> Table:
                 under(TextFidelity, "hook_name", str),
                 under(TextFidelity, "arm", plots.words),
                 under(TextFidelity, "delta_ce", fixed),
-                ("95 % interval", lambda r: between(r.delta_ce_low, r.delta_ce_high)),
+                ("Δ, 95 %", lambda r: between(r.delta_ce_low, r.delta_ce_high)),
                 under(TextFidelity, "kl", fixed),
                 under(TextFidelity, "top1_agreement", percent),
                 under(TextFidelity, "ce_loss_score_mean", fixed),
-                ("95 % interval", lambda r: between(r.ce_loss_score_mean_low, r.ce_loss_score_mean_high)),
+                ("score, 95 %", lambda r: between(r.ce_loss_score_mean_low, r.ce_loss_score_mean_high)),
                 under(TextFidelity, "ce_loss_score_zero", fixed),
                 under(TextFidelity, "n", number),
                 under(TextFidelity, "n_documents", number),
@@ -286,10 +294,10 @@ def _spliced_thoughts(rows: list[tuple[str, ThoughtFidelity]], split: str) -> li
                 ("replaced by", lambda r: plots.words(r.arm)),
                 ("accuracy", lambda r: percent(r.accuracy)),
                 ("difference (points)", lambda r: points(r.difference)),
-                ("95 % interval", lambda r: between(r.low, r.high, points)),
+                ("difference, 95 %", lambda r: between(r.low, r.high, points)),
                 ("verdict", verdict_of),
                 ("KL (nats)", lambda r: number(r.kl)),
-                ("95 % interval", lambda r: between(r.kl_low, r.kl_high, number)),
+                ("KL, 95 %", lambda r: between(r.kl_low, r.kl_high, number)),
                 ("Δ log-probability of the answer", lambda r: number(r.delta_logprob)),
                 ("n problems", lambda r: number(r.n)),
             ],
@@ -306,6 +314,7 @@ def _spliced_thoughts(rows: list[tuple[str, ThoughtFidelity]], split: str) -> li
         if name == pooled and r.hook_name is not None and r.thought_idx is not None:
             values.setdefault(plots.words(r.arm), []).append((r.hook_name, r.thought_idx, r.difference))
     if len(next(iter(values.values()))) > 1:
-        caption = f"SAE {pooled!r}: accuracy lost by replacing one cell, n = {first.n:,}, split {split}."
+        n = counts(r.n for name, r in rows if name == pooled)
+        caption = f"SAE {pooled!r}: accuracy lost by replacing one cell, n = {n}, split {split}."
         blocks.append(Picture("cells_spliced", plots.cell_map(values, "change of accuracy"), caption))
     return blocks
