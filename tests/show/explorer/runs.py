@@ -18,7 +18,7 @@ from tests.show.explorer.tables import (
     write,
 )
 from thoughtlens import sae as saes
-from thoughtlens.core import write_json
+from thoughtlens.core import digest_tree, write_json
 from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.stage import interpret
 
@@ -111,7 +111,7 @@ def large_run(root: Path, n: int) -> Path:
     }  # fmt: skip
     write_json(root / "interpret" / "result.json", {
         "stage": "interpret", "kind": "thoughts", "split": "test", "members": [member], "definitions": {},
-        "digest": "planted", "versions": {"thoughtlens": "0"}, "histogram_edges": [], "config_identity": "",
+        "digest": digest_tree(root / "interpret"), "versions": {"thoughtlens": "0"}, "histogram_edges": [], "config_identity": "",
         "seconds": 0.0, "git_commit": None, "machine": {"system": "none", "cpus": None},
     })  # fmt: skip
     said = rng.integers(0, len(vocabulary), (n, 9))

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from thoughtlens.core import digest, read_json, write_json
+from thoughtlens.core import digest, digest_tree, read_json, write_json
+from thoughtlens.core.records.manifest import LIST, relist
 
 EDGES = [2.0**k for k in range(-8, 9)]
 SPLIT = "test"
@@ -110,10 +111,10 @@ def plant_interpret(root: Path, n: int, member: str = "pooled") -> None:
     table = table.append_column("histogram", pa.array(counts)).append_column(
         "deciles", pa.array([list(np.arange(11.0))] * len(table))
     )
-    pq.write_table(table, folder / "latents.parquet")
+    write(folder / "latents.parquet", table)
     examples = pq.read_table(folder / "top_examples.parquet")
     decile = pa.array(10 - np.asarray(examples["rank"]) % 10, pa.int32())
-    pq.write_table(examples.append_column("decile", decile), folder / "decile_examples.parquet")
+    write(folder / "decile_examples.parquet", examples.append_column("decile", decile))
     latent = np.arange(n).astype(np.int32)
     both = {
         "rank": np.zeros(n, np.int32),
@@ -123,6 +124,7 @@ def plant_interpret(root: Path, n: int, member: str = "pooled") -> None:
     }
     write(folder / "coactivation.parquet", {"member": [member] * n, "latent": latent} | both)
     write_json(folder / "result.json", read_json(folder / "result.json") | {"histogram_edges": EDGES})
+    reseal(folder / "result.json")
 
 
 def plant_edit(root: Path, latents: list[int], problems: list[str]) -> None:
@@ -158,7 +160,7 @@ def plant_edit(root: Path, latents: list[int], problems: list[str]) -> None:
     }
     inputs = {"sae": {"digest": digest(root / "sae")}}
     write_json(
-        folder / "result.json", result | {"effects": [row, control], "inputs": inputs, "digest": "planted"}
+        folder / "result.json", result | {"effects": [row, control], "inputs": inputs, "digest": digest_tree(folder)}
     )
 
 
@@ -184,3 +186,11 @@ def write(file: Path, table: pa.Table | dict[str, object]) -> None:
     """Write a table, and the folder around it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table if isinstance(table, pa.Table) else pa.table(table), file)
+    reseal(file)
+
+
+def reseal(file: Path) -> None:
+    """List the files of a finished folder anew: this one was changed on purpose."""
+    for folder in file.parents[:3]:
+        if (folder / LIST).is_file():
+            relist(folder)

@@ -88,7 +88,6 @@ def told(root, source, latents=None, n_explained=2, n_eligible=5, member="pooled
         "members": [summary],
         "methods": [],
         "choice": "",
-        "digest": "planted",
     }
     write_json(folder / "result.json", result)
     return unexplained(source)
@@ -114,11 +113,11 @@ def test_wrong_answers_are_always_among_the_problems(root, tmp_path):
     kept = pq.read_table(file)
     right = [True] * 39 + [False]
     at = kept.column_names.index("correct")
-    pq.write_table(kept.set_column(at, "correct", [right]), file)
+    write(file, kept.set_column(at, "correct", [right]))
     try:
         explorer(ExplorerConfig(run=root, n_problems=3), tmp_path / "one")
     finally:
-        pq.write_table(kept, file)
+        write(file, kept)
     assert "p39" in {p["id"] for p in tables(tmp_path / "one")["run"]["problems"]}
 
 
