@@ -111,8 +111,9 @@ def large_run(root: Path, n: int) -> Path:
     }  # fmt: skip
     write_json(root / "interpret" / "result.json", {
         "stage": "interpret", "kind": "thoughts", "split": "test", "members": [member], "definitions": {},
-        "digest": digest_tree(root / "interpret"), "versions": {"thoughtlens": "0"}, "histogram_edges": [], "config_identity": "",
-        "seconds": 0.0, "git_commit": None, "machine": {"system": "none", "cpus": None},
+        "digest": digest_tree(root / "interpret"), "versions": {"thoughtlens": "0"}, "histogram_edges": [],
+        "config_identity": "", "seconds": 0.0, "git_commit": None,
+        "machine": {"system": "none", "cpus": None},
     })  # fmt: skip
     said = rng.integers(0, len(vocabulary), (n, 9))
     plant_explain(

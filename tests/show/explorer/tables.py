@@ -160,7 +160,8 @@ def plant_edit(root: Path, latents: list[int], problems: list[str]) -> None:
     }
     inputs = {"sae": {"digest": digest(root / "sae")}}
     write_json(
-        folder / "result.json", result | {"effects": [row, control], "inputs": inputs, "digest": digest_tree(folder)}
+        folder / "result.json",
+        result | {"effects": [row, control], "inputs": inputs, "digest": digest_tree(folder)},
     )
 
 

@@ -15,6 +15,7 @@ from tests.show.explorer.runs import HOSTILE, thought_run
 from tests.show.explorer.tables import plant_explain, plant_lens, write
 from thoughtlens.cli.commands.app import app
 from thoughtlens.core import write_json
+from thoughtlens.core.records.manifest import UNCHECKED
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.overview import unexplained
 from thoughtlens.show.explorer.sources import commands, sources
@@ -100,7 +101,7 @@ def test_why_a_latent_is_not_explained_is_true(root, source):
     assert "did not read this SAE" in told(root, source, member="another")
 
 
-def test_wrong_answers_are_always_among_the_problems(root, tmp_path):
+def test_wrong_answers_are_always_among_the_problems(root, tmp_path, monkeypatch):
     # Of p0 to p39 the odd ones are wrong: half of the places are for them.
     explorer(ExplorerConfig(run=root, n_problems=10), tmp_path / "some")
     found = tables(tmp_path / "some")["run"]
@@ -110,6 +111,7 @@ def test_wrong_answers_are_always_among_the_problems(root, tmp_path):
         and "of the 20 that the model gets wrong" in (found["problems_are"])
     )
     file = root / "acts" / "problems.parquet"
+    monkeypatch.setenv(UNCHECKED, "1")
     kept = pq.read_table(file)
     right = [True] * 39 + [False]
     at = kept.column_names.index("correct")
