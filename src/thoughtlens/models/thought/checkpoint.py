@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,27 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from thoughtlens.core import CheckpointError, ConfigError, MismatchError, NotThereError, warn
+from thoughtlens.core import CheckpointError, ConfigError, MismatchError, NotThereError, say, sha256, warn
+from thoughtlens.models.hf.locate import first_line, foreign, refuse_pointers
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+INDEX = ".index.json"
+HUB_FILES = [
+    *WEIGHT_FILES, "model-*.safetensors", "pytorch_model-*.bin", "checkpoint_*", "training_args.bin",
+    "*.json", "*.txt", "*.model", "*.jinja",
+]  # fmt: skip
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+"""Under which of its keys a training program may keep the state dict."""
+PREFIXES = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put before every name."""
+MOST_PADDING = 512
+"""Embedding rows that padding to a round number may add."""
+IRRELEVANT = (
+    "_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache", "auto_map",
+    "output_attentions", "output_hidden_states", "return_dict", "id2label", "label2id", "problem_type",
+    "task_specific_params", "bos_token_id", "eos_token_id", "pad_token_id",
+)  # fmt: skip
+"""Keys of a base model's config that change no state."""
 CPU = torch.device("cpu")
 EMBEDDINGS = (".wte.weight", ".embed_tokens.weight")
 
@@ -43,7 +62,7 @@ class Checkpoint:
     file: Path
     tensors: dict[str, Tensor]
     digest: str
-    """sha256 of the file."""
+    """sha256 of the file; of several, of their digests."""
     revision: str | None
     """Commit on the hub, else None."""
 
@@ -70,26 +89,79 @@ def read(name: str | Path, revision: str | None = None) -> Checkpoint:
         raise ConfigError(f"model.revision={revision!r} is only for models on the hub, and {path} is local")
     commit = None
     if path.is_dir():
-        path = _file_in(path)
-    elif not path.is_file():
-        path, commit = _from_hub(str(name), revision)
-    tensors = _tensors(path)
+        files = _files_in(path)
+    elif path.is_file():
+        files = [path]
+    else:
+        files, commit = _from_hub(str(name), revision)
+    tensors = {key: value for file in files for key, value in _tensors(file).items()}
+    tensors = _plain(tensors, files[0])
     for key, value in tensors.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise CheckpointError(f"{path}: {key} has values that are not finite; the file is damaged")
-    with path.open("rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    return Checkpoint(file=path, tensors=tensors, digest=digest, revision=commit)
+            raise CheckpointError(f"{files[0]}: {key} has values that are not finite; the file is damaged")
+    digests = [sha256(file) for file in files]
+    digest = digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return Checkpoint(file=files[0], tensors=tensors, digest=digest, revision=commit)
+
+
+def hub_id(name: str | Path) -> str:
+    """The hub's id of a checkpoint, which a path in the hub's own cache has too."""
+    found = re.search(r"models--([^/]+?)--([^/]+)/snapshots/", f"{name}/")
+    return f"{found[1]}/{found[2]}" if found else str(name)
+
+
+def base_of(found: Checkpoint, base: str | Path | None, otherwise: str | None) -> Base:
+    """The base model that was given, else the one that is known or stated, else the one beside the checkpoint.
+
+    A tokenizer beside the checkpoint counts more than its base model's, unless a base model was given.
+
+    Raises:
+        ConfigError: none of them.
+    """
+    folder = found.file.parent
+    beside = folder if _is_config(folder / "config.json") else None
+    where = base or beside or otherwise
+    if where is None:
+        raise ConfigError(
+            f"{found.file} does not say its base model: give base=, a hub id such as gpt2 or a directory"
+        )
+    own_words = base is None and (folder / "tokenizer_config.json").is_file()
+    return read_base(where, folder if own_words else None)
+
+
+def words_before(n_rows: int, extra: int, counts: tuple[int, ...], base: Base) -> int:
+    """Words before the thought tokens, from the checkpoint's number of embedding rows.
+
+    Args:
+        n_rows: Rows of the embedding.
+        extra: Thought tokens.
+        counts: Numbers of words that a training program may have gone by, the likeliest first. Rows that
+            round the embedding up are accepted, and said.
+        base: The base model.
+
+    Raises:
+        MismatchError: none of them fits.
+    """
+    for n in counts:
+        if n_rows == n + extra:
+            return n
+    for n in counts:
+        more = n_rows - n - extra
+        if 0 < more and (n_rows == base.config.vocab_size or (n_rows % 8 == 0 and more < MOST_PADDING)):
+            say(f"{n_rows} embedding rows: thought tokens from {n} on, and {more} rows of padding after them")
+            return n
+    raise MismatchError(
+        f"Expected {counts[0]} + {extra} embedding rows (words of base {base.name}, and the thought tokens), the "
+        f"checkpoint has {n_rows}; give the base model it was trained from (base=...)"
+    )
 
 
 def names_in(path: Path) -> list[str]:
     """Names of the tensors in a local file or directory, unread; none where there is no weight file."""
-    file = (
-        path if path.is_file() else next((f for f in map(path.joinpath, WEIGHT_FILES) if f.is_file()), None)
-    )
     try:
-        return [] if file is None else list(_tensors(file, torch.device("meta")))
-    except CheckpointError:
+        files = [path] if path.is_file() else _files_in(path)
+        return [key for file in files for key in _tensors(file, torch.device("meta"))]
+    except (CheckpointError, NotThereError):
         return []  # whoever loads the file says what is wrong with it
 
 
@@ -100,14 +172,13 @@ def read_base(base: str | Path, tokenizer: str | Path | None = None) -> Base:
         base: Where config.json is, and the tokenizer unless another place is given.
         tokenizer: Where the tokenizer is, if not with the config.
     """
-    try:
+    what = (
+        f"Expected config.json and a tokenizer of the base model at {base!s} (a directory or a hub id; set "
+        f"base=..., in a recipe extract.base=...)"
+    )
+    with foreign(what, NotThereError):
         config = AutoConfig.from_pretrained(base, trust_remote_code=False)
         words = AutoTokenizer.from_pretrained(tokenizer or base, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise NotThereError(
-            f"Expected config.json and a tokenizer of the base model at {base!s} "
-            f"(a directory or a hub id; set base=...): {str(error).strip().splitlines()[0]}"
-        ) from None
     return Base(name=str(base), config=config, tokenizer=words)
 
 
@@ -137,7 +208,8 @@ def assemble(
     tied = _resolve_head(state, table, base.config, where)
     config = type(base.config).from_dict(base.config.to_dict())
     config.vocab_size, config.tie_word_embeddings = len(state[table]), tied
-    lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with foreign(f"The config of {base.name} cannot be used", MismatchError):
+        lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     if (own := _embedding_name(lm)) != table:
         raise MismatchError(
             f"{where} holds {prefix}{table}, but {base.name} is a {type(lm).__name__} with {own}; "
@@ -153,9 +225,13 @@ def placed(lm: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> Pre
     return lm
 
 
-def describe(**parts: Any) -> str:
-    """Digest of everything that a model's thoughts depend on."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+def describe(settings: Mapping[str, Any], base: Base, **parts: Any) -> str:
+    """Digest of everything that a model's thoughts depend on: its settings, and the whole config of its base
+    (positions, norms, activation, scales), which no weight tells."""
+    config = {key: value for key, value in base.config.to_dict().items() if key not in IRRELEVANT}
+    own = {key: value for key, value in settings.items() if key != "base"}
+    table = json.dumps([own, config, parts], sort_keys=True, default=str)
+    return hashlib.sha256(table.encode()).hexdigest()
 
 
 def _embedding_name(lm: PreTrainedModel) -> str:
@@ -209,35 +285,86 @@ def _some(names: Sequence[str], prefix: str) -> str:
     )
 
 
-def _file_in(folder: Path) -> Path:
+def _files_in(folder: Path) -> list[Path]:
+    """The weight file of a directory, or the shards that its index lists."""
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
-            return folder / name
-    raise NotThereError(f"Expected {' or '.join(WEIGHT_FILES)} in {folder}, found neither")
-
-
-def _from_hub(name: str, revision: str | None) -> tuple[Path, str]:
-    try:
-        root = Path(
-            huggingface_hub.snapshot_download(
-                name, revision=revision, allow_patterns=[*WEIGHT_FILES, "*.json", "*.txt", "*.model"]
-            )
+            return [folder / name]
+        if (folder / f"{name}{INDEX}").is_file():
+            return _shards(folder / f"{name}{INDEX}")
+    own = sorted(file for file in folder.glob("checkpoint_*") if file.is_file())
+    if len(own) == 1:
+        return own
+    if own:
+        listed = ", ".join(file.name for file in own[:8])
+        raise NotThereError(f"{folder} has several checkpoints ({listed}): give one of them, {own[-1]}")
+    if any(folder.glob("adapter_model.*")):
+        raise CheckpointError(
+            f"{folder} holds an adapter alone (adapter_model), without the weights it adapts and the projection: "
+            f"save the state dict of the whole model"
         )
+    raise NotThereError(
+        f"Expected {' or '.join(WEIGHT_FILES)} in {folder}, whole or in shards with an index, or checkpoint_N; "
+        f"found none of them"
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    with foreign(f"{index} is damaged"):
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        files = [index.parent / Path(name).name for name in names]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise NotThereError(f"{index} lists {len(files)} shards, and {missing[0]} is not there")
+    return files
+
+
+def _is_config(file: Path) -> bool:
+    """Whether it is a model's own config, and not just a training program's."""
+    with foreign(f"{file} is not JSON"):
+        return file.is_file() and "model_type" in json.loads(file.read_text("utf-8"))
+
+
+def _plain(tensors: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
+    """Without what training programs put before every name; refuses an adapter alone."""
+    for prefix in PREFIXES * 2:
+        if tensors and all(key.startswith(prefix) for key in tensors):
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    if tensors and all("lora_" in key for key in tensors):
+        raise CheckpointError(
+            f"{where} holds an adapter alone, without the weights it adapts and the projection: save the state "
+            f"dict of the whole model"
+        )
+    return tensors
+
+
+def _from_hub(name: str, revision: str | None) -> tuple[list[Path], str]:
+    """Files and commit of `owner/name`, or of one file in it, `owner/name/checkpoint_33`."""
+    parts = name.split("/")
+    repository, file = "/".join(parts[:2]), "/".join(parts[2:])
+    wanted = [file, *(p for p in HUB_FILES if p.startswith("*"))] if file else HUB_FILES
+    try:
+        root = Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=wanted))
     except HFValidationError:
         raise NotThereError(
             f"Unknown thought model {name!r}: expected codi-tiny, a file, a directory or a hub id"
         ) from None
     except (HfHubHTTPError, OSError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [""])[0]
         raise NotThereError(
             f"Thought model {name!r} is not a file or directory here and the hub did not give it "
-            f"({type(error).__name__}: {first})"
+            f"({type(error).__name__}: {first_line(error)})"
         ) from None
-    return _file_in(root), root.name
+    if file and not (root / file).is_file():
+        raise NotThereError(f"{repository} has no file {file}")
+    return ([root / file] if file else _files_in(root)), root.name
 
 
 def _tensors(path: Path, device: torch.device = CPU) -> dict[str, Tensor]:
     """Tensors by name; on the device `meta` without their values."""
+    refuse_pointers(path)
+    if path.suffix != ".safetensors":
+        with path.open("rb") as handle:
+            if not handle.read(2).startswith((b"PK", b"\x80")):
+                raise CheckpointError(f"{path} is damaged or not a weight file: it begins like none that torch wrote")
     try:
         if path.suffix == ".safetensors":
             return {key: value.to(device) for key, value in load_file(path).items()}
@@ -248,8 +375,18 @@ def _tensors(path: Path, device: torch.device = CPU) -> dict[str, Tensor]:
             f"it would run code: save the state dict alone, best as safetensors"
         ) from None
     except (SafetensorError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError, KeyError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path} is damaged or not a weight file: {first}") from None
+        raise CheckpointError(f"{path} is damaged or not a weight file: {first_line(error)}") from None
+    return _unwrapped(found, path)
+
+
+def _unwrapped(found: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict, also where a training program keeps it under a key of its own."""
+    for name in WRAPPERS:
+        if isinstance(found, dict) and isinstance(found.get(name), dict):
+            found = found[name]
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise CheckpointError(f"{path}: expected a dictionary of tensors by name, got something else")
+        raise CheckpointError(
+            f"{path}: expected a dictionary of tensors by name, or one under {', '.join(WRAPPERS)}, got something "
+            f"else"
+        )
     return found

@@ -22,10 +22,12 @@ from thoughtlens.core import DTYPES, CheckpointError, ConfigError, MismatchError
 from thoughtlens.models.hf.load import tokenizer_digest
 from thoughtlens.models.thought import checkpoint
 from thoughtlens.models.thought.checkpoint import EMBEDDINGS, Base, Checkpoint
-from thoughtlens.models.thought.sequence import HFThoughts
+from thoughtlens.models.thought.sequence import HFThoughts, asked
+from thoughtlens.models.thought.stated import chosen, stated
 from thoughtlens.models.thought.thoughts import ThoughtSpec, parse_number
 
 PREFIX = "base_causallm."
+PROMPT = "{question}\n"
 TOKENS = ("<|start-latent|>", "<|end-latent|>", "<|latent|>")
 
 
@@ -41,8 +43,10 @@ class Coconut(HFThoughts):
         end_id: int,
         latent_id: int,
         n_thoughts: int = 6,
+        prompt: str | None = None,
     ) -> None:
         super().__init__(lm, tokenizer)
+        self.prompt = prompt or PROMPT
         self.n_vocab = min(start_id, end_id, latent_id)
         self.start_ids, self.end_ids = (start_id,), (end_id,)
         self.spec = ThoughtSpec(
@@ -54,7 +58,7 @@ class Coconut(HFThoughts):
         )
 
     def _tokenize(self, question: str) -> list[int]:
-        return self._ids(question + "\n", self.n_vocab) if question.strip() else []
+        return self._ids(asked(question, self.prompt), self.n_vocab) if question.strip() else []
 
     def _feed_back(self, u: Float[Tensor, "batch 1 d"]) -> Float[Tensor, "batch 1 d"]:
         return u
@@ -67,7 +71,8 @@ def load(
     name: str | Path,
     *,
     base: str | Path | None = None,
-    n_thoughts: int = 6,
+    n_thoughts: int | None = None,
+    prompt: str | None = None,
     dtype: str = "float32",
     device: str = "cpu",
     revision: str | None = None,
@@ -77,7 +82,9 @@ def load(
     Args:
         name: Hub repository, directory or file (`checkpoint_N`, .bin, .pt, .safetensors).
         base: Where config and tokenizer of the base model are; None: beside the checkpoint.
-        n_thoughts: Thoughts to think: thoughts per step times steps of the training's last stage.
+        n_thoughts: Thoughts to think: thoughts per step times steps of the training's last stage; None: as a
+            file beside the weights states it (`c_thought`, `max_latent_stage`), else 6, with a warning.
+        prompt: What is read for a question, with `{question}`; None: the question and a line end.
         dtype: What to compute in.
         device: A torch device.
         revision: Commit, tag or branch on the hub.
@@ -93,11 +100,9 @@ def load(
         raise ConfigError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     target = choose_device(device)
     found = checkpoint.read(name, revision)
-    folder = found.file.parent
-    where = base or (folder if (folder / "config.json").is_file() else None)
-    if where is None:
-        raise ConfigError(f"{name} does not say its base model: give base=, a hub id or a directory")
-    parent = checkpoint.read_base(where)
+    own = stated(found.file.parent)
+    parent = checkpoint.base_of(found, base, own.get("base"))
+    settings, assumed = chosen(str(name), {"n_thoughts": n_thoughts}, {}, own, {"n_thoughts": 6})
     lm = _assemble(found, parent)
     start_id, end_id, latent_id = _thought_ids(parent, lm.config.vocab_size)
     model = Coconut(
@@ -106,19 +111,22 @@ def load(
         start_id=start_id,
         end_id=end_id,
         latent_id=latent_id,
-        n_thoughts=n_thoughts,
+        n_thoughts=settings["n_thoughts"],
+        prompt=prompt,
     )
     model.name, model.revision, model.digest = str(name), found.revision, found.digest
     model.tokenizer_digest = tokenizer_digest(parent.tokenizer)
+    model.assumed = tuple(assumed)
+    model.settings = {**settings, "family": "coconut", "base": parent.name, "prompt": prompt}
     model.config_hash = checkpoint.describe(
-        family="coconut", weights=found.digest, tokenizer=model.tokenizer_digest, n_steps=n_thoughts,
-        dtype=dtype, padding="left, masked",
+        model.settings, parent, weights=found.digest, tokenizer=model.tokenizer_digest, dtype=dtype,
+        padding="left, masked", start=model.start_ids, end=model.end_ids,
     )  # fmt: skip
     return model
 
 
 def _assemble(found: Checkpoint, base: Base) -> PreTrainedModel:
-    state = {key.removeprefix("module."): value for key, value in found.tensors.items()}
+    state = dict(found.tensors)
     twin = state.pop("embedding.weight", None)
     if odd := sorted(key for key in state if not key.startswith(PREFIX)):
         raise CheckpointError(
@@ -136,11 +144,7 @@ def _thought_ids(base: Base, n_rows: int) -> tuple[int, int, int]:
     """Ids of start, end and latent; the tokenizer may know them already, and must then agree."""
     vocab = base.tokenizer.get_vocab()
     n_vocab = len(base.tokenizer) - sum(token in vocab for token in TOKENS)
-    if n_rows != n_vocab + len(TOKENS):
-        raise MismatchError(
-            f"Expected {n_vocab} + 3 embedding rows (tokenizer of {base.name}, and start, end, latent), the "
-            f"checkpoint has {n_rows}; give the base model it was trained from (base=...)"
-        )
+    checkpoint.words_before(n_rows, len(TOKENS), (n_vocab,), base)
     for i, token in enumerate(TOKENS):
         if vocab.get(token, n_vocab + i) != n_vocab + i:
             raise MismatchError(

@@ -23,7 +23,7 @@ def load_model(
             a directory, a checkpoint or GGUF file, or a hub id.
         family: `hf` for a language model; tiny, codi or coconut for a thought model; None: told from the
             name.
-        options: Those of the loader: `dtype`, `device`, `revision` of both; `base`, `remove_eos` ... of
+        options: Those of the loader: `dtype`, `device`, `revision` of both; `base`, `eos_before` ... of
             thought models.
 
     Raises:

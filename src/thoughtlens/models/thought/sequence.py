@@ -168,6 +168,9 @@ class SequenceThoughts(ThoughtModel):
 class HFThoughts(SequenceThoughts):
     """Sequence thoughts on a Hugging Face causal language model."""
 
+    prompt: str | None = None
+    """What is read for a question, with `{question}`; None: the family's own form."""
+
     def __init__(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.lm = lm.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -246,6 +249,11 @@ class HFThoughts(SequenceThoughts):
         held = state.cache.layers[layer]
         held.keys = torch.cat([held.keys[:, :, :-1], k], 2)
         held.values = torch.cat([held.values[:, :, :-1], v], 2)
+
+
+def asked(question: str, prompt: str) -> str:
+    """What is read for a question: the prompt with the question in it."""
+    return prompt.replace("{question}", question)
 
 
 @contextmanager

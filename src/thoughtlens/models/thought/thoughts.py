@@ -25,7 +25,7 @@ import inspect
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thoughtlens.core import ConfigError, DataError, HookError
+from thoughtlens.core.stages.translate import translate_config
 from thoughtlens.models.thought.places import PARTS, SITES, Place
 from thoughtlens.models.thought.sites import Hook, Tap, ThoughtSpec, check_places, check_rows
 
@@ -102,7 +103,12 @@ class ThoughtModel(ABC):
     """sha256 of the weights."""
     tokenizer_digest: str | None = None
     config_hash: str
-    """Digest of checkpoint, prompt form, dtype and padding policy: equal iff the thoughts are."""
+    """Digest of weights, base config, tokenizer, prompt form, dtype and padding policy: equal iff thoughts and
+    answers are."""
+    settings: Mapping[str, bool | int | float | str | None] = {}
+    """How it thinks, as given, stated by the checkpoint, or assumed."""
+    assumed: tuple[str, ...] = ()
+    """Names of the settings that nothing stands behind."""
 
     def module_path(self, site: str, layer: int | None) -> str:
         """Path of the model's own module behind a site, for provenance."""
@@ -240,12 +246,12 @@ def load(name: str | Path, *, family: str | None = None, **options: Any) -> Thou
         name: Shipped name, hub id, directory or checkpoint file.
         family: tiny, codi or coconut; None: told from the name and from what lies there; on the hub, from the
             name alone.
-        options: Passed to the family's `load` (`dtype`, `device`, `base`, `remove_eos` ...); None is unset.
+        options: Passed to the family's `load` (`dtype`, `device`, `base`, `eos_before` ...); None is unset.
     """
     family = family or _family(str(name))
     if family not in FAMILIES:
         raise ConfigError(f"family: expected one of {', '.join(FAMILIES)}, got {family!r}")
-    options = {name: value for name, value in options.items() if value is not None}
+    options = translate_config({name: value for name, value in options.items() if value is not None})
     function = importlib.import_module(f"thoughtlens.models.thought.{family}").load
     known = inspect.signature(function).parameters
     if unknown := sorted(set(options) - set(known)):

@@ -1,0 +1,176 @@
+"""What a checkpoint says of its own training, in the files that trainers leave beside it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thoughtlens.core import CheckpointError, ConfigError, warn
+
+Value = bool | int | float | str
+NAMES: dict[str, tuple[str, ...]] = {
+    "n_thoughts": (
+        "n_thoughts", "num_thoughts", "num_latent", "num_latents", "n_latent", "n_latents",
+        "inf_latent_iterations", "latent_iterations",
+    ),
+    "c_thought": ("c_thought",),
+    "max_latent_stage": ("max_latent_stage",),
+    "eos_before": ("eos_before",),
+    "eos_after": ("eos_after",),
+    "remove_eos": ("remove_eos",),
+    "lora_alpha": ("lora_alpha",),
+    "use_lora": ("use_lora",),
+    "rank_stabilised": ("use_rslora",),
+    "projection": ("use_prj", "use_projection", "projection"),
+    "projection_without_norm": ("prj_no_ln",),
+    "base": ("base_model_name_or_path", "model_name_or_path", "base_model"),
+}  # fmt: skip
+"""Setting -> what CODI, Coconut, PEFT and their relatives call it, the surest first."""
+TYPES = {"base": str, "lora_alpha": (int, float), "n_thoughts": int, "c_thought": int, "max_latent_stage": int}
+"""Of settings that are not switches."""
+JSON_FILES = ("*config*.json", "*args*.json", "*arguments*.json")
+NOT_THE_MODELS = ("tokenizer", "generation", "preprocessor", "processor", "quantiz")
+ARGUMENTS = "training_args.bin"
+MOST_BYTES = 1 << 24
+
+
+@dataclass(frozen=True)
+class Stated:
+    """Settings, and the file that states each of them."""
+
+    values: dict[str, Value]
+    files: dict[str, str]
+
+    def get(self, name: str) -> Any:
+        """The value; None where no file states it."""
+        return self.values.get(name)
+
+
+def stated(folder: Path) -> Stated:
+    """The settings that files beside a checkpoint state.
+
+    Raises:
+        CheckpointError: a value of another type than the setting has, or two files that contradict each other.
+    """
+    found: dict[str, tuple[Value, str]] = {}
+    for file, table in _tables(folder):
+        for setting, names in NAMES.items():
+            name = next((name for name in names if table.get(name) is not None), None)
+            if name is None:
+                continue
+            value = _checked(setting, name, table[name], file)
+            before, where = found.setdefault(setting, (value, file.name))
+            if before != value and setting != "base":
+                raise CheckpointError(
+                    f"{folder}: {where} says {setting} = {before}, and {file.name} says {name} = {value}: "
+                    f"remove the one that is wrong"
+                )
+        if table.get("alpha_pattern"):
+            raise CheckpointError(f"{file}: an alpha_pattern, another alpha for some modules, is not supported")
+    if "remove_eos" in found:
+        old, where = found["remove_eos"]
+        found = {"eos_before": (not old, where), "eos_after": (not old, where)} | found
+    if {"c_thought", "max_latent_stage"} <= found.keys():
+        (each, where), (stages, _) = found["c_thought"], found["max_latent_stage"]
+        found = {"n_thoughts": (int(each) * int(stages), where)} | found
+    return Stated({k: v for k, (v, _) in found.items()}, {k: file for k, (_, file) in found.items()})
+
+
+def chosen(
+    name: str, given: dict[str, Any], known: dict[str, Any], own: Stated, otherwise: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings as given, else as known of a published checkpoint, else as stated beside it, else assumed.
+
+    What is assumed is said, loudly, since a wrong one gives other thoughts and no error.
+
+    Returns:
+        The settings, and those of them that nothing stands behind.
+    """
+    found, assumed = {}, {}
+    for key, value in otherwise.items():
+        for source in (given, known, own.values):
+            if source.get(key) is not None:
+                found[key] = source[key]
+                break
+        else:
+            found[key] = assumed[key] = value
+    if assumed:
+        listed = ", ".join(f"{key}={json.dumps(value)}" for key, value in assumed.items())
+        warn(
+            f"{name} does not say how it was trained; assumed: {listed}. A wrong one gives other thoughts or "
+            f"answers without an error: set what its training had"
+        )
+    return found, assumed
+
+
+def _checked(setting: str, name: str, value: Any, file: Path) -> Value:
+    wanted = TYPES.get(setting, bool)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise CheckpointError(f"{file}: {name} is {str(value)[:80]!r}, which is no value of {setting}")
+    return value
+
+
+def _tables(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every table of settings there, and the tables in it."""
+    files = sorted({file for pattern in JSON_FILES for file in folder.glob(pattern)})
+    for file in files:
+        if file.is_file() and not any(word in file.name for word in NOT_THE_MODELS):
+            yield from ((file, table) for table in _nested(_json(file)))
+    if (folder / ARGUMENTS).is_file():
+        yield from ((folder / ARGUMENTS, table) for table in _nested(_pickled(folder / ARGUMENTS)))
+
+
+def _nested(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+        for inner in value.values():
+            yield from _nested(inner)
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not JSON that can be read: {str(error)[:200]}") from None
+
+
+class _Inert(pickle.Unpickler):
+    """Reads a pickle's plain values; whatever it names is replaced by an empty class, and nothing is run."""
+
+    def find_class(self, module: str, name: str) -> type:
+        return _Anything
+
+    def persistent_load(self, pid: Any) -> None:
+        return None
+
+
+class _Anything(dict):
+    """Stands for any object of a pickle; keeps the state that it was saved with."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        self.update(state if isinstance(state, dict) else {})
+
+    def __call__(self, *_: Any, **__: Any) -> _Anything:
+        return self
+
+
+def _pickled(file: Path) -> Any:
+    """The fields of the trainer's arguments, without any of its code; nothing where they cannot be read."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            inner = next(info for info in archive.infolist() if info.filename.endswith("/data.pkl"))
+            if inner.file_size > MOST_BYTES:
+                raise ValueError(f"{inner.file_size} bytes of arguments")
+            with archive.open(inner) as handle:
+                return _Inert(handle).load()
+    except Exception as error:  # a pickle can fail in any way; the settings are then assumed, and said
+        warn(f"{file} cannot be read ({type(error).__name__}); its settings are not known")
+        return None
