@@ -192,7 +192,7 @@ def test_editing_latents_keeps_what_the_sae_does_not_explain(tmp_path):
 
 def test_padded_batches_are_single_problems(tmp_path):
     fake = make_codi(tmp_path, "llama")
-    model = codi.load(fake.file, base=fake.base, lora_alpha=8.0, remove_eos=True)
+    model = codi.load(fake.file, base=fake.base, lora_alpha=8.0, eos_before=False, eos_after=False)
     edits = [Edit.at("zero", [Place("thought_in", 2), Place("layers.1:kv", 4)], lambda place: zero())]
     whole = run_edits(model, QUESTIONS, edits, batch_size=8, max_new_tokens=6)
     single = run_edits(model, QUESTIONS, edits, batch_size=1, max_new_tokens=6)

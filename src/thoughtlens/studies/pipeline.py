@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import create_model
 
@@ -38,6 +38,7 @@ from thoughtlens.core import (
     validate_config,
     write_json,
 )
+from thoughtlens.models import ThoughtModelConfig
 from thoughtlens.sae import require_k
 
 if TYPE_CHECKING:
@@ -73,6 +74,11 @@ class RunDone(Record):
 
 class Recipe(Config):
     """A run as a whole; `recipe_class` adds the tables."""
+
+    aliases: ClassVar[Mapping[str, str]] = {
+        name: f"extract.{ThoughtModelConfig.aliases.get(name, name)}"
+        for name in (*ThoughtModelConfig.model_fields, *ThoughtModelConfig.aliases)
+    }
 
     name: str = "run"
     """Name of the run, shown in the report."""

@@ -27,6 +27,7 @@ from thoughtlens.models.thought.thoughts import collect, run
 from thoughtlens.models.thought.thoughts import load as load_any
 
 FAMILIES = ("gpt2", "llama")
+NO_EOS = {"eos_before": False, "eos_after": False}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -40,7 +41,7 @@ def fresh(tmp_path):
 
 
 def load(fake, **options):
-    return codi.load(fake.file, **{"base": fake.base, "lora_alpha": ALPHA, "remove_eos": True} | options)
+    return codi.load(fake.file, **{"base": fake.base, "lora_alpha": ALPHA, **NO_EOS} | options)
 
 
 def test_layout_is_that_of_the_published_checkpoints(fake):
@@ -59,7 +60,7 @@ def test_layout_is_that_of_the_published_checkpoints(fake):
 
 @pytest.mark.parametrize("remove_eos", [True, False])
 def test_thoughts_equal_peft_recomputed_without_cache(fake, remove_eos):
-    model = load(fake, remove_eos=remove_eos)
+    model = load(fake, eos_before=not remove_eos, eos_after=not remove_eos)
     got = collect(model, QUESTIONS, answers=True, max_new_tokens=1)
     for i, question in enumerate(QUESTIONS):
         want = think_without_cache(fake, question, remove_eos=remove_eos)
@@ -70,7 +71,7 @@ def test_thoughts_equal_peft_recomputed_without_cache(fake, remove_eos):
 
 
 def test_eos_changes_the_thoughts(fake):
-    with_eos, without = (collect(load(fake, remove_eos=r), QUESTIONS).x for r in (False, True))
+    with_eos, without = (collect(load(fake, eos_before=e), QUESTIONS).x for e in (True, False))
     assert (with_eos - without).abs().max() > 1e-3
 
 
@@ -117,7 +118,7 @@ def test_safetensors_directory_without_the_tied_head(fresh, tmp_path):
     tensors = fresh.tensors
     del tensors["codi.base_model.model.lm_head.weight"]  # the Trainer leaves shared tensors out
     save_file(tensors, home / "model.safetensors")
-    again = codi.load(home, base=fresh.base, lora_alpha=ALPHA, remove_eos=True)
+    again = codi.load(home, base=fresh.base, lora_alpha=ALPHA, eos_before=False, eos_after=False)
     torch.testing.assert_close(collect(again, QUESTIONS).x, collect(load(fresh), QUESTIONS).x)
 
 
@@ -344,9 +345,9 @@ def test_missing_things_are_not_there(tmp_path, fresh):
 def test_identity_follows_what_the_thoughts_depend_on(fake):
     hashes = {
         load(fake, **o).config_hash
-        for o in ({}, {"remove_eos": False}, {"n_thoughts": 3}, {"dtype": "bfloat16"})
+        for o in ({}, {"eos_before": True}, {"eos_after": True}, {"n_thoughts": 3}, {"dtype": "bfloat16"})
     }
-    assert len(hashes) == 4
+    assert len(hashes) == 5
     assert load(fake).config_hash == load(fake).config_hash
     assert load(fake, n_thoughts=3).spec.thoughts == range(4)
     assert load(fake).spec.n_thoughts == N_STEPS

@@ -21,13 +21,13 @@ def fake(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def gpt2(fake):
-    return codi.load(fake.file, base=fake.base, lora_alpha=ALPHA, remove_eos=True)
+    return codi.load(fake.file, base=fake.base, lora_alpha=ALPHA, eos_before=False, eos_after=False)
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
     fake = make_codi(tmp_path_factory.mktemp("codi-llama"), "llama")
-    return codi.load(fake.file, base=fake.base, lora_alpha=ALPHA, remove_eos=True)
+    return codi.load(fake.file, base=fake.base, lora_alpha=ALPHA, eos_before=False, eos_after=False)
 
 
 @pytest.fixture(params=["gpt2", "llama", "depth", "iteration"])
@@ -202,7 +202,9 @@ def test_per_problem_values_follow_their_problem(model):
 
 def test_leaving_early(fake, gpt2):
     for k in (0, 3, LAST):
-        short = codi.load(fake.file, base=fake.base, lora_alpha=ALPHA, remove_eos=True, n_thoughts=k)
+        short = codi.load(
+            fake.file, base=fake.base, lora_alpha=ALPHA, eos_before=False, eos_after=False, n_thoughts=k
+        )
         close(logits(gpt2, n_thoughts=k), logits(short))
     assert (logits(gpt2, n_thoughts=0) - logits(gpt2)).abs().max() > 1e-3
     with pytest.raises(HookError, match=r"0\.\.6"):

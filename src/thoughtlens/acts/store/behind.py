@@ -81,8 +81,7 @@ def open_thoughts(model: ModelConfig, cfg: ThoughtModelConfig) -> ThoughtModel:
     Raises:
         ConfigError: a model with several positions per thought, which a store has no rows for.
     """
-    options = model.model_dump() | {"base": cfg.base, "remove_eos": cfg.remove_eos}
-    found = thoughts.load(**options)
+    found = thoughts.load(**model.model_dump(), **cfg.thought_options())
     if found.spec.positions_per_thought != 1:
         raise ConfigError(
             f"{model.name} works on several positions a pass, and a store has one row a pass; "

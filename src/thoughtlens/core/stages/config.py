@@ -141,11 +141,19 @@ def apply_overrides(cls: type[Config], table: dict, overrides: Sequence[str]) ->
         key, eq, raw = item.partition("=")
         if not eq or not key.strip():
             raise ConfigError(f"Expected an override like sae.k=32, got {item!r}")
-        path = cls.aliases.get(key.strip(), key.strip()).split(".")
-        model = _model_at(cls, path[:-1])
-        _require_field(cls, model, path)
-        _set(model, table, path, _parse(raw.strip()))
+        for name, value in _todays(key.strip(), _parse(raw.strip())):
+            path = cls.aliases.get(name, name).split(".")
+            model = _model_at(cls, path[:-1])
+            _require_field(cls, model, path)
+            _set(model, table, path, value)
     return table
+
+
+def _todays(key: str, value: Any) -> list[tuple[str, Any]]:
+    """An override with today's keys, of which an old one may have become several."""
+    *outer, leaf = key.split(".")
+    new = translate_config({leaf: value})
+    return [(key, value)] if leaf in new else [(".".join((*outer, name)), v) for name, v in new.items()]
 
 
 def to_toml(cfg: Config, *, comments: bool = False) -> str:

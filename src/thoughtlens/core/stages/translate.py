@@ -91,7 +91,23 @@ def _place_as_fields(key: str, number: Json) -> tuple[str, Json]:
     return "largest_effect", number | {name: value for name, value in place.items() if value is not None}
 
 
-CONFIG_RULES: tuple[Callable[[Json], Json], ...] = (_settings_of_one_source, _one_table_of_edits)
+def _one_switch_for_eos(table: Json) -> Json:
+    """One switch said that no eos stands on either side of CODI's thoughts; each side has its own now."""
+    table = {
+        name: _one_switch_for_eos(value) if isinstance(value, dict) else value
+        for name, value in table.items()
+    }
+    if not isinstance(old := table.get("remove_eos"), bool):
+        return table
+    sides = {"eos_before": not old, "eos_after": not old}
+    return sides | {name: value for name, value in table.items() if name != "remove_eos"}
+
+
+CONFIG_RULES: tuple[Callable[[Json], Json], ...] = (
+    _settings_of_one_source,
+    _one_table_of_edits,
+    _one_switch_for_eos,
+)
 """Applied in order to every table of settings: a recipe's, or a stage's own `config.toml`."""
 RESULT_RULES: tuple[Callable[[Json], Json], ...] = (_pooled_member, _headline_without_prose)
 """Applied in order to every `result.json`."""

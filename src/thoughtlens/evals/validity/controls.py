@@ -54,7 +54,7 @@ def bench_of(cfg: GatesConfig, model: ThoughtModel, table: pa.Table, seed: int =
 
 
 def _named(cfg: GatesConfig, name: str) -> ThoughtModel:
-    return thoughts.load(name, dtype=cfg.dtype, device=cfg.device, base=cfg.base, remove_eos=cfg.remove_eos)
+    return thoughts.load(name, dtype=cfg.dtype, device=cfg.device, **cfg.thought_options())
 
 
 def batch_size(cfg: GatesConfig) -> int:

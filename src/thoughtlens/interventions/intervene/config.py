@@ -121,7 +121,7 @@ Edit = (
 class InterveneConfig(ThoughtModelConfig):
     """One kind of edit at every place asked for, with its controls."""
 
-    aliases: ClassVar[Mapping[str, str]] = {"steps": "thoughts"} | {
+    aliases: ClassVar[Mapping[str, str]] = {"steps": "thoughts", **ThoughtModelConfig.aliases} | {
         name: f"edit.{name}"
         for name in (
             "method", "column", "change", "twins", "latents", "n_control_latents", "directions", "doses",
@@ -177,7 +177,7 @@ def of_run(run: str | Path) -> Json:
     cfg = load_config(ExtractConfig, file)
     table: Json = {"model": cfg.model.model_dump(exclude_none=True)}
     table["problems"] = {"source": str(acts / "problems.parquet")}
-    table |= {k: v for k, v in (("base", cfg.base), ("remove_eos", cfg.remove_eos)) if v is not None}
+    table |= cfg.thought_options()
     if (Path(run) / "sae").is_dir():
         table["sae"] = str(Path(run) / "sae")
     return table

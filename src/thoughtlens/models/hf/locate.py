@@ -44,8 +44,8 @@ HUB_IGNORED = ["*/*", "*.*.safetensors", "consolidated*"]
 
 ADAPTER = "adapter_config.json"
 ADAPTER_ALONE = (
-    "an adapter alone (adapter_config.json), without the weights it adapts: merge it into its base model with "
-    "peft's merge_and_unload, save that with save_pretrained, and give its directory"
+    "an adapter alone (adapter_config.json), without the weights it adapts: merge it into its base model "
+    "with peft's merge_and_unload, save that with save_pretrained, and give its directory"
 )
 
 
@@ -126,18 +126,18 @@ def _dequantised(gguf: Path) -> Path:
 
 def _write_dequantised(gguf: Path, part: Path) -> None:
     refuse_pointers(gguf)
-    with foreign(f"{gguf} is not a GGUF file that can be read"):
-        with quiet(), redirect_stderr(io.StringIO()):  # its progress bar cannot be turned off
-            model, info = transformers.AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
-                gguf.parent,
-                gguf_file=gguf.name,
-                dtype=torch.float32,
-                output_loading_info=True,
-                trust_remote_code=False,
-            )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                gguf.parent, gguf_file=gguf.name, trust_remote_code=False
-            )
+    what = f"{gguf} is not a GGUF file that can be read"
+    with foreign(what), quiet(), redirect_stderr(io.StringIO()):  # its progress bar cannot be turned off
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
+            gguf.parent,
+            gguf_file=gguf.name,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, trust_remote_code=False
+        )
     if missing := info["missing_keys"]:
         raise CheckpointError(f"{gguf}: weights are missing: {', '.join(sorted(missing))}")
     if hasattr(model.config, "quantization_config"):
@@ -251,8 +251,8 @@ def refuse_pointers(*files: Path) -> None:
         with file.open("rb") as handle:
             if handle.read(len(LFS)) == LFS:
                 raise CheckpointError(
-                    f"{file} is a git-LFS pointer and not the file itself: run `git lfs pull` in its repository, "
-                    f"or download the file from the hub"
+                    f"{file} is a git-LFS pointer and not the file itself: run `git lfs pull` in its "
+                    f"repository, or download the file from the hub"
                 )
 
 

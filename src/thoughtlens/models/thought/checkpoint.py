@@ -111,7 +111,7 @@ def hub_id(name: str | Path) -> str:
 
 
 def base_of(found: Checkpoint, base: str | Path | None, otherwise: str | None) -> Base:
-    """The base model that was given, else the one that is known or stated, else the one beside the checkpoint.
+    """The base model that was given, else the one beside the checkpoint, else the known or stated one.
 
     A tokenizer beside the checkpoint counts more than its base model's, unless a base model was given.
 
@@ -147,12 +147,12 @@ def words_before(n_rows: int, extra: int, counts: tuple[int, ...], base: Base) -
             return n
     for n in counts:
         more = n_rows - n - extra
-        if 0 < more and (n_rows == base.config.vocab_size or (n_rows % 8 == 0 and more < MOST_PADDING)):
+        if more > 0 and (n_rows == base.config.vocab_size or (n_rows % 8 == 0 and more < MOST_PADDING)):
             say(f"{n_rows} embedding rows: thought tokens from {n} on, and {more} rows of padding after them")
             return n
     raise MismatchError(
-        f"Expected {counts[0]} + {extra} embedding rows (words of base {base.name}, and the thought tokens), the "
-        f"checkpoint has {n_rows}; give the base model it was trained from (base=...)"
+        f"Expected {counts[0]} + {extra} embedding rows (words of base {base.name}, and the thought "
+        f"tokens), the checkpoint has {n_rows}; give the base model it was trained from (base=...)"
     )
 
 
@@ -300,12 +300,12 @@ def _files_in(folder: Path) -> list[Path]:
         raise NotThereError(f"{folder} has several checkpoints ({listed}): give one of them, {own[-1]}")
     if any(folder.glob("adapter_model.*")):
         raise CheckpointError(
-            f"{folder} holds an adapter alone (adapter_model), without the weights it adapts and the projection: "
-            f"save the state dict of the whole model"
+            f"{folder} holds an adapter alone (adapter_model), without the weights it adapts and the "
+            f"projection: save the state dict of the whole model"
         )
     raise NotThereError(
-        f"Expected {' or '.join(WEIGHT_FILES)} in {folder}, whole or in shards with an index, or checkpoint_N; "
-        f"found none of them"
+        f"Expected {' or '.join(WEIGHT_FILES)} in {folder}, whole or in shards with an index, or "
+        f"checkpoint_N; found none of them"
     )
 
 
@@ -331,8 +331,8 @@ def _plain(tensors: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
             tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     if tensors and all("lora_" in key for key in tensors):
         raise CheckpointError(
-            f"{where} holds an adapter alone, without the weights it adapts and the projection: save the state "
-            f"dict of the whole model"
+            f"{where} holds an adapter alone, without the weights it adapts and the projection: save the "
+            f"state dict of the whole model"
         )
     return tensors
 
@@ -364,7 +364,9 @@ def _tensors(path: Path, device: torch.device = CPU) -> dict[str, Tensor]:
     if path.suffix != ".safetensors":
         with path.open("rb") as handle:
             if not handle.read(2).startswith((b"PK", b"\x80")):
-                raise CheckpointError(f"{path} is damaged or not a weight file: it begins like none that torch wrote")
+                raise CheckpointError(
+                    f"{path} is damaged or not a weight file: it begins like none that torch wrote"
+                )
     try:
         if path.suffix == ".safetensors":
             return {key: value.to(device) for key, value in load_file(path).items()}
@@ -386,7 +388,7 @@ def _unwrapped(found: Any, path: Path) -> dict[str, Tensor]:
             found = found[name]
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise CheckpointError(
-            f"{path}: expected a dictionary of tensors by name, or one under {', '.join(WRAPPERS)}, got something "
-            f"else"
+            f"{path}: expected a dictionary of tensors by name, or one under {', '.join(WRAPPERS)}, got "
+            f"something else"
         )
     return found

@@ -46,7 +46,7 @@ class Coconut(HFThoughts):
         prompt: str | None = None,
     ) -> None:
         super().__init__(lm, tokenizer)
-        self.prompt = prompt or PROMPT
+        self.prompt: str = prompt or PROMPT
         self.n_vocab = min(start_id, end_id, latent_id)
         self.start_ids, self.end_ids = (start_id,), (end_id,)
         self.spec = ThoughtSpec(

@@ -143,7 +143,7 @@ def load(
 
     Raises:
         NotThereError: no such checkpoint or base model.
-        CheckpointError: keys missing, left over or incomplete, by name, or settings that contradict each other.
+        CheckpointError: keys missing, left over or incomplete, by name; settings that contradict each other.
         MismatchError: another base model, or a tokenizer that shifts the thought tokens.
         ConfigError: no base model given for a checkpoint that names none, an unknown dtype, an alpha that is
             not finite, fewer than no thoughts, or a revision of a local file.
@@ -158,7 +158,12 @@ def load(
     folder = found.file.parent
     own = stated(folder)
     parent = checkpoint.base_of(found, base, release.base if release else own.get("base"))
-    given = {"eos_before": eos_before, "eos_after": eos_after, "n_thoughts": n_thoughts, "lora_alpha": lora_alpha}
+    given = {
+        "eos_before": eos_before,
+        "eos_after": eos_after,
+        "n_thoughts": n_thoughts,
+        "lora_alpha": lora_alpha,
+    }
     adapted = any(LORA.search(key) for key in found.tensors)
     otherwise = OTHERWISE if adapted else {k: v for k, v in OTHERWISE.items() if k != "lora_alpha"}
     settings, assumed = chosen(str(name), given, vars(release) if release else {}, own, otherwise)
@@ -181,7 +186,13 @@ def load(
     model.name, model.revision, model.digest, model.dropped = str(name), found.revision, found.digest, dropped
     model.tokenizer_digest = tokenizer_digest(parent.tokenizer)
     model.assumed = tuple(assumed)
-    model.settings = {**settings, "family": "codi", "base": parent.name, "projection": projected, "prompt": prompt}
+    model.settings = {
+        **settings,
+        "family": "codi",
+        "base": parent.name,
+        "projection": projected,
+        "prompt": prompt,
+    }
     model.config_hash = checkpoint.describe(
         model.settings, parent, weights=found.digest, tokenizer=model.tokenizer_digest, dtype=dtype,
         rank_stabilised=bool(own.get("rank_stabilised")), padding="left, masked",
@@ -220,8 +231,8 @@ def _is_projected(keys: dict[str, Tensor], asked: bool | None, own: Stated, wher
         raise CheckpointError(f"{where} has a projection (prj.{min(keys)}); load it with projection=true")
     if wanted is not False and not keys:
         raise CheckpointError(
-            f"{where}: no projection (prj.1.weight, prj.3.weight ...) is among its keys: they were lost, or it "
-            f"was trained without one; then load it with projection=false"
+            f"{where}: no projection (prj.1.weight, prj.3.weight ...) is among its keys: they were lost, "
+            f"or it was trained without one; then load it with projection=false"
         )
     return wanted is not False
 
@@ -240,8 +251,8 @@ def _assemble(
     if not any("lora_" in key for key in keys):
         if prefix or own.get("use_lora") or own.get("lora_alpha"):
             raise CheckpointError(
-                f"{found.file}: not one LoRA key ({full}*.lora_A.*, .lora_B.*) is there, although the model was "
-                f"trained with LoRA; they were lost: save the state dict of the whole model"
+                f"{found.file}: not one LoRA key ({full}*.lora_A.*, .lora_B.*) is there, although the "
+                f"model was trained with LoRA; they were lost: save the state dict of the whole model"
             )
         say(f"{found.file}: no LoRA among its keys; its weights are used as they stand")
     state = {key.removeprefix(prefix): value for key, value in keys.items()}
@@ -327,11 +338,13 @@ def _projection(state: dict[str, Tensor], d: int, where: Path, own: Stated) -> n
     without = own.get("projection_without_norm")
     if without is not None and without == with_norm:
         raise CheckpointError(
-            f"{where}: {own.files['projection_without_norm']} says prj_no_ln = {json.dumps(without)}, but prj.ln "
-            f"is {'there' if with_norm else 'not there'}: the keys were lost, or are another model's"
+            f"{where}: {own.files['projection_without_norm']} says prj_no_ln = {json.dumps(without)}, but "
+            f"prj.ln is {'there' if with_norm else 'not there'}: the keys were lost, or are another model's"
         )
     if without is None and not with_norm:
-        warn(f"{where} has no prj.ln: taken for a CODI that was trained without that norm, not for a lost key")
+        warn(
+            f"{where} has no prj.ln: taken for a CODI that was trained without that norm, not for a lost key"
+        )
     wanted = {
         f"{i}.{part}" for i in ("1", "3", *(("ln",) if with_norm else ())) for part in ("weight", "bias")
     }

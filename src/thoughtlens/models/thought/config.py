@@ -29,7 +29,8 @@ class ThoughtModelConfig(Config):
     lora_alpha: float | None = None
     """Thoughts: LoRA's alpha of CODI's training; unset: as the checkpoint says, else 32."""
     projection: bool | None = None
-    """Thoughts: false for a CODI that feeds its state back as it is; unset: as the checkpoint says, else true."""
+    """Thoughts: false for a CODI that feeds its state back as it is; unset: as the checkpoint says, else
+    true."""
     prompt: str | None = Field(None, pattern=r"\{question\}")
     """Thoughts: what is read for a question, `{question}` for the question as it stands. Unset: as the family
     was evaluated: CODI's questions without double spaces, Coconut's with a line end."""

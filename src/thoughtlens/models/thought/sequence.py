@@ -168,9 +168,6 @@ class SequenceThoughts(ThoughtModel):
 class HFThoughts(SequenceThoughts):
     """Sequence thoughts on a Hugging Face causal language model."""
 
-    prompt: str | None = None
-    """What is read for a question, with `{question}`; None: the family's own form."""
-
     def __init__(self, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.lm = lm.eval().requires_grad_(False)
         self.tokenizer = tokenizer

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thoughtlens.core import CheckpointError, ConfigError, warn
+from thoughtlens.core import CheckpointError, warn
 
 Value = bool | int | float | str
 NAMES: dict[str, tuple[str, ...]] = {
@@ -31,7 +31,13 @@ NAMES: dict[str, tuple[str, ...]] = {
     "base": ("base_model_name_or_path", "model_name_or_path", "base_model"),
 }  # fmt: skip
 """Setting -> what CODI, Coconut, PEFT and their relatives call it, the surest first."""
-TYPES = {"base": str, "lora_alpha": (int, float), "n_thoughts": int, "c_thought": int, "max_latent_stage": int}
+TYPES = {
+    "base": str,
+    "lora_alpha": (int, float),
+    "n_thoughts": int,
+    "c_thought": int,
+    "max_latent_stage": int,
+}
 """Of settings that are not switches."""
 JSON_FILES = ("*config*.json", "*args*.json", "*arguments*.json")
 NOT_THE_MODELS = ("tokenizer", "generation", "preprocessor", "processor", "quantiz")
@@ -55,7 +61,7 @@ def stated(folder: Path) -> Stated:
     """The settings that files beside a checkpoint state.
 
     Raises:
-        CheckpointError: a value of another type than the setting has, or two files that contradict each other.
+        CheckpointError: a value of another type than the setting has, or two files that contradict another.
     """
     found: dict[str, tuple[Value, str]] = {}
     for file, table in _tables(folder):
@@ -71,7 +77,9 @@ def stated(folder: Path) -> Stated:
                     f"remove the one that is wrong"
                 )
         if table.get("alpha_pattern"):
-            raise CheckpointError(f"{file}: an alpha_pattern, another alpha for some modules, is not supported")
+            raise CheckpointError(
+                f"{file}: an alpha_pattern, another alpha for some modules, is not supported"
+            )
     if "remove_eos" in found:
         old, where = found["remove_eos"]
         found = {"eos_before": (not old, where), "eos_after": (not old, where)} | found

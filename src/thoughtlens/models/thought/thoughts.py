@@ -103,8 +103,8 @@ class ThoughtModel(ABC):
     """sha256 of the weights."""
     tokenizer_digest: str | None = None
     config_hash: str
-    """Digest of weights, base config, tokenizer, prompt form, dtype and padding policy: equal iff thoughts and
-    answers are."""
+    """Digest of weights, base config, tokenizer, prompt form, dtype and padding policy: equal iff thoughts
+    and answers are."""
     settings: Mapping[str, bool | int | float | str | None] = {}
     """How it thinks, as given, stated by the checkpoint, or assumed."""
     assumed: tuple[str, ...] = ()
