@@ -59,3 +59,12 @@ def test_the_headline_of_an_intervention_told_its_place_in_the_key(key, name, pl
     old = {"stage": "intervene", "headline": {key: {"value": 0.5, "n": 60}}}
     assert translate_result(old)["headline"] == {name: {"value": 0.5, "n": 60} | place}
     assert translate_result(translate_result(old)) == translate_result(old)
+
+
+def test_one_switch_for_eos_became_two():
+    old = {"name": "x", "extract": {"remove_eos": False, "base": "gpt2"}}
+    assert translate_config(old)["extract"] == {"eos_before": True, "eos_after": True, "base": "gpt2"}
+    assert translate_config({"remove_eos": True}) == {"eos_before": False, "eos_after": False}
+    own = {"remove_eos": True, "eos_after": True}
+    assert translate_config(own) == {"eos_before": False, "eos_after": True}
+    assert translate_config({"extract": {"base": "gpt2"}}) == {"extract": {"base": "gpt2"}}

@@ -42,7 +42,8 @@ def thoughts(tmp_path_factory) -> ActivationStore:
     table = {
         "model": {"name": str(fake.file), "dtype": "float32"},
         "base": str(fake.base),
-        "remove_eos": False,
+        "eos_before": True,
+        "eos_after": True,
         "problems": {"source": "arithmetic", "n": 40},
         "max_new_tokens": 2,
     }

@@ -174,7 +174,7 @@ def test_a_checkpoint_on_gsm8k_is_held_against_what_was_published(tmp_path):
     lines = [json.dumps({"question": f"What is {i} + {i}?", "answer": solution}) for i in range(6)]
     (tmp_path / "test.jsonl").write_text("\n".join(lines))
     cfg = GatesConfig(
-        model=str(fake.file), base=str(fake.base), remove_eos=True, problems="gsm8k:test",
+        model=str(fake.file), base=str(fake.base), eos_before=False, eos_after=False, problems="gsm8k:test",
         files=(tmp_path / "test.jsonl",), published=0.437, max_new_tokens=3,
     )  # fmt: skip
     result = gates(cfg, tmp_path / "out")

@@ -42,6 +42,12 @@ class ExtractOutcome(Outcome):
     """Rows behind `median_norm`."""
     model_accuracy: list[Accuracy] | None = None
     """Of thoughts."""
+    control: str | None = None
+    """What the model is a control for, where it is one."""
+    model_settings: dict[str, bool | int | float | str | None] | None = None
+    """How a thought model thinks, as given, stated by its checkpoint, or assumed."""
+    model_settings_assumed: list[str] | None = None
+    """Those that nothing stands behind."""
 
     def to_json(self) -> Json:
         """The fields; an extraction has no headline."""

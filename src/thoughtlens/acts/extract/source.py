@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,6 +49,12 @@ class Source:
     """Tokens of texts that the model reads and that give no row."""
     notes: list[str] = field(default_factory=list)
     """What is odd about the problems."""
+    control: str | None = None
+    """What the model is a control for, where it is one."""
+    settings: Mapping[str, bool | int | float | str | None] = field(default_factory=dict)
+    """How a thought model thinks, as given, stated by its checkpoint, or assumed."""
+    assumed: tuple[str, ...] = ()
+    """Those of the settings that nothing stands behind."""
     accuracy: Callable[[Path], list[Accuracy] | None] = lambda root: None
     """How often the model's own answers are right, from a store of thoughts."""
 

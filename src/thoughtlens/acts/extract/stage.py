@@ -196,6 +196,9 @@ def _outcome(cfg: ExtractConfig, tmp: Path, source: Source) -> ExtractOutcome:
     ]
     for line in warnings:
         warn(line)
+    if source.assumed:
+        listed = ", ".join(f"{name} = {source.settings[name]}" for name in source.assumed)
+        warnings.append(f"the checkpoint does not say how it was trained; assumed: {listed}")
     norms, accuracy = Norms.from_json(read_json(tmp / NORMS)), source.accuracy(tmp)
     definitions = {
         "n_groups": "groups of problems: one group_id, or the same text up to case, space and punctuation",
@@ -219,6 +222,9 @@ def _outcome(cfg: ExtractConfig, tmp: Path, source: Source) -> ExtractOutcome:
         median_norm=norms.median_norm,
         n_norm_rows=norms.n_rows,
         model_accuracy=accuracy,
+        control=source.control,
+        model_settings=dict(source.settings) or None,
+        model_settings_assumed=list(source.assumed) or None,
         definitions=definitions | ({} if accuracy is None else {"model_accuracy": ACCURACY}),
         warnings=warnings,
     )

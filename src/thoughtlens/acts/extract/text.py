@@ -82,6 +82,7 @@ def text_source(cfg: ExtractConfig, text: TextConfig, tmp: Path) -> Source:
         modules={hook: resolve(lm.model, hook).path for hook in hooks},
         d_in=widths,
         dtype=cfg.store_dtype,
+        config_hash=lm.config_hash,
     )
     left_out = documents.n_tokens - documents.n_rows
     shares = {"train": 1.0, "validation": text.validation, "test": text.test}

@@ -46,6 +46,7 @@ def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Sou
         d_in={place.hook_name: model.spec.d for place in places},
         dtype=cfg.store_dtype,
         thought_convention=CONVENTION,
+        config_hash=model.config_hash,
     )
     return Source(
         meta=meta,
@@ -56,6 +57,9 @@ def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Sou
         close=lambda: shutil.rmtree(tmp / ANSWERS, ignore_errors=True),
         splits=tuple(problems["split"].unique().to_pylist()),
         notes=notes,
+        control=model.spec.control,
+        settings=model.settings,
+        assumed=model.assumed,
         accuracy=_accuracy,
     )
 

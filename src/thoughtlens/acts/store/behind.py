@@ -119,6 +119,7 @@ def _require_same(
     for what, mine, theirs in (
         ("weights", model.digest, meta.model_digest),
         ("tokenizer", model.tokenizer_digest, meta.tokenizer_digest),
+        ("settings", model.config_hash, meta.config_hash if chosen is None or meta.kind == "text" else None),
     ):
         if theirs is not None and mine != theirs:
             raise MismatchError(

@@ -44,6 +44,8 @@ class StoreMeta(Config):
     """Digest of the weights."""
     tokenizer_digest: str | None = None
     """Digest of the tokenizer."""
+    config_hash: str | None = None
+    """Digest of what else the states follow from: the model's config; of thoughts also how it thinks."""
     hook_names: list[str] = Field(min_length=1)
     """Hooks in the order of the tensors in a shard."""
     modules: dict[str, str] = Field(default_factory=dict)

@@ -10,6 +10,8 @@ from typing import Any
 
 from thoughtlens.core.records.record import Number
 
+CONTROL = "the states are those of a control, not of a model that thinks in vectors"
+
 
 @dataclass(frozen=True)
 class Line:
@@ -27,7 +29,7 @@ class Line:
 def headline(result: Mapping[str, Any]) -> list[Line]:
     """The numbers of a stage's headline in their order; none where it has none."""
     definitions = result.get("definitions") or {}
-    lines = []
+    lines = [Line("control", result["control"], "", "", "", CONTROL)] if result.get("control") else []
     for name, entry in (result.get("headline") or {}).items():
         table = entry if isinstance(entry, Mapping) else {"value": entry}
         if "value" in table:

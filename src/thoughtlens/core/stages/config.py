@@ -93,7 +93,7 @@ def load_config(cls: type[C], source: str | Path | dict, overrides: Sequence[str
         NotThereError: no such recipe or file.
         ConfigError: not TOML, an unknown key (the nearest known one is named), or a bad value.
     """
-    table = source if isinstance(source, dict) else read_recipe(source)
+    table = translate_config(source) if isinstance(source, dict) else read_recipe(source)
     return validate_config(cls, apply_overrides(cls, table, overrides))
 
 

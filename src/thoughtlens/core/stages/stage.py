@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -34,7 +34,7 @@ from thoughtlens.core.machine.console import say
 from thoughtlens.core.records.files import fsync_tree, read_json, whole, write_json
 from thoughtlens.core.records.manifest import seal, unchecked
 from thoughtlens.core.records.record import Json, Outcome, Record
-from thoughtlens.core.records.result import Result
+from thoughtlens.core.records.result import CONTROL, Result
 from thoughtlens.core.stages.config import (
     Config,
     differences,
@@ -123,7 +123,7 @@ def run_stage(
         result = {
             "schema": SCHEMA,
             "stage": stage,
-            **_with_notes(outcome.to_json() if isinstance(outcome, Outcome) else outcome),
+            **_with_notes(outcome.to_json() if isinstance(outcome, Outcome) else outcome, inputs),
             "config_identity": identity(cfg),
             "inputs": {name: {"path": str(path), "digest": digests[name]} for name, path in inputs.items()},
             "digest": _digest_finished(tmp),
@@ -173,11 +173,23 @@ def provenance() -> Provenance:
     return Provenance(versions=versions, git_commit=_git_commit(), machine=machine)
 
 
-def _with_notes(outcome: Json) -> Json:
-    """With a warning where the user chose not to compare the inputs with their digests."""
-    if not unchecked():
+def _with_notes(outcome: Json, inputs: Mapping[str, Path]) -> Json:
+    """With what no stage sees by itself: states of a control, and inputs that were not compared."""
+    control = outcome.get("control") or next(filter(None, map(_control_of, inputs.values())), None)
+    notes = [f"{CONTROL} ({control})"] if control else []
+    notes += [NOT_COMPARED] if unchecked() else []
+    if not notes:
         return outcome
-    return outcome | {"warnings": [*outcome.get("warnings", ()), NOT_COMPARED]}
+    named = {"control": control} if control else {}
+    return outcome | named | {"warnings": [*outcome.get("warnings", ()), *notes]}
+
+
+def _control_of(path: Path) -> str | None:
+    """What the model behind an input, a stage's directory or a run, is a control for."""
+    for folder in (Path(path), Path(path) / "acts"):
+        if (folder / "result.json").is_file() and (said := read_json(folder / "result.json").get("control")):
+            return str(said)
+    return None
 
 
 def _finished(tmp: Path, out: Path) -> Result:

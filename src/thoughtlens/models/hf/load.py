@@ -11,13 +11,12 @@ import hashlib
 import json
 import os
 import pickle
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import transformers
-from safetensors import SafetensorError
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from thoughtlens.core import (
     DTYPES,
@@ -28,7 +27,22 @@ from thoughtlens.core import (
     say,
     warn,
 )
-from thoughtlens.models.hf.locate import BUNDLED, first_line, locate, quiet, weights_digest
+from thoughtlens.models.hf.locate import BUNDLED, foreign, locate, quiet, refuse_pointers, weights_digest
+
+NOT_CAUSAL = ("bert-generation", "xlnet", "cpmant", "prophetnet")
+"""Kinds that see later tokens, beside those that are trained to fill in masked ones."""
+PARALLEL = ("module.", "_orig_mod.")
+WEIGHTS = ("*.safetensors", "*.bin")
+PICKLED = (
+    "{name}: a weight file in {root} holds pickled code, which is never run; "
+    "convert it to safetensors with a tool you trust"
+)
+IRRELEVANT = (
+    "_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache", "auto_map",
+    "output_attentions", "output_hidden_states", "return_dict", "id2label", "label2id", "problem_type",
+    "task_specific_params", "bos_token_id", "eos_token_id", "pad_token_id",
+)  # fmt: skip
+"""Keys of a config that change no state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +58,8 @@ class LanguageModel:
     """sha256 over names, dtypes, shapes and bytes of the stored tensors in sorted order."""
     tokenizer_digest: str
     context_length: int
+    config_hash: str = ""
+    """Digest of the config: of positions, norms, activation and scales, which no weight tells."""
 
     @property
     def special_ids(self) -> list[int]:
@@ -87,37 +103,36 @@ def load(
         digest=weights_digest(root),
         tokenizer_digest=tokenizer_digest(tokenizer),
         context_length=_context_length(model.config),
+        config_hash=config_digest(model.config),
     )
 
 
 def read_config(name: str, *, revision: str | None = None) -> transformers.PretrainedConfig:
     """The model's configuration (widths, number of blocks), without its weights being loaded."""
     root = locate(name, revision=revision)
-    try:
+    with foreign(f"{name}: no usable config.json in {root}"):
         return transformers.AutoConfig.from_pretrained(root, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{name}: no usable config.json in {root}: {first_line(error)}") from None
 
 
 def _read_model(root: Path, name: str, dtype: torch.dtype) -> transformers.PreTrainedModel:
-    try:
-        with quiet():
+    refuse_pointers(*(file for pattern in WEIGHTS for file in root.glob(pattern)))
+    quantised = _require_causal(read_config(str(root)), name)
+    with foreign(f"{name} is no causal language model to load{quantised}"), quiet():
+        try:
             model, info = transformers.AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
                 root, dtype=dtype, output_loading_info=True, trust_remote_code=False, local_files_only=True
             )
-    except (OSError, ValueError, KeyError, RuntimeError, struct.error) as error:
-        raise CheckpointError(f"{name} is no causal language model to load: {first_line(error)}") from None
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"{name}: a weight file in {root} holds pickled code, which is never run; "
-            f"convert it to safetensors with a tool you trust"
-        ) from None
-    except SafetensorError as error:
-        raise CheckpointError(f"{name}: a weight file in {root} is damaged: {error}") from None
+        except pickle.UnpicklingError:
+            raise CheckpointError(PICKLED.format(name=name, root=root)) from None
     missing, mismatched, extra = (
         sorted(map(str, info[name])) for name in ("missing_keys", "mismatched_keys", "unexpected_keys")
     )
     if lost := missing + mismatched:
+        if extra and all(key.startswith(PARALLEL) for key in extra):
+            raise CheckpointError(
+                f"{name}: every tensor in {root} is called {extra[0].partition('.')[0]}.*, as "
+                f"DistributedDataParallel or torch.compile leaves it: save the model inside of it"
+            )
         raise CheckpointError(
             f"{name}: expected every weight in {root}, but {len(lost)} are missing or of another shape, "
             f"first {lost[0]}; the checkpoint is for another model or incomplete"
@@ -127,13 +142,29 @@ def _read_model(root: Path, name: str, dtype: torch.dtype) -> transformers.PreTr
     return model
 
 
+def _require_causal(config: transformers.PretrainedConfig, name: str) -> str:
+    """Refuse models whose states see what comes later; what to mind where loading fails."""
+    kind, text = str(getattr(config, "model_type", "")), config.get_text_config()
+    masked = kind in NOT_CAUSAL or kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if getattr(config, "is_encoder_decoder", False):
+        why = "has an encoder and a decoder"
+    elif (masked and not (getattr(config, "is_decoder", False) or getattr(config, "causal", False))) or (
+        getattr(text, "use_bidirectional_attention", None) in (True, "all")
+    ):
+        why = "sees later tokens from earlier ones"
+    else:
+        quantised = getattr(config, "quantization_config", None)
+        how = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        return f" (its weights are quantised, {how}: take those that are not)" if quantised else ""
+    raise CheckpointError(f"{name} is no causal language model: a {kind} {why}; take a decoder such as gpt2")
+
+
 def _read_tokenizer(root: Path, name: str) -> transformers.PreTrainedTokenizerBase:
-    try:
+    refuse_pointers(*root.glob("tokenizer*"))
+    with foreign(f"{name}: expected a tokenizer in {root}", NotThereError):
         return transformers.AutoTokenizer.from_pretrained(
             root, trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise NotThereError(f"{name}: expected a tokenizer in {root}: {first_line(error)}") from None
 
 
 def tokenizer_digest(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
@@ -141,6 +172,12 @@ def tokenizer_digest(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     text = backend.to_str() if backend else json.dumps(sorted(tokenizer.get_vocab().items()))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def config_digest(config: transformers.PretrainedConfig) -> str:
+    """sha256 of what a config sets apart from its kind's defaults, as far as states follow from it."""
+    own = {key: value for key, value in config.to_diff_dict().items() if key not in IRRELEVANT}
+    return hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _context_length(config: transformers.PretrainedConfig) -> int:

@@ -31,6 +31,7 @@ from transformers import (
 )
 
 from thoughtlens.core import CheckpointError, ConfigError, MismatchError, NotThereError, say, sha256, warn
+from thoughtlens.models.hf.load import config_digest
 from thoughtlens.models.hf.locate import first_line, foreign, refuse_pointers
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -45,12 +46,6 @@ PREFIXES = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put before every name."""
 MOST_PADDING = 512
 """Embedding rows that padding to a round number may add."""
-IRRELEVANT = (
-    "_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache", "auto_map",
-    "output_attentions", "output_hidden_states", "return_dict", "id2label", "label2id", "problem_type",
-    "task_specific_params", "bos_token_id", "eos_token_id", "pad_token_id",
-)  # fmt: skip
-"""Keys of a base model's config that change no state."""
 CPU = torch.device("cpu")
 EMBEDDINGS = (".wte.weight", ".embed_tokens.weight")
 
@@ -228,9 +223,8 @@ def placed(lm: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> Pre
 def describe(settings: Mapping[str, Any], base: Base, **parts: Any) -> str:
     """Digest of everything that a model's thoughts depend on: its settings, and the whole config of its base
     (positions, norms, activation, scales), which no weight tells."""
-    config = {key: value for key, value in base.config.to_dict().items() if key not in IRRELEVANT}
     own = {key: value for key, value in settings.items() if key != "base"}
-    table = json.dumps([own, config, parts], sort_keys=True, default=str)
+    table = json.dumps([own, config_digest(base.config), parts], sort_keys=True, default=str)
     return hashlib.sha256(table.encode()).hexdigest()
 
 

@@ -42,6 +42,13 @@ class ThoughtSpec:
             raise ConfigError(f"Expected n_thoughts >= 0, got {self.n_thoughts}")
 
     @property
+    def control(self) -> str | None:
+        """What the model is a control for, in words; None where it thinks in vectors."""
+        if self.n_thoughts == 0:
+            return "no thoughts: the answer follows the begin-of-thought token"
+        return None if self.feeds_back else "pause tokens: no thought is made of the one before"
+
+    @property
     def thoughts(self) -> range:
         """All thought indices, 0..n_thoughts; 0 is the begin-of-thought position."""
         return range(self.n_thoughts + 1)

@@ -34,8 +34,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from thoughtlens.core import ConfigError, DataError, HookError
-from thoughtlens.core.stages.translate import translate_config
+from thoughtlens.core import ConfigError, DataError, HookError, translate_config
 from thoughtlens.models.thought.places import PARTS, SITES, Place
 from thoughtlens.models.thought.sites import Hook, Tap, ThoughtSpec, check_places, check_rows
 
