@@ -86,7 +86,7 @@ EXPECTED = {
     "batchtopk": {"sae_lens", "dictionary_learning", "gemma_scope", "gemma_scope_2"},
     "matryoshka": {"sae_lens", "dictionary_learning", "gemma_scope", "gemma_scope_2"},
     "jumprelu": {"sae_lens", "dictionary_learning", "gemma_scope", "gemma_scope_2"},
-    "transcoder": {"sparsify"},
+    "transcoder": {"sparsify"},  # circuit-tracer's have no k
     "supervised": set(),
     "crosscoder": set(),
 }

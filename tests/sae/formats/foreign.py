@@ -161,6 +161,22 @@ def gemma_scope_2(root: Path, *, transcoder: bool = False, skip: bool = False) -
     return root
 
 
+def circuit_tracer(root: Path, *, skip: bool = False, threshold: bool = False, old: bool = False) -> Path:
+    """circuit-tracer: layer_N.safetensors + config.yaml."""
+    t = four(D_OUT)
+    t["W_enc"] = t["W_enc"].T
+    t |= {"W_dec": t["W_dec"].T} if old else {}
+    t |= {"W_skip": draw(D_OUT, D_IN, seed=6)} if skip else {}
+    t |= {"activation_function.threshold": draw(D_SAE, seed=5).abs()} if threshold else {}
+    root.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in t.items()}, root / "layer_5.safetensors")
+    (root / "config.yaml").write_text(
+        'model_name: "meta-llama/Llama-3.2-1B"\nfeature_input_hook: "hook_resid_mid"\n'
+        "feature_output_hook: 'mlp.hook_out'\n\ntranscoders:\n  - id: \"a\"\n    layer: 0\n"
+    )
+    return root
+
+
 def openai(root: Path, activation: str = "TopK") -> Path:
     """OpenAI: one .pt file, as its `Autoencoder.state_dict` writes it."""
     root.mkdir(parents=True, exist_ok=True)
@@ -222,6 +238,8 @@ ALL = {
     "gemma_scope_2": gemma_scope_2,
     "gemma_scope_2-transcoder": lambda root: gemma_scope_2(root, transcoder=True),
     "gemma_scope_2-skip": lambda root: gemma_scope_2(root, transcoder=True, skip=True),
+    "circuit_tracer": circuit_tracer,
+    "circuit_tracer-skip": lambda root: circuit_tracer(root, skip=True, threshold=True),
     "openai": openai,
     "openai-ReLU": lambda root: openai(root, "ReLU"),
     "openai-Identity": lambda root: openai(root, "Identity"),

@@ -18,7 +18,8 @@ def convert(
     to: Annotated[
         str,
         typer.Option(
-            help="thoughtlens, sae_lens, sparsify, dictionary_learning, gemma_scope, gemma_scope_2 or openai."
+            help="thoughtlens, sae_lens, sparsify, dictionary_learning, gemma_scope, gemma_scope_2, openai, "
+            "circuit_tracer."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to make.")],

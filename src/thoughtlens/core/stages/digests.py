@@ -18,8 +18,11 @@ UNHASHED = {"config.toml", "result.json", LOCK, BEGUN, manifest.LIST}
 UNHASHED_FOLDERS = {"shards", "checkpoints", PARTS}
 
 
-def digest(path: str | Path) -> str:
-    """sha256 of a file, or the digest stored in a finished stage's result."""
+def digest(path: str | Path, made: Path | None = None) -> str:
+    """sha256 of a file, or the digest stored in a finished stage's result.
+
+    What is made inside of a directory from it, at `made`, does not count.
+    """
     path = Path(path)
     if path.is_file():
         return sha256(path)
@@ -28,18 +31,21 @@ def digest(path: str | Path) -> str:
         if isinstance(stored, str):
             return stored
     if path.is_dir():
-        return digest_tree(path)
+        return digest_tree(path, made)
     raise NotThereError(f"Expected an input at {path}, found nothing there")
 
 
-def digest_tree(root: Path) -> str:
+def digest_tree(root: Path, made: Path | None = None) -> str:
     """sha256 over names and contents of a directory's files.
 
     Shards count through the digests in `meta.json`; checkpoints and logs of the way do not count.
     """
     total = hashlib.sha256()
+    own = () if made is None else (made, made.with_name(made.name + ".tmp"))
     for file in sorted(root.rglob("*")):
         name = file.relative_to(root)
+        if any(file.is_relative_to(path) for path in own):
+            continue
         if file.is_file() and file.name not in UNHASHED and name.parts[0] not in UNHASHED_FOLDERS:
             total.update(f"{name.as_posix()}\0{known_sha256(file)}\n".encode())
     return total.hexdigest()

@@ -99,7 +99,7 @@ def run_stage(
         ResourceError: disk full or no permission. What was finished stays.
     """
     out, inputs = Path(out), inputs or {}
-    digests = {name: digest(path) for name, path in inputs.items()}
+    digests = {name: digest(path, out) for name, path in inputs.items()}
     if out.exists():
         return _reuse(out, stage, cfg, digests)
     if not unchecked():
@@ -116,7 +116,7 @@ def run_stage(
         start = time.monotonic()
         outcome = work(tmp)
         for name, path in inputs.items():
-            if digest(path) != digests[name]:
+            if digest(path, out) != digests[name]:
                 raise MismatchError(
                     f"{path} has changed while {stage} was reading it; delete {tmp} and run it again"
                 )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from thoughtlens.core import ConfigError, NotThereError
 from thoughtlens.sae.formats.base import Format
+from thoughtlens.sae.formats.circuit_tracer import CircuitTracer
 from thoughtlens.sae.formats.dictionary_learning import DictionaryLearning
 from thoughtlens.sae.formats.gemma_scope import GemmaScope, GemmaScope2
 from thoughtlens.sae.formats.openai import OpenAI
@@ -34,7 +35,16 @@ class Found(NamedTuple):
 
 FORMATS: dict[str, Format] = {
     f.name: f
-    for f in (Own(), SAELens(), Sparsify(), DictionaryLearning(), GemmaScope(), GemmaScope2(), OpenAI())
+    for f in (
+        Own(),
+        SAELens(),
+        Sparsify(),
+        DictionaryLearning(),
+        GemmaScope(),
+        GemmaScope2(),
+        OpenAI(),
+        CircuitTracer(),
+    )
 }
 
 

@@ -16,6 +16,8 @@ from thoughtlens.sae.kinds.base import SAE
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?(:(?P<folder>[^:]+))?")
 FILES = ("cfg.json", "config.json", "*.safetensors", "params.npz", "ae.pt", "*.pt")
 """Files of an SAE's folder that some format reads."""
+BESIDE = ("config.json", "config.yaml")
+"""Files of a whole repository that say how its SAEs were trained."""
 
 
 def load_sae(source: str | Path, *, device: str = "cpu") -> SAE:
@@ -23,7 +25,7 @@ def load_sae(source: str | Path, *, device: str = "cpu") -> SAE:
 
     Args:
         source: A path, or `owner/name[@revision][:folder]` on the hub. Of a repository only the named folder
-            is fetched; what is in the hub's cache needs no network.
+            is fetched, and what it says of all its SAEs; what is in the hub's cache needs no network.
         device: Where to put it.
 
     Raises:
@@ -48,7 +50,7 @@ def local(source: str | Path) -> Path:
     repo, revision, folder = found["repo"], found["revision"], (found["folder"] or "").strip("/")
     if ".." in Path(folder).parts:
         raise ConfigError(f"Expected a folder of {repo}, got {folder!r}")
-    patterns = [f"{folder}/{name}" if folder else name for name in FILES]
+    patterns = [folder, *BESIDE, *(f"{folder}/{name}" for name in FILES)] if folder else [*FILES, *BESIDE]
     try:
         root = Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -57,7 +59,9 @@ def local(source: str | Path) -> Path:
             f"Expected a file or folder at {path}, or a repository {repo} on the hub; "
             f"found neither ({reason})"
         ) from None
-    if not any(fnmatch.fnmatch(file.name, name) for file in _files(root / folder) for name in FILES):
+    if not (root / folder).is_file() and not any(
+        fnmatch.fnmatch(file.name, name) for file in _files(root / folder) for name in FILES
+    ):
         raise NotThereError(
             f"{repo} holds no SAE in {folder or 'its top folder'}; name the SAE's folder: {repo}:FOLDER"
         )
