@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from thoughtlens.core import ConfigError, load_config
-from thoughtlens.interventions.intervene.config import InterveneConfig, LatentsConfig, SwapConfig
+from thoughtlens.interventions.intervene.config import InterveneConfig, LatentsConfig, SwapConfig, of_run
 from thoughtlens.interventions.intervene.records import About
 
 OLD = {
@@ -67,3 +67,13 @@ def test_which_latents_an_edit_was_made_with():
     assert (
         About(edit="ablate_mean", site="resid", layer=1, thought_idx=3).where() == "ablate_mean resid[1, 3]"
     )
+
+
+def test_a_run_of_texts_is_told_where_its_latents_are_changed(tmp_path):
+    acts = tmp_path / "my run" / "acts"
+    acts.mkdir(parents=True)
+    (acts / "config.toml").write_text('[model]\nname = "smollm2-135m"\n[problems]\nsource = "t.txt"\n')
+    with pytest.raises(ConfigError, match=r"a run of texts.*thoughtlens serve '.*my run'"):
+        of_run(tmp_path / "my run")
+    (acts / "config.toml").write_text('[model]\nname = "codi-tiny"\n[problems]\nkind = "problems"\n')
+    assert of_run(tmp_path / "my run")["model"]["name"] == "codi-tiny"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -9,7 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from thoughtlens.acts import ExtractConfig
-from thoughtlens.core import Config, Json, NotThereError, load_config
+from thoughtlens.core import Config, ConfigError, Json, NotThereError, load_config
 from thoughtlens.models import ModelConfig, ThoughtModelConfig
 from thoughtlens.problems import GeneratedConfig, ProblemsConfig
 
@@ -168,13 +169,19 @@ def of_run(run: str | Path) -> Json:
     """The settings that a run's own model, problems and SAEs amount to, for `InterveneConfig`.
 
     Raises:
-        NotThereError: no store of thoughts in the run.
+        NotThereError: no store of activations in the run.
+        ConfigError: a run of texts.
     """
     acts = Path(run) / "acts"
     file = acts / "config.toml"
     if not file.is_file():
         raise NotThereError(f"Expected a run with a store of activations, found no {file}")
     cfg = load_config(ExtractConfig, file)
+    if cfg.problems.kind == "text":
+        raise ConfigError(
+            f"{run} is a run of texts, and interventions change the thoughts of thought models. A latent of "
+            f"a text is changed on the page of: thoughtlens serve {shlex.quote(str(run))}"
+        )
     table: Json = {"model": cfg.model.model_dump(exclude_none=True)}
     table["problems"] = {"source": str(acts / "problems.parquet")}
     table |= cfg.thought_options()
