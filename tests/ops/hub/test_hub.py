@@ -153,6 +153,17 @@ def test_a_run_goes_with_its_explorer(tmp_path):
     assert not any(m.startswith("explorer") for m in result["missing"])
 
 
+@pytest.mark.parametrize(("revision", "named"), [(None, False), ("a" * 40, True)])
+def test_a_folder_that_looks_like_a_hub_id_is_no_base_model(run, tmp_path, revision, named):
+    header = json.loads((run / "sae" / "layers.0-out" / "cfg.json").read_text())
+    header["provenance"] |= {"model": "models/tiny", "model_digest": "0" * 64, "model_revision": revision}
+    (tmp_path / "one").mkdir()
+    write_json(tmp_path / "one" / "cfg.json", header)
+    shutil.copy(run / "sae" / "layers.0-out" / "sae.safetensors", tmp_path / "one" / "sae.safetensors")
+    hub.push(tmp_path / "one", str(tmp_path / "there"))
+    assert ("base_model" in front_matter((tmp_path / "there" / "README.md").read_text())) == named
+
+
 def test_a_base_model_is_named_only_if_it_is_one(run, tmp_path):
     for member, model in (("layers.0-out", "EleutherAI/pythia-70m"), ("layers.1-out", "/data/secret/llama")):
         header = json.loads((run / "sae" / member / "cfg.json").read_text())

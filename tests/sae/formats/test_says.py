@@ -12,6 +12,7 @@ from tests.sae.formats import foreign
 from tests.sae.stores import write_store
 from thoughtlens import sae as saes
 from thoughtlens.acts import ActivationStore
+from thoughtlens.core import MismatchError
 from thoughtlens.sae.convert.config import ConvertConfig
 from thoughtlens.sae.convert.stage import convert
 from thoughtlens.sae.formats.says import KEY, Says, differences, of_store, said
@@ -119,6 +120,19 @@ def test_it_is_kept_through_conversions(tmp_path):
     assert {key: metadata[key] for key in SAID.keys() - {"sae_lens_version"}} == {
         key: value for key, value in SAID.items() if key != "sae_lens_version"
     }
+
+
+def test_a_hook_that_stands_on_an_assumption_is_said_and_can_be_set(tmp_path, capsys):
+    metadata = SAID | {"model_name": "my-own-model", "hook_name": "blocks.3.hook_mlp_out"}
+    path = foreign.sae_lens(tmp_path / "a", "standard", metadata=metadata)
+    assert saes.load_members(path)["pooled"].hook_names == ["layers.3.mlp:out"]
+    assert "the architecture of my-own-model is not known" in capsys.readouterr().err
+    right = "layers.3.post_feedforward_layernorm:out"
+    convert(ConvertConfig(source=path, to="thoughtlens", hook_name=right), tmp_path / "b")
+    assert saes.load(tmp_path / "b").hook_names == [right]
+    known = foreign.sae_lens(tmp_path / "c", "standard", metadata=metadata | {"model_name": "gpt2"})
+    with pytest.raises(MismatchError, match=r"says its hook is 'layers\.3\.mlp:out'"):
+        convert(ConvertConfig(source=known, to="thoughtlens", hook_name=right), tmp_path / "d")
 
 
 def test_a_damaged_statement_says_nothing():

@@ -34,8 +34,7 @@ def card(found: Contents, repo: str, manifest: Manifest, staged: Path, license: 
         library_name="thoughtlens",
         tags=[*TAGS, *sorted({str(s["kind"]) for s in saes})],
         license=license,
-        base_model=[m for m in models if re.fullmatch(r"[\w.-]+/[\w.-]+", m) and not m.startswith(".")]
-        or None,
+        base_model=sorted({str(s["model"]) for s in saes if s["on_hub"]}) or None,
     )
     parts = [
         f"---\n{front.to_yaml().strip()}\n---",
@@ -91,8 +90,16 @@ def _saes(staged: Path, kind: str) -> list[dict[str, Any]]:
         name = "" if file.parent == root else file.parent.name
         provenance = header.get("provenance") or {}
         kept = {key: header.get(key) for key in ("kind", "d_in", "d_sae", "hook_names")}
-        found.append({"name": name, **kept, **{k: provenance.get(k) for k in ("model", "thoughts")}})
+        told = {k: provenance.get(k) for k in ("model", "thoughts")}
+        found.append({"name": name, **kept, **told, "on_hub": _on_hub(provenance)})
     return found
+
+
+def _on_hub(provenance: Mapping[str, Any]) -> bool:
+    """Whether the model is one of the hub's: a folder, whatever its name, has a digest and no commit."""
+    model = str(provenance.get("model"))
+    local = provenance.get("model_revision") is None and provenance.get("model_digest") is not None
+    return not local and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model) is not None
 
 
 def _sae_rows(saes: list[dict[str, Any]]) -> list[tuple[str, ...]]:

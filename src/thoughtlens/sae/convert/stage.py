@@ -82,7 +82,8 @@ def _one(
 def _named(sae: Portable, hook_name: str | None, path: Path) -> Portable:
     """With its hook in this project's words, or a note that it is not known."""
     known = sae.hook is not None and hooks.is_ours(sae.hook)
-    if known and hook_name not in (None, sae.hook):
+    same = hook_name is None or hooks.meaning(hook_name) == hooks.meaning(sae.hook or "")
+    if known and not (same or sae.hook_assumed):
         raise MismatchError(f"{path} says its hook is {sae.hook!r}, not {hook_name!r}; leave --hook out")
     if hook_name is not None:
         return replace(sae, hook=hook_name)

@@ -56,6 +56,8 @@ def load_members(
     """
     members = {name: load(member_path(path, name), device) for name in member_names(path)}
     for name, sae in members.items():
+        for note in sae.provenance.get("imported", {}).get("notes", ()):
+            warn(f"{member_path(path, name)}: {note}")
         if not (sae.reconstructs or joined):
             raise MismatchError(
                 f"Expected SAEs that reconstruct their own input, got a {sae.kind} at "

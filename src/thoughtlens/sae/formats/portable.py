@@ -127,6 +127,8 @@ class Portable:
     """Sizes of a Matryoshka SAE's groups of latents."""
     hook: str | None = None
     """Hook that is read, in this project's words where they are known."""
+    hook_assumed: bool = False
+    """Whether that stands on an architecture that nobody stated."""
     hook_out: str | None = None
     """Hook that a transcoder predicts."""
     says: Says = field(default_factory=Says)

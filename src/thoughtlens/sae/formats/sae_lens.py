@@ -208,6 +208,7 @@ class SAELens(Format):
             pre_bias=architecture.rule == "pursuit" or settings.subtracts,
             norm=settings.norm,
             hook=metadata.hook,
+            hook_assumed=bool(metadata.notes),
             says=metadata.says,
             pursuit=settings.pursuit,
             provenance=metadata.thoughtlens.provenance,

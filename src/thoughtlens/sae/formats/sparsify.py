@@ -184,6 +184,6 @@ def _transcodes(
     found = [text for text, true in tells.items() if true]
     if found:
         return True, (f"a transcoder of an early sparsify: {found[0]}",)
-    if told is None:
+    if told is None and settings.normalize_decoder is False:
         return False, ("its cfg.json is from before sparsify's key transcode: taken for an SAE",)
     return False, ()
