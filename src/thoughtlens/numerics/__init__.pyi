@@ -27,7 +27,9 @@ from .stats.intervals import Interval as Interval
 from .stats.intervals import bootstrap_mean as bootstrap_mean
 from .stats.intervals import bootstrap_means as bootstrap_means
 from .stats.intervals import bootstrap_ratio as bootstrap_ratio
+from .stats.intervals import bootstrap_sums as bootstrap_sums
 from .stats.intervals import cluster_bootstrap as cluster_bootstrap
+from .stats.intervals import cluster_index as cluster_index
 from .stats.intervals import paired_proportions as paired_proportions
 from .stats.intervals import wilson as wilson
 from .stats.ratios import RatioInterval as RatioInterval

@@ -1,5 +1,6 @@
 from .baselines.base import Baseline as Baseline
 from .baselines.base import MeanPredictor as MeanPredictor
+from .baselines.kmeans import KMeans as KMeans
 from .baselines.pca import PCA as PCA
 from .baselines.pca import Covariance as Covariance
 from .baselines.random_sae import RandomSAE as RandomSAE

@@ -1,4 +1,4 @@
-"""The command that shows thoughts."""
+"""Commands that show what thoughts hold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.commands.app import app, show
+from thoughtlens.cli.commands.app import Overrides, PlanOnly, RunDir, app, doing, show
+from thoughtlens.core import BY_NAME
 
 
 @app.command()
@@ -38,3 +39,15 @@ def think(
     for one in read_as:
         say(render(one))
     show(read_as[0].to_json() if len(read_as) == 1 else {"questions": [one.to_json() for one in read_as]})
+
+
+@app.command(help=BY_NAME["recovery"].about)
+def recovery(
+    run_dir: RunDir,
+    overrides: Overrides = None,
+    *,
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write; unset: RUN/recovery.")] = None,
+    plan: PlanOnly = False,
+) -> None:
+    table = {"acts": str(run_dir / "acts"), "sae": str(run_dir / "sae")}
+    doing("recovery", table, overrides, out or run_dir / "recovery", plan=plan)

@@ -111,6 +111,13 @@ STAGES = (
         recipe="default",
     ),
     Stage(
+        name="recovery",
+        room="evals.recovery",
+        about="Find the variables in the dictionary: which latent speaks for which value, beside k-means.",
+        inputs=ACTS_AND_SAE,
+        recipe="optional",
+    ),
+    Stage(
         name="lens",
         room="latents.lens",
         about="What a thought would say: logit and tuned lens, beside a shuffled null; decoder rows in "

@@ -122,6 +122,27 @@ def bootstrap_means(
     return [_percentile(float(v.mean()), d, n, level) for v, d in zip(values.T, means, strict=True)]
 
 
+def bootstrap_sums(
+    sums: Float[np.ndarray, "clusters columns"],
+    statistics: Callable[[Float[np.ndarray, "resamples columns"]], Float[np.ndarray, "resamples m"]],
+    *,
+    n_resamples: int = N_RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> list[Interval]:
+    """Cluster bootstrap of numbers that follow from totals over clusters, such as a mean F1 over classes.
+
+    Args:
+        sums: What each cluster adds to every total.
+        statistics: Totals, a line for each resample, to the numbers.
+        n_resamples: How many resamples.
+        level: Confidence.
+        seed: Of the resampling.
+    """
+    values = statistics(np.vstack([sums.sum(0), _resampled(sums, n_resamples, seed)]))
+    return [_percentile(float(column[0]), column[1:], len(sums), level) for column in values.T]
+
+
 def paired_difference(
     a: Shaped[np.ndarray, " rows"],
     b: Shaped[np.ndarray, " rows"],

@@ -1,0 +1,36 @@
+"""Which variables are looked for in which SAE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from thoughtlens.core import Config
+
+
+class RecoveryConfig(Config):
+    """Which variables are looked for in which SAE."""
+
+    acts: Path
+    """The activation store."""
+    sae: Path
+    """The SAE directory."""
+    member: str | None = None
+    """Which SAE; unset: the pooled one, or the only one."""
+    columns: tuple[str, ...] | None = Field(None, min_length=1)
+    """Label columns that are looked for; unset: all with 2 to `max_values` values."""
+    by: tuple[str, ...] = ()
+    """Label columns; everything is said again for the problems of each of their values."""
+    found_at: float = Field(0.9, gt=0, le=1)
+    """F1 from which a value counts as found."""
+    max_values: int = Field(100, ge=2, le=1000)
+    """Most values of a column that are told apart; numbers with more are put into as many bins."""
+    min_count: int = Field(5, ge=2)
+    """Problems that a value needs in the validation and in the test split."""
+    max_rows: int = Field(20_000, ge=100)
+    """Most rows of a split that are read per place, drawn at random."""
+    n_resamples: int = Field(500, ge=100, le=100_000)
+    """Bootstrap resamples of problems behind each interval."""
+    seed: int = Field(0, ge=0)
+    """Seed of draws, baselines and resampling."""

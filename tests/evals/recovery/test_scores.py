@@ -1,0 +1,77 @@
+"""Which latent speaks for which value, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from thoughtlens.evals.recovery.readable import ceilings
+from thoughtlens.evals.recovery.scores import Fired, choose, score, splitting
+
+# rows     value  latent 0  latent 1  latent 2
+ROWS = [
+    (0, 1, 0, 0),
+    (0, 1, 0, 1),
+    (0, 0, 1, 0),
+    (0, 0, 1, 0),
+    (1, 0, 0, 1),
+    (1, 1, 0, 1),
+]
+
+
+def fired() -> Fired:
+    table = np.array(ROWS, float)
+    return Fired(sp.csr_array(table[:, 1:]), table[:, 0].astype(int))
+
+
+def test_one_latent_and_two_by_hand():
+    choice = choose(fired(), 2)
+    # value 0 has 4 rows. latent 0 fires 3 times, 2 of them there: F1 = 2*2 / (3 + 4) = 0.571
+    # latent 1 fires twice, both there: 2*2 / (2 + 4) = 0.667; both together fire 5 times, 4 there: 8 / 9
+    assert choice.one[0] == 1 and choice.f1[0] == pytest.approx(4 / 6)
+    assert sorted(choice.two[0]) == [0, 1] and choice.f1_of_two[0] == pytest.approx(8 / 9)
+    # value 1 has 2 rows. latent 2 fires 3 times, 2 there: 4 / 5, and no second latent helps
+    assert choice.one[1] == 2 and choice.two[1].tolist() == [2, 2]
+    assert choice.f1_of_two[1] == choice.f1[1] == pytest.approx(4 / 5)
+
+
+def test_the_choice_is_scored_on_other_rows():
+    choice = choose(fired(), 2)
+    acts = np.array([[0, 1, 0], [0, 1, 0], [0, 0, 1], [0, 1, 1]], float)
+    other = Fired(sp.csr_array(acts), np.array([0, 0, 1, 1]))
+    found = score(other, choice, np.arange(4), found_at=0.9, n_resamples=200, seed=0)
+    # latent 1 on value 0: fires 3 times, 2 right of 2: precision 2/3, recall 1, F1 = 4 / 5
+    assert (found.precision[0], found.recall[0], found.f1[0]) == pytest.approx((2 / 3, 1, 4 / 5))
+    # latent 2 on value 1: fires twice, both right: F1 1; so one of two values is found
+    assert found.f1[1] == 1 and found.found.estimate == 0.5
+    assert found.best_f1.estimate == pytest.approx(0.9)
+    assert found.found.low <= 0.5 <= found.found.high and found.found.n == 4
+
+
+def test_copies_in_a_group_do_not_narrow_the_interval():
+    choice, rng = choose(fired(), 2), np.random.default_rng(0)
+    y = rng.integers(2, size=60)
+    acts = np.eye(3)[np.where(rng.random(60) < 0.7, 2 - (y == 0), 0)]
+    once = score(Fired(sp.csr_array(acts), y), choice, np.arange(60), found_at=0.5, n_resamples=500, seed=0)
+    copies = Fired(sp.csr_array(np.repeat(acts, 4, 0)), np.repeat(y, 4))
+    grouped = score(copies, choice, np.repeat(np.arange(60), 4), found_at=0.5, n_resamples=500, seed=0)
+    assert (grouped.best_f1.low, grouped.best_f1.high) == pytest.approx((once.best_f1.low, once.best_f1.high))
+
+
+def test_splitting_and_sharing():
+    into, sharing = splitting(fired(), choose(fired(), 2))
+    # value 0 is told by latents 0 (2 of 3 firings) and 1; value 1 by latent 2 only
+    assert into.tolist() == [2, 1]
+    # latent 1 fires on value 0 only; latent 2 also on value 0, a third of the time
+    assert sharing.tolist() == [1, 2]
+
+
+def test_a_place_that_is_read_but_not_organised_by_the_value():
+    rng = np.random.default_rng(0)
+    y = rng.integers(2, size=800)
+    x = np.c_[y + 0.01 * rng.normal(size=800), 50 * rng.normal(size=(800, 3))]
+    (held_out,) = ceilings(x[:400], y[:400], [(x[400:], y[400:])])
+    assert held_out.right.mean() > 0.97 and abs(held_out.variance_share) < 0.02
+    (alone,) = ceilings(x[:400, :1], y[:400], [(x[400:, :1], y[400:])])
+    assert alone.variance_share > 0.99

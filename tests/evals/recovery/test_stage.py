@@ -1,0 +1,107 @@
+"""Recovery on stores whose latents are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tests.planted import D, planted_sae, thought_store
+from thoughtlens.core import ConfigError, DataError
+from thoughtlens.evals.recovery.config import RecoveryConfig
+from thoughtlens.evals.recovery.stage import recovery
+
+N, VALUES = 600, 5
+
+
+def planted(root, *, shift=0.0, drop=None):
+    """Value v of `op` switches on direction v of hook 1 at thought 2; two directions per value of `half`."""
+    rng = np.random.default_rng(0)
+    op = rng.integers(VALUES, size=N)
+    strengths = 0.05 * np.abs(rng.normal(size=(N, 4, 2, D))) * (np.arange(D) >= VALUES)
+    strengths[np.arange(N), 2, 1, op] = 1 + shift * rng.random(N)
+    labels = {
+        "op": [f"*{v}" for v in op],
+        "half": [str(v // 2) for v in op],
+        "noise": rng.choice(["a", "b"], size=N).tolist(),
+        "steps": rng.choice([2, 3], size=N).tolist(),
+        "same": ["x"] * N,
+        "own": [f"u{i}" for i in range(N)],
+    }
+    splits = np.resize(["train", "train", "validation", "test"], N).tolist()
+    if drop:
+        splits = [s if s != drop else "train" for s in splits]
+    thought_store(root / "acts", strengths, labels, splits)
+    planted_sae(root / "sae", thoughts=[0, 1, 2, 3])
+    return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return planted(tmp_path_factory.mktemp("recovery"))
+
+
+@pytest.fixture(scope="module")
+def result(folder):
+    cfg = RecoveryConfig(acts=folder / "acts", sae=folder / "sae", by=("steps",), n_resamples=200)
+    return recovery(cfg, folder / "recovery")
+
+
+def test_each_value_has_its_latent_at_its_place(result, folder):
+    op = result["variables"]["op"]
+    assert op["place"] == {"hook_name": "layers.1:out", "thought_idx": 2} and op["n_values"] == VALUES
+    assert op["found"]["value"] == op["probe"]["value"] == 1 and op["found"]["split"] == "test"
+    assert op["variance_share"]["value"] > 0.8 and op["found"]["n"] == 150
+    rows = [
+        r for r in pq.read_table(folder / "recovery" / "values.parquet").to_pylist() if r["variable"] == "op"
+    ]
+    all_of_them = [r for r in rows if not r["condition"]]
+    assert [(r["value"], r["latent"], r["f1"]) for r in all_of_them] == [
+        (f"*{v}", v, 1.0) for v in range(VALUES)
+    ]
+    assert all(r["n_latents"] == r["n_sharing"] == 1 for r in all_of_them)
+    assert {r["condition"] for r in rows} == {"", "steps=2", "steps=3"}
+
+
+def test_two_latents_speak_for_a_value_of_two_directions(result):
+    half = result["variables"]["half"]
+    # values 0 and 1 of half are two directions each, value 2 is one
+    assert half["found"]["value"] == pytest.approx(1 / 3) and half["found_by_two"]["value"] == 1
+
+
+def test_what_is_not_there_is_not_found_and_permuted_labels_find_nothing(result):
+    noise = result["variables"]["noise"]
+    assert noise["found"]["value"] == 0 and noise["probe"]["low"] < 0.6
+    assert abs(noise["variance_share"]["value"]) < 0.1
+    assert result["variables"]["op"]["permuted"]["found_by_two"]["value"] == 0
+
+
+def test_k_means_finds_what_a_place_holds_alone_and_it_is_said(result):
+    kmeans = result["variables"]["op"]["baselines"]["kmeans"]
+    assert kmeans["found_by_two"]["value"] == 1
+    assert any(text.startswith("op: ") and "k-means" in text for text in result["warnings"])
+    assert result["variables"]["op"]["baselines"]["random"]["found"]["value"] < 0.5
+
+
+def test_conditions_repeat_everything(result):
+    by = result["variables"]["op"]["by"]["steps"]
+    assert set(by) == {"2", "3"} and by["2"]["found"]["n"] + by["3"]["found"]["n"] == 150
+    assert "steps" not in result["variables"]["steps"]["by"]
+
+
+def test_columns_that_cannot_be_looked_for_are_named(result, folder, tmp_path):
+    assert any("own" in text for text in result["left_out"])
+    for column in ("same", "own"):
+        cfg = RecoveryConfig(acts=folder / "acts", sae=folder / "sae", columns=(column,))
+        with pytest.raises(ConfigError, match=column):
+            recovery(cfg, tmp_path / column)
+    with pytest.raises(ConfigError, match="nowhere"):
+        recovery(
+            RecoveryConfig(acts=folder / "acts", sae=folder / "sae", columns=("nowhere",)), tmp_path / "no"
+        )
+
+
+def test_a_missing_split_is_one_line(tmp_path):
+    root = planted(tmp_path, drop="validation")
+    with pytest.raises(DataError, match="validation"):
+        recovery(RecoveryConfig(acts=root / "acts", sae=root / "sae"), tmp_path / "out")
