@@ -86,7 +86,7 @@ class TextProbe(ModelProbe):
         head = np.array([] if self.bos is None else [self.bos], np.int64)
         begun = [len(head) > 0 and len(one) > 0 and one[0] == self.bos for one in sequences]
         tokens = [
-            np.concatenate([head[own:], one]).astype(np.int64)
+            np.concatenate([head[int(own) :], one]).astype(np.int64)
             for own, one in zip(begun, sequences, strict=True)
         ]
         for one in read(self.lm, tokens, self.hook_names, batch_tokens=self.batch_tokens, at="last"):
