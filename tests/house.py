@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 SRC = Path(__file__).parents[1] / "src" / "thoughtlens"
@@ -30,6 +31,7 @@ LADDER = (
 LEVEL = {wing: level for level, wings in enumerate(LADDER) for wing in wings}
 
 
+@cache
 def files() -> list[Path]:
     """Every module of a wing."""
     return [file for file in sorted(SRC.rglob("*.py")) if file.parent != SRC]
@@ -41,9 +43,14 @@ def module_of(file: Path) -> tuple[str, ...]:
     return parts[:-1] if parts[-1] == "__init__" else parts
 
 
-def imported(file: Path) -> Iterator[tuple[str, ...]]:
+@cache
+def imported(file: Path) -> tuple[tuple[str, ...], ...]:
     """Modules of the package that a file imports anywhere, lazily or not."""
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+    return tuple(_imports(ast.parse(file.read_text("utf-8"))))
+
+
+def _imports(tree: ast.Module) -> Iterator[tuple[str, ...]]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (_module(a.name.split(".")[1:]) for a in node.names if _ours(a.name))
         elif isinstance(node, ast.ImportFrom) and node.module and _ours(node.module):
@@ -51,6 +58,7 @@ def imported(file: Path) -> Iterator[tuple[str, ...]]:
             yield from (_module([*base, alias.name]) for alias in node.names)
 
 
+@cache
 def stage_rooms() -> set[tuple[str, ...]]:
     """Folders that hold a `stage.py`."""
     return {
