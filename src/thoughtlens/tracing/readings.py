@@ -84,11 +84,11 @@ def think(
     if not (run / "acts").is_dir():
         if member is not None:
             raise ConfigError(f"member: {source} is a model, which has no SAEs; give a run")
-        return _read_out(_thinker(source), str(source), questions, top)
+        return read_out(_thinker(source), str(source), questions, top)
     store = ActivationStore.open(run / "acts")
     if store.meta.kind != "thoughts":
         raise ConfigError(f"{run} is a run of texts, which has no thoughts; see: thoughtlens fire {run} TEXT")
-    read = _read_out(thought_model(store), store.meta.model, questions, top)
+    read = read_out(thought_model(store), store.meta.model, questions, top)
     if not (run / "sae").is_dir():
         return read
     name, sae = pick(load_members(run / "sae"), member)
@@ -110,7 +110,8 @@ def _thinker(source: str | Path) -> ThoughtModel:
 
 
 @torch.no_grad()
-def _read_out(model: ThoughtModel, name: str, questions: Sequence[str], top: int) -> list[Thinking]:
+def read_out(model: ThoughtModel, name: str, questions: Sequence[str], top: int) -> list[Thinking]:
+    """Every thought of some questions as the model itself would write it down, `top` tokens each; answers."""
     readout = of_thoughts(model)
     batch = collect(model, list(questions), sites=("thought_out",), answers=True)
     assert batch.answers is not None

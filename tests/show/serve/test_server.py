@@ -123,6 +123,32 @@ def test_removing_a_latent_that_is_silent_changes_nothing_and_setting_it_does(se
     assert told["places"] == ["layers.0:out@2", "layers.1:out@2"]
 
 
+OTHER = "ann *3 *5 -2 bob *4 +1 +8 cat +5 -6 *7 bob 7 twice"
+
+
+def test_a_thought_of_another_problem_can_be_put_in(server):
+    # codi-tiny: what thought 5 wrote is the last value, so that the answer becomes the other problem's.
+    _, plain = ask(server, "/api/fire", {"text": OTHER})
+    status, told = ask(
+        server, "/api/patch", {"text": QUESTION, "other": OTHER, "thoughts": [1, 2, 3, 4, 5, 6]}
+    )
+    assert status == 200, told
+    assert told["before"]["text"] == "14" and told["changed"] > 0
+    assert told["places"] == [f"thought_in@{p}" for p in range(1, 7)]
+    assert told["after"]["text"] == plain["answer"] != "14"
+    _, told = ask(server, "/api/patch", {"text": QUESTION, "other": QUESTION, "thoughts": [3]})
+    assert told["changed"] == 0 and told["after"]["text"] == "14"
+
+
+def test_every_thought_has_its_reading(server):
+    from thoughtlens.tracing import think
+
+    _, found = ask(server, "/api/fire", {"text": QUESTION})
+    (expected,) = think("codi-tiny", [QUESTION], top=4)
+    assert [row["reading"] for row in found["readings"]] == [row.reading for row in expected.thoughts]
+    assert [row["thought"] for row in found["readings"]] == list(range(7))
+
+
 @pytest.mark.parametrize(
     ("path", "table", "says"),
     [
@@ -141,6 +167,10 @@ def test_removing_a_latent_that_is_silent_changes_nothing_and_setting_it_does(se
         ("/api/steer", {"text": QUESTION, "latent": 1, "scale": 1e300}, "scale"),
         ("/api/steer", {"text": QUESTION, "latent": 1, "scale": 0.0, "thoughts": [9]}, "9"),
         ("/api/steer", {"text": QUESTION, "latent": 1, "scale": 0.0, "thoughts": []}, "thoughts"),
+        ("/api/patch", {"text": QUESTION, "other": "", "thoughts": [1]}, "other"),
+        ("/api/patch", {"text": QUESTION, "other": "no such words", "thoughts": [1]}, "vocabulary"),
+        ("/api/patch", {"text": QUESTION, "other": QUESTION, "thoughts": [9]}, "9"),
+        ("/api/patch", {"text": QUESTION, "other": QUESTION, "thoughts": []}, "thoughts"),
     ],
 )  # fmt: skip
 def test_bad_questions_get_one_line(server, path, table, says):
@@ -224,6 +254,8 @@ def test_a_public_server_answers_to_addresses_and_to_names_it_was_told():
     guard = Guard("0.0.0.0", 8000, ("lab.example",))
     assert guard.knows("10.0.0.7:8000") and guard.knows("lab.example:8000") and guard.knows("[fe80::1]:8000")
     assert not guard.knows("evil.example:8000") and not guard.knows("10.0.0.7:80")
+    assert Guard("0.0.0.0", 80).knows("localhost") and Guard("::", 80).knows("LOCALHOST")
+    assert not Guard("0.0.0.0", 80).knows("localhost.evil") and not Guard("0.0.0.0", 81).knows("localhost")
     assert Guard("127.0.0.1", 80).knows("localhost") and not Guard("127.0.0.1", 80).knows("10.0.0.7")
 
 

@@ -48,6 +48,15 @@ class FireRequest(Request):
     """Latents listed for each position."""
 
 
+class PatchRequest(Request):
+    """What does the model answer with thoughts of another problem?"""
+
+    other: str = Field(min_length=1, max_length=MAX_CHARS)
+    """The problem whose thoughts are put in."""
+    thoughts: list[int] = Field(min_length=1, max_length=64)
+    """Which: what enters these thoughts is what enters them of the other problem."""
+
+
 class SteerRequest(Request):
     """What does the model answer if one latent is changed?"""
 

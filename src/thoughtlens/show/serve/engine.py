@@ -9,27 +9,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.acts import ActivationStore
-from thoughtlens.core import DataError, HookError, ResourceError
+from thoughtlens.core import DataError, HookError, ResourceError, ThoughtlensError
 from thoughtlens.interventions import (
     Answers,
     Change,
     Edit,
     dictionaries,
     edit_latents,
+    given,
+    places_of,
     require_latents,
     run_edits,
 )
 from thoughtlens.latents import DEFINITIONS, Eye, Found, describe, everywhere, member_thoughts, pick
-from thoughtlens.models import Place, replace
+from thoughtlens.models import Place, collect, replace
 from thoughtlens.sae import SAE, load_members
-from thoughtlens.show.serve.config import FireRequest, SteerRequest
+from thoughtlens.show.serve.config import FireRequest, PatchRequest, SteerRequest
+from thoughtlens.tracing import read_out
 
 EXAMPLES, EXAMPLE_CHARS = 12, 400
+READ = 4
+"""Tokens shown of a reading."""
 
 
 class Engine:
@@ -59,9 +65,15 @@ class Engine:
             "kind": self.store.meta.kind,
             "model": self.store.meta.model,
             "members": members,
+            "n_thoughts": self._n_thoughts(),
             "examples": [text[:EXAMPLE_CHARS] for text in texts if text.strip()],
             "definitions": DEFINITIONS,
         }
+
+    def _n_thoughts(self) -> int:
+        """Thoughts that are fed back and stored; 0 where nothing is."""
+        fed_back = "fed back" in (self.store.meta.thought_convention or "")
+        return int(pc.max(self.store.rows["thought_idx"]).as_py()) if fed_back else 0  # type: ignore[attr-defined]
 
     def fire(self, asked: FireRequest) -> dict[str, Any]:
         """The strongest latents on every token or thought of a text, and overall.
@@ -79,8 +91,19 @@ class Engine:
             "hook_names": sae.hook_names,
             "everywhere_known": flags is not None,
             "by_position": _by_position(found, asked.top),
+            "readings": self._readings(asked.text),
             **describe(found, asked.text, sae.hook_names, flags, asked.top).to_json(),
         }
+
+    def _readings(self, text: str) -> list[dict[str, Any]] | None:
+        """What each thought writes, read through the model's own output side; None for text."""
+        if self.store.meta.kind == "text":
+            return None
+        try:
+            (one,) = read_out(self.eye.thinker, self.store.meta.model, [text], READ)
+        except ThoughtlensError:  # a model whose output side is not known has everything else
+            return None
+        return [row.to_json() for row in one.thoughts]
 
     def steer(self, asked: SteerRequest) -> dict[str, Any]:
         """The answer (or the continuation) of a text, untouched and with one latent changed.
@@ -110,12 +133,28 @@ class Engine:
         def change(place: Place) -> Change:
             return edit_latents(sae, place, [asked.latent], value=asked.value, scale=asked.scale)
 
-        edits = [Edit.at("steer", found.places, change)]
+        return self._under(asked.text, Edit.at("steer", found.places, change))
+
+    def patch(self, asked: PatchRequest) -> dict[str, Any]:
+        """The answer of a problem, untouched and with thoughts of another problem in the place of its own.
+
+        Raises:
+            DataError, HookError: a text or thought that the model does not have.
+        """
+        if self.store.meta.kind == "text":
+            raise HookError("thoughts: this run is of text, which has none")
+        places = places_of(self.eye.thinker.spec, "thought_in", list(dict.fromkeys(asked.thoughts)), None)
+        states = collect(self.eye.thinker, [asked.other], places=places, batch_size=1)
+        edit = Edit.at("patch", places, lambda place: given(states[place]))
+        return {"kind": self.store.meta.kind, "other": asked.other, **self._under(asked.text, edit)}
+
+    def _under(self, text: str, edit: Edit) -> dict[str, Any]:
+        """The answer untouched, and under an edit."""
         plain, (edited,) = run_edits(
-            model, [asked.text], edits, batch_size=1, max_new_tokens=self.eye.max_new_tokens
+            self.eye.thinker, [text], [edit], batch_size=1, max_new_tokens=self.eye.max_new_tokens
         )
         return {
-            "places": [str(place) for place in found.places],
+            "places": [str(place) for place, _ in edit.changes],
             "before": _answer(plain),
             "after": _answer(edited),
             "kl": float(edited.kl[0]),

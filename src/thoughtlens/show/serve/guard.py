@@ -49,7 +49,7 @@ class Guard:
         try:
             address = ipaddress.ip_address(name)
         except ValueError:
-            return name == "localhost" and loopback
+            return name == "localhost"  # which no name server can make another machine
         # an address cannot be made to mean another machine, as a name can
         return address.is_loopback if loopback else True
 

@@ -24,12 +24,16 @@ from pydantic import ValidationError
 from thoughtlens.core import NotThereError, ResourceError, ThoughtlensError, load_config, warn
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.pages.pages import refreshed
-from thoughtlens.show.serve.config import FireRequest, Request, ServeConfig, SteerRequest
+from thoughtlens.show.serve.config import FireRequest, PatchRequest, Request, ServeConfig, SteerRequest
 from thoughtlens.show.serve.engine import Engine
 from thoughtlens.show.serve.files import Files
 from thoughtlens.show.serve.guard import Guard, is_loopback
 
-QUESTIONS: dict[str, type[Request]] = {"/api/fire": FireRequest, "/api/steer": SteerRequest}
+QUESTIONS: dict[str, type[Request]] = {
+    "/api/fire": FireRequest,
+    "/api/steer": SteerRequest,
+    "/api/patch": PatchRequest,
+}
 ABOUT = "/api/run"
 POLICY = (
     "default-src 'none'; script-src 'self'{inline}; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -202,6 +206,8 @@ class Handler(BaseHTTPRequestHandler):
     def _ask(self, asked: Request) -> dict[str, Any]:
         if isinstance(asked, FireRequest):
             return self.served.engine.fire(asked)
+        if isinstance(asked, PatchRequest):
+            return self.served.engine.patch(asked)
         return self.served.engine.steer(cast(SteerRequest, asked))
 
     def _check(self, *, is_page: bool) -> None:

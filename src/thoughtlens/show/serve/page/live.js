@@ -71,14 +71,15 @@ function Fires({ found, member, chosen, onPick }) {
       : html`<${ThoughtMap} found=${found} member=${member} chosen=${chosen} onPick=${onPick} />`}</section>`;
 }
 
-function Answers({ told }) {
+const edited = (answer, { scale, value }) => `latent ${answer.latent} ${scale === undefined ? `set to ${show(value)}` : scale === 0 ? "removed" : `times ${show(scale)}`}`;
+
+function Answers({ told, id, what }) {
   const { answer, table } = told;
   if (!answer) return null;
-  const edit = table.scale === undefined ? `set to ${show(table.value)}` : table.scale === 0 ? "removed" : `times ${show(table.scale)}`;
   const places = answer.places.length > 4 ? `${answer.places.length} places` : answer.places.join(", ");
-  return html`<div id="answers"><div class="grid"><div><h3>untouched</h3><div class="tokens">${visible(answer.before.text)}</div></div>
-      <div><h3>latent ${answer.latent} ${edit}</h3><div class="tokens">${visible(answer.after.text)}</div></div></div>
-    <p class="note">${answer.changed === 0 ? "Nothing was changed: the latent does not fire there, and what is multiplied stays 0. Set it to a value instead. "
+  return html`<div id=${id}><div class="grid"><div><h3>untouched</h3><div class="tokens">${visible(answer.before.text)}</div></div>
+      <div><h3>${what(answer, table)}</h3><div class="tokens">${visible(answer.after.text)}</div></div></div>
+    <p class="note">${answer.changed === 0 ? `Nothing was changed${answer.latent === undefined ? "" : ": the latent does not fire there, and what is multiplied stays 0. Set it to a value instead"}. `
       : `The states moved by ${percent(answer.changed)} of their length. `}KL of the first token ${show(answer.kl)} nats. At <span title=${answer.places.join(", ")}>${places}</span>.</p></div>`;
 }
 
@@ -96,7 +97,30 @@ function Steer({ text, member, latent, setLatent, thoughts }) {
         ${thoughts.map((t) => html`<option key=${t} value=${t}>at thought ${t}</option>`)}</select>` : null}
       <button id="steer" disabled=${!usable || !text || told.waiting} onClick=${send}>Compare answers</button></div>
     <p class="note">Times 0 removes the latent. What the SAE does not explain stays as it is.</p>
-    <${Told} state=${told} what="thinking twice" /><${Answers} told=${told} /></section>`;
+    <${Told} state=${told} what="thinking twice" /><${Answers} told=${told} id="answers" what=${edited} /></section>`;
+}
+
+// A thought of another problem in the place of the own one.
+function Patch({ text, examples, n }) {
+  const [other, setOther] = useState(examples[1] || ""), [thought, setThought] = useState("1");
+  const [told, put] = useQuestion("/api/patch");
+  return html`<section><h2>Give it another problem's thought</h2>
+    <div class="controls"><input id="other" aria-label="the other problem" size="48" value=${other} onInput=${(e) => setOther(e.target.value)} />
+      <select id="thought" aria-label="thought" value=${thought} onChange=${(e) => setThought(e.target.value)}>${Array.from({ length: n }, (_, i) => i + 1).map((t) => html`
+        <option key=${t} value=${t}>enters thought ${t} = what thought ${t - 1} wrote</option>`)}</select>
+      <button id="patch" disabled=${!text || !other || told.waiting} onClick=${() => put({ text, other, thoughts: [Number(thought)] })}>Compare answers</button></div>
+    <${Told} state=${told} what="thinking three times" />
+    <${Answers} told=${told} id="patched" what=${(_, table) => `with thought ${table.thoughts[0] - 1} of the other problem`} /></section>`;
+}
+
+// What each thought writes, read through the model's own output side.
+function Readings({ rows }) {
+  const chance = (p) => html` <span class="note">${percent(p)}</span>`;
+  return html`<section id="readings"><h2>What each thought writes</h2>
+    <table><thead><tr><th>thought</th><th>reads as</th><th>or</th></tr></thead><tbody>${rows.map((row) => html`<tr key=${row.thought}><td>${row.thought}</td>
+      <td><span class="tokens token" style=${heat(row.probability)}>${listed(row.reading)}</span>${chance(row.probability)}</td>
+      <td>${row.others.map(([token, p], k) => html`${k ? " · " : ""}<span class="tokens">${listed(token)}</span>${chance(p)}`)}</td></tr>`)}</tbody></table>
+    <p class="note">The likeliest tokens if what this thought hands on were written down (logit lens); it enters the next thought. Not a test of the reading.</p></section>`;
 }
 
 function Live({ run }) {
@@ -117,6 +141,8 @@ function Live({ run }) {
       <${Told} state=${fired} what="reading" />
       ${fired.answer && fired.answer.answer !== null ? html`<p>The model answers <b class="tokens" id="answer">${visible(fired.answer.answer)}</b></p>` : null}
       <${Steer} text=${text} member=${member} latent=${latent} setLatent=${setLatent} thoughts=${thoughts} />
+      ${run.n_thoughts ? html`<${Patch} text=${text} examples=${run.examples} n=${run.n_thoughts} />` : null}
+      ${fired.answer && fired.answer.readings ? html`<${Readings} rows=${fired.answer.readings} />` : null}
       ${fired.answer ? html`<${Fires} found=${fired.answer} member=${run.members.findIndex((m) => m.name === fired.answer.member)} chosen=${latent} onPick=${setLatent} />` : null}
     </main></div>`;
 }
