@@ -101,6 +101,13 @@ def test_columns_that_cannot_be_looked_for_are_named(result, folder, tmp_path):
         )
 
 
+def test_too_few_problems_end_no_run(folder, tmp_path):
+    cfg = RecoveryConfig(acts=folder / "acts", sae=folder / "sae", min_count=400)
+    result = recovery(cfg, tmp_path / "out")
+    assert result["variables"] == {} and "nothing was looked for" in result["warnings"][0]
+    assert pq.read_table(tmp_path / "out" / "values.parquet").num_rows == 0
+
+
 def test_a_missing_split_is_one_line(tmp_path):
     root = planted(tmp_path, drop="validation")
     with pytest.raises(DataError, match="validation"):

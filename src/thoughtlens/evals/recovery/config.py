@@ -17,11 +17,12 @@ class RecoveryConfig(Config):
     sae: Path
     """The SAE directory."""
     member: str | None = None
-    """Which SAE; unset: the pooled one, or the only one."""
+    """Which SAE; unset: the pooled one, or the first."""
     columns: tuple[str, ...] | None = Field(None, min_length=1)
     """Label columns that are looked for; unset: all with 2 to `max_values` values."""
-    by: tuple[str, ...] = ()
-    """Label columns; everything is said again for the problems of each of their values."""
+    by: tuple[str, ...] | None = None
+    """Label columns; everything is said again for the problems of each of their values. Unset: `n_steps`,
+    where the problems have it, since a value on the way and an answer are different things."""
     found_at: float = Field(0.9, gt=0, le=1)
     """F1 from which a value counts as found."""
     max_values: int = Field(100, ge=2, le=1000)

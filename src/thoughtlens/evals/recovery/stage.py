@@ -38,6 +38,8 @@ SPLITS = ("train", "validation", "test")
 NEAR_BEST = 0.02
 """A place reads a variable as well as the best one up to this accuracy."""
 SAE_ARM = "sae"
+NOTHING = "no label column has two values with enough problems in each split: nothing was looked for"
+STEPS = "n_steps"
 
 DEFINITIONS = {
     "found": "share of the values for which the latent chosen on validation problems fires on test problems "
@@ -87,13 +89,13 @@ def recovery(cfg: RecoveryConfig, out: Path) -> Result:
 def _work(cfg: RecoveryConfig, tmp: Path) -> RecoveryOutcome:
     store = ActivationStore.open(cfg.acts)
     members = load_members(cfg.sae, hooks=store.meta.d_in)
-    name, sae = pick(members, cfg.member or (POOLED if POOLED in members else None))
+    name, sae = pick(members, cfg.member or (POOLED if POOLED in members else next(iter(members))))
     labels = read_labels(
         store.problems, cfg.columns, max_levels=cfg.max_values, min_count=cfg.min_count, most=cfg.max_values
     )
     asked, left_out = _questions(cfg, store, labels)
     arms = dictionaries(store, name, sae, cfg.seed)
-    seen = list(_look(arms, store, cfg, asked))
+    seen = list(_look(arms, store, cfg, asked)) if asked else []
     variables, values, places = {}, [], []
     for question in asked:
         found, own_values, own_places = _answer(cfg, question, arms, seen)
@@ -119,8 +121,12 @@ def _work(cfg: RecoveryConfig, tmp: Path) -> RecoveryOutcome:
         left_out=left_out,
         headline={f"{v}_found": one.found for v, one in variables.items()},
         definitions=DEFINITIONS,
-        warnings=_objections(variables),
+        warnings=_objections(variables) or ([] if variables else [NOTHING]),
     )
+
+
+def _by(cfg: RecoveryConfig, store: ActivationStore) -> tuple[str, ...]:
+    return cfg.by if cfg.by is not None else tuple({STEPS} & set(store.problems.column_names))
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,10 +149,8 @@ def _questions(
         raise DataError(f"Expected problems of the split {missing} in {store.root}, found none")
     asked, left_out = [], not_told_apart(labels)
     conditions = [("", np.ones(len(split), bool))]
-    levels = read_labels(store.problems, cfg.by, max_levels=cfg.max_values, min_count=1) if cfg.by else []
-    by = {label.name: label for label in levels}
-    for name in cfg.by:
-        conditions += [(f"{name}={v}", by[name].codes == i) for i, v in enumerate(by[name].levels)]
+    for one in read_labels(store.problems, _by(cfg, store), max_levels=cfg.max_values, min_count=1):
+        conditions += [(f"{one.name}={v}", one.codes == i) for i, v in enumerate(one.levels)]
     for label in labels:
         for condition, among in conditions:
             if condition.partition("=")[0] == label.name:
