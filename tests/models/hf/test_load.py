@@ -6,13 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
-import gguf
 import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
+from tests.models.hf.gguf_file import write_gguf
 from thoughtlens.core import CheckpointError, ConfigError, NotThereError, ResourceError, ThoughtlensError
 from thoughtlens.models.hf import locate as module
 from thoughtlens.models.hf.load import load, read_config
@@ -183,7 +183,7 @@ def test_a_bundled_model_whose_package_is_missing(monkeypatch):
 
 def test_a_gguf_file_is_dequantised_once(tiny_lm_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("THOUGHTLENS_CACHE", str(tmp_path / "cache"))
-    file = _write_gguf(tiny_lm_dir, tmp_path / "tiny.gguf")
+    file = write_gguf(tiny_lm_dir, tmp_path / "tiny.gguf")
     lm = load(str(file), dtype="float32")
     assert "Dequantising" in capsys.readouterr().err
     original = LlamaForCausalLM.from_pretrained(tiny_lm_dir).eval()
@@ -218,42 +218,3 @@ def _one_line(kind: type[ThoughtlensError], name: str, says: str = "") -> None:
         load(name)
     assert "\n" not in str(error.value)
     assert says in str(error.value)
-
-
-def _write_gguf(source: Path, file: Path) -> Path:
-    """The tiny Llama as an F32 GGUF file, as llama.cpp would convert it."""
-    model = LlamaForCausalLM.from_pretrained(source)
-    config, tokens = model.config, json.loads((source / "tokenizer.json").read_text())["model"]
-    writer = gguf.GGUFWriter(file, "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(sorted(tokens["vocab"], key=tokens["vocab"].get))
-    writer.add_token_types([3] * 4 + [1] * (config.vocab_size - 4))
-    writer.add_token_merges([" ".join(pair) for pair in tokens["merges"]])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_pad_token_id(0)
-    writer.add_unk_token_id(3)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    for key, tensor in model.state_dict().items():
-        if key == "lm_head.weight":
-            continue
-        stem = key.removesuffix(".weight")
-        values = tensor.numpy()
-        if stem.endswith(("q_proj", "k_proj")):  # llama.cpp pairs the halves of a rotated head
-            heads = config.num_attention_heads if "q_proj" in stem else config.num_key_value_heads
-            values = values.reshape(heads, 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
-        writer.add_tensor(names.get_name(stem) + ".weight", values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return file

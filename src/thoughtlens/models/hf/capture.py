@@ -206,6 +206,12 @@ def _activation(name: str, value: Any) -> Tensor:
 def _inputs(model: transformers.PreTrainedModel, input_ids: Tensor, mask: Tensor | None) -> dict[str, Any]:
     if input_ids.numel() == 0:
         raise DataError(f"Expected at least one token, got input_ids of shape {tuple(input_ids.shape)}")
+    rows, largest = model.get_input_embeddings().weight.shape[0], int(input_ids.max())
+    if largest >= rows or int(input_ids.min()) < 0:
+        raise DataError(
+            f"Token id {largest} is beyond the {rows} rows of the embedding of {type(model).__name__}: the "
+            f"tokenizer is not this model's, or tokens were added to it and the embedding was not resized"
+        )
     inputs: dict[str, Any] = {"input_ids": input_ids.to(model.device), "use_cache": False}
     if mask is None:
         return inputs

@@ -51,6 +51,7 @@ ADAPTER_ALONE = (
 
 def locate(name: str, *, revision: str | None = None) -> Path:
     """The local directory that holds the model in safetensors; made or fetched where needed."""
+    require_name(name)
     if revision is not None and (name in BUNDLED or Path(name).exists()):
         raise ConfigError(f"model.revision={revision!r} is only for models on the hub, and {name} is local")
     if name in BUNDLED:
@@ -75,6 +76,20 @@ def locate(name: str, *, revision: str | None = None) -> Path:
             f"{'that is neither' if path.is_file() else 'nothing is there'}"
         )
     return _fetched(name, revision)
+
+
+def require_name(name: str | Path) -> None:
+    """Refuse what can be the name of no file.
+
+    Raises:
+        NotThereError: it is too long, or has a character that no path has.
+    """
+    try:
+        Path(name).expanduser().exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise NotThereError(
+            f"Unknown model {str(name)[:80]!r} ({first_line(error)[:40]}): {_known()}"
+        ) from None
 
 
 def cache_dir() -> Path:
@@ -247,7 +262,7 @@ def refuse_pointers(*files: Path) -> None:
     Raises:
         CheckpointError: says how to get the file itself.
     """
-    for file in files:
+    for file in filter(Path.is_file, files):
         with file.open("rb") as handle:
             if handle.read(len(LFS)) == LFS:
                 raise CheckpointError(
@@ -258,5 +273,7 @@ def refuse_pointers(*files: Path) -> None:
 
 def first_line(error: BaseException) -> str:
     """What an error of a library says first."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:MESSAGE] if lines else type(error).__name__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if lines[0].endswith(":") and len(lines) > 1:
+        lines[0] += f" {lines[1].strip()}"
+    return lines[0][:MESSAGE]

@@ -47,8 +47,10 @@ def load_model(
 
 def thinks(name: str | Path) -> bool:
     """Whether a name is that of a thought model, as far as the name or the files there tell."""
+    from thoughtlens.models.hf.locate import require_name
     from thoughtlens.models.thought import checkpoint, tiny
 
+    require_name(name)
     path = Path(name).expanduser()
     if tiny.knows(name) or any(word in path.name.lower() for word in ("codi", "coconut")):
         return True

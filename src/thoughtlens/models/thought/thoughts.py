@@ -35,6 +35,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thoughtlens.core import ConfigError, DataError, HookError, translate_config
+from thoughtlens.models.hf.locate import require_name
 from thoughtlens.models.thought.places import PARTS, SITES, Place
 from thoughtlens.models.thought.sites import Hook, Tap, ThoughtSpec, check_places, check_rows
 
@@ -247,6 +248,7 @@ def load(name: str | Path, *, family: str | None = None, **options: Any) -> Thou
             name alone.
         options: Passed to the family's `load` (`dtype`, `device`, `base`, `eos_before` ...); None is unset.
     """
+    require_name(name)
     family = family or _family(str(name))
     if family not in FAMILIES:
         raise ConfigError(f"family: expected one of {', '.join(FAMILIES)}, got {family!r}")
