@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import tiny_tokenizer
 from tests.models.thought.fake import QUESTIONS, save_base
-from thoughtlens.core import CheckpointError, ConfigError, DataError, MismatchError
+from thoughtlens.core import CheckpointError, ConfigError, DataError, MismatchError, NotThereError
 from thoughtlens.models.thought import coconut
 from thoughtlens.models.thought.thoughts import collect, load, run
 
@@ -126,3 +126,53 @@ def test_wrong_base_and_shifted_tokens(files, tmp_path):
     tokenizer.save_pretrained(files[1])
     with pytest.raises(MismatchError, match="embedding rows"):
         open_(files)
+
+
+def hub(monkeypatch, root):
+    """What `snapshot_download` brings lies in `root` already; the patterns asked for are kept."""
+    asked = []
+
+    def download(name, *, revision, allow_patterns):
+        asked.append((name, allow_patterns))
+        return str(root)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    return asked
+
+
+def test_a_release_named_checkpoint_n_is_fetched_by_its_id(files, monkeypatch, tmp_path):
+    home = tmp_path / "snapshots" / "abc"
+    home.mkdir(parents=True)
+    files[0].rename(home / "checkpoint_33")
+    asked = hub(monkeypatch, home)
+    model = load("own/coconut", base=files[1])
+    assert isinstance(model, coconut.Coconut) and model.revision == "abc"
+    assert "checkpoint_*" in asked[0][1]
+    (home / "checkpoint_25").write_bytes((home / "checkpoint_33").read_bytes())
+    with pytest.raises(NotThereError, match=r"\(checkpoint_25, checkpoint_33\): give one"):
+        load("own/coconut", base=files[1])
+    assert load("own/coconut/checkpoint_25", base=files[1]).digest == model.digest
+    assert asked[-1][0] == "own/coconut" and "checkpoint_25" in asked[-1][1]
+    with pytest.raises(NotThereError, match="no file checkpoint_7"):
+        load("own/coconut/checkpoint_7", base=files[1])
+
+
+def test_settings_of_the_training_are_read_or_assumed(files, capsys):
+    assert coconut.load(files[0], base=files[1]).assumed == ("n_thoughts",)
+    assert "n_thoughts=6" in capsys.readouterr().err
+    (files[0].parent / "args.json").write_text('{"c_thought": 2, "max_latent_stage": 4}')
+    model = coconut.load(files[0], base=files[1])
+    assert model.spec.n_thoughts == 8 and model.assumed == () and "assumed" not in capsys.readouterr().err
+    own = coconut.load(files[0], base=files[1], prompt="{question} ->")
+    assert own._tokenize("a b") != model._tokenize("a b") and own.config_hash != model.config_hash
+
+
+def test_an_embedding_that_was_rounded_up_is_the_bases_own(files, capsys):
+    want = collect(open_(files), QUESTIONS).x
+    state = torch.load(files[0], weights_only=True)
+    for key, value in state.items():
+        if value.ndim == 2 and len(value) == len(tiny_tokenizer()) + 3:
+            state[key] = torch.cat([value, value.new_zeros(-len(value) % 64, value.shape[1])])
+    torch.save(state, files[0])
+    torch.testing.assert_close(collect(open_(files), QUESTIONS).x, want)
+    assert "rows of padding" in capsys.readouterr().err

@@ -136,6 +136,9 @@ def test_the_facts_of_this_machine():
     assert 1 <= report["threads"]["usable"] <= os.cpu_count()
     assert 0 < report["memory"]["available"] <= report["memory"]["total"]
     assert report["bundled"]["thought_models"] == {"codi-tiny": True, "codi-words": True}
+    assert report["bundled"]["controls"] == {
+        name: ["no_cot", "pause"] for name in ("codi-tiny", "codi-words")
+    }
     assert {"pilot", "text-demo"} <= set(report["bundled"]["recipes"])
     speed = report["speed"]["cpu"]
     assert speed["train_step_ms"] > 0 and min(speed["gflops"].values()) > 0

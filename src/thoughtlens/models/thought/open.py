@@ -52,7 +52,8 @@ def thinks(name: str | Path) -> bool:
 
     require_name(name)
     path = Path(name).expanduser()
-    if tiny.knows(name) or any(word in path.name.lower() for word in ("codi", "coconut")):
+    said = (path.name if path.exists() else str(name)).lower()
+    if tiny.knows(name) or any(word in said for word in ("codi", "coconut")):
         return True
     if not path.exists() or path.suffix == ".gguf":
         return False

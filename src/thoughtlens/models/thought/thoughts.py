@@ -262,7 +262,8 @@ def load(name: str | Path, *, family: str | None = None, **options: Any) -> Thou
 
 def _family(name: str) -> str:
     path = Path(name).expanduser()
-    if "coconut" in path.name.lower():
+    said = (path.name if path.exists() else name).lower()
+    if "coconut" in said or (not path.exists() and "/checkpoint_" in said):
         return "coconut"
     ours = importlib.import_module("thoughtlens.models.thought.tiny").knows(name)
     if ours or ("/" not in name and not path.exists()):

@@ -238,6 +238,14 @@ def members(name: str | Path = "codi-tiny") -> list[tuple[int, str]]:
     return sorted((int(d.parent.name.removeprefix("seed")), d.name) for d in found)
 
 
+def controls(name: str | Path = "codi-tiny") -> list[str]:
+    """Variants under a name that do not think in vectors: without thoughts, or with pause tokens."""
+    modes = {
+        v: _read_config(_find(name, s, v) / "config.json")["config"].get("mode") for s, v in members(name)
+    }
+    return sorted(variant for variant, mode in modes.items() if mode in ("none", "pause"))
+
+
 def save(decoder: TinyDecoder, directory: Path, training: dict[str, Any]) -> None:
     """Write a model directory in float16; `training` says where the weights come from."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 from thoughtlens import __version__
 from thoughtlens.core import recipe_names
-from thoughtlens.models import BUNDLED, SHIPPED, cache_dir
+from thoughtlens.models import BUNDLED, SHIPPED, cache_dir, tiny
 from thoughtlens.ops.doctor.records import Bundled, BundledModel, Cache, Extra, Package, Versions
 from thoughtlens.show import PAGE, SCRIPTS, STYLE
 
@@ -67,6 +67,7 @@ def bundled() -> Bundled:
         language_models={name: _language_model(*source) for name, source in BUNDLED.items()},
         recipes=recipe_names(),
         explorer_pages_missing=[name for name in names if not (PAGE / name).is_file()],
+        controls={name: tiny.controls(name) for name in THOUGHT_MODELS if (weights / name).is_dir()},
     )
 
 

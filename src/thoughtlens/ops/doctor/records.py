@@ -109,6 +109,8 @@ class Bundled(Record):
     language_models: dict[str, BundledModel]
     recipes: list[str]
     explorer_pages_missing: list[str]
+    controls: dict[str, list[str]] = field(default_factory=dict)
+    """Of each thought model, the variants that do not think in vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)

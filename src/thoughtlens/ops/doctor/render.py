@@ -50,7 +50,8 @@ def _speed(device: str, s: Speed) -> str:
 
 def _models(bundled: Bundled) -> str:
     there = dict(bundled.thought_models) | {n: m.there for n, m in bundled.language_models.items()}
-    return ", ".join(f"{name} {'' if yes else 'not '}here" for name, yes in there.items())
+    beside = {name: f" (controls: {', '.join(names)})" for name, names in bundled.controls.items() if names}
+    return ", ".join(f"{n} {'' if yes else 'not '}here{beside.get(n, '')}" for n, yes in there.items())
 
 
 def _gb(n_bytes: float) -> str:
