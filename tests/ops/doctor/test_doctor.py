@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from thoughtlens.cli.commands import app
+from thoughtlens.cli import app
 from thoughtlens.ops.doctor.advice import advice, broken
 from thoughtlens.ops.doctor.installed import cache
 from thoughtlens.ops.doctor.machine import disk

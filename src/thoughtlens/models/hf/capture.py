@@ -206,8 +206,8 @@ def _activation(name: str, value: Any) -> Tensor:
 def _inputs(model: transformers.PreTrainedModel, input_ids: Tensor, mask: Tensor | None) -> dict[str, Any]:
     if input_ids.numel() == 0:
         raise DataError(f"Expected at least one token, got input_ids of shape {tuple(input_ids.shape)}")
-    rows, largest = model.get_input_embeddings().weight.shape[0], int(input_ids.max())
-    if largest >= rows or int(input_ids.min()) < 0:
+    rows, largest = _embedding_rows(model), int(input_ids.max())
+    if rows is not None and (largest >= rows or int(input_ids.min()) < 0):
         raise DataError(
             f"Token id {largest} is beyond the {rows} rows of the embedding of {type(model).__name__}: the "
             f"tokenizer is not this model's, or tokens were added to it and the embedding was not resized"
@@ -226,6 +226,15 @@ def _inputs(model: transformers.PreTrainedModel, input_ids: Tensor, mask: Tensor
             raise DataError(f"{type(model).__name__} takes no positions: pad on the right")
         inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
     return inputs
+
+
+def _embedding_rows(model: transformers.PreTrainedModel) -> int | None:
+    """Ids that the model knows; None where it does not tell."""
+    try:
+        weight = getattr(model.get_input_embeddings(), "weight", None)
+    except NotImplementedError:
+        return None
+    return len(weight) if isinstance(weight, Tensor) else None
 
 
 def _candidates(model: nn.Module, path: str, modules: dict[str, nn.Module]) -> Iterator[str]:
