@@ -166,10 +166,6 @@ def _questions(
                 break
             if question is not None:
                 asked.append(question)
-    if not asked:
-        raise ConfigError(
-            f"{store.root}: no label column has two values with {cfg.min_count} problems in each split"
-        )
     return asked, left_out
 
 
