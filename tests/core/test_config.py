@@ -138,3 +138,58 @@ def test_overrides_do_not_touch_the_given_table():
     table = {"model": {"name": "x"}}
     apply_overrides(Recipe, table, ["model.name=y"])
     assert table == {"model": {"name": "x"}}
+
+
+class Lists(Config):
+    """Fields that take several values, and fields that can be unset."""
+
+    hooks: tuple[str, ...] | None = None
+    """Any number of names, or unset."""
+    parts: tuple[int, ...] = (1, 2)
+    """Any number of numbers."""
+    pair: tuple[int, int] = (3, 4)
+    """Exactly two."""
+    most: int | None = 64
+    """Unset: all."""
+    words: str | tuple[str, ...] = "a"
+    """One word stands alone here."""
+    inner: Model | None = Model()
+    """A table that may be missing."""
+
+
+@pytest.mark.parametrize(
+    ("override", "name", "value"),
+    [
+        ("hooks=layers.1:out", "hooks", ("layers.1:out",)),
+        ('hooks="layers.1:out"', "hooks", ("layers.1:out",)),
+        ("hooks=layers.1:out,layers.2:out", "hooks", ("layers.1:out", "layers.2:out")),
+        ("hooks=[layers.1:out, embed:out]", "hooks", ("layers.1:out", "embed:out")),
+        ('hooks=["layers.1:out"]', "hooks", ("layers.1:out",)),
+        ("hooks=[]", "hooks", ()),
+        ("parts=7", "parts", (7,)),
+        ("parts=7,8", "parts", (7, 8)),
+        ("words=b,c", "words", "b,c"),
+        ("most=null", "most", None),
+        ("hooks=null", "hooks", None),
+        ("inner=null", "inner", None),
+    ],
+)
+def test_one_value_is_a_list_of_one_and_null_unsets(override, name, value, tmp_path):
+    cfg = load_config(Lists, {"hooks": ["x"]}, [override])
+    assert getattr(cfg, name) == value
+    file = tmp_path / "again.toml"
+    file.write_text(to_toml(cfg, comments=True))
+    assert load_config(Lists, file) == cfg
+
+
+@pytest.mark.parametrize(
+    ("override", "message"), [("parts=null", "parts"), ("pair=5", "pair"), ("parts=a,b", "valid integer")]
+)
+def test_what_cannot_be_unset_or_is_no_list_is_refused(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(Lists, {}, [override])
+
+
+def test_an_unknown_key_names_the_keys_of_its_own_table():
+    with pytest.raises(ConfigError, match=r"known keys: model\.name, model\.dtype$"):
+        load_config(Recipe, {}, ["model.quite_other_word=1"])

@@ -46,10 +46,16 @@ def test_gsm8k_gives_a_share_of_train_to_validation(tmp_path):
     assert set(inputs(cfg).values()) == set(cfg.files)
 
 
-def test_the_first_n(tmp_path):
-    assert problems(gsm8k(tmp_path, n=30, validation=0.0)).num_rows == 60
-    cfg = Gsm8kConfig(files=(tmp_path / "test.jsonl",), n=7)
-    assert problems(cfg)["problem_id"].to_pylist() == [f"test_{i}" for i in range(7)]
+def test_n_problems_are_drawn_from_all_splits_and_classes(tmp_path):
+    whole = problems(gsm8k(tmp_path, n=30, validation=0.0))
+    assert whole.num_rows == 60
+    cfg = gsm8k(tmp_path, n=30, validation=0.0).model_copy(update={"n": 20})
+    drawn = problems(cfg)
+    ids, every = drawn["problem_id"].to_pylist(), whole["problem_id"].to_pylist()
+    assert len(ids) == 20 and ids == [name for name in every if name in ids]
+    assert set(drawn["split"].to_pylist()) == {"test", "train"}
+    assert problems(cfg).equals(drawn) and not problems(cfg, seed=1).equals(drawn)
+    assert problems(cfg.model_copy(update={"n": 99})).equals(whole)
 
 
 def test_classes(tmp_path):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 
-from thoughtlens.core import BY_NAME, ConfigError
+from thoughtlens.core import BY_NAME, OF_RUNS, ConfigError, NotThereError, ThoughtlensError, recipe_names
 from thoughtlens.studies import pipeline
 
 
@@ -60,3 +61,68 @@ def test_a_stage_s_options_keep_its_checks_and_lose_what_the_run_decides():
         pipeline.load("pilot", ["train.warmup=0.8", "train.decay=0.8"])
     with pytest.raises(ConfigError, match=r"train\.seed"):
         pipeline.load("pilot", ["train.seed=3"])
+
+
+RECIPES = [name for name in recipe_names() if not name.startswith("codi")]
+STAGES_OF_A_RUN = [stage.name for stage in OF_RUNS if stage.name != "extract"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("stage", STAGES_OF_A_RUN)
+def test_any_stage_starts_from_any_recipe(stage, recipe, tmp_path):
+    given = {key: tmp_path / "there" / key for key in ("acts", "sae") if key in BY_NAME[stage].inputs}
+    missing = NotThereError if BY_NAME[stage].inputs[0] == "acts" else ThoughtlensError
+    with pytest.raises(missing, match=re.escape(str(tmp_path))):
+        pipeline.run_one(stage, recipe, [], tmp_path / "run", inputs=given)
+
+
+@pytest.mark.parametrize("recipe", sorted(set(recipe_names()) - set(RECIPES)))
+@pytest.mark.parametrize("stage", ["run", "train", "validate", "report"])
+def test_what_is_no_recipe_of_a_run_names_its_command(stage, recipe, tmp_path):
+    with pytest.raises(ConfigError, match=f"thoughtlens distill {recipe} --out runs/{recipe}$"):
+        pipeline.load(recipe) if stage == "run" else pipeline.run_one(stage, recipe, [], tmp_path)
+
+
+def test_a_stage_s_own_settings_are_no_recipe_of_a_run(tmp_path):
+    file = tmp_path / "my train.toml"
+    file.write_text("acts = 'acts'\nbatch_size = 64\n")
+    with pytest.raises(ConfigError, match=r"thoughtlens train '.*my train\.toml' --out runs/train$"):
+        pipeline.load(file)
+
+
+@pytest.mark.parametrize("text", ["", "name = 'mine'", "[sae]\nk = 8\n"])
+def test_a_recipe_that_names_no_model_is_not_extracted(text, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    for do in (
+        lambda: pipeline.run(pipeline.load(file), tmp_path / "run"),
+        lambda: pipeline.plan(pipeline.load(file), tmp_path / "run"),
+        lambda: pipeline.run_one("extract", file, [], tmp_path / "run"),
+    ):
+        with pytest.raises(ConfigError, match=r"thoughtlens recipe text-demo > recipe\.toml"):
+            do()
+    assert not (tmp_path / "run").exists()
+    assert pipeline.load(file, ["model=gpt2"]).model.name == "gpt2"
+
+
+def test_the_commands_that_messages_show_take_the_run_itself(tmp_path):
+    run = tmp_path / "my run"
+    (run / "acts").mkdir(parents=True)
+    (run / "acts" / "result.json").write_text("{}")
+    assert BY_NAME["interpret"].command(run) == f"thoughtlens interpret '{run}' --out '{run}'"
+    assert BY_NAME["lens"].command("runs/a") == "thoughtlens lens runs/a"
+    assert pipeline.load(run) == pipeline.load({})
+
+
+def test_later_stages_are_planned_from_the_recipe(tmp_path):
+    plans = pipeline.plan(pipeline.load("pilot", ["problems.n=2000"]), tmp_path / "run")["plan"]
+    assert plans["extract"]["rows"] == 2000 * 7
+    # pooled, per layer and per thought: each vector three times, in 5 passes, of the 80 % in split train
+    assert plans["train"]["rows"] == pytest.approx(3 * 0.8 * 2000 * 7 * 2 * 5, rel=0.01)
+    # two layers, of which a tenth of the problems is the test split
+    assert plans["validate"]["rows"] == pytest.approx(3 * 0.1 * 2000 * 7 * 2, rel=0.01)
+    assert plans["interpret"]["rows"] == pytest.approx(3 * 2000 * 7 * 2, rel=0.01)
+    assert plans["classify"]["rows"] == 1200
+    for name in ("train", "validate", "interpret", "classify", "lens", "explain"):
+        assert min(plans[name][key] for key in ("rows", "memory_bytes", "disk_bytes", "seconds")) > 0, name
+    assert not (tmp_path / "run").exists()

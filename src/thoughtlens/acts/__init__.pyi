@@ -15,6 +15,7 @@ from .store.meta import StoreMeta as StoreMeta
 from .store.meta import load_meta as load_meta
 from .store.reader import ActivationStore as ActivationStore
 from .store.reader import verify as verify
+from .store.size import StoreSize as StoreSize
 from .store.tables import PROBLEM_KEYS as PROBLEM_KEYS
 from .store.tables import stream as stream
 from .store.view import View as View

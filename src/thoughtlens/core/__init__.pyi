@@ -10,6 +10,7 @@ from .errors import ResourceError as ResourceError
 from .errors import StoreError as StoreError
 from .errors import ThoughtlensError as ThoughtlensError
 from .errors import is_out_of_memory as is_out_of_memory
+from .errors import no_run as no_run
 from .errors import of_system as of_system
 from .errors import shortened as shortened
 from .errors import system_errors as system_errors

@@ -65,7 +65,7 @@ class _Questions(Config):
     kind: Literal["problems"] = "problems"
     """Questions with answers, labels and splits, for a thought model."""
     n: int | None = Field(default=None, gt=0)
-    """How many problems; unset: 20,000 generated ones, or all of a table."""
+    """How many problems, of a table drawn at random; unset: 20,000 generated ones, or all of a table."""
     classes: tuple[str, ...] = ()
     """Keep only problems with these operations; each must occur. None: keep all, also unlabelled ones."""
 

@@ -36,6 +36,7 @@ from .formats.io import member_names as member_names
 from .formats.io import member_path as member_path
 from .formats.io import save as save
 from .formats.says import differences as differences
+from .formats.size import SAESize as SAESize
 from .kinds.base import SAE as SAE
 from .kinds.base import Batch as Batch
 from .kinds.base import LossTerms as LossTerms

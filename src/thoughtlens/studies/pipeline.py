@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from shlex import quote
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import create_model
@@ -20,6 +22,7 @@ from pydantic import create_model
 from thoughtlens.core import (
     BY_NAME,
     OF_RUNS,
+    STAGES,
     Config,
     ConfigError,
     Json,
@@ -33,6 +36,7 @@ from thoughtlens.core import (
     load_config,
     provenance,
     read_recipe,
+    recipe_names,
     seal,
     to_toml,
     validate_config,
@@ -47,6 +51,14 @@ if TYPE_CHECKING:
 
 
 OF_SUITE = "suite."
+OF_FILES = {
+    *(stage.name for stage in OF_RUNS if stage.recipe == "default"),
+    "replay",
+    "distill",
+    "sweep",
+    "grid",
+}
+"""Stages whose commands take a file of their own settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +125,8 @@ def recipe_class() -> type[Recipe]:
 
 def load(source: str | Path | dict, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe by name, file or table, with overrides; every stage's config is checked at once."""
-    cfg = _with_replay(load_config(recipe_class(), source, overrides))
+    table = source if isinstance(source, dict) else _recipe(source)
+    cfg = _with_replay(load_config(recipe_class(), table, overrides))
     known = [stage.name for stage in OF_RUNS]
     for name in cfg.stages:
         if name not in known:
@@ -121,6 +134,40 @@ def load(source: str | Path | dict, overrides: Sequence[str] = ()) -> Recipe:
         stage_config(cfg, name, Path("run"))
     _require_settings(cfg)
     return cfg
+
+
+def is_recipe(table: Json) -> bool:
+    """Whether a table has a recipe's keys, and not a stage's own, whose inputs are paths."""
+    inputs = {key for stage in OF_RUNS for key in stage.inputs}
+    return set(table) <= set(recipe_class().model_fields) and not any(
+        isinstance(table.get(key), str) for key in inputs
+    )
+
+
+def of_stage(table: Json) -> str | None:
+    """The stage whose own settings a table has."""
+    return next((stage.name for stage in STAGES if set(table) <= set(stage.config.model_fields)), None)
+
+
+def _read(source: str | Path) -> Json:
+    """The table of a recipe or of a stage's settings; none for a run that was made stage by stage."""
+    folder = Path(source)
+    made = any((folder / stage.directory / "result.json").is_file() for stage in OF_RUNS)
+    return {} if made and not (folder / "config.toml").is_file() else read_recipe(source)
+
+
+def _recipe(source: str | Path) -> Json:
+    """The table of a recipe.
+
+    Raises:
+        ConfigError: it has the settings of one stage; says which command takes it.
+    """
+    table = _read(source)
+    if not is_recipe(table) and (name := of_stage(table)):
+        place = Path("runs") / (source if source in recipe_names() else name)
+        way = f"; run: thoughtlens {name} {quote(str(source))} --out {place}" if name in OF_FILES else ""
+        raise ConfigError(f"{source} has the settings of {name} alone, it is not a recipe of a run{way}")
+    return table
 
 
 def _require_settings(cfg: Recipe) -> None:
@@ -132,12 +179,23 @@ def _require_settings(cfg: Recipe) -> None:
 
 
 def _require_fitting_stages(cfg: Recipe) -> None:
-    """Refuse stages that cannot take what the recipe trains, before anything is done."""
+    """Refuse stages that cannot take what the recipe trains or names, before anything is done."""
+    if "extract" in cfg.stages:
+        _require_subject(cfg)
     if cfg.sae.kind == "crosscoder" and "classify" in cfg.stages:
         rest = [name for name in cfg.stages if name != "classify"]
         raise ConfigError(
             f"stages: classify compares codes of one (hook, thought), and a crosscoder's are not; leave it "
             f"out: stages={json.dumps(rest)}"
+        )
+
+
+def _require_subject(cfg: Recipe) -> None:
+    """Refuse an extraction of a model and a text that nobody asked for."""
+    if not cfg.model_fields_set & {"model", "problems"}:
+        raise ConfigError(
+            "Expected a recipe that says which model reads what, got neither `model` nor `problems`; a "
+            "complete one to begin with: thoughtlens recipe text-demo > recipe.toml"
         )
 
 
@@ -202,8 +260,28 @@ def run(cfg: Recipe, out: str | Path) -> Result:
 def plan(cfg: Recipe, out: str | Path) -> Json:
     """What each stage expects to need; stages whose inputs do not exist yet are estimated from the recipe."""
     _require_fitting_stages(cfg)
-    plans = {name: BY_NAME[name].say_plan(stage_config(cfg, name, Path(out))) for name in cfg.stages}
-    return {"plan": {name: estimate.to_json() for name, estimate in plans.items() if estimate is not None}}
+    return {"plan": _plans(cfg, cfg.stages, Path(out))}
+
+
+def _plans(cfg: Recipe, wanted: Sequence[str], out: Path, given: Mapping[str, Path] | None = None) -> Json:
+    """The plans of some stages; what is neither there nor given is foretold, from the extraction on."""
+    plans: Json = {}
+    with TemporaryDirectory() as folder:
+        foretold = Path(folder)
+        inputs = dict(given or {})
+        for stage in [one for one in OF_RUNS if one.name in ("extract", "train", *wanted)]:
+            config = stage_config(
+                cfg, stage.name, out, {k: v for k, v in inputs.items() if k in stage.inputs}
+            )
+            if stage.name in wanted and (estimate := stage.say_plan(config)):
+                plans[stage.name] = estimate.to_json()
+            if not (stage.directory in inputs or (out / stage.directory).exists()):
+                stage.expect(config, foretold / stage.directory)
+                if (foretold / stage.directory).exists():
+                    inputs[stage.directory] = foretold / stage.directory
+            if set(plans) == set(wanted):
+                break
+    return plans
 
 
 def run_one(
@@ -221,10 +299,14 @@ def run_one(
     `inputs` names others. With a stage's own `config.toml`, `out` is the stage's directory.
     """
     stage = BY_NAME[name]
-    table = read_recipe(source)
-    if set(table) <= set(recipe_class().model_fields) and not (set(table) & set(stage.inputs)):
-        cfg = stage_config(load(source, overrides), name, Path(out), inputs)
-        target = Path(out) / stage.directory
+    table = _read(source)
+    if is_recipe(table) or of_stage(table) == "distill":
+        recipe = load(source, overrides)
+        if name == "extract":
+            _require_subject(recipe)
+        if plan_only:
+            return {"plan": _plans(recipe, [name], Path(out), inputs)}
+        cfg, target = stage_config(recipe, name, Path(out), inputs), Path(out) / stage.directory
     else:
         table = apply_overrides(stage.config, table, overrides)
         table |= {key: str(path) for key, path in (inputs or {}).items()}
@@ -276,7 +358,8 @@ def _do(cfg: Recipe, stage: Stage, out: Path) -> Result:
 def _claim(cfg: Recipe, out: Path) -> None:
     """Write the recipe into the run directory, or see that it is the same one.
 
-    A recipe of ours beside which nothing stands yet, as a refused model or text leaves it, is replaced.
+    A recipe of ours is replaced where no stage that is there, or begun, was made with what differs: so a
+    stage that was refused can be done with other settings.
     """
     file = out / "config.toml"
     if out.exists() and not out.is_dir():
@@ -288,7 +371,8 @@ def _claim(cfg: Recipe, out: Path) -> None:
         begun = load_config(recipe_class(), file)
         if identity(begun) == identity(cfg):
             return
-        if others or file.read_text("utf-8") != to_toml(begun):
+        own = file.read_text("utf-8") == to_toml(begun)
+        if not own or (others and not _same_so_far(cfg, begun, out)):
             keys = differences(cfg.model_dump(mode="json"), begun.model_dump(mode="json"))
             raise OccupiedError(
                 f"{out} holds a run with other settings: {', '.join(keys)}. "
@@ -300,6 +384,17 @@ def _claim(cfg: Recipe, out: Path) -> None:
         )
     out.mkdir(parents=True, exist_ok=True)
     file.write_text(to_toml(cfg), "utf-8")
+
+
+def _same_so_far(cfg: Recipe, begun: Recipe, out: Path) -> bool:
+    """Whether all that stands in a run would have been made alike."""
+    stages = {out / stage.directory: stage.name for stage in OF_RUNS}
+    places = {path.with_suffix("") if path.suffix == ".tmp" else path for path in out.iterdir()}
+    made = places - {out / "config", out / "config.toml", out / "result.json"}
+    return made <= stages.keys() and all(
+        identity(stage_config(cfg, stages[path], out)) == identity(stage_config(begun, stages[path], out))
+        for path in made
+    )
 
 
 def _done(folder: Path, result: Result) -> StageDone:

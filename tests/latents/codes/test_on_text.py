@@ -15,6 +15,7 @@ from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.stage import interpret
 from thoughtlens.models.hf.capture import capture
 from thoughtlens.models.hf.load import load
+from thoughtlens.sae import TopKConfig, create
 from thoughtlens.sae.formats.io import load as load_sae
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import train
@@ -94,6 +95,13 @@ def test_refusals(run, tmp_path):
         fire.fire(run, TEXTS, member="x")
     with pytest.raises(DataError, match="at least one token"):
         fire.fire(run, [""])
+
+
+def test_of_several_saes_the_pooled_one_or_the_first_is_taken():
+    a, b = (create(TopKConfig(d_sae=8, k=k), 4, seed=0) for k in (1, 2))
+    assert fire.pick({"layers.0": a, "pooled": b}, None) == ("pooled", b)
+    assert fire.pick({"layers.0": a, "layers.1": b}, None) == ("layers.0", a)
+    assert fire.pick({"layers.0": a, "pooled": b}, "layers.0") == ("layers.0", a)
 
 
 def test_fire_on_the_thoughts_of_a_problem(tmp_path):

@@ -77,10 +77,12 @@ class Fake:
         return self.file
 
 
-def make_codi(root: Path, family: str, *, tied: bool = True, norm: bool = True, seed: int = 0) -> Fake:
+def make_codi(
+    root: Path, family: str, *, tied: bool = True, norm: bool = True, seed: int = 0, n_layers: int = 3
+) -> Fake:
     """Base in bfloat16, LoRA and projection in float32, LoRA's B not zero, V+3 embedding rows."""
     torch.manual_seed(seed)
-    base = save_base(root / "base", family, tied=tied)
+    base = save_base(root / "base", family, tied=tied, n_layers=n_layers)
     tokenizer = tiny_tokenizer()
     config = (GPT2Config if family == "gpt2" else LlamaConfig).from_pretrained(base)
     config.vocab_size = len(tokenizer) + 3

@@ -19,8 +19,8 @@ from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.ranks import joined_parts, write_part
 from thoughtlens.acts.extract.records import ExtractOutcome, Norms
 from thoughtlens.acts.extract.source import Chunk, Source
-from thoughtlens.acts.extract.text import plan_text, text_source
-from thoughtlens.acts.extract.thoughts import plan_thoughts, thought_source
+from thoughtlens.acts.extract.text import plan_text, size_of_text, text_source
+from thoughtlens.acts.extract.thoughts import plan_thoughts, size_of_thoughts, thought_source
 from thoughtlens.acts.store.meta import PROBLEMS, ROWS
 from thoughtlens.acts.store.tables import stream
 from thoughtlens.acts.store.writer import StoreWriter
@@ -85,6 +85,13 @@ def plan(cfg: ExtractConfig) -> Plan:
     if isinstance(cfg.problems, TextConfig):
         return plan_text(cfg, cfg.problems)
     return plan_thoughts(cfg, cfg.problems)
+
+
+def expect(cfg: ExtractConfig, out: Path) -> None:
+    """Foretell the store's size at `out`."""
+    problems = cfg.problems
+    text = isinstance(problems, TextConfig)
+    (size_of_text(cfg, problems) if text else size_of_thoughts(cfg, problems)).expect(out)
 
 
 def _work(cfg: ExtractConfig, tmp: Path, ranks: Ranks) -> ExtractOutcome | Json:

@@ -14,6 +14,7 @@ from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.source import Chunk, Source, flops
 from thoughtlens.acts.store.behind import cutter_of
 from thoughtlens.acts.store.meta import StoreMeta
+from thoughtlens.acts.store.size import StoreSize
 from thoughtlens.core import DTYPES, ConfigError, Plan
 from thoughtlens.models import LanguageModel, capture, load, pad, read_batch, read_config, resolve
 from thoughtlens.problems import (
@@ -49,6 +50,23 @@ def plan_text(cfg: ExtractConfig, text: TextConfig) -> Plan:
         disk_bytes=rows * (len(hooks) * width * stored + 8),
         seconds=2 * weights * rows / flops(cfg.model.device, DTYPES[cfg.model.dtype], width),
     )
+
+
+def size_of_text(cfg: ExtractConfig, text: TextConfig) -> StoreSize:
+    """What the store will be, about: every document is taken to fill `max_windows` windows, or two."""
+    config = read_config(cfg.model.name, revision=cfg.model.revision).get_text_config()
+    rows = count_tokens(text, cfg.max_tokens or None)
+    per_document = cfg.context_length * (cfg.max_windows or 2)
+    return StoreSize(
+        kind="text",
+        n_rows=rows,
+        n_problems=min(text.n_documents or rows, -(-rows // per_document)),
+        d_in={hook: int(config.hidden_size or 0) for hook in _hooks(cfg, config)},
+        thoughts=[],
+        shares={
+            "train": 1 - text.validation - text.test, "validation": text.validation, "test": text.test
+        },
+    )  # fmt: skip
 
 
 def text_source(cfg: ExtractConfig, text: TextConfig, tmp: Path) -> Source:

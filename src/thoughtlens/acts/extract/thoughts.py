@@ -15,6 +15,7 @@ from thoughtlens.acts.extract.records import Accuracy, Answers
 from thoughtlens.acts.extract.source import Chunk, Source, flops
 from thoughtlens.acts.store.behind import open_thoughts
 from thoughtlens.acts.store.meta import PROBLEMS, StoreMeta
+from thoughtlens.acts.store.size import StoreSize
 from thoughtlens.core import (
     DTYPES,
     Plan,
@@ -91,6 +92,20 @@ def plan_thoughts(cfg: ExtractConfig, wanted: ProblemsConfig) -> Plan:
         memory_bytes=7e8 + 1.5 * parameters * dtype.itemsize + one_batch,
         disk_bytes=rows * (n_hooks * spec.d * itemsize + 8),
         seconds=5 + 2 * parameters * tokens / flops(cfg.model.device, dtype, spec.d),
+    )
+
+
+def size_of_thoughts(cfg: ExtractConfig, wanted: ProblemsConfig) -> StoreSize:
+    """What the store will be."""
+    spec, n = open_thoughts(cfg.model, cfg).spec, problem_source.count(wanted)
+    places = block_outputs(cfg.hook_names, spec.n_layers)
+    return StoreSize(
+        kind="thoughts",
+        n_rows=n * len(spec.thoughts),
+        n_problems=n,
+        d_in={place.hook_name: spec.d for place in places},
+        thoughts=list(spec.thoughts),
+        shares=problem_source.shares(wanted),
     )
 
 

@@ -10,19 +10,51 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from thoughtlens.cli.commands.terminal import people
+
 if TYPE_CHECKING:
-    from thoughtlens.core import Json
+    from thoughtlens.core import Config, Json, Stage
 
 app = typer.Typer(
     name="thoughtlens",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="See what a language model is thinking: extract, train, validate, interpret, classify, report.",
 )
 
-Recipe = Annotated[str, typer.Argument(help="A shipped recipe's name or a TOML file.")]
+
+def _version(asked: bool) -> bool:
+    if asked:
+        from thoughtlens import __version__
+
+        sys.stdout.write(f"thoughtlens {__version__}\n")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def program(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """See what a language model is thinking: extract, train, validate, interpret, classify, report."""
+
+
+def _recipes(incomplete: str) -> list[str]:
+    from thoughtlens.core import recipe_names
+
+    return [name for name in recipe_names() if name.startswith(incomplete)]
+
+
+Recipe = Annotated[
+    str,
+    typer.Argument(
+        help="A shipped recipe's name, a TOML file, or a run's directory.", autocompletion=_recipes
+    ),
+]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, e.g. sae.k=64 model=gpt2.")]
 Out = Annotated[Path, typer.Option("--out", help="The run's directory (or a stage's, for its own config).")]
 PlanOnly = Annotated[bool, typer.Option("--plan", help="Print rows, memory, disk and time expected; stop.")]
@@ -47,23 +79,45 @@ def doing(
         source: Its settings: a recipe's name, a file, or a table.
         overrides: Changes to them.
         out: Where it writes.
-        plan: Only show what it would need.
-        named: Show that under the stage's name, and say it, as for a stage of a run.
+        plan: Only say and show what it would need.
+        named: Show that under the stage's name, as for a stage of a run.
     """
     from thoughtlens.core import BY_NAME, load_config
 
     stage = BY_NAME[name]
     cfg = load_config(stage.config, source, overrides or [])
-    estimate = None if not plan else stage.say_plan(cfg) if named else stage.plan(cfg)
-    if estimate is None:
-        return show(stage.run(cfg, out))
-    show({"plan": {name: estimate.to_json()} if named else estimate.to_json()})
+    show_plan(stage, cfg, named=named) if plan else show(stage.run(cfg, out), place=out)
 
 
-def show(result: Json) -> None:
-    """The command's one JSON object; of several processes under torchrun, the first one's."""
+def show_plan(stage: Stage, cfg: Config, *, named: bool = False) -> None:
+    """What a stage expects to need, where it can say so."""
+    estimate = stage.say_plan(cfg)
+    table = {} if estimate is None else estimate.to_json()
+    show({"plan": {stage.name: table} if named else table})
+
+
+def told(result: Json, text: str, *, place: Path | None = None) -> None:
+    """Show a result whose text is also said where the object goes elsewhere."""
+    from thoughtlens.core import say
+
+    if text and not sys.stdout.isatty():
+        say(text)
+    show(result, place=place, text=text)
+
+
+def show(result: Json, *, place: Path | None = None, text: str = "") -> None:
+    """What came of a command: text on a terminal, else one JSON object.
+
+    Args:
+        result: The object; of several processes under torchrun, the first one's is shown.
+        place: The directory that it is in.
+        text: The same for people; unset: its headline, its plain values and its tables.
+    """
     from thoughtlens.core import quiet
 
     if quiet():
         return
-    sys.stdout.write(json.dumps(result, ensure_ascii=False, default=str) + "\n")
+    if not sys.stdout.isatty():
+        sys.stdout.write(json.dumps(result, ensure_ascii=False, default=str) + "\n")
+    elif "plan" not in result:  # which has been said
+        sys.stdout.write((text or people(result, place)) + "\n")

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.commands.app import Acts, Out, Overrides, PlanOnly, RunDir, Sae, app, doing, show
+from thoughtlens.cli.commands.app import (
+    Acts,
+    Out,
+    Overrides,
+    PlanOnly,
+    RunDir,
+    Sae,
+    app,
+    doing,
+    show_plan,
+    told,
+)
 from thoughtlens.core import BY_NAME
 
 
@@ -25,7 +36,6 @@ def explain(
     out: Annotated[Path | None, typer.Option("--out", help="Directory to make; unset: RUN/explain.")] = None,
     plan: PlanOnly = False,
 ) -> None:
-    from thoughtlens.core import say
     from thoughtlens.latents import about, render, settings
 
     stage = BY_NAME["explain"]
@@ -33,12 +43,10 @@ def explain(
     run = Path(given.pop(0)) if given and "=" not in given[0] else None
     cfg, target = settings(run, given, acts=acts, sae=sae, out=out)
     if plan:
-        show({"plan": vars(stage.plan(cfg))})
-        return
+        return show_plan(stage, cfg)
     result = stage.run(cfg, target)
-    if run is not None and target == run / "explain":
-        say(render(about(run)))
-    show(result)
+    text = render(about(run)) if run is not None and target == run / "explain" else ""
+    told(result, text, place=target)
 
 
 @app.command(help=BY_NAME["lens"].about)

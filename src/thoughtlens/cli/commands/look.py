@@ -8,22 +8,24 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.commands.app import RunDir, app, doing, show
+from thoughtlens.cli.commands.app import RunDir, app, doing, show, told
 from thoughtlens.core import BY_NAME
 
 
 @app.command()
 def fire(
     run_dir: RunDir,
-    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="One or more texts.")],
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="One or more texts or questions.")],
+    *,
+    member: Annotated[
+        str | None, typer.Option(help="Which SAE of several; unset: the pooled one, else the first.")
+    ] = None,
 ) -> None:
     """Show the strongest latents of a text, its L0, and which of them are dense."""
-    from thoughtlens.core import say
     from thoughtlens.latents import on_text
 
-    found = on_text.fire(run_dir, texts)
-    say(on_text.render(found))
-    show(found.to_json())
+    found = on_text.fire(run_dir, texts, member=member)
+    told(found.to_json(), on_text.render(found))
 
 
 @app.command()
@@ -32,9 +34,9 @@ def recipe(name: Annotated[str, typer.Argument(help="A shipped recipe's name.")]
     from thoughtlens.core import load_config, read_recipe, to_toml
     from thoughtlens.studies import pipeline
 
-    of_distill = BY_NAME["distill"].config
-    is_distill = set(read_recipe(name)) <= set(of_distill.model_fields)
-    cfg = load_config(of_distill, name) if is_distill else pipeline.load(name)
+    table = read_recipe(name)
+    stage = None if pipeline.is_recipe(table) else pipeline.of_stage(table)
+    cfg = pipeline.load(name) if stage is None else load_config(BY_NAME[stage].config, table)
     sys.stdout.write(to_toml(cfg, comments=True))
 
 

@@ -37,7 +37,7 @@ def run(
     with following(out, track, track_project, track_names) as summarise:
         result = pipeline.run(cfg, out)
         summarise(result["stages"])
-    show(result)
+    show(result, place=out)
 
 
 def _one(
@@ -46,7 +46,7 @@ def _one(
     from thoughtlens.studies import pipeline
 
     given = {key: path for key, path in inputs.items() if path is not None}
-    show(pipeline.run_one(name, recipe, overrides or [], out, inputs=given, plan_only=plan))
+    show(pipeline.run_one(name, recipe, overrides or [], out, inputs=given, plan_only=plan), place=out)
 
 
 def _stage_command(name: str) -> None:

@@ -33,7 +33,7 @@ def sweep(
     options = {"rule": rule, "max_l0": max_l0, "max_dead": max_dead}
     flags = {"fidelity": fidelity or None, "skip_refused": skip_refused or None}
     given = {"acts": acts, "plan_only": plan, **options, **flags}
-    show(study.run("sweep", recipe, overrides or [], out, **given))
+    show(study.run("sweep", recipe, overrides or [], out, **given), place=out)
 
 
 @app.command(help=BY_NAME["grid"].about)
@@ -42,4 +42,4 @@ def grid(
 ) -> None:
     from thoughtlens.studies.sweep import study
 
-    show(study.run("grid", recipe, overrides or [], out, acts=acts, plan_only=plan))
+    show(study.run("grid", recipe, overrides or [], out, acts=acts, plan_only=plan), place=out)

@@ -8,18 +8,24 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from thoughtlens.core.errors import ConfigError, NotThereError
 from thoughtlens.core.stages.translate import translate_config
+
+NULL = "null"
+"""What stands in files and on the command line for a value that is unset, which TOML has no word for."""
 
 
 class Config(BaseModel):
@@ -45,14 +51,19 @@ class Config(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_kind(cls, table: Any) -> Any:
-        """A table of a choice that does not name its kind is of the default's kind."""
+    def _written_short(cls, table: Any) -> Any:
+        """What may be written shorter: a table of a choice is of the default's kind unless it names another,
+        one value stands for a list of one, and `null` unsets what can be unset."""
         if not isinstance(table, dict):
             return table
         table = dict(table)
-        for name, field in cls.model_fields.items():
-            tag, value = field.discriminator, table.get(name)
-            if isinstance(tag, str) and isinstance(value, dict) and hasattr(field.default, tag):
+        for name in table.keys() & cls.model_fields.keys():
+            field, value = cls.model_fields[name], table[name]
+            if value == NULL and _can_be_unset(field):
+                table[name] = None
+            elif isinstance(value, str | int | float | Path) and _is_list(field):
+                table[name] = (value,)
+            elif isinstance(value, dict) and (tag := _tag_of_default(field)):
                 table[name] = {tag: getattr(field.default, tag), **value}
         return table
 
@@ -106,7 +117,7 @@ def validate_config(cls: type[C], table: dict) -> C:
 
 
 def read_recipe(source: str | Path) -> dict:
-    """The table of a shipped recipe or a TOML file."""
+    """The table of a shipped recipe, of a TOML file, or of a directory with a `config.toml`."""
     path = Path(source)
     if path.suffix != ".toml" and path.name == str(source) and str(source) in recipe_names():
         text = (resources.files("thoughtlens.studies.recipes") / f"{source}.toml").read_text("utf-8")
@@ -209,7 +220,7 @@ def _lines(cfg: BaseModel, path: tuple[str, ...], comments: bool) -> Iterator[st
             continue
         if comments and field.description:
             yield from (f"# {line}" for line in field.description.splitlines())
-        if value is None:
+        if value is None and field.default is None:
             if comments:
                 yield f"# {name} is unset"
         else:
@@ -232,18 +243,44 @@ def _nested(path: Sequence[str], table: dict) -> dict:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
+    if value is None or isinstance(value, Path):
+        return NULL if value is None else str(value)
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
 
 
 def _parse(raw: str) -> Any:
+    """A value as TOML, else a list of bare words as a shell leaves it, else the text itself."""
     try:
         return tomllib.loads(f"v = {raw}")["v"]
     except (ValueError, RecursionError):
-        return raw
+        words = re.fullmatch(r"\[([^][{}\"']*)\]", raw)
+        return _words(words[1]) if words else raw
+
+
+def _words(raw: str) -> list[Any]:
+    return [_parse(word.strip()) for word in raw.split(",") if word.strip()]
+
+
+def _alternatives(field: FieldInfo) -> tuple[Any, ...]:
+    of = field.annotation
+    return get_args(of) if get_origin(of) in (Union, UnionType) else (of,)
+
+
+def _can_be_unset(field: FieldInfo) -> bool:
+    return NoneType in _alternatives(field)
+
+
+def _is_list(field: FieldInfo) -> bool:
+    """Whether a field takes any number of values, and nothing that stands alone."""
+    kinds = [get_args(one)[-1:] for one in _alternatives(field) if one is not NoneType]
+    return kinds == [(...,)]
+
+
+def _tag_of_default(field: FieldInfo) -> str:
+    tag = field.discriminator
+    return tag if isinstance(tag, str) and hasattr(field.default, tag) else ""
 
 
 def _submodels(annotation: Any) -> list[type[Config]]:
@@ -275,8 +312,10 @@ def _set(models: list[type[Config]], table: dict, path: Sequence[str], value: An
         if not isinstance(table, dict):
             raise ConfigError(f"{'.'.join(path)}: {name} is a value here, not a table")
     leaf = path[-1]
-    subs = [s for m in models if leaf in m.model_fields for s in _submodels(m.model_fields[leaf].annotation)]
-    if subs and not isinstance(value, dict):
+    fields = [m.model_fields[leaf] for m in models if leaf in m.model_fields]
+    subs = [sub for field in fields for sub in _submodels(field.annotation)]
+    unset = value == NULL and any(map(_can_be_unset, fields))
+    if subs and not (isinstance(value, dict) or unset):
         primary = next((p for p in ("name", "source", "kind") if p in subs[0].model_fields), None)
         if primary is None:
             raise ConfigError(f"{leaf} is a table; set one of its keys: {', '.join(subs[0].model_fields)}")
@@ -284,6 +323,8 @@ def _set(models: list[type[Config]], table: dict, path: Sequence[str], value: An
         return
     if leaf in ("kind", "source") and len(models) > 1:
         _keep_known(models, table, leaf, value)
+    if isinstance(value, str) and "," in value and any(map(_is_list, fields)):
+        value = _words(value)
     table[leaf] = value
 
 
@@ -332,5 +373,7 @@ def _unknown(cls: type[Config], dotted: str) -> str:
     near = difflib.get_close_matches(dotted, paths, n=1, cutoff=0.75)
     near = near or [p for p in paths if p.rsplit(".", 1)[-1] == leaf]
     near = near or difflib.get_close_matches(dotted, paths, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(paths)}"
+    inside = dotted.rpartition(".")[0]
+    known = [path for path in paths if path.rpartition(".")[0] == inside] or list(cls.model_fields)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
     return f"unknown key {dotted!r}{hint}"

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from thoughtlens.core.machine.console import say
@@ -54,10 +55,24 @@ class Stage:
         """`(cfg, out) -> Result`: the function of its name in `stage.py`."""
         return getattr(self._module("stage"), self.name)
 
+    def command(self, run: str | Path) -> str:
+        """What does this stage of a run, complete, as messages and pages show it."""
+        place = quote(str(run))
+        if self.recipe == "default" or self.name == "replay":
+            return f"thoughtlens {self.name} {place} --out {place}"
+        made = f" --out {place}/{self.directory}" if self.name == "explorer" else ""
+        return f"thoughtlens {self.name} {place}{made}"
+
     def plan(self, cfg: Config) -> Plan | None:
         """What it expects to need, where it can say so."""
         plan = getattr(self._module("stage"), "plan", None)
         return None if plan is None else plan(cfg)
+
+    def expect(self, cfg: Config, out: Path) -> None:
+        """Foretell at `out` how large what it makes will be, for the plans of later stages."""
+        foretell = getattr(self._module("stage"), "expect", None)
+        if foretell is not None:
+            foretell(cfg, out)
 
     def say_plan(self, cfg: Config) -> Plan | None:
         """The same, with a line for the user."""

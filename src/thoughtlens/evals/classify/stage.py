@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from thoughtlens.acts import ActivationStore
+from thoughtlens.acts import ActivationStore, StoreSize
 from thoughtlens.core import ConfigError, Parts, Plan, Result, run_stage
 from thoughtlens.evals.classify.config import ClassifyConfig
 from thoughtlens.evals.classify.crossfit import cross_fitted
@@ -43,11 +43,11 @@ def classify(cfg: ClassifyConfig, out: str | Path) -> Result:
 
 def plan(cfg: ClassifyConfig) -> Plan:
     """Rows, memory, disk and time of the stage; zeros where its inputs do not exist yet."""
-    if not (Path(cfg.acts) / "meta.json").is_file():
+    store = StoreSize.of(cfg.acts)
+    if store is None:
         return Plan(rows=0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
-    store = ActivationStore.open(cfg.acts)
-    n = min(cfg.max_units or len(store.problems), len(store.problems))
-    width = len(store.cells) * max(store.meta.d_in.values())
+    n = min(cfg.max_units or store.n_problems, store.n_problems)
+    width = store.n_cells * max(store.d_in.values())
     axes = min(n, width)
     fits = len(cfg.arms) * 4 * cfg.folds
     return Plan(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from thoughtlens.acts import ActivationStore
+from thoughtlens.acts import ActivationStore, StoreSize
 from thoughtlens.core import Number, Plan, Result, progress, run_stage, say
 from thoughtlens.evals.first_study.config import ReplayConfig
 from thoughtlens.evals.first_study.data import load_problems
@@ -51,10 +51,10 @@ def replay(cfg: ReplayConfig, out: str | Path) -> Result:
 
 def plan(cfg: ReplayConfig) -> Plan:
     """Rows, memory, disk and time of the stage; zeros where the store does not exist yet."""
-    if not (Path(cfg.acts) / "meta.json").is_file():
+    store = StoreSize.of(cfg.acts)
+    if store is None:
         return Plan(rows=0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
-    store = ActivationStore.open(cfg.acts)
-    n, d = 3 * cfg.n_per_class * 6 * len(store.hook_names), max(store.meta.d_in.values())
+    n, d = 3 * cfg.n_per_class * 6 * len(store.hook_names), max(store.d_in.values())
     size = d * d * cfg.expansion
     return Plan(
         rows=n,

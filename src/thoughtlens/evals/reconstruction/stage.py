@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from thoughtlens.acts import ActivationStore
+from thoughtlens.acts import ActivationStore, StoreSize
 from thoughtlens.core import (
     DataError,
     Parts,
@@ -70,7 +70,7 @@ from thoughtlens.numerics import (
     ExplainedVarianceByNorm,
     ExplainedVarianceWithin,
 )
-from thoughtlens.sae import differences, load, load_members, member_names, member_path
+from thoughtlens.sae import SAESize, differences, load_members
 
 DEFINITIONS = {
     **{metric.name: metric.definition for metric in (*RECONSTRUCTION, ExplainedVarianceWithin)},
@@ -114,18 +114,17 @@ def validate(cfg: ValidateConfig, out: str | Path) -> Result:
 
 def plan(cfg: ValidateConfig) -> Plan:
     """Rows, memory, disk and time of the stage; zeros where its inputs do not exist yet."""
-    if not (Path(cfg.acts) / "meta.json").is_file() or not Path(cfg.sae).is_dir():
+    store = StoreSize.of(cfg.acts)
+    if store is None:
         return Plan(rows=0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
-    store = ActivationStore.open(cfg.acts)
     rows, flops, latents, answers = 0, 0.0, 0, 0.0
-    for name in member_names(cfg.sae):
-        sae = load(member_path(cfg.sae, name))
-        n = store.view(sae.hook_names, cfg.split).n
+    for sae in SAESize.all_of(cfg.sae):
+        n = sae.vectors(store, cfg.split)
         rows, latents = rows + n, latents + sae.d_sae
         flops += n * sae.d_in * (8.0 * sae.d_sae + 4.0 * sae.d_in)
         flops += min(cfg.baseline_rows, store.n_rows) * 2.0 * sae.d_in**2
         answers += 4 * len(sae.hook_names) * len(store.thoughts) * cfg.answer_problems * 3e-4
-    text = store.meta.kind == "text" and cfg.ce_tokens > 0
+    text = store.kind == "text" and cfg.ce_tokens > 0
     return Plan(
         rows=rows,
         memory_bytes=0.5e9 + 3e8 * bool(rows) + 16.0 * store.n_rows + (1.5e9 if text else 0),

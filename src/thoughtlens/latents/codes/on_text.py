@@ -14,12 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.acts import ActivationStore, made_with, thought_model
-from thoughtlens.core import ConfigError, MismatchError, NotThereError, Record, warn
+from thoughtlens.core import ConfigError, MismatchError, Record, no_run, warn
 from thoughtlens.latents.codes.member import member_thoughts
 from thoughtlens.latents.codes.reading import TextReader
 from thoughtlens.latents.codes.tokens import token_texts
 from thoughtlens.models import ThoughtModel, block_outputs, collect
-from thoughtlens.sae import SAE, differences, load_members
+from thoughtlens.sae import POOLED, SAE, differences, load_members
 
 DEFINITIONS = {
     "max": "largest activation of the latent over the positions of the text: its tokens without special "
@@ -98,7 +98,7 @@ def fire(run: str | Path, texts: Sequence[str], *, member: str | None = None, to
     Args:
         run: A run directory with `acts` and `sae`; with `interpret`, dense latents are marked.
         texts: One or more texts.
-        member: Which SAE, where the run has several.
+        member: Which SAE, where the run has several; None: the pooled one, else the first.
         top: Strongest latents listed for each text.
 
     Returns:
@@ -107,12 +107,12 @@ def fire(run: str | Path, texts: Sequence[str], *, member: str | None = None, to
 
     Raises:
         NotThereError: no such run, or a stage of it is missing.
-        ConfigError: several SAEs and no `member`, or an unknown one.
+        ConfigError: an unknown member.
         DataError: an empty text.
     """
     run = Path(run)
     if not run.is_dir():
-        raise NotThereError(f"Expected a run directory at {run}, found none; make one with: thoughtlens run")
+        raise no_run(run)
     name, sae = pick(load_members(run / "sae"), member)
     store = ActivationStore.open(run / "acts")
     if sae.provenance.get("model_digest") not in (None, store.meta.model_digest):
@@ -141,7 +141,7 @@ def fire(run: str | Path, texts: Sequence[str], *, member: str | None = None, to
 def render(fired: Fired) -> str:
     """The same for people."""
     unit = "token" if fired.kind == "text" else "thought"
-    lines = [f"{fired.model}, {', '.join(fired.hook_names)}, {fired.d_sae:,} latents"]
+    lines = [f"{fired.model}, {', '.join(fired.hook_names)}, SAE {fired.member}, {fired.d_sae:,} latents"]
     for one in fired.texts:
         n = one.n_positions
         lines += ["", repr(one.text)]
@@ -170,12 +170,11 @@ def render(fired: Fired) -> str:
 
 
 def pick(members: dict[str, SAE], member: str | None) -> tuple[str, SAE]:
-    """The SAE of this name, or the only one; ConfigError names those that there are."""
-    if member is None and len(members) == 1:
-        return next(iter(members.items()))
-    if member not in members:
+    """The SAE of this name; of none, the pooled one or the first. ConfigError names those that there are."""
+    name = member or (POOLED if POOLED in members else next(iter(members)))
+    if name not in members:
         raise ConfigError(f"member: expected one of {', '.join(members)}, got {member!r}")
-    return member, members[member]
+    return name, members[name]
 
 
 def everywhere(interpret: Path, name: str, d_sae: int) -> list[str | None] | None:

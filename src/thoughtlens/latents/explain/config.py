@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from thoughtlens.core import Config, ConfigError, NotThereError, load_config
+from thoughtlens.core import Config, ConfigError, load_config, no_run
 
 MethodName = Literal["token", "token_graph", "windows", "rules", "llm"]
 
@@ -121,9 +121,7 @@ def settings(
     if run is not None:
         root = Path(run)
         if not root.is_dir():
-            raise NotThereError(
-                f"Expected a run's directory at {root}, found none; make one: thoughtlens run"
-            )
+            raise no_run(root)
         table = {"acts": str(root / "acts"), "sae": str(root / "sae")}
         if (root / "interpret" / "result.json").is_file():
             table["interpret"] = str(root / "interpret")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from thoughtlens.acts import ActivationStore
+from thoughtlens.acts import ActivationStore, StoreSize
 from thoughtlens.core import (
     ConfigError,
     NotThereError,
@@ -30,8 +30,7 @@ from thoughtlens.latents.explain.of_member import MemberExplainer, batches
 from thoughtlens.latents.explain.records import ExplainedPart, ExplainOutcome, ExplanationRow, GraphRow
 from thoughtlens.latents.explain.scores import DEFINITIONS
 from thoughtlens.latents.explain.summary import choice, headline, means
-from thoughtlens.sae import differences, load_members, member_names, member_path
-from thoughtlens.sae import load as load_sae
+from thoughtlens.sae import SAESize, differences, load_members
 
 SECONDS_A_LATENT = {"token": 0.1, "token_graph": 1.0, "windows": 1.5, "rules": 0.5, "llm": 60.0}
 
@@ -62,14 +61,13 @@ def explain(cfg: ExplainConfig, out: str | Path) -> Result:
 
 def plan(cfg: ExplainConfig) -> Plan:
     """Vectors, memory, disk and time of the stage; zeros where its inputs do not exist yet."""
-    if not (Path(cfg.acts) / "meta.json").is_file() or not Path(cfg.sae).is_dir():
+    store = StoreSize.of(cfg.acts)
+    if store is None:
         return Plan(rows=0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
-    store = ActivationStore.open(cfg.acts)
     asked = cfg.fit_vectors + cfg.validation_vectors + cfg.test_vectors
     rows, n_latents = 0, 0
-    for name in member_names(cfg.sae):
-        sae = load_sae(member_path(cfg.sae, name))
-        rows += min(asked, store.n_rows * max(len(sae.hook_names), 1))
+    for sae in SAESize.all_of(cfg.sae):
+        rows += min(asked, sae.vectors(store))
         wanted = len(cfg.latents) if cfg.latents is not None else cfg.n_latents
         n_latents += sae.d_sae if wanted is None else min(wanted, sae.d_sae)
     return Plan(

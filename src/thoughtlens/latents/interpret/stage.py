@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from thoughtlens.acts import ActivationStore
+from thoughtlens.acts import ActivationStore, StoreSize
 from thoughtlens.core import Parts, Plan, Result, run_stage
 from thoughtlens.latents.codes.code_writer import write_codes
 from thoughtlens.latents.codes.coded import Coded
@@ -25,7 +25,7 @@ from thoughtlens.latents.interpret.tables import TABLES, Tables, tested_of
 from thoughtlens.latents.stats import association
 from thoughtlens.latents.stats.labels import not_told_apart
 from thoughtlens.latents.stats.statistics import HISTOGRAM_EDGES
-from thoughtlens.sae import Crosscoder, differences, load, load_members, member_names, member_path
+from thoughtlens.sae import Crosscoder, SAESize, differences, load_members
 
 DEFINITIONS = {
     "density": "share of vectors on which the latent's activation is not 0",
@@ -67,18 +67,17 @@ def interpret(cfg: InterpretConfig, out: str | Path) -> Result:
 
 def plan(cfg: InterpretConfig) -> Plan:
     """Rows, memory, disk and time of the stage; zeros where its inputs do not exist yet."""
-    if not (Path(cfg.acts) / "meta.json").is_file() or not Path(cfg.sae).is_dir():
+    store = StoreSize.of(cfg.acts)
+    if store is None:
         return Plan(rows=0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
-    store = ActivationStore.open(cfg.acts)
     rows, flops, fires, latents, widest = 0, 0.0, 0.0, 0, 0
-    for name in member_names(cfg.sae):
-        sae = load(member_path(cfg.sae, name))
-        n = store.n_rows * len(sae.hook_names)
+    for sae in SAESize.all_of(cfg.sae):
+        n = sae.vectors(store)
         rows, flops = rows + n, flops + 4.0 * n * sae.d_in * sae.d_sae
-        fires, latents = fires + n * float(getattr(sae.cfg, "k", 32)), latents + sae.d_sae
+        fires, latents = fires + n * sae.fires, latents + sae.d_sae
         widest = max(widest, sae.d_sae)
     examples = latents * (cfg.top_k + 10 * cfg.per_decile)
-    problems = store.problems.num_rows
+    problems = store.n_problems
     return Plan(
         rows=rows,
         memory_bytes=0.8e9 + 12.0 * cfg.batch_size * widest + 60.0 * store.n_rows

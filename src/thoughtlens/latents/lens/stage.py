@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from thoughtlens.acts import ActivationStore, language_model, thought_model
+from thoughtlens.acts import ActivationStore, StoreSize, language_model, thought_model
 from thoughtlens.core import HookError, Parts, Plan, Result, progress, run_stage, warn, write_rows
 from thoughtlens.latents.codes.readout import LensInput, of_text, of_thoughts
 from thoughtlens.latents.lens import latents, score
@@ -55,12 +55,12 @@ def lens(cfg: LensConfig, out: str | Path) -> Result:
 
 def plan(cfg: LensConfig) -> Plan:
     """Rows, memory, disk and time of the stage; zeros where the store does not exist yet."""
-    if not (Path(cfg.acts) / "meta.json").is_file():
+    store = StoreSize.of(cfg.acts)
+    if store is None:
         return Plan(rows=0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
-    store = ActivationStore.open(cfg.acts)
-    n_cells, d = len(store.cells), max(store.meta.d_in.values())
-    per_cell = min(cfg.max_rows, store.n_rows) if store.meta.kind == "text" else cfg.n_problems
-    rows, tuned_lens = n_cells * per_cell, _is_tuned(cfg, store)
+    n_cells, d = store.n_cells, max(store.d_in.values())
+    per_cell = min(cfg.max_rows, store.n_rows) if store.kind == "text" else cfg.n_problems
+    rows, tuned_lens = n_cells * per_cell, _is_tuned(cfg, store.kind)
     steps = n_cells * cfg.fit_steps * cfg.fit_batch if tuned_lens else 0
     return Plan(
         rows=rows,
@@ -82,7 +82,7 @@ def _work(cfg: LensConfig, tmp: Path) -> LensOutcome:
     found = cell_rows(store, cfg.split, cfg.n_problems, cfg.seed, cfg.max_rows)
     translators: list[Translator] = []
     gains: list[KLRow] = []
-    if model is not None and _is_tuned(cfg, store):
+    if model is not None and _is_tuned(cfg, store.meta.kind):
         translators = fit_all(given, model, found, parts)
         save_translators(found, translators, tmp / "translators.safetensors")
         gains = parts.summaries(range(len(found)), KLRow)
@@ -129,8 +129,8 @@ def _without_readout(cfg: LensConfig, store: ActivationStore, tmp: Path, why: st
     )
 
 
-def _is_tuned(cfg: LensConfig, store: ActivationStore) -> bool:
-    return "tuned" in cfg.lenses and store.meta.kind == "thoughts"
+def _is_tuned(cfg: LensConfig, kind: str) -> bool:
+    return "tuned" in cfg.lenses and kind == "thoughts"
 
 
 def _write_latents(given: LensInput, sae: Path, file: Path) -> None:

@@ -28,7 +28,7 @@ LABELS = ("annotations", "regex")
 HUB = ("openai/gsm8k", "main")
 SPLITS = ("test", "train")
 SEED, PER_CLASS = 42, 200
-N_PROBLEMS = 8792
+N_PROBLEMS, N_TRAIN = 8792, 7473
 """Problems of both splits together."""
 ANNOTATION = re.compile(r"<<([^<>=]*)=([^<>]*)>>")
 WORDS_ADD, WORDS_MUL = re.compile(r"\d+\s*[+\-]\s*\d+"), re.compile(r"\d+\s*[*/]\s*\d+")
@@ -169,7 +169,10 @@ def _split_of(file: Path) -> str:
 
 
 def _from_hub() -> dict[str, list[Problem]]:
-    remedy = "give test.jsonl and train.jsonl"
+    remedy = (
+        "or give its two files: problems.files=[test.jsonl,train.jsonl] in a recipe, "
+        "files=[test.jsonl,train.jsonl] for gates, --file test.jsonl --file train.jsonl for problems"
+    )
     return {
         split: [
             _problem(row, f"{HUB[0]} {split} row {i}", split, i)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -65,11 +66,18 @@ def find(cfg: ProblemsConfig, seed: int = 0) -> Found:
     if cfg.classes:
         require_classes(table, cfg.classes)
         table = table.filter(pa.array([name in cfg.classes for name in table["operation"].to_pylist()]))
-    table, notes = table.slice(0, cfg.n), []
+    table, notes = _drawn(table, cfg.n, seed), []
     if not isinstance(cfg, GeneratedConfig):
         table, copies = _copies_in_one_group(table)
         notes = [f"{cfg.source}: {note}" for note in (*copies, *_torn(table))]
     return Found(table, notes)
+
+
+def _drawn(table: pa.Table, n: int | None, seed: int) -> pa.Table:
+    """n problems at random, in their order: the first ones of a table are often of one split or class."""
+    if n is None or n >= len(table):
+        return table
+    return table.take(np.sort(np.random.default_rng(seed).choice(len(table), n, replace=False)))
 
 
 def count(cfg: ProblemsConfig) -> int:
@@ -82,6 +90,22 @@ def count(cfg: ProblemsConfig) -> int:
         case TableConfig():
             whole = _open(Path(cfg.source).expanduser()).metadata.num_rows
     return min(whole, cfg.n or whole)
+
+
+def shares(cfg: ProblemsConfig) -> dict[str, float]:
+    """Share of the problems in each split, about."""
+    match cfg:
+        case GeneratedConfig():
+            tenths = arithmetic.SPLITS
+            return {name: n / len(tenths) for name, n in Counter(tenths).items()}
+        case Gsm8kConfig():
+            train = gsm8k.N_TRAIN / gsm8k.N_PROBLEMS
+            return {
+                "train": train * (1 - cfg.validation), "validation": train * cfg.validation, "test": 1 - train
+            }  # fmt: skip
+        case TableConfig():
+            splits = _open(Path(cfg.source).expanduser()).read(["split"])["split"].to_pylist()
+            return {name: n / len(splits) for name, n in Counter(splits).items()}
 
 
 def inputs(cfg: ProblemsConfig) -> dict[str, Path]:

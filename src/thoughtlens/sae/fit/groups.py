@@ -54,7 +54,7 @@ def memory_bytes(job: Job) -> float:
     """Of one SAE in training: weights, gradient, moments and a product of half of them; a batch, the sample
     that it starts from."""
     cfg, d = job.cfg, weights(job.source)
-    rows = 4 * cfg.batch_size * job.d_sae + 3 * (cfg.sample_rows + cfg.batch_size) * d // 2
+    rows = 4 * job.batch_size * job.d_sae + 3 * (cfg.sample_rows + job.batch_size) * d // 2
     return 4.0 * (4.5 * job.n_weights + rows)
 
 
@@ -64,7 +64,7 @@ def _key(job: Job) -> object | None:
     key = stack_key(job.sae_cfg, source.d_in)
     if key is None or cfg.resample_every is not None or isinstance(source, JoinedView):
         return None
-    return key, cfg.batch_size, cfg.dtype
+    return key, job.batch_size, cfg.dtype
 
 
 def _size(
@@ -82,7 +82,7 @@ def _size(
                 f"{_gb(free)} are free; set train.group_size={fits}, or auto"
             )
         return size
-    wanted = stack_size(len(jobs), jobs[0].cfg.batch_size * jobs[0].d_sae, device, n_threads * n_ranks)
+    wanted = stack_size(len(jobs), jobs[0].batch_size * jobs[0].d_sae, device, n_threads * n_ranks)
     if fits < wanted:
         say(
             f"train: a stack of {wanted} SAEs needs about {_gb(wanted * each)}, {_gb(free)} are free: "

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
 
-from thoughtlens.acts import ActivationStore, View
+from thoughtlens.acts import ActivationStore, StoreSize, View
 from thoughtlens.core import DTYPES, ConfigError, DataError, Json, digest
 from thoughtlens.sae.fit.members import Member, plan_members
 from thoughtlens.sae.fit.sources import JoinedView, Rows, open_source, resolve, sample_rows, weights
 from thoughtlens.sae.fit.track import Row
 from thoughtlens.sae.fit.trainer import Settings
 from thoughtlens.sae.formats.says import of_store
+from thoughtlens.sae.formats.size import FIRES, SAESize
 from thoughtlens.sae.kinds.base import SAE
 from thoughtlens.sae.kinds.config import SAEConfig
 from thoughtlens.sae.kinds.registry import create
@@ -62,15 +64,21 @@ class Job:
         return weights(self.source) * self.d_sae
 
     @property
+    def batch_size(self) -> int:
+        """Vectors of a step: those asked for, or a tenth of its vectors where these are fewer."""
+        n = self.source.n
+        return self.cfg.batch_size if self.cfg.batch_size <= n else max(1, n // 10)
+
+    @property
     def n_steps(self) -> int:
         """Whole batches nearest to the vectors asked for."""
         cfg = self.cfg
-        return max(1, round((cfg.n_vectors or cfg.epochs * self.source.n) / cfg.batch_size))
+        return max(1, round((cfg.n_vectors or cfg.epochs * self.source.n) / self.batch_size))
 
     @property
     def n_vectors(self) -> int:
         """Vectors it sees in all."""
-        return self.n_steps * self.cfg.batch_size
+        return self.n_steps * self.batch_size
 
     def validation_source(self) -> View | JoinedView | None:
         """Its rows in the validation split; None where the store has none."""
@@ -88,16 +96,42 @@ def plan_jobs(cfg: TrainConfig, store: ActivationStore) -> list[Job]:
     return [Job(cfg, store, member, "" if alone else member.name, member.name) for member in members]
 
 
-def check(job: Job) -> list[str]:
-    """Refuse what cannot be trained; return what should not be believed."""
-    cfg, source, label = job.cfg, job.source, job.label
-    job.sae_cfg.check(source.d_in)
-    if cfg.batch_size > source.n:
-        raise ConfigError(
-            f"batch_size = {cfg.batch_size} is above the {source.n} vectors of {label} in split "
-            f"{cfg.split!r}; set train.batch_size to {max(1, source.n // 10)} or so, or extract more rows"
+def expected(cfg: TrainConfig, size: StoreSize) -> list[SAESize]:
+    """The SAEs that a config asks for on a store of this size."""
+    members = plan_members(size, cfg.members, cfg.hook_names, cfg.thoughts, cfg.sae)
+    return [
+        SAESize(
+            hook_names=list(one.hook_names),
+            n_thoughts=None if one.thoughts is None else len(one.thoughts),
+            d_in=(d := max(size.d_in.get(hook, 0) for hook in one.hook_names)),
+            d_sae=cfg.sae.width(d),
+            fires=float(getattr(cfg.sae, "k", None) or FIRES),
         )
+        for one in members
+    ]
+
+
+def check(jobs: Sequence[Job]) -> list[tuple[str, ...]]:
+    """Refuse what cannot be trained; return for each what should not be believed of it."""
+    for job in jobs:
+        job.sae_cfg.check(job.source.d_in)
+    largest = max(jobs, key=lambda job: job.source.n)
+    if largest.batch_size < (asked := largest.cfg.batch_size):
+        raise ConfigError(
+            f"batch_size = {asked} is above the {largest.source.n} vectors of {largest.label} in split "
+            f"{largest.cfg.split!r}; set train.batch_size to {largest.batch_size} or so, or extract more rows"
+        )
+    return [_doubts(job) for job in jobs]
+
+
+def _doubts(job: Job) -> tuple[str, ...]:
+    cfg, source, label = job.cfg, job.source, job.label
     warnings = [f"{label}: {w}" for w in job.sae_cfg.warnings(source.d_in)]
+    if job.batch_size < cfg.batch_size:
+        warnings.append(
+            f"{label}: {source.n:,} training vectors are fewer than batch_size = {cfg.batch_size:,}; its "
+            f"steps take {job.batch_size:,}"
+        )
     seen = min(source.n, job.n_vectors)
     if seen < MIN_ROWS_PER_DIM * source.d_in:
         warnings.append(
@@ -109,7 +143,7 @@ def check(job: Job) -> list[str]:
             f"{label}: no rows in split {cfg.validation_split!r}; the training curve says nothing "
             f"about rows that were not trained on"
         )
-    return warnings
+    return tuple(warnings)
 
 
 def start(job: Job, device: torch.device) -> tuple[SAE, Rows]:
@@ -138,7 +172,7 @@ def settings(job: Job) -> Settings:
     cfg, n_steps = job.cfg, job.n_steps
     return Settings(
         n_steps=n_steps,
-        batch_size=cfg.batch_size,
+        batch_size=job.batch_size,
         lr=cfg.lr or cfg.sae.default_lr(job.d_sae, n_steps),
         warmup=cfg.warmup,
         decay=cfg.decay,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
-from thoughtlens.acts import ActivationStore, View
+from thoughtlens.acts import ActivationStore, StoreSize, View
 from thoughtlens.core import ConfigError
 from thoughtlens.sae.kinds.config import SAEConfig, TranscoderConfig
 from thoughtlens.sae.kinds.normalization import Cell
@@ -35,7 +35,7 @@ class Member:
 
 
 def plan_members(
-    store: ActivationStore,
+    store: ActivationStore | StoreSize,
     partitions: Sequence[Partition],
     hook_names: Sequence[str] | None,
     thoughts: Sequence[int] | None,
@@ -54,7 +54,10 @@ def plan_members(
 
 
 def _partition(
-    store: ActivationStore, partition: Partition, hooks: tuple[str, ...], chosen: tuple[int, ...] | None
+    store: ActivationStore | StoreSize,
+    partition: Partition,
+    hooks: tuple[str, ...],
+    chosen: tuple[int, ...] | None,
 ) -> list[Member]:
     if partition == "pooled":
         return [Member("pooled", hooks, chosen)]
@@ -63,7 +66,7 @@ def _partition(
     each = chosen or tuple(store.thoughts)
     if not each:
         raise ConfigError(
-            f"members = {partition!r} needs continuous thoughts, {store.root} holds text; "
+            f"members = {partition!r} needs continuous thoughts, the store holds text; "
             f"use pooled or per_layer"
         )
     if partition == "per_thought":

@@ -139,7 +139,7 @@ def _groups(
 ) -> list[list[Job]]:
     """The groups that this process works on."""
     if team.joint:
-        smallest = min(job.cfg.batch_size for job in jobs)
+        smallest = min(job.batch_size for job in jobs)
         if team.how == "data" and smallest < LEAST_ROWS * team.ranks.size:
             raise ConfigError(
                 f"batch_size = {smallest} is below {LEAST_ROWS} rows for each of {team.ranks.size} ranks; "

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from thoughtlens.acts import ActivationStore
+from thoughtlens.acts import ActivationStore, StoreSize
 from thoughtlens.core import Number, Plan, Ranks, choose_device, joined, led, run_stage, warn
 from thoughtlens.sae.fit.evaluation import DEFINITIONS
 from thoughtlens.sae.fit.groups import memory_bytes
-from thoughtlens.sae.fit.job import Job, check, penalty, plan_jobs
+from thoughtlens.sae.fit.job import Job, check, expected, penalty, plan_jobs
 from thoughtlens.sae.fit.run import Team, train_jobs
 from thoughtlens.sae.fit.track import write_curves
+from thoughtlens.sae.formats.size import expect as foretell
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.records import Failed, Trained, TrainOutcome
 
@@ -40,7 +41,7 @@ def train(cfg: TrainConfig, out: str | Path) -> dict[str, Any]:
     """
     store = ActivationStore.open(cfg.acts)
     jobs = plan_jobs(cfg, store)
-    warnings = [text for job in jobs for text in check(job)]
+    warnings = [text for doubts in check(jobs) for text in doubts]
     with joined() as ranks:
 
         def work(tmp: Path) -> TrainOutcome:
@@ -54,7 +55,7 @@ def train(cfg: TrainConfig, out: str | Path) -> dict[str, Any]:
 def plan(cfg: TrainConfig) -> Plan:
     """Rows, memory, disk and time of the whole stage; zeros where the store does not exist yet."""
     if not (Path(cfg.acts) / "meta.json").is_file():
-        return Plan(rows=cfg.n_vectors or 0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
+        return _foretold(cfg)
     jobs = plan_jobs(cfg, ActivationStore.open(cfg.acts))
     largest = max(job.n_weights for job in jobs)
     return Plan(
@@ -65,6 +66,33 @@ def plan(cfg: TrainConfig) -> Plan:
         * sum(6.0 * job.n_weights * job.n_vectors for job in jobs)
         / _flops_per_s(choose_device(cfg.device)),
         notes=_decided(jobs),
+    )
+
+
+def expect(cfg: TrainConfig, out: Path) -> None:
+    """Foretell the SAEs' sizes at `out`, where those of the store are known."""
+    if size := StoreSize.of(cfg.acts):
+        foretell(out, expected(cfg, size))
+
+
+def _foretold(cfg: TrainConfig) -> Plan:
+    """The plan on a store that is not there yet."""
+    size = StoreSize.of(cfg.acts)
+    if size is None:
+        return Plan(rows=cfg.n_vectors or 0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
+    members = expected(cfg, size)
+    weights = [2 * one.d_in * one.d_sae for one in members]
+    rows = [cfg.n_vectors or round(cfg.epochs * one.vectors(size, cfg.split)) for one in members]
+    each = [
+        4.0 * (4.5 * n + 4 * cfg.batch_size * one.d_sae + 3 * (cfg.sample_rows + cfg.batch_size) * one.d_in)
+        for n, one in zip(weights, members, strict=True)
+    ]
+    flops = sum(6.0 * n * k for n, k in zip(weights, rows, strict=True))
+    return Plan(
+        rows=sum(rows),
+        memory_bytes=max(each) + IDLE_BYTES,
+        disk_bytes=4.0 * (sum(weights) + 2 * 3 * max(weights)),
+        seconds=2 * flops / _flops_per_s(choose_device(cfg.device)),
     )
 
 

@@ -19,6 +19,7 @@ from thoughtlens.core import (
     Record,
     Result,
     StoreError,
+    no_run,
     of_table,
     read_result,
 )
@@ -72,7 +73,7 @@ class Run:
         """
         run = cls(Path(root))
         if not run.root.is_dir():
-            raise NotThereError(f"Expected a run directory at {root}, found none; make one: thoughtlens run")
+            raise no_run(root)
         if not run.results:
             folders = ", ".join(BY_NAME[stage].directory for stage in STAGES)
             raise NotThereError(f"Expected a finished stage ({folders}) in {root}, found none; run one first")

@@ -21,7 +21,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from thoughtlens.core import NotThereError, ResourceError, ThoughtlensError, load_config, warn
+from thoughtlens.core import ResourceError, ThoughtlensError, load_config, no_run, warn
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.pages.pages import refreshed
 from thoughtlens.show.serve.config import FireRequest, PatchRequest, Request, ServeConfig, SteerRequest
@@ -68,7 +68,7 @@ def open_server(cfg: ServeConfig) -> Server:
     """
     run = Path(cfg.run)
     if not run.is_dir():
-        raise NotThereError(f"Expected a run directory at {run}, found none; make one with: thoughtlens run")
+        raise no_run(run)
     folder = run / "explorer"
     shown = (
         load_config(ExplorerConfig, folder) if (folder / "config.toml").is_file() else ExplorerConfig(run=run)

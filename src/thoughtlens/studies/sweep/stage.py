@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from thoughtlens.acts import ActivationStore
+from thoughtlens.acts import ActivationStore, StoreSize
 from thoughtlens.core import (
     BY_NAME,
     ConfigError,
@@ -123,8 +123,8 @@ def plan(cfg: StudyConfig) -> Plan:
     """Rows, memory, disk and time of all trainings; measuring adds little."""
     members = None
     if isinstance(cfg, GridConfig):
-        there = (Path(cfg.acts) / "meta.json").is_file()
-        members = _partition(ActivationStore.open(cfg.acts)) if there else "pooled"
+        size = StoreSize.of(cfg.acts)
+        members = "pooled" if size is None else _partition(size)
     found = []
     for setting in settings(cfg.grid):
         try:
@@ -145,8 +145,7 @@ def _try(cfg: SweepConfig, setting: Setting, store: ActivationStore) -> _Try:
     """A setting's trainings, or why this store cannot have them."""
     try:
         train = train_configs(cfg, setting)
-        for job in plan_jobs(train[0], store):
-            check(job)
+        check(plan_jobs(train[0], store))
     except ThoughtlensError as error:
         return _Try(setting, refused=str(error).removeprefix(f"{setting.label}: "))
     return _Try(setting, tuple(train))
@@ -244,15 +243,16 @@ def _planned(cfg: GridConfig, setting: Setting, store: ActivationStore) -> list[
     for one in train_configs(cfg, setting, _partition(store)):
         folder = f"settings/{setting.name}/seed_{one.seed}"
         try:
-            jobs = [(job, tuple(check(job))) for job in plan_jobs(one, store)]
+            jobs = plan_jobs(one, store)
+            doubts = check(jobs)
         except ConfigError as error:
             raise ConfigError(f"{setting.label}: {error}") from None
-        for job, warnings in jobs:
+        for job, warnings in zip(jobs, doubts, strict=True):
             label = f"{setting.name}.seed_{one.seed}.{job.label}"
             name = f"{folder}/{job.name}" if job.name else folder
             found.append(_Planned(setting, replace(job, name=name, label=label), warnings))
     return found
 
 
-def _partition(store: ActivationStore) -> str:
+def _partition(store: ActivationStore | StoreSize) -> str:
     return "per_cell" if store.thoughts else "per_layer"

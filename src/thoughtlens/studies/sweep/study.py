@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from thoughtlens.core import BY_NAME, ConfigError, Json, Plan, apply_overrides, read_recipe, validate_config
@@ -71,9 +72,13 @@ def run(
     _refuse_wrong(cfg)
     extract, fixed = BY_NAME["extract"], split_overrides(overrides)[0]
     extraction = pipeline.stage_config(pipeline.load(recipe, fixed), "extract", out)
+    if plan_only and acts is not None:
+        return _plans({name: stage.say_plan(cfg)})
     if plan_only:
-        first = {} if acts else {"extract": extract.say_plan(extraction)}
-        return _plans({**first, name: stage.say_plan(cfg)})
+        with TemporaryDirectory() as folder:
+            extract.expect(extraction, Path(folder))
+            later = cfg.model_copy(update={"acts": Path(folder)})
+            return _plans({"extract": extract.say_plan(extraction), name: stage.say_plan(later)})
     if acts is None:
         extract.run(extraction, out / "acts")
     return stage.run(cfg, out / name)

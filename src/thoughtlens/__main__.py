@@ -1,0 +1,5 @@
+"""`python -m thoughtlens`."""
+
+from thoughtlens.cli import main
+
+main()
