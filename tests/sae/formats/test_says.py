@@ -135,6 +135,28 @@ def test_a_hook_that_stands_on_an_assumption_is_said_and_can_be_set(tmp_path, ca
         convert(ConvertConfig(source=known, to="thoughtlens", hook_name=right), tmp_path / "d")
 
 
+def test_a_transcoder_takes_both_names(tmp_path):
+    path = foreign.sparsify(tmp_path, transcode=True)
+    widths = {"model.layers.2.mlp:in": 6, "model.layers.2.mlp:out": 6}
+    sae = saes.load_members(path, joined=True, hooks=widths)["pooled"]
+    assert [*sae.hook_names, sae.cfg.hook_in, sae.cfg.hook_out] == [*widths][:1] * 2 + [*widths][1:]
+
+
+@pytest.mark.parametrize("broken", ["[1, 2]", "{", '{"transcode": "yes", "ctx_len": "many", "sae": 3}'])
+def test_settings_beside_a_folder_that_are_not_its_own_say_nothing(tmp_path, broken):
+    path = foreign.sparsify(tmp_path)
+    (tmp_path / "config.json").write_text(broken)
+    assert KEY not in saes.load(path).provenance
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"context_size": "many"}, {"context_size": -1}, {"hook_head_index": "x"}, {"prepend_bos": 3}]
+)
+def test_a_statement_of_another_type_is_not_known(tmp_path, metadata):
+    sae = imported(tmp_path, **metadata)["pooled"]
+    assert sae.hook_names == ["layers.3:out"] and said(sae.provenance).model == "gpt2-small"
+
+
 def test_a_damaged_statement_says_nothing():
     for found in (None, 3, {"context_size": "many"}, {"head": "x"}):
         assert said({KEY: found}) == Says()

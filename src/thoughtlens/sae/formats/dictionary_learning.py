@@ -34,7 +34,7 @@ from thoughtlens.sae.formats.fitting import (
 )
 from thoughtlens.sae.formats.portable import Names, Portable, Rule, checked, require_keys
 from thoughtlens.sae.formats.says import Says
-from thoughtlens.sae.formats.settings import TABLE, Ours, OursOrNone, Switch, Text, Whole, read_settings
+from thoughtlens.sae.formats.settings import TABLE, Count, Ours, OursOrNone, Switch, Text, read_settings
 
 State = dict[str, Tensor]
 
@@ -148,7 +148,7 @@ class _Trainer(Record):
 @dataclass(frozen=True, kw_only=True)
 class _Buffer(Record):
     io: Text = None
-    ctx_len: Whole = None
+    ctx_len: Count = None
     remove_bos: Switch = None
 
 

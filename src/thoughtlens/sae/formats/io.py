@@ -56,7 +56,7 @@ def load_members(
     """
     members = {name: load(member_path(path, name), device) for name in member_names(path)}
     for name, sae in members.items():
-        for note in sae.provenance.get("imported", {}).get("notes", ()):
+        for note in _notes(sae):
             warn(f"{member_path(path, name)}: {note}")
         if not (sae.reconstructs or joined):
             raise MismatchError(
@@ -66,9 +66,24 @@ def load_members(
             )
         if not sae.hook_names and "imported" in sae.provenance:
             sae.hook_names = [_only_hook(sae, member_path(path, name), hooks or {})]
-        elif sae.cells is None:
-            sae.hook_names = [_known_as(hook, hooks or {}) for hook in sae.hook_names]
+        elif sae.cells is None and len(sae.hook_names) == 1:
+            _rename(sae, hooks or {})
     return members
+
+
+def _notes(sae: SAE) -> list[str]:
+    """What a user should know about an imported SAE."""
+    found = sae.provenance.get("imported")
+    notes = found.get("notes") if isinstance(found, dict) else None
+    return [str(note) for note in notes] if isinstance(notes, list) else []
+
+
+def _rename(sae: SAE, hooks: Mapping[str, int]) -> None:
+    """Give an SAE the names that a store has for its modules."""
+    sae.hook_names = [_known_as(hook, hooks) for hook in sae.hook_names]
+    sides = {key: getattr(sae.cfg, key, None) for key in ("hook_in", "hook_out")}
+    known = {key: _known_as(hook, hooks) for key, hook in sides.items() if hook}
+    sae.cfg = sae.cfg.model_copy(update=known)
 
 
 def _known_as(hook: str, hooks: Mapping[str, int]) -> str:

@@ -46,6 +46,7 @@ from thoughtlens.sae.formats.portable import (
 from thoughtlens.sae.formats.says import Says
 from thoughtlens.sae.formats.settings import (
     TABLE,
+    Count,
     Ids,
     Ours,
     OursOrNone,
@@ -102,9 +103,9 @@ class _Metadata(Record):
     model_class_name: Text = None
     hook_name: Text = None
     hook_name_out: Text = None
-    hook_head_index: int | None = None
+    hook_head_index: Count = None
     prepend_bos: Switch = None
-    context_size: Whole = None
+    context_size: Count = None
     exclude_special_tokens: Ids = None
     dataset_path: Text = None
     model_from_pretrained_kwargs: Table = field(default_factory=dict)

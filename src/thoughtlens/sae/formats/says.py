@@ -9,7 +9,7 @@ from pathlib import Path
 
 from thoughtlens.acts import ActivationStore, made_with
 from thoughtlens.core import Json, Record, StoreError
-from thoughtlens.sae.formats.settings import Ids, Switch, Table, Text, Whole
+from thoughtlens.sae.formats.settings import Count, Ids, Switch, Table, Text
 from thoughtlens.sae.formats.sites import model_type, short
 from thoughtlens.sae.kinds.base import SAE
 
@@ -35,7 +35,7 @@ class Says(Record):
     model: Text = None
     prepend_bos: Switch = None
     """Whether a begin-of-sequence token stood before each text."""
-    context_size: Whole = None
+    context_size: Count = None
     """Tokens that the model saw at once."""
     exclude_special_tokens: Ids = None
     """Whether positions of special tokens were left out, or which token ids."""
@@ -44,7 +44,7 @@ class Says(Record):
     """Class that the hook's name is of: SAELens's `model_class_name`."""
     processing: Table = field(default_factory=dict)
     """How TransformerLens changed the model's weights: its `from_pretrained_kwargs`."""
-    head: int | None = None
+    head: Count = None
     """The one head that was read."""
 
     def kept(self) -> Json:

@@ -31,6 +31,10 @@ def _ids(value: object) -> bool | list[int] | None:
     return list(value) if listed else _switch(value)  # type: ignore[call-overload]
 
 
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
 def _whole(value: object) -> int | None:
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
         raise ValueError(f"expected a whole number from 1, got {value!r}")
@@ -45,6 +49,8 @@ Switch = Annotated[bool | None, BeforeValidator(_switch)]
 """Yes or no; anything else is not known."""
 Ids = Annotated[bool | list[int] | None, BeforeValidator(_ids)]
 """Yes, no or token ids; anything else is not known."""
+Count = Annotated[int | None, BeforeValidator(_count)]
+"""A whole number from 0; anything else is not known."""
 Table = Annotated[Json, TABLE]
 """A table; anything else is an empty one."""
 Whole = Annotated[int | None, BeforeValidator(_whole)]

@@ -172,7 +172,7 @@ def model_type(model: str | None) -> str | None:
     try:
         found = json.loads((Path(model) / "config.json").read_text("utf-8")).get("model_type")
         return found if isinstance(found, str) else None
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         pass
     name = short(model)
     return next((kind for pattern, kind in NAMES if re.search(pattern, name)), None)

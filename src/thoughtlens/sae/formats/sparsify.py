@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from thoughtlens.core import CheckpointError, Record
+from thoughtlens.core import CheckpointError, NotThereError, Record
 from thoughtlens.sae.formats import hooks
 from thoughtlens.sae.formats.arithmetic import Forward, largest, onto, weighted_rows
 from thoughtlens.sae.formats.base import Format
@@ -18,7 +18,17 @@ from thoughtlens.sae.formats.files import read_safetensors
 from thoughtlens.sae.formats.fitting import as_transcoder, cannot_hold, refuse_norm, rule_of, with_pre_bias
 from thoughtlens.sae.formats.portable import Names, Portable, Rule, checked, require_keys
 from thoughtlens.sae.formats.says import Says
-from thoughtlens.sae.formats.settings import Ours, OursOrNone, Switch, Table, Text, Whole, peek, read_settings
+from thoughtlens.sae.formats.settings import (
+    Count,
+    Ours,
+    OursOrNone,
+    Switch,
+    Table,
+    Text,
+    Whole,
+    peek,
+    read_settings,
+)
 
 NAMES = Names(
     {
@@ -49,7 +59,7 @@ class _Training(Record):
 
     model: Text = None
     dataset: Text = None
-    ctx_len: Whole = None
+    ctx_len: Count = None
     transcode: Switch = None
     sae: Table = field(default_factory=dict)
 
@@ -152,8 +162,11 @@ def _hook_folder(path: Path) -> Path:
 
 
 def _training(path: Path) -> _Training:
-    file = _hook_folder(path).with_name("config.json")
-    return read_settings(_Training, file) if file.is_file() else _Training()
+    """How it was trained; nothing where `config.json` is missing or somebody else's."""
+    try:
+        return read_settings(_Training, _hook_folder(path).with_name("config.json"))
+    except (CheckpointError, NotThereError):
+        return _Training()
 
 
 def _transcodes(
