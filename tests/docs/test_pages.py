@@ -48,3 +48,24 @@ def test_the_notebook_stores_no_outputs():
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert len(cells) >= 6
     assert all(cell.outputs == [] and cell.execution_count is None for cell in cells)
+
+
+def searched(separator: str) -> set[str]:
+    """The words of all pages as the site's search tells them apart."""
+    text = "\n".join(file.read_text("utf-8") for file in (ROOT / "docs").glob("*.md"))
+    return {word.strip("*#|!?;").lower() for word in re.split(separator, text)}
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["pythia", "resurrection", "aggregation", "pooling", "steering", "ablation", "probe", "sae_lens", "topk",
+     "fvu", "coconut", "huginn", "dead", "twins", "resampling", "auxk"],
+)  # fmt: skip
+def test_the_search_finds_what_people_look_for(word):
+    import yaml
+
+    config = re.sub(r"!!python\S+", "", (ROOT / "mkdocs.yml").read_text("utf-8"))
+    (search,) = [p["search"] for p in yaml.safe_load(config)["plugins"] if "search" in p]
+    found = searched(search["separator"])
+    assert all(part in found for part in word.split("_")), word
+    assert "a-word-of-no-page" not in found
