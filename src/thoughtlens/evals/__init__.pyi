@@ -15,7 +15,9 @@ from .heldout.measure import flat_cells as flat_cells
 from .heldout.measure import measure_sae as measure_sae
 from .heldout.records import CellSpread as CellSpread
 from .heldout.subject import Subject as Subject
+from .probing import comparisons as comparisons
 from .probing import probes as probes
+from .probing import scores as scores
 from .probing.cells import compare_cells as compare_cells
 from .probing.records import ClassReport as ClassReport
 from .probing.records import Comparison as Comparison

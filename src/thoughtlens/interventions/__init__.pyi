@@ -12,6 +12,7 @@ from .edits.run import run_edits as run_edits
 from .effects.bench import Bench as Bench
 from .effects.bench import Counts as Counts
 from .effects.bench import patch_twins as patch_twins
+from .effects.rows import numbered as numbered
 from .effects.rows import rows_of as rows_of
 from .effects.splice import require_own as require_own
 from .effects.splice import splice as splice

@@ -23,6 +23,7 @@ from .metrics.sparsity import L0 as L0
 from .metrics.sparsity import L1 as L1
 from .metrics.sparsity import Dead as Dead
 from .metrics.sparsity import Density as Density
+from .stats.intervals import SHARED_TRAINING as SHARED_TRAINING
 from .stats.intervals import Interval as Interval
 from .stats.intervals import bootstrap_mean as bootstrap_mean
 from .stats.intervals import bootstrap_means as bootstrap_means
@@ -30,7 +31,9 @@ from .stats.intervals import bootstrap_ratio as bootstrap_ratio
 from .stats.intervals import bootstrap_sums as bootstrap_sums
 from .stats.intervals import cluster_bootstrap as cluster_bootstrap
 from .stats.intervals import cluster_index as cluster_index
+from .stats.intervals import mean_by_clusters as mean_by_clusters
 from .stats.intervals import paired_proportions as paired_proportions
+from .stats.intervals import proportion as proportion
 from .stats.intervals import wilson as wilson
 from .stats.ratios import RatioInterval as RatioInterval
 from .stats.ratios import ratio_over_groups as ratio_over_groups
@@ -39,6 +42,11 @@ from .stats.significance import holm as holm
 from .stats.significance import max_statistic as max_statistic
 from .stats.significance import permutation_p as permutation_p
 from .stats.significance import shuffled_blocks as shuffled_blocks
+from .stats.verdicts import DELTA as DELTA
+from .stats.verdicts import NO_INFORMATION as NO_INFORMATION
+from .stats.verdicts import Said as Said
+from .stats.verdicts import Tested as Tested
 from .stats.verdicts import compare as compare
 from .stats.verdicts import compare_values as compare_values
+from .stats.verdicts import family as family
 from .stats.verdicts import verdict as verdict

@@ -35,12 +35,62 @@ def test_mcnemar_by_hand():
 
 
 def test_paired_proportions_by_hand():
-    # d = 16/120, se = sqrt(36 - 256/120) / 120 = 0.048496, times 1.96
+    # one pair more of either: d = 16/122, se = sqrt((38 / 122 - d^2) / 122) = 0.049117, times 1.96
     got = metrics.paired_proportions(26, 10, 120)
-    assert (got.low, got.high) == (pytest.approx(0.038, abs=5e-4), pytest.approx(0.228, abs=5e-4))
-    # 20 pairs that all agree still allow a disagreement of 1 - 0.05^(1/20) = 0.139
+    assert got.estimate == pytest.approx(16 / 120)
+    assert (got.low, got.high) == (pytest.approx(0.0349, abs=5e-4), pytest.approx(0.2274, abs=5e-4))
+    # 20 pairs that all agree: sqrt(2) * 1.96 / 22
     agree = metrics.paired_proportions(0, 0, 20)
-    assert (agree.estimate, agree.low, agree.high) == pytest.approx((0, -0.139, 0.139), abs=5e-4)
+    assert (agree.estimate, agree.low, agree.high) == pytest.approx((0, -0.126, 0.126), abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("n", "first", "second"), [(12, 0.9, 0.7), (30, 1.0, 0.9), (40, 0.5, 0.5), (20, 1.0, 1.0)]
+)
+def test_paired_intervals_of_few_pairs_hold_the_truth(n, first, second):
+    rng = np.random.default_rng(n)
+    hits = 0
+    for _ in range(500):
+        a, b = rng.random(n) < first, rng.random(n) < second
+        got = metrics.paired_proportions(int((a & ~b).sum()), int((b & ~a).sum()), n)
+        assert got.low < got.high
+        hits += got.low <= first - second <= got.high
+    assert hits >= 0.93 * 500
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_a_share_of_nothing_or_all_has_a_width(level):
+    hits = np.full(60, level)
+    alone = metrics.proportion(hits)
+    assert alone == metrics.wilson(int(hits.sum()), 60)
+    grouped = metrics.proportion(hits, np.repeat(np.arange(15), 4))
+    # four copies add nothing: as 15 clusters, and Student's quantile for them
+    assert grouped.n == 15 and grouped.high - grouped.low > metrics.wilson(0, 15).high
+    assert metrics.proportion(hits, inflation=2.0).high - metrics.proportion(hits, inflation=2.0).low > 0.1
+
+
+def test_a_share_of_equal_copies_is_that_of_the_groups():
+    rng = np.random.default_rng(3)
+    once = rng.random(200) < 0.8
+    alone = metrics.proportion(once)
+    copied = metrics.proportion(np.repeat(once, 5), np.repeat(np.arange(200), 5))
+    assert (copied.estimate, copied.n) == (alone.estimate, 200)
+    assert (copied.low, copied.high) == pytest.approx((alone.low, alone.high), abs=0.002)
+    # rows that have nothing to do with their group count as rows, as far as 50 groups can tell
+    mixed = metrics.proportion(rng.permutation(np.repeat(once, 5)), np.repeat(np.arange(200), 5))
+    assert mixed.high - mixed.low < 0.6 * (copied.high - copied.low)
+    with pytest.raises(DataError, match="1 or 0"):
+        metrics.proportion(np.array([0.5, 1.0]))
+
+
+def test_grouped_shares_hold_the_truth():
+    rng, hits = np.random.default_rng(5), 0
+    clusters = np.repeat(np.arange(20), 6)
+    for _ in range(400):
+        share = rng.beta(9, 1, 20)  # near 1, where a bootstrap often has no width
+        found = metrics.proportion(rng.random(120) < share[clusters], clusters)
+        hits += found.low <= 0.9 <= found.high
+    assert hits >= 0.93 * 400
 
 
 def brute_power(n, difference, discordance, runs=20_000, seed=0):
@@ -115,6 +165,33 @@ def test_holm_by_hand():
 )
 def test_the_verdict_never_claims_a_side_with_zero_inside(low, high, word):
     assert metrics.verdict(low, high, delta=0.03) == word
+    # nor with a p that is too large
+    unsure = "inconclusive" if word in ("better", "worse") else word
+    assert metrics.verdict(low, high, delta=0.03, p=0.053) == unsure
+
+
+def test_four_against_none_of_twelve_is_no_side():
+    a, b = np.arange(12) < 10, (np.arange(12) >= 4) & (np.arange(12) < 10)
+    got = metrics.compare(a, b)
+    assert (got.b, got.c, got.p) == (4, 0, 0.125) and got.verdict == "inconclusive"
+    # six against none is one: p = 1/32
+    assert metrics.compare(np.arange(12) < 10, np.arange(12) < 4).verdict == "better"
+
+
+def test_verdicts_of_a_family_follow_its_correction():
+    # each alone: p = 0.02 (side) and, of the last, within the margin
+    ends = metrics.Tested(0.01, 0.09, 400, 0.02)
+    assert metrics.family([ends])[0] == (0.02, "better")
+    three = metrics.family([ends] * 3, delta=0.03)
+    assert [one.p_holm for one in three] == pytest.approx([0.06] * 3)
+    assert {one.verdict for one in three} == {"inconclusive"}
+    # a p of its own is followed, not the interval
+    assert metrics.family([metrics.Tested(0.01, 0.2, 50, 0.3)])[0].verdict == "inconclusive"
+    # half width 0.02 around 0: t of the margin is 0.03 / 0.0102 = 2.95, p 0.0034, times 20 is 0.068
+    alike = metrics.Tested(-0.02, 0.02, 400)
+    assert metrics.family([alike] * 10)[0].verdict == "equivalent"
+    assert metrics.family([alike] * 20)[0].verdict == "inconclusive"
+    assert metrics.family([]) == []
 
 
 def test_permutation_p_and_the_best_of_many_cells():
@@ -142,9 +219,9 @@ def test_compare_by_hand():
     got = metrics.compare(a, b)
     assert (got.b, got.c, got.n_rows, got.n_clusters, got.verdict) == (26, 10, 120, 120, "better")
     assert got.p == pytest.approx(0.0113, abs=5e-5)
-    assert got.difference.low == pytest.approx(0.038, abs=5e-4)
+    assert got.difference.low == pytest.approx(0.0349, abs=5e-4)
     assert metrics.compare(b, a).verdict == "worse"
-    assert got.to_json()["difference"]["method"] == "paired Wald"
+    assert got.to_json()["difference"]["method"] == "Bonett-Price"
 
 
 def test_copies_of_a_row_add_no_certainty():

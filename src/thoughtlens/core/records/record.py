@@ -172,6 +172,8 @@ class Number(Record):
     verdict: str | None = None
     p: float | None = None
     n_groups: int | None = None
+    p_holm: float | None = None
+    """p adjusted for all that was compared with it, which the verdict follows; None where it stood alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,13 @@ import numpy as np
 
 from thoughtlens.evals.classify.config import CELL_ARMS, SELECTED, SELECTED_CELL
 from thoughtlens.evals.classify.records import CellRow, CellTests, Place, PoolingLoss
-from thoughtlens.evals.classify.run import Found, Task
+from thoughtlens.evals.classify.run import Found, Task, known
 from thoughtlens.evals.probing import comparisons, scores
 from thoughtlens.evals.probing.cells import PENALTY, CellTest, compare_cells
 from thoughtlens.evals.probing.features import association, one_hot
 from thoughtlens.evals.probing.matrices import Matrix
 from thoughtlens.evals.probing.samples import ThoughtSamples
+from thoughtlens.numerics import SHARED_TRAINING, Said
 
 ALPHA = 0.05
 DEFINITIONS = {
@@ -90,28 +91,32 @@ def _poolings(
 
     alone = strongest(best_cell)
     rows = []
-    for (own, name), p in found.probes.items():
-        if own == arm and name not in (SELECTED, SELECTED_CELL) and not name.startswith("cell:"):
+    for (whose, name), p in found.probes.items():
+        if whose == arm and name not in (SELECTED, SELECTED_CELL) and not name.startswith("cell:"):
+            own, other = (scores.unit_scores(one, units.y) for one in (p, best))
+            against_best = comparisons.paired(
+                own, other, units.groups, delta=cfg.delta, inflation=SHARED_TRAINING
+            )
             row = PoolingLoss(
                 pooling=name,
-                **vars(
-                    comparisons.paired(
-                        scores.unit_scores(p, units.y),
-                        scores.unit_scores(best, units.y),
-                        units.groups,
-                        delta=cfg.delta,
-                        seed=cfg.seed,
-                    )
-                ),
+                **vars(against_best),
                 strongest_in_cell=alone,
                 strongest_in_pooling=None
                 if samples.poolings[name].weighted
                 else strongest(next(iter(samples.features(arm, [name])))[1]),
                 says=None,
             )
-            says = _why(row, len(samples.cover.cells)) if row.high < -cfg.delta else None
-            rows.append(replace(row, says=says))
-    return rows
+            rows.append((row, (p, best)))
+    return [
+        _judged(row, said, [known(task, p) for p in both], n=len(samples.cover.cells))
+        for (row, both), said in zip(rows, comparisons.adjusted([row for row, _ in rows]), strict=True)
+    ]
+
+
+def _judged(row: PoolingLoss, said: Said, knows: list[float | None], n: int) -> PoolingLoss:
+    row = replace(row, p_holm=said.p_holm, verdict=comparisons.informed(said.verdict, knows))
+    lost = row.verdict == "worse" and row.high < -row.delta
+    return replace(row, says=_why(row, n) if lost else None)
 
 
 def _why(row: PoolingLoss, n_cells: int) -> str:

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from thoughtlens.evals.classify.records import AtK, ChosenRow, ClassPoint, ValuePoint
-from thoughtlens.evals.classify.run import Found, Task
-from thoughtlens.evals.probing import scores
+from thoughtlens.evals.classify.run import Found, Task, scored
 from thoughtlens.evals.probing.probes import Probe
+from thoughtlens.evals.probing.records import ClassScores
 
 N_LISTED = 20
 DEFINITIONS = {
@@ -27,10 +27,9 @@ def curves(task: Task, found: Found) -> list[ClassPoint | ValuePoint]:
 
 
 def _point(task: Task, p: Probe, at: AtK) -> ClassPoint | ValuePoint:
-    units, seed = task.units, task.cfg.seed
-    if units.classes is None:
-        return ValuePoint(**vars(at), **vars(scores.skill(units.y, p.pred, units.groups, seed=seed)))
-    return ClassPoint(**vars(at), **vars(scores.score(units.y, p.pred, p.proba, units.groups, seed=seed)))
+    score = scored(task, p, task.units.y)
+    cls = ClassPoint if isinstance(score, ClassScores) else ValuePoint
+    return cls(**vars(at), **vars(score))
 
 
 def chosen(task: Task, found: Found) -> list[ChosenRow]:

@@ -154,6 +154,8 @@ class PoolingLoss(Paired, Pooled):
     strongest_in_pooling: float | None = None
     """None of a pooling whose weights are learned."""
     says: str | None
+    p_holm: float | None = None
+    """Over the poolings of the arm."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,13 +13,15 @@ import numpy as np
 from thoughtlens.core import ConfigError, Parts, progress, whole
 from thoughtlens.evals.classify.config import CELL_ARMS, SELECTED, SELECTED_CELL, ClassifyConfig
 from thoughtlens.evals.classify.records import Seen
-from thoughtlens.evals.probing import attention, probes, topk
+from thoughtlens.evals.probing import attention, probes, scores, topk
 from thoughtlens.evals.probing.attention import Bags
 from thoughtlens.evals.probing.menu import ARMS
 from thoughtlens.evals.probing.probes import Folds, Probe
+from thoughtlens.evals.probing.records import ClassScores, ValueScores
 from thoughtlens.evals.probing.samples import TextSamples, ThoughtSamples, Units
 from thoughtlens.evals.probing.text import bag_of_words, text_counts
 from thoughtlens.evals.probing.topk import AtK
+from thoughtlens.numerics import SHARED_TRAINING
 
 Samples = ThoughtSamples | TextSamples
 Key = tuple[str, str]
@@ -74,6 +76,22 @@ def probe_all(task: Task, parts: Parts) -> Found:
     for arm in cfg.arms:
         _select(found.probes, arm, task.folds)
     return found
+
+
+def scored(task: Task, p: Probe, y: np.ndarray) -> ClassScores | ValueScores:
+    """A probe's scores on all units."""
+    groups = task.units.groups
+    if task.units.classes is None:
+        return scores.skill(y, p.pred, groups, inflation=SHARED_TRAINING)
+    return scores.score(y, p.pred, p.proba, groups, seed=task.cfg.seed, inflation=SHARED_TRAINING)
+
+
+def known(task: Task, p: Probe) -> float | None:
+    """`scores.above_guessing` of a probe."""
+    units = task.units
+    return scores.above_guessing(
+        units.y, p.pred, units.groups, classes=units.classes is not None, outer=task.folds.outer
+    )
 
 
 def _wanted(task: Task, arm: str) -> list[str]:

@@ -22,12 +22,13 @@ from thoughtlens.evals.classify.records import (
     Scored,
     ValueRow,
 )
-from thoughtlens.evals.classify.run import Found, Key, Task
+from thoughtlens.evals.classify.run import Found, Key, Task, known, scored
 from thoughtlens.evals.probing import comparisons, probes, scores
 from thoughtlens.evals.probing.menu import ARMS, CELL_POOLINGS, TOKEN_POOLINGS
 from thoughtlens.evals.probing.probes import Probe
-from thoughtlens.evals.probing.records import Comparison
+from thoughtlens.evals.probing.records import ClassReport, Comparison
 from thoughtlens.evals.probing.samples import ThoughtSamples
+from thoughtlens.numerics import SHARED_TRAINING
 
 
 def write_tables(task: Task, tmp: Path, found: Found) -> ClassifyOutcome:
@@ -51,9 +52,8 @@ def write_tables(task: Task, tmp: Path, found: Found) -> ClassifyOutcome:
     for text in warnings:
         warn(text)
     y, is_number = units.y, units.classes is None
-    known = {a: p for a, p in at.items() if p is not None}
-    confusion = {} if is_number else {a: _confusion(task, found.targets[a], p) for a, p in known.items()}
-    names = units.classes or []
+    there = {a: p for a, p in at.items() if p is not None}
+    confusion = {} if is_number else {a: _confusion(task, found.targets[a], p) for a, p in there.items()}
     return ClassifyOutcome(
         target=cfg.target or cfg.data,
         task="regression" if is_number else "classification",
@@ -61,8 +61,8 @@ def write_tables(task: Task, tmp: Path, found: Found) -> ClassifyOutcome:
         kind=cover.store.meta.kind,
         target_mean=float(y.mean()) if is_number else None,
         target_std=float(y.std()) if is_number else None,
-        classes=[ClassCount(name=name, n=int((y == i).sum())) for i, name in enumerate(names)],
-        per_class=None if is_number else {a: scores.per_class(m, names) for a, m in confusion.items()},
+        classes=[ClassCount(name=name, n=int((y == i).sum())) for i, name in enumerate(units.classes or [])],
+        per_class=None if is_number else {a: _per_class(task, found.targets[a], p) for a, p in there.items()},
         confusion=None if is_number else {a: m.tolist() for a, m in confusion.items()},
         n=len(y),
         n_groups=len(np.unique(units.groups)),
@@ -89,11 +89,8 @@ def _rows(task: Task, found: Found) -> list[ClassRow | ValueRow]:
 
 
 def _row(task: Task, key: Key, p: Probe, y: np.ndarray) -> ClassRow | ValueRow:
-    groups, seed = task.units.groups, task.cfg.seed
-    around = vars(_scored(key, task.seen.split)) | vars(_fitted(p))
-    if task.units.classes is None:
-        return ValueRow(**around, **vars(scores.skill(y, p.pred, groups, seed=seed)))
-    return ClassRow(**around, **vars(scores.score(y, p.pred, p.proba, groups, seed=seed)))
+    cls = ValueRow if task.units.classes is None else ClassRow
+    return cls(**vars(_scored(key, task.seen.split)), **vars(_fitted(p)), **vars(scored(task, p, y)))
 
 
 def _scored(key: Key, split: str) -> Scored:
@@ -116,20 +113,24 @@ def _confusion(task: Task, y: np.ndarray, p: Probe) -> np.ndarray:
     return scores.confusion(y, p.pred, task.units.n_classes or 0)
 
 
+def _per_class(task: Task, y: np.ndarray, p: Probe) -> list[ClassReport]:
+    units = task.units
+    return scores.per_class(y, p.pred, units.classes or [], units.groups, inflation=SHARED_TRAINING)
+
+
 def _compared(task: Task, found: Found) -> list[Comparison]:
-    cfg = task.cfg
-    right = {
-        (a, n): scores.unit_scores(p, found.targets[a])
-        for (a, n), p in found.probes.items()
-        if not ARMS[a].permuted and not n.startswith("cell:")
+    cfg, units = task.cfg, task.units
+    own = {
+        (a, n): p for (a, n), p in found.probes.items() if not ARMS[a].permuted and not n.startswith("cell:")
     }
+    right = {key: scores.unit_scores(p, units.y) for key, p in own.items()}
     primary = ("sae", cfg.primary_pooling)
     if primary not in right:
         names = sorted({n for a, n in right if a == "sae"})
         raise ConfigError(f"primary_pooling: expected one of {', '.join(names)}, got {cfg.primary_pooling!r}")
     return comparisons.comparisons(
-        right, task.units.groups, against="raw", primary=primary, delta=cfg.delta, seed=cfg.seed,
-        outer=task.folds.outer,
+        right, units.groups, against="raw", primary=primary, delta=cfg.delta, outer=task.folds.outer,
+        knows={key: known(task, p) for key, p in own.items()},
     )  # fmt: skip
 
 

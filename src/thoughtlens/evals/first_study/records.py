@@ -32,6 +32,8 @@ class Line(Record):
     test: str | None
     minimal_detectable_difference: float | None = column(default=None, null=True)
     verdict: str
+    p_holm: float | None = column(default=None, null=True)
+    """p adjusted over the lines that are paired."""
 
 
 @dataclass(frozen=True, kw_only=True)

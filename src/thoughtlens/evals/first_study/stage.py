@@ -8,6 +8,7 @@ line says how much that moved the two numbers and their difference.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,18 @@ from thoughtlens.evals.first_study.data import load_problems
 from thoughtlens.evals.first_study.protocol import Change, Protocol, Replay, Scored, Scores, protocols
 from thoughtlens.evals.first_study.records import Line, ReplayOutcome, SAEMeasures
 from thoughtlens.evals.probing import comparisons, scores
+from thoughtlens.evals.probing.folds import Folds
 from thoughtlens.evals.probing.records import ClassReport
-from thoughtlens.evals.probing.scores import share_right
+from thoughtlens.numerics import SHARED_TRAINING, Tested, family, proportion
 from thoughtlens.problems import CLASSES
 
 FIRES = 1e-3
 """Activation above which the study counted a latent as active."""
 DEFINITIONS = {
-    "accuracy": "share of the tested problems whose operation is predicted; Wilson interval, over groups a "
-    "bootstrap where a group has several problems",
+    **{key: comparisons.DEFINITIONS[key] for key in ("p",)},
+    "accuracy": scores.DEFINITIONS["accuracy"],
+    "p_holm": "p adjusted over the lines in which both are tested on the same problems (Holm 1979); the "
+    "verdict follows it",
     "moved": "change of the difference SAE - raw against the line above, in points",
     "explained_variance_of_residuals": "1 - mean over dimensions of var(x - x_hat) / that of var(x), all "
     "rows pooled: blind to a constant offset",
@@ -74,6 +78,7 @@ def _work(cfg: ReplayConfig, tmp: Path) -> ReplayOutcome:
             found.append(study.score(change.protocol))
             ladder.append(_line(study, change, found[-1], ladder[-1] if ladder else None))
             bar.advance(1, change.name)
+    ladder = _adjusted(study, ladder, found)
     was, now = protocols()[0].protocol, protocols()[-1].protocol
     text = markdown(ladder)
     (tmp / "table.md").write_text(text, "utf-8")
@@ -87,7 +92,10 @@ def _work(cfg: ReplayConfig, tmp: Path) -> ReplayOutcome:
         unlabelled=sum(own is None for own in data.checked),
         ladder=ladder,
         sae={"as it was": _as_measured(study, was), "corrected": _held_out(study, now)},
-        per_class={"as it was": _per_class(found[0].sae), "corrected": _per_class(found[-1].sae)},
+        per_class={
+            "as it was": _per_class(study, found[0].sae, 1.0),
+            "corrected": _per_class(study, found[-1].sae, SHARED_TRAINING),
+        },
         headline=_headline(ladder),
         definitions=DEFINITIONS,
     )
@@ -96,13 +104,15 @@ def _work(cfg: ReplayConfig, tmp: Path) -> ReplayOutcome:
 def _line(study: Replay, change: Change, found: Scores, before: Line | None) -> Line:
     """Both accuracies and their difference under one protocol, and what it moved."""
     cfg, groups = study.cfg, study.data.groups
-    raw, sae = (share_right(own.pred == own.y, groups[own.tested], cfg.seed) for own in found)
+    folds = study.folds.get(change.protocol.test)
+    inflation = 1.0 if folds is None else SHARED_TRAINING
+    raw, sae = (proportion(own.pred == own.y, groups[own.tested], inflation=inflation) for own in found)
     difference = sae.estimate - raw.estimate
     paired = None
     if np.array_equal(found.raw.tested, found.sae.tested):
         right_sae, right_raw = found.sae.pred == found.sae.y, found.raw.pred == found.raw.y
         own = groups[found.sae.tested]
-        paired = comparisons.paired(right_sae, right_raw, own, delta=cfg.delta, seed=cfg.seed)
+        paired = comparisons.paired(right_sae, right_raw, own, delta=cfg.delta, inflation=inflation)
     return Line(
         change=change.name,
         what=change.what,
@@ -126,8 +136,32 @@ def _line(study: Replay, change: Change, found: Scores, before: Line | None) -> 
     )
 
 
-def _per_class(own: Scored) -> list[ClassReport]:
-    return scores.per_class(scores.confusion(own.y, own.pred, len(CLASSES)), CLASSES)
+def _adjusted(study: Replay, ladder: list[Line], found: list[Scores]) -> list[Line]:
+    """The ladder with verdicts that know how many lines are compared, and what either side knows."""
+    tested = {
+        line.change: Tested(line.low, line.high, line.n_groups, line.p)
+        for line in ladder
+        if line.low is not None and line.high is not None
+    }
+    said = dict(zip(tested, family(list(tested.values()), delta=study.cfg.delta), strict=True))
+    out = []
+    for change, line, both in zip(protocols(), ladder, found, strict=True):
+        if line.change in said:
+            folds, own = study.folds.get(change.protocol.test), said[line.change]
+            knows = [_known(study, one, folds) for one in both]
+            line = replace(line, p_holm=own.p_holm, verdict=comparisons.informed(own.verdict, knows))
+        out.append(line)
+    return out
+
+
+def _known(study: Replay, own: Scored, folds: Folds | None) -> float | None:
+    outer = None if folds is None else folds.outer[own.tested]
+    return scores.above_guessing(own.y, own.pred, study.data.groups[own.tested], classes=True, outer=outer)
+
+
+def _per_class(study: Replay, own: Scored, inflation: float) -> list[ClassReport]:
+    groups = study.data.groups[own.tested]
+    return scores.per_class(own.y, own.pred, CLASSES, groups, inflation=inflation)
 
 
 def _headline(ladder: list[Line]) -> dict[str, Number]:

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from thoughtlens.evals.probing.features import one_hot, scale
 from thoughtlens.evals.probing.folds import Folds, permute_labels
 from thoughtlens.evals.probing.matrices import Matrix, dense, n_cpus, rows, shape
-from thoughtlens.numerics import max_statistic, permutation_p
+from thoughtlens.numerics import SHARED_TRAINING, max_statistic, permutation_p
 
 PENALTY = 1.0
 """Ridge penalty, times the number of features: the energy of one unit."""
@@ -100,16 +100,24 @@ def compare_cells(
     return CellTest(
         score[:, 0],
         max_statistic(score[:, 0], score[:, 1:].T),
-        _exchange(np.stack(results, axis=1), groups, n_permutations, seed),
+        _exchange(np.stack(results, axis=1), groups, n_permutations, seed, SHARED_TRAINING),
         float(np.quantile(score[:, 1:].max(0), 0.95)),
         n_permutations,
     )
 
 
 def _exchange(
-    results: Float[np.ndarray, "n cells"], groups: Int[np.ndarray, " n"], n_permutations: int, seed: int
+    results: Float[np.ndarray, "n cells"],
+    groups: Int[np.ndarray, " n"],
+    n_permutations: int,
+    seed: int,
+    inflation: float,
 ) -> Float[np.ndarray, " cells"]:
-    """p of each cell's mean against the largest mean after dealing each group's results to the cells anew."""
+    """p of each cell's mean against the largest mean after dealing each group's results to the cells anew.
+
+    Dealt out anew, results no longer share their training units as those of a cell do: what cells are above
+    the mean of all is held against that of the dealt ones times the root of `inflation`.
+    """
     index = np.unique(groups, return_inverse=True)[1]
     n_cells = results.shape[1]
     sums = np.zeros((index.max() + 1, n_cells))
@@ -117,4 +125,6 @@ def _exchange(
     rng, best = np.random.default_rng(seed), []
     for _ in range(n_permutations):
         best.append(rng.permuted(sums, axis=1).sum(0).max())
-    return np.array([permutation_p(total, np.array(best)) for total in sums.sum(0) - 1e-9])
+    total = sums.sum(0)
+    null = total.mean() + np.sqrt(inflation) * (np.array(best) - total.mean())
+    return np.array([permutation_p(own, null) for own in total - 1e-9])

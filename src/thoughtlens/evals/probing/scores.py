@@ -5,26 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from scipy import stats
 
 from thoughtlens.evals.probing.probes import Probe
 from thoughtlens.evals.probing.records import ClassReport, ClassScores, ValueScores
-from thoughtlens.numerics import Interval, bootstrap_mean, wilson
+from thoughtlens.numerics import SHARED_TRAINING, mean_by_clusters, proportion, wilson
 
 N_RESAMPLES = 2000
 DEFINITIONS = {
-    "accuracy": "share of units whose out-of-fold prediction is right; Wilson interval where every unit is "
-    "its own group, else bootstrap over groups",
+    "accuracy": "share of units whose out-of-fold prediction is right; Wilson interval at the number of "
+    "independent units that they are worth: by their groups, and half as many where folds share training "
+    "units",
     "balanced_accuracy": "mean over classes of recall",
     "macro_f1": "mean over classes of F1 = 2 precision recall / (precision + recall), 0 where undefined; "
-    "bootstrap over groups",
+    "bootstrap over groups, widened for shared training units",
     "log_loss": "mean of -ln p(true class), nats",
-    "r2": "1 - sum of squared errors / sum of squares about the mean of all units, out of fold; bootstrap "
-    "over groups",
+    "r2": "1 - sum of squared errors / sum of squares about the mean of all units, out of fold; Student's "
+    "interval over groups, widened for shared training units",
     "mean_absolute_error": "mean |y - prediction|, in the target's unit",
     "rmse": "root of the mean squared error, in the target's unit",
     "spearman": "rank correlation of target and prediction; none where one is constant",
+    "knows_above_guessing": "lower end of the 95 % interval of balanced accuracy minus that of a guess (one "
+    "in the number of classes), or of R squared; none: one class only was predicted, or one number",
     "precision": "of the units given this class, the share that are of it",
     "recall": "of the units of this class, the share given it",
 }
@@ -37,34 +40,38 @@ def confusion(
     return np.bincount(y * n_classes + pred, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
-def per_class(matrix: Int[np.ndarray, "c c"], classes: Sequence[str]) -> list[ClassReport]:
-    """Precision, recall and F1 of every class, with Wilson intervals of the first two over units."""
+def per_class(
+    y: Int[np.ndarray, " n"],
+    pred: Int[np.ndarray, " n"],
+    classes: Sequence[str],
+    groups: Int[np.ndarray, " n"],
+    *,
+    inflation: float = 1.0,
+) -> list[ClassReport]:
+    """Precision, recall and F1 of every class, with intervals of the first two as accuracy has them."""
     rows = []
     for i, name in enumerate(classes):
-        hit, given, own = int(matrix[i, i]), int(matrix[:, i].sum()), int(matrix[i].sum())
-        precision, recall = (wilson(hit, n) if n else None for n in (given, own))
+        given, own = pred == i, y == i
+        hit, total = int((given & own).sum()), int(given.sum() + own.sum())
+        precision, recall = (
+            proportion(other[here], groups[here], inflation=inflation) if here.any() else None
+            for here, other in ((given, own), (own, given))
+        )
         rows.append(
             ClassReport(
                 name=name,
-                n=own,
-                n_predicted=given,
+                n=int(own.sum()),
+                n_predicted=int(given.sum()),
                 precision=precision and precision.estimate,
                 precision_low=precision and precision.low,
                 precision_high=precision and precision.high,
                 recall=recall and recall.estimate,
                 recall_low=recall and recall.low,
                 recall_high=recall and recall.high,
-                f1=2 * hit / (given + own) if given + own else 0.0,
+                f1=2 * hit / total if total else 0.0,
             )
         )
     return rows
-
-
-def share_right(right: Bool[np.ndarray, " n"], groups: Int[np.ndarray, " n"], seed: int) -> Interval:
-    """Accuracy: Wilson's interval where every unit is its own group, else a bootstrap over groups."""
-    if len(np.unique(groups)) == len(groups):
-        return wilson(int(right.sum()), len(right))
-    return bootstrap_mean(right, groups, seed=seed)
 
 
 def score(
@@ -74,13 +81,15 @@ def score(
     groups: Int[np.ndarray, " n"],
     *,
     seed: int,
+    inflation: float = 1.0,
 ) -> ClassScores:
     """Accuracy, balanced accuracy, macro F1 and log-loss; definitions in `DEFINITIONS`."""
     n_classes = proba.shape[1]
-    accuracy = share_right(y == pred, groups, seed)
+    accuracy = proportion(y == pred, groups, inflation=inflation)
     f1, low, high = _macro_f1(y, pred, groups, n_classes, seed)
     matrix = confusion(y, pred, n_classes)
     true = proba[np.arange(len(y)), y]
+    wider = np.sqrt(inflation)
     return ClassScores(
         n=len(y),
         n_groups=len(np.unique(groups)),
@@ -90,17 +99,21 @@ def score(
         interval=accuracy.method,
         balanced_accuracy=float(np.mean(np.diag(matrix) / np.maximum(matrix.sum(1), 1))),
         macro_f1=f1,
-        macro_f1_low=low,
-        macro_f1_high=high,
+        macro_f1_low=max(0.0, f1 - wider * (f1 - low)),
+        macro_f1_high=min(1.0, f1 + wider * (high - f1)),
         log_loss=float(-np.log(np.maximum(true, 1e-12)).mean()),
     )
 
 
 def skill(
-    y: Float[np.ndarray, " n"], pred: Float[np.ndarray, " n"], groups: Int[np.ndarray, " n"], *, seed: int
+    y: Float[np.ndarray, " n"],
+    pred: Float[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"],
+    *,
+    inflation: float = 1.0,
 ) -> ValueScores:
     """R squared, errors and rank correlation of a predicted number; definitions in `DEFINITIONS`."""
-    found = bootstrap_mean(unit_skill(y, pred), groups, seed=seed)
+    found = mean_by_clusters(unit_skill(y, pred), groups, inflation=inflation)
     constant = np.ptp(pred) == 0 or np.ptp(y) == 0
     return ValueScores(
         n=len(y),
@@ -113,6 +126,35 @@ def skill(
         rmse=float(np.sqrt(((y - pred) ** 2).mean())),
         spearman=None if constant else float(np.asarray(stats.spearmanr(y, pred))[0]),
     )
+
+
+def above_guessing(
+    y: Shaped[np.ndarray, " n"],
+    pred: Shaped[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"],
+    *,
+    classes: bool,
+    outer: Int[np.ndarray, " n"] | None = None,
+) -> float | None:
+    """`knows_above_guessing` of `DEFINITIONS`; None where every fold predicts the same of all its units.
+
+    Args:
+        y: Class codes, or numbers.
+        pred: What was predicted.
+        groups: Group of each unit.
+        classes: Whether `y` are classes.
+        outer: Outer fold of each unit; None: one fit predicted all.
+    """
+    fold = np.zeros(len(y), int) if outer is None else outer
+    if all(np.ptp(pred[fold == i]) == 0 for i in np.unique(fold)):
+        return None
+    if classes:
+        own = np.bincount(y)[y] / len(y)
+        n_classes = len(np.unique(y))
+        skill = (pred == y) / (n_classes * own) - 1 / n_classes
+    else:
+        skill = unit_skill(y, pred)
+    return mean_by_clusters(skill, groups, inflation=1.0 if outer is None else SHARED_TRAINING).low
 
 
 def unit_scores(p: Probe, y: np.ndarray) -> Shaped[np.ndarray, " n"]:
@@ -128,7 +170,7 @@ def unit_skill(y: Float[np.ndarray, " n"], pred: Float[np.ndarray, " n"]) -> Flo
 def _macro_f1(
     y: np.ndarray, pred: np.ndarray, groups: np.ndarray, n_classes: int, seed: int
 ) -> tuple[float, float, float]:
-    """Macro F1 and its percentile interval over resampled groups."""
+    """Macro F1 and its percentile interval over resampled groups; at an end Wilson's for as many."""
     index = np.unique(groups, return_inverse=True)[1]
     n = index.max() + 1
     counts = np.zeros((n, n_classes**2))
@@ -139,7 +181,11 @@ def _macro_f1(
         for _ in range(N_RESAMPLES // 100)
     ]
     low, high = np.quantile(np.concatenate(draws), [0.025, 0.975])
-    return float(_f1(counts.sum(0)[None], n_classes)[0]), float(low), float(high)
+    f1 = float(_f1(counts.sum(0)[None], n_classes)[0])
+    if low == high and f1 in (0, 1):
+        ends = wilson(round(f1) * int(n), int(n))
+        low, high = ends.low, ends.high
+    return f1, float(low), float(high)
 
 
 def _f1(flat: np.ndarray, n_classes: int) -> np.ndarray:

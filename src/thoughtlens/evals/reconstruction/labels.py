@@ -9,7 +9,7 @@ from torch import Tensor
 from thoughtlens.core import DataError
 from thoughtlens.evals.heldout.subject import Batch, Subject
 from thoughtlens.evals.reconstruction.records import LabelScore
-from thoughtlens.numerics import FVU, ratio_over_groups
+from thoughtlens.numerics import FVU, proportion
 from thoughtlens.sae import SupervisedSAE, encode_labels
 
 DEFINITIONS = {
@@ -22,7 +22,7 @@ DEFINITIONS = {
 
 
 @torch.no_grad()
-def labels_on(subject: Subject, seed: int) -> list[LabelScore]:
+def labels_on(subject: Subject) -> list[LabelScore]:
     """One line per label column; the numbers of `sae.labels_bought`, in a stream, with intervals.
 
     Raises:
@@ -41,16 +41,15 @@ def labels_on(subject: Subject, seed: int) -> list[LabelScore]:
         known = truth >= 0
         if not known.any():
             raise DataError(f"Expected labelled rows to judge {name!r} by, all {len(truth)} are unlabelled")
-        group, hit = subject.store.group_idx[problems[known]], hits[known, column].astype(float)
-        found = ratio_over_groups(hit, np.ones(len(hit)), group, seed=seed)
+        found = proportion(hits[known, column], subject.store.group_idx[problems[known]])
         lines.append(
             LabelScore(
                 column=name,
                 n=int(known.sum()),
                 n_problems=len(np.unique(problems[known])),
-                accuracy=float(hit.mean()),
-                low=None if found is None else found.low,
-                high=None if found is None else found.high,
+                accuracy=found.estimate,
+                low=None if found.n < 2 else found.low,
+                high=None if found.n < 2 else found.high,
                 majority=float(np.bincount(truth[known]).max() / int(known.sum())),
                 fvu=fvu,
                 fvu_free=fvu_free,

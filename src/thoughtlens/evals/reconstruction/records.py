@@ -67,6 +67,8 @@ class AgainstBaseline(Record):
     low: float | None
     high: float | None
     verdict: str
+    p_holm: float | None = None
+    """p adjusted for all comparisons of the stage, which the verdict follows."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,7 @@ from thoughtlens.evals.reconstruction.summary import (
     reconstructor,
     remarks,
     table,
+    together,
 )
 from thoughtlens.evals.reconstruction.thoughts import ThoughtSplicer
 from thoughtlens.numerics import DEFINITIONS as RECONSTRUCTION
@@ -87,7 +88,8 @@ DEFINITIONS = {
     "headline": "means over the SAEs with a cell that varies; a cell hardly varies where its spread is at "
     "most 1 % of its norm, or of its hook's median spread",
     "n_uncovered": "tokens of the spliced text that are never replaced: without a row, or flagged",
-    "comparisons": f"explained_variance of the SAE minus the baseline's; equivalent within {DELTA_EV}",
+    "comparisons": f"explained_variance of the SAE minus the baseline's; equivalent within {DELTA_EV}; verdicts "
+    "follow p_holm, which is adjusted for all of them",
     **baselines.DEFINITIONS,
     **labels.DEFINITIONS,
     **fidelity.DEFINITIONS,
@@ -197,7 +199,7 @@ def _work(cfg: ValidateConfig, job: _Job, tmp: Path) -> ValidateOutcome:
     tables = {"reconstruction": ReconstructionRow, "firing": FiringRow, "fidelity": fidelity_row}
     for name, row in tables.items():
         parts.join(every, name, tmp / f"{name}.parquet", schema(row))
-    members = parts.summaries(every, Validated)
+    members = together(parts.summaries(every, Validated))
     notes = remarks(members)
     for line in notes:
         warn(line)
@@ -247,7 +249,7 @@ def _member(
         comparisons=[compare(mine, tallies[name], name, cfg.seed) for name in others],
         sparsity=sparsity,
         by_norm=mine.bins(),
-        labels=labels_on(subject, cfg.seed) if sae.kind == "supervised" else None,
+        labels=labels_on(subject) if sae.kind == "supervised" else None,
         fidelity=spliced,
         fidelity_skipped=skipped,
         spreads=mine.spreads(),

@@ -19,7 +19,7 @@ from thoughtlens.evals.reconstruction.records import (
     ThoughtFidelity,
     Validated,
 )
-from thoughtlens.numerics import ExplainedVariance, RatioInterval, ratio_over_groups, verdict
+from thoughtlens.numerics import ExplainedVariance, RatioInterval, Tested, family, ratio_over_groups, verdict
 
 DELTA_EV = 0.01
 """Differences of explained variance below this count as equivalent."""
@@ -81,6 +81,23 @@ def compare(mine: Tally, other: Tally, name: str, seed: int) -> AgainstBaseline:
         high=None if found is None else found.high,
         verdict="inconclusive" if found is None else verdict(found.low, found.high, delta=DELTA_EV),
     )
+
+
+def together(members: Sequence[Validated]) -> list[Validated]:
+    """The same with verdicts that know how many comparisons there are."""
+    tested = {
+        (m.member, c.baseline): Tested(c.low, c.high, c.n_groups or c.n_problems)
+        for m in members
+        for c in m.comparisons
+        if c.low is not None and c.high is not None
+    }
+    said = dict(zip(tested, family(list(tested.values()), delta=DELTA_EV), strict=True))
+
+    def judged(m: Validated) -> list[AgainstBaseline]:
+        own = [(c, said.get((m.member, c.baseline))) for c in m.comparisons]
+        return [c if one is None else replace(c, **one._asdict()) for c, one in own]
+
+    return [replace(m, comparisons=judged(m)) for m in members]
 
 
 Bounds = tuple[list[float | None], list[float | None]]

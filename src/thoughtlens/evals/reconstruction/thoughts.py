@@ -13,7 +13,16 @@ from thoughtlens.acts import ActivationStore, thought_model
 from thoughtlens.core import MismatchError, NotThereError
 from thoughtlens.evals.heldout.subject import Subject
 from thoughtlens.evals.reconstruction.records import ThoughtFidelity
-from thoughtlens.interventions import Edit, EffectRow, Problems, groups_of, rows_of, run_edits, spliced
+from thoughtlens.interventions import (
+    Edit,
+    EffectRow,
+    Problems,
+    groups_of,
+    numbered,
+    rows_of,
+    run_edits,
+    spliced,
+)
 from thoughtlens.models import ModelConfig, Place, ThoughtModel, collect, is_read
 from thoughtlens.sae import SAE, Baseline
 
@@ -86,7 +95,7 @@ class ThoughtSplicer:
             Edit.at(group.about(arm), group.places, spliced(fitted, arm)) for group in groups for arm in arms
         ]
         plain, outcomes = run_edits(self.model, problems.questions, edits, batch_size=BATCH)
-        found = rows_of(problems, plain, edits, outcomes, self.seed)
+        found = numbered(rows_of(problems, plain, edits, outcomes, self.seed))
         return [_row(edit, row) for edit, row in zip(edits, found, strict=True)], None
 
     def _places(self, subject: Subject) -> list[Place]:

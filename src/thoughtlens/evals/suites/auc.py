@@ -48,4 +48,4 @@ def auc_interval(
         found = [part(weight) for part in parts]
         return found[0] - found[1] if len(found) > 1 else found[0]
 
-    return cluster_bootstrap(statistic, clusters, n_resamples=n_resamples, seed=seed)
+    return cluster_bootstrap(statistic, clusters, n_resamples=n_resamples, seed=seed, share=len(parts) == 1)

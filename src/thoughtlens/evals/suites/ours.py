@@ -16,6 +16,7 @@ from thoughtlens.evals.probing.text import bag_of_words
 from thoughtlens.evals.suites.auc import auc_interval
 from thoughtlens.evals.suites.config import SuiteConfig
 from thoughtlens.evals.suites.records import OurProbe, Ours
+from thoughtlens.numerics import SHARED_TRAINING
 
 LAST = "last"
 ARMS = {
@@ -65,10 +66,10 @@ def ours(data: LabelledSet, cfg: SuiteConfig) -> Ours:
     found = _probes(data, folds, cfg)
     right = {(arm, LAST): p.pred == data.y for arm, p in found.items()}
     return Ours(
-        table=[_row(arm, p, data, cfg) for arm, p in found.items()],
+        table=[_row(arm, p, data, folds, cfg) for arm, p in found.items()],
         comparisons=comparisons.comparisons(
-            right, data.groups, against="raw", primary=("sae", LAST), delta=cfg.delta, seed=cfg.seed,
-            outer=folds.outer,
+            right, data.groups, against="raw", primary=("sae", LAST), delta=cfg.delta, outer=folds.outer,
+            knows={(arm, LAST): _known(p, data, folds) for arm, p in found.items()},
         ),
         folds_digest=folds.digest,
     )  # fmt: skip
@@ -102,11 +103,15 @@ def _probes(data: LabelledSet, folds: Folds, cfg: SuiteConfig) -> dict[str, Prob
     return found | {"text": fit(words)}
 
 
-def _row(arm: str, p: Probe, data: LabelledSet, cfg: SuiteConfig) -> OurProbe:
+def _known(p: Probe, data: LabelledSet, folds: Folds) -> float | None:
+    return scores.above_guessing(data.y, p.pred, data.groups, classes=True, outer=folds.outer)
+
+
+def _row(arm: str, p: Probe, data: LabelledSet, folds: Folds, cfg: SuiteConfig) -> OurProbe:
     auc = auc_interval(data.y, [p.proba[:, 1]], data.groups, n_resamples=cfg.n_resamples, seed=cfg.seed)
     return OurProbe(
         arm=arm,
-        **vars(scores.score(data.y, p.pred, p.proba, data.groups, seed=cfg.seed)),
+        **vars(scores.score(data.y, p.pred, p.proba, data.groups, seed=cfg.seed, inflation=SHARED_TRAINING)),
         auc=auc.estimate,
         auc_low=auc.low,
         auc_high=auc.high,

@@ -51,6 +51,10 @@ class AUCDifference(Record):
     high: float
     n: int
     verdict: str
+    p: float | None = None
+    n_groups: int | None = None
+    p_holm: float | None = None
+    """p adjusted over the sets, which the verdict follows."""
 
 
 @dataclass(frozen=True, kw_only=True)

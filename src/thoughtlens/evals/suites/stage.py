@@ -29,6 +29,7 @@ from thoughtlens.evals.suites.config import SuiteConfig
 from thoughtlens.evals.suites.ours import LabelledSet
 from thoughtlens.evals.suites.reading import last_tokens, latents, load_sae
 from thoughtlens.evals.suites.records import (
+    AUCDifference,
     ComparisonRow,
     OurRow,
     SetLine,
@@ -138,7 +139,7 @@ def _collect(cfg: SuiteConfig, tmp: Path, sets: list[SetResult], hook: str) -> S
         hook_name=hook,
         n=len(sets),
         split="last tokens of the suite's texts",
-        datasets=[_line(s) for s in sets],
+        datasets=[_line(s, d) for s, d in zip(sets, summary.over_all(sets, cfg.delta), strict=True)],
         sae_probes=over,
         thoughtlens=own_over,
         headline=summary.headline(over, own_over),
@@ -151,7 +152,7 @@ def _write(tmp: Path, name: str, cls: type[R], rows: Sequence[R]) -> None:
     pq.write_table(to_table(cls, rows), tmp / f"{name}.parquet", compression="zstd")
 
 
-def _line(one: SetResult) -> SetLine:
+def _line(one: SetResult, difference: AUCDifference) -> SetLine:
     their = one.theirs
     return SetLine(
         dataset=one.dataset,
@@ -161,7 +162,7 @@ def _line(one: SetResult) -> SetLine:
         best_k=their.best_k,
         latents=their.latents[: their.best_k][:10],
         n_leaked=their.table[0].n_leaked,
-        auc_sae_minus_raw=their.sae_minus_raw.auc,
+        auc_sae_minus_raw=difference,
     )
 
 

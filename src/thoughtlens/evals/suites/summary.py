@@ -8,10 +8,12 @@ from dataclasses import fields, replace
 
 import numpy as np
 
+from thoughtlens.evals.probing import comparisons
 from thoughtlens.evals.probing.records import Paired
 from thoughtlens.evals.suites import ours, theirs
 from thoughtlens.evals.suites.config import SuiteConfig
 from thoughtlens.evals.suites.records import (
+    AUCDifference,
     ComparisonRow,
     Counts,
     Mean,
@@ -21,17 +23,18 @@ from thoughtlens.evals.suites.records import (
     OwnOverSets,
     SetResult,
 )
-from thoughtlens.numerics import bootstrap_mean, compare_values, holm
+from thoughtlens.numerics import NO_INFORMATION, Said, Tested, bootstrap_mean, compare_values, family
 
 ALPHA = 0.05
 MIN_SETS = 5
 """Sets below which a mean has no interval: resampling so few says nothing of others."""
 BEST = "best"
+UNDECIDED = ("inconclusive", "equivalent")
 PAIRED = tuple(one.name for one in fields(Paired))
 DEFINITIONS = {
     "mean": "mean over the sets, every set counting the same; 95% interval: sets resampled, from 5 sets on",
     "best": "per set, the k with the best val_auc",
-    "p_holm": "p adjusted over all sets (Holm 1979), one family for each arm",
+    "p_holm": "p adjusted over all sets (Holm 1979), one family for each arm; verdicts follow it",
     "n_better, n_worse": "sets on which the adjusted p is below 0.05, by the sign of the difference",
 }
 
@@ -44,21 +47,31 @@ def comparison_rows(sets: Sequence[SetResult]) -> list[ComparisonRow]:
     """Rows of `comparisons.parquet`: every paired comparison of accuracy, p adjusted over the sets."""
     every = [(s.dataset, THEIRS, "sae", s.theirs.sae_minus_raw.accuracy) for s in sets]
     every += [(s.dataset, OURS, row.arm, row) for s in sets if s.ours for row in s.ours.comparisons]
-    adjusted: dict[tuple[str, str, str], float] = {}
-    for family in dict.fromkeys((protocol, arm) for _, protocol, arm, _ in every):
-        own = [(name, row.p) for name, protocol, arm, row in every if (protocol, arm) == family]
-        for (name, _), p in zip(own, holm([p for _, p in own]).tolist(), strict=True):
-            adjusted[name, *family] = p
+    out: dict[tuple[str, str, str], ComparisonRow] = {}
+    for both in dict.fromkeys((protocol, arm) for _, protocol, arm, _ in every):
+        own = [(name, row) for name, protocol, arm, row in every if (protocol, arm) == both]
+        for (name, row), said in zip(own, comparisons.adjusted([row for _, row in own]), strict=True):
+            paired = {key: getattr(row, key) for key in PAIRED}
+            paired["verdict"] = _kept(row.verdict, said)
+            key = name, *both
+            out[key] = ComparisonRow(
+                dataset=name, protocol=both[0], arm=both[1], **paired, p_holm=said.p_holm
+            )
+    return [out[name, protocol, arm] for name, protocol, arm, _ in every]
+
+
+def over_all(sets: Sequence[SetResult], delta: float) -> list[AUCDifference]:
+    """Of each set, its difference of AUC with a verdict that knows how many sets there are."""
+    own = [s.theirs.sae_minus_raw.auc for s in sets]
+    said = family([Tested(d.low, d.high, d.n_groups or d.n) for d in own], delta=delta)
     return [
-        ComparisonRow(
-            dataset=name,
-            protocol=protocol,
-            arm=arm,
-            **{key: getattr(row, key) for key in PAIRED},
-            p_holm=adjusted[name, protocol, arm],
-        )
-        for name, protocol, arm, row in every
+        replace(d, p_holm=one.p_holm, verdict=_kept(d.verdict, one)) for d, one in zip(own, said, strict=True)
     ]
+
+
+def _kept(before: str, said: Said) -> str:
+    """What a set allows to say as one of several; predictors that know nothing still do not."""
+    return NO_INFORMATION if before == NO_INFORMATION and said.verdict in UNDECIDED else said.verdict
 
 
 def over_sets(sets: Sequence[SetResult], compared: Sequence[ComparisonRow], cfg: SuiteConfig) -> OverSets:
@@ -69,7 +82,7 @@ def over_sets(sets: Sequence[SetResult], compared: Sequence[ComparisonRow], cfg:
             scores.setdefault(row.arm if row.k is None else f"k={row.k}", []).append(row.auc)
             if row.k == s.theirs.best_k:
                 scores.setdefault(BEST, []).append(row.auc)
-    said = Counter(s.theirs.sae_minus_raw.auc.verdict for s in sets)
+    said = Counter(one.verdict for one in over_all(sets, cfg.delta))
     return OverSets(
         auc={name: _mean(values, cfg.seed) for name, values in scores.items()},
         sae_minus_raw=replace(_difference(scores[BEST], scores["raw"], cfg), verdicts=dict(said)),
@@ -137,7 +150,7 @@ def _difference(a: Sequence[float], b: Sequence[float], cfg: SuiteConfig) -> Mea
     """The mean difference over sets, with its verdict where there are enough."""
     if len(a) < MIN_SETS:
         return MeanDifference(value=float(np.subtract(a, b).mean()), n=len(a))
-    found = compare_values(np.asarray(a), np.asarray(b), delta=cfg.delta, seed=cfg.seed)
+    found = compare_values(np.asarray(a), np.asarray(b), delta=cfg.delta)
     d = found.difference
     return MeanDifference(
         value=d.estimate, low=d.low, high=d.high, n=len(a), p=found.p, test=found.test, verdict=found.verdict

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from thoughtlens.evals.probing import comparisons
+from thoughtlens.evals.probing import comparisons, scores
 from thoughtlens.evals.probing.matrices import Matrix, columns, dense, rows, shape
 from thoughtlens.evals.suites import protocol
 from thoughtlens.evals.suites.auc import auc_interval
 from thoughtlens.evals.suites.config import SuiteConfig
 from thoughtlens.evals.suites.protocol import Fitted, Split
 from thoughtlens.evals.suites.records import AUCDifference, TheirComparison, TheirProbe, Theirs
-from thoughtlens.numerics import verdict
+from thoughtlens.numerics import Tested, family
 
 DEFINITIONS = {
     **protocol.DEFINITIONS,
@@ -95,15 +97,23 @@ def _chosen(
 
 def _compared(a: Fitted, b: Fitted, y: np.ndarray, groups: np.ndarray, cfg: SuiteConfig) -> TheirComparison:
     """Difference of AUC with its interval and verdict, and of accuracy with exact McNemar."""
-    auc = auc_interval(y, [a.p, b.p], groups, n_resamples=cfg.n_resamples, seed=cfg.seed)
-    right_a, right_b = ((f.p > 0.5).astype(int) == y for f in (a, b))
+    auc, *alone = (
+        auc_interval(y, p, groups, n_resamples=cfg.n_resamples, seed=cfg.seed)
+        for p in ([a.p, b.p], [a.p], [b.p])
+    )
+    (said,) = family([Tested(auc.low, auc.high, auc.n)], delta=cfg.delta)
+    pred = [(f.p > 0.5).astype(int) for f in (a, b)]
+    accuracy = comparisons.paired(pred[0] == y, pred[1] == y, groups, delta=cfg.delta)
+    knows = [scores.above_guessing(y, own, groups, classes=True) for own in pred]
     return TheirComparison(
         auc=AUCDifference(
             difference=auc.estimate,
             low=auc.low,
             high=auc.high,
             n=len(y),
-            verdict=verdict(auc.low, auc.high, delta=cfg.delta),
+            verdict=comparisons.informed(said.verdict, [own.low - 0.5 for own in alone]),
+            p=said.p_holm,
+            n_groups=auc.n,
         ),
-        accuracy=comparisons.paired(right_a, right_b, groups, delta=cfg.delta, seed=cfg.seed),
+        accuracy=replace(accuracy, verdict=comparisons.informed(accuracy.verdict, knows)),
     )

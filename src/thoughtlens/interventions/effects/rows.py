@@ -11,13 +11,17 @@ import pyarrow as pa
 from thoughtlens.interventions.edits.run import Answers, Edit
 from thoughtlens.interventions.effects.subject import CLASSES, Problems, says
 from thoughtlens.interventions.intervene.records import EffectRow
-from thoughtlens.numerics import Interval, bootstrap_means, compare, holm, wilson
+from thoughtlens.numerics import Interval, Tested, bootstrap_means, compare, family, proportion
 
 DEFINITIONS = {
-    "accuracy": "right answers / problems; accuracy_low, _high: Wilson 95 %",
+    "accuracy": "right answers / problems; accuracy_low, _high: Wilson 95 %, by group where problems "
+    "share one",
     "difference": "accuracy under the edit minus the untouched run's, same problems; low, high: paired 95 % "
     "interval (by group, where problems share one); p: exact McNemar or sign test over groups; p_holm: Holm "
-    "over the edits of the stage; equivalent within 0.03",
+    "over the edits of the stage",
+    "verdict": "better, worse: p_holm is at most 0.05, and the interval does not hold 0; equivalent: within "
+    "0.03 by two one-sided tests, adjusted for the number of edits too; else inconclusive. Controls are a "
+    "family of their own",
     "answer_logprob": "log-probability of the answer that the untouched run gave, all its tokens, forced, "
     "nats, mean over problems; delta_logprob: minus the untouched run's",
     "kl": "KL(untouched || edited) of the answer's first token, nats, mean over problems",
@@ -32,7 +36,8 @@ DEFINITIONS = {
     "changed_thoughts": "the same of what the next thoughts take in, mean over the thoughts after the edit; "
     "null: there are none",
     "moved": "share of problems in which a logit of the answer's first token moved by more than 1e-5",
-    "beyond_random": "accuracy under the edit minus that under as large a random change, paired",
+    "beyond_random": "accuracy under the edit minus that under as large a random change, paired; its verdict "
+    "is adjusted for all of them",
     "control": "random: as large a change in a direction drawn for each problem; latents: other latents of "
     "about the same density; elsewhere: the same edit at a pass that was not asked for",
 }
@@ -46,15 +51,16 @@ def rows_of(
     intervals = _intervals(problems, plain, answers, seed)
     rows: list[EffectRow] = []
     for i, (edit, one) in enumerate(zip(edits, answers, strict=True)):
-        rows.append(_row(problems, says(plain, problems.answers), edit, one, intervals[i], seed))
+        rows.append(_row(problems, says(plain, problems.answers), edit, one, intervals[i]))
         if edit.about.control == "random":
-            found = compare(right[i - 1], right[i], problems.groups, seed=seed)
+            found = compare(right[i - 1], right[i], problems.groups)
             rows[i - 1] = replace(
                 rows[i - 1],
                 beyond_random=found.difference.estimate,
                 beyond_random_low=found.difference.low,
                 beyond_random_high=found.difference.high,
                 beyond_random_verdict=found.verdict,
+                beyond_random_p=found.p,
             )
     return rows
 
@@ -77,20 +83,32 @@ def answers_of(problems: Problems, first_row: int, answers: Sequence[Answers]) -
 
 
 def numbered(rows: Sequence[EffectRow]) -> list[EffectRow]:
-    """The rows of all runs, numbered, with p_holm over the edits; controls are not among the tests."""
-    tested = [i for i, row in enumerate(rows) if row.control is None]
-    adjusted = dict(zip(tested, holm([rows[i].p for i in tested]).tolist() if tested else [], strict=True))
-    return [replace(row, row=i, p_holm=adjusted.get(i)) for i, row in enumerate(rows)]
+    """The rows of all runs, numbered, with verdicts that know how many there are, and p_holm of the edits."""
+    out = [replace(row, row=i) for i, row in enumerate(rows)]
+    for controls in (False, True):
+        own = [row for row in out if (row.control is not None) == controls]
+        tested = [Tested(row.low, row.high, row.n_groups, row.p) for row in own]
+        for row, said in zip(own, family(tested), strict=True):
+            out[row.row] = replace(row, verdict=said.verdict, p_holm=None if controls else said.p_holm)
+    found = [(row, beyond) for row in out if (beyond := _beyond_random(row)) is not None]
+    for (row, _), said in zip(found, family([beyond for _, beyond in found]), strict=True):
+        out[row.row] = replace(row, beyond_random_verdict=said.verdict)
+    return out
+
+
+def _beyond_random(row: EffectRow) -> Tested | None:
+    low, high, p = row.beyond_random_low, row.beyond_random_high, row.beyond_random_p
+    return None if low is None or high is None else Tested(low, high, row.n_groups, p)
 
 
 def _row(
-    problems: Problems, untouched: np.ndarray, edit: Edit, answers: Answers, intervals: _Intervals, seed: int
+    problems: Problems, untouched: np.ndarray, edit: Edit, answers: Answers, intervals: _Intervals
 ) -> EffectRow:
     right = says(answers, problems.answers)
-    share, found = wilson(int(right.sum()), len(right)), compare(right, untouched, problems.groups, seed=seed)
+    share, found = proportion(right, problems.groups), compare(right, untouched, problems.groups)
     classes = problems.classes(answers)
     clean, predicted, corrupted, other, unparsable = (
-        wilson(int((classes == i).sum()), len(classes)) for i in range(len(CLASSES))
+        proportion(classes == i, problems.groups) for i in range(len(CLASSES))
     )
     kl, log_p = intervals
     later = answers.changed_thoughts[:, ~np.isnan(answers.changed_thoughts).all(0)]

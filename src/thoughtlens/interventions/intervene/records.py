@@ -97,11 +97,15 @@ class EffectRow(About, Numbered):
     beyond_random_high: float | None = column(default=None, null=True)
     beyond_random_verdict: str | None = column(default=None, null=True)
     p_holm: float | None = column(default=None, null=True)
+    beyond_random_p: float | None = column(default=None, null=True)
 
     @property
     def change(self) -> Number:
         """The change of accuracy."""
-        return Number(value=self.difference, low=self.low, high=self.high, n=self.n, verdict=self.verdict)
+        return Number(
+            value=self.difference, low=self.low, high=self.high, n=self.n, verdict=self.verdict,
+            p=self.p, p_holm=self.p_holm, n_groups=self.n_groups,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

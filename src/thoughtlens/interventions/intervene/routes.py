@@ -9,13 +9,13 @@ import pyarrow as pa
 
 from thoughtlens.interventions.effects.subject import Problems
 from thoughtlens.interventions.intervene.records import EffectRow, RouteRow
-from thoughtlens.numerics import Interval, bootstrap_ratio, wilson
+from thoughtlens.numerics import Interval, bootstrap_ratio, proportion
 
 DEFINITIONS = {
     "moved_*": "share of problems whose answer becomes the twin's when this part of the thought is the "
     "twin's: state (thought_out), keys, values, kv (keys and values of every block), both (state and kv)",
     "state_first": "moved_state / moved_both: the state swapped, keys and values kept; shares have cluster "
-    "bootstrap intervals, moved_* Wilson's",
+    "bootstrap intervals, moved_* Wilson's (by group)",
     "state_last": "(moved_both - moved_kv) / moved_both: what the state adds to swapped keys and values",
     "kv_first": "moved_kv / moved_both",
     "kv_last": "(moved_both - moved_state) / moved_both",
@@ -43,7 +43,7 @@ def route_shares(
 def _route(thought: int, arms: dict[str, np.ndarray], groups: Sequence[str], seed: int) -> RouteRow:
     state_is_read = "state" in arms
     arms = {"state": np.zeros(len(groups))} | arms
-    intervals = {name: wilson(int(arms[name].sum()), len(groups)) for name in PARTS}
+    intervals = {name: proportion(arms[name], groups) for name in PARTS}
     numbers: dict[str, float | None] = {}
     for name, i in intervals.items():
         numbers |= {f"moved_{name}": i.estimate, f"moved_{name}_low": i.low, f"moved_{name}_high": i.high}

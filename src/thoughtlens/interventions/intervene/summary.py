@@ -12,7 +12,8 @@ from thoughtlens.interventions.intervene.records import EffectRow, LargestEffect
 LOW_ACCURACY = 0.2
 HEADLINE = {
     "largest_effect": "of the edits of a cell or thought, the one with the largest fall of accuracy (patch: "
-    "the most answers of the twin); edit, site, layer and thought_idx say which, n_edits among how many",
+    "the most answers of the twin); edit, site, layer and thought_idx say which, n_edits among how many, for "
+    "which its verdict is adjusted (p_holm)",
     "moved_both_*": "share of problems whose answer becomes the twin's when everything that this thought "
     "leaves behind is the twin's",
 }

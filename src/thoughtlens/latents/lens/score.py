@@ -9,19 +9,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from thoughtlens.latents.lens.rows import Target
-from thoughtlens.numerics import (
-    Interval,
-    bootstrap_means,
-    max_statistic,
-    permutation_p,
-    shuffled_blocks,
-    wilson,
-)
+from thoughtlens.numerics import max_statistic, permutation_p, proportion, shuffled_blocks
 
 DEFINITIONS = {
     "rate": "share of states whose strongest token reads as the right word (spaces around it apart; of text, "
-    "as the next token); low, high: 95 % interval, Wilson, or cluster bootstrap over groups where problems "
-    "share one (at 0 and 1 Wilson over groups)",
+    "as the next token); low, high: Wilson 95 % interval, at the number of independent problems that "
+    "they are worth where problems share a group",
     "rate_top": "share of states with the right word among their top_k tokens",
     "null": "the rate after the right words were shuffled over the problems, group by group, mean over the "
     "shuffles; null_high: their 95 % quantile",
@@ -69,7 +62,7 @@ def score(
         groups: Group of each row; rows of a group are shuffled together.
         keep: Rows to score.
         n_permutations: Shuffles, the same for all readings; 0: no null.
-        seed: Of the shuffles and the bootstrap.
+        seed: Of the shuffles.
     """
     at = np.flatnonzero(keep & target.known)
     at = at[np.argsort(groups[at], kind="stable")]
@@ -84,7 +77,7 @@ def score(
     return [
         Scored(len(at), len(names), float(hits.mean()), bounds.low, bounds.high, float(top), by_chance)
         for hits, top, bounds, by_chance in zip(
-            first, among, _intervals(first, own, seed), null.T, strict=True
+            first, among, (proportion(row, own) for row in first), null.T, strict=True
         )
     ]
 
@@ -110,12 +103,3 @@ def _hits(
     for option in y.T:
         right |= ((words == option[:, None]) & (option >= 0)[:, None]).any(2)
     return right
-
-
-def _intervals(hits: Bool[np.ndarray, "readings n"], groups: np.ndarray, seed: int) -> list[Interval]:
-    n_groups = int(groups[-1]) + 1
-    if n_groups == hits.shape[1]:
-        return [wilson(int(row.sum()), len(row)) for row in hits]
-    found = bootstrap_means(hits.T.astype(float), groups, seed=seed)
-    # no resample can leave 0 or 1: there a group counts as one trial
-    return [one if one.low < one.high else wilson(round(one.estimate * n_groups), n_groups) for one in found]

@@ -4,6 +4,7 @@ from ..stats.intervals import bootstrap_ratio as bootstrap_ratio
 from ..stats.intervals import cluster_bootstrap as cluster_bootstrap
 from ..stats.intervals import paired_difference as paired_difference
 from ..stats.intervals import paired_proportions as paired_proportions
+from ..stats.intervals import proportion as proportion
 from ..stats.intervals import wilson as wilson
 from ..stats.significance import corrected_resampled_t as corrected_resampled_t
 from ..stats.significance import holm as holm
@@ -13,8 +14,10 @@ from ..stats.significance import mcnemar_power as mcnemar_power
 from ..stats.significance import minimal_detectable_difference as minimal_detectable_difference
 from ..stats.significance import permutation_p as permutation_p
 from ..stats.verdicts import Comparison as Comparison
+from ..stats.verdicts import Tested as Tested
 from ..stats.verdicts import compare as compare
 from ..stats.verdicts import compare_values as compare_values
+from ..stats.verdicts import family as family
 from ..stats.verdicts import verdict as verdict
 from . import accumulator as accumulator
 from . import fidelity as fidelity

@@ -4,7 +4,7 @@ its rows are resampled together, because they are not independent."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -14,6 +14,12 @@ from thoughtlens.core import ConfigError, DataError, Record
 
 LEVEL = 0.95
 N_RESAMPLES = 2000
+SHARED_TRAINING = 2.0
+"""How many times larger the variance of a score over all folds is than that of independent units, at most.
+
+Where there is nothing to learn, whether a unit is guessed depends on the labels of the units in other folds,
+and theirs on its own: a sum over pairs, each counted twice. Of what is learnt less depends on single units.
+"""
 CHUNK = 64_000_000
 """Bytes of resampling weights held at once."""
 
@@ -42,6 +48,45 @@ def wilson(k: int, n: int, *, level: float = LEVEL) -> Interval:
     return Interval(estimate=k / n, low=float(low), high=float(high), level=level, n=n, method="Wilson")
 
 
+def proportion(
+    hits: Shaped[np.ndarray, " rows"],
+    clusters: Sequence | Shaped[np.ndarray, " rows"] | None = None,
+    *,
+    level: float = LEVEL,
+    inflation: float = 1.0,
+) -> Interval:
+    """Share of rows that are 1, with Wilson's interval at the number of independent rows that they are worth.
+
+    That is p (1 - p) / var(p), the variance being that over clusters (Kish 1965), at most the number of rows,
+    and corrected for few clusters by Student's quantile (Korn and Graubard 1998, Survey Methodology 24).
+    Where clusters do not vary, as at 0 and 1, it is the number of clusters, so that there is a width too.
+
+    Args:
+        hits: 1 or 0 of each row.
+        clusters: The cluster of each row; each row its own if None.
+        level: Confidence.
+        inflation: How many times larger the variance is than that of independent clusters
+            (`SHARED_TRAINING`).
+    """
+    hits = np.asarray(hits, dtype=float)
+    own = np.arange(len(hits)) if clusters is None else np.asarray(clusters)
+    names, index = np.unique(own, return_inverse=True)
+    if len(hits) == 0 or not np.isin(hits, (0, 1)).all():
+        raise DataError("Expected at least one row, each 1 or 0, for a share")
+    n, p = len(names), float(hits.mean())
+    if n == len(hits) and inflation == 1:
+        return wilson(int(hits.sum()), n, level=level)
+    worth = float(n)
+    if n < len(hits):
+        sums, sizes = (np.bincount(index, weights=w) for w in (hits, np.ones(len(hits))))
+        spread = n / max(n - 1, 1) * ((sums - p * sizes) ** 2).sum() / len(hits) ** 2
+        worth = min(p * (1 - p) / float(spread), float(len(hits))) if spread > 0 else worth
+        worth *= (_normal(level) / float(stats.t.ppf((1 + level) / 2, max(n - 1, 1)))) ** 2
+    low, high = _wilson_ends(p, worth / inflation, _normal(level))
+    method = "Wilson, effective n" if inflation == 1 else "Wilson, shared training folds"
+    return Interval(estimate=p, low=low, high=high, level=level, n=n, method=method)
+
+
 def cluster_bootstrap(
     statistic: Callable[[Float[np.ndarray, " rows"]], float],
     clusters: Sequence | Shaped[np.ndarray, " rows"],
@@ -49,6 +94,7 @@ def cluster_bootstrap(
     n_resamples: int = N_RESAMPLES,
     level: float = LEVEL,
     seed: int = 0,
+    share: bool = False,
 ) -> Interval:
     """Bootstrap interval of any weighted statistic, whole clusters resampled with replacement.
 
@@ -60,6 +106,8 @@ def cluster_bootstrap(
         n_resamples: How many resamples.
         level: Confidence.
         seed: Of the resampling.
+        share: The statistic lies between 0 and 1 (AUC, F1): where no resample moves it from an end,
+            Wilson's bound for no failure in as many clusters is its other one.
 
     Returns:
         The expanded percentile interval: quantiles widened for few clusters (Hesterberg 2015, "What
@@ -71,7 +119,11 @@ def cluster_bootstrap(
     draws = np.array(
         [statistic(_weights(rng, n, 1)[0][index].astype(float)) for _ in range(n_resamples)], dtype=float
     )
-    return _percentile(float(statistic(np.ones(len(index)))), draws, n, level)
+    found = _percentile(float(statistic(np.ones(len(index)))), draws, n, level)
+    if share and found.low == found.high and found.estimate in (0, 1):
+        ends = wilson(round(found.estimate) * n, n, level=level)
+        return replace(found, low=ends.low, high=ends.high, method=ends.method)
+    return found
 
 
 def bootstrap_mean(
@@ -160,21 +212,58 @@ def paired_difference(
 
 
 def paired_proportions(b: int, c: int, n: int, *, level: float = LEVEL) -> Interval:
-    """Wald interval of a paired difference of proportions, (b - c) / n.
+    """Bonett and Price's interval of a paired difference of proportions, (b - c) / n.
 
-    `b` of `n` independent pairs are right in the first arm only, `c` in the second only:
-    d +- z sqrt(b + c - (b - c)^2 / n) / n. Where all pairs agree that would have no width; there the
-    exact bound on the rate of disagreement is used, 1 - (1 - level)^(1/n).
+    `b` of `n` independent pairs are right in the first arm only, `c` in the second only: Wald's interval
+    with one pair more of either, which holds what it says for few pairs and has a width where all agree
+    (Bonett and Price 2012, J. Educ. Behav. Stat. 37).
     """
     if min(b, c) < 0 or b + c > n or n < 1:
         raise DataError(f"Expected b, c >= 0 and b + c <= n, got b = {b}, c = {c}, n = {n}")
-    d = (b - c) / n
-    if b + c == 0:
-        half = 1 - (1 - require_level(level)) ** (1 / n)
-    else:
-        half = stats.norm.ppf((1 + require_level(level)) / 2) * np.sqrt(b + c - (b - c) ** 2 / n) / n
+    m, d = n + 2, (b - c) / (n + 2)
+    half = _normal(level) * np.sqrt((b + c + 2) / m - d**2) / np.sqrt(m)
     low, high = max(-1.0, d - half), min(1.0, d + half)
-    return Interval(estimate=d, low=float(low), high=float(high), level=level, n=n, method="paired Wald")
+    return Interval(
+        estimate=(b - c) / n, low=float(low), high=float(high), level=level, n=n, method="Bonett-Price"
+    )
+
+
+def mean_by_clusters(
+    values: Shaped[np.ndarray, " rows"],
+    clusters: Sequence | Shaped[np.ndarray, " rows"],
+    *,
+    level: float = LEVEL,
+    inflation: float = 1.0,
+    bound: float | None = None,
+) -> Interval:
+    """Student's interval of a mean over rows that come in clusters, by the spread between clusters.
+
+    Args:
+        values: Of each row.
+        clusters: The cluster of each row.
+        level: Confidence.
+        inflation: How many times larger the variance is than that of independent clusters.
+        bound: Largest size of a value; given, one cluster of mean size more at either end is counted (as
+            Bonett and Price do with pairs), so that few clusters, or equal ones, do not look sure.
+    """
+    index, n = cluster_index(clusters)
+    values = np.asarray(values, dtype=float)
+    sums, sizes = _sums([values, np.ones(len(values))], index, n).T
+    estimate, size = float(sums.sum() / sizes.sum()), float(sizes.mean())
+    more = 0 if bound is None else 2
+    total = sizes.sum() + more * size
+    centre = sums.sum() / total
+    square = inflation * ((sums - centre * sizes) ** 2).sum()
+    if bound is not None:
+        square += size**2 * ((bound - centre) ** 2 + (bound + centre) ** 2)
+    spread = (n + more) / (n + more - 1) * square / total**2
+    half = stats.t.ppf((1 + require_level(level)) / 2, n - 1) * np.sqrt(spread)
+    low, high = centre - half, centre + half
+    if bound is not None:
+        low, high = max(low, -bound), min(high, bound)
+    return Interval(
+        estimate=estimate, low=float(low), high=float(high), level=level, n=n, method="t over clusters"
+    )
 
 
 def cluster_index(clusters: Sequence | Shaped[np.ndarray, " rows"]) -> tuple[np.ndarray, int]:
@@ -217,6 +306,18 @@ def _percentile(estimate: float, draws: np.ndarray, n: int, level: float) -> Int
     return Interval(
         estimate=estimate, low=float(low), high=float(high), level=level, n=n, method="cluster bootstrap"
     )
+
+
+def _normal(level: float) -> float:
+    """Normal quantile of a two-sided interval."""
+    return float(stats.norm.ppf((1 + require_level(level)) / 2))
+
+
+def _wilson_ends(p: float, n: float, z: float) -> tuple[float, float]:
+    """Wilson's score interval of a share p of n rows, n not necessarily whole."""
+    centre, scale = p + z**2 / (2 * n), 1 + z**2 / n
+    half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return float(max((centre - half) / scale, 0.0)), float(min((centre + half) / scale, 1.0))
 
 
 def require_level(level: float) -> float:

@@ -1,9 +1,10 @@
-"""What a paired interval allows to say of two arms, with all it rests on."""
+"""What a paired interval and its test allow to say of two arms, with all it rests on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
@@ -14,24 +15,30 @@ from thoughtlens.numerics.stats.intervals import (
     LEVEL,
     Interval,
     cluster_index,
-    paired_difference,
+    mean_by_clusters,
     paired_proportions,
 )
 from thoughtlens.numerics.stats.significance import (
+    holm,
     mcnemar_exact,
     mcnemar_power,
     minimal_detectable_difference,
 )
 
+ALPHA = 1 - LEVEL
 DELTA = 0.03
 """Differences below this (three points of accuracy) count as equivalent, unless said otherwise."""
+NO_INFORMATION = "no information"
+"""Verdict where a predictor knows nothing: it gives one class only, or cannot be told from guessing."""
+SHARED = "shared training folds"
+"""In the name of a test: its variance is that of scores whose folds were trained on the same units."""
 
 
-def verdict(low: float, high: float, *, delta: float = DELTA) -> str:
+def verdict(low: float, high: float, *, delta: float = DELTA, p: float | None = None) -> str:
     """What a paired interval of (a - b) allows to say of a, larger scores being better.
 
     - `equivalent`: the whole interval lies within -delta and delta;
-    - `better` / `worse`: the interval does not contain 0;
+    - `better` / `worse`: the interval does not contain 0, and `p`, where there is one, is at most 0.05;
     - `inconclusive`: anything else. Never "better" or "worse" with 0 inside the interval.
     """
     if not low <= high:
@@ -40,9 +47,58 @@ def verdict(low: float, high: float, *, delta: float = DELTA) -> str:
         raise ConfigError(f"Expected delta >= 0, got {delta}")
     if -delta <= low and high <= delta:
         return "equivalent"
-    if low > 0:
-        return "better"
-    return "worse" if high < 0 else "inconclusive"
+    return side(low, high, p)
+
+
+class Tested(NamedTuple):
+    """One of several differences: its interval, the clusters behind it, and its own p."""
+
+    low: float
+    high: float
+    n: int
+    p: float | None = None
+    """None: as the interval says."""
+
+
+class Said(NamedTuple):
+    """What a difference allows to say as one of several."""
+
+    p_holm: float
+    verdict: str
+
+
+def family(tested: Sequence[Tested], *, delta: float = DELTA) -> list[Said]:
+    """The verdicts of differences that are looked at together, none of them named before.
+
+    Both what `better` and `worse` rest on (p) and what `equivalent` rests on (two one-sided tests against
+    `delta`, Schuirmann 1987, doubled as a 95 % interval within it is) are adjusted for their number (Holm
+    1979), so that with probability 0.95 no side that is named is wrong, and no equivalence.
+    """
+    both = [_by_interval(one.low, one.high, one.n, delta) for one in tested]
+    differ = holm([own if one.p is None else one.p for one, (own, _) in zip(tested, both, strict=True)])
+    alike = holm([p for _, p in both])
+    out = []
+    for one, p, same in zip(tested, differ.tolist(), alike.tolist(), strict=True):
+        word = "equivalent" if same <= ALPHA else side(one.low, one.high, p)
+        out.append(Said(p, word))
+    return out
+
+
+def side(low: float, high: float, p: float | None) -> str:
+    """better, worse or inconclusive: a side only where the interval and p both allow it."""
+    if (p is not None and p > ALPHA) or low <= 0 <= high:
+        return "inconclusive"
+    return "better" if low > 0 else "worse"
+
+
+def _by_interval(low: float, high: float, n: int, delta: float, level: float = LEVEL) -> tuple[float, float]:
+    """Two-sided p of no difference, and that of a difference of at least `delta`, of a symmetric interval."""
+    centre, half, df = (low + high) / 2, (high - low) / 2, max(n - 1, 1)
+    spread = half / float(stats.t.ppf((1 + level) / 2, df))
+    if spread == 0:
+        return float(centre == 0), float(abs(centre) > delta)
+    differ, alike = (2 * stats.t.sf(gap / spread, df) for gap in (abs(centre), delta - abs(centre)))
+    return float(differ), min(float(alike), 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +129,14 @@ def compare(
     *,
     delta: float = DELTA,
     level: float = LEVEL,
-    seed: int = 0,
+    inflation: float = 1.0,
 ) -> Comparison:
     """Compare two classifiers by which of the same rows each gets right.
 
-    Without clusters (or one row in each): paired Wald interval and exact McNemar. With clusters: the
-    cluster bootstrap, and exact McNemar's sign test over clusters (ahead, behind, ties left out).
+    Without clusters (or one row in each): Bonett and Price's interval and exact McNemar. With clusters:
+    Student's interval over clusters, and exact McNemar's sign test over clusters (ahead, behind, ties left
+    out). Of predictions out of fold, whose variance is `inflation` times larger than that of independent
+    ones, p is the larger of that and of the t-test behind the interval.
 
     Raises:
         DataError: arms of different rows, none at all, or values that are neither right (1) nor wrong (0).
@@ -86,29 +144,33 @@ def compare(
     a, b = (np.asarray(correct) for correct in (correct_a, correct_b))
     if not (np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all()):
         raise DataError("Expected 1 for right and 0 for wrong, got other values; numbers: compare_values")
-    a, b = a.astype(bool), b.astype(bool)
     if a.shape != b.shape or a.ndim != 1 or len(a) == 0:
         raise DataError(f"Expected two arms scored on the same rows, got shapes {a.shape} and {b.shape}")
     index, n = cluster_index(np.arange(len(a)) if clusters is None else clusters)
-    ahead = np.bincount(index, weights=a.astype(float) - b, minlength=n)
+    gap = a.astype(float) - b.astype(float)
+    ahead = np.bincount(index, weights=gap, minlength=n)
     n_ahead, n_behind = int((ahead > 0).sum()), int((ahead < 0).sum())
-    if n == len(a) or n_ahead + n_behind == 0:
+    alone = n == len(a)
+    p, test = mcnemar_exact(n_ahead, n_behind), "exact McNemar" if alone else "exact sign test over clusters"
+    if alone and inflation == 1:
         difference = paired_proportions(n_ahead, n_behind, n, level=level)
     else:
-        difference = paired_difference(a.astype(float), b.astype(float), index, level=level, seed=seed)
-    discordance = (n_ahead + n_behind) / n
+        difference = mean_by_clusters(gap, index, level=level, inflation=inflation, bound=1.0)
+    if inflation != 1:
+        p, test = max(p, _p(difference, delta)), f"paired t, {SHARED}"
+    worth, discordance = max(int(n / inflation), 1), (n_ahead + n_behind) / n
     return Comparison(
-        verdict=verdict(difference.low, difference.high, delta=delta),
+        verdict=verdict(difference.low, difference.high, delta=delta, p=p),
         difference=difference,
         delta=delta,
-        p=mcnemar_exact(n_ahead, n_behind),
-        test="exact McNemar" if n == len(a) else "exact sign test over clusters",
+        p=p,
+        test=test,
         b=n_ahead,
         c=n_behind,
         n_rows=len(a),
         n_clusters=n,
-        minimal_detectable_difference=minimal_detectable_difference(n, discordance),
-        power=mcnemar_power(n, min(delta, discordance), discordance),
+        minimal_detectable_difference=minimal_detectable_difference(worth, discordance),
+        power=mcnemar_power(worth, min(delta, discordance), discordance),
     )
 
 
@@ -119,29 +181,35 @@ def compare_values(
     *,
     delta: float = DELTA,
     level: float = LEVEL,
-    seed: int = 0,
+    inflation: float = 1.0,
 ) -> Comparison:
     """Compare two arms by a number each gets on the same rows, larger being better, as `compare`.
 
-    The cluster bootstrap of the mean difference, and a paired t-test over the clusters' sums.
+    Student's interval of the mean difference over clusters, and the paired t-test behind it.
     """
-    difference = paired_difference(a, b, clusters, level=level, seed=seed)
-    index, n = cluster_index(np.arange(len(a)) if clusters is None else clusters)
-    sums = np.bincount(index, weights=np.asarray(a, float) - np.asarray(b, float), minlength=n)
-    spread = float(sums.std(ddof=1)) * np.sqrt(n) / len(a)
-    t = difference.estimate / spread if spread > 0 else 0.0
+    if len(a) != len(b):
+        raise DataError(f"Expected two arms scored on the same rows, got {len(a)} and {len(b)}")
+    gap = np.asarray(a, float) - np.asarray(b, float)
+    index, n = cluster_index(np.arange(len(gap)) if clusters is None else clusters)
+    difference = mean_by_clusters(gap, index, level=level, inflation=inflation)
+    ahead = np.bincount(index, weights=gap, minlength=n)
     quantile = stats.t.ppf((1 + level) / 2, n - 1)
-    power = float(stats.t.sf(quantile - delta / spread, n - 1)) if spread > 0 else 1.0
+    spread = (difference.high - difference.low) / (2 * quantile)
+    p = _p(difference, delta)
     return Comparison(
-        verdict=verdict(difference.low, difference.high, delta=delta),
+        verdict=verdict(difference.low, difference.high, delta=delta, p=p),
         difference=difference,
         delta=delta,
-        p=float(2 * stats.t.sf(abs(t), n - 1)) if spread > 0 else float(difference.estimate == 0),
-        test="paired t over clusters",
-        b=int((sums > 0).sum()),
-        c=int((sums < 0).sum()),
-        n_rows=len(a),
+        p=p,
+        test="paired t over clusters" if inflation == 1 else f"paired t, {SHARED}",
+        b=int((ahead > 0).sum()),
+        c=int((ahead < 0).sum()),
+        n_rows=len(gap),
         n_clusters=n,
         minimal_detectable_difference=float((quantile + stats.t.ppf(0.8, n - 1)) * spread),
-        power=power,
+        power=float(stats.t.sf(quantile - delta / spread, n - 1)) if spread > 0 else 1.0,
     )
+
+
+def _p(difference: Interval, delta: float) -> float:
+    return _by_interval(difference.low, difference.high, difference.n, delta, difference.level)[0]

@@ -2,25 +2,204 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
+from jaxtyping import Float, Int
 
 from thoughtlens.core import Json
-from thoughtlens.evals import compare_cells, probes
-from thoughtlens.numerics import Interval, bootstrap_mean, compare, wilson
+from thoughtlens.evals import compare_cells, comparisons, probes, scores
+from thoughtlens.numerics import (
+    DELTA,
+    SHARED_TRAINING,
+    Interval,
+    bootstrap_mean,
+    compare,
+    mean_by_clusters,
+    proportion,
+    wilson,
+)
 from thoughtlens.ops.bench.limits import require_positive
 
 N_UNITS, N_FEATURES, N_CLASSES = 150, 12, 3
 GRID = (1e-3, 1e-2, 1e-1)
+WIDTH = 20
+"""Features of an arm whose verdicts are counted."""
+FOLDS = 5
+"""Outer folds of `classify`, and groups that a class needs."""
+SIDES = ("better", "worse")
+
+
+class Case(NamedTuple):
+    """Data sets of one kind, with default settings of everything that judges them."""
+
+    n: int
+    share: float = 0.5
+    """Of the units that are of the second class; 0.5: exactly, otherwise on average."""
+    copies: int = 1
+    """Near copies of every unit, in one group."""
+    arms: int = 2
+    strength: tuple[float, float] = (0.0, 0.0)
+    """Half the distance between the classes' means along one feature, of the first arm and of the others."""
+
+
+CASES = {
+    f"n={n}, {100 * (1 - share):.0f}/{100 * share:.0f}, copies={copies}": Case(n, share, copies)
+    for n in (40, 120, 600)
+    for share in (0.5, 0.1)
+    for copies in (1, 4)
+} | {
+    "n=120, 6 arms": Case(120, arms=6),
+    "n=600, 10 points": Case(600, strength=(0.68, 0.4)),
+}
+
+
+class Judged(NamedTuple):
+    """What is said of one data set."""
+
+    refused: int
+    """Draws before it with a class in too few groups, which `classify` refuses."""
+    verdict: str
+    """On the first arm, named before looking."""
+    others: list[str]
+    """On the further arms, adjusted for their number."""
+    accuracy: list[tuple[float, float, float]]
+    """Of each arm, with its interval."""
 
 
 def bench_calibration(*, runs: int = 400, coverage_runs: int = 1000, seed: int = 0) -> Json:
-    """Count how often the comparison engine's tests and intervals err."""
+    """Count how often the comparison engine's tests, intervals and verdicts err."""
     require_positive(runs=runs, coverage_runs=coverage_runs)
     return {
         "null_rejections": null_rejections(runs, seed=seed),
         "coverage": coverage(coverage_runs, seed=seed),
         "leak": leak(seed=seed),
+        "verdicts": {
+            name: verdict_rates(judge(case, range(runs), seed=seed)) for name, case in CASES.items()
+        },
     }
+
+
+def judge(case: Case, runs: Sequence[int], *, seed: int = 0) -> list[Judged]:
+    """Verdicts of `classify` on data sets of a case, one for each number in `runs`.
+
+    Empty where 10,000 draws have no class in enough groups.
+    """
+    found = []
+    for run in runs:
+        rng = np.random.default_rng((seed, run, case.n, case.copies, round(1000 * case.share)))
+        y, groups, refused = _labels(case, rng)
+        if y is None:
+            return []
+        folds = probes.make_folds(y, groups, n_splits=FOLDS, seed=run)
+        fitted = {
+            (f"arm {i}" if i else "raw", "mean"): probes.probe(
+                _features(case, y, groups, i, rng), y, folds, n_classes=2
+            )
+            for i in reversed(range(case.arms))
+        }
+        rows = comparisons.comparisons(
+            {key: p.pred == y for key, p in fitted.items()},
+            groups,
+            against="raw",
+            primary=("arm 1", "mean"),
+            delta=DELTA,
+            outer=folds.outer,
+            knows={key: _known(p, y, groups, folds) for key, p in fitted.items()},
+        )
+        found.append(
+            Judged(
+                refused,
+                next(row.verdict for row in rows if row.primary),
+                [row.verdict for row in rows if not row.primary],
+                [_accuracy(p, y, groups) for p in fitted.values()],
+            )
+        )
+    return found
+
+
+def verdict_rates(found: Sequence[Judged]) -> Json:
+    """How often a side is named, and accuracy's interval holds the mean accuracy over all data sets."""
+    if not found:
+        return {"runs": 0, "refused": "every draw: a class is in too few groups"}
+    accuracy = np.array([one.accuracy for one in found])
+    truth = accuracy[:, :, 0].mean(0)
+    holds = (accuracy[:, :, 1] <= truth) & (truth <= accuracy[:, :, 2])
+    out: Json = {
+        "runs": len(found),
+        "refused": sum(one.refused for one in found),
+        "verdicts": dict(Counter(one.verdict for one in found)),
+        "side": _rate(sum(one.verdict in SIDES for one in found), len(found)),
+        "accuracy": truth.tolist(),
+        "interval_holds": [_rate(int(own.sum()), len(found)) for own in holds.T],
+    }
+    if found[0].others:
+        named = sum(any(word in SIDES for word in one.others) for one in found)
+        out["side_of_others"] = _rate(named, len(found))
+    return out
+
+
+def replications(case: Case, runs: Sequence[int], *, seed: int = 0) -> Json:
+    """How often a plain t-test finds the difference between two arms, over as many fresh data sets as folds.
+
+    Each is as large as the case's and is split into training and test units once: what the same number of
+    fits would find if nothing were shared between them.
+    """
+    hits, gaps = 0, []
+    for run in runs:
+        own = []
+        for fold in range(FOLDS):
+            rng = np.random.default_rng((seed, run, fold, 3))
+            y, groups, _ = _labels(case, rng)
+            assert y is not None
+            folds = probes.make_folds(y, groups, n_splits=FOLDS, seed=run)
+            test = folds.outer == 0
+            a, b = (
+                probes.probe(_features(case, y, groups, i, rng), y, folds, n_classes=2, only=(0,)).pred == y
+                for i in (1, 0)
+            )
+            own.append(float(a[test].mean() - b[test].mean()))
+        gaps.append(float(np.mean(own)))
+        found = mean_by_clusters(np.array(own), np.arange(FOLDS))
+        hits += not found.low <= 0 <= found.high
+    return {"runs": len(gaps), "difference": float(np.mean(gaps)), **_rate(hits, len(gaps))}
+
+
+def _labels(
+    case: Case, rng: np.random.Generator
+) -> tuple[Int[np.ndarray, " n"] | None, Int[np.ndarray, " n"], int]:
+    """Labels and groups, and how many draws before had a class in too few groups."""
+    n_groups = case.n // case.copies
+    groups = np.arange(n_groups).repeat(case.copies)
+    for refused in range(10_000):
+        y = (
+            rng.permutation(np.arange(n_groups) % 2)
+            if case.share == 0.5
+            else (rng.random(n_groups) < case.share).astype(int)
+        )
+        if np.bincount(y, minlength=2).min() >= FOLDS:
+            return y.repeat(case.copies), groups, refused
+    return None, groups, 10_000
+
+
+def _features(
+    case: Case, y: Int[np.ndarray, " n"], groups: Int[np.ndarray, " n"], arm: int, rng: np.random.Generator
+) -> Float[np.ndarray, "n d"]:
+    X = rng.normal(size=(groups[-1] + 1, WIDTH))[groups]
+    X += 0.05 * (case.copies > 1) * rng.normal(size=X.shape)
+    X[:, 0] += case.strength[0 if arm == 1 else 1] * (2 * y - 1)
+    return X
+
+
+def _known(p: probes.Probe, y: np.ndarray, groups: np.ndarray, folds: probes.Folds) -> float | None:
+    return scores.above_guessing(y, p.pred, groups, classes=True, outer=folds.outer)
+
+
+def _accuracy(p: probes.Probe, y: np.ndarray, groups: np.ndarray) -> tuple[float, float, float]:
+    found = proportion(p.pred == y, groups, inflation=SHARED_TRAINING)
+    return found.estimate, found.low, found.high
 
 
 def null_rejections(runs: int, *, seed: int = 0) -> Json:
@@ -45,7 +224,7 @@ def null_rejections(runs: int, *, seed: int = 0) -> Json:
             probes.probe(X, shuffled, folds, n_classes=N_CLASSES, grid=GRID).pred == shuffled
             for X in parts[:2]
         )
-        found = compare(a, b, units, seed=run).difference
+        found = compare(a, b, units, inflation=SHARED_TRAINING).difference
         paired += not found.low <= 0 <= found.high
     return {
         "runs": runs,
@@ -74,7 +253,7 @@ def coverage(runs: int, *, seed: int = 0) -> Json:
         a = rng.random(300) < level
         b = rng.random(300) < level * 0.9
         hits["bootstrap"] += _holds(bootstrap_mean(a, groups, seed=run), 0.7)
-        hits["paired_bootstrap"] += _holds(compare(a, b, groups, seed=run).difference, 0.07)
+        hits["paired_bootstrap"] += _holds(compare(a, b, groups).difference, 0.07)
     return {"runs": runs, **{name: _rate(n, runs) for name, n in hits.items()}}
 
 
