@@ -68,3 +68,23 @@ def test_one_switch_for_eos_became_two():
     own = {"remove_eos": True, "eos_after": True}
     assert translate_config(own) == {"eos_before": False, "eos_after": True}
     assert translate_config({"extract": {"base": "gpt2"}}) == {"extract": {"base": "gpt2"}}
+
+
+def test_a_side_that_was_named_by_chance_is_undecided():
+    row = {"difference": 0.2, "low": 0.02, "high": 0.4, "p": 0.01, "p_holm": 0.118, "verdict": "better"}
+    sound = row | {"p_holm": 0.01, "low": 0.1}
+    alone = row | {"p_holm": None}
+    for stage in ("classify", "suite"):
+        old = {"stage": stage, "comparisons": [row, sound, alone]}
+        words = [one["verdict"] for one in translate_result(old)["comparisons"]]
+        assert words == ["inconclusive", "better", "better"]
+    line = {"low": 0.01, "high": 0.2, "p": 0.053, "verdict": "better"}
+    assert translate_result({"stage": "replay", "ladder": [line]})["ladder"][0]["verdict"] == "inconclusive"
+    largest = {"value": 0.2, "low": 0.02, "high": 0.4, "verdict": "better"}
+    old = {"stage": "intervene", "effects": [row, sound], "headline": {"largest_effect": largest}}
+    new = translate_result(old)
+    assert new["headline"]["largest_effect"]["verdict"] == "inconclusive"
+    assert [one["verdict"] for one in new["effects"]] == ["inconclusive", "better"]
+    kept = old | {"headline": {"largest_effect": largest | {"low": 0.1}}}
+    assert translate_result(kept)["headline"]["largest_effect"]["verdict"] == "better"
+    assert translate_result(old | {"stage": "other"}) == old | {"stage": "other"}

@@ -8,7 +8,7 @@ import pytest
 
 from thoughtlens.problems.config import TableConfig, TextConfig
 from thoughtlens.problems.tasks.source import find, problems
-from thoughtlens.problems.text.copies import folded, grouped
+from thoughtlens.problems.text.copies import folded, grouped, slipped
 from thoughtlens.problems.text.labelled import labelled
 from thoughtlens.problems.text.text import documents
 
@@ -117,3 +117,18 @@ def test_labelled_texts_that_are_copies_share_a_group_whatever_the_column_says(t
     for column in ("who", None):
         groups = labelled(str(tmp_path / "d.parquet"), group_column=column)["group"].to_pylist()
         assert groups[0] == groups[1] and len(set(groups)) == 3
+
+
+def test_a_file_of_twins_that_slipped_is_seen():
+    first = [
+        f"{a} has {b} apples and gives {a} {b % 7}"
+        for a, b in zip("abcdefghijklmnopqrst", range(20), strict=True)
+    ]
+    second = [text.replace("apples", "pears") for text in first]
+    pairs = [(i, 20 + i) for i in range(20)]
+    assert slipped(first + second, pairs) is None
+    found = slipped(first + second[1:] + second[:1], pairs)
+    assert found is not None and found.lines == -1 and found.n >= 19
+    # texts that have nothing to do with each other, and too few to tell
+    assert slipped([f"{i} {i * i} {i + 7}" for i in range(40)], pairs) is None
+    assert slipped(first[:4] + second[1:4] + second[:1], [(i, 4 + i) for i in range(4)]) is None

@@ -18,6 +18,7 @@ from .tasks.gsm8k import CLASSES as CLASSES
 from .tasks.gsm8k import SEED as SEED
 from .tasks.patterns import STEP_WORDS as STEP_WORDS
 from .text.copies import grouped as grouped
+from .text.copies import slipped as slipped
 from .text.labelled import PREFIX as PREFIX
 from .text.labelled import binary_sets as binary_sets
 from .text.labelled import labelled as labelled

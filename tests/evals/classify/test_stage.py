@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,11 +13,14 @@ from tests.planted import HOOKS, D, planted_sae, thought_store
 from thoughtlens import sae as saes
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
+from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import ConfigError, DataError, MismatchError, NotThereError, Parts, validate_config
 from thoughtlens.evals.classify import run as running
 from thoughtlens.evals.classify.config import ClassifyConfig
 from thoughtlens.evals.classify.stage import classify, plan
 from thoughtlens.evals.probing import probes
+from thoughtlens.evals.probing.coders import Cover
+from thoughtlens.evals.probing.samples import ThoughtSamples
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import train
 
@@ -38,7 +42,8 @@ def planted(root, *, n=N, seed=0, splits=None, groups=None, labels=None, strengt
         if labels is None
         else labels
     )
-    questions = [f"a problem with {w} words" for w in rng.choice(["few", "many", "some"], n)]
+    words = rng.choice(["few", "many", "some"], n)
+    questions = [f"problem {i} with {w} words" for i, w in enumerate(words)]
     thought_store(root / "acts", strengths, names, splits=splits, groups=groups, questions=questions)
     planted_sae(root / "sae")
     return y
@@ -476,3 +481,66 @@ def test_thought_features_come_from_the_right_rows(tmp_path):
     )
     only = dict(samples.features("begin_of_thought", ["concat"]))["concat"]
     np.testing.assert_allclose(only, strengths[lines, 0].reshape(3, -1), rtol=1e-6)
+
+
+ALONE = {"poolings": ("last_thought",), "primary_pooling": "last_thought", "arms": ("sae", "raw")}
+
+
+def test_units_without_a_label_are_counted(tmp_path):
+    labels = [None if i % 5 == 0 else "ab"[i % 2] for i in range(80)]
+    planted(tmp_path, n=80, labels={"operation": labels})
+    result = classify(config(tmp_path, **ALONE), tmp_path / "out")
+    assert (result["n"], result["transductive"]["n_unlabelled"]) == (64, 16)
+    assert any("16 units have no operation" in text for text in result["warnings"])
+
+
+def test_sound_data_pass_without_a_flag_and_equal_arms_do_not(tmp_path):
+    planted(tmp_path, groups=[f"g{i // 3}" for i in range(N)])
+    result = classify(config(tmp_path, **{**ALONE, "arms": ("sae", "raw", "pca")}), tmp_path / "out")
+    seen = result["transductive"]
+    assert (seen["n_unlabelled"], seen["n_copies"], seen["out_of_step"]) == (0, 0, None)
+    # the planted SAE is the identity
+    assert [text for text in result["warnings"] if "another store" not in text] == [
+        "arms sae and raw predict the same of every unit: do they see the same vectors?"
+    ]
+
+
+def test_copies_under_other_ids_are_one_group(tmp_path):
+    rng = np.random.default_rng(3)
+    y, copies = rng.integers(0, 2, 60), np.arange(120) % 60
+    strengths = np.where(rng.random((60, 3, 2, D)) < 0.2, rng.random((60, 3, 2, D)), 0)[copies]
+    labels = {"operation": ["ab"[i] for i in y[copies]]}
+    texts = [f"Question {i}" if k < 60 else f"question {i}." for k, i in enumerate(copies)]
+    planted_sae(tmp_path / "sae")
+    for name, questions in (("texts", texts), ("vectors", [f"other {i}" for i in range(120)])):
+        thought_store(tmp_path / "acts", strengths, labels, questions=questions)
+        result = classify(config(tmp_path, **ALONE), tmp_path / name)
+        assert (result["n"], result["n_groups"], result["transductive"]["n_copies"]) == (120, 60, 60)
+        assert any("60 units are copies" in text for text in result["warnings"])
+        # random labels: torn copies would be guessed from each other
+        assert row(result, "raw", "last_thought")["accuracy"] < 0.7
+        shutil.rmtree(tmp_path / "acts")
+
+
+def test_rows_stored_twice_are_refused(tmp_path):
+    planted(tmp_path, n=60)
+    store = ActivationStore.open(tmp_path / "acts")
+    store.__dict__["problem_idx"] = np.concatenate([store.problem_idx[:-3], store.problem_idx[:3]])
+    cover = Cover(store, saes.load_members(tmp_path / "sae"), None, 0)
+    with pytest.raises(DataError, match=r"once at every thought, 'p0' has thought \d several times"):
+        ThoughtSamples(cover, np.arange(60))
+
+
+def test_groups_out_of_step_with_their_twins_are_said(tmp_path):
+    rng = np.random.default_rng(4)
+    names = [" ".join(rng.choice(list("abcdefghijklmnop"), 6)) for _ in range(60)]
+    texts = [f"{names[i // 2]} pays {i % 2 + 3}" for i in range(120)]
+    strengths = rng.random((120, 3, 2, D))
+    labels = {"operation": ["ab"[i] for i in rng.integers(0, 2, 60).repeat(2)]}
+    planted_sae(tmp_path / "sae")
+    for name, lines in (("right", 0), ("slipped", 1)):
+        groups = [f"g{(i + lines) // 2}" for i in range(120)]
+        thought_store(tmp_path / name / "acts", strengths, labels, questions=texts, groups=groups)
+        cfg = config(tmp_path, **ALONE).model_copy(update={"acts": tmp_path / name / "acts"})
+        result = classify(cfg, tmp_path / name / "out")
+        assert any("out of step" in text for text in result["warnings"]) == bool(lines)

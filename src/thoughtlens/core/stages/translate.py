@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from thoughtlens.core.records.record import Json
 
@@ -103,13 +104,48 @@ def _one_switch_for_eos(table: Json) -> Json:
     return sides | {name: value for name, value in table.items() if name != "remove_eos"}
 
 
+def _words_after_correction(table: Json) -> Json:
+    """Verdicts named a side by the interval alone; they follow p now, adjusted for all that was compared."""
+    if table.get("stage") not in ("classify", "intervene", "replay", "suite"):
+        return table
+    table = {name: _no_side_by_chance(value) for name, value in table.items()}
+    largest = table.get("headline", {}).get("largest_effect")
+    if largest is not None and largest.get("verdict") in SIDES:
+        ends = ("low", "high")
+        own = [row for row in table["effects"] if all(row[end] == largest.get(end) for end in ends)]
+        words = {row["verdict"] for row in own if row.get("p_holm") is not None}
+        if words and not words & set(SIDES):
+            table["headline"] |= {"largest_effect": largest | {"verdict": UNDECIDED}}
+    return table
+
+
+SIDES, UNDECIDED = ("better", "worse"), "inconclusive"
+ALPHA = 0.05
+
+
+def _no_side_by_chance(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_no_side_by_chance(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    found = {name: _no_side_by_chance(one) for name, one in value.items()}
+    p = found.get("p") if found.get("p_holm") is None else found["p_holm"]
+    if found.get("verdict") in SIDES and isinstance(p, float | int) and p > ALPHA:
+        found["verdict"] = UNDECIDED
+    return found
+
+
 CONFIG_RULES: tuple[Callable[[Json], Json], ...] = (
     _settings_of_one_source,
     _one_table_of_edits,
     _one_switch_for_eos,
 )
 """Applied in order to every table of settings: a recipe's, or a stage's own `config.toml`."""
-RESULT_RULES: tuple[Callable[[Json], Json], ...] = (_pooled_member, _headline_without_prose)
+RESULT_RULES: tuple[Callable[[Json], Json], ...] = (
+    _pooled_member,
+    _headline_without_prose,
+    _words_after_correction,
+)
 """Applied in order to every `result.json`."""
 
 

@@ -92,6 +92,12 @@ class Seen(Record):
     standing: str
     """inductive, transductive, cross-fitted or unknown."""
     n: int
+    n_unlabelled: int = 0
+    """Without a label, left out."""
+    n_copies: int = 0
+    """Put into the group of another unit, of whose text or vectors theirs are copies."""
+    out_of_step: str | None = None
+    """Why its groups look shifted against its texts."""
 
 
 @dataclass(frozen=True, kw_only=True)

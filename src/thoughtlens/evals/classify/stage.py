@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from thoughtlens.acts import ActivationStore, StoreSize
 from thoughtlens.core import ConfigError, Parts, Plan, Result, run_stage
 from thoughtlens.evals.classify.config import ClassifyConfig
@@ -16,7 +18,7 @@ from thoughtlens.evals.classify.crossfit import cross_fitted
 from thoughtlens.evals.classify.records import ClassifyOutcome
 from thoughtlens.evals.classify.run import Samples, Task, probe_all
 from thoughtlens.evals.classify.tables import write_tables
-from thoughtlens.evals.classify.units import load_members, load_samples, load_units
+from thoughtlens.evals.classify.units import load_members, load_samples, load_units, same_vectors
 from thoughtlens.evals.probing import probes
 from thoughtlens.evals.probing.coders import Cover
 from thoughtlens.evals.probing.probes import Folds
@@ -64,8 +66,11 @@ def _work(cfg: ClassifyConfig, tmp: Path) -> ClassifyOutcome:
     store = ActivationStore.open(cfg.acts)
     members = load_members(cfg, store)
     units, lines, seen = load_units(cfg, store, members)
-    folds = _folds(cfg, units)
     samples = load_samples(cfg, Cover(store, members, cfg.pca_k, cfg.seed, cfg.arms), units, lines)
+    n_groups = len(np.unique(units.groups))
+    units = same_vectors(units, samples)
+    seen = replace(seen, n_copies=seen.n_copies + n_groups - len(np.unique(units.groups)))
+    folds = _folds(cfg, units)
     by_fold = _by_fold(cfg, samples, folds)
     if by_fold is not None:
         seen = replace(seen, standing="cross-fitted", n_seen_by_sae=0)

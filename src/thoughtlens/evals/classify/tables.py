@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +211,16 @@ def _warnings(task: Task, found: Mapping[Key, Probe]) -> list[str]:
         )
     if seen.standing == "unknown":
         out.append("the SAE was trained on another store, so whether it saw these units is not known")
+    if seen.n_unlabelled:
+        out.append(f"{seen.n_unlabelled} units have no {cfg.target or 'label'} and are left out")
+    if seen.n_copies:
+        out.append(
+            f"{seen.n_copies} units are copies of another in text or vectors, under another group: each "
+            f"counts as one group with it"
+        )
+    if seen.out_of_step:
+        out.append(seen.out_of_step)
+    out += _twins(found)
     fits = cfg.folds * (cfg.inner_folds + 1) * len(cfg.c_grid)
     late = [f"{a} {n}" for (a, n), p in found.items() if p.n_unconverged > 0.1 * fits]
     if late:
@@ -222,3 +233,21 @@ def _warnings(task: Task, found: Mapping[Key, Probe]) -> list[str]:
     if left_out and (thoughts or "arms" in cfg.model_fields_set):
         out.append(f"arms without their vectors in this store, left out: {', '.join(left_out)}")
     return out
+
+
+def _twins(found: Mapping[Key, Probe]) -> list[str]:
+    """Arms whose predictions are the same to the last digits under every pooling that both have."""
+    arms = [
+        arm for arm in dict.fromkeys(a for a, _ in found) if ARMS[arm].kind == "vectors" and not ARMS[arm].top
+    ]
+    out = []
+    for a, b in combinations([arm for arm in arms if not ARMS[arm].permuted], 2):
+        both = [(found[a, name], found[b, name]) for own, name in found if own == a and (b, name) in found]
+        if both and all(_same(p, q) for p, q in both):
+            out.append(f"arms {a} and {b} predict the same of every unit: do they see the same vectors?")
+    return out
+
+
+def _same(p: Probe, q: Probe) -> bool:
+    own, other = (one.proba if one.proba.shape[1] else one.pred for one in (p, q))
+    return np.ptp(p.pred) > 0 and np.allclose(own, other, rtol=0, atol=1e-6)

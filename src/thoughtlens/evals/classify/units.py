@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Int
 
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import ConfigError, DataError, MismatchError, digest
 from thoughtlens.evals.classify.config import ClassifyConfig
 from thoughtlens.evals.classify.records import Seen
 from thoughtlens.evals.probing import probes
+from thoughtlens.evals.probing.attention import Bags
 from thoughtlens.evals.probing.coders import Cover
+from thoughtlens.evals.probing.matrices import dense
 from thoughtlens.evals.probing.menu import ARMS
 from thoughtlens.evals.probing.samples import TextSamples, ThoughtSamples, Units, stored_documents
 from thoughtlens.latents import PROBLEM_COLUMNS, encode_labels
-from thoughtlens.problems import labelled
+from thoughtlens.problems import grouped, labelled, slipped
 from thoughtlens.sae import SAE, Crosscoder, io
 
 STEPS = "n_steps"
@@ -79,7 +84,8 @@ def load_units(
         known = {q for q, own in zip(problems["question"].to_pylist(), saw, strict=True) if own}
         ids = [f"row {i}" for i in range(len(table))]
         units, index = _make_units(cfg, ids, table["group"], table["label"], table["text"].to_pylist())
-        return units, None, _seen(sum(t in known for t in units.texts), len(index), same_store, "all")
+        seen = _seen(sum(t in known for t in units.texts), len(index), same_store, "all")
+        return units, None, _noted(seen, units, table["label"], table["group"].take(pa.array(index)))
     if cfg.target is None or cfg.target not in problems.column_names or cfg.target in PROBLEM_COLUMNS:
         own = [name for name in problems.column_names if name not in PROBLEM_COLUMNS]
         raise ConfigError(
@@ -99,7 +105,45 @@ def load_units(
     if STEPS in table.column_names and cfg.target != STEPS:
         steps = np.array(table[STEPS].to_pylist(), dtype=float)[index]
         units = replace(units, n_steps=np.nan_to_num(steps))
-    return units, lines, _seen(int(saw[lines].sum()), len(lines), same_store, name)
+    seen = _seen(int(saw[lines].sum()), len(lines), same_store, name)
+    return units, lines, _noted(seen, units, table[cfg.target], table[group].take(pa.array(index)))
+
+
+def _noted(seen: Seen, units: Units, labels: pa.ChunkedArray, groups: pa.ChunkedArray) -> Seen:
+    """With what was left out or put together, and whether groups fit their texts."""
+    nan = pc.sum(pc.is_nan(labels)).as_py() if pa.types.is_floating(labels.type) else 0  # type: ignore[attr-defined]
+    named = np.unique(np.array(groups.to_pylist(), object).astype(str), return_inverse=True)[1]
+    return replace(
+        seen,
+        n_unlabelled=labels.null_count + (nan or 0),
+        n_copies=len(np.unique(named)) - len(np.unique(units.groups)),
+        out_of_step=_out_of_step(units.texts, named),
+    )
+
+
+def same_vectors(units: Units, samples: ThoughtSamples | TextSamples) -> Units:
+    """The units, those with equal raw vectors in one group: copies, whatever their texts and groups say."""
+    pooling = next(name for name in samples.poolings if name in ("concat", "mean"))
+    ((_, X),) = samples.features("raw", [pooling])
+    assert not isinstance(X, Bags)
+    rows = np.ascontiguousarray(dense(X))
+    if len(np.unique(rows, axis=0)) == len(rows):
+        return units
+    own = [row.tobytes().hex() for row in rows]
+    groups = grouped(own, [str(code) for code in units.groups])
+    return replace(units, groups=np.unique(groups, return_inverse=True)[1])
+
+
+def _out_of_step(texts: Sequence[str], groups: Int[np.ndarray, " n"]) -> str | None:
+    order = np.argsort(groups, kind="stable").tolist()
+    found = slipped(texts, [(a, b) for a, b in pairwise(order) if groups[a] == groups[b]])
+    if found is None:
+        return None
+    return (
+        f"texts of one group are less alike than texts {found.lines:+d} line(s) away, by {found.more:.0%} of "
+        f"their words in {found.n} pairs: groups and texts look out of step, so that twins stand on both "
+        f"sides of a split"
+    )
 
 
 def _chosen(cfg: ClassifyConfig, split: np.ndarray, saw: np.ndarray) -> tuple[np.ndarray, str]:
@@ -115,8 +159,12 @@ def _chosen(cfg: ClassifyConfig, split: np.ndarray, saw: np.ndarray) -> tuple[np
 def _make_units(
     cfg: ClassifyConfig, ids: list[str], groups: pa.ChunkedArray, labels: pa.ChunkedArray, texts: list[str]
 ) -> tuple[Units, np.ndarray]:
-    """Units with a label, thinned by whole groups; and which of the rows they are."""
-    codes = probes.require_groups(ids, groups.to_pylist())
+    """Units with a label, thinned by whole groups; and which of the rows they are.
+
+    Near copies of a text are one group, whatever group they name.
+    """
+    named = probes.require_groups(ids, groups.to_pylist())
+    codes = np.unique(grouped(texts, [str(code) for code in named]), return_inverse=True)[1]
     y, classes = _target(cfg, labels)
     keep = np.flatnonzero(y >= 0) if classes is not None else np.flatnonzero(np.isfinite(y))
     if not len(keep):

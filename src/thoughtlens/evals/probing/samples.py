@@ -79,6 +79,13 @@ class ThoughtSamples:
         thoughts = np.asarray(store.thoughts)
         self.row = np.full((len(store.problems), len(thoughts)), -1)
         self.row[store.problem_idx, np.searchsorted(thoughts, store.thought_idx)] = np.arange(store.n_rows)
+        if (self.row >= 0).sum() < store.n_rows:
+            twice = np.setdiff1d(np.arange(store.n_rows), self.row)[0]
+            name = store.problems["problem_id"][int(store.problem_idx[twice])].as_py()
+            raise DataError(
+                f"Expected every problem once at every thought, {name!r} has thought "
+                f"{store.thought_idx[twice]} several times in {store.root}; extract the store again"
+            )
         self.row = self.row[lines]
         if (self.row < 0).any():
             unit, at = np.argwhere(self.row < 0)[0]
@@ -229,13 +236,18 @@ def stored_documents(
 ) -> Iterator[Document]:
     """The token rows of chosen documents of a store, in the order of the text."""
     order = np.argsort(store.problem_idx, kind="stable")
-    sorted_lines = store.problem_idx[order]
+    sorted_lines, position = store.problem_idx[order], store.rows["position"].to_numpy()
     for unit, line in enumerate(lines):
         low, high = np.searchsorted(sorted_lines, [line, line + 1])
         own = order[low:high]
         if not len(own):
             name = store.problems["problem_id"][int(line)].as_py()
             raise DataError(f"Expected rows of every problem, {name!r} has none in {store.root}")
+        if len(np.unique(position[own])) < len(own):
+            name = store.problems["problem_id"][int(line)].as_py()
+            raise DataError(
+                f"Expected every token once, {name!r} has some twice in {store.root}; extract again"
+            )
         yield unit, {hook: store.read(hook, own) for hook in hooks}
 
 

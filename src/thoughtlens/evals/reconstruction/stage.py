@@ -88,8 +88,8 @@ DEFINITIONS = {
     "headline": "means over the SAEs with a cell that varies; a cell hardly varies where its spread is at "
     "most 1 % of its norm, or of its hook's median spread",
     "n_uncovered": "tokens of the spliced text that are never replaced: without a row, or flagged",
-    "comparisons": f"explained_variance of the SAE minus the baseline's; equivalent within {DELTA_EV}; verdicts "
-    "follow p_holm, which is adjusted for all of them",
+    "comparisons": f"explained_variance of the SAE minus the baseline's; equivalent within {DELTA_EV}; "
+    "verdicts follow p_holm, which is adjusted for all of them",
     **baselines.DEFINITIONS,
     **labels.DEFINITIONS,
     **fidelity.DEFINITIONS,

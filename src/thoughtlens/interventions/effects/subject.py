@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 from thoughtlens.core import ConfigError, DataError
 from thoughtlens.interventions.edits.run import Answers
 from thoughtlens.models import ThoughtModel, is_right, parse_number, tiny
-from thoughtlens.problems import GeneratedConfig, ProblemsConfig, TableConfig, source
+from thoughtlens.problems import GeneratedConfig, ProblemsConfig, TableConfig, slipped, source
 
 CLASSES = ("clean", "predicted", "corrupted", "other", "unparsable")
 """Of an answer: the problem's own; what the edit predicts; the donor's or twin's; another; none."""
@@ -139,6 +139,12 @@ def twin_tables(
     second = source.problems(TableConfig(source=file), seed)
     if len(first) != len(second):
         raise DataError(f"{file} has {len(second)} lines for {len(first)} problems; line i must be i's twin")
+    texts = [*first["question"].to_pylist(), *second["question"].to_pylist()]
+    if slip := slipped(texts, [(i, len(first) + i) for i in range(len(first))]):
+        raise DataError(
+            f"{file}: its line i is less alike to line i of the problems than line i{slip.lines:+d} is, by "
+            f"{slip.more:.0%} of their words; line i must be i's twin"
+        )
     rows = np.arange(len(first))
     if split != "any":
         rows = np.flatnonzero(np.array(first["split"].to_pylist()) == split)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -24,6 +25,10 @@ SAYS = frozenset("*/%&@#\\_−")
 """Marks that Unicode calls punctuation (or a minus), and that say something."""
 OPERATORS = frozenset("+*/=^−<>")
 IN_FORMULAS = frozenset("()[]{}!")
+
+MIN_PAIRS = 10
+MORE_ALIKE = 0.1
+"""Share of words by which other lines have to be more alike."""
 
 
 def folded(text: str) -> str:
@@ -49,6 +54,35 @@ def grouped(texts: Sequence[str | None], groups: Sequence[str | None]) -> Int[np
     _, part = connected_components(edges, directed=False)
     _, first, of = np.unique(part[group], return_index=True, return_inverse=True)
     return first[of]
+
+
+class Slip(NamedTuple):
+    """By how many lines pairs of texts look shifted, and on what that rests."""
+
+    lines: int
+    more: float
+    """Share of words by which texts that many lines on are more alike, mean over the pairs."""
+    n: int
+
+
+def slipped(texts: Sequence[str], pairs: Sequence[tuple[int, int]]) -> Slip | None:
+    """Whether texts are more alike to lines beside their partners than to these; None: they are not.
+
+    Twins differ in a word or two. Where a column of groups, or a file of twins, has slipped by a line or two,
+    the twin stands beside. Fewer than `MIN_PAIRS` pairs tell nothing.
+    """
+    words = [frozenset(text.casefold().split()) for text in texts]
+
+    def alike(a: int, b: int) -> float:
+        return len(words[a] & words[b]) / max(len(words[a] | words[b]), 1)
+
+    for shift in (-1, 1, -2, 2):
+        there = [(a, b) for a, b in pairs if 0 <= b + shift < len(texts) and b + shift != a]
+        if len(there) >= MIN_PAIRS:
+            more = np.array([alike(a, b + shift) - alike(a, b) for a, b in there])
+            if more.mean() > max(MORE_ALIKE, 4 * more.std(ddof=1) / np.sqrt(len(more))):
+                return Slip(shift, float(more.mean()), len(there))
+    return None
 
 
 def _is_mark(token: str) -> bool:

@@ -265,7 +265,9 @@ def _comparisons(outcome: ClassifyOutcome) -> Table:
     ]
     note = (
         f"Only the comparison named before looking is judged; of all others the table says which side is "
-        f"higher. Equivalent: the whole interval lies within {100 * outcome.protocol.delta:g} points of 0."
+        f"higher, where p adjusted for their number (Holm) is at most 0.05. Equivalent: the whole interval "
+        f"lies within {100 * outcome.protocol.delta:g} points of 0, adjusted for their number too. No "
+        f"information: scores are alike because an arm knows nothing of the label."
     )
     return Table.of("Paired comparisons on the same units", shown, columns, note=note, n_words=2)
 

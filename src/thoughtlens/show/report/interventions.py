@@ -64,7 +64,10 @@ def _effects(name: str, rows: list[EffectRow], fed_back: bool) -> Table:
         under(EffectRow, "moved", lambda share: percent(share, 0)),
     ]
     rest = f" The other {len(rows) - MAX_ROWS} rows stand in effects.parquet." if len(rows) > MAX_ROWS else ""
-    note = f"Changes are relative to the length of the state; 0: the edit did nothing.{rest}"
+    note = (
+        f"Changes are relative to the length of the state; 0: the edit did nothing. Verdicts are adjusted "
+        f"for the number of edits.{rest}"
+    )
     title = f"{name}: every edit and control"
     return Table.of(title, rows[:MAX_ROWS], columns, note=note, n_words=3)
 

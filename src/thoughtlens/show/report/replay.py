@@ -6,7 +6,7 @@ from operator import itemgetter
 
 from thoughtlens.evals import ClassReport, Line, ReplayOutcome, SAEMeasures
 from thoughtlens.show.pages.run import Run
-from thoughtlens.show.pages.text import between, fixed, number, percent, points
+from thoughtlens.show.pages.text import between, fixed, number, p_text, percent, points
 from thoughtlens.show.report.blocks import Column, Section, Table, Text, through, under, verdict_of
 
 SIDES = {"better": "SAE higher", "worse": "SAE lower"}
@@ -38,13 +38,15 @@ def _ladder(ladder: list[Line]) -> Table:
         ("SAE", lambda line: f"{percent(line.sae)} {between(line.sae_low, line.sae_high, percent)}"),
         ("SAE - raw (points)", lambda line: points(line.difference)),
         ("95 % interval", lambda line: between(line.low, line.high, points)),
+        ("p, Holm", lambda line: p_text(line.p_holm)),
         ("moved by", lambda line: points(line.moved)),
         under(Line, "n", number),
         ("reading", _side),
     ]
     note = (
         "The order of changes is part of what each one moves. Where the arms were tested on different "
-        "problems there is no paired interval; a side is named only where the interval does not hold 0."
+        "problems there is no paired interval; a side is named only where the interval does not hold 0 and "
+        "p, adjusted for the number of lines, is at most 0.05."
     )
     title = "One change at a time, each on top of those above"
     return Table.of(title, ladder, columns, note=note, n_words=2)

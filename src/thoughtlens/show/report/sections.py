@@ -52,7 +52,8 @@ def at_a_glance(run: Run) -> Section | None:
     ]
     note = (
         "A verdict is given to comparisons only; it names a direction only where the interval does not hold "
-        "0. A mean over SAEs has the n of each of them: what several of them read is not counted again. "
+        "0 and p, adjusted for all that was compared beside it, is at most 0.05. A mean over SAEs has the n "
+        "of each of them: what several of them read is not counted again. "
         "Definitions are at the end of the page."
     )
     table = Table.of("Headline numbers", rows, columns, note=note, n_words=2)
