@@ -498,7 +498,7 @@ def test_sound_data_pass_without_a_flag_and_equal_arms_do_not(tmp_path):
     planted(tmp_path, groups=[f"g{i // 3}" for i in range(N)])
     result = classify(config(tmp_path, **{**ALONE, "arms": ("sae", "raw", "pca")}), tmp_path / "out")
     seen = result["transductive"]
-    assert (seen["n_unlabelled"], seen["n_copies"], seen["out_of_step"]) == (0, 0, None)
+    assert (seen["n_unlabelled"], seen["n_copies"], seen.get("out_of_step")) == (0, 0, None)
     # the planted SAE is the identity
     assert [text for text in result["warnings"] if "another store" not in text] == [
         "arms sae and raw predict the same of every unit: do they see the same vectors?"

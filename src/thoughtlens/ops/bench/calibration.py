@@ -85,7 +85,7 @@ def bench_calibration(*, runs: int = 400, coverage_runs: int = 1000, seed: int =
 def judge(case: Case, runs: Sequence[int], *, seed: int = 0) -> list[Judged]:
     """Verdicts of `classify` on data sets of a case, one for each number in `runs`.
 
-    Empty where 10,000 draws have no class in enough groups.
+    Empty where 200 draws have no class in enough groups.
     """
     found = []
     for run in runs:
@@ -173,7 +173,7 @@ def _labels(
     """Labels and groups, and how many draws before had a class in too few groups."""
     n_groups = case.n // case.copies
     groups = np.arange(n_groups).repeat(case.copies)
-    for refused in range(10_000):
+    for refused in range(200):
         y = (
             rng.permutation(np.arange(n_groups) % 2)
             if case.share == 0.5
@@ -181,7 +181,7 @@ def _labels(
         )
         if np.bincount(y, minlength=2).min() >= FOLDS:
             return y.repeat(case.copies), groups, refused
-    return None, groups, 10_000
+    return None, groups, 200
 
 
 def _features(
