@@ -1,0 +1,102 @@
+"""Every stage at a small size: on a run of planted vectors, and on one of the recipe `pilot`.
+
+`python -m tests.core.protocol.small ROOT STAGE` forks a child for each number that it reads: it runs the stage in
+`ROOT/out` and ends by `os._exit` at its n-th file operation there (0: never), as a killed process does.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from tests.planted import D, planted_sae, thought_store
+from thoughtlens.core import BY_NAME, Config, validate_config
+from thoughtlens.studies import pipeline
+
+WATCHED = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "os.truncate"}
+PILOT = [
+    "problems.n=80", "train.n_vectors=2000", "train.batch_size=64", "train.members=pooled", "sae.d_sae=32",
+    "sae.k=4", "explain.n_latents=4", "explain.methods=['token']", "explain.n_resamples=50",
+    "validate.force=true", "lens.n_problems=16", "lens.fit_steps=2",
+]  # fmt: skip
+OF_PILOT = ("extract", "train", "validate", "interpret", "lens", "explain", "explorer", "report")
+"""Stages that run on what PILOT makes, each on what those before it left."""
+
+
+def planted(root: Path) -> Path:
+    """A store and an SAE that are made in a moment."""
+    rng = np.random.default_rng(0)
+    strengths = rng.exponential(size=(40, 3, 2, D)) * (rng.random((40, 3, 2, D)) < 0.2)
+    splits = ["train"] * 24 + ["validation"] * 8 + ["test"] * 8
+    thought_store(root / "acts", strengths, {"operation": ["+", "-"] * 20}, splits=splits)
+    planted_sae(root / "sae")
+    return root
+
+
+def settings(root: Path, stage: str) -> Config:
+    """Of a stage on what lies in `root`."""
+    if not (root / "config.toml").is_file():
+        table = {"acts": root / "acts", "sae": root / "sae"}
+        own = {
+            "train": {"sae": {"kind": "topk", "d_sae": 8, "k": 2}, "batch_size": 16, "checkpoint_every_s": 0.0},
+            "interpret": {"n_permutations": 20, "top_k": 2},
+            "explain": {"methods": ["token"], "n_latents": 3, "batch_latents": 1, "n_resamples": 50},
+        }  # fmt: skip
+        if stage == "train":
+            del table["sae"]
+        known = BY_NAME[stage].config.model_fields
+        return validate_config(
+            BY_NAME[stage].config, table | {k: v for k, v in own[stage].items() if k in known}
+        )
+    return pipeline.stage_config(pipeline.load("pilot", PILOT), stage, root)
+
+
+def pilot(root: Path) -> Path:
+    """A whole run."""
+    pipeline.run(pipeline.load("pilot", [*PILOT, f"stages={list(OF_PILOT)}"]), root)
+    return root
+
+
+def run(root: Path, stage: str, out: Path) -> None:
+    """Do a stage."""
+    BY_NAME[stage].run(settings(root, stage), out)
+
+
+def _killed_at(n: int, root: Path, stage: str) -> None:
+    """In a child: end at the n-th operation; else say how many there were."""
+    done = 0
+
+    def watch(event: str, arguments: tuple) -> None:
+        nonlocal done
+        if event in WATCHED and str(arguments[0]).startswith(str(root / "out")):
+            done += 1
+            if done == n:
+                os._exit(9)
+
+    sys.addaudithook(watch)
+    run(root, stage, root / "out")
+    (root / "operations.txt").write_text(str(done))
+
+
+def main() -> None:
+    """Serve kills until the input ends: one exit status a line."""
+    root, stage = Path(sys.argv[1]), sys.argv[2]
+    BY_NAME[stage].run  # noqa: B018  (what a stage needs is imported once)
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                _killed_at(int(line), root, stage)
+                status = 0
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

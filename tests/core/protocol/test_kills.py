@@ -1,0 +1,106 @@
+"""A stage killed at any of its file operations ends with the same bytes, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.core.protocol.small import OF_PILOT, pilot, planted
+from thoughtlens.core import read_result, verify
+
+REPOSITORY = Path(__file__).parents[3]
+NOT_COMPARED = ("result.json", "thoughtlens-files.json")
+"""They hold times and the digest of what does."""
+
+
+class Killer:
+    """A process that forks a child for each kill."""
+
+    def __init__(self, root: Path, stage: str) -> None:
+        self.root = root
+        path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self.child = subprocess.Popen(
+            [sys.executable, "-m", "tests.core.protocol.small", str(root), stage],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=(root / "stderr.txt").open("w"), text=True,
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, cwd=REPOSITORY,
+        )  # fmt: skip
+
+    def __call__(self, n: int) -> int:
+        """Run the stage, killed at its n-th operation; the status it ended with."""
+        assert self.child.stdin is not None and self.child.stdout is not None
+        self.child.stdin.write(f"{n}\n")
+        self.child.stdin.flush()
+        status = int(self.child.stdout.readline() or -1)
+        assert status in (0, 9), (self.root / "stderr.txt").read_text()[-2000:]
+        return status
+
+    def close(self) -> None:
+        assert self.child.stdin is not None
+        self.child.stdin.close()
+        self.child.wait(60)
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(root)): file.read_bytes()
+        for file in sorted(root.rglob("*"))
+        if file.is_file() and file.name not in NOT_COMPARED
+    }
+
+
+def kill_and_compare(root: Path, stage: str, choose) -> int:
+    """Kill the stage at the operations that `choose` takes of all, each time from the beginning."""
+    out, killer = root / "out", Killer(root, stage)
+    try:
+        assert killer(0) == 0
+        n = int((root / "operations.txt").read_text())
+        whole, digest, beside = tree(out), read_result(out)["digest"], sorted(os.listdir(root))
+        for at in (chosen := choose(n)):
+            shutil.rmtree(out)
+            if killer(at) == 9:
+                assert killer(0) == 0
+            assert tree(out) == whole, f"{stage}: other files after a kill at operation {at} of {n}"
+            assert read_result(out)["digest"] == digest
+            assert sorted(os.listdir(root)) == beside, f"{stage}: something is left after operation {at}"
+            assert not verify(out).unlisted
+        assert not [f for f in out.rglob("*") if f.name.startswith(".") or f.name in ("parts", "checkpoints")]
+        new = root / "new"
+        new.touch()
+        assert {f.stat().st_mode for f in out.rglob("*") if f.is_file()} == {new.stat().st_mode}
+        return len(chosen)
+    finally:
+        killer.close()
+
+
+def spread(n: int) -> list[int]:
+    """Two before the end, three within the clean-up."""
+    return [n // 3, 3 * n // 4, n - 7, n - 3, n - 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["train", "interpret", "explain"])
+def test_a_few_operations(stage, tmp_path):
+    assert kill_and_compare(planted(tmp_path), stage, spread) == 5
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return pilot(tmp_path_factory.mktemp("pilot") / "run")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", ["train", "interpret", "explain"])
+def test_every_operation(stage, tmp_path):
+    kill_and_compare(planted(tmp_path), stage, lambda n: range(1, n + 1))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", OF_PILOT)
+def test_every_operation_of_every_stage_of_a_run(stage, made):
+    kill_and_compare(made, stage, lambda n: range(1, n + 1))
+    shutil.rmtree(made / "out")
