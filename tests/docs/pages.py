@@ -13,7 +13,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from thoughtlens.cli.commands import app
+from thoughtlens.cli import app
 
 
 def blocks(file: Path) -> list[tuple[str, str]]:

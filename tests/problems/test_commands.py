@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from thoughtlens.cli.commands import app
+from thoughtlens.cli import app
 from thoughtlens.core import OccupiedError
 from thoughtlens.problems.tasks import arithmetic, words
 

@@ -1,7 +1,7 @@
 """Every stage at a small size: on a run of planted vectors, and on one of the recipe `pilot`.
 
-`python -m tests.core.protocol.small ROOT STAGE` forks a child for each number that it reads: it runs the stage in
-`ROOT/out` and ends by `os._exit` at its n-th file operation there (0: never), as a killed process does.
+`python -m tests.core.protocol.small ROOT STAGE` forks a child for each number that it reads, which runs the stage
+in `ROOT/out` and ends by `os._exit` at its n-th file operation there (0: never), as a killed process does.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def settings(root: Path, stage: str) -> Config:
     if not (root / "config.toml").is_file():
         table = {"acts": root / "acts", "sae": root / "sae"}
         own = {
-            "train": {"sae": {"kind": "topk", "d_sae": 8, "k": 2}, "batch_size": 16, "checkpoint_every_s": 0.0},
+            "train": {"sae": {"kind": "topk", "d_sae": 8, "k": 2}, "batch_size": 16, "checkpoint_every_s": 0},
             "interpret": {"n_permutations": 20, "top_k": 2},
             "explain": {"methods": ["token"], "n_latents": 3, "batch_latents": 1, "n_resamples": 50},
         }  # fmt: skip

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from tests.evals.suites.planted import probe_sae
 from tests.sae.formats import foreign
 from thoughtlens import sae as saes
-from thoughtlens.cli.commands import app
+from thoughtlens.cli import app
 from thoughtlens.core import ConfigError, HookError, MismatchError
 from thoughtlens.evals.probing import probes
 from thoughtlens.evals.suites import ours, protocol, summary

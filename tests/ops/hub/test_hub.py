@@ -6,15 +6,19 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from httpx import Request, Response
+from huggingface_hub.errors import RevisionNotFoundError
 from typer.testing import CliRunner
 
 from tests.sae.stores import planted, write_store
 from thoughtlens import sae as saes
-from thoughtlens.cli.commands import app
+from thoughtlens.cli import app
 from thoughtlens.core import (
+    BY_NAME,
     LIST,
     ConfigError,
     DataError,
@@ -30,10 +34,13 @@ from thoughtlens.core import (
     write_json,
 )
 from thoughtlens.ops import hub
+from thoughtlens.ops.hub import places
 from thoughtlens.ops.hub.manifest import FILE
 from thoughtlens.ops.hub.private import Cleaner
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import train
+from thoughtlens.show.explorer.config import ExplorerConfig
+from thoughtlens.show.pages.pages import refreshed
 
 
 @pytest.fixture(scope="module")
@@ -366,3 +373,61 @@ def test_the_commands(home, tmp_path):
     size = json.loads(pushed.stdout)["bytes"]
     expected = {"pulled": back, "kind": "sae", "n_files": 3, "bytes": size, "commit": None}
     assert json.loads(pulled.stdout) == expected
+
+
+def test_copies_that_a_kill_left_are_swept_and_an_earlier_push_comes_back(home, tmp_path):
+    hub.push(home, str(tmp_path / "there"))
+    (tmp_path / "there.copy-dead.tmp").mkdir()
+    os.rename(tmp_path / "there", tmp_path / "there.copy-dead.tmp.old")  # between the two renames of a push
+    with places.temporary(tmp_path / "there"):
+        assert (tmp_path / "there" / FILE).is_file()
+        with places.temporary(tmp_path / "there") as other:
+            assert len(list(tmp_path.glob("there.copy-*"))) == 2 and other.is_dir()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["there"]
+
+
+def test_a_revision_that_is_not_there_is_made_in_the_repository(home, monkeypatch):
+    """What the hub answers of a repository without this branch, and what it is asked to do."""
+    asked = []
+
+    class Api:
+        def list_repo_files(self, name, revision):
+            raise RevisionNotFoundError("no v1", response=Response(404, request=Request("GET", "https://h")))
+
+        def create_repo(self, name, **_):
+            asked.append("repo")
+
+        def create_branch(self, name, branch, exist_ok):
+            asked.append(branch)
+
+        def upload_folder(self, revision, **_):
+            asked.append(f"files to {revision}")
+            return SimpleNamespace(commit_url="https://h/commit")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    assert hub.push(home, "me/run", revision="v1")["pushed"] == "https://h/commit"
+    assert asked == ["repo", "v1", "files to v1"]
+
+
+def test_pulled_pages_are_made_anew_before_they_are_opened(home, tmp_path, monkeypatch):
+    made = []
+
+    def stage(cfg, out):
+        Path(out).mkdir(exist_ok=True)
+        if not (Path(out) / "index.html").exists():
+            made.append(Path(out).name)
+            (Path(out) / "index.html").write_text("ours")
+
+    run = tmp_path / "run"
+    shutil.copytree(home, run)
+    (run / "explorer").mkdir()
+    (run / "explorer" / "index.html").write_text("<script>theirs</script>")
+    hub.push(run, str(tmp_path / "there"))
+    hub.pull(str(tmp_path / "there"), tmp_path / "back")
+    monkeypatch.setattr(type(BY_NAME["explorer"]), "run", property(lambda _: stage))
+    page = tmp_path / "back" / "explorer" / "index.html"
+    assert "theirs" in page.read_text()
+    for _ in range(2):
+        refreshed(ExplorerConfig(run=tmp_path / "back"), page.parent)
+        assert page.read_text() == "ours"
+    assert made == ["explorer"]

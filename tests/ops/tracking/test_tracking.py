@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from tests.sae.stores import planted, write_store
 from thoughtlens import sae as saes
-from thoughtlens.cli.commands import app
+from thoughtlens.cli import app
 from thoughtlens.core import ConfigError, NotThereError, StoreError, to_toml, write_json
 from thoughtlens.ops import tracking
 from thoughtlens.ops.tracking.trackers import TRACKERS

@@ -253,6 +253,7 @@ def test_its_own_names_are_known(server):
 def test_a_public_server_answers_to_addresses_and_to_names_it_was_told():
     guard = Guard("0.0.0.0", 8000, ("lab.example",))
     assert guard.knows("10.0.0.7:8000") and guard.knows("lab.example:8000") and guard.knows("[fe80::1]:8000")
+    assert guard.knows("localhost:8000")
     assert not guard.knows("evil.example:8000") and not guard.knows("10.0.0.7:80")
     assert Guard("0.0.0.0", 80).knows("localhost") and Guard("::", 80).knows("LOCALHOST")
     assert not Guard("0.0.0.0", 80).knows("localhost.evil") and not Guard("0.0.0.0", 81).knows("localhost")

@@ -26,7 +26,6 @@ LARGE = ".safetensors"
 """Files that are compared when they are first read, and not when a stage is given their folder."""
 SHARDS = "shards"
 """A store lists its shards itself, in its `meta.json`."""
-OF_THE_WAY = {LIST, ".lock", ".begun.json"}
 MAX_DEPTH = 4
 """Folders between a file and the manifest that lists it."""
 THREADS = 8
@@ -184,7 +183,7 @@ def _above(path: Path) -> list[Path]:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Every file below a folder but manifests, locks, and shards, which a store lists itself."""
+    """Every file below a folder but manifests, hidden ones, and shards, which a store lists itself."""
     return sorted(_walk(folder))
 
 
@@ -192,7 +191,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     for where, folders, names in os.walk(folder):
         if Path(where) == folder and SHARDS in folders and (folder / "meta.json").is_file():
             folders.remove(SHARDS)
-        yield from (Path(where) / name for name in names if name not in OF_THE_WAY)
+        yield from (Path(where) / name for name in names if name != LIST and name[0] != ".")
 
 
 def _signature(file: Path) -> tuple[int, ...]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import huggingface_hub
@@ -16,6 +18,7 @@ from huggingface_hub.errors import (
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 
 from thoughtlens.core import ConfigError, DataError, NotThereError, OccupiedError, ResourceError
@@ -25,6 +28,7 @@ EXPLICIT = ("/", "./", "../", "~", "file://")
 """What a directory's name begins with, so that it is not taken for owner/name on the hub."""
 FAILURES: tuple[type[Exception], ...] = (HfHubHTTPError, OSError, *HfHubHTTPError.__bases__)
 """With those of the HTTP library under the installed huggingface_hub, which changes between its versions."""
+COPY = ".copy-"
 BARE = {".gitattributes", "README.md"}
 """Files of a hub repository that holds nothing yet."""
 
@@ -116,15 +120,15 @@ class Hub:
     @contextmanager
     def staging(self) -> Iterator[Path]:
         """A temporary directory."""
-        with tempfile.TemporaryDirectory(prefix="thoughtlens-push-") as folder:
-            yield Path(folder)
+        with temporary(Path(tempfile.gettempdir()) / "thoughtlens-push") as folder:
+            yield folder
 
     def check(self, update: bool) -> None:
         """See that nothing of others would be replaced."""
         with self._spoken("show"):
             try:
                 files = set(self.api.list_repo_files(self.name, revision=self.revision))
-            except RepositoryNotFoundError:
+            except (RepositoryNotFoundError, RevisionNotFoundError):
                 return
         if files - BARE and not (update and FILE in files):
             hint = "; --update replaces them, in a new commit" if FILE in files else ""
@@ -134,6 +138,8 @@ class Hub:
         """Upload the staged files as one commit."""
         with self._spoken("take"):
             self.api.create_repo(self.name, private=private, exist_ok=True)
+            if self.revision is not None:
+                self.api.create_branch(self.name, branch=self.revision, exist_ok=True)
             done = self.api.upload_folder(
                 repo_id=self.name,
                 folder_path=staged,
@@ -177,13 +183,35 @@ def place_of(repo: str, revision: str | None = None) -> Folder | Hub:
 
 @contextmanager
 def temporary(target: Path) -> Iterator[Path]:
-    """A new directory beside `target`, gone after the block unless it was renamed."""
-    folder = Path(tempfile.mkdtemp(prefix=target.name + ".", suffix=".tmp", dir=target.parent))
+    """A new directory beside `target`, gone after the block unless renamed; what kills left goes too."""
+    for left in target.parent.glob(f"{glob.escape(target.name)}{COPY}*"):
+        with suppress(OSError), _held(left):
+            if left.suffix == ".old" and not target.exists():
+                os.rename(left, target)  # killed between the two renames that put another in its place
+            else:
+                shutil.rmtree(left)
+    folder = Path(tempfile.mkdtemp(prefix=target.name + COPY, suffix=".tmp", dir=target.parent))
     folder.chmod(0o755)
     try:
-        yield folder
+        with _held(folder):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Nobody else holds this folder within the block.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -18,6 +18,7 @@ from thoughtlens.core import (
     relist,
     require_sound,
     say,
+    system_errors,
     warn,
     write_json,
 )
@@ -27,10 +28,12 @@ from thoughtlens.ops.hub.manifest import FILE, Manifest, entry, read, verify
 from thoughtlens.ops.hub.places import place_of, temporary
 from thoughtlens.ops.hub.private import Cleaner
 from thoughtlens.show import ExplorerConfig
+from thoughtlens.show.pages.pages import FOREIGN
 
 SHOWN = 8
 
 
+@system_errors("the copy that is pushed")
 def push(
     path: str | Path,
     repo: str,
@@ -96,6 +99,7 @@ def push(
     )
 
 
+@system_errors("the copy that is pulled")
 def pull(repo: str, path: str | Path, *, revision: str | None = None) -> dict[str, Any]:
     """Bring what was pushed into the new directory `path`, each file compared with its digest.
 
@@ -127,6 +131,8 @@ def pull(repo: str, path: str | Path, *, revision: str | None = None) -> dict[st
     with temporary(out) as tmp:
         place.get(manifest, tmp)
         verify(manifest, tmp)
+        for page in tmp.glob("*/index.html"):
+            (page.parent / FOREIGN).touch()  # its scripts are somebody else's
         os.rename(tmp, out)
     if manifest.missing:
         say(f"pull: this run was pushed without {', '.join(manifest.missing)}")

@@ -30,6 +30,8 @@ SCRIPTS = (
     "overview.js", "app.js",
 )  # fmt: skip
 STYLE = "style.css"
+FOREIGN = ".pulled"
+"""Lies beside pages that somebody else made: their scripts are not opened."""
 Inputs = dict[str, Path]
 
 
@@ -46,13 +48,14 @@ def pages_of(
 
 
 def refreshed(cfg: ExplorerConfig, out: str | Path) -> Result:
-    """The explorer at `out`; one that the runs or the settings have outgrown is written again.
+    """The explorer at `out`; one that was pulled, or that runs or settings have outgrown, is written again.
 
     Raises:
         OccupiedError: something else than an explorer is at `out`.
     """
     stage = BY_NAME["explorer"]
-    other = _made_as(Path(out), "explorer") and not _same_settings(Path(out), cfg)
+    pulled = (Path(out) / FOREIGN).is_file()
+    other = pulled or (_made_as(Path(out), "explorer") and not _same_settings(Path(out), cfg))
     return _again(Path(out), lambda: stage.run(cfg, out), other)
 
 
