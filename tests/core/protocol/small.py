@@ -1,7 +1,7 @@
 """Every stage at a small size: on a run of planted vectors, and on one of the recipe `pilot`.
 
-`python -m tests.core.protocol.small ROOT STAGE` forks a child for each number that it reads, which runs the stage
-in `ROOT/out` and ends by `os._exit` at its n-th file operation there (0: never), as a killed process does.
+`python -m tests.core.protocol.small ROOT STAGE` forks a child for each number that it reads. It runs the
+stage in `ROOT/out` and ends by `os._exit` at its n-th file operation there, as a killed process does.
 """
 
 from __future__ import annotations

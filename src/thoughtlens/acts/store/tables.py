@@ -81,7 +81,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path, page_checksum_verification=True)
     except FileNotFoundError:
         raise NotThereError(f"Expected {path.name} in the store at {path.parent}, found none") from None
-    except pa.ArrowInvalid as error:
+    except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{path} is not a Parquet file, or was cut off: {_line(error)}") from None
 
 

@@ -27,8 +27,7 @@ from thoughtlens.ops.hub.contents import Contents, contents
 from thoughtlens.ops.hub.manifest import FILE, Manifest, entry, read, verify
 from thoughtlens.ops.hub.places import place_of, temporary
 from thoughtlens.ops.hub.private import Cleaner
-from thoughtlens.show import ExplorerConfig
-from thoughtlens.show.pages.pages import FOREIGN
+from thoughtlens.show import FOREIGN, ExplorerConfig
 
 SHOWN = 8
 
