@@ -107,7 +107,7 @@ def read_codes(root: Path) -> None:
 PATHS = [
     "seed", "name", "stages", "sae.k", "sae.kind", "sae.d_sae", "sae", "problems", "problems.n", "train.lr",
     "train.batch_size", "train.members", "explain.n_resamples", "classify.folds", "model", "model.device",
-    "model.dtype", "extract.hook_names", "interpret.labels", "lens.lenses", "report.explorer", "nothing.at.all",
+    "model.dtype", "extract.hook_names", "interpret.labels", "lens.lenses", "report.explorer", "not.there",
 ]  # fmt: skip
 KINDS: dict[str, Prepare] = {
     "settings": settings,
