@@ -13,8 +13,9 @@ def test_names_and_those_that_are_none():
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(ConfigError, match="device: expected auto, cpu, cuda, cuda:N or mps, got 'gpu'"):
         choose_device("gpu")
-    with pytest.raises(ConfigError, match="got 'meta'"):
-        choose_device("meta")
+    for name in ("meta", "", "  ", "cuda:-1", "cuda:" + "9" * 20):
+        with pytest.raises(ConfigError, match=f"got '{name}'"):
+            choose_device(name)
     with pytest.raises(ResourceError, match=r"device 'cuda:99' is not available here \(.+\); use cpu"):
         choose_device("cuda:99")
 

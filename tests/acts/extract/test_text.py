@@ -316,3 +316,10 @@ def test_the_plan(tiny_lm_dir, source):
     assert plan(cfg.model_copy(update={"max_tokens": 10})).rows == 10
     assert expected.memory_bytes > 0
     assert expected.seconds > 0
+
+
+def test_the_default_hook_fits_small_models(tmp_path, tiny_lm_dir):
+    """Block 15, and of a model of four blocks the middle one."""
+    cfg = config(tiny_lm_dir, corpus(tmp_path / "c.jsonl", 8), hook_names=None)
+    assert extract(cfg, tmp_path / "acts")["hook_names"] == ["layers.2:out"]
+    assert plan(cfg).rows > 0
