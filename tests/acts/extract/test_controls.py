@@ -16,6 +16,7 @@ from thoughtlens.core import MismatchError, Result, validate_config
 from thoughtlens.core.records.result import headline
 from thoughtlens.latents.lens.config import LensConfig
 from thoughtlens.latents.lens.stage import lens
+from thoughtlens.models.thought import codi
 
 WEIGHTS = Path(thoughtlens.__file__).parent / "models" / "weights" / "codi-tiny" / "seed7"
 
@@ -71,3 +72,11 @@ def test_a_base_that_changed_meanwhile_is_refused(tmp_path):
     config.save_pretrained(fake.base)
     with pytest.raises(MismatchError, match="come from other settings"):
         thought_model(store)
+
+
+def test_what_was_assumed_once_is_not_assumed_again(tmp_path, monkeypatch):
+    fake = make_codi(tmp_path / "codi", "gpt2")
+    extracted(tmp_path, str(fake.file), base=str(fake.base))
+    monkeypatch.setitem(codi.OTHERWISE, "n_thoughts", 2)  # as another version might assume
+    model = thought_model(ActivationStore.open(tmp_path / "acts"))
+    assert model.spec.n_thoughts == 6 and model.assumed == ()

@@ -11,6 +11,7 @@ from thoughtlens.core import (
     StoreError,
     choose_device,
     load_config,
+    read_json,
     validate_config,
     warn,
 )
@@ -18,6 +19,8 @@ from thoughtlens.models import LanguageModel, ModelConfig, ThoughtModel, Thought
 from thoughtlens.problems import Cutter, bos_id
 
 REMEDY = "extract again, or restore the model"
+RECORDED = ("n_thoughts", "lora_alpha", "eos_before", "eos_after", "projection")
+"""Settings of a thought model that a store's own result keeps."""
 
 
 def made_with(store: ActivationStore) -> ExtractConfig:
@@ -69,7 +72,7 @@ def thought_model(
 ) -> ThoughtModel:
     """The thought model that made a store of thoughts; arguments and errors as of `language_model`."""
     _require_kind(store, "thoughts")
-    cfg = made_with(store)
+    cfg = _as_recorded(store, made_with(store))
     model = open_thoughts(chosen or _here(cfg.model), cfg)
     _require_same(store, model, chosen, remedy)
     return model
@@ -88,6 +91,14 @@ def open_thoughts(model: ModelConfig, cfg: ThoughtModelConfig) -> ThoughtModel:
             f"use models.thoughts.collect"
         )
     return found
+
+
+def _as_recorded(store: ActivationStore, cfg: ExtractConfig) -> ExtractConfig:
+    """With what was stated or assumed when the store was made, wherever its settings leave something open."""
+    file = store.root / "result.json"
+    recorded = (read_json(file).get("model_settings") if file.is_file() else None) or {}
+    known = {name: value for name, value in recorded.items() if name in RECORDED and value is not None}
+    return cfg.model_copy(update=known | cfg.thought_options())
 
 
 def _require_kind(store: ActivationStore, kind: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import zipfile
@@ -103,17 +104,22 @@ def chosen(
     for key, value in otherwise.items():
         for source in (given, known, own.values):
             if source.get(key) is not None:
-                found[key] = source[key]
+                found[key] = float(source[key]) if isinstance(value, float) else source[key]
                 break
         else:
             found[key] = assumed[key] = value
     if assumed:
-        listed = ", ".join(f"{key}={json.dumps(value)}" for key, value in assumed.items())
-        warn(
-            f"{name} does not say how it was trained; assumed: {listed}. A wrong one gives other thoughts or "
-            f"answers without an error: set what its training had"
-        )
+        _say_assumed(name, ", ".join(f"{key}={json.dumps(value)}" for key, value in assumed.items()))
     return found, assumed
+
+
+@functools.cache
+def _say_assumed(name: str, listed: str) -> None:
+    """Once, however often a model is opened."""
+    warn(
+        f"{name} does not say how it was trained; assumed: {listed}. A wrong one gives other thoughts or "
+        f"answers without an error: set what its training had"
+    )
 
 
 def _checked(setting: str, name: str, value: Any, file: Path) -> Value:
