@@ -16,6 +16,7 @@ from tests.show.explorer.tables import plant_explain, plant_lens, write
 from thoughtlens.cli.commands.app import app
 from thoughtlens.core import write_json
 from thoughtlens.core.records.manifest import UNCHECKED
+from thoughtlens.models import CONVENTION
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.overview import unexplained
 from thoughtlens.show.explorer.sources import commands, sources
@@ -158,3 +159,15 @@ def test_a_place_names_both_thoughts():
 def test_tables_keep_the_hostile_words(root, source):
     plant_explain(root, D, HOSTILE)
     assert all(text in toward for text, toward in zip(HOSTILE, words(source).toward, strict=False))
+
+
+@pytest.mark.parametrize(
+    "control", [None, "no thoughts: the answer follows", "pause tokens: no thought is made"]
+)
+def test_a_control_of_pause_tokens_feeds_nothing_back(root, control):
+    run = Run.open(root)
+    run.__dict__["meta"] = run.meta.model_copy(update={"thought_convention": CONVENTION})
+    run.__dict__["results"] = {"extract": {"control": control}}
+    assert run.fed_back == (control is None or "pause" not in control)
+    assert ("which is what the thought before it wrote" in run.thoughts_are) == run.fed_back
+    assert ("nothing is fed back" in run.thoughts_are) != run.fed_back

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from thoughtlens.core import ConfigError, OccupiedError, Outcome, read_result, write_json
+from thoughtlens.core.records.manifest import UNCHECKED
 from thoughtlens.evals.reconstruction.records import AgainstBaseline, ValidateOutcome
 from thoughtlens.show.pages.links import link
 from thoughtlens.show.pages.pages import pages_of
@@ -32,6 +33,12 @@ def runs(tmp_path_factory):
     with tarfile.open(RUNS) as packed:
         packed.extractall(root, filter="data")
     return root
+
+
+@pytest.fixture(autouse=True)
+def cut(monkeypatch):
+    """What no page reads is gone from these runs."""
+    monkeypatch.setenv(UNCHECKED, "1")
 
 
 @pytest.fixture(scope="module")

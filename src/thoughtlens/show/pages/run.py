@@ -156,8 +156,9 @@ class Run:
 
     @property
     def fed_back(self) -> bool:
-        """Whether a thought is what the pass before it wrote."""
-        return "fed back" in ((self.meta and self.meta.thought_convention) or "")
+        """Whether a thought is what the pass before it wrote; not so in a control of pause tokens."""
+        told = "fed back" in ((self.meta and self.meta.thought_convention) or "")
+        return told and "pause" not in (self.results.get("extract", {}).get("control") or "")
 
     @property
     def thoughts_are(self) -> str | None:
@@ -165,6 +166,8 @@ class Run:
         convention = self.meta and self.meta.thought_convention
         if not convention:
             return None
+        if not self.fed_back:
+            convention = convention.replace("the thoughts fed back", "pause positions: nothing is fed back")
         wrote = ", which is what the thought before it wrote" if self.fed_back else ""
         return (
             f"{convention.replace('thought_idx 0', 'Thought 0')}. A layer is read in the thought of its "

@@ -30,6 +30,7 @@ from thoughtlens.interventions import (
 from thoughtlens.latents import DEFINITIONS, Eye, Found, describe, everywhere, member_thoughts, pick
 from thoughtlens.models import Place, collect, replace
 from thoughtlens.sae import SAE, load_members
+from thoughtlens.show.pages.run import Run
 from thoughtlens.show.serve.config import FireRequest, PatchRequest, SteerRequest
 from thoughtlens.tracing import read_out
 
@@ -72,8 +73,9 @@ class Engine:
 
     def _n_thoughts(self) -> int:
         """Thoughts that are fed back and stored; 0 where nothing is."""
-        fed_back = "fed back" in (self.store.meta.thought_convention or "")
-        return int(pc.max(self.store.rows["thought_idx"]).as_py()) if fed_back else 0  # type: ignore[attr-defined]
+        if not Run(self.run).fed_back:
+            return 0
+        return int(pc.max(self.store.rows["thought_idx"]).as_py())  # type: ignore[attr-defined]
 
     def fire(self, asked: FireRequest) -> dict[str, Any]:
         """The strongest latents on every token or thought of a text, and overall.
