@@ -37,6 +37,7 @@ TEXT = [
     "extract.max_windows=1", "extract.max_tokens=4000", "problems.test=0.2", "sae.d_sae=96", "sae.k=4",
     "classify.data=labelled.jsonl", *SMALL,
 ]  # fmt: skip
+SUITE = "datasets=113_movie_sent"
 KEPT = ("model", "problems", "extract", "train")
 """Tables that a sweep takes too."""
 GSM8K = [
@@ -64,6 +65,8 @@ def recipe(words: list[str]) -> list[str]:
             for key, one in extra.items()
             if key.startswith(("model", "problems", "extract", "train."))
         }
+    if "--suite" in words:
+        extra["suite.datasets"] = f"suite.{SUITE}"
     if "problems=gsm8k" in words:
         extra |= {one.partition("=")[0]: one for one in GSM8K}
     if any(word.startswith("classify.target=v") for word in words):

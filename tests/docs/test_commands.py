@@ -66,6 +66,8 @@ def small(words: list[str]) -> list[str]:
         extra = [one.removeprefix(f"{command}.") for one in standins.SMALL if one.startswith(f"{command}.")]
     elif command == "intervene":
         extra = ["n=20"]
+    elif command == "suite":
+        extra = [standins.SUITE]
     return [*words, *(one for one in extra if one.partition("=")[0] not in given)]
 
 

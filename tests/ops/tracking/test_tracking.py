@@ -233,7 +233,7 @@ def test_a_tracker_that_fails_is_said_once_and_stops_nothing(acts, tmp_path, mon
     assert result["members"][0]["member"] == "pooled" and feed.working == ["tensorboard"]
     assert Broken.calls == 2
     warnings = [line for line in capsys.readouterr().err.splitlines() if "broken" in line]
-    assert len(warnings) == 1 and "OSError: no service" in warnings[0] and "track RUN --to" in warnings[0]
+    assert len(warnings) == 1 and "OSError: no service" in warnings[0] and "thoughtlens track " in warnings[0]
     assert len(events(tmp_path)) == 1
 
 

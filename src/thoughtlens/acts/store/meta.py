@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 import torch
@@ -106,7 +107,11 @@ def load_meta(root: Path) -> StoreMeta:
             f"run the command that was writing it again, it continues"
         )
     if not root.exists():
-        raise NotThereError(f"Expected an activation store at {root}, found nothing there; extract first")
+        raise NotThereError(
+            f"Expected an activation store at {root}, found nothing there; extract first: "
+            f"thoughtlens extract pilot --out {quote(str(Path(root).parent))} (thoughts), or text-demo for "
+            f"pilot (text)"
+        )
     if not (root / META).is_file():
         raise StoreError(
             f"Expected an activation store, a directory with {META}, got {root}: it is something else"

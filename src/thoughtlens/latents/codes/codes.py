@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 
 from thoughtlens.core import (
+    BY_NAME,
     DataError,
     NotThereError,
     Record,
@@ -128,7 +129,7 @@ class Codes:
         return found
 
     def _damaged(self, name: str, what: str) -> StoreError:
-        return StoreError(f"{self.root}/{name}.safetensors {what}. Run `thoughtlens interpret` again")
+        return StoreError(f"{self.root}/{name}.safetensors {what}; {_again(self.root)}")
 
     @classmethod
     def open(cls, root: str | Path) -> Codes:
@@ -142,7 +143,7 @@ class Codes:
         if not (root / "meta.json").is_file():
             raise NotThereError(
                 f"Expected the codes of an SAE in {root}, found no meta.json there; "
-                f"run `thoughtlens interpret` with codes = true"
+                f"{_again(root)} interpret.codes=true"
             )
         meta = read_json(root / "meta.json")
         if meta.get("schema") != SCHEMA:
@@ -244,7 +245,7 @@ def tensors(file: Path, types: Mapping[str, str]) -> dict[str, np.ndarray]:
         StoreError: not such a file, cut off, or with other tensors.
     """
     if not file.is_file():
-        raise NotThereError(f"Expected {file}, found none; run `thoughtlens interpret` again")
+        raise NotThereError(f"Expected {file}, found none; {_again(file.parent)}")
     require_sound([file])
     try:
         with safe_open(file, "numpy") as reader, file.open("rb") as handle:
@@ -259,8 +260,8 @@ def tensors(file: Path, types: Mapping[str, str]) -> dict[str, np.ndarray]:
                 at += dtype.itemsize * n
     except SafetensorError as error:
         raise StoreError(
-            f"{file} is not a safetensors file of codes, or was cut off ({str(error)[:100]}); run "
-            f"`thoughtlens interpret` again"
+            f"{file} is not a safetensors file of codes, or was cut off ({str(error)[:100]}); "
+            f"{_again(file.parent)}"
         ) from None
     return {name: part.view(np.ndarray) for name, part in found.items()}
 
@@ -268,3 +269,9 @@ def tensors(file: Path, types: Mapping[str, str]) -> dict[str, np.ndarray]:
 def header(table: dict[str, tuple[np.dtype, int]]) -> bytes:
     """The first bytes of a safetensors file of one-dimensional tensors, given dtype and length of each."""
     return head({name: (NAMES[dtype], (n,)) for name, (dtype, n) in table.items()})[0]
+
+
+def _again(codes: Path) -> str:
+    """How the codes in a run's `interpret/codes/<i>` are made again."""
+    interpret = codes.parent.parent
+    return f"delete {interpret} and run: {BY_NAME['interpret'].command(interpret.parent)}"

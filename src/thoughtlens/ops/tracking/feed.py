@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from thoughtlens.core import ConfigError, say, warn
@@ -82,6 +83,11 @@ class Feed:
                 run.finish(self.headline if len(self._runs) == 1 or not run.facts else {}, self._attempt)
             self._runs.clear()
 
+    def later(self, name: str) -> str:
+        """The command that shows the run to a tracker when it is finished."""
+        run = str(self.folder).removesuffix(".tracking") if self.folder else self.group
+        return f"thoughtlens track {quote(run)} --to {name}"
+
     def _begin(self, facts: Facts) -> _Run:
         settings = self.names.settings(facts)
         place = Place(self.project, self.names.run(self.group, facts), self.group, settings, self.folder)
@@ -106,7 +112,7 @@ class Feed:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             warn(
                 f"{name} takes no more numbers ({reason}); everything else goes on. "
-                f"When it works again: thoughtlens track RUN --to {name}"
+                f"When it works again: {self.later(name)}"
             )
 
 
@@ -148,7 +154,5 @@ def live(to: Sequence[str], **settings: Any) -> Iterator[Feed]:
     finally:
         feed.finish()
         for name in feed.working:
-            none = (
-                "" if feed.n_runs else "; nothing was trained here, thoughtlens track RUN shows what is there"
-            )
+            none = "" if feed.n_runs else f"; nothing was trained here, what is there: {feed.later(name)}"
             say(f"track: {feed.n_runs} runs in {name}, project {feed.project}{none}")

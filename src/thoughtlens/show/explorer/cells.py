@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from thoughtlens.acts import ActivationStore
-from thoughtlens.core import Record, StoreError
+from thoughtlens.core import BY_NAME, Record, StoreError
 from thoughtlens.latents import Codes, open_codes
 from thoughtlens.show.explorer.build import rounded
 from thoughtlens.show.explorer.sources import Source
@@ -49,7 +49,11 @@ class Cells:
             return None
         thought = ActivationStore.open(source.run.root / "acts").rows["thought_idx"].to_numpy()
         if codes.store_row.max(initial=-1) >= len(thought):
-            raise StoreError(f"{codes.root} has rows that the store lacks; run `thoughtlens interpret` again")
+            folder = codes.root.parent.parent
+            raise StoreError(
+                f"{codes.root} has rows that the store lacks; delete {folder} and run: "
+                f"{BY_NAME['interpret'].command(folder.parent)}"
+            )
         return cls.count(codes, thought[codes.store_row])
 
     @classmethod

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from thoughtlens.core import (
+    BY_NAME,
     ConfigError,
     Json,
     MismatchError,
@@ -122,8 +123,8 @@ def _work(cfg: NeuronpediaConfig, run: Run, outcome: InterpretOutcome, tmp: Path
 def _member(cfg: NeuronpediaConfig, outcome: InterpretOutcome) -> MemberSummary:
     if outcome.kind != "text":
         raise MismatchError(
-            "Neuronpedia shows activations on tokens of text, this run is of thoughts; `thoughtlens explore` "
-            "shows those"
+            f"Neuronpedia shows activations on tokens of text, this run is of thoughts; these are shown by: "
+            f"{BY_NAME['explorer'].command(cfg.run)}"
         )
     members = {m.member: m for m in outcome.members}
     if cfg.member is None and len(members) > 1:
@@ -190,7 +191,10 @@ class Tables:
         if latents is None or top is None:
             name = "latents" if latents is None else "top_examples"
             file = run.folder("interpret") / f"{name}.parquet"
-            raise NotThereError(f"Expected {file}, found none; run thoughtlens interpret again")
+            raise NotThereError(
+                f"Expected {file}, found none; delete {file.parent} and run: "
+                f"{BY_NAME['interpret'].command(file.parent.parent)}"
+            )
         return cls(
             latents,
             top,
