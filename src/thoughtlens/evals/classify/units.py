@@ -130,8 +130,8 @@ def same_vectors(units: Units, samples: ThoughtSamples | TextSamples) -> Units:
     if len(np.unique(rows, axis=0)) == len(rows):
         return units
     own = [row.tobytes().hex() for row in rows]
-    groups = grouped(own, [str(code) for code in units.groups])
-    return replace(units, groups=np.unique(groups, return_inverse=True)[1])
+    first = grouped(own, [str(code) for code in units.groups])
+    return replace(units, groups=np.unique(units.groups[first], return_inverse=True)[1])
 
 
 def _out_of_step(texts: Sequence[str], groups: Int[np.ndarray, " n"]) -> str | None:
@@ -164,7 +164,7 @@ def _make_units(
     Near copies of a text are one group, whatever group they name.
     """
     named = probes.require_groups(ids, groups.to_pylist())
-    codes = np.unique(grouped(texts, [str(code) for code in named]), return_inverse=True)[1]
+    codes = np.unique(named[grouped(texts, [str(code) for code in named])], return_inverse=True)[1]
     y, classes = _target(cfg, labels)
     keep = np.flatnonzero(y >= 0) if classes is not None else np.flatnonzero(np.isfinite(y))
     if not len(keep):
