@@ -5,7 +5,6 @@ from .baselines.pca import PCA as PCA
 from .baselines.pca import Covariance as Covariance
 from .baselines.random_sae import RandomSAE as RandomSAE
 from .baselines.reduced_rank import CrossCovariance as CrossCovariance
-from .fit import members as members
 from .fit.evaluation import DEFINITIONS as DEFINITIONS
 from .fit.groups import stack_size as stack_size
 from .fit.job import SIZES as SIZES
@@ -13,7 +12,7 @@ from .fit.job import Job as Job
 from .fit.job import check as check
 from .fit.job import decided as decided
 from .fit.job import plan_jobs as plan_jobs
-from .fit.members import Member as Member
+from .fit.members import Selection as Selection
 from .fit.run import Ending as Ending
 from .fit.run import train_jobs as train_jobs
 from .fit.short import settings as settings

@@ -20,7 +20,7 @@ from thoughtlens.core import (
     ThoughtlensError,
     validate_config,
 )
-from thoughtlens.sae.fit.members import Member
+from thoughtlens.sae.fit.members import Selection
 from thoughtlens.sae.fit.sources import open_source, resolve
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import plan, train
@@ -41,7 +41,7 @@ def store(tmp_path_factory) -> ActivationStore:
 
 
 def opened(store, cfg, hooks, thoughts=None, split="train"):
-    member = Member("pooled", hooks, thoughts)
+    member = Selection("pooled", hooks, thoughts)
     return open_source(resolve(cfg, store, member, "train"), store, member, split, True)
 
 
@@ -66,7 +66,7 @@ def test_layers_are_stacked_row_by_row(store):
     assert batch.x.shape == (64, 2, 6) and source.n == 384
     assert torch.equal(batch.x[:, 0], -batch.x[:, 1])
     assert resolve(
-        saes.CrosscoderConfig(), store, Member("pooled", ("a:out", "a:in"), None), "train"
+        saes.CrosscoderConfig(), store, Selection("pooled", ("a:out", "a:in"), None), "train"
     ).sites == (
         "a:out",
         "a:in",
@@ -121,7 +121,7 @@ def test_a_missing_thought_is_refused(tmp_path):
 def test_labels_follow_their_problem(tmp_path):
     store = shuffled_store(tmp_path / "a")
     cfg = saes.SupervisedConfig(label_columns=("op",))
-    member = Member("pooled", ("a:in",), None)
+    member = Selection("pooled", ("a:in",), None)
     assert resolve(cfg, store, member, "train").label_classes == (("+", "-"),)
     batch = next(opened(store, cfg, ("a:in",)).batches(120, seed=0))
     problem = batch.x[:, 0].long() // 3

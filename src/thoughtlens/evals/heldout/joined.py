@@ -20,7 +20,7 @@ from thoughtlens.sae import (
     Crosscoder,
     Joined,
     JoinedView,
-    Member,
+    Selection,
     SparseActs,
     Transcoder,
     open_source,
@@ -41,7 +41,7 @@ class JoinedSubject(Subject):
         self._drop, self.drops_outliers = self.drops_outliers, False  # flagged rows are not even read
         self.input_cells = self.cells
         thoughts = None if self.thoughts is None else tuple(self.thoughts)
-        self.member = Member(name, tuple(sae.hook_names), thoughts)
+        self.member = Selection(name, tuple(sae.hook_names), thoughts)
         self._source = self._open(split)
         if self._source.d_out != sae.d_out:
             raise MismatchError(

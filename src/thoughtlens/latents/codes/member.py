@@ -12,8 +12,7 @@ from jaxtyping import Int, Shaped
 
 from thoughtlens.acts import ActivationStore, View
 from thoughtlens.core import MismatchError
-from thoughtlens.sae import SAE, Crosscoder, Joined, JoinedView, open_source
-from thoughtlens.sae import members as training
+from thoughtlens.sae import SAE, Crosscoder, Joined, JoinedView, Selection, open_source
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +96,7 @@ class Member:
     def _one_row_for_all_sites(self, split: str | None) -> None:
         """A crosscoder's rows: those of its first site, each read together with the other sites."""
         store, sae, thoughts = self.store, self.sae, self.thoughts
-        member = training.Member(
-            self.name, tuple(sae.hook_names), None if thoughts is None else tuple(thoughts)
-        )
+        member = Selection(self.name, tuple(sae.hook_names), None if thoughts is None else tuple(thoughts))
         self.source = open_source(sae.cfg, store, member, split, False)
         if sae.cfg.over == "thoughts":
             self.thoughts = (thoughts or store.thoughts)[:1]

@@ -11,7 +11,7 @@ import torch
 
 from thoughtlens.acts import ActivationStore, StoreSize, View
 from thoughtlens.core import DTYPES, ConfigError, DataError, Json, digest
-from thoughtlens.sae.fit.members import Member, plan_members
+from thoughtlens.sae.fit.members import Selection, plan_members
 from thoughtlens.sae.fit.sources import JoinedView, Rows, open_source, resolve, sample_rows, weights
 from thoughtlens.sae.fit.track import Row
 from thoughtlens.sae.fit.trainer import Settings
@@ -39,7 +39,7 @@ class Job:
 
     cfg: TrainConfig
     store: ActivationStore
-    member: Member
+    member: Selection
     name: str
     label: str
 

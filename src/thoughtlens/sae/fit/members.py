@@ -16,7 +16,7 @@ from thoughtlens.sae.train.config import Partition
 
 
 @dataclass(frozen=True)
-class Member:
+class Selection:
     """One SAE to train: its name, and the hooks and thoughts it sees."""
 
     name: str
@@ -40,7 +40,7 @@ def plan_members(
     hook_names: Sequence[str] | None,
     thoughts: Sequence[int] | None,
     sae: SAEConfig,
-) -> list[Member]:
+) -> list[Selection]:
     """The SAEs to train on a store, in order; several partitions stand side by side.
 
     Raises:
@@ -58,11 +58,11 @@ def _partition(
     partition: Partition,
     hooks: tuple[str, ...],
     chosen: tuple[int, ...] | None,
-) -> list[Member]:
+) -> list[Selection]:
     if partition == "pooled":
-        return [Member("pooled", hooks, chosen)]
+        return [Selection("pooled", hooks, chosen)]
     if partition == "per_layer":
-        return [Member(_folder(hook), (hook,), chosen) for hook in hooks]
+        return [Selection(_folder(hook), (hook,), chosen) for hook in hooks]
     each = chosen or tuple(store.thoughts)
     if not each:
         raise ConfigError(
@@ -70,8 +70,8 @@ def _partition(
             f"use pooled or per_layer"
         )
     if partition == "per_thought":
-        return [Member(f"thought_{t}", hooks, (t,)) for t in each]
-    return [Member(f"{_folder(hook)}.thought_{t}", (hook,), (t,)) for hook in hooks for t in each]
+        return [Selection(f"thought_{t}", hooks, (t,)) for t in each]
+    return [Selection(f"{_folder(hook)}.thought_{t}", (hook,), (t,)) for hook in hooks for t in each]
 
 
 def _hook_in(sae: TranscoderConfig, hook_names: Sequence[str] | None) -> str:

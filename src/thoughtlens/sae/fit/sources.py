@@ -12,7 +12,7 @@ from torch import Tensor
 
 from thoughtlens.acts import ActivationStore, View, ViewBatch
 from thoughtlens.core import ConfigError, DataError
-from thoughtlens.sae.fit.members import Member
+from thoughtlens.sae.fit.members import Selection
 from thoughtlens.sae.kinds.config import CrosscoderConfig, SAEConfig, SupervisedConfig, TranscoderConfig
 from thoughtlens.sae.kinds.normalization import Cell
 from thoughtlens.sae.kinds.supervised import encode_labels
@@ -96,7 +96,7 @@ class JoinedView:
         return self._view.rows_of(idx)
 
 
-def resolve(cfg: SAEConfig, store: ActivationStore, member: Member, split: str) -> SAEConfig:
+def resolve(cfg: SAEConfig, store: ActivationStore, member: Selection, split: str) -> SAEConfig:
     """The config with what only the data can say: a crosscoder's sites, the classes of label columns.
 
     Raises:
@@ -114,7 +114,7 @@ def resolve(cfg: SAEConfig, store: ActivationStore, member: Member, split: str) 
 
 
 def open_source(
-    cfg: SAEConfig, store: ActivationStore, member: Member, split: str | None, drop_outliers: bool
+    cfg: SAEConfig, store: ActivationStore, member: Selection, split: str | None, drop_outliers: bool
 ) -> View | JoinedView:
     """The rows of a split (None: all) for a member of this (resolved) architecture.
 
@@ -154,7 +154,7 @@ def weights(source: View | JoinedView) -> int:
     return 2 * source.d_in
 
 
-def _sites(cfg: CrosscoderConfig, store: ActivationStore, member: Member) -> tuple[str, ...]:
+def _sites(cfg: CrosscoderConfig, store: ActivationStore, member: Selection) -> tuple[str, ...]:
     if cfg.over == "layers":
         return member.hook_names
     if len(member.hook_names) != 1:
@@ -167,7 +167,7 @@ def _sites(cfg: CrosscoderConfig, store: ActivationStore, member: Member) -> tup
 
 
 def _crosscoder_source(
-    cfg: CrosscoderConfig, store: ActivationStore, member: Member, split: str | None, drop_outliers: bool
+    cfg: CrosscoderConfig, store: ActivationStore, member: Selection, split: str | None, drop_outliers: bool
 ) -> JoinedView:
     n_sites = len(cfg.sites)
     if cfg.over == "layers":
