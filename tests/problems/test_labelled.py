@@ -75,7 +75,7 @@ def test_bad_files(tmp_path):
     with pytest.raises(DataError, match="line 2 is not JSON"):
         labelled(str(tmp_path / "d.jsonl"))
     (tmp_path / "d.parquet").write_bytes(b"PAR1 not really")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="not a readable Parquet file"):
         labelled(str(tmp_path / "d.parquet"))
 
 

@@ -103,10 +103,41 @@ def test_a_group_torn_between_splits_is_said(tmp_path, capsys):
 
 def test_files_that_are_none(tmp_path):
     (tmp_path / "p.parquet").write_text("not parquet")
-    with pytest.raises(DataError, match="not a Parquet table"):
+    with pytest.raises(DataError, match="not a readable Parquet file"):
         problems(TableConfig(source=str(tmp_path / "p.parquet")))
     with pytest.raises(NotThereError, match="generated, gsm8k or a Parquet table"):
         problems(TableConfig(source="gsm8"))
     with pytest.raises(ConfigError, match="give both"):
         gsm8k(tmp_path)
         problems(Gsm8kConfig(files=(tmp_path / "test.jsonl",), seed_protocol=True))
+
+
+def damaged(path, kind):
+    """A Parquet table with a page, the foot or the text damaged."""
+    rows = [ROW | {"problem_id": str(i), "question": f"question {i} of many " * 3} for i in range(400)]
+    table = pa.Table.from_pylist(rows)
+    if kind == "text":
+        broken = pa.array([b"\xff\xfe"] * 400, pa.binary()).view(pa.string())
+        table = table.set_column(table.column_names.index("question"), "question", broken)
+    pq.write_table(table, path, compression="zstd")
+    raw = bytearray(path.read_bytes())
+    if kind == "page":
+        raw[40:400] = bytes(360)
+    path.write_bytes(raw[:-9] if kind == "foot" else raw)
+    return TableConfig(source=str(path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"), [("page", "not a readable"), ("foot", "not a readable"), ("text", "UTF-8")]
+)
+def test_a_damaged_table_is_one_line(tmp_path, kind, says):
+    with pytest.raises(DataError, match=says) as error:
+        problems(damaged(tmp_path / "p.parquet", kind))
+    assert "\n" not in str(error.value) and "p.parquet" in str(error.value)
+
+
+def test_cells_that_are_no_text(tmp_path):
+    with pytest.raises(DataError, match=r"expected text in column question, got list"):
+        problems(save(tmp_path / "p.parquet", [ROW | {"question": ["a", "b"]}]))
+    with pytest.raises(DataError, match="row 1: an empty question"):
+        problems(save(tmp_path / "q.parquet", [ROW, ROW | {"problem_id": "b", "question": " "}]))

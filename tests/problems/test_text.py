@@ -185,3 +185,28 @@ def test_expected_size(tmp_path):
     assert count_tokens(hub, 10) == 10
     with pytest.raises(ConfigError, match="max_tokens"):
         count_tokens(hub, None)
+
+
+def test_a_parquet_file_with_a_damaged_page(tmp_path):
+    rows = [{"text": f"document {i} of the corpus"} for i in range(3000)]
+    pq.write_table(
+        pa.Table.from_pylist(rows), tmp_path / "a.parquet", compression="zstd", use_dictionary=False
+    )
+    raw = bytearray((tmp_path / "a.parquet").read_bytes())
+    raw[60:600] = bytes(540)
+    (tmp_path / "a.parquet").write_bytes(raw)
+    with pytest.raises(DataError, match="not a readable Parquet file") as error:
+        read(tmp_path / "a.parquet")
+    assert "\n" not in str(error.value)
+
+
+def test_a_label_column_that_mixes_types_says_where(tmp_path):
+    rows = [{"text": "a", "n": 1}, {"text": "b", "n": None}, {"text": "c", "n": "two"}]
+    with pytest.raises(DataError, match=r"column 'n' mixes types \(int in row 0, str in row 2\)"):
+        read(write_jsonl(tmp_path / "a.jsonl", rows), label_columns=("n",))
+    fine = [{"text": "a", "n": 1}, {"text": "b", "n": None}, {"text": "c", "n": 2.5}]
+    assert read(write_jsonl(tmp_path / "b.jsonl", fine), label_columns=("n",))["n"].to_pylist() == [
+        1,
+        None,
+        2.5,
+    ]

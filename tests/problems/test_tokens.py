@@ -180,9 +180,14 @@ def test_documents_without_rows_are_left_out(tmp_path):
 
 
 def test_labels_of_mixed_types_are_refused(tmp_path):
-    rows = [document("a", "x", label=None), document("b", "y", label=3)]
+    rows = [document("a", "x", label="one"), document("b", "y", label=3)]
     with pytest.raises(DataError, match="label column mixes types"):
         make(tmp_path, rows, PLAIN, buffer_tokens=1)
+
+
+def test_labels_that_begin_with_empty_cells_become_text(tmp_path):
+    rows = [document(name, "x", label=label) for name, label in zip("abc", (None, 3, None), strict=True)]
+    assert make(tmp_path, rows, PLAIN, buffer_tokens=1).documents["label"].to_pylist() == [None, "3", None]
 
 
 def test_a_text_that_begins_with_the_begin_token_gets_no_second_one():

@@ -1,3 +1,4 @@
+from .config import SPLITS as SPLITS
 from .config import AnyProblems as AnyProblems
 from .config import Bos as Bos
 from .config import GeneratedConfig as GeneratedConfig

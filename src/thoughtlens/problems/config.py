@@ -13,6 +13,7 @@ from thoughtlens.core import Config, validate_config
 BUNDLED = "bundled"
 COLUMNS = ("problem_id", "group_id", "split", "question", "answer", "cot")
 """Columns of every table of problems; labels follow."""
+SPLITS = ("train", "validation", "test")
 Bos = Literal["tokenizer", "always", "never"]
 
 

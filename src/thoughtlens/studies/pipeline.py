@@ -7,8 +7,10 @@ stage's config. A run is a directory with one directory a stage.
 from __future__ import annotations
 
 import json
+import shlex
 import time
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +27,7 @@ from thoughtlens.core import (
     STAGES,
     Config,
     ConfigError,
+    DataError,
     Json,
     OccupiedError,
     Record,
@@ -43,6 +46,7 @@ from thoughtlens.core import (
     write_json,
 )
 from thoughtlens.models import ThoughtModelConfig
+from thoughtlens.problems import SPLITS, TableConfig, TextConfig
 from thoughtlens.sae import require_k
 
 if TYPE_CHECKING:
@@ -199,6 +203,42 @@ def _require_subject(cfg: Recipe) -> None:
         )
 
 
+def _splits_to_come(cfg: Recipe, out: Path) -> dict[str, int] | None:
+    """What is known of the problems' splits before anything is read by a model; None: nothing."""
+    problems = cfg.problems
+    if (out / BY_NAME["extract"].directory).exists() or "extract" not in cfg.stages:
+        return None
+    if isinstance(problems, TextConfig):
+        return {"train": 1, "validation": int(problems.validation > 0), "test": int(problems.test > 0)}
+    if not isinstance(problems, TableConfig):
+        return None
+    from thoughtlens.problems import source  # here, since it loads numpy
+
+    return dict(Counter(source.problems(problems)["split"].to_pylist()))
+
+
+def _require_splits(cfg: Recipe, there: Mapping[str, int] | None) -> None:
+    """Refuse stages that would find no rows in the split that they read, before anything is trained.
+
+    Raises:
+        DataError: says which stages, and what can be done.
+    """
+    if there is None:
+        return
+    wanted = {name: getattr(stage_config(cfg, name, Path("run")), "split", None) for name in cfg.stages}
+    empty = {name: split for name, split in wanted.items() if split in SPLITS and not there.get(split)}
+    if not empty:
+        return
+    have = ", ".join(f"{split} ({n})" for split, n in there.items() if n)
+    rest = json.dumps([name for name in cfg.stages if name not in empty])
+    way = "raise problems.test" if cfg.problems.kind == "text" else "give some problems that split"
+    reads = ", ".join(f"{name} reads split {split!r}" for name, split in empty.items())
+    raise DataError(
+        f"{reads}, and nothing is in it; there are: {have}. Either {way}, or name another split "
+        f"({next(iter(empty))}.split=...), or leave these stages out: stages={shlex.quote(rest)}"
+    )
+
+
 def _with_replay(cfg: Recipe) -> Recipe:
     """The recipe with what `seed_protocol` asks for."""
     if not cfg.seed_protocol:
@@ -242,7 +282,12 @@ def run(cfg: Recipe, out: str | Path) -> Result:
     out = Path(out)
     _claim(cfg, out)
     start = time.monotonic()
-    results = {stage: _do(cfg, stage, out) for stage in OF_RUNS if stage.name in cfg.stages}
+    _require_splits(cfg, _splits_to_come(cfg, out))
+    results: dict[Stage, Result] = {}
+    for stage in OF_RUNS:
+        if stage.name in cfg.stages:
+            results[stage] = _do(cfg, stage, out)
+            _require_splits(cfg, results[stage].get("rows_by_split"))
     done = RunDone(
         run=str(out),
         name=cfg.name,

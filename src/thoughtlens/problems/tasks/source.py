@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from thoughtlens.core import ConfigError, DataError, NotThereError, warn
 from thoughtlens.problems.config import (
     COLUMNS,
+    SPLITS,
     GeneratedConfig,
     Gsm8kConfig,
     ProblemsConfig,
@@ -24,10 +25,10 @@ from thoughtlens.problems.config import (
 )
 from thoughtlens.problems.tasks import arithmetic, gsm8k, words
 from thoughtlens.problems.text.copies import grouped
+from thoughtlens.problems.text.files import readable
 
 GENERATORS = {"arithmetic": arithmetic, "words": words}
 """Modules with `problems`, `twins`, `CHANGES` and the default modulus `P`."""
-SPLITS = ("train", "validation", "test")
 N_GENERATED = 20_000
 
 
@@ -159,27 +160,35 @@ def _open(file: Path) -> pq.ParquetFile:
         raise NotThereError(
             f"problems: expected {', '.join(sources())} or a Parquet table, found nothing at {file}"
         )
-    try:
+    with readable(file):
         return pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{file} is not a Parquet table: {str(error).splitlines()[0]}") from None
 
 
 def _read(file: Path) -> pa.Table:
-    table = _open(file).read()
+    opened = _open(file)
+    with readable(file):
+        table = opened.read()
+        table.validate(full=True)
     if missing := [name for name in COLUMNS if name not in table.column_names]:
         raise DataError(
             f"{file}: expected the columns {', '.join(COLUMNS)}; {', '.join(missing)} missing "
             f"(`thoughtlens problems` writes such tables)"
         )
     for name in COLUMNS:
-        table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.string()))
+        try:
+            column = table[name].cast(pa.string())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            raise DataError(f"{file}: expected text in column {name}, got {table[name].type}") from None
+        table = table.set_column(table.column_names.index(name), name, column)
         if table[name].null_count:
             raise DataError(
                 f"{file}: column {name} has {table[name].null_count} empty cells; fill or drop the rows"
             )
     if not len(table):
         raise DataError(f"{file} has no problems")
+    if not all(text.strip() for text in table["question"].to_pylist()):
+        row = next(i for i, text in enumerate(table["question"].to_pylist()) if not text.strip())
+        raise DataError(f"{file} row {row}: an empty question; drop the row")
     if other := set(table["split"].unique().to_pylist()) - set(SPLITS):
         raise DataError(f"{file}: expected splits {', '.join(SPLITS)}, got {', '.join(sorted(other))}")
     if (n := len(table["problem_id"].unique())) < len(table):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from thoughtlens.core import DataError, Json, NotThereError
+from thoughtlens.core import DataError, Json, NotThereError, ThoughtlensError
 
 
 def lines(path: Path) -> Iterator[str]:
@@ -54,14 +55,55 @@ def objects(path: Path) -> Iterator[tuple[str, Json]]:
 
 
 def _parquet(path: Path) -> Iterator[Json]:
+    with readable(path), pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
+
+
+def table_of(rows: Sequence[Json], where: str, schema: pa.Schema | None = None) -> pa.Table:
+    """Rows as a table.
+
+    Raises:
+        DataError: a column mixes types; says which, and where.
+    """
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
-    except pa.ArrowException as error:
-        raise DataError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
+        return pa.Table.from_pylist(rows, schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise DataError(f"{where}: {_mixed(rows) or str(error).splitlines()[0][:200]}") from None
+
+
+def _mixed(rows: Sequence[Json]) -> str | None:
+    """The first column whose values are of several types."""
+    for name in rows[0]:
+        first: dict[type, int] = {}
+        for i, row in enumerate(rows):
+            if (value := row.get(name)) is not None:
+                first.setdefault(float if type(value) is int else type(value), i)
+        if len(first) > 1:
+            places = ", ".join(f"{type(rows[i][name]).__name__} in row {i}" for i in first.values())
+            return f"column {name!r} mixes types ({places}); write it with one"
+    return None
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Within the block a Parquet or CSV file is read: whatever is wrong with it becomes one line.
+
+    Raises:
+        DataError: damaged, of another format, or with text that is not UTF-8.
+    """
+    try:
+        yield
     except UnicodeDecodeError:
         raise DataError(f"{path} holds text that is not UTF-8; write it again as UTF-8") from None
+    except (pa.ArrowException, OSError) as error:  # Arrow gives OSError for pages that do not decompress
+        if isinstance(error, OSError) and (error.errno is not None or isinstance(error, ThoughtlensError)):
+            raise  # of the system, not of the file
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "UTF8" in said or "UTF-8" in said:
+            raise DataError(f"{path} holds text that is not UTF-8; write it again as UTF-8") from None
+        kind = "Parquet" if path.suffix == ".parquet" else path.suffix.removeprefix(".")
+        raise DataError(f"{path} is not a readable {kind} file: {said[:200]}") from None
 
 
 def hub_rows(name: str, subset: str | None, split: str, *, remedy: str, **options: Any) -> Iterator[Json]:

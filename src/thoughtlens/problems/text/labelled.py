@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from thoughtlens.core import ConfigError, DataError, NotThereError
 from thoughtlens.problems.text.copies import grouped
-from thoughtlens.problems.text.files import objects, probe_files, read_csv
+from thoughtlens.problems.text.files import objects, probe_files, read_csv, readable, table_of
 
 PREFIX = "sae-probes:"
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -95,11 +95,9 @@ def _read(path: Path) -> pa.Table:
         )
     if not path.is_file():
         raise NotThereError(f"Expected labelled texts at {path}, found no such file")
-    try:
-        if path.suffix == ".parquet":
-            return pq.read_table(path)
-        return (
-            read_csv(path) if path.suffix == ".csv" else pa.Table.from_pylist([r for _, r in objects(path)])
-        )
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    with readable(path):
+        if path.suffix == ".jsonl":
+            return table_of([row for _, row in objects(path)], str(path))
+        table = pq.ParquetFile(path).read() if path.suffix == ".parquet" else read_csv(path)
+        table.validate(full=True)
+        return table

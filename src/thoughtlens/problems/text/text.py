@@ -19,7 +19,7 @@ from thoughtlens.core import ConfigError, DataError, Json, NotThereError
 from thoughtlens.problems.config import BUNDLED, TextConfig
 from thoughtlens.problems.text.chats import chat_text, is_chat
 from thoughtlens.problems.text.copies import folded
-from thoughtlens.problems.text.files import hub_rows, lines, objects, probe_files, read_csv
+from thoughtlens.problems.text.files import hub_rows, lines, objects, probe_files, read_csv, table_of
 
 BUNDLED_CORPORA = (
     "49_cm_isshort",
@@ -56,7 +56,7 @@ def documents(cfg: TextConfig) -> pa.Table:
         NotThereError: no such file, data set, column or package.
         DataError: not UTF-8, not JSON, a column that is not text, or no text at all.
     """
-    return pa.Table.from_pylist(list(iter_documents(cfg)))
+    return table_of(list(iter_documents(cfg)), cfg.source)
 
 
 def iter_documents(cfg: TextConfig, tokenizer: Any = None) -> Iterator[Json]:

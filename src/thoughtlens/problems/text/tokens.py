@@ -19,6 +19,7 @@ from jaxtyping import Bool, Int, Shaped
 
 from thoughtlens.core import ConfigError, DataError, Json, whole
 from thoughtlens.problems.config import Bos
+from thoughtlens.problems.text.files import table_of
 
 BUFFER_BATCHES = 64
 """Windows are sorted by length within this many batches."""
@@ -199,17 +200,17 @@ def spool(
             "Expected text with at least one token that is not special (nor of another role than "
             "problems.roles), found none"
         )
-    schema = _schema(first)
+    schema, empty = _schema(first)
     with (
         whole(path) as part,
         pa.OSFile(str(part), "wb") as sink,
         pa.ipc.new_file(sink, schema) as writer,
     ):
         for buffer in itertools.chain([first], buffers):
-            try:
-                writer.write_batch(pa.RecordBatch.from_pylist(buffer, schema))
-            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-                raise DataError(f"A label column mixes types: {str(error).splitlines()[0]}") from None
+            for name, row in itertools.product(empty, buffer):
+                row[name] = None if row[name] is None else str(row[name])
+            for batch in table_of(buffer, "A label column mixes types", schema).combine_chunks().to_batches():
+                writer.write_batch(batch)
     return Spool(path)
 
 
@@ -309,7 +310,9 @@ def _tokenized(
             yield document, ids, inside
 
 
-def _schema(buffer: list[Json]) -> pa.Schema:
-    """Columns of the spool; a label column without a single value yet is taken for text."""
-    found = pa.RecordBatch.from_pylist(buffer).schema
-    return pa.schema([pa.field(f.name, pa.string() if pa.types.is_null(f.type) else f.type) for f in found])
+def _schema(buffer: list[Json]) -> tuple[pa.Schema, list[str]]:
+    """Columns of the spool, and those without a single value yet, which are taken for text."""
+    found = table_of(buffer, "The labels of the texts").schema
+    empty = [f.name for f in found if pa.types.is_null(f.type)]
+    fields = [pa.field(f.name, pa.string() if f.name in empty else f.type) for f in found]
+    return pa.schema(fields), empty

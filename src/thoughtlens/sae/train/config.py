@@ -40,8 +40,9 @@ class TrainConfig(Config):
     """Passes over the rows, used where `n_vectors` is unset."""
     n_vectors: int | None = Field(default=None, ge=1)
     """Vectors to train on in all, over as many passes as that takes."""
-    batch_size: int = Field(default=2048, ge=1)
-    """Vectors per optimizer step; of an SAE among several that has fewer vectors, a tenth of those."""
+    batch_size: int = Field(default=2048, ge=2)
+    """Vectors per optimizer step, whose variance the loss is divided by; of an SAE among several that has fewer
+    vectors, a tenth of those."""
     lr: float | None = Field(default=None, gt=0)
     """Adam's learning rate; unset: a default for the number of latents and of steps."""
     warmup: float = Field(default=0.05, ge=0, le=1)
