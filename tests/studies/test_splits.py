@@ -23,7 +23,9 @@ def table(path, split):
 
 def test_problems_that_are_all_for_training(tmp_path):
     recipe = pipeline.load("pilot", [table(tmp_path / "p.parquet", lambda i: "train")])
-    with pytest.raises(DataError, match=r"validate reads split 'test', .*and nothing is in it.*train \(30\)"):
+    with pytest.raises(
+        DataError, match=r"validate reads split 'test', .*and nothing is in it, only in train\."
+    ):
         pipeline.run(recipe, tmp_path / "run")
     assert not (tmp_path / "run" / "acts").exists()
 

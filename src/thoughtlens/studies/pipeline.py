@@ -214,7 +214,7 @@ def _splits_to_come(cfg: Recipe, out: Path) -> dict[str, int] | None:
         return None
     from thoughtlens.problems import source  # here, since it loads numpy
 
-    return dict(Counter(source.problems(problems)["split"].to_pylist()))
+    return dict(Counter(source.find(problems).table["split"].to_pylist()))
 
 
 def _require_splits(cfg: Recipe, there: Mapping[str, int] | None) -> None:
@@ -229,12 +229,12 @@ def _require_splits(cfg: Recipe, there: Mapping[str, int] | None) -> None:
     empty = {name: split for name, split in wanted.items() if split in SPLITS and not there.get(split)}
     if not empty:
         return
-    have = ", ".join(f"{split} ({n})" for split, n in there.items() if n)
+    have = ", ".join(split for split, n in there.items() if n)
     rest = json.dumps([name for name in cfg.stages if name not in empty])
     way = "raise problems.test" if cfg.problems.kind == "text" else "give some problems that split"
     reads = ", ".join(f"{name} reads split {split!r}" for name, split in empty.items())
     raise DataError(
-        f"{reads}, and nothing is in it; there are: {have}. Either {way}, or name another split "
+        f"{reads}, and nothing is in it, only in {have}. Either {way}, or name another split "
         f"({next(iter(empty))}.split=...), or leave these stages out: stages={shlex.quote(rest)}"
     )
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from tests.conftest import save_tiny_lm
+from tests.models.thought.fake import make_codi
 from thoughtlens.acts import ActivationStore, ExtractConfig, language_model
 from thoughtlens.acts.extract.stage import extract
 from thoughtlens.core import validate_config
@@ -100,3 +103,19 @@ def test_copies_of_documents_are_said(model, tmp_path):
     assert (result["n_problems"], result["n_groups"]) == (14, 12)
     assert any("2 of 14 documents are copies of another" in line for line in result["warnings"])
     assert found.group_idx[12] == found.group_idx[0] and len(np.unique(found.group_idx)) == 12
+
+
+@pytest.mark.parametrize(("prompt", "said"), [(None, 2), ("{question}", 0)])
+def test_questions_that_are_read_with_other_spaces_are_counted(tmp_path, prompt, said):
+    fake = make_codi(tmp_path / "codi", "gpt2")
+    questions = ["what is  two", "plain one", " three "]
+    ids = ["a", "b", "c"]
+    table = {"problem_id": ids, "group_id": ids, "split": ["train"] * 3, "question": questions}
+    pq.write_table(pa.table({**table, "answer": ids, "cot": [""] * 3}), tmp_path / "p.parquet")
+    cfg = {
+        "model": {"name": str(fake.file), "dtype": "float32"}, "base": str(fake.base), "prompt": prompt,
+        "problems": {"kind": "problems", "source": str(tmp_path / "p.parquet")}, "max_new_tokens": 2,
+    }  # fmt: skip
+    result = extract(validate_config(ExtractConfig, cfg), tmp_path / "acts")
+    notes = [line for line in result["warnings"] if "double spaces" in line]
+    assert [line.split()[0] for line in notes] == [str(said)] * (said > 0)

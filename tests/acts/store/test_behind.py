@@ -97,3 +97,28 @@ def test_a_device_that_is_not_here_is_said_and_replaced(text, monkeypatch, capsy
     monkeypatch.setattr("thoughtlens.acts.store.behind.made_with", lambda store: away)
     assert language_model(text).model.device.type == "cpu"
     assert "runs on cpu now" in capsys.readouterr().err
+
+
+def test_a_chosen_model_is_run_as_the_store_was_made_unless_it_says_otherwise(text, tiny_lm_dir, capsys):
+    own = made_with(text).model.dtype
+    assert str(language_model(text, ModelConfig(name=str(tiny_lm_dir))).model.dtype) == f"torch.{own}"
+    assert "as asked for" not in capsys.readouterr().err
+    other = "float32" if own == "bfloat16" else "bfloat16"
+    chosen = ModelConfig(name=str(tiny_lm_dir), dtype=other)
+    assert str(language_model(text, chosen).model.dtype) == f"torch.{other}"
+    assert f"made in {own}" in capsys.readouterr().err
+
+
+def test_a_store_without_its_config_still_says_how_it_was_read(text, capsys):
+    made = made_with(text)
+    (text.root / "config.toml").unlink()
+    again = made_with(ActivationStore.open(text.root))
+    for name in ("bos", "drop_special", "context_length", "max_windows"):
+        assert getattr(again, name) == getattr(made, name)
+    assert again.model == made.model
+    language_model(text)
+    assert "float32 is assumed" not in capsys.readouterr().err
+    meta = load_meta(text.root).model_copy(update={"reading": {}})
+    write_json(text.root / META, meta.model_dump(mode="json"))
+    language_model(ActivationStore.open(text.root))
+    assert "does not say what its model computed in: float32 is assumed" in capsys.readouterr().err

@@ -28,6 +28,8 @@ from thoughtlens.problems import (
     spool,
 )
 
+CUT = ("bos", "drop_special", "context_length", "max_windows")
+"""Settings that decide which tokens the model sees at once, and which of them are rows."""
 SPOOL = "documents.arrow"
 DEFAULT_LAYER = 15
 
@@ -100,6 +102,7 @@ def text_source(cfg: ExtractConfig, text: TextConfig, tmp: Path) -> Source:
         modules={hook: resolve(lm.model, hook).path for hook in hooks},
         d_in=widths,
         dtype=cfg.store_dtype,
+        reading={"dtype": cfg.model.dtype, **{name: getattr(cfg, name) for name in CUT}},
         config_hash=lm.config_hash,
     )
     left_out = documents.n_tokens - documents.n_rows

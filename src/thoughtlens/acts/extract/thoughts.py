@@ -48,6 +48,7 @@ def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Sou
         dtype=cfg.store_dtype,
         thought_convention=CONVENTION,
         config_hash=model.config_hash,
+        reading={"dtype": cfg.model.dtype},
     )
     return Source(
         meta=meta,
@@ -57,12 +58,21 @@ def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Sou
         chunks=lambda start, share: _chunks(cfg, model, places, problems, tmp, start, share),
         close=lambda: shutil.rmtree(tmp / ANSWERS, ignore_errors=True),
         splits=tuple(problems["split"].unique().to_pylist()),
-        notes=notes,
+        notes=notes + _spaces(model, problems["question"].to_pylist()),
         control=model.spec.control,
         settings=model.settings,
         assumed=model.assumed,
         accuracy=_accuracy,
     )
+
+
+def _spaces(model: ThoughtModel, questions: list[str]) -> list[str]:
+    """Questions that the model reads with other white space than they have."""
+    n = sum(question not in model.reads(question) for question in questions)
+    return [
+        f"{n} of {len(questions)} questions have double spaces, or space around them, that {model.name} is "
+        f"not given; extract.prompt='{{question}}' lets it read them as they stand"
+    ] * (n > 0)
 
 
 def with_answers(problems: pa.Table, answers: Answers) -> pa.Table:

@@ -26,13 +26,16 @@ RECORDED = ("n_thoughts", "lora_alpha", "eos_before", "eos_after", "projection")
 def made_with(store: ActivationStore) -> ExtractConfig:
     """The settings that a store was made with: its `config.toml`.
 
-    Of a store that another program wrote they are its model's name and revision, computing in float32, and
-    for the rest the defaults.
+    Without one they are what its meta says, and of a store that another program wrote its model's name and
+    revision, computing in float32, and for the rest the defaults.
     """
     if (store.root / "config.toml").is_file():
         return load_config(ExtractConfig, store.root)
-    own = {"name": store.meta.model, "revision": store.meta.model_revision, "dtype": "float32"}
-    return validate_config(ExtractConfig, {"model": own})
+    reading = dict(store.meta.reading)
+    own = {"name": store.meta.model, "revision": store.meta.model_revision}
+    return validate_config(
+        ExtractConfig, {"model": own | {"dtype": reading.pop("dtype", "float32")}, **reading}
+    )
 
 
 def cutter_of(lm: LanguageModel, cfg: ExtractConfig) -> Cutter:
@@ -61,7 +64,7 @@ def language_model(
         StoreError: the store holds thoughts, or does not say which weights made it and no model is chosen.
     """
     _require_kind(store, "text")
-    cfg = chosen or _here(made_with(store).model)
+    cfg = _opened(store, made_with(store).model, chosen)
     lm = load(**cfg.model_dump())
     _require_same(store, lm, chosen, remedy)
     return lm
@@ -73,7 +76,7 @@ def thought_model(
     """The thought model that made a store of thoughts; arguments and errors as of `language_model`."""
     _require_kind(store, "thoughts")
     cfg = _as_recorded(store, made_with(store))
-    model = open_thoughts(chosen or _here(cfg.model), cfg)
+    model = open_thoughts(_opened(store, cfg.model, chosen), cfg)
     _require_same(store, model, chosen, remedy)
     return model
 
@@ -105,6 +108,27 @@ def _require_kind(store: ActivationStore, kind: str) -> None:
     if store.meta.kind != kind:
         what = "texts" if kind == "text" else kind
         raise StoreError(f"Expected activations of {what} in {store.root}, got {store.meta.kind}")
+
+
+def _opened(store: ActivationStore, own: ModelConfig, chosen: ModelConfig | None) -> ModelConfig:
+    """The model to open: whatever of the chosen one is not set is as the store was made.
+
+    Another number format than the store's is said, since numbers of it are not of the store's states; so is
+    one that nobody knows.
+    """
+    if not (store.root / "config.toml").is_file() and not store.meta.reading:
+        warn(f"{store.root} does not say what its model computed in: float32 is assumed")
+    if chosen is None:
+        return _here(own)
+    given = {name: getattr(chosen, name) for name in chosen.model_fields_set}
+    if given.get("dtype", own.dtype) != own.dtype:
+        warn(
+            f"{store.root} was made in {own.dtype}, and {chosen.name} is run in {chosen.dtype}, as asked for"
+        )
+    if given.get("name", own.name) != own.name:
+        given = {"revision": None} | given
+    found = own.model_copy(update=given)
+    return found if "device" in given else _here(found)
 
 
 def _here(cfg: ModelConfig) -> ModelConfig:

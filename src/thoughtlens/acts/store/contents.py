@@ -50,6 +50,19 @@ class Contents:
         """`problems.parquet`: one line a problem."""
         return tables.read(self.root / PROBLEMS)
 
+    @property
+    def questions(self) -> pa.ChunkedArray:
+        """The question, or text, of every line of `problems`.
+
+        Raises:
+            DataError: the store has none.
+        """
+        if "question" not in self.problems.column_names:
+            raise DataError(
+                f"{self.root / PROBLEMS} has no column question, which this needs; write the store with it"
+            )
+        return self.problems["question"]
+
     @cached_property
     def group_idx(self) -> np.ndarray:
         """The group of every line of `problems`, as numbers from 0 on, int64: near copies are one group."""

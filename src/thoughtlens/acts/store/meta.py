@@ -53,6 +53,8 @@ class StoreMeta(Config):
     """hook_name -> the path of the model's own module."""
     d_in: dict[str, int]
     """hook_name -> width."""
+    reading: dict[str, str | int | bool | None] = Field(default_factory=dict)
+    """What else decides a row, by the name of its setting: the model's `dtype`, and how text was cut."""
     dtype: Literal["float16", "bfloat16", "float32"] = "bfloat16"
     """Number format of the stored activations."""
     thought_convention: str | None = None

@@ -139,6 +139,8 @@ class StoreWriter:
             return cls(root, meta, shard_rows)
         self = cls.resume(root)
         theirs = self.meta.model_copy(update={"n_rows": 0, "shards": [], "tables": {}})
+        if not theirs.reading:  # begun by an earlier version, which did not say
+            theirs = theirs.model_copy(update={"reading": meta.reading})
         same_rows = self.shard_rows == shard_rows or (self.finished and len(self.meta.shards) == 1)
         if theirs != meta or not same_rows:
             names = [k for k in type(meta).model_fields if getattr(theirs, k) != getattr(meta, k)]

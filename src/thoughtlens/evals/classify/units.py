@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -81,7 +83,7 @@ def load_units(
             label_column=cfg.label_column,
             group_column=cfg.group_column,
         )
-        known = {q for q, own in zip(problems["question"].to_pylist(), saw, strict=True) if own}
+        known = {q for q, own in zip(store.questions.to_pylist(), saw, strict=True) if own}
         ids = [f"row {i}" for i in range(len(table))]
         units, index = _make_units(cfg, ids, table["group"], table["label"], table["text"].to_pylist())
         seen = _seen(sum(t in known for t in units.texts), len(index), same_store, "all")
@@ -97,10 +99,8 @@ def load_units(
     group = cfg.group_column or "group_id"
     if group not in table.column_names:
         raise ConfigError(f"group_column: {group!r} is not among {', '.join(table.column_names)}")
-    text = "question" if "question" in table.column_names else "text"
-    units, index = _make_units(
-        cfg, table["problem_id"].to_pylist(), table[group], table[cfg.target], table[text].to_pylist()
-    )
+    texts = _texts(cfg, table)
+    units, index = _make_units(cfg, table["problem_id"].to_pylist(), table[group], table[cfg.target], texts)
     lines = lines[index]
     if STEPS in table.column_names and cfg.target != STEPS:
         steps = np.array(table[STEPS].to_pylist(), dtype=float)[index]
@@ -144,6 +144,20 @@ def _out_of_step(texts: Sequence[str], groups: Int[np.ndarray, " n"]) -> str | N
         f"their words in {found.n} pairs: groups and texts look out of step, so that twins stand on both "
         f"sides of a split"
     )
+
+
+def _texts(cfg: ClassifyConfig, problems: pa.Table) -> list[str]:
+    """The problems' texts; empty ones where there are none and no arm is made of them."""
+    for name in ("question", "text"):
+        if name in problems.column_names:
+            return [text or "" for text in problems[name].to_pylist()]
+    if words := [arm for arm in cfg.arms if ARMS[arm].kind in ("text", "counts")]:
+        rest = json.dumps([arm for arm in cfg.arms if arm not in words])
+        raise ConfigError(
+            f"The problems of {cfg.acts} have no column question, and {', '.join(words)} are made of it: "
+            f"leave them out, classify.arms={shlex.quote(rest)}, or write a store with the questions"
+        )
+    return [""] * len(problems)
 
 
 def _chosen(cfg: ClassifyConfig, split: np.ndarray, saw: np.ndarray) -> tuple[np.ndarray, str]:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thoughtlens.acts import ROWS, ActivationStore, View, ViewBatch, stream
-from thoughtlens.core import DataError, MismatchError
+from thoughtlens.core import DataError, Json, MismatchError
 from thoughtlens.latents import check_hooks, member_thoughts
 from thoughtlens.sae import SAE, Baseline, Cell, JoinedView, SparseActs
 
@@ -156,7 +156,7 @@ def check_model(store: ActivationStore, sae: SAE, name: str) -> None:
             )
 
 
-def check_store(store_digest: str, sae: SAE, name: str, force: bool) -> list[str]:
+def check_store(store_digest: str, reading: Json, sae: SAE, name: str, force: bool) -> list[str]:
     """Refuse an SAE trained on another store, unless forced; then say so."""
     mine = sae.provenance.get("acts_digest")
     if mine is None:
@@ -167,6 +167,13 @@ def check_store(store_digest: str, sae: SAE, name: str, force: bool) -> list[str
         f"{name}: the SAE was trained on the store {mine[:12]} (digest), this one is {store_digest[:12]}: "
         f"its splits are not known to be held out"
     )
+    theirs = sae.provenance.get("reading") or {}
+    other = [
+        f"{key} was {theirs[key]}, is {value}"
+        for key, value in reading.items()
+        if theirs.get(key, value) != value
+    ]
+    text += f"; made with other settings: {', '.join(other)}" if other else ""
     if not force:
         raise MismatchError(
             f"{text}. Give the store it was trained on, or set force=true to get marked numbers"

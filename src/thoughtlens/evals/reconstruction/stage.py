@@ -170,7 +170,9 @@ def _check(cfg: ValidateConfig, subjects: list[Subject]) -> list[str]:
     store_digest = digest(cfg.acts)
     warnings, refused = [], []
     for subject in subjects:
-        warnings += check_store(store_digest, subject.sae, subject.label, cfg.force)
+        warnings += check_store(
+            store_digest, subject.store.meta.reading, subject.sae, subject.label, cfg.force
+        )
         refused += objections(subject)
         if subject.source.n < MIN_ROWS_PER_DIM * subject.width:
             warnings.append(

@@ -119,7 +119,7 @@ class Columns:
             if part.where is not None:
                 columns["the number of digits up to here"] = self._digit_runs(part)[part.where]
         else:
-            questions = self.corpus.member.store.problems["question"].take(pa.array(part.line)).to_pylist()
+            questions = self.corpus.member.store.questions.take(pa.array(part.line)).to_pylist()
             found = [[v for v in map(parse_number, q.split()) if v is not None] for q in questions]
             largest = np.array([max(map(abs, values), default=0.0) for values in found])
             columns["the largest number of the question"] = largest[part.unit]

@@ -207,7 +207,7 @@ def _vocabulary(member: Member) -> tuple[list[str] | None, dict[int, np.ndarray]
     if member.text:
         return None, {}
     lines = member.rows.problem.tolist()
-    questions = member.store.problems["question"].take(pa.array(lines)).to_pylist()
+    questions = member.store.questions.take(pa.array(lines)).to_pylist()
     words = [str(question).split() for question in questions]
     if empty := [i for i, one in zip(lines, words, strict=True) if not one]:
         raise DataError(f"Expected a question for every problem, problem {empty[0]} has none")

@@ -86,7 +86,7 @@ def finals(store: ActivationStore, model: ThoughtModel, lines: np.ndarray, batch
     for hook in (FINAL, last):
         if hook in store.hook_names:
             return Finals(hook, None, lines, store)
-    questions = [store.problems["question"][int(i)].as_py() for i in lines]
+    questions = [store.questions[int(i)].as_py() for i in lines]
     batch = collect(model, questions, sites=(FINAL,), batch_size=batch_size)
     assert batch.thought_out is not None
     return Finals(FINAL, batch.thought_out[:, :, 0].float(), lines, store)

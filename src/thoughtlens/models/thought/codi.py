@@ -95,8 +95,12 @@ class Codi(HFThoughts):
             has_projection=not isinstance(prj, nn.Identity),
         )
 
+    def reads(self, question: str) -> str:
+        """See `ThoughtModel.reads`."""
+        return asked(question, self.prompt) if self.prompt else normalise(question)
+
     def _tokenize(self, question: str) -> list[int]:
-        text = asked(question, self.prompt) if self.prompt else normalise(question)
+        text = self.reads(question)
         return self._ids(text, self.n_vocab) if question.strip() else []
 
     def _feed_back(self, u: Float[Tensor, "batch 1 d"]) -> Float[Tensor, "batch 1 d"]:

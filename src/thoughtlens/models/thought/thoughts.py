@@ -110,6 +110,10 @@ class ThoughtModel(ABC):
     assumed: tuple[str, ...] = ()
     """Names of the settings that nothing stands behind."""
 
+    def reads(self, question: str) -> str:
+        """The question as it is read."""
+        return question
+
     def module_path(self, site: str, layer: int | None) -> str:
         """Path of the model's own module behind a site, for provenance."""
         return site if layer is None else f"layers.{layer}"

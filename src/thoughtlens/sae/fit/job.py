@@ -195,6 +195,7 @@ def provenance(job: Job) -> Json:
         "model_digest": meta.model_digest,
         "modules": {hook: meta.modules.get(hook) for hook in member.hook_names},
         "thought_convention": meta.thought_convention,
+        "reading": meta.reading,
         "thoughts": None if member.thoughts is None else list(member.thoughts),
         "split": cfg.split,
         "drop_outliers": cfg.drop_outliers,

@@ -60,7 +60,7 @@ class Engine:
             }
             for name, sae in self.members.items()
         ]
-        texts = self.store.problems["question"].slice(0, EXAMPLES).to_pylist()
+        texts = self.store.questions.slice(0, EXAMPLES).to_pylist()
         return {
             "name": self.run.resolve().name,
             "kind": self.store.meta.kind,
