@@ -41,8 +41,8 @@ class TrainConfig(Config):
     n_vectors: int | None = Field(default=None, ge=1)
     """Vectors to train on in all, over as many passes as that takes."""
     batch_size: int = Field(default=2048, ge=2)
-    """Vectors per optimizer step, whose variance the loss is divided by; of an SAE among several that has fewer
-    vectors, a tenth of those."""
+    """Vectors per optimizer step, two or more since the loss is divided by their variance; of an SAE among
+    several that has fewer vectors, a tenth of those."""
     lr: float | None = Field(default=None, gt=0)
     """Adam's learning rate; unset: a default for the number of latents and of steps."""
     warmup: float = Field(default=0.05, ge=0, le=1)
