@@ -64,6 +64,7 @@ from .stages.config import validate_config as validate_config
 from .stages.digests import Verified as Verified
 from .stages.digests import digest as digest
 from .stages.digests import digest_tree as digest_tree
+from .stages.digests import require_made_from as require_made_from
 from .stages.digests import verify as verify
 from .stages.parts import Parts as Parts
 from .stages.registry import BY_NAME as BY_NAME

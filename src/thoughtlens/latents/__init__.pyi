@@ -25,6 +25,7 @@ from .explain.about import render as render
 from .explain.config import settings as settings
 from .explain.records import ExplainOutcome as ExplainOutcome
 from .explain.records import ExplanationRow as ExplanationRow
+from .explain.stage import explain_more as explain_more
 from .interpret.config import InterpretConfig as InterpretConfig
 from .interpret.records import AssociationRow as AssociationRow
 from .interpret.records import ExampleRow as ExampleRow

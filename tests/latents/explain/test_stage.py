@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scipy.sparse as sp
+import torch
 from typer.testing import CliRunner
 
 from tests.latents.explain.words import PLANTED, texts
@@ -15,12 +19,15 @@ from tests.planted import D, planted_sae, text_store, thought_store
 from thoughtlens import sae as saes
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.cli import app
-from thoughtlens.core import ConfigError, DataError, Parts, schema
+from thoughtlens.core import ConfigError, DataError, MismatchError, OccupiedError, Parts, schema
 from thoughtlens.latents.codes.member import Member
+from thoughtlens.latents.explain import rules
+from thoughtlens.latents.explain.columns import Columns, Table
 from thoughtlens.latents.explain.config import ExplainConfig, settings
 from thoughtlens.latents.explain.corpus import Corpus
 from thoughtlens.latents.explain.records import ExplanationRow, GraphRow
-from thoughtlens.latents.explain.stage import explain, plan
+from thoughtlens.latents.explain.scores import verdict_of
+from thoughtlens.latents.explain.stage import explain, explain_more, plan
 from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.stage import interpret
 
@@ -204,6 +211,119 @@ def test_settings_of_a_run(text_run, tmp_path):
     assert out == root / "explain"
     with pytest.raises(ConfigError, match="--acts, --sae and --out"):
         settings(None, acts=root / "acts")
+
+
+def test_another_sae_is_explained_elsewhere_or_not_at_all(text_run, tmp_path):
+    root, _, _ = text_run
+    other = planted_sae(tmp_path / "my other", hooks=["layers.0:out"])
+    with pytest.raises(ConfigError, match=r"--out .*explain-my other'$"):
+        settings(root, sae=other)
+    found, out = settings(root, sae=other, out=tmp_path / "explain")
+    assert (found.sae, found.interpret, out) == (other, None, tmp_path / "explain")
+    assert settings(root, sae=root / "sae")[1] == root / "explain"  # the run's own, named
+
+
+def test_codes_of_another_sae_are_refused(text_run, tmp_path):
+    _, cfg, _ = text_run
+    store, sae = cfg.acts, planted_sae(tmp_path / "sae", hooks=["layers.0:out"])
+    interpret(InterpretConfig(acts=store, sae=sae), tmp_path / "interpret")
+    own = cfg.model_copy(update={"sae": sae, "interpret": tmp_path / "interpret", "latents": FEW})
+    trained = saes.load(sae)  # trained again, at the same place
+    with torch.no_grad():
+        trained.W_enc *= 2
+    saes.save(trained, sae)
+    with pytest.raises(MismatchError, match=r"another sae than .* delete .* run interpret again"):
+        explain(own, tmp_path / "explain")
+    explain(own.model_copy(update={"interpret": None, "methods": ("token",)}), tmp_path / "explain")
+
+
+def test_more_latents_take_the_place_of_fewer(text_run, tmp_path):
+    _, cfg, _ = text_run
+    out = tmp_path / "explain"
+    few = cfg.model_copy(update={"n_latents": 3, "methods": ("token",)})
+    more = few.model_copy(update={"n_latents": 6})
+    explain(few, out)
+    assert explain_more(more, out)["headline"]["n_explained"] == 6
+    assert len({row["latent"] for row in table(tmp_path)}) == 6
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["explain"]
+    # the recipe's own call finds what it asked for, and all of them is more still
+    assert explain(few, out)["headline"]["n_explained"] == 6
+    assert explain_more(few, out)["headline"]["n_explained"] == 6
+    assert explain_more(more.model_copy(update={"n_latents": None}), out)["headline"]["n_explained"] == SILENT
+    with pytest.raises(OccupiedError, match="window"):
+        explain_more(more.model_copy(update={"window": 2}), out)
+    # killed between the two renames
+    out.rename(tmp_path / "explain.more")
+    shutil.copytree(tmp_path / "explain.more", tmp_path / "explain.old")
+    assert explain_more(more, out)["headline"]["n_explained"] == SILENT
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["explain"]
+
+
+def test_verdicts_of_explanations(text_run):
+    root, _, _ = text_run
+    verdicts = {(row["latent"], row["method"]): row["verdict"] for row in table(root)}
+    assert verdicts[0, "token"] == "strong"
+    assert verdicts[2, "windows"] == "strong"
+    assert verdicts[0, "windows"] == "strong, not shown to beat the token lookup"
+    assert all(verdicts[i, "token"] == "no better than chance" for i in NOISE if (i, "token") in verdicts)
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ((0.8, 0.7, 0.1, 0.2), "strong"), ((0.6, 0.5, 0.1, 0.2), "fair"), ((0.4, 0.3, 0.1, 0.2), "weak"),
+        ((0.052, 0.048, 0.01, 0.054), "weak, not shown to beat the token lookup"),
+        ((0.8, 0.1, 0.1, 0.0), "no better than chance"), ((0.8, 0.7, 0.1, None), "strong"),
+    ],
+)  # fmt: skip
+def test_a_verdict_by_hand(scores, said):
+    assert verdict_of(*scores) == said
+
+
+def test_the_printed_rule_is_the_scored_rule():
+    # five leaves fire more often than overall, three are printed; all others are predicted alike
+    rng = np.random.default_rng(0)
+    n, k = 4000, 6
+    binary = sp.csr_array((rng.random((n, k)) < 0.5).astype(np.float32))
+    numbers = rng.normal(size=(n, 1)).astype(np.float32) * 1000
+    x = binary.toarray()
+    p = np.where(x[:, 0] > 0, np.where(x[:, 1] > 0, 0.9, 0.6), np.where(numbers[:, 0] > 123.456, 0.3, 0.02))
+    tables = Table(binary, sp.csc_array(binary), numbers)
+    found = rules.fit(tables, rng.random(n) < p, rng)
+    names = Columns.__new__(Columns)  # what is printed needs the names alone
+    names.names, names.number_names = [f"c{i}" for i in range(k)], ["v1"]
+    text = found.render(names)
+    assert text.count("fires on") == 3
+    said, values = found.predict(tables), {f"c{i}": x[:, i] > 0 for i in range(k)}
+    expected = np.full(n, found.rest)
+    for rule, share in zip(text.split("; else")[0].split("; or "), found.shown.values(), strict=True):
+        holds = np.ones(n, bool)
+        for condition in rule.split(" (fires")[0].split(" and "):
+            if match := re.fullmatch(r"v1 (<=|>) (.+)", condition):
+                holds &= (numbers[:, 0] <= np.float32(match[2])) == (match[1] == "<=")
+            else:
+                holds &= ~values[condition[5:-1]] if condition.startswith("not") else values[condition]
+        expected[holds] = share
+    np.testing.assert_allclose(said, expected)
+
+
+def test_values_of_many_levels_reach_windows_and_rules(tmp_path):
+    """Latent 3 fires where the operation is one of forty; no column of few values says so."""
+    rng, n = np.random.default_rng(0), 2000
+    strengths = np.where(rng.random((n, 1, 1, D)) < 0.1, rng.random((n, 1, 1, D)), 0)
+    op = rng.integers(0, 40, n)
+    strengths[..., 3] = 0
+    strengths[op == 7, ..., 3] = 1
+    labels = {"op": [f"+{i}" for i in op], "note": [f"n{i}" for i in range(n)]}
+    store = thought_store(tmp_path / "acts", strengths, labels)
+    cfg = ExplainConfig(
+        acts=store, sae=planted_sae(tmp_path / "sae", hooks=["layers.0:out"]), latents=(3,), n_resamples=50,
+        methods=("windows", "rules"),
+    )  # fmt: skip
+    result = explain(cfg, tmp_path / "explain")
+    for row in table(tmp_path):
+        assert row["auprc"] == 1.0 and "op is +7" in row["text"]
+    assert result["warnings"] == ["label note: 2,000 values, none of them frequent enough; it is not used"]
 
 
 def test_command(text_run, tmp_path):

@@ -36,7 +36,7 @@ def explain(
     out: Annotated[Path | None, typer.Option("--out", help="Directory to make; unset: RUN/explain.")] = None,
     plan: PlanOnly = False,
 ) -> None:
-    from thoughtlens.latents import about, render, settings
+    from thoughtlens.latents import about, explain_more, render, settings
 
     stage = BY_NAME["explain"]
     given = list(arguments or [])
@@ -44,7 +44,7 @@ def explain(
     cfg, target = settings(run, given, acts=acts, sae=sae, out=out)
     if plan:
         return show_plan(stage, cfg)
-    result = stage.run(cfg, target)
+    result = explain_more(cfg, target)
     text = render(about(run)) if run is not None and target == run / "explain" else ""
     told(result, text, place=target)
 

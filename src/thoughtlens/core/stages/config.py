@@ -46,6 +46,11 @@ class Config(BaseModel):
         hints = {"__annotations__": dict.fromkeys(gone, ClassVar[None])}
         return type(f"{cls.__name__}Options", (cls,), {"__module__": cls.__module__, **hints, **gone})
 
+    def covers(self, asked: Config) -> bool:
+        """Whether what was made with these settings is all that is asked for, and more."""
+        del asked
+        return False
+
     aliases: ClassVar[Mapping[str, str]] = {}
     """Shorter and former names of settings, for overrides: key -> dotted key."""
 

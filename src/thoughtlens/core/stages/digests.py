@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from thoughtlens.core.errors import NotThereError, StoreError
+from thoughtlens.core.errors import MismatchError, NotThereError, StoreError
 from thoughtlens.core.records import manifest
 from thoughtlens.core.records.files import read_json, sha256
 from thoughtlens.core.records.manifest import known_sha256
@@ -70,6 +71,22 @@ def require_as_written(path: Path, *, deep: bool = True) -> None:
             raise StoreError(
                 f"{path} is not what its stage wrote: its files have another digest than its result.json "
                 f"says. Restore it, or delete it and run that stage again"
+            )
+
+
+def require_made_from(folder: Path, inputs: Mapping[str, Path]) -> None:
+    """See that a finished stage was made from these inputs, as far as it says and they are there.
+
+    Raises:
+        MismatchError: an input was replaced since, as by training again.
+    """
+    result = read_json(folder / "result.json")
+    for name, path in inputs.items():
+        known = result.get("inputs", {}).get(name, {}).get("digest")
+        if known is not None and path.exists() and known != digest(path):
+            raise MismatchError(
+                f"{folder} was made from another {name} than {path} is now: delete {folder} and run "
+                f"{result.get('stage')} again, or restore {path}"
             )
 
 

@@ -295,7 +295,7 @@ def _other_settings(folder: Path, cfg: Config, *, paths: bool) -> list[str]:
         theirs = validate_config(type(cfg), table)
     except ConfigError:  # of another version, which nothing here translates
         return differences(tomllib.loads(to_toml(cfg)), table) or ["another version"]
-    if not paths and identity(theirs) == identity(cfg):
+    if not paths and (identity(theirs) == identity(cfg) or theirs.covers(cfg)):
         return []
     return differences(tomllib.loads(to_toml(cfg)), tomllib.loads(to_toml(theirs)))
 

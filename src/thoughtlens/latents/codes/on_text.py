@@ -22,8 +22,8 @@ from thoughtlens.models import ThoughtModel, block_outputs, collect
 from thoughtlens.sae import POOLED, SAE, differences, load_members
 
 DEFINITIONS = {
-    "max": "largest activation of the latent over the positions of the text: its tokens without special "
-    "ones, or its thoughts, at every hook",
+    "max": "activation of largest size of the latent over the positions of the text: its tokens without "
+    "special ones, or its thoughts, at every hook",
     "latents_past_first": "the strongest over positions after the first, which in many models is an outlier",
     "l0": "mean over positions (and hooks) of the number of latents with activation != 0",
     "share_active": "share of all latents that fire on at least one position",
@@ -286,11 +286,12 @@ def describe(
 
 
 def _strongest(one: Found, first: int, top: int) -> list[tuple[int, float, int, int]]:
-    """Latent, activation, hook and position of the strongest latents from position `first` on."""
+    """Latent, activation, hook and position of the strongest latents, of either sign, from `first` on."""
     acts = one.acts[:, first:]
     if not acts.shape[1]:
         return []
-    best, at = acts.flatten(0, 1).max(0)
-    order = np.lexsort((np.arange(len(best)), -best.numpy()))[:top].tolist()
+    flat = acts.flatten(0, 1)
+    size, at = flat.abs().max(0)
+    order = np.lexsort((np.arange(len(size)), -size.numpy()))[:top].tolist()
     n = acts.shape[1]
-    return [(j, float(best[j]), int(at[j]) // n, int(at[j]) % n + first) for j in order if best[j] > 0]
+    return [(j, float(flat[at[j], j]), int(at[j]) // n, int(at[j]) % n + first) for j in order if size[j] > 0]

@@ -87,8 +87,9 @@ def render(rows: Sequence[Shown], most: int = 10) -> str:
     lines = []
     for row in rows[:most]:
         lines.append(
-            f"{row.member} {row.latent}: {row.text} [{row.method}, average precision {row.auprc:.2f} "
-            f"({row.auprc_low:.2f} to {row.auprc_high:.2f}), base rate {row.base_rate:.2g}, "
+            f"{row.member} {row.latent}: {row.text} [{row.method}, {row.verdict or 'no verdict'}: average "
+            f"precision {row.auprc:.2f} ({row.auprc_low:.2f} to {row.auprc_high:.2f}), token lookup "
+            f"{row.token_auprc:.2f}, base rate {row.base_rate:.2g}, "
             f"n = {row.n:,}, {row.split}]"
         )
         lines += [f"    {text}" for text in (row.output, row.effect) if text]

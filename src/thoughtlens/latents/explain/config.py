@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from thoughtlens.core import Config, ConfigError, load_config, no_run
+from thoughtlens.core import Config, ConfigError, identity, load_config, no_run
 
 MethodName = Literal["token", "token_graph", "windows", "rules", "llm"]
 
@@ -102,6 +103,13 @@ class ExplainConfig(Config):
     seed: int = Field(0, ge=0)
     """Fixes the problems, the latents drawn, their random twins and all sampling."""
 
+    def covers(self, asked: Config) -> bool:
+        """Whether at least as many latents were drawn, and all else is the same."""
+        if not isinstance(asked, ExplainConfig) or self.latents is not None or asked.latents is not None:
+            return False
+        more = self.n_latents is None or (asked.n_latents is not None and self.n_latents >= asked.n_latents)
+        return more and identity(self.model_copy(update={"n_latents": asked.n_latents})) == identity(asked)
+
 
 def settings(
     run: str | Path | None,
@@ -115,7 +123,8 @@ def settings(
 
     Raises:
         NotThereError: no such run.
-        ConfigError: neither a run nor what would stand for it; a setting that is not known.
+        ConfigError: neither a run nor what would stand for it; a setting that is not known; another SAE or
+            store than the run's, without a place of its own.
     """
     table: dict[str, str] = {}
     if run is not None:
@@ -123,7 +132,15 @@ def settings(
         if not root.is_dir():
             raise no_run(root)
         table = {"acts": str(root / "acts"), "sae": str(root / "sae")}
-        if (root / "interpret" / "result.json").is_file():
+        named = [(name, path) for name, path in (("acts", acts), ("sae", sae)) if path is not None]
+        others = [(name, path) for name, path in named if path.resolve() != (root / name).resolve()]
+        if others and out is None:
+            name, path = others[0]
+            raise ConfigError(
+                f"--{name} is not that of {root}, and {root / 'explain'} is for the run's own; say where its "
+                f"explanations go, as in: --out {shlex.quote(str(root / f'explain-{path.name}'))}"
+            )
+        if not others and (root / "interpret" / "result.json").is_file():
             table["interpret"] = str(root / "interpret")
         out = out or root / "explain"
     table |= {name: str(path) for name, path in (("acts", acts), ("sae", sae)) if path is not None}

@@ -69,10 +69,10 @@ class Part:
         return len(self.line)
 
     def column(self, latent: int) -> Float[np.ndarray, " n"]:
-        """Activation of one latent on every vector."""
+        """Size of the activation of one latent on every vector: where it fires, above 0 or below."""
         found = np.zeros(self.n, np.float32)
         low, high = self.acts.indptr[latent], self.acts.indptr[latent + 1]
-        found[self.acts.indices[low:high]] = self.acts.data[low:high]
+        found[self.acts.indices[low:high]] = np.abs(self.acts.data[low:high])
         return found
 
     def firing_units(self) -> Int[np.ndarray, " d_sae"]:

@@ -62,8 +62,10 @@ class TokenLookup:
         least = max(self.mean, float(self.values.max()) / 4)
         best = [i for i in order[:SHOWN].tolist() if self.fires[i] and self.values[i] > least]
         shown = [f"{quoted(names[int(self.ids[i])])} ({self.values[i]:.3g})" for i in best]
+        more = int(((self.values > self.mean) & (self.fires > 0)).sum()) - len(shown)
         what = "on the token" if text else "in problems with the word"
-        return f"{what} {', '.join(shown)}" if shown else "on no token more than on others"
+        others = f", and more weakly on {more} others" if more else ""
+        return f"{what} {', '.join(shown)}{others}" if shown else "on no token more than on others"
 
 
 def profile(part: Part, acts: Float[np.ndarray, " n"]) -> Float[np.ndarray, " cells"]:

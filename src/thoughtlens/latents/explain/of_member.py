@@ -35,7 +35,7 @@ from thoughtlens.latents.explain.records import (
     GraphRow,
     PartSize,
 )
-from thoughtlens.latents.explain.scores import best_threshold, interval, score
+from thoughtlens.latents.explain.scores import best_threshold, interval, score, verdict_of
 from thoughtlens.latents.stats.labels import not_told_apart
 
 TIE = 0.01
@@ -158,6 +158,12 @@ class MemberExplainer:
             random_auprc=random_auprc,
             validation_auprc=held.auprc(acts.validation),
             chosen=False,
+            verdict=verdict_of(
+                measured.auprc,
+                spread.low,
+                max(measured.base_rate, random_auprc),
+                None if method == "token" else token_auprc,
+            ),
         )
 
 

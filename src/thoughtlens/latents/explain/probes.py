@@ -44,7 +44,7 @@ class ModelProbe(ABC):
     def activations(
         self, sequences: Sequence[np.ndarray], latent: Int[np.ndarray, " n"], cell: Int[np.ndarray, " n"]
     ) -> Float[np.ndarray, " n"]:
-        """One activation for each sequence; equal sequences run once.
+        """The size of one activation for each sequence; equal sequences run once.
 
         Args:
             sequences: Token ids, or numbers of words.
@@ -62,7 +62,7 @@ class ModelProbe(ABC):
                 x = states(self.places[k])[torch.from_numpy(own)].to(self.sae.W_enc.dtype)
                 acts = self.sae.at(*self.places[k]).encode(x)
                 picked = acts[torch.from_numpy(back), torch.from_numpy(latent[rows[here]])]
-                found[rows[here]] = picked.float().numpy()
+                found[rows[here]] = picked.float().abs().numpy()
         return found
 
     @property

@@ -32,6 +32,8 @@ class ExplanationRow(Record):
     random_auprc: float
     validation_auprc: float
     chosen: bool
+    verdict: str = ""
+    """How far it can be trusted, in words: `verdict_of`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Rules of at most three conditions, read off a decision tree."""
+"""Rules of at most three conditions, read off a decision tree; what is printed is what is scored."""
 
 from __future__ import annotations
 
@@ -24,37 +24,53 @@ Condition = tuple[tuple[str, str], str]
 
 @dataclass(frozen=True, eq=False)
 class Rules:
-    """A tree over a few binary columns, then all number columns."""
+    """A tree over a few binary columns, then all number columns: some of its leaves, and the rest as one."""
 
     columns: Int[np.ndarray, " columns"]
     tree: DecisionTreeClassifier
-    base: float
+    shown: dict[int, float]
+    """Leaves in which the latent fires more often than overall, those with the most fires first, and the
+    share of the fitting vectors on which it does."""
+    rest: float
+    """The same share of all other leaves together."""
+
+    @classmethod
+    def of(cls, columns: Int[np.ndarray, " columns"], tree: DecisionTreeClassifier, base: float) -> Rules:
+        """The rules of a fitted tree, given how often the latent fires overall."""
+        own = tree.tree_
+        leaves = np.flatnonzero(own.children_left == own.children_right)
+        share = own.value[leaves, 0, -1] / own.value[leaves, 0].sum(1)
+        fires, weight = share * own.weighted_n_node_samples[leaves], own.weighted_n_node_samples[leaves]
+        order = np.lexsort((leaves, -fires))
+        kept = order[share[order] > base][:SHOWN]
+        others = np.setdiff1d(order, kept)
+        rest = float(fires[others].sum() / max(weight[others].sum(), 1e-12))
+        shown = dict(zip(leaves[kept].tolist(), share[kept].tolist(), strict=True))
+        return cls(columns, tree, shown, rest)
 
     def predict(self, table: Table) -> Float[np.ndarray, " n"]:
-        """Share of fires among the fitting vectors for which the same conditions hold."""
-        return np.asarray(self.tree.predict_proba(_matrix(table, self.columns)))[:, -1]
+        """Share of fires among the fitting vectors for which the same rule holds, or none does."""
+        leaf = self.tree.apply(_matrix(table, self.columns))
+        share = np.full(self.tree.tree_.node_count, self.rest)
+        share[list(self.shown)] = list(self.shown.values())
+        return share[leaf]
 
     def render(self, columns: Columns) -> str:
-        """The leaves in which the latent fires more often than overall, the most frequent fires first."""
-        tree = self.tree.tree_
-        leaves = []
-        for leaf, conditions in self._paths(columns):
-            share = float(tree.value[leaf, 0, -1] / tree.value[leaf, 0].sum())
-            if share > self.base:
-                leaves.append((-share * float(tree.weighted_n_node_samples[leaf]), share, conditions))
+        """The rules that are shown, and how often it fires where none of them holds."""
+        paths = self._paths(columns)
         shown = [
-            f"{' and '.join(_shortest(conditions)) or 'always'} (fires on {share:.1%})"
-            for _, share, conditions in sorted(leaves)[:SHOWN]
+            f"{' and '.join(_shortest(paths[leaf])) or 'always'} (fires on {share:.1%})"
+            for leaf, share in self.shown.items()
         ]
-        return "; or ".join(shown) or "no rule foretells it"
+        return "; or ".join(shown) + f"; else on {self.rest:.2%}" if shown else "no rule foretells it"
 
-    def _paths(self, columns: Columns) -> list[tuple[int, list[Condition]]]:
+    def _paths(self, columns: Columns) -> dict[int, list[Condition]]:
         """Every leaf with the conditions that lead to it."""
-        tree, paths, waiting = self.tree.tree_, [], [(0, [])]
+        tree, paths, waiting = self.tree.tree_, {}, [(0, list[Condition]())]
         while waiting:
             node, conditions = waiting.pop()
             if tree.children_left[node] == tree.children_right[node]:
-                paths.append((node, conditions))
+                paths[node] = conditions
                 continue
             no, yes = self._condition(int(tree.feature[node]), float(tree.threshold[node]), columns)
             waiting.append((int(tree.children_left[node]), [*conditions, no]))
@@ -65,7 +81,7 @@ class Rules:
         """The condition at or below the threshold, and above it."""
         if column >= len(self.columns):
             name = columns.number_names[column - len(self.columns)]
-            return ((name, "<="), f"{name} <= {threshold:.4g}"), ((name, ">"), f"{name} > {threshold:.4g}")
+            return ((name, "<="), f"{name} <= {threshold:.9g}"), ((name, ">"), f"{name} > {threshold:.9g}")
         name = columns.names[self.columns[column]]
         return ((name, "not"), f"not [{name}]"), ((name, "is"), name)
 
@@ -77,7 +93,7 @@ def fit(table: Table, fires: Bool[np.ndarray, " n"], rng: np.random.Generator) -
     share = MIN_FIRES / float(chosen.weight.sum())
     tree = DecisionTreeClassifier(max_depth=DEPTH, min_weight_fraction_leaf=min(share, 0.5), random_state=0)
     tree.fit(_matrix(table, columns, chosen.rows), chosen.fires, sample_weight=chosen.weight)
-    return Rules(columns, tree, float(fires.mean()))
+    return Rules.of(columns, tree, float(fires.mean()))
 
 
 def _shortest(conditions: list[Condition]) -> list[str]:

@@ -24,10 +24,30 @@ DEFINITIONS = {
     "base_rate": "share of the test vectors on which the latent fires",
     "n, n_units, n_fires": "test vectors, the problems they belong to, and those on which the latent fires",
     "token_auprc": "auprc of the token lookup on the same vectors",
+    "verdict": "no better than chance: auprc_low is not above base_rate and random_auprc; else strong (auprc "
+    ">= 0.75), fair (>= 0.5) or weak; and whether auprc_low is above token_auprc",
     "random_auprc": "auprc of the same method for a random twin, which fires as often in every problem, on "
     "vectors drawn at random; the twin is explained in its own right, except that token_graph and llm, which "
     "would have to run it through a model, are scored on its fires as they stand",
 }
+
+
+STRONG, FAIR = 0.75, 0.5
+
+
+def verdict_of(auprc: float, low: float, chance: float, lookup: float | None) -> str:
+    """What a score says of an explanation: whether it is above chance, how good it is, what its rival does.
+
+    Args:
+        auprc: On the test problems.
+        low: Lower end of its interval.
+        chance: The larger of base rate and the random twin's score.
+        lookup: The token lookup's score on the same vectors; None for the lookup itself.
+    """
+    if low <= chance:
+        return "no better than chance"
+    word = "strong" if auprc >= STRONG else "fair" if auprc >= FAIR else "weak"
+    return word if lookup is None or low > lookup else f"{word}, not shown to beat the token lookup"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ random twin. `docs/explanations.md` describes the methods and how to read the nu
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from thoughtlens.acts import ActivationStore, StoreSize
@@ -16,7 +17,10 @@ from thoughtlens.core import (
     Parts,
     Plan,
     Result,
+    load_config,
+    read_recipe,
     read_rows,
+    require_made_from,
     run_stage,
     schema,
     warn,
@@ -55,8 +59,30 @@ def explain(cfg: ExplainConfig, out: str | Path) -> Result:
     endpoint = Endpoint(cfg.llm) if cfg.llm is not None else None
     inputs = {"acts": Path(cfg.acts), "sae": Path(cfg.sae)}
     if cfg.interpret is not None:
+        require_made_from(Path(cfg.interpret), inputs)
         inputs["interpret"] = Path(cfg.interpret)
     return run_stage("explain", cfg, out, lambda tmp: _work(cfg, endpoint, tmp), inputs=inputs)
+
+
+def explain_more(cfg: ExplainConfig, out: Path) -> Result:
+    """`explain`; where fewer latents were explained in the same way, the new result replaces the old one.
+
+    A killed call leaves the old result, or the new one beside it, which the next call puts there.
+    """
+    fresh, old = (out.with_name(f"{out.name}.{name}") for name in ("more", "old"))
+    if not out.exists() and (fresh / "result.json").is_file():
+        fresh.rename(out)
+    if (out / "result.json").is_file() and _is_more(cfg, load_config(ExplainConfig, read_recipe(out))):
+        explain(cfg, fresh)
+        shutil.rmtree(old, ignore_errors=True)
+        out.rename(old)
+        fresh.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+    return explain(cfg, out)
+
+
+def _is_more(cfg: ExplainConfig, than: ExplainConfig) -> bool:
+    return cfg.covers(than) and not than.covers(cfg)
 
 
 def plan(cfg: ExplainConfig) -> Plan:

@@ -55,9 +55,10 @@ class SparseLogistic:
             (f"{name} (per standard deviation)", w)
             for name, w in zip(columns.number_names, self.number_coefficients, strict=True)
         ]
-        strongest = sorted((t for t in terms if t[1] != 0), key=lambda t: (-abs(t[1]), t[0]))[:SHOWN]
-        shown = sorted(strongest, key=lambda t: (-t[1], t[0]))
-        return "; ".join(f"{name} ({w:+.2f})" for name, w in shown) or "nothing foretells it"
+        found = sorted((t for t in terms if t[1] != 0), key=lambda t: (-abs(t[1]), t[0]))
+        shown = sorted(found[:SHOWN], key=lambda t: (-t[1], t[0]))
+        more = f"; and {len(found) - SHOWN} weaker ones" if len(found) > SHOWN else ""
+        return "; ".join(f"{name} ({w:+.2f})" for name, w in shown) + more or "nothing foretells it"
 
 
 def fit(

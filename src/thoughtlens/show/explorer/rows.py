@@ -191,6 +191,7 @@ class Said(Record):
     random_auprc: float | None
     token_auprc: float | None
     precision_at_half_recall: float | None
+    verdict: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,12 +36,14 @@ def explorer(cfg: ExplorerConfig, out: str | Path) -> Result:
 
     Raises:
         NotThereError: a run has no finished interpret.
-        MismatchError: runs of thoughts beside runs of text.
+        MismatchError: runs of thoughts beside runs of text, or a stage that was made from another SAE or
+            store than its run has now.
         StoreError: a table of a run is damaged.
     """
     runs = [Run.open(root) for root in (cfg.run, *cfg.others)]
     for run in runs:
         interpreted(run)
+        run.require_one_sae()
         if run.kind != runs[0].kind:
             raise MismatchError(
                 f"{runs[0].root} holds {runs[0].kind}, {run.root} holds {run.kind}; an explorer shows runs "

@@ -78,9 +78,11 @@ def neuronpedia(cfg: NeuronpediaConfig, out: str | Path) -> Result:
     Raises:
         NotThereError: no finished interpret stage.
         ConfigError: several SAEs and none chosen, or no such one.
-        MismatchError: a run of thoughts, which have no tokens to show, or an SAE of several hooks.
+        MismatchError: a run of thoughts, which have no tokens to show, or an SAE of several hooks; a stage
+            that was made from another SAE or store than the run has now.
     """
     run = Run(Path(cfg.run))
+    run.require_one_sae()
     folders = {name: run.folder(name) for name in ("interpret", "lens", "explain")}
     inputs = {name: folder for name, folder in folders.items() if folder.is_dir()}
     outcome = InterpretOutcome.from_json(run.result("interpret"))

@@ -22,6 +22,7 @@ from thoughtlens.core import (
     no_run,
     of_table,
     read_result,
+    require_made_from,
 )
 from thoughtlens.latents import LatentRow
 from thoughtlens.sae import SAE, CurvePoint, load_members
@@ -85,6 +86,18 @@ class Run:
         there = {stage: self.folder(stage) for stage in STAGES}
         found = {stage: read_result(at) for stage, at in there.items() if (at / "result.json").is_file()}
         return {stage: result for stage, result in found.items() if result.get("stage", stage) == stage}
+
+    def require_one_sae(self) -> None:
+        """See that every stage was made from the SAEs and the store that are there now.
+
+        Raises:
+            MismatchError: one was not, as after training again.
+        """
+        now = {"acts": self.folder("extract"), "sae": self.folder("train")}
+        edits = self.folder("intervene")
+        for folder in (*map(self.folder, BY_NAME), *(edits.iterdir() if edits.is_dir() else ())):
+            if folder.suffix != ".tmp" and (folder / "result.json").is_file():
+                require_made_from(folder, now)
 
     def folder(self, stage: str) -> Path:
         """Where a stage writes."""

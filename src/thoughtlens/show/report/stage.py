@@ -29,9 +29,11 @@ def report(cfg: ReportConfig, out: str | Path) -> Result:
 
     Raises:
         NotThereError: no run, or none of its stages is finished.
+        MismatchError: a stage was made from another SAE or store than the run has now.
         StoreError: a table of the run is damaged.
     """
     run = Run.open(cfg.run)
+    run.require_one_sae()
     inputs = {stage: run.folder(stage) for stage in run.results}
     inputs |= {f"intervene_{name}": path for name, path in found_in(run).items()}
     address = cfg.explorer or _explorer(run, Path(out))

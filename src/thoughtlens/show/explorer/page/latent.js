@@ -47,7 +47,7 @@ function Explanations({ run, member, rows }) {
   const weak = first.auprc === null || (first.auprc_low ?? first.auprc) <= rival;
   return html`<p class=${weak ? "says weak" : "says"}>${weak ? html`<span class="pill bad">weak</span> ` : null}${visible(first.text)}</p>
     ${weak ? html`<p class="note">Its score is not above that of ${rival === first.random_auprc ? "a random latent's explanation" : "token lookup"}: do not take it for what the latent means.</p>` : null}
-    <p class="note">${own(METHODS, first.method) || first.method}; AUPRC <b>${score(first)}</b>, against ${show(first.random_auprc)} for a random latent of the same density
+    <p class="note">${own(METHODS, first.method) || first.method}${first.verdict ? html`: <b>${visible(first.verdict)}</b>` : null}; AUPRC <b>${score(first)}</b>, against ${show(first.random_auprc)} for a random latent of the same density
       and ${show(first.token_auprc)} for token lookup; precision at half recall ${show(first.precision_at_half_recall)}. Held out: n = ${show(first.n)} vectors of ${show(first.n_units)}
       ${" "}${run.kind === "text" ? "documents" : "problems"}, split ${first.split}, at the true base rate.</p>
     ${rest.length ? html`<details><summary>${rest.length} other ${rest.length === 1 ? "explanation" : "explanations"}</summary><div class="scroll"><table><thead><tr><th>method</th><th>says</th><th class="n">AUPRC</th><th class="n">random twin</th></tr></thead>
