@@ -250,13 +250,30 @@ def test_more_latents_take_the_place_of_fewer(text_run, tmp_path):
     assert explain(few, out)["headline"]["n_explained"] == 6
     assert explain_more(few, out)["headline"]["n_explained"] == 6
     assert explain_more(more.model_copy(update={"n_latents": None}), out)["headline"]["n_explained"] == SILENT
+    named = explain_more(few.model_copy(update={"latents": (0, 3)}), tmp_path / "named")
+    assert named["headline"]["n_explained"] == 2  # nothing was there to be beside
     with pytest.raises(OccupiedError, match="window"):
         explain_more(more.model_copy(update={"window": 2}), out)
     # killed between the two renames
     out.rename(tmp_path / "explain.more")
     shutil.copytree(tmp_path / "explain.more", tmp_path / "explain.old")
     assert explain_more(more, out)["headline"]["n_explained"] == SILENT
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["explain"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["explain", "named"]
+
+
+def test_latents_asked_for_join_those_drawn(text_run, tmp_path):
+    _, cfg, _ = text_run
+    out = tmp_path / "explain"
+    few = cfg.model_copy(update={"n_latents": 3, "methods": ("token",)})
+    explain(few, out)
+    drawn = {row["latent"] for row in table(tmp_path)}
+    rest = sorted(set(range(SILENT)) - drawn)
+    result = explain_more(few.model_copy(update={"latents": (rest[0], SILENT)}), out)
+    assert {row["latent"] for row in table(tmp_path)} == {*drawn, rest[0]}
+    assert "2 that were asked for" in result["choice"] and "not explained" in result["warnings"][0]
+    explain_more(few.model_copy(update={"latents": (rest[1],)}), out)
+    assert {row["latent"] for row in table(tmp_path)} == {*drawn, *rest[:2]}
+    assert explain(few, out)["headline"]["n_explained"] == 5  # what the recipe asks for is there
 
 
 def test_verdicts_of_explanations(text_run):

@@ -60,6 +60,8 @@ class ExplainConfig(Config):
     """Latents to explain; unset: a seeded draw of `n_latents` of those that fire in enough problems."""
     n_latents: int | None = Field(64, ge=1)
     """Latents drawn of each SAE; unset: all that fire in enough problems."""
+    also: tuple[int, ...] = ()
+    """Latents explained beside those drawn."""
     min_units: int = Field(10, ge=2)
     """Fitting problems in which a latent must fire to be explained."""
     min_held_units: int = Field(3, ge=2)
@@ -104,11 +106,20 @@ class ExplainConfig(Config):
     """Fixes the problems, the latents drawn, their random twins and all sampling."""
 
     def covers(self, asked: Config) -> bool:
-        """Whether at least as many latents were drawn, and all else is the same."""
+        """Whether as many latents were drawn or more, those asked for are there, and all else is the same."""
         if not isinstance(asked, ExplainConfig) or self.latents is not None or asked.latents is not None:
             return False
         more = self.n_latents is None or (asked.n_latents is not None and self.n_latents >= asked.n_latents)
-        return more and identity(self.model_copy(update={"n_latents": asked.n_latents})) == identity(asked)
+        same = self.model_copy(update={"n_latents": asked.n_latents, "also": asked.also})
+        return more and set(asked.also) <= set(self.also) and identity(same) == identity(asked)
+
+    def beside(self, there: ExplainConfig) -> ExplainConfig:
+        """These settings, made to add to what was explained with others: latents named join those drawn."""
+        if there.latents is not None:
+            return self
+        named = {"latents": None, "n_latents": there.n_latents} if self.latents is not None else {}
+        also = tuple(sorted({*there.also, *self.also, *(self.latents or ())}))
+        return self.model_copy(update={"also": also, **named})
 
 
 def settings(

@@ -187,19 +187,20 @@ def chosen_latents(cfg: ExplainConfig, member: Member, eligible: np.ndarray) -> 
         f"fire in {cfg.min_units} fitting, {cfg.min_held_units} validation and {cfg.min_held_units} test "
         f"problems, and not everywhere"
     )
+    asked = sorted({*(cfg.latents or ()), *cfg.also})
+    if outside := [i for i in asked if not 0 <= i < d_sae]:
+        raise ConfigError(f"latents: expected some of 0..{d_sae - 1} of {name}, got {outside[0]}")
+    short = ", ".join(str(i) for i in asked if not eligible[i])
+    said = [f"{name}: not explained, as they do not {need}: {short}"] if short else []
+    named = [i for i in asked if eligible[i]]
     if cfg.latents is not None:
-        asked = sorted(set(cfg.latents))
-        if outside := [i for i in asked if not 0 <= i < d_sae]:
-            raise ConfigError(f"latents: expected some of 0..{d_sae - 1} of {name}, got {outside[0]}")
-        short = [i for i in asked if not eligible[i]]
-        said = f"{name}: not explained, as they do not {need}: {', '.join(map(str, short))}"
-        return [i for i in asked if eligible[i]], [said] if short else []
+        return named, said
     found = np.flatnonzero(eligible)
     if not len(found):
         return [], [f"{name}: nothing to explain, as no latents {need}"]
     if cfg.n_latents is not None and len(found) > cfg.n_latents:
-        found = np.sort(np.random.default_rng(cfg.seed).choice(found, cfg.n_latents, replace=False))
-    return found.tolist(), []
+        found = np.random.default_rng(cfg.seed).choice(found, cfg.n_latents, replace=False)
+    return sorted({*found.tolist(), *named}), said
 
 
 def _names(corpus: Corpus) -> dict[int, str]:

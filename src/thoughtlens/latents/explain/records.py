@@ -32,7 +32,7 @@ class ExplanationRow(Record):
     random_auprc: float
     validation_auprc: float
     chosen: bool
-    verdict: str = ""
+    verdict: str | None = None
     """How far it can be trusted, in words: `verdict_of`."""
 
 

@@ -65,24 +65,23 @@ def explain(cfg: ExplainConfig, out: str | Path) -> Result:
 
 
 def explain_more(cfg: ExplainConfig, out: Path) -> Result:
-    """`explain`; where fewer latents were explained in the same way, the new result replaces the old one.
+    """`explain`; where other latents were explained in the same way, the new result has both in its place.
 
     A killed call leaves the old result, or the new one beside it, which the next call puts there.
     """
     fresh, old = (out.with_name(f"{out.name}.{name}") for name in ("more", "old"))
     if not out.exists() and (fresh / "result.json").is_file():
         fresh.rename(out)
-    if (out / "result.json").is_file() and _is_more(cfg, load_config(ExplainConfig, read_recipe(out))):
-        explain(cfg, fresh)
-        shutil.rmtree(old, ignore_errors=True)
-        out.rename(old)
-        fresh.rename(out)
+    if (out / "result.json").is_file():
+        there = load_config(ExplainConfig, read_recipe(out))
+        cfg = cfg.beside(there)
+        if cfg.covers(there) and not there.covers(cfg):
+            explain(cfg, fresh)
+            shutil.rmtree(old, ignore_errors=True)
+            out.rename(old)
+            fresh.rename(out)
     shutil.rmtree(old, ignore_errors=True)
     return explain(cfg, out)
-
-
-def _is_more(cfg: ExplainConfig, than: ExplainConfig) -> bool:
-    return cfg.covers(than) and not than.covers(cfg)
 
 
 def plan(cfg: ExplainConfig) -> Plan:

@@ -44,6 +44,8 @@ def choice(cfg: ExplainConfig) -> str:
         latents = (
             f"a seeded draw of {cfg.n_latents} latents of each SAE among those that fire in enough problems"
         )
+    if cfg.also:
+        latents += f", and {len(cfg.also)} that were asked for"
     return (
         f"explained: {latents}; shown first (chosen): the method with the best average precision on the "
         f"validation problems, the shortest text among those within 0.01 of it"

@@ -141,7 +141,7 @@ class AssociationRow(Record):
     z: float
     q_value: float
     p_max: float
-    direction: str = column(default="")
+    direction: str | None = None
     """`more` or `less`: how often it fires there, against elsewhere (numbers: with larger ones)."""
 
 

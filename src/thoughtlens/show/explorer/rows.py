@@ -191,7 +191,7 @@ class Said(Record):
     random_auprc: float | None
     token_auprc: float | None
     precision_at_half_recall: float | None
-    verdict: str = ""
+    verdict: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

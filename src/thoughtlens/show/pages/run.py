@@ -88,16 +88,16 @@ class Run:
         return {stage: result for stage, result in found.items() if result.get("stage", stage) == stage}
 
     def require_one_sae(self) -> None:
-        """See that every stage was made from the SAEs and the store that are there now.
+        """See that every stage was made from the SAEs and the store that are there now; pages leave out
+        interventions with others.
 
         Raises:
             MismatchError: one was not, as after training again.
         """
         now = {"acts": self.folder("extract"), "sae": self.folder("train")}
-        edits = self.folder("intervene")
-        for folder in (*map(self.folder, BY_NAME), *(edits.iterdir() if edits.is_dir() else ())):
-            if folder.suffix != ".tmp" and (folder / "result.json").is_file():
-                require_made_from(folder, now)
+        for stage in BY_NAME:
+            if stage != "intervene" and (self.folder(stage) / "result.json").is_file():
+                require_made_from(self.folder(stage), now)
 
     def folder(self, stage: str) -> Path:
         """Where a stage writes."""
