@@ -7,6 +7,7 @@ import shlex
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 import typer.main
 
 from tests.planted import HOOKS, D
@@ -14,9 +15,10 @@ from tests.show.explorer.pages import tables
 from tests.show.explorer.runs import HOSTILE, thought_run
 from tests.show.explorer.tables import plant_explain, plant_lens, write
 from thoughtlens.cli.commands.app import app
-from thoughtlens.core import write_json
+from thoughtlens.core import MismatchError, write_json
 from thoughtlens.core.records.manifest import UNCHECKED
 from thoughtlens.models import CONVENTION
+from thoughtlens.sae import load, save
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.overview import unexplained
 from thoughtlens.show.explorer.sources import commands, sources
@@ -24,6 +26,8 @@ from thoughtlens.show.explorer.stage import explorer
 from thoughtlens.show.explorer.summary import summary, words
 from thoughtlens.show.pages.run import Run
 from thoughtlens.show.pages.text import at_thought
+from thoughtlens.show.report.config import ReportConfig
+from thoughtlens.show.report.stage import report
 
 HELD, OPEN = 0.01, 0.5
 
@@ -171,3 +175,14 @@ def test_a_control_of_pause_tokens_feeds_nothing_back(root, control):
     assert run.fed_back == (control is None or "pause" not in control)
     assert ("which is what the thought before it wrote" in run.thoughts_are) == run.fed_back
     assert ("nothing is fed back" in run.thoughts_are) != run.fed_back
+
+
+def test_saes_trained_again_are_never_mixed_with_what_was_said_of_the_old_ones(tmp_path):
+    root = thought_run(tmp_path / "run", n=40)
+    trained = load(root / "sae")
+    with torch.no_grad():
+        trained.W_enc *= 2
+    save(trained, root / "sae")
+    for stage, cfg in ((explorer, ExplorerConfig(run=root)), (report, ReportConfig(run=root))):
+        with pytest.raises(MismatchError, match=r"interpret was made from another sae"):
+            stage(cfg, tmp_path / "out")

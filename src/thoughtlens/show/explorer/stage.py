@@ -43,12 +43,13 @@ def explorer(cfg: ExplorerConfig, out: str | Path) -> Result:
     runs = [Run.open(root) for root in (cfg.run, *cfg.others)]
     for run in runs:
         interpreted(run)
-        run.require_one_sae()
         if run.kind != runs[0].kind:
             raise MismatchError(
                 f"{runs[0].root} holds {runs[0].kind}, {run.root} holds {run.kind}; an explorer shows runs "
                 f"of one kind"
             )
+    for run in runs:
+        run.require_one_sae()
     return pages_of(
         cfg.run, cfg, out, lambda tmp: _work(cfg, runs, tmp), stage="explorer", inputs=_inputs(runs)
     )
