@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Int
 
-from thoughtlens.acts import ActivationStore
+from thoughtlens.acts import ActivationStore, StoreSize
 from thoughtlens.core import ConfigError, DataError, Number, Plan, Result, progress, run_stage, write_rows
 from thoughtlens.evals.recovery.arms import Dictionaries, dictionaries
 from thoughtlens.evals.recovery.config import RecoveryConfig
@@ -61,15 +61,16 @@ DEFINITIONS = {
 
 
 def plan(cfg: RecoveryConfig) -> Plan:
-    """Rows and time expected; reads the store's tables only."""
-    store = ActivationStore.open(cfg.acts)
-    places = len(store.cells)
-    rows = min(store.n_rows // max(places, 1), 3 * cfg.max_rows)
+    """Rows, memory and time of the stage; zeros where the store does not exist yet."""
+    store = StoreSize.of(cfg.acts)
+    if store is None:
+        return Plan(rows=0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
+    per_place = min(store.n_rows // store.n_cells, 3 * cfg.max_rows)
     return Plan(
-        rows=rows * places,
-        memory_bytes=1e9 + 4.0 * rows * max(store.meta.d_in.values()) * 3,
+        rows=per_place * store.n_cells,
+        memory_bytes=1e9 + 12.0 * per_place * max(store.d_in.values()),
         disk_bytes=1e6,
-        seconds=5 + 2e-5 * rows * places,
+        seconds=5 + 2e-5 * per_place * store.n_cells,
     )
 
 
