@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import fields, replace
 
 import matplotlib
@@ -15,6 +16,8 @@ from thoughtlens.interventions.intervene.records import EffectRow
 from thoughtlens.latents.interpret.records import LatentRow
 from thoughtlens.sae.train.records import CurvePoint
 from thoughtlens.show.pages import plots
+from thoughtlens.show.report.blocks import Picture
+from thoughtlens.show.report.render import svg
 
 CURVES = [
     CurvePoint(
@@ -180,3 +183,14 @@ def test_a_dose_response_has_a_line_for_each_direction_and_place():
         [1.0, 2.0],
         [1.0, 2.0],
     ]
+
+
+def test_names_in_a_figure_do_not_follow_from_the_last_bits_of_its_coordinates():
+    def names(shift: float) -> list[str]:
+        figure = Figure(figsize=(3, 2))
+        axes = figure.add_axes((0.1 + shift, 0.1, 0.8, 0.8))
+        axes.plot([0, 1], [0, 1], "o")
+        return re.findall(r'(?:id="|href="#|url\(#)([^")]+)', svg(Picture("p", figure, "")))
+
+    assert names(0) == names(1e-12)
+    assert any(name == "p-0" for name in names(0))

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -212,6 +213,45 @@ def test_damage_is_found_when_opened(root, damage, error, words):
     with pytest.raises(error, match=words) as caught:
         ActivationStore.open(root)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "values"),
+    [
+        ("rows.parquet", "row", lambda n: pa.nulls(n, pa.int64())),
+        ("rows.parquet", "row", lambda n: pa.array(np.arange(n) * 1.0)),
+        ("rows.parquet", "problem_id", lambda n: pa.array(["p0"] * n)),
+        ("rows.parquet", "problem_id", lambda n: pa.array([None] * n, pa.string()).dictionary_encode()),
+        ("rows.parquet", "problem_id", lambda n: pa.array([b"\xff"] * n).dictionary_encode()),
+        ("rows.parquet", "thought_idx", lambda n: pa.array(["0"] * n)),
+        ("rows.parquet", "thought_idx", lambda n: pa.nulls(n, pa.int32())),
+        ("rows.parquet", "thought_idx", lambda n: pa.array(-np.arange(n))),
+        ("problems.parquet", "problem_id", lambda n: pa.array([[i] for i in range(n)])),
+        ("problems.parquet", "group_id", lambda n: pa.array([b"\xff"] * n)),
+        ("problems.parquet", "split", lambda n: pa.array(range(n))),
+        ("problems.parquet", "question", lambda n: pa.array(range(n), pa.timestamp("s"))),
+    ],
+)
+@pytest.mark.parametrize("twice", [False, True])
+def test_columns_of_another_type_or_twice_are_refused(root, monkeypatch, name, column, values, twice):
+    monkeypatch.setenv("THOUGHTLENS_UNCHECKED", "1")  # as of a store whose writer listed these very bytes
+    table = pq.read_table(root / name)
+    new = values(len(table))
+    rest = table if twice else table.select([one for one in table.column_names if one != column])
+    pq.write_table(rest.append_column(column, new), root / name)
+    with pytest.raises(StoreError, match=rf"{name} is inconsistent.*{column}"):
+        ActivationStore.open(root).view(split="train", thoughts=[0])
+
+
+def test_a_problem_without_a_group_is_a_group_of_its_own(root, monkeypatch):
+    monkeypatch.setenv("THOUGHTLENS_UNCHECKED", "1")
+    file = root / "problems.parquet"
+    table = pq.read_table(file)
+    groups = [None, *table["group_id"].to_pylist()[1:]]
+    at = table.column_names.index("group_id")
+    pq.write_table(table.set_column(at, "group_id", pa.array(groups, pa.string())), file)
+    found = ActivationStore.open(root).problems
+    assert found["group_id"].to_pylist() == [found["problem_id"][0].as_py(), *groups[1:]]
 
 
 def test_paths_in_the_meta_lead_nowhere_else(root, tmp_path):

@@ -84,6 +84,9 @@ def test_schema_1_of_the_disk_format_still_reads():
         ({"d_in": "six"}, "d_in"),
         ({"cells": [["a:out"]]}, "cells"),
         ({"hook_names": None}, "hook_names"),
+        ({"provenance": {"thoughts": 3}}, "provenance: .*thoughts"),
+        ({"provenance": {"split": ["train"]}}, "provenance: .*split"),
+        ({"provenance": {"reading": "float32"}}, "provenance: .*reading"),
     ],
 )
 def test_headers_that_do_not_fit(saved, fields, message):

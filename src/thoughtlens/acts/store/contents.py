@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -47,8 +48,14 @@ class Contents:
 
     @cached_property
     def problems(self) -> pa.Table:
-        """`problems.parquet`: one line a problem."""
-        return tables.read(self.root / PROBLEMS)
+        """`problems.parquet`: one line a problem; one that names no group is a group of its own."""
+        table = tables.read(self.root / PROBLEMS)
+        if not table["group_id"].null_count:
+            return table
+        own = pc.call_function(
+            "coalesce", [table[name].cast(pa.string()) for name in ("group_id", "problem_id")]
+        )
+        return table.set_column(table.column_names.index("group_id"), "group_id", own)
 
     @property
     def questions(self) -> pa.ChunkedArray:
@@ -83,7 +90,12 @@ class Contents:
         if self.meta.kind == "text":
             return None
         batches = tables.stream(self.root / ROWS, ["thought_idx"])
-        return np.concatenate([batch["thought_idx"].to_numpy().astype(np.int16) for batch in batches])
+        found = np.concatenate([batch["thought_idx"].to_numpy() for batch in batches])
+        if len(found) and not 0 <= found.min() <= found.max() < 2**15:
+            raise StoreError(
+                f"{self.root / ROWS} is inconsistent: thought_idx from {found.min()} to {found.max()}"
+            )
+        return found.astype(np.int16)
 
     @cached_property
     def thoughts(self) -> list[int]:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
 from thoughtlens.acts.store import tables
 from thoughtlens.acts.store.contents import Contents
 from thoughtlens.acts.store.meta import PROBLEMS, ROWS, load_meta
@@ -117,19 +115,14 @@ class ActivationStore(Contents):
 
     def _check_tables(self) -> None:
         with tables.open_parquet(self.root / ROWS) as file:
-            n, names = file.metadata.num_rows, file.schema_arrow.names
-            types = dict(zip(names, file.schema_arrow.types, strict=True))
-        needed = ["row", *tables.KEYS[self.meta.kind]]
-        if n != self.n_rows or not set(needed) <= set(names):
+            n = file.metadata.num_rows
+            tables.check_schema(self.root / ROWS, file.schema_arrow, ["row", *tables.KEYS[self.meta.kind]])
+        if n != self.n_rows:
             raise StoreError(
-                f"{self.root / ROWS} is inconsistent: expected {self.n_rows} rows with {', '.join(needed)}, "
-                f"got {n} with {', '.join(names)}"
+                f"{self.root / ROWS} is inconsistent: expected {self.n_rows} rows as meta.json says, got {n}"
             )
-        if not pa.types.is_dictionary(types["problem_id"]):
-            raise StoreError(f"{self.root / ROWS} is inconsistent: problem_id is not dictionary-encoded")
         with tables.open_parquet(self.root / PROBLEMS) as file:
-            if not set(tables.PROBLEM_KEYS) <= set(file.schema_arrow.names):
-                raise StoreError(f"{self.root / PROBLEMS} lacks one of {', '.join(tables.PROBLEM_KEYS)}")
+            tables.check_schema(self.root / PROBLEMS, file.schema_arrow, tables.PROBLEM_KEYS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from thoughtlens.acts.store.meta import ROWS
 from thoughtlens.core import DataError, NotThereError, StoreError, whole
 
 KEYS = {"text": ("problem_id", "token_id", "position"), "thoughts": ("problem_id", "thought_idx")}
 INT32 = ("token_id", "position", "thought_idx")
 PROBLEM_KEYS = ("problem_id", "group_id", "split")
+TEXTS = (*PROBLEM_KEYS, "question", "text", "answer", "cot")
+NO_GAPS = ("row", "problem_id", *INT32, "outlier")
+"""Columns of a row that are never null."""
 
 
 def columns(rows: Mapping[str, np.ndarray | Sequence], n: int, kind: str) -> dict[str, np.ndarray]:
@@ -85,6 +89,35 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         raise StoreError(f"{path} is not a Parquet file, or was cut off: {_line(error)}") from None
 
 
+def check_schema(path: Path, schema: pa.Schema, needed: Sequence[str]) -> None:
+    """See that columns of a store's table are there, each once, and of the types that they are read as.
+
+    Raises:
+        StoreError: names the columns.
+    """
+    if missing := [name for name in needed if name not in schema.names]:
+        raise StoreError(
+            f"{path} is inconsistent: it lacks {', '.join(missing)}; it has {', '.join(schema.names)}"
+        )
+    if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+        raise StoreError(f"{path} is inconsistent: it has {', '.join(twice)} more than once")
+    for one in schema:
+        if not _is_read_as(path.name, one.name, one.type):
+            raise StoreError(f"{path} is inconsistent: its column {one.name} has the type {one.type}")
+
+
+def _is_read_as(table: str, name: str, kind: pa.DataType) -> bool:
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if table != ROWS:
+        is_text |= pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type)
+        return name not in TEXTS or is_text or (name not in PROBLEM_KEYS and pa.types.is_null(kind))
+    if name == "problem_id":
+        return pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type)
+    if name == "outlier":
+        return pa.types.is_boolean(kind)
+    return name not in ("row", *INT32) or pa.types.is_integer(kind)
+
+
 def read(path: Path, names: list[str] | None = None) -> pa.Table:
     """A whole table; dictionary columns with one dictionary."""
     with open_parquet(path) as file:
@@ -98,7 +131,10 @@ def stream(path: Path, names: list[str], batch_rows: int = 16384) -> Iterator[pa
     """Some columns of a table, a bounded number of rows at a time."""
     with open_parquet(path) as file:
         try:
-            yield from file.iter_batches(batch_rows, columns=names)
+            for batch in file.iter_batches(batch_rows, columns=names):
+                if gaps := [name for name in NO_GAPS if name in names and batch[name].null_count]:
+                    raise StoreError(f"{path} is inconsistent: {', '.join(gaps)} has rows without a value")
+                yield batch
         except (OSError, pa.ArrowException) as error:
             raise StoreError(f"{path} is damaged: {_line(error)}") from None
 
@@ -108,6 +144,8 @@ def check_problems(problems: pa.Table) -> pa.Array:
     if missing := [name for name in PROBLEM_KEYS if name not in problems.column_names]:
         need = ", ".join(PROBLEM_KEYS)
         raise DataError(f"Expected {need} in the problems table, missing: {', '.join(missing)}")
+    if gaps := [name for name in ("problem_id", "split") if problems[name].null_count]:
+        raise DataError(f"Expected {' and '.join(gaps)} of every problem, got problems without")
     ids = problems["problem_id"].cast(pa.string()).combine_chunks()
     counts = ids.value_counts()
     twice = counts.field("values").filter(pa.array(counts.field("counts").to_numpy() > 1))

@@ -40,6 +40,13 @@ class Listed(Record):
     sha256: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class ListedShard(Listed):
+    """A file that a store's `meta.json` lists."""
+
+    file: str
+
+
 def unchecked() -> bool:
     """Whether the user asked that inputs are not compared with their digests."""
     return os.environ.get(UNCHECKED, "") not in ("", "0")
@@ -163,7 +170,7 @@ def _listed(folder: Path, *signatures: tuple[int, ...]) -> dict[str, Listed]:
         meta = read_json(folder / "meta.json")
         shards, tables = meta.get("shards"), meta.get("tables")
         if isinstance(shards, list) and isinstance(tables, dict):
-            found |= {one["file"]: Listed.from_json(one) for one in shards}
+            found |= {one.file: one for one in map(ListedShard.from_json, shards)}
             found |= {name: Listed(bytes=None, sha256=one) for name, one in tables.items()}
     if not signatures[0]:
         return found

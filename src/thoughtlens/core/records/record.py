@@ -70,12 +70,12 @@ class Record:
         from pydantic import ValidationError
 
         try:
-            return _adapter(cls).validate_python(dict(table))
+            return _adapter(cls).validate_python(dict(table) if isinstance(table, Mapping) else table)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise StoreError(
-                f"{cls.__name__}: {where}: {first['msg']}; the file is damaged or not ours"
+                f"{cls.__name__}: {where or 'all of it'}: {first['msg']}; the file is damaged or not ours"
             ) from None
 
     @classmethod

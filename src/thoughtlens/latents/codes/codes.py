@@ -83,6 +83,10 @@ class Codes:
     def __init__(self, root: Path, meta: CodesMeta) -> None:
         self.root, self.member, self.hook_names = root, meta.member, meta.hook_names
         self.d_sae, self.n_vectors, self.n_fires = meta.d_sae, meta.n_vectors, meta.n_fires
+        if not self.hook_names or not 0 < self.d_sae < 2**31:
+            raise StoreError(
+                f"{root}/meta.json says {len(self.hook_names)} hooks and {self.d_sae} latents; {_again(root)}"
+            )
         places = tensors(root / "places.safetensors", PLACES)
         self.store_row, self.problem = places["row"], places["problem"]
         n_places, rest = divmod(self.n_vectors, len(self.hook_names) or 1)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
 from thoughtlens.acts import PROBLEM_KEYS
-from thoughtlens.core import ConfigError
+from thoughtlens.core import ConfigError, DataError
 
 PROBLEM_COLUMNS = {*PROBLEM_KEYS, "question", "text", "answer", "cot"}
 MOST_LEVELS = 64
@@ -130,6 +130,8 @@ def _n_values(numbers: np.ndarray) -> int:
 
 def encode_labels(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     """Codes of a label column (-1: missing) and its values as text, sorted."""
+    if pa.types.is_nested(column.type):
+        raise DataError(f"Expected one value for each label, got a column of the type {column.type}")
     if pa.types.is_floating(column.type):
         column = pc.if_else(pc.is_nan(column), None, column)  # type: ignore[attr-defined]
     values = sorted(column.drop_null().unique().to_pylist())

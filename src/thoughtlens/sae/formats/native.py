@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ from thoughtlens.core import (
     ConfigError,
     Json,
     NotThereError,
+    Record,
+    StoreError,
     require_sound,
     seal,
     validate_config,
@@ -30,6 +33,34 @@ FORMAT = "thoughtlens-sae"
 SCHEMA = 1
 MAX_WIDTH = 2**30
 FILES = ("cfg.json", "sae.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known(Record):
+    """What stages read of a provenance; the rest of it may be anything."""
+
+    model: str | None = None
+    model_revision: str | None = None
+    model_digest: str | None = None
+    acts_digest: str | None = None
+    reading: Json | None = None
+    thoughts: list[int] | None = None
+    split: str | None = None
+    drop_outliers: bool | None = None
+    rows_seen: int | None = None
+
+
+def require_provenance(table: Json, where: object) -> Json:
+    """A provenance as it stands, if what is read of it has the right types.
+
+    Raises:
+        CheckpointError: it has not.
+    """
+    try:
+        Known.from_json(table)
+    except StoreError as error:
+        raise CheckpointError(f"{where}: provenance: {error}") from None
+    return table
 
 
 class Header(Config):
@@ -105,7 +136,7 @@ def read_native(directory: Path) -> tuple[SAE, dict[str, Tensor]]:
     sae = _empty(header, directory / "cfg.json")
     tensors = _read_tensors(directory / "sae.safetensors")
     _check(tensors, sae.state_dict(), directory / "sae.safetensors")
-    sae.hook_names, sae.provenance = header.hook_names, header.provenance
+    sae.hook_names, sae.provenance = header.hook_names, require_provenance(header.provenance, directory)
     return sae, tensors
 
 

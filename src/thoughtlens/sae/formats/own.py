@@ -22,7 +22,7 @@ from thoughtlens.sae.formats.arithmetic import (
 from thoughtlens.sae.formats.base import Format
 from thoughtlens.sae.formats.files import read_safetensors, write_tensors
 from thoughtlens.sae.formats.fitting import cannot_hold, refuse_negative
-from thoughtlens.sae.formats.native import FORMAT, read_header, read_native, write_header
+from thoughtlens.sae.formats.native import FORMAT, read_header, read_native, require_provenance, write_header
 from thoughtlens.sae.formats.portable import COUNTED, Portable, Pursuit, Rule, Weights, checked
 from thoughtlens.sae.formats.says import KEY, said
 from thoughtlens.sae.formats.settings import peek
@@ -155,7 +155,7 @@ def _empty(portable: Portable) -> SAE:
         sae = KINDS[cfg.kind](cfg, portable.d_in, portable.d_out)  # type: ignore[attr-defined]
     sae = sae.to(portable.dtype)
     sae.hook_names = [] if portable.hook is None else [portable.hook]
-    sae.provenance = dict(portable.provenance)
+    sae.provenance = dict(require_provenance(portable.provenance, "an SAE with settings of this project"))
     if portable.model is not None:
         sae.provenance.setdefault("model", portable.model)
     if kept := portable.says.kept():

@@ -21,6 +21,8 @@ from thoughtlens.show.report.blocks import Picture, Section
 DIRECTIONS = {"better": "up", "worse": "down"}
 """Style of the verdicts that name a direction."""
 
+HASHED = re.compile(r'(?<=["#])[a-z]+[0-9a-f]{10}(?=[")])')
+"""Names that matplotlib makes of coordinates, whose last bits differ from process to process."""
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 
 
@@ -70,6 +72,8 @@ def svg(picture: Picture) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = text.replace(INK, "currentColor").replace("'DejaVu Sans'", FONT)
+    hashes = {found: f"{i}" for i, found in enumerate(dict.fromkeys(HASHED.findall(text)))}
+    text = HASHED.sub(lambda found: hashes[found[0]], text)
     for before in ('id="', 'xlink:href="#', "url(#"):
         text = text.replace(before, f"{before}{picture.name}-")
     width = 72 * picture.figure.get_figwidth()
