@@ -38,6 +38,7 @@ from .interpret.tables import Tables as Tables
 from .lens.records import LatentTokenRow as LatentTokenRow
 from .stats.labels import PROBLEM_COLUMNS as PROBLEM_COLUMNS
 from .stats.labels import Label as Label
+from .stats.labels import doubtful_values as doubtful_values
 from .stats.labels import encode_labels as encode_labels
 from .stats.labels import not_told_apart as not_told_apart
 from .stats.labels import read_labels as read_labels

@@ -35,6 +35,7 @@ from .formats.io import member_names as member_names
 from .formats.io import member_path as member_path
 from .formats.io import save as save
 from .formats.says import differences as differences
+from .formats.says import of_another_model as of_another_model
 from .formats.size import SAESize as SAESize
 from .kinds.base import SAE as SAE
 from .kinds.base import Batch as Batch

@@ -56,6 +56,7 @@ class Source:
     assumed: tuple[str, ...] = ()
     """Those of the settings that nothing stands behind."""
     accuracy: Callable[[Path], list[Accuracy] | None] = lambda root: None
+    doubts: Callable[[Path], list[str]] = lambda root: []
     """How often the model's own answers are right, from a store of thoughts."""
 
     @property

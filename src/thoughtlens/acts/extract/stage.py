@@ -195,6 +195,7 @@ def _outcome(cfg: ExtractConfig, tmp: Path, source: Source) -> ExtractOutcome:
     )
     warnings = [
         *source.notes,
+        *source.doubts(tmp),
         *([copies] if source.meta.kind == "text" and n_groups < len(problems) else []),
     ] + [
         f"split {split} has no rows: {len(split_of)} problems are too few for the shares asked for"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from scipy import stats
 
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.records import Accuracy, Answers
@@ -29,6 +31,8 @@ from thoughtlens.problems import source as problem_source
 
 ANSWERS = "answers"
 QUESTION_TOKENS, ANSWER_TOKENS = 60, 10
+LEAST, SHUFFLES = 10, 20
+"""Problems from which on answers are held beside those of other problems, and how often."""
 
 
 def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Source:
@@ -63,6 +67,7 @@ def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Sou
         settings=model.settings,
         assumed=model.assumed,
         accuracy=_accuracy,
+        doubts=_doubts,
     )
 
 
@@ -171,3 +176,25 @@ def _accuracy(root: Path) -> list[Accuracy]:
             Accuracy(split=split, accuracy=interval.estimate, low=interval.low, high=interval.high, n=n)
         )
     return found
+
+
+def _doubts(root: Path) -> list[str]:
+    """What is to be said where answers are right no more often than without any look at the question."""
+    names = ["model_answer", "model_value", "answer", "correct"]
+    text, value, gold, correct = (
+        column.to_pylist() for column in pq.read_table(root / PROBLEMS).select(names)
+    )
+    n, right = len(gold), sum(correct)
+    if n < LEAST:
+        return []
+    rng = np.random.default_rng(0)
+    other = [gold[i] for _ in range(SHUFFLES) for i in rng.permutation(n)]
+    of_others = sum(map(is_right, text * SHUFFLES, value * SHUFFLES, other)) / len(other)
+    blind = max(of_others, Counter(gold).most_common(1)[0][1] / n)
+    if stats.binomtest(right, n, blind, alternative="greater").pvalue <= 0.05:
+        return []
+    return [
+        f"the model's answers are right for {right} of {n} problems, no more often than answers of other "
+        f"problems or always the same one would be ({blind:.1%}): is it the right checkpoint, base and "
+        f"prompt, and does each answer stand beside its own question?"
+    ]

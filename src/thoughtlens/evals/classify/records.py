@@ -96,6 +96,8 @@ class Seen(Record):
     """Without a label, left out."""
     n_copies: int = 0
     """Put into the group of another unit, of whose text or vectors theirs are copies."""
+    n_contradicted: int = 0
+    """With the text of another unit, up to case, space and punctuation, and not its label."""
     out_of_step: str | None = None
     """Why its groups look shifted against its texts."""
 

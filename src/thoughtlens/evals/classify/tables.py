@@ -29,6 +29,7 @@ from thoughtlens.evals.probing.menu import ARMS, CELL_POOLINGS, TOKEN_POOLINGS
 from thoughtlens.evals.probing.probes import Probe
 from thoughtlens.evals.probing.records import ClassReport, Comparison
 from thoughtlens.evals.probing.samples import ThoughtSamples
+from thoughtlens.latents import doubtful_values
 from thoughtlens.numerics import SHARED_TRAINING
 
 
@@ -218,6 +219,12 @@ def _warnings(task: Task, found: Mapping[Key, Probe]) -> list[str]:
             f"{seen.n_copies} units are copies of another in text or vectors, under another group: each "
             f"counts as one group with it"
         )
+    if seen.n_contradicted:
+        out.append(
+            f"{seen.n_contradicted} units have the text of another unit and a different label: is the label "
+            f"one of the text, and does each stand in its own line?"
+        )
+    out += doubtful_values(cfg.target or cfg.label_column, task.units.classes or [])
     if seen.out_of_step:
         out.append(seen.out_of_step)
     out += _twins(found)

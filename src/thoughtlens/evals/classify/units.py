@@ -117,8 +117,15 @@ def _noted(seen: Seen, units: Units, labels: pa.ChunkedArray, groups: pa.Chunked
         seen,
         n_unlabelled=labels.null_count + (nan or 0),
         n_copies=len(np.unique(named)) - len(np.unique(units.groups)),
+        n_contradicted=0 if units.classes is None else _contradicted(units),
         out_of_step=_out_of_step(units.texts, named),
     )
+
+
+def _contradicted(units: Units) -> int:
+    alike = grouped(units.texts, [None] * len(units.texts))
+    labels = np.unique(np.stack([alike, units.y.astype(int)], axis=1), axis=0)[:, 0]
+    return int(np.isin(alike, labels[:-1][labels[1:] == labels[:-1]]).sum())
 
 
 def same_vectors(units: Units, samples: ThoughtSamples | TextSamples) -> Units:

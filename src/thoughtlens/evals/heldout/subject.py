@@ -15,7 +15,7 @@ from torch import Tensor
 from thoughtlens.acts import ROWS, ActivationStore, View, ViewBatch, stream
 from thoughtlens.core import DataError, Json, MismatchError
 from thoughtlens.latents import check_hooks, member_thoughts
-from thoughtlens.sae import SAE, Baseline, Cell, JoinedView, SparseActs
+from thoughtlens.sae import SAE, Baseline, Cell, JoinedView, SparseActs, of_another_model
 
 MIN_ROWS_PER_DIM = 10
 BATCH_ACTS = 2**24
@@ -141,19 +141,10 @@ class Subject:
 
 def check_model(store: ActivationStore, sae: SAE, name: str) -> None:
     """Raise MismatchError if the SAE was trained on another model, module or count of thoughts."""
-    known = sae.provenance
-    pairs = {
-        "the model with digest": (known.get("model_digest"), store.meta.model_digest),
-        "the thought convention": (known.get("thought_convention"), store.meta.thought_convention),
-    }
-    for hook in sae.hook_names:
-        pairs[f"{hook} as module"] = ((known.get("modules") or {}).get(hook), store.meta.modules.get(hook))
-    for what, (mine, theirs) in pairs.items():
-        if mine is not None and theirs is not None and mine != theirs:
-            raise MismatchError(
-                f"The SAE {name!r} was trained with {what} {mine}, {store.root} holds {theirs}. "
-                f"Give the store it was trained on, or one of the same model"
-            )
+    if other := of_another_model(sae, store):
+        raise MismatchError(
+            f"The SAE {name!r} was {other}. Give the store it was trained on, or one of the same model"
+        )
 
 
 def check_store(store_digest: str, reading: Json, sae: SAE, name: str, force: bool) -> list[str]:

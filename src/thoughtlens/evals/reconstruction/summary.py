@@ -144,6 +144,7 @@ def varying(members: Sequence[Validated]) -> Sequence[Validated]:
 def remarks(members: Sequence[Validated]) -> list[str]:
     """What the result says of its numbers: doubtful intervals, and cells that hardly vary."""
     notes = [f"{m.member}: {note}" for m in members for note in m.notes]
+    notes += [line for m in varying(members) for line in _learned_nothing(m)]
     flat = flat_cells([cell for m in members for cell in m.spreads])
     if flat:
         counted = {m.member for m in varying(members)}
@@ -155,6 +156,25 @@ def remarks(members: Sequence[Validated]) -> list[str]:
             f"{', ...' if len(names) > 8 else ''}; left out of the headline: {left_out or 'none'}"
         )
     return notes
+
+
+def _learned_nothing(member: Validated) -> list[str]:
+    """What is to be said of an SAE that explains no more than a constant, or an SAE that learned nothing."""
+    mine = member.reconstruction["sae"].explained_variance
+    without = {"a constant": 0.0, "an SAE with random directions": _random(member)}
+    beaten = [name for name, ev in without.items() if None not in (mine, ev) and mine - ev <= DELTA_EV]
+    if not beaten:
+        return []
+    fires = "no latent fires" if member.sparsity.l0 == 0 else f"L0 {member.sparsity.l0:.3g}"
+    return [
+        f"{member.member}: explains no more than {beaten[0]} would (explained variance {mine:.3g}, {fires}): "
+        f"was it trained, on this layer and model, on rows scaled as these are?"
+    ]
+
+
+def _random(member: Validated) -> float | None:
+    found = member.reconstruction.get("random")
+    return None if found is None else found.explained_variance
 
 
 def doubts(mine: Tally, fidelity: Sequence[Record] | None, seed: int) -> list[str]:

@@ -108,6 +108,16 @@ class Pair:
     def __str__(self) -> str:
         return " and ".join(f"{c.path}:{name}" for c, name in self.sides)
 
+    def doubt(self) -> str | None:
+        """Why they say nothing of each other: no two trainings have the same latent at every index."""
+        a, b = (c.members[name].W_dec for c, name in self.sides)
+        if a.shape != b.shape or not torch.allclose(a, b, atol=1e-4):
+            return None
+        return (
+            f"{self} have the same decoder, latent by latent: copies, or trained with one seed; that they "
+            f"agree says nothing of stability or transfer"
+        )
+
     def _names(self) -> PairNames:
         (a, name), (b, other) = self.sides
         return PairNames(member=name, other_sae="" if a is b else str(b.path), other_member=other)

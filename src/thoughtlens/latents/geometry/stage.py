@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from thoughtlens.core import Number, Parts, Plan, Result, progress, run_stage, schema
+from thoughtlens.core import Number, Parts, Plan, Result, progress, run_stage, schema, warn
 from thoughtlens.latents.geometry.blocks import CANDIDATES
 from thoughtlens.latents.geometry.config import GeometryConfig
 from thoughtlens.latents.geometry.pairs import neighbours_table, open_collections, pairs_of
@@ -98,6 +98,9 @@ def _work(cfg: GeometryConfig, tmp: Path) -> GeometryOutcome:
     pq.write_table(neighbours_table(cfg, collections[0]), tmp / "neighbours.parquet", compression="zstd")
     pairs = pairs_of(cfg, collections)
     every = range(len(pairs))
+    warnings = [line for pair in pairs if (line := pair.doubt())]
+    for line in warnings:
+        warn(line)
     with progress("geometry", len(pairs), "pairs") as bar:
         for i in parts.todo(every):
             found, matches = pairs[i].compare(cfg)
@@ -113,6 +116,7 @@ def _work(cfg: GeometryConfig, tmp: Path) -> GeometryOutcome:
         stability=stability(rows) if cfg.others else [],
         headline=_headline(rows),
         definitions=DEFINITIONS,
+        warnings=warnings,
     )
 
 

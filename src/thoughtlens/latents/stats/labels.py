@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +19,8 @@ from thoughtlens.core import ConfigError, DataError
 PROBLEM_COLUMNS = {*PROBLEM_KEYS, "question", "text", "answer", "cot"}
 MOST_LEVELS = 64
 """Values of a column that are told apart at most."""
+MISSING = frozenset(("", "nan", "NaN", "None", "null", "NULL", "N/A", "n/a", "<NA>", "NaT"))
+"""How programs write that there is no value."""
 OTHERS = "any other"
 """The level of values that are not told apart."""
 
@@ -87,6 +90,24 @@ def not_told_apart(labels: Sequence[Label]) -> list[str]:
                 f"label {label.name}: {len(label.levels) - 1} of its {label.n_values:,} values are told "
                 f"apart, those of too few problems share one level"
             )
+        said += doubtful_values(label.name, label.levels)
+    return said
+
+
+def doubtful_values(name: str, values: Sequence[str]) -> list[str]:
+    """What is to be said of a label column whose values look like slips of its making."""
+    said, spelt = [], defaultdict(list)
+    for value in values:
+        spelt[" ".join(value.split()).casefold()].append(value)
+    for alike in spelt.values():
+        if len(alike) > 1:
+            listed = " and ".join(map(repr, alike))
+            said.append(
+                f"label {name}: {listed} differ in case or space alone, and count as different values"
+            )
+    if words := [value for value in values if value.strip() in MISSING]:
+        listed = ", ".join(map(repr, words))
+        said.append(f"label {name}: {listed} counts as a value; leave cells empty (null) where there is none")
     return said
 
 

@@ -80,9 +80,26 @@ def differences(members: Mapping[str, SAE], store: ActivationStore) -> list[str]
     return [f"{name}: {text}" for name, sae in members.items() for text in _differences(sae, store)]
 
 
+def of_another_model(sae: SAE, store: ActivationStore) -> str | None:
+    """What an SAE was trained with and this store was not: model, module, or count of thoughts."""
+    known = sae.provenance
+    pairs = {
+        "the model with digest": (known.get("model_digest"), store.meta.model_digest),
+        "the thought convention": (known.get("thought_convention"), store.meta.thought_convention),
+    }
+    for hook in sae.hook_names:
+        pairs[f"{hook} as module"] = ((known.get("modules") or {}).get(hook), store.meta.modules.get(hook))
+    for what, (mine, theirs) in pairs.items():
+        if mine is not None and theirs is not None and mine != theirs:
+            return f"trained with {what} {mine}, {store.root} holds {theirs}"
+    return None
+
+
 def _differences(sae: SAE, store: ActivationStore) -> list[str]:
     own = said(sae.provenance)
     found = [f"it was trained on {text}; no hook here gives that" for text in _processed(own, sae)]
+    if other := of_another_model(sae, store):
+        found.append(f"it was {other}")
     if own == Says():
         return found
     here = of_store(store)
