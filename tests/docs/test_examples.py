@@ -45,7 +45,11 @@ def test_what_was_tracked(folder):
 
 
 def test_what_was_pushed_and_pulled(folder):
-    assert sorted(p.name for p in (folder / "back").iterdir()) == ["cfg.json", "sae.safetensors"]
+    assert sorted(p.name for p in (folder / "back").iterdir()) == [
+        "cfg.json",
+        "sae.safetensors",
+        "thoughtlens-files.json",
+    ]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")

@@ -23,6 +23,7 @@ from thoughtlens import sae as saes
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import ConfigError, DataError, HookError, NotThereError, OccupiedError, load_config
 from thoughtlens.numerics.metrics.geometry import mmcs
+from thoughtlens.sae.fit import run
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import plan, train
 
@@ -197,7 +198,7 @@ def test_what_cannot_be_trained_leaves_no_trace(text, tmp_path, changes, error, 
     ("key", "value", "message"),
     [
         ("sae.l1", -1, "greater than or equal to 0"),
-        ("batch_size", 0, "greater than or equal to 1"),
+        ("batch_size", 0, "greater than or equal to 2"),
         ("warmup", 1.5, "less than or equal to 1"),
         ("decay", 0.99, "warmup [+] decay must not exceed 1"),
         ("validation_split", "train", "are both 'train'"),
@@ -276,14 +277,19 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(thoughts, tmp_path
     assert (out / FILES[2]).read_bytes() == (tmp_path / "whole" / FILES[2]).read_bytes()
 
 
-def test_finished_members_are_not_trained_again(thoughts, tmp_path):
+def test_finished_members_are_not_trained_again(thoughts, tmp_path, monkeypatch):
     cfg = config(thoughts, members="per_layer", epochs=2.0, checkpoint_every_s=0.0)
-    train(cfg, tmp_path / "sae")
-    done = tmp_path / "sae.tmp"
-    (tmp_path / "sae").rename(done)
-    (done / "result.json").unlink()
-    stamp = (done / "layers.0-out" / "sae.safetensors").stat().st_mtime_ns
-    (done / "checkpoints" / "layers.1.mlp-out" / "done.json").unlink()
+    save = run.save_sae
+
+    def stopped(sae, folder):
+        if folder.name == "layers.1.mlp-out":
+            raise KeyboardInterrupt
+        save(sae, folder)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(run, "save_sae", stopped)
+        train(cfg, tmp_path / "sae")
+    stamp = (tmp_path / "sae.tmp" / "layers.0-out" / "sae.safetensors").stat().st_mtime_ns
     train(cfg, tmp_path / "sae")
     assert (tmp_path / "sae" / "layers.0-out" / "sae.safetensors").stat().st_mtime_ns == stamp
     assert (tmp_path / "sae" / "layers.1.mlp-out" / "sae.safetensors").stat().st_mtime_ns > stamp

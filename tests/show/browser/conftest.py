@@ -7,6 +7,14 @@ import shutil
 import pytest
 
 
+@pytest.fixture(scope="package", autouse=True)
+def planted_tables_are_taken_as_they_are():
+    """Some runs here are made of planted tables, which no stage has written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("THOUGHTLENS_UNCHECKED", "1")
+        yield
+
+
 @pytest.fixture(scope="session")
 def chromium():
     """Where the program is."""

@@ -113,7 +113,7 @@ def design_effect(
         chance: Which groups there are.
     """
     assert values.shape is not None
-    if chance.group is None:
+    if chance.group is None or not len(known):
         return np.ones(values.shape[1])
     group = np.unique(chance.group[known], return_inverse=True)[1]
     values = sp.csr_array(values[known])
