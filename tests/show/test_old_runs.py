@@ -84,8 +84,8 @@ def as_then(line: str) -> str:
     line = re.sub(r"^(\| layers\.\S+ \|(?: [^|]* \|){10}) – \| $", r"\1 ", line)  # positions left out
     line = line.replace("no comparison: k = d\\_in keeps everything", "worse")
     line = re.sub(
-        r"\| (lower|higher|inconclusive|equivalent) \| $", "| by its p then, by its p after Holm now | ", line
-    )
+        r"\| (lower|higher|worse|better|inconclusive|equivalent) \|", "| verdict |", line
+    )  # by Holm's p
     line = re.sub(r"n = ([\d,]+) (or|to) ([\d,]+)", r"n = \1 to \3", line)
     line = re.sub(r"(thought\\_in), enters thought (\d+)( = what thought \d+ wrote)?", r"\1\\[\2\\]", line)
     line = re.sub(r"resid (\d+), in thought (\d+)", r"resid\\[\1, \2\\]", line)
