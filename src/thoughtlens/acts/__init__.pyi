@@ -8,6 +8,7 @@ from .store.behind import cutter_of as cutter_of
 from .store.behind import language_model as language_model
 from .store.behind import made_with as made_with
 from .store.behind import open_thoughts as open_thoughts
+from .store.behind import says_how as says_how
 from .store.behind import thought_model as thought_model
 from .store.meta import META as META
 from .store.meta import ROWS as ROWS

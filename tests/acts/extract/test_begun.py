@@ -68,6 +68,12 @@ def test_no_text_gets_a_second_begin_token(model, tmp_path, bos, heads, begun):
     for window in windows:
         assert off(found, window.problem, window.tokens.tolist()) < 1e-5
         assert window.tokens.tolist().count(1) == (heads or begun)
+    (found.root / "config.toml").unlink()  # as a store that was copied without it: its meta says the same
+    moved = ActivationStore.open(found.root)
+    read = next(iter(TextReader.like(moved).read([rows[0]["text"]], [HOOK])))
+    assert torch.allclose(read.acts[HOOK], found.read(HOOK, own), atol=1e-5)
+    again = held_out_text(moved, "test", lm, drop_outliers=False, n_tokens=40, seed=0)
+    assert [w.tokens.tolist() for w in again] == [w.tokens.tolist() for w in windows]
 
 
 CHATS = [

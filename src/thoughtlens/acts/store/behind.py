@@ -38,6 +38,11 @@ def made_with(store: ActivationStore) -> ExtractConfig:
     )
 
 
+def says_how(store: ActivationStore) -> bool:
+    """Whether a store of texts says how they were cut: by its own settings, or in its meta."""
+    return (store.root / "config.toml").is_file() or "bos" in store.meta.reading
+
+
 def cutter_of(lm: LanguageModel, cfg: ExtractConfig) -> Cutter:
     """How an extraction cuts the texts that the model reads, and which tokens give rows."""
     return Cutter(

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int
 
-from thoughtlens.acts import ROWS, ActivationStore, cutter_of, made_with, stream
+from thoughtlens.acts import ROWS, ActivationStore, cutter_of, made_with, says_how, stream
 from thoughtlens.core import DataError
 from thoughtlens.evals.heldout.subject import row_columns
 from thoughtlens.models import LanguageModel
@@ -59,7 +59,7 @@ def held_out_text(
     columns = _columns(store, problems)
     windows = _again(store, lm, columns, drop_outliers)
     if windows is None:
-        bos = bos_id(lm.tokenizer, made_with(store).bos) if _says_how(store) else lm.tokenizer.bos_token_id
+        bos = bos_id(lm.tokenizer, made_with(store).bos) if says_how(store) else lm.tokenizer.bos_token_id
         windows = _cut(columns, drop_outliers, bos if isinstance(bos, int) else None)
     windows = [w for w in windows if ((w.row[1:] >= 0) & (w.row[:-1] >= 0)).any()]
     if not windows:
@@ -91,15 +91,11 @@ def _nothing(store: ActivationStore, split: str, n_documents: int) -> str:
     )
 
 
-def _says_how(store: ActivationStore) -> bool:
-    return (store.root / "config.toml").is_file()
-
-
 def _again(
     store: ActivationStore, lm: LanguageModel, columns: dict[str, np.ndarray], drop_outliers: bool
 ) -> list[Window] | None:
     """The windows of the stored texts, in the rows' order; None where the rows are not theirs."""
-    if not _says_how(store) or "question" not in store.problems.column_names or "window" not in columns:
+    if not says_how(store) or "question" not in store.problems.column_names or "window" not in columns:
         return None
     cutter = cutter_of(lm, made_with(store))
     lines, of = np.unique(columns["problem"], return_inverse=True)

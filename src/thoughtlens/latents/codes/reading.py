@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.acts import ActivationStore, cutter_of, language_model, made_with
+from thoughtlens.acts import ActivationStore, cutter_of, language_model, made_with, says_how
 from thoughtlens.core import DataError, StoreError
 from thoughtlens.models import LanguageModel, by_length, read
 from thoughtlens.problems import Cutter, Window, token_ids
@@ -43,9 +43,10 @@ class TextReader:
             StoreError: the store holds thoughts, or does not say how it was made.
             MismatchError: the model's weights are not those that made the store.
         """
-        if not (store.root / "config.toml").is_file():
+        if not says_how(store):
             raise StoreError(
-                f"{store.root} has no config.toml that says how texts were cut; extract it again"
+                f"{store.root} does not say how its texts were cut (no config.toml, and no bos among reading "
+                f"of its meta.json); extract it again"
             )
         lm, cfg = language_model(store), made_with(store)
         return cls(lm, cutter_of(lm, cfg), cfg.batch_tokens)

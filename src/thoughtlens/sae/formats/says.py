@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from thoughtlens.acts import ActivationStore, made_with
+from thoughtlens.acts import ActivationStore, made_with, says_how
 from thoughtlens.core import Json, Record, StoreError
 from thoughtlens.sae.formats.settings import Count, Ids, Switch, Table, Text
 from thoughtlens.sae.formats.sites import model_type, short
@@ -63,7 +63,7 @@ def said(provenance: Json) -> Says:
 
 def of_store(store: ActivationStore) -> Says:
     """What an SAE trained on a store of text can say; of thoughts or a foreign store, the model alone."""
-    if store.meta.kind != "text" or not (store.root / "config.toml").is_file():
+    if store.meta.kind != "text" or not says_how(store):
         return Says(model=store.meta.model)
     cfg = made_with(store)
     return Says(
@@ -71,7 +71,7 @@ def of_store(store: ActivationStore) -> Says:
         prepend_bos=_begins_with_bos(store, cfg.bos, cfg.drop_special),
         context_size=cfg.context_length,
         exclude_special_tokens=cfg.drop_special,
-        dataset=getattr(cfg.problems, "source", None),
+        dataset=getattr(cfg.problems, "source", None) if "problems" in cfg.model_fields_set else None,
     )
 
 
