@@ -18,6 +18,7 @@ from thoughtlens.core import (
     of_table,
     read_rows,
     schema,
+    to_table,
     write_rows,
 )
 
@@ -121,3 +122,20 @@ def test_whole_columns_become_a_table_of_the_record():
 def test_a_key_may_be_no_name():
     row = Fires(member="pooled", latent=0, level="a", acts=[1.0], share=0.5)
     assert row.to_json()["share_0.05"] == 0.5 and Fires.from_json(row.to_json()) == row
+
+
+@pytest.mark.parametrize(
+    "other", [pa.array([b"\xff"]), pa.array(["1"]), pa.array([[1]]), pa.array([1], pa.timestamp("s"))]
+)
+def test_columns_of_another_type_are_named(tmp_path, other):
+    row = Fires(member="pooled", latent=0, level="a", acts=[1.0], share=0.5)
+    table = to_table(Fires, [row])
+    at = table.column_names.index("latent")
+    assert of_table(Fires, table.set_column(at, "latent", pa.array([0], pa.int64()))) == [row]
+    with pytest.raises(StoreError, match="expected latent of the type"):
+        of_table(Fires, table.set_column(at, "latent", other))
+    with pytest.raises(StoreError, match="column latent more than once"):
+        of_table(Fires, table.append_column("latent", other))
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1")
+    with pytest.raises(StoreError, match="is damaged"):
+        read_rows(tmp_path / "cut.parquet", Fires)

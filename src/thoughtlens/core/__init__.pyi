@@ -41,6 +41,7 @@ from .records.record import Record as Record
 from .records.record import column as column
 from .records.record import column_table as column_table
 from .records.record import of_table as of_table
+from .records.record import read_parquet as read_parquet
 from .records.record import read_rows as read_rows
 from .records.record import schema as schema
 from .records.record import to_table as to_table

@@ -50,6 +50,7 @@ class Contents:
     def problems(self) -> pa.Table:
         """`problems.parquet`: one line a problem; one that names no group is a group of its own."""
         table = tables.read(self.root / PROBLEMS)
+        tables.check_problems(table)
         if not table["group_id"].null_count:
             return table
         own = pc.call_function(

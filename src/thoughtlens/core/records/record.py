@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -92,10 +92,7 @@ def schema(cls: type[Record]) -> pa.Schema:
     """Arrow schema of a table of records."""
     import pyarrow as pa
 
-    hints = typing.get_type_hints(cls)
-    return pa.schema(
-        [(_key(one), _arrow(hints[one.name], one.metadata.get("arrow", ""))) for one in fields(cls)]
-    )
+    return pa.schema(list(_types(cls, frozenset(map(_key, fields(cls)))).items()))
 
 
 def to_table(cls: type[R], rows: Iterable[R]) -> pa.Table:
@@ -133,13 +130,20 @@ def of_table(cls: type[R], table: pa.Table) -> list[R]:
     """The records of a table; further columns are left alone.
 
     Raises:
-        StoreError: a column is missing.
+        StoreError: a column is missing, there twice, or of another type.
     """
     names = {_key(one): one.name for one in fields(cls)}
     there = [key for key in names if key in table.column_names]
     needed = [_key(one) for one in fields(cls) if _is_needed(one)]
     if missing := [key for key in needed if key not in there]:
         raise StoreError(f"{cls.__name__}: expected columns {', '.join(missing)} in the table, found none")
+    wanted = _types(cls, frozenset(there))
+    for key in there:
+        if table.column_names.count(key) > 1:
+            raise StoreError(f"{cls.__name__}: the table has the column {key} more than once")
+        kind, own = table.schema.field(key).type, wanted[key]
+        if _sort(kind) not in (_sort(own), "null"):
+            raise StoreError(f"{cls.__name__}: expected {key} of the type {own}, got {kind}")
     found = table.select(there).rename_columns([names[key] for key in there])
     return [cls(**row) for row in found.to_pylist()]
 
@@ -153,9 +157,27 @@ def write_rows(file: Path, cls: type[R], rows: Iterable[R]) -> None:
 
 def read_rows(file: Path, cls: type[R]) -> list[R]:
     """The records of a Parquet file."""
+    return of_table(cls, read_parquet(file))
+
+
+def read_parquet(file: Path, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
+    """A Parquet file, some of its columns, those rows that pyarrow's `filters` let through.
+
+    Raises:
+        StoreError: it is damaged, or lacks a column.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return of_table(cls, pq.read_table(file))
+    try:
+        table = pq.read_table(file, columns=columns and list(columns), filters=filters)
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{file} is damaged ({' '.join(str(error).split())})") from None
+    if missing := [name for name in columns or () if name not in table.column_names]:
+        raise StoreError(f"{file} is damaged, or not ours: it has no {', '.join(missing)}")
+    return table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +212,14 @@ class Outcome(Record):
         table = super().to_json()
         common = [one.name for one in fields(Outcome)]
         return {k: v for k, v in table.items() if k not in common} | {k: table[k] for k in common}
+
+
+@cache
+def _types(cls: type[Record], keys: frozenset[str]) -> dict[str, pa.DataType]:
+    """Arrow type of some columns, in the fields' order."""
+    hints = typing.get_type_hints(cls)
+    named = {_key(one): one for one in fields(cls) if _key(one) in keys}
+    return {key: _arrow(hints[one.name], one.metadata.get("arrow", "")) for key, one in named.items()}
 
 
 @cache
@@ -233,6 +263,19 @@ def _arrow(hint: Any, name: str) -> pa.DataType:
     if typing.get_origin(hint) is typing.Literal:
         return pa.string()
     return {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}[hint]
+
+
+def _sort(kind: pa.DataType) -> str:
+    """What a column holds, whatever its width."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return _sort(kind.value_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"list of {_sort(kind.value_type)}"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "text"
+    return "number" if pa.types.is_integer(kind) or pa.types.is_floating(kind) else str(kind)
 
 
 def _is_scalar(values: Any) -> bool:

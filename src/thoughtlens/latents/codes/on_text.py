@@ -8,13 +8,12 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.acts import ActivationStore, made_with, thought_model
-from thoughtlens.core import ConfigError, MismatchError, Record, no_run, warn
+from thoughtlens.core import ConfigError, MismatchError, Record, no_run, read_parquet, warn
 from thoughtlens.latents.codes.member import member_thoughts
 from thoughtlens.latents.codes.reading import TextReader
 from thoughtlens.latents.codes.tokens import token_texts
@@ -182,7 +181,7 @@ def everywhere(interpret: Path, name: str, d_sae: int) -> list[str | None] | Non
     file = interpret / "latents.parquet"
     if not file.is_file():
         return None
-    table = pq.read_table(file, columns=["member", "latent", "everywhere_reason"]).to_pylist()
+    table = read_parquet(file, columns=["member", "latent", "everywhere_reason"]).to_pylist()
     flags: list[str | None] = [None] * d_sae
     for row in table:
         if row["member"] == name:

@@ -6,9 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
-from thoughtlens.core import NotThereError, Record, digest, of_table, read_recipe, read_result, read_rows
+from thoughtlens.core import (
+    NotThereError,
+    Record,
+    digest,
+    of_table,
+    read_parquet,
+    read_recipe,
+    read_result,
+    read_rows,
+)
 from thoughtlens.latents.codes.tokens import quoted
 from thoughtlens.latents.explain.records import ExplanationRow
 from thoughtlens.latents.lens.records import LatentTokenRow
@@ -104,7 +111,7 @@ def _outputs(run: Path, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], s
         return {}
     tokens: dict[tuple[str, int], dict[int, list[str]]] = {}
     latents = [("latent", "in", sorted({latent for _, latent in wanted}))] if wanted else None
-    table = of_table(LatentTokenRow, pq.read_table(file, filters=latents))
+    table = of_table(LatentTokenRow, read_parquet(file, filters=latents))
     for row in sorted(table, key=lambda r: r.rank):
         if (key := (row.member, row.latent)) in wanted:
             tokens.setdefault(key, {}).setdefault(row.sign, []).append(quoted(row.token))

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from thoughtlens.core import NotThereError, StoreError, load_config, read_result
+from thoughtlens.core import NotThereError, StoreError, load_config, read_parquet, read_result
 from thoughtlens.ops.tracking.feed import live
 from thoughtlens.sae import SIZES, TrainConfig, decided
 
@@ -56,7 +54,7 @@ def _curves(sae: Path) -> dict[str, list[dict[str, Any]]]:
     if not file.is_file():
         raise NotThereError(f"Expected a training curve at {file}, found none; only a training has one")
     curves: dict[str, list[dict[str, Any]]] = {}
-    for row in pq.read_table(file).to_pylist():
+    for row in read_parquet(file).to_pylist():
         curves.setdefault(row.pop("member"), []).append(row)
     return curves
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from thoughtlens.core import digest, of_table, read_recipe, read_result
+from thoughtlens.core import digest, of_table, read_parquet, read_recipe, read_result
 from thoughtlens.interventions import AnswerRow, EffectRow, InterveneOutcome
 from thoughtlens.show.explorer.rows import Edited, Effect
 from thoughtlens.show.explorer.sources import Source
@@ -47,7 +46,7 @@ def of_problems(run: Run, problem_ids: Collection[str]) -> dict[str, list[Edited
     for name, path in found_in(run).items():
         outcome = InterveneOutcome.from_json(read_result(path))
         about = {row.row: row for row in outcome.effects if row.control is None and row.dose is None}
-        table = pq.read_table(path / "answers.parquet")
+        table = read_parquet(path / "answers.parquet")
         wanted = pc.and_(  # type: ignore[attr-defined]
             pc.is_in(table["problem_id"], pa.array(list(problem_ids), pa.string())),  # type: ignore[attr-defined]
             pc.is_in(table["row"], pa.array(list(about), pa.int32())),  # type: ignore[attr-defined]

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import scipy.sparse as sp
 
 from thoughtlens.acts import ActivationStore
-from thoughtlens.core import Record, of_table
+from thoughtlens.core import Record, of_table, read_parquet
 from thoughtlens.latents import Member, load_tokenizer, token_texts
 from thoughtlens.sae import load as load_sae
 from thoughtlens.show.explorer.build import significant
@@ -169,7 +168,7 @@ def _told_of(run: Run) -> set[str]:
     found: set[str] = set()
     for file in files:
         if file.is_file():
-            found |= set(pq.read_table(file, columns=["problem_id"])["problem_id"].unique().to_pylist())
+            found |= set(read_parquet(file, columns=["problem_id"])["problem_id"].unique().to_pylist())
     return found
 
 
@@ -178,7 +177,7 @@ def _readings(run: Run, ids: Sequence[str]) -> dict[str, list[Reading]]:
     file = place(run, "readings")
     if not file.is_file() or run.kind == "text":
         return {}
-    table = pq.read_table(file)
+    table = read_parquet(file)
     wanted = pc.and_(  # type: ignore[attr-defined]
         pc.is_in(table["problem_id"].cast(pa.string()), pa.array(list(ids), pa.string())),  # type: ignore[attr-defined]
         pc.less(table["rank"], int(pc.min(table["rank"]).as_py() or 0) + TOKENS_READ),  # type: ignore[attr-defined]

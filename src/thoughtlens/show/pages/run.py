@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from thoughtlens.acts import META, StoreMeta, load_meta
 from thoughtlens.core import (
@@ -21,6 +20,7 @@ from thoughtlens.core import (
     StoreError,
     no_run,
     of_table,
+    read_parquet,
     read_result,
     require_made_from,
 )
@@ -205,6 +205,6 @@ def read_table(file: Path, stage: str, columns: list[str] | None = None) -> pa.T
         StoreError: it is damaged.
     """
     try:
-        return pq.read_table(file, columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{file} is damaged ({str(error).splitlines()[0]}); run {stage} again") from None
+        return read_parquet(file, columns)
+    except StoreError as error:
+        raise StoreError(f"{error}; run {stage} again") from None
