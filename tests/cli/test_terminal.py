@@ -6,9 +6,13 @@ import io
 import json
 
 import pytest
+from typer.testing import CliRunner
 
+from thoughtlens import cli
 from thoughtlens.cli.commands.app import app, show
 from thoughtlens.cli.commands.terminal import people
+from thoughtlens.core import BY_NAME, load_config, to_toml
+from thoughtlens.studies import pipeline
 
 
 class Terminal(io.StringIO):
@@ -103,3 +107,50 @@ def test_recipes_are_completed(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         app([], prog_name="thoughtlens")
     assert capsys.readouterr().out.split() == ["text-demo"]
+
+
+def of(*words, at):
+    """What a command says, run from a folder: exit code and text."""
+    found = CliRunner().invoke(app, [*words], env={"HOME": str(at)}, catch_exceptions=True)
+    return found.exit_code, f"{found.output} {found.exception}"
+
+
+@pytest.mark.parametrize("command", ["run", "train", "validate", "report", "classify"])
+def test_without_a_place_the_command_is_shown_with_one(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, said = of(command, "my recipe.toml" if command != "run" else "pilot", at=tmp_path)
+    shown = "'my recipe.toml' --out 'runs/my recipe'" if command != "run" else "pilot --out runs/pilot"
+    assert code == 2 and f"thoughtlens {command} {shown}" in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    "words", [["lens"], ["lens", "--plan"], ["recovery"], ["recovery", "--plan"], ["explain"]]
+)
+def test_a_run_that_is_not_there_is_not_planned(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, said = of(words[0], "my runs/a", *words[1:], at=tmp_path)
+    assert "thoughtlens run text-demo --out 'my runs/a' (text)" in said
+
+
+@pytest.mark.parametrize("stage", ["lens", "recovery", "explain"])
+def test_a_stage_of_a_run_has_the_settings_of_its_recipe(stage, tmp_path):
+    assert BY_NAME[stage].settings_of(tmp_path) == {}
+    cfg = pipeline.load(
+        "pilot", ["seed=3", "lens.fit_steps=7", "explain.min_units=2", "recovery.max_rows=900"]
+    )
+    (tmp_path / "config.toml").write_text(to_toml(cfg), "utf-8")
+    whole = pipeline.stage_config(cfg, stage, tmp_path)
+    inputs = {key: getattr(whole, key) for key in BY_NAME[stage].inputs}
+    assert load_config(BY_NAME[stage].config, BY_NAME[stage].settings_of(tmp_path) | inputs) == whole
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("--out=~/a b", "--out={}/a b"), ("problems.source=~/x.jsonl", "problems.source={}/x.jsonl"),
+        ("~/runs/a", "{}/runs/a"), ("a~/b", "a~/b"), ("extract.prompt=~", "extract.prompt=~"), ("~x", "~x"),
+    ],
+)  # fmt: skip
+def test_places_in_the_home_directory(written, meant, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli._of_home(written) == meant.format(tmp_path)

@@ -166,3 +166,26 @@ def test_an_attempt_that_left_nothing_does_not_stand_in_the_way(tmp_path):
         stage.run_stage("count", Count(n=3), tmp_path / "a", fail)
     assert run(tmp_path / "a", n=4)["count"]["value"] == 4
     assert "n = 4" in (tmp_path / "a" / "config.toml").read_text()
+
+
+def test_a_place_may_be_written_in_another_way(tmp_path, monkeypatch):
+    class Reads(Count):
+        source: Path
+
+    def work(tmp: Path) -> dict:
+        (tmp / "0.txt").write_text("0")
+        if not done:
+            raise KeyboardInterrupt
+        return {}
+
+    (tmp_path / "in.txt").write_text("1")
+    monkeypatch.chdir(tmp_path)
+    done: list[int] = []
+    ways = [Path("in.txt"), tmp_path / "in.txt", Path("../" + tmp_path.name + "/in.txt")]
+    with pytest.raises(KeyboardInterrupt):
+        stage.run_stage("count", Reads(source=ways[0]), "a", work, inputs={"source": ways[0]})
+    done.append(1)
+    for way in ways[1:]:  # begun with another, and finished with another
+        stage.run_stage("count", Reads(source=way), tmp_path / "a", work, inputs={"source": way})
+    with pytest.raises(OccupiedError, match=r"other settings: n \(3 there, 4 here\)\. Choose"):
+        stage.run_stage("count", Reads(n=4, source=ways[2]), "a", work, inputs={"source": ways[2]})

@@ -126,3 +126,11 @@ def test_later_stages_are_planned_from_the_recipe(tmp_path):
     for name in ("train", "validate", "interpret", "classify", "lens", "explain"):
         assert min(plans[name][key] for key in ("rows", "memory_bytes", "disk_bytes", "seconds")) > 0, name
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "read"), [("5,6,7", ("5", "6", "7")), ("[5,x]", ("5", "x")), ("5", ("5",))]
+)
+def test_numbers_are_names_where_names_are_wanted(given, read):
+    assert pipeline.load("pilot", [f"classify.classes={given}"]).classify.classes == read
+    assert pipeline.load("pilot", ["name=5"]).name == "5"

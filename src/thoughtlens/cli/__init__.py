@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 
 from thoughtlens.cli import commands  # noqa: F401
 from thoughtlens.cli.commands.app import app
@@ -27,7 +28,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if "--unchecked" in sys.argv:
         os.environ[UNCHECKED] = "1"
-    argv = [arg for arg in sys.argv[1:] if arg not in ("--debug", "--unchecked")]
+    argv = [_of_home(arg) for arg in sys.argv[1:] if arg not in ("--debug", "--unchecked")]
     signal.signal(signal.SIGTERM, _terminate)
     try:
         try:
@@ -53,6 +54,12 @@ def main() -> None:
         if isinstance(error, OSError):
             _drop_output()  # what could not be written is not tried again at the end
         _fail(f"{_unforeseen(error)} (run again with --debug to see where)")
+
+
+def _of_home(arg: str) -> str:
+    """A place in the home directory, which no shell expands behind `--out=` and `problems.source=`."""
+    option, equals, place = arg.partition("=") if "=" in arg else ("", "", arg)
+    return option + equals + str(Path(place).expanduser()) if place.startswith("~/") else arg
 
 
 def _unforeseen(error: Exception) -> str:

@@ -118,7 +118,7 @@ def no_run(root: str | Path) -> NotThereError:
     """The error where a run is expected and nothing is."""
     return NotThereError(
         f"Expected a run directory at {root}, found none; make one: thoughtlens run pilot --out "
-        f"{quote(str(root))} (thoughts), or text-demo for pilot (text)"
+        f"{quote(str(root))} (thoughts), or: thoughtlens run text-demo --out {quote(str(root))} (text)"
     )
 
 

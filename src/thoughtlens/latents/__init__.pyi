@@ -20,11 +20,13 @@ from .codes.readout import Readout as Readout
 from .codes.readout import of_thoughts as of_thoughts
 from .codes.tokens import load_tokenizer as load_tokenizer
 from .codes.tokens import token_texts as token_texts
+from .explain.about import Shown as Shown
 from .explain.about import about as about
 from .explain.about import render as render
 from .explain.config import settings as settings
 from .explain.records import ExplainOutcome as ExplainOutcome
 from .explain.records import ExplanationRow as ExplanationRow
+from .explain.scores import NO_BETTER as NO_BETTER
 from .explain.stage import explain_more as explain_more
 from .interpret.config import InterpretConfig as InterpretConfig
 from .interpret.records import AssociationRow as AssociationRow

@@ -356,8 +356,9 @@ def run_one(
         table = apply_overrides(stage.config, table, overrides)
         table |= {key: str(path) for key, path in (inputs or {}).items()}
         cfg, target = validate_config(stage.config, table), Path(out)
-    if plan_only and (estimate := stage.say_plan(cfg)):
-        return {"plan": {name: estimate.to_json()}}
+    if plan_only:
+        estimate = stage.say_plan(cfg)
+        return {"plan": {name: estimate.to_json()} if estimate else {}}
     return stage.run(cfg, target)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 
 import torch
 
 from thoughtlens.acts import ActivationStore, thought_model
 from thoughtlens.core import ConfigError, MismatchError, NotThereError, Record, column
-from thoughtlens.latents import Eye, Found, about, of_thoughts, pick
+from thoughtlens.latents import NO_BETTER, Eye, Found, Shown, about, of_thoughts, pick
 from thoughtlens.models import Place, ThoughtModel, collect, load_model
 from thoughtlens.sae import load_members
 
@@ -34,6 +35,8 @@ class Strong(Record):
     says: str | None = column(default=None, null=True)
     auprc: float | None = column(default=None, null=True)
     """How well that explanation tells, on held-out rows, where the latent fires."""
+    verdict: str | None = column(default=None, null=True)
+    """How far it can be trusted, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +90,9 @@ def think(
         return read_out(_thinker(source), str(source), questions, top)
     store = ActivationStore.open(run / "acts")
     if store.meta.kind != "thoughts":
-        raise ConfigError(f"{run} is a run of texts, which has no thoughts; see: thoughtlens fire {run} TEXT")
+        raise ConfigError(
+            f"{run} is a run of texts, which has no thoughts; see: thoughtlens fire {quote(str(run))} TEXT"
+        )
     read = read_out(thought_model(store), store.meta.model, questions, top)
     if not (run / "sae").is_dir():
         return read
@@ -139,10 +144,10 @@ def read_out(model: ThoughtModel, name: str, questions: Sequence[str], top: int)
     return thinking
 
 
-def _explanations(run: Path, member: str) -> dict[int, tuple[str, float]]:
-    """Text and held-out score of every latent that the run explains."""
+def _explanations(run: Path, member: str) -> dict[int, Shown]:
+    """The explanation of every latent that the run explains."""
     try:
-        return {row.latent: (row.text, row.auprc) for row in about(run) if row.member == member}
+        return {row.latent: row for row in about(run) if row.member == member}
     except NotThereError:
         return {}
 
@@ -151,7 +156,7 @@ def _with_latents(
     readings: list[Reading],
     seen: Found,
     hook_names: list[str],
-    says: Mapping[int, tuple[str, float]],
+    says: Mapping[int, Shown],
     top: int,
 ) -> list[Reading]:
     """The readings with the latents that fire most strongly on each thought."""
@@ -164,8 +169,9 @@ def _with_latents(
                 latent=i,
                 activation=value,
                 hook_name=hook_names[int(hook[i])],
-                says=says[i][0] if i in says else None,
-                auprc=says[i][1] if i in says else None,
+                says=says[i].text if i in says else None,
+                auprc=says[i].auprc if i in says else None,
+                verdict=says[i].verdict if i in says else None,
             )
             for i, value in zip(latents.tolist(), values.tolist(), strict=True)
             if value > 0
@@ -191,4 +197,7 @@ def _said(row: Reading) -> str:
 
 
 def _in_words(latent: Strong) -> str:
-    return f"{latent.latent}: {latent.says}" if latent.says else f"{latent.latent} ({latent.activation:.2g})"
+    """Its explanation and how far to trust it, where that tells more than chance; else how it fires."""
+    if latent.says is None or latent.verdict == NO_BETTER:
+        return f"{latent.latent} ({latent.activation:.2g})"
+    return f"{latent.latent}: {latent.says}" + (f" [{latent.verdict}]" if latent.verdict else "")

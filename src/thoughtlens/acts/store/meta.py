@@ -111,8 +111,8 @@ def load_meta(root: Path) -> StoreMeta:
     if not root.exists():
         raise NotThereError(
             f"Expected an activation store at {root}, found nothing there; extract first: "
-            f"thoughtlens extract pilot --out {quote(str(Path(root).parent))} (thoughts), or text-demo for "
-            f"pilot (text)"
+            f"thoughtlens extract pilot --out {quote(str(Path(root).parent))} (thoughts), or: "
+            f"thoughtlens extract text-demo --out {quote(str(Path(root).parent))} (text)"
         )
     if not (root / META).is_file():
         raise StoreError(

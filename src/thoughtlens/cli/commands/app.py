@@ -63,6 +63,14 @@ Sae = Annotated[Path | None, typer.Option(help="Take the SAE from here.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a finished run.")]
 
 
+def require_run(run: Path) -> None:
+    """See that a run is there, before anything is planned from it."""
+    from thoughtlens.core import no_run
+
+    if not run.is_dir():
+        raise no_run(run)
+
+
 def doing(
     name: str,
     source: str | Json,

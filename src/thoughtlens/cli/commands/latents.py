@@ -16,6 +16,7 @@ from thoughtlens.cli.commands.app import (
     Sae,
     app,
     doing,
+    require_run,
     show_plan,
     told,
 )
@@ -41,7 +42,7 @@ def explain(
     stage = BY_NAME["explain"]
     given = list(arguments or [])
     run = Path(given.pop(0)) if given and "=" not in given[0] else None
-    cfg, target = settings(run, given, acts=acts, sae=sae, out=out)
+    cfg, target = settings(run, given, acts=acts, sae=sae, out=out, own=stage.settings_of(run) if run else {})
     if plan:
         return show_plan(stage, cfg)
     result = explain_more(cfg, target)
@@ -51,13 +52,14 @@ def explain(
 
 @app.command(help=BY_NAME["lens"].about)
 def lens(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run: its acts and, if there, sae.")],
+    run_dir: RunDir,
     overrides: Overrides = None,
     *,
     out: Annotated[Path | None, typer.Option("--out", help="Where to write; unset: RUN/lens.")] = None,
     plan: PlanOnly = False,
 ) -> None:
-    table = {"acts": str(run_dir / "acts")}
+    require_run(run_dir)
+    table = BY_NAME["lens"].settings_of(run_dir) | {"acts": str(run_dir / "acts")}
     table |= {"sae": str(run_dir / "sae")} if (run_dir / "sae").is_dir() else {}
     doing("lens", table, overrides, out or run_dir / "lens", plan=plan)
 

@@ -5,16 +5,33 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.commands.app import Acts, Out, Overrides, PlanOnly, Recipe, Sae, app, doing, show
+from thoughtlens.cli.commands.app import Acts, Overrides, PlanOnly, Recipe, Sae, app, doing, show
 from thoughtlens.cli.commands.track import Names, Project, Track, following
 from thoughtlens.core import BY_NAME
 
 INPUTS = {"acts": Acts, "sae": Sae}
 """Options for the inputs of a stage, by the name in its config."""
+RunOut = Annotated[
+    Path | None,
+    typer.Option("--out", help="The run's directory (or a stage's, for its own config); unset: a run given."),
+]
+
+
+def _place(out: Path | None, recipe: str, command: str) -> Path:
+    """Where to write: what is given, else the run that stands in the recipe's place."""
+    from thoughtlens.core import recipe_names
+
+    if out is None and Path(recipe).is_dir() and recipe not in recipe_names():
+        return Path(recipe)
+    if out is None:
+        example = f"thoughtlens {command} {quote(recipe)} --out {quote(f'runs/{Path(recipe).stem}')}"
+        raise typer.BadParameter(f"missing, the run's directory, as in: {example}", param_hint="--out")
+    return out
 
 
 @app.command()
@@ -22,7 +39,7 @@ def run(
     recipe: Recipe,
     overrides: Overrides = None,
     *,
-    out: Out,
+    out: RunOut = None,
     track: Track = None,
     track_project: Project = None,
     track_names: Names = "own",
@@ -31,7 +48,7 @@ def run(
     """All stages of a recipe in order; what is done already is not done again."""
     from thoughtlens.studies import pipeline
 
-    cfg = pipeline.load(recipe, overrides or [])
+    cfg, out = pipeline.load(recipe, overrides or []), _place(out, recipe, "run")
     if plan:
         return show(pipeline.plan(cfg, out))
     with following(out, track, track_project, track_names) as summarise:
@@ -41,10 +58,16 @@ def run(
 
 
 def _one(
-    name: str, recipe: str, overrides: Sequence[str] | None, out: Path, plan: bool, **inputs: Path | None
+    name: str,
+    recipe: str,
+    overrides: Sequence[str] | None,
+    out: Path | None,
+    plan: bool,
+    **inputs: Path | None,
 ) -> None:
     from thoughtlens.studies import pipeline
 
+    out = _place(out, recipe, name)
     given = {key: path for key, path in inputs.items() if path is not None}
     show(pipeline.run_one(name, recipe, overrides or [], out, inputs=given, plan_only=plan), place=out)
 
@@ -56,7 +79,7 @@ def _stage_command(name: str) -> None:
         recipe: Recipe,
         overrides: Overrides = None,
         *,
-        out: Out,
+        out: RunOut = None,
         plan: PlanOnly = False,
         **inputs: Path | None,
     ) -> None:
@@ -80,13 +103,14 @@ def train(
     recipe: Recipe,
     overrides: Overrides = None,
     *,
-    out: Out,
+    out: RunOut = None,
     acts: Acts = None,
     track: Track = None,
     track_project: Project = None,
     track_names: Names = "own",
     plan: PlanOnly = False,
 ) -> None:
+    out = _place(out, recipe, "train")
     with following(out, None if plan else track, track_project, track_names):
         _one("train", recipe, overrides, out, plan, acts=acts)
 
@@ -100,7 +124,7 @@ def classify(
     recipe: Recipe,
     overrides: Overrides = None,
     *,
-    out: Out,
+    out: RunOut = None,
     acts: Acts = None,
     sae: Sae = None,
     suite: Annotated[
@@ -113,7 +137,8 @@ def classify(
         return _one("classify", recipe, overrides, out, plan, acts=acts, sae=sae)
     from thoughtlens.studies import pipeline
 
-    table, folder = pipeline.suite_of(suite, recipe, overrides or [], out, sae)
+    place = _place(out, recipe, "classify")
+    table, folder = pipeline.suite_of(suite, recipe, overrides or [], place, sae)
     doing("suite", table, None, folder, plan=plan, named=True)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.commands.app import Overrides, PlanOnly, RunDir, app, doing, show
+from thoughtlens.cli.commands.app import Overrides, PlanOnly, RunDir, app, doing, require_run, show
 from thoughtlens.core import BY_NAME
 
 
@@ -49,5 +49,7 @@ def recovery(
     out: Annotated[Path | None, typer.Option("--out", help="Where to write; unset: RUN/recovery.")] = None,
     plan: PlanOnly = False,
 ) -> None:
-    table = {"acts": str(run_dir / "acts"), "sae": str(run_dir / "sae")}
+    require_run(run_dir)
+    table = BY_NAME["recovery"].settings_of(run_dir)
+    table |= {"acts": str(run_dir / "acts"), "sae": str(run_dir / "sae")}
     doing("recovery", table, overrides, out or run_dir / "recovery", plan=plan)

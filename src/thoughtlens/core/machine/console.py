@@ -90,4 +90,5 @@ def progress(label: str, total: int, unit: str = "rows", start: int = 0) -> Iter
     finally:
         if sys.stderr.isatty():
             sys.stderr.write("\r\x1b[K")
-        say(f"{label}: {bar.done:,} {unit} in {time.monotonic() - bar.t0:,.1f} s")
+        units = unit[:-1] if bar.done == 1 else unit
+        say(f"{label}: {bar.done:,} {units} in {time.monotonic() - bar.t0:,.1f} s")

@@ -37,6 +37,7 @@ class Config(BaseModel):
         use_attribute_docstrings=True,
         protected_namespaces=(),
         allow_inf_nan=False,
+        coerce_numbers_to_str=True,
     )
 
     @classmethod

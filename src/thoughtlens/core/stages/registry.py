@@ -55,6 +55,19 @@ class Stage:
         """`(cfg, out) -> Result`: the function of its name in `stage.py`."""
         return getattr(self._module("stage"), self.name)
 
+    def settings_of(self, run: str | Path) -> dict[str, Any]:
+        """What a run's recipe says of this stage, with its seed; nothing where there is no recipe.
+
+        Raises:
+            ConfigError: a recipe that cannot be read.
+        """
+        from thoughtlens.core.stages.config import read_recipe
+
+        file = Path(run) / "config.toml"
+        table = read_recipe(file) if file.is_file() else {}
+        seed = {"seed": table["seed"]} if "seed" in table and "seed" in self.config.model_fields else {}
+        return {**table.get(self.name, {}), **seed}
+
     def command(self, run: str | Path) -> str:
         """What does this stage of a run, complete, as messages and pages show it."""
         place = quote(str(run))

@@ -223,9 +223,9 @@ def _reuse(out: Path, stage: str, cfg: Config, digests: dict[str, str]) -> Resul
     result = read_result(out)
     if result.get("stage") != stage:
         raise OccupiedError(
-            f"{out} holds a finished {result.get('stage')}, not a {stage}; choose another --out"
+            f"{out} holds a finished {result.get('stage', 'run')}, not {stage} alone; choose another --out"
         )
-    if result.get("config_identity") != identity(cfg) and (keys := _other_settings(out, cfg, paths=False)):
+    if result.get("config_identity") != identity(cfg) and (keys := _other_settings(out, cfg, finished=True)):
         raise OccupiedError(
             f"{out} holds a {stage} made with other settings: {', '.join(keys)}. "
             f"Choose another --out, or delete it"
@@ -268,7 +268,7 @@ def _begin(tmp: Path, cfg: Config, digests: dict[str, str]) -> None:
             part.write_text(to_toml(cfg), "utf-8")
         write_json(tmp / BEGUN, digests)
         return
-    if keys := _other_settings(tmp, cfg, paths=True):
+    if keys := _other_settings(tmp, cfg, finished=False):
         raise OccupiedError(
             f"{tmp} holds an unfinished run with other settings: {', '.join(keys)}. "
             f"Finish it with its own settings, delete it, or choose another --out"
@@ -288,16 +288,25 @@ def _inputs_of(tmp: Path) -> dict[str, str]:
     return read_json(tmp / BEGUN) if (tmp / BEGUN).is_file() else {}
 
 
-def _other_settings(folder: Path, cfg: Config, *, paths: bool) -> list[str]:
-    """In what the settings that a directory was made with differ from `cfg`, after translation."""
+def _other_settings(folder: Path, cfg: Config, *, finished: bool) -> list[str]:
+    """In what the settings that a directory was made with differ from `cfg`, after translation.
+
+    Places are no difference: they can be written in many ways, and what lies there has a digest.
+    """
     table = read_recipe(folder)
     try:
         theirs = validate_config(type(cfg), table)
     except ConfigError:  # of another version, which nothing here translates
         return differences(tomllib.loads(to_toml(cfg)), table) or ["another version"]
-    if not paths and (identity(theirs) == identity(cfg) or theirs.covers(cfg)):
+    if identity(theirs) == identity(cfg) or (finished and theirs.covers(cfg)):
         return []
-    return differences(tomllib.loads(to_toml(cfg)), tomllib.loads(to_toml(theirs)))
+    return differences(_settings(cfg), _settings(theirs))
+
+
+def _settings(cfg: Config) -> Json:
+    """The settings as in a file, without those that are places."""
+    table = tomllib.loads(to_toml(cfg))
+    return {key: value for key, value in table.items() if not isinstance(getattr(cfg, key), Path)}
 
 
 @contextmanager

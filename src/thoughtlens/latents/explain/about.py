@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from thoughtlens.core import (
     NotThereError,
@@ -77,7 +78,7 @@ def about(run: str | Path) -> list[Shown]:
     file = run / "explain" / "explanations.parquet"
     if not file.is_file():
         raise NotThereError(
-            f"Expected explanations at {file}, found none; make them: thoughtlens explain {run}"
+            f"Expected explanations at {file}, found none; make them: thoughtlens explain {quote(str(run))}"
         )
     chosen = [row for row in read_rows(file, ExplanationRow) if row.chosen]
     wanted = {(row.member, row.latent) for row in chosen}

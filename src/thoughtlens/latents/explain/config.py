@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from thoughtlens.core import Config, ConfigError, identity, load_config, no_run
+from thoughtlens.core import Config, ConfigError, Json, identity, load_config, no_run
 
 MethodName = Literal["token", "token_graph", "windows", "rules", "llm"]
 
@@ -129,20 +129,21 @@ def settings(
     acts: Path | None = None,
     sae: Path | None = None,
     out: Path | None = None,
+    own: Json | None = None,
 ) -> tuple[ExplainConfig, Path]:
-    """Config and directory: inputs and place are those of the run, unless named.
+    """Config and directory: inputs, place and `own` settings are those of the run, unless named.
 
     Raises:
         NotThereError: no such run.
         ConfigError: neither a run nor what would stand for it; a setting that is not known; another SAE or
             store than the run's, without a place of its own.
     """
-    table: dict[str, str] = {}
+    table: Json = dict(own or {})
     if run is not None:
         root = Path(run)
         if not root.is_dir():
             raise no_run(root)
-        table = {"acts": str(root / "acts"), "sae": str(root / "sae")}
+        table |= {"acts": str(root / "acts"), "sae": str(root / "sae")}
         named = [(name, path) for name, path in (("acts", acts), ("sae", sae)) if path is not None]
         others = [(name, path) for name, path in named if path.resolve() != (root / name).resolve()]
         if others and out is None:

@@ -33,6 +33,7 @@ DEFINITIONS = {
 
 
 STRONG, FAIR = 0.75, 0.5
+NO_BETTER = "no better than chance"
 
 
 def verdict_of(auprc: float, low: float, chance: float, lookup: float | None) -> str:
@@ -45,7 +46,7 @@ def verdict_of(auprc: float, low: float, chance: float, lookup: float | None) ->
         lookup: The token lookup's score on the same vectors; None for the lookup itself.
     """
     if low <= chance:
-        return "no better than chance"
+        return NO_BETTER
     word = "strong" if auprc >= STRONG else "fair" if auprc >= FAIR else "weak"
     return word if lookup is None or low > lookup else f"{word}, not shown to beat the token lookup"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 
 from thoughtlens.core import MismatchError, NotThereError, choose_device, warn
 from thoughtlens.sae.formats import formats
@@ -98,7 +99,7 @@ def _only_hook(sae: SAE, path: Path, hooks: Mapping[str, int]) -> str:
         raise MismatchError(
             f"{path} does not say at which hook it was trained, and {len(fitting)} of those at hand "
             f"({', '.join(hooks) or 'unknown'}) have its width {sae.d_in}. Say it with: thoughtlens convert "
-            f"{path} --to thoughtlens --hook layers.8:out --out DIR, and give DIR"
+            f"{quote(str(path))} --to thoughtlens --hook layers.8:out --out DIR, and give DIR"
         )
     warn(f"{path} does not say at which hook it was trained: taken for {fitting[0]}")
     return fitting[0]

@@ -81,10 +81,10 @@ class Own(Format):
         """Any kind whose rule another library could know."""
         sae, tensors = read_native(path)
         if sae.kind in ALONE:
-            raise cannot_hold("No other format", ALONE[sae.kind], "keep it in this project's own")
+            raise cannot_hold("Another format", ALONE[sae.kind], "keep it in this project's own")
         if sae.cells is not None:
             what = f"a per-cell normalisation table ({len(sae.cells)} cells)"
-            raise cannot_hold("No other format", what, "train with sae.normalization=global to convert")
+            raise cannot_hold("Another format", what, "train with sae.normalization=global to convert")
         cfg, hooks = sae.cfg, sae.hook_names
         imported, own = cfg if isinstance(cfg, ImportedConfig) else None, said(sae.provenance)
         portable = Portable(
