@@ -39,6 +39,8 @@ from thoughtlens.latents.geometry.config import GeometryConfig
 from thoughtlens.latents.geometry.stage import geometry
 from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.stage import interpret
+from thoughtlens.latents.lens.config import LensConfig
+from thoughtlens.latents.lens.stage import lens
 from thoughtlens.models.hf.load import load as load_model
 from thoughtlens.numerics.stats.verdicts import compare, compare_values
 from thoughtlens.problems.tasks import arithmetic
@@ -346,8 +348,14 @@ def diverging(root, wrong):
 
 
 def trained(root: Path, acts: Path, **changes):
-    options = {"sae": saes.TopKConfig(d_sae=24, k=2), "batch_size": 64, "epochs": 2.0, "evaluations": 2}
-    return train(TrainConfig(acts=acts, validation_split="test", **options | changes), root / "trained")
+    options = {
+        "sae": saes.TopKConfig(d_sae=24, k=2),
+        "batch_size": 64,
+        "epochs": 2.0,
+        "evaluations": 2,
+        "validation_split": "test",
+    }
+    return train(TrainConfig(acts=acts, **options | changes), root / "trained")
 
 
 @planted("two trainings into one folder", r"made with other settings: seed \(0 there, 1 here\)")
@@ -570,6 +578,30 @@ def not_merged(root, wrong):
     load_model(str(root), dtype="float32", device="cpu")
 
 
+@planted(
+    "SAEs were compared on the store of another model of the same width",
+    r"pooled: it was trained with the model with digest b+, .* holds a+",
+)
+def compared_elsewhere(root, wrong):
+    thoughts_of(root)
+    planted_sae(root / "sae")
+    planted_sae(root / "other")
+    claims(root / "other", model_digest=("b" if wrong else "a") * 64)
+    claims_of_store(root / "acts", model_digest="a" * 64)
+    return compared(root, acts=root / "acts", others=(root / "other",), by=("activation",))
+
+
+@planted(
+    "a tuned lens was scored on the problems that it was fitted on", r"split and fit_split are both 'train'"
+)
+def scored_where_fitted(root, wrong):
+    problems = generated(60)
+    splits = pa.array(["train"] * 40 + ["test"] * 20)
+    thought_about(root, problems.set_column(problems.column_names.index("split"), "split", splits))
+    table = {"acts": root / "acts", "lenses": ("tuned",), "n_permutations": 20, "fit_steps": 2}
+    return lens(LensConfig(**table, split="train" if wrong else "test"), root / "lens")
+
+
 # ---------------------------------------------------------------------- interventions
 def changed(root: Path, kind: str, **options):
     own = {
@@ -655,7 +687,7 @@ def generated(n: int) -> pa.Table:
     return arithmetic.problems(n, seed=0, split="test")
 
 
-def thought_about(root: Path, table: pa.Table):
+def thought_about(root: Path, table: pa.Table, **options):
     root.mkdir(parents=True)
     pq.write_table(table, root / "problems.parquet")
     settings = {
@@ -663,7 +695,51 @@ def thought_about(root: Path, table: pa.Table):
         "problems": {"kind": "problems", "source": str(root / "problems.parquet")},
         "hook_names": ["layers.1:out"],
     }
-    return extract(validate_config(ExtractConfig, settings), root / "acts")
+    return extract(validate_config(ExtractConfig, settings | options), root / "acts")
+
+
+@planted("the layer after the last one was asked for", r"expected layers\.0:out .* got 'layers\.2:out'")
+def last_layer(root, wrong):
+    return thought_about(root, generated(30), hook_names=["layers.2:out" if wrong else "layers.1:out"])
+
+
+@planted("an answer was lost on the way", r"column answer has 1 empty cells")
+def lost_answer(root, wrong):
+    table = generated(30)
+    answers = [None if wrong and i == 3 else answer for i, answer in enumerate(table["answer"].to_pylist())]
+    return thought_about(
+        root, table.set_column(table.column_names.index("answer"), "answer", pa.array(answers))
+    )
+
+
+@planted(
+    "supervised latents were tied to a label that never varies",
+    r"different values in 'operation', got 1: it is constant",
+)
+def constant_target(root, wrong):
+    labels = ["add"] * 90 if wrong else OPERATIONS
+    thoughts_of(root, labels={"operation": labels}, splits=["train"] * 60 + ["validation"] * 30)
+    kind = saes.SupervisedConfig(d_sae=24, k=2, label_columns=("operation",))
+    return trained(root, root / "acts", sae=kind, validation_split="validation")
+
+
+@planted(
+    "a swap between problems that do not differ", r"no two problems share a value of 'n_steps', or all do"
+)
+def nothing_to_swap(root, wrong):
+    generated = {"source": "generated", "n_steps": (2,)}
+    return changed(root, "swap", column="n_steps" if wrong else "v1", problems=generated)
+
+
+@planted(
+    "latents of an SAE of another checkpoint were spliced in",
+    r"trained on a model with digest f+, codi-tiny has",
+)
+def foreign_splice(root, wrong):
+    sae = saes.create(saes.ReLUConfig(d_sae=192, normalization="none"), 96, seed=0)
+    sae.hook_names, sae.provenance = ["layers.1:out"], {"model_digest": "f" * 64} if wrong else {}
+    saes.save(sae, root / "sae")
+    return changed(root, "splice", sae=root / "sae")
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.mistake for case in CASES])

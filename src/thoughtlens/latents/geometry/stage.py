@@ -26,7 +26,7 @@ from thoughtlens.latents.geometry.records import (
     MatchRow,
     Stability,
 )
-from thoughtlens.sae import load, member_names, member_path
+from thoughtlens.sae import differences, load, member_names, member_path
 
 DEFINITIONS = {
     "cosine": "of two decoder rows; comparisons leave out rows of zeros and, where a store was given, "
@@ -99,6 +99,8 @@ def _work(cfg: GeometryConfig, tmp: Path) -> GeometryOutcome:
     pairs = pairs_of(cfg, collections)
     every = range(len(pairs))
     warnings = [line for pair in pairs if (line := pair.doubt())]
+    for own in collections:
+        warnings += [] if own.acts is None else differences(own.members, own.store)
     for line in warnings:
         warn(line)
     with progress("geometry", len(pairs), "pairs") as bar:

@@ -15,7 +15,17 @@ import pyarrow.parquet as pq
 import torch
 
 from thoughtlens.acts import ActivationStore, StoreSize, language_model, thought_model
-from thoughtlens.core import HookError, Parts, Plan, Result, progress, run_stage, warn, write_rows
+from thoughtlens.core import (
+    ConfigError,
+    HookError,
+    Parts,
+    Plan,
+    Result,
+    progress,
+    run_stage,
+    warn,
+    write_rows,
+)
 from thoughtlens.latents.codes.readout import LensInput, of_text, of_thoughts
 from thoughtlens.latents.lens import latents, score
 from thoughtlens.latents.lens.config import LensConfig
@@ -25,7 +35,7 @@ from thoughtlens.latents.lens.records import KLRow, LensOutcome, ReadingRow, Sum
 from thoughtlens.latents.lens.rows import cell_rows
 from thoughtlens.latents.lens.summary import best, headline, objections, summarise
 from thoughtlens.latents.lens.tuned import Translator
-from thoughtlens.sae import load_members
+from thoughtlens.sae import SAE, differences, load_members
 
 DEFINITIONS = {
     **score.DEFINITIONS,
@@ -73,6 +83,11 @@ def plan(cfg: LensConfig) -> Plan:
 def _work(cfg: LensConfig, tmp: Path) -> LensOutcome:
     torch.manual_seed(cfg.seed)
     store, parts = ActivationStore.open(cfg.acts), Parts(tmp)
+    if _is_tuned(cfg, store.meta.kind) and cfg.split == cfg.fit_split:
+        raise ConfigError(
+            f"lens: split and fit_split are both {cfg.split!r}: a tuned lens would be scored on what it was "
+            f"fitted on. Score another split, or leave it out: lens.lenses=[logit]"
+        )
     model = None if store.meta.kind == "text" else thought_model(store)
     try:
         readout = of_text(language_model(store)) if model is None else of_thoughts(model)
@@ -92,8 +107,11 @@ def _work(cfg: LensConfig, tmp: Path) -> LensOutcome:
     pq.write_table(readings_table(given, readings), tmp / "readings.parquet", compression="zstd")
     pq.write_table(tokens_table(given.readout, readings), tmp / "tokens.parquet")
     write_rows(tmp / "summary.parquet", SummaryRow, rows)
+    notes = objections(given, rows)
     if cfg.sae is not None:
-        _write_latents(given, cfg.sae, tmp / "latents.parquet")
+        members = load_members(cfg.sae, joined=True, hooks=store.meta.d_in)
+        notes += differences(members, store)
+        _write_latents(given, members, tmp / "latents.parquet")
     return LensOutcome(
         split=cfg.split,
         kind=store.meta.kind,
@@ -105,7 +123,7 @@ def _work(cfg: LensConfig, tmp: Path) -> LensOutcome:
         kl=gains,
         headline=headline(cfg.split, rows, gains),
         definitions=DEFINITIONS,
-        warnings=objections(given, rows),
+        warnings=notes,
     )
 
 
@@ -133,8 +151,7 @@ def _is_tuned(cfg: LensConfig, kind: str) -> bool:
     return "tuned" in cfg.lenses and kind == "thoughts"
 
 
-def _write_latents(given: LensInput, sae: Path, file: Path) -> None:
-    members = load_members(sae, joined=True, hooks=given.store.meta.d_in)
+def _write_latents(given: LensInput, members: dict[str, SAE], file: Path) -> None:
     with progress("lens: latents", len(members), "SAEs") as bar:
         tables = []
         for name, one in members.items():
