@@ -140,6 +140,11 @@ def test_overrides_do_not_touch_the_given_table():
     assert table == {"model": {"name": "x"}}
 
 
+def test_a_value_that_a_file_gives_for_a_table_can_be_replaced():
+    table = {"model": "x"}  # a mistake in a file, which the command line mends
+    assert apply_overrides(Recipe, table, ["model=y"]) == {"model": {"name": "y"}}
+
+
 class Lists(Config):
     """Fields that take several values, and fields that can be unset."""
 

@@ -325,7 +325,9 @@ def _set(models: list[type[Config]], table: dict, path: Sequence[str], value: An
         primary = next((p for p in ("name", "source", "kind") if p in subs[0].model_fields), None)
         if primary is None:
             raise ConfigError(f"{leaf} is a table; set one of its keys: {', '.join(subs[0].model_fields)}")
-        _set(subs, table.setdefault(leaf, {}), [primary], value)
+        if not isinstance(table.get(leaf), dict):
+            table[leaf] = {}
+        _set(subs, table[leaf], [primary], value)
         return
     if leaf in ("kind", "source") and len(models) > 1:
         _keep_known(models, table, leaf, value)

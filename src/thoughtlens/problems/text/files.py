@@ -47,8 +47,13 @@ def objects(path: Path) -> Iterator[tuple[str, Json]]:
             continue
         try:
             row = json.loads(line)
+            json.dumps(row, ensure_ascii=False).encode()  # half a character, which no file can hold
         except json.JSONDecodeError as error:
             raise DataError(f"{path} line {i} is not JSON: {error.msg} at column {error.colno}") from None
+        except UnicodeEncodeError:
+            raise DataError(f"{path} line {i} holds half a character, as \\ud800 alone; mend it") from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path} line {i} cannot be read: {str(error).splitlines()[0]}") from None
         if not isinstance(row, dict):
             raise DataError(f"{path} line {i}: expected a JSON object, got a {type(row).__name__}")
         yield f"line {i}", row

@@ -46,6 +46,8 @@ def labelled(
                 f"Expected a column {name!r} in {source}, found {', '.join(table.column_names)}; "
                 f"set text_column and label_column"
             )
+        if pa.types.is_binary(table[name].type):
+            raise DataError(f"Column {name!r} of {source} is not UTF-8; convert the file")
     if not len(table):
         raise DataError(f"Expected labelled texts in {source}, found no rows")
     text, label = table[text_column], table[label_column]
