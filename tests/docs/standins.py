@@ -31,10 +31,10 @@ SMALL = [
     "explorer.n_problems=5",
 ]  # fmt: skip
 """Settings that make any run small."""
-PROBLEMS = ["problems.n=240", "train.members=pooled,per_layer", "sae.d_sae=96", "sae.k=4", *SMALL]
+PROBLEMS = ["problems.n=240", "train.members=pooled,per_layer", "sae.d_sae=208", "sae.k=4", *SMALL]
 TEXT = [
     "model=tiny-llama", "model.dtype=float32", "extract.hook_names=layers.1:out", "extract.context_length=64",
-    "extract.max_windows=1", "extract.max_tokens=4000", "problems.test=0.2", "sae.d_sae=96", "sae.k=4",
+    "extract.max_windows=1", "extract.max_tokens=4000", "problems.test=0.2", "sae.d_sae=208", "sae.k=4",
     "classify.data=labelled.jsonl", *SMALL,
 ]  # fmt: skip
 SUITE = "datasets=113_movie_sent"
@@ -42,14 +42,14 @@ KEPT = ("model", "problems", "extract", "train")
 """Tables that a sweep takes too."""
 GSM8K = [
     "problems.files=test.jsonl,train.jsonl", "extract.max_new_tokens=2", "train.members=pooled",
-    "classify.members=pooled",
+    "classify.members=pooled", "validate.baseline_rows=4000",
 ]  # fmt: skip
 """What problems of GSM8K need here, and a model of many layers."""
 RECIPES = {
     "pilot": PROBLEMS,
     "text-demo": TEXT,
     "mine.toml": TEXT,
-    "seed-codi": [*GSM8K, *PROBLEMS[2:]],
+    "seed-codi": [*(one for one in PROBLEMS[2:] if not one.startswith("sae.k=")), *GSM8K],
     "seed-pythia": [one for one in TEXT if not one.startswith(("model", "classify"))],
 }
 """What makes each recipe small."""

@@ -28,7 +28,7 @@ LOG = "docs/log.md"
 OF_RECIPES = {"run", "replay", *(stage.name for stage in STAGES if stage.recipe == "default")}
 NOT_RUN = {
     "bench": "measures this machine for minutes; tests/ops/bench runs each benchmark at small size",
-    "push owner/": "needs an account of the hub; tests/ops/hub pushes to a server of its own",
+    "push runs/pilot owner/": "needs an account of the hub; tests/ops/hub pushes to a server of its own",
     "pull owner/": "needs the hub; tests/ops/hub pulls from a server of its own",
     "device=cuda": "needs a GPU",
     "llm.base_url": "needs an endpoint with a language model; tests/latents/explain has one that answers",
@@ -39,7 +39,7 @@ NOT_RUN = {
 MEANT = {
     "OTHER": "runs/other", "DIR": "made", "SRC": "runs/text/sae", "FORMAT": "sae_lens", "RECIPE": "pilot",
     "MODEL": "codi-tiny", "ACTS": "runs/pilot/acts", "SAE": "runs/pilot/sae", "NAME": "some-model",
-    "RUN_OR_MODEL": "runs/pilot", "key=value": "edit=ablate",
+    "RUN_OR_MODEL": "runs/pilot", "key=value": "edit=ablate", "PATH": "runs/pilot",
 }  # fmt: skip
 """What a reader puts for a word in capitals; RUN is a run of thoughts and then one of text."""
 
@@ -51,6 +51,7 @@ def variants(line: str) -> list[str]:
     if not re.search(r"\bRUN\b", line):
         return [line]
     runs = ["pilot"] if "pilot" in line else ["text"] if "text-demo" in line else ["pilot", "text"]
+    runs = runs[:1] if "--beside" in line else runs  # both of one kind
     return [re.sub(r"\bRUN\b", f"runs/{run}", line.replace(" made", f" made/{run}")) for run in runs]
 
 
@@ -60,10 +61,8 @@ def small(words: list[str]) -> list[str]:
     extra: list[str] = []
     if command in OF_RECIPES | {"sweep", "grid"} and words[1] in standins.RECIPES:
         extra = standins.recipe(words)
-    elif command in OF_RECIPES:
+    elif command in OF_RECIPES and not words[1].endswith("config.toml"):
         extra = [one for one in standins.SMALL if one.startswith(f"{command}.")]
-    elif command in ("explain", "lens"):
-        extra = [one.removeprefix(f"{command}.") for one in standins.SMALL if one.startswith(f"{command}.")]
     elif command == "intervene":
         extra = ["n=20"]
     elif command == "suite":
@@ -157,9 +156,13 @@ def shared_runs(place: Path) -> dict[str, Path]:
 
 
 def makes(words: list[str]) -> str | None:
-    """The run that a command makes from nothing."""
+    """A folder that a command makes from nothing."""
+    if "--out" not in words:
+        return None
+    out = words[words.index("--out") + 1]
     first = words[0] in ("run", "extract", "sweep", "grid", "gates", "distill")
-    return words[words.index("--out") + 1] if "--out" in words and (first or "--acts" in words) else None
+    model = words[0] == "intervene" and not words[1].startswith("runs/")
+    return out if first or model or "--acts" in words else None
 
 
 def needed(words: list[str]) -> dict[str, str]:
@@ -168,7 +171,7 @@ def needed(words: list[str]) -> dict[str, str]:
     for word in words[1:]:
         parts = Path(word).parts
         if parts[:1] == ("runs",) and word != makes(words):
-            is_text = "text" in word or "text-demo" in words
+            is_text = "text" in word or {"text-demo", "suite"} & set(words) or parts[1] == "small"
             found["/".join(parts[:2])] = (
                 "text" if is_text else "other" if parts[1] in ("other", "b") else "pilot"
             )
