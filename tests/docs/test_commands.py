@@ -145,7 +145,11 @@ def shared_runs(place: Path) -> dict[str, Path]:
     """A small run of thoughts, one of text, and another of thoughts."""
     folder = place / "shared"
     shutil.copytree(place / "files", folder)
-    runs = {"pilot": ["run", "pilot"], "text": ["run", "text-demo"], "other": ["run", "pilot", "seed=1"]}
+    runs = {
+        "pilot": ["run", "pilot"],
+        "text": ["run", "text-demo"],
+        "other": ["run", "pilot", "seed=1", "problems.seed=0"],
+    }
     commands = [
         {"folder": str(folder), "words": [*small(words), "--out", f"runs/{name}"], "target": None}
         for name, words in runs.items()
