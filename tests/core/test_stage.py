@@ -13,6 +13,7 @@ import torch
 from tests.core.counting import Count
 from thoughtlens.core import NotThereError, OccupiedError, ResourceError, StoreError
 from thoughtlens.core.stages import stage
+from thoughtlens.core.stages.digests import inputs_of
 
 
 def write(tmp: Path, n: int = 3) -> dict:
@@ -189,3 +190,9 @@ def test_a_place_may_be_written_in_another_way(tmp_path, monkeypatch):
         stage.run_stage("count", Reads(source=way), tmp_path / "a", work, inputs={"source": way})
     with pytest.raises(OccupiedError, match=r"other settings: n \(3 there, 4 here\)\. Choose"):
         stage.run_stage("count", Reads(n=4, source=ways[2]), "a", work, inputs={"source": ways[2]})
+
+
+@pytest.mark.parametrize("inputs", ["x", ["x"], {"acts": 3}])
+def test_a_result_with_damaged_inputs_is_refused(inputs, tmp_path):
+    with pytest.raises(StoreError, match="inputs is no table"):
+        inputs_of({"inputs": inputs}, tmp_path)

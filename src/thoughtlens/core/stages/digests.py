@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from thoughtlens.core.errors import MismatchError, NotThereError, StoreError
 from thoughtlens.core.records import manifest
@@ -74,6 +75,19 @@ def require_as_written(path: Path, *, deep: bool = True) -> None:
             )
 
 
+def inputs_of(result: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Digests of the inputs that a finished stage was made from, by name.
+
+    Raises:
+        StoreError: its result says something else there.
+    """
+    found = result.get("inputs", {})
+    try:
+        return {name: entry["digest"] for name, entry in found.items() if "digest" in entry}
+    except (AttributeError, TypeError):
+        raise StoreError(f"{folder / 'result.json'} is damaged: inputs is no table of inputs") from None
+
+
 def require_made_from(folder: Path, inputs: Mapping[str, Path]) -> None:
     """See that a finished stage was made from these inputs, as far as it says and they are there.
 
@@ -81,8 +95,9 @@ def require_made_from(folder: Path, inputs: Mapping[str, Path]) -> None:
         MismatchError: an input was replaced since, as by training again.
     """
     result = read_json(folder / "result.json")
+    made_from = inputs_of(result, folder)
     for name, path in inputs.items():
-        known = result.get("inputs", {}).get(name, {}).get("digest")
+        known = made_from.get(name)
         if known is not None and path.exists() and known != digest(path):
             raise MismatchError(
                 f"{folder} was made from another {name} than {path} is now: delete {folder} and run "

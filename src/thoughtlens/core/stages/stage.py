@@ -43,7 +43,7 @@ from thoughtlens.core.stages.config import (
     to_toml,
     validate_config,
 )
-from thoughtlens.core.stages.digests import BEGUN, LOCK, digest, digest_tree, require_as_written
+from thoughtlens.core.stages.digests import BEGUN, LOCK, digest, digest_tree, inputs_of, require_as_written
 from thoughtlens.core.stages.parts import FOLDER as PARTS
 from thoughtlens.core.stages.translate import translate_result
 
@@ -230,8 +230,9 @@ def _reuse(out: Path, stage: str, cfg: Config, digests: dict[str, str]) -> Resul
             f"{out} holds a {stage} made with other settings: {', '.join(keys)}. "
             f"Choose another --out, or delete it"
         )
+    made_from = inputs_of(result, out)
     for name, value in digests.items():
-        if result["inputs"].get(name, {}).get("digest") != value:
+        if made_from.get(name) != value:
             raise OccupiedError(
                 f"{out} was made from another {name} than the one given now; "
                 f"choose another --out, or delete it"
@@ -284,7 +285,7 @@ def _begin(tmp: Path, cfg: Config, digests: dict[str, str]) -> None:
 def _inputs_of(tmp: Path) -> dict[str, str]:
     """Digests of the inputs that an unfinished stage began with; none where an earlier version began it."""
     if (tmp / "result.json").is_file():
-        return {name: entry["digest"] for name, entry in read_json(tmp / "result.json")["inputs"].items()}
+        return inputs_of(read_json(tmp / "result.json"), tmp)
     return read_json(tmp / BEGUN) if (tmp / BEGUN).is_file() else {}
 
 
