@@ -43,8 +43,8 @@ function Overview({ run, view }) {
   const table = useTable(`${member.key}/summary`), found = useTable(view.q ? `${member.key}/words` : null), avoided = useTable(view.q ? `${member.key}/away` : null);
   const address = (change) => `#/?${new URLSearchParams({ ...view, page: 0, ...change })}`;
   const go = (change) => { location.hash = address(change); };
-  // What is typed is one step back, not one for each letter.
-  const typed = (change) => { location[view.q ? "replace" : "assign"](address(change)); };
+  // What is typed is one step back, not one for each letter; a second letter may come before the page is drawn again.
+  const typed = (change) => { location[new URLSearchParams(location.hash.split("?")[1]).get("q") ? "replace" : "assign"](address(change)); };
   if (!table || table instanceof Error) return html`<${Waiting} table=${table} what="the latents" />`;
   const summary = { ...table, member: member.label }, columns = Object.keys(summary.columns);
   const known = (name, otherwise) => (columns.includes(name) ? name : otherwise);
