@@ -342,14 +342,17 @@ def _number(interval: Interval) -> Number:
 
 
 def _objections(variables: dict[str, VariableBy]) -> list[str]:
-    """Where the SAE finds no more than k-means does."""
+    """Where the SAE finds no more than k-means does, and k-means finds at least half of the values."""
     said = []
     for name, one in variables.items():
-        rival = one.baselines["kmeans"].found_by_two
-        assert one.found_by_two.low is not None and rival.value is not None
-        if one.found_by_two.low <= rival.value:
-            said.append(
-                f"{name}: the SAE tells {one.found_by_two.value:.0%} of the values, k-means of as many codes "
-                f"{rival.value:.0%}: no superposition is needed to explain these states"
-            )
+        rival, ours = one.baselines["kmeans"].found_by_two.value, one.found_by_two
+        assert rival is not None and ours.low is not None and ours.high is not None
+        if rival < max(ours.low, 0.5):
+            continue
+        so = (
+            "this dictionary holds shreds of the values; try a smaller k"
+            if rival > ours.high
+            else "no superposition is needed to explain these states"
+        )
+        said.append(f"{name}: the SAE tells {ours.value:.0%} of the values, k-means {rival:.0%}: {so}")
     return said
