@@ -14,6 +14,7 @@ from .codes.on_text import Eye as Eye
 from .codes.on_text import Found as Found
 from .codes.on_text import describe as describe
 from .codes.on_text import everywhere as everywhere
+from .codes.on_text import own_sae as own_sae
 from .codes.on_text import pick as pick
 from .codes.reading import TextReader as TextReader
 from .codes.readout import Readout as Readout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -64,15 +63,8 @@ class Thoughts:
 
     def says(self, thought: int, top: int = 1) -> list[list[tuple[str, float]]]:
         """Per question, the likeliest tokens if this thought were read out (logit lens), with their share."""
-        probabilities, ids = self._probabilities[:, thought].topk(top, dim=-1)
-        words = [[self.readout.texts[i].strip() for i in row] for row in ids.tolist()]
-        return [list(zip(*pair, strict=True)) for pair in zip(words, probabilities.tolist(), strict=True)]
-
-    @cached_property
-    def _probabilities(self) -> Float[Tensor, "questions thoughts vocab"]:
-        out = self.batch[Place.at("thought_out")]
-        logits = self.readout.logits(out.flatten(0, 1), "thought_out")
-        return logits.softmax(-1).view(*out.shape[:2], -1)
+        states = self.batch[Place.at("thought_out")][:, thought]
+        return self.readout.likeliest(states, "thought_out", top)
 
 
 @torch.no_grad()

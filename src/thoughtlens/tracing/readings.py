@@ -9,11 +9,10 @@ from shlex import quote
 
 import torch
 
-from thoughtlens.acts import ActivationStore, thought_model
-from thoughtlens.core import ConfigError, MismatchError, NotThereError, Record, column
-from thoughtlens.latents import NO_BETTER, Eye, Found, Shown, about, of_thoughts, pick
+from thoughtlens.acts import ActivationStore
+from thoughtlens.core import ConfigError, NotThereError, Record, column
+from thoughtlens.latents import NO_BETTER, Eye, Found, Shown, about, of_thoughts, own_sae
 from thoughtlens.models import Place, ThoughtModel, collect, load_model
-from thoughtlens.sae import load_members
 
 DEFINITIONS = {
     "reading": "the likeliest token if this thought were written down: softmax(W_U norm(state)) of what the "
@@ -93,14 +92,13 @@ def think(
         raise ConfigError(
             f"{run} is a run of texts, which has no thoughts; see: thoughtlens fire {quote(str(run))} TEXT"
         )
-    read = read_out(thought_model(store), store.meta.model, questions, top)
+    eye = Eye(store)
+    read = read_out(eye.thinker, store.meta.model, questions, top)
     if not (run / "sae").is_dir():
         return read
-    name, sae = pick(load_members(run / "sae"), member)
-    if sae.provenance.get("model_digest") not in (None, store.meta.model_digest):
-        raise MismatchError(f"The SAE in {run / 'sae'} was trained on another model than {store.meta.model}")
+    name, sae = own_sae(run, store, member)
     says = _explanations(run, name)
-    found = sorted(Eye(store).read(sae, questions), key=lambda one: one.index)
+    found = sorted(eye.read(sae, questions), key=lambda one: one.index)
     return [
         replace(one, member=name, thoughts=_with_latents(one.thoughts, seen, sae.hook_names, says, top))
         for one, seen in zip(read, found, strict=True)
@@ -125,9 +123,7 @@ def read_out(model: ThoughtModel, name: str, questions: Sequence[str], top: int)
     for question, states, answer in zip(
         questions, batch[Place.at("thought_out")], batch.answers.text, strict=True
     ):
-        best, ids = readout.logits(states, "thought_out").softmax(-1).topk(min(top, readout.n_vocab), dim=-1)
-        tokens = [[readout.texts[i].strip() for i in row] for row in ids.tolist()]
-        rows = [list(zip(*row, strict=True)) for row in zip(tokens, best.tolist(), strict=True)]
+        rows = readout.likeliest(states, "thought_out", top)
         thinking.append(
             Thinking(
                 question=question,

@@ -112,12 +112,8 @@ def fire(run: str | Path, texts: Sequence[str], *, member: str | None = None, to
     run = Path(run)
     if not run.is_dir():
         raise no_run(run)
-    name, sae = pick(load_members(run / "sae"), member)
     store = ActivationStore.open(run / "acts")
-    if sae.provenance.get("model_digest") not in (None, store.meta.model_digest):
-        raise MismatchError(f"The SAE in {run / 'sae'} was trained on another model than {store.meta.model}")
-    for line in differences({name: sae}, store):
-        warn(line)
+    name, sae = own_sae(run, store, member)
     flags = everywhere(run / "interpret", name, sae.d_sae)
     read = Eye(store).read(sae, texts)
     found = [describe(one, texts[one.index], sae.hook_names, flags, top) for one in read]
@@ -166,6 +162,20 @@ def render(fired: Fired) -> str:
     if not fired.everywhere_known:
         lines.append("Dense latents are not marked: the run has no interpret stage")
     return "\n".join(lines)
+
+
+def own_sae(run: Path, store: ActivationStore, member: str | None) -> tuple[str, SAE]:
+    """The SAE of a run that `pick` takes; what it says of its data and the store does not is warned of.
+
+    Raises:
+        MismatchError: it was trained on another model than the store's.
+    """
+    name, sae = pick(load_members(run / "sae"), member)
+    if sae.provenance.get("model_digest") not in (None, store.meta.model_digest):
+        raise MismatchError(f"The SAE in {run / 'sae'} was trained on another model than {store.meta.model}")
+    for line in differences({name: sae}, store):
+        warn(line)
+    return name, sae
 
 
 def pick(members: dict[str, SAE], member: str | None) -> tuple[str, SAE]:
