@@ -32,7 +32,7 @@ from thoughtlens.evals.recovery.scores import Choice, Fired, Score, choose, scor
 from thoughtlens.latents import Label, not_told_apart, pick, read_labels
 from thoughtlens.models import Place
 from thoughtlens.numerics import Interval, bootstrap_mean, bootstrap_ratio
-from thoughtlens.sae import POOLED, load_members
+from thoughtlens.sae import load_members
 
 SPLITS = ("train", "validation", "test")
 NEAR_BEST = 0.02
@@ -90,7 +90,7 @@ def recovery(cfg: RecoveryConfig, out: Path) -> Result:
 def _work(cfg: RecoveryConfig, tmp: Path) -> RecoveryOutcome:
     store = ActivationStore.open(cfg.acts)
     members = load_members(cfg.sae, hooks=store.meta.d_in)
-    name, sae = pick(members, cfg.member or (POOLED if POOLED in members else next(iter(members))))
+    name, sae = pick(members, cfg.member)
     labels = read_labels(
         store.problems, cfg.columns, max_levels=cfg.max_values, min_count=cfg.min_count, most=cfg.max_values
     )
