@@ -34,6 +34,15 @@ class ExplanationRow(Record):
     chosen: bool
     verdict: str | None = None
     """How far it can be trusted, in words: `verdict_of`."""
+    says: str | None = None
+    """The role or column that its first clause speaks of; None where it has no clauses, or is unknown."""
+    value: str | None = None
+    """Value of that column in the first clause."""
+    thoughts: list[int] | None = None
+    """Thoughts of the first clause; None of text, and where there is no clause."""
+    clauses: str | None = None
+    """JSON: all of its clauses, each with `says`, `value`, `thoughts`, `hooks`, `also` (thoughts by
+    condition), `precision` and `recall`; None for methods without clauses."""
 
 
 @dataclass(frozen=True, kw_only=True)
