@@ -112,7 +112,7 @@ def text_source(cfg: ExtractConfig, text: TextConfig, tmp: Path) -> Source:
         n_rows=documents.n_rows,
         problems=lambda: documents.documents,
         listed=lambda: documents.documents,
-        chunks=lambda start, share: _text_chunks(cfg, lm, cutter, documents, start, share),
+        chunks=lambda start, share: _text_chunks(cfg, lm, cutter, documents, start=start, share=share),
         close=lambda: (tmp / SPOOL).unlink(missing_ok=True),
         n_left_out=max(0, left_out),
         splits=tuple(split for split, share in shares.items() if share > 0),
@@ -124,6 +124,7 @@ def _text_chunks(
     lm: LanguageModel,
     cutter: Cutter,
     documents: Spool,
+    *,
     start: int,
     share: tuple[int, int],
 ) -> Iterator[Chunk]:

@@ -59,7 +59,7 @@ def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Sou
         n_rows=len(problems) * len(model.spec.thoughts),
         problems=lambda: with_answers(problems, _read_answers(tmp)),
         listed=lambda: problems,
-        chunks=lambda start, share: _chunks(cfg, model, places, problems, tmp, start, share),
+        chunks=lambda start, share: _chunks(cfg, model, places, problems, tmp, start=start, share=share),
         close=lambda: shutil.rmtree(tmp / ANSWERS, ignore_errors=True),
         splits=tuple(problems["split"].unique().to_pylist()),
         notes=notes + _spaces(model, problems["question"].to_pylist()),
@@ -130,6 +130,7 @@ def _chunks(
     places: list[Place],
     problems: pa.Table,
     tmp: Path,
+    *,
     start: int,
     share: tuple[int, int],
 ) -> Iterator[Chunk]:

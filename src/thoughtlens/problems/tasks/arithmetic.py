@@ -236,7 +236,7 @@ def twins(
         DataError: no pairs asked for, or a negative seed.
     """
     symbols, rng = Symbols(p), generator(n, seed, slot(change, n_steps))
-    first, second = draw_twins(n, rng, symbols, split, change, n_steps)
+    first, second = draw_twins(n, rng, symbols, split=split, change=change, n_steps=n_steps)
     texts = [_questions(d, symbols) for d in (first, second)]
     tables = [
         table(d, symbols, f"{split}-{seed}-{change}", text, template_id=np.zeros(n, int))
@@ -268,13 +268,13 @@ def slot(change: str, n_steps: int) -> int:
 
 
 def draw_twins(
-    n: int, rng: np.random.Generator, symbols: Symbols, split: str, change: str, n_steps: int
+    n: int, rng: np.random.Generator, symbols: Symbols, *, split: str, change: str, n_steps: int
 ) -> tuple[Draw, Draw]:
     """The pairs of `twins` as integers."""
     found: list[tuple[Draw, Draw]] = []
     while sum(len(a.names) for a, _ in found) < n:
         d = draw_split(n, rng, symbols, split, (n_steps,))
-        twin, valid = _twin(d, symbols, rng, split, slot(change, n_steps))
+        twin, valid = _twin(d, symbols, rng, split=split, slot=slot(change, n_steps))
         found.append((_take(d, valid), _take(twin, valid)))
     first, second = (_take(_join(side), np.arange(n)) for side in zip(*found, strict=True))
     return first, second
@@ -289,7 +289,7 @@ def as_twin(table: pa.Table, of: pa.Table) -> pa.Table:
 
 
 def _twin(
-    d: Draw, symbols: Symbols, rng: np.random.Generator, split: str, slot: int, tries: int = 40
+    d: Draw, symbols: Symbols, rng: np.random.Generator, *, split: str, slot: int, tries: int = 40
 ) -> tuple[Draw, Bool[np.ndarray, " C"]]:
     """The first of `tries` random replacements that fits, and whether there was one."""
     rows, before = np.arange(len(d.names)), d.values(symbols)[:, 0]

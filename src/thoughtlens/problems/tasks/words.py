@@ -174,7 +174,7 @@ def twins(
 ) -> tuple[pa.Table, pa.Table]:
     """Counterfactual pairs as in `arithmetic.twins`, told alike: exactly one number word differs."""
     symbols, rng = Symbols(p), arithmetic.generator(n, seed, arithmetic.slot(change, n_steps))
-    first, second = arithmetic.draw_twins(n, rng, symbols, split, change, n_steps)
+    first, second = arithmetic.draw_twins(n, rng, symbols, split=split, change=change, n_steps=n_steps)
     w = wording(_is_test(first), rng)
     prefix = f"{split}-{seed}-{change}"
     table = _table(first, w, symbols, prefix)

@@ -1,1 +1,0 @@
-"""Which rows of a store an SAE is trained on, and what is joined to them."""
