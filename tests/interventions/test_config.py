@@ -77,3 +77,6 @@ def test_a_run_of_texts_is_told_where_its_latents_are_changed(tmp_path):
         of_run(tmp_path / "my run")
     (acts / "config.toml").write_text('[model]\nname = "codi-tiny"\n[problems]\nkind = "problems"\n')
     assert of_run(tmp_path / "my run")["model"]["name"] == "codi-tiny"
+    cfg = 'max_new_tokens = 9\n[model]\nname = "codi-tiny"\n[problems]\nkind = "problems"\n'
+    (acts / "config.toml").write_text(cfg)
+    assert of_run(tmp_path / "my run")["max_new_tokens"] == 9

@@ -483,6 +483,48 @@ def shuffled(root, wrong):
     return probed(root)
 
 
+def interpreted(root: Path, target: str = "operation"):
+    planted_sae(root / "sae")
+    cfg = InterpretConfig(acts=root / "acts", sae=root / "sae", n_permutations=20, labels=(target,))
+    return interpret(cfg, root / "interpret")
+
+
+def in_both(mistake: str, says: str) -> Callable[[Callable], Callable]:
+    """Said where the label is predicted, and where latents are compared with it."""
+
+    def add(study: Callable[[Path, bool, Callable], object]) -> Callable:
+        planted(mistake, says)(lambda root, wrong: study(root, wrong, probed))
+        planted(f"{mistake} (interpret)", says)(lambda root, wrong: study(root, wrong, interpreted))
+        return study
+
+    return add
+
+
+@in_both("a label that follows the length of the question", r"the length of the text alone tells \d+%")
+def by_length(root, wrong, read):
+    extra = 3 * (np.arange(90) % 3)
+    extra = extra if wrong else np.random.default_rng(1).permutation(extra)
+    asked = [" ".join([words(i), *["so"] * more]) for i, more in enumerate(extra.tolist())]
+    thoughts_of(root, questions=asked)
+    return read(root)
+
+
+@in_both("labels stand in blocks of the file", r"the place in the file alone tells \d+%")
+def by_line(root, wrong, read):
+    labels = np.array(OPERATIONS)
+    labels = np.sort(labels) if wrong else np.random.default_rng(1).permutation(labels)
+    thoughts_of(root, labels={"operation": labels.tolist()})
+    return read(root)
+
+
+@in_both("missing numbers were written as -999", r"-999 \(15 of 90\) lies far from all other numbers")
+def missing_as_number(root, wrong, read):
+    value = np.random.default_rng(1).normal(5, 2, 90)
+    value[::6] = -999 if wrong else np.nan
+    thoughts_of(root, labels={"value": value})
+    return read(root, target="value")
+
+
 @planted("the label can be read off the words of the question", r"text (equivalent|better)")
 def leaks(root, wrong):
     questions = [f"{name if wrong else 'do'} problem {words(i)}" for i, name in enumerate(OPERATIONS)]

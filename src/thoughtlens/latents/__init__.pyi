@@ -39,9 +39,12 @@ from .interpret.records import TextExample as TextExample
 from .interpret.records import ThoughtExample as ThoughtExample
 from .interpret.tables import Tables as Tables
 from .lens.records import LatentTokenRow as LatentTokenRow
+from .stats.doubts import as_numbers as as_numbers
+from .stats.doubts import doubtful_numbers as doubtful_numbers
+from .stats.doubts import doubtful_values as doubtful_values
+from .stats.doubts import followed as followed
 from .stats.labels import PROBLEM_COLUMNS as PROBLEM_COLUMNS
 from .stats.labels import Label as Label
-from .stats.labels import doubtful_values as doubtful_values
 from .stats.labels import encode_labels as encode_labels
 from .stats.labels import not_told_apart as not_told_apart
 from .stats.labels import read_labels as read_labels

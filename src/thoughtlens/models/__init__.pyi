@@ -27,6 +27,7 @@ from .thought.sites import Hook as Hook
 from .thought.sites import ThoughtSpec as ThoughtSpec
 from .thought.sites import check_places as check_places
 from .thought.sites import is_read as is_read
+from .thought.stated import not_stated as not_stated
 from .thought.thoughts import Answer as Answer
 from .thought.thoughts import State as State
 from .thought.thoughts import ThoughtBatch as ThoughtBatch

@@ -174,7 +174,7 @@ def test_a_checkpoint_on_gsm8k_is_held_against_what_was_published(tmp_path):
     lines = [json.dumps({"question": f"What is {i} + {i}?", "answer": solution}) for i in range(6)]
     (tmp_path / "test.jsonl").write_text("\n".join(lines))
     cfg = GatesConfig(
-        model=str(fake.file), base=str(fake.base), eos_before=False, eos_after=False, problems="gsm8k:test",
+        model=str(fake.file), base=str(fake.base), eos_before=False, lora_alpha=8.0, problems="gsm8k:test",
         files=(tmp_path / "test.jsonl",), published=0.437, max_new_tokens=3,
     )  # fmt: skip
     result = gates(cfg, tmp_path / "out")
@@ -183,6 +183,10 @@ def test_a_checkpoint_on_gsm8k_is_held_against_what_was_published(tmp_path):
     assert [len(result["accuracy"]["by_n_thoughts"]), result["accuracy"]["cot"]] == [7, None]
     assert result["gates"]["edits_bite"]["pass"] is True and result["gates"]["G1"]["pass"] is None
     said = " ".join(result["warnings"])
+    assert result["model_settings_assumed"] == ["eos_after", "n_thoughts"]
+    assert (
+        "assumed: eos_after = False, n_thoughts = 6" in said and result["model_settings"]["lora_alpha"] == 8
+    )
     assert "G0 does not hold" in said and "no control no_cot and pause; name one with no_cot=" in said
     assert published(GatesConfig(model="zen-E/CODI-gpt2", problems="gsm8k:test")) == 0.437
     assert published(GatesConfig(model="zen-E/CODI-gpt2", problems="mine.parquet")) is None

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -77,6 +78,39 @@ def test_two_seeds_side_by_side_are_the_seeds_one_after_the_other(tmp_path):
     assert both["models"][1] == alone["models"][0]
     one, two = (tmp_path / d / "seed2" / "thoughts" / "model.safetensors" for d in ("both", "alone"))
     assert one.read_bytes() == two.read_bytes()
+
+
+WORKERS = """
+import multiprocessing, os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from thoughtlens.models.distill.stage import leave_with_parent
+
+if __name__ == "__main__":
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=leave_with_parent) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(600)
+"""
+
+
+def test_workers_leave_when_the_process_that_started_them_is_killed(tmp_path):
+    (tmp_path / "workers.py").write_text(WORKERS)
+    command = [sys.executable, tmp_path / "workers.py"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())  # it has nothing to do now
+        parent.kill()
+    assert ended(worker)
+
+
+def ended(pid: int) -> bool:
+    """Whether a process ends within a minute, if only as a zombie that nobody waits for."""
+    for _ in range(600):
+        file = Path(f"/proc/{pid}/stat")
+        if not file.exists() or file.read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def test_killed_and_run_again_gives_the_same_bytes(tmp_path):

@@ -120,6 +120,25 @@ def test_what_a_checkpoint_states_is_read(fake, capsys, file, table, wanted):
     assert load(fake, n_thoughts=1, lora_alpha=2.0).settings["lora_alpha"] == 2.0
 
 
+def test_settings_in_yaml_are_read(tmp_path):
+    (tmp_path / "gsm_coconut.yaml").write_text("# stage 2\nname: x\nc_thought: 2\nmax_latent_stage: 3\n")
+    (tmp_path / "config.yaml").write_text("lora_alpha:\n  desc: null\n  value: 16\nuse_prj: {value: true}\n")
+    own = stated(tmp_path)
+    assert (own.get("n_thoughts"), own.get("lora_alpha"), own.get("projection")) == (6, 16, True)
+    assert own.files["n_thoughts"] == "gsm_coconut.yaml"
+    (tmp_path / "config.yaml").write_text("a: &a [1]\n" + "b: [*a, *a, !!python/name:os.system ]\n")
+    assert stated(tmp_path).values.keys() == {"c_thought", "max_latent_stage", "n_thoughts"}
+    (tmp_path / "args.yml").write_text("max_latent_stage: 4\n")
+    with pytest.raises(CheckpointError, match=r"gsm_coconut\.yaml says max_latent_stage = 3.*args\.yml|args"):
+        stated(tmp_path)
+
+
+def test_a_language_model_is_told_so(tiny_lm_dir):
+    for name in (str(tiny_lm_dir), "smollm2-135m"):
+        with pytest.raises(ConfigError, match=r"is a language model, .*thoughtlens run text-demo model="):
+            load_any(name)
+
+
 def test_the_trainers_own_arguments_are_read_and_none_of_their_code(fake, tmp_path):
     arguments = TrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True)
     arguments.num_latent, arguments.remove_eos, arguments.use_prj = (

@@ -37,6 +37,7 @@ from thoughtlens.core import (
     warn,
     write_json,
 )
+from thoughtlens.models import not_stated
 from thoughtlens.problems import TextConfig, local_file
 from thoughtlens.problems import source as problem_source
 
@@ -204,9 +205,7 @@ def _outcome(cfg: ExtractConfig, tmp: Path, source: Source) -> ExtractOutcome:
     ]
     for line in warnings:
         warn(line)
-    if source.assumed:
-        listed = ", ".join(f"{name} = {source.settings[name]}" for name in source.assumed)
-        warnings.append(f"the checkpoint does not say how it was trained; assumed: {listed}")
+    warnings += not_stated(source.settings, source.assumed)
     norms, accuracy = Norms.from_json(read_json(tmp / NORMS)), source.accuracy(tmp)
     definitions = {
         "n_groups": "groups of problems: one group_id, or the same text up to case, space and punctuation",

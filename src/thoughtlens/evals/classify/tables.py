@@ -28,8 +28,8 @@ from thoughtlens.evals.probing import comparisons, probes, scores
 from thoughtlens.evals.probing.menu import ARMS, CELL_POOLINGS, TOKEN_POOLINGS
 from thoughtlens.evals.probing.probes import Probe
 from thoughtlens.evals.probing.records import ClassReport, Comparison
-from thoughtlens.evals.probing.samples import ThoughtSamples
-from thoughtlens.latents import doubtful_values
+from thoughtlens.evals.probing.samples import ThoughtSamples, Units
+from thoughtlens.latents import as_numbers, doubtful_numbers, doubtful_values, followed
 from thoughtlens.numerics import SHARED_TRAINING
 
 
@@ -224,7 +224,7 @@ def _warnings(task: Task, found: Mapping[Key, Probe]) -> list[str]:
             f"{seen.n_contradicted} units have the text of another unit and a different label: is the label "
             f"one of the text, and does each stand in its own line?"
         )
-    out += doubtful_values(cfg.target or cfg.label_column, task.units.classes or [])
+    out += _doubts(cfg.target or cfg.label_column, task.units)
     if seen.out_of_step:
         out.append(seen.out_of_step)
     out += _twins(found)
@@ -240,6 +240,17 @@ def _warnings(task: Task, found: Mapping[Key, Probe]) -> list[str]:
     if left_out and (thoughts or "arms" in cfg.model_fields_set):
         out.append(f"arms without their vectors in this store, left out: {', '.join(left_out)}")
     return out
+
+
+def _doubts(name: str, units: Units) -> list[str]:
+    """What looks wrong about the label itself."""
+    y, classes = units.y, units.classes
+    numbers = y if classes is None else as_numbers(classes)[y]
+    return [
+        *doubtful_values(name, classes or []),
+        *doubtful_numbers(name, numbers),
+        *followed(name, y, units.texts, units.groups, classes=classes is not None),
+    ]
 
 
 def _twins(found: Mapping[Key, Probe]) -> list[str]:

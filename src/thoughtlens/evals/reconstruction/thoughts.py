@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from thoughtlens.acts import ActivationStore, thought_model
+from thoughtlens.acts import ActivationStore, made_with, thought_model
 from thoughtlens.core import MismatchError, NotThereError
 from thoughtlens.evals.heldout.subject import Subject
 from thoughtlens.evals.reconstruction.records import ThoughtFidelity
@@ -94,7 +94,10 @@ class ThoughtSplicer:
         edits = [
             Edit.at(group.about(arm), group.places, spliced(fitted, arm)) for group in groups for arm in arms
         ]
-        plain, outcomes = run_edits(self.model, problems.questions, edits, batch_size=BATCH)
+        longest = made_with(self.store).max_new_tokens
+        plain, outcomes = run_edits(
+            self.model, problems.questions, edits, batch_size=BATCH, max_new_tokens=longest
+        )
         found = numbered(rows_of(problems, plain, edits, outcomes, self.seed))
         return [_row(edit, row) for edit, row in zip(edits, found, strict=True)], None
 

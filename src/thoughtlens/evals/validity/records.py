@@ -17,6 +17,10 @@ class SeedCounts(Record):
     probes: dict[str, Counts]
     changed: dict[str, float]
     """By edit: share of the problems whose answer logits it moved."""
+    model_settings: dict[str, bool | int | float | str | None] | None = None
+    """How the model thinks, as given, stated by its checkpoint, or assumed."""
+    model_settings_assumed: list[str] | None = None
+    """Those that nothing stands behind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,3 +189,7 @@ class GatesOutcome(Outcome):
     gates: Gates
     counts: dict[str, Number | None]
     per_seed: list[dict[str, Number | None]]
+    model_settings: dict[str, bool | int | float | str | None] | None = None
+    """How the model thinks, as given, stated by its checkpoint, or assumed."""
+    model_settings_assumed: list[str] | None = None
+    """Those that nothing stands behind."""

@@ -19,7 +19,7 @@ from thoughtlens.evals.validity import controls, probe, verdicts
 from thoughtlens.evals.validity.config import GatesConfig, problems_config, published
 from thoughtlens.evals.validity.records import EditsBite, Gates, GatesOutcome, SeedCounts
 from thoughtlens.interventions import Bench, Counts, held_out, patch_twins, require_own, splice
-from thoughtlens.models import ThoughtModel, tiny
+from thoughtlens.models import ThoughtModel, not_stated, tiny
 from thoughtlens.problems import source, words
 
 STORING = {"start": [3, 5], "op1": [3, 5], "op2": [5]}
@@ -114,7 +114,13 @@ def _measure(cfg: GatesConfig, seed: int | None) -> SeedCounts:
         counts |= _one_step(cfg, model, seed, one_step)
     if {"v1", "v2"} <= set(table.column_names):
         probes = _probes(bench)
-    return SeedCounts(counts=counts, probes=probes, changed=bench.changed)
+    return SeedCounts(
+        counts=counts,
+        probes=probes,
+        changed=bench.changed,
+        model_settings=dict(model.settings) or None,
+        model_settings_assumed=list(model.assumed) or None,
+    )
 
 
 def _generator(cfg: GatesConfig, model: ThoughtModel) -> ModuleType | None:
@@ -201,8 +207,13 @@ def _outcome(cfg: GatesConfig, seeds: list[SeedCounts]) -> GatesOutcome:
         gates=held,
         counts={key: verdicts.share(pair) for key, pair in counts.items() if "|" not in key},
         per_seed=[{name: verdicts.share(one.counts.get(name)) for name in PER_SEED} for one in seeds],
+        model_settings=seeds[0].model_settings,
+        model_settings_assumed=seeds[0].model_settings_assumed,
         definitions=DEFINITIONS,
-        warnings=_warnings(held),
+        warnings=[
+            *not_stated(seeds[0].model_settings or {}, seeds[0].model_settings_assumed or ()),
+            *_warnings(held),
+        ],
     )
 
 

@@ -182,7 +182,7 @@ def of_run(run: str | Path) -> Json:
             f"{run} is a run of texts, and interventions change the thoughts of thought models. A latent of "
             f"a text is changed on the page of: thoughtlens serve {shlex.quote(str(run))}"
         )
-    table: Json = {"model": cfg.model.model_dump(exclude_none=True)}
+    table: Json = {"model": cfg.model.model_dump(exclude_none=True), "max_new_tokens": cfg.max_new_tokens}
     table["problems"] = {"source": str(acts / "problems.parquet")}
     table |= cfg.thought_options()
     if (Path(run) / "sae").is_dir():

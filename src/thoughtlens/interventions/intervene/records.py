@@ -193,3 +193,7 @@ class InterveneOutcome(Outcome):
     headline: Mapping[str, LargestEffect | RouteNumber | Number] = field(default_factory=dict)
     effects: list[EffectRow]
     routes: list[RouteRow] = field(default_factory=list)
+    model_settings: dict[str, bool | int | float | str | None] | None = None
+    """How the model thinks, as given, stated by its checkpoint, or assumed."""
+    model_settings_assumed: list[str] | None = None
+    """Those that nothing stands behind."""

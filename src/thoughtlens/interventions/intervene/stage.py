@@ -41,7 +41,7 @@ from thoughtlens.interventions.intervene.routes import DEFINITIONS as ROUTE
 from thoughtlens.interventions.intervene.routes import route_shares
 from thoughtlens.interventions.intervene.summary import HEADLINE, headline, objections
 from thoughtlens.interventions.intervene.trials import Trial
-from thoughtlens.models import ThoughtModel
+from thoughtlens.models import ThoughtModel, not_stated
 from thoughtlens.problems import source
 
 RUNS = {"exit": 6, "route": 33, "swap": 28, "splice": 70}
@@ -103,6 +103,7 @@ def _work(cfg: InterveneConfig, model: ThoughtModel, trials: list[Trial], tmp: P
     warnings = [trial.note for trial in trials if trial.note] + objections(cfg, rows)
     for line in warnings:
         warn(line)
+    warnings += not_stated(model.settings, model.assumed)
     pq.write_table(_effects_table(rows), tmp / "effects.parquet")
     parts.join(names, "answers", tmp / "answers.parquet")
     routes: list[RouteRow] = []
@@ -123,6 +124,8 @@ def _work(cfg: InterveneConfig, model: ThoughtModel, trials: list[Trial], tmp: P
         headline=headline(cfg, rows, routes),
         effects=rows,
         routes=routes,
+        model_settings=dict(model.settings) or None,
+        model_settings_assumed=list(model.assumed) or None,
         definitions=definitions,
         warnings=warnings,
     )

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from thoughtlens.acts import ActivationStore, StoreSize
 from thoughtlens.core import Parts, Plan, Result, run_stage
@@ -23,7 +24,8 @@ from thoughtlens.latents.interpret.preferences import labels_of
 from thoughtlens.latents.interpret.records import InterpretOutcome, MemberSummary
 from thoughtlens.latents.interpret.tables import TABLES, Tables, tested_of
 from thoughtlens.latents.stats import association
-from thoughtlens.latents.stats.labels import not_told_apart
+from thoughtlens.latents.stats.doubts import doubtful_numbers, followed
+from thoughtlens.latents.stats.labels import Label, encode_groups, encode_numbers, is_number, not_told_apart
 from thoughtlens.latents.stats.statistics import HISTOGRAM_EDGES
 from thoughtlens.sae import Crosscoder, SAESize, differences, load_members
 
@@ -101,7 +103,7 @@ def _work(cfg: InterpretConfig, tmp: Path) -> InterpretOutcome:
         parts.join(every, "sites", tmp / "sites.parquet")
     if not cfg.codes:
         shutil.rmtree(tmp / "codes", ignore_errors=True)
-    members = parts.summaries(every, MemberSummary)
+    members, labels = parts.summaries(every, MemberSummary), labels_of(store.problems, cfg)
     return InterpretOutcome(
         split=cfg.split or "all",
         kind=store.meta.kind,
@@ -115,10 +117,23 @@ def _work(cfg: InterpretConfig, tmp: Path) -> InterpretOutcome:
         definitions=DEFINITIONS,
         warnings=[
             *differences(dict(saes), store),
-            *not_told_apart(labels_of(store.problems, cfg)),
+            *not_told_apart(labels),
+            *(line for label in labels for line in _doubts(store.problems, label)),
             *(line for m in members for line in m.warnings),
         ],
     )
+
+
+def _doubts(problems: pa.Table, label: Label) -> list[str]:
+    """What looks wrong about a label column itself."""
+    column, known = problems[label.name], label.codes >= 0
+    said = doubtful_numbers(label.name, encode_numbers(column)) if is_number(column.type) else []
+    asked = next((name for name in ("question", "text") if name in problems.column_names), None)
+    if asked is not None and known.any():
+        texts = [text or "" for text in problems[asked].filter(pa.array(known)).to_pylist()]
+        groups = encode_groups(problems)[known]
+        said += followed(label.name, label.codes[known], texts, groups, classes=True)
+    return said
 
 
 def _member(cfg: InterpretConfig, member: Member, tmp: Path, parts: Parts, i: int) -> MemberSummary:

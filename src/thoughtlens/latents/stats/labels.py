@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,19 +14,18 @@ from jaxtyping import Float, Int
 
 from thoughtlens.acts import PROBLEM_KEYS
 from thoughtlens.core import ConfigError, DataError
+from thoughtlens.latents.stats.doubts import doubtful_values
 
 PROBLEM_COLUMNS = {*PROBLEM_KEYS, "question", "text", "answer", "cot"}
 MOST_LEVELS = 64
 """Values of a column that are told apart at most."""
-MISSING = frozenset(("", "nan", "NaN", "None", "null", "NULL", "N/A", "n/a", "<NA>", "NaT"))
-"""How programs write that there is no value."""
 OTHERS = "any other"
 """The level of values that are not told apart."""
 
 
 def number_columns(problems: pa.Table, names: tuple[str, ...] | None, max_levels: int) -> list[str]:
     """Columns of numbers with more than `max_levels` different values, of those named or of all labels."""
-    own = [name for name in own_columns(problems, names) if _is_number(problems.schema.field(name).type)]
+    own = [name for name in own_columns(problems, names) if is_number(problems.schema.field(name).type)]
     return [name for name in own if _n_values(encode_numbers(problems[name])) > max_levels]
 
 
@@ -94,23 +92,6 @@ def not_told_apart(labels: Sequence[Label]) -> list[str]:
     return said
 
 
-def doubtful_values(name: str, values: Sequence[str]) -> list[str]:
-    """What is to be said of a label column whose values look like slips of its making."""
-    said, spelt = [], defaultdict(list)
-    for value in values:
-        spelt[" ".join(value.split()).casefold()].append(value)
-    for alike in spelt.values():
-        if len(alike) > 1:
-            listed = " and ".join(map(repr, alike))
-            said.append(
-                f"label {name}: {listed} differ in case or space alone, and count as different values"
-            )
-    if words := [value for value in values if value.strip() in MISSING]:
-        listed = ", ".join(map(repr, words))
-        said.append(f"label {name}: {listed} counts as a value; leave cells empty (null) where there is none")
-    return said
-
-
 def _label(name: str, column: pa.ChunkedArray, max_levels: int, min_count: int, most: int) -> Label:
     missing = np.full(len(column), -1, np.int64)
     if pa.types.is_nested(column.type):
@@ -120,7 +101,7 @@ def _label(name: str, column: pa.ChunkedArray, max_levels: int, min_count: int, 
     if n <= max_levels:
         return Label(name, codes if n > 1 else missing, values if n > 1 else [], n)
     count = np.bincount(codes[codes >= 0], minlength=n)
-    if _is_number(column.type) and (n > most or count.min() < min_count):
+    if is_number(column.type) and (n > most or count.min() < min_count):
         number = encode_numbers(column)
         edges = np.unique(np.nanquantile(number, np.linspace(0, 1, max_levels + 1)[1:-1], method="lower"))
         bins = np.where(np.isnan(number), -1, np.searchsorted(edges, number, side="left"))
@@ -141,7 +122,8 @@ def _bin_names(edges: np.ndarray) -> list[str]:
     return [f"up to {said[0]}", *between, f"above {said[-1]}"]
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds numbers."""
     return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -59,35 +60,48 @@ def distill(cfg: DistillConfig, out: Path) -> Result:
 def _work(cfg: DistillConfig, tmp: Path) -> DistillOutcome:
     if cfg.workers == 1 or len(cfg.seeds) == 1:
         for seed in cfg.seeds:
-            _train_seed(cfg, seed, tmp, None)
+            _train_seed(cfg, seed, tmp)
     else:
         spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(cfg.workers, len(cfg.seeds)), mp_context=spawn) as pool:
-            jobs = [pool.submit(_train_seed, cfg, seed, tmp, os.getpid()) for seed in cfg.seeds]
+        n, leave = min(cfg.workers, len(cfg.seeds)), leave_with_parent
+        with ProcessPoolExecutor(n, mp_context=spawn, initializer=leave) as pool:
+            jobs = [pool.submit(_train_seed, cfg, seed, tmp) for seed in cfg.seeds]
             for job in jobs:
                 job.result()
     shutil.rmtree(tmp / "checkpoints", ignore_errors=True)
     return _result(cfg, tmp)
 
 
-def _train_seed(cfg: DistillConfig, seed: int, tmp: Path, parent: int | None) -> None:
+def leave_with_parent() -> None:
+    """End this worker as soon as the process that started it is gone, however that ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _train_seed(cfg: DistillConfig, seed: int, tmp: Path) -> None:
     """Every variant of one seed, one after the other; what is there already is kept."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for variant in cfg.variants:
             if not (tmp / f"seed{seed}" / variant / "config.json").is_file():
-                _train(cfg, seed, variant, tmp, parent)
+                _train(cfg, seed, variant, tmp)
     finally:
         torch.set_num_threads(threads)
 
 
-def _train(cfg: DistillConfig, seed: int, variant: str, tmp: Path, parent: int | None) -> None:
+def _train(cfg: DistillConfig, seed: int, variant: str, tmp: Path) -> None:
     for attempt in range(cfg.max_restarts + 1):
         checkpoints = tmp / "checkpoints" / f"seed{seed}" / f"{variant}-{attempt}"
         trainer = _trainer(cfg, seed + RESTART * attempt, variant)
         _start(trainer, variant, tmp / f"seed{seed}")
-        at = trainer.run(checkpoints, _reporter(f"seed {seed} {variant}", parent))
+        at = trainer.run(checkpoints, _reporter(f"seed {seed} {variant}"))
         if at.done:
             directory = tmp / f"seed{seed}" / variant
             directory.mkdir(parents=True, exist_ok=True)
@@ -133,12 +147,10 @@ def _trainer(cfg: DistillConfig, seed: int, variant: str) -> Trainer:
     return Trainer(task, model, loop, seed, task.layout)
 
 
-def _reporter(label: str, parent: int | None) -> Callable[[dict | None], None]:
-    """Says measurements; ends this process when the one that started it is gone."""
+def _reporter(label: str) -> Callable[[dict | None], None]:
+    """Says measurements."""
 
     def report(row: dict | None) -> None:
-        if parent is not None and os.getppid() != parent:
-            raise SystemExit(f"{label}: the process that started this one is gone")
         if row is not None:
             numbers = [f"{k.removesuffix('_accuracy')} {v:.3f}" for k, v in row.items() if "accuracy" in k]
             say(f"distill {label}: step {row['step']:,} {row['phase']}, {', '.join(numbers)}")

@@ -9,6 +9,7 @@ import hashlib
 import json
 import pickle
 import re
+import shlex
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
 HUB_FILES = [
     *WEIGHT_FILES, "model-*.safetensors", "pytorch_model-*.bin", "checkpoint_*", "training_args.bin",
-    "*.json", "*.txt", "*.model", "*.jinja",
+    "*.json", "*.yaml", "*.yml", "*.txt", "*.model", "*.jinja",
 ]  # fmt: skip
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 """Under which of its keys a training program may keep the state dict."""
@@ -148,6 +149,15 @@ def words_before(n_rows: int, extra: int, counts: tuple[int, ...], base: Base) -
     raise MismatchError(
         f"Expected {counts[0]} + {extra} embedding rows (words of base {base.name}, and the thought "
         f"tokens), the checkpoint has {n_rows}; give the base model it was trained from (base=...)"
+    )
+
+
+def language_model_given(name: str | Path) -> ConfigError:
+    """The refusal of a model that does not think in vectors, with what can be done with it."""
+    return ConfigError(
+        f"{name} is a language model, and this needs one that feeds vectors back as thoughts: codi-tiny, "
+        f"codi-words, or a checkpoint of CODI or Coconut. For the activations of a language model: "
+        f"thoughtlens run text-demo model={shlex.quote(str(name))} --out runs/text"
     )
 
 

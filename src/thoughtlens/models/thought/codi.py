@@ -159,6 +159,7 @@ def load(
     target = choose_device(device)
     release = RELEASES.get(checkpoint.hub_id(name))
     found = checkpoint.read(name, revision)
+    groups, dropped = _split(found)
     folder = found.file.parent
     own = stated(folder)
     parent = checkpoint.base_of(found, base, release.base if release else own.get("base"))
@@ -171,7 +172,6 @@ def load(
     adapted = any(LORA.search(key) for key in found.tensors)
     otherwise = OTHERWISE if adapted else {k: v for k, v in OTHERWISE.items() if k != "lora_alpha"}
     settings, assumed = chosen(str(name), given, vars(release) if release else {}, own, otherwise)
-    groups, dropped = _split(found)
     projected = _is_projected(groups["prj"], projection, own, found.file)
     lm = _assemble(groups["codi"], parent, found, own, settings.get("lora_alpha", 1.0))
     n_vocab, bot_id, eot_id = _thought_ids(parent, lm.config.vocab_size)
@@ -208,6 +208,8 @@ def load(
 def _split(found: Checkpoint) -> tuple[dict[str, dict[str, Tensor]], tuple[str, ...]]:
     """Keys by top-level module, and the keys of training-only modules."""
     groups: dict[str, dict[str, Tensor]] = {"codi": {}, "prj": {}}
+    if not any(key.startswith(("codi.", "prj.", *EXTRA_MODULES)) for key in found.tensors):
+        raise checkpoint.language_model_given(found.file.parent)
     dropped: list[str] = []
     for key, value in found.tensors.items():
         module, _, rest = key.partition(".")

@@ -6,10 +6,12 @@ import functools
 import json
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from thoughtlens.core import CheckpointError, warn
 
@@ -41,6 +43,7 @@ TYPES = {
 }
 """Of settings that are not switches."""
 JSON_FILES = ("*config*.json", "*args*.json", "*arguments*.json")
+YAML_FILES = ("*.yaml", "*.yml")
 NOT_THE_MODELS = ("tokenizer", "generation", "preprocessor", "processor", "quantiz")
 ARGUMENTS = "training_args.bin"
 MOST_BYTES = 1 << 24
@@ -113,6 +116,12 @@ def chosen(
     return found, assumed
 
 
+def not_stated(settings: Mapping[str, Value | None], assumed: Sequence[str]) -> list[str]:
+    """What a result says of the settings that nothing stands behind."""
+    listed = ", ".join(f"{name} = {settings[name]}" for name in assumed)
+    return [f"the checkpoint does not say how it was trained; assumed: {listed}"] if assumed else []
+
+
 @functools.cache
 def _say_assumed(name: str, listed: str) -> None:
     """Once, however often a model is opened."""
@@ -131,19 +140,28 @@ def _checked(setting: str, name: str, value: Any, file: Path) -> Value:
 
 def _tables(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Every table of settings there, and the tables in it."""
-    files = sorted({file for pattern in JSON_FILES for file in folder.glob(pattern)})
-    for file in files:
-        if file.is_file() and not any(word in file.name for word in NOT_THE_MODELS):
-            yield from ((file, table) for table in _nested(_json(file)))
+    for patterns, read in ((JSON_FILES, _json), (YAML_FILES, _yaml)):
+        for file in sorted({file for pattern in patterns for file in folder.glob(pattern)}):
+            if file.is_file() and not any(word in file.name for word in NOT_THE_MODELS):
+                yield from ((file, table) for table in _nested(read(file)))
     if (folder / ARGUMENTS).is_file():
         yield from ((folder / ARGUMENTS, table) for table in _nested(_pickled(folder / ARGUMENTS)))
 
 
 def _nested(value: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(value, dict):
-        yield value
-        for inner in value.values():
-            yield from _nested(inner)
+    """Every table in a table, each once; a setting may be wrapped with its description, as W&B does."""
+    seen, rest = set(), [value]
+    while rest:
+        table = rest.pop()
+        if isinstance(table, dict) and id(table) not in seen:
+            seen.add(id(table))
+            yield {key: _unwrapped(inner) for key, inner in table.items()}
+            rest += reversed(table.values())
+
+
+def _unwrapped(value: Any) -> Any:
+    wrapped = isinstance(value, dict) and "value" in value and set(value) <= {"value", "desc"}
+    return value["value"] if wrapped else value
 
 
 def _json(file: Path) -> Any:
@@ -151,6 +169,17 @@ def _json(file: Path) -> Any:
         return json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is not JSON that can be read: {str(error)[:200]}") from None
+
+
+def _yaml(file: Path) -> Any:
+    """The tables of a YAML file; none where it cannot be read as plain values."""
+    try:
+        if file.stat().st_size > MOST_BYTES:
+            raise ValueError("too long for settings")
+        return yaml.safe_load(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        warn(f"{file} cannot be read ({type(error).__name__}); its settings are not known")
+        return None
 
 
 class _Inert(pickle.Unpickler):

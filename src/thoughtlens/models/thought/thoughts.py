@@ -35,7 +35,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thoughtlens.core import ConfigError, DataError, HookError, translate_config
-from thoughtlens.models.hf.locate import require_name
+from thoughtlens.models.hf.locate import BUNDLED, require_name
 from thoughtlens.models.thought.places import PARTS, SITES, Place
 from thoughtlens.models.thought.sites import Hook, Tap, ThoughtSpec, check_places, check_rows
 
@@ -265,14 +265,19 @@ def load(name: str | Path, *, family: str | None = None, **options: Any) -> Thou
 
 
 def _family(name: str) -> str:
-    path = Path(name).expanduser()
+    path, checkpoint = (
+        Path(name).expanduser(),
+        importlib.import_module("thoughtlens.models.thought.checkpoint"),
+    )
+    if name in BUNDLED or path.suffix == ".gguf":
+        raise checkpoint.language_model_given(name)
     said = (path.name if path.exists() else name).lower()
     if "coconut" in said or (not path.exists() and "/checkpoint_" in said):
         return "coconut"
     ours = importlib.import_module("thoughtlens.models.thought.tiny").knows(name)
     if ours or ("/" not in name and not path.exists()):
         return "tiny"
-    keys = importlib.import_module("thoughtlens.models.thought.checkpoint").names_in(path)
+    keys = checkpoint.names_in(path)
     return "coconut" if any("base_causallm." in key for key in keys) else "codi"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from thoughtlens.acts import ActivationStore, thought_model
+from thoughtlens.acts import ActivationStore, made_with, thought_model
 from thoughtlens.core import Number
 from thoughtlens.evals import CellSpread, Splicer, Subject, Total, flat_cells, measure_sae
 from thoughtlens.interventions import Bench, splice
@@ -107,6 +107,6 @@ def _bench(store: ActivationStore, split: str, n: int, seed: int) -> Bench:
     """The store's thought model on problems of the split, thought about once without edits."""
     model = thought_model(store, remedy="extract again, or sweep without fidelity")
     table = store.problems.filter(pc.field("split") == split).slice(0, n)
-    bench = Bench(model, table, seed=seed)
+    bench = Bench(model, table, seed=seed, max_new_tokens=made_with(store).max_new_tokens)
     bench.run([])
     return bench
