@@ -183,9 +183,9 @@ def test_a_checkpoint_on_gsm8k_is_held_against_what_was_published(tmp_path):
     assert [len(result["accuracy"]["by_n_thoughts"]), result["accuracy"]["cot"]] == [7, None]
     assert result["gates"]["edits_bite"]["pass"] is True and result["gates"]["G1"]["pass"] is None
     said = " ".join(result["warnings"])
-    assert result["model_settings_assumed"] == ["eos_after", "n_thoughts"]
+    assert result["model_settings_assumed"] == ["n_thoughts", "eos_after"]
     assert (
-        "assumed: eos_after = False, n_thoughts = 6" in said and result["model_settings"]["lora_alpha"] == 8
+        "assumed: n_thoughts = 6, eos_after = False" in said and result["model_settings"]["lora_alpha"] == 8
     )
     assert "G0 does not hold" in said and "no control no_cot and pause; name one with no_cot=" in said
     assert published(GatesConfig(model="zen-E/CODI-gpt2", problems="gsm8k:test")) == 0.437
