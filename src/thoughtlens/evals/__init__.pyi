@@ -29,3 +29,11 @@ from .reconstruction.records import TextFidelity as TextFidelity
 from .reconstruction.records import ThoughtFidelity as ThoughtFidelity
 from .reconstruction.records import Validated as Validated
 from .reconstruction.records import ValidateOutcome as ValidateOutcome
+from .variables.places import Held as Held
+from .variables.places import Located as Located
+from .variables.places import locate as locate
+from .variables.questions import Wanted as Wanted
+from .variables.questions import questions as questions
+from .variables.recover import Told as Told
+from .variables.recover import codes_of as codes_of
+from .variables.recover import recover as recover

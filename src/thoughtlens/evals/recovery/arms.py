@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,16 +13,15 @@ from torch import Tensor
 
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import ConfigError
+from thoughtlens.evals.variables.recover import Codes, codes_of
 from thoughtlens.latents import check_hooks, member_thoughts
 from thoughtlens.models import Place
-from thoughtlens.sae import SAE, Baseline, Covariance, Crosscoder, KMeans, RandomSAE
+from thoughtlens.sae import SAE, Covariance, Crosscoder, KMeans, RandomSAE
 
 SAMPLE_ROWS = 40_000
 """Training vectors that the baselines are fitted on."""
-CHUNK = 4096
-
-Codes = Callable[[Float[Tensor, "n d_in"], Place], sp.csr_array]
-"""Vectors of a place to which latents fire on them, [n, latents]."""
+FEW = 4096
+"""Of them, those that the SAE's L0 is of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,35 +53,19 @@ def dictionaries(store: ActivationStore, name: str, sae: SAE, seed: int) -> Dict
     cell = torch.from_numpy(np.searchsorted(used, sample.cell))
     own = sae.cell_index(store.cells, sample.cell)
     with torch.no_grad():
-        few = sample.x[:CHUNK].to(sae.W_enc.dtype)
-        l0 = float((sae.encode(few, None if own is None else own[:CHUNK]) != 0).sum(-1).float().mean())
+        few = sample.x[:FEW].to(sae.W_enc.dtype)
+        l0 = float((sae.encode(few, None if own is None else own[:FEW]) != 0).sum(-1).float().mean())
     k = max(1, round(l0))
     kmeans = KMeans.fit(sample.x, min(sae.d_sae, len(sample.x) // 2), seed=seed, cell=cell, cells=cells)
     baselines: dict[str, Codes] = {
-        "kmeans": _codes(kmeans),
+        "kmeans": codes_of(kmeans),
         "neurons": _strongest(sample.x, cell, cells, k, rotate=False),
         "pca": _strongest(sample.x, cell, cells, k, rotate=True),
-        "random": _codes(RandomSAE.like(sae, sample.x, own, l0=max(l0, 1e-3), seed=seed)),
+        "random": codes_of(RandomSAE.like(sae, sample.x, own, l0=max(l0, 1e-3), seed=seed)),
     }
     if k > 1:
-        baselines["kmeans_residual"] = _codes(kmeans.with_k(k))
-    return Dictionaries([Place(*c) for c in cells], l0, _codes(sae), baselines)
-
-
-def _codes(dictionary: SAE | Baseline) -> Codes:
-    dtype = next(iter(dictionary.state_dict().values())).dtype
-
-    @torch.no_grad()
-    def codes(x: Float[Tensor, "n d_in"], place: Place) -> sp.csr_array:
-        cell = dictionary.cell_index([(place.hook_name, place.thought)], np.zeros(len(x), np.int64))
-        parts = []
-        for start in range(0, len(x), CHUNK):
-            at = None if cell is None else cell[start : start + CHUNK]
-            fires = dictionary.encode(x[start : start + CHUNK].to(dtype), at) != 0
-            parts.append(sp.csr_array(fires.numpy().astype(np.float32)))
-        return sp.csr_array(sp.vstack(parts))
-
-    return codes
+        baselines["kmeans_residual"] = codes_of(kmeans.with_k(k))
+    return Dictionaries([Place(*c) for c in cells], l0, codes_of(sae), baselines)
 
 
 def _strongest(x: Float[Tensor, "n d_in"], cell: Tensor, cells: list, k: int, *, rotate: bool) -> Codes:

@@ -6,19 +6,17 @@ value, the latent (and the two latents) that speak for it, chosen on validation 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import scipy.sparse as sp
 from jaxtyping import Int
 
 from thoughtlens.acts import ActivationStore, StoreSize
-from thoughtlens.core import ConfigError, DataError, Number, Plan, Result, progress, run_stage, write_rows
+from thoughtlens.core import Number, Plan, Result, progress, run_stage, write_rows
 from thoughtlens.evals.recovery.arms import Dictionaries, dictionaries
 from thoughtlens.evals.recovery.config import RecoveryConfig
-from thoughtlens.evals.recovery.readable import Ceiling, ceilings
 from thoughtlens.evals.recovery.records import (
     At,
     PlaceRow,
@@ -28,23 +26,23 @@ from thoughtlens.evals.recovery.records import (
     Variable,
     VariableBy,
 )
-from thoughtlens.evals.recovery.scores import Choice, Fired, Score, choose, score, splitting
-from thoughtlens.latents import Label, not_told_apart, pick, read_labels
-from thoughtlens.models import Place
+from thoughtlens.evals.variables.ceilings import Ceiling
+from thoughtlens.evals.variables.places import Held, Located, by_place, ceilings, locate
+from thoughtlens.evals.variables.questions import Wanted, questions
+from thoughtlens.evals.variables.recover import Told, recover
+from thoughtlens.evals.variables.scores import Fired, Score, choose, splitting
+from thoughtlens.latents import pick
 from thoughtlens.numerics import Interval, bootstrap_mean, bootstrap_ratio
 from thoughtlens.sae import load_members
 
-SPLITS = ("train", "validation", "test")
-NEAR_BEST = 0.02
-"""A place reads a variable as well as the best one up to this accuracy."""
-SAE_ARM = "sae"
+SAE_ARM, PERMUTED = "sae", "permuted"
 NOTHING = "no label column has two values with enough problems in each split: nothing was looked for"
-STEPS = "n_steps"
 
 DEFINITIONS = {
     "found": "share of the values for which the latent chosen on validation problems fires on test problems "
     "with F1 = 2 TP / (firings + rows of the value) >= found_at; a latent fires where it is not 0",
-    "found_by_two": "the same where the value may be spoken for by the union of two latents, chosen likewise",
+    "found_by_two": "the same where the union of two latents speaks for a value, if it was better on "
+    "validation problems",
     "best_f1": "mean over the values of that F1, one latent per value",
     "place": "of the places where a linear probe is within 0.02 of the best accuracy on validation problems, "
     "the one with the largest variance_share there",
@@ -89,28 +87,16 @@ def recovery(cfg: RecoveryConfig, out: Path) -> Result:
 
 def _work(cfg: RecoveryConfig, tmp: Path) -> RecoveryOutcome:
     store = ActivationStore.open(cfg.acts)
-    members = load_members(cfg.sae, hooks=store.meta.d_in)
-    name, sae = pick(members, cfg.member)
-    labels = read_labels(
-        store.problems, cfg.columns, max_levels=cfg.max_values, min_count=cfg.min_count, most=cfg.max_values
-    )
-    asked, left_out = _questions(cfg, store, labels)
+    name, sae = pick(load_members(cfg.sae, hooks=store.meta.d_in), cfg.member)
+    wanted = Wanted(cfg.columns, cfg.by, cfg.max_values, cfg.min_count)
+    asked, left_out = questions(store.problems, wanted, where=str(store.root))
     arms = dictionaries(store, name, sae, cfg.seed)
-    seen = list(_look(arms, store, cfg, asked)) if asked else []
-    variables, values, places = {}, [], []
-    for question in asked:
-        found, own_values, own_places = _answer(cfg, question, arms, seen)
-        values += own_values
-        places += own_places
-        if not question.condition:
-            variables[question.label.name] = VariableBy(**vars(found))
-        else:
-            column, _, value = question.condition.partition("=")
-            by = dict(variables[question.label.name].by)
-            by[column] = {**by.get(column, {}), value: found}
-            variables[question.label.name] = replace(variables[question.label.name], by=by)
-    write_rows(tmp / "values.parquet", ValueRow, values)
-    write_rows(tmp / "places.parquet", PlaceRow, places)
+    held = Held(store, cfg.max_rows, cfg.seed)
+    located = locate(held, asked, arms.places)
+    judged = _judged(cfg, held, located, arms)
+    variables = _by_variable(cfg, held, located, judged)
+    write_rows(tmp / "values.parquet", ValueRow, _values(located, judged[SAE_ARM]))
+    write_rows(tmp / "places.parquet", PlaceRow, _places(held, located, arms))
     return RecoveryOutcome(
         member=name,
         d_sae=sae.d_sae,
@@ -126,202 +112,128 @@ def _work(cfg: RecoveryConfig, tmp: Path) -> RecoveryOutcome:
     )
 
 
-def _by(cfg: RecoveryConfig, store: ActivationStore) -> tuple[str, ...]:
-    return cfg.by if cfg.by is not None else tuple({STEPS} & set(store.problems.column_names))
-
-
-@dataclass(frozen=True, eq=False)
-class Question:
-    """A variable, over all problems or those of one condition; values with too few problems are others."""
-
-    index: int
-    label: Label
-    condition: str
-    codes: Int[np.ndarray, " problems"]
-    """Value of each problem; -1: another value; -2: not asked about."""
-    values: list[str]
-
-
-def _questions(
-    cfg: RecoveryConfig, store: ActivationStore, labels: Sequence[Label]
-) -> tuple[list[Question], list[str]]:
-    split = np.array(store.problems["split"])
-    for missing in set(SPLITS) - set(split.tolist()):
-        raise DataError(f"Expected problems of the split {missing} in {store.root}, found none")
-    asked, left_out = [], not_told_apart(labels)
-    conditions = [("", np.ones(len(split), bool))]
-    for one in read_labels(store.problems, _by(cfg, store), max_levels=cfg.max_values, min_count=1):
-        conditions += [(f"{one.name}={v}", one.codes == i) for i, v in enumerate(one.levels)]
-    for label in labels:
-        for condition, among in conditions:
-            if condition.partition("=")[0] == label.name:
-                continue
-            question = _question(
-                cfg, len(asked), label, condition, np.where(among, label.codes, -1), split=split
-            )
-            if question is None and not condition:
-                why = f"label {label.name}: fewer than two values with {cfg.min_count} problems in each split"
-                if cfg.columns is not None:
-                    raise ConfigError(f"{why}; leave it out of columns")
-                left_out.append(why)
-                break
-            if question is not None:
-                asked.append(question)
-    return asked, left_out
-
-
-def _question(
-    cfg: RecoveryConfig, index: int, label: Label, condition: str, codes: np.ndarray, *, split: np.ndarray
-) -> Question | None:
-    count = np.array(
-        [np.bincount(codes[(codes >= 0) & (split == s)], minlength=len(label.levels)) for s in SPLITS]
-    )
-    kept = np.flatnonzero((count >= cfg.min_count).all(0))
-    if len(kept) < 2:
-        return None
-    number = np.full(len(label.levels) + 1, -1)
-    number[kept], number[-1] = np.arange(len(kept)), -2
-    return Question(index, label, condition, number[codes], [label.levels[i] for i in kept])
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """One place: what every dictionary does there, and what a probe reads for each question."""
-
-    place: Place
-    problem: dict[str, np.ndarray]
-    """By split: the problem of each row."""
-    group: np.ndarray
-    """Of each problem."""
-    fires: dict[str, dict[str, sp.csr_array]]
-    """By dictionary and split."""
-    ceilings: list[dict[str, Ceiling]]
-    """By question: by split."""
-
-    def fired(self, arm: str, split: str, codes: np.ndarray) -> tuple[Fired, np.ndarray]:
-        """The rows that a question asks about, and their groups."""
-        problem = self.problem[split]
-        asked = np.flatnonzero(codes[problem] != -2)
-        return Fired(self.fires[arm][split][asked], codes[problem[asked]]), self.group[problem[asked]]
-
-
-def _look(
-    arms: Dictionaries, store: ActivationStore, cfg: RecoveryConfig, asked: Sequence[Question]
-) -> Iterator[Seen]:
-    """Every place once: its rows are read, encoded by every dictionary, probed for every question."""
-    codes = {SAE_ARM: arms.sae} | dict(arms.baselines)
-    group = np.unique(np.array(store.problems["group_id"]), return_inverse=True)[1]
-    with progress("recovery", len(arms.places), "places") as bar:
-        for place in arms.places:
-            x, problem = {}, {}
-            for split in SPLITS:
-                x[split], problem[split] = _rows(store, place, split, cfg)
-            fires = {
-                arm: {split: code(x[split], place) for split in SPLITS[1:]} for arm, code in codes.items()
-            }
-            states = {split: rows.numpy().astype(np.float64) for split, rows in x.items()}
-            read = [_ceilings(states, problem, question.codes) for question in asked]
-            yield Seen(place, problem, group, fires, read)
+def _judged(
+    cfg: RecoveryConfig, held: Held, located: Sequence[Located], arms: Dictionaries
+) -> dict[str, list[Told]]:
+    """By dictionary, and of the SAE on permuted labels: what it tells of each question."""
+    dealt = [
+        replace(one, question=replace(one.question, codes=_dealt(one.question.codes, cfg.seed)))
+        for one in located
+    ]
+    jobs = {SAE_ARM: (located, arms.sae), PERMUTED: (dealt, arms.sae)}
+    jobs |= {arm: (located, codes) for arm, codes in arms.baselines.items()}
+    told = {}
+    with progress("recovery", len(jobs), "dictionaries") as bar:
+        for arm, (own, codes) in jobs.items():
+            told[arm] = recover(held, own, codes, found_at=cfg.found_at, n_resamples=cfg.n_resamples)
             bar.advance(1)
+    return told
 
 
-def _rows(store: ActivationStore, place: Place, split: str, cfg: RecoveryConfig):
-    view = store.view([place.hook_name], split=split, thoughts=place.thought)
-    idx = np.sort(np.random.default_rng((cfg.seed, 5)).permutation(view.n)[: cfg.max_rows])
-    return view.read(idx), store.problem_idx[view.rows_of(idx)]
+def _by_variable(
+    cfg: RecoveryConfig, held: Held, located: Sequence[Located], judged: dict[str, list[Told]]
+) -> dict[str, VariableBy]:
+    """Each variable over all problems, with those of each condition below it."""
+    read = _ceilings(held, located)
+    found: dict[str, VariableBy] = {}
+    for i, one in enumerate(located):
+        told = {arm: _recovered(own[i].score) for arm, own in judged.items()}
+        variable = _variable(cfg, held, one, told, read[i])
+        if not one.question.condition:
+            found[one.question.variable] = VariableBy(**vars(variable))
+            continue
+        column, _, value = one.question.condition.partition("=")
+        whole = found[one.question.variable]
+        by = {**whole.by, column: {**whole.by.get(column, {}), value: variable}}
+        found[one.question.variable] = replace(whole, by=by)
+    return found
 
 
-def _ceilings(
-    states: dict[str, np.ndarray], problem: dict[str, np.ndarray], codes: np.ndarray
-) -> dict[str, Ceiling]:
-    own = {split: codes[problem[split]] for split in SPLITS}
-    x, y = {s: states[s][own[s] >= 0] for s in SPLITS}, {s: own[s][own[s] >= 0] for s in SPLITS}
-    held_out = [(x[split], y[split]) for split in SPLITS[1:]]
-    return dict(zip(SPLITS[1:], ceilings(x["train"], y["train"], held_out), strict=True))
+def _ceilings(held: Held, located: Sequence[Located]) -> dict[int, tuple[Ceiling, np.ndarray]]:
+    """By question, on test problems at its place, with the group of each row."""
+    found = {}
+    number = {id(one.question): i for i, one in enumerate(located)}
+    for place, own in by_place(located).items():
+        train, test = (held.rows(place, split) for split in ("train", "test"))
+        asked = [one.question for one in own]
+        for at, ceiling in ceilings(train, test, asked):
+            known = asked[at].codes[test.problem] >= 0
+            found[number[id(asked[at])]] = (ceiling, held.group[test.problem[known]])
+    return found
 
 
-def _answer(
-    cfg: RecoveryConfig, question: Question, arms: Dictionaries, seen: Sequence[Seen]
-) -> tuple[Variable, list[ValueRow], list[PlaceRow]]:
-    n_values = len(question.values)
-    read = [one.ceilings[question.index] for one in seen]
-    probe = np.array([float(r["validation"].right.mean()) for r in read])
-    between = np.array([r["validation"].variance_share for r in read])
-    at = int(np.argmax(np.where(probe >= probe.max() - NEAR_BEST, between, -np.inf)))
-    place, ceiling = seen[at], read[at]["test"]
-
-    def scored(arm: str, codes: np.ndarray) -> tuple[Fired, Choice, Score]:
-        choice = choose(place.fired(arm, "validation", codes)[0], n_values)
-        fired, groups = place.fired(arm, "test", codes)
-        found = score(
-            fired, choice, groups, found_at=cfg.found_at, n_resamples=cfg.n_resamples, seed=cfg.seed
-        )
-        return fired, choice, found
-
-    fired, choice, found = scored(SAE_ARM, question.codes)
-    groups = place.group[place.problem["test"][question.codes[place.problem["test"]] >= 0]]
-    between_test = bootstrap_ratio(ceiling.within, ceiling.total, groups, n_resamples=cfg.n_resamples)
-    variable = Variable(
-        **vars(_recovered(found)),
-        place=At(hook_name=place.place.hook_name, thought_idx=place.place.thought),
-        n_values=n_values,
+def _variable(
+    cfg: RecoveryConfig,
+    held: Held,
+    one: Located,
+    told: dict[str, Recovered],
+    read: tuple[Ceiling, np.ndarray],
+) -> Variable:
+    ceiling, groups = read
+    between = bootstrap_ratio(ceiling.within, ceiling.total, groups, n_resamples=cfg.n_resamples)
+    return Variable(
+        **vars(told[SAE_ARM]),
+        place=At(hook_name=one.place.hook_name, thought_idx=one.place.thought),
+        n_values=len(one.question.values),
         probe=_number(bootstrap_mean(ceiling.right, groups, n_resamples=cfg.n_resamples)),
         variance_share=Number(
-            value=1 - between_test.estimate,
-            low=1 - between_test.high,
-            high=1 - between_test.low,
-            n=between_test.n,
-            split="test",
+            value=1 - between.estimate, low=1 - between.high, high=1 - between.low, n=between.n, split="test"
         ),
-        permuted=_recovered(scored(SAE_ARM, _dealt(question.codes, cfg.seed))[2]),
-        baselines={arm: _recovered(scored(arm, question.codes)[2]) for arm in arms.baselines},
+        permuted=told[PERMUTED],
+        baselines={arm: own for arm, own in told.items() if arm not in (SAE_ARM, PERMUTED)},
     )
-    into, sharing = splitting(fired, choice)
-    rows = [
-        ValueRow(
-            variable=question.label.name,
-            condition=question.condition,
-            value=value,
-            hook_name=place.place.hook_name,
-            thought_idx=place.place.thought,
-            latent=int(choice.one[v]),
-            precision=float(found.precision[v]),
-            recall=float(found.recall[v]),
-            f1=float(found.f1[v]),
-            second=int(choice.two[v, 1] if choice.two[v, 0] == choice.one[v] else choice.two[v, 0]),
-            f1_of_two=float(found.f1_of_two[v]),
-            n_latents=int(into[v]),
-            n_sharing=int(sharing[v]),
-            n=int((fired.y == v).sum()),
-            split="test",
-        )
-        for v, value in enumerate(question.values)
-    ]
-    return variable, rows, _places(question, seen, probe, between, at)
 
 
-def _places(
-    question: Question, seen: Sequence[Seen], probe: np.ndarray, between: np.ndarray, at: int
-) -> list[PlaceRow]:
+def _values(located: Sequence[Located], told: Sequence[Told]) -> list[ValueRow]:
     rows = []
-    for i, one in enumerate(seen):
-        fired, _ = one.fired(SAE_ARM, "validation", question.codes)
-        choice = choose(fired, len(question.values))
-        rows.append(
-            PlaceRow(
-                variable=question.label.name,
-                condition=question.condition,
+    for one, own in zip(located, told, strict=True):
+        into, sharing = splitting(own.fired, own.choice)
+        choice, found, n = own.choice, own.score, np.bincount(own.fired.y[own.fired.y >= 0])
+        second = np.where(choice.two[:, 0] == choice.one, choice.two[:, 1], choice.two[:, 0])
+        rows += [
+            ValueRow(
+                variable=one.question.variable,
+                condition=one.question.condition,
+                value=value,
                 hook_name=one.place.hook_name,
                 thought_idx=one.place.thought,
-                probe=float(probe[i]),
-                variance_share=float(between[i]),
+                latent=int(choice.one[v]),
+                precision=float(found.precision[v]),
+                recall=float(found.recall[v]),
+                f1=float(found.f1[v]),
+                second=int(second[v]),
+                f1_of_two=float(found.f1_of_two[v]),
+                n_latents=int(into[v]),
+                n_sharing=int(sharing[v]),
+                n=int(n[v]),
+                split="test",
+            )
+            for v, value in enumerate(one.question.values)
+        ]
+    return rows
+
+
+def _places(held: Held, located: Sequence[Located], arms: Dictionaries) -> list[PlaceRow]:
+    rows: dict[tuple[int, int], PlaceRow] = {}
+    for at, place in enumerate(arms.places):
+        own = held.rows(place, "validation")
+        fires = arms.sae(own.x, place)
+        for i, one in enumerate(located):
+            fired = Fired.asked(fires, one.question.codes[own.problem])
+            choice = choose(fired, len(one.question.values))
+            rows[i, at] = PlaceRow(
+                variable=one.question.variable,
+                condition=one.question.condition,
+                hook_name=place.hook_name,
+                thought_idx=place.thought,
+                probe=float(one.probe[at]),
+                variance_share=float(one.variance_share[at]),
                 best_f1=float(choice.f1.mean()),
                 best_f1_of_two=float(choice.f1_of_two.mean()),
-                chosen=i == at,
+                chosen=at == one.at,
                 n=len(fired.y),
             )
-        )
-    return rows
+    return [row for _, row in sorted(rows.items())]
 
 
 def _dealt(codes: Int[np.ndarray, " problems"], seed: int) -> Int[np.ndarray, " problems"]:

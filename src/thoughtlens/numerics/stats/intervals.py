@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import cast
 
 import numpy as np
+import scipy.sparse as sp
 from jaxtyping import Float, Shaped
 from scipy import stats
 
@@ -175,7 +178,7 @@ def bootstrap_means(
 
 
 def bootstrap_sums(
-    sums: Float[np.ndarray, "clusters columns"],
+    sums: Float[np.ndarray, "clusters columns"] | sp.csr_array,
     statistics: Callable[[Float[np.ndarray, "resamples columns"]], Float[np.ndarray, "resamples m"]],
     *,
     n_resamples: int = N_RESAMPLES,
@@ -192,7 +195,7 @@ def bootstrap_sums(
         seed: Of the resampling.
     """
     values = statistics(np.vstack([sums.sum(0), _resampled(sums, n_resamples, seed)]))
-    return [_percentile(float(column[0]), column[1:], len(sums), level) for column in values.T]
+    return [_percentile(float(column[0]), column[1:], _rows(sums), level) for column in values.T]
 
 
 def paired_difference(
@@ -284,13 +287,25 @@ def _sums(
 
 
 def _resampled(
-    sums: Float[np.ndarray, "clusters columns"], n_resamples: int, seed: int
+    sums: Float[np.ndarray, "clusters columns"] | sp.csr_array, n_resamples: int, seed: int
 ) -> Float[np.ndarray, "resamples columns"]:
     """Totals over clusters drawn with replacement."""
-    rng, n = np.random.default_rng(seed), len(sums)
+    rng, n = np.random.default_rng(seed), _rows(sums)
     per_chunk = max(1, CHUNK // (8 * n))
+    if n_resamples <= per_chunk:
+        return _kept_weights(n, n_resamples, seed) @ sums
     sizes = (min(per_chunk, n_resamples - start) for start in range(0, n_resamples, per_chunk))
     return np.concatenate([_weights(rng, n, size) @ sums for size in sizes])
+
+
+def _rows(table: np.ndarray | sp.csr_array) -> int:
+    return cast(tuple[int, int], table.shape)[0]
+
+
+@lru_cache(maxsize=4)
+def _kept_weights(n: int, resamples: int, seed: int) -> np.ndarray:
+    """Many numbers of the same clusters are resampled alike."""
+    return _weights(np.random.default_rng(seed), n, resamples).astype(np.int16)
 
 
 def _weights(rng: np.random.Generator, n: int, resamples: int) -> np.ndarray:

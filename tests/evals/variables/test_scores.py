@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from sklearn.linear_model import RidgeClassifier
+from sklearn.preprocessing import StandardScaler
 
-from thoughtlens.evals.recovery.readable import ceilings
-from thoughtlens.evals.recovery.scores import Fired, choose, score, splitting
+from thoughtlens.evals.variables.ceilings import Reader
+from thoughtlens.evals.variables.scores import Fired, choose, score, splitting
 
 # rows     value  latent 0  latent 1  latent 2
 ROWS = [
@@ -71,7 +73,36 @@ def test_a_place_that_is_read_but_not_organised_by_the_value():
     rng = np.random.default_rng(0)
     y = rng.integers(2, size=800)
     x = np.c_[y + 0.01 * rng.normal(size=800), 50 * rng.normal(size=(800, 3))]
-    (held_out,) = ceilings(x[:400], y[:400], [(x[400:], y[400:])])
+    held_out = Reader(x[:400]).ceiling(y[:400], x[400:], y[400:])
     assert held_out.right.mean() > 0.97 and abs(held_out.variance_share) < 0.02
-    (alone,) = ceilings(x[:400, :1], y[:400], [(x[400:, :1], y[400:])])
+    alone = Reader(x[:400, :1]).ceiling(y[:400], x[400:, :1], y[400:])
     assert alone.variance_share > 0.99
+
+
+def test_the_probe_is_a_ridge_classifier():
+    rng = np.random.default_rng(0)
+    for n_values in (2, 7):
+        y = rng.integers(n_values, size=900)
+        x = rng.normal(size=(900, 12)) * np.arange(1, 13) + rng.normal(size=(n_values, 12))[y]
+        scaler = StandardScaler().fit(x[:600])
+        peer = RidgeClassifier(1.0).fit(scaler.transform(x[:600]), y[:600])
+        found = Reader(x[:600]).ceiling(y[:600], x[600:], y[600:])
+        assert (found.right == (peer.predict(scaler.transform(x[600:])) == y[600:])).all()
+
+
+def test_pairs_are_the_best_of_all_pairs():
+    rng = np.random.default_rng(1)
+    y = rng.integers(-1, 3, size=200)
+    fires = rng.random((200, 10)) < np.where(y[:, None] == np.arange(10) % 3, 0.5, 0.1)
+    choice = choose(Fired(sp.csr_array(fires.astype(float)), y), 3)
+    for v in range(3):
+        f1 = {
+            (i, j): 2
+            * ((fires[:, i] | fires[:, j]) & (y == v)).sum()
+            / ((fires[:, i] | fires[:, j]).sum() + (y == v).sum())
+            for i in range(10)
+            for j in range(i, 10)
+        }
+        assert choice.f1_of_two[v] == pytest.approx(max(f1.values()))
+        assert choice.f1[v] == pytest.approx(max(f1[i, i] for i in range(10)))
+        assert f1[tuple(sorted(choice.two[v]))] == pytest.approx(choice.f1_of_two[v])

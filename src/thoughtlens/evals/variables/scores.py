@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
+from thoughtlens.evals.variables.ceilings import one_hot
 from thoughtlens.numerics import Interval, bootstrap_sums, cluster_index
 
 CANDIDATES = 12
@@ -23,9 +25,15 @@ class Fired:
     """[rows, latents], 1 where a latent is not 0."""
     y: Int[np.ndarray, " rows"]
 
-    def hits(self, latents: Int[np.ndarray, " v"]) -> Bool[np.ndarray, "rows v"]:
-        """Firing of one latent per value."""
-        return self.fires[:, latents].toarray() > 0
+    @property
+    def n_latents(self) -> int:
+        """Of the dictionary."""
+        return cast(tuple[int, int], self.fires.shape)[1]
+
+    @classmethod
+    def asked(cls, fires: sp.csr_array, own: Int[np.ndarray, " all"]) -> Fired:
+        """Those rows that a question asks about (codes of -2: it does not)."""
+        return cls(fires[own != -2], own[own != -2])
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,17 +53,32 @@ def choose(seen: Fired, n_values: int) -> Choice:
     fires, rows = np.asarray(seen.fires.sum(0)).ravel(), np.asarray(values.sum(0)).ravel()
     f1 = _f1(told, fires, rows[:, None])
     best = np.argsort(-f1, axis=1, kind="stable")[:, : min(CANDIDATES, f1.shape[1])]
-    two, f1_of_two = np.zeros((n_values, 2), np.int64), np.zeros(n_values)
-    for v, latents in enumerate(best):
-        hits = seen.fires[:, latents].toarray()
-        own = hits[seen.y == v]
-        either = _either(own.T @ own)
-        score = np.triu(_f1(either, _either(hits.T @ hits), rows[v]))
-        i, j = np.unravel_index(score.argmax(), score.shape)
-        if score[i, j] <= score[0, 0]:
-            i = j = 0
-        two[v], f1_of_two[v] = latents[[i, j]], score[i, j]
-    return Choice(best[:, 0], two, np.take_along_axis(f1, best[:, :1], 1)[:, 0], f1_of_two)
+    score = np.triu(_f1(*_unions(seen, best), rows[:, None, None]))
+    each, alone = np.arange(n_values), score[:, 0, 0]
+    i, j = np.unravel_index(score.reshape(n_values, -1).argmax(1), score.shape[1:])
+    helps = score[each, i, j] > alone
+    i, j = np.where(helps, i, 0), np.where(helps, j, 0)
+    two = np.stack([best[each, i], best[each, j]], axis=1)
+    return Choice(best[:, 0], two, f1[each, best[:, 0]], score[each, i, j])
+
+
+def _unions(seen: Fired, best: Int[np.ndarray, "v c"]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a value on which one of two of its candidates fires, and all such rows, [v, c, c]."""
+    (n_values, n), n_latents = best.shape, seen.n_latents
+    place = np.full((n_values, n_latents), -1, np.int16)
+    np.put_along_axis(place, best, np.arange(n, dtype=np.int16), axis=1)
+    row, latent = seen.fires.nonzero()
+    at = np.where(seen.y[row] >= 0, place[seen.y[row], latent], -1)
+    hits = np.zeros((len(seen.y), n), np.float32)
+    hits[row[at >= 0], at[at >= 0]] = 1
+    own = np.zeros((n_values, n, n))
+    for v in np.unique(seen.y[seen.y >= 0]):
+        mine = hits[seen.y == v]
+        own[v] = mine.T @ mine
+    some = np.unique(best)
+    both = np.asarray((seen.fires[:, some].T @ seen.fires[:, some]).todense())
+    column = np.searchsorted(some, best)
+    return _either(own), _either(both[column[:, :, None], column[:, None, :]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,25 +98,21 @@ def score(
     seen: Fired, choice: Choice, groups: np.ndarray, *, found_at: float, n_resamples: int, seed: int
 ) -> Score:
     """Precision, recall and F1 of a choice; intervals resample whole groups of rows, the choice held."""
+    counts = _counts(seen, choice)
     index, n_groups = cluster_index(groups)
-    one = seen.hits(choice.one)
-    second = seen.hits(choice.two[:, 0]) | seen.hits(choice.two[:, 1])
-    two = np.where(choice.two[:, 0] == choice.two[:, 1], one, second)
-    values = one_hot(seen.y, len(choice.one)).toarray() > 0
     member = sp.csr_array((np.ones(len(index)), (index, np.arange(len(index)))), shape=(n_groups, len(index)))
-    counts = np.hstack([values, one, one & values, two, two & values]).astype(float)
 
     def statistics(total: np.ndarray) -> np.ndarray:
         rows, fires, told, fires_two, told_two = np.split(total, 5, axis=1)
         f1, f1_of_two = _f1(told, fires, rows), _f1(told_two, fires_two, rows)
-        there, best = rows > 0, np.maximum(f1, f1_of_two)
-        each = [f1 >= found_at, best >= found_at, f1]
+        there = rows > 0
+        each = [f1 >= found_at, f1_of_two >= found_at, f1]
         return np.stack([(x * there).sum(1) / there.sum(1) for x in each], axis=1)
 
     found, found_by_two, best_f1 = bootstrap_sums(
         member @ counts, statistics, n_resamples=n_resamples, seed=seed
     )
-    rows, fires, told, fires_two, told_two = np.split(counts.sum(0), 5)
+    rows, fires, told, fires_two, told_two = np.split(np.asarray(counts.sum(0)), 5)
     return Score(
         precision=_ratio(told, fires),
         recall=_ratio(told, rows),
@@ -103,6 +122,14 @@ def score(
         found_by_two=found_by_two,
         best_f1=best_f1,
     )
+
+
+def _counts(seen: Fired, choice: Choice) -> sp.csr_array:
+    """By row: its value, the firing of each value's latent, the two together; and the same of its two."""
+    values = one_hot(seen.y, len(choice.one))
+    one, other = (seen.fires[:, latents] for latents in choice.two.T)
+    single, two = seen.fires[:, choice.one], one.maximum(other)
+    return sp.csr_array(sp.hstack([values, single, single.multiply(values), two, two.multiply(values)]))
 
 
 def splitting(seen: Fired, choice: Choice) -> tuple[Int[np.ndarray, " v"], Int[np.ndarray, " v"]]:
@@ -115,16 +142,10 @@ def splitting(seen: Fired, choice: Choice) -> tuple[Int[np.ndarray, " v"], Int[n
     return into, (precise[:, choice.one] >= SHARE).sum(0)
 
 
-def one_hot(y: Int[np.ndarray, " rows"], n_values: int) -> sp.csr_array:
-    """[rows, values]; a row of -1 has none."""
-    known = np.flatnonzero(y >= 0)
-    return sp.csr_array((np.ones(len(known)), (known, y[known])), shape=(len(y), n_values))
-
-
-def _either(both: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "k k"]:
+def _either(both: Float[np.ndarray, "v k k"]) -> Float[np.ndarray, "v k k"]:
     """Counts of a or b from those of a and b."""
-    alone = np.diag(both)
-    return alone[:, None] + alone[None] - both
+    alone = np.diagonal(both, axis1=1, axis2=2)
+    return alone[:, :, None] + alone[:, None, :] - both
 
 
 def _f1(told: np.ndarray, fires: np.ndarray, rows: np.ndarray | float) -> np.ndarray:

@@ -1,0 +1,96 @@
+"""Which variables are asked about: label columns, over all problems and over those of each condition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int
+
+from thoughtlens.core import ConfigError, DataError
+from thoughtlens.latents import Label, not_told_apart, read_labels
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A variable, over all problems or those of one condition; values with too few problems are others."""
+
+    variable: str
+    condition: str
+    """Such as n_steps=3; empty: all problems."""
+    codes: Int[np.ndarray, " problems"]
+    """Value of each problem; -1: another value; -2: not asked about."""
+    values: list[str]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which columns of a table of problems are asked about."""
+
+    columns: tuple[str, ...] | None = None
+    """Unset: all label columns with 2 to `max_values` values."""
+    by: tuple[str, ...] | None = None
+    """Columns of conditions; unset: `n_steps`, where the problems have it."""
+    max_values: int = 100
+    min_count: int = 5
+    """Problems of a value in each split."""
+
+
+def questions(problems: pa.Table, wanted: Wanted, *, where: str) -> tuple[list[Question], list[str]]:
+    """The questions, and what is to be said of columns that are left out.
+
+    Raises:
+        DataError: a split without problems; `where` names the table.
+        ConfigError: a column of `wanted` that is not there, or that cannot be asked about.
+    """
+    split = np.array(problems["split"])
+    for missing in set(SPLITS) - set(split.tolist()):
+        raise DataError(f"Expected problems of the split {missing} in {where}, found none")
+    labels = _labels(problems, wanted.columns, wanted, min_count=wanted.min_count)
+    asked, left_out = [], not_told_apart(labels)
+    conditions = [("", np.ones(len(split), bool))]
+    by = {"n_steps"} & set(problems.column_names) if wanted.by is None else wanted.by
+    for one in _labels(problems, tuple(by), wanted, min_count=1):
+        conditions += [(f"{one.name}={v}", one.codes == i) for i, v in enumerate(one.levels)]
+    least = wanted.min_count
+    for label in labels:
+        for condition, among in conditions:
+            if condition.partition("=")[0] == label.name:
+                continue
+            codes = np.where(among, label.codes, -1)
+            question = _question(label, condition, codes, split, least)
+            if question is None and not condition:
+                why = f"label {label.name}: fewer than two values have {least} problems in each split"
+                if wanted.columns is not None:
+                    raise ConfigError(f"{why}; leave it out of columns")
+                left_out.append(why)
+                break
+            if question is not None:
+                asked.append(question)
+    return asked, left_out
+
+
+def _labels(
+    problems: pa.Table, names: tuple[str, ...] | None, wanted: Wanted, *, min_count: int
+) -> Sequence[Label]:
+    return read_labels(
+        problems, names, max_levels=wanted.max_values, min_count=min_count, most=wanted.max_values
+    )
+
+
+def _question(
+    label: Label, condition: str, codes: np.ndarray, split: np.ndarray, min_count: int
+) -> Question | None:
+    count = np.array(
+        [np.bincount(codes[(codes >= 0) & (split == s)], minlength=len(label.levels)) for s in SPLITS]
+    )
+    kept = np.flatnonzero((count >= min_count).all(0))
+    if len(kept) < 2:
+        return None
+    number = np.full(len(label.levels) + 1, -1)
+    number[kept], number[-1] = np.arange(len(kept)), -2
+    return Question(label.name, condition, number[codes], [label.levels[i] for i in kept])
