@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 import shutil
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import scipy.sparse as sp
 import torch
 
 from tests.planted import D
 from tests.show.explorer.pages import rows, tables, unpack
 from tests.show.explorer.runs import HOSTILE, thought_run
 from thoughtlens.core import NotThereError, OccupiedError
-from thoughtlens.show.explorer.build import pack, significant
+from thoughtlens.show.explorer.build import pack, rounded, significant
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.latents import nearest
+from thoughtlens.show.explorer.problems import _best
 from thoughtlens.show.explorer.stage import explorer
 
 
@@ -42,9 +45,10 @@ def test_examples_associations_and_labels_are_those_of_the_tables(made):
     latent = found["m0/0"][3]
     examples = pq.read_table(root / "interpret" / "top_examples.parquet").to_pylist()
     own = [e for e in examples if e["latent"] == 3]
-    assert [e["problem"] for e in latent["top_examples"]] == [e["problem_id"] for e in own]
-    assert all(e["thought"] == 2 and e["hook"] == "layers.1:out" for e in latent["top_examples"])
-    first = latent["top_examples"][0]
+    shown = rows(found, "thought_examples", latent["top_examples"])
+    assert [e["problem"] for e in shown] == [e["problem_id"] for e in own]
+    assert all(e["thought"] == 2 and e["hook"] == "layers.1:out" for e in shown)
+    first = shown[0]
     assert first["strip"][1][2] == pytest.approx(own[0]["value"], rel=1e-2)
     assert sum(v for line in first["strip"] for v in line) == pytest.approx(own[0]["value"], rel=1e-2)
     factors = {a["factor"] for a in rows(found, "associations", latent["associations"])}
@@ -66,7 +70,7 @@ def test_problem_pages_hold_what_fires(made):
     for row in rows(found, "strongest", page["members"]["m0"]):
         assert row["hook"] in (0, 1) and row["at"] in (0, 1, 2)
         values = [v for _, v in row["latents"]]
-        assert values == sorted(values, reverse=True) and len(values) <= 6 and min(values) > 0
+        assert values == sorted(values, reverse=True) and len(values) == row["n"] and min(values) > 0
 
 
 def test_no_file_holds_text_that_html_could_read(made):
@@ -107,6 +111,18 @@ def test_bad_input(made, tmp_path):
         explorer(ExplorerConfig(run=tmp_path / "half"), tmp_path / "out")
     with pytest.raises(OccupiedError):
         explorer(ExplorerConfig(run=root, n_problems=3), root / "explorer")
+
+
+def test_numbers_are_rounded_as_a_format_would():
+    numbers = [*(np.random.default_rng(0).normal(size=36) * 10.0 ** np.arange(-18, 18)), 0.0, 1.0, 0.1]
+    shown = rounded([*numbers, 1e-310, 1.23456e300, None, float("inf")], 4)
+    assert shown[:-4] == [float(f"{v:.4g}") for v in numbers]
+    assert shown[-4:] == [pytest.approx(1e-310), pytest.approx(1.235e300), None, None]
+
+
+def test_the_strongest_latents_of_each_vector_by_hand():
+    codes = sp.csr_array([[0, 2.0, 3.0, 1.0], [0, 0, 0, 0], [0.5, 0, 0, 0]])
+    assert _best(codes, 2) == [(3, [[2, 3.0], [1, 2.0]]), (0, []), (1, [[0, 0.5]])]
 
 
 def test_nearest_by_hand():

@@ -55,7 +55,7 @@ def source(root):
 
 
 def test_a_label_says_where_the_latent_fires_less(source):
-    found = summary(source, source_directions(source), 64)
+    found = summary(source, source_directions(source), {}, 64)
     assert found.label[:4] == ["operation = mul", "fires less at operation = mul",
                                "fires less at operation = mul", None]  # fmt: skip
     assert found.columns.label_strength[:4] == [0.3, -0.3, -0.2, -0.4]

@@ -40,7 +40,7 @@ def made(tmp_path_factory):
 
 def test_the_chosen_explanation_comes_first_and_into_the_overview(made):
     _, found = made
-    first, second = found["m0/0"][3]["explanations"]
+    first, second = rows(found, "explanations", found["m0/0"][3]["explanations"])
     assert first["text"] == HOSTILE[3] and first["chosen"] and second["text"] == "rule 3"
     # Latent 3 of 16: AUPRC 3/16 = 0.1875, three digits.
     assert first["auprc"] == 0.188 and first["random_auprc"] == 0.0625 and first["split"] == "test"
@@ -73,9 +73,9 @@ def test_every_panel_of_a_latent(made):
     assert logits[0]["token"] == HOSTILE[6]
     assert [n["token"] for n in page["graphs"]["nodes"]] == [HOSTILE[0], " before"]
     assert found["m0/1"][0]["graphs"] is None
-    deciles = [e["decile"] for e in page["decile_examples"]]
+    deciles = [e["decile"] for e in rows(found, "thought_examples", page["decile_examples"])]
     assert deciles == sorted(deciles, reverse=True) and deciles[0] == 10
-    example = page["top_examples"][0]
+    example = rows(found, "thought_examples", page["top_examples"])[0]
     right, given, correct = example["answers"]
     assert right == example["problem"][1:] and given == right and correct is (int(right) % 2 == 0)
 
@@ -161,7 +161,8 @@ def test_an_explorer_is_written_again_where_the_run_has_grown(tmp_path):
     assert (root / "explorer" / "result.json").stat().st_mtime_ns == first, "nothing had changed"
     plant_explain(root, D, HOSTILE)
     explorer(cfg, root / "explorer")
-    assert tables(root / "explorer")["m0/0"][3]["explanations"][0]["text"] == HOSTILE[3]
+    found = tables(root / "explorer")
+    assert rows(found, "explanations", found["m0/0"][3]["explanations"])[0]["text"] == HOSTILE[3]
     other = cfg.model_copy(update={"n_problems": 2})
     with pytest.raises(OccupiedError):
         explorer(other, root / "explorer")

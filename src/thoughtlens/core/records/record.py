@@ -24,6 +24,8 @@ Json = dict[str, Any]
 """A JSON object on its way from or to a file; readers turn it into a record at once."""
 
 R = TypeVar("R", bound="Record")
+PLAIN = frozenset({str, int, float, bool, types.NoneType})
+"""Types of values that JSON takes as they are, which are most of them."""
 
 
 def column(
@@ -239,6 +241,8 @@ def _key(one: dataclasses.Field) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if type(value) in PLAIN:
+        return value
     if isinstance(value, Record):
         return value.to_json()
     if isinstance(value, Mapping):

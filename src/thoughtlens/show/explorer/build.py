@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from thoughtlens.core import Json
 from thoughtlens.show.pages.pages import PAGE, SCRIPTS, STYLE
 
@@ -25,15 +27,24 @@ def script(key: str, table: Any) -> str:
     return f'TL.take("{key}","{pack(table)}");\n'
 
 
+POWERS = np.array([float(f"1e{k}") for k in range(301)])
+
+
 def significant(value: float | None, digits: int = 4) -> float | None:
     """A number rounded for showing; None for what is not a number."""
-    return rounded([value], digits)[0]
+    return None if value is None or not math.isfinite(value) else float(format(value, f".{digits}g"))
 
 
-def rounded(values: Iterable[float | None], digits: int = 3) -> list[float | None]:
+def rounded(values: Iterable[float | None] | np.ndarray, digits: int = 3) -> list[float | None]:
     """The same of many numbers."""
-    form = f".{digits}g"
-    return [None if v is None or not math.isfinite(v) else float(format(v, form)) for v in values]
+    exact = np.asarray(values if isinstance(values, np.ndarray) else list(values), np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        places = digits - 1 - np.floor(np.log10(np.abs(exact)))
+        at = np.clip(np.nan_to_num(places), -300, 300).astype(np.int64)
+        up, down = POWERS[np.maximum(at, 0)], POWERS[np.maximum(-at, 0)]
+        shown = np.round(exact / down * up) / up * down
+    found = shown.tolist()
+    return found if np.isfinite(exact).all() else [v if math.isfinite(v) else None for v in found]
 
 
 class Sizes(NamedTuple):

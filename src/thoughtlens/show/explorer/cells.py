@@ -80,13 +80,9 @@ class Cells:
 
     def strip(self, latent: int) -> Rates:
         """The rates of one latent."""
-        values = self.rates[latent].reshape(len(self.hook_names), len(self.thoughts)).tolist()
-        return Rates(
-            rows=self.hook_names,
-            thoughts=self.thoughts,
-            values=[rounded(line) for line in values],
-            n=int(self.n.min()),
-        )
+        shown, width = rounded(self.rates[latent]), len(self.thoughts)
+        lines = [shown[low : low + width] for low in range(0, len(shown), width)]
+        return Rates(rows=self.hook_names, thoughts=self.thoughts, values=lines, n=int(self.n.min()))
 
     def peaks(self) -> list[tuple[str, int, int]]:
         """Each cell, and how many live latents fire most often there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -10,8 +11,8 @@ from thoughtlens.sae import load as load_sae
 from thoughtlens.show.explorer.cells import Cells
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.effects import of_latents
-from thoughtlens.show.explorer.panels import PANELS, Around, matches
-from thoughtlens.show.explorer.rows import Matched, Neighbour
+from thoughtlens.show.explorer.panels import PANELS, Around
+from thoughtlens.show.explorer.rows import Neighbour
 from thoughtlens.show.explorer.sources import Source
 from thoughtlens.show.explorer.summary import summary, words
 
@@ -19,24 +20,25 @@ from thoughtlens.show.explorer.summary import summary, words
 def member_shards(source: Source, cells: Cells | None, around: Around, cfg: ExplorerConfig) -> dict[str, Any]:
     """The SAE's tables by key: `mN/summary`, `mN/words`, `mN/away`, and `mN/0`, ... of some latents each."""
     directions = load_sae(source.sae_dir).W_dec.detach().flatten(1)
-    found_in = words(source)
+    found_in, effects = words(source), of_latents(source)
     found: dict[str, Any] = {
-        f"{source.key}/summary": summary(source, directions, cfg.latents_per_shard).to_json(),
+        f"{source.key}/summary": summary(source, directions, effects, cfg.latents_per_shard).to_json(),
         f"{source.key}/words": found_in.toward,
         f"{source.key}/away": found_in.away,
     }
-    if source.have()["matches"]:
-        found[f"{source.key}/matches"] = matches(source.rows("matches", Matched), source, around)
     grouped = {name: source.by_latent(name, one.record, *one.order) for name, one in PANELS.items()}
     tables = {name: table for name, table in grouped.items() if table is not None}
+    if "matches" in tables:
+        every = tables["matches"].each(0, source.d_sae, PANELS["matches"].reader(source, around))
+        found[f"{source.key}/matches"] = list(itertools.chain.from_iterable(every))
+    read = {name: PANELS[name].reader(source, around) for name in tables}
     near = None if "neighbours" in tables else nearest(directions, cfg.neighbours)
-    effects = of_latents(source)
     for low in range(0, source.d_sae, cfg.latents_per_shard):
         high = min(low + cfg.latents_per_shard, source.d_sae)
-        parts = {name: table.of(low, high) for name, table in tables.items()}
+        parts = {name: table.each(low, high, read[name]) for name, table in tables.items()}
         shard = []
         for i in range(low, high):
-            page = {name: PANELS[name].show(rows[i - low], source, around) for name, rows in parts.items()}
+            page = {name: PANELS[name].show(rows[i - low]) for name, rows in parts.items()}
             page["effects"] = [effect.line() for effect in effects.get(i, [])]
             page["cells"] = None if cells is None else cells.strip(i).to_json()
             if near is not None:

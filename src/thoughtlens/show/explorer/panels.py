@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from thoughtlens.acts import ActivationStore
-from thoughtlens.core import Json, Record, StoreError
+from thoughtlens.core import Json, Record, StoreError, of_table
 from thoughtlens.show.explorer.build import rounded, significant
 from thoughtlens.show.explorer.rows import (
     Association,
@@ -25,8 +27,13 @@ from thoughtlens.show.explorer.rows import (
     Neighbour,
     Said,
     View,
+    values,
 )
 from thoughtlens.show.explorer.sources import Source
+from thoughtlens.show.pages.run import Run
+
+EXAMPLE = ("value", "problem_id", "split", "hook_name", "decile")
+"""Columns that every example has on a page, under the names of `ExampleLine`."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +46,17 @@ class Around:
     """Number of each SAE on the page, by its directory and name."""
 
     @classmethod
-    def of(cls, source: Source, shown: Sequence[Source]) -> Around:
-        """For the latents of `source`, where the SAEs `shown` have pages."""
+    def of(cls, run: Run, shown: Sequence[Source]) -> Around:
+        """For the latents of a run, where the SAEs `shown` have pages."""
         members = {((s.run.root / "sae").resolve(), s.name): i for i, s in enumerate(shown)}
-        return cls(answers_of(source), members)
+        return cls(answers_of(run), members)
 
 
-def answers_of(source: Source) -> dict[str, Sequence[Any]]:
+def answers_of(run: Run) -> dict[str, Sequence[Any]]:
     """Right answer, the model's answer, and whether it is right, by problem; for thoughts."""
-    if source.run.kind == "text":
+    if run.kind == "text":
         return {}
-    table = ActivationStore.open(source.run.root / "acts").problems
+    table = ActivationStore.open(run.root / "acts").problems
     none = [None] * len(table)
     wanted = (
         table[name].to_pylist() if name in table.column_names else none
@@ -58,80 +65,38 @@ def answers_of(source: Source) -> dict[str, Sequence[Any]]:
     return {problem_id: answers for problem_id, *answers in zip(*wanted, strict=True)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExamplePage(Record):
-    """An example of text on a page."""
-
-    value: float | None
-    problem: str
-    split: str
-    hook: str
-    decile: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextPage(ExamplePage):
-    """An example of text: its tokens and activations."""
-
-    position: int | None
-    peak: int | None
-    tokens: list[str]
-    acts: list[float | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ThoughtPage(ExamplePage):
-    """An example of thoughts: activations [hooks, thoughts] of the problem."""
-
-    hooks: list[str]
-    thought: int | None
-    question: str | None
-    answers: Sequence[Any] | None
-    strip: list[list[float | None]]
-
-
-def _examples(rows: list[Example], source: Source, around: Around) -> list[Json]:
-    return [_example(row, source, around).to_json() for row in rows]
-
-
-def _example(row: Example, source: Source, around: Around) -> ExamplePage:
-    common: Any = {
-        "value": significant(row.value),
-        "problem": row.problem_id,
-        "split": row.split,
-        "hook": row.hook_name,
-        "decile": row.decile,
-    }
-    if row.tokens is not None:
-        acts = rounded(row.acts)
-        return TextPage(**common, position=row.position, peak=row.peak, tokens=row.tokens, acts=acts)
-    # A crosscoder's one code has a place of its own, named by all of its hooks.
-    hooks = list(dict.fromkeys(row.strip_hook or ()))
-    thoughts = source.about.thoughts or []
-    strip = np.zeros((len(hooks), len(thoughts)))
-    for hook, thought, act in zip(row.strip_hook or (), row.strip_thought or (), row.acts, strict=True):
-        strip[hooks.index(hook), thoughts.index(thought)] = act
-    return ThoughtPage(
-        **common,
-        hooks=hooks,
-        thought=row.thought_idx,
-        question=row.question,
-        answers=around.answers.get(row.problem_id),
-        strip=[rounded(line) for line in strip.tolist()],
+def _examples(table: pa.Table, source: Source, around: Around) -> list[list[Any]]:
+    of_table(Example, table.slice(0, 0))
+    own = (values(table[name]) if name in table.column_names else [None] * len(table) for name in EXAMPLE)
+    more = (
+        [values(table[name]) for name in ("position", "peak", "tokens", "acts")]
+        if "tokens" in table.column_names
+        else _on_thoughts(table, source, around)
     )
+    return [list(row) for row in zip(*own, *more, strict=True)]
 
 
-def _lines(rows: list[View], *_: Any) -> list[list[Any]]:
-    return [row.line() for row in rows]
-
-
-def _explanations(rows: list[Said], *_: Any) -> list[Json]:
-    return [replace(row, **{key: significant(v, 3) for key, v in _floats(row)}).to_json() for row in rows]
-
-
-def _floats(row: Record) -> list[tuple[str, float]]:
-    found = ((one.name, getattr(row, one.name)) for one in fields(row))
-    return [(name, value) for name, value in found if isinstance(value, float)]
+def _on_thoughts(table: pa.Table, source: Source, around: Around) -> list[list[Any]]:
+    """The columns of examples of thoughts; the numbers of a strip are 0 where no row of the table is."""
+    n, thoughts = len(table), source.about.thoughts or []
+    cells = table["strip_hook"].combine_chunks()
+    # A crosscoder's one code has a place of its own, named by all of its hooks.
+    named = cells.flatten().cast(pa.string()).dictionary_encode()
+    hooks = named.dictionary.to_pylist()
+    strips = np.zeros((n, len(hooks), len(thoughts)))
+    example = np.repeat(np.arange(n), np.diff(cells.offsets))
+    column = {thought: j for j, thought in enumerate(thoughts)}
+    at = [column[thought] for thought in pc.list_flatten(table["strip_thought"]).to_pylist()]  # type: ignore[attr-defined]
+    strips[example, named.indices, at] = pc.list_flatten(table["acts"])  # type: ignore[attr-defined]
+    shown, (rows, width) = rounded(strips.ravel()), strips.shape[1:]
+    lines = [shown[low : low + width] for low in range(0, len(shown), width)]
+    return [
+        table["thought_idx"].to_pylist(),
+        table["question"].to_pylist() if "question" in table.column_names else [None] * n,
+        [around.answers.get(name) for name in table["problem_id"].to_pylist()],
+        [hooks] * n,
+        [lines[i * rows : (i + 1) * rows] for i in range(n)],
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +110,8 @@ class Node(Record):
     activation: float | None
 
 
-def _graph(rows: list[Graph], source: Source, _: Around) -> Json | None:
-    return read_graph(rows[0].graph, source) if rows else None
+def _graphs(table: pa.Table, source: Source, _: Around) -> list[Json]:
+    return [read_graph(row.graph, source) for row in of_table(Graph, table)]
 
 
 def read_graph(text: str, source: Source) -> Json:
@@ -184,50 +149,67 @@ def _node(
     return Node(id=id, token=str(token), depth=int(depth), **shares)
 
 
-def matches(rows: Sequence[Matched], source: Source, around: Around) -> list[list[Any]]:
-    """Views of matches, for each latent the best one of each kind first."""
-    found = []
-    for row in rows:
-        place = Path(row.other_sae) if row.other_sae else source.run.root / "sae"
-        match = Match(
-            latent=row.latent,
-            by=row.by,
-            sae=" ".join(part for part in (row.other_sae, row.other_member) if part),
-            sae_idx=around.members.get((place.resolve(), row.other_member)),
-            other=row.other,
-            score=row.score,
-            null_score=row.null_score,
-        )
-        found.append(match)
-    found.sort(key=lambda match: (match.latent, match.by, -(significant(match.score, 3) or 0)))
-    return [match.line() for match in found]
+def matches(table: pa.Table, source: Source, around: Around) -> list[list[Any]]:
+    """Views of matches."""
+    return [_match(row, source, around).line() for row in of_table(Matched, table)]
 
 
-def _histogram(rows: list[Counted], *_: Any) -> Json:
-    deciles = rows[0].deciles
-    return {"counts": rows[0].histogram, "deciles": deciles and rounded(deciles)}
+def _match(row: Matched, source: Source, around: Around) -> Match:
+    place = Path(row.other_sae) if row.other_sae else source.run.root / "sae"
+    return Match(
+        latent=row.latent,
+        by=row.by,
+        sae=" ".join(part for part in (row.other_sae, row.other_member) if part),
+        sae_idx=around.members.get((place.resolve(), row.other_member)),
+        other=row.other,
+        score=row.score,
+        null_score=row.null_score,
+    )
+
+
+def _histograms(table: pa.Table, *_: Any) -> list[Json]:
+    there = set(table.column_names)
+    counts, deciles = (
+        values(table[name]) if name in there else [None] * len(table) for name in ("histogram", "deciles")
+    )
+    return [{"counts": c, "deciles": d} for c, d in zip(counts, deciles, strict=True)]
 
 
 class Panel(NamedTuple):
     """How the rows of a table become a part of a latent's page."""
 
     record: type[Record]
-    show: Callable[[Any, Source, Around], Any]
+    rows: Callable[[pa.Table, Source, Around], list[Any]]
     order: tuple[tuple[str, str], ...] = ()
     """Columns and directions by which a latent's rows are sorted."""
+    one: bool = False
+    """A latent has one row, or none."""
+
+    def reader(self, source: Source, around: Around) -> Callable[[pa.Table], list[Any]]:
+        """What reads the rows of a table of this SAE."""
+        return lambda table: self.rows(table, source, around)
+
+    def show(self, rows: list[Any]) -> Any:
+        """The part of one latent's page that its rows make."""
+        return next(iter(rows), None) if self.one else rows
 
 
-BY_RANK = (("rank", "ascending"),)
+def _lines(view: type[View], *order: tuple[str, str]) -> Panel:
+    """Rows that are shown as they are."""
+    return Panel(view, lambda table, *_: view.lines(table), order)
+
+
+BY_RANK = ("rank", "ascending")
 PANELS = {
-    "latents": Panel(Counted, _histogram),
-    "top_examples": Panel(Example, _examples, BY_RANK),
+    "latents": Panel(Counted, _histograms, one=True),
+    "top_examples": Panel(Example, _examples, (BY_RANK,)),
     "decile_examples": Panel(Example, _examples, (("decile", "descending"),)),
-    "associations": Panel(Association, _lines),
-    "coactivation": Panel(Coactive, _lines, BY_RANK),
-    "explanations": Panel(Said, _explanations, (("chosen", "descending"), ("auprc", "descending"))),
-    "graphs": Panel(Graph, _graph),
-    "lens_latents": Panel(Logit, _lines, (("sign", "descending"), *BY_RANK)),
-    "neighbours": Panel(Neighbour, _lines, BY_RANK),
-    "matches": Panel(Matched, matches),
+    "associations": _lines(Association),
+    "coactivation": _lines(Coactive, BY_RANK),
+    "explanations": _lines(Said, ("chosen", "descending"), ("auprc", "descending")),
+    "graphs": Panel(Graph, _graphs, one=True),
+    "lens_latents": _lines(Logit, ("sign", "descending"), BY_RANK),
+    "neighbours": _lines(Neighbour, BY_RANK),
+    "matches": Panel(Matched, matches, (("by", "ascending"), ("score", "descending"))),
 }
 """By table, which is also the panel's name."""

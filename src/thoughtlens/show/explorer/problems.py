@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from thoughtlens.acts import ActivationStore
 from thoughtlens.core import Record, of_table, read_parquet
 from thoughtlens.latents import Member, load_tokenizer, token_texts
 from thoughtlens.sae import load as load_sae
-from thoughtlens.show.explorer.build import significant
+from thoughtlens.show.explorer.build import rounded, significant
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.effects import of_problems
 from thoughtlens.show.explorer.overview import Listed, Problems
@@ -25,12 +26,12 @@ from thoughtlens.show.pages.interventions import found_in
 from thoughtlens.show.pages.run import Run
 
 PER_SHARD = 10
-STRONGEST = 6
-"""Latents shown for one vector."""
+ON_A_THOUGHT, ON_A_TOKEN = 16, 6
+"""Most latents shown for one vector."""
 TOKENS_READ = 5
 """Tokens of a lens reading that are shown."""
-PER_PASS = 16
-"""Problems read at a time."""
+PER_PASS = 4096
+"""Rows read at a time."""
 ROWS = 256
 """Tokens of a document that are shown."""
 PLAIN = ("problem_id", "group_id", "split", "question", "answer", "cot")
@@ -103,7 +104,7 @@ def problem_shards(found: Sequence[Source], cfg: ExplorerConfig) -> tuple[dict[s
             given=row.model_answer,
             right=row.correct,
             tokens=tokens.get(row.problem_id),
-            members={key: _lines(known.get(row.problem_id)) for key, known in strongest.items()},
+            members={key: known.get(row.problem_id) for key, known in strongest.items()},
             readings=_lines(readings.get(row.problem_id, [])) or [],
             edits=_lines(edits.get(row.problem_id, [])) or [],
         ).to_json()
@@ -211,34 +212,35 @@ def _units(member: Member, ids: Sequence[str]) -> dict[str, int]:
     return {name: unit[line] for name, line in zip(ids, lines, strict=True) if line in unit}
 
 
-def _strongest(member: Member, ids: Sequence[str]) -> dict[str, list[Strongest]]:
+def _strongest(member: Member, ids: Sequence[str]) -> dict[str, list[list[Any]]]:
     """By problem, the strongest latents of each of its vectors."""
     rows, units = member.rows, _units(member, ids)
-    first = {name: int(rows.first[unit]) for name, unit in units.items()}
-    stop = {name: min(int(rows.first[unit + 1]), first[name] + ROWS) for name, unit in units.items()}
-    thoughts, n_hooks = rows.columns.get("thought_idx"), len(member.hook_names)
-    found: dict[str, list[Strongest]] = {}
-    for low in range(0, len(units), PER_PASS):
-        names = list(units)[low : low + PER_PASS]
-        places = np.concatenate([np.arange(first[name], stop[name]) for name in names])
-        codes, low_place = member.codes_at(places), 0
-        for name in names:
-            n = stop[name] - first[name]
-            vectors = codes[low_place * n_hooks : (low_place + n) * n_hooks]
-            at = range(n) if thoughts is None else thoughts[first[name] : stop[name]].tolist()
+    if not units:
+        return {}
+    at = rows.columns.get("thought_idx", np.arange(len(rows.unit)) - rows.first[rows.unit])
+    spans = {
+        name: (int(rows.first[unit]), min(int(rows.first[unit + 1]), int(rows.first[unit]) + ROWS))
+        for name, unit in units.items()
+    }
+    n_hooks, found, names = len(member.hook_names), {}, list(spans)
+    per_pass = max(1, PER_PASS // max(stop - first for first, stop in spans.values()))
+    most = ON_A_TOKEN if member.text else ON_A_THOUGHT
+    for some in (names[low : low + per_pass] for low in range(0, len(names), per_pass)):
+        best = iter(_best(member.codes_at(np.concatenate([np.arange(*spans[name]) for name in some])), most))
+        for name in some:
+            vectors = [(place, hook, *next(best)) for place in range(*spans[name]) for hook in range(n_hooks)]
             found[name] = [
-                Strongest(hook=hook, at=at[i], latents=best)
-                for i in range(n)
-                for hook in range(n_hooks)
-                if (best := _best(vectors, i * n_hooks + hook))
+                Strongest(hook=hook, at=int(at[place]), n=n, latents=latents).line()
+                for place, hook, n, latents in vectors
+                if n
             ]
-            low_place += n
     return found
 
 
-def _best(codes: sp.csr_array, vector: int) -> list[list[Any]]:
-    """(latent, activation) of the largest activations of a vector."""
-    span = slice(codes.indptr[vector], codes.indptr[vector + 1])
-    latents, values = codes.indices[span], np.asarray(codes.data[span], np.float32)
-    order = np.argsort(-values, kind="stable")[:STRONGEST]
-    return [[int(latents[i]), significant(float(values[i]), 3)] for i in order]
+def _best(codes: sp.csr_array, most: int) -> list[tuple[int, list[list[Any]]]]:
+    """Of each vector, how many latents fire, and (latent, activation) of the strongest."""
+    counts, values = np.diff(codes.indptr), np.asarray(codes.data, np.float32)
+    order = np.lexsort((-values, np.repeat(np.arange(len(counts)), counts)))
+    kept = order[np.arange(len(order)) - np.repeat(codes.indptr[:-1], counts) < most]
+    pairs = zip(codes.indices[kept].tolist(), rounded(values[kept]), strict=True)
+    return [(n, [list(pair) for pair in itertools.islice(pairs, min(n, most))]) for n in counts.tolist()]

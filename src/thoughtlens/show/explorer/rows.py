@@ -6,11 +6,15 @@ lists; `COLUMNS`, which the overview holds once, says what stands where.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from thoughtlens.core import Record
-from thoughtlens.show.explorer.build import significant
+import pyarrow as pa
+
+from thoughtlens.core import Record, of_table
+from thoughtlens.show.explorer.build import rounded, significant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +26,35 @@ class View(Record):
     def line(self) -> list[Any]:
         """The values in the order of the fields."""
         return [significant(v, self.digits) if isinstance(v, float) else v for v in self.cells()]
+
+    @classmethod
+    def lines(cls, table: pa.Table) -> list[list[Any]]:
+        """The same of every row of a table, column by column, which is fast where there are many.
+
+        Raises:
+            StoreError: a column is missing, or of another type.
+        """
+        of_table(cls, table.slice(0, 0))
+        there = set(table.column_names)
+        columns = (
+            values(table[one.name], cls.digits) if one.name in there else [one.default] * len(table)
+            for one in fields(cls)
+        )
+        return [list(row) for row in zip(*columns, strict=True)]
+
+
+def values(column: pa.ChunkedArray, digits: int = 3) -> list[Any]:
+    """A column in Python, its numbers rounded."""
+    if pa.types.is_floating(column.type):
+        return rounded(column.to_numpy(), digits)
+    if pa.types.is_list(column.type) and pa.types.is_floating(column.type.value_type):
+        whole = column.combine_chunks()
+        flat, ends = (
+            rounded(whole.flatten().to_numpy(zero_copy_only=False), digits),
+            whole.offsets.to_pylist(),
+        )
+        return [flat[a - ends[0] : b - ends[0]] for a, b in itertools.pairwise(ends)]
+    return (column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column).to_pylist()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +161,75 @@ class Strongest(View):
     hook: int
     at: int
     """The thought, or the number of the token."""
+    n: int
+    """Latents that fire."""
     latents: list[list[Any]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Said(View):
+    """What a latent is said to be, and how well that holds on held-out rows."""
+
+    method: str
+    text: str
+    n: int
+    n_units: int
+    split: str
+    chosen: bool
+    auprc: float | None
+    auprc_low: float | None
+    auprc_high: float | None
+    random_auprc: float | None
+    token_auprc: float | None
+    precision_at_half_recall: float | None
+    precision: float | None = None
+    recall: float | None = None
+    base_rate: float | None = None
+    verdict: str | None = None
+    says: str | None = None
+    value: str | None = None
+    thoughts: list[int] | None = None
+    clauses: str | None = None
+    """JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleLine(View):
+    """An example on a latent's page."""
+
+    value: float
+    problem: str
+    split: str
+    hook: str
+    decile: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextLine(ExampleLine):
+    """An example of text: its tokens and the activation on each."""
+
+    position: int | None
+    peak: int | None
+    tokens: list[str]
+    acts: list[float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThoughtLine(ExampleLine):
+    """An example of thoughts: activations [hooks, thoughts] of the problem."""
+
+    thought: int | None
+    question: str | None
+    answers: Sequence[Any] | None
+    """Right answer, the model's answer, and whether it is right."""
+    hooks: list[str]
+    strip: list[list[float | None]]
+
+
 COLUMNS: dict[str, type[View]] = {
+    "explanations": Said,
+    "text_examples": TextLine,
+    "thought_examples": ThoughtLine,
     "associations": Association,
     "coactivation": Coactive,
     "neighbours": Neighbour,
@@ -173,25 +271,6 @@ class Labelled(Record):
     level: str
     estimate: float
     q_value: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Said(Record):
-    """What a latent is said to be, and how well that holds on held-out rows."""
-
-    method: str
-    text: str
-    n: int
-    n_units: int
-    split: str
-    chosen: bool
-    auprc: float | None
-    auprc_low: float | None
-    auprc_high: float | None
-    random_auprc: float | None
-    token_auprc: float | None
-    precision_at_half_recall: float | None
-    verdict: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,10 +70,11 @@ def _work(cfg: ExplorerConfig, runs: list[Run], tmp: Path) -> ExplorerOutcome:
     found = sources(runs)
     shards: dict[str, Any] = {}
     cells = []
+    around = {run.root: Around.of(run, found) for run in runs}
     with progress("explorer", len(found) + 1, "parts") as bar:
         for source in found:
             cells.append(Cells.of(source))
-            shards |= member_shards(source, cells[-1], Around.of(source, found), cfg)
+            shards |= member_shards(source, cells[-1], around[source.run.root], cfg)
             bar.advance(1)
         problems, listed = problem_shards(found, cfg)
         bar.advance(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,8 +14,7 @@ import torch
 
 from thoughtlens.core import Record, column, of_table
 from thoughtlens.show.explorer.build import rounded, significant
-from thoughtlens.show.explorer.effects import of_latents
-from thoughtlens.show.explorer.rows import Counted, Labelled, Said
+from thoughtlens.show.explorer.rows import Counted, Effect, Labelled, Said
 from thoughtlens.show.explorer.sources import Source
 
 FALSE_DISCOVERIES = 0.05
@@ -73,14 +72,15 @@ class Summary(Record):
     per_shard: int
 
 
-def summary(source: Source, directions: torch.Tensor, per_shard: int) -> Summary:
+def summary(
+    source: Source, directions: torch.Tensor, effects: Mapping[int, Sequence[Effect]], per_shard: int
+) -> Summary:
     """Columns of numbers and of words."""
     latents = source.by_latent("latents", Counted)
     rows = [found[0] for found in latents.of(0, source.d_sae)] if latents else []
     strengths, labels = _labels(source)
     says, scores = _said(source)
     axes, share = plane(directions)
-    effects = of_latents(source)
     changes = [[effect.difference for effect in effects.get(i, [])] for i in range(source.d_sae)]
     columns = Columns(
         n_fires=[row.n_fires for row in rows],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from thoughtlens.core import Record, of_table
 from thoughtlens.show.pages.run import Run, read_table
 
 R = TypeVar("R", bound=Record)
+X = TypeVar("X")
 
 
 def member_table(
@@ -41,6 +42,10 @@ class Grouped(Generic[R]):
 
     def of(self, low: int, high: int) -> list[list[R]]:
         """The rows of each of the latents `low` to `high`."""
+        return self.each(low, high, lambda table: of_table(self._cls, table))
+
+    def each(self, low: int, high: int, read: Callable[[pa.Table], list[X]]) -> list[list[X]]:
+        """The same, read by another function, which gives one entry per row."""
         first = self._bounds[low]
-        rows = of_table(self._cls, self._table.slice(first, self._bounds[high] - first))
+        rows = read(self._table.slice(first, self._bounds[high] - first))
         return [rows[self._bounds[i] - first : self._bounds[i + 1] - first] for i in range(low, high)]

@@ -57,14 +57,14 @@ function Explanations({ run, member, rows }) {
 function Effects({ run, rows, names }) {
   if (!rows.length) return html`<${Missing} run=${run} table="effects" what="what editing this latent does to the answers" names=${names} />`;
   return html`<div class="scroll"><table><thead><tr><th>edit</th><th>where</th><th class="n">dose</th><th class="n">accuracy, points</th><th class="n">95 % interval</th><th>verdict</th><th class="n">KL, nats</th><th class="n">n</th><th>split</th></tr></thead>
-    <tbody>${records(run, "effects", rows).map(({ edit, where, dose, difference, low, high, verdict, kl, n, split, others }, k) => html`<tr key=${k}><td>${edit.replaceAll("_", " ")}${others.length ? html` <span class="note">with ${others.join(", ")}</span>` : null}</td>
+    <tbody>${rows.map(({ edit, where, dose, difference, low, high, verdict, kl, n, split, others }, k) => html`<tr key=${k}><td>${edit.replaceAll("_", " ")}${others.length ? html` <span class="note">with ${others.join(", ")}</span>` : null}</td>
       <td>${where}</td><td class="n">${dose === null ? "" : show(dose)}</td><td class="n">${show(100 * difference)}</td><td class="n">${show(100 * low)} to ${show(100 * high)}</td><td>${verdict}</td><td class="n">${show(kl)}</td><td class="n">${show(n)}</td><td>${split}</td></tr>`)}</tbody></table></div>
     <p class="note">Change of accuracy against the untouched run on the same problems, paired; controls are in the report.</p>`;
 }
 
 function Logits({ run, member, rows }) {
   if (!member.have.lens_latents) return html`<${Missing} run=${run} table="lens_latents" what="tokens that its direction promotes" />`;
-  const side = (sign) => html`<ul class="facts">${records(run, "lens_latents", rows).filter((r) => r.sign === sign).map(({ token, logit }, k) => html`<li key=${k}><span class="tokens token">${listed(token)}</span> <b>${show(logit)}</b></li>`)}</ul>`;
+  const side = (sign) => html`<ul class="facts">${rows.filter((r) => r.sign === sign).map(({ token, logit }, k) => html`<li key=${k}><span class="tokens token">${listed(token)}</span> <b>${show(logit)}</b></li>`)}</ul>`;
   return html`<div class="note">promotes</div>${side(1)}<div class="note">suppresses</div>${side(-1)}
     <p class="note">Logits of its decoder row through the model's final norm and unembedding; from the weights alone.</p>`;
 }
@@ -72,12 +72,12 @@ function Logits({ run, member, rows }) {
 function Related({ run, member, memberIdx, detail, summary }) {
   const name = (j) => html`<span class="note"> ${visible(summary.says[j] || summary.label[j] || "")}</span>`;
   return html`<h2>Nearest directions</h2><p class="note">Latents of the highest cosine between decoder rows; from the weights alone.</p>
-    <ul class="facts wide">${records(run, "neighbours", detail.neighbours).map(({ other, cosine }) => html`<li key=${other}>${latentLink(memberIdx, other)} <b>${show(cosine)}</b>${name(other)}</li>`)}</ul>
+    <ul class="facts wide">${detail.neighbours.map(({ other, cosine }) => html`<li key=${other}>${latentLink(memberIdx, other)} <b>${show(cosine)}</b>${name(other)}</li>`)}</ul>
     <h2>Fires together with</h2>${member.have.coactivation ? html`<p class="note">Vectors on which both fire, and these over the vectors on which either does (Jaccard); n = ${show(member.n)} vectors, split ${member.split}.</p>
-      <ul class="facts wide">${records(run, "coactivation", detail.coactivation).map(({ other, n_both, jaccard }) => html`<li key=${other}>${latentLink(memberIdx, other)} <b>${show(jaccard)}</b> <span class="note">${show(n_both)} vectors</span>${name(other)}</li>`)}</ul>`
+      <ul class="facts wide">${detail.coactivation.map(({ other, n_both, jaccard }) => html`<li key=${other}>${latentLink(memberIdx, other)} <b>${show(jaccard)}</b> <span class="note">${show(n_both)} vectors</span>${name(other)}</li>`)}</ul>`
       : html`<${Missing} run=${run} table="coactivation" what="co-activating latents" />`}
     <h2>Same latent elsewhere</h2>${member.have.matches ? html`<p class="note">Best match in another SAE, by cosine of decoder rows or by correlation of activations: its score, and that of the null (random directions, or shuffled problems).</p>
-      <ul class="facts wide">${records(run, "matches", detail.matches).map(({ by, sae, sae_idx, other, score, null_score }, k) => html`<li key=${k}>${visible(sae)} <span class="note">by ${by}</span> <${Match} from=${[memberIdx, summary.at]} number=${sae_idx} j=${other} /> <b>${show(score)}</b> <span class="note">null ${show(null_score)}</span></li>`)}</ul>`
+      <ul class="facts wide">${detail.matches.map(({ by, sae, sae_idx, other, score, null_score }, k) => html`<li key=${k}>${visible(sae)} <span class="note">by ${by}</span> <${Match} from=${[memberIdx, summary.at]} number=${sae_idx} j=${other} /> <b>${show(score)}</b> <span class="note">null ${show(null_score)}</span></li>`)}</ul>`
       : html`<${Missing} run=${run} table="matches" what="matches in other SAEs" />`}`;
 }
 
@@ -92,12 +92,19 @@ function Notes({ id }) {
     <textarea aria-label="note" placeholder="note" value=${value.note} onInput=${change("note")}></textarea></section>`;
 }
 
+// A latent's page with its lists as records.
+function recorded(run, page) {
+  const kinds = { top_examples: `${run.kind === "text" ? "text" : "thought"}_examples`, associations: null, explanations: null, effects: null, lens_latents: null, neighbours: null, coactivation: null, matches: null };
+  kinds.decile_examples = kinds.top_examples;
+  return { ...page, ...Object.fromEntries(Object.entries(kinds).map(([key, kind]) => [key, records(run, kind ?? key, page[key])])) };
+}
+
 function useLatent(run, memberIdx, i) {
   const member = run.members[memberIdx];
   const summary = useTable(member ? `${member.key}/summary` : null);
   const ready = summary && !(summary instanceof Error) && i >= 0 && i < member.d_sae;
   const shard = useTable(ready ? `${member.key}/${Math.floor(i / summary.per_shard)}` : null);
-  return { member, summary, shard, detail: ready && Array.isArray(shard) ? shard[i % summary.per_shard] : null };
+  return { member, summary, shard, detail: ready && Array.isArray(shard) ? recorded(run, shard[i % summary.per_shard]) : null };
 }
 
 function Firing({ run, member, detail }) {
@@ -117,7 +124,7 @@ function Graph({ run, member, graph }) {
 
 function Deciles({ run, member, examples, max }) {
   if (!member.have.decile_examples) return html`<${Missing} run=${run} table="decile_examples" what="examples of every decile" />`;
-  const found = [...new Set((examples || []).map((e) => e.decile))];
+  const found = [...new Set(examples.map((e) => e.decile))];
   return html`<p class="note">Drawn at random among its fires of each decile of activation, 10 the strongest: what it does when it is not at its best.</p>
     ${found.map((d) => html`<details key=${d} open=${d >= 10 || d === 5}><summary>decile ${d}</summary><div class="examples">${examples.filter((e) => e.decile === d).map((e, k) => html`<${Example} key=${k} example=${e} member=${member} max=${max} run=${run} />`)}</div></details>`)}`;
 }
@@ -128,11 +135,11 @@ function LatentPanel({ run, memberIdx, i, compact }) {
     return html`<p class="warning" role="alert">No latent ${String(i)} here; this run has ${run.members.map((m) => `${m.label}: 0 to ${m.d_sae - 1}`).join(", ")}.</p>`;
   if (!detail) return html`<${Waiting} table=${summary instanceof Error ? summary : shard} what=${`latent ${i}`} />`;
   const max = summary.columns.max_active[i] || 1, reason = summary.everywhere[i], text = run.kind === "text";
-  const grid = compact ? "" : "grid", associations = records(run, "associations", detail.associations);
+  const grid = compact ? "" : "grid", { associations } = detail;
   return html`<article><h1>Latent ${i} <span class="pill">${member.label}</span>
       ${reason ? html` <span class="pill bad">everywhere: ${reason}</span>` : null}
       ${summary.columns.n_fires[i] === 0 ? html` <span class="pill bad">dead on these rows</span>` : null}</h1>
-    <${Explanations} run=${run} member=${member} rows=${detail.explanations || []} />
+    <${Explanations} run=${run} member=${member} rows=${detail.explanations} />
     <ul class="facts">${FACTS.map(([key, format]) => html`<li key=${key} title=${run.definitions[key] || ""}>${key.replaceAll("_", " ")} <b>${format(summary.columns[key][i])}</b></li>`)}</ul>
     <p class="note">n = ${show(member.n)} vectors of ${show(member.n_problems)} ${text ? "documents" : "problems"}, split ${member.split}; hooks ${member.hook_names.join(", ")}.</p>
     <div class=${grid}><${Firing} run=${run} member=${member} detail=${detail} /></div>
@@ -147,7 +154,7 @@ function LatentPanel({ run, memberIdx, i, compact }) {
     ${associations.some((a) => a.factor === "cot") ? html`<h2>Tokens of the reasoning</h2><${Associations} rows=${associations} unit="token" factor=${(f) => f === "cot"} none="" />
       <p class="note">Of problems whose reasoning text has the token, against the others. Split ${member.split}.</p>` : null}
     ${text ? null : html`<h2>Effect on the answer</h2><${Effects} run=${run} rows=${detail.effects} names=${{ SAE: member.member, LATENT: i }} />`}
-    <h2>Output tokens</h2><${Logits} run=${run} member=${member} rows=${detail.lens_latents || []} />
+    <h2>Output tokens</h2><${Logits} run=${run} member=${member} rows=${detail.lens_latents} />
     <h2>Strongest examples</h2><p class="note">Largest activations, at most one a ${text ? "document" : "problem"}, split ${member.split}; colour: activation over the latent's maximum.</p>
     ${detail.top_examples.length ? null : html`<p class="note">It never fires on these rows.</p>`}
     <div class="examples">${detail.top_examples.slice(0, compact ? 6 : 20).map((e, k) => html`<${Example} key=${k} example=${e} member=${member} max=${max} run=${run} />`)}</div>
