@@ -34,6 +34,7 @@ from .stats.intervals import cluster_index as cluster_index
 from .stats.intervals import mean_by_clusters as mean_by_clusters
 from .stats.intervals import paired_proportions as paired_proportions
 from .stats.intervals import proportion as proportion
+from .stats.intervals import resampled as resampled
 from .stats.intervals import wilson as wilson
 from .stats.ratios import RatioInterval as RatioInterval
 from .stats.ratios import ratio_over_groups as ratio_over_groups

@@ -10,7 +10,7 @@ from scipy import stats
 
 from thoughtlens.evals.probing.probes import Probe
 from thoughtlens.evals.probing.records import ClassReport, ClassScores, ValueScores
-from thoughtlens.numerics import SHARED_TRAINING, mean_by_clusters, proportion, wilson
+from thoughtlens.numerics import SHARED_TRAINING, mean_by_clusters, proportion, resampled, wilson
 
 N_RESAMPLES = 2000
 DEFINITIONS = {
@@ -175,12 +175,8 @@ def _macro_f1(
     n = index.max() + 1
     counts = np.zeros((n, n_classes**2))
     np.add.at(counts, (index, y * n_classes + pred), 1)
-    rng = np.random.default_rng(seed)
-    draws = [
-        _f1(rng.multinomial(n, np.full(n, 1 / n), size=100) @ counts, n_classes)
-        for _ in range(N_RESAMPLES // 100)
-    ]
-    low, high = np.quantile(np.concatenate(draws), [0.025, 0.975])
+    draws = _f1(resampled(counts, N_RESAMPLES, seed), n_classes)
+    low, high = np.quantile(draws, [0.025, 0.975])
     f1 = float(_f1(counts.sum(0)[None], n_classes)[0])
     if low == high and f1 in (0, 1):
         ends = wilson(round(f1) * int(n), int(n))

@@ -158,7 +158,7 @@ _Intervals = tuple[Interval, Interval | None]
 
 def _intervals(problems: Problems, plain: Answers, answers: Sequence[Answers], seed: int) -> list[_Intervals]:
     """KL and change of the answer's log-probability, all edits at once."""
-    groups = np.array(problems.groups)
+    groups = problems.groups
     kl = bootstrap_means(np.column_stack([one.kl for one in answers]), groups, seed=seed)
     here = np.isfinite(plain.logprob)
     if len(np.unique(groups[here])) < 2:

@@ -43,10 +43,11 @@ class Problems:
     def answers(self) -> list[str]:
         return self.table["answer"].to_pylist()
 
-    @property
-    def groups(self) -> list[str]:
-        """The cluster of each problem: problems of one group are not independent."""
-        return self.table["group_id" if "group_id" in self.table.column_names else "problem_id"].to_pylist()
+    @cached_property
+    def groups(self) -> Int[np.ndarray, " n"]:
+        """The cluster of each problem, as a number: problems of one group are not independent."""
+        name = "group_id" if "group_id" in self.table.column_names else "problem_id"
+        return np.unique(self.table[name].to_pylist(), return_inverse=True)[1]
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Problems:
         """Some of the problems."""

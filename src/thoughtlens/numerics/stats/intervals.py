@@ -3,14 +3,14 @@ its rows are resampled together, because they are not independent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import cast
 
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from scipy import stats
 
 from thoughtlens.core import ConfigError, DataError, Record
@@ -25,6 +25,8 @@ and theirs on its own: a sum over pairs, each counted twice. Of what is learnt l
 """
 CHUNK = 64_000_000
 """Bytes of resampling weights held at once."""
+KEPT = 1 << 24
+"""Draws up to which they are kept for the next number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +49,9 @@ def wilson(k: int, n: int, *, level: float = LEVEL) -> Interval:
     """
     if not 0 <= k <= n or n < 1:
         raise DataError(f"Expected 0 <= k <= n with n >= 1, got k = {k}, n = {n}")
-    low, high = stats.binomtest(k, n).proportion_ci(require_level(level), "wilson")
-    return Interval(estimate=k / n, low=float(low), high=float(high), level=level, n=n, method="Wilson")
+    low, high = _wilson_ends(k / n, n, _normal(level))
+    low, high = (0.0 if k == 0 else low), (1.0 if k == n else high)
+    return Interval(estimate=k / n, low=low, high=high, level=level, n=n, method="Wilson")
 
 
 def proportion(
@@ -118,10 +121,8 @@ def cluster_bootstrap(
         statistic is NaN (a class that was not drawn) are left out.
     """
     index, n = cluster_index(clusters)
-    rng = np.random.default_rng(seed)
-    draws = np.array(
-        [statistic(_weights(rng, n, 1)[0][index].astype(float)) for _ in range(n_resamples)], dtype=float
-    )
+    weights = (one for chunk in _weights(n, n_resamples, seed) for one in chunk)
+    draws = np.array([statistic(own[index].astype(float)) for own in weights], dtype=float)
     found = _percentile(float(statistic(np.ones(len(index)))), draws, n, level)
     if share and found.low == found.high and found.estimate in (0, 1):
         ends = wilson(round(found.estimate) * n, n, level=level)
@@ -157,7 +158,7 @@ def bootstrap_ratio(
     sums = _sums([numerator, denominator], index, n)
     if sums[:, 1].sum() == 0:
         raise DataError(f"The denominator sums to 0 over {n} clusters; the ratio has no value")
-    top, bottom = _resampled(sums, n_resamples, seed).T
+    top, bottom = resampled(sums, n_resamples, seed).T
     draws = np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom != 0)
     return _percentile(float(sums[:, 0].sum() / sums[:, 1].sum()), draws, n, level)
 
@@ -172,7 +173,7 @@ def bootstrap_means(
 ) -> list[Interval]:
     """Cluster bootstrap of the mean of every column, on the same resamples: for many columns at once."""
     index, n = cluster_index(clusters)
-    total = _resampled(_sums([np.ones(len(values)), *values.T], index, n), n_resamples, seed)
+    total = resampled(_sums([np.ones(len(values)), *values.T], index, n), n_resamples, seed)
     means = (total[:, 1:] / total[:, :1]).T
     return [_percentile(float(v.mean()), d, n, level) for v, d in zip(values.T, means, strict=True)]
 
@@ -194,7 +195,7 @@ def bootstrap_sums(
         level: Confidence.
         seed: Of the resampling.
     """
-    values = statistics(np.vstack([sums.sum(0), _resampled(sums, n_resamples, seed)]))
+    values = statistics(np.vstack([sums.sum(0), resampled(sums, n_resamples, seed)]))
     return [_percentile(float(column[0]), column[1:], _rows(sums), level) for column in values.T]
 
 
@@ -286,30 +287,41 @@ def _sums(
     return sums
 
 
-def _resampled(
+def resampled(
     sums: Float[np.ndarray, "clusters columns"] | sp.csr_array, n_resamples: int, seed: int
 ) -> Float[np.ndarray, "resamples columns"]:
     """Totals over clusters drawn with replacement."""
-    rng, n = np.random.default_rng(seed), _rows(sums)
-    per_chunk = max(1, CHUNK // (8 * n))
-    if n_resamples <= per_chunk:
-        return _kept_weights(n, n_resamples, seed) @ sums
-    sizes = (min(per_chunk, n_resamples - start) for start in range(0, n_resamples, per_chunk))
-    return np.concatenate([_weights(rng, n, size) @ sums for size in sizes])
+    return np.concatenate([chunk @ sums for chunk in _weights(_rows(sums), n_resamples, seed)])
 
 
 def _rows(table: np.ndarray | sp.csr_array) -> int:
     return cast(tuple[int, int], table.shape)[0]
 
 
+def _weights(n: int, n_resamples: int, seed: int) -> Iterator[Int[np.ndarray, "resamples clusters"]]:
+    """How often each of n clusters is drawn in each resample, as many at a time as `CHUNK` allows.
+
+    Many numbers of one study are resampled alike: few enough draws are kept.
+    """
+    per_chunk = max(1, CHUNK // (8 * n))
+    if n * n_resamples <= KEPT:
+        kept = _kept(n, n_resamples, seed)
+        yield from (kept[low : low + per_chunk].astype(np.int64) for low in range(0, n_resamples, per_chunk))
+        return
+    rng = np.random.default_rng(seed)
+    for low in range(0, n_resamples, per_chunk):
+        yield _drawn(rng, n, min(per_chunk, n_resamples - low))
+
+
 @lru_cache(maxsize=4)
-def _kept_weights(n: int, resamples: int, seed: int) -> np.ndarray:
-    """Many numbers of the same clusters are resampled alike."""
-    return _weights(np.random.default_rng(seed), n, resamples).astype(np.int16)
+def _kept(n: int, n_resamples: int, seed: int) -> Shaped[np.ndarray, "resamples clusters"]:
+    """All draws, each in one byte or two."""
+    found = _drawn(np.random.default_rng(seed), n, n_resamples)
+    return found.astype(np.min_scalar_type(int(found.max())))
 
 
-def _weights(rng: np.random.Generator, n: int, resamples: int) -> np.ndarray:
-    return rng.multinomial(n, np.full(n, 1 / n), size=resamples)
+def _drawn(rng: np.random.Generator, n: int, n_resamples: int) -> Int[np.ndarray, "resamples clusters"]:
+    return rng.multinomial(n, np.full(n, 1 / n), size=n_resamples)
 
 
 def _percentile(estimate: float, draws: np.ndarray, n: int, level: float) -> Interval:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +39,8 @@ def folded(text: str) -> str:
     marked = MINUS.sub(lambda m: m[0][:-1] + "−", THOUSANDS.sub("", re.sub("[‐-―]", "-", plain)))
     tokens = TOKEN.findall(marked)
     says = SAYS | IN_FORMULAS if OPERATORS & {*tokens} else SAYS
-    return " ".join(re.sub("['’]", "", t) for t in tokens if t in says or not _is_mark(t)) or plain
+    kept = " ".join(t for t in tokens if len(t) > 1 or t in says or not _is_mark(t))
+    return kept.replace("'", "").replace("’", "") or plain
 
 
 def grouped(texts: Sequence[str | None], groups: Sequence[str | None]) -> Int[np.ndarray, " n"]:
@@ -85,5 +87,6 @@ def slipped(texts: Sequence[str], pairs: Sequence[tuple[int, int]]) -> Slip | No
     return None
 
 
-def _is_mark(token: str) -> bool:
-    return len(token) == 1 and unicodedata.category(token)[0] == "P"
+@cache
+def _is_mark(sign: str) -> bool:
+    return unicodedata.category(sign)[0] == "P"
