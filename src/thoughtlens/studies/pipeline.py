@@ -435,7 +435,9 @@ def _claim(cfg: Recipe, out: Path) -> None:
 def _same_so_far(cfg: Recipe, begun: Recipe, out: Path) -> bool:
     """Whether all that stands in a run would have been made alike."""
     stages = {out / stage.directory: stage.name for stage in OF_RUNS}
-    places = {path.with_suffix("") if path.suffix == ".tmp" else path for path in out.iterdir()}
+    inside = {place.parent for place in stages} - {out}
+    found = [path for top in out.iterdir() for path in (top.iterdir() if top in inside else [top])]
+    places = {path.with_suffix("") if path.suffix == ".tmp" else path for path in found}
     made = places - {out / "config", out / "config.toml", out / "result.json"}
     return made <= stages.keys() and all(
         identity(stage_config(cfg, stages[path], out)) == identity(stage_config(begun, stages[path], out))

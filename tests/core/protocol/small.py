@@ -20,9 +20,10 @@ WATCHED = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmt
 PILOT = [
     "problems.n=80", "train.n_vectors=2000", "train.batch_size=64", "train.members=pooled", "sae.d_sae=32",
     "sae.k=4", "explain.n_latents=4", "explain.methods=['token']", "explain.n_resamples=50",
-    "validate.force=true", "lens.n_problems=16", "lens.fit_steps=2",
+    "validate.force=true", "lens.n_problems=16", "lens.fit_steps=2", "effects.n=4",
+    "effects.edits=['swap v1', 'patch op1']",
 ]  # fmt: skip
-OF_PILOT = ("extract", "train", "validate", "interpret", "lens", "explain", "explorer", "report")
+OF_PILOT = ("extract", "train", "validate", "interpret", "lens", "explain", "effects", "explorer", "report")
 """Stages that run on what PILOT makes, each on what those before it left."""
 
 

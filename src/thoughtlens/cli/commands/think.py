@@ -41,15 +41,25 @@ def think(
     show(read_as[0].to_json() if len(read_as) == 1 else {"questions": [one.to_json() for one in read_as]})
 
 
-@app.command(help=BY_NAME["recovery"].about)
-def recovery(
-    run_dir: RunDir,
-    overrides: Overrides = None,
-    *,
-    out: Annotated[Path | None, typer.Option("--out", help="Where to write; unset: RUN/recovery.")] = None,
-    plan: PlanOnly = False,
-) -> None:
-    require_run(run_dir)
-    table = BY_NAME["recovery"].settings_of(run_dir)
-    table |= {"acts": str(run_dir / "acts"), "sae": str(run_dir / "sae")}
-    doing("recovery", table, overrides, out or run_dir / "recovery", plan=plan)
+def _of_a_run(name: str) -> None:
+    """Add the command of a stage with the settings that the run's recipe has for it."""
+    stage = BY_NAME[name]
+
+    def command(
+        run_dir: RunDir,
+        overrides: Overrides = None,
+        *,
+        out: Annotated[
+            Path | None, typer.Option("--out", help="Where to write; unset: its place in the run.")
+        ] = None,
+        plan: PlanOnly = False,
+    ) -> None:
+        require_run(run_dir)
+        table = stage.settings_of(run_dir) | {key: str(run_dir / key) for key in stage.inputs}
+        doing(name, table, overrides, out or run_dir / stage.directory, plan=plan)
+
+    app.command(name, help=stage.about)(command)
+
+
+_of_a_run("recovery")
+_of_a_run("effects")

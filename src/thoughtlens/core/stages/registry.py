@@ -162,6 +162,14 @@ STAGES = (
         recipe="optional",
     ),
     Stage(
+        name="effects",
+        room="interventions.intervene",
+        about="What ablating, swapping and patching each thought does to the answers.",
+        folder="intervene/effects",
+        inputs=("acts",),
+        recipe="optional",
+    ),
+    Stage(
         name="replay",
         room="evals.first_study",
         about="Replay the first study of CODI's thoughts, and correct it line by line.",

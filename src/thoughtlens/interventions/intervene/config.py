@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from thoughtlens.acts import ExtractConfig
-from thoughtlens.core import Config, ConfigError, Json, NotThereError, load_config
+from thoughtlens.core import Config, ConfigError, Json, NotThereError, load_config, validate_config
 from thoughtlens.models import ModelConfig, ThoughtModelConfig
 from thoughtlens.problems import GeneratedConfig, ProblemsConfig
 
@@ -165,6 +165,59 @@ class InterveneConfig(ThoughtModelConfig):
     """Longest answer."""
 
 
+class EffectsConfig(Config):
+    """What several kinds of edits do at each thought, on the problems of a store."""
+
+    acts: Path
+    """The activation store, whose model and problems are taken."""
+    edits: tuple[str, ...] = Field(
+        ("ablate resample", "swap v1", "swap v2", "patch start", "patch op1", "patch op2", "patch op3"),
+        min_length=1,
+    )
+    """Kinds of edits: `ablate` by `mean`, `resample` or `zero`, `swap` of states between problems with
+    another value of a column, `patch` from twins that differ in `start`, `op1`, `op2` or `op3`. Those that
+    the model or its problems do not allow are left out, and the result says why."""
+    n: int = Field(100, ge=2)
+    """Problems of each kind of edit, at most."""
+    scope: tuple[Scope, ...] = InterveneConfig.model_fields["scope"].default
+    """What is edited in one run, as for `intervene`."""
+    controls: bool = False
+    """Also make changes as large in random directions."""
+    split: Literal["train", "validation", "test", "any"] = "test"
+    """Split of the problems."""
+    seed: int = Field(0, ge=0)
+    """Fixes problems, donors and random directions."""
+    batch_size: int = Field(512, ge=1)
+    """Problems at a time."""
+    max_new_tokens: int = Field(256, ge=1)
+    """Longest answer."""
+
+    @field_validator("edits")
+    @classmethod
+    def _known(cls, edits: tuple[str, ...]) -> tuple[str, ...]:
+        for edit in edits:
+            edit_of(edit)
+        return edits
+
+
+SETTING_OF = {"ablate": "method", "swap": "column", "patch": "change"}
+"""By kind of edit, the setting that its second word is."""
+
+
+def edit_of(text: str) -> Json:
+    """The settings of an edit in two words, such as `swap v1`.
+
+    Raises:
+        ValueError: no such kind of edit, or a setting that it does not have.
+    """
+    kind, _, setting = text.partition(" ")
+    if kind not in SETTING_OF or not setting:
+        raise ValueError(f"expected such as 'ablate mean', 'swap v1' or 'patch op1', got {text!r}")
+    table = {"kind": kind, SETTING_OF[kind]: setting}
+    validate_config(InterveneConfig, {"edit": table})
+    return table
+
+
 def of_run(run: str | Path) -> Json:
     """The settings that a run's own model, problems and SAEs amount to, for `InterveneConfig`.
 
@@ -172,8 +225,15 @@ def of_run(run: str | Path) -> Json:
         NotThereError: no store of activations in the run.
         ConfigError: a run of texts.
     """
-    acts = Path(run) / "acts"
-    file = acts / "config.toml"
+    table = of_store(Path(run) / "acts")
+    if (Path(run) / "sae").is_dir():
+        table["sae"] = str(Path(run) / "sae")
+    return table
+
+
+def of_store(acts: Path) -> Json:
+    """The settings that the model and the problems of a store amount to."""
+    run, file = acts.parent, acts / "config.toml"
     if not file.is_file():
         raise NotThereError(f"Expected a run with a store of activations, found no {file}")
     cfg = load_config(ExtractConfig, file)
@@ -184,7 +244,4 @@ def of_run(run: str | Path) -> Json:
         )
     table: Json = {"model": cfg.model.model_dump(exclude_none=True), "max_new_tokens": cfg.max_new_tokens}
     table["problems"] = {"source": str(acts / "problems.parquet")}
-    table |= cfg.thought_options()
-    if (Path(run) / "sae").is_dir():
-        table["sae"] = str(Path(run) / "sae")
-    return table
+    return table | cfg.thought_options()

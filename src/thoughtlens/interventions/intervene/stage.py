@@ -13,8 +13,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from thoughtlens.acts import open_thoughts
+from thoughtlens.acts import StoreSize, load_meta, open_thoughts
 from thoughtlens.core import (
+    ConfigError,
+    DataError,
+    HookError,
     Parts,
     Plan,
     Record,
@@ -22,6 +25,7 @@ from thoughtlens.core import (
     progress,
     run_stage,
     to_table,
+    validate_config,
     warn,
     write_rows,
 )
@@ -29,11 +33,14 @@ from thoughtlens.interventions.edits.dictionaries import ARMS
 from thoughtlens.interventions.edits.run import Edit, run_edits
 from thoughtlens.interventions.effects.rows import DEFINITIONS, answers_of, numbered, rows_of
 from thoughtlens.interventions.intervene.config import (
+    EffectsConfig,
     InterveneConfig,
     PatchConfig,
     RouteConfig,
     SpliceConfig,
     SteerConfig,
+    edit_of,
+    of_store,
 )
 from thoughtlens.interventions.intervene.plans import plans
 from thoughtlens.interventions.intervene.records import About, EffectRow, InterveneOutcome, RouteRow
@@ -41,7 +48,7 @@ from thoughtlens.interventions.intervene.routes import DEFINITIONS as ROUTE
 from thoughtlens.interventions.intervene.routes import route_shares
 from thoughtlens.interventions.intervene.summary import HEADLINE, headline, objections
 from thoughtlens.interventions.intervene.trials import Trial
-from thoughtlens.models import ThoughtModel, not_stated
+from thoughtlens.models import Place, ThoughtModel, not_stated
 from thoughtlens.problems import source
 
 RUNS = {"exit": 6, "route": 33, "swap": 28, "splice": 70}
@@ -68,8 +75,70 @@ def intervene(cfg: InterveneConfig, out: str | Path) -> Result:
     return run_stage("intervene", cfg, out, work, inputs=_inputs(cfg))
 
 
-def plan(cfg: InterveneConfig) -> Plan:
+def effects(cfg: EffectsConfig, out: str | Path) -> Result:
+    """Make several kinds of edits at each thought that a store holds, and see what becomes of the answers.
+
+    The directory holds `effects.parquet` and `answers.parquet`, as of `intervene`.
+
+    Raises:
+        NotThereError: no such store.
+        ConfigError: a store of texts.
+        DataError: an answer that is not finite.
+    """
+    return run_stage("effects", cfg, out, lambda tmp: _several(cfg, tmp), inputs={"acts": cfg.acts})
+
+
+def _several(cfg: EffectsConfig, tmp: Path) -> InterveneOutcome:
+    table = of_store(cfg.acts) | cfg.model_dump(include=set(InterveneConfig.model_fields))
+    meta, parts, names, left_out = load_meta(cfg.acts), Parts(tmp), [], []
+    plain = validate_config(InterveneConfig, table)
+    model = open_thoughts(plain.model, plain)
+    layers = sorted({layer for hook in meta.hook_names if (layer := Place(hook).layer) is not None})
+    table |= {"site": "resid", "layers": layers or None}
+    first = 0
+    for edit in cfg.edits:
+        one = validate_config(InterveneConfig, table | {"edit": edit_of(edit)})
+        try:
+            trials = plans(one, model)
+        except (ConfigError, DataError, HookError) as error:
+            left_out.append(f"{edit} is left out: {error}")
+            continue
+        names += _measure(one, model, trials, parts, first=first)
+        first += sum(len(edits) for trial in trials for edits in trial.chunks)
+    if not names:
+        raise DataError(f"None of the edits can be made on {cfg.acts}: {'; '.join(left_out)}")
+    rows = _rows_of(parts, names)
+    warnings = left_out + objections(plain, rows)
+    for line in warnings:
+        warn(line)
+    warnings += not_stated(model.settings, model.assumed)
+    _write(tmp, rows, parts, names)
+    return InterveneOutcome(
+        model=model.name,
+        model_digest=model.digest,
+        edit="effects",
+        site="resid",
+        split=cfg.split,
+        n=max(row.n for row in rows),
+        headline={"accuracy_untouched": headline(plain, rows, [])["accuracy_untouched"]},
+        effects=rows,
+        definitions=DEFINITIONS,
+        warnings=warnings,
+    )
+
+
+def plan(cfg: InterveneConfig | EffectsConfig) -> Plan:
     """Rows and time expected, from the config alone; a row is a problem that was thought about once."""
+    if isinstance(cfg, EffectsConfig):
+        store = StoreSize.of(cfg.acts)
+        rows = (
+            cfg.n
+            * (2 if cfg.controls else 1)
+            * sum(
+                (store.n_cells if store else 0) * (2 if edit.startswith("swap") else 1) for edit in cfg.edits
+            )
+        )
+        return Plan(rows=rows, memory_bytes=8e8 + cfg.n * 60_000, disk_bytes=rows * 12.0, seconds=rows * 4e-4)
     edit = cfg.edit
     runs = 12 * len(edit.doses) if isinstance(edit, SteerConfig) else RUNS.get(edit.kind, 16)
     rows = cfg.n * runs * (2 if cfg.controls and edit.kind != "exit" else 1)
@@ -99,13 +168,12 @@ def _prepare(cfg: InterveneConfig) -> tuple[ThoughtModel, list[Trial]]:
 def _work(cfg: InterveneConfig, model: ThoughtModel, trials: list[Trial], tmp: Path) -> InterveneOutcome:
     parts = Parts(tmp)
     names = _measure(cfg, model, trials, parts)
-    rows = numbered([row for one in parts.summaries(names, _Measured) for row in one.rows])
+    rows = _rows_of(parts, names)
     warnings = [trial.note for trial in trials if trial.note] + objections(cfg, rows)
     for line in warnings:
         warn(line)
     warnings += not_stated(model.settings, model.assumed)
-    pq.write_table(_effects_table(rows), tmp / "effects.parquet")
-    parts.join(names, "answers", tmp / "answers.parquet")
+    _write(tmp, rows, parts, names)
     routes: list[RouteRow] = []
     definitions = DEFINITIONS | HEADLINE
     if isinstance(cfg.edit, RouteConfig):
@@ -131,6 +199,15 @@ def _work(cfg: InterveneConfig, model: ThoughtModel, trials: list[Trial], tmp: P
     )
 
 
+def _rows_of(parts: Parts, names: list[str]) -> list[EffectRow]:
+    return numbered([row for one in parts.summaries(names, _Measured) for row in one.rows])
+
+
+def _write(tmp: Path, rows: list[EffectRow], parts: Parts, names: list[str]) -> None:
+    pq.write_table(_effects_table(rows), tmp / "effects.parquet")
+    parts.join(names, "answers", tmp / "answers.parquet")
+
+
 def _effects_table(rows: list[EffectRow]) -> pa.Table:
     """The rows, with only those columns of `About` that the kind of edit sets."""
     table = to_table(EffectRow, rows)
@@ -138,13 +215,23 @@ def _effects_table(rows: list[EffectRow]) -> pa.Table:
     return table.drop_columns([name for name in optional if table[name].null_count == len(rows)])
 
 
-def _measure(cfg: InterveneConfig, model: ThoughtModel, trials: list[Trial], parts: Parts) -> list[str]:
-    """Every chunk of edits that is not there yet; returns the names of all of them in order."""
+def _measure(
+    cfg: InterveneConfig, model: ThoughtModel, trials: list[Trial], parts: Parts, *, first: int = 0
+) -> list[str]:
+    """Every chunk of edits that is not there yet; returns the names of all of them in order.
+
+    Args:
+        cfg: The settings.
+        model: Who thinks.
+        trials: The edits.
+        parts: What is finished.
+        first: The row of the first edit, where others stand before it.
+    """
     chunks: dict[str, tuple[Trial, list[Edit], int]] = {}
-    first = 0
+    begin = f"row{first}_" if first else ""
     for t, trial in enumerate(trials):
         for c, edits in enumerate(trial.chunks):
-            chunks[f"trial{t}_{c}"] = trial, edits, first
+            chunks[f"{begin}trial{t}_{c}"] = trial, edits, first
             first += len(edits)
     todo = list(parts.todo(chunks))
     with progress(f"intervene {cfg.edit.kind}", len(chunks), "runs", len(chunks) - len(todo)) as bar:

@@ -35,7 +35,7 @@ def of_latents(source: Source) -> dict[int, list[Effect]]:
 def _edits(path: Path, source: Source) -> bool:
     """Whether an intervention edits latents of this SAE."""
     recipe, inputs = read_recipe(path), read_result(path).get("inputs", {})
-    if not recipe["edit"].get("latents") or recipe.get("member") not in (None, source.name):
+    if not recipe.get("edit", {}).get("latents") or recipe.get("member") not in (None, source.name):
         return False
     return inputs.get("sae", {}).get("digest") == digest(source.run.root / "sae")
 

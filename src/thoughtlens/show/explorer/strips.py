@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from thoughtlens.core import Record, read_result, read_rows
+from thoughtlens.core import Record, read_rows
 from thoughtlens.evals import ValidateOutcome
-from thoughtlens.interventions import InterveneOutcome
 from thoughtlens.show.explorer.build import rounded
 from thoughtlens.show.explorer.cells import Cells
 from thoughtlens.show.explorer.rows import Cell, ReadRate
 from thoughtlens.show.explorer.sources import Source, place
-from thoughtlens.show.pages.interventions import by_twin, found_in, strips_of, what_of
+from thoughtlens.show.pages.interventions import by_twin, outcomes_of, strips_of, what_of
 
 Place = tuple[str, int, float | None]
 """Row, thought, value."""
@@ -102,8 +101,7 @@ def _lenses(source: Source) -> list[Strip]:
 def _interventions(source: Source) -> list[Strip]:
     """Of the model, not of the SAE: what editing each place does to the answers."""
     found = []
-    for name, path in found_in(source.run).items():
-        outcome = InterveneOutcome.from_json(read_result(path))
+    for name, outcome in outcomes_of(source.run).items():
         about = f"intervention {name}, n = {outcome.n:,} problems, split {outcome.split}."
         for edit, places in strips_of(outcome).items():
             note = f"{what_of(outcome)}, {about}"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from thoughtlens.core import DataError, read_result
 from thoughtlens.interventions import InterveneOutcome
 from thoughtlens.show.pages.run import Run
 
-FOLDER = "intervene"
+FOLDER, EFFECTS = "intervene", "effects"
+"""The folder of interventions, and the stage that makes several of them."""
 
 
 def found_in(run: Run) -> dict[str, Path]:
@@ -15,6 +18,30 @@ def found_in(run: Run) -> dict[str, Path]:
     root = run.root / FOLDER
     places = [root, *(sorted(root.iterdir()) if root.is_dir() else [])]
     return {p.name: p for p in places if p.suffix != ".tmp" and (p / "result.json").is_file()}
+
+
+def outcomes_of(run: Run) -> dict[str, InterveneOutcome]:
+    """Every intervention of the run by name; what the stage `effects` did, apart by kind of edit.
+
+    Raises:
+        DataError: something else lies there.
+    """
+    found: dict[str, InterveneOutcome] = {}
+    for name, path in found_in(run).items():
+        result = read_result(path)
+        if result.get("stage") not in (FOLDER, EFFECTS):
+            raise DataError(f"{path} is not an intervention; move it elsewhere")
+        outcome = InterveneOutcome.from_json(result)
+        kinds = dict.fromkeys(row.edit.partition("_")[0] for row in outcome.effects)
+        if outcome.edit != EFFECTS:
+            found[name] = outcome
+            continue
+        for kind in kinds:
+            rows = [row for row in outcome.effects if row.edit.partition("_")[0] == kind]
+            found[f"{name}_{kind}"] = replace(
+                outcome, edit=kind, effects=rows, n=max(row.n for row in rows), warnings=[]
+            )
+    return found
 
 
 def by_twin(outcome: InterveneOutcome) -> bool:

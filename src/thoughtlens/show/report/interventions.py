@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from thoughtlens.core import DataError, read_result
 from thoughtlens.interventions import EffectRow, InterveneOutcome, RouteRow
 from thoughtlens.show.pages import plots
-from thoughtlens.show.pages.interventions import FOLDER, found_in, strips_of, what_of
+from thoughtlens.show.pages.interventions import outcomes_of, strips_of, what_of
 from thoughtlens.show.pages.run import Run
 from thoughtlens.show.pages.text import at_thought, between, counts, fixed, number, percent, points
 from thoughtlens.show.report.blocks import Block, Column, Picture, Section, Table, Text, under, verdict_of
@@ -15,11 +14,7 @@ MAX_ROWS = 60
 
 def interventions(run: Run) -> Section | None:
     """Every intervention of the run: strips over layers and thoughts, effects beside their controls."""
-    results = {name: read_result(path) for name, path in found_in(run).items()}
-    if strange := [name for name, result in results.items() if result.get("stage") != FOLDER]:
-        raise DataError(f"{run.root / FOLDER / strange[0]} is not an intervention; move it elsewhere")
-    outcomes = {name: InterveneOutcome.from_json(result) for name, result in results.items()}
-    blocks = [block for name, outcome in outcomes.items() for block in _one(run, name, outcome)]
+    blocks = [block for name, outcome in outcomes_of(run).items() for block in _one(run, name, outcome)]
     if blocks and run.thoughts_are:
         blocks = [Text(run.thoughts_are), *blocks]
     return Section("interventions", "Interventions", blocks) if blocks else None
