@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -84,8 +85,7 @@ def factors(coded: Coded, cfg: InterpretConfig) -> Iterator[Factor]:
     for name in number_columns(problems, cfg.labels, cfg.max_levels):
         found = correlation(fires, encode_numbers(problems[name])[units], chance)
         yield Factor(f"number:{name}", "correlation", ["rank", "value"], found)
-    texts = _texts(problems, units)
-    indptr, word, names = words_of(texts, cfg.min_units, cfg.max_words)
+    indptr, word, names = words_of(_texts(problems, units), cfg.min_units, cfg.max_words)
     if names:
         found = word_preference(fires, indptr, word, len(names), rarer, top=cfg.top_tokens)
         yield Factor("cot", "rate difference", names, found)
@@ -103,13 +103,14 @@ def labels_of(problems: pa.Table, cfg: InterpretConfig) -> list[Label]:
     return read_labels(problems, cfg.labels, max_levels=cfg.max_levels, min_count=cfg.min_units)
 
 
+@lru_cache(maxsize=1)
 def words_of(
-    texts: list[str], min_texts: int, max_words: int
+    texts: tuple[str, ...], min_texts: int, max_words: int
 ) -> tuple[Int[np.ndarray, " texts_plus_1"], Int[np.ndarray, " n"], list[str]]:
     """The different words of every text: where each text's begin, the words by number, and their names.
 
     Only words that `min_texts` texts have and `min_texts` have not, of these the `max_words` most frequent;
-    letters are lower-cased.
+    letters are lower-cased. All members of a store share them.
     """
     vectorizer = CountVectorizer(binary=True, token_pattern=WORD)
     tokenize = vectorizer.build_analyzer()
@@ -124,8 +125,8 @@ def words_of(
     return chosen.indptr.astype(np.int64), chosen.indices.astype(np.int32), names
 
 
-def _texts(problems: pa.Table, lines: np.ndarray) -> list[str]:
+def _texts(problems: pa.Table, lines: np.ndarray) -> tuple[str, ...]:
     """The reasoning text of each of these problems; empty where there is none."""
     if "cot" not in problems.column_names:
-        return [""] * len(lines)
-    return [text or "" for text in problems["cot"].take(pa.array(lines)).to_pylist()]
+        return ("",) * len(lines)
+    return tuple(text or "" for text in problems["cot"].take(pa.array(lines)).to_pylist())

@@ -39,6 +39,8 @@ from thoughtlens.numerics import share
 Z95 = null_loops.Z95
 WORD_PAIRS = 1_000_000
 """Pairs of latent and word that are held at once."""
+PERMUTATIONS = 64
+"""Permutations of a number that are put into standard units at once."""
 EFFECT_FIRES = 1 << 24
 """Firings whose problems are counted at once."""
 
@@ -147,9 +149,8 @@ def label_preference(
     known = np.flatnonzero(label >= 0)
     sizes = np.bincount(label[known], minlength=n_levels)
     shuffled = np.full((len(label), chance.n_permutations), -1, np.int16)
-    for p, donor in enumerate(donors(known, len(label), chance)):
-        shuffled[known, p] = label[donor]
-    drawn = np.stack([(shuffled == v).sum(0) for v in range(n_levels)])
+    shuffled[known] = label.astype(np.int16)[donors(known, chance)]
+    drawn = null_loops.count_levels(shuffled, n_levels)
     sums, units = _class_sums((n_levels, fires.d_sae)), _units(fires, known, chance)
     classes = Labels(label.astype(np.int64), sizes, shuffled, drawn)
     null, _ = _run(null_loops.labels, fires, units, classes, sums)
@@ -178,9 +179,8 @@ def word_preference(
     """
     sizes, has = np.bincount(word, minlength=n_words), np.zeros((fires.n_units, n_words), np.uint8)
     has[np.repeat(np.arange(fires.n_units), np.diff(indptr)), word] = 1
-    every = np.arange(fires.n_units, dtype=np.int32)
-    shuffled = np.stack(list(donors(every, fires.n_units, chance)))
-    words = Words(has, sizes, shuffled, np.stack([has[donor].sum(0, dtype=np.int64) for donor in shuffled]))
+    shuffled = donors(np.arange(fires.n_units), chance)
+    words = Words(has, sizes, shuffled, np.stack([has[donor].sum(0, dtype=np.int64) for donor in shuffled.T]))
     block = max(1, WORD_PAIRS // n_words)
     parts, nulls, observed = [], [], np.zeros(null_loops.Z_BINS, np.int64)
     for low in range(0, fires.d_sae, block):
@@ -233,13 +233,13 @@ def _correlation(
     fires: Fires, number: np.ndarray, known: np.ndarray, units: Units, chance: Chance
 ) -> tuple[tuple[np.ndarray, ...], Null]:
     """Latent, firings, problems and z of those that can be tested, and the null."""
-    score, shuffled = (
-        np.full(fires.n_units, np.nan),
-        np.zeros((fires.n_units, chance.n_permutations), np.float32),
-    )
+    score = np.full(fires.n_units, np.nan)
+    shuffled = np.zeros((fires.n_units, chance.n_permutations), np.float32)
     score[known] = _standard(number)
-    for p, donor in enumerate(donors(known, fires.n_units, chance)):
-        shuffled[known, p] = score[donor] if chance.group is None else _standard(score[donor])
+    given = donors(known, chance)
+    for low in range(0, chance.n_permutations, PERMUTATIONS):
+        dealt = score[given[:, low : low + PERMUTATIONS]]
+        shuffled[known, low : low + PERMUTATIONS] = dealt if chance.group is None else _standard(dealt)
     sums, n = NumberSums(*np.zeros((2, fires.d_sae), np.int64), *np.zeros((3, fires.d_sae))), len(known)
     null, _ = _run(null_loops.correlations, fires, units, Numbers(score, shuffled, n), sums)
     variance = (sums.square / n - (sums.total / n) ** 2) * units.effect
@@ -360,8 +360,8 @@ def _counts(fires: Fires, kept: Bool[np.ndarray, " vectors"] | None = None) -> s
     return sp.csr_array(sp.coo_array((one, at), shape=(fires.n_units, fires.d_sae)))
 
 
-def _standard(number: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    return (number - number.mean()) / max(number.std(), 1e-300)
+def _standard(number: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "n ..."]:
+    return (number - number.mean(0)) / np.maximum(number.std(0), 1e-300)
 
 
 def _class_sums(shape: tuple[int, int]) -> ClassSums:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import scipy.sparse as sp
@@ -78,25 +78,35 @@ def shifts(size: Int[np.ndarray, " units"], chance: Chance) -> Int[np.ndarray, "
     return np.minimum(found, size[:, None].astype(np.int32) - 1, out=found)
 
 
-def donors(
-    known: Int[np.ndarray, " known"], n_units: int, chance: Chance
-) -> Iterator[Int[np.ndarray, " known"]]:
+def donors(known: Int[np.ndarray, " known"], chance: Chance) -> Int[np.ndarray, "known permutations"]:
     """For each permutation, the problem whose label each of the `known` ones is given.
 
     Groups change places: one is given the labels of another in their order, from the start again where it
     has more problems. Copies so keep one label, and a label that varies inside groups goes on doing so.
+    All latents and labels of the same problems share them.
     """
-    group = groups(chance, n_units)[known]
-    group = np.unique(group, return_inverse=True)[1]
-    order = np.argsort(group, kind="stable")
-    size = np.bincount(group)
+    known = known.astype(np.int64)
+    group = known if chance.group is None else groups(chance, len(chance.group))[known].astype(np.int64)
+    return _donors(known.tobytes(), group.tobytes(), chance.n_permutations, chance.seed)
+
+
+@lru_cache(maxsize=3)
+def _donors(
+    known: bytes, group: bytes, n_permutations: int, seed: int
+) -> Int[np.ndarray, "known permutations"]:
+    lines = np.frombuffer(known, np.int64)
+    own = np.unique(np.frombuffer(group, np.int64), return_inverse=True)[1]
+    order = np.argsort(own, kind="stable")
+    size = np.bincount(own)
     start = np.cumsum(size) - size
-    place = np.empty_like(group)
-    place[order] = np.arange(len(group)) - start[group[order]]
-    rng = chance.rng
-    for _ in range(chance.n_permutations):
-        taken = rng.permutation(len(size))[group]
-        yield known[order[start[taken] + place % size[taken]]]
+    place = np.empty_like(own)
+    place[order] = np.arange(len(own)) - start[own[order]]
+    rng = np.random.default_rng(seed)
+    found = np.empty((n_permutations, len(lines)), np.int32)
+    for row in found:
+        taken = rng.permutation(len(size))[own]
+        row[:] = lines[order[start[taken] + place % size[taken]]]
+    return np.ascontiguousarray(found.T)
 
 
 def design_effect(

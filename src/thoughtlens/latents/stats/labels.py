@@ -137,10 +137,15 @@ def encode_labels(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
         raise DataError(f"Expected one value for each label, got a column of the type {column.type}")
     if pa.types.is_floating(column.type):
         column = pc.if_else(pc.is_nan(column), None, column)  # type: ignore[attr-defined]
-    values = sorted(column.drop_null().unique().to_pylist())
-    code = {value: i for i, value in enumerate(values)}
-    codes = np.array([code.get(value, -1) for value in column.to_pylist()], np.int64)
-    return codes, [str(v) for v in values]
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    encoded: Any = column.combine_chunks().dictionary_encode()
+    found = encoded.dictionary.to_pylist()
+    values = sorted({*found} - {None})
+    place = {value: i for i, value in enumerate(values)}
+    own = np.array([*(place.get(value, -1) for value in found), -1])
+    codes = encoded.indices.fill_null(len(found)).to_numpy()
+    return own[codes], [str(v) for v in values]
 
 
 def encode_groups(problems: pa.Table) -> Int[np.ndarray, " problems"]:

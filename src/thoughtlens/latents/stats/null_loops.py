@@ -115,7 +115,7 @@ class Words(NamedTuple):
     has: UInt8[np.ndarray, "units words"]
     sizes: Int[np.ndarray, " words"]
     """Texts that have it."""
-    shuffled: Int[np.ndarray, "permutations units"]
+    shuffled: Int[np.ndarray, "units permutations"]
     """The text that a problem is given."""
     drawn: Int[np.ndarray, "permutations words"]
     """Texts that have it then."""
@@ -197,10 +197,10 @@ def inside(fires, levels, min_units, sums, piece):
                 here[level[vectors[i]]] += 1
                 n, i = n + 1, i + 1
             _add_unit(j, here, n, levels.exposure[u], sums)
-        most = 0
+        most, varies = 0, False
         for v in range(n_levels):
-            most = max(most, sums.n_units[v, j])
-        if most < min_units or not levels.supported[j]:
+            most, varies = max(most, sums.n_units[v, j]), varies or variance[v, j] > 0
+        if most < min_units or not varies or not levels.supported[j]:
             continue
         moved[:] = 0
         _move(fires, j, levels, moved)
@@ -254,6 +254,18 @@ def _move(fires, j, levels, moved):
                 q = place - base + shift[u, p]
                 to = (base + (q if q < size else q - size)) * n_hooks + hook
             moved[level[to], p] += 1
+
+
+@compiled
+def count_levels(shuffled, n_levels):
+    """`[n_levels, permutations]`: problems of each class after each permutation; class -1 is left out."""
+    n_units, n_null = shuffled.shape
+    found = np.zeros((n_levels, n_null), np.int64)
+    for u in range(n_units):
+        for p in range(n_null):
+            if shuffled[u, p] >= 0:
+                found[shuffled[u, p], p] += 1
+    return found
 
 
 @compiled
@@ -370,7 +382,7 @@ def words(fires, units, texts, sums, totals, piece):
     weight, has, drawn, shuffled = units.weight, texts.has, texts.drawn, texts.shuffled
     n_fires, n_units, total, square = sums
     whole, squares = totals
-    n_null, (n, n_words) = shuffled.shape[0], has.shape
+    n_null, (n, n_words) = shuffled.shape[1], has.shape
     chances = _none_yet(n_null)
     who, share = np.empty(units.longest, np.int64), np.empty(units.longest, np.float32)
     by_chance = np.zeros(n_words, np.float32)
@@ -394,7 +406,7 @@ def words(fires, units, texts, sums, totals, piece):
         for p in range(n_null):
             by_chance[:] = 0
             for i in range(m):
-                row, x = has[shuffled[p, who[i]]], share[i]
+                row, x = has[shuffled[who[i], p]], share[i]
                 for w in range(n_words):
                     by_chance[w] += x * np.float32(row[w])
             for w in range(n_words):
