@@ -31,15 +31,15 @@ text-demo: setup
 	@echo "and the report: $(RUNS)/text-demo/report/report.html"
 
 test: setup lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist loadgroup -m "not long"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not long"
 
 # While working: about three minutes.
 test-fast: setup lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist loadgroup -m "not slow and not long"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not long"
 
 # What takes hours: every kind with every kill, full calibration.
 test-long: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist loadgroup -m long
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m long
 
 test-peers: peers
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest -q tests/peers

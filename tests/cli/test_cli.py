@@ -30,7 +30,7 @@ from thoughtlens.core import (
 from thoughtlens.ops import bench
 from thoughtlens.studies import pipeline
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cli")]
+pytestmark = pytest.mark.slow
 
 ANIMALS = ("dog", "cat", "horse", "owl", "fox")
 PLACES = ("a city", "the sea", "our house", "an old wood", "the hills")

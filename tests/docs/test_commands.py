@@ -205,7 +205,6 @@ def results(place):
 
 
 @pytest.mark.long
-@pytest.mark.xdist_group("commands")
 @pytest.mark.parametrize(("page", "line"), of_pages())
 def test_a_command_of_a_page_works(results, page, line):
     found = results[page, line]

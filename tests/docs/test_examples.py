@@ -17,7 +17,7 @@ PAGES = [
     "README.md",
     *(f"docs/{name}.md" for name in ("tutorial", "interventions", "python", "tracking", "hub")),
 ]
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pages")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

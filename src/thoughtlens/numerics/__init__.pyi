@@ -1,5 +1,6 @@
 from .kernels.choose import NEEDS as NEEDS
 from .kernels.choose import VARIABLE as VARIABLE
+from .kernels.host import give_back_freed_memory as give_back_freed_memory
 from .kernels.host import keep_freed_memory as keep_freed_memory
 from .kernels.host import share as share
 from .kernels.loops import compiled as compiled

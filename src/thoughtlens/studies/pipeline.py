@@ -398,7 +398,11 @@ def _do(cfg: Recipe, stage: Stage, out: Path) -> Result:
     stage_cfg, target = stage_config(cfg, stage.name, out), out / stage.directory
     if not target.exists():
         stage.say_plan(stage_cfg)
-    return stage.run(stage_cfg, target)
+    result = stage.run(stage_cfg, target)
+    from thoughtlens.numerics import give_back_freed_memory  # here, since it loads torch, as stages do
+
+    give_back_freed_memory()
+    return result
 
 
 def _claim(cfg: Recipe, out: Path) -> None:

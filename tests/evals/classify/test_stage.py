@@ -24,7 +24,7 @@ from thoughtlens.evals.probing.samples import ThoughtSamples
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import train
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("classify")]
+pytestmark = pytest.mark.slow
 
 N = 150
 FAST = {"folds": 3, "inner_folds": 2, "c_grid": (0.01, 1.0), "per_cell": False}

@@ -19,7 +19,7 @@ from thoughtlens.evals.first_study.stage import plan, replay
 from thoughtlens.problems.tasks.gsm8k import CLASSES
 from thoughtlens.studies import pipeline
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("first_study")]
+pytestmark = pytest.mark.slow
 
 N = 120
 

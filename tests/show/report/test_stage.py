@@ -30,7 +30,7 @@ from thoughtlens.show.report import blocks, sections
 from thoughtlens.show.report.config import ReportConfig
 from thoughtlens.show.report.stage import report
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("report")]
+pytestmark = pytest.mark.slow
 
 NASTY = "</script><img src=x onerror=alert(1)> \u202egnp.exe\u202c \u2028 & <b>bold</b> `code` | pipe"
 

@@ -15,7 +15,7 @@ from thoughtlens.studies.sweep.config import GridConfig
 from thoughtlens.studies.sweep.stage import grid, plan
 from thoughtlens.studies.sweep.study import configure
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("grid")]
+pytestmark = pytest.mark.slow
 
 TRAIN = {"batch_size": 32, "epochs": 4.0, "evaluations": 2, "lr": 3e-3}
 RECIPE = {"sae": {"kind": "topk", "d_sae": 24, "k": 2}, "train": TRAIN}

@@ -18,8 +18,10 @@ SHARES_PER_THREAD = 4
 """Pieces that a thread gets on average: rows differ in work."""
 ROWS_PER_SHARE = 16
 """Rows below which a piece is not worth handing over."""
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 LARGEST_INT = 2**31 - 1
+LARGE_BLOCK = 1 << 25
+"""Bytes of a block that is mapped for itself, unless freed memory is kept."""
 
 
 def array(t: Tensor) -> np.ndarray:
@@ -51,18 +53,26 @@ def _pool(pid: int, threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="thoughtlens-kernels")
 
 
-@lru_cache(maxsize=1)
-def keep_freed_memory() -> bool:
+def keep_freed_memory() -> None:
     """Let the allocator keep large blocks for the next step instead of handing them back to the system.
 
     By default every block above 32 MB is mapped anew, and the system clears it page by page: a pass over a
     fresh 67 MB result takes about five times as long as one over memory that was used before. The process
-    then holds on to the most it ever needed.
-
-    Returns:
-        Whether the allocator took the setting; False where it is not glibc's.
+    then holds on to the most it ever needed, until `give_back_freed_memory`. Without glibc nothing happens.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return (
-        mallopt is not None and bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, LARGEST_INT))
-    )
+    _allocate(free=LARGEST_INT, mapped=0)
+
+
+def give_back_freed_memory() -> None:
+    """Hand back what was freed, and keep as little as an allocator that nobody has told otherwise."""
+    _allocate(free=2 * LARGE_BLOCK, mapped=1 << 16)
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
+
+
+def _allocate(*, free: int, mapped: int) -> None:
+    """Unused bytes that the heap may end with, and how many large blocks may be mapped for themselves."""
+    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+        mallopt(M_TRIM_THRESHOLD, free)
+        mallopt(M_MMAP_MAX, mapped)
