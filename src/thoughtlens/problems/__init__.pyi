@@ -18,6 +18,11 @@ from .tasks.audit import markdown as markdown
 from .tasks.gsm8k import CLASSES as CLASSES
 from .tasks.gsm8k import SEED as SEED
 from .tasks.patterns import STEP_WORDS as STEP_WORDS
+from .tasks.roles import BEGIN as BEGIN
+from .tasks.roles import OWN_ROLE as OWN_ROLE
+from .tasks.roles import Role as Role
+from .tasks.roles import Roles as Roles
+from .tasks.roles import roles as roles
 from .text.copies import grouped as grouped
 from .text.copies import slipped as slipped
 from .text.labelled import PREFIX as PREFIX

@@ -33,6 +33,8 @@ from thoughtlens.latents.interpret.stage import interpret
 
 NOISE = tuple(range(len(PLANTED), D - 1))
 SILENT = D - 1
+OTHERS = ("token", "token_graph", "windows", "rules")
+"""The methods that explain latent by latent."""
 FEW = (2, 3, 8)
 """Latents for tests that explain a second time."""
 FIRST_ID = 100
@@ -59,7 +61,7 @@ def text_run(tmp_path_factory, tiny_lm_dir):
     strengths = [planted_strengths(document, rng) for document in documents]
     store = text_store(root / "acts", tiny_lm_dir, [d + FIRST_ID for d in documents], strengths)
     planted_sae(root / "sae", hooks=["layers.0:out"])
-    cfg = ExplainConfig(acts=store, sae=root / "sae", near=5, n_resamples=50, batch_latents=5)
+    cfg = ExplainConfig(acts=store, sae=root / "sae", methods=OTHERS, near=5, n_resamples=50, batch_latents=5)
     return root, cfg, explain(cfg, root / "explain")
 
 
@@ -178,7 +180,7 @@ def test_thoughts_are_explained_by_words_labels_and_cells(tmp_path):
     cfg = ExplainConfig(acts=store, sae=tmp_path / "sae", latents=(3,), n_resamples=50)
     explain(cfg, tmp_path / "explain")
     rows = {row["method"]: row for row in table(tmp_path)}
-    assert set(rows) == {"token", "windows", "rules"}
+    assert set(rows) == {"roles", "token", "windows", "rules"}
     for row in rows.values():
         assert (row["auprc"], row["precision"], row["recall"]) == (1.0, 1.0, 1.0)
     assert '"times"' in rows["token"]["text"] and "thought 2 of layers.1:out" in rows["token"]["text"]

@@ -12,7 +12,7 @@ from jaxtyping import Int, Shaped
 
 from thoughtlens.acts import ActivationStore, View
 from thoughtlens.core import MismatchError
-from thoughtlens.sae import SAE, Crosscoder, Joined, JoinedView, Selection, open_source
+from thoughtlens.sae import SAE, Baseline, Crosscoder, Joined, JoinedView, Selection, open_source
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,21 +71,26 @@ class Member:
         return self.codes_at(np.arange(self.rows.first[low], self.rows.first[high]))
 
     @torch.no_grad()
-    def codes_at(self, places: np.ndarray) -> sp.csr_array:
-        """The codes `[vectors, d_sae]` of the rows at these places, all hooks of a row in turn."""
-        n_hooks, parts = len(self.hook_names), []
+    def codes_at(self, places: np.ndarray, other: Baseline | None = None) -> sp.csr_array:
+        """The codes `[vectors, d_sae]` of the rows at these places, all hooks of a row in turn.
+
+        Args:
+            places: Positions in the order of `rows`.
+            other: Whose codes instead of the SAE's.
+        """
+        n_hooks, parts, by = len(self.hook_names), [], other or self.sae
         for start in range(0, len(places), self.batch_size):
             here = places[start : start + self.batch_size]
             columns = []
             for hook in range(n_hooks):
                 idx = hook * self.view.n_rows + self.rows.position[here]
-                cell = self.sae.cell_index(self.store.cells, self.view.cell_of(idx))
-                acts = self.sae.encode_sparse(self._read(idx), cell)
+                cell = by.cell_index(self.store.cells, self.view.cell_of(idx))
+                acts = by.encode_sparse(self._read(idx), cell)
                 row, at = torch.nonzero(acts.values, as_tuple=True)
                 latent, value = acts.indices[row, at].numpy(), acts.values[row, at].float().numpy()
                 columns.append((row.numpy() * n_hooks + hook, latent, value))
             vector, latent, value = (np.concatenate(column) for column in zip(*columns, strict=True))
-            shape = (len(here) * n_hooks, self.sae.d_sae)
+            shape = (len(here) * n_hooks, by.d_sae)
             parts.append(sp.coo_array((value, (vector, latent)), shape=shape).tocsr())
         return parts[0] if len(parts) == 1 else sp.csr_array(sp.vstack(parts))
 

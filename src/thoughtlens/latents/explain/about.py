@@ -94,10 +94,11 @@ def render(rows: Sequence[Shown], most: int = 10) -> str:
     """The best of them, for people."""
     lines = []
     for row in rows[:most]:
+        lookup = "" if row.token_auprc is None else f"token lookup {row.token_auprc:.2f}, "
         lines.append(
             f"{row.member} {row.latent}: {row.text} [{row.method}, {row.verdict or 'no verdict'}: average "
-            f"precision {row.auprc:.2f} ({row.auprc_low:.2f} to {row.auprc_high:.2f}), token lookup "
-            f"{row.token_auprc:.2f}, base rate {row.base_rate:.2g}, "
+            f"precision {row.auprc:.2f} ({row.auprc_low:.2f} to {row.auprc_high:.2f}), "
+            f"{lookup}base rate {row.base_rate:.2g}, "
             f"n = {row.n:,}, {row.split}]"
         )
         lines += [f"    {text}" for text in (row.output, row.effect) if text]

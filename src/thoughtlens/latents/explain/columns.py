@@ -48,7 +48,7 @@ class Columns:
         self.text = corpus.member.text
         self.token_names = names
         self.digits = {i: text.strip() for i, text in names.items() if text.strip().isdigit()}
-        self.kinds = self._frequent(corpus.fit)
+        self.kinds = frequent(corpus.fit)
         self.names: list[str] = []
         self.number_names: list[str] = []
         problems = corpus.member.store.problems
@@ -65,25 +65,21 @@ class Columns:
         self.names = token_names + names
         return Table(binary, sp.csc_array(binary), self._numbers(part))
 
-    def _frequent(self, part: Part) -> Int[np.ndarray, " kinds"]:
-        ids, count = part.tokens.counts()
-        return np.sort(ids[count >= MIN_COUNT])
-
     def _tokens(self, part: Part) -> tuple[list[sp.csr_array], list[str]]:
         cfg, tokens = self.corpus.cfg, part.tokens
         shown = [quoted(self.token_names[i]) for i in self.kinds.tolist()]
         if part.where is None:
-            has = _incidence(part.tokens.stretch, self._code(tokens.ids), part.n_units, len(shown))
+            has = incidence(part.tokens.stretch, code_of(self.kinds, tokens.ids), part.n_units, len(shown))
             return [has[part.unit]], [f"the question has {name}" for name in shown]
         n, blocks, names = len(tokens), [], []
         every = np.arange(n)
         for distance in range(cfg.window + 1):
-            blocks.append(_incidence(every, self._code(tokens.before(distance)), n, len(shown)))
+            blocks.append(incidence(every, code_of(self.kinds, tokens.before(distance)), n, len(shown)))
             at = "the token is" if distance == 0 else f"{distance} before is"
             names += [f"{at} {name}" for name in shown]
         if cfg.near:
-            codes = [self._code(tokens.before(d)) for d in range(1, cfg.near + 1)]
-            blocks.append(_incidence(np.tile(every, cfg.near), np.concatenate(codes), n, len(shown)))
+            codes = [code_of(self.kinds, tokens.before(d)) for d in range(1, cfg.near + 1)]
+            blocks.append(incidence(np.tile(every, cfg.near), np.concatenate(codes), n, len(shown)))
             names += [f"the {cfg.near} tokens before have {name}" for name in shown]
         return [block[part.where] for block in blocks], names
 
@@ -94,21 +90,20 @@ class Columns:
         thoughts = [t for t in dict.fromkeys(t for _, t in cells) if t is not None]
         if len(hooks) > 1:
             own = np.array([hooks.index(hook) for hook, _ in cells])
-            blocks.append(_incidence(every, own[part.cell], part.n, len(hooks)))
+            blocks.append(incidence(every, own[part.cell], part.n, len(hooks)))
             names += [f"the hook is {hook}" for hook in hooks]
         if len(thoughts) > 1:
             own = np.array([thoughts.index(t) for _, t in cells if t is not None])
-            blocks.append(_incidence(every, own[part.cell], part.n, len(thoughts)))
+            blocks.append(incidence(every, own[part.cell], part.n, len(thoughts)))
             names += [f"the thought is {t}" for t in thoughts]
         if self.text:
             position = self.corpus.member.rows.columns["position"][part.place]
-            bins = np.searchsorted(POSITIONS, position, side="right") - 1
-            blocks.append(_incidence(every, bins, part.n, len(POSITIONS)))
-            names += [f"the position is {name}" for name in _bins()]
+            blocks.append(incidence(every, position_bins(position), part.n, len(POSITIONS)))
+            names += [f"the position is {name}" for name in position_names()]
         for label in self.labels:
             if label.levels:
                 own = label.codes[part.line][part.unit]
-                blocks.append(_incidence(every, own, part.n, len(label.levels)))
+                blocks.append(incidence(every, own, part.n, len(label.levels)))
                 names += [f"{label.name} is {level}" for level in label.levels]
         return blocks, names
 
@@ -140,19 +135,32 @@ class Columns:
         start = np.minimum(np.maximum(last_break + 1, tokens.first), here)
         return np.where(own > 0, total - total[start] + own[start], 0)
 
-    def _code(self, ids: np.ndarray) -> np.ndarray:
-        """Column of each token; -1 for one without a column."""
-        at = np.minimum(np.searchsorted(self.kinds, ids), max(len(self.kinds) - 1, 0))
-        return np.where(self.kinds[at] == ids, at, -1) if len(self.kinds) else np.full(len(ids), -1)
+
+def frequent(part: Part) -> Int[np.ndarray, " kinds"]:
+    """The tokens that occur often enough in a part to have a column, ascending."""
+    ids, count = part.tokens.counts()
+    return np.sort(ids[count >= MIN_COUNT])
 
 
-def _bins() -> list[str]:
+def code_of(kinds: Int[np.ndarray, " kinds"], ids: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Which of the `kinds` each token is; -1 for none of them."""
+    at = np.minimum(np.searchsorted(kinds, ids), max(len(kinds) - 1, 0))
+    return np.where(kinds[at] == ids, at, -1) if len(kinds) else np.full(len(ids), -1)
+
+
+def position_bins(position: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Which of `position_names` each position is in."""
+    return np.searchsorted(POSITIONS, position, side="right") - 1
+
+
+def position_names() -> list[str]:
+    """The bins of positions, in words."""
     pairs = pairwise(POSITIONS)
     names = [str(low) if low == end - 1 else f"{low} to {end - 1}" for low, end in pairs]
     return [*names, f"{POSITIONS[-1]} or more"]
 
 
-def _incidence(row: np.ndarray, column: np.ndarray, n: int, k: int) -> sp.csr_array:
+def incidence(row: np.ndarray, column: np.ndarray, n: int, k: int) -> sp.csr_array:
     """[n, k] with 1 at every (row, column); a column of -1 is left out."""
     known: Bool[np.ndarray, " entries"] = column >= 0
     one = np.ones(int(known.sum()), np.float32)

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from thoughtlens.core import Config, ConfigError, Json, identity, load_config, no_run
 
-MethodName = Literal["token", "token_graph", "windows", "rules", "llm"]
+MethodName = Literal["roles", "token", "token_graph", "windows", "rules", "llm"]
 
 
 class LLMConfig(Config):
@@ -54,12 +54,16 @@ class ExplainConfig(Config):
     """The SAE(s), trained on it or on a store with the same hooks."""
     interpret: Path | None = None
     """A finished interpret stage of them, whose codes save encoding again; unset or without codes: encode."""
-    methods: tuple[MethodName, ...] = Field(("token", "token_graph", "windows", "rules"), min_length=1)
-    """What to fit. `llm` also needs the table `llm`."""
+    methods: tuple[MethodName, ...] = Field(
+        ("roles", "token", "token_graph", "windows", "rules"), min_length=1
+    )
+    """What to fit: `roles` for all latents at once, the others for `n_latents` of those that it does not
+    explain well. `llm` also needs the table `llm`."""
     latents: tuple[int, ...] | None = Field(None, min_length=1)
     """Latents to explain; unset: a seeded draw of `n_latents` of those that fire in enough problems."""
     n_latents: int | None = Field(64, ge=1)
-    """Latents drawn of each SAE; unset: all that fire in enough problems."""
+    """Latents drawn of each SAE for the methods other than `roles`, of those that fire in enough problems and
+    that `roles`, if asked for, leaves below 0.8; unset: all of them."""
     also: tuple[int, ...] = ()
     """Latents explained beside those drawn."""
     min_units: int = Field(10, ge=2)
@@ -80,7 +84,7 @@ class ExplainConfig(Config):
     near: int = Field(8, ge=0)
     """windows, rules: tokens before a token that count wherever they stand."""
     labels: tuple[str, ...] | None = None
-    """windows, rules: label columns of the problems; unset: all."""
+    """roles, windows, rules: label columns of the problems; unset: all."""
     max_levels: int = Field(32, ge=2)
     """Values of a label column up to which each is told apart. Of one with more, those of at least 5 problems
     are (the 256 most frequent), numbers of which some are rarer in this many bins; a column of numbers counts

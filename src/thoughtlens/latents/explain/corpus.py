@@ -7,6 +7,7 @@ explanation may speak of are the words of the problem's question.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,6 +24,7 @@ from thoughtlens.latents.explain.tokens import Tokens
 from thoughtlens.latents.stats.examples import spread
 from thoughtlens.latents.stats.labels import encode_groups
 from thoughtlens.models import Place
+from thoughtlens.problems import BEGIN
 
 PARTS = ("train", "validation", "test")
 LEAST_PROBLEMS = 10
@@ -74,6 +76,10 @@ class Part:
         low, high = self.acts.indptr[latent], self.acts.indptr[latent + 1]
         found[self.acts.indices[low:high]] = np.abs(self.acts.data[low:high])
         return found
+
+    def fires(self, latent: int) -> Int[np.ndarray, " fires"]:
+        """The vectors on which a latent fires, ascending."""
+        return np.sort(self.acts.indices[self.acts.indptr[latent] : self.acts.indptr[latent + 1]])
 
     def firing_units(self) -> Int[np.ndarray, " d_sae"]:
         """In how many problems each latent fires."""
@@ -131,13 +137,18 @@ class Corpus:
         thoughts = self.member.thoughts if not self.member.text else None
         return [Place(hook, t) for hook in self.member.hook_names for t in (thoughts or [None])]
 
-    def eligible(self) -> Bool[np.ndarray, " d_sae"]:
-        """Latents that fire in enough problems of every part."""
-        cfg = self.cfg
-        enough = (self.fit.firing_units() >= cfg.min_units) & (np.diff(self.fit.acts.indptr) < self.fit.n)
-        for part in (self.validation, self.test):
+    def eligible(self, parts: Sequence[Part] | None = None) -> Bool[np.ndarray, " d_sae"]:
+        """Latents that fire in enough problems of every part; of other codes, where `parts` have these."""
+        cfg, (fit, *held) = self.cfg, parts or self.parts
+        enough = (fit.firing_units() >= cfg.min_units) & (np.diff(fit.acts.indptr) < fit.n)
+        for part in held:
             enough &= part.firing_units() >= cfg.min_held_units
         return enough
+
+    def thinking(self, vectors: Int[np.ndarray, " m"]) -> int:
+        """How many of these vectors of the test problems are not begin-of-thought."""
+        begin = np.array([place.thought == BEGIN for place in self.cells])
+        return int((~begin[self.test.cell[vectors]]).sum())
 
     def _divide(self, rng: np.random.Generator) -> tuple[list[str], list[np.ndarray]]:
         """Units of the three parts: the store's own splits, or groups of problems 3 : 1 : 1."""

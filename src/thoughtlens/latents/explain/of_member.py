@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +27,7 @@ from thoughtlens.latents.explain.config import ExplainConfig
 from thoughtlens.latents.explain.corpus import Corpus
 from thoughtlens.latents.explain.endpoint import Endpoint
 from thoughtlens.latents.explain.llm import Explainer
+from thoughtlens.latents.explain.meanings import METHOD, WELL, Meanings, n_live
 from thoughtlens.latents.explain.methods import LLM, Acts, Fitted, Graphs, Lookup, Method, OverColumns
 from thoughtlens.latents.explain.probes import probe_of
 from thoughtlens.latents.explain.records import (
@@ -53,16 +55,26 @@ class MemberExplainer:
         ConfigError: a latent that the SAE does not have.
     """
 
-    def __init__(self, corpus: Corpus, endpoint: Endpoint | None) -> None:
-        self.corpus, self.cfg, self.member = corpus, corpus.cfg, corpus.member
+    def __init__(self, corpus: Corpus, endpoint: Endpoint | None, *, shown: bool) -> None:
+        self.corpus, self.cfg, self.member, self.shown = corpus, corpus.cfg, corpus.member, shown
         self.eligible = corpus.eligible()
-        self.latents, self.warnings = chosen_latents(corpus.cfg, corpus.member, self.eligible)
         self.names = _names(corpus)
+        self.meanings = Meanings(corpus, self.names) if METHOD in self.cfg.methods else None
+        self.said = self._say()
+        well = [i for i, row in self.said.items() if row.validation_auprc >= WELL]
+        self.latents, self.warnings = chosen_latents(corpus.cfg, corpus.member, self.eligible, well)
+        if not set(self.cfg.methods) - {METHOD}:
+            self.latents = []
         self.lookup = Lookup(corpus, self.names)
         self.methods = self._methods(endpoint) if self.latents else {}
 
     def explain(self, parts: Parts, number: int) -> ExplainedPart:
         """Write a pair of tables for each batch of latents, and say what was done."""
+        for key in parts.todo([said_part(number)]):
+            rows = [row for latent, row in self.said.items() if latent not in self.latents]
+            parts.write_table(key, "graphs", to_table(GraphRow, []))
+            parts.write_table(key, "explanations", to_table(ExplanationRow, rows))
+            parts.finish(key, {})
         own = batches(number, len(self.latents), self.cfg.batch_latents)
         with progress(f"explain {self.member.name}", len(self.latents), "latents") as bar:
             for key in parts.todo(own):
@@ -79,11 +91,25 @@ class MemberExplainer:
             hook_names=self.member.hook_names,
             d_sae=self.member.sae.d_sae,
             n_eligible=int(self.eligible.sum()),
-            n_explained=len(self.latents),
+            n_explained=len({*self.said, *self.latents}),
             n_graphs=len(self.latents) if "token_graph" in self.methods else 0,
             parts={name: PartSize(split=p.split, n=p.n, n_units=p.n_units) for name, p in sizes},
+            n_refined=len(self.latents),
+            n_live=n_live(self.corpus.parts),
+            n_fires_thinking=self.corpus.thinking(self.corpus.test.acts.indices),
+            nulls=self.meanings.nulls() if self.meanings is not None and self.shown else {},
         )
         return ExplainedPart(summary=summary, warnings=self.warnings)
+
+    def _say(self) -> dict[int, ExplanationRow]:
+        """What every latent says, or each of those asked for."""
+        if self.meanings is None:
+            return {}
+        asked = (
+            range(self.member.sae.d_sae) if self.cfg.latents is None else {*self.cfg.latents, *self.cfg.also}
+        )
+        latents = [i for i in asked if i < len(self.eligible) and self.eligible[i]]
+        return {row.latent: row for row in self.meanings.rows(latents)}
 
     def _methods(self, endpoint: Endpoint | None) -> dict[str, Method]:
         """Those asked for, by name: first those that need neither a model nor an endpoint."""
@@ -126,7 +152,7 @@ class MemberExplainer:
         own = Acts.of(self.corpus, latent)
         other = own.twin(self.corpus)
         lookup = self.lookup.explain(own, other).test.auprc(own.test)
-        rows = []
+        rows = [self.said[latent]] if latent in self.said else []
         for name, method in self.methods.items():
             if (fitted := method.explain(own, other)) is not None:
                 of_twin = method.explain(other, own) if method.explains_twins else fitted
@@ -151,6 +177,7 @@ class MemberExplainer:
             method=method,
             text=fitted.text,
             **vars(measured),
+            n_fires_thinking=self.corpus.thinking(part.fires(acts.latent)),
             split=part.split,
             auprc_low=spread.low,
             auprc_high=spread.high,
@@ -172,6 +199,11 @@ def batches(number: int, n_latents: int, size: int) -> dict[str, slice]:
     return {f"{number}.{low:08d}": slice(low, low + size) for low in range(0, n_latents, size)}
 
 
+def said_part(number: int) -> str:
+    """The part with those latents of member `number` that `roles` alone explains."""
+    return f"{number}.roles"
+
+
 def choose(rows: list[ExplanationRow]) -> list[ExplanationRow]:
     """The rows with the best one by the validation problems marked; of those that tie, the shortest."""
     best = max((row.validation_auprc for row in rows), default=0.0)
@@ -180,8 +212,17 @@ def choose(rows: list[ExplanationRow]) -> list[ExplanationRow]:
     return [replace(row, chosen=i == shown) for i, row in enumerate(rows)]
 
 
-def chosen_latents(cfg: ExplainConfig, member: Member, eligible: np.ndarray) -> tuple[list[int], list[str]]:
-    """Those asked for, or a seeded draw of those that fire enough; and what is to be said about them."""
+def chosen_latents(
+    cfg: ExplainConfig, member: Member, eligible: np.ndarray, well: Sequence[int] = ()
+) -> tuple[list[int], list[str]]:
+    """Those asked for, or a seeded draw of those that fire enough; and what is to be said about them.
+
+    Args:
+        cfg: What is asked for.
+        member: The SAE.
+        eligible: Which latents fire enough.
+        well: Latents that are explained well already, and are not drawn.
+    """
     d_sae, name = member.sae.d_sae, member.name
     need = (
         f"fire in {cfg.min_units} fitting, {cfg.min_held_units} validation and {cfg.min_held_units} test "
@@ -198,6 +239,7 @@ def chosen_latents(cfg: ExplainConfig, member: Member, eligible: np.ndarray) -> 
     found = np.flatnonzero(eligible)
     if not len(found):
         return [], [f"{name}: nothing to explain, as no latents {need}"]
+    found = np.setdiff1d(found, np.array(well, int))
     if cfg.n_latents is not None and len(found) > cfg.n_latents:
         found = np.random.default_rng(cfg.seed).choice(found, cfg.n_latents, replace=False)
     return sorted({*found.tolist(), *named}), said

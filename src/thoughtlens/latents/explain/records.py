@@ -28,12 +28,14 @@ class ExplanationRow(Record):
     split: str
     auprc_low: float
     auprc_high: float
-    token_auprc: float
+    token_auprc: float | None
     random_auprc: float
     validation_auprc: float
     chosen: bool
     verdict: str | None = None
     """How far it can be trusted, in words: `verdict_of`."""
+    n_fires_thinking: int | None = None
+    """Firings outside of begin-of-thought."""
     says: str | None = None
     """The role or column that its first clause speaks of; None where it has no clauses, or is unknown."""
     value: str | None = None
@@ -75,6 +77,15 @@ class ExplainedMember(Record):
     n_explained: int
     n_graphs: int
     parts: dict[str, PartSize]
+    n_refined: int = 0
+    """Latents that the methods other than `roles` explain too."""
+    n_live: int = 0
+    """Latents that fire on any vector of the three parts."""
+    n_fires_thinking: int = 0
+    """Firings of all latents on test vectors outside of begin-of-thought."""
+    nulls: dict[str, Number] = field(default_factory=dict)
+    """Of the SAE shown: the share of live latents explained as well of a random SAE, and with permuted
+    labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +104,7 @@ class MethodScores(Record):
     n_latents: int
     auprc: float
     precision_at_half_recall: float
-    token_auprc: float
+    token_auprc: float | None
     random_auprc: float
     base_rate: float
     auprc_low: float | None
@@ -116,7 +127,7 @@ class ExplainOutcome(Outcome):
     kind: str
     members: list[ExplainedMember]
     methods: list[MethodScores]
-    headline: Mapping[str, MeanScore | int] = field(  # pyright: ignore[reportIncompatibleVariableOverride]
+    headline: Mapping[str, Number | int] = field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default_factory=dict
     )
     choice: str

@@ -27,16 +27,24 @@ from thoughtlens.core import (
 )
 from thoughtlens.latents.codes.codes import Codes, open_codes
 from thoughtlens.latents.codes.member import Member
+from thoughtlens.latents.codes.on_text import pick
 from thoughtlens.latents.explain.config import ExplainConfig
 from thoughtlens.latents.explain.corpus import Corpus
 from thoughtlens.latents.explain.endpoint import Endpoint
-from thoughtlens.latents.explain.of_member import MemberExplainer, batches
+from thoughtlens.latents.explain.of_member import MemberExplainer, batches, said_part
 from thoughtlens.latents.explain.records import ExplainedPart, ExplainOutcome, ExplanationRow, GraphRow
 from thoughtlens.latents.explain.scores import DEFINITIONS
 from thoughtlens.latents.explain.summary import choice, headline, means
 from thoughtlens.sae import SAESize, differences, load_members
 
-SECONDS_A_LATENT = {"token": 0.1, "token_graph": 1.0, "windows": 1.5, "rules": 0.5, "llm": 60.0}
+SECONDS_A_LATENT = {
+    "roles": 0.005,
+    "token": 0.1,
+    "token_graph": 1.0,
+    "windows": 1.5,
+    "rules": 0.5,
+    "llm": 60.0,
+}
 
 
 def explain(cfg: ExplainConfig, out: str | Path) -> Result:
@@ -108,14 +116,20 @@ def _work(cfg: ExplainConfig, endpoint: Endpoint | None, tmp: Path) -> ExplainOu
     if endpoint is not None:
         endpoint.keep(parts.path("llm", "replies"))
     saes = list(load_members(cfg.sae, joined=True, hooks=store.meta.d_in).items())
+    shown, _ = pick(dict(saes), None)
     for i in parts.todo(range(len(saes))):
         name, sae = saes[i]
         member = Member(store, name, sae, split=cfg.split, batch_size=4096)
-        explainer = MemberExplainer(Corpus(member, codes.get(member.name), cfg), endpoint)
+        corpus = Corpus(member, codes.get(member.name), cfg)
+        explainer = MemberExplainer(corpus, endpoint, shown=name == shown)
         parts.finish(i, explainer.explain(parts, i))
     done = parts.summaries(range(len(saes)), ExplainedPart)
     members = [part.summary for part in done]
-    keys = [key for i, m in enumerate(members) for key in batches(i, m.n_explained, cfg.batch_latents)]
+    keys = [
+        key
+        for i, m in enumerate(members)
+        for key in (said_part(i), *batches(i, m.n_refined, cfg.batch_latents))
+    ]
     for table, row in (("explanations", ExplanationRow), ("graphs", GraphRow)):
         parts.join(keys, table, tmp / f"{table}.parquet", schema(row))
     rows = read_rows(tmp / "explanations.parquet", ExplanationRow)
@@ -126,7 +140,7 @@ def _work(cfg: ExplainConfig, endpoint: Endpoint | None, tmp: Path) -> ExplainOu
         kind=store.meta.kind,
         members=members,
         methods=means(rows, cfg.seed),
-        headline=headline(rows, members, cfg.seed),
+        headline=headline(rows, members, shown, cfg.seed),
         choice=choice(cfg),
         definitions=DEFINITIONS,
         warnings=warnings,

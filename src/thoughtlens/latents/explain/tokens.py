@@ -43,9 +43,10 @@ class Tokens:
         return np.sort(np.concatenate([order[a:b] for a, b in zip(low, high, strict=True)]))
 
     def before(self, distance: int) -> Int[np.ndarray, " n"]:
-        """The token that stands `distance` before each one; -1 where the sequence has not begun."""
+        """The token `distance` before each one, below 0 after it; -1 outside of the sequence."""
         at = np.arange(len(self)) - distance
-        return np.where(at >= self.first, self.ids[np.maximum(at, 0)], -1)
+        inside = (at >= self.first) & (at < self.end)
+        return np.where(inside, self.ids[np.clip(at, 0, max(len(self) - 1, 0))], -1)
 
     def context(self, at: int, length: int) -> Int[np.ndarray, " seq"]:
         """The `length` tokens that end with the one at `at`, or as many as its sequence has."""

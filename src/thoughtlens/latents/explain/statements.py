@@ -1,0 +1,186 @@
+"""What a clause may speak of: statements that hold for a vector or not, and the contexts it may hold in.
+
+A statement is a role, a label, a word of the question or a token, with its value. A context is a hook, a
+thought, and where a source says so a condition such as the number of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import scipy.sparse as sp
+from jaxtyping import Int
+
+from thoughtlens.latents.codes.tokens import quoted
+from thoughtlens.latents.explain.columns import (
+    MIN_COUNT,
+    MOST_LEVELS,
+    code_of,
+    frequent,
+    incidence,
+    position_bins,
+    position_names,
+)
+from thoughtlens.latents.explain.corpus import Corpus, Part
+from thoughtlens.latents.stats.labels import Label, encode_labels, read_labels
+from thoughtlens.problems import OWN_ROLE, Role, Roles, roles
+from thoughtlens.sae import Crosscoder
+
+ANY = "any"
+NEIGHBOURS = {"token": 0, "next token": -1, "token before": 1}
+"""Of text: which tokens count, by their distance before the one that a vector is on."""
+
+
+class Statement(NamedTuple):
+    """A column's value, and the sentence about it."""
+
+    says: str
+    value: str
+    text: str
+
+
+class Context(NamedTuple):
+    """Where a clause may hold."""
+
+    hook_name: str
+    thought: int | None
+    condition: str
+
+
+@dataclass(frozen=True, eq=False)
+class Stated:
+    """The vectors of one part: which statements hold, and the context of each."""
+
+    holds: sp.csr_array
+    by_statement: sp.csc_array
+    context: Int[np.ndarray, " n"]
+
+
+class Block(NamedTuple):
+    """Statements that come from one column, and what holds where."""
+
+    statements: list[Statement]
+    holds: sp.csr_array | np.ndarray
+
+
+class Encoded(NamedTuple):
+    """A role's values, [problems x thoughts, levels]: all thoughts of a problem in turn."""
+
+    name: str
+    words: str
+    levels: list[str]
+    holds: sp.csr_array
+
+
+class Statements:
+    """The statements about one member's vectors, fixed by the fitting problems and the labels there are."""
+
+    def __init__(self, corpus: Corpus, names: dict[int, str]) -> None:
+        self.corpus, self.names = corpus, names
+        member, cfg = corpus.member, corpus.cfg
+        self.problems = member.store.problems
+        joined = isinstance(member.sae, Crosscoder) and member.sae.cfg.over == "thoughts"
+        self.placed = not (member.text or joined)
+        self.n_thoughts = max(member.store.thoughts, default=0) + 1
+        known = roles(self.problems, self.n_thoughts) if self.placed else Roles()
+        labels = read_labels(
+            self.problems, cfg.labels, max_levels=cfg.max_levels, min_count=MIN_COUNT, most=MOST_LEVELS
+        )
+        self.labels = [one for one in labels if one.levels and not OWN_ROLE.fullmatch(one.name)]
+        self.words = known.words
+        self.roles = [_encoded(one, self.n_thoughts) for one in known.roles if one.values]
+        self.condition = _condition(known, self.problems)
+        conditions = self.condition.levels if self.condition is not None else [""]
+        self.contexts = [
+            Context(place.hook_name, place.thought if self.placed else None, condition)
+            for place in corpus.cells
+            for condition in conditions
+        ]
+        self.kinds = frequent(corpus.fit)
+        self.statements: list[Statement] = []
+
+    def of(self, part: Part, rng: np.random.Generator | None = None) -> Stated:
+        """What holds for a part's vectors; with `rng`, dealt to other problems (of text: vectors)."""
+        unit, n = part.unit, part.n
+        if rng is not None and self.placed:
+            unit = rng.permutation(part.n_units)[unit]
+        blocks = [Block([Statement("place", ANY, "any problem")], np.ones((n, 1), np.float32))]
+        blocks += [*self._labels(part, unit), *self._tokens(part, unit)]
+        self.statements = [one for block in blocks for one in block.statements]
+        holds = sp.csr_array(sp.hstack([block.holds for block in blocks], format="csr", dtype=np.float32))
+        context = part.cell
+        if self.condition is not None:
+            context = context * len(self.condition.levels) + self.condition.codes[part.line][unit]
+        if rng is not None and not self.placed:
+            order = rng.permutation(n)
+            holds, context = holds[order], context[order]
+        return Stated(holds, sp.csc_array(holds), context)
+
+    def several(self, name: str, thoughts: Sequence[int]) -> bool:
+        """Whether a role is about different things at two of these thoughts, in most problems."""
+        for role in self.roles:
+            if role.name == name:
+                own = [role.holds[t :: self.n_thoughts] for t in thoughts]
+                return any(a.multiply(b).sum() <= min(a.sum(), b.sum()) / 2 for a, b in combinations(own, 2))
+        return False
+
+    def _labels(self, part: Part, unit: np.ndarray) -> list[Block]:
+        """Roles, then labels: of what says the same, the first is said."""
+        blocks, every = [], np.arange(part.n)
+        thought = np.array([-1 if place.thought is None else place.thought for place in self.corpus.cells])
+        for role in self.roles:
+            own = [Statement(role.name, v, role.words.format(v)) for v in role.levels]
+            rows = part.line[unit] * self.n_thoughts + thought[part.cell]
+            blocks.append(Block(own, role.holds[rows]))
+        for label in self.labels:
+            words = self.words.get(label.name, f"{label.name} is {{}}")
+            own = [Statement(label.name, v, words.format(v)) for v in label.levels]
+            blocks.append(Block(own, incidence(every, label.codes[part.line][unit], part.n, len(own))))
+        return blocks
+
+    def _tokens(self, part: Part, unit: np.ndarray) -> list[Block]:
+        tokens, kinds, n = part.tokens, self.kinds, part.n
+        shown = [quoted(self.names[i]) for i in kinds.tolist()]
+        if part.where is None:
+            own = [Statement("question", name, f"the question has {name}") for name in shown]
+            has = incidence(tokens.stretch, code_of(kinds, tokens.ids), part.n_units, len(own))
+            return [Block(own, has[unit])]
+        blocks = []
+        for says, distance in NEIGHBOURS.items():
+            codes = code_of(kinds, tokens.before(distance))[part.where]
+            own = [Statement(says, name, f"the {says} is {name}") for name in shown]
+            blocks.append(Block(own, incidence(np.arange(n), codes, n, len(own))))
+        bins = position_bins(self.corpus.member.rows.columns["position"][part.place])
+        at = [Statement("position", name, f"the position is {name}") for name in position_names()]
+        return [*blocks, Block(at, incidence(np.arange(n), bins, n, len(at)))]
+
+
+def _encoded(role: Role, n_thoughts: int) -> Encoded:
+    """A role's values as columns, sorted."""
+    said = [
+        (problem * n_thoughts + thought, str(one))
+        for thought, values in role.values.items()
+        if thought < n_thoughts
+        for problem, value in enumerate(values)
+        for one in (value if isinstance(value, list) else [value])
+        if one is not None
+    ]
+    levels = sorted({value for _, value in said})
+    code = {value: i for i, value in enumerate(levels)}
+    n = len(next(iter(role.values.values()))) * n_thoughts
+    row, column = np.array([row for row, _ in said], int), np.array([code[v] for _, v in said], int)
+    return Encoded(role.name, role.words, levels, incidence(row, column, n, len(levels)))
+
+
+def _condition(known: Roles, problems: pa.Table) -> Label | None:
+    """The column by which thoughts differ, its levels in words; None where there is none."""
+    if known.by is None:
+        return None
+    name, words = known.by
+    codes, values = encode_labels(problems[name])
+    return Label(name, codes, [words.get(v, f"{name} {v}") for v in values], len(values))
