@@ -109,8 +109,8 @@ class Statements:
         unit, n = part.unit, part.n
         if rng is not None and self.placed:
             unit = rng.permutation(part.n_units)[unit]
-        blocks = [Block([Statement("place", ANY, "any problem")], np.ones((n, 1), np.float32))]
-        blocks += [*self._labels(part, unit), *self._tokens(part, unit)]
+        anywhere = Block([Statement("place", ANY, "any problem")], np.ones((n, 1), np.float32))
+        blocks = [*self._roles(part, unit), anywhere, *self._labels(part, unit), *self._tokens(part, unit)]
         self.statements = [one for block in blocks for one in block.statements]
         holds = sp.csr_array(sp.hstack([block.holds for block in blocks], format="csr", dtype=np.float32))
         context = part.cell
@@ -129,14 +129,17 @@ class Statements:
                 return any(a.multiply(b).sum() <= min(a.sum(), b.sum()) / 2 for a, b in combinations(own, 2))
         return False
 
-    def _labels(self, part: Part, unit: np.ndarray) -> list[Block]:
-        """Roles, then labels: of what says the same, the first is said."""
-        blocks, every = [], np.arange(part.n)
+    def _roles(self, part: Part, unit: np.ndarray) -> list[Block]:
+        blocks = []
         thought = np.array([-1 if place.thought is None else place.thought for place in self.corpus.cells])
         for role in self.roles:
             own = [Statement(role.name, v, role.words.format(v)) for v in role.levels]
             rows = part.line[unit] * self.n_thoughts + thought[part.cell]
             blocks.append(Block(own, role.holds[rows]))
+        return blocks
+
+    def _labels(self, part: Part, unit: np.ndarray) -> list[Block]:
+        blocks, every = [], np.arange(part.n)
         for label in self.labels:
             words = self.words.get(label.name, f"{label.name} is {{}}")
             own = [Statement(label.name, v, words.format(v)) for v in label.levels]
