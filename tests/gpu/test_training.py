@@ -17,7 +17,9 @@ def rows(members: int = 1) -> torch.Tensor:
     return torch.randn(members, 256, 32, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("kind", ["topk", "relu", "batchtopk", "gated", "jumprelu", "matryoshka"])
+@pytest.mark.parametrize(
+    "kind", ["topk", "relu", "batchtopk", "gated", "jumprelu", "matryoshka", "hierarchical_topk"]
+)
 def test_losses_are_the_cpus(kind):
     losses = {}
     for device in ("cpu", "cuda"):

@@ -47,6 +47,7 @@ from .kinds.config import AnySAEConfig as AnySAEConfig
 from .kinds.config import BatchTopKConfig as BatchTopKConfig
 from .kinds.config import CrosscoderConfig as CrosscoderConfig
 from .kinds.config import GatedConfig as GatedConfig
+from .kinds.config import HierarchicalTopKConfig as HierarchicalTopKConfig
 from .kinds.config import JumpReLUConfig as JumpReLUConfig
 from .kinds.config import MatryoshkaConfig as MatryoshkaConfig
 from .kinds.config import PAnnealConfig as PAnnealConfig
@@ -58,6 +59,7 @@ from .kinds.config import TranscoderConfig as TranscoderConfig
 from .kinds.config import require_k as require_k
 from .kinds.crosscoder import Crosscoder as Crosscoder
 from .kinds.gated import GatedSAE as GatedSAE
+from .kinds.hierarchical import HierarchicalTopKSAE as HierarchicalTopKSAE
 from .kinds.jumprelu import JumpReLUSAE as JumpReLUSAE
 from .kinds.matryoshka import MatryoshkaSAE as MatryoshkaSAE
 from .kinds.normalization import Cell as Cell

@@ -85,6 +85,7 @@ EXPECTED = {
     "gated": {"sae_lens", "dictionary_learning"},
     "batchtopk": {"sae_lens", "dictionary_learning", "gemma_scope", "gemma_scope_2"},
     "matryoshka": {"sae_lens", "dictionary_learning", "gemma_scope", "gemma_scope_2"},
+    "hierarchical_topk": {"sae_lens", "dictionary_learning", "gemma_scope", "gemma_scope_2"},
     "jumprelu": {"sae_lens", "dictionary_learning", "gemma_scope", "gemma_scope_2"},
     "transcoder": {"sparsify"},  # circuit-tracer's have no k
     "supervised": set(),

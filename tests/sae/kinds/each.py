@@ -17,6 +17,7 @@ CONFIGS: list[saes.SAEConfig] = [
     saes.BatchTopKConfig(d_sae=D_SAE, k=3),
     saes.JumpReLUConfig(d_sae=D_SAE, target_l0=3),
     saes.MatryoshkaConfig(d_sae=D_SAE, k=3, prefixes=(0.25, 1.0)),
+    saes.HierarchicalTopKConfig(d_sae=D_SAE, k=3, ks=(1, 3, 7)),
     saes.SupervisedConfig(d_sae=D_SAE, k=3, label_columns=("op",), label_classes=(("+", "-", "*"),)),
     saes.TranscoderConfig(d_sae=D_SAE, k=3),
     saes.TranscoderConfig(d_sae=D_SAE, k=3, skip=True),

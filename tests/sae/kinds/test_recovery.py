@@ -70,6 +70,7 @@ CONFIGS = [
     saes.BatchTopKConfig(d_sae=D_SAE, k=2),
     saes.JumpReLUConfig(d_sae=D_SAE, target_l0=L0),
     saes.MatryoshkaConfig(d_sae=D_SAE, k=2, prefixes=(0.75, 1.0)),
+    saes.HierarchicalTopKConfig(d_sae=D_SAE, k=2),
 ]
 
 
@@ -78,7 +79,7 @@ def test_atoms_are_recovered(cfg):
     sae = fit(cfg, X, n_steps=900 if cfg.kind == "gated" else 500)
     assert share_found(sae.W_dec, ATOMS) >= 0.95
     l0 = counts(sae.encode(X_TEST), D_SAE).sum().item() / len(X_TEST)
-    if cfg.kind in ("batchtopk", "jumprelu", "matryoshka"):
+    if cfg.kind in ("batchtopk", "jumprelu", "matryoshka", "hierarchical_topk"):
         assert l0 == pytest.approx(L0, rel=0.05)
     else:
         assert 0.5 * L0 < l0 < 2 * L0

@@ -30,6 +30,7 @@ from thoughtlens.sae.kinds.base import SAE
 from thoughtlens.sae.kinds.config import (
     BatchTopKConfig,
     GatedConfig,
+    HierarchicalTopKConfig,
     ImportedConfig,
     JumpReLUConfig,
     MatryoshkaConfig,
@@ -48,6 +49,7 @@ RULES: dict[str, Rule] = {
     "gated": "gated",
     "batchtopk": "batchtopk",
     "matryoshka": "batchtopk",
+    "hierarchical_topk": "batchtopk",
     "jumprelu": "jumprelu",
     "transcoder": "topk",
 }
@@ -55,8 +57,8 @@ ALONE = {
     "crosscoder": "a crosscoder (several sites at once)",
     "supervised": "a supervised SAE (latents tied to labels stand outside its k)",
 }
-TRAINING_ONLY = ("p", "scale")
-"""Buffers of p-annealing, which change nothing outside of training."""
+LEFT_HERE = ("p", "scale", "thresholds")
+"""Buffers of p-annealing, which change nothing outside of training, and the thresholds of other k."""
 KIND_OF: dict[str, type[SAEConfig]] = {
     "relu": ReLUConfig,
     "gated": GatedConfig,
@@ -89,7 +91,7 @@ class Own(Format):
         imported, own = cfg if isinstance(cfg, ImportedConfig) else None, said(sae.provenance)
         portable = Portable(
             _rule(sae.kind, cfg),
-            Weights(**{name: t for name, t in tensors.items() if name not in TRAINING_ONLY}),
+            Weights(**{name: t for name, t in tensors.items() if name not in LEFT_HERE}),
             k=getattr(cfg, "k", None),
             pre_bias=cfg.pre_bias,
             norm=imported.input_norm if imported else "none",
@@ -101,6 +103,8 @@ class Own(Format):
             pursuit=_pursuit(cfg),
             provenance=sae.provenance,
         )
+        if isinstance(cfg, HierarchicalTopKConfig):
+            portable = portable.noting(f"read with k = {cfg.k} alone; others know one threshold")
         if len(hooks) > 1 and portable.hook is None:
             portable = portable.noting(f"trained on {', '.join(hooks)} together; others know only one hook")
         return checked(portable, path / self.file)

@@ -310,6 +310,33 @@ class MatryoshkaConfig(BatchTopKConfig):
         return [w / sum(raw) for w in raw]
 
 
+class HierarchicalTopKConfig(BatchTopKConfig):
+    """BatchTopK that reconstructs with several numbers of latents at once."""
+
+    kind: Literal["hierarchical_topk"] = "hierarchical_topk"  # type: ignore[assignment]
+    """Architecture."""
+    ks: tuple[int, ...] | None = Field(default=None, min_length=1)
+    """Latents per row with which it reconstructs, ascending, `k` among them; unset: half of `k`, `k`, and
+    twice `k`."""
+
+    @model_validator(mode="after")
+    def _ascending(self) -> HierarchicalTopKConfig:
+        ks = self.budgets
+        if ks[0] < 1 or any(b <= a for a, b in pairwise(ks)) or self.k not in ks:
+            raise ValueError(f"ks must ascend from 1 or more and hold k = {self.k}, got {ks}")
+        return self
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """The numbers of latents, ascending."""
+        return self.ks or tuple(sorted({max(1, self.k // 2), self.k, 2 * self.k}))
+
+    def check(self, d_in: int) -> None:
+        """Also refuse a largest k above the number of latents."""
+        super().check(d_in)
+        require_k("sae.ks", self.budgets[-1], self.width(d_in))
+
+
 class SupervisedConfig(AuxKConfig):
     """TopK SAE with one more latent for each class of each label column."""
 
@@ -467,6 +494,7 @@ AnySAEConfig = Annotated[
     | BatchTopKConfig
     | JumpReLUConfig
     | MatryoshkaConfig
+    | HierarchicalTopKConfig
     | SupervisedConfig
     | TranscoderConfig
     | CrosscoderConfig,

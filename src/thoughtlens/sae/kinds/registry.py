@@ -10,6 +10,7 @@ from thoughtlens.sae.kinds.batchtopk import BatchTopKSAE
 from thoughtlens.sae.kinds.config import SAEConfig
 from thoughtlens.sae.kinds.crosscoder import Crosscoder
 from thoughtlens.sae.kinds.gated import GatedSAE
+from thoughtlens.sae.kinds.hierarchical import HierarchicalTopKSAE
 from thoughtlens.sae.kinds.imported import ImportedSAE
 from thoughtlens.sae.kinds.jumprelu import JumpReLUSAE
 from thoughtlens.sae.kinds.matryoshka import MatryoshkaSAE
@@ -25,8 +26,8 @@ WEIGHTS = 0x5AE
 KINDS: dict[str, type[SAE]] = {
     sae.kind: sae
     for sae in (
-        TopKSAE, ReLUSAE, PAnnealSAE, GatedSAE, BatchTopKSAE, JumpReLUSAE, MatryoshkaSAE, SupervisedSAE,
-        Transcoder, Crosscoder, ImportedSAE,
+        TopKSAE, ReLUSAE, PAnnealSAE, GatedSAE, BatchTopKSAE, JumpReLUSAE, MatryoshkaSAE,
+        HierarchicalTopKSAE, SupervisedSAE, Transcoder, Crosscoder, ImportedSAE,
     )
 }  # fmt: skip
 """By kind."""
