@@ -29,6 +29,7 @@ from .reconstruction.records import TextFidelity as TextFidelity
 from .reconstruction.records import ThoughtFidelity as ThoughtFidelity
 from .reconstruction.records import Validated as Validated
 from .reconstruction.records import ValidateOutcome as ValidateOutcome
+from .recovery.records import RecoveryOutcome as RecoveryOutcome
 from .variables.places import Held as Held
 from .variables.places import Located as Located
 from .variables.places import locate as locate

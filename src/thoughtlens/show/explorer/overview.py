@@ -13,6 +13,7 @@ from thoughtlens.show.explorer.rows import columns
 from thoughtlens.show.explorer.sources import Source, commands, interpreted
 from thoughtlens.show.explorer.strips import Strip, strips
 from thoughtlens.show.explorer.summary import Columns
+from thoughtlens.show.explorer.variables import Variables, variables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,8 @@ class Problems:
 
     listed: list[Listed]
     are: str
+    read_by: str | None
+    """The lens and the layer by which the thoughts of their chains are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +92,8 @@ class Overview(Record):
     problems: list[Listed]
     problems_are: str
     """Which problems these are, and of how many."""
+    read_by: str | None
+    variables: Variables | None
     commands: dict[str, str]
     thoughts_are: str | None
     """What a thought's number counts."""
@@ -114,6 +119,8 @@ def overview(found: Sequence[Source], cells: Sequence[Cells | None], problems: P
         members=[_member(*pair) for pair in zip(found, cells, strict=True)],
         problems=problems.listed,
         problems_are=problems.are,
+        read_by=problems.read_by,
+        variables=variables(run),
         commands=commands(run, [source.run for source in found if source.run is not run]),
         thoughts_are=run.thoughts_are,
         fed_back=run.fed_back,

@@ -22,6 +22,7 @@ from thoughtlens.show.explorer.effects import of_problems
 from thoughtlens.show.explorer.overview import Listed, Problems
 from thoughtlens.show.explorer.rows import Reading, ReadToken, Strongest, View
 from thoughtlens.show.explorer.sources import Source, interpreted, place
+from thoughtlens.show.pages.chain import chains
 from thoughtlens.show.pages.interventions import found_in
 from thoughtlens.show.pages.run import Run
 
@@ -69,6 +70,8 @@ class ProblemPage(Record):
     """Of a document."""
     members: dict[str, list[list[Any]] | None]
     """By SAE, the strongest latents of every vector; None: it was not read on this problem."""
+    chain: list[list[Any]]
+    """What each thought holds: `chain.Step`."""
     readings: list[list[Any]]
     edits: list[list[Any]]
 
@@ -89,7 +92,7 @@ def problem_shards(found: Sequence[Source], cfg: ExplorerConfig) -> tuple[dict[s
     rows = of_table(ProblemRow, table)
     others = table.drop_columns([name for name in PLAIN if name in table.column_names]).to_pylist()
     ids = [row.problem_id for row in rows]
-    readings, edits = _readings(run, ids), of_problems(run, ids)
+    readings, edits, told = _readings(run, ids), of_problems(run, ids), chains(run, ids)
     tokens = _tokens(own[0], ids) if own[0].text else {}
     strongest = {key: _strongest(member, ids) for key, member in members.items()}
     pages = [
@@ -105,6 +108,7 @@ def problem_shards(found: Sequence[Source], cfg: ExplorerConfig) -> tuple[dict[s
             right=row.correct,
             tokens=tokens.get(row.problem_id),
             members={key: known.get(row.problem_id) for key, known in strongest.items()},
+            chain=[step.cells() for step in told.steps.get(row.problem_id, [])] if told else [],
             readings=_lines(readings.get(row.problem_id, [])) or [],
             edits=_lines(edits.get(row.problem_id, [])) or [],
         ).to_json()
@@ -124,7 +128,8 @@ def problem_shards(found: Sequence[Source], cfg: ExplorerConfig) -> tuple[dict[s
         )
         for i, row in enumerate(rows)
     ]
-    return shards, Problems(listed=listed, are=are)
+    read_by = f"{told.lens} lens at {told.hook_name}" if told else None
+    return shards, Problems(listed=listed, are=are, read_by=read_by)
 
 
 def _lines(rows: Sequence[View] | None) -> list[list[Any]] | None:

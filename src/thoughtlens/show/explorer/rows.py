@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from thoughtlens.core import Record, of_table
 from thoughtlens.show.explorer.build import rounded, significant
+from thoughtlens.show.pages.chain import Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +227,44 @@ class ThoughtLine(ExampleLine):
     strip: list[list[float | None]]
 
 
-COLUMNS: dict[str, type[View]] = {
+@dataclass(frozen=True, kw_only=True)
+class Spoken(View):
+    """The latents that speak for a value of a variable."""
+
+    variable: str
+    condition: str
+    value: str
+    latent: int
+    second: int
+    precision: float
+    recall: float
+    f1: float
+    f1_of_two: float
+    n_latents: int
+    n_sharing: int
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Located(View):
+    """A variable at a place, on validation problems."""
+
+    variable: str
+    condition: str
+    hook_name: str
+    thought_idx: int | None
+    probe: float
+    variance_share: float
+    best_f1: float
+    best_f1_of_two: float
+    chosen: bool
+    n: int
+
+
+COLUMNS: dict[str, type[Record]] = {
+    "values": Spoken,
+    "places": Located,
+    "chain": Step,
     "explanations": Said,
     "text_examples": TextLine,
     "thought_examples": ThoughtLine,

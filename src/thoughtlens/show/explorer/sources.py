@@ -31,11 +31,13 @@ TABLES = {
     "readings": "lens",
     "neighbours": "geometry",
     "matches": "geometry",
+    "values": "recovery",
 }
 """Folder of each table that the explorer shows."""
 COMMANDS = {
     "explain": "thoughtlens explain {run}",
     "lens": "thoughtlens lens {run}",
+    "recovery": "thoughtlens recovery {run}",
     "geometry": "thoughtlens geometry --sae {run}/sae --acts {run}/acts --out {run}/geometry",
     "transfer": "thoughtlens geometry --sae {run}/sae --sae {other}/sae --acts {run}/acts "
     "--acts {other}/acts --out {run}/geometry",

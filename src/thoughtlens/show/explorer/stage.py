@@ -23,6 +23,7 @@ from thoughtlens.show.explorer.panels import Around
 from thoughtlens.show.explorer.problems import problem_shards
 from thoughtlens.show.explorer.records import ExplorerOutcome
 from thoughtlens.show.explorer.sources import TABLES, interpreted, sources
+from thoughtlens.show.explorer.variables import variable_tables
 from thoughtlens.show.pages.interventions import found_in
 from thoughtlens.show.pages.pages import pages_of
 from thoughtlens.show.pages.run import Run
@@ -78,7 +79,7 @@ def _work(cfg: ExplorerConfig, runs: list[Run], tmp: Path) -> ExplorerOutcome:
             bar.advance(1)
         problems, listed = problem_shards(found, cfg)
         bar.advance(1)
-    shards |= problems
+    shards |= problems | variable_tables(runs[0])
     table = overview(found, cells, listed)
     first = [source.key for source in found[:1]]
     sizes = write_single(tmp, table, shards) if cfg.single else write_folder(tmp, table, shards, first)

@@ -34,6 +34,14 @@ Numbers = Sequence[float | int | None]
 class Columns(Record):
     """Columns of numbers, one entry for each latent; titles are what the page says of them."""
 
+    auprc: Numbers | None = column(
+        "area under the precision-recall curve of the explanation as a predictor of firing, on held-out "
+        "problems or documents, at the true base rate",
+        default=None,
+    )
+    random_auprc: Numbers | None = column(
+        "the same for the explanation of a random latent of the same density", default=None
+    )
     n_fires: list[int] = column("vectors on which it fires")
     n_problems: list[int] = column("problems (documents) in which it fires")
     density: Numbers = column("share of vectors on which the latent fires")
@@ -42,14 +50,6 @@ class Columns(Record):
     label_strength: Numbers = column(
         "the rate difference of largest size over all labels, below 0 where the latent fires less there; "
         "interval and test on the latent's page"
-    )
-    auprc: Numbers | None = column(
-        "area under the precision-recall curve of the explanation as a predictor of firing, on held-out "
-        "problems or documents, at the true base rate",
-        default=None,
-    )
-    random_auprc: Numbers | None = column(
-        "the same for the explanation of a random latent of the same density", default=None
     )
     effect: Numbers | None = column(
         "change of accuracy of largest size when the latent was edited; interval on the latent's page",
@@ -69,6 +69,10 @@ class Summary(Record):
     everywhere: list[str | None]
     label: list[str | None]
     says: list[str]
+    topic: list[str | None]
+    """The role or column that its explanation speaks of, where that names one."""
+    value: list[str | None]
+    """Which value of it."""
     per_shard: int
 
 
@@ -79,7 +83,7 @@ def summary(
     latents = source.by_latent("latents", Counted)
     rows = [found[0] for found in latents.of(0, source.d_sae)] if latents else []
     strengths, labels = _labels(source)
-    says, scores = _said(source)
+    said, explained = _said(source), source.have()["explanations"]
     axes, share = plane(directions)
     changes = [[effect.difference for effect in effects.get(i, [])] for i in range(source.d_sae)]
     columns = Columns(
@@ -89,8 +93,8 @@ def summary(
         mean_active=rounded((row.mean_active for row in rows), 4),
         max_active=rounded((row.max_active for row in rows), 4),
         label_strength=strengths,
-        auprc=scores and scores[0],
-        random_auprc=scores and scores[1],
+        auprc=rounded(row and row.auprc for row in said) if explained else None,
+        random_auprc=rounded(row and row.random_auprc for row in said) if explained else None,
         effect=rounded(max(own, key=abs, default=None) for own in changes) if effects else None,
         direction_1=axes[0],
         direction_2=axes[1],
@@ -100,7 +104,9 @@ def summary(
         direction_share=share,
         everywhere=[row.everywhere_reason for row in rows],
         label=labels,
-        says=says,
+        says=_in_short(said, [" ".join(own)[:LONGEST] for own in preferred(source)]),
+        topic=[row and row.says for row in said],
+        value=[row and row.value for row in said],
         per_shard=per_shard,
     )
 
@@ -175,20 +181,14 @@ def _labels(source: Source) -> tuple[list[float | None], list[str | None]]:
     return strengths, labels
 
 
-def _said(source: Source) -> tuple[list[str], tuple[Numbers, Numbers] | None]:
-    """What each latent is said to be, in short (else its preferred tokens), and its scores."""
-    tokens = [" ".join(own)[:LONGEST] for own in preferred(source)]
+def _said(source: Source) -> list[Said | None]:
+    """The chosen explanation of each latent."""
     table = source.by_latent("explanations", Said, ("chosen", "descending"))
-    if table is None:
-        return tokens, None
-    chosen = [next((row for row in rows if row.chosen), None) for rows in table.of(0, source.d_sae)]
-    says = [_short(row.text) if row else other for row, other in zip(chosen, tokens, strict=True)]
-    scores = [
-        rounded(row and row.auprc for row in chosen),
-        rounded(row and row.random_auprc for row in chosen),
-    ]
-    return says, (scores[0], scores[1])
+    every = [[]] * source.d_sae if table is None else table.of(0, source.d_sae)
+    return [next((row for row in rows if row.chosen), None) for rows in every]
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+def _in_short(said: Sequence[Said | None], tokens: Sequence[str]) -> list[str]:
+    """What each latent is said to be, else its preferred tokens."""
+    texts = [row.text if row else other for row, other in zip(said, tokens, strict=True)]
+    return [text if len(text) <= LONGEST else text[: LONGEST - 1] + "…" for text in texts]

@@ -1,7 +1,7 @@
 // Address to page, keys, theme. Addresses can be shared: #/?q=..., #/l/SAE/LATENT, #/c/..., #/s/SAE/SAE, #/p/N.
 "use strict";
 
-const DEFAULTS = { m: "0", q: "", state: "all", sort: "density", down: "1", page: "0", x: "", y: "" };
+const DEFAULTS = { m: "0", q: "", state: "all", t: "", sort: "", down: "1", page: "0", x: "", y: "" };
 
 let labels = [];
 
