@@ -54,37 +54,52 @@ class Sizes(NamedTuple):
     total: int
 
 
-def write_folder(root: Path, overview: Json, shards: Mapping[str, Any], first: Sequence[str]) -> Sizes:
-    """`index.html`, its scripts, and one file for each shard.
+class Folder:
+    """Pages in a folder: `index.html`, its scripts, and one file for each shard, written when it comes."""
 
-    Args:
-        root: The folder.
-        overview: The first page's table.
-        shards: Tables by key.
-        first: Keys of the SAEs whose summaries are loaded at once.
-    """
-    for name in (*SCRIPTS, STYLE, "vendor/LICENSES"):
-        _write(root / "page" / name, (PAGE / name).read_text("utf-8"))
-    at_once = ["data/run.js", *(f"data/{key}/summary.js" for key in first)]
-    sources = [*(f"page/{name}" for name in SCRIPTS[:-1]), *at_once, f"page/{SCRIPTS[-1]}"]
-    tags = "".join(f'<script src="{source}"></script>\n' for source in sources)
-    _write(root / "index.html", _html(f'<link rel="stylesheet" href="page/{STYLE}">', tags))
-    _write(root / "data" / "run.js", script("run", overview))
-    for key, table in shards.items():
-        _write(root / "data" / f"{key}.js", script(key, table))
-    loaded = [root / "index.html", *(root / name for name in at_once), *(root / "page").rglob("*")]
-    return Sizes(_bytes(loaded), _bytes(root.rglob("*")))
+    def __init__(self, root: Path, first: Sequence[str]) -> None:
+        """`first`: keys of the SAEs whose summaries are loaded at once."""
+        self.root = root
+        self.at_once = ["data/run.js", *(f"data/{key}/summary.js" for key in first)]
+
+    def put(self, shards: Mapping[str, Any]) -> None:
+        """Take tables by key."""
+        for key, table in shards.items():
+            _write(self.root / "data" / f"{key}.js", script(key, table))
+
+    def finish(self, overview: Json) -> Sizes:
+        """Write the page, with the first page's table."""
+        root = self.root
+        for name in (*SCRIPTS, STYLE, "vendor/LICENSES"):
+            _write(root / "page" / name, (PAGE / name).read_text("utf-8"))
+        sources = [*(f"page/{name}" for name in SCRIPTS[:-1]), *self.at_once, f"page/{SCRIPTS[-1]}"]
+        tags = "".join(f'<script src="{source}"></script>\n' for source in sources)
+        _write(root / "index.html", _html(f'<link rel="stylesheet" href="page/{STYLE}">', tags))
+        self.put({"run": overview})
+        loaded = [root / "index.html", *(root / name for name in self.at_once), *(root / "page").rglob("*")]
+        return Sizes(_bytes(loaded), _bytes(root.rglob("*")))
 
 
-def write_single(root: Path, overview: Json, shards: Mapping[str, Any]) -> Sizes:
+class Single:
     """One `index.html` that holds everything."""
-    style = f"<style>{(PAGE / STYLE).read_text('utf-8')}</style>"
-    code = [(PAGE / name).read_text("utf-8") for name in SCRIPTS]
-    data = script("run", overview) + "".join(script(key, table) for key, table in shards.items())
-    tags = "".join(f"<script>{part}</script>\n" for part in (*code[:-1], data, code[-1]))
-    _write(root / "index.html", _html(style, tags))
-    size = _bytes([root / "index.html"])
-    return Sizes(size, size)
+
+    def __init__(self, root: Path) -> None:
+        self.file = root / "index.html"
+        self.scripts: list[str] = []
+
+    def put(self, shards: Mapping[str, Any]) -> None:
+        """Take tables by key."""
+        self.scripts += [script(key, table) for key, table in shards.items()]
+
+    def finish(self, overview: Json) -> Sizes:
+        """Write the page, with the first page's table."""
+        style = f"<style>{(PAGE / STYLE).read_text('utf-8')}</style>"
+        code = [(PAGE / name).read_text("utf-8") for name in SCRIPTS]
+        data = script("run", overview) + "".join(self.scripts)
+        tags = "".join(f"<script>{part}</script>\n" for part in (*code[:-1], data, code[-1]))
+        _write(self.file, _html(style, tags))
+        size = _bytes([self.file])
+        return Sizes(size, size)
 
 
 def _bytes(files: Iterable[Path]) -> int:

@@ -26,7 +26,9 @@ def member_shards(source: Source, cells: Cells | None, around: Around, cfg: Expl
         f"{source.key}/words": found_in.toward,
         f"{source.key}/away": found_in.away,
     }
-    grouped = {name: source.by_latent(name, one.record, *one.order) for name, one in PANELS.items()}
+    grouped = {
+        name: source.by_latent(name, one.record, *one.order, only=one.only) for name, one in PANELS.items()
+    }
     tables = {name: table for name, table in grouped.items() if table is not None}
     if "matches" in tables:
         every = tables["matches"].each(0, source.d_sae, PANELS["matches"].reader(source, around))

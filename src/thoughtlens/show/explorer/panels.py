@@ -32,6 +32,15 @@ from thoughtlens.show.explorer.rows import (
 from thoughtlens.show.explorer.sources import Source
 from thoughtlens.show.pages.run import Run
 
+MOST_SHOWN = 14
+"""Associations of each family on a latent's page."""
+FAMILIES: tuple[Callable[[str], bool], ...] = (
+    lambda factor: factor.startswith(("label:", "number:")),
+    lambda factor: factor == "token",
+    lambda factor: factor in ("thought", "hook"),
+    lambda factor: factor == "cot",
+)
+"""Factors that a latent's page shows together."""
 EXAMPLE = ("value", "problem_id", "split", "hook_name", "decile")
 """Columns that every example has on a page, under the names of `ExampleLine`."""
 
@@ -167,6 +176,21 @@ def _match(row: Matched, source: Source, around: Around) -> Match:
     )
 
 
+def shown_of(associations: pa.Table) -> pa.Table:
+    """Of each latent the strongest associations of each family of factors: those that its page shows."""
+    factors = associations["factor"].cast(pa.string()).combine_chunks().dictionary_encode()
+    names = factors.dictionary.to_pylist()
+    families = np.array([next((k for k, own in enumerate(FAMILIES) if own(f)), -1) for f in names], np.int64)
+    family = families[factors.indices.to_numpy()] if names else np.zeros(0, np.int64)
+    latent = associations["latent"].to_numpy()
+    order = np.lexsort((-np.abs(associations["estimate"].to_numpy()), family, latent))
+    new = np.ones(len(order), bool)
+    new[1:] = (np.diff(latent[order]) != 0) | (np.diff(family[order]) != 0)
+    start = np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
+    kept = (np.arange(len(order)) - start < MOST_SHOWN) & (family[order] >= 0)
+    return associations.take(pa.array(order[kept]))
+
+
 def _histograms(table: pa.Table, *_: Any) -> list[Json]:
     there = set(table.column_names)
     counts, deciles = (
@@ -184,6 +208,8 @@ class Panel(NamedTuple):
     """Columns and directions by which a latent's rows are sorted."""
     one: bool = False
     """A latent has one row, or none."""
+    only: Callable[[pa.Table], pa.Table] = lambda table: table
+    """Which rows of the table are shown."""
 
     def reader(self, source: Source, around: Around) -> Callable[[pa.Table], list[Any]]:
         """What reads the rows of a table of this SAE."""
@@ -204,7 +230,7 @@ PANELS = {
     "latents": Panel(Counted, _histograms, one=True),
     "top_examples": Panel(Example, _examples, (BY_RANK,)),
     "decile_examples": Panel(Example, _examples, (("decile", "descending"),)),
-    "associations": _lines(Association),
+    "associations": _lines(Association)._replace(only=shown_of),
     "coactivation": _lines(Coactive, BY_RANK),
     "explanations": _lines(Said, ("chosen", "descending"), ("auprc", "descending")),
     "graphs": Panel(Graph, _graphs, one=True),

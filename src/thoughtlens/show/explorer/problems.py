@@ -96,22 +96,24 @@ def problem_shards(found: Sequence[Source], cfg: ExplorerConfig) -> tuple[dict[s
     tokens = _tokens(own[0], ids) if own[0].text else {}
     strongest = {key: _strongest(member, ids) for key, member in members.items()}
     pages = [
-        ProblemPage(
-            problem_id=row.problem_id,
-            group_id=row.group_id,
-            split=row.split,
-            question=row.question,
-            answer=row.answer,
-            cot=row.cot,
-            labels={name: str(value) for name, value in labels.items()},
-            given=row.model_answer,
-            right=row.correct,
-            tokens=tokens.get(row.problem_id),
-            members={key: known.get(row.problem_id) for key, known in strongest.items()},
-            chain=[step.cells() for step in told.steps.get(row.problem_id, [])] if told else [],
-            readings=_lines(readings.get(row.problem_id, [])) or [],
-            edits=_lines(edits.get(row.problem_id, [])) or [],
-        ).to_json()
+        vars(
+            ProblemPage(
+                problem_id=row.problem_id,
+                group_id=row.group_id,
+                split=row.split,
+                question=row.question,
+                answer=row.answer,
+                cot=row.cot,
+                labels={name: str(value) for name, value in labels.items()},
+                given=row.model_answer,
+                right=row.correct,
+                tokens=tokens.get(row.problem_id),
+                members={key: known.get(row.problem_id) for key, known in strongest.items()},
+                chain=[step.cells() for step in told.steps.get(row.problem_id, [])] if told else [],
+                readings=_lines(readings.get(row.problem_id, [])) or [],
+                edits=_lines(edits.get(row.problem_id, [])) or [],
+            )
+        )
         for row, labels in zip(rows, others, strict=True)
     ]
     shards = {

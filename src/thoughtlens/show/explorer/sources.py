@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -80,10 +80,16 @@ class Source:
         table = self.table(name)
         return [] if table is None else of_table(cls, table)
 
-    def by_latent(self, name: str, cls: type[R], *order: tuple[str, str]) -> Grouped[R] | None:
-        """Its rows of a table, by latent and then in this order."""
+    def by_latent(
+        self,
+        name: str,
+        cls: type[R],
+        *order: tuple[str, str],
+        only: Callable[[pa.Table], pa.Table] = lambda table: table,
+    ) -> Grouped[R] | None:
+        """Its rows of a table that `only` leaves, by latent and then in this order."""
         table = self.table(name)
-        return None if table is None else Grouped(table, self.d_sae, cls, order)
+        return None if table is None else Grouped(only(table), self.d_sae, cls, order)
 
     def have(self) -> dict[str, bool]:
         """Which tables the run has."""

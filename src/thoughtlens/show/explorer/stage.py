@@ -7,14 +7,13 @@ scripts: every table is a script that hands over gzip in base64, and is asked fo
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from thoughtlens.core import (
     MismatchError,
     Result,
     progress,
 )
-from thoughtlens.show.explorer.build import write_folder, write_single
+from thoughtlens.show.explorer.build import Folder, Single
 from thoughtlens.show.explorer.cells import Cells
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.latents import member_shards
@@ -69,20 +68,18 @@ def _inputs(runs: list[Run]) -> dict[str, Path]:
 
 def _work(cfg: ExplorerConfig, runs: list[Run], tmp: Path) -> ExplorerOutcome:
     found = sources(runs)
-    shards: dict[str, Any] = {}
+    pages = Single(tmp) if cfg.single else Folder(tmp, [found[0].key])
     cells = []
     around = {run.root: Around.of(run, found) for run in runs}
     with progress("explorer", len(found) + 1, "parts") as bar:
         for source in found:
             cells.append(Cells.of(source))
-            shards |= member_shards(source, cells[-1], around[source.run.root], cfg)
+            pages.put(member_shards(source, cells[-1], around[source.run.root], cfg))
             bar.advance(1)
         problems, listed = problem_shards(found, cfg)
+        pages.put(problems | variable_tables(runs[0]))
         bar.advance(1)
-    shards |= problems | variable_tables(runs[0])
-    table = overview(found, cells, listed)
-    first = [source.key for source in found[:1]]
-    sizes = write_single(tmp, table, shards) if cfg.single else write_folder(tmp, table, shards, first)
+    sizes = pages.finish(overview(found, cells, listed))
     return ExplorerOutcome(
         n_latents=sum(source.d_sae for source in found),
         n_problems=len(listed.listed),

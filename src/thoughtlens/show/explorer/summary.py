@@ -137,7 +137,8 @@ def words(source: Source) -> Words:
 def preferred(source: Source) -> list[list[str]]:
     """The tokens that each latent prefers, strongest first; none for thoughts."""
     found: list[list[str]] = [[] for _ in range(source.d_sae)]
-    table = source.table("associations", ["latent", "factor", "level", "low"])
+    columns = ["latent", "factor", "level", "low"]
+    table = source.table("associations", columns) if source.run.kind == "text" else None
     if table is not None:
         mask = pc.and_(pc.equal(table["factor"], "token"), pc.greater(table["low"], 1.0))  # type: ignore[attr-defined]
         own = table.filter(mask)

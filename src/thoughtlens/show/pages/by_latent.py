@@ -27,8 +27,7 @@ def member_table(
     file = run.folder(stage) / name
     if not file.is_file():
         return None
-    table = read_table(file, stage, ["member", *columns] if columns else None)
-    return table.filter(pc.equal(table["member"].cast(pa.string()), member))  # type: ignore[attr-defined]
+    return read_table(file, stage, ["member", *columns] if columns else None, pc.field("member") == member)
 
 
 class Grouped(Generic[R]):

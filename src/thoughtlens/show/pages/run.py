@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -198,13 +198,13 @@ class Run:
         return self.meta.hook_names if self.meta else []
 
 
-def read_table(file: Path, stage: str, columns: list[str] | None = None) -> pa.Table:
-    """A Parquet file that a stage wrote.
+def read_table(file: Path, stage: str, columns: list[str] | None = None, filters: Any = None) -> pa.Table:
+    """A Parquet file that a stage wrote: some of its columns, and rows that pyarrow's `filters` let pass.
 
     Raises:
         StoreError: it is damaged.
     """
     try:
-        return read_parquet(file, columns)
+        return read_parquet(file, columns, filters)
     except StoreError as error:
         raise StoreError(f"{error}; run {stage} again") from None

@@ -2,6 +2,7 @@
 "use strict";
 
 const FIRM = 0.8; // AUPRC from which an explanation counts as holding
+const MOST = 0.9; // share of a variable's values from which the page says that latents speak for it
 const KINDS = { role: 0, own: 1, label: 2, token: 3, unknown: 4, everywhere: 5, dead: 6 };
 const UNKNOWN = "unknown", EVERYWHERE = "fires everywhere", DEAD = "dead on these rows";
 
@@ -106,9 +107,9 @@ function Variables({ run }) {
   const values = useTable(found && open ? "recovery/values" : null), places = useTable(found ? "recovery/places" : null);
   if (!found) return html`<section id="variables"><h2>What the ${run.kind === "text" ? "states" : "thoughts"} hold</h2><${Missing} run=${run} table="values" what="which variables are read where, and which latents speak for their values" /></section>`;
   const whole = found.variables.filter((v) => v.condition === "").sort((a, b) => (a.thought ?? 0) - (b.thought ?? 0) || b.probe.value - a.probe.value), names = whole.map((v) => v.name);
-  const good = whole.filter((v) => v.found_by_two.value >= found.found_at), rival = whole.filter((v) => v.kmeans && v.kmeans.value >= v.found_by_two.value);
+  const good = whole.filter((v) => v.found_by_two.value >= MOST), rival = whole.filter((v) => v.kmeans && v.kmeans.value >= v.found_by_two.value);
   return html`<section id="variables"><h2>What the ${run.kind === "text" ? "states" : "thoughts"} hold</h2>
-    ${whole.length ? html`<p>${good.length ? html`<b>${good.map((v) => visible(v.name.replaceAll("_", " "))).join(", ")}</b>: latents of ${visible(found.member)} speak for at least ${share(found.found_at)} of the values.` : html`For no variable do latents of ${visible(found.member)} speak for ${share(found.found_at)} of the values.`}
+    ${whole.length ? html`<p>${good.length ? html`<b>${good.map((v) => visible(v.name.replaceAll("_", " "))).join(", ")}</b>: latents of ${visible(found.member)} speak for at least ${share(MOST)} of the values.` : html`For no variable do latents of ${visible(found.member)} speak for ${share(MOST)} of the values.`}
         ${rival.length ? ` K-means finds as many or more for ${show(rival.length)} of ${show(whole.length)} variables.` : whole.some((v) => v.kmeans) ? " K-means finds fewer for each." : ""}</p>
       <div class="scroll"><table class="variables"><thead><tr><th>variable</th><th>read at</th><th class="n">values</th><th class="n" title=${found.definitions.probe}>a probe reads</th><th class="n" title=${found.definitions.variance_share}>share of variance</th>
         <th class="n" title=${found.definitions.found}>one latent tells</th><th class="n" title=${found.definitions.found_by_two}>two tell</th><th class="n" title=${found.definitions.kmeans}>k-means, two</th></tr></thead>

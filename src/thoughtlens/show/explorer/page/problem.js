@@ -1,8 +1,12 @@
 // One problem: its thoughts (or tokens), the strongest latents on each, its lens reading, and what editing does.
 "use strict";
 
-function Latents({ memberIdx, pairs }) {
-  return pairs.map(([latent, act], k) => html`${k ? " · " : ""}${latentLink(memberIdx, latent)} <span class="note">${show(act)}</span>`);
+// Every latent that fires on a vector, in words: strongest first, those without a firm claim in grey.
+function Said({ memberIdx, row, summary }) {
+  if (!row) return html`<span class="note">none fires</span>`;
+  return html`<ul class="said">${row.latents.map(([latent, act]) => { const says = summary ? summary.says[latent] || summary.label[latent] || "" : "", firm = (summary?.columns.auprc?.[latent] ?? 0) >= FIRM;
+      return html`<li key=${latent} title=${`activation ${show(act)}${summary?.columns.auprc ? `, AUPRC ${show(summary.columns.auprc[latent])}` : ""}`}>${latentLink(memberIdx, latent)} <span class=${firm ? "" : "note"}>${visible(says) || UNKNOWN}</span></li>`; })}
+    ${row.n > row.latents.length ? html`<li class="note">and ${show(row.n - row.latents.length)} weaker</li>` : null}</ul>`;
 }
 
 // Rows of places by thoughts; `cell` writes one.
@@ -12,14 +16,34 @@ function PlaceTable({ thoughts, places, cell, named = (t) => t ?? "all" }) {
     <tbody>${thoughts.map((t) => html`<tr key=${t}><td>${named(t)}</td>${places.map((p, i) => html`<td key=${p}>${cell(p, t, i) ?? "–"}</td>`)}</tr>`)}</tbody></table></div>`;
 }
 
-function ThoughtTable({ run, member, rows }) {
-  return html`<${PlaceTable} thoughts=${member.thoughts} places=${member.hook_names} cell=${(_, t, i) => {
-    const found = rows.find((r) => r.hook === i && r.at === t);
-    return found ? html`<${Latents} memberIdx=${run.members.indexOf(member)} pairs=${found.latents} />` : null;
-  }} />`;
+// What was changed of what a thought wrote: an edit of what enters thought t + 1 is one of what t wrote.
+const wroteAt = (run, edit) => (edit.thought === null ? null : edit.place === "thought_in" && run.fed_back ? edit.thought - 1 : edit.thought);
+
+function Edited({ edits, given }) {
+  if (!edits.length) return "–";
+  const changed = edits.filter((e) => e.text.trim() !== String(given ?? "").trim());
+  if (!changed.length) return html`<span class="note">still ${visible(given)} (${edits.length} edits)</span>`;
+  return html`<ul class="said">${changed.map((e, k) => html`<li key=${k} title=${`${e.place}; KL ${show(e.kl)} nats`}><b>${visible(e.text)}</b> <span class="note">${visible(e.edit.replaceAll("_", " "))}${e.place.startsWith("resid") ? `, layer ${e.place.slice(6)}` : ""}</span></li>`)}
+    ${changed.length < edits.length ? html`<li class="note">still ${visible(given)} under ${edits.length - changed.length} more</li>` : null}</ul>`;
 }
 
-function TokenTable({ run, member, rows, tokens }) {
+const Verdict = ({ right }) => (right === true ? html` <span class="pill">✓</span>` : right === false ? html` <span class="pill bad">✗ another value</span>` : null);
+
+function Chain({ run, page, member, memberIdx, rows, summary, edits }) {
+  const steps = records(run, "chain", page.chain), thoughts = [...new Set([...(member.thoughts ?? []), ...steps.map((s) => s.thought)])].sort((a, b) => a - b);
+  const one = member.hook_names.length === 1, edited = edits.some((e) => e.thought !== null);
+  return html`<div class="scroll"><table class="chain"><thead><tr><th>thought</th>${steps.length ? html`<th>reads as</th><th>true here</th>` : null}${member.hook_names.map((hook) => html`<th key=${hook}>${one ? "latents" : hook}</th>`)}${edited ? html`<th>the answer if it is changed</th>` : null}</tr></thead>
+    <tbody>${thoughts.map((t) => { const step = steps.find((s) => s.thought === t), [first, ...rest] = step?.tokens ?? [];
+      return html`<tr key=${t} class=${step?.right === false ? "wrong" : ""}><th>${t}${t === 0 ? html`<div class="note">before any thought</div>` : null}</th>
+        ${steps.length ? html`<td>${first ? html`<span class="tokens token" style=${heat(first[1])}>${listed(first[0])}</span> <span class="note">${share(first[1])}</span>
+          ${rest.length && first[1] < 0.95 ? html`<div class="note">or ${rest.map(([token, p], k) => html`${k ? ", " : ""}<span class="tokens">${listed(token)}</span> ${share(p)}`)}</div>` : null}` : "–"}</td>
+        <td>${step?.value !== null && step?.value !== undefined ? html`<b class="tokens">${visible(step.value)}</b> <span class="note">${visible(step.column.replaceAll("_", " "))}</span><${Verdict} right=${step.right} />` : "–"}</td>` : null}
+        ${member.hook_names.map((hook, j) => html`<td key=${hook}><${Said} memberIdx=${memberIdx} row=${rows.find((r) => r.hook === j && r.at === t)} summary=${summary} /></td>`)}
+        ${edited ? html`<td><${Edited} edits=${edits.filter((e) => wroteAt(run, e) === t)} given=${page.given} /></td>` : null}</tr>`; })}</tbody></table></div>
+    <p class="note">${steps.length ? `Reads as: the likeliest token of each thought, and how likely, by the ${visible(run.read_by)}. True here: the column of this problem that the same lens reads in this thought most often over all problems, and its value; ✗ where another value of that column is read, no mark where no value of it is. ` : ""}Latents: strongest first, with what they say (grey: their claim does not hold well enough, AUPRC under ${FIRM}). ${edited ? "The answer if what this thought wrote, or its state at a layer, is changed: only answers that differ. " : ""}${visible(run.thoughts_are)}</p>`;
+}
+
+function TokenTable({ run, member, rows, tokens, summary }) {
   const [at, setAt] = useState(null);
   const here = rows.filter((r) => r.at === at);
   const most = Math.max(1e-9, ...rows.map((r) => r.latents[0][1]));
@@ -28,7 +52,7 @@ function TokenTable({ run, member, rows, tokens }) {
   return html`<p class="note">Colour: the strongest latent on the token. Choose a token to see its latents.</p>
     <div class="tokens">${tokens.map((token, i) => html`<span key=${i} class=${i === at ? "token peak" : "token"} role="button" tabindex="0"
       style=${heat(strongest[i] / most)} onClick=${() => setAt(i)} onKeyDown=${(e) => e.key === "Enter" && setAt(i)}>${visible(token)}</span>`)}</div>
-    ${at === null ? null : html`<h2>On token ${at}</h2>${here.map((r) => html`<p>${member.hook_names[r.hook]}: <${Latents} memberIdx=${run.members.indexOf(member)} pairs=${r.latents} /></p>`)}`}`;
+    ${at === null ? null : html`<h2>On token ${at}</h2>${here.map((r) => html`<p>${member.hook_names[r.hook]}</p><${Said} memberIdx=${run.members.indexOf(member)} row=${r} summary=${summary} />`)}`}`;
 }
 
 function Readings({ run, rows }) {
@@ -61,20 +85,23 @@ function Edits({ run, rows }) {
 function ProblemPage({ run, i }) {
   const problem = run.problems[i];
   const shard = useTable(problem ? `problems/${problem.shard}` : null);
-  const [member, setMember] = useState(0);
+  const [member, setMember] = useState(0), found = useTable(`${run.members[member].key}/summary`), summary = found instanceof Error ? null : found;
   if (!problem) return html`<p class="warning" role="alert">No problem ${String(i)} here; this explorer holds ${run.problems.length}.</p>`;
   if (!Array.isArray(shard)) return html`<${Waiting} table=${shard} what="the problem" />`;
   const page = shard.find((p) => p.problem_id === problem.id), chosen = run.members[member], read = page.members[chosen.key], rows = records(run, "strongest", read);
+  const edits = records(run, "edits", page.edits), waiting = read !== null && !found;
   return html`<nav class="controls"><a href=${`#/p/${Math.max(0, i - 1)}`}>← previous</a><a href=${`#/p/${Math.min(run.problems.length - 1, i + 1)}`}>next →</a></nav>
     <h1>${visible(page.problem_id)} <span class="pill">${page.split}</span> <${Right} right=${page.right} /></h1>
     ${page.tokens ? null : html`<div class="tokens question">${visible(page.question)}</div>`}
     <ul class="facts">${page.answer ? html`<li>answer <b>${visible(page.answer)}</b></li>` : null}${page.given ? html`<li>the model says <b>${visible(page.given)}</b></li>` : null}
       ${page.cot ? html`<li>reasoning <b class="tokens">${visible(page.cot)}</b></li>` : null}</ul>
-    <details><summary>labels</summary><ul class="facts">${Object.entries(page.labels).map(([k, v]) => html`<li key=${k}>${k.replaceAll("_", " ")} <b>${visible(v)}</b></li>`)}</ul></details>
-    <h2>Strongest latents</h2><${Members} run=${run} chosen=${member} onPick=${setMember} />
-    ${read === null ? html`<p class="note">${chosen.label} was not read on this problem.</p>`
-      : page.tokens ? html`<${TokenTable} run=${run} member=${chosen} rows=${rows} tokens=${page.tokens} />`
-      : html`<${ThoughtTable} run=${run} member=${chosen} rows=${rows} />`}
-    <p class="note">Latent and activation, strongest first, at most six a vector. ${visible(run.thoughts_are)}</p>
-    ${page.tokens ? null : html`<h2>Lens readings</h2><${Readings} run=${run} rows=${records(run, "readings", page.readings)} /><h2>What editing does</h2><${Edits} run=${run} rows=${records(run, "edits", page.edits)} />`}`;
+    <details><summary>labels</summary><ul class="facts">${Object.entries(page.labels).map(([k, v]) => html`<li key=${k}>${visible(k.replaceAll("_", " "))} <b>${visible(v)}</b></li>`)}</ul></details>
+    <h2>${page.tokens ? "Strongest latents" : "Thought by thought"}</h2><${Members} run=${run} chosen=${member} onPick=${setMember} />
+    ${waiting ? html`<${Waiting} table=${found} what="the latents" />` : null}
+    ${read === null ? html`<p class="note">${chosen.label} was not read on this problem.</p>` : null}
+    ${page.tokens ? read && html`<${TokenTable} run=${run} member=${chosen} rows=${rows} tokens=${page.tokens} summary=${summary} />`
+      : html`<${Chain} run=${run} page=${page} member=${chosen} memberIdx=${member} rows=${rows} summary=${summary} edits=${edits} />`}
+    ${page.tokens ? html`<p class="note">Latent and what it says, strongest first, at most six a token.</p>` : html`
+      <details open=${!page.chain.length}><summary>All lens readings</summary><${Readings} run=${run} rows=${records(run, "readings", page.readings)} /></details>
+      <details open=${!edits.some((e) => e.thought !== null)}><summary>What editing does</summary><${Edits} run=${run} rows=${edits} /></details>`}`;
 }
