@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from tests.planted import D, planted_sae, thought_store
-from thoughtlens.core import ConfigError, DataError
+from thoughtlens import sae as saes
+from thoughtlens.acts import ActivationStore, ExtractConfig
+from thoughtlens.acts.extract.stage import extract
+from thoughtlens.core import ConfigError, DataError, validate_config
 from thoughtlens.evals.recovery.config import RecoveryConfig
 from thoughtlens.evals.recovery.stage import recovery
+from thoughtlens.evals.variables.made import open_model, think_again
+from thoughtlens.evals.variables.places import Held
+from thoughtlens.models import Place
 
 N, VALUES = 600, 5
 
@@ -83,6 +93,32 @@ def test_k_means_finds_what_a_place_holds_alone_and_it_is_said(result):
     assert result["variables"]["op"]["baselines"]["random"]["found"]["value"] < 0.5
 
 
+def test_labels_buy_what_a_probe_reads(result):
+    op, noise = (result["variables"][name]["baselines"]["supervised"] for name in ("op", "noise"))
+    assert op["found"]["value"] == 1 and op["best_f1"]["value"] > 0.95
+    assert noise["found"]["value"] == 0
+
+
+def test_the_comparison_with_k_means_has_a_verdict_and_a_sentence(result):
+    more = result["variables"]["op"]["more_than_kmeans"]
+    assert more["verdict"] == "equivalent" and more["low"] <= more["value"] <= more["high"]
+    assert result["conclusion"].startswith("Beside k-means with as many centroids, this SAE finds ")
+    assert "no value of" in result["conclusion"] and "noise" in result["conclusion"]
+
+
+def test_kinds_of_values_are_looked_for_too(result):
+    kinds = result["variables"]["op"]["kinds"]
+    # the values *0 to *4 are of the kinds that `half` tells, which have no latents of their own
+    assert kinds["n_kinds"] == 3 and kinds["found"]["value"] == pytest.approx(1 / 3)
+    assert kinds["absorbed"]["value"] + kinds["composed"]["value"] == pytest.approx(1)
+    assert "kinds" not in result["variables"]["half"]
+    assert result["variables"]["half"]["n_latents"]["value"] == pytest.approx(5 / 3)
+
+
+def test_nothing_is_made_where_problems_are_not_generated(result):
+    assert result["n_made"] == 0
+
+
 def test_conditions_repeat_everything(result):
     by = result["variables"]["op"]["by"]["steps"]
     assert set(by) == {"2", "3"} and by["2"]["found"]["n"] + by["3"]["found"]["n"] == 150
@@ -112,3 +148,64 @@ def test_a_missing_split_is_one_line(tmp_path):
     root = planted(tmp_path, drop="validation")
     with pytest.raises(DataError, match="validation"):
         recovery(RecoveryConfig(acts=root / "acts", sae=root / "sae"), tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory):
+    """A small store of codi-tiny, and an SAE of planted directions of its width."""
+    root = tmp_path_factory.mktemp("generated")
+    table = {
+        "model": {"name": "codi-tiny", "dtype": "float32"},
+        "problems": {"source": "generated", "n": 600},
+    }
+    extract(validate_config(ExtractConfig, table | {"hook_names": ["layers.1:out"]}), root / "acts")
+    sae = saes.create(
+        saes.TopKConfig(d_sae=32, k=2), ActivationStore.open(root / "acts").meta.d_in["layers.1:out"], seed=0
+    )
+    sae.hook_names, sae.provenance = ["layers.1:out"], {"split": "train", "thoughts": [2, 4]}
+    saes.save(sae, root / "sae")
+    return root
+
+
+@pytest.mark.slow
+def test_problems_are_made_until_each_value_has_enough(generated, tmp_path):
+    cfg = RecoveryConfig(
+        acts=generated / "acts",
+        sae=generated / "sae",
+        columns=("v1",),
+        per_value=20,
+        min_count=2,
+        n_resamples=100,
+    )
+    result = recovery(cfg, tmp_path / "out")
+    rows = pq.read_table(tmp_path / "out" / "values.parquet").to_pylist()
+    v1 = [r["n"] for r in rows if r["variable"] == "v1"]
+    assert len(v1) > 5 and min(v1) >= 20
+    store = ActivationStore.open(generated / "acts")
+    own = np.array(store.problems["split"]) == "test"
+    whole = result["variables"]["v1"]
+    assert result["n_made"] > 0 and whole["probe"]["n"] > own.sum()
+    assert whole["probe"]["value"] > 0.8  # the states are those of the same places
+
+
+def test_the_same_states_come_from_the_same_questions(generated):
+    store = ActivationStore.open(generated / "acts")
+    some = store.problems.slice(0, 8)
+    made = think_again(store, open_model(store), some, ["layers.1:out"])
+    held = Held(store)
+    place = Place("layers.1:out", 4)
+    rows = held.rows(place, "train")
+    first = np.flatnonzero(rows.problem < 8)
+    assert torch.allclose(made.at(place)[rows.problem[first]], rows.x[first], atol=0.05)
+
+
+def test_a_model_that_cannot_be_opened_ends_no_run(generated, tmp_path, monkeypatch):
+    shutil.copytree(generated / "acts", tmp_path / "acts")
+    meta = json.loads((tmp_path / "acts" / "meta.json").read_text())
+    (tmp_path / "acts" / "meta.json").write_text(json.dumps(meta | {"model_digest": "0" * 64}))
+    cfg = RecoveryConfig(
+        acts=tmp_path / "acts", sae=generated / "sae", columns=("v1",), min_count=2, n_resamples=100
+    )
+    monkeypatch.setenv("THOUGHTLENS_UNCHECKED", "1")
+    result = recovery(cfg, tmp_path / "out")
+    assert result["n_made"] == 0 and "no further test problems were made" in result["warnings"][0]

@@ -9,7 +9,9 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
 from thoughtlens.evals.variables.ceilings import Reader
-from thoughtlens.evals.variables.scores import Fired, choose, score, splitting
+from thoughtlens.evals.variables.recover import Judge
+from thoughtlens.evals.variables.scores import Fired, choose, layered, score, splitting
+from thoughtlens.evals.variables.taught import thresholds, winners
 
 # rows     value  latent 0  latent 1  latent 2
 ROWS = [
@@ -106,3 +108,45 @@ def test_pairs_are_the_best_of_all_pairs():
         assert choice.f1_of_two[v] == pytest.approx(max(f1.values()))
         assert choice.f1[v] == pytest.approx(max(f1[i, i] for i in range(10)))
         assert f1[tuple(sorted(choice.two[v]))] == pytest.approx(choice.f1_of_two[v])
+
+
+def test_two_are_taken_where_they_were_better_on_validation_problems_alone():
+    choice = choose(fired(), 2)
+    acts = np.array([[0, 1, 0], [0, 1, 0], [1, 0, 1], [0, 0, 1]], float)
+    found = score(
+        Fired(sp.csr_array(acts), np.array([0, 0, 1, 1])),
+        choice, np.arange(4), found_at=0.9, n_resamples=200, seed=0,
+    )  # fmt: skip
+    # value 0 was told best by latents 0 and 1 together, which fire on a row of value 1 here: 2*2 / (3 + 2)
+    assert found.f1[0] == 1 and found.f1_of_two[0] == pytest.approx(0.8)
+    assert (found.found.estimate, found.found_by_two.estimate) == (1, 0.5)
+
+
+def test_two_dictionaries_are_compared_on_the_same_problems():
+    rng = np.random.default_rng(0)
+    y = np.resize([0, 1], 400)
+    sure, vague = (np.eye(2)[np.where(rng.random(400) < p, y, 1 - y)] for p in (1.0, 0.7))
+    judge = Judge(0.9, 300)
+    halves = [
+        [Fired(sp.csr_array(f[at]), y[at]) for at in (slice(200), slice(200, 400))] for f in (sure, vague)
+    ]
+    a, b = (judge.told(seen, test, np.arange(200), 2) for seen, test in halves)
+    ahead, behind, same = judge.difference(a, b), judge.difference(b, a), judge.difference(a, a)
+    assert (ahead.estimate, ahead.low) == (1, 1) and behind.estimate == -1
+    assert same.estimate == same.low == same.high == 0
+
+
+def test_a_kind_is_absorbed_where_only_the_latent_of_the_value_fires():
+    # rows      value  latents of the values 0, 1, 2  latent of kind 0
+    rows = np.array([(0, 1, 0, 0, 0), (0, 1, 0, 0, 1), (1, 0, 1, 0, 1), (2, 0, 0, 1, 0), (0, 0, 0, 0, 1)])
+    own = Fired(sp.csr_array(rows[:, 1:].astype(float)), rows[:, 0])
+    found = layered(own, choose(own, 3), np.array([0, 0, 1]), np.array([3, 2]))
+    # row 0 is absorbed; rows 1 and 2 are composed; row 3's kind has the value's own latent; row 4 has none
+    assert found.tolist() == [[1, 0], [0, 1], [0, 1], [0, 1], [0, 0]]
+
+
+def test_the_threshold_has_the_best_f1():
+    says = np.array([[3.0, -1], [2, 0], [1, 5], [0, 1]])
+    # value 0 holds rows 0 and 2: from 1 on, two of three are right, 2*2 / (3 + 2) = .8; from 3 on 2 / 3
+    assert thresholds(says, np.array([0, 1, 0, 1])).tolist() == [1, 0]
+    assert winners(says).tolist() == [[3, -np.inf], [2, -np.inf], [-np.inf, 5], [-np.inf, 1]]

@@ -29,6 +29,11 @@ class RecoveryConfig(Config):
     """Most values of a column that are told apart; numbers with more are put into as many bins."""
     min_count: int = Field(5, ge=2)
     """Problems that a value needs in the validation and in the test split."""
+    per_value: int = Field(100, ge=0)
+    """Test problems that each value should have: where the store's problems were generated and its model can
+    be opened, further ones are made until it has; 0: none are made."""
+    most_made: int = Field(25_000, ge=1)
+    """Most test problems that are made."""
     max_rows: int = Field(20_000, ge=100)
     """Most rows of a split that are read per place, drawn at random."""
     n_resamples: int = Field(500, ge=100, le=100_000)

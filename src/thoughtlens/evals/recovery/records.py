@@ -29,6 +29,19 @@ class Recovered(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kinds(Record):
+    """Where values come in kinds (`+3` and `+7` are additions): whether the kinds have latents too."""
+
+    n_kinds: int
+    found: Number
+    """Share of the kinds that one latent tells, at the place of the values."""
+    absorbed: Number
+    """Share of rows on which the latent of the value fires and that of its kind does not."""
+    composed: Number
+    """Share of rows on which both fire."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Variable(Recovered):
     """A variable where it is read best, with its two ceilings."""
 
@@ -41,6 +54,13 @@ class Variable(Recovered):
     permuted: Recovered
     """The same dictionary on labels dealt to other problems."""
     baselines: Mapping[str, Recovered]
+    more_than_kmeans: Number | None = None
+    """`found_by_two` less that of k-means on the same problems, with a verdict."""
+    n_latents: Number | None = None
+    """Latents that a value is split into, mean over the values."""
+    shared: Number | None = None
+    """Share of the values whose latent speaks for another value too."""
+    kinds: Kinds | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +82,10 @@ class RecoveryOutcome(Outcome):
     split: str
     found_at: float
     variables: Mapping[str, VariableBy]
+    conclusion: str = ""
+    """Whether the SAE finds more than k-means does, in a sentence."""
+    n_made: int = 0
+    """Test problems that were made, beside those of the store."""
     left_out: list[str]
     """Columns that were not looked for, and why."""
 

@@ -6,19 +6,20 @@ value, the latent (and the two latents) that speak for it, chosen on validation 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
 from thoughtlens.acts import ActivationStore, StoreSize
-from thoughtlens.core import Number, Plan, Result, progress, run_stage, write_rows
+from thoughtlens.core import Number, Plan, Result, ThoughtlensError, progress, run_stage, write_rows
 from thoughtlens.evals.recovery.arms import Dictionaries, dictionaries
 from thoughtlens.evals.recovery.config import RecoveryConfig
 from thoughtlens.evals.recovery.records import (
     At,
+    Kinds,
     PlaceRow,
     Recovered,
     RecoveryOutcome,
@@ -26,16 +27,30 @@ from thoughtlens.evals.recovery.records import (
     Variable,
     VariableBy,
 )
-from thoughtlens.evals.variables.ceilings import Ceiling
-from thoughtlens.evals.variables.places import Held, Located, by_place, ceilings, locate
-from thoughtlens.evals.variables.questions import Wanted, questions
-from thoughtlens.evals.variables.recover import Told, recover
-from thoughtlens.evals.variables.scores import Fired, Score, choose, splitting
+from thoughtlens.evals.variables.made import below, can_make, candidates, enough, open_model, think_again
+from thoughtlens.evals.variables.places import Held, Located, locate
+from thoughtlens.evals.variables.questions import Question, Wanted, kinds, questions
+from thoughtlens.evals.variables.recover import Judge, Told, recover
+from thoughtlens.evals.variables.scores import Fired, Score, choose, layered, splitting
+from thoughtlens.evals.variables.taught import AtBest, at_best
 from thoughtlens.latents import pick
-from thoughtlens.numerics import Interval, bootstrap_mean, bootstrap_ratio
+from thoughtlens.numerics import Interval, Tested, bootstrap_mean, bootstrap_means, bootstrap_ratio, family
 from thoughtlens.sae import load_members
 
 SAE_ARM, PERMUTED = "sae", "permuted"
+ALIKE = 0.05
+"""Shares of values found that differ by less count as equal."""
+WORDS = {
+    "better": "more of the values of",
+    "worse": "fewer of",
+    "equivalent": f"as many (within {ALIKE}) of",
+    "inconclusive": "perhaps more, perhaps fewer of",
+    "neither": "like k-means, no value of",
+}
+OBJECTIONS = {
+    "worse": "this dictionary holds shreds of the values; try a smaller k",
+    "equivalent": "no superposition is needed to explain these states",
+}
 NOTHING = "no label column has two values with enough problems in each split: nothing was looked for"
 
 DEFINITIONS = {
@@ -88,14 +103,14 @@ def recovery(cfg: RecoveryConfig, out: Path) -> Result:
 def _work(cfg: RecoveryConfig, tmp: Path) -> RecoveryOutcome:
     store = ActivationStore.open(cfg.acts)
     name, sae = pick(load_members(cfg.sae, hooks=store.meta.d_in), cfg.member)
-    wanted = Wanted(cfg.columns, cfg.by, cfg.max_values, cfg.min_count)
-    asked, left_out = questions(store.problems, wanted, where=str(store.root))
+    asked, left_out = questions(store.problems, _wanted(cfg), where=str(store.root))
     arms = dictionaries(store, name, sae, cfg.seed)
     held = Held(store, cfg.max_rows, cfg.seed)
     located = locate(held, asked, arms.places)
+    held, located, doubts = _with_more(cfg, held, located)
     judged = _judged(cfg, held, located, arms)
     variables = _by_variable(cfg, held, located, judged)
-    write_rows(tmp / "values.parquet", ValueRow, _values(located, judged[SAE_ARM]))
+    write_rows(tmp / "values.parquet", ValueRow, _values(located, judged.arms[SAE_ARM]))
     write_rows(tmp / "places.parquet", PlaceRow, _places(held, located, arms))
     return RecoveryOutcome(
         member=name,
@@ -105,40 +120,95 @@ def _work(cfg: RecoveryConfig, tmp: Path) -> RecoveryOutcome:
         split="test",
         found_at=cfg.found_at,
         variables=variables,
+        conclusion=_conclusion(variables),
+        n_made=0 if held.made is None else len(held.made.problems),
         left_out=left_out,
         headline={f"{v}_found": one.found for v, one in variables.items()},
         definitions=DEFINITIONS,
-        warnings=_objections(variables) or ([] if variables else [NOTHING]),
+        warnings=[*doubts, *(_objections(variables) if variables else [NOTHING])],
     )
 
 
-def _judged(
-    cfg: RecoveryConfig, held: Held, located: Sequence[Located], arms: Dictionaries
-) -> dict[str, list[Told]]:
-    """By dictionary, and of the SAE on permuted labels: what it tells of each question."""
-    dealt = [
-        replace(one, question=replace(one.question, codes=_dealt(one.question.codes, cfg.seed)))
-        for one in located
-    ]
-    jobs = {SAE_ARM: (located, arms.sae), PERMUTED: (dealt, arms.sae)}
-    jobs |= {arm: (located, codes) for arm, codes in arms.baselines.items()}
+def _wanted(cfg: RecoveryConfig) -> Wanted:
+    return Wanted(cfg.columns, cfg.by, cfg.max_values, cfg.min_count)
+
+
+def _with_more(
+    cfg: RecoveryConfig, held: Held, located: list[Located]
+) -> tuple[Held, list[Located], list[str]]:
+    """With further test problems until each value has `per_value`; or as they are, and why."""
+    store, n_own = held.store, held.store.problems.num_rows
+    if not (cfg.per_value and located and can_make(store)):
+        return held, located, []
+    try:
+        model = open_model(store)
+    except ThoughtlensError as error:
+        return held, located, [f"no further test problems were made: {error}"]
+    pool = candidates(store, model, cfg.most_made)
+    longer = below(store.problems, pool)
+    asked = {q.key: q for q in questions(longer, _wanted(cfg), where=str(store.root))[0]}
+    split = np.array(longer["split"])
+    known = {key: asked[key] for key in asked.keys() & {one.question.key for one in located}}
+    n = enough(list(known.values()), split, n_own, cfg.per_value)
+    if not n:
+        return held, located, []
+    hooks = sorted({one.place.hook_name for one in located})
+    held = replace(held, made=think_again(store, model, pool.slice(0, n), hooks))
+    cut = {key: replace(one, codes=one.codes[: n_own + n]) for key, one in known.items()}
+    return held, [replace(one, question=cut[one.question.key]) for one in located], []
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """What each dictionary tells of each question, in their order."""
+
+    judge: Judge
+    arms: Mapping[str, list[Told]]
+    best: list[AtBest]
+
+
+def _judged(cfg: RecoveryConfig, held: Held, located: Sequence[Located], arms: Dictionaries) -> _Judged:
+    judge = Judge(cfg.found_at, cfg.n_resamples, cfg.seed)
+    once, number = _without_twins(located)
+    dealt = [replace(one, question=_dealt(one.question, cfg.seed)) for one in once]
+    jobs = {SAE_ARM: (once, arms.sae), PERMUTED: (dealt, arms.sae)}
+    jobs |= {arm: (once, codes) for arm, codes in arms.baselines.items()}
     told = {}
-    with progress("recovery", len(jobs), "dictionaries") as bar:
+    with progress("recovery", len(jobs) + 1, "dictionaries") as bar:
         for arm, (own, codes) in jobs.items():
-            told[arm] = recover(held, own, codes, found_at=cfg.found_at, n_resamples=cfg.n_resamples)
+            told[arm] = recover(held, own, codes, judge)
             bar.advance(1)
-    return told
+        best = at_best(held, once, judge)
+        told["supervised"] = [one.supervised for one in best]
+        bar.advance(1)
+    return _Judged(
+        judge, {arm: [own[i] for i in number] for arm, own in told.items()}, [best[i] for i in number]
+    )
+
+
+def _without_twins(located: Sequence[Located]) -> tuple[list[Located], list[int]]:
+    """Questions that differ in their rows or values, and which of them each question is."""
+    first: dict[tuple[bytes, int], int] = {}
+    keys = [(one.question.codes.tobytes(), len(one.question.values)) for one in located]
+    number = [first.setdefault(key, len(first)) for key in keys]
+    return [located[number.index(i)] for i in range(len(first))], number
 
 
 def _by_variable(
-    cfg: RecoveryConfig, held: Held, located: Sequence[Located], judged: dict[str, list[Told]]
+    cfg: RecoveryConfig, held: Held, located: Sequence[Located], judged: _Judged
 ) -> dict[str, VariableBy]:
     """Each variable over all problems, with those of each condition below it."""
-    read = _ceilings(held, located)
+    verdicts = _verdicts(located, judged)
+    asked = [one.question for one in located]
     found: dict[str, VariableBy] = {}
     for i, one in enumerate(located):
-        told = {arm: _recovered(own[i].score) for arm, own in judged.items()}
-        variable = _variable(cfg, held, one, told, read[i])
+        variable = _variable(cfg, one, {arm: own[i] for arm, own in judged.arms.items()}, judged.best[i])
+        kind = kinds(asked, one.question)
+        variable = replace(
+            variable,
+            more_than_kmeans=verdicts[i],
+            kinds=None if kind is None else _kinds(judged.judge, judged.arms[SAE_ARM][i], kind),
+        )
         if not one.question.condition:
             found[one.question.variable] = VariableBy(**vars(variable))
             continue
@@ -149,38 +219,55 @@ def _by_variable(
     return found
 
 
-def _ceilings(held: Held, located: Sequence[Located]) -> dict[int, tuple[Ceiling, np.ndarray]]:
-    """By question, on test problems at its place, with the group of each row."""
-    found = {}
-    number = {id(one.question): i for i, one in enumerate(located)}
-    for place, own in by_place(located).items():
-        train, test = (held.rows(place, split) for split in ("train", "test"))
-        asked = [one.question for one in own]
-        for at, ceiling in ceilings(train, test, asked):
-            known = asked[at].codes[test.problem] >= 0
-            found[number[id(asked[at])]] = (ceiling, held.group[test.problem[known]])
-    return found
+def _verdicts(located: Sequence[Located], judged: _Judged) -> list[Number]:
+    """Of each question, what the SAE finds more than k-means; those of one condition are a family."""
+    pairs = zip(judged.arms[SAE_ARM], judged.arms["kmeans"], strict=True)
+    gaps = [judged.judge.difference(a, b) for a, b in pairs]
+    conditions = np.array([one.question.condition for one in located], str)
+    found: dict[int, Number] = {}
+    for condition in np.unique(conditions):
+        which = np.flatnonzero(conditions == condition)
+        said = family([Tested(gaps[i].low, gaps[i].high, gaps[i].n) for i in which], delta=ALIKE)
+        for i, one in zip(which.tolist(), said, strict=True):
+            found[i] = replace(_number(gaps[i]), verdict=one.verdict, p_holm=one.p_holm)
+    return [found[i] for i in range(len(located))]
 
 
-def _variable(
-    cfg: RecoveryConfig,
-    held: Held,
-    one: Located,
-    told: dict[str, Recovered],
-    read: tuple[Ceiling, np.ndarray],
-) -> Variable:
-    ceiling, groups = read
+def _variable(cfg: RecoveryConfig, one: Located, told: Mapping[str, Told], best: AtBest) -> Variable:
+    ceiling, groups, own = best.ceiling, best.groups, told[SAE_ARM]
     between = bootstrap_ratio(ceiling.within, ceiling.total, groups, n_resamples=cfg.n_resamples)
+    into, sharing = splitting(own.fired, own.choice)
     return Variable(
-        **vars(told[SAE_ARM]),
+        **vars(_recovered(own.score)),
         place=At(hook_name=one.place.hook_name, thought_idx=one.place.thought),
         n_values=len(one.question.values),
         probe=_number(bootstrap_mean(ceiling.right, groups, n_resamples=cfg.n_resamples)),
         variance_share=Number(
             value=1 - between.estimate, low=1 - between.high, high=1 - between.low, n=between.n, split="test"
         ),
-        permuted=told[PERMUTED],
-        baselines={arm: own for arm, own in told.items() if arm not in (SAE_ARM, PERMUTED)},
+        permuted=_recovered(told[PERMUTED].score),
+        baselines={arm: _recovered(t.score) for arm, t in told.items() if arm not in (SAE_ARM, PERMUTED)},
+        n_latents=Number(value=float(into.mean()), n=len(into), split="test"),
+        shared=Number(value=float((sharing > 1).mean()), n=len(into), split="test"),
+    )
+
+
+def _kinds(judge: Judge, told: Told, kind: Int[np.ndarray, " v"]) -> Kinds:
+    """Of values that come in kinds."""
+
+    def of_kinds(fired: Fired) -> Fired:
+        return Fired(fired.fires, np.where(fired.y >= 0, kind[fired.y], fired.y))
+
+    n_kinds = int(kind.max()) + 1
+    above = judge.told(of_kinds(told.seen), of_kinds(told.fired), told.groups, n_kinds)
+    fires = layered(told.fired, told.choice, kind, above.choice.one)
+    groups = told.groups[told.fired.y >= 0]
+    absorbed, composed = bootstrap_means(fires, groups, n_resamples=judge.n_resamples, seed=judge.seed)
+    return Kinds(
+        n_kinds=n_kinds,
+        found=_number(above.score.found),
+        absorbed=_number(absorbed),
+        composed=_number(composed),
     )
 
 
@@ -188,8 +275,9 @@ def _values(located: Sequence[Located], told: Sequence[Told]) -> list[ValueRow]:
     rows = []
     for one, own in zip(located, told, strict=True):
         into, sharing = splitting(own.fired, own.choice)
-        choice, found, n = own.choice, own.score, np.bincount(own.fired.y[own.fired.y >= 0])
+        choice, found, values = own.choice, own.score, one.question.values
         second = np.where(choice.two[:, 0] == choice.one, choice.two[:, 1], choice.two[:, 0])
+        n = np.bincount(own.fired.y[own.fired.y >= 0], minlength=len(values))
         rows += [
             ValueRow(
                 variable=one.question.variable,
@@ -208,7 +296,7 @@ def _values(located: Sequence[Located], told: Sequence[Told]) -> list[ValueRow]:
                 n=int(n[v]),
                 split="test",
             )
-            for v, value in enumerate(one.question.values)
+            for v, value in enumerate(values)
         ]
     return rows
 
@@ -219,7 +307,7 @@ def _places(held: Held, located: Sequence[Located], arms: Dictionaries) -> list[
         own = held.rows(place, "validation")
         fires = arms.sae(own.x, place)
         for i, one in enumerate(located):
-            fired = Fired.asked(fires, one.question.codes[own.problem])
+            fired = Fired.asked(fires, one.question.own(own))
             choice = choose(fired, len(one.question.values))
             rows[i, at] = PlaceRow(
                 variable=one.question.variable,
@@ -236,11 +324,11 @@ def _places(held: Held, located: Sequence[Located], arms: Dictionaries) -> list[
     return [row for _, row in sorted(rows.items())]
 
 
-def _dealt(codes: Int[np.ndarray, " problems"], seed: int) -> Int[np.ndarray, " problems"]:
+def _dealt(question: Question, seed: int) -> Question:
     """The values dealt anew to the problems that are asked about."""
-    dealt, asked = codes.copy(), np.flatnonzero(codes != -2)
-    dealt[asked] = codes[np.random.default_rng((seed, 6)).permutation(asked)]
-    return dealt
+    dealt, asked = question.codes.copy(), np.flatnonzero(question.codes != -2)
+    dealt[asked] = question.codes[np.random.default_rng((seed, 6)).permutation(asked)]
+    return replace(question, codes=dealt)
 
 
 def _recovered(found: Score) -> Recovered:
@@ -253,18 +341,26 @@ def _number(interval: Interval) -> Number:
     return Number(value=interval.estimate, low=interval.low, high=interval.high, n=interval.n, split="test")
 
 
-def _objections(variables: dict[str, VariableBy]) -> list[str]:
+def _conclusion(variables: Mapping[str, VariableBy]) -> str:
+    """Whether the SAE finds more of the values than k-means does."""
+    said: dict[str, list[str]] = {}
+    for name, one in variables.items():
+        assert one.more_than_kmeans is not None and one.more_than_kmeans.verdict is not None
+        none = not (one.found_by_two.value or one.baselines["kmeans"].found_by_two.value)
+        said.setdefault("neither" if none else one.more_than_kmeans.verdict, []).append(name)
+    parts = [f"{WORDS[word]} {', '.join(said[word])}" for word in WORDS if word in said]
+    return f"Beside k-means with as many centroids, this SAE finds {'; '.join(parts)}." if parts else ""
+
+
+def _objections(variables: Mapping[str, VariableBy]) -> list[str]:
     """Where the SAE finds no more than k-means does, and k-means finds at least half of the values."""
     said = []
     for name, one in variables.items():
-        rival, ours = one.baselines["kmeans"].found_by_two.value, one.found_by_two
-        assert rival is not None and ours.low is not None and ours.high is not None
-        if rival < max(ours.low, 0.5):
+        rival, ours = one.baselines["kmeans"].found_by_two.value, one.found_by_two.value
+        word = None if one.more_than_kmeans is None else one.more_than_kmeans.verdict
+        if rival is None or rival < 0.5 or word not in OBJECTIONS:
             continue
-        so = (
-            "this dictionary holds shreds of the values; try a smaller k"
-            if rival > ours.high
-            else "no superposition is needed to explain these states"
+        said.append(
+            f"{name}: the SAE tells {ours:.0%} of the values, k-means {rival:.0%}: {OBJECTIONS[word]}"
         )
-        said.append(f"{name}: the SAE tells {ours.value:.0%} of the values, k-means {rival:.0%}: {so}")
     return said

@@ -45,6 +45,15 @@ class Reader:
         gram = self.z.T @ self.z + PENALTY * np.eye(x.shape[1])
         self.factor = scipy.linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
 
+    def says(
+        self, y: Int[np.ndarray, " n"], n_values: int, rows: Float[np.ndarray, "m d"]
+    ) -> Float[np.ndarray, "m v"]:
+        """What the probe of values `y` (of the training rows) says of other rows; unseen values: -inf."""
+        few = one_hot(y[: len(self.z)], n_values)
+        weight = scipy.linalg.cho_solve(self.factor, (2 * (few.T @ self.z)).T, check_finite=False)
+        share = few.sum(0) / len(self.z)
+        return (rows - self.centre) / self.spread @ weight + np.where(share > 0, 2 * share - 1, -np.inf)
+
     def ceiling(
         self, y: Int[np.ndarray, " n"], rows: Float[np.ndarray, "m d"], own: Int[np.ndarray, " m"]
     ) -> Ceiling:
@@ -52,12 +61,10 @@ class Reader:
         n_values = int(max(y.max(), own.max())) + 1
         values, n = one_hot(y, n_values), np.bincount(y, minlength=n_values)[:, None]
         means = np.where(n > 0, values.T @ self.x / np.maximum(n, 1), self.mean)
-        few = values[: len(self.z)]
-        weight = scipy.linalg.cho_solve(self.factor, (2 * (few.T @ self.z)).T, check_finite=False)
-        share = few.sum(0) / len(self.z)
-        said = (rows - self.centre) / self.spread @ weight + np.where(share > 0, 2 * share - 1, -np.inf)
         return Ceiling(
-            said.argmax(1) == own, ((rows - means[own]) ** 2).sum(1), ((rows - self.mean) ** 2).sum(1)
+            self.says(y, n_values, rows).argmax(1) == own,
+            ((rows - means[own]) ** 2).sum(1),
+            ((rows - self.mean) ** 2).sum(1),
         )
 
 

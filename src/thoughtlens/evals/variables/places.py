@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import progress
-from thoughtlens.evals.variables.ceilings import Ceiling, Reader
-from thoughtlens.evals.variables.questions import SPLITS, Question
+from thoughtlens.evals.variables.ceilings import Reader
+from thoughtlens.evals.variables.made import Made
+from thoughtlens.evals.variables.questions import Question, Rows
 from thoughtlens.models import Place
 
 NEAR_BEST = 0.02
 """A place reads a variable as well as the best one up to this accuracy."""
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Vectors of a place."""
-
-    x: Float[Tensor, "n d_in"]
-    problem: Int[np.ndarray, " n"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,17 +30,39 @@ class Held:
     store: ActivationStore
     max_rows: int = 20_000
     seed: int = 0
+    made: Made | None = None
+    """Further test problems."""
 
-    @property
+    @cached_property
+    def problems(self) -> pa.Table:
+        """Those of the store, then those that were made; cells of columns that these lack are null."""
+        return self.store.problems if self.made is None else self.made.after(self.store.problems)
+
+    @cached_property
     def group(self) -> Int[np.ndarray, " problems"]:
         """Problems of one group are not independent."""
-        return self.store.group_idx
+        own = self.store.group_idx
+        if self.made is None:
+            return own
+        number = dict(zip(self.store.problems["group_id"].to_pylist(), own.tolist(), strict=True))
+        first = int(own.max()) + 1
+        names = self.made.problems["group_id"].to_pylist()
+        return np.r_[own, [number.setdefault(name, first + i) for i, name in enumerate(names)]]
 
     def rows(self, place: Place, split: str) -> Rows:
-        """Of a place in a split, drawn at random where there are more."""
+        """Of a place in a split, drawn at random where there are more; then those that were made."""
         view = self.store.view([place.hook_name], split=split, thoughts=place.thought)
         idx = np.sort(np.random.default_rng((self.seed, 5)).permutation(view.n)[: self.max_rows])
-        return Rows(view.read(idx), self.store.problem_idx[view.rows_of(idx)])
+        row = view.rows_of(idx)
+        own = Rows(view.read(idx), self.store.problem_idx[row], row)
+        if self.made is None or split != "test":
+            return own
+        more, n = self.made.at(place), self.store.problems.num_rows
+        return Rows(
+            torch.cat([own.x, more]),
+            np.r_[own.problem, n + np.arange(len(more))],
+            np.r_[own.row, np.full(len(more), -1)],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,31 +92,38 @@ def locate(held: Held, asked: Sequence[Question], places: Sequence[Place]) -> li
     probe, between = np.zeros((2, len(asked), len(places)))
     with progress("where variables are read", len(places), "places") as bar:
         for at, place in enumerate(places):
-            rows = {split: held.rows(place, split) for split in SPLITS[:2]}
-            for i, ceiling in ceilings(rows["train"], rows["validation"], asked):
-                probe[i, at], between[i, at] = ceiling.right.mean(), ceiling.variance_share
+            seen = held.rows(place, "validation")
+            x = seen.x.numpy().astype(np.float64)
+            for i, reader, y in teach(held.rows(place, "train"), asked):
+                own = asked[i].own(seen)
+                if (known := own >= 0).any():
+                    ceiling = reader.ceiling(y, x[known], own[known])
+                    probe[i, at], between[i, at] = ceiling.right.mean(), ceiling.variance_share
             bar.advance(1)
     return [Located(one, list(places), probe[i], between[i]) for i, one in enumerate(asked)]
 
 
-def ceilings(train: Rows, held_out: Rows, asked: Sequence[Question]) -> Iterator[tuple[int, Ceiling]]:
-    """By question, on the held-out rows that have one of its values; none where there are no such rows.
+class Taught(NamedTuple):
+    """What the training rows of a place teach about a question."""
 
-    Questions about the same training rows share a reader.
-    """
-    x, held = (rows.x.numpy().astype(np.float64) for rows in (train, held_out))
+    at: int
+    """Number of the question."""
+    reader: Reader
+    y: Int[np.ndarray, " n"]
+    """Values of the reader's rows."""
+
+
+def teach(train: Rows, asked: Sequence[Question]) -> Iterator[Taught]:
+    """By question; those about the same training rows share a reader. None where there are no such rows."""
+    x, own = train.x.numpy().astype(np.float64), [question.own(train) for question in asked]
     alike: dict[bytes, list[int]] = {}
-    for i, question in enumerate(asked):
-        alike.setdefault((question.codes[train.problem] >= 0).tobytes(), []).append(i)
+    for i, codes in enumerate(own):
+        alike.setdefault((codes >= 0).tobytes(), []).append(i)
     for key, which in alike.items():
         known = np.frombuffer(key, bool)
-        if not known.any():
-            continue
-        reader = Reader(x[known])
-        for i in which:
-            y, own = (asked[i].codes[rows.problem] for rows in (train, held_out))
-            if (own >= 0).any():
-                yield i, reader.ceiling(y[known], held[own >= 0], own[own >= 0])
+        if known.any():
+            reader = Reader(x[known])
+            yield from (Taught(i, reader, own[i][known]) for i in which)
 
 
 def by_place(located: Iterable[Located]) -> dict[Place, list[Located]]:

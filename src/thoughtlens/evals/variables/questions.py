@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from thoughtlens.core import ConfigError, DataError
 from thoughtlens.latents import Label, not_told_apart, read_labels
 
 SPLITS = ("train", "validation", "test")
+SIGN = re.compile(r"([^\d\s]+)\s*\d+")
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Vectors of a place."""
+
+    x: Float[Tensor, "n d_in"]
+    problem: Int[np.ndarray, " n"]
+    row: Int[np.ndarray, " n"]
+    """Of the store; -1: it is not from there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,9 +35,20 @@ class Question:
     variable: str
     condition: str
     """Such as n_steps=3; empty: all problems."""
-    codes: Int[np.ndarray, " problems"]
+    codes: Int[np.ndarray, " problems_or_rows"]
     """Value of each problem; -1: another value; -2: not asked about."""
     values: list[str]
+    of_rows: bool = False
+    """The codes are of rows of the store, as those of tokens are, not of problems."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Variable and condition."""
+        return self.variable, self.condition
+
+    def own(self, rows: Rows) -> Int[np.ndarray, " n"]:
+        """The code of each row."""
+        return self.codes[rows.row if self.of_rows else rows.problem]
 
 
 @dataclass(frozen=True)
@@ -94,3 +118,21 @@ def _question(
     number = np.full(len(label.levels) + 1, -1)
     number[kept], number[-1] = np.arange(len(kept)), -2
     return Question(label.name, condition, number[codes], [label.levels[i] for i in kept])
+
+
+def kinds(asked: Sequence[Question], of: Question) -> Int[np.ndarray, " v"] | None:
+    """The kind of each value, where values are known to come in kinds: of their sign (`+3`, `+7`, `*3`), or
+    those of another label column, each of whose values holds several of this one; else None.
+    """
+    signs = [match[1] if (match := SIGN.fullmatch(value)) else None for value in of.values]
+    if None not in signs and 1 < len(set(signs)) < len(signs):
+        return np.unique(np.array(signs, str), return_inverse=True)[1]
+    for other in asked:
+        same = other.of_rows == of.of_rows and other.condition == of.condition
+        if not same or not 1 < len(other.values) < len(of.values):
+            continue
+        both = (of.codes >= 0) & (other.codes >= 0)
+        pairs = np.unique(np.stack([of.codes[both], other.codes[both]]), axis=1)
+        if pairs.shape[1] == len(of.values) and len(np.unique(pairs[1])) > 1:
+            return pairs[1]
+    return None

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from thoughtlens.evals.variables.places import Held, Located, by_place
-from thoughtlens.evals.variables.scores import Choice, Fired, Score, choose, score
+from thoughtlens.evals.variables.scores import Choice, Fired, Score, choose, found_by_two, score
 from thoughtlens.models import Place
+from thoughtlens.numerics import Interval, bootstrap_sums
 from thoughtlens.sae import SAE, Baseline
 
 CHUNK = 4096
@@ -28,8 +29,40 @@ class Told:
 
     choice: Choice
     score: Score
+    seen: Fired
+    """On validation rows that are asked about."""
     fired: Fired
-    """On test rows that are asked about."""
+    """On such test rows."""
+    groups: Int[np.ndarray, " rows"]
+    """Of the test rows."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How choices are scored."""
+
+    found_at: float = 0.9
+    n_resamples: int = 500
+    seed: int = 0
+
+    def told(self, seen: Fired, fired: Fired, groups: np.ndarray, n_values: int) -> Told:
+        """Choose on validation rows, score on test rows."""
+        choice = choose(seen, n_values)
+        found = score(
+            fired, choice, groups, found_at=self.found_at, n_resamples=self.n_resamples, seed=self.seed
+        )
+        return Told(choice, found, seen, fired, groups)
+
+    def difference(self, a: Told, b: Told) -> Interval:
+        """By how much more of the values two latents of a find than two of b, on the same test rows."""
+        width = 5 * len(a.choice.one)
+
+        def statistics(total: np.ndarray) -> np.ndarray:
+            ahead, behind = (found_by_two(own, self.found_at) for own in (total[:, :width], total[:, width:]))
+            return (ahead - behind)[:, None]
+
+        both = sp.csr_array(sp.hstack([a.score.counts, b.score.counts]))
+        return bootstrap_sums(both, statistics, n_resamples=self.n_resamples, seed=self.seed)[0]
 
 
 def codes_of(dictionary: SAE | Baseline) -> Codes:
@@ -49,9 +82,7 @@ def codes_of(dictionary: SAE | Baseline) -> Codes:
     return codes
 
 
-def recover(
-    held: Held, located: Sequence[Located], codes: Codes, *, found_at: float = 0.9, n_resamples: int = 500
-) -> list[Told]:
+def recover(held: Held, located: Sequence[Located], codes: Codes, judge: Judge = Judge()) -> list[Told]:
     """What one dictionary tells of each variable at the place where it is read; see `scores`.
 
     The latent, or two, of each value are chosen on validation problems and scored on test problems. Several
@@ -59,17 +90,14 @@ def recover(
     """
     found: dict[int, Told] = {}
     for place, here in by_place(located).items():
-        rows = {split: held.rows(place, split) for split in ("validation", "test")}
-        fires = {split: codes(one.x, place) for split, one in rows.items()}
+        seen, test = (held.rows(place, split) for split in ("validation", "test"))
+        fires, fires_test = codes(seen.x, place), codes(test.x, place)
         for one in here:
-            fired = {
-                split: Fired.asked(fires[split], one.question.codes[rows[split].problem]) for split in rows
-            }
-            choice = choose(fired["validation"], len(one.question.values))
-            problem = rows["test"].problem
-            groups = held.group[problem[one.question.codes[problem] != -2]]
-            scored = score(
-                fired["test"], choice, groups, found_at=found_at, n_resamples=n_resamples, seed=held.seed
+            own, own_test = one.question.own(seen), one.question.own(test)
+            found[id(one)] = judge.told(
+                Fired.asked(fires, own),
+                Fired.asked(fires_test, own_test),
+                held.group[test.problem[own_test != -2]],
+                len(one.question.values),
             )
-            found[id(one)] = Told(choice, scored, fired["test"])
     return [found[id(one)] for one in located]

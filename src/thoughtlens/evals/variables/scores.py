@@ -92,26 +92,26 @@ class Score:
     found: Interval
     found_by_two: Interval
     best_f1: Interval
+    counts: sp.csr_array
+    """[groups, 5 v]: by value its rows, firings of its latent, those of them that are right, and the same
+    two of its two latents."""
 
 
 def score(
     seen: Fired, choice: Choice, groups: np.ndarray, *, found_at: float, n_resamples: int, seed: int
 ) -> Score:
     """Precision, recall and F1 of a choice; intervals resample whole groups of rows, the choice held."""
-    counts = _counts(seen, choice)
     index, n_groups = cluster_index(groups)
     member = sp.csr_array((np.ones(len(index)), (index, np.arange(len(index)))), shape=(n_groups, len(index)))
+    counts = sp.csr_array(member @ _counts(seen, choice))
 
     def statistics(total: np.ndarray) -> np.ndarray:
-        rows, fires, told, fires_two, told_two = np.split(total, 5, axis=1)
-        f1, f1_of_two = _f1(told, fires, rows), _f1(told_two, fires_two, rows)
-        there = rows > 0
-        each = [f1 >= found_at, f1_of_two >= found_at, f1]
-        return np.stack([(x * there).sum(1) / there.sum(1) for x in each], axis=1)
+        rows, fires, told = np.split(total, 5, axis=1)[:3]
+        f1 = _f1(told, fires, rows)
+        each = [_over(f1 >= found_at, rows), found_by_two(total, found_at), _over(f1, rows)]
+        return np.stack(each, axis=1)
 
-    found, found_by_two, best_f1 = bootstrap_sums(
-        member @ counts, statistics, n_resamples=n_resamples, seed=seed
-    )
+    found, two, best_f1 = bootstrap_sums(counts, statistics, n_resamples=n_resamples, seed=seed)
     rows, fires, told, fires_two, told_two = np.split(np.asarray(counts.sum(0)), 5)
     return Score(
         precision=_ratio(told, fires),
@@ -119,9 +119,25 @@ def score(
         f1=_f1(told, fires, rows),
         f1_of_two=_f1(told_two, fires_two, rows),
         found=found,
-        found_by_two=found_by_two,
+        found_by_two=two,
         best_f1=best_f1,
+        counts=counts,
     )
+
+
+def found_by_two(
+    total: Float[np.ndarray, "resamples five_v"], found_at: float
+) -> Float[np.ndarray, " resamples"]:
+    """Share of the values of which the two latents chosen have that F1, from totals of `Score.counts`."""
+    rows, *_, fires, told = np.split(total, 5, axis=1)
+    return _over(_f1(told, fires, rows) >= found_at, rows)
+
+
+def _over(each: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Mean over the values that have rows; NaN where none has."""
+    there = rows > 0
+    n = there.sum(1)
+    return np.where(n > 0, (each * there).sum(1) / np.maximum(n, 1), np.nan)
 
 
 def _counts(seen: Fired, choice: Choice) -> sp.csr_array:
@@ -140,6 +156,26 @@ def splitting(seen: Fired, choice: Choice) -> tuple[Int[np.ndarray, " v"], Int[n
     precise = _ratio(told, np.broadcast_to(fires, told.shape))
     into = ((precise >= 0.5) & (told >= SHARE * rows[:, None]) & (told > 0)).sum(1)
     return into, (precise[:, choice.one] >= SHARE).sum(0)
+
+
+def layered(
+    seen: Fired, choice: Choice, kind: Int[np.ndarray, " v"], of_kind: Int[np.ndarray, " kinds"]
+) -> Float[np.ndarray, "rows 2"]:
+    """Of each row with a value: whether its value's latent fires without its kind's (the kind is absorbed),
+    and whether the two fire together (composed).
+
+    Args:
+        seen: Rows.
+        choice: The latents of the values.
+        kind: Of each value.
+        of_kind: The latent of each kind.
+    """
+    known = np.flatnonzero(seen.y >= 0)
+    y, fires = seen.y[known], seen.fires[known]
+    each = np.arange(len(known))
+    value = np.asarray(fires[each, choice.one[y]]).ravel() > 0
+    above = np.asarray(fires[each, of_kind[kind[y]]]).ravel() > 0
+    return np.stack([value & ~above, value & above], axis=1).astype(float)
 
 
 def _either(both: Float[np.ndarray, "v k k"]) -> Float[np.ndarray, "v k k"]:

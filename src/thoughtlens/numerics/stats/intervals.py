@@ -290,8 +290,12 @@ def _sums(
 def resampled(
     sums: Float[np.ndarray, "clusters columns"] | sp.csr_array, n_resamples: int, seed: int
 ) -> Float[np.ndarray, "resamples columns"]:
-    """Totals over clusters drawn with replacement."""
-    return np.concatenate([chunk @ sums for chunk in _weights(_rows(sums), n_resamples, seed)])
+    """Totals over clusters drawn with replacement; sums that are sparse are whole numbers below 2^24."""
+    chunks = _weights(_rows(sums), n_resamples, seed)
+    if isinstance(sums, np.ndarray):
+        return np.concatenate([chunk @ sums for chunk in chunks])
+    few = sums.T.astype(np.float32)
+    return np.hstack([few @ np.ascontiguousarray(chunk.T, np.float32) for chunk in chunks]).T.astype(float)
 
 
 def _rows(table: np.ndarray | sp.csr_array) -> int:
@@ -313,7 +317,7 @@ def _weights(n: int, n_resamples: int, seed: int) -> Iterator[Int[np.ndarray, "r
         yield _drawn(rng, n, min(per_chunk, n_resamples - low))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _kept(n: int, n_resamples: int, seed: int) -> Shaped[np.ndarray, "resamples clusters"]:
     """All draws, each in one byte or two."""
     found = _drawn(np.random.default_rng(seed), n, n_resamples)

@@ -132,7 +132,15 @@ def require_classes(table: pa.Table, classes: Sequence[str]) -> None:
         raise DataError(f"No problem has the operation {', '.join(missing)}; there are: {there}")
 
 
-def _generated(cfg: GeneratedConfig, seed: int) -> pa.Table:
+def held_out(cfg: GeneratedConfig) -> pa.Table:
+    """`n` problems of the split `test` alone, or those of them that are of `classes`."""
+    table = _generated(cfg, 0, "test")
+    if not cfg.classes:
+        return table
+    return table.filter(pa.array([name in cfg.classes for name in table["operation"].to_pylist()]))
+
+
+def _generated(cfg: GeneratedConfig, seed: int, split: str = "any") -> pa.Table:
     if cfg.source == "generated":
         raise ConfigError(
             f"problems.source: generated takes a shipped thought model to choose by; name one of "
@@ -142,6 +150,7 @@ def _generated(cfg: GeneratedConfig, seed: int) -> pa.Table:
     return module.problems(
         cfg.n or N_GENERATED,
         seed=seed if cfg.seed is None else cfg.seed,
+        split=split,
         p=module.P if cfg.p is None else cfg.p,
         n_steps=cfg.n_steps,
     )
