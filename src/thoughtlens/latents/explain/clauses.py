@@ -47,13 +47,18 @@ class Fitter:
     """Fits clauses on one part; what is counted for all latents alike is counted once."""
 
     stated: Stated
-    n_contexts: int
+    keys: Int[np.ndarray, "n most"]
+    """Of each vector its (statement, context) pairs as numbers, and one number past all where it has fewer."""
     n: Int[np.ndarray, "statements contexts"]
 
     @classmethod
     def of(cls, stated: Stated, n_contexts: int) -> Fitter:
         """For the vectors of `stated`."""
-        return cls(stated, n_contexts, _counts(stated, np.arange(len(stated.context)), n_contexts))
+        held, n_statements = np.diff(stated.holds.indptr), stated.holds.shape[1]
+        keys = np.full((len(held), int(held.max(initial=0))), n_statements * n_contexts, np.int32)
+        pairs = stated.holds.indices * n_contexts + np.repeat(stated.context, held)
+        keys[np.arange(keys.shape[1]) < held[:, None]] = pairs
+        return cls(stated, keys, _counts(keys, (n_statements, n_contexts)))
 
     def fit(self, fires: Int[np.ndarray, " fires"]) -> list[Clause]:
         """Up to three clauses, each the one that adds most to the average precision, the surest first.
@@ -67,7 +72,7 @@ class Fitter:
         levels = np.zeros((0, 2))
         best = len(fires) / max(n_all, 1)
         while len(found) < MOST_CLAUSES and len(free_fires) >= MIN_HITS:
-            hits = _counts(self.stated, free_fires, self.n_contexts)
+            hits = _counts(self.keys[free_fires], self.n.shape)
             clause, level, reached = self._next(Counts(free_n, hits), levels, len(fires))
             if clause is None or reached < best + LEAST_GAIN:
                 break
@@ -76,7 +81,7 @@ class Fitter:
             new = holds(clause, self.stated)
             new = new[~covered[new]]
             covered[new] = True
-            free_n = free_n - _counts(self.stated, new, self.n_contexts)
+            free_n = free_n - _counts(self.keys[new], self.n.shape)
             free_fires = free_fires[~covered[free_fires]]
         return sorted(found, key=lambda clause: -clause.precision)
 
@@ -97,7 +102,7 @@ class Fitter:
             return None, np.zeros((1, 2)), 0.0
         first = int(np.flatnonzero(value >= value.max() - TIE)[0])
         taken = int(at[first])
-        contexts = np.zeros(self.n_contexts, bool)
+        contexts = np.zeros(self.n.shape[1], bool)
         contexts[order[first, : taken + 1]] = True
         level = np.array([[hits[first, taken], n[first, taken]]], float)
         return Clause(int(own[first]), contexts, float(level[0, 0] / level[0, 1])), level, float(value[first])
@@ -147,10 +152,9 @@ def levels_of(clauses: Sequence[Clause], stated: Stated) -> Int[np.ndarray, " n"
     return found
 
 
-def _counts(stated: Stated, rows: Int[np.ndarray, " rows"], n_contexts: int) -> Int[np.ndarray, "v x"]:
+def _counts(
+    keys: Int[np.ndarray, "n most"], shape: tuple[int, int]
+) -> Int[np.ndarray, "statements contexts"]:
     """How many of these vectors there are for each (statement, context)."""
-    own = stated.holds[rows]
-    context = np.repeat(stated.context[rows], np.diff(own.indptr))
-    n_statements = own.shape[1]
-    keys = own.indices.astype(np.int64) * n_contexts + context
-    return np.bincount(keys, minlength=n_statements * n_contexts).reshape(n_statements, n_contexts)
+    size = shape[0] * shape[1]
+    return np.bincount(keys.ravel(), minlength=size + 1)[:size].reshape(shape)

@@ -22,7 +22,7 @@ from thoughtlens.latents.explain.clauses import (
 from thoughtlens.latents.explain.corpus import Corpus, Part
 from thoughtlens.latents.explain.records import ExplanationRow
 from thoughtlens.latents.explain.scores import FAIR, verdict_of
-from thoughtlens.latents.explain.statements import Stated, Statements
+from thoughtlens.latents.explain.statements import Known, Stated, Statements
 from thoughtlens.latents.explain.wording import UNKNOWN, further, sentence
 from thoughtlens.numerics import bootstrap_sums, proportion
 from thoughtlens.sae import Crosscoder, RandomSAE
@@ -53,8 +53,8 @@ class Read:
 class Meanings:
     """Explains all latents of a member by clauses."""
 
-    def __init__(self, corpus: Corpus, names: dict[int, str]) -> None:
-        self.corpus, self.statements = corpus, Statements(corpus, names)
+    def __init__(self, corpus: Corpus, names: dict[int, str], known: Known) -> None:
+        self.corpus, self.statements = corpus, Statements(corpus, names, known)
         self.stated = [self.statements.of(part) for part in corpus.parts]
         self.fitter = Fitter.of(self.stated[0], len(self.statements.contexts))
 
@@ -157,7 +157,7 @@ class Meanings:
             "precision": _share(hit),
             "recall": int(hit.sum()) / max(len(fires), 1),
             "precision_by_thought": by_thought,
-            "reused": known.several(
+            "reused": known.known.several(
                 statement.says, [int(t) for t, p in by_thought.items() if (p or 0) >= WELL]
             ),
         }

@@ -38,6 +38,7 @@ from thoughtlens.latents.explain.records import (
     PartSize,
 )
 from thoughtlens.latents.explain.scores import best_threshold, interval, score, verdict_of
+from thoughtlens.latents.explain.statements import Known
 from thoughtlens.latents.stats.labels import not_told_apart
 
 TIE = 0.01
@@ -55,11 +56,11 @@ class MemberExplainer:
         ConfigError: a latent that the SAE does not have.
     """
 
-    def __init__(self, corpus: Corpus, endpoint: Endpoint | None, *, shown: bool) -> None:
+    def __init__(self, corpus: Corpus, endpoint: Endpoint | None, known: Known, *, shown: bool) -> None:
         self.corpus, self.cfg, self.member, self.shown = corpus, corpus.cfg, corpus.member, shown
         self.eligible = corpus.eligible()
         self.names = _names(corpus)
-        self.meanings = Meanings(corpus, self.names) if METHOD in self.cfg.methods else None
+        self.meanings = Meanings(corpus, self.names, known) if METHOD in self.cfg.methods else None
         self.said = self._say()
         well = [i for i, row in self.said.items() if row.validation_auprc >= WELL]
         self.latents, self.warnings = chosen_latents(corpus.cfg, corpus.member, self.eligible, well)

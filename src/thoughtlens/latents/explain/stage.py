@@ -34,6 +34,7 @@ from thoughtlens.latents.explain.endpoint import Endpoint
 from thoughtlens.latents.explain.of_member import MemberExplainer, batches, said_part
 from thoughtlens.latents.explain.records import ExplainedPart, ExplainOutcome, ExplanationRow, GraphRow
 from thoughtlens.latents.explain.scores import DEFINITIONS
+from thoughtlens.latents.explain.statements import Known
 from thoughtlens.latents.explain.summary import choice, headline, means
 from thoughtlens.sae import SAESize, differences, load_members
 
@@ -116,12 +117,12 @@ def _work(cfg: ExplainConfig, endpoint: Endpoint | None, tmp: Path) -> ExplainOu
     if endpoint is not None:
         endpoint.keep(parts.path("llm", "replies"))
     saes = list(load_members(cfg.sae, joined=True, hooks=store.meta.d_in).items())
-    shown, _ = pick(dict(saes), None)
+    shown, known = pick(dict(saes), None)[0], Known(store, cfg)
     for i in parts.todo(range(len(saes))):
         name, sae = saes[i]
         member = Member(store, name, sae, split=cfg.split, batch_size=4096)
         corpus = Corpus(member, codes.get(member.name), cfg)
-        explainer = MemberExplainer(corpus, endpoint, shown=name == shown)
+        explainer = MemberExplainer(corpus, endpoint, known, shown=name == shown)
         parts.finish(i, explainer.explain(parts, i))
     done = parts.summaries(range(len(saes)), ExplainedPart)
     members = [part.summary for part in done]

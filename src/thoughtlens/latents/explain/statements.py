@@ -13,9 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import scipy.sparse as sp
 from jaxtyping import Int
 
+from thoughtlens.acts import ActivationStore
 from thoughtlens.latents.codes.tokens import quoted
 from thoughtlens.latents.explain.columns import (
     MIN_COUNT,
@@ -26,6 +28,7 @@ from thoughtlens.latents.explain.columns import (
     position_bins,
     position_names,
 )
+from thoughtlens.latents.explain.config import ExplainConfig
 from thoughtlens.latents.explain.corpus import Corpus, Part
 from thoughtlens.latents.stats.labels import Label, encode_labels, read_labels
 from thoughtlens.problems import OWN_ROLE, Role, Roles, roles
@@ -77,24 +80,46 @@ class Encoded(NamedTuple):
     holds: sp.csr_array
 
 
-class Statements:
-    """The statements about one member's vectors, fixed by the fitting problems and the labels there are."""
+class Known:
+    """What a store's problems say of themselves: roles, labels, and by what thoughts differ; read once.
 
-    def __init__(self, corpus: Corpus, names: dict[int, str]) -> None:
-        self.corpus, self.names = corpus, names
-        member, cfg = corpus.member, corpus.cfg
-        self.problems = member.store.problems
-        joined = isinstance(member.sae, Crosscoder) and member.sae.cfg.over == "thoughts"
-        self.placed = not (member.text or joined)
-        self.n_thoughts = max(member.store.thoughts, default=0) + 1
-        known = roles(self.problems, self.n_thoughts) if self.placed else Roles()
+    Attributes:
+        roles: Columns by (problem, thought).
+        labels: Columns by problem, as classes.
+        words: Of labels, a sentence with `{}` for the value.
+        condition: The label by which the meaning of a thought differs, with its values in words.
+    """
+
+    def __init__(self, store: ActivationStore, cfg: ExplainConfig) -> None:
+        problems, thoughts = store.problems, store.thoughts if store.meta.kind == "thoughts" else []
+        self.n_thoughts = max(thoughts, default=-1) + 1
+        known = roles(problems, self.n_thoughts) if self.n_thoughts else Roles()
         labels = read_labels(
-            self.problems, cfg.labels, max_levels=cfg.max_levels, min_count=MIN_COUNT, most=MOST_LEVELS
+            problems, cfg.labels, max_levels=cfg.max_levels, min_count=MIN_COUNT, most=MOST_LEVELS
         )
         self.labels = [one for one in labels if one.levels and not OWN_ROLE.fullmatch(one.name)]
         self.words = known.words
         self.roles = [_encoded(one, self.n_thoughts) for one in known.roles if one.values]
-        self.condition = _condition(known, self.problems)
+        self.condition = _condition(known, problems)
+
+    def several(self, name: str, thoughts: Sequence[int]) -> bool:
+        """Whether a role is about different things at two of these thoughts, in most problems."""
+        for role in self.roles:
+            if role.name == name:
+                own = [role.holds[t :: self.n_thoughts] for t in thoughts]
+                return any(a.multiply(b).sum() <= min(a.sum(), b.sum()) / 2 for a, b in combinations(own, 2))
+        return False
+
+
+class Statements:
+    """The statements about one member's vectors, fixed by the fitting problems and the labels there are."""
+
+    def __init__(self, corpus: Corpus, names: dict[int, str], known: Known) -> None:
+        self.corpus, self.names, self.known = corpus, names, known
+        member = corpus.member
+        joined = isinstance(member.sae, Crosscoder) and member.sae.cfg.over == "thoughts"
+        self.placed = not (member.text or joined)
+        self.condition = known.condition if self.placed else None
         conditions = self.condition.levels if self.condition is not None else [""]
         self.contexts = [
             Context(place.hook_name, place.thought if self.placed else None, condition)
@@ -121,27 +146,19 @@ class Statements:
             holds, context = holds[order], context[order]
         return Stated(holds, sp.csc_array(holds), context)
 
-    def several(self, name: str, thoughts: Sequence[int]) -> bool:
-        """Whether a role is about different things at two of these thoughts, in most problems."""
-        for role in self.roles:
-            if role.name == name:
-                own = [role.holds[t :: self.n_thoughts] for t in thoughts]
-                return any(a.multiply(b).sum() <= min(a.sum(), b.sum()) / 2 for a, b in combinations(own, 2))
-        return False
-
     def _roles(self, part: Part, unit: np.ndarray) -> list[Block]:
         blocks = []
         thought = np.array([-1 if place.thought is None else place.thought for place in self.corpus.cells])
-        for role in self.roles:
+        for role in self.known.roles if self.placed else ():
             own = [Statement(role.name, v, role.words.format(v)) for v in role.levels]
-            rows = part.line[unit] * self.n_thoughts + thought[part.cell]
+            rows = part.line[unit] * self.known.n_thoughts + thought[part.cell]
             blocks.append(Block(own, role.holds[rows]))
         return blocks
 
     def _labels(self, part: Part, unit: np.ndarray) -> list[Block]:
         blocks, every = [], np.arange(part.n)
-        for label in self.labels:
-            words = self.words.get(label.name, f"{label.name} is {{}}")
+        for label in self.known.labels:
+            words = self.known.words.get(label.name, f"{label.name} is {{}}")
             own = [Statement(label.name, v, words.format(v)) for v in label.levels]
             blocks.append(Block(own, incidence(every, label.codes[part.line][unit], part.n, len(own))))
         return blocks
@@ -165,19 +182,17 @@ class Statements:
 
 def _encoded(role: Role, n_thoughts: int) -> Encoded:
     """A role's values as columns, sorted."""
-    said = [
-        (problem * n_thoughts + thought, str(one))
-        for thought, values in role.values.items()
-        if thought < n_thoughts
-        for problem, value in enumerate(values)
-        for one in (value if isinstance(value, list) else [value])
-        if one is not None
-    ]
-    levels = sorted({value for _, value in said})
-    code = {value: i for i, value in enumerate(levels)}
+    rows, values = [np.zeros(0, int)], [pa.array([], pa.string())]
+    for thought, own in role.values.items():
+        if thought < n_thoughts:
+            said, problem = pa.array(own), np.arange(len(own))
+            if pa.types.is_list(said.type):
+                said, problem = said.flatten(), pc.list_parent_indices(said).to_numpy()
+            rows.append(problem * n_thoughts + thought)
+            values.append(said.cast(pa.string()))
+    codes, levels = encode_labels(pa.chunked_array(values))
     n = len(next(iter(role.values.values()))) * n_thoughts
-    row, column = np.array([row for row, _ in said], int), np.array([code[v] for _, v in said], int)
-    return Encoded(role.name, role.words, levels, incidence(row, column, n, len(levels)))
+    return Encoded(role.name, role.words, levels, incidence(np.concatenate(rows), codes, n, len(levels)))
 
 
 def _condition(known: Roles, problems: pa.Table) -> Label | None:

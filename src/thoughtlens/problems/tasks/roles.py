@@ -91,10 +91,13 @@ def roles(table: pa.Table, n_thoughts: int) -> Roles:
 
 def _of_chains(table: pa.Table, n_thoughts: int) -> list[Role]:
     """Roles of a chain of operations that is worked off in two thoughts for each step."""
-    columns = {name: np.array(table[name].to_pylist(), object) for name in table.column_names}
-    ops = [columns[f"op{i + 1}"] for i in range(N_STEPS)]
-    values = np.stack([columns["start"], *(columns[f"v{i + 1}"] for i in range(N_STEPS))])
-    n_steps, every = columns["n_steps"].astype(int), np.arange(len(table))
+
+    def column(name: str) -> np.ndarray:
+        return np.array(table[name].to_pylist(), object)
+
+    ops = [column(f"op{i + 1}") for i in range(N_STEPS)]
+    values = np.stack([column("start"), *(column(f"v{i + 1}") for i in range(N_STEPS))])
+    n_steps, every = column("n_steps").astype(int), np.arange(len(table))
     thoughts = range(BEGIN + 1, n_thoughts)
     reading = {t: ops[t // 2] for t in thoughts if t % 2 and t // 2 < N_STEPS}
     applied = {t: ops[t // 2 - 1] for t in thoughts if t % 2 == 0 and t // 2 <= N_STEPS}
@@ -110,7 +113,7 @@ def _of_chains(table: pa.Table, n_thoughts: int) -> list[Role]:
         Role("kind being read", "the operation being read is {}", kinds),
         Role("operation just read", "the operation just read is {}", applied),
         Role("value before", "the value before this step is {}", before),
-        Role("answer", "the answer is {}", dict.fromkeys(range(n_thoughts), columns["answer"])),
+        Role("answer", "the answer is {}", dict.fromkeys(range(n_thoughts), column("answer"))),
         *_offered(table),
         Role("chain asked for", "the chain asked for has {}", {BEGIN: offered}),
         Role(
