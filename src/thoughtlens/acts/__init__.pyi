@@ -6,9 +6,7 @@ from .extract.stage import write as write
 from .extract.text import text_source as text_source
 from .store.behind import cutter_of as cutter_of
 from .store.behind import language_model as language_model
-from .store.behind import made_with as made_with
 from .store.behind import open_thoughts as open_thoughts
-from .store.behind import says_how as says_how
 from .store.behind import thought_model as thought_model
 from .store.meta import META as META
 from .store.meta import ROWS as ROWS
@@ -16,6 +14,8 @@ from .store.meta import StoreMeta as StoreMeta
 from .store.meta import load_meta as load_meta
 from .store.reader import ActivationStore as ActivationStore
 from .store.reader import verify as verify
+from .store.settings import made_with as made_with
+from .store.settings import says_how as says_how
 from .store.size import StoreSize as StoreSize
 from .store.tables import PROBLEM_KEYS as PROBLEM_KEYS
 from .store.tables import stream as stream

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.store.reader import ActivationStore
+from thoughtlens.acts.store.settings import made_with
 from thoughtlens.core import (
     ConfigError,
     MismatchError,
     ResourceError,
     StoreError,
     choose_device,
-    load_config,
     read_json,
-    validate_config,
     warn,
 )
 from thoughtlens.models import LanguageModel, ModelConfig, ThoughtModel, ThoughtModelConfig, load, thoughts
@@ -21,26 +20,6 @@ from thoughtlens.problems import Cutter, bos_id
 REMEDY = "extract again, or restore the model"
 RECORDED = ("n_thoughts", "lora_alpha", "eos_before", "eos_after", "projection")
 """Settings of a thought model that a store's own result keeps."""
-
-
-def made_with(store: ActivationStore) -> ExtractConfig:
-    """The settings that a store was made with: its `config.toml`.
-
-    Without one they are what its meta says, and of a store that another program wrote its model's name and
-    revision, computing in float32, and for the rest the defaults.
-    """
-    if (store.root / "config.toml").is_file():
-        return load_config(ExtractConfig, store.root)
-    reading = dict(store.meta.reading)
-    own = {"name": store.meta.model, "revision": store.meta.model_revision}
-    return validate_config(
-        ExtractConfig, {"model": own | {"dtype": reading.pop("dtype", "float32")}, **reading}
-    )
-
-
-def says_how(store: ActivationStore) -> bool:
-    """Whether a store of texts says how they were cut: by its own settings, or in its meta."""
-    return (store.root / "config.toml").is_file() or "bos" in store.meta.reading
 
 
 def cutter_of(lm: LanguageModel, cfg: ExtractConfig) -> Cutter:

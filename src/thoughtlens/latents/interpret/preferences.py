@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import scipy.sparse as sp
 from jaxtyping import Int
-from sklearn.feature_extraction.text import CountVectorizer
 
 from thoughtlens.core import column_table
 from thoughtlens.latents.codes.coded import Coded
@@ -112,6 +111,8 @@ def words_of(
     Only words that `min_texts` texts have and `min_texts` have not, of these the `max_words` most frequent;
     letters are lower-cased. All members of a store share them.
     """
+    from sklearn.feature_extraction.text import CountVectorizer  # here: it takes a second to load
+
     vectorizer = CountVectorizer(binary=True, token_pattern=WORD)
     tokenize = vectorizer.build_analyzer()
     if not max_words or len(texts) < 2 * min_texts or not any(tokenize(text) for text in texts):
