@@ -63,6 +63,22 @@ def test_a_latent_is_dead_where_it_does_not_fire_with_the_config_s_k():
     assert loss.terms["auxk"].item() == pytest.approx(3.2 / 0.08 / 32, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("progress", "weights"), [(0.0, (1 / 3, 1 / 3, 1 / 3)), (0.4, (1 / 4, 1 / 2, 1 / 4)), (0.9, (0, 1, 0))]
+)
+def test_other_k_lose_their_weight(progress, weights):
+    cfg = saes.HierarchicalTopKConfig(k=2, fade=0.8)
+    assert cfg.weights_at(progress) == pytest.approx(weights)
+    assert cfg.model_copy(update={"fade": None}).weights_at(progress) == pytest.approx([1 / 3] * 3)
+
+
+def test_the_weights_are_those_of_the_progress():
+    x = torch.tensor(X)
+    terms = small(fade=0.5).loss(saes.Batch(x, progress=0.25)).terms
+    assert terms["reconstruction_1"].item() == pytest.approx(0.04 * 2 / 3, rel=1e-5)
+    assert terms["reconstruction_2"].item() == pytest.approx(1.61 / 3)
+
+
 @pytest.mark.parametrize(("k", "ks"), [(1, (1, 2)), (2, (1, 2, 4)), (32, (16, 32, 64))])
 def test_unset_the_k_are_half_once_and_twice(k, ks):
     assert saes.HierarchicalTopKConfig(k=k).budgets == ks

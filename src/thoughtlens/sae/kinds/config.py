@@ -318,6 +318,9 @@ class HierarchicalTopKConfig(BatchTopKConfig):
     ks: tuple[int, ...] | None = Field(default=None, min_length=1)
     """Latents per row with which it reconstructs, ascending, `k` among them; unset: half of `k`, `k`, and
     twice `k`."""
+    fade: float | None = Field(default=None, gt=0, le=1)
+    """Share of the training over which the other errors lose their weight, so that the rest is for `k` alone;
+    unset: all count alike to the end, and it can be read at each of `ks`."""
 
     @model_validator(mode="after")
     def _ascending(self) -> HierarchicalTopKConfig:
@@ -330,6 +333,12 @@ class HierarchicalTopKConfig(BatchTopKConfig):
     def budgets(self) -> tuple[int, ...]:
         """The numbers of latents, ascending."""
         return self.ks or tuple(sorted({max(1, self.k // 2), self.k, 2 * self.k}))
+
+    def weights_at(self, progress: float) -> list[float]:
+        """Weight of each error at a share of the training; they sum to 1."""
+        others = 1.0 if self.fade is None else max(0.0, 1 - progress / self.fade)
+        raw = [1.0 if k == self.k else others for k in self.budgets]
+        return [weight / sum(raw) for weight in raw]
 
     def check(self, d_in: int) -> None:
         """Also refuse a largest k above the number of latents."""

@@ -1,4 +1,4 @@
-"""Hierarchical TopK: one dictionary that reconstructs at several k (Balagansky et al. 2025, arXiv:2505.24473)."""
+"""Hierarchical TopK: one dictionary for several k (Balagansky et al. 2025, arXiv:2505.24473)."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ Acts = Float[Tensor, "batch d_sae"] | kernels.RaggedActs
 
 class HierarchicalTopKSAE(BatchTopKSAE):
     """BatchTopK whose loss is the mean of the errors with several k, each with the batch's strongest latents.
+
+    With `fade` the mean becomes the error with the config's k alone while it trains.
 
     The paper selects row by row; here the batch does, since rows differ in how many latents they need. The
     error at the least k keeps a latent from standing for two things at once, that at the largest pays for
@@ -67,9 +69,10 @@ class HierarchicalTopKSAE(BatchTopKSAE):
         z, ks = self.normalize(batch.x, batch.cell), self.cfg.budgets
         acts = kernels.encode_batchtopk(z, self.centre, self.W_enc, self.b_enc, ks[-1], self.compute_dtype)
         terms, own, left = {}, acts, z
-        for k, part in zip(ks, self._nested(acts, len(z)), strict=True):
+        weights = self.cfg.weights_at(batch.progress)
+        for k, weight, part in zip(ks, weights, self._nested(acts, len(z)), strict=True):
             error, residual = kernels.acts_error(part, self.W_dec, z, self.b_dec, self.compute_dtype)
-            terms[f"reconstruction_{k}"] = error / residual.numel() / len(ks)
+            terms[f"reconstruction_{k}"] = weight * error / residual.numel()
             if k == self.cfg.k:
                 own, left = part, residual
         found = with_auxk(self, terms, z, left, acts, batch)
