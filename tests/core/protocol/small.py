@@ -19,7 +19,7 @@ from thoughtlens.studies import pipeline
 WATCHED = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "os.truncate"}
 PILOT = [
     "problems.n=80", "train.n_vectors=2000", "train.batch_size=64", "train.members=pooled", "sae.d_sae=32",
-    "sae.k=4", "explain.n_latents=4", "explain.methods=['token']", "explain.n_resamples=50",
+    "sae.k=4", "explain.n_latents=4", "explain.methods=['roles','token']", "explain.n_resamples=50",
     "validate.force=true", "lens.n_problems=16", "lens.fit_steps=2", "effects.n=4",
     "effects.edits=['swap v1', 'patch op1']",
 ]  # fmt: skip

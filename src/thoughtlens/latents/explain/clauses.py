@@ -48,13 +48,13 @@ class Fitter:
 
     stated: Stated
     keys: Int[np.ndarray, "n most"]
-    """Of each vector its (statement, context) pairs as numbers, and one number past all where it has fewer."""
+    """Of each vector its (statement, context) pairs as numbers, filled up with one number past all."""
     n: Int[np.ndarray, "statements contexts"]
 
     @classmethod
     def of(cls, stated: Stated, n_contexts: int) -> Fitter:
         """For the vectors of `stated`."""
-        held, n_statements = np.diff(stated.holds.indptr), stated.holds.shape[1]
+        held, n_statements = np.diff(stated.holds.indptr), len(stated.by_statement.indptr) - 1
         keys = np.full((len(held), int(held.max(initial=0))), n_statements * n_contexts, np.int32)
         pairs = stated.holds.indices * n_contexts + np.repeat(stated.context, held)
         keys[np.arange(keys.shape[1]) < held[:, None]] = pairs
@@ -153,7 +153,7 @@ def levels_of(clauses: Sequence[Clause], stated: Stated) -> Int[np.ndarray, " n"
 
 
 def _counts(
-    keys: Int[np.ndarray, "n most"], shape: tuple[int, int]
+    keys: Int[np.ndarray, "n most"], shape: tuple[int, ...]
 ) -> Int[np.ndarray, "statements contexts"]:
     """How many of these vectors there are for each (statement, context)."""
     size = shape[0] * shape[1]

@@ -7,6 +7,7 @@ within reach, the position, the hook, the thought, a label of the problem. Numbe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -48,6 +49,8 @@ class Columns:
         self.text = corpus.member.text
         self.token_names = names
         self.digits = {i: text.strip() for i, text in names.items() if text.strip().isdigit()}
+        numbers = [parse_number(word) for word in corpus.vocabulary or ()]
+        self.sizes = np.array([np.nan if v is None else abs(v) for v in numbers])
         self.kinds = frequent(corpus.fit)
         self.names: list[str] = []
         self.number_names: list[str] = []
@@ -56,6 +59,11 @@ class Columns:
             problems, cfg.labels, max_levels=cfg.max_levels, min_count=MIN_COUNT, most=MOST_LEVELS
         )
         self.label_numbers = _number_labels(problems, cfg.labels)
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """The columns of each part."""
+        return [self.table(part) for part in self.corpus.parts]
 
     def table(self, part: Part) -> Table:
         """The columns of a part."""
@@ -114,11 +122,12 @@ class Columns:
             if part.where is not None:
                 columns["the number of digits up to here"] = self._digit_runs(part)[part.where]
         else:
-            questions = self.corpus.member.store.questions.take(pa.array(part.line)).to_pylist()
-            found = [[v for v in map(parse_number, q.split()) if v is not None] for q in questions]
-            largest = np.array([max(map(abs, values), default=0.0) for values in found])
+            size = self.sizes[part.tokens.ids]
+            largest, known = np.zeros(part.n_units), ~np.isnan(size)
+            np.maximum.at(largest, part.tokens.stretch[known], size[known])
+            count = np.bincount(part.tokens.stretch, known, minlength=part.n_units)
             columns["the largest number of the question"] = largest[part.unit]
-            columns["the count of numbers in the question"] = np.array([len(v) for v in found])[part.unit]
+            columns["the count of numbers in the question"] = count[part.unit]
         for name, values in self.label_numbers.items():
             columns[name] = values[part.line][part.unit]
         self.number_names = list(columns)

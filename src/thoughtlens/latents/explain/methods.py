@@ -110,7 +110,7 @@ class OverColumns(Method):
 
     def __init__(self, name: str, columns: Columns) -> None:
         self.name, self.columns = name, columns
-        self.fit, self.validation, self.test = (columns.table(part) for part in columns.corpus.parts)
+        self.fit, self.validation, self.test = columns.tables
 
     def explain(self, own: Acts, other: Acts) -> Fitted:
         model = self._fitted(own)

@@ -99,7 +99,7 @@ class Known:
         )
         self.labels = [one for one in labels if one.levels and not OWN_ROLE.fullmatch(one.name)]
         self.words = known.words
-        self.roles = [_encoded(one, self.n_thoughts) for one in known.roles if one.values]
+        self.roles = [_encoded(one, self.n_thoughts, cfg.max_levels) for one in known.roles if one.values]
         self.condition = _condition(known, problems)
 
     def several(self, name: str, thoughts: Sequence[int]) -> bool:
@@ -180,19 +180,23 @@ class Statements:
         return [*blocks, Block(at, incidence(np.arange(n), bins, n, len(at)))]
 
 
-def _encoded(role: Role, n_thoughts: int) -> Encoded:
-    """A role's values as columns, sorted."""
-    rows, values = [np.zeros(0, int)], [pa.array([], pa.string())]
+def _encoded(role: Role, n_thoughts: int, max_levels: int) -> Encoded:
+    """A role's values as columns, told apart as those of labels are."""
+    rows, values = [], []
     for thought, own in role.values.items():
         if thought < n_thoughts:
             said, problem = pa.array(own), np.arange(len(own))
             if pa.types.is_list(said.type):
-                said, problem = said.flatten(), pc.list_parent_indices(said).to_numpy()
+                said, problem = said.flatten(), pc.list_parent_indices(said).to_numpy()  # type: ignore[attr-defined]
             rows.append(problem * n_thoughts + thought)
-            values.append(said.cast(pa.string()))
-    codes, levels = encode_labels(pa.chunked_array(values))
+            values.append(said)
+    kinds = {one.type for one in values if not pa.types.is_null(one.type)}
+    kind = kinds.pop() if len(kinds) == 1 else pa.string()
+    table = pa.table({"role": pa.chunked_array([one.cast(kind) for one in values], kind)})
+    (label,) = read_labels(table, ("role",), max_levels=max_levels, min_count=MIN_COUNT, most=MOST_LEVELS)
     n = len(next(iter(role.values.values()))) * n_thoughts
-    return Encoded(role.name, role.words, levels, incidence(np.concatenate(rows), codes, n, len(levels)))
+    holds = incidence(np.concatenate([np.zeros(0, int), *rows]), label.codes, n, len(label.levels))
+    return Encoded(role.name, role.words, label.levels, holds)
 
 
 def _condition(known: Roles, problems: pa.Table) -> Label | None:

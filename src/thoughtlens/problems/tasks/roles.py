@@ -61,12 +61,13 @@ class Roles:
     by: tuple[str, Mapping[str, str]] | None = None
 
 
-def own_roles(columns: Sequence[str]) -> dict[str, dict[int, str]]:
+def own_roles(table: pa.Table) -> dict[str, dict[int, str]]:
     """Columns named `NAME@THOUGHT`: of each name, the column of each thought."""
     found: dict[str, dict[int, str]] = {}
-    for column in columns:
-        if match := OWN_ROLE.fullmatch(column):
-            found.setdefault(match["name"], {})[int(match["thought"])] = column
+    for one in table.schema:
+        match = OWN_ROLE.fullmatch(one.name)
+        if match and not pa.types.is_nested(one.type):
+            found.setdefault(match["name"], {})[int(match["thought"])] = one.name
     return found
 
 
@@ -79,7 +80,7 @@ def roles(table: pa.Table, n_thoughts: int) -> Roles:
     """
     own = [
         Role(name, f"{name} is {{}}", {t: table[column].to_pylist() for t, column in at.items()})
-        for name, at in own_roles(table.column_names).items()
+        for name, at in own_roles(table).items()
     ]
     steps = [f"{name}{i + 1}" for name in ("op", "v") for i in range(N_STEPS)]
     whole = {"start", "n_steps", "answer"}
