@@ -29,11 +29,15 @@ def test_before_a_model_is_loaded(overrides, message):
         pipeline.load("pilot", overrides)
 
 
+SIDES = {"crosscoder": [], "transcoder": ["sae.hook_in=layers.0:out", "sae.hook_out=layers.1:out"]}
+
+
 @pytest.mark.parametrize("do", [pipeline.run, pipeline.plan])
-def test_a_crosscoder_is_not_classified_with(do, tmp_path):
-    recipe = pipeline.load("pilot", ["sae=crosscoder"])
-    with pytest.raises(ConfigError, match=r'leave it out: stages=\["extract", "train", "validate", "interp'):
-        do(recipe, tmp_path / "run")
+def test_stages_that_cannot_take_a_kind_are_refused_at_the_start(do, tmp_path):
+    for kind, unfit in (("crosscoder", "classify and recovery"), ("transcoder", "recovery")):
+        recipe = pipeline.load("pilot", [f"sae.kind={kind}", *SIDES[kind]])
+        with pytest.raises(ConfigError, match=rf'{unfit} cannot be .*stages=.\["extract", "train", "valid'):
+            do(recipe, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -55,6 +55,11 @@ if TYPE_CHECKING:
 
 
 OF_SUITE = "suite."
+NOT_OF = {
+    "crosscoder": ("has one code for several (hook, thought)", ("classify", "recovery")),
+    "transcoder": ("does not reconstruct what it reads", ("recovery",)),
+}
+"""Why some kinds of SAE are left out by some stages."""
 OF_FILES = {
     *(stage.name for stage in OF_RUNS if stage.recipe == "default"),
     "replay",
@@ -186,11 +191,12 @@ def _require_fitting_stages(cfg: Recipe) -> None:
     """Refuse stages that cannot take what the recipe trains or names, before anything is done."""
     if "extract" in cfg.stages:
         _require_subject(cfg)
-    if cfg.sae.kind == "crosscoder" and "classify" in cfg.stages:
-        rest = [name for name in cfg.stages if name != "classify"]
+    why, not_these = NOT_OF.get(cfg.sae.kind, ("", ()))
+    if unfit := [name for name in cfg.stages if name in not_these]:
+        rest = shlex.quote(json.dumps([name for name in cfg.stages if name not in unfit]))
         raise ConfigError(
-            f"stages: classify compares codes of one (hook, thought), and a crosscoder's are not; leave it "
-            f"out: stages={json.dumps(rest)}"
+            f"stages: {' and '.join(unfit)} cannot be with a {cfg.sae.kind}, which {why}: leave out what "
+            f"cannot be, stages={rest}"
         )
 
 

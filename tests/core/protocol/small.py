@@ -23,7 +23,10 @@ PILOT = [
     "validate.force=true", "lens.n_problems=16", "lens.fit_steps=2", "effects.n=4",
     "effects.edits=['swap v1', 'patch op1']",
 ]  # fmt: skip
-OF_PILOT = ("extract", "train", "validate", "interpret", "lens", "explain", "effects", "explorer", "report")
+OF_PILOT = (
+    "extract", "train", "validate", "interpret", "recovery", "lens", "explain", "effects", "explorer",
+    "report",
+)  # fmt: skip
 """Stages that run on what PILOT makes, each on what those before it left."""
 
 
@@ -67,19 +70,18 @@ def run(root: Path, stage: str, out: Path) -> None:
 
 
 def _killed_at(n: int, root: Path, stage: str) -> None:
-    """In a child: end at the n-th operation; else say how many there were."""
-    done = 0
+    """In a child: end at the n-th operation; else write all of them down, a line for each."""
+    done = []
 
     def watch(event: str, arguments: tuple) -> None:
-        nonlocal done
         if event in WATCHED and str(arguments[0]).startswith(str(root / "out")):
-            done += 1
-            if done == n:
+            done.append(f"{event} {arguments[0]}")
+            if len(done) == n:
                 os._exit(9)
 
     sys.addaudithook(watch)
     run(root, stage, root / "out")
-    (root / "operations.txt").write_text(str(done))
+    (root / "operations.txt").write_text("\n".join(done))
 
 
 def main() -> None:

@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.core.protocol.small import OF_PILOT, pilot, planted
@@ -53,20 +55,26 @@ def tree(root: Path) -> dict[str, bytes]:
     }
 
 
-def kill_and_compare(root: Path, stage: str, choose) -> int:
+Choose = Callable[[list[str]], list[int]]
+"""Which operations are killed at, by their number from 1."""
+
+
+def kill_and_compare(root: Path, stage: str, choose: Choose) -> int:
     """Kill the stage at the operations that `choose` takes of all, each time from the beginning."""
     out, killer = root / "out", Killer(root, stage)
     try:
         assert killer(0) == 0
-        n = int((root / "operations.txt").read_text())
+        operations = (root / "operations.txt").read_text().splitlines()
         whole, digest, beside = tree(out), read_result(out)["digest"], sorted(os.listdir(root))
-        for at in (chosen := choose(n)):
+        for at in (chosen := choose(operations)):
             shutil.rmtree(out)
             if killer(at) == 9:
                 assert killer(0) == 0
-            assert tree(out) == whole, f"{stage}: other files after a kill at operation {at} of {n}"
+            assert tree(out) == whole, f"{stage}: other files after {at}: {operations[at - 1]}"
             assert read_result(out)["digest"] == digest
-            assert sorted(os.listdir(root)) == beside, f"{stage}: something is left after operation {at}"
+            assert sorted(os.listdir(root)) == beside, (
+                f"{stage}: something is left after {at}: {operations[at - 1]}"
+            )
             assert not verify(out).unlisted
         assert not [f for f in out.rglob("*") if f.name.startswith(".") or f.name in ("parts", "checkpoints")]
         new = root / "new"
@@ -77,15 +85,35 @@ def kill_and_compare(root: Path, stage: str, choose) -> int:
         killer.close()
 
 
-def spread(n: int) -> list[int]:
+def few(operations: list[str]) -> list[int]:
     """Two before the end, three within the clean-up."""
+    n = len(operations)
     return [n // 3, 3 * n // 4, n - 7, n - 3, n - 1]
+
+
+def every(operations: list[str]) -> list[int]:
+    return list(range(1, len(operations) + 1))
+
+
+REMOVALS = ("os.remove", "os.rmdir", "shutil.rmtree", "os.rename")
+
+
+def clean_up(operations: list[str]) -> list[int]:
+    """Those that remove or rename, and all from the one that says that the stage is done."""
+    done = next(i for i, line in enumerate(operations, 1) if "result.json" in line)
+    return [i for i, line in enumerate(operations, 1) if i >= done or line.startswith(REMOVALS)]
+
+
+def spread(operations: list[str]) -> list[int]:
+    """The clean-up, and two dozen others."""
+    others = np.linspace(1, len(operations), min(24, len(operations)), dtype=int).tolist()
+    return sorted({*clean_up(operations), *others})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["train", "interpret", "explain"])
 def test_a_few_operations(stage, tmp_path):
-    assert kill_and_compare(planted(tmp_path), stage, spread) == 5
+    assert kill_and_compare(planted(tmp_path), stage, few) == 5
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +124,11 @@ def made(tmp_path_factory):
 @pytest.mark.long
 @pytest.mark.parametrize("stage", ["train", "interpret", "explain"])
 def test_every_operation(stage, tmp_path):
-    kill_and_compare(planted(tmp_path), stage, lambda n: range(1, n + 1))
+    kill_and_compare(planted(tmp_path), stage, every)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("stage", OF_PILOT)
-def test_every_operation_of_every_stage_of_a_run(stage, made):
-    kill_and_compare(made, stage, lambda n: range(1, n + 1))
+def test_the_clean_up_of_every_stage_of_a_run(stage, made):
+    kill_and_compare(made, stage, spread)
     shutil.rmtree(made / "out")
