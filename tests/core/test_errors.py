@@ -57,5 +57,10 @@ def test_the_system_s_refusals_say_what_to_do(number):
 def test_what_is_no_refusal_stays_what_it_is():
     assert of_system(FileNotFoundError(errno.ENOENT, "none", "x")) is None
     assert of_system(OSError("no number")) is None
+    rust = RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(ResourceError, match=r"disk is full while writing here"), system_errors("here"):
+        raise rust
+    with pytest.raises(RuntimeError, match="another"), system_errors("here"):
+        raise RuntimeError("another (os error of a kind)")
     with pytest.raises(FileNotFoundError), system_errors("x"):
         raise FileNotFoundError(errno.ENOENT, "none", "x")

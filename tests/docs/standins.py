@@ -72,7 +72,8 @@ def recipe(words: list[str]) -> list[str]:
     if any(word.startswith("classify.target=v") for word in words):
         extra |= {
             "classify.max_units": "classify.max_units=240",
-            "classify.classes": "classify.classes=5,6,7",
+            "classify.split": "classify.split=all",
+            "classify.classes": "classify.classes=14,16,18",
         }
     if "seed_protocol=true" in words or words[1] == "seed-codi":
         extra |= {one: one for one in REPLAY}

@@ -6,6 +6,7 @@ options and keys are checked all the same.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -21,6 +22,8 @@ from tests.docs import shown, standins
 from tests.docs.repository import ROOT
 from thoughtlens.cli.commands.app import app
 from thoughtlens.core import STAGES, recipe_names
+from thoughtlens.show.explorer import sources
+from thoughtlens.show.pages.run import Run
 from thoughtlens.studies import pipeline
 
 LOG = "docs/log.md"
@@ -210,3 +213,68 @@ def test_a_command_of_a_page_works(results, page, line):
     found = results[page, line]
     assert found["code"] == 0, found["stderr"]
     assert "unforeseen" not in found["stderr"]
+
+
+MESSAGES = {
+    "lens none": "run pilot --out none",
+    "recovery 'none of text'": "run text-demo --out 'none of text'",
+    "train pilot --out empty": "extract pilot --out empty",
+    "train text-demo --out 'empty 2'": "extract text-demo --out 'empty 2'",
+    "run empty.toml --out x": "recipe text-demo > recipe.toml",
+    "run codi-tiny --out x": "distill codi-tiny --out runs/codi-tiny",
+    "validate pilot": "validate pilot --out runs/pilot",
+    "report pilot": "report pilot --out runs/pilot",
+    "explorer 'only acts' --out e": "train pilot --out 'only acts' && thoughtlens interpret pilot --out "
+    "'only acts'",
+    "view bare": "interpret bare/config.toml --out bare",
+    "serve 'bare again'": "interpret 'bare again/config.toml' --out 'bare again'",
+    "neuronpedia runs/pilot --out n": "explorer runs/pilot --out runs/pilot/explorer",
+    "think runs/text 'Whales sing.'": "fire runs/text 'Whales sing.'",
+    "intervene runs/text --out x": "serve runs/text",
+    "intervene ./tiny-llama --out x": "run text-demo model=./tiny-llama extract.hook_names=null --out "
+    "runs/tiny-llama",
+    "gates google/gemma-2-2b --out x": "run text-demo model=google/gemma-2-2b extract.hook_names=null --out "
+    "runs/gemma-2-2b",
+}  # fmt: skip
+"""What a command that cannot be done says that one should do instead."""
+
+
+def panels(run: Path) -> list[str]:
+    """What the explorer's panels of a run name; the page puts in an SAE and a latent of it."""
+    named = sources.commands(Run.open(run))
+    if run.name == "text":  # no page of texts has the panels of edits
+        named = {key: line for key, line in named.items() if key not in ("interventions", "effects")}
+    lines = " && ".join(named.values()).replace("<SAE>", "pooled").replace("<LATENT>", "3").split(" && ")
+    return [line.removeprefix("thoughtlens ") for line in dict.fromkeys(lines)]
+
+
+@pytest.fixture(scope="module")
+def suggested(place):
+    """What came of each command that cannot be done; and of each one that it, or a panel, names."""
+    runs, folder = shared_runs(place), place / "suggested"
+    shutil.copytree(place / "files", folder)
+    for name in ("pilot", "text"):
+        shutil.copytree(runs[name], folder / "runs" / name)
+    shutil.copytree(runs["pilot"] / "acts", folder / "only acts" / "acts")
+    half = shutil.ignore_patterns("interpret", "explorer", "explain", "report")
+    for name in ("bare", "bare again"):
+        shutil.copytree(runs["pilot"], folder / name, ignore=half)
+    (folder / "empty.toml").touch()
+    lines = [one for line in MESSAGES.values() for one in line.split(" && thoughtlens ")]
+    with contextlib.chdir(folder):
+        lines += [line for name in ("pilot", "text") for line in panels(Path("runs") / name)]
+    commands = [(shown.split(line)[0], None) for line in MESSAGES]
+    for words, target in map(shown.split, lines):
+        commands.append(([*words, "--plan"] if words[0] == "distill" else small(words), target))
+    found = follow(place, [{"folder": str(folder), "words": w, "target": t} for w, t in commands])
+    return found[: len(MESSAGES)], list(zip(lines, found[len(MESSAGES) :], strict=True))
+
+
+@pytest.mark.long
+@pytest.mark.xdist_group("commands")
+def test_what_messages_and_panels_name_works(suggested):
+    said, done = suggested
+    for (line, names), found in zip(MESSAGES.items(), said, strict=True):
+        assert found["code"] and f"thoughtlens {names}" in " ".join(found["stderr"].split()), (line, found)
+    for line, found in done:
+        assert found["code"] == 0 and "unforeseen" not in found["stderr"], (line, found["stderr"])

@@ -170,7 +170,16 @@ def system_errors(where: object, then: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if (ours := of_system(error, where)) is None:
+    except Exception as error:
+        ours = of_system(_as_os_error(error), where)
+        if ours is None:
             raise
         raise ResourceError(f"{ours}{then}") from error
+
+
+def _as_os_error(error: Exception) -> OSError:
+    """The system's refusal behind an error; what is written in Rust (safetensors) tells of it in words."""
+    if isinstance(error, OSError):
+        return error
+    told = None if isinstance(error, ThoughtlensError) else re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(told[1]), "") if told else OSError()

@@ -90,7 +90,8 @@ def think(
     store = ActivationStore.open(run / "acts")
     if store.meta.kind != "thoughts":
         raise ConfigError(
-            f"{run} is a run of texts, which has no thoughts; see: thoughtlens fire {quote(str(run))} TEXT"
+            f"{run} is a run of texts, which has no thoughts; see: thoughtlens fire {quote(str(run))} "
+            f"{quote(next(iter(questions), 'A text.'))}"
         )
     eye = Eye(store)
     read = read_out(eye.thinker, store.meta.model, questions, top)

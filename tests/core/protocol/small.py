@@ -6,6 +6,8 @@ stage in `ROOT/out` and ends by `os._exit` at its n-th file operation there, as 
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -82,6 +84,15 @@ def _killed_at(n: int, root: Path, stage: str) -> None:
     sys.addaudithook(watch)
     run(root, stage, root / "out")
     (root / "operations.txt").write_text("\n".join(done))
+    (root / "modules.txt").write_text("\n".join(sys.modules))
+
+
+def _import_all(names: list[str]) -> None:
+    """What a child has imported, so that the next ones need not."""
+    for name in names:
+        if name not in sys.modules:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
 
 
 def main() -> None:
@@ -98,7 +109,10 @@ def main() -> None:
             finally:
                 sys.stderr.flush()
                 os._exit(status)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if not status:
+            _import_all((root / "modules.txt").read_text().split())
+        print(status, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

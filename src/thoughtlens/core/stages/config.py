@@ -24,6 +24,8 @@ from pydantic_core import ErrorDetails
 from thoughtlens.core.errors import ConfigError, NotThereError
 from thoughtlens.core.stages.translate import translate_config
 
+MOST_SAID = 4
+"""Complaints about a config that one line says."""
 NULL = "null"
 """What stands in files and on the command line for a value that is unset, which TOML has no word for."""
 
@@ -119,7 +121,10 @@ def validate_config(cls: type[C], table: dict) -> C:
     try:
         return cls.model_validate(table)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(cls, e) for e in error.errors())) from None
+        errors = error.errors()
+        said = [_explain(cls, e) for e in errors[:MOST_SAID]]
+        said += [f"and {len(errors) - MOST_SAID} more"] if len(errors) > MOST_SAID else []
+        raise ConfigError("; ".join(said)) from None
 
 
 def read_recipe(source: str | Path) -> dict:

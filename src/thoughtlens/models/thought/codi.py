@@ -159,7 +159,7 @@ def load(
     target = choose_device(device)
     release = RELEASES.get(checkpoint.hub_id(name))
     found = checkpoint.read(name, revision)
-    groups, dropped = _split(found)
+    groups, dropped = _split(found, name)
     folder = found.file.parent
     own = stated(folder)
     parent = checkpoint.base_of(found, base, release.base if release else own.get("base"))
@@ -205,11 +205,11 @@ def load(
     return model
 
 
-def _split(found: Checkpoint) -> tuple[dict[str, dict[str, Tensor]], tuple[str, ...]]:
+def _split(found: Checkpoint, name: str | Path) -> tuple[dict[str, dict[str, Tensor]], tuple[str, ...]]:
     """Keys by top-level module, and the keys of training-only modules."""
     groups: dict[str, dict[str, Tensor]] = {"codi": {}, "prj": {}}
     if not any(key.startswith(("codi.", "prj.", *EXTRA_MODULES)) for key in found.tensors):
-        raise checkpoint.language_model_given(found.file.parent)
+        raise checkpoint.language_model_given(name)
     dropped: list[str] = []
     for key, value in found.tensors.items():
         module, _, rest = key.partition(".")

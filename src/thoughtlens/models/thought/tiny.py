@@ -308,7 +308,10 @@ def _root(name: str | Path) -> Path:
         return Path(str(resources.files("thoughtlens.models"))) / SHIPPED / str(name)
     if (path := Path(name).expanduser()).is_dir():
         return path
-    raise NotThereError(f"Expected one of {', '.join(shipped())} or a model directory, got {str(name)!r}")
+    raise NotThereError(
+        f"Expected a model that thinks in vectors: {', '.join(shipped())}, a directory, or owner/name of a "
+        f"CODI or a Coconut on the hub, got {str(name)!r}"
+    )
 
 
 def _find(name: str | Path, seed: int | None, variant: str) -> Path:

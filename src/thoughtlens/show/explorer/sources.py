@@ -123,8 +123,10 @@ def interpreted(run: Run) -> InterpretOutcome:
     """
     outcome = run.outcome("interpret", InterpretOutcome)
     if outcome is None:
+        steps = ("interpret",) if (run.root / "sae").is_dir() else ("train", "interpret")
         raise NotThereError(
-            f"Expected a finished interpret in {run.root}, found none; run: {run.command('interpret')}"
+            f"Expected a finished interpret in {run.root}, found none; run: "
+            f"{' && '.join(map(run.command, steps))}"
         )
     return outcome
 
