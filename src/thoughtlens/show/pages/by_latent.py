@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
+from operator import or_
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -28,6 +31,15 @@ def member_table(
     if not file.is_file():
         return None
     return read_table(file, stage, ["member", *columns] if columns else None, pc.field("member") == member)
+
+
+def of_latents(keys: Iterable[tuple[str, int]]) -> pc.Expression:
+    """Rows of these latents alone, each given by its SAE and number."""
+    found = defaultdict(list)
+    for member, latent in keys:
+        found[member].append(latent)
+    own = ((pc.field("member") == name) & pc.field("latent").isin(latents) for name, latents in found.items())
+    return reduce(or_, own, pc.scalar(False))
 
 
 class Grouped(Generic[R]):

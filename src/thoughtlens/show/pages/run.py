@@ -130,14 +130,15 @@ class Run:
         """What every stage says of itself."""
         return {stage: Made.from_json(result) for stage, result in self.results.items()}
 
-    def table(self, stage: str, name: str, cls: type[R]) -> list[R]:
-        """A stage's Parquet table as records; empty where the stage or the table is not there.
+    def table(self, stage: str, name: str, cls: type[R], filters: Any = None) -> list[R]:
+        """A stage's Parquet table as records, those that pyarrow's `filters` let pass; empty where the stage
+        or the table is not there.
 
         Raises:
             StoreError: it is damaged.
         """
         file = self.folder(stage) / name
-        return of_table(cls, read_table(file, stage)) if file.is_file() else []
+        return of_table(cls, read_table(file, stage, filters=filters)) if file.is_file() else []
 
     def latents(self, member: str | None = None) -> list[LatentRow]:
         """What interpret counted of every latent, of all SAEs or of one."""

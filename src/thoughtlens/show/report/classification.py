@@ -19,6 +19,7 @@ from thoughtlens.evals import (
 from thoughtlens.latents import AssociationRow
 from thoughtlens.sae import POOLED
 from thoughtlens.show.pages import plots
+from thoughtlens.show.pages.by_latent import of_latents
 from thoughtlens.show.pages.run import Run
 from thoughtlens.show.pages.text import NONE, between, fixed, number, p_text, percent, points
 from thoughtlens.show.report.blocks import (
@@ -162,7 +163,7 @@ def _curves(run: Run, outcome: ClassifyOutcome) -> list[Block]:
     blocks: list[Block] = [Picture("at_k", plots.at_k(own, outcome.metric), text)]
     chosen = [c for c in outcome.chosen if (c.arm, c.pooling) == ("top_latents", pooling)]
     if chosen:
-        blocks.append(_chosen(chosen, outcome.protocol.folds, _explanations(run)))
+        blocks.append(_chosen(chosen, outcome.protocol.folds, _explanations(run, chosen)))
     return blocks
 
 
@@ -181,10 +182,11 @@ def _chosen(chosen: list[ChosenRow], folds: int, known: dict[tuple[str, int], st
     return Table.of(title, chosen, columns, n_words=5)
 
 
-def _explanations(run: Run) -> dict[tuple[str, int], str]:
-    """Of each latent, the preference with the largest z."""
+def _explanations(run: Run, chosen: list[ChosenRow]) -> dict[tuple[str, int], str]:
+    """Of each of these latents, the preference with the largest z."""
+    own = of_latents((c.member or POOLED, c.index) for c in chosen)
     best: dict[tuple[str, int], AssociationRow] = {}
-    for row in run.table("interpret", "associations.parquet", AssociationRow):
+    for row in run.table("interpret", "associations.parquet", AssociationRow, own):
         before = best.get((row.member, row.latent))
         if row.q_value < 0.05 and abs(row.z) > (abs(before.z) if before else 0.0):
             best[row.member, row.latent] = row

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from typing import TypeVar
 from urllib.parse import quote
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from thoughtlens.evals import ClassifyOutcome
 from thoughtlens.latents import (
     AssociationRow,
@@ -18,7 +21,8 @@ from thoughtlens.latents import (
 )
 from thoughtlens.sae import POOLED
 from thoughtlens.show.pages import plots
-from thoughtlens.show.pages.run import Run
+from thoughtlens.show.pages.by_latent import of_latents
+from thoughtlens.show.pages.run import Run, read_table
 from thoughtlens.show.pages.text import NONE, between, counts, number, p_text, percent, points, shorten
 from thoughtlens.show.report.blocks import (
     MEMBER,
@@ -38,6 +42,9 @@ from thoughtlens.show.report.blocks import (
 EXAMPLES = 4
 BARS = 6
 EVERYWHERE = 12
+ASSOCIATIONS = "associations.parquet"
+EVERY = pc.scalar(True)
+"""A filter that lets all rows pass."""
 
 Key = tuple[str, int]
 R = TypeVar("R", bound=AssociationRow | ExampleRow)
@@ -50,7 +57,6 @@ def latents(run: Run, top: int) -> Section | None:
     if outcome is None:
         return None
     rows = run.latents()
-    associations = _by_latent(run.table("interpret", "associations.parquet", AssociationRow))
     caption = (
         f"Each live latent by how often and how strongly it fires, split {outcome.split}, "
         f"n = {counts(row.n_vectors for row in rows)} vectors."
@@ -58,19 +64,40 @@ def latents(run: Run, top: int) -> Section | None:
     blocks: list[Block] = [_counts(outcome), Picture("latents", plots.latent_map(rows), caption)]
     blocks += [*_everywhere(rows), *_tested(outcome)]
     if run.kind == "text":
-        blocks += _text_latents(rows, associations, _examples(run, TextExample), top)
+        blocks += _text_latents(run, rows, top)
     else:
         classified = run.outcome("classify", ClassifyOutcome)
         used = classified.protocol.l0 if classified else {}
         own = [row for row in rows if row.member in used] or rows
-        labels = _labels(associations, f"label:{classified.target if classified else None}")
-        blocks += _thought_latents(own, associations, _examples(run, ThoughtExample), labels, top)
+        blocks += _thought_latents(run, own, f"label:{classified.target if classified else None}", top)
     return Section("latents", "Latents", blocks)
 
 
-def _examples(run: Run, cls: type[E]) -> dict[Key, list[E]]:
-    rows = run.table("interpret", "top_examples.parquet", cls)
-    return _by_latent(row for row in rows if row.rank < EXAMPLES)
+def _examples(run: Run, cls: type[E], own: Iterable[Key]) -> dict[Key, list[E]]:
+    first = pc.field("rank") < EXAMPLES
+    return _by_latent(run.table("interpret", "top_examples.parquet", cls, first & of_latents(own)))
+
+
+def _associations(
+    run: Run, own: Iterable[Key], filters: pc.Expression = EVERY
+) -> dict[Key, list[AssociationRow]]:
+    return _by_latent(run.table("interpret", ASSOCIATIONS, AssociationRow, filters & of_latents(own)))
+
+
+def _summed_up(run: Run, column: str, how: str, filters: pc.Expression) -> dict[Key, float]:
+    """Of a column over each latent's associations that `filters` let pass: its first, least or largest."""
+    file = run.folder("interpret") / ASSOCIATIONS
+    if not file.is_file():
+        return {}
+    table = read_table(file, "interpret", ["member", "latent", column], filters)
+    found = table.group_by(["member", "latent"], use_threads=False).aggregate([(column, how)])
+    keys = zip(found["member"].to_pylist(), found["latent"].to_pylist(), strict=True)
+    return dict(zip(keys, found[f"{column}_{how}"].to_pylist(), strict=True))
+
+
+def _largest_z(run: Run, filters: pc.Expression) -> dict[Key, float]:
+    least, largest = (_summed_up(run, "z", how, filters) for how in ("min", "max"))
+    return {key: max(-least[key], largest[key]) for key in largest}
 
 
 def _counts(outcome: InterpretOutcome) -> Table:
@@ -131,20 +158,17 @@ def _held(m: MemberSummary, factor: str) -> str:
     return f"{tested.n_q_below:,}{strict} of {tested.n_tested:,}"
 
 
-def _text_latents(
-    rows: list[LatentRow],
-    associations: dict[Key, list[AssociationRow]],
-    examples: dict[Key, list[TextExample]],
-    top: int,
-) -> list[Block]:
+def _text_latents(run: Run, rows: list[LatentRow], top: int) -> list[Block]:
     plain = [row for row in rows if row.n_fires and not row.everywhere]
-    tokens = {key: [a for a in own if a.factor == "token"] for key, own in associations.items()}
+    of_tokens = pc.field("factor") == "token"
     used = sorted(plain, key=lambda row: (-row.n_fires, row.member, row.latent))[: top // 2]
-    lift = {key: own[0].low for key, own in tokens.items() if own}
+    lift = _summed_up(run, "low", "first", of_tokens)
     specific = sorted(
         (row for row in plain if lift.get(_key(row), 0) > 1 and row not in used),
         key=lambda row: (-lift[_key(row)], row.member, row.latent),
     )[: top - len(used)]
+    shown = [_key(row) for row in (*used, *specific)]
+    tokens, examples = _associations(run, shown, of_tokens), _examples(run, TextExample, shown)
     return [
         Latents(
             title,
@@ -179,30 +203,28 @@ def _text_latent(row: LatentRow, tokens: list[AssociationRow], examples: list[Te
     return Latent(_title(row), facts, drawn, _place(row))
 
 
-def _labels(associations: dict[Key, list[AssociationRow]], target: str) -> list[str]:
+def _labels(run: Run, target: str) -> list[str]:
     """The label that is classified, or else all labels."""
-    labels = unique(a.factor for own in associations.values() for a in own if a.factor.startswith("label:"))
+    file = run.folder("interpret") / ASSOCIATIONS
+    factors = (
+        read_table(file, "interpret", ["factor"])["factor"].unique().to_pylist() if file.is_file() else []
+    )
+    labels = [factor for factor in factors if factor.startswith("label:")]
     return [target] if target in labels else labels
 
 
-def _thought_latents(
-    rows: list[LatentRow],
-    associations: dict[Key, list[AssociationRow]],
-    examples: dict[Key, list[ThoughtExample]],
-    labels: list[str],
-    top: int,
-) -> list[Block]:
+def _thought_latents(run: Run, rows: list[LatentRow], target: str, top: int) -> list[Block]:
     """Latents by the strength of their preference for the labels (else for any factor)."""
-    plain = [row for row in rows if row.n_fires and not row.everywhere and _key(row) in associations]
-
-    def order(row: LatentRow) -> tuple[float, str, int]:
-        own = associations[_key(row)]
-        wanted = [a for a in own if a.factor in labels] or own
-        return -max(abs(a.z) for a in wanted), row.member, row.latent
-
-    chosen = sorted(plain, key=order)[:top]
+    labels = _labels(run, target)
+    strength = _largest_z(run, EVERY) | _largest_z(
+        run, pc.field("factor").isin(pa.array(labels, pa.string()))
+    )
+    plain = [row for row in rows if row.n_fires and not row.everywhere and _key(row) in strength]
+    chosen = sorted(plain, key=lambda row: (-strength[_key(row)], row.member, row.latent))[:top]
     if not chosen:
         return []
+    shown = [_key(row) for row in chosen]
+    associations, examples = _associations(run, shown), _examples(run, ThoughtExample, shown)
     known = [{a.factor for a in associations[_key(row)]} for row in chosen]
     factors = [f for f in (*labels, "hook", "thought") if all(f in own for own in known)]
     alone = len({row.member for row in rows}) == 1
