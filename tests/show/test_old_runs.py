@@ -20,6 +20,7 @@ from thoughtlens.core import BY_NAME, load_config, read_result
 from thoughtlens.core.records.manifest import UNCHECKED
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.summary import LESS
+from thoughtlens.show.pages.names import named
 from thoughtlens.show.report.config import ReportConfig
 from thoughtlens.show.serve.config import FireRequest, SteerRequest
 from thoughtlens.show.serve.engine import Engine
@@ -69,7 +70,10 @@ SINCE = ("Thought 0 is", "Everything that the thought leaves", "A verdict is giv
 
 
 def told(markdown: str) -> list[str]:
-    """Lines of a report without the heads of its tables, and without what is said since."""
+    """Lines of a report without its first page, the heads of its tables, and what is said since."""
+    markdown = re.sub(
+        r"\n## What (the thoughts hold|was found)\n.*?(?=\n> \*\*W|\n## )", "", markdown, flags=re.S
+    )
     lines = markdown.splitlines()
     ruled = [i for i, line in enumerate(lines) if line.startswith("| :--")]
     heads = {*ruled, *(i - 1 for i in ruled)}
@@ -80,7 +84,8 @@ def told(markdown: str) -> list[str]:
 def as_then(line: str) -> str:
     """A line in the words of that version: places as indices, n summed over SAEs and not said to be."""
     if re.match(r"\| (validate|classify|interpret|train|replay) \|", line):
-        return " | ".join(line.split(" | ")[:4])
+        stage, key, *cells = line.split(" | ")[:4]
+        return " | ".join([stage, named(key.replace(" ", "_")).replace("_", " "), *cells])
     line = re.sub(r"^(\| layers\.\S+ \|(?: [^|]* \|){10}) – \| $", r"\1 ", line)  # positions left out
     line = line.replace("no comparison: k = d\\_in keeps everything", "worse")
     line = re.sub(

@@ -2,6 +2,7 @@ from .explorer.config import ExplorerConfig as ExplorerConfig
 from .pages import plots as plots
 from .pages.figures import freeze as freeze
 from .pages.figures import save as save
+from .pages.findings import Findings as Findings
 from .pages.pages import FOREIGN as FOREIGN
 from .pages.pages import PAGE as PAGE
 from .pages.pages import SCRIPTS as SCRIPTS

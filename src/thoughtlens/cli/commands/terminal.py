@@ -28,11 +28,19 @@ def people(result: Json, place: Path | None = None) -> str:
 
 def _run(result: Json) -> list[str]:
     stages = result["stages"]
-    lines = list(chain.from_iterable(_stage(name, one, Path(one["path"])) for name, one in stages.items()))
+    lines = chain.from_iterable(_stage(name, one, Path(one["path"])) for name, one in stages.items())
+    return [*lines, *rest_of_run(result)]
+
+
+def rest_of_run(result: Json) -> list[str]:
+    """The last lines of a run: its warnings, its pages, its time."""
+    stages, lines = result["stages"], []
     if notes := result.get("warnings"):
         lines.append(f"{len(notes)} warnings, all in {result['run']}/result.json; the first: {notes[0]}")
     if "report" in stages:
         lines.append(f"report: {stages['report']['path']}/report.html")
+    if "explorer" in stages:
+        lines.append(f"every latent: {stages['explorer']['path']}/index.html")
     return [*lines, f"{result['name']}, seed {result['seed']}: done in {number(float(result['seconds']))} s"]
 
 

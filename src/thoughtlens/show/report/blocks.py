@@ -63,6 +63,8 @@ class Table:
     rows: Sequence[Sequence[str]]
     note: str = ""
     n_words: int = 1
+    open: bool = False
+    """Shown at once; else folded under its caption."""
     kind: Literal["table"] = "table"
 
     @classmethod
@@ -79,10 +81,11 @@ class Table:
         *,
         note: str = "",
         n_words: int = 1,
+        open: bool = False,
     ) -> Table:
         """A line for each of `rows`; of each column, its head and what it shows of a row."""
         cells = [[show(row) for _, show in columns] for row in rows]
-        return cls(caption, [head for head, _ in columns], cells, note, n_words)
+        return cls(caption, [head for head, _ in columns], cells, note, n_words, open)
 
     def __post_init__(self) -> None:
         heads = [head for head in self.columns if head]
@@ -111,6 +114,15 @@ class Picture:
     figure: Figure
     caption: str
     kind: Literal["figure"] = "figure"
+
+
+@dataclass(frozen=True)
+class Points:
+    """Sentences under each other."""
+
+    caption: str
+    lines: Sequence[str]
+    kind: Literal["points"] = "points"
 
 
 @dataclass(frozen=True)
@@ -151,7 +163,7 @@ class Latents:
     kind: Literal["latents"] = "latents"
 
 
-Block = Text | Table | Picture | Latents
+Block = Text | Table | Picture | Points | Latents
 
 
 @dataclass(frozen=True)

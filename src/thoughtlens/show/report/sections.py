@@ -13,6 +13,7 @@ from thoughtlens.evals import TextFidelity, ThoughtFidelity, ValidateOutcome
 from thoughtlens.sae import Trained, TrainOutcome
 from thoughtlens.sae.convert.records import Converted, ConvertOutcome
 from thoughtlens.show.pages import plots
+from thoughtlens.show.pages.names import named
 from thoughtlens.show.pages.run import Run
 from thoughtlens.show.pages.text import NONE, between, counts, fixed, number, percent, points
 from thoughtlens.show.report.blocks import MEMBER, Block, Column, Picture, Section, Table, under, verdict_of
@@ -42,7 +43,7 @@ def at_a_glance(run: Run) -> Section | None:
 
     columns: list[Column] = [
         ("stage", itemgetter(0)),
-        ("number", lambda row: row[1].replace("_", " ")),
+        ("number", lambda row: named(row[1])),
         ("value", lambda row: _shown(row[1])(row[2].value) + _unit(row[1])),
         ("95 % interval", lambda row: between(row[2].low, row[2].high, _shown(row[1]))),
         ("n", lambda row: behind(row).n),

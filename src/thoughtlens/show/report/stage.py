@@ -11,6 +11,7 @@ from thoughtlens.show.pages.pages import pages_of
 from thoughtlens.show.pages.run import OPTIONAL, STAGES, Run
 from thoughtlens.show.report.classification import classification
 from thoughtlens.show.report.config import ReportConfig
+from thoughtlens.show.report.first import first
 from thoughtlens.show.report.interventions import interventions
 from thoughtlens.show.report.latents import latents
 from thoughtlens.show.report.records import ReportOutcome
@@ -20,6 +21,9 @@ from thoughtlens.show.report.sections import at_a_glance, data, training
 from thoughtlens.show.report.validation import validation
 
 __all__ = ["ReportConfig", "report"]
+
+OF_FINDINGS = ("recovery", "lens", "explain")
+"""Stages that the first page reads besides."""
 
 
 def report(cfg: ReportConfig, out: str | Path) -> Result:
@@ -35,6 +39,7 @@ def report(cfg: ReportConfig, out: str | Path) -> Result:
     run = Run.open(cfg.run)
     run.require_one_sae()
     inputs = {stage: run.folder(stage) for stage in run.results}
+    inputs |= {stage: run.folder(stage) for stage in OF_FINDINGS if run.folder(stage).is_dir()}
     inputs |= {f"intervene_{name}": path for name, path in found_in(run).items()}
     address = cfg.explorer or _explorer(run, Path(out))
     return pages_of(
@@ -50,6 +55,7 @@ def _explorer(run: Run, out: Path) -> str | None:
 
 def _work(cfg: ReportConfig, run: Run, address: str | None, tmp: Path) -> ReportOutcome:
     found = [
+        first(run),
         at_a_glance(run),
         data(run),
         training(run),

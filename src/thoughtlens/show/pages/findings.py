@@ -1,0 +1,544 @@
+"""What a run found, in words: what a reader is told first, by the report and at the end of a run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from thoughtlens.core import BY_NAME, Json, Number, of_table, read_parquet, read_result
+from thoughtlens.evals import ClassifyOutcome, TextFidelity, ThoughtFidelity, Validated, ValidateOutcome
+from thoughtlens.evals.recovery.records import PlaceRow, RecoveryOutcome, Variable, VariableBy
+from thoughtlens.interventions import AnswerRow, EffectRow, InterveneOutcome
+from thoughtlens.latents import ExplanationRow, open_codes
+from thoughtlens.latents.lens.records import ReadingRow
+from thoughtlens.models import Place
+from thoughtlens.numerics import proportion
+from thoughtlens.sae import POOLED
+from thoughtlens.show.pages.interventions import found_in, outcomes_of
+from thoughtlens.show.pages.run import Run
+from thoughtlens.show.pages.text import between, number, percent, points, shorten
+
+ORDINALS = ("zeroth", "first", "second", "third", "fourth", "fifth", "sixth")
+WORDS = {
+    "start": "the starting value",
+    "n_steps": "the number of steps",
+    "operation": "the kind of the operations",
+}
+ARITHMETIC = {"start", "op1", "v1", "n_steps"}
+"""Columns by which the project's own arithmetic is known."""
+OF_MODEL = ("model_answer", "model_value", "correct")
+"""Columns that tell what the model answered."""
+EXPLAINED = 0.8
+"""Held-out AUPRC from which an explanation counts."""
+READABLE = 0.9
+"""Accuracy from which a probe is said to read a variable."""
+STEPS = "n_steps"
+
+
+class Held(NamedTuple):
+    """A variable where a probe reads it best, what else is there, and how we know."""
+
+    name: str
+    words: str
+    condition: str
+    place: Place
+    about: Variable
+    read: list[PlaceRow]
+    """At every place."""
+    acts: Mapping[Place, Number]
+    """By place: the share of answers that become those that another value implies when it is put there."""
+
+    @property
+    def rival(self) -> Number | None:
+        """How many of its values k-means tells."""
+        kmeans = self.about.baselines.get("kmeans")
+        return kmeans and kmeans.found_by_two
+
+    @property
+    def acts_there(self) -> Number | None:
+        return self.acts.get(self.place)
+
+    @property
+    def acts_most(self) -> Place | None:
+        """Where another value changes most answers."""
+        return max(self.acts, key=lambda at: self.acts[at].value or 0.0) if self.acts else None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thought of a problem."""
+
+    thought: int
+    reading: str
+    probability: float | None
+    holds: list[str]
+    latents: list[str]
+    replaced: str
+
+
+@dataclass(frozen=True)
+class Worked:
+    """One problem, thought by thought."""
+
+    question: str
+    answer: str
+    given: str | None
+    right: bool | None
+    hook_name: str
+    steps: list[Step]
+
+
+class Findings:
+    """What a run found; each part is empty where the run has no stage for it."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    @cached_property
+    def recovery(self) -> RecoveryOutcome | None:
+        """Which variables the dictionary holds."""
+        folder = self.run.folder("recovery")
+        if not (folder / "result.json").is_file():
+            return None
+        return RecoveryOutcome.from_json(read_result(folder))
+
+    @cached_property
+    def edits(self) -> dict[str, InterveneOutcome]:
+        """Every intervention."""
+        return outcomes_of(self.run)
+
+    @cached_property
+    def member(self) -> str | None:
+        """The shown dictionary: the pooled SAE, else the first."""
+        if self.recovery:
+            return self.recovery.member
+        names = [m.member for m in self._validated] or [row.member for row in self.run.latents()]
+        return POOLED if POOLED in names else next(iter(names), None)
+
+    @property
+    def _validated(self) -> list[Validated]:
+        outcome = self.run.outcome("validate", ValidateOutcome)
+        return outcome.members if outcome else []
+
+    @cached_property
+    def explanations(self) -> dict[int, ExplanationRow]:
+        """By latent of the shown dictionary, what it is said to speak for."""
+        rows = self.run.table("explain", "explanations.parquet", ExplanationRow)
+        return {row.latent: row for row in rows if row.chosen and row.member == self.member}
+
+    def words(self, variable: str) -> str:
+        """A label column as people say it."""
+        if self.recovery is None or not set(self.recovery.variables) >= ARITHMETIC:
+            return variable
+        found = re.fullmatch(r"(op|v)([1-6])", variable)
+        if found is None:
+            return WORDS.get(variable, variable)
+        what = "operation" if found[1] == "op" else "value"
+        return f"the {ORDINALS[int(found[2])]} {what}"
+
+    @cached_property
+    def condition(self) -> tuple[str, str]:
+        """The column and value of the problems that the page tells of: of most steps; empty: of all."""
+        known = [value for one in self._variables.values() for value in one.by.get(STEPS, {})]
+        return (STEPS, max(known, key=_as_number)) if known else ("", "")
+
+    @property
+    def kind_of_problems(self) -> str:
+        """In words."""
+        column, value = self.condition
+        return f"problems of {value} steps" if column == STEPS else "problems"
+
+    @property
+    def _variables(self) -> dict[str, VariableBy]:
+        if self.recovery is None:
+            return {}
+        return {name: one for name, one in self.recovery.variables.items() if name not in OF_MODEL}
+
+    @cached_property
+    def held(self) -> list[Held]:
+        """Every variable that was looked for, where a probe reads it best, by thought."""
+        rows = self.run.table("recovery", "places.parquet", PlaceRow)
+        column, value = self.condition
+        found = []
+        for name, over_all in self._variables.items():
+            about = over_all.by.get(column, {}).get(value, over_all)
+            condition = "" if about is over_all else f"{column}={value}"
+            place = Place(about.place.hook_name, about.place.thought_idx)
+            own = [row for row in rows if row.variable == name and row.condition == condition]
+            found.append(Held(name, self.words(name), condition, place, about, own, self._acts(name)))
+        order = [bool(one.about.probe.value and one.about.probe.value >= READABLE) for one in found]
+        ranked = zip(found, order, strict=True)
+        return [one for one, _ in sorted(ranked, key=lambda p: (not p[1], p[0].place.thought or 0))]
+
+    @cached_property
+    def _of_kind(self) -> set[str]:
+        """Problems of the store that are not of the kind that the page tells of."""
+        column, value = self.condition
+        if not column:
+            return set()
+        table = read_parquet(self.run.folder("extract") / "problems.parquet", ["problem_id", column])
+        return {row["problem_id"] for row in table.to_pylist() if str(row[column]) != value}
+
+    @cached_property
+    def _edited(self) -> list[tuple[EffectRow, dict[str, str]]]:
+        """Every edit of a cell, and by problem what the answer under it is."""
+        found = []
+        for path in found_in(self.run).values():
+            outcome = InterveneOutcome.from_json(read_result(path))
+            table = read_parquet(path / "answers.parquet", ["row", "problem_id", "class"])
+            rows, classes = table["row"].to_numpy(), table["class"].to_pylist()
+            ids = table["problem_id"].to_pylist()
+            for one in outcome.effects:
+                if one.control is None and one.scope == "cell" and one.site and one.thought_idx is not None:
+                    own = np.flatnonzero(rows == one.row)
+                    found.append((one, {ids[i]: classes[i] for i in own if ids[i] not in self._of_kind}))
+        return found
+
+    def _acts(self, variable: str) -> dict[Place, Number]:
+        """Where putting in another value of a variable brings the answer that follows from it."""
+        wanted = {f"swap_different_{variable}": "predicted", f"patch_{variable}": "corrupted"}
+        found: dict[Place, Number] = {}
+        for edit, answers in self._edited:
+            if edit.edit not in wanted or not answers:
+                continue
+            share = proportion(np.array([kind == wanted[edit.edit] for kind in answers.values()]))
+            at = Place.at(str(edit.site), edit.layer, edit.thought_idx)
+            found[at] = Number(value=share.estimate, low=share.low, high=share.high, n=share.n)
+        return found
+
+    @cached_property
+    def hook_name(self) -> str | None:
+        """The hook at which most variables are read best, else the last."""
+        at = [one.place.hook_name for one in self.held]
+        last = self.run.hook_names[-1] if self.run.hook_names else None
+        return max(self.run.hook_names, key=lambda hook: (at.count(hook), hook == last)) if at else last
+
+    # One problem
+
+    @cached_property
+    def worked(self) -> Worked | None:
+        """A held-out problem of the kind that the page tells of; None for texts."""
+        if self.run.kind == "text" or self.run.meta is None or self.hook_name is None:
+            return None
+        problems = read_parquet(self.run.folder("extract") / "problems.parquet")
+        row = self._chosen(problems)
+        if row is None:
+            return None
+        readings, latents, replaced = self._readings(row), self._latents(problems, row), self._replaced(row)
+        steps = [
+            Step(
+                thought=t,
+                reading=readings.get(t, ("", None))[0],
+                probability=readings.get(t, ("", None))[1],
+                holds=self._holds(row, t),
+                latents=latents.get(t, []),
+                replaced=replaced.get(t, ""),
+            )
+            for t in sorted({*readings, *latents, *replaced})
+        ]
+        if not steps:
+            return None
+        return Worked(
+            question=str(row.get("question", "")),
+            answer=str(row.get("answer", "")),
+            given=row.get("model_answer"),
+            right=row.get("correct"),
+            hook_name=self.hook_name,
+            steps=steps,
+        )
+
+    def _chosen(self, problems: pa.Table) -> Json | None:
+        """The first held-out problem that most stages know, that the model solves, of most steps."""
+        tables = [read_parquet(file, ["problem_id"])["problem_id"] for file in self._files_of_problems()]
+        known = [set(ids.unique().to_pylist()) for ids in tables]
+        rows = problems.to_pylist()
+        column, value = self.condition
+
+        def rank(row: Json) -> tuple[bool, bool, bool, int]:
+            of_kind = not column or str(row.get(column)) == value
+            told = sum(row["problem_id"] in ids for ids in known)
+            return row.get("split") == "test", of_kind, row.get("correct") is not False, told
+
+        return max(rows, key=rank, default=None)
+
+    def _files_of_problems(self) -> list[Path]:
+        files = [self.run.folder("lens") / "readings.parquet"]
+        files += [path / "answers.parquet" for path in found_in(self.run).values()]
+        return [file for file in files if file.is_file()]
+
+    def _readings(self, row: Json) -> dict[int, tuple[str, float]]:
+        """By thought, the likeliest token of the model's own output side, and its probability."""
+        rows = self.run.table("lens", "readings.parquet", ReadingRow, problem_id=row["problem_id"])
+        own = [r for r in rows if r.lens == "logit" and r.hook_name == self.hook_name]
+        found: dict[int, tuple[str, float]] = {}
+        for one in sorted(own, key=lambda r: r.rank):
+            if one.thought_idx is not None:
+                found.setdefault(one.thought_idx, (one.token, one.probability))
+        return found
+
+    def _holds(self, row: Json, thought: int) -> list[str]:
+        """What of this problem a probe reads best at a thought."""
+        return [
+            f"{one.words} = {row[one.name]}"
+            for one in self.held
+            if one.place.thought == thought
+            and (one.about.probe.value or 0) >= READABLE
+            and row.get(one.name) is not None
+        ]
+
+    def _latents(self, problems: pa.Table, row: Json, most: int = 2) -> dict[int, list[str]]:
+        """By thought, what the strongest latents of the shown dictionary say."""
+        interpret = self.run.folder("interpret")
+        codes = open_codes(interpret).get(self.member or "") if (interpret / "codes").is_dir() else None
+        if codes is None or self.hook_name not in codes.hook_names:
+            return {}
+        line = problems["problem_id"].to_pylist().index(row["problem_id"])
+        places = np.flatnonzero(codes.problem == line)
+        thought = read_parquet(self.run.folder("extract") / "rows.parquet", ["thought_idx"])["thought_idx"]
+        found: dict[int, list[str]] = {}
+        for place in places.tolist():
+            t = thought[int(codes.store_row[place])].as_py()
+            latents, values = codes.row(
+                place * len(codes.hook_names) + codes.hook_names.index(self.hook_name)
+            )
+            found[t] = [self.said_of(int(latents[i])) for i in np.argsort(-values)[:most]]
+        return found
+
+    def said_of(self, latent: int) -> str:
+        """A latent and its explanation, or that there is none that holds on other problems."""
+        row = self.explanations.get(latent)
+        if row is None or row.auprc < EXPLAINED:
+            return f"latent {latent}: unknown"
+        return f"{shorten(row.text, 90)} (latent {latent})"
+
+    def _replaced(self, row: Json) -> dict[int, str]:
+        """By thought, the answer when the state of another problem is put there."""
+        found: dict[int, str] = {}
+        for path in found_in(self.run).values():
+            outcome = InterveneOutcome.from_json(read_result(path))
+            about = {one.row: one for one in outcome.effects if self._ablates(one)}
+            if not about:
+                continue
+            table = read_parquet(path / "answers.parquet")
+            own = table.filter(pc.equal(table["problem_id"], row["problem_id"]))  # type: ignore[attr-defined]
+            for answer in of_table(AnswerRow, own):
+                one = about.get(answer.row)
+                if one is not None and one.thought_idx is not None:
+                    same = answer.is_what == "clean"
+                    found.setdefault(one.thought_idx, "the same" if same else answer.text.strip() or "none")
+        return found
+
+    def _ablates(self, row: EffectRow) -> bool:
+        here = Place.at(row.site, row.layer).hook_name == self.hook_name if row.site else False
+        return row.edit == "ablate_resample" and row.control is None and row.scope == "cell" and here
+
+    # In sentences
+
+    def opening(self) -> str:
+        """What was looked at."""
+        run = self.run
+        name = run.model or "the model"
+        if run.kind == "text":
+            return (
+                f"{name} read texts, and a sparse dictionary was trained on what passes through it "
+                f"at {', '.join(run.hook_names) or 'the chosen places'}."
+            )
+        return (
+            f"{name} answers a question after {number(self.n_thoughts)} thoughts: vectors that it "
+            f"{'feeds back to itself' if run.fed_back else 'computes on the way'}, without writing a word."
+        )
+
+    @cached_property
+    def n_thoughts(self) -> int | None:
+        """How many thoughts follow the begin-of-thought position; None without a store."""
+        file = self.run.folder("extract") / "rows.parquet"
+        return pc.max(read_parquet(file, ["thought_idx"])["thought_idx"]).as_py() if file.is_file() else None  # type: ignore[attr-defined]
+
+    def dictionary(self) -> Iterator[str]:
+        """The shown dictionary: its size, whom it speaks for, what it costs, and its simplest rival."""
+        own = next((m for m in self._validated if m.member == self.member), None)
+        rows = [row for row in self.run.latents() if row.member == self.member]
+        n = own.d_sae if own else len(rows)
+        if self.member is None or not n:
+            return
+        dead = own.sparsity.n_dead if own else sum(row.n_fires == 0 for row in rows)
+        lone = "" if self.member == POOLED else f" ({self.member})"
+        never = f"{number(dead)} of them never fire" if dead else "all of them fire"
+        text = f"The dictionary{lone} has {number(n)} latents; {never} on held-out data"
+        if self.explanations:
+            said = [row for row in self.explanations.values() if row.auprc >= EXPLAINED]
+            asked = len(self.explanations)
+            text += f". Of {number(asked)} that were explained, {number(len(said)) if said else 'none'} "
+            text += "can be said in words that hold on other data"
+            variables = sorted({self.words(row.says) for row in said if row.says})
+            text += f" (they speak of {_listed(variables)})" if variables else ""
+            text += f"; {number(asked - len(said))} are unknown" if said and asked > len(said) else ""
+        yield f"{text}."
+        if own is not None:
+            yield from _cost(own)
+        yield from self._against_kmeans()
+
+    @property
+    def readable(self) -> list[Held]:
+        """Variables that a linear probe reads."""
+        return [one for one in self.held if (one.about.probe.value or 0) >= READABLE]
+
+    def _against_kmeans(self) -> Iterator[str]:
+        readable = self.readable
+        if not readable:
+            if self.held:
+                yield "A linear probe reads none of the variables that were looked for."
+            return
+        found = [one.words for one in readable if (one.about.found_by_two.value or 0) >= READABLE]
+        yield (
+            f"A linear probe reads {_listed([one.words for one in readable])}. The dictionary has latents "
+            f"for {_listed(found) if found else 'none of them'}: nine of ten values, or more, with a latent, "
+            f"or two, of their own."
+        )
+        rivals = [(one, one.rival, one.about.found_by_two) for one in readable if one.rival]
+        fewer = [one.words for one, rival, ours in rivals if (rival.low or 0) > (ours.high or 0)]
+        more = [one.words for one, rival, ours in rivals if (ours.low or 0) > (rival.high or 0)]
+        if fewer:
+            yield (
+                f"Plain k-means with as many codes tells more of the values of {_listed(fewer)}: the "
+                f"dictionary holds shreds of them."
+            )
+        if more:
+            yield f"It tells more of the values of {_listed(more)} than k-means with as many codes."
+        if rivals and not fewer and not more and found:
+            yield (
+                "Plain k-means with as many codes tells as many of the values, so these thoughts need no "
+                "superposition to be explained."
+            )
+
+    def comparison(self) -> str | None:
+        """The comparison that was asked, with its verdict."""
+        outcome = self.run.outcome("classify", ClassifyOutcome)
+        first = next((c for c in outcome.comparisons if c.primary), None) if outcome else None
+        if outcome is None or first is None:
+            return None
+        scores = {r.arm: r for r in outcome.table if r.pooling == first.pooling}
+        metric = "R squared" if outcome.metric == "r2" else "accuracy"
+        values = [getattr(scores[arm], outcome.metric) for arm in (first.arm, first.against) if arm in scores]
+        given = f" ({percent(values[0])} and {percent(values[1])} {metric})" if len(values) == 2 else ""
+        verdict = {
+            "better": "classify it better than the raw activations",
+            "worse": "classify it worse than the raw activations",
+            "equivalent": "do as well as the raw activations",
+            "inconclusive": "cannot be told from the raw activations here",
+            "no information": "tell nothing about it, and neither do the raw activations",
+        }.get(first.verdict, first.verdict)
+        return (
+            f"The comparison that was asked, {self.words(outcome.target or 'the label')} of held-out "
+            f"problems: the dictionary's latents {verdict}{given}; difference "
+            f"{points(first.difference)} points, 95 % "
+            f"{between(first.low, first.high, points)}, n = {number(first.n)}."
+        )
+
+    def limits(self) -> Iterator[str]:
+        """What cannot be concluded from this run."""
+        run, thoughts = self.run, self.run.kind == "thoughts"
+        controls = {str(result["control"]) for result in run.results.values() if result.get("control")}
+        for control in sorted(controls):
+            yield f"Anything about reasoning: the model is a control ({control})."
+        if self.recovery is None and thoughts:
+            yield f"Which variables the thoughts hold was not measured; it is by: {_command(run, 'recovery')}"
+        if thoughts and not self.edits:
+            yield (
+                "No thought was changed: what can be read in one may still not be used for the answer. "
+                f"What each does is measured by: {_command(run, 'effects')}"
+            )
+        readable = self.readable
+        silent = [one.words for one in readable if (one.about.found_by_two.value or 0) < 0.5]
+        if silent:
+            yield (
+                f"That the dictionary holds {_listed(silent)}: a probe reads this, but most values have no "
+                f"latent of their own, nor two."
+            )
+        idle = [
+            one.words for one in readable if one.acts and max(a.value or 0 for a in one.acts.values()) < 0.5
+        ]
+        if idle:
+            yield (
+                f"That the answer depends on {_listed(idle)}: another value put in changes less than half of "
+                f"the answers as it should."
+            )
+        untested = [one.words for one in readable if not one.acts]
+        if self.edits and untested:
+            yield f"Whether the answer depends on {_listed(untested)}: no edit tested it."
+        if not self.explanations:
+            yield f"What single latents stand for was not asked; it is by: {_command(run, 'explain')}"
+        comparison = self.run.outcome("classify", ClassifyOutcome)
+        first = next((c for c in comparison.comparisons if c.primary), None) if comparison else None
+        if first is not None and first.verdict == "inconclusive":
+            yield (
+                f"Whether latents or raw activations classify better: differences below "
+                f"{points(first.minimal_detectable_difference).lstrip('+')} points cannot be seen with "
+                f"n = {number(first.n)}."
+            )
+        yield (
+            "Anything about other models, other problems, or another training of the dictionary: this is one "
+            "of each."
+        )
+
+    def lines(self) -> list[str]:
+        """All of it in about twelve lines, for a terminal."""
+        heads = ("", "held by", "a probe reads it", "decides the answer", "values with latents")
+        rows = [heads, *(self._cells(one) for one in self.readable[:6])]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        table = ["  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        said = [*self.dictionary(), *filter(None, [self.comparison()])]
+        return [self.opening(), *(table if self.readable else []), *said]
+
+    @staticmethod
+    def _cells(one: Held) -> tuple[str, ...]:
+        there = one.acts_there
+        where = one.place.hook_name if one.place.thought is None else f"thought {one.place.thought}"
+        acts = "" if there is None else percent(there.value, 0)
+        return (
+            one.words,
+            where,
+            percent(one.about.probe.value),
+            acts,
+            percent(one.about.found_by_two.value, 0),
+        )
+
+
+def _cost(own: Validated) -> Iterator[str]:
+    """What is lost with the SAE's reconstruction in place."""
+    whole = [r for r in own.fidelity or () if isinstance(r, ThoughtFidelity) and r.arm == "sae"]
+    if whole:
+        last = whole[-1]
+        yield (
+            f"With its reconstruction in place of the thoughts, {percent(last.accuracy)} of the answers are "
+            f"right; untouched {percent(last.accuracy_untouched)} (n = {number(last.n)})."
+        )
+    for one in own.fidelity or ():
+        if isinstance(one, TextFidelity) and one.arm == "sae":
+            yield (
+                f"With its reconstruction in place, the next token costs {number(one.delta_ce)} nats more "
+                f"{between(one.delta_ce_low, one.delta_ce_high, number)} (n = {number(one.n)} tokens)."
+            )
+
+
+def _command(run: Run, stage: str) -> str:
+    return BY_NAME[stage].command(run.root)
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _as_number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("-inf")
