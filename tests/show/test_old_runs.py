@@ -20,7 +20,6 @@ from thoughtlens.core import BY_NAME, load_config, read_result
 from thoughtlens.core.records.manifest import UNCHECKED
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.summary import LESS
-from thoughtlens.show.pages.names import named
 from thoughtlens.show.report.config import ReportConfig
 from thoughtlens.show.serve.config import FireRequest, SteerRequest
 from thoughtlens.show.serve.engine import Engine
@@ -82,10 +81,10 @@ def told(markdown: str) -> list[str]:
 
 
 def as_then(line: str) -> str:
-    """A line in the words of that version: places as indices, n summed over SAEs and not said to be."""
+    """A line in the words of that version: headline numbers without names, places as indices, n summed."""
     if re.match(r"\| (validate|classify|interpret|train|replay) \|", line):
-        stage, key, *cells = line.split(" | ")[:4]
-        return " | ".join([stage, named(key.replace(" ", "_")).replace("_", " "), *cells])
+        stage, _, *numbers = line.split(" | ")[:4]
+        return " | ".join([stage, *numbers])
     line = re.sub(r"^(\| layers\.\S+ \|(?: [^|]* \|){10}) – \| $", r"\1 ", line)  # positions left out
     line = line.replace("no comparison: k = d\\_in keeps everything", "worse")
     line = re.sub(

@@ -17,7 +17,7 @@ from thoughtlens.core import BY_NAME, Json, Number, of_table, read_parquet, read
 from thoughtlens.evals import ClassifyOutcome, TextFidelity, ThoughtFidelity, Validated, ValidateOutcome
 from thoughtlens.evals.recovery.records import PlaceRow, RecoveryOutcome, Variable, VariableBy
 from thoughtlens.interventions import AnswerRow, EffectRow, InterveneOutcome
-from thoughtlens.latents import ExplanationRow, open_codes
+from thoughtlens.latents import ExplainOutcome, ExplanationRow, open_codes
 from thoughtlens.latents.lens.records import ReadingRow
 from thoughtlens.models import Place
 from thoughtlens.numerics import proportion
@@ -373,18 +373,40 @@ class Findings:
         lone = "" if self.member == POOLED else f" ({self.member})"
         never = f"{number(dead)} of them never fire" if dead else "all of them fire"
         text = f"The dictionary{lone} has {number(n)} latents; {never} on held-out data"
-        if self.explanations:
-            said = [row for row in self.explanations.values() if row.auprc >= EXPLAINED]
-            asked = len(self.explanations)
-            text += f". Of {number(asked)} that were explained, {number(len(said)) if said else 'none'} "
-            text += "can be said in words that hold on other data"
-            variables = sorted({self.words(row.says) for row in said if row.says})
-            text += f" (they speak of {_listed(variables)})" if variables else ""
-            text += f"; {number(asked - len(said))} are unknown" if said and asked > len(said) else ""
         yield f"{text}."
+        yield from self._explained()
         if own is not None:
             yield from _cost(own)
         yield from self._against_kmeans()
+
+    def _explained(self) -> Iterator[str]:
+        """How much of the dictionary can be said in words."""
+        if not self.explanations:
+            return
+        said = [row for row in self.explanations.values() if row.auprc >= EXPLAINED]
+        speaks = sorted({row.says for row in said if row.says})
+        of = f" (they speak of {_listed(speaks)})" if speaks else ""
+        outcome = ExplainOutcome.from_json(read_result(self.run.folder("explain")))
+        share = {name: _number(entry) for name, entry in outcome.headline.items()}
+        if "explained_latents" not in share:
+            yield (
+                f"Of {number(len(self.explanations))} latents that were explained, "
+                f"{number(len(said)) if said else 'none'} can be said in words that hold on other data{of}."
+            )
+            return
+        rivals = [
+            f"{percent(share[key].value)} {of_what}"
+            for key, of_what in (("explained_random", "of a random dictionary's"),
+                                 ("explained_permuted", "with the labels dealt to other problems"))
+            if key in share
+        ]  # fmt: skip
+        yield (
+            f"{percent(share['explained_latents'].value)} of the latents that fire, and "
+            f"{percent(share['explained_firings'].value)} of their firings outside begin-of-thought, can be "
+            f"said in words that hold on other data{of}"
+            f"{'; ' + _listed(rivals) if rivals else ''}. {percent(share['unknown_latents'].value)} are "
+            f"unknown."
+        )
 
     @property
     def readable(self) -> list[Held]:
@@ -510,6 +532,10 @@ class Findings:
             acts,
             percent(one.about.found_by_two.value, 0),
         )
+
+
+def _number(entry: Number | int) -> Number:
+    return entry if isinstance(entry, Number) else Number(value=entry)
 
 
 def _cost(own: Validated) -> Iterator[str]:
