@@ -23,6 +23,7 @@ from thoughtlens.show.report.config import ReportConfig
 from thoughtlens.show.report.stage import report
 
 HOOK = "layers.1:out"
+VERDICTS = {(True, False): "better", (False, True): "worse", (False, False): "equivalent"}
 PLACES = {"start": 2, "op1": 1, "v1": 2, "op2": 3, "v2": 4}
 
 
@@ -41,6 +42,7 @@ def variable(thought: int, probe: float, found: float, kmeans: float) -> Variabl
     return Variable(
         **vars(recovered(found)), place=At(hook_name=HOOK, thought_idx=thought), n_values=22, probe=sure,
         variance_share=sure, permuted=recovered(0.0), baselines={"kmeans": recovered(kmeans)},
+        more_than_kmeans=Number(value=found - kmeans, verdict=VERDICTS[found > kmeans, found < kmeans]),
     )  # fmt: skip
 
 

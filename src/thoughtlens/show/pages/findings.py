@@ -24,7 +24,7 @@ from thoughtlens.numerics import proportion
 from thoughtlens.sae import POOLED
 from thoughtlens.show.pages.interventions import found_in, outcomes_of
 from thoughtlens.show.pages.run import Run
-from thoughtlens.show.pages.text import between, number, percent, points, shorten
+from thoughtlens.show.pages.text import between, number, percent, points
 
 ORDINALS = ("zeroth", "first", "second", "third", "fourth", "fifth", "sixth")
 WORDS = {
@@ -309,15 +309,15 @@ class Findings:
             latents, values = codes.row(
                 place * len(codes.hook_names) + codes.hook_names.index(self.hook_name)
             )
-            found[t] = [self.said_of(int(latents[i])) for i in np.argsort(-values)[:most]]
+            found[t] = self._said(latents[np.argsort(-values)].tolist(), most)
         return found
 
-    def said_of(self, latent: int) -> str:
-        """A latent and its explanation, or that there is none that holds on other problems."""
-        row = self.explanations.get(latent)
-        if row is None or row.auprc < EXPLAINED:
-            return f"latent {latent}: unknown"
-        return f"{shorten(row.text, 90)} (latent {latent})"
+    def _said(self, latents: list[int], most: int) -> list[str]:
+        """The strongest latents that can be said in words, and how many others fire."""
+        known = {i: row for i in latents if (row := self.explanations.get(i)) and row.auprc >= EXPLAINED}
+        said = [f"{row.text.partition(' (')[0]} (latent {i})" for i, row in list(known.items())[:most]]
+        rest = len(latents) - len(said)
+        return [*said, f"{number(rest)} {'unknown' if len(said) == len(known) else 'more'}"] if rest else said
 
     def _replaced(self, row: Json) -> dict[int, str]:
         """By thought, the answer when the state of another problem is put there."""
@@ -384,7 +384,7 @@ class Findings:
         if not self.explanations:
             return
         said = [row for row in self.explanations.values() if row.auprc >= EXPLAINED]
-        speaks = sorted({row.says for row in said if row.says})
+        speaks = sorted({self.words(row.says) for row in said if row.says})
         of = f" (they speak of {_listed(speaks)})" if speaks else ""
         outcome = ExplainOutcome.from_json(read_result(self.run.folder("explain")))
         share = {name: _number(entry) for name, entry in outcome.headline.items()}
@@ -425,20 +425,26 @@ class Findings:
             f"for {_listed(found) if found else 'none of them'}: nine of ten values, or more, with a latent, "
             f"or two, of their own."
         )
-        rivals = [(one, one.rival, one.about.found_by_two) for one in readable if one.rival]
-        fewer = [one.words for one, rival, ours in rivals if (rival.low or 0) > (ours.high or 0)]
-        more = [one.words for one, rival, ours in rivals if (ours.low or 0) > (rival.high or 0)]
-        if fewer:
+        said: dict[str, list[str]] = {}
+        for one in readable:
+            verdict = one.about.more_than_kmeans and one.about.more_than_kmeans.verdict
+            said.setdefault(verdict or "", []).append(one.words)
+        if "worse" in said:
             yield (
-                f"Plain k-means with as many codes tells more of the values of {_listed(fewer)}: the "
+                f"Plain k-means with as many codes tells more of the values of {_listed(said['worse'])}: the "
                 f"dictionary holds shreds of them."
             )
-        if more:
-            yield f"It tells more of the values of {_listed(more)} than k-means with as many codes."
-        if rivals and not fewer and not more and found:
+        if "better" in said:
+            yield f"It tells more of the values of {_listed(said['better'])} than k-means with as many codes."
+        if "equivalent" in said and found:
             yield (
-                "Plain k-means with as many codes tells as many of the values, so these thoughts need no "
-                "superposition to be explained."
+                f"Plain k-means with as many codes tells as many of the values of "
+                f"{_listed(said['equivalent'])}: they need no superposition to be explained."
+            )
+        if "inconclusive" in said:
+            yield (
+                f"Whether it or k-means tells more of the values of {_listed(said['inconclusive'])} cannot "
+                f"be said with these problems."
             )
 
     def comparison(self) -> str | None:
