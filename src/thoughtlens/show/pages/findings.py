@@ -24,7 +24,7 @@ from thoughtlens.numerics import proportion
 from thoughtlens.sae import POOLED
 from thoughtlens.show.pages.interventions import found_in, outcomes_of
 from thoughtlens.show.pages.run import Run
-from thoughtlens.show.pages.text import between, number, percent, points
+from thoughtlens.show.pages.text import between, number, percent, points, shorten
 
 ORDINALS = ("zeroth", "first", "second", "third", "fourth", "fifth", "sixth")
 WORDS = {
@@ -41,6 +41,8 @@ EXPLAINED = 0.8
 READABLE = 0.9
 """Accuracy from which a probe is said to read a variable."""
 STEPS = "n_steps"
+PLACED = re.compile(r" \([^()]*\)")
+"""What an explanation says of places."""
 
 
 class Held(NamedTuple):
@@ -315,7 +317,8 @@ class Findings:
     def _said(self, latents: list[int], most: int) -> list[str]:
         """The strongest latents that can be said in words, and how many others fire."""
         known = {i: row for i in latents if (row := self.explanations.get(i)) and row.auprc >= EXPLAINED}
-        said = [f"{row.text.partition(' (')[0]} (latent {i})" for i, row in list(known.items())[:most]]
+        texts = [(i, shorten(PLACED.sub("", row.text), 110)) for i, row in known.items()][:most]
+        said = [f"{text} (latent {i})" for i, text in texts]
         rest = len(latents) - len(said)
         return [*said, f"{number(rest)} {'unknown' if len(said) == len(known) else 'more'}"] if rest else said
 
