@@ -278,7 +278,8 @@ class Findings:
 
     def _readings(self, row: Json) -> dict[int, tuple[str, float]]:
         """By thought, the likeliest token of the model's own output side, and its probability."""
-        rows = self.run.table("lens", "readings.parquet", ReadingRow, problem_id=row["problem_id"])
+        only = [("problem_id", "=", row["problem_id"])]
+        rows = self.run.table("lens", "readings.parquet", ReadingRow, only)
         own = [r for r in rows if r.lens == "logit" and r.hook_name == self.hook_name]
         found: dict[int, tuple[str, float]] = {}
         for one in sorted(own, key=lambda r: r.rank):
@@ -317,8 +318,7 @@ class Findings:
     def _said(self, latents: list[int], most: int) -> list[str]:
         """The strongest latents that can be said in words, and how many others fire."""
         known = {i: row for i in latents if (row := self.explanations.get(i)) and row.auprc >= EXPLAINED}
-        texts = [(i, shorten(PLACED.sub("", row.text), 110)) for i, row in known.items()][:most]
-        said = [f"{text} (latent {i})" for i, text in texts]
+        said = [f"{_short(row.text)} (latent {i})" for i, row in list(known.items())[:most]]
         rest = len(latents) - len(said)
         return [*said, f"{number(rest)} {'unknown' if len(said) == len(known) else 'more'}"] if rest else said
 
@@ -541,6 +541,11 @@ class Findings:
             acts,
             percent(one.about.found_by_two.value, 0),
         )
+
+
+def _short(text: str) -> str:
+    """An explanation without its places, each clause once."""
+    return shorten("; or ".join(dict.fromkeys(PLACED.sub("", text).split("; or "))), 110)
 
 
 def _number(entry: Number | int) -> Number:
