@@ -228,7 +228,7 @@ MESSAGES = {
     "'only acts'",
     "view bare": "interpret bare/config.toml --out bare",
     "serve 'bare again'": "interpret 'bare again/config.toml' --out 'bare again'",
-    "neuronpedia runs/pilot --out n": "explorer runs/pilot --out runs/pilot/explorer",
+    "neuronpedia runs/pilot --out n": "view runs/pilot",
     "think runs/text 'Whales sing.'": "fire runs/text 'Whales sing.'",
     "intervene runs/text --out x": "serve runs/text",
     "intervene ./tiny-llama --out x": "run text-demo model=./tiny-llama extract.hook_names=null --out "

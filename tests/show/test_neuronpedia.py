@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tests.planted import D, planted_sae, text_store, thought_store
 from thoughtlens.core import ConfigError, MismatchError, NotThereError, read_result, write_rows
 from thoughtlens.latents.explain.records import ExplanationRow
+from thoughtlens.latents.explain.scores import NO_BETTER
 from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.stage import interpret
 from thoughtlens.latents.lens.records import LatentTokenRow
@@ -138,6 +140,7 @@ def with_optional(run, tmp_path):
         ExplanationRow(**common, split="test", method="token", text="x" * 600, chosen=True),
         ExplanationRow(**common, split="test", method="rules", text="other", chosen=False),
     ]
+    said.append(replace(said[0], latent=4, text="chance", verdict=NO_BETTER))
     for stage in ("lens", "explain"):
         (root / stage).mkdir()
     write_rows(root / "lens" / "latents.parquet", LatentTokenRow, logits)
@@ -153,6 +156,8 @@ def test_logits_and_explanations_where_the_run_has_them(run, tmp_path):
     # in the order of their ranks; a token without characters would be refused there
     assert feature["topLogits"] == [{"token": " ", "value": 2.0}, {"token": " b", "value": 1.0}]
     assert feature["bottomLogits"] == [{"token": " c", "value": -2.0}]
+    assert not batches(tmp_path / "out", "upload")[0]["features"][4]["explanations"]
+    assert "explanations that are no better than chance, left out: 1" in result["warnings"]
     (text,) = [e["text"] for e in feature["explanations"]]
     assert len(text) == 512 and text.endswith("x…")
 

@@ -227,7 +227,7 @@ def _reuse(out: Path, stage: str, cfg: Config, digests: dict[str, str]) -> Resul
         )
     if result.get("config_identity") != identity(cfg) and (keys := _other_settings(out, cfg, finished=True)):
         raise OccupiedError(
-            f"{out} holds a {stage} made with other settings: {', '.join(keys)}. "
+            f"{out} holds a finished {stage}, made with other settings: {', '.join(keys)}. "
             f"Choose another --out, or delete it"
         )
     made_from = inputs_of(result, out)

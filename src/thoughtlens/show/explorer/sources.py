@@ -38,8 +38,7 @@ COMMANDS = {
     "explain": "thoughtlens explain {run}",
     "lens": "thoughtlens lens {run}",
     "recovery": "thoughtlens recovery {run}",
-    "geometry": "thoughtlens geometry --sae {run}/sae --acts {run}/acts --out {run}/geometry",
-    "transfer": "thoughtlens geometry --sae {run}/sae --sae {other}/sae --acts {run}/acts "
+    "geometry": "thoughtlens geometry --sae {run}/sae --sae {other}/sae --acts {run}/acts "
     "--acts {other}/acts --out {run}/geometry",
     "another": "thoughtlens run {recipe} seed={seed} --out {other}",
     "intervene": "thoughtlens intervene {run} edit=ablate --out {run}/intervene/ablate",
@@ -134,19 +133,21 @@ def interpreted(run: Run) -> InterpretOutcome:
 def commands(run: Run, others: Sequence[Run] = ()) -> dict[str, str]:
     """By table, what makes it: commands that can be pasted where this one was given.
 
-    Matches need a second SAE: that of another run which is shown, or else of the recipe with the next seed.
+    Neighbours and matches stand in one folder, and matches need a second SAE: that of another run which is
+    shown, or else of the recipe with the next seed.
     """
-    made = {name: _filled(run, stage) for name, stage in TABLES.items()}
+    made = {name: _filled(run, stage) for name, stage in TABLES.items() if stage != "geometry"}
     extra = {"cells": "interpret", "interventions": "intervene", "effects": "edit"}
     made |= {name: _filled(run, stage) for name, stage in extra.items()}
+    of_two = [name for name, stage in TABLES.items() if stage == "geometry"]
     if others:
-        return made | {"matches": _filled(run, "transfer", other=others[0].root)}
+        return made | dict.fromkeys(of_two, _filled(run, "geometry", other=others[0].root))
     recipe = read_recipe(run.root) if (run.root / "config.toml").is_file() else {}
     seed = int(recipe.get("seed", 0)) + 1
     root = run.root if run.root.name else run.root.resolve()
     other = root.with_name(f"{root.name}-seed{seed}")
-    steps = [_filled(run, step, other=other, seed=seed) for step in ("another", "transfer")]
-    return made | {"matches": " && ".join(steps)}
+    steps = [_filled(run, step, other=other, seed=seed) for step in ("another", "geometry")]
+    return made | dict.fromkeys(of_two, " && ".join(steps))
 
 
 def _filled(run: Run, step: str, *, other: Path = Path(), seed: int = 0) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from thoughtlens.core import (
     run_stage,
 )
 from thoughtlens.latents import (
+    NO_BETTER,
     ExplanationRow,
     InterpretOutcome,
     LatentRow,
@@ -106,7 +108,12 @@ def _work(cfg: NeuronpediaConfig, run: Run, outcome: InterpretOutcome, tmp: Path
     head = {"model_id": names.model_id, "layer": str(names.layer), "sae_set": names.source_set}
     about = {"log_sparsity": 0, "skipped_indexes": sorted(skipped)}
     _write(tmp / "dashboard" / "skipped_indexes.json", head | about)
-    absent = tables.absent()
+    absent, warnings = tables.absent(), []
+    if absent:
+        warnings.append(f"left out, because the run does not have them: {', '.join(absent)}")
+    said = [one for latent in range(member.d_sae) for one in _of(tables.explanations, latent)]
+    if n_poor := sum(one.chosen and one.verdict == NO_BETTER for one in said):
+        warnings.append(f"explanations that are {NO_BETTER}, left out: {n_poor}")
     n = member.d_sae - len(skipped)
     return NeuronpediaOutcome(
         **names.to_json(),
@@ -118,7 +125,7 @@ def _work(cfg: NeuronpediaConfig, run: Run, outcome: InterpretOutcome, tmp: Path
         left_out=absent,
         headline={"n_latents": n, "n_skipped": len(skipped)},
         definitions=DEFINITIONS,
-        warnings=[f"left out, because the run does not have them: {', '.join(absent)}"] if absent else [],
+        warnings=warnings,
     )
 
 
@@ -126,7 +133,7 @@ def _member(cfg: NeuronpediaConfig, outcome: InterpretOutcome) -> MemberSummary:
     if outcome.kind != "text":
         raise MismatchError(
             f"Neuronpedia shows activations on tokens of text, this run is of thoughts; these are shown by: "
-            f"{BY_NAME['explorer'].command(cfg.run)}"
+            f"thoughtlens view {shlex.quote(str(cfg.run))}"
         )
     members = {m.member: m for m in outcome.members}
     if cfg.member is None and len(members) > 1:
@@ -248,7 +255,8 @@ def _latents(
             ],
         )
         said = _of(tables.explanations, latent)
-        yield Latent(feature, [one.text for one in said if one.chosen and one.text.strip()])
+        said = [one for one in said if one.chosen and one.text.strip()]
+        yield Latent(feature, [one.text for one in said if one.verdict != NO_BETTER])
 
 
 def _example(row: TextExample, low: float, high: float, share: float) -> Example:
