@@ -23,7 +23,7 @@ from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.overview import unexplained
 from thoughtlens.show.explorer.sources import commands, sources
 from thoughtlens.show.explorer.stage import explorer
-from thoughtlens.show.explorer.summary import summary, words
+from thoughtlens.show.explorer.summary import said_of, summary, words
 from thoughtlens.show.pages import run as pages_run
 from thoughtlens.show.pages.run import Run
 from thoughtlens.show.pages.text import at_thought
@@ -55,7 +55,7 @@ def source(root):
 
 
 def test_a_label_says_where_the_latent_fires_less(source):
-    found = summary(source, source_directions(source), {}, 64)
+    found = summary(source, source_directions(source), said_of(source), {}, 64)
     assert found.label[:4] == ["operation = mul", "fires less at operation = mul",
                                "fires less at operation = mul", None]  # fmt: skip
     assert found.columns.label_strength[:4] == [0.3, -0.3, -0.2, -0.4]

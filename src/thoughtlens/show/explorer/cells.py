@@ -41,19 +41,10 @@ class Cells:
     @classmethod
     def of(cls, source: Source) -> Cells | None:
         """Those of a thought SAE; None for text, and where interpret kept no codes."""
-        root = source.run.root / "interpret"
-        if source.run.kind == "text" or not (root / "codes").is_dir():
-            return None
-        codes = open_codes(root).get(source.name)
+        codes = codes_of(source)
         if codes is None:
             return None
         thought = ActivationStore.open(source.run.root / "acts").rows["thought_idx"].to_numpy()
-        if codes.store_row.max(initial=-1) >= len(thought):
-            folder = codes.root.parent.parent
-            raise StoreError(
-                f"{codes.root} has rows that the store lacks; delete {folder} and run: "
-                f"{BY_NAME['interpret'].command(folder.parent)}"
-            )
         return cls.count(codes, thought[codes.store_row])
 
     @classmethod
@@ -90,3 +81,23 @@ class Cells:
         counts = np.bincount(self.rates[live].argmax(1), minlength=len(self.n)).tolist()
         cells = [(hook, thought) for hook in self.hook_names for thought in self.thoughts]
         return [(*cell, count) for cell, count in zip(cells, counts, strict=True)]
+
+
+def codes_of(source: Source) -> Codes | None:
+    """The codes of a thought SAE that interpret kept; None for text, and where it kept none.
+
+    Raises:
+        StoreError: they are of another store.
+    """
+    root = source.run.root / "interpret"
+    if source.run.kind == "text" or not (root / "codes").is_dir():
+        return None
+    codes = open_codes(root).get(source.name)
+    n_rows = ActivationStore.open(source.run.root / "acts").rows.num_rows
+    if codes is not None and codes.store_row.max(initial=-1) >= n_rows:
+        folder = codes.root.parent.parent
+        raise StoreError(
+            f"{codes.root} has rows that the store lacks; delete {folder} and run: "
+            f"{BY_NAME['interpret'].command(folder.parent)}"
+        )
+    return codes

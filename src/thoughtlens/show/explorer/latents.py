@@ -9,20 +9,24 @@ import torch
 
 from thoughtlens.sae import load as load_sae
 from thoughtlens.show.explorer.cells import Cells
+from thoughtlens.show.explorer.claims import Claims
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.effects import of_latents
 from thoughtlens.show.explorer.panels import PANELS, Around
 from thoughtlens.show.explorer.rows import Neighbour
 from thoughtlens.show.explorer.sources import Source
-from thoughtlens.show.explorer.summary import summary, words
+from thoughtlens.show.explorer.summary import said_of, summary, words
 
 
-def member_shards(source: Source, cells: Cells | None, around: Around, cfg: ExplorerConfig) -> dict[str, Any]:
+def member_shards(
+    source: Source, cells: Cells | None, claims: Claims | None, around: Around, cfg: ExplorerConfig
+) -> dict[str, Any]:
     """The SAE's tables by key: `mN/summary`, `mN/words`, `mN/away`, and `mN/0`, ... of some latents each."""
     directions = load_sae(source.sae_dir).W_dec.detach().flatten(1)
     found_in, effects = words(source), of_latents(source)
     found: dict[str, Any] = {
-        f"{source.key}/summary": summary(source, directions, effects, cfg.latents_per_shard).to_json(),
+        f"{source.key}/summary": summary(
+            source, directions, said_of(source), effects, cfg.latents_per_shard).to_json(),
         f"{source.key}/words": found_in.toward,
         f"{source.key}/away": found_in.away,
     }
@@ -43,6 +47,8 @@ def member_shards(source: Source, cells: Cells | None, around: Around, cfg: Expl
             page = {name: PANELS[name].show(rows[i - low]) for name, rows in parts.items()}
             page["effects"] = [effect.line() for effect in effects.get(i, [])]
             page["cells"] = None if cells is None else cells.strip(i).to_json()
+            examples = claims and claims.examples(i)
+            page["claims"] = examples and examples._asdict()
             if near is not None:
                 page["neighbours"] = [row.line() for row in near[i]]
             shard.append(page)

@@ -15,6 +15,7 @@ from thoughtlens.core import (
 )
 from thoughtlens.show.explorer.build import Folder, Single
 from thoughtlens.show.explorer.cells import Cells
+from thoughtlens.show.explorer.claims import claims_of
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.latents import member_shards
 from thoughtlens.show.explorer.overview import overview
@@ -69,12 +70,13 @@ def _inputs(runs: list[Run]) -> dict[str, Path]:
 def _work(cfg: ExplorerConfig, runs: list[Run], tmp: Path) -> ExplorerOutcome:
     found = sources(runs)
     pages = Single(tmp) if cfg.single else Folder(tmp, [found[0].key])
-    cells = []
+    cells, claims, known = [], {}, {}
     around = {run.root: Around.of(run, found) for run in runs}
     with progress("explorer", len(found) + 1, "parts") as bar:
         for source in found:
             cells.append(Cells.of(source))
-            pages.put(member_shards(source, cells[-1], around[source.run.root], cfg))
+            claims[source.key] = claims_of(source, known, around[source.run.root])
+            pages.put(member_shards(source, cells[-1], claims[source.key], around[source.run.root], cfg))
             bar.advance(1)
         problems, listed = problem_shards(found, cfg)
         pages.put(problems | variable_tables(runs[0]))

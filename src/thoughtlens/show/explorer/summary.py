@@ -77,13 +77,17 @@ class Summary(Record):
 
 
 def summary(
-    source: Source, directions: torch.Tensor, effects: Mapping[int, Sequence[Effect]], per_shard: int
+    source: Source,
+    directions: torch.Tensor,
+    said: Sequence[Said | None],
+    effects: Mapping[int, Sequence[Effect]],
+    per_shard: int,
 ) -> Summary:
     """Columns of numbers and of words."""
     latents = source.by_latent("latents", Counted)
     rows = [found[0] for found in latents.of(0, source.d_sae)] if latents else []
     strengths, labels = _labels(source)
-    said, explained = _said(source), source.have()["explanations"]
+    explained = source.have()["explanations"]
     axes, share = plane(directions)
     changes = [[effect.difference for effect in effects.get(i, [])] for i in range(source.d_sae)]
     columns = Columns(
@@ -182,7 +186,7 @@ def _labels(source: Source) -> tuple[list[float | None], list[str | None]]:
     return strengths, labels
 
 
-def _said(source: Source) -> list[Said | None]:
+def said_of(source: Source) -> list[Said | None]:
     """The chosen explanation of each latent."""
     table = source.by_latent("explanations", Said, ("chosen", "descending"))
     every = [[]] * source.d_sae if table is None else table.of(0, source.d_sae)
