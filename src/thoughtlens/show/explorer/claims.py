@@ -15,7 +15,7 @@ from jaxtyping import Int
 
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import Record
-from thoughtlens.latents import Codes
+from thoughtlens.latents import PROBLEM_COLUMNS, Codes
 from thoughtlens.problems import roles
 from thoughtlens.show.explorer.build import rounded
 from thoughtlens.show.explorer.cells import codes_of
@@ -46,9 +46,9 @@ class Clause(Record):
 
 
 class Truth(NamedTuple):
-    """Vectors at which a claim is true, and those at which that is not known; both ascending."""
+    """Vectors at which each clause of a claim is true, and those at which that is not known of one."""
 
-    true: Int[np.ndarray, " vectors"]
+    clauses: list[Int[np.ndarray, " vectors"]]
     unknown: Int[np.ndarray, " vectors"]
 
 
@@ -88,7 +88,7 @@ class Known:
             return np.arange(len(self.problems))
         if clause.says in self.roles:
             return self._of(clause.says, thought).get(clause.value, NO_LINES)
-        if clause.says in self.problems.column_names:
+        if clause.says in self.problems.column_names and clause.says not in PROBLEM_COLUMNS:
             return self._of(clause.says, None).get(clause.value, NO_LINES)
         return None
 
@@ -104,8 +104,8 @@ class Known:
         """The lines by value of a role at a thought, or of a column."""
         key = name, thought
         if key not in self._by_value:
-            column = self.problems[name].to_pylist() if thought is None else self.roles[name].values.get(thought)
-            self._by_value[key] = _by_value(() if column is None else column)
+            own = self.problems[name].to_pylist() if thought is None else self.roles[name].values.get(thought)
+            self._by_value[key] = _by_value(() if own is None else own)
         return self._by_value[key]
 
 
@@ -117,20 +117,36 @@ class Claims:
         self.thought = known.thought_of_row[codes.store_row]
         self.place = np.full((len(known.problems), max(known.thoughts) + 1), -1)
         self.place[codes.problem, self.thought] = np.arange(len(self.thought))
+        self._which: dict[int, tuple[dict[int, int], set[int]] | None] = {}
 
     def truth(self, latent: int) -> Truth | None:
         """Where a latent's claim is true; None where it has no clauses."""
         said = self.said[latent]
-        clauses = json.loads(said.clauses) if said is not None and said.clauses else []
+        clauses = json.loads(said.clauses) if said is not None and said.says and said.clauses else []
         if not clauses:
             return None
-        true, unknown = [NO_LINES], [NO_LINES]
+        true, unknown = [], [NO_LINES]
         for clause in map(Clause.from_json, clauses):
+            own = [NO_LINES]
             for thought in clause.thoughts or self.known.thoughts:
                 lines, under = self.known.lines(clause, thought), self.known.under(clause, thought)
                 some = under if lines is None else np.intersect1d(lines, under)
-                (unknown if lines is None else true).append(self._vectors(some, thought, clause))
-        return Truth(np.unique(np.concatenate(true)), np.unique(np.concatenate(unknown)))
+                (unknown if lines is None else own).append(self._vectors(some, thought, clause))
+            true.append(np.concatenate(own))
+        return Truth(true, np.concatenate(unknown))
+
+    def which(self, latent: int, line: int, thought: int, hook: int) -> int | None:
+        """Number of the first clause of a latent's claim that is true of a problem's thought; -1: none is,
+        None: that is not known."""
+        if latent not in self._which:
+            truth = self.truth(latent)
+            told = [] if truth is None else [*enumerate(truth.clauses)][::-1]
+            found = {vector: k for k, own in told for vector in own.tolist()}
+            self._which[latent] = None if truth is None else (found, set(truth.unknown.tolist()))
+        if (known := self._which[latent]) is None:
+            return None
+        vector = int(self.place[line, thought]) * len(self.codes.hook_names) + hook
+        return known[0].get(vector, None if vector in known[1] else -1)
 
     def _vectors(self, lines: np.ndarray, thought: int, clause: Clause) -> np.ndarray:
         names = self.codes.hook_names
@@ -144,8 +160,9 @@ class Claims:
         if truth is None or said is None or not len(fires):
             return None
         strongest = fires[np.argsort(-np.abs(values), kind="stable")]
-        held, maybe = np.isin(strongest, truth.true), np.isin(strongest, truth.unknown)
-        silent = np.random.default_rng(latent).permutation(np.setdiff1d(truth.true, fires))
+        true = np.unique(np.concatenate(truth.clauses))
+        held, maybe = np.isin(strongest, true), np.isin(strongest, truth.unknown)
+        silent = np.random.default_rng(latent).permutation(np.setdiff1d(true, fires))
         kinds = (strongest[held], strongest[~held & ~maybe], silent)
         return Examples(*(self._shown(kind, fires, values, said.split) for kind in kinds))
 

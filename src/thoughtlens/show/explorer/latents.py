@@ -26,7 +26,8 @@ def member_shards(
     found_in, effects = words(source), of_latents(source)
     found: dict[str, Any] = {
         f"{source.key}/summary": summary(
-            source, directions, said_of(source), effects, cfg.latents_per_shard).to_json(),
+            source, directions, said_of(source), effects, cfg.latents_per_shard
+        ).to_json(),
         f"{source.key}/words": found_in.toward,
         f"{source.key}/away": found_in.away,
     }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from thoughtlens.core import Record, of_table, read_parquet
 from thoughtlens.latents import Member, load_tokenizer, token_texts
 from thoughtlens.sae import load as load_sae
 from thoughtlens.show.explorer.build import rounded, significant
+from thoughtlens.show.explorer.claims import Claims
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.effects import of_problems
 from thoughtlens.show.explorer.overview import Listed, Problems
@@ -76,11 +78,13 @@ class ProblemPage(Record):
     edits: list[list[Any]]
 
 
-def problem_shards(found: Sequence[Source], cfg: ExplorerConfig) -> tuple[dict[str, Any], Problems]:
+def problem_shards(
+    found: Sequence[Source], claims: Mapping[str, Claims | None], cfg: ExplorerConfig
+) -> tuple[dict[str, Any], Problems]:
     """Shards `problems/N` of ten problems each, and the list of the problems in them.
 
-    Those that the model gets wrong come first, up to half of all; then those with a lens reading or an
-    intervention; the rest is drawn at random. Other runs' SAEs are shown where their store holds the same
+    Those that the model gets wrong come first, up to half of all; then those with an intervention, those with
+    a lens reading; the rest is drawn at random. Other runs' SAEs are shown where their store holds the same
     problem.
     """
     run = found[0].run
@@ -94,7 +98,7 @@ def problem_shards(found: Sequence[Source], cfg: ExplorerConfig) -> tuple[dict[s
     ids = [row.problem_id for row in rows]
     readings, edits, told = _readings(run, ids), of_problems(run, ids), chains(run, ids)
     tokens = _tokens(own[0], ids) if own[0].text else {}
-    strongest = {key: _strongest(member, ids) for key, member in members.items()}
+    strongest = {key: _strongest(member, ids, claims.get(key)) for key, member in members.items()}
     pages = [
         vars(
             ProblemPage(
@@ -155,29 +159,34 @@ def _choose(run: Run, members: Sequence[Member], cfg: ExplorerConfig) -> tuple[n
     lines = np.random.default_rng(cfg.seed).permutation(sorted(set.intersection(*known)))
     table = members[0].store.problems
     ids = table["problem_id"].combine_chunks().cast(pa.string()).take(pa.array(lines))
-    told = pc.is_in(ids, pa.array(sorted(_told_of(run)), pa.string()))  # type: ignore[attr-defined]
+    edited, read = (_among(ids, files) for files in _told_of(run))
     wrong = np.zeros(len(lines), bool)
     if "correct" in table.column_names:
         wrong = np.array([right is False for right in table["correct"].to_pylist()], bool)[lines]
     first = wrong & (np.cumsum(wrong) <= max(cfg.n_problems // 2, 1))
-    known_of = np.asarray(told.to_numpy(zero_copy_only=False), bool)
-    rank = np.where(first, 0, np.where(known_of, 1, 2))
+    rank = np.where(first, 0, np.where(edited, 1, np.where(read, 2, 3)))
     order = np.argsort(rank, kind="stable")[: cfg.n_problems]
     says = f"{len(order):,} of {len(lines):,}: "
     if wrong.any():
         says += f"{wrong[order].sum():,} of the {wrong.sum():,} that the model gets wrong, then "
-    says += "those with a lens reading or an intervention, then others, " if known_of.any() else ""
+    known = [what for what, those in (("an intervention", edited), ("a lens reading", read)) if those.any()]
+    says += f"those with {', then with '.join(known)}, then others, " if known else ""
     return np.sort(lines[order]), says + "drawn at random"
 
 
-def _told_of(run: Run) -> set[str]:
-    """Problems with a lens reading, or with an intervention."""
-    files = [place(run, "readings"), *(path / "answers.parquet" for path in found_in(run).values())]
+def _told_of(run: Run) -> tuple[list[Path], list[Path]]:
+    """Tables that tell of single problems: of interventions, and of lens readings."""
+    return [path / "answers.parquet" for path in found_in(run).values()], [place(run, "readings")]
+
+
+def _among(ids: pa.Array, files: Sequence[Path]) -> np.ndarray:
+    """Which of the problems one of the tables tells of."""
     found: set[str] = set()
     for file in files:
         if file.is_file():
             found |= set(read_parquet(file, columns=["problem_id"])["problem_id"].unique().to_pylist())
-    return found
+    told = pc.is_in(ids, pa.array(sorted(found), pa.string()))  # type: ignore[attr-defined]
+    return np.asarray(told.to_numpy(zero_copy_only=False), bool)
 
 
 def _readings(run: Run, ids: Sequence[str]) -> dict[str, list[Reading]]:
@@ -219,8 +228,8 @@ def _units(member: Member, ids: Sequence[str]) -> dict[str, int]:
     return {name: unit[line] for name, line in zip(ids, lines, strict=True) if line in unit}
 
 
-def _strongest(member: Member, ids: Sequence[str]) -> dict[str, list[list[Any]]]:
-    """By problem, the strongest latents of each of its vectors."""
+def _strongest(member: Member, ids: Sequence[str], claims: Claims | None) -> dict[str, list[list[Any]]]:
+    """By problem, the strongest latents of each of its vectors, with the clause of each that is true."""
     rows, units = member.rows, _units(member, ids)
     if not units:
         return {}
@@ -236,8 +245,17 @@ def _strongest(member: Member, ids: Sequence[str]) -> dict[str, list[list[Any]]]
         best = iter(_best(member.codes_at(np.concatenate([np.arange(*spans[name]) for name in some])), most))
         for name in some:
             vectors = [(place, hook, *next(best)) for place in range(*spans[name]) for hook in range(n_hooks)]
+            line = int(rows.problem[units[name]])
             found[name] = [
-                Strongest(hook=hook, at=int(at[place]), n=n, latents=latents).line()
+                Strongest(
+                    hook=hook,
+                    at=(thought := int(at[place])),
+                    n=n,
+                    latents=[
+                        [latent, act, claims and claims.which(latent, line, thought, hook)]
+                        for latent, act in latents
+                    ],
+                ).line()
                 for place, hook, n, latents in vectors
                 if n
             ]

@@ -157,7 +157,7 @@ class Reading(View):
 
 @dataclass(frozen=True, kw_only=True)
 class Strongest(View):
-    """The strongest latents of a vector: (latent, activation)."""
+    """The strongest latents of a vector: (latent, activation, `Claims.which`)."""
 
     hook: int
     at: int

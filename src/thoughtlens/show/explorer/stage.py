@@ -78,7 +78,7 @@ def _work(cfg: ExplorerConfig, runs: list[Run], tmp: Path) -> ExplorerOutcome:
             claims[source.key] = claims_of(source, known, around[source.run.root])
             pages.put(member_shards(source, cells[-1], claims[source.key], around[source.run.root], cfg))
             bar.advance(1)
-        problems, listed = problem_shards(found, cfg)
+        problems, listed = problem_shards(found, claims, cfg)
         pages.put(problems | variable_tables(runs[0]))
         bar.advance(1)
     sizes = pages.finish(overview(found, cells, listed))

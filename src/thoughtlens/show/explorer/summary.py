@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,8 @@ LESS = "fires less at "
 """Before the label of a latent that avoids it."""
 AWAY = re.compile(r"not \[[^\]]*\]|[^;]*\(-\d[^);]*\);?")
 """What an explanation says that a latent does not respond to: denied conditions, terms of negative weight."""
+OR = "; or "
+"""Between the clauses of an explanation."""
 Numbers = Sequence[float | int | None]
 
 
@@ -73,6 +76,8 @@ class Summary(Record):
     """The role or column that its explanation speaks of, where that names one."""
     value: list[str | None]
     """Which value of it."""
+    claims: list[list[Any] | None]
+    """Of each clause of its explanation its words, thoughts and hooks; None where it has no clauses."""
     per_shard: int
 
 
@@ -111,8 +116,20 @@ def summary(
         says=_in_short(said, [" ".join(own)[:LONGEST] for own in preferred(source)]),
         topic=[row and row.says for row in said],
         value=[row and row.value for row in said],
+        claims=[row and _clauses(row) for row in said],
         per_shard=per_shard,
     )
+
+
+def _clauses(said: Said) -> list[Any] | None:
+    """(words, thoughts, hooks) of each clause."""
+    clauses, words = json.loads(said.clauses or "[]"), said.text.split(OR)
+    if not clauses or len(clauses) != len(words):
+        return None
+    return [
+        [text.rsplit(" (", 1)[0] if text.endswith(")") else text, clause["thoughts"], clause["hooks"]]
+        for text, clause in zip(words, clauses, strict=True)
+    ]
 
 
 class Words(NamedTuple):

@@ -2,7 +2,7 @@
 "use strict";
 
 const FACTS = [["density", percent], ["n_fires", show], ["n_problems", show], ["mean_active", show], ["max_active", show]];
-const METHODS = { token: "token lookup", token_graph: "token graph", windows: "sparse logistic over windows", rules: "rules", llm: "language model" };
+const METHODS = { roles: "roles and labels, by counts", token: "token lookup", token_graph: "token graph", windows: "sparse logistic over windows", rules: "rules", llm: "language model" };
 
 // Which way a preference goes: the level is where it fires less as often as where it fires more.
 const toward = (statistic, estimate) => (statistic === "correlation" ? (estimate < 0 ? "falls with" : "grows with")
@@ -38,20 +38,31 @@ function Example({ example, member, max, run }) {
 
 const Right = ({ right }) => (right === null || right === undefined ? null : html` <span class=${right ? "pill" : "pill bad"}>${right ? "✓ right" : "✗ wrong"}</span>`);
 
-function Explanations({ run, member, rows }) {
+// What it is said to be, and how well that foretells its firing: a sentence, before any table.
+function Explanations({ run, member, rows, summary, i }) {
   if (!member.have.explanations) return html`<${Missing} run=${run} table="explanations" what="explanations and their scores" />`;
   if (!rows.length) return html`<p class="note">${visible(member.unexplained)}</p>`;
-  const [first, ...rest] = rows;
+  const [first, ...rest] = rows, units = run.kind === "text" ? "documents" : "problems", unknown = first.text === UNKNOWN;
   const score = (r) => `${show(r.auprc)}${r.auprc_low === null ? "" : ` [${show(r.auprc_low)}, ${show(r.auprc_high)}]`}`;
   const rival = Math.max(first.random_auprc ?? 0, first.method === "token" ? 0 : first.token_auprc ?? 0);
-  const weak = first.auprc === null || (first.auprc_low ?? first.auprc) <= rival;
-  return html`<p class=${weak ? "says weak" : "says"}>${weak ? html`<span class="pill bad">weak</span> ` : null}${visible(first.text)}</p>
-    ${weak ? html`<p class="note">Its score is not above that of ${rival === first.random_auprc ? "a random latent's explanation" : "token lookup"}: do not take it for what the latent means.</p>` : null}
-    <p class="note">${own(METHODS, first.method) || first.method}${first.verdict ? html`: <b>${visible(first.verdict)}</b>` : null}; AUPRC <b>${score(first)}</b>, against ${show(first.random_auprc)} for a random latent of the same density
-      and ${show(first.token_auprc)} for token lookup; precision at half recall ${show(first.precision_at_half_recall)}. Held out: n = ${show(first.n)} vectors of ${show(first.n_units)}
-      ${" "}${run.kind === "text" ? "documents" : "problems"}, split ${first.split}, at the true base rate.</p>
+  const weak = first.auprc === null || (first.auprc_low ?? first.auprc) <= rival, clauses = first.clauses ? JSON.parse(first.clauses) : [], words = summary.claims[i];
+  return html`<p class=${weak || unknown ? "says weak" : "says"}>${weak && !unknown ? html`<span class="pill bad">weak</span> ` : null}${unknown ? "Unknown: no claim about it holds well enough." : visible(first.text)}</p>
+    ${weak && !unknown ? html`<p class="note">Its score is not above that of ${rival === first.random_auprc ? "a random latent's explanation" : "token lookup"}: do not take it for what the latent means.</p>` : null}
+    ${unknown ? null : html`<p>On held-out ${units} ${first.precision === null || first.recall === null ? null : html`the latent fires on <b>${share(first.precision)}</b> of the ${run.kind === "text" ? "tokens" : "states"} where this is said, and <b>${share(first.recall)}</b> of its firings are there. `}Ranking by the claim
+      scores AUPRC <b>${score(first)}</b>${first.base_rate === null ? null : `, where guessing scores ${show(first.base_rate)}`}.</p>`}
+    ${clauses.length > 1 && words ? html`<ul class="facts wide">${clauses.map((c, k) => html`<li key=${k}>${visible(words[k][0])} <span class="note">${c.thoughts ? `thoughts ${c.thoughts.join(", ")}; ` : ""}precision ${share(c.precision)}, recall ${share(c.recall)}</span></li>`)}</ul>` : null}
+    <p class="note">${own(METHODS, first.method) || first.method}${first.verdict ? html`: <b>${visible(first.verdict)}</b>` : null}; AUPRC <b>${score(first)}</b>, against ${show(first.random_auprc)} for a random latent of the same density${first.token_auprc === null ? "" : ` and ${show(first.token_auprc)} for token lookup`}; precision at half recall ${show(first.precision_at_half_recall)}. Held out: n = ${show(first.n)} vectors of ${show(first.n_units)}
+      ${" "}${units}, split ${first.split}, at the true base rate.</p>
     ${rest.length ? html`<details><summary>${rest.length} other ${rest.length === 1 ? "explanation" : "explanations"}</summary><div class="scroll"><table><thead><tr><th>method</th><th>says</th><th class="n">AUPRC</th><th class="n">random twin</th></tr></thead>
       <tbody>${rest.map((r, k) => html`<tr key=${k}><td>${own(METHODS, r.method) || r.method}</td><td class="tokens">${visible(r.text)}</td><td class="n">${score(r)}</td><td class="n">${show(r.random_auprc)}</td></tr>`)}</tbody></table></div></details>` : null}`;
+}
+
+const EVIDENCE = [["support", "For it: fires, and the claim is true"], ["false", "Against it: fires, though the claim is not true"], ["missed", "Against it: the claim is true, yet it does not fire"]];
+const NONE_OF = { support: "No such firing.", false: "It never does so on these problems.", missed: "It misses none on these problems." };
+function Evidence({ run, member, claims, max, compact }) {
+  if (!claims) return null;
+  return html`<h2>For and against the claim</h2><p class="note">Held-out problems, one example per group of problems; the strongest firings first, what it misses at random.</p>
+    <div class=${compact ? "" : "evidence"}>${EVIDENCE.map(([key, title]) => html`<section key=${key}><h3>${title}</h3>${claims[key].length ? claims[key].map((e, k) => html`<${Example} key=${k} example=${e} member=${member} max=${max} run=${run} />`) : html`<p class="note">${NONE_OF[key]}</p>`}</section>`)}</div>`;
 }
 
 function Effects({ run, rows, names }) {
@@ -96,7 +107,8 @@ function Notes({ id }) {
 function recorded(run, page) {
   const kinds = { top_examples: `${run.kind === "text" ? "text" : "thought"}_examples`, associations: null, explanations: null, effects: null, lens_latents: null, neighbours: null, coactivation: null, matches: null };
   kinds.decile_examples = kinds.top_examples;
-  return { ...page, ...Object.fromEntries(Object.entries(kinds).map(([key, kind]) => [key, records(run, kind ?? key, page[key])])) };
+  const claims = page.claims && Object.fromEntries(Object.entries(page.claims).map(([key, rows]) => [key, records(run, kinds.top_examples, rows)]));
+  return { ...page, claims, ...Object.fromEntries(Object.entries(kinds).map(([key, kind]) => [key, records(run, kind ?? key, page[key])])) };
 }
 
 function useLatent(run, memberIdx, i) {
@@ -139,7 +151,8 @@ function LatentPanel({ run, memberIdx, i, compact }) {
   return html`<article><h1>Latent ${i} <span class="pill">${member.label}</span>
       ${reason ? html` <span class="pill bad">everywhere: ${reason}</span>` : null}
       ${summary.columns.n_fires[i] === 0 ? html` <span class="pill bad">dead on these rows</span>` : null}</h1>
-    <${Explanations} run=${run} member=${member} rows=${detail.explanations} />
+    <${Explanations} run=${run} member=${member} rows=${detail.explanations} summary=${summary} i=${i} />
+    <${Evidence} run=${run} member=${member} claims=${detail.claims} max=${max} compact=${compact} />
     <ul class="facts">${FACTS.map(([key, format]) => html`<li key=${key} title=${run.definitions[key] || ""}>${key.replaceAll("_", " ")} <b>${format(summary.columns[key][i])}</b></li>`)}</ul>
     <p class="note">n = ${show(member.n)} vectors of ${show(member.n_problems)} ${text ? "documents" : "problems"}, split ${member.split}; hooks ${member.hook_names.join(", ")}.</p>
     <div class=${grid}><${Firing} run=${run} member=${member} detail=${detail} /></div>

@@ -19,9 +19,9 @@ function topicOf(summary, i) {
 }
 
 const GROUP_NOTES = {
-  role: "", own: "", token: "from interpret: tokens on which it fires more often than elsewhere; no explanation was scored",
-  label: "no explanation of it holds; it fires more often at this label than elsewhere, which is less than speaking for it",
-  unknown: "it fires, and nothing that is known of the problems or texts says when", everywhere: "", dead: "",
+  role: "", own: "", token: "Tokens on which each fires more often than elsewhere; no explanation was scored.",
+  label: "No explanation of these holds; each fires more often at this label than elsewhere, which is less than speaking for it.",
+  unknown: "They fire, and nothing that is known of the problems or texts says when.", everywhere: "", dead: "",
 };
 const byValue = (a, b) => String(a.value ?? "").localeCompare(String(b.value ?? ""), "en", { numeric: true }) || a.i - b.i;
 
@@ -41,11 +41,12 @@ const CHIPS = 70;
 function Group({ group, summary, memberIdx, go }) {
   const [all, setAll] = useState(false), firing = group.members.reduce((a, { i }) => a + summary.columns.n_fires[i], 0);
   const values = new Set(group.members.map((m) => m.value).filter(Boolean)), total = summary.columns.n_fires.reduce((a, b) => a + b, 0);
-  const title = group.kind === "label" ? `fires more at ${group.topic}` : group.topic, shown = all ? group.members : group.members.slice(0, CHIPS);
+  const title = (group.kind === "label" ? `fires more at ${group.topic}` : group.topic).replaceAll("_", " "), shown = all ? group.members : group.members.slice(0, CHIPS);
   const plain = ["unknown", "dead", "everywhere"].includes(group.kind), long = group.kind === "own";
-  return html`<section class="group"><h3><button class="link" title="show these in the list" onClick=${() => go({ t: group.key })}>${visible(title)}</button>
-      <span class="note"> ${show(group.members.length)} ${group.members.length === 1 ? "latent" : "latents"}${plain || long ? "" : `, ${show(values.size)} ${values.size === 1 ? "value" : "values"}`}${total && group.kind !== "dead" ? `, ${share(firing / total)} of all firings` : ""}</span></h3>
-    ${GROUP_NOTES[group.kind] ? html`<p class="note">${GROUP_NOTES[group.kind]}</p>` : null}
+  const Head = group.kind === "label" ? "h4" : "h3";
+  return html`<section class="group"><${Head}><button class="link" title="show these in the list" onClick=${() => go({ t: group.key })}>${visible(title)}</button>
+      <span class="note"> ${show(group.members.length)} ${group.members.length === 1 ? "latent" : "latents"}${plain || long ? "" : `, ${show(values.size)} ${values.size === 1 ? "value" : "values"}`}${total && group.kind !== "dead" ? `, ${share(firing / total)} of all firings` : ""}</span><//>
+    ${GROUP_NOTES[group.kind] && group.kind !== "label" ? html`<p class="note">${GROUP_NOTES[group.kind]}</p>` : null}
     ${group.kind === "dead" ? null : html`<div class="chips">${shown.map(({ i, value }) => html`<a key=${i} class="chip" href=${`#/l/${memberIdx}/${i}`} style=${group.kind === "role" ? heat(firmness(summary.columns.auprc?.[i])) : ""}
       title=${`latent ${i}${summary.columns.auprc ? `, AUPRC ${show(summary.columns.auprc[i])}` : ""}: ${visible(summary.says[i])}`}>${plain ? i : html`${visible(value)} <small>${i}</small>`}</a>`)}
       ${shown.length < group.members.length ? html`<button onClick=${() => setAll(true)}>all ${show(group.members.length)}</button>` : null}</div>`}</section>`;
@@ -64,7 +65,7 @@ function Groups({ run, member, memberIdx, summary, go }) {
     ${auprc ? html`<p>Of ${show(member.d_sae)} latents ${show(live)} fire. <b>${show(firm.length)}</b> of these (${share(firm.length / Math.max(live, 1))}, with ${share(fired / Math.max(total, 1))} of all firings) carry an explanation
         that predicts on held-out ${run.kind === "text" ? "documents" : "problems"} when they fire: AUPRC of ${FIRM} or more.${auprc.some((v) => v !== null) ? " Colour: AUPRC, from .5 to 1." : ""}</p>`
       : html`<${Missing} run=${run} table="explanations" what="what each latent says, with its held-out score; below are only preferences" />`}
-    ${groups.map((group) => html`<${Group} key=${group.key} group=${group} summary=${summary} memberIdx=${memberIdx} go=${go} />`)}</section>`;
+    ${groups.map((group, k) => html`${group.kind === "label" && groups[k - 1]?.kind !== "label" ? html`<h3>Preferences only</h3><p class="note">${GROUP_NOTES.label}</p>` : null}<${Group} key=${group.key} group=${group} summary=${summary} memberIdx=${memberIdx} go=${go} />`)}</section>`;
 }
 
 // A share with its interval.

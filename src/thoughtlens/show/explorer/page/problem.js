@@ -1,11 +1,18 @@
 // One problem: its thoughts (or tokens), the strongest latents on each, its lens reading, and what editing does.
 "use strict";
 
-// Every latent that fires on a vector, in words: strongest first, those without a firm claim in grey.
-function Said({ memberIdx, row, summary }) {
+// Every latent that fires on a vector, in words: strongest first, those without a firm claim in grey. Of a claim in
+// several clauses the one about this thought and hook; ✗ where what it says is not so here.
+function Said({ memberIdx, row, summary, thought, hook }) {
   if (!row) return html`<span class="note">none fires</span>`;
-  return html`<ul class="said">${row.latents.map(([latent, act]) => { const says = summary ? summary.says[latent] || summary.label[latent] || "" : "", firm = (summary?.columns.auprc?.[latent] ?? 0) >= FIRM;
-      return html`<li key=${latent} title=${`activation ${show(act)}${summary?.columns.auprc ? `, AUPRC ${show(summary.columns.auprc[latent])}` : ""}`}>${latentLink(memberIdx, latent)} <span class=${firm ? "" : "note"}>${visible(says) || UNKNOWN}</span></li>`; })}
+  const words = (i, so) => {
+    const clauses = summary?.claims[i], own = clauses?.[so] ?? clauses?.find(([, thoughts, hooks]) => (!thoughts || thoughts.includes(thought)) && (!hooks || hooks.includes(hook)));
+    if (clauses) return own ? own[0] : `${clauses[0][0]} (said of ${clauses[0][1] ? `thoughts ${clauses[0][1].join(", ")}` : "other places"})`;
+    const says = summary?.says[i] ?? "", label = summary?.label[i];
+    return (says === UNKNOWN || !says) && label ? `${says ? `${UNKNOWN}; ` : ""}${label.startsWith(AVOIDS) ? label : `more at ${label}`}` : says || UNKNOWN;
+  };
+  return html`<ul class="said">${row.latents.map(([latent, act, so]) => { const firm = (summary?.columns.auprc?.[latent] ?? 0) >= FIRM;
+      return html`<li key=${latent} title=${`activation ${show(act)}${summary?.columns.auprc ? `, AUPRC ${show(summary.columns.auprc[latent])}` : ""}: ${visible(summary?.says[latent])}`}>${latentLink(memberIdx, latent)} <span class=${firm ? "" : "note"}>${visible(words(latent, so))}</span>${so === -1 ? html` <span class="pill bad" title="what it says is not so here">✗</span>` : so >= 0 && so !== null ? html` <span class="pill" title="what it says is so here">✓</span>` : null}</li>`; })}
     ${row.n > row.latents.length ? html`<li class="note">and ${show(row.n - row.latents.length)} weaker</li>` : null}</ul>`;
 }
 
@@ -19,12 +26,11 @@ function PlaceTable({ thoughts, places, cell, named = (t) => t ?? "all" }) {
 // What was changed of what a thought wrote: an edit of what enters thought t + 1 is one of what t wrote.
 const wroteAt = (run, edit) => (edit.thought === null ? null : edit.place === "thought_in" && run.fed_back ? edit.thought - 1 : edit.thought);
 
+// By kind of edit, the answers it gives and how often.
 function Edited({ edits, given }) {
-  if (!edits.length) return "–";
-  const changed = edits.filter((e) => e.text.trim() !== String(given ?? "").trim());
-  if (!changed.length) return html`<span class="note">still ${visible(given)} (${edits.length} edits)</span>`;
-  return html`<ul class="said">${changed.map((e, k) => html`<li key=${k} title=${`${e.place}; KL ${show(e.kl)} nats`}><b>${visible(e.text)}</b> <span class="note">${visible(e.edit.replaceAll("_", " "))}${e.place.startsWith("resid") ? `, layer ${e.place.slice(6)}` : ""}</span></li>`)}
-    ${changed.length < edits.length ? html`<li class="note">still ${visible(given)} under ${edits.length - changed.length} more</li>` : null}</ul>`;
+  const kinds = [...new Set(edits.map((e) => e.edit.split("_")[0]))], same = (text) => text.trim() === String(given ?? "").trim();
+  const counts = (kind) => { const found = new Map(); edits.filter((e) => e.edit.split("_")[0] === kind).forEach((e) => found.set(e.text, (found.get(e.text) ?? 0) + 1)); return [...found].sort((a, b) => b[1] - a[1]); };
+  return kinds.length ? html`<ul class="said">${kinds.map((kind) => html`<li key=${kind}><span class="note">${visible(kind)}:</span> ${counts(kind).map(([text, n], k) => html`${k ? ", " : ""}${same(text) ? html`<span class="note">${visible(text)}</span>` : html`<b>${visible(text)}</b>`}${n > 1 ? html`<span class="note"> ×${n}</span>` : null}`)}</li>`)}</ul>` : "–";
 }
 
 const Verdict = ({ right }) => (right === true ? html` <span class="pill">✓</span>` : right === false ? html` <span class="pill bad">✗ another value</span>` : null);
@@ -38,9 +44,9 @@ function Chain({ run, page, member, memberIdx, rows, summary, edits }) {
         ${steps.length ? html`<td>${first ? html`<span class="tokens token" style=${heat(first[1])}>${listed(first[0])}</span> <span class="note">${share(first[1])}</span>
           ${rest.length && first[1] < 0.95 ? html`<div class="note">or ${rest.map(([token, p], k) => html`${k ? ", " : ""}<span class="tokens">${listed(token)}</span> ${share(p)}`)}</div>` : null}` : "–"}</td>
         <td>${step?.value !== null && step?.value !== undefined ? html`<b class="tokens">${visible(step.value)}</b> <span class="note">${visible(step.column.replaceAll("_", " "))}</span><${Verdict} right=${step.right} />` : "–"}</td>` : null}
-        ${member.hook_names.map((hook, j) => html`<td key=${hook}><${Said} memberIdx=${memberIdx} row=${rows.find((r) => r.hook === j && r.at === t)} summary=${summary} /></td>`)}
+        ${member.hook_names.map((hook, j) => html`<td key=${hook}><${Said} memberIdx=${memberIdx} row=${rows.find((r) => r.hook === j && r.at === t)} summary=${summary} thought=${t} hook=${hook} /></td>`)}
         ${edited ? html`<td><${Edited} edits=${edits.filter((e) => wroteAt(run, e) === t)} given=${page.given} /></td>` : null}</tr>`; })}</tbody></table></div>
-    <p class="note">${steps.length ? `Reads as: the likeliest token of each thought, and how likely, by the ${visible(run.read_by)}. True here: the column of this problem that the same lens reads in this thought most often over all problems, and its value; ✗ where another value of that column is read, no mark where no value of it is. ` : ""}Latents: strongest first, with what they say (grey: their claim does not hold well enough, AUPRC under ${FIRM}). ${edited ? "The answer if what this thought wrote, or its state at a layer, is changed: only answers that differ. " : ""}${visible(run.thoughts_are)}</p>`;
+    <p class="note">${steps.length ? `Reads as: the likeliest token of each thought, and how likely, by the ${visible(run.read_by)}. True here: the column of this problem that the same lens reads in this thought most often over all problems, and its value; ✗ where another value of that column is read, no mark where no value of it is. ` : ""}Latents: strongest first, with what they say (grey: it holds too seldom to be relied on, AUPRC under ${FIRM}; ✓ and ✗: whether it is so here). ${edited ? "The answer if what this thought wrote, or its state at a layer, is changed, by kind of edit (×: by so many edits; grey: unchanged). " : ""}${visible(run.thoughts_are)}</p>`;
 }
 
 function TokenTable({ run, member, rows, tokens, summary }) {
