@@ -8,11 +8,14 @@ from urllib.parse import unquote, urlparse
 import pyarrow.parquet as pq
 import pytest
 
+from tests.planted import HOOKS, D
 from tests.show.explorer.runs import HOSTILE, full_run, large_run, thought_run
+from tests.show.explorer.tables import clause, plant_recovery, say
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.stage import explorer
 
 pytestmark = pytest.mark.slow
+MUL = "</script><b>mul</b>"
 
 
 @pytest.fixture
@@ -319,6 +322,40 @@ def test_a_weak_explanation_is_not_the_largest_text(page, address):
         assert (page.query_selector(".says .pill.bad") is not None) == weak
         sizes[weak] = page.evaluate(size)
     assert sizes[True] < sizes[False]
+
+
+def test_pages_are_read_by_meaning(page, tmp_path):
+    root = thought_run(tmp_path / "run", n=40)
+    say(root, D, {3: [clause(MUL)], 14: [clause("add", thoughts=(0, 1, 2), hooks=HOOKS)]})
+    plant_recovery(root, D, MUL)
+    explorer(ExplorerConfig(run=root, n_problems=4), tmp_path / "explorer")
+    address = (tmp_path / "explorer" / "index.html").as_uri()
+    page.goto(address)
+    page.wait_for_selector("table.variables")
+    assert "operation: latents of pooled speak for at least 90 % of the values" in page.inner_text("main")
+    page.click("table.variables button")
+    page.click(f".chip:has-text('{MUL}') a:text-is('3')")
+    page.wait_for_selector(".evidence")
+    evidence = page.locator(".evidence section")
+    assert evidence.nth(0).locator(".example").count() == 4
+    assert "It never does so" in evidence.nth(1).inner_text()
+    assert "It misses none" in evidence.nth(2).inner_text()
+    page.goto(address)
+    groups = page.locator(".group h3, .group h4")
+    page.wait_for_selector(".group")
+    assert groups.first.inner_text().startswith("operation 2 latents, 2 values")
+    assert groups.last.inner_text().startswith("dead on these rows 1 latent")
+    groups.first.locator("button").click()
+    page.wait_for_function("document.querySelector('[role=status]').innerText.startsWith('2 of 16')")
+    assert page.locator("table.latents tbody td:first-child").all_inner_texts() == ["14", "3"]
+    page.goto(address + "#/p/0")
+    page.wait_for_selector("ul.said li")
+    assert "operation is" in page.inner_text("table.chain")
+    page.set_viewport_size({"width": 390, "height": 800})
+    for where in ("#/p/0", "#/l/0/3", "#/"):
+        page.goto(address + where)
+        page.wait_for_selector("h2")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, where
 
 
 @pytest.mark.parametrize("address", ["explorer"], indirect=True)

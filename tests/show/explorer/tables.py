@@ -10,8 +10,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from thoughtlens.core import digest, digest_tree, read_json, write_json
+from tests.planted import HOOKS
+from thoughtlens.core import Number, digest, digest_tree, read_json, write_json
 from thoughtlens.core.records.manifest import LIST, relist
+from thoughtlens.core.records.record import write_rows
+from thoughtlens.evals.recovery.records import (
+    At,
+    PlaceRow,
+    Recovered,
+    RecoveryOutcome,
+    ValueRow,
+    Variable,
+    VariableBy,
+)
 
 EDGES = [2.0**k for k in range(-8, 9)]
 SPLIT = "test"
@@ -163,6 +174,51 @@ def plant_edit(root: Path, latents: list[int], problems: list[str]) -> None:
         folder / "result.json",
         result | {"effects": [row, control], "inputs": inputs, "digest": digest_tree(folder)},
     )
+
+
+def clause(value: str, says: str = "operation", thoughts=(2,), hooks=(HOOKS[1],)) -> dict[str, object]:
+    """A clause as explain writes it."""
+    return {"says": says, "value": value, "thoughts": list(thoughts), "hooks": list(hooks), "also": {}}
+
+
+def say(root: Path, n: int, clauses: dict[int, list]) -> None:
+    """By latent, what it is said to be in clauses; the others have none."""
+    plant_explain(root, n, ["said"])
+    file = root / "explain" / "explanations.parquet"
+    table = pq.read_table(file)
+    chosen = zip(table["latent"].to_pylist(), table["chosen"].to_pylist(), strict=True)
+    own = [clauses.get(i, []) if first else [] for i, first in chosen]
+    for name in ("says", "value"):
+        said = pa.array([some[0][name] if some else None for some in own], pa.string())
+        table = table.append_column(name, said)
+    text = ["; or ".join(f"{c['says']} is {c['value']} (thoughts 2)" for c in some) or "said" for some in own]
+    table = table.set_column(table.column_names.index("text"), "text", pa.array(text))
+    write(file, table.append_column("clauses", pa.array([json.dumps(some) for some in own])))
+
+
+def plant_recovery(root: Path, d_sae: int, level: str) -> None:
+    """operation is told whole at thought 2, half with one step; latent 3 speaks for `level`."""
+    share = Number(value=1.0, low=0.9, high=1.0, n=40, split="test")
+    half, at = Number(value=0.5, low=0.4, high=0.6, n=20, split="test"), At(hook_name=HOOKS[1], thought_idx=2)
+    common = {"place": at, "n_values": 3, "probe": share, "variance_share": half, "found": half}
+    told = Recovered(found=half, found_by_two=share, best_f1=share)
+    alone = Variable(**common, found_by_two=half, best_f1=half, permuted=told, baselines={})
+    rest = {"permuted": told, "baselines": {"kmeans": told}, "by": {"n_steps": {"1": alone}}}
+    whole = VariableBy(**common, found_by_two=share, best_f1=share, **rest)
+    outcome = RecoveryOutcome(
+        member="pooled", d_sae=d_sae, l0=2.0, kind="relu", split="test", found_at=0.9, left_out=[],
+        variables={"operation": whole},
+    )  # fmt: skip
+    folder = root / "recovery"
+    folder.mkdir()
+    row = {"variable": "operation", "condition": "", "hook_name": HOOKS[1], "thought_idx": 2, "n": 40}
+    value = {"value": level, "latent": 3, "second": 3, "precision": 1.0, "recall": 1.0, "f1": 1.0}
+    value |= {"f1_of_two": 1.0, "n_latents": 1, "n_sharing": 1, "split": "test"}
+    place = {"probe": 1.0, "variance_share": 0.5, "best_f1": 0.5, "best_f1_of_two": 1.0, "chosen": True}
+    write_rows(folder / "values.parquet", ValueRow, [ValueRow(**row, **value)])
+    write_rows(folder / "places.parquet", PlaceRow, [PlaceRow(**row, **place)])
+    write_json(folder / "result.json", {"stage": "recovery", "digest": ""} | outcome.to_json())
+    reseal(folder / "result.json")
 
 
 def _scores(latent: np.ndarray, n: int, member: str) -> dict[str, object]:

@@ -69,7 +69,7 @@ def test_problem_pages_hold_what_fires(made):
     assert page["problem_id"] == listed[0]["id"] and page["question"] in HOSTILE
     for row in rows(found, "strongest", page["members"]["m0"]):
         assert row["hook"] in (0, 1) and row["at"] in (0, 1, 2)
-        values = [v for _, v in row["latents"]]
+        values = [v for _, v, _ in row["latents"]]
         assert values == sorted(values, reverse=True) and len(values) == row["n"] and min(values) > 0
 
 

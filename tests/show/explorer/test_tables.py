@@ -52,7 +52,7 @@ def test_the_chosen_explanation_comes_first_and_into_the_overview(made):
 def test_every_panel_of_a_latent(made):
     _, found = made
     page = found["m0/1"][1]  # latent 6
-    assert set(PANELS) | {"effects", "cells"} == set(page)
+    assert set(PANELS) | {"effects", "cells", "claims"} == set(page)
     assert rows(found, "neighbours", page["neighbours"]) == [{"other": 7, "cosine": 0.5}]
     (both,) = rows(found, "coactivation", page["coactivation"])
     assert both == {"other": 7, "n_both": 7, "jaccard": 0.125}

@@ -30,6 +30,8 @@ class Variable(Record):
     variance_share: Number
     kmeans: Number | None
     """Share of the values that two of k-means' codes together tell."""
+    verdict: str | None
+    """Of the SAE's share against that of k-means."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class Variables(Record):
     split: str
     found_at: float
     definitions: dict[str, str]
+    conclusion: str
+    """Whether the SAE finds more than k-means, in a sentence; empty: that was not asked."""
     variables: list[Variable]
     left_out: list[str]
 
@@ -55,6 +59,7 @@ def variables(run: Run) -> Variables | None:
         split=outcome.split,
         found_at=outcome.found_at,
         definitions=outcome.definitions,
+        conclusion=outcome.conclusion,
         variables=list(_each(outcome)),
         left_out=outcome.left_out,
     )
@@ -77,6 +82,7 @@ def _each(outcome: RecoveryOutcome) -> Iterator[Variable]:
                 probe=found.probe,
                 variance_share=found.variance_share,
                 kmeans=rival and rival.found_by_two,
+                verdict=found.more_than_kmeans and found.more_than_kmeans.verdict,
             )
 
 

@@ -72,6 +72,7 @@ function Groups({ run, member, memberIdx, summary, go }) {
 const interval = (x) => (x.low === undefined || x.low === null ? "" : `95 % interval ${share(x.low)} to ${share(x.high)}, n = ${show(x.n)}, split ${x.split}`);
 const Share = ({ number }) => (number ? html`<td class="n" title=${interval(number)}>${share(number.value)}</td>` : html`<td class="n">–</td>`);
 const placed = ({ thought, hook }) => `${thought === undefined || thought === null ? "" : `thought ${thought}, `}${hook}`;
+const memberOf = (run, found) => run.members.findIndex((m) => m.run === run.name && m.member === found.member);
 const inWords = (condition) => condition.replace("=", " = ").replaceAll("_", " ");
 
 function Speakers({ run, rows, memberIdx, foundAt }) {
@@ -83,10 +84,10 @@ function Speakers({ run, rows, memberIdx, foundAt }) {
 }
 
 function VariableRows({ run, found, name, values, open, onOpen }) {
-  const [whole, ...parts] = found.variables.filter((v) => v.name === name), memberIdx = run.members.findIndex((m) => m.run === run.name && m.member === found.member);
+  const [whole, ...parts] = found.variables.filter((v) => v.name === name), memberIdx = memberOf(run, found);
   const line = (v, title) => html`<tr key=${v.condition}><th>${title}</th><td>${placed(v)}</td><td class="n">${show(v.n_values)}</td><${Share} number=${v.probe} /><${Share} number=${v.variance_share} />
-    <${Share} number=${v.found} /><${Share} number=${v.found_by_two} /><${Share} number=${v.kmeans} /></tr>`;
-  const speak = (v) => html`<tr><td colspan="8"><p class="note">Who speaks for which value${v.condition ? `, ${inWords(v.condition)}` : ""} (F1 beside those under ${found.found_at}):</p>
+    <${Share} number=${v.found} /><${Share} number=${v.found_by_two} /><${Share} number=${v.kmeans} /><td class="note">${v.verdict ?? ""}</td></tr>`;
+  const speak = (v) => html`<tr><td colspan="9"><p class="note">Who speaks for which value${v.condition ? `, ${inWords(v.condition)}` : ""} (F1 beside those under ${found.found_at}):</p>
     <${Speakers} run=${run} rows=${values.filter((r) => r.variable === name && r.condition === v.condition)} memberIdx=${memberIdx} foundAt=${found.found_at} /></td></tr>`;
   return html`${line(whole, html`<button class="link" aria-expanded=${open} onClick=${onOpen}>${open ? "▾" : "▸"} ${visible(name.replaceAll("_", " "))}</button>`)}
     ${open ? html`${Array.isArray(values) ? speak(whole) : null}${parts.map((v) => html`${line(v, html`<span class="note">${visible(inWords(v.condition))}</span>`)}${Array.isArray(values) ? speak(v) : null}`)}` : null}`;
@@ -111,9 +112,9 @@ function Variables({ run }) {
   const good = whole.filter((v) => v.found_by_two.value >= MOST), rival = whole.filter((v) => v.kmeans && v.kmeans.value >= v.found_by_two.value);
   return html`<section id="variables"><h2>What the ${run.kind === "text" ? "states" : "thoughts"} hold</h2>
     ${whole.length ? html`<p>${good.length ? html`<b>${good.map((v) => visible(v.name.replaceAll("_", " "))).join(", ")}</b>: latents of ${visible(found.member)} speak for at least ${share(MOST)} of the values.` : html`For no variable do latents of ${visible(found.member)} speak for ${share(MOST)} of the values.`}
-        ${rival.length ? ` K-means finds as many or more for ${show(rival.length)} of ${show(whole.length)} variables.` : whole.some((v) => v.kmeans) ? " K-means finds fewer for each." : ""}</p>
+        ${found.conclusion ? visible(found.conclusion) : rival.length ? `K-means finds as many or more for ${show(rival.length)} of ${show(whole.length)} variables.` : whole.some((v) => v.kmeans) ? "K-means finds fewer for each." : ""}</p>
       <div class="scroll"><table class="variables"><thead><tr><th>variable</th><th>read at</th><th class="n">values</th><th class="n" title=${found.definitions.probe}>a probe reads</th><th class="n" title=${found.definitions.variance_share}>share of variance</th>
-        <th class="n" title=${found.definitions.found}>one latent tells</th><th class="n" title=${found.definitions.found_by_two}>two tell</th><th class="n" title=${found.definitions.kmeans}>k-means, two</th></tr></thead>
+        <th class="n" title=${found.definitions.found}>one latent tells</th><th class="n" title=${found.definitions.found_by_two}>two tell</th><th class="n" title=${found.definitions.kmeans}>k-means, two</th><th title="the SAE against k-means, two latents each, on the same problems">against k-means</th></tr></thead>
       <tbody>${whole.map((v) => html`<${VariableRows} key=${v.name} run=${run} found=${found} name=${v.name} values=${Array.isArray(values) ? records(run, "values", values) : null} open=${open === v.name} onOpen=${() => setOpen(open === v.name ? null : v.name)} />`)}</tbody></table></div>
       <p class="note">Shares of the values that are told with F1 ≥ ${found.found_at}; SAE ${visible(found.member)}, chosen on validation, counted on split ${found.split}. A name opens who speaks for which value. A value on the way and an answer are different things: the rows below a name have them apart.</p>
       ${Array.isArray(places) ? html`<${Where} rows=${records(run, "places", places)} names=${names} />` : null}`
