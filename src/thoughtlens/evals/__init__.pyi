@@ -11,6 +11,8 @@ from .first_study.records import ReplayOutcome as ReplayOutcome
 from .first_study.records import SAEMeasures as SAEMeasures
 from .heldout.fidelity import Splicer as Splicer
 from .heldout.measure import Total as Total
+from .heldout.measure import describe as describe
+from .heldout.measure import firings as firings
 from .heldout.measure import flat_cells as flat_cells
 from .heldout.measure import measure_sae as measure_sae
 from .heldout.records import CellSpread as CellSpread

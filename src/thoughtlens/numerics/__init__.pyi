@@ -6,11 +6,14 @@ from .kernels.host import share as share
 from .kernels.loops import compiled as compiled
 from .metrics.accumulator import Moments as Moments
 from .metrics.accumulator import rows_of as rows_of
+from .metrics.description import DescriptionLength as DescriptionLength
+from .metrics.description import description_length as description_length
 from .metrics.fidelity import SplicedFidelity as SplicedFidelity
 from .metrics.fidelity import ce_loss_score as ce_loss_score
 from .metrics.fidelity import kl_score as kl_score
 from .metrics.fidelity import next_token as next_token
 from .metrics.geometry import THRESHOLDS as THRESHOLDS
+from .metrics.geometry import found_again as found_again
 from .metrics.reconstruction import DEFINITIONS as DEFINITIONS
 from .metrics.reconstruction import FVU as FVU
 from .metrics.reconstruction import ExplainedVariance as ExplainedVariance

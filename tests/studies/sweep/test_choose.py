@@ -10,8 +10,10 @@ from scipy import stats
 from thoughtlens.studies.sweep.choose import Candidate, choose, front, knee, pooled_noise
 
 
-def candidate(idx, l0, *fvu, dead=0.0, d_sae=100, max_l0=1000.0):
-    return Candidate(idx=idx, label=f"s{idx}", fvu=fvu, l0=l0, dead_share=dead, d_sae=d_sae, max_l0=max_l0)
+def candidate(idx, l0, *fvu, dead=0.0, d_sae=100, max_l0=1000.0, bits=()):
+    return Candidate(
+        idx=idx, label=f"s{idx}", fvu=fvu, l0=l0, dead_share=dead, d_sae=d_sae, max_l0=max_l0, bits=bits
+    )
 
 
 def pick(candidates, rule="knee", max_dead=0.1):
@@ -48,14 +50,14 @@ def test_seed_noise_by_hand():
     # ln FVU: +-d around two means: pooled variance (2 d^2 + 2 d^2) / (1 + 1) = 2 d^2
     d = 0.1
     two = [candidate(i, 8, m * math.exp(d), m * math.exp(-d)) for i, m in enumerate((0.2, 0.3))]
-    noise = pooled_noise(two)
+    noise = pooled_noise([c.fvu for c in two])
     assert noise.df == 2
     assert noise.sd == pytest.approx(d * math.sqrt(2))
     # half the interval is t * sd * sqrt(1/2 + 1/2) = 4.303 * 0.1414 = 0.6085; ln(0.3 / 0.2) = 0.405
     assert stats.t.ppf(0.975, 2) * noise.sd == pytest.approx(0.6085, abs=1e-4)
-    assert noise.separates(*two) is False
+    assert noise.separates(two[0].fvu, two[1].fvu) is False
     far = candidate(2, 8, 0.6, 0.6)
-    assert noise.separates(two[0], far) is True  # ln 3 = 1.0986
+    assert noise.separates(two[0].fvu, far.fvu) is True  # ln 3 = 1.0986
 
 
 def test_what_the_seeds_do_not_tell_apart_is_said_and_the_cheaper_one_taken():
@@ -88,3 +90,27 @@ def test_budgets():
     assert "No setting has at most 10% dead latents" in none.reason
     assert pick([dead, dense], max_dead=0.5).idx == 0
     assert pick([]).idx is None
+
+
+def test_the_shortest_description_wins_whatever_its_fvu_and_dead_latents():
+    few = candidate(0, 1, 0.2, 0.2, bits=(60.0, 62.0))
+    best = candidate(1, 2, 0.1, 0.1, bits=(50.0, 50.0), dead=0.6)
+    exact = candidate(2, 16, 0.02, 0.02, bits=(90.0, 91.0))
+    choice = choose([few, best, exact], rule="description", max_dead=None, metric="fvu", precision=0.1)
+    assert (choice.idx, choice.rule) == (1, "description")
+    assert "50 bits" in choice.reason
+    assert "up to 10% of the variance" in choice.reason
+    assert choice.noise.df == 3
+    # a budget of dead latents that is asked for holds
+    kept = choose([few, best, exact], rule="description", max_dead=0.2, metric="fvu")
+    assert kept.idx == 0
+    assert "at most 20% dead latents" in kept.reason
+    # the L0 below which any dictionary reconstructs holds too
+    wide = candidate(3, 200, 0.01, max_l0=24.0, bits=(1.0,))
+    assert choose([few, wide], rule="description", max_dead=None, metric="fvu").idx == 0
+
+
+def test_settings_that_cannot_be_described_are_not_recommended():
+    choice = choose([candidate(0, 2, 0.1)], rule="description", max_dead=None, metric="fvu")
+    assert choice.idx is None
+    assert "every cell hardly varies" in choice.reason

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import scipy.sparse as sp
+import torch
 
 from tests.sae.stores import planted, write_store
 from thoughtlens import sae as saes
@@ -14,8 +17,9 @@ from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import ConfigError, DataError, validate_config
+from thoughtlens.numerics import description_length
 from thoughtlens.studies.sweep import study
-from thoughtlens.studies.sweep.measure import measure
+from thoughtlens.studies.sweep.measure import measure, stability
 
 pytestmark = pytest.mark.slow
 
@@ -66,6 +70,12 @@ def test_a_grid_is_trained_measured_and_one_setting_recommended(acts, recipe, tm
     mine = measure(root / own[0]["path"], ActivationStore.open(acts), "validation")
     assert own[0]["fvu_validation"] == pytest.approx(mine.fvu)
     assert own[0]["fvu_validation"] != own[0]["fvu_test"]
+    assert mine.description == pytest.approx(mine.bits_which + mine.bits_values + mine.bits_residual)
+    assert own[0]["description_validation"] == pytest.approx(mine.description)
+    assert best["by"] == "description"
+    assert best["values"][best["setting"]] == min(best["values"].values())
+    stable = {row["label"]: row["stability"] for row in result["settings"]}
+    assert all(0 <= one["found_again_by_firings"] <= 1 and one["n_pairs"] == 2 for one in stable.values())
     for name in ("pareto.png", "pareto.pdf", "table.md"):
         assert (root / name).stat().st_size > 500
     assert f"Recommended: **{best['setting']}**".replace("_", "\\_") in (root / "table.md").read_text()
@@ -154,3 +164,29 @@ def test_thoughts_are_judged_by_the_answers_that_are_left(recipe, tmp_path):
     assert few["n_fidelity_test"] == many["n_fidelity_test"] == result["untouched"]["n"] > 10
     assert result["untouched"]["value"] >= 0.95
     assert few["fidelity_test"] < many["fidelity_test"] <= 1
+
+
+def test_the_bits_of_a_row_are_those_of_its_codes_and_what_is_left(acts, recipe, tmp_path):
+    study.run("sweep", recipe, ["sae.k=1,2", "seeds=0"], tmp_path / "out", acts=acts)
+    root = tmp_path / "out" / "sweep" / "settings" / "001" / "seed_0"
+    store, sae = ActivationStore.open(acts), saes.load(root)
+    x = store.view(["layers.0:out"], split="validation").read(range(200)).double().numpy()
+    with torch.no_grad():
+        codes = sae.encode(torch.from_numpy(x).float())
+        x_hat = sae(torch.from_numpy(x).float()).double().numpy()
+        wide = sae.decode(torch.eye(sae.d_sae)) - sae.decode(torch.zeros(1, sae.d_sae))
+    unit = np.sqrt(((x - x.mean(0)) ** 2).mean())
+    written = codes.abs().double().numpy() * wide.norm(dim=1).double().numpy() / unit
+    hand = description_length((x - x_hat) / unit, sp.csr_array(written), 0.2)
+    mine = measure(root, store, "validation", precision=0.2)
+    assert (mine.bits_which, mine.bits_values, mine.bits_residual) == pytest.approx(tuple(hand), rel=1e-5)
+    assert mine.bits_without > 0
+
+
+def test_two_trainings_alike_find_everything_again(acts, recipe, tmp_path):
+    study.run("sweep", recipe, ["sae.k=1,2", "seeds=0"], tmp_path / "out", acts=acts)
+    root = tmp_path / "out" / "sweep" / "settings" / "001" / "seed_0"
+    other = tmp_path / "out" / "sweep" / "settings" / "000" / "seed_0"
+    store = ActivationStore.open(acts)
+    assert stability([root, root], store, "validation").found_again == 1
+    assert stability([root, other], store, "validation").found_again_by_firings < 1

@@ -20,7 +20,9 @@ def sweep(
     fidelity: Annotated[
         bool, typer.Option("--fidelity", help="Also run the model with its activations replaced.")
     ] = False,
-    rule: Annotated[str | None, typer.Option(help="knee or best: how a setting is recommended.")] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="description, knee or best: how a setting is recommended.")
+    ] = None,
     max_l0: Annotated[float | None, typer.Option(help="Largest L0 to recommend.")] = None,
     max_dead: Annotated[float | None, typer.Option(help="Largest share of dead latents.")] = None,
     skip_refused: Annotated[

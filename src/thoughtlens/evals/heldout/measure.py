@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from thoughtlens.acts import ViewBatch
 from thoughtlens.core import DataError, progress
 from thoughtlens.evals.heldout.records import (
     CellSpread,
@@ -30,11 +33,14 @@ from thoughtlens.numerics import (
     Moments,
     Reconstruction,
     defined,
+    description_length,
     norm_deciles,
 )
 from thoughtlens.sae import SAE, Baseline, Cell, MeanPredictor, SparseActs
 
 NORM_SAMPLE = 10_000
+DESCRIBED = 20_000
+"""Vectors, at most, whose description length is measured."""
 FLAT = 0.01
 """Share of a cell's norm, or of the median spread at its hook, up to which its spread is next to none."""
 
@@ -178,6 +184,91 @@ def measure_sae(subject: Subject, total: Total) -> tuple[Tally, Firing]:
             firing.update(batch, acts)
             bar.advance(len(batch.x))
     return tally, firing
+
+
+@torch.no_grad()
+def describe(subject: Subject, spreads: Sequence[CellSpread], precision: float) -> tuple[float, ...] | None:
+    """Bits of a held-out row, from at most `DESCRIBED`: in all; which latents, values, residual; without a
+    dictionary.
+
+    Rows are in units of their cell's standard deviation per dimension; cells that hardly vary are left out.
+    None where all are.
+
+    Args:
+        subject: An SAE that reconstructs its own input.
+        spreads: How much the rows of each cell vary.
+        precision: Mean squared error up to which rows are described, as a share of their cell's variance.
+    """
+    flat = flat_cells(spreads)
+    cells = [(s.hook_name, s.thought_idx) for s in spreads]
+    unit = {c: s.spread / subject.sae.d_in**0.5 for c, s in zip(cells, spreads, strict=True) if c not in flat}
+    units = np.array([unit.get(cell, 0.0) for cell in subject.cells])
+    scales = _scales(subject)
+    parts = [_described(subject, batch, units, scales) for batch in _sampled(subject)]
+    cell, x, residual = (np.concatenate(part) for part in list(zip(*parts, strict=True))[:3])
+    if not len(cell):
+        return None
+    for one in np.unique(cell):
+        x[cell == one] -= x[cell == one].mean(0)
+    written = sp.csr_array(sp.vstack([part.written for part in parts]))
+    found = description_length(residual, written, precision)
+    return found.total, *found, description_length(x, sp.csr_array((len(x), 1)), precision).total
+
+
+@torch.no_grad()
+def firings(subject: Subject) -> Int64[np.ndarray, " d_sae"]:
+    """On how many of at most `DESCRIBED` held-out rows each latent fires."""
+    density = Density(subject.sae.d_sae)
+    for batch in _sampled(subject):
+        acts = subject.reconstruct(subject.sae, batch)[1]
+        density.update_sparse(acts.values, acts.indices)
+    return density.fires
+
+
+def _sampled(subject: Subject) -> Iterator[Batch]:
+    source = subject.source
+    sample = source.sample(min(DESCRIBED, source.n), seed=0)
+    for start in range(0, len(sample.x), subject.batch_rows):
+        own = slice(start, start + subject.batch_rows)
+        yield subject.batch(ViewBatch(sample.x[own], sample.idx[own], sample.cell[own]), source)
+
+
+class _Described(NamedTuple):
+    """Rows in units of their cells."""
+
+    cell: Int64[np.ndarray, " n"]
+    x: Float64[np.ndarray, "n d"]
+    residual: Float64[np.ndarray, "n d"]
+    written: sp.csr_array
+    """[n, d_sae]: the length of what each latent writes."""
+
+
+def _described(subject: Subject, batch: Batch, units: np.ndarray, scales: np.ndarray) -> _Described:
+    """The rows of a batch whose cell has a unit."""
+    x_hat, acts = subject.reconstruct(subject.sae, batch)
+    kept = np.flatnonzero(batch.kept & (units[batch.cell] > 0))
+    cell = batch.cell[kept]
+    row, slot = (acts.values != 0).nonzero(as_tuple=True)
+    latent = acts.indices[row, slot]
+    lengths = acts.values[row, slot].abs() * subject.sae.W_dec.norm(dim=1)[latent]
+    where = row.numpy(force=True), latent.numpy(force=True)
+    written = sp.csr_array(
+        (lengths.double().numpy(force=True), where), shape=(len(batch.x), subject.sae.d_sae)
+    )
+    per_row = sp.diags_array(scales[cell] / units[cell])
+    x, error = (t.double().numpy(force=True)[kept] / units[cell, None] for t in (batch.x, batch.x - x_hat))
+    return _Described(cell, x, error, sp.csr_array(per_row @ written[kept]))
+
+
+def _scales(subject: Subject) -> Float64[np.ndarray, " cells"]:
+    """By cell, how many times the length of its row of W_dec a latent of activation 1 writes."""
+    sae, n = subject.sae, len(subject.cells)
+    cell = sae.cell_index(subject.cells, np.arange(n))
+    norms = sae.W_dec.norm(dim=1)
+    one = torch.zeros(n, sae.d_sae, dtype=sae.W_dec.dtype, device=sae.W_dec.device)
+    base = sae.decode(one, cell)
+    one[:, norms.argmax()] = 1
+    return ((sae.decode(one, cell) - base).norm(dim=1) / norms.max()).double().numpy(force=True)
 
 
 @torch.no_grad()

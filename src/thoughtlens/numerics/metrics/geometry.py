@@ -156,6 +156,13 @@ def firing_scores(
         return {"precision": tp / (tp + fp), "recall": tp / (tp + fn), "f1": 2 * tp / (2 * tp + fp + fn)}
 
 
+def found_again(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"], at: float = 0.9) -> Bool[np.ndarray, " n"]:
+    """Whether a direction of b has a cosine of at least `at` with each of a."""
+    if not len(a) or not len(b):
+        return np.zeros(len(a), bool)
+    return torch.cat([cosines.amax(1) >= at for cosines in _cosine_blocks(a, b)]).numpy(force=True)
+
+
 def encoder_decoder_cosine(
     W_enc: Float[Tensor, "d d_sae"], W_dec: Float[Tensor, "d_sae d"]
 ) -> Float[Tensor, " d_sae"]:

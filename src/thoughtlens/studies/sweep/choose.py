@@ -1,7 +1,7 @@
 """Which setting to take, by what was measured on validation rows, and the reason in words.
 
-Differences are judged against the spread between seeds: the logarithm of FVU is taken to have one
-standard deviation for all settings, pooled over those with several seeds.
+Differences are judged against the spread between seeds: the logarithm of what settings are compared by (FVU,
+bits) is taken to have one standard deviation for all settings, pooled over those with several seeds.
 """
 
 from __future__ import annotations
@@ -19,11 +19,16 @@ LEAST_BEND = 0.02
 L0_STEP = 1.05
 """L0s within this factor count as the same when the cheaper of two settings is taken."""
 
+MAX_DEAD = 0.1
+Rule = Literal["description", "knee", "best"]
+
 DEFINITIONS = {
+    "rule description": "of the settings in the budget the one that describes a held-out row in the fewest "
+    "bits, mean over seeds; no label is seen",
     "knee": "of the front's settings (none other has both a lower L0 and a lower FVU) the one furthest below "
     "the line between the front's ends, log L0 and log FVU scaled to 0..1 (Satopaa et al. 2011)",
-    "seed noise": "95 % interval of a difference of mean ln FVU, from the standard deviation over seeds "
-    "pooled over settings (Student's t)",
+    "seed noise": "95 % interval of a difference of mean ln FVU (by description: of mean ln bits), from the "
+    "standard deviation over seeds pooled over settings (Student's t)",
 }
 
 
@@ -39,27 +44,34 @@ class Candidate:
     dead_share: float
     d_sae: int
     max_l0: float
+    bits: tuple[float, ...] = ()
+    """Description length of a row, each seed; none where it was not measured."""
 
     @property
     def mean_fvu(self) -> float:
         """Geometric mean over seeds: seeds differ by factors."""
-        return math.exp(float(np.mean(_logs(self))))
+        return math.exp(float(np.mean(_logs(self.fvu))))
+
+    @property
+    def mean_bits(self) -> float:
+        """Mean over seeds."""
+        return float(np.mean(self.bits))
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Spread of ln FVU between seeds, pooled; `sd` is None where no setting has two seeds."""
+    """Spread of the logarithm between seeds, pooled; `sd` is None where no setting has two seeds."""
 
     sd: float | None
     df: int
 
-    def separates(self, a: Candidate, b: Candidate) -> bool | None:
-        """Whether two settings differ by more than it; None where it is not known."""
+    def separates(self, a: Sequence[float], b: Sequence[float]) -> bool | None:
+        """Whether two settings' values differ by more than it; None where it is not known."""
         if self.sd is None:
             return None
         width = stats.t.ppf((1 + LEVEL) / 2, self.df) * self.sd
-        gap = abs(math.log(a.mean_fvu / b.mean_fvu))
-        return gap > float(width) * math.sqrt(1 / len(a.fvu) + 1 / len(b.fvu))
+        gap = abs(float(_logs(a).mean() - _logs(b).mean()))
+        return gap > float(width) * math.sqrt(1 / len(a) + 1 / len(b))
 
 
 @dataclass(frozen=True)
@@ -72,28 +84,43 @@ class Choice:
     front: tuple[int, ...]
     """Settings that no other beats in both L0 and FVU, by L0."""
     within_noise: tuple[int, ...]
-    """Settings in the budget whose FVU cannot be told from the chosen one's."""
+    """Settings in the budget that cannot be told from the chosen one by what was compared."""
     noise: Noise
 
 
 def choose(
-    candidates: Sequence[Candidate], *, rule: Literal["knee", "best"], max_dead: float, metric: str
+    candidates: Sequence[Candidate],
+    *,
+    rule: Rule,
+    max_dead: float | None,
+    metric: str,
+    precision: float = 0.1,
 ) -> Choice:
-    """The knee of the front, or its lowest FVU, inside the budget; the cheaper one where noise decides."""
-    noise = pooled_noise(candidates)
+    """The shortest description, the knee of the front, or its lowest FVU, inside the budget.
+
+    By knee and best the cheaper of two is taken where noise decides; the description has paid for both.
+    """
+    described = rule == "description"
+    max_dead = max_dead if max_dead is not None else 1.0 if described else MAX_DEAD
+    noise = pooled_noise([c.bits if described else c.fvu for c in candidates])
     allowed = [c for c in candidates if c.dead_share <= max_dead and c.l0 <= c.max_l0]
+    if described and allowed and not any(c.bits for c in allowed):
+        return Choice(
+            None, rule, "No setting's rows could be described: every cell hardly varies.", (), (), noise
+        )
     if not allowed:
         return Choice(None, rule, _none(candidates, max_dead), (), (), noise)
+    if described:
+        return _shortest(allowed, max_dead, noise, precision)
     line = front(allowed)
     bend = knee(line) if rule == "knee" else None
     best = bend or min(line, key=lambda c: c.mean_fvu)
-    rivals = [c for c in allowed if c is not best and noise.separates(c, best) is False]
+    rivals = [c for c in allowed if c is not best and noise.separates(c.fvu, best.fvu) is False]
     cheaper = [c for c in rivals if _cost(c) < _cost(best)]
     chosen = min([best, *cheaper], key=lambda c: (*_cost(c), c.mean_fvu))
-    alike = [c for c in allowed if c is not chosen and noise.separates(c, chosen) is False]
+    alike = [c for c in allowed if c is not chosen and noise.separates(c.fvu, chosen.fvu) is False]
     reason = [
-        f"The rule: among the {_count(len(allowed))} with at most {max_dead:.0%} dead latents and an L0 of "
-        f"at most {_limits(allowed)}, "
+        f"The rule: among {_budget(allowed, max_dead)}, "
         + ("the lowest FVU" if bend is None else "the knee of the front of L0 and FVU")
         + (" (the front of L0 and FVU has no knee)" if rule == "knee" and bend is None else "")
         + f". {best.label} has {metric} {best.mean_fvu:.4g} at L0 {best.l0:.3g}."
@@ -103,16 +130,36 @@ def choose(
             f"{chosen.label} is cheaper (L0 {chosen.l0:.3g}, d_sae {chosen.d_sae:,}) and its {metric}, "
             f"{chosen.mean_fvu:.4g}, is not told apart by the seeds: it is taken instead."
         )
-    reason.append(_noise_words(noise, alike, len(allowed)))
+    reason.append(_noise_words(noise, alike, len(allowed), "FVU"))
     return Choice(
         chosen.idx, "best" if bend is None else "knee", " ".join(reason), tuple(c.idx for c in line),
         tuple(c.idx for c in alike), noise,
     )  # fmt: skip
 
 
-def pooled_noise(candidates: Sequence[Candidate]) -> Noise:
-    """Standard deviation of ln FVU around each setting's mean."""
-    many = [_logs(c) for c in candidates if len(c.fvu) > 1]
+def _shortest(allowed: Sequence[Candidate], max_dead: float, noise: Noise, precision: float) -> Choice:
+    described = [c for c in allowed if c.bits]
+    best = min(described, key=lambda c: (c.mean_bits, c.l0, c.d_sae))
+    alike = [c for c in described if c is not best and noise.separates(c.bits, best.bits) is False]
+    reason = (
+        f"The rule: among {_budget(allowed, max_dead)}, the fewest bits in which a held-out row is told: "
+        f"which latents fire, how strongly, and what is left, up to {precision:.0%} of the variance in a "
+        f"cell. "
+        f"{best.label} takes {best.mean_bits:.4g} bits at L0 {best.l0:.3g}. "
+    )
+    return Choice(
+        best.idx, "description", reason + _noise_words(noise, alike, len(described), "description length"),
+        tuple(c.idx for c in front(allowed)), tuple(c.idx for c in alike), noise,
+    )  # fmt: skip
+
+
+def pooled_noise(settings: Sequence[Sequence[float]]) -> Noise:
+    """Standard deviation of the logarithm around each setting's mean.
+
+    Args:
+        settings: For each setting what its seeds measured.
+    """
+    many = [_logs(values) for values in settings if len(values) > 1]
     df = sum(len(logs) - 1 for logs in many)
     if df == 0:
         return Noise(None, 0)
@@ -142,8 +189,8 @@ def knee(line: Sequence[Candidate]) -> Candidate | None:
     return line[int(np.argmax(bend))] if bend.max() >= LEAST_BEND else None
 
 
-def _logs(c: Candidate) -> np.ndarray:
-    return np.log(np.maximum(c.fvu, np.finfo(float).tiny))
+def _logs(values: Sequence[float]) -> np.ndarray:
+    return np.log(np.maximum(values, np.finfo(float).tiny))
 
 
 def _cost(c: Candidate) -> tuple[int, int]:
@@ -152,6 +199,11 @@ def _cost(c: Candidate) -> tuple[int, int]:
 
 def _count(n: int) -> str:
     return "1 setting" if n == 1 else f"{n} settings"
+
+
+def _budget(allowed: Sequence[Candidate], max_dead: float) -> str:
+    dead = "" if max_dead >= 1 else f"at most {max_dead:.0%} dead latents and "
+    return f"the {_count(len(allowed))} with {dead}an L0 of at most {_limits(allowed)}"
 
 
 def _limits(allowed: Sequence[Candidate]) -> str:
@@ -170,12 +222,12 @@ def _none(candidates: Sequence[Candidate], max_dead: float) -> str:
     )
 
 
-def _noise_words(noise: Noise, alike: Sequence[Candidate], n: int) -> str:
+def _noise_words(noise: Noise, alike: Sequence[Candidate], n: int, what: str) -> str:
     if noise.sd is None:
         return "Every setting has one seed: whether these differences are more than seed noise is not known."
-    measured = f"(95 %, SD of ln FVU between seeds {noise.sd:.3g}, {noise.df} degrees of freedom)"
+    measured = f"(95 %, SD of ln {what} between seeds {noise.sd:.3g}, {noise.df} degrees of freedom)"
     if n == 1:
         return "No other setting is within the budget."
     if not alike:
-        return f"Its FVU differs from every other setting's by more than seed noise {measured}."
+        return f"Its {what} differs from every other setting's by more than seed noise {measured}."
     return f"Inside seed noise of it {measured}: {'; '.join(c.label for c in alike)}."

@@ -37,12 +37,16 @@ class SweepConfig(StudyConfig):
     metric: Literal["auto", "fvu", "fvu_within"] = "auto"
     """What settings are chosen by. fvu: error over all held-out rows. fvu_within: centred in each (hook,
     thought) cell. auto: fvu_within where the rows come from several cells, else fvu."""
-    rule: Literal["knee", "best"] = "knee"
-    """knee: where the front of L0 and FVU bends most. best: the lowest FVU."""
+    rule: Literal["description", "knee", "best"] = "description"
+    """description: the shortest description, bits of codes and residual together. knee: where the front of L0
+    and FVU bends most. best: the lowest FVU."""
+    precision: float = Field(0.1, gt=0, lt=1)
+    """Mean squared error up to which a description is exact, as a share of the variance in its cell."""
     max_l0: float | None = Field(None, gt=0)
     """Largest L0 that is recommended; unset: d_in / 4, above which any dictionary reconstructs."""
-    max_dead: float = Field(0.1, ge=0, le=1)
-    """Largest share of dead latents that is recommended."""
+    max_dead: float | None = Field(None, ge=0, le=1)
+    """Largest share of dead latents that is recommended; unset: 10 % by knee and best, any by description,
+    which pays for no latent that never fires."""
     fidelity: bool = False
     """Also run the model with its activations replaced: CE-loss score on text, right answers on thoughts."""
     ce_tokens: int = Field(4096, ge=1)

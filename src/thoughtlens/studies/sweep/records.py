@@ -20,6 +20,13 @@ class Held(Record):
     l0: float
     dead_share: float
     fidelity: float | None = None
+    description: float | None = None
+    """Bits a row: the sum of the three that follow."""
+    bits_which: float | None = None
+    bits_values: float | None = None
+    bits_residual: float | None = None
+    bits_without: float | None = None
+    """Bits a row without any dictionary."""
     n: int
     n_problems: int
     n_fidelity: int | None = None
@@ -76,6 +83,22 @@ class OverSeeds(Record):
     l0: Spread | None
     dead_share: Spread | None
     fidelity: Spread | None
+    description: Spread | None = None
+    bits_which: Spread | None = None
+    bits_values: Spread | None = None
+    bits_residual: Spread | None = None
+    bits_without: Spread | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stability(Record):
+    """How much of a setting's dictionary each seed finds again; mean over ordered pairs of seeds."""
+
+    found_again: float
+    """Share of the live latents."""
+    found_again_by_firings: float
+    """Share of the firings that belong to such latents."""
+    n_pairs: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +113,7 @@ class SettingRow(Record):
     """Why seeds were not trained."""
     validation: OverSeeds | None = None
     test: OverSeeds | None = None
+    stability: Stability | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +129,12 @@ class Recommendation(Record):
     within_seed_noise: list[int]
     seed_noise_sd_ln_fvu: float | None
     seed_noise_df: int
+    seed_noise_sd_ln: float | None = None
+    """Of what the settings were compared by."""
+    by: str = "fvu"
+    """What the settings were compared by."""
+    values: dict[str, float] = field(default_factory=dict)
+    """By setting: its mean over seeds on validation rows."""
     validation: OverSeeds | None = None
     test: OverSeeds | None = None
 

@@ -31,8 +31,8 @@ from thoughtlens.studies.sweep import cells, choose, tables
 from thoughtlens.studies.sweep import measure as measuring
 from thoughtlens.studies.sweep.axes import Setting, settings
 from thoughtlens.studies.sweep.config import GridConfig, StudyConfig, SweepConfig
-from thoughtlens.studies.sweep.measure import Fidelity, measure
-from thoughtlens.studies.sweep.records import GridOutcome, Run, SweepOutcome
+from thoughtlens.studies.sweep.measure import Fidelity, measure, stability
+from thoughtlens.studies.sweep.records import GridOutcome, Held, Run, Stability, SweepOutcome
 from thoughtlens.studies.sweep.study import train_configs
 
 CHOSEN_ON, REPORTED_ON = "validation", "test"
@@ -50,6 +50,25 @@ class _Try:
     setting: Setting
     train: tuple[TrainConfig, ...] = ()
     refused: str | None = None
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """What trained settings are measured with."""
+
+    store: ActivationStore
+    precision: float
+    fidelity: Fidelity | None
+
+    def held(self, directory: Path) -> tuple[Held, Held]:
+        """The SAE(s) in a directory on the rows that settings are chosen on, and where they are reported."""
+        chosen, reported = (
+            measure(directory, self.store, split, self.precision) for split in (CHOSEN_ON, REPORTED_ON)
+        )
+        if self.fidelity is not None:
+            value, n = self.fidelity.of(directory)
+            reported = replace(reported, fidelity=value, n_fidelity=n)
+        return chosen, reported
 
 
 @dataclass(frozen=True)
@@ -84,8 +103,9 @@ def sweep(cfg: SweepConfig, out: str | Path) -> Result:
     def work(tmp: Path) -> SweepOutcome:
         for text in refused:
             warn(f"left out: {text}")
-        fidelity = Fidelity(cfg, store, REPORTED_ON) if cfg.fidelity else None
-        return _outcome(cfg, _runs(tries, store, fidelity, tmp), fidelity, tmp)
+        judge = _Judge(store, cfg.precision, Fidelity(cfg, store, REPORTED_ON) if cfg.fidelity else None)
+        runs = _runs(tries, judge, tmp)
+        return _outcome(cfg, runs, _stability(runs, store, tmp), judge, tmp)
 
     return run_stage("sweep", cfg, out, work, inputs={"acts": cfg.acts})
 
@@ -160,7 +180,7 @@ def _require_splits(store: ActivationStore) -> None:
         )
 
 
-def _runs(tries: list[_Try], store: ActivationStore, fidelity: Fidelity | None, tmp: Path) -> list[Run]:
+def _runs(tries: list[_Try], judge: _Judge, tmp: Path) -> list[Run]:
     """Every setting with every seed, those of an earlier call as they were."""
     parts, runs, n = Parts(tmp), [], sum(len(one.train) for one in tries)
     for one in tries:
@@ -168,7 +188,7 @@ def _runs(tries: list[_Try], store: ActivationStore, fidelity: Fidelity | None, 
             part = f"{one.setting.name}.seed_{cfg.seed}"
             for _ in parts.todo([part]):
                 say(f"sweep: {len(runs) + 1} of {n}, {one.setting.label}, seed {cfg.seed}")
-                parts.finish(part, _run(one.setting, cfg, store, fidelity, tmp))
+                parts.finish(part, _run(one.setting, cfg, judge, tmp))
             runs += parts.summaries([part], Run)
         if one.refused is not None:
             runs.append(_untrained(one.setting, None, "refused", one.refused))
@@ -177,19 +197,27 @@ def _runs(tries: list[_Try], store: ActivationStore, fidelity: Fidelity | None, 
     return runs
 
 
-def _run(
-    setting: Setting, cfg: TrainConfig, store: ActivationStore, fidelity: Fidelity | None, tmp: Path
-) -> Run:
+def _stability(runs: list[Run], store: ActivationStore, tmp: Path) -> dict[int, Stability]:
+    """By setting, where several seeds were trained; those of an earlier call as they were."""
+    parts, found = Parts(tmp), {}
+    for own in tables.by_setting(runs):
+        trained = [tmp / run.path for run in own if run.status == "trained" and run.path is not None]
+        if len(trained) > 1:
+            part = f"{own[0].setting:03d}.stability"
+            for _ in parts.todo([part]):
+                parts.finish(part, stability(trained, store, CHOSEN_ON))
+            found[own[0].setting] = parts.summaries([part], Stability)[0]
+    return found
+
+
+def _run(setting: Setting, cfg: TrainConfig, judge: _Judge, tmp: Path) -> Run:
     """Train and measure one setting with one seed; what fails says why and stops nothing else."""
     directory = tmp / "settings" / setting.name / f"seed_{cfg.seed}"
     try:
         result = BY_NAME["train"].run(cfg, directory)
         if failed := result.get("failed"):
             raise DataError("; ".join(f"{f['member']}: {f['reason']}" for f in failed))
-        chosen, reported = (measure(directory, store, split) for split in (CHOSEN_ON, REPORTED_ON))
-        if fidelity is not None:
-            value, n = fidelity.of(directory)
-            reported = replace(reported, fidelity=value, n_fidelity=n)
+        chosen, reported = judge.held(directory)
     except ResourceError:
         raise
     except ThoughtlensError as error:
@@ -210,15 +238,19 @@ def _untrained(setting: Setting, seed: int | None, status: str, reason: str | No
     )  # fmt: skip
 
 
-def _outcome(cfg: SweepConfig, runs: list[Run], fidelity: Fidelity | None, tmp: Path) -> SweepOutcome:
+def _outcome(
+    cfg: SweepConfig, runs: list[Run], stable: dict[int, Stability], judge: _Judge, tmp: Path
+) -> SweepOutcome:
     trained = [run for run in runs if run.validation is not None]
     metric = cfg.metric
     if metric == "auto":
         within = [run.validation.fvu_within is not None for run in trained if run.validation]
         metric = "fvu_within" if all(within) else "fvu"
     candidates = tables.candidates(cfg, runs, metric)
-    choice = choose.choose(candidates, rule=cfg.rule, max_dead=cfg.max_dead, metric=metric)
-    table = tables.write(cfg, runs, choice, metric, tmp)
+    choice = choose.choose(
+        candidates, rule=cfg.rule, max_dead=cfg.max_dead, metric=metric, precision=cfg.precision
+    )
+    table = tables.write(cfg, runs, stable, choice, metric, root=tmp)
     said = dict.fromkeys(text for run in runs for text in run.warnings)
     bad = [f"{run.label}, seed {run.seed}: {run.reason}" for run in runs if run.status != "trained"]
     return SweepOutcome(
@@ -229,8 +261,8 @@ def _outcome(cfg: SweepConfig, runs: list[Run], fidelity: Fidelity | None, tmp: 
         seeds=list(cfg.seeds),
         metric=metric,
         settings=table,
-        recommendation=tables.recommendation(table, choice),
-        untouched=None if fidelity is None else fidelity.untouched,
+        recommendation=tables.recommendation(table, choice, metric, candidates),
+        untouched=None if judge.fidelity is None else judge.fidelity.untouched,
         headline=tables.headline(table, choice, metric),
         definitions=DEFINITIONS,
         warnings=[*said, *bad],

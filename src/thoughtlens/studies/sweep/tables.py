@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 
 from thoughtlens.core import Number, schema, to_table
 from thoughtlens.show import markdown
-from thoughtlens.studies.sweep.choose import Candidate, Choice
+from thoughtlens.studies.sweep.choose import Candidate, Choice, pooled_noise
 from thoughtlens.studies.sweep.config import SweepConfig
 from thoughtlens.studies.sweep.figures import pareto, save_both
 from thoughtlens.studies.sweep.records import (
@@ -24,9 +25,14 @@ from thoughtlens.studies.sweep.records import (
     RunRow,
     SettingRow,
     Spread,
+    Stability,
 )
 
-MEASURED = ("fvu", "fvu_within", "explained_variance", "l0", "dead_share", "fidelity")
+MEASURED = (
+    "fvu", "fvu_within", "explained_variance", "l0", "dead_share", "fidelity", "description", "bits_which",
+    "bits_values", "bits_residual", "bits_without",
+)  # fmt: skip
+PRINTED = MEASURED[:7]
 SPLITS = ("validation", "test")
 SIZES = ("d_in", "d_sae")
 
@@ -46,6 +52,7 @@ def candidates(cfg: SweepConfig, runs: Sequence[Run], metric: str) -> list[Candi
                     dead_share=statistics.mean(one.dead_share for one in held),
                     d_sae=held[0].d_sae,
                     max_l0=cfg.max_l0 or held[0].d_in / 4,
+                    bits=tuple(one.description for one in held if one.description is not None),
                 )
             )
     return found
@@ -56,22 +63,35 @@ def by_setting(runs: Sequence[Run]) -> list[list[Run]]:
     return [[run for run in runs if run.setting == i] for i in dict.fromkeys(run.setting for run in runs)]
 
 
-def write(cfg: SweepConfig, runs: Sequence[Run], choice: Choice, metric: str, root: Path) -> list[SettingRow]:
+def write(
+    cfg: SweepConfig,
+    runs: Sequence[Run],
+    stable: Mapping[int, Stability],
+    choice: Choice,
+    metric: str,
+    *,
+    root: Path,
+) -> list[SettingRow]:
     """Write `table.parquet` (a line per setting and seed), `table.md`, `pareto.png` and `pareto.pdf`.
 
     Returns:
         Per setting its values, and by split the mean and spread over seeds of each number.
     """
     pq.write_table(_lines(runs), root / "table.parquet")
-    table = [_setting(own) for own in by_setting(runs)]
+    table = [replace(row, stability=stable.get(row.idx)) for row in map(_setting, by_setting(runs))]
     save_both(pareto(table, metric, choice), root / "pareto")
     (root / "table.md").write_text(_markdown(cfg, table, choice, metric), "utf-8")
     return table
 
 
-def recommendation(table: Sequence[SettingRow], choice: Choice) -> Recommendation:
+def recommendation(
+    table: Sequence[SettingRow], choice: Choice, metric: str, candidates: Sequence[Candidate]
+) -> Recommendation:
     """The chosen setting with its numbers on both splits, and why."""
     entry = chosen(table, choice)
+    described = choice.rule == "description"
+    means = {c.label: c.mean_bits if described else c.mean_fvu for c in candidates if c.bits or not described}
+    fvu = pooled_noise([c.fvu for c in candidates])
     return Recommendation(
         setting=None if entry is None else entry.label,
         idx=choice.idx,
@@ -80,7 +100,10 @@ def recommendation(table: Sequence[SettingRow], choice: Choice) -> Recommendatio
         reason=choice.reason,
         front=list(choice.front),
         within_seed_noise=list(choice.within_noise),
-        seed_noise_sd_ln_fvu=choice.noise.sd,
+        by="description" if described else metric,
+        values=means,
+        seed_noise_sd_ln_fvu=fvu.sd,
+        seed_noise_sd_ln=choice.noise.sd,
         seed_noise_df=choice.noise.df,
         validation=None if entry is None else entry.validation,
         test=None if entry is None else entry.test,
@@ -93,7 +116,7 @@ def headline(table: Sequence[SettingRow], choice: Choice, metric: str) -> dict[s
     if entry is None or entry.test is None:
         return {}
     found: dict[str, Number] = {}
-    for name in (metric, "l0", "dead_share", "fidelity"):
+    for name in (metric, "l0", "dead_share", "fidelity", "description"):
         spread: Spread | None = getattr(entry.test, name)
         if spread is not None:
             n = entry.test.n_fidelity if name == "fidelity" else entry.test.n
@@ -176,35 +199,40 @@ def _spread(values: Sequence[float | None]) -> Spread | None:
 def _markdown(cfg: SweepConfig, table: Sequence[SettingRow], choice: Choice, metric: str) -> str:
     """The table of settings on test rows, and the recommendation."""
     trained = [row for row in table if row.test and row.validation]
-    columns = [name for name in MEASURED if any(getattr(row.test, name) for row in trained)]
-    head = [*table[0].values, "seeds", f"{metric} (validation)", *columns, ""]
+    columns = [name for name in PRINTED if any(getattr(row.test, name) for row in trained)]
+    by = "description" if choice.rule == "description" else metric
+    again = ["found again", "of firings"] if any(row.stability for row in table) else []
+    head = [*table[0].values, "seeds", f"{by} (validation)", *columns, *again, ""]
     entry = chosen(table, choice)
     lines = [
         "# Sweep",
         "",
         f"Recommended: **{markdown('none' if entry is None else entry.label)}**. {markdown(choice.reason)}",
         "",
-        *pipe_table(head, [_cells(row, columns, choice, metric) for row in table]),
+        *pipe_table(head, [_cells(row, columns, choice, by, len(again)) for row in table]),
     ]
     n = {split: getattr(trained[0], split).n for split in SPLITS}
     lines += [
         "",
         f"Mean ± standard deviation over seeds {', '.join(map(str, cfg.seeds))}. Settings were chosen by "
-        f"{metric} on {n['validation']:,} vectors of validation rows; all other columns are of "
+        f"{by} on {n['validation']:,} vectors of validation rows; all other columns are of "
         f"{n['test']:,} vectors of test rows.",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _cells(row: SettingRow, columns: Sequence[str], choice: Choice, metric: str) -> list[str]:
+def _cells(row: SettingRow, columns: Sequence[str], choice: Choice, by: str, n_again: int) -> list[str]:
     values = [markdown(value) for value in row.values.values()]
     if row.test is None:
-        return [*values, "0", *[""] * (len(columns) + 1), markdown(row.reasons[0])]
+        return [*values, "0", *[""] * (len(columns) + 1 + n_again), markdown(row.reasons[0])]
     marks = ["recommended"] if row.idx == choice.idx else []
     marks += ["front"] if row.idx in choice.front else []
     marks += [f"{len(row.reasons)} failed: {row.reasons[0]}"] if row.reasons else []
-    numbers = [getattr(row.validation, metric), *(getattr(row.test, name) for name in columns)]
-    return [*values, str(row.n_seeds), *map(_number, numbers), markdown(", ".join(marks))]
+    numbers = [getattr(row.validation, by), *(getattr(row.test, name) for name in columns)]
+    stable = row.stability
+    shares = [stable.found_again, stable.found_again_by_firings] if stable else [None] * n_again
+    again = ["" if share is None else f"{share:.0%}" for share in shares]
+    return [*values, str(row.n_seeds), *map(_number, numbers), *again, markdown(", ".join(marks))]
 
 
 def _number(spread: Spread | None) -> str:
