@@ -14,8 +14,8 @@ WRITTEN = np.array([[2.0, 0.0], [4.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
 
 
 def test_the_bits_by_hand():
-    # latent 0 fires on half of the rows: 1 bit; it writes 2 and 4, variance 1, 4 times the precision: 1 bit for
-    # half of the rows; latent 1 never fires: 0. Second moments of the residual 1 and 1/4: 1 bit and 0
+    # latent 0 fires on half of the rows: 1 bit; it writes 2 and 4, variance 1, 4 times the precision: 1 bit
+    # for half of the rows; latent 1 never fires: 0. Second moments of the residual 1 and 1/4: 1 bit and 0
     found = description_length(RESIDUAL, sp.csr_array(WRITTEN), 0.25)
     assert found == pytest.approx((1.0, 0.5, 1.0))
     assert found.total == pytest.approx(2.5)

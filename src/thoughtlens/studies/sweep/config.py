@@ -53,6 +53,8 @@ class SweepConfig(StudyConfig):
     """Held-out tokens behind a CE-loss score."""
     n_problems: int = Field(500, ge=2)
     """Held-out problems behind an accuracy with spliced thoughts, at most."""
+    recovery: bool = True
+    """Also say how many values of label columns each setting tells; it decides nothing."""
     skip_refused: bool = False
     """Leave out settings that cannot be trained, with the reason in their row, instead of refusing all."""
 

@@ -27,13 +27,14 @@ DEFINITIONS = {
     "fidelity (text)": "ce_loss_score_mean of the validate stage: 1 costs the model nothing, 0 is as bad as "
     "the mean",
     "fidelity (thoughts)": "right answers / problems with every thought's states replaced by reconstructions",
-    "description": "bits a row, the sum of: bits_which = sum over latents of the entropy of whether they fire; "
-    "bits_values = sum over latents of density x rate of the variance of what they write; bits_residual = sum "
-    "over the principal axes of x - x_hat of the rate of its second moment; rate(v) = max(0, log2(v / "
-    "precision) / 2), rows in units of the standard deviation in their (hook, thought) cell; the dictionary "
-    "itself is not counted",
-    "found_again": "share of a seed's live latents for which another seed has a live latent with a decoder row "
-    "of cosine at least 0.9; mean over ordered pairs of seeds; by_firings: each counts as often as it fires",
+    "description": "bits a row, the sum of: bits_which = sum over latents of the entropy of whether they "
+    "fire; bits_values = sum over latents of density x rate of the variance of what they write; "
+    "bits_residual = sum over the principal axes of x - x_hat of the rate of its second moment; rate(v) = "
+    "max(0, log2(v / precision) / 2), rows in units of the standard deviation in their (hook, thought) cell; "
+    "the dictionary itself is not counted",
+    "found_again": "share of a seed's live latents for which another seed has a live latent with a decoder "
+    "row of cosine at least 0.9; mean over ordered pairs of seeds; by_firings: each counts as often as it "
+    "fires",
     "bits_without": "the same rows, centred in their cells, with no dictionary",
     "dead_share": "share of latents that fire on none of the split's n vectors",
 }

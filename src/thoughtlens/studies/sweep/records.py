@@ -27,6 +27,8 @@ class Held(Record):
     bits_residual: float | None = None
     bits_without: float | None = None
     """Bits a row without any dictionary."""
+    recovered: float | None = None
+    """Share of the values of labels that are found, mean over label columns."""
     n: int
     n_problems: int
     n_fidelity: int | None = None
@@ -54,6 +56,8 @@ class Run(RunRow):
     values: dict[str, str]
     """Value of each axis, as written."""
     warnings: list[str] = field(default_factory=list)
+    found: dict[str, float] = field(default_factory=dict)
+    """By label column: share of its values that are found."""
     validation: Held | None = None
     test: Held | None = None
 
@@ -88,6 +92,7 @@ class OverSeeds(Record):
     bits_values: Spread | None = None
     bits_residual: Spread | None = None
     bits_without: Spread | None = None
+    recovered: Spread | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +119,8 @@ class SettingRow(Record):
     validation: OverSeeds | None = None
     test: OverSeeds | None = None
     stability: Stability | None = None
+    found: dict[str, float] = field(default_factory=dict)
+    """By label column, mean over seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,10 +27,11 @@ from thoughtlens.core import (
 )
 from thoughtlens.sae import DEFINITIONS as OF_TRAINING
 from thoughtlens.sae import Job, TrainConfig, check, plan_jobs, train_jobs, write_curves
-from thoughtlens.studies.sweep import cells, choose, tables
+from thoughtlens.studies.sweep import cells, choose, labels, tables
 from thoughtlens.studies.sweep import measure as measuring
 from thoughtlens.studies.sweep.axes import Setting, settings
 from thoughtlens.studies.sweep.config import GridConfig, StudyConfig, SweepConfig
+from thoughtlens.studies.sweep.labels import Labels, mean_found
 from thoughtlens.studies.sweep.measure import Fidelity, measure, stability
 from thoughtlens.studies.sweep.records import GridOutcome, Held, Run, Stability, SweepOutcome
 from thoughtlens.studies.sweep.study import train_configs
@@ -40,6 +41,7 @@ DEFINITIONS = {
     "low, high": "mean -/+ one standard deviation over seeds; null with one seed",
     **choose.DEFINITIONS,
     **measuring.DEFINITIONS,
+    **labels.DEFINITIONS,
 }
 
 
@@ -59,6 +61,7 @@ class _Judge:
     store: ActivationStore
     precision: float
     fidelity: Fidelity | None
+    labels: Labels | None
 
     def held(self, directory: Path) -> tuple[Held, Held]:
         """The SAE(s) in a directory on the rows that settings are chosen on, and where they are reported."""
@@ -103,7 +106,12 @@ def sweep(cfg: SweepConfig, out: str | Path) -> Result:
     def work(tmp: Path) -> SweepOutcome:
         for text in refused:
             warn(f"left out: {text}")
-        judge = _Judge(store, cfg.precision, Fidelity(cfg, store, REPORTED_ON) if cfg.fidelity else None)
+        judge = _Judge(
+            store,
+            cfg.precision,
+            Fidelity(cfg, store, REPORTED_ON) if cfg.fidelity else None,
+            Labels.of(store, cfg.seeds[0]) if cfg.recovery else None,
+        )
         runs = _runs(tries, judge, tmp)
         return _outcome(cfg, runs, _stability(runs, store, tmp), judge, tmp)
 
@@ -218,6 +226,8 @@ def _run(setting: Setting, cfg: TrainConfig, judge: _Judge, tmp: Path) -> Run:
         if failed := result.get("failed"):
             raise DataError("; ".join(f"{f['member']}: {f['reason']}" for f in failed))
         chosen, reported = judge.held(directory)
+        found = {} if judge.labels is None else judge.labels.found(directory)
+        reported = replace(reported, recovered=mean_found(found))
     except ResourceError:
         raise
     except ThoughtlensError as error:
@@ -225,7 +235,7 @@ def _run(setting: Setting, cfg: TrainConfig, judge: _Judge, tmp: Path) -> Run:
         warn(f"{setting.label}, seed {cfg.seed}: {reason}")
         return _untrained(setting, cfg.seed, "failed", reason)
     done = _untrained(setting, cfg.seed, "trained", None)
-    return replace(done, warnings=result["warnings"], validation=chosen, test=reported)
+    return replace(done, warnings=result["warnings"], found=found, validation=chosen, test=reported)
 
 
 def _untrained(setting: Setting, seed: int | None, status: str, reason: str | None) -> Run:

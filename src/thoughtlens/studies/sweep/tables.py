@@ -30,9 +30,9 @@ from thoughtlens.studies.sweep.records import (
 
 MEASURED = (
     "fvu", "fvu_within", "explained_variance", "l0", "dead_share", "fidelity", "description", "bits_which",
-    "bits_values", "bits_residual", "bits_without",
+    "bits_values", "bits_residual", "bits_without", "recovered",
 )  # fmt: skip
-PRINTED = MEASURED[:7]
+PRINTED = (*MEASURED[:7], "recovered")
 SPLITS = ("validation", "test")
 SIZES = ("d_in", "d_sae")
 
@@ -171,7 +171,12 @@ def _setting(own: Sequence[Run]) -> SettingRow:
         reasons=[run.reason for run in own if run.reason],
         validation=_over_seeds([run.validation for run in own if run.validation is not None]),
         test=_over_seeds([run.test for run in own if run.test is not None]),
+        found=_mean_found([run.found for run in own if run.status == "trained"]),
     )
+
+
+def _mean_found(found: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.mean(one[name] for one in found) for name in (found[0] if found else ())}
 
 
 def _over_seeds(held: Sequence[Held]) -> OverSeeds | None:
