@@ -10,9 +10,9 @@ from scipy import stats
 from thoughtlens.studies.sweep.choose import Candidate, choose, front, knee, pooled_noise
 
 
-def candidate(idx, l0, *fvu, dead=0.0, d_sae=100, max_l0=1000.0, bits=()):
+def candidate(idx, l0, *fvu, dead=0.0, d_sae=100, max_l0=1000.0, **described):
     return Candidate(
-        idx=idx, label=f"s{idx}", fvu=fvu, l0=l0, dead_share=dead, d_sae=d_sae, max_l0=max_l0, bits=bits
+        idx=idx, label=f"s{idx}", fvu=fvu, l0=l0, dead_share=dead, d_sae=d_sae, max_l0=max_l0, **described
     )
 
 
@@ -92,22 +92,27 @@ def test_budgets():
     assert pick([]).idx is None
 
 
-def test_the_shortest_description_wins_whatever_its_fvu_and_dead_latents():
+def test_the_widest_of_the_short_descriptions_is_taken_whatever_its_fvu_and_dead_latents():
     few = candidate(0, 1, 0.2, 0.2, bits=(60.0, 62.0))
-    best = candidate(1, 2, 0.1, 0.1, bits=(50.0, 50.0), dead=0.6)
-    exact = candidate(2, 16, 0.02, 0.02, bits=(90.0, 91.0))
-    choice = choose([few, best, exact], rule="description", max_dead=None, metric="fvu", precision=0.1)
-    assert (choice.idx, choice.rule) == (1, "description")
-    assert "50 bits" in choice.reason
+    narrow = candidate(1, 2, 0.1, 0.1, bits=(50.0, 50.0))
+    wide = candidate(2, 2, 0.1, 0.1, bits=(52.0, 52.0), d_sae=400, dead=0.6)
+    wider = candidate(3, 2, 0.1, 0.1, bits=(53.0, 53.0), d_sae=800)
+    exact = candidate(4, 16, 0.02, 0.02, bits=(90.0, 91.0), d_sae=1600)
+    every = [few, narrow, wide, wider, exact]
+    choice = choose(every, rule="description", max_dead=None, metric="fvu", precision=0.1)
+    assert (choice.idx, choice.rule) == (2, "description")
     assert "up to 10% of the variance" in choice.reason
-    assert choice.noise.df == 3
+    assert (
+        "s1 takes the fewest, 50; of the 2 settings within 5% of it s2 is taken: d_sae 400" in choice.reason
+    )
+    assert choice.noise.df == 5
     # a budget of dead latents that is asked for holds
-    kept = choose([few, best, exact], rule="description", max_dead=0.2, metric="fvu")
-    assert kept.idx == 0
+    kept = choose(every, rule="description", max_dead=0.2, metric="fvu")
+    assert kept.idx == 1
     assert "at most 20% dead latents" in kept.reason
     # the L0 below which any dictionary reconstructs holds too
-    wide = candidate(3, 200, 0.01, max_l0=24.0, bits=(1.0,))
-    assert choose([few, wide], rule="description", max_dead=None, metric="fvu").idx == 0
+    dense = candidate(5, 200, 0.01, max_l0=24.0, bits=(1.0,))
+    assert choose([few, dense], rule="description", max_dead=None, metric="fvu").idx == 0
 
 
 def test_settings_that_cannot_be_described_are_not_recommended():

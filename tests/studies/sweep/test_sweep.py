@@ -82,7 +82,7 @@ def test_a_grid_is_trained_measured_and_one_setting_recommended(acts, recipe, tm
     assert mine.description == pytest.approx(mine.bits_which + mine.bits_values + mine.bits_residual)
     assert own[0]["description_validation"] == pytest.approx(mine.description)
     assert best["by"] == "description"
-    assert best["values"][best["setting"]] == min(best["values"].values())
+    assert best["values"][best["setting"]] <= 1.05 * min(best["values"].values())
     stable = {row["label"]: row["stability"] for row in result["settings"]}
     assert all(0 <= one["found_again_by_firings"] <= 1 and one["n_pairs"] == 2 for one in stable.values())
     for name in ("pareto.png", "pareto.pdf", "table.md"):

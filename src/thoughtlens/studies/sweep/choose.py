@@ -20,11 +20,14 @@ L0_STEP = 1.05
 """L0s within this factor count as the same when the cheaper of two settings is taken."""
 
 MAX_DEAD = 0.1
+MARGIN = 0.05
+"""By how much a description may be longer than the shortest where its dictionary is wider."""
 Rule = Literal["description", "knee", "best"]
 
 DEFINITIONS = {
-    "rule description": "of the settings in the budget the one that describes a held-out row in the fewest "
-    "bits, mean over seeds; no label is seen",
+    "rule description": "of the settings in the budget that describe a held-out row in at most 5 % more bits "
+    "than the one with the fewest (means over seeds), the widest, and of several the one with the fewest "
+    "bits; no label is seen",
     "knee": "of the front's settings (none other has both a lower L0 and a lower FVU) the one furthest below "
     "the line between the front's ends, log L0 and log FVU scaled to 0..1 (Satopaa et al. 2011)",
     "seed noise": "95 % interval of a difference of mean ln FVU (by description: of mean ln bits), from the "
@@ -94,9 +97,9 @@ def choose(
     rule: Rule,
     max_dead: float | None,
     metric: str,
-    precision: float = 0.1,
+    precision: float = 0.3,
 ) -> Choice:
-    """The shortest description, the knee of the front, or its lowest FVU, inside the budget.
+    """The widest of the short descriptions, the knee of the front, or its lowest FVU, inside the budget.
 
     By knee and best the cheaper of two is taken where noise decides; the description has paid for both.
     """
@@ -111,7 +114,7 @@ def choose(
     if not allowed:
         return Choice(None, rule, _none(candidates, max_dead), (), (), noise)
     if described:
-        return _shortest(allowed, max_dead, noise, precision)
+        return _described(allowed, max_dead, noise, precision)
     line = front(allowed)
     bend = knee(line) if rule == "knee" else None
     best = bend or min(line, key=lambda c: c.mean_fvu)
@@ -137,18 +140,22 @@ def choose(
     )  # fmt: skip
 
 
-def _shortest(allowed: Sequence[Candidate], max_dead: float, noise: Noise, precision: float) -> Choice:
-    described = [c for c in allowed if c.bits]
-    best = min(described, key=lambda c: (c.mean_bits, c.l0, c.d_sae))
-    alike = [c for c in described if c is not best and noise.separates(c.bits, best.bits) is False]
+def _described(allowed: Sequence[Candidate], max_dead: float, noise: Noise, precision: float) -> Choice:
+    """The widest of the short descriptions: what a latent costs is counted, so that idle ones are free."""
+    known = [c for c in allowed if c.bits]
+    shortest = min(known, key=lambda c: (c.mean_bits, c.l0))
+    short = [c for c in known if c.mean_bits <= (1 + MARGIN) * shortest.mean_bits]
+    best = max(short, key=lambda c: (c.d_sae, -c.mean_bits))
+    alike = [c for c in known if c is not best and noise.separates(c.bits, best.bits) is False]
     reason = (
-        f"The rule: among {_budget(allowed, max_dead)}, the fewest bits in which a held-out row is told: "
-        f"which latents fire, how strongly, and what is left, up to {precision:.0%} of the variance in a "
-        f"cell. "
-        f"{best.label} takes {best.mean_bits:.4g} bits at L0 {best.l0:.3g}. "
+        f"The rule: among {_budget(allowed, max_dead)}, those in which a held-out row takes the fewest "
+        f"bits (which latents fire, how strongly, and what is left, up to {precision:.0%} of the variance in "
+        f"a cell), and of these the widest. {shortest.label} takes the fewest, {shortest.mean_bits:.4g}; "
+        f"of the {_count(len(short))} within {MARGIN:.0%} of it {best.label} is taken: "
+        f"d_sae {best.d_sae:,}, {best.mean_bits:.4g} bits at L0 {best.l0:.3g}. "
     )
     return Choice(
-        best.idx, "description", reason + _noise_words(noise, alike, len(described), "description length"),
+        best.idx, "description", reason + _noise_words(noise, alike, len(known), "description length"),
         tuple(c.idx for c in front(allowed)), tuple(c.idx for c in alike), noise,
     )  # fmt: skip
 

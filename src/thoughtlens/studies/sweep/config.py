@@ -38,9 +38,9 @@ class SweepConfig(StudyConfig):
     """What settings are chosen by. fvu: error over all held-out rows. fvu_within: centred in each (hook,
     thought) cell. auto: fvu_within where the rows come from several cells, else fvu."""
     rule: Literal["description", "knee", "best"] = "description"
-    """description: the shortest description, bits of codes and residual together. knee: where the front of L0
-    and FVU bends most. best: the lowest FVU."""
-    precision: float = Field(0.1, gt=0, lt=1)
+    """description: of the settings that tell a row in the fewest bits (codes and residual, within 5 %) the
+    widest. knee: where the front of L0 and FVU bends most. best: the lowest FVU."""
+    precision: float = Field(0.3, gt=0, lt=1)
     """Mean squared error up to which a description is exact, as a share of the variance in its cell."""
     max_l0: float | None = Field(None, gt=0)
     """Largest L0 that is recommended; unset: d_in / 4, above which any dictionary reconstructs."""

@@ -41,7 +41,7 @@ DEFINITIONS = {
 DESCRIBED = ("description", "bits_which", "bits_values", "bits_residual", "bits_without")
 
 
-def measure(directory: Path, store: ActivationStore, split: str, precision: float = 0.1) -> Held:
+def measure(directory: Path, store: ActivationStore, split: str, precision: float = 0.3) -> Held:
     """Reconstruction, sparsity and description length of the SAE(s) in a directory on one split."""
     found = [
         _one(Subject(store, name, sae, split), precision) for name, sae in load_members(directory).items()
