@@ -181,7 +181,7 @@ def test_thoughts_are_judged_by_the_answers_that_are_left(recipe, tmp_path):
 
 def test_the_bits_of_a_row_are_those_of_its_codes_and_what_is_left(acts, two_settings):
     root, store = two_settings / "001" / "seed_0", ActivationStore.open(acts)
-    x, sae = store.view(["layers.0:out"], split="validation").read(range(200)), saes.load(root)
+    x, sae = store.view(["layers.0:out"], split="validation").read(np.arange(200)), saes.load(root)
     with torch.no_grad():
         codes, residual = sae.encode(x).abs().double().numpy(), (x - sae(x)).double().numpy()
         each = sae.decode(torch.eye(sae.d_sae)) - sae.decode(torch.zeros(1, sae.d_sae))
