@@ -37,6 +37,7 @@ from .variables.places import Located as Located
 from .variables.places import locate as locate
 from .variables.questions import Wanted as Wanted
 from .variables.questions import questions as questions
+from .variables.recover import Judge as Judge
 from .variables.recover import Told as Told
 from .variables.recover import codes_of as codes_of
 from .variables.recover import recover as recover

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import DataError
-from thoughtlens.evals import Held, Located, Wanted, codes_of, locate, questions, recover
+from thoughtlens.evals import Held, Judge, Located, Wanted, codes_of, locate, questions, recover
 from thoughtlens.latents import member_thoughts, pick
 from thoughtlens.models import Place
 from thoughtlens.sae import load_members
@@ -47,7 +47,7 @@ class Labels:
         thoughts = member_thoughts(self.held.store, sae)
         seen = {Place(hook, thought) for hook in sae.hook_names for thought in thoughts or [None]}
         asked = [one for one in self.located if one.place in seen]
-        told = recover(self.held, asked, codes_of(sae), n_resamples=RESAMPLES)
+        told = recover(self.held, asked, codes_of(sae), Judge(n_resamples=RESAMPLES))
         names = [
             f"{q.variable}, {q.condition}" if q.condition else q.variable for q in (o.question for o in asked)
         ]
