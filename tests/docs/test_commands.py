@@ -55,7 +55,8 @@ def variants(line: str) -> list[str]:
         return [line]
     runs = ["pilot"] if "pilot" in line else ["text"] if "text-demo" in line else ["pilot", "text"]
     runs = runs[:1] if "--beside" in line else runs  # both of one kind
-    return [re.sub(r"\bRUN\b", f"runs/{run}", line.replace(" made", f" made/{run}")) for run in runs]
+    own = [re.sub(r" (made|--out runs/other)\b", rf" \1/{run}", line) for run in runs]
+    return [re.sub(r"\bRUN\b", f"runs/{run}", one) for one, run in zip(own, runs, strict=True)]
 
 
 def small(words: list[str]) -> list[str]:
@@ -168,6 +169,7 @@ def makes(words: list[str]) -> str | None:
         return None
     out = words[words.index("--out") + 1]
     first = words[0] in ("run", "extract", "sweep", "grid", "gates", "distill")
+    first |= words[0] == "train" and words[1].endswith("config.toml")
     model = words[0] == "intervene" and not words[1].startswith("runs/")
     return out if first or model or "--acts" in words else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import traceback
@@ -9,12 +10,14 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.core.protocol.small import planted, run
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import LIST, ThoughtlensError, read_result, verify
 from thoughtlens.latents.codes.codes import open_codes
+from thoughtlens.problems import TableConfig, TextConfig, arithmetic, iter_documents, labelled, source
 from thoughtlens.sae import load_members
 from thoughtlens.studies import pipeline
 
@@ -27,8 +30,16 @@ VALUES = [
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A store, an SAE and codes, without the lists that would refuse every change at once."""
+    """A store, an SAE, codes and problems, without the lists that would refuse every change at once."""
     root = planted(tmp_path_factory.mktemp("fuzz"))
+    (root / "problems").mkdir()
+    table = arithmetic.problems(20, seed=0)
+    pq.write_table(table, root / "problems" / "table.parquet")
+    lines = [{"text": f"say {i} twice", "label": "ab"[i % 2], "answer": "#### 4"} for i in range(20)]
+    (root / "problems" / "texts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    rows = ["text,label", *(f'"say {i}, twice",{"ab"[i % 2]}' for i in range(20))]
+    (root / "problems" / "texts.csv").write_text("\n".join(rows))
+    (root / "problems" / "words.txt").write_text("A line of text.\n\nAnother one.\n")
     run(root, "interpret", root / "interpret")
     for file in root.rglob(LIST):
         file.unlink()
@@ -104,6 +115,16 @@ def read_codes(root: Path) -> None:
             codes.rows_of(vectors)
 
 
+def read_problems(root: Path) -> None:
+    folder = root / "problems"
+    source.problems(TableConfig(source=str(folder / "table.parquet")), 0)
+    for name in ("texts.jsonl", "texts.csv"):
+        labelled(str(folder / name))
+    for name in ("texts.jsonl", "words.txt", "table.parquet"):
+        column = "question" if name == "table.parquet" else "text"
+        list(iter_documents(TextConfig(source=str(folder / name), column=column)))
+
+
 PATHS = [
     "seed", "name", "stages", "sae.k", "sae.kind", "sae.d_sae", "sae", "problems", "problems.n", "train.lr",
     "train.batch_size", "train.members", "explain.n_resamples", "classify.folds", "model", "model.device",
@@ -116,6 +137,7 @@ KINDS: dict[str, Prepare] = {
     "sae": in_place("sae/*.*", lambda root: load_members(root / "sae")),
     "codes": in_place("interpret/codes/0/*.*", read_codes),
     "result": in_place("interpret/result.json", lambda root: read_result(root / "interpret")),
+    "problems": in_place("problems/*.*", read_problems),
     "verify": in_place("interpret/*.*", lambda root: verify(root)),
 }
 
@@ -148,7 +170,7 @@ def _late(*_: object) -> None:
 
 
 def test_a_few(made):
-    assert not unforeseen(made, 140, seed=0)
+    assert not unforeseen(made, 160, seed=0)
 
 
 @pytest.mark.long

@@ -8,6 +8,7 @@ from scipy import stats
 
 from thoughtlens import metrics
 from thoughtlens.core import ConfigError, DataError
+from thoughtlens.numerics import bootstrap_means
 
 
 def test_wilson_by_hand():
@@ -309,3 +310,16 @@ def test_mcnemar_rejects_no_more_than_it_should_under_the_null():
 def test_compare_takes_right_and_wrong_only(values):
     with pytest.raises(DataError, match=r"1 for right and 0 for wrong.*compare_values"):
         metrics.compare(np.array(values), np.array([1, 0, 1]))
+
+
+def test_means_over_few_clusters_have_students_interval():
+    # clusters of two: means 1, 2, 6; sd 2.6458, error 1.5275, t(2) 4.3027: 3 -+ 6.572, and no norm is below 0
+    values, clusters = np.array([[0.0, 2, 1, 3, 5, 7]]).T, [0, 0, 1, 1, 2, 2]
+    (found,) = bootstrap_means(values, clusters)
+    assert (found.estimate, found.low, found.high) == (3, 0, pytest.approx(9.572, abs=1e-3))
+    (shifted,) = bootstrap_means(values - 1, clusters)
+    assert shifted.low == pytest.approx(-4.572, abs=1e-3)
+    (share,) = bootstrap_means(np.array([[0.0, 0, 1, 1, 1, 1]]).T, clusters)
+    assert (share.low, share.high) == (0, 1)
+    many = np.arange(60.0)[:, None]
+    assert bootstrap_means(many, range(60))[0].high < 36

@@ -17,6 +17,8 @@ from thoughtlens.core import ConfigError, DataError, Record
 
 LEVEL = 0.95
 N_RESAMPLES = 2000
+FEW = 20
+"""Clusters below which quantiles of resamples are too narrow."""
 SHARED_TRAINING = 2.0
 """How many times larger the variance of a score over all folds is than that of independent units, at most.
 
@@ -171,11 +173,29 @@ def bootstrap_means(
     level: float = LEVEL,
     seed: int = 0,
 ) -> list[Interval]:
-    """Cluster bootstrap of the mean of every column, on the same resamples: for many columns at once."""
+    """Cluster bootstrap of the mean of every column, on the same resamples: for many columns at once.
+
+    Of fewer than `FEW` clusters it is widened to Student's interval over them.
+    """
     index, n = cluster_index(clusters)
     total = resampled(_sums([np.ones(len(values)), *values.T], index, n), n_resamples, seed)
-    means = (total[:, 1:] / total[:, :1]).T
-    return [_percentile(float(v.mean()), d, n, level) for v, d in zip(values.T, means, strict=True)]
+    draws = (total[:, 1:] / total[:, :1]).T
+    found = [_percentile(float(v.mean()), d, n, level) for v, d in zip(values.T, draws, strict=True)]
+    if n >= FEW:
+        return found
+    return [_widened(one, v, index) for one, v in zip(found, values.T, strict=True)]
+
+
+def _widened(found: Interval, values: Float[np.ndarray, " rows"], index: np.ndarray) -> Interval:
+    """At least as wide as Student's interval of the mean over clusters; of what has no sign, from 0 on."""
+    n = found.n
+    deviations = np.bincount(index, weights=values - found.estimate, minlength=n) / len(values)
+    error = np.sqrt(n / (n - 1) * np.square(deviations).sum())
+    half = float(stats.t.ppf((1 + found.level) / 2, n - 1) * error)
+    low, high = min(found.low, found.estimate - half), max(found.high, found.estimate + half)
+    if values.min() >= 0:
+        low = max(low, 0.0)
+    return replace(found, low=low, high=min(high, 1.0) if np.isin(values, (0, 1)).all() else high)
 
 
 def bootstrap_sums(

@@ -8,10 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 
-from thoughtlens.numerics.stats.intervals import LEVEL, bootstrap_ratio
+from thoughtlens.numerics.stats.intervals import FEW, LEVEL, bootstrap_ratio
 
-FEW = 20
-"""Groups below which quantiles of resamples are too narrow."""
 LEAST = 10
 """Groups that count, below which an interval is not to be trusted."""
 
