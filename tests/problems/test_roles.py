@@ -33,6 +33,13 @@ def test_roles_of_one_chain_by_hand():
         "one step before its last", "one step before its last", "at its last step", "at its last step",
         "finished", "finished",
     ]  # fmt: skip
+    multiplied = (
+        of(found["value so far, multiplying"], row)[2],
+        of(found["value before, multiplying"], row)[2],
+    )
+    added = of(found["value so far, adding or subtracting"], row)[2]
+    times = ops[0].startswith("*")
+    assert (*multiplied, added) == ((values[1], values[0], None) if times else (None, None, values[1]))
     words_ = one["question"].split()
     assert of(found["name asked for"], row)[0] == words_[-3]
     assert of(found["offered as second"], row) == {0: [words_[2], words_[6], words_[10]]}

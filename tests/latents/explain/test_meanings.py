@@ -91,7 +91,8 @@ def test_noise_is_unknown(run):
     root, _, _ = run
     row = rows_of(root)[NOISE]
     assert (row["text"], row["says"], row["value"], row["thoughts"]) == ("unknown", None, None, None)
-    assert row["auprc"] < 0.3
+    assert row["auprc"] < 0.3 and row["auprc_thinking"] < 0.3
+    assert 0 < row["n_fires_thinking"] < row["n_fires"]
 
 
 def test_shares_count_what_is_live_and_not_what_could_be_fitted(run):
@@ -101,6 +102,7 @@ def test_shares_count_what_is_live_and_not_what_could_be_fitted(run):
     assert (found["explained_latents"]["value"], found["explained_latents"]["n"]) == (pytest.approx(4 / 6), 6)
     assert found["unknown_latents"]["value"] == pytest.approx(2 / 6)
     assert found["explained_firings"]["value"] + found["unknown_firings"]["value"] == pytest.approx(1)
+    assert found["explained_latents_thinking"]["n"] == 6
     assert found["explained_permuted"]["value"] == 0
     assert found["explained_random"]["n"] > 0
     assert found["reused_codes"] == 3  # +3, 7 and 4 at several steps; the end is one thing

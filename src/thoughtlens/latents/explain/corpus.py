@@ -145,10 +145,9 @@ class Corpus:
             enough &= part.firing_units() >= cfg.min_held_units
         return enough
 
-    def thinking(self, vectors: Int[np.ndarray, " m"]) -> int:
-        """How many of these vectors of the test problems are not begin-of-thought."""
-        begin = np.array([place.thought == BEGIN for place in self.cells])
-        return int((~begin[self.test.cell[vectors]]).sum())
+    def thinking(self, part: Part) -> Bool[np.ndarray, " n"]:
+        """Which vectors are outside of begin-of-thought."""
+        return np.array([place.thought != BEGIN for place in self.cells])[part.cell]
 
     def _divide(self, rng: np.random.Generator) -> tuple[list[str], list[np.ndarray]]:
         """Units of the three parts: the store's own splits, or groups of problems 3 : 1 : 1."""

@@ -96,6 +96,7 @@ class Meanings:
         _, validation, part = self.corpus.parts
         held = _read(clauses, validation, latent, self.stated[1])
         test = _read(clauses, part, latent, self.stated[2])
+        thinking = _read(clauses, part, latent, self.stated[2], self.corpus.thinking(part))
         cut = _best_cut(held)
         n, hits, total = test.n.cumsum(), test.hits.cumsum(), max(int(test.hits.sum()), 1)
         base_rate = total / part.n
@@ -115,7 +116,8 @@ class Meanings:
             n=part.n,
             n_units=part.n_units,
             n_fires=int(test.hits.sum()),
-            n_fires_thinking=self.corpus.thinking(part.fires(latent)),
+            n_fires_thinking=int(thinking.hits.sum()),
+            auprc_thinking=thinking.auprc if thinking.hits.any() else None,
             split=part.split,
             auprc_low=ends[0],
             auprc_high=ends[1],
@@ -182,9 +184,11 @@ class Meanings:
         return [(one.low, one.high) for one in intervals]
 
 
-def n_live(parts: Sequence[Part]) -> int:
-    """Latents that fire on any vector."""
-    return int(np.any([np.diff(part.acts.indptr) > 0 for part in parts], axis=0).sum())
+def n_live(parts: Sequence[Part], among: Sequence[np.ndarray] | None = None) -> int:
+    """Latents that fire on any vector, or on any of those `among` which one looks in each part."""
+    masks = among or [np.ones(part.n, bool) for part in parts]
+    fires = [np.abs(part.acts).T @ mask > 0 for part, mask in zip(parts, masks, strict=True)]
+    return int(np.any(fires, axis=0).sum())
 
 
 def _random_codes(corpus: Corpus) -> list[Part] | None:
@@ -202,9 +206,17 @@ def _random_codes(corpus: Corpus) -> list[Part] | None:
     ]
 
 
-def _read(clauses: list[Clause], part: Part, latent: int, stated: Stated) -> Read:
-    levels, size = levels_of(clauses, stated), len(clauses) + 1
-    n, hits = (np.bincount(levels[rows], minlength=size) for rows in (slice(None), part.fires(latent)))
+def _read(
+    clauses: list[Clause],
+    part: Part,
+    latent: int,
+    stated: Stated,
+    among: Bool[np.ndarray, " n"] | None = None,
+) -> Read:
+    """Vectors and firings by level, of all vectors or of some."""
+    levels, fires = levels_of(clauses, stated), part.fires(latent)
+    among = np.ones(part.n, bool) if among is None else among
+    n, hits = (np.bincount(levels[rows], minlength=len(clauses) + 1) for rows in (among, fires[among[fires]]))
     return Read(clauses, n, hits)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ from thoughtlens.latents.explain.records import (
     GraphRow,
     PartSize,
 )
-from thoughtlens.latents.explain.scores import best_threshold, interval, score, verdict_of
+from thoughtlens.latents.explain.scores import auprc, best_threshold, interval, score, verdict_of
 from thoughtlens.latents.explain.statements import Known
 from thoughtlens.latents.stats.labels import not_told_apart
 
@@ -97,7 +98,8 @@ class MemberExplainer:
             parts={name: PartSize(split=p.split, n=p.n, n_units=p.n_units) for name, p in sizes},
             n_refined=len(self.latents),
             n_live=n_live(self.corpus.parts),
-            n_fires_thinking=self.corpus.thinking(self.corpus.test.acts.indices),
+            n_live_thinking=n_live(self.corpus.parts, [self.corpus.thinking(p) for p in self.corpus.parts]),
+            n_fires_thinking=int(self.corpus.thinking(self.corpus.test)[self.corpus.test.acts.indices].sum()),
             nulls=self.meanings.nulls() if self.meanings is not None and self.shown else {},
         )
         return ExplainedPart(summary=summary, warnings=self.warnings)
@@ -161,6 +163,14 @@ class MemberExplainer:
                 rows.append(self._row(name, fitted, own, lookup, of_twin.test.auprc(other.test)))
         return choose(rows)
 
+    def _thinking(self, fitted: Fitted, acts: Acts) -> dict[str, Any]:
+        """What a row says of the test vectors outside of begin-of-thought."""
+        where, test = self.corpus.thinking(self.corpus.test), fitted.test
+        among, fires = test.of(where), test.of(acts.test != 0)
+        weight = None if test.weight is None else test.weight[among]
+        value = auprc(fires[among], test.values[among], weight) if fires[among].any() else None
+        return {"n_fires_thinking": int(where[acts.test != 0].sum()), "auprc_thinking": value}
+
     def _row(
         self, method: str, fitted: Fitted, acts: Acts, token_auprc: float, random_auprc: float
     ) -> ExplanationRow:
@@ -178,7 +188,7 @@ class MemberExplainer:
             method=method,
             text=fitted.text,
             **vars(measured),
-            n_fires_thinking=self.corpus.thinking(part.fires(acts.latent)),
+            **self._thinking(fitted, acts),
             split=part.split,
             auprc_low=spread.low,
             auprc_high=spread.high,

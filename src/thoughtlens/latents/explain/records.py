@@ -36,6 +36,8 @@ class ExplanationRow(Record):
     """How far it can be trusted, in words: `verdict_of`."""
     n_fires_thinking: int | None = None
     """Firings outside of begin-of-thought."""
+    auprc_thinking: float | None = None
+    """`auprc` over the test vectors outside of begin-of-thought; None where it does not fire there."""
     says: str | None = None
     """The role or column that its first clause speaks of; None where it has no clauses, or is unknown."""
     value: str | None = None
@@ -81,6 +83,8 @@ class ExplainedMember(Record):
     """Latents that the methods other than `roles` explain too."""
     n_live: int = 0
     """Latents that fire on any vector of the three parts."""
+    n_live_thinking: int = 0
+    """Latents that fire on any of these vectors outside of begin-of-thought."""
     n_fires_thinking: int = 0
     """Firings of all latents on test vectors outside of begin-of-thought."""
     nulls: dict[str, Number] = field(default_factory=dict)

@@ -86,6 +86,8 @@ def meaning(rows: Sequence[ExplanationRow], of: ExplainedMember) -> dict[str, Nu
         found[f"{name}_firings"] = Number(
             value=firings / max(of.n_fires_thinking, 1), n=of.n_fires_thinking, split=split
         )
+    while_thinking = sum(row.auprc_thinking is not None and row.auprc_thinking >= WELL for row in rows)
+    found["explained_latents_thinking"] = _share(while_thinking, of.n_live_thinking, split)
     return found | of.nulls | {"reused_codes": sum(map(reused, rows))}
 
 

@@ -114,6 +114,8 @@ def _of_chains(table: pa.Table, n_thoughts: int) -> list[Role]:
         Role("kind being read", "the operation being read is {}", kinds),
         Role("operation just read", "the operation just read is {}", applied),
         Role("value before", "the value before this step is {}", before),
+        *_by_kind("value so far", "the value so far is {}, made by", so_far, applied),
+        *_by_kind("value before", "the value before this step is {}, the step being", before, applied),
         Role("answer", "the answer is {}", dict.fromkeys(range(n_thoughts), column("answer"))),
         *_offered(table),
         Role("chain asked for", "the chain asked for has {}", {BEGIN: offered}),
@@ -123,6 +125,22 @@ def _of_chains(table: pa.Table, n_thoughts: int) -> list[Role]:
             dict.fromkeys(range(n_thoughts), _asked(table)),
         ),
     ]
+
+
+def _by_kind(
+    name: str, words: str, values: Mapping[int, np.ndarray], ops: Mapping[int, np.ndarray]
+) -> list[Role]:
+    """A value told apart by the kind of operation that the step applies."""
+    found = []
+    for kind, signs in {"multiplying": "*", "adding or subtracting": "+-"}.items():
+        told = {
+            t: [
+                v if op is not None and op[0] in signs else None for op, v in zip(own, values[t], strict=True)
+            ]
+            for t, own in ops.items()
+        }
+        found.append(Role(f"{name}, {kind}", f"{words} {kind}", told))
+    return found
 
 
 def _offered(table: pa.Table) -> list[Role]:
