@@ -187,7 +187,7 @@ class Meanings:
 def n_live(parts: Sequence[Part], among: Sequence[np.ndarray] | None = None) -> int:
     """Latents that fire on any vector, or on any of those `among` which one looks in each part."""
     masks = among or [np.ones(part.n, bool) for part in parts]
-    fires = [np.abs(part.acts).T @ mask > 0 for part, mask in zip(parts, masks, strict=True)]
+    fires = [abs(part.acts).T @ mask > 0 for part, mask in zip(parts, masks, strict=True)]
     return int(np.any(fires, axis=0).sum())
 
 
