@@ -469,7 +469,8 @@ class Findings:
         }.get(first.verdict, first.verdict)
         return (
             f"The comparison that was asked, {self.words(outcome.target or 'the label')} of held-out "
-            f"problems: the dictionary's latents {verdict}{given}; difference "
+            f"{'documents' if self.run.kind == 'text' else 'problems'}: the dictionary's latents "
+            f"{verdict}{given}; difference "
             f"{points(first.difference)} points, 95 % "
             f"{between(first.low, first.high, points)}, n = {number(first.n)}."
         )
@@ -510,11 +511,11 @@ class Findings:
         comparison = self.run.outcome("classify", ClassifyOutcome)
         first = next((c for c in comparison.comparisons if c.primary), None) if comparison else None
         if first is not None and first.verdict == "inconclusive":
-            yield (
-                f"Whether latents or raw activations classify better: differences below "
-                f"{points(first.minimal_detectable_difference).lstrip('+')} points cannot be seen with "
-                f"n = {number(first.n)}."
-            )
+            least = first.minimal_detectable_difference
+            seen = "too few" if least is None else f"below {100 * least:.1f} points nothing is seen"
+            yield f"Whether latents or raw activations classify better: n = {number(first.n)}, {seen}."
+        if n := sum(len(made.warnings) for made in run.made.values()):
+            yield f"Anything that one of the {number(n)} warnings below speaks against."
         yield (
             "Anything about other models, other problems, or another training of the dictionary: this is one "
             "of each."
@@ -564,7 +565,8 @@ def _cost(own: Validated) -> Iterator[str]:
     for one in own.fidelity or ():
         if isinstance(one, TextFidelity) and one.arm == "sae":
             yield (
-                f"With its reconstruction in place, the next token costs {number(one.delta_ce)} nats more "
+                f"With its reconstruction in place, the loss on the next token changes by "
+                f"{number(one.delta_ce)} nats "
                 f"{between(one.delta_ce_low, one.delta_ce_high, number)} (n = {number(one.n)} tokens)."
             )
 

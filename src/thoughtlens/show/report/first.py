@@ -39,17 +39,18 @@ def _worked(one: Worked) -> list[Block]:
         ("thought", lambda s: "begin" if s.thought == 0 else str(s.thought)),
         ("it would say", lambda s: s.reading),
         ("how likely", lambda s: "" if s.probability is None else percent(s.probability)),
-        ("what a probe reads best here, and its true value", lambda s: "; ".join(s.holds)),
+        ("what can best be read here, and its true value", lambda s: "; ".join(s.holds)),
         ("what its strongest latents stand for", lambda s: "; ".join(s.latents)),
         ("with another problem's thought in its place, the answer is", lambda s: s.replaced),
     ]
     told = [c for c in columns if any(c[1](step) for step in one.steps)]
     note = (
         f"Read at {one.hook_name}, on a problem that nothing was fitted to. \u201cIt would say\u201d: the "
-        f"likeliest word if the model's own output side read the thought, and its probability."
+        f"likeliest word if the model's own output side read the thought, and its probability. Latents: "
+        f"entries of the dictionary (SAE), with the words that fit them on other problems."
     )
     blocks: list[Block] = [
-        Text(f"One problem, thought by thought. The question: {shorten(one.question, 600)}.{given}"),
+        Text(f"A question that it was asked: {shorten(one.question, 600)}.{given}"),
         Table.of("One problem, thought by thought", one.steps, told, note=note, n_words=6, open=True),
     ]
     return blocks
@@ -94,7 +95,7 @@ def _places(found: Findings) -> Table:
     columns: list[Column] = [
         ("what", lambda one: one.words),
         ("held by", _where),
-        ("a probe reads it right", lambda one: _share(one.about.probe)),
+        ("a linear probe reads it right", lambda one: _share(one.about.probe)),
         ("n", lambda one: number(one.about.probe.n)),
         ("another value put there: answers that follow", _acts),
         ("values with a latent, or two, of their own", lambda one: _share(one.about.found_by_two)),
