@@ -67,9 +67,16 @@ def thought_store(
 
 
 def text_store(
-    root: Path, model: Path, documents: Sequence[Sequence[int]], strengths: Sequence[np.ndarray]
+    root: Path,
+    model: Path,
+    documents: Sequence[Sequence[int]],
+    strengths: Sequence[np.ndarray],
+    splits: Sequence[str] | None = None,
 ) -> Path:
-    """A store of token positions: token ids and latent strengths [tokens, D] of every document."""
+    """A store of token positions: token ids and latent strengths [tokens, D] of every document.
+
+    Without splits all documents are copies of one test document.
+    """
     meta = StoreMeta(
         kind="text", model=str(model), hook_names=[HOOKS[0]], d_in={HOOKS[0]: D}, dtype="float32"
     )
@@ -82,6 +89,7 @@ def text_store(
     }
     writer.append({HOOKS[0]: torch.from_numpy(np.concatenate(strengths).astype(np.float32))}, rows)
     n = len(ids)
-    table = {"problem_id": ids, "group_id": ids, "split": ["test"] * n, "question": ["text"] * n}
+    texts = ["text"] * n if splits is None else [f"text {i}" for i in range(n)]
+    table = {"problem_id": ids, "group_id": ids, "split": list(splits or ["test"] * n), "question": texts}
     writer.finish(pa.table(table | {"answer": [""] * n, "cot": [""] * n}))
     return root

@@ -46,5 +46,8 @@ from .stats.doubts import followed as followed
 from .stats.labels import PROBLEM_COLUMNS as PROBLEM_COLUMNS
 from .stats.labels import Label as Label
 from .stats.labels import encode_labels as encode_labels
+from .stats.labels import encode_numbers as encode_numbers
 from .stats.labels import not_told_apart as not_told_apart
+from .stats.labels import number_columns as number_columns
+from .stats.labels import own_columns as own_columns
 from .stats.labels import read_labels as read_labels

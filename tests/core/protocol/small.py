@@ -23,7 +23,8 @@ PILOT = [
     "problems.n=80", "train.n_vectors=2000", "train.batch_size=64", "train.members=pooled", "sae.d_sae=32",
     "sae.k=4", "explain.n_latents=4", "explain.methods=['roles','token']", "explain.n_resamples=50",
     "validate.force=true", "lens.n_problems=16", "lens.fit_steps=2", "effects.n=4",
-    "effects.edits=['swap v1', 'patch op1']",
+    "effects.edits=['swap v1', 'patch op1']", "recovery.n_resamples=100", "recovery.per_value=5",
+    "recovery.min_count=2",
 ]  # fmt: skip
 OF_PILOT = (
     "extract", "train", "validate", "interpret", "recovery", "lens", "explain", "effects", "explorer",
@@ -50,6 +51,7 @@ def settings(root: Path, stage: str) -> Config:
             "train": {"sae": {"kind": "topk", "d_sae": 8, "k": 2}, "batch_size": 16, "checkpoint_every_s": 0},
             "interpret": {"n_permutations": 20, "top_k": 2},
             "explain": {"methods": ["token"], "n_latents": 3, "batch_latents": 1, "n_resamples": 50},
+            "recovery": {"min_count": 2, "n_resamples": 100},
         }  # fmt: skip
         if stage == "train":
             del table["sae"]

@@ -14,7 +14,7 @@ from tests.planted import D, planted_sae, thought_store
 from thoughtlens import sae as saes
 from thoughtlens.acts import ActivationStore, ExtractConfig
 from thoughtlens.acts.extract.stage import extract
-from thoughtlens.core import ConfigError, DataError, validate_config
+from thoughtlens.core import ConfigError, DataError, MismatchError, StoreError, validate_config
 from thoughtlens.evals.recovery.config import RecoveryConfig
 from thoughtlens.evals.recovery.stage import recovery
 from thoughtlens.evals.variables.made import open_model, think_again
@@ -29,6 +29,8 @@ def planted(root, *, shift=0.0, drop=None):
     rng = np.random.default_rng(0)
     op = rng.integers(VALUES, size=N)
     strengths = 0.05 * np.abs(rng.normal(size=(N, 4, 2, D))) * (np.arange(D) >= VALUES)
+    amount = rng.permutation(N) / 7
+    strengths[:, 3, 0, 9] = amount / amount.max()
     strengths[np.arange(N), 2, 1, op] = 1 + shift * rng.random(N)
     labels = {
         "op": [f"*{v}" for v in op],
@@ -37,8 +39,10 @@ def planted(root, *, shift=0.0, drop=None):
         "steps": rng.choice([2, 3], size=N).tolist(),
         "same": ["x"] * N,
         "own": [f"u{i}" for i in range(N)],
+        "amount": amount.tolist(),
     }
     splits = np.resize(["train", "train", "validation", "test"], N).tolist()
+    labels["early"] = [None if s == "test" else str(v % 2) for s, v in zip(splits, op, strict=True)]
     if drop:
         splits = [s if s != drop else "train" for s in splits]
     thought_store(root / "acts", strengths, labels, splits)
@@ -117,6 +121,53 @@ def test_kinds_of_values_are_looked_for_too(result):
 
 def test_nothing_is_made_where_problems_are_not_generated(result):
     assert result["n_made"] == 0
+
+
+def test_numbers_of_many_values_have_bins_and_a_latent_that_follows_them(result):
+    amount = result["variables"]["amount"]
+    assert amount["n_values"] == 10 and amount["found"]["value"] == 0
+    followed = result["numbers"]["amount"]
+    assert followed["place"] == {"hook_name": "layers.0:out", "thought_idx": 3} and followed["latent"] == 9
+    assert followed["rank_correlation"]["value"] > 0.9 and followed["rank_correlation"]["p_holm"] < 0.05
+    assert set(result["numbers"]) == {"amount"}
+
+
+def test_more_values_than_latents_are_said(folder, tmp_path):
+    planted_sae(tmp_path / "sae", thoughts=[2])
+    sae = saes.load(tmp_path / "sae")
+    few = saes.create(saes.ReLUConfig(d_sae=3, normalization="none"), D, seed=0)
+    few.hook_names, few.provenance = sae.hook_names, sae.provenance
+    saes.save(few, tmp_path / "few")
+    cfg = RecoveryConfig(acts=folder / "acts", sae=tmp_path / "few", columns=("op",), n_resamples=100)
+    result = recovery(cfg, tmp_path / "out")
+    assert "op: 5 values, and the SAE has 3 latents" in " ".join(result["warnings"])
+
+
+def test_an_sae_of_another_model_is_refused(folder, tmp_path):
+    planted_sae(tmp_path / "sae")
+    sae = saes.load(tmp_path / "sae")
+    sae.provenance = {**sae.provenance, "thought_convention": "counts from 1"}
+    saes.save(sae, tmp_path / "other")
+    with pytest.raises(MismatchError, match="thought convention"):
+        recovery(RecoveryConfig(acts=folder / "acts", sae=tmp_path / "other"), tmp_path / "out")
+
+
+def test_the_problems_of_another_store_are_refused(folder, tmp_path):
+    shutil.copytree(folder / "acts", tmp_path / "acts")
+    table = pq.read_table(folder / "acts" / "problems.parquet")
+    ids = table["problem_id"].to_pylist()
+    other = table.set_column(0, "problem_id", [[f"other-{i}" for i in ids]])
+    pq.write_table(other, tmp_path / "acts" / "problems.parquet")
+    with pytest.raises(StoreError, match="problems"):
+        recovery(RecoveryConfig(acts=tmp_path / "acts", sae=folder / "sae"), tmp_path / "out")
+
+
+def test_what_is_wrong_with_a_column_is_said(folder, tmp_path):
+    said = {"same": "one value only", "own": "600 values", "early": "no problem of the split test"}
+    for column, why in said.items():
+        cfg = RecoveryConfig(acts=folder / "acts", sae=folder / "sae", columns=(column,))
+        with pytest.raises(ConfigError, match=f"label {column}: .*{why}"):
+            recovery(cfg, tmp_path / column)
 
 
 def test_conditions_repeat_everything(result):

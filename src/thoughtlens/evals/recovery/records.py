@@ -71,6 +71,19 @@ class VariableBy(Variable):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Followed(Record):
+    """The latent, at any place, whose activation follows a number that has too many values to be listed."""
+
+    place: At
+    latent: int
+    rank_correlation: Number
+    """Spearman's on test problems; `p` is that of the search on validation problems, against the largest of
+    all places and latents under numbers dealt to other groups."""
+    neurons: Number | None = None
+    """The same of the best neuron at any place."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RecoveryOutcome(Outcome):
     """What the stage found."""
 
@@ -82,6 +95,8 @@ class RecoveryOutcome(Outcome):
     split: str
     found_at: float
     variables: Mapping[str, VariableBy]
+    numbers: Mapping[str, Followed] = field(default_factory=dict)
+    """By label column of numbers with more than `max_values` values; their bins are in `variables`."""
     conclusion: str = ""
     """Whether the SAE finds more than k-means does, in a sentence."""
     n_made: int = 0

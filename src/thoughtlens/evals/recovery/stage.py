@@ -15,10 +15,12 @@ from jaxtyping import Int
 
 from thoughtlens.acts import ActivationStore, StoreSize
 from thoughtlens.core import Number, Plan, Result, ThoughtlensError, progress, run_stage, write_rows
+from thoughtlens.evals.heldout.subject import check_model
 from thoughtlens.evals.recovery.arms import Dictionaries, dictionaries
 from thoughtlens.evals.recovery.config import RecoveryConfig
 from thoughtlens.evals.recovery.records import (
     At,
+    Followed,
     Kinds,
     PlaceRow,
     Recovered,
@@ -28,14 +30,24 @@ from thoughtlens.evals.recovery.records import (
     VariableBy,
 )
 from thoughtlens.evals.variables.made import below, can_make, candidates, enough, open_model, think_again
+from thoughtlens.evals.variables.numbers import acts_of, follow, neurons
 from thoughtlens.evals.variables.places import Held, Located, locate
-from thoughtlens.evals.variables.questions import Question, Wanted, kinds, questions
+from thoughtlens.evals.variables.questions import Question, Wanted, kinds, questions, tokens
 from thoughtlens.evals.variables.recover import Judge, Told, recover
 from thoughtlens.evals.variables.scores import Fired, Score, choose, layered, splitting
 from thoughtlens.evals.variables.taught import AtBest, at_best
-from thoughtlens.latents import pick
-from thoughtlens.numerics import Interval, Tested, bootstrap_mean, bootstrap_means, bootstrap_ratio, family
-from thoughtlens.sae import load_members
+from thoughtlens.latents import encode_numbers, number_columns, pick
+from thoughtlens.models import Place
+from thoughtlens.numerics import (
+    Interval,
+    Tested,
+    bootstrap_mean,
+    bootstrap_means,
+    bootstrap_ratio,
+    family,
+    holm,
+)
+from thoughtlens.sae import SAE, differences, load_members
 
 SAE_ARM, PERMUTED = "sae", "permuted"
 ALIKE = 0.05
@@ -103,7 +115,8 @@ def recovery(cfg: RecoveryConfig, out: Path) -> Result:
 def _work(cfg: RecoveryConfig, tmp: Path) -> RecoveryOutcome:
     store = ActivationStore.open(cfg.acts)
     name, sae = pick(load_members(cfg.sae, hooks=store.meta.d_in), cfg.member)
-    asked, left_out = questions(store.problems, _wanted(cfg), where=str(store.root))
+    check_model(store, sae, name)
+    asked, left_out = _questions(cfg, store)
     arms = dictionaries(store, name, sae, cfg.seed)
     held = Held(store, cfg.max_rows, cfg.seed)
     located = locate(held, asked, arms.places)
@@ -120,17 +133,62 @@ def _work(cfg: RecoveryConfig, tmp: Path) -> RecoveryOutcome:
         split="test",
         found_at=cfg.found_at,
         variables=variables,
+        numbers=_numbers(cfg, held, arms.places, sae),
         conclusion=_conclusion(variables),
         n_made=0 if held.made is None else len(held.made.problems),
         left_out=left_out,
         headline={f"{v}_found": one.found for v, one in variables.items()},
         definitions=DEFINITIONS,
-        warnings=[*doubts, *(_objections(variables) if variables else [NOTHING])],
+        warnings=[
+            *differences({name: sae}, store),
+            *doubts,
+            *_crowded(variables, sae),
+            *(_objections(variables) if variables else [NOTHING]),
+        ],
     )
 
 
-def _wanted(cfg: RecoveryConfig) -> Wanted:
-    return Wanted(cfg.columns, cfg.by, cfg.max_values, cfg.min_count)
+def _wanted(cfg: RecoveryConfig, columns: tuple[str, ...] | None) -> Wanted:
+    return Wanted(columns, cfg.by, cfg.max_values, cfg.min_count)
+
+
+def _questions(cfg: RecoveryConfig, store: ActivationStore) -> tuple[list[Question], list[str]]:
+    """About label columns; of texts also about the tokens themselves."""
+    token = tokens(store, _wanted(cfg, cfg.columns))
+    named = cfg.columns
+    if named is not None and token is not None:
+        named = tuple(name for name in named if name != token.variable)
+    asked, left_out = questions(store.problems, _wanted(cfg, named), where=str(store.root))
+    return [*asked, *([] if token is None else [token])], left_out
+
+
+def _numbers(cfg: RecoveryConfig, held: Held, places: Sequence[Place], sae: SAE) -> dict[str, Followed]:
+    """What follows numbers of too many values to be listed."""
+    problems = held.problems
+    named = None if cfg.columns is None else tuple(c for c in cfg.columns if c in problems.column_names)
+    found: dict[str, Followed] = {}
+    search = {"n_permutations": cfg.n_permutations, "n_resamples": cfg.n_resamples}
+    for column in number_columns(problems, named, cfg.max_values):
+        number = encode_numbers(problems[column])
+        own, rival = (follow(held, number, places, acts, **search) for acts in (acts_of(sae), neurons))
+        if own is None:
+            continue
+        found[column] = Followed(
+            place=At(hook_name=own.place.hook_name, thought_idx=own.place.thought),
+            latent=own.latent,
+            rank_correlation=replace(_number(own.correlation), p=own.p),
+            neurons=None if rival is None else replace(_number(rival.correlation), p=rival.p),
+        )
+    return _adjusted(found)
+
+
+def _adjusted(found: dict[str, Followed]) -> dict[str, Followed]:
+    """With p adjusted for the number of columns."""
+    p = holm([one.rank_correlation.p or 0.0 for one in found.values()])
+    return {
+        name: replace(one, rank_correlation=replace(one.rank_correlation, p_holm=float(own)))
+        for (name, one), own in zip(found.items(), p, strict=True)
+    }
 
 
 def _with_more(
@@ -146,7 +204,7 @@ def _with_more(
         return held, located, [f"no further test problems were made: {error}"]
     pool = candidates(store, model, cfg.most_made)
     longer = below(store.problems, pool)
-    asked = {q.key: q for q in questions(longer, _wanted(cfg), where=str(store.root))[0]}
+    asked = {q.key: q for q in questions(longer, _wanted(cfg, cfg.columns), where=str(store.root))[0]}
     split = np.array(longer["split"])
     known = {key: asked[key] for key in asked.keys() & {one.question.key for one in located}}
     n = enough(list(known.values()), split, n_own, cfg.per_value)
@@ -350,6 +408,14 @@ def _conclusion(variables: Mapping[str, VariableBy]) -> str:
         said.setdefault("neither" if none else one.more_than_kmeans.verdict, []).append(name)
     parts = [f"{WORDS[word]} {', '.join(said[word])}" for word in WORDS if word in said]
     return f"Beside k-means with as many centroids, this SAE finds {'; '.join(parts)}." if parts else ""
+
+
+def _crowded(variables: Mapping[str, VariableBy], sae: SAE) -> list[str]:
+    return [
+        f"{name}: {one.n_values} values, and the SAE has {sae.d_sae} latents: they cannot have one each"
+        for name, one in variables.items()
+        if one.n_values > sae.d_sae
+    ]
 
 
 def _objections(variables: Mapping[str, VariableBy]) -> list[str]:

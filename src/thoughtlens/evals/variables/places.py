@@ -51,10 +51,8 @@ class Held:
 
     def rows(self, place: Place, split: str) -> Rows:
         """Of a place in a split, drawn at random where there are more; then those that were made."""
-        view = self.store.view([place.hook_name], split=split, thoughts=place.thought)
-        idx = np.sort(np.random.default_rng((self.seed, 5)).permutation(view.n)[: self.max_rows])
-        row = view.rows_of(idx)
-        own = Rows(view.read(idx), self.store.problem_idx[row], row)
+        row = self._drawn(place.thought, split)
+        own = Rows(self.store.read(place.hook_name, row), self.store.problem_idx[row], row)
         if self.made is None or split != "test":
             return own
         more, n = self.made.at(place), self.store.problems.num_rows
@@ -63,6 +61,17 @@ class Held:
             np.r_[own.problem, n + np.arange(len(more))],
             np.r_[own.row, np.full(len(more), -1)],
         )
+
+    def _drawn(self, thought: int | None, split: str) -> Int[np.ndarray, " n"]:
+        if (thought, split) not in self._known:
+            view = self.store.view(self.store.hook_names[:1], split=split, thoughts=thought)
+            idx = np.random.default_rng((self.seed, 5)).permutation(view.n)[: self.max_rows]
+            self._known[thought, split] = view.rows_of(np.sort(idx))
+        return self._known[thought, split]
+
+    @cached_property
+    def _known(self) -> dict[tuple[int | None, str], np.ndarray]:
+        return {}
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,10 +11,22 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.core import ConfigError, DataError
-from thoughtlens.latents import Label, not_told_apart, read_labels
+from thoughtlens.acts import ActivationStore
+from thoughtlens.core import ConfigError, DataError, ThoughtlensError
+from thoughtlens.latents import (
+    Label,
+    load_tokenizer,
+    not_told_apart,
+    number_columns,
+    own_columns,
+    read_labels,
+    token_texts,
+)
 
 SPLITS = ("train", "validation", "test")
+N_BINS = 10
+"""Bins of numbers that have too many values to be told apart."""
+TOKEN = "token"
 SIGN = re.compile(r"([^\d\s]+)\s*\d+")
 
 
@@ -88,7 +100,7 @@ def questions(problems: pa.Table, wanted: Wanted, *, where: str) -> tuple[list[Q
             codes = np.where(among, label.codes, -1)
             question = _question(label, condition, codes, split, least)
             if question is None and not condition:
-                why = f"label {label.name}: fewer than two values have {least} problems in each split"
+                why = why_not(label, problems, least)
                 if wanted.columns is not None:
                     raise ConfigError(f"{why}; leave it out of columns")
                 left_out.append(why)
@@ -100,10 +112,73 @@ def questions(problems: pa.Table, wanted: Wanted, *, where: str) -> tuple[list[Q
 
 def _labels(
     problems: pa.Table, names: tuple[str, ...] | None, wanted: Wanted, *, min_count: int
-) -> Sequence[Label]:
-    return read_labels(
-        problems, names, max_levels=wanted.max_values, min_count=min_count, most=wanted.max_values
+) -> list[Label]:
+    """In the order of their columns; numbers of too many values in bins."""
+    own = own_columns(problems, names)
+    many = set(number_columns(problems, tuple(own), wanted.max_values))
+    return [
+        label
+        for name in own
+        for label in read_labels(
+            problems,
+            (name,),
+            max_levels=N_BINS if name in many else wanted.max_values,
+            min_count=min_count,
+            most=N_BINS if name in many else wanted.max_values,
+        )
+    ]
+
+
+def tokens(store: ActivationStore, wanted: Wanted, name: str = TOKEN) -> Question | None:
+    """The most frequent tokens of a store of texts as the values of a variable; None where it has none.
+
+    Those that stand in `min_count` documents of each split, `max_values` at most.
+    """
+    asked = name not in store.problems.column_names and (wanted.columns is None or name in wanted.columns)
+    if store.meta.kind != "text" or not asked:
+        return None
+    token = store.rows["token_id"].to_numpy()
+    split = np.array(store.problems["split"].to_pylist())[store.problem_idx]
+    ids, code = np.unique(token, return_inverse=True)
+    documents = np.array(
+        [_documents(code[split == s], store.problem_idx[split == s], len(ids)) for s in SPLITS]
     )
+    fit = np.flatnonzero((documents >= wanted.min_count).all(0))
+    fit = np.sort(fit[np.argsort(-np.bincount(code)[fit], kind="stable")][: wanted.max_values])
+    if len(fit) < 2:
+        return None
+    number = np.full(len(ids), -1)
+    number[fit] = np.arange(len(fit))
+    return Question(name, "", number[code], _texts(store, ids[fit]), of_rows=True)
+
+
+def _documents(code: np.ndarray, problem: np.ndarray, n: int) -> Int[np.ndarray, " n"]:
+    """In how many documents each code stands."""
+    pairs = np.unique(np.stack([code, problem]), axis=1)
+    return np.bincount(pairs[0], minlength=n)
+
+
+def _texts(store: ActivationStore, ids: Int[np.ndarray, " n"]) -> list[str]:
+    """Tokens as text; their ids where the tokenizer is gone."""
+    try:
+        found = token_texts(load_tokenizer(store.meta.model, store.meta.model_revision), ids)
+    except ThoughtlensError:
+        return [str(i) for i in ids.tolist()]
+    return [found[i] for i in ids.tolist()]
+
+
+def why_not(label: Label, problems: pa.Table, least: int) -> str:
+    """What is wrong with a column that is not asked about."""
+    split, there = np.array(problems["split"]), label.codes >= 0
+    empty = [s for s in SPLITS if not (there & (split == s)).any()]
+    what = f"fewer than two values have {least} problems in each split"
+    if label.n_values < 2:
+        what = "it has one value only" if label.n_values else "it has no single values"
+    elif not label.levels:
+        what = f"it has {label.n_values:,} values, none in enough problems"
+    elif empty:
+        what = f"no problem of the split {' or '.join(empty)} has a value of it"
+    return f"label {label.name}: {what}"
 
 
 def _question(

@@ -10,7 +10,7 @@ from typing import cast
 
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Float32, Int, Shaped
 from scipy import stats
 
 from thoughtlens.core import ConfigError, DataError, Record
@@ -311,11 +311,14 @@ def resampled(
     sums: Float[np.ndarray, "clusters columns"] | sp.csr_array, n_resamples: int, seed: int
 ) -> Float[np.ndarray, "resamples columns"]:
     """Totals over clusters drawn with replacement; sums that are sparse are whole numbers below 2^24."""
-    chunks = _weights(_rows(sums), n_resamples, seed)
+    n = _rows(sums)
     if isinstance(sums, np.ndarray):
-        return np.concatenate([chunk @ sums for chunk in chunks])
+        return np.concatenate([chunk @ sums for chunk in _weights(n, n_resamples, seed)])
     few = sums.T.astype(np.float32)
-    return np.hstack([few @ np.ascontiguousarray(chunk.T, np.float32) for chunk in chunks]).T.astype(float)
+    if n * n_resamples <= KEPT:
+        return (few @ _turned(n, n_resamples, seed)).T.astype(float)
+    parts = [few @ np.ascontiguousarray(w.T, np.float32) for w in _weights(n, n_resamples, seed)]
+    return np.hstack(parts).T.astype(float)
 
 
 def _rows(table: np.ndarray | sp.csr_array) -> int:
@@ -335,6 +338,12 @@ def _weights(n: int, n_resamples: int, seed: int) -> Iterator[Int[np.ndarray, "r
     rng = np.random.default_rng(seed)
     for low in range(0, n_resamples, per_chunk):
         yield _drawn(rng, n, min(per_chunk, n_resamples - low))
+
+
+@lru_cache(maxsize=3)
+def _turned(n: int, n_resamples: int, seed: int) -> Float32[np.ndarray, "clusters resamples"]:
+    """All draws as sparse sums are multiplied by."""
+    return np.ascontiguousarray(_kept(n, n_resamples, seed).T).astype(np.float32)
 
 
 @lru_cache(maxsize=8)
