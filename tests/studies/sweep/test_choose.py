@@ -110,6 +110,8 @@ def test_the_widest_of_the_short_descriptions_is_taken_whatever_its_fvu_and_dead
     kept = choose(every, rule="description", max_dead=0.2, metric="fvu")
     assert kept.idx == 1
     assert "at most 20% dead latents" in kept.reason
+    alone = choose([few, narrow, exact], rule="description", max_dead=None, metric="fvu")
+    assert "s1 takes the fewest, 50; it has L0 2, and no other is within 5% of it" in alone.reason
     # the L0 below which any dictionary reconstructs holds too
     dense = candidate(5, 200, 0.01, max_l0=24.0, bits=(1.0,))
     assert choose([few, dense], rule="description", max_dead=None, metric="fvu").idx == 0

@@ -147,12 +147,17 @@ def _described(allowed: Sequence[Candidate], max_dead: float, noise: Noise, prec
     short = [c for c in known if c.mean_bits <= (1 + MARGIN) * shortest.mean_bits]
     best = max(short, key=lambda c: (c.d_sae, -c.mean_bits))
     alike = [c for c in known if c is not best and noise.separates(c.bits, best.bits) is False]
+    taken = (
+        f"of the {_count(len(short))} within {MARGIN:.0%} of it {best.label} is taken: d_sae {best.d_sae:,}, "
+        f"{best.mean_bits:.4g} bits at L0 {best.l0:.3g}"
+        if len(short) > 1
+        else f"it has L0 {best.l0:.3g}, and no other is within {MARGIN:.0%} of it"
+    )
     reason = (
         f"The rule: among {_budget(allowed, max_dead)}, those in which a held-out row takes the fewest "
         f"bits (which latents fire, how strongly, and what is left, up to {precision:.0%} of the variance in "
         f"a cell), and of these the widest. {shortest.label} takes the fewest, {shortest.mean_bits:.4g}; "
-        f"of the {_count(len(short))} within {MARGIN:.0%} of it {best.label} is taken: "
-        f"d_sae {best.d_sae:,}, {best.mean_bits:.4g} bits at L0 {best.l0:.3g}. "
+        f"{taken}. "
     )
     return Choice(
         best.idx, "description", reason + _noise_words(noise, alike, len(known), "description length"),
