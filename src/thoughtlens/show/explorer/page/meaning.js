@@ -63,7 +63,7 @@ function Groups({ run, member, memberIdx, summary, go }) {
   const fired = firm.reduce((a, i) => a + fires[i], 0);
   return html`<section id="meanings"><h2>What the latents say</h2>
     ${auprc ? html`<p>Of ${show(member.d_sae)} latents ${show(live)} fire. <b>${show(firm.length)}</b> of these (${share(firm.length / Math.max(live, 1))}, with ${share(fired / Math.max(total, 1))} of all firings) carry an explanation
-        that predicts on held-out ${run.kind === "text" ? "documents" : "problems"} when they fire: AUPRC of ${FIRM} or more.${auprc.some((v) => v !== null) ? " Colour: AUPRC, from .5 to 1." : ""}</p>`
+        that foretells on held-out ${run.kind === "text" ? "documents" : "problems"} when they fire: AUPRC of ${FIRM} or more.${auprc.some((v) => v !== null) ? " Colour: AUPRC, from .5 to 1." : ""}</p>`
       : html`<${Missing} run=${run} table="explanations" what="what each latent says, with its held-out score; below are only preferences" />`}
     ${groups.map((group, k) => html`${group.kind === "label" && groups[k - 1]?.kind !== "label" ? html`<h3>Preferences only</h3><p class="note">${GROUP_NOTES.label}</p>` : null}<${Group} key=${group.key} group=${group} summary=${summary} memberIdx=${memberIdx} go=${go} />`)}</section>`;
 }
@@ -84,9 +84,9 @@ function Speakers({ run, rows, memberIdx, foundAt }) {
 }
 
 function VariableRows({ run, found, name, values, open, onOpen }) {
-  const [whole, ...parts] = found.variables.filter((v) => v.name === name), memberIdx = memberOf(run, found);
+  const judged = found.variables.some((v) => v.verdict), [whole, ...parts] = found.variables.filter((v) => v.name === name), memberIdx = memberOf(run, found);
   const line = (v, title) => html`<tr key=${v.condition}><th>${title}</th><td>${placed(v)}</td><td class="n">${show(v.n_values)}</td><${Share} number=${v.probe} /><${Share} number=${v.variance_share} />
-    <${Share} number=${v.found} /><${Share} number=${v.found_by_two} /><${Share} number=${v.kmeans} /><td class="note">${v.verdict ?? ""}</td></tr>`;
+    <${Share} number=${v.found} /><${Share} number=${v.found_by_two} /><${Share} number=${v.kmeans} />${judged ? html`<td class="note">${v.verdict ?? ""}</td>` : null}</tr>`;
   const speak = (v) => html`<tr><td colspan="9"><p class="note">Who speaks for which value${v.condition ? `, ${inWords(v.condition)}` : ""} (F1 beside those under ${found.found_at}):</p>
     <${Speakers} run=${run} rows=${values.filter((r) => r.variable === name && r.condition === v.condition)} memberIdx=${memberIdx} foundAt=${found.found_at} /></td></tr>`;
   return html`${line(whole, html`<button class="link" aria-expanded=${open} onClick=${onOpen}>${open ? "▾" : "▸"} ${visible(name.replaceAll("_", " "))}</button>`)}
@@ -111,10 +111,9 @@ function Variables({ run }) {
   const whole = found.variables.filter((v) => v.condition === "").sort((a, b) => (a.thought ?? 0) - (b.thought ?? 0) || b.probe.value - a.probe.value), names = whole.map((v) => v.name);
   const good = whole.filter((v) => v.found_by_two.value >= MOST), rival = whole.filter((v) => v.kmeans && v.kmeans.value >= v.found_by_two.value);
   return html`<section id="variables"><h2>What the ${run.kind === "text" ? "states" : "thoughts"} hold</h2>
-    ${whole.length ? html`<p>${good.length ? html`<b>${good.map((v) => visible(v.name.replaceAll("_", " "))).join(", ")}</b>: latents of ${visible(found.member)} speak for at least ${share(MOST)} of the values.` : html`For no variable do latents of ${visible(found.member)} speak for ${share(MOST)} of the values.`}
-        ${found.conclusion ? visible(found.conclusion) : rival.length ? `K-means finds as many or more for ${show(rival.length)} of ${show(whole.length)} variables.` : whole.some((v) => v.kmeans) ? "K-means finds fewer for each." : ""}</p>
+    ${whole.length ? html`<p>${good.length ? html`<b>${good.map((v) => visible(v.name.replaceAll("_", " "))).join(", ")}</b>: latents of ${visible(found.member)} speak for at least ${share(MOST)} of the values.` : html`For no variable do latents of ${visible(found.member)} speak for ${share(MOST)} of the values.`}${" "}${found.conclusion ? visible(found.conclusion) : rival.length ? `K-means finds as many or more for ${show(rival.length)} of ${show(whole.length)} variables.` : whole.some((v) => v.kmeans) ? "K-means finds fewer for each." : ""}</p>
       <div class="scroll"><table class="variables"><thead><tr><th>variable</th><th>read at</th><th class="n">values</th><th class="n" title=${found.definitions.probe}>a probe reads</th><th class="n" title=${found.definitions.variance_share}>share of variance</th>
-        <th class="n" title=${found.definitions.found}>one latent tells</th><th class="n" title=${found.definitions.found_by_two}>two tell</th><th class="n" title=${found.definitions.kmeans}>k-means, two</th><th title="the SAE against k-means, two latents each, on the same problems">against k-means</th></tr></thead>
+        <th class="n" title=${found.definitions.found}>one latent tells</th><th class="n" title=${found.definitions.found_by_two}>two tell</th><th class="n" title=${found.definitions.kmeans}>k-means, two</th>${whole.some((v) => v.verdict) ? html`<th title="the SAE against k-means, two latents each, on the same problems">against k-means</th>` : null}</tr></thead>
       <tbody>${whole.map((v) => html`<${VariableRows} key=${v.name} run=${run} found=${found} name=${v.name} values=${Array.isArray(values) ? records(run, "values", values) : null} open=${open === v.name} onOpen=${() => setOpen(open === v.name ? null : v.name)} />`)}</tbody></table></div>
       <p class="note">Shares of the values that are told with F1 ≥ ${found.found_at}; SAE ${visible(found.member)}, chosen on validation, counted on split ${found.split}. A name opens who speaks for which value. A value on the way and an answer are different things: the rows below a name have them apart.</p>
       ${Array.isArray(places) ? html`<${Where} rows=${records(run, "places", places)} names=${names} />` : null}`

@@ -7,7 +7,7 @@ function Said({ memberIdx, row, summary, thought, hook }) {
   if (!row) return html`<span class="note">none fires</span>`;
   const words = (i, so) => {
     const clauses = summary?.claims[i], own = clauses?.[so] ?? clauses?.find(([, thoughts, hooks]) => (!thoughts || thoughts.includes(thought)) && (!hooks || hooks.includes(hook)));
-    if (clauses) return own ? own[0] : `${clauses[0][0]} (said of ${clauses[0][1] ? `thoughts ${clauses[0][1].join(", ")}` : "other places"})`;
+    if (clauses) return own ? own[0] : `${clauses[0][0]} (said of ${clauses[0][1] ? `thought${clauses[0][1].length > 1 ? "s" : ""} ${clauses[0][1].join(", ")}` : "other places"})`;
     const says = summary?.says[i] ?? "", label = summary?.label[i];
     return (says === UNKNOWN || !says) && label ? `${says ? `${UNKNOWN}; ` : ""}${label.startsWith(AVOIDS) ? label : `more at ${label}`}` : says || UNKNOWN;
   };
