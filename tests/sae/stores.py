@@ -16,11 +16,17 @@ PROBLEM_ROWS = 10
 
 
 def write_store(
-    root: Path, acts: dict[str, Tensor], *, thoughts: int | None = None, outlier: np.ndarray | None = None
+    root: Path,
+    acts: dict[str, Tensor],
+    *,
+    thoughts: int | None = None,
+    outlier: np.ndarray | None = None,
+    labels: dict[str, list[str]] | None = None,
 ) -> Path:
     """A store of these activations; eight of ten problems are for training, one for validation.
 
-    With `thoughts`, each problem has that many rows, one for each thought_idx; else it has ten.
+    With `thoughts`, each problem has that many rows, one for each thought_idx; else it has ten. `labels`: a
+    value for each problem.
     """
     n = len(next(iter(acts.values())))
     per_problem = thoughts or PROBLEM_ROWS
@@ -45,7 +51,7 @@ def write_store(
     writer = StoreWriter(root, meta)
     writer.append(acts, rows)
     splits = [{8: "validation", 9: "test"}.get(i % 10, "train") for i in range(len(names))]
-    writer.finish(pa.table({"problem_id": names, "group_id": names, "split": splits}))
+    writer.finish(pa.table({"problem_id": names, "group_id": names, "split": splits} | (labels or {})))
     return root
 
 

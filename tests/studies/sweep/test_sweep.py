@@ -200,3 +200,17 @@ def test_what_another_training_finds_again(acts, two_settings):
     apart = stability([one, other], store, "validation")
     assert apart.n_pairs == 2
     assert apart.found_again_by_firings < 1
+
+
+def test_labels_of_texts_are_told_too_and_left_out_when_asked(recipe, tmp_path):
+    x, _ = planted(3000, 8, 16, 2 / 16, seed=0)
+    topic = np.arange(300) // 10 % 2
+    x[:, 0] += torch.from_numpy(np.repeat(3.0 * topic, 10)).float()
+    acts = write_store(tmp_path / "acts", {"layers.0:out": x}, labels={"topic": [f"t{i}" for i in topic]})
+    found = [
+        study.run("sweep", recipe, ["sae.k=1,2", "seeds=0"], tmp_path / name, acts=acts, **options)
+        for name, options in (("with", {}), ("without", {"recovery": False}))
+    ]
+    assert [set(one["found"]) for one in found[0]["settings"]] == [{"topic"}] * 2
+    assert [one["found"] for one in found[1]["settings"]] == [{}] * 2
+    assert found[0]["recommendation"]["idx"] == found[1]["recommendation"]["idx"]

@@ -23,6 +23,12 @@ def sweep(
     rule: Annotated[
         str | None, typer.Option(help="description, knee or best: how a setting is recommended.")
     ] = None,
+    precision: Annotated[
+        float | None, typer.Option(help="Error up to which rows are described, as a share of the variance.")
+    ] = None,
+    recovery: Annotated[
+        bool, typer.Option("--recovery/--no-recovery", help="Say what each setting tells of labels.")
+    ] = True,
     max_l0: Annotated[float | None, typer.Option(help="Largest L0 to recommend.")] = None,
     max_dead: Annotated[float | None, typer.Option(help="Largest share of dead latents.")] = None,
     skip_refused: Annotated[
@@ -32,7 +38,8 @@ def sweep(
 ) -> None:
     from thoughtlens.studies.sweep import study
 
-    options = {"rule": rule, "max_l0": max_l0, "max_dead": max_dead}
+    options = {"rule": rule, "precision": precision, "max_l0": max_l0, "max_dead": max_dead}
+    options["recovery"] = None if recovery else False
     flags = {"fidelity": fidelity or None, "skip_refused": skip_refused or None}
     given = {"acts": acts, "plan_only": plan, **options, **flags}
     show(study.run("sweep", recipe, overrides or [], out, **given), place=out)
