@@ -67,7 +67,7 @@ def test_a_latent_is_dead_where_it_does_not_fire_with_the_config_s_k():
     ("progress", "weights"), [(0.0, (1 / 3, 1 / 3, 1 / 3)), (0.4, (1 / 4, 1 / 2, 1 / 4)), (0.9, (0, 1, 0))]
 )
 def test_other_k_lose_their_weight(progress, weights):
-    cfg = saes.HierarchicalTopKConfig(k=2, fade=0.8)
+    cfg = saes.HierarchicalTopKConfig(k=2, ks=(1, 2, 4), fade=0.8)
     assert cfg.weights_at(progress) == pytest.approx(weights)
     assert cfg.model_copy(update={"fade": None}).weights_at(progress) == pytest.approx([1 / 3] * 3)
 
@@ -79,9 +79,9 @@ def test_the_weights_are_those_of_the_progress():
     assert terms["reconstruction_2"].item() == pytest.approx(1.61 / 3)
 
 
-@pytest.mark.parametrize(("k", "ks"), [(1, (1, 2)), (2, (1, 2, 4)), (32, (16, 32, 64))])
+@pytest.mark.parametrize(("k", "ks"), [(1, (1, 2)), (2, (1, 2, 4)), (32, (16, 32, 64)), (40, (20, 40, 64))])
 def test_unset_the_k_are_half_once_and_twice(k, ks):
-    assert saes.HierarchicalTopKConfig(k=k).budgets == ks
+    assert saes.HierarchicalTopKConfig(k=k, d_sae=64).for_width(6).budgets == ks
 
 
 def test_the_thresholds_are_folded_and_saved(tmp_path):

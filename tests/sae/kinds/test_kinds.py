@@ -189,7 +189,10 @@ BAD = [
     ({"kind": "matryoshka", "k": 21, "d_sae": 20}, "1 to d_sae = 20.*got 21"),
     ({"kind": "matryoshka", "k": 1, "d_sae": 4}, r"different numbers.*\[0, 0, 1, 2, 4\]"),
     ({"kind": "hierarchical_topk", "k": 21, "d_sae": 20}, "sae.k: expected 1 to d_sae = 20.*got 21"),
-    ({"kind": "hierarchical_topk", "k": 20, "d_sae": 20}, "sae.ks: expected 1 to d_sae = 20.*got 40"),
+    (
+        {"kind": "hierarchical_topk", "k": 20, "ks": [20, 40], "d_sae": 20},
+        "sae.ks: expected 1 to d_sae = 20.*got 40",
+    ),
     ({"kind": "jumprelu", "target_l0": 20.5, "d_sae": 20}, "at most d_sae = 20.*20.5"),
     ({"kind": "transcoder", "k": 21, "d_sae": 20}, "1 to d_sae = 20.*got 21"),
     ({"kind": "transcoder", "k": 1, "d_sae": 20, "pre_bias": True}, "pre_bias.*got true"),

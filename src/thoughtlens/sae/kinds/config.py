@@ -317,22 +317,30 @@ class HierarchicalTopKConfig(BatchTopKConfig):
     """Architecture."""
     ks: tuple[int, ...] | None = Field(default=None, min_length=1)
     """Latents per row with which it reconstructs, ascending, `k` among them; unset: half of `k`, `k`, and
-    twice `k`."""
+    twice `k`, at most all."""
     fade: float | None = Field(default=None, gt=0, le=1)
     """Share of the training over which the other errors lose their weight, so that the rest is for `k` alone;
     unset: all count alike to the end, and it can be read at each of `ks`."""
 
     @model_validator(mode="after")
     def _ascending(self) -> HierarchicalTopKConfig:
-        ks = self.budgets
-        if ks[0] < 1 or any(b <= a for a, b in pairwise(ks)) or self.k not in ks:
+        ks = self.ks
+        if ks is not None and (ks[0] < 1 or any(b <= a for a, b in pairwise(ks)) or self.k not in ks):
             raise ValueError(f"ks must ascend from 1 or more and hold k = {self.k}, got {ks}")
         return self
+
+    def for_width(self, d_in: int) -> HierarchicalTopKConfig:
+        """With the numbers of latents decided."""
+        if self.ks is not None:
+            return self
+        ks = {max(1, self.k // 2), self.k, min(2 * self.k, self.width(d_in))}
+        return self.model_copy(update={"ks": tuple(sorted(ks))})
 
     @property
     def budgets(self) -> tuple[int, ...]:
         """The numbers of latents, ascending."""
-        return self.ks or tuple(sorted({max(1, self.k // 2), self.k, 2 * self.k}))
+        assert self.ks is not None, "an SAE's config is for its width"
+        return self.ks
 
     def weights_at(self, progress: float) -> list[float]:
         """Weight of each error at a share of the training; they sum to 1."""
@@ -343,7 +351,8 @@ class HierarchicalTopKConfig(BatchTopKConfig):
     def check(self, d_in: int) -> None:
         """Also refuse a largest k above the number of latents."""
         super().check(d_in)
-        require_k("sae.ks", self.budgets[-1], self.width(d_in))
+        if self.ks is not None:
+            require_k("sae.ks", self.ks[-1], self.width(d_in))
 
 
 class SupervisedConfig(AuxKConfig):
