@@ -105,6 +105,8 @@ def test_a_reader_learns_which_thought_holds_the_second_value_how_sure_and_how_w
     report(ReportConfig(run=run), run / "report")
     page = (run / "report" / "report.md").read_text("utf-8")
     first = page[: page.index("## Data")]
+    assert "; thought 4 holds the second value" in first or "and thought 4 holds the second value" in first
+    assert "names the right value in at least" in first
     (line,) = [one for one in first.splitlines() if one.startswith("| the second value |")]
     assert "thought 4 of layers.1:out" in line and "98.0%" in line and "| 50 |" in line
     (line,) = [one for one in first.splitlines() if one.startswith("| the first value |")]

@@ -41,11 +41,11 @@ from thoughtlens.models import Place
 from thoughtlens.numerics import (
     Interval,
     Tested,
-    bootstrap_mean,
     bootstrap_means,
     bootstrap_ratio,
     family,
     holm,
+    proportion,
 )
 from thoughtlens.sae import SAE, differences, load_members
 
@@ -81,7 +81,7 @@ DEFINITIONS = {
     "kmeans_residual": "the same centroids, as many codes per row as the SAE's L0, each for what is left",
     "neurons, pca": "the L0 coordinates furthest out, in standard deviations, each side a latent",
     "random": "random directions with the SAE's width, rule and L0",
-    "interval": "low, high: 95 %, whole groups of test problems resampled, choices held",
+    "interval": "low, high: 95 %, whole groups of test problems resampled, choices held; of a probe Wilson's",
 }
 
 
@@ -299,7 +299,7 @@ def _variable(cfg: RecoveryConfig, one: Located, told: Mapping[str, Told], best:
         **vars(_recovered(own.score)),
         place=At(hook_name=one.place.hook_name, thought_idx=one.place.thought),
         n_values=len(one.question.values),
-        probe=_number(bootstrap_mean(ceiling.right, groups, n_resamples=cfg.n_resamples)),
+        probe=_number(proportion(ceiling.right, groups)),
         variance_share=Number(
             value=1 - between.estimate, low=1 - between.high, high=1 - between.low, n=between.n, split="test"
         ),

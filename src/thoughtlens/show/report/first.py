@@ -18,6 +18,8 @@ def first(run: Run) -> Section:
     """One problem worked, a map of what is read and what acts, the dictionary, the verdict, the limits."""
     found = Findings(run)
     blocks: list[Block] = [Text(f"{found.opening()} This page says what was found, and how we know.")]
+    if short := found.in_short():
+        blocks.append(Text(short))
     if found.worked:
         blocks += _worked(found.worked)
     if found.held:
