@@ -333,6 +333,7 @@ def test_pages_are_read_by_meaning(page, tmp_path):
     page.goto(address)
     page.wait_for_selector("table.variables")
     assert "operation: latents of pooled speak for at least 90 % of the values" in page.inner_text("main")
+    assert "steps, followed best by latent 4 at thought 2" in page.inner_text("main")
     page.click("table.variables button")
     page.click(f".chip:has-text('{MUL}') a:text-is('3')")
     page.wait_for_selector(".evidence")

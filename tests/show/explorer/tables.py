@@ -16,6 +16,7 @@ from thoughtlens.core.records.manifest import LIST, relist
 from thoughtlens.core.records.record import write_rows
 from thoughtlens.evals.recovery.records import (
     At,
+    Followed,
     PlaceRow,
     Recovered,
     RecoveryOutcome,
@@ -208,6 +209,7 @@ def plant_recovery(root: Path, d_sae: int, level: str) -> None:
     outcome = RecoveryOutcome(
         member="pooled", d_sae=d_sae, l0=2.0, kind="relu", split="test", found_at=0.9, left_out=[],
         variables={"operation": whole},
+        numbers={"steps": Followed(place=at, latent=4, rank_correlation=half)},
     )  # fmt: skip
     folder = root / "recovery"
     folder.mkdir()

@@ -118,6 +118,8 @@ def test_the_overview_says_where_variables_live_and_who_speaks_for_them(tmp_path
     assert (whole["name"], whole["condition"], whole["thought"]) == ("operation", "", 2)
     assert whole["found_by_two"]["value"] == 1 and whole["kmeans"]["value"] == 1
     assert (part["condition"], part["found_by_two"]["value"]) == ("n_steps=1", 0.5)
+    (number,) = found["run"]["variables"]["numbers"]
+    assert (number["name"], number["latent"], number["rank_correlation"]["value"]) == ("steps", 4, 0.5)
     (spoken,) = rows(found, "values", found["recovery/values"])
     assert (spoken["value"], spoken["latent"], spoken["f1"]) == (MUL, 3, 1)
     (place,) = rows(found, "places", found["recovery/places"])

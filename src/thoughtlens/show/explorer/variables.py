@@ -35,6 +35,17 @@ class Variable(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Followed(Record):
+    """A number with too many values to be listed, and the latent that follows it best."""
+
+    name: str
+    hook: str
+    thought: int | None
+    latent: int
+    rank_correlation: Number
+
+
+@dataclass(frozen=True, kw_only=True)
 class Variables(Record):
     """All variables of a run, of the SAE `member`."""
 
@@ -45,6 +56,7 @@ class Variables(Record):
     conclusion: str
     """Whether the SAE finds more than k-means, in a sentence; empty: that was not asked."""
     variables: list[Variable]
+    numbers: list[Followed]
     left_out: list[str]
 
 
@@ -61,6 +73,16 @@ def variables(run: Run) -> Variables | None:
         definitions=outcome.definitions,
         conclusion=outcome.conclusion,
         variables=list(_each(outcome)),
+        numbers=[
+            Followed(
+                name=name,
+                hook=found.place.hook_name,
+                thought=found.place.thought_idx,
+                latent=found.latent,
+                rank_correlation=found.rank_correlation,
+            )
+            for name, found in outcome.numbers.items()
+        ],
         left_out=outcome.left_out,
     )
 
