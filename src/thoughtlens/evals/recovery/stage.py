@@ -81,6 +81,16 @@ DEFINITIONS = {
     "kmeans_residual": "the same centroids, as many codes per row as the SAE's L0, each for what is left",
     "neurons, pca": "the L0 coordinates furthest out, in standard deviations, each side a latent",
     "random": "random directions with the SAE's width, rule and L0",
+    "supervised": "fitted with the labels: a latent per value, which fires where the probe's score of its "
+    "value is the largest of all and above the threshold of the best F1 on validation problems",
+    "more_than_kmeans": "found_by_two less that of k-means on the same problems, resampled together; verdict "
+    f"with delta {ALIKE}, adjusted (Holm) over the variables of a condition",
+    "n_latents": "latents that a value is split into, mean: half of their firings or more are the value, and "
+    "they tell a tenth of it or more",
+    "shared": "share of the values whose latent speaks for another value too: a tenth of its firings or more",
+    "absorbed, composed": "share of rows on which the value's latent fires without, and with, its kind's",
+    "rank_correlation": "Spearman's on test problems; p: of the largest one of all places and latents on "
+    "validation problems, with numbers dealt to other groups",
     "interval": "low, high: 95 %, whole groups of test problems resampled, choices held; of a probe Wilson's",
 }
 
