@@ -68,7 +68,7 @@ def test_a_run_adds_its_latents_in_words(runs, monkeypatch):
 
 def test_what_cannot_be_thought_about_is_said_in_one_line(runs, monkeypatch):
     monkeypatch.chdir(runs)
-    with pytest.raises(ConfigError, match="thoughtlens fire text TEXT"):
+    with pytest.raises(ConfigError, match="thoughtlens fire text 'dan"):
         think("text", [QUESTION])
     with pytest.raises(ConfigError, match="language model, which thinks in words"):
         think("smollm2-135m", [QUESTION])

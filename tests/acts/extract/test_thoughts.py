@@ -148,7 +148,7 @@ def test_hooks_a_thought_model_does_not_have(tmp_path, name):
 
 
 def test_models_that_are_not_there(tmp_path):
-    with pytest.raises(NotThereError, match="codi-tiny"):
+    with pytest.raises(ConfigError, match="is a language model, and this needs one"):
         extract(tiny(model={"name": "smollm2-135m"}), tmp_path / "a")
     with pytest.raises(ConfigError, match="no option base"):
         extract(tiny(base="gpt2"), tmp_path / "b")

@@ -63,7 +63,7 @@ def test_statistics_equal_numpy(thoughts):
     member = result["members"][0]
     assert member["l0"] == pytest.approx(fires.sum() / (N * THOUGHTS * 2))
     assert (member["n_alive"], member["n_everywhere"], member["split"]) == (D - 1, 1, "all")
-    assert "fire everywhere" in result["warnings"][0]
+    assert any("fire everywhere" in line for line in result["warnings"])
 
 
 def test_planted_preferences_are_found_and_no_others(thoughts):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Shaped
 
 from thoughtlens.interventions.effects.subject import Problems
 from thoughtlens.interventions.intervene.records import EffectRow, RouteRow
@@ -40,7 +41,9 @@ def route_shares(
     return [_route(thought, arms, problems.groups, seed) for thought, arms in moved.items()]
 
 
-def _route(thought: int, arms: dict[str, np.ndarray], groups: Sequence[str], seed: int) -> RouteRow:
+def _route(
+    thought: int, arms: dict[str, np.ndarray], groups: Shaped[np.ndarray, " problems"], seed: int
+) -> RouteRow:
     state_is_read = "state" in arms
     arms = {"state": np.zeros(len(groups))} | arms
     intervals = {name: proportion(arms[name], groups) for name in PARTS}

@@ -529,7 +529,7 @@ class Findings:
         if first is not None and first.verdict == "inconclusive":
             least = first.minimal_detectable_difference
             seen = "too few" if least is None else f"below {100 * least:.1f} points nothing is seen"
-            yield f"Whether latents or raw activations classify better: n = {number(first.n)}, {seen}."
+            yield f"Which tells more of the label, latents or raw activations: n = {number(first.n)}, {seen}."
         if n := sum(len(made.warnings) for made in run.made.values()):
             yield f"Anything that one of the {number(n)} warnings below speaks against."
         yield (
