@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.core.counting import Count
-from thoughtlens.core import OccupiedError, read_result, run_stage
+from thoughtlens.core import OccupiedError, read_result, run_stage, verify
 
 CHILD = """
 import os, sys
@@ -85,13 +85,19 @@ def test_every_operation(tmp_path):
         assert start(root, 0) == 0, f"stuck after a kill at operation {n}"
         assert tree(root) == tree(whole), f"other files after a kill at operation {n}"
         assert read_result(root / "out")["digest"] == read_result(whole / "out")["digest"]
+        assert verify(root / "out").unlisted == []
         if status == 0:
             break
     assert n > 20
 
 
-def test_an_input_that_changed_since_the_start_is_refused(tmp_path):
+@pytest.mark.parametrize("left", [(), ("config.toml.part",), ("config.toml", ".begun.json.part")])
+def test_an_input_that_changed_since_the_start_is_refused(left, tmp_path):
+    """Also where a first start was killed while it wrote down what it began with."""
     (tmp_path / "t.txt").write_text("one")
+    (tmp_path / "out.tmp").mkdir()
+    for name in left:
+        (tmp_path / "out.tmp" / name).touch()
 
     def killed(tmp):
         (tmp / "half.txt").write_text("half")

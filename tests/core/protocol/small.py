@@ -31,6 +31,16 @@ OF_PILOT = (
     "report",
 )  # fmt: skip
 """Stages that run on what PILOT makes, each on what those before it left."""
+BESIDE: dict[str, dict[str, object]] = {
+    "classify": {"target": "n_steps", "task": "classification", "split": "all", "folds": 2,
+                 "inner_folds": 2, "c_grid": [1.0], "n_permutations": 20, "ks": [1]},
+    "geometry": {"n_permutations": 20},
+    "intervene": {"n": 4, "problems": {"source": "generated", "n": 40}},
+    "gates": {"n": 8, "sae": None},
+    "sweep": {"grid": ["sae.k=2,4"], "seeds": [0], "n_problems": 16, "recovery": False},
+    "grid": {"grid": ["sae.k=2,4"]},
+}  # fmt: skip
+"""Stages of no recipe, and their settings on the same run."""
 
 
 def planted(root: Path) -> Path:
@@ -46,20 +56,25 @@ def planted(root: Path) -> Path:
 def settings(root: Path, stage: str) -> Config:
     """Of a stage on what lies in `root`."""
     if not (root / "config.toml").is_file():
-        table = {"acts": root / "acts", "sae": root / "sae"}
+        table = {"acts": root / "acts", "sae": root / "sae", "source": root / "sae"}
         own = {
             "train": {"sae": {"kind": "topk", "d_sae": 8, "k": 2}, "batch_size": 16, "checkpoint_every_s": 0},
             "interpret": {"n_permutations": 20, "top_k": 2},
             "explain": {"methods": ["token"], "n_latents": 3, "batch_latents": 1, "n_resamples": 50},
             "recovery": {"min_count": 2, "n_resamples": 100},
+            "convert": {"to": "sae_lens"},
         }  # fmt: skip
-        if stage == "train":
-            del table["sae"]
-        known = BY_NAME[stage].config.model_fields
-        return validate_config(
-            BY_NAME[stage].config, table | {k: v for k, v in own[stage].items() if k in known}
-        )
-    return pipeline.stage_config(pipeline.load("pilot", PILOT), stage, root)
+        return _config(stage, (table if stage != "train" else {"acts": table["acts"]}) | own[stage])
+    if stage not in BESIDE:
+        return pipeline.stage_config(pipeline.load("pilot", PILOT), stage, root)
+    trained = {"sae": {"kind": "topk", "d_sae": 8, "k": 2}, "train": {"batch_size": 64, "n_vectors": 2000}}
+    return _config(stage, {"acts": root / "acts", "sae": root / "sae", "recipe": trained} | BESIDE[stage])
+
+
+def _config(stage: str, table: dict[str, object]) -> Config:
+    """Of what the stage knows of a table."""
+    cls = BY_NAME[stage].config
+    return validate_config(cls, {key: value for key, value in table.items() if key in cls.model_fields})
 
 
 def pilot(root: Path) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.core.protocol.small import OF_PILOT, pilot, planted
+from tests.core.protocol.small import BESIDE, OF_PILOT, pilot, planted
 from thoughtlens.core import read_result, verify
 
 REPOSITORY = Path(__file__).parents[3]
@@ -122,13 +122,13 @@ def made(tmp_path_factory):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stage", ["train", "interpret", "explain", "recovery"])
+@pytest.mark.parametrize("stage", ["train", "interpret", "explain", "recovery", "convert"])
 def test_every_operation(stage, tmp_path):
     kill_and_compare(planted(tmp_path), stage, every)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stage", OF_PILOT)
+@pytest.mark.parametrize("stage", [*OF_PILOT, *BESIDE])
 def test_the_clean_up_of_every_stage_of_a_run(stage, made):
     kill_and_compare(made, stage, spread)
     shutil.rmtree(made / "out")

@@ -195,7 +195,7 @@ def _above(path: Path) -> list[Path]:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Every file below a folder but manifests, hidden ones, and shards, which a store lists itself."""
+    """Every file below a folder but manifests, also half written, hidden ones, and a store's listed shards."""
     return sorted(_walk(folder))
 
 
@@ -203,7 +203,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     for where, folders, names in os.walk(folder):
         if Path(where) == folder and SHARDS in folders and (folder / "meta.json").is_file():
             folders.remove(SHARDS)
-        yield from (Path(where) / name for name in names if name != LIST and name[0] != ".")
+        yield from (Path(where) / name for name in names if not name.startswith((LIST, ".")))
 
 
 def _signature(file: Path) -> tuple[int, ...]:
