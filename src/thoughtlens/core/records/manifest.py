@@ -195,7 +195,7 @@ def _above(path: Path) -> list[Path]:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Every file below a folder but manifests, also half written, hidden ones, and a store's listed shards."""
+    """Every file below a folder but (half) manifests, hidden ones, and shards, which a store lists itself."""
     return sorted(_walk(folder))
 
 
