@@ -148,7 +148,7 @@ def test_shares_that_follow_are_of_the_problems_that_the_page_tells_of(run):
     [
         (0.95, 0.95, "need no superposition", "shreds"),
         (0.1, 0.95, "holds shreds of them", "need no superposition"),
-        (0.95, 0.5, "It tells more of the values of the first operation", "shreds"),
+        (0.95, 0.5, "The dictionary tells more of the values of the first operation", "shreds"),
     ],
 )
 def test_the_rival_is_named_for_what_it_finds(run, found, kmeans, says, not_said):

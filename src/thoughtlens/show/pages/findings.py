@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,7 @@ WORDS = {
     "start": "the starting value",
     "n_steps": "the number of steps",
     "operation": "the kind of the operations",
+    "chain": "how far the chain is",
 }
 ARITHMETIC = {"start", "op1", "v1", "n_steps"}
 """Columns by which the project's own arithmetic is known."""
@@ -41,6 +43,8 @@ EXPLAINED = 0.8
 READABLE = 0.9
 """Accuracy from which a probe is said to read a variable."""
 STEPS = "n_steps"
+ANYWHERE = "place"
+"""What a clause speaks of that holds for every problem."""
 PLACED = re.compile(r" \([^()]*\)")
 """What an explanation says of places."""
 
@@ -145,6 +149,10 @@ class Findings:
             return WORDS.get(variable, variable)
         what = "operation" if found[1] == "op" else "value"
         return f"the {ORDINALS[int(found[2])]} {what}"
+
+    def _topic(self, says: str) -> str:
+        """What a clause speaks of, without how a value was made."""
+        return "the place alone" if says == ANYWHERE else self.words(says.partition(", ")[0])
 
     @cached_property
     def condition(self) -> tuple[str, str]:
@@ -291,6 +299,7 @@ class Findings:
         """What of this problem a probe reads best at a thought."""
         return [
             f"{one.words} = {row[one.name]}"
+            f"{'' if one.place.hook_name == self.hook_name else f' (at {one.place.hook_name})'}"
             for one in self.held
             if one.place.thought == thought
             and (one.about.probe.value or 0) >= READABLE
@@ -373,6 +382,24 @@ class Findings:
             f"In short, {_listed(each, ';')}. "
             f"How we know: from each of these thoughts a linear probe names the right value in at least "
             f"{percent(least)} of {self.kind_of_problems} that it was not fitted to (95 % confidence)."
+            f"{self._used()}"
+        )
+
+    def _used(self) -> str:
+        """Whether the answer follows what is changed where a probe reads it; empty where nothing was."""
+        tested = [(one.words, one.acts_there.value or 0.0) for one in self.readable if one.acts_there]
+        acts, idle = ([(w, v) for w, v in tested if (v >= 0.5) == used] for used in (True, False))
+        parts = [
+            f"in at {end} {percent(edge(v for _, v in own), 0)} of these problems for "
+            f"{_listed([words for words, _ in own])}"
+            for own, end, edge in ((acts, "least", min), (idle, "most", max))
+            if own
+        ]
+        if not parts:
+            return ""
+        return (
+            f" Is it used there? Where another value is put in its place, the answer becomes the one that "
+            f"follows from it {'; '.join(parts)}."
         )
 
     @cached_property
@@ -403,8 +430,10 @@ class Findings:
         if not self.explanations:
             return
         said = [row for row in self.explanations.values() if row.auprc >= EXPLAINED]
-        speaks = sorted({self.words(row.says) for row in said if row.says})
-        of = f" (they speak of {_listed(speaks)})" if speaks else ""
+        speaks = Counter(self._topic(row.says) for row in said if row.says)
+        of = (
+            f" (of {_listed([f'{what}: {number(n)}' for what, n in speaks.most_common()])})" if speaks else ""
+        )
         outcome = ExplainOutcome.from_json(read_result(self.run.folder("explain")))
         share = {name: _number(entry) for name, entry in outcome.headline.items()}
         if "explained_latents" not in share:
@@ -438,11 +467,13 @@ class Findings:
             if self.held:
                 yield "A linear probe reads none of the variables that were looked for."
             return
-        found = [one.words for one in readable if (one.about.found_by_two.value or 0) >= READABLE]
+        missing = [one.words for one in readable if (one.about.found_by_two.value or 0) < READABLE]
+        found = len(readable) - len(missing)
+        lacking = f"; not so for {_listed(missing)}" if found and missing else ""
         yield (
-            f"A linear probe reads {_listed([one.words for one in readable])}. The dictionary has latents "
-            f"for {_listed(found) if found else 'none of them'}: nine of ten values, or more, with a latent, "
-            f"or two, of their own."
+            f"It has latents for {number(found) if found else 'none'} of the {number(len(readable))} "
+            f"variables that a linear probe reads: one latent, or two, for each of at least nine of ten "
+            f"values{lacking}."
         )
         said: dict[str, list[str]] = {}
         for one in readable:
@@ -454,7 +485,10 @@ class Findings:
                 f"dictionary holds shreds of them."
             )
         if "better" in said:
-            yield f"It tells more of the values of {_listed(said['better'])} than k-means with as many codes."
+            yield (
+                f"The dictionary tells more of the values of {_listed(said['better'])} than k-means with as "
+                f"many codes."
+            )
         if "equivalent" in said and found:
             yield (
                 f"Plain k-means with as many codes tells as many of the values of "
@@ -562,7 +596,8 @@ class Findings:
 
 def _short(text: str) -> str:
     """An explanation without its places, each clause once."""
-    return shorten("; or ".join(dict.fromkeys(PLACED.sub("", text).split("; or "))), 110)
+    said = PLACED.sub("", text).replace("any problem", "this thought, whatever the problem")
+    return shorten("; or ".join(dict.fromkeys(said.split("; or "))), 110)
 
 
 def _number(entry: Number | int) -> Number:

@@ -95,7 +95,12 @@ def _map(found: Findings) -> list[Block]:
 
 def _places(found: Findings) -> Table:
     columns: list[Column] = [
-        ("what", lambda one: one.words),
+        (
+            "what",
+            lambda one: (
+                one.words if one.condition or not found.condition[0] else f"{one.words} (all problems)"
+            ),
+        ),
         ("held by", _where),
         ("a linear probe reads it right", lambda one: _share(one.about.probe)),
         ("n", lambda one: number(one.about.probe.n)),
@@ -141,8 +146,9 @@ def _acts(one: Held) -> str:
 
 
 def _latents(found: Findings) -> Table | None:
-    said = [row for row in found.explanations.values() if row.auprc >= EXPLAINED]
-    rows = sorted(said, key=lambda row: -row.auprc)[:SAID]
+    said = sorted(found.explanations.values(), key=lambda row: (-row.auprc, -row.n_fires))
+    best = {row.says: row for row in reversed(said) if row.auprc >= EXPLAINED and row.says}
+    rows = sorted(best.values(), key=lambda row: -row.auprc)[:SAID]
     if not rows:
         return None
     columns: list[Column] = [
@@ -151,11 +157,18 @@ def _latents(found: Findings) -> Table | None:
         ("right when it says so", lambda row: percent(row.precision)),
         ("of its firings", lambda row: percent(row.recall)),
         ("score (1 is perfect)", lambda row: f"{row.auprc:.2f} {between(row.auprc_low, row.auprc_high)}"),
-        ("by chance", lambda row: f"{row.base_rate:.2f}"),
+        ("by chance", lambda row: f"{row.base_rate:.3f}"),
     ]
     note = (
         "Measured on held-out data. Right when it says so: share of the vectors that fit the words on which "
         "the latent fires; of its firings: share that fit the words. The score is the area under the "
-        "precision-recall curve."
+        "precision-recall curve; by chance: what guessing scores."
     )
-    return Table.of("Latents that the words fit best", rows, columns, note=note, n_words=2, open=True)
+    return Table.of(
+        "Of each thing that latents stand for, the one that the words fit best",
+        rows,
+        columns,
+        note=note,
+        n_words=2,
+        open=True,
+    )

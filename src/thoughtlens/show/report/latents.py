@@ -15,7 +15,6 @@ from thoughtlens.latents import (
     ExampleRow,
     InterpretOutcome,
     LatentRow,
-    MemberSummary,
     TextExample,
     ThoughtExample,
 )
@@ -23,7 +22,7 @@ from thoughtlens.sae import POOLED
 from thoughtlens.show.pages import plots
 from thoughtlens.show.pages.by_latent import of_latents
 from thoughtlens.show.pages.run import Run, read_table
-from thoughtlens.show.pages.text import NONE, between, counts, number, p_text, percent, points, shorten
+from thoughtlens.show.pages.text import between, counts, number, p_text, percent, points, shorten
 from thoughtlens.show.report.blocks import (
     MEMBER,
     Block,
@@ -36,7 +35,6 @@ from thoughtlens.show.report.blocks import (
     Table,
     Token,
     under,
-    unique,
 )
 
 EXAMPLES = 4
@@ -134,28 +132,22 @@ def _everywhere(rows: list[LatentRow]) -> list[Block]:
 
 
 def _tested(outcome: InterpretOutcome) -> list[Table]:
-    factors = unique(tested.factor for m in outcome.members for tested in m.preferences)
-    if not factors:
+    shown = next((m for m in outcome.members if m.member == POOLED), outcome.members[0])
+    tested = [one for one in shown.preferences if one.n_tested]
+    if not tested:
         return []
     columns: list[Column] = [
-        MEMBER,
-        ("n problems", lambda m: number(m.n_problems)),
-        *((factor, lambda m, factor=factor: _held(m, factor)) for factor in factors),
+        ("factor", lambda one: one.factor),
+        ("pairs tested", lambda one: number(one.n_tested)),
+        ("hold at q < 0.05", lambda one: number(one.n_q_below)),
+        ("p over all pairs < 0.05", lambda one: number(one.n_p_max_below)),
     ]
+    others = " Those of the other SAEs stand in interpret/result.json." if len(outcome.members) > 1 else ""
     note = (
-        "Pairs of latent and level that hold at q < 0.05 (false discovery rate), in brackets those whose p "
-        "over all pairs is below 0.05 (against the largest |z| of each permutation), of those tested. The "
-        "problem is the unit."
+        f"Pairs of latent and level, n = {number(shown.n_problems)}; the problem is the unit. q: false "
+        f"discovery rate. p over all pairs: against the largest |z| of each permutation.{others}"
     )
-    return [Table.of("Preferences: how many hold", outcome.members, columns, note=note)]
-
-
-def _held(m: MemberSummary, factor: str) -> str:
-    tested = next((one for one in m.preferences if one.factor == factor), None)
-    if tested is None or not tested.n_tested:
-        return NONE
-    strict = "" if tested.n_p_max_below is None else f" ({tested.n_p_max_below:,})"
-    return f"{tested.n_q_below:,}{strict} of {tested.n_tested:,}"
+    return [Table.of(f"Preferences of {shown.member}: how many hold", tested, columns, note=note)]
 
 
 def _text_latents(run: Run, rows: list[LatentRow], top: int) -> list[Block]:

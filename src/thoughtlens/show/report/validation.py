@@ -285,28 +285,35 @@ def _spliced_text(rows: list[tuple[str, TextFidelity]], split: str) -> Table:
 
 def _spliced_thoughts(rows: list[tuple[str, ThoughtFidelity]], split: str) -> list[Block]:
     """Answers with x replaced, all places of each SAE, then cell by cell."""
-    whole = {(name, r.arm): (name, r) for name, r in rows}  # the last of each is all places at once
+    whole = {(name, r.arm): r for name, r in rows}  # the last of each is all places at once
+    own = [(name, r) for (name, arm), r in whole.items() if arm == "sae"]
+    rivals = unique(arm for _, arm in whole if arm != "sae")
     columns = [
         SAE,
         *through(
             itemgetter(1),
             [
-                ("replaced by", lambda r: plots.words(r.arm)),
-                ("accuracy", lambda r: percent(r.accuracy)),
+                ("right answers", lambda r: percent(r.accuracy)),
                 ("difference (points)", lambda r: points(r.difference)),
                 ("difference, 95 %", lambda r: between(r.low, r.high, points)),
                 ("verdict", verdict_of),
                 ("KL (nats)", lambda r: number(r.kl)),
                 ("KL, 95 %", lambda r: between(r.kl_low, r.kl_high, number)),
-                ("Δ log-probability of the answer", lambda r: number(r.delta_logprob)),
                 ("n problems", lambda r: number(r.n)),
             ],
         ),
+        *(
+            (f"right with {plots.words(arm)}", lambda row, arm=arm: _right(whole.get((row[0], arm))))
+            for arm in rivals
+        ),
     ]
     _, first = rows[0]
-    note = f"Untouched accuracy {percent(first.accuracy_untouched)}. Every place of one SAE at once."
+    note = (
+        f"Untouched {percent(first.accuracy_untouched)}. Every place of one SAE at once. All of what was put "
+        f"in place stands in validate/fidelity.parquet."
+    )
     caption = f"Answers with thoughts replaced by reconstructions, split {split}"
-    blocks: list[Block] = [Table.of(caption, whole.values(), columns, note=note, n_words=2)]
+    blocks: list[Block] = [Table.of(caption, own, columns, note=note)]
     names = unique(name for name, r in rows if r.hook_name is not None)
     pooled = "pooled" if "pooled" in names else names[0]
     values: dict[str, list[tuple[str, int, float]]] = {}
@@ -318,3 +325,7 @@ def _spliced_thoughts(rows: list[tuple[str, ThoughtFidelity]], split: str) -> li
         caption = f"SAE {pooled!r}: accuracy lost by replacing one cell, n = {n}, split {split}."
         blocks.append(Picture("cells_spliced", plots.cell_map(values, "change of accuracy"), caption))
     return blocks
+
+
+def _right(row: ThoughtFidelity | None) -> str:
+    return percent(None if row is None else row.accuracy)
