@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.core.counting import Count
-from thoughtlens.core import NotThereError, OccupiedError, ResourceError, StoreError
+from thoughtlens.core import BY_NAME, NotThereError, OccupiedError, ResourceError, StoreError, validate_config
 from thoughtlens.core.stages import stage
 from thoughtlens.core.stages.digests import inputs_of
 
@@ -196,3 +196,23 @@ def test_a_place_may_be_written_in_another_way(tmp_path, monkeypatch):
 def test_a_result_with_damaged_inputs_is_refused(inputs, tmp_path):
     with pytest.raises(StoreError, match="inputs is no table"):
         inputs_of({"inputs": inputs}, tmp_path)
+
+
+def test_a_finished_stage_answers_without_its_code_and_still_sees_a_changed_input(tmp_path):
+    acts, out = tmp_path / "acts", tmp_path / "recovery"
+    for name in ("acts", "sae"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data").write_text(name)
+    cfg = validate_config(BY_NAME["recovery"].config, {"acts": acts, "sae": tmp_path / "sae"})
+    inputs = {"acts": acts, "sae": tmp_path / "sae"}
+    made = stage.run_stage("recovery", cfg, out, lambda tmp: {"headline": {}}, inputs=inputs)
+    code = (
+        "import sys; from thoughtlens.core import BY_NAME, load_config, read_recipe; one = BY_NAME['recovery'];"
+        f"found = one.run(load_config(one.config, read_recipe({str(out)!r})), {str(out)!r});"
+        "print(found['digest'], 'torch' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == [made["digest"], "False"]
+    (acts / "data").write_text("others")
+    with pytest.raises(OccupiedError, match="made from another acts"):
+        BY_NAME["recovery"].run(cfg, out)

@@ -25,10 +25,10 @@ from .explain.about import Shown as Shown
 from .explain.about import about as about
 from .explain.about import render as render
 from .explain.config import settings as settings
+from .explain.more import explain_more as explain_more
 from .explain.records import ExplainOutcome as ExplainOutcome
 from .explain.records import ExplanationRow as ExplanationRow
 from .explain.scores import NO_BETTER as NO_BETTER
-from .explain.stage import explain_more as explain_more
 from .interpret.config import InterpretConfig as InterpretConfig
 from .interpret.records import AssociationRow as AssociationRow
 from .interpret.records import ExampleRow as ExampleRow

@@ -402,8 +402,9 @@ def suite_of(
 
 def _do(cfg: Recipe, stage: Stage, out: Path) -> Result:
     stage_cfg, target = stage_config(cfg, stage.name, out), out / stage.directory
-    if not target.exists():
-        stage.say_plan(stage_cfg)
+    if target.exists():
+        return stage.run(stage_cfg, target)
+    stage.say_plan(stage_cfg)
     result = stage.run(stage_cfg, target)
     from thoughtlens.numerics import give_back_freed_memory  # here, since it loads torch, as stages do
 

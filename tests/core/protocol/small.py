@@ -115,7 +115,7 @@ def _import_all(names: list[str]) -> None:
 def main() -> None:
     """Serve kills until the input ends: one exit status a line."""
     root, stage = Path(sys.argv[1]), sys.argv[2]
-    BY_NAME[stage].run  # noqa: B018  (what a stage needs is imported once)
+    _import_all([f"thoughtlens.{BY_NAME[stage].room}.stage"])  # what a stage needs, once
     for line in sys.stdin:
         child = os.fork()
         if not child:

@@ -25,9 +25,10 @@ from thoughtlens.latents.explain import rules
 from thoughtlens.latents.explain.columns import Columns, Table
 from thoughtlens.latents.explain.config import ExplainConfig, settings
 from thoughtlens.latents.explain.corpus import Corpus
+from thoughtlens.latents.explain.more import explain_more
 from thoughtlens.latents.explain.records import ExplanationRow, GraphRow
 from thoughtlens.latents.explain.scores import verdict_of
-from thoughtlens.latents.explain.stage import explain, explain_more, plan
+from thoughtlens.latents.explain.stage import explain, plan
 from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.stage import interpret
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy import stats
+import scipy
 
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.records import Accuracy, Answers
@@ -192,7 +192,7 @@ def _doubts(root: Path) -> list[str]:
     other = [gold[i] for _ in range(SHUFFLES) for i in rng.permutation(n)]
     of_others = sum(map(is_right, text * SHUFFLES, value * SHUFFLES, other)) / len(other)
     blind = max(of_others, Counter(gold).most_common(1)[0][1] / n)
-    if stats.binomtest(right, n, blind, alternative="greater").pvalue <= 0.05:
+    if scipy.stats.binomtest(right, n, blind, alternative="greater").pvalue <= 0.05:
         return []
     return [
         f"the model's answers are right for {right} of {n} problems, no more often than answers of other "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.acts.store.settings import made_with
@@ -14,8 +16,11 @@ from thoughtlens.core import (
     read_json,
     warn,
 )
-from thoughtlens.models import LanguageModel, ModelConfig, ThoughtModel, ThoughtModelConfig, load, thoughts
+from thoughtlens.models import ModelConfig, ThoughtModelConfig
 from thoughtlens.problems import Cutter, bos_id
+
+if TYPE_CHECKING:
+    from thoughtlens.models import LanguageModel, ThoughtModel
 
 REMEDY = "extract again, or restore the model"
 RECORDED = ("n_thoughts", "lora_alpha", "eos_before", "eos_after", "projection")
@@ -47,6 +52,8 @@ def language_model(
         MismatchError: its weights or its tokenizer are not those that made the store.
         StoreError: the store holds thoughts, or does not say which weights made it and no model is chosen.
     """
+    from thoughtlens.models import load  # here: it loads transformers, which few stages need
+
     _require_kind(store, "text")
     cfg = _opened(store, made_with(store).model, chosen)
     lm = load(**cfg.model_dump())
@@ -71,6 +78,8 @@ def open_thoughts(model: ModelConfig, cfg: ThoughtModelConfig) -> ThoughtModel:
     Raises:
         ConfigError: a model with several positions per thought, which a store has no rows for.
     """
+    from thoughtlens.models import thoughts  # here: it loads transformers
+
     found = thoughts.load(**model.model_dump(), **cfg.thought_options())
     if found.spec.positions_per_thought != 1:
         raise ConfigError(

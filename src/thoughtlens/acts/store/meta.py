@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from shlex import quote
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from thoughtlens.core import DTYPES, Config, NotThereError, StoreError, read_json
+from thoughtlens.core import Config, NotThereError, StoreError, read_json
+
+if TYPE_CHECKING:
+    import torch
 
 SCHEMA = 1
 META, PROGRESS, ROWS, PROBLEMS = "meta.json", "progress.json", "rows.parquet", "problems.parquet"
@@ -82,6 +84,8 @@ class StoreMeta(Config):
     @property
     def torch_dtype(self) -> torch.dtype:
         """`dtype` as torch's."""
+        from thoughtlens.core import DTYPES  # here: it loads torch, which pages of a run do without
+
         return DTYPES[self.dtype]
 
     @property

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -132,6 +132,20 @@ def run_stage(
         }
         write_json(tmp / "result.json", result)
         return _finished(tmp, out)
+
+
+def done_already(stage: str, cfg: Config, out: Path, fields: Sequence[str]) -> Result | None:
+    """What `run_stage` gives back for a finished directory, without the stage's code, which takes seconds to
+    load; None where that has to decide: other settings, or inputs that are not just these fields' places.
+    """
+    if not (out / "config.toml").is_file() or not (out / "result.json").is_file():
+        return None
+    given = {name: place for name in fields if isinstance(place := getattr(cfg, name), Path)}
+    result = read_json(out / "result.json")
+    alike = (result.get("stage"), result.get("config_identity")) == (stage, identity(cfg))
+    if not alike or inputs_of(result, out).keys() != given.keys():
+        return None
+    return _reuse(out, stage, cfg, {name: digest(path, out) for name, path in given.items()})
 
 
 def read_result(path: str | Path) -> Result:

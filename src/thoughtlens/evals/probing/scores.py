@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int, Shaped
-from scipy import stats
 
 from thoughtlens.evals.probing.probes import Probe
 from thoughtlens.evals.probing.records import ClassReport, ClassScores, ValueScores
@@ -124,7 +124,7 @@ def skill(
         interval=found.method,
         mean_absolute_error=float(np.abs(y - pred).mean()),
         rmse=float(np.sqrt(((y - pred) ** 2).mean())),
-        spearman=None if constant else float(np.asarray(stats.spearmanr(y, pred))[0]),
+        spearman=None if constant else float(np.asarray(scipy.stats.spearmanr(y, pred))[0]),
     )
 
 

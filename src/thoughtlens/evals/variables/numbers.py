@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import rankdata
 from torch import Tensor
 
 from thoughtlens.evals.variables.places import Held
@@ -83,7 +83,7 @@ def follow(
         a, kept = _ranks(acts(rows.x, place))
         if not len(kept):
             continue
-        y = _standard(rankdata(number[rows.problem])[:, None])
+        y = _standard(scipy.stats.rankdata(number[rows.problem])[:, None])
         own = (a.T @ y)[:, 0]
         dealt = _deals(held.group[rows.problem], n_permutations, held.seed)
         null = np.maximum(null, np.abs(a.T @ y[dealt, 0].T).max(0))
@@ -111,7 +111,7 @@ def rank_correlation(
     seed: int,
 ) -> Interval:
     """Spearman's, with whole groups resampled; ranks are those among all rows."""
-    x, y = (rankdata(values) - (len(values) + 1) / 2 for values in (a, b))
+    x, y = (scipy.stats.rankdata(values) - (len(values) + 1) / 2 for values in (a, b))
     index, n = cluster_index(groups)
     columns = [np.ones(len(x)), x, y, x * x, y * y, x * y]
     sums = np.stack([np.bincount(index, weights=w, minlength=n) for w in columns], axis=1)
@@ -137,7 +137,7 @@ def _ranks(acts: Float[np.ndarray, "n latents"]) -> tuple[np.ndarray, np.ndarray
     """Standardised ranks of the latents that vary on enough rows, and which these are."""
     usual = np.median(acts, axis=0)
     kept = np.flatnonzero((acts != usual).sum(0) >= min(LEAST_FIRES, len(acts) // 2))
-    return _standard(rankdata(acts[:, kept], axis=0)), kept
+    return _standard(scipy.stats.rankdata(acts[:, kept], axis=0)), kept
 
 
 def _standard(ranks: np.ndarray) -> np.ndarray:

@@ -20,7 +20,6 @@ from thoughtlens.core import (
 from thoughtlens.latents.codes.tokens import quoted
 from thoughtlens.latents.explain.records import ExplanationRow
 from thoughtlens.latents.lens.records import LatentTokenRow
-from thoughtlens.sae import member_names
 
 N_TOKENS = 4
 
@@ -137,6 +136,8 @@ def _effects(run: Path, wanted: set[tuple[str, int]]) -> dict[tuple[str, int], l
         own = result["inputs"].get("sae", {}).get("digest")
         if not cfg.get("latents") or own != digest(run / "sae"):
             continue
+        from thoughtlens.sae import member_names  # here: it loads torch
+
         names = [cfg["member"]] if cfg.get("member") else member_names(run / "sae")
         for effect in map(Effect.from_json, result["effects"]):
             for name in names:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from sklearn.tree import DecisionTreeClassifier
 
 from thoughtlens.latents.explain.columns import Columns, Table
 from thoughtlens.latents.explain.fitting import sample, screen
+
+if TYPE_CHECKING:
+    from sklearn.tree import DecisionTreeClassifier
 
 N_COLUMNS = 40
 DEPTH = 3
@@ -88,6 +91,8 @@ class Rules:
 
 def fit(table: Table, fires: Bool[np.ndarray, " n"], rng: np.random.Generator) -> Rules:
     """CART (Breiman et al. 1984) of depth 3 on the clearest columns."""
+    from sklearn.tree import DecisionTreeClassifier  # here: it takes a second to load
+
     columns = screen(table, fires, N_COLUMNS)
     chosen = sample(table, fires, columns, rng)
     share = MIN_FIRES / float(chosen.weight.sum())

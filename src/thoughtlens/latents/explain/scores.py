@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from thoughtlens.numerics import Interval, cluster_bootstrap
 
@@ -74,6 +73,8 @@ def auprc(
     """Average precision; 0 where nothing fires."""
     if not fires.any():
         return 0.0
+    from sklearn.metrics import average_precision_score  # here: it takes a second to load
+
     return float(average_precision_score(fires, prediction, sample_weight=weight))
 
 
@@ -85,6 +86,8 @@ def best_threshold(
     """The threshold (prediction >= it) with the best F1; infinite where nothing fires."""
     if not fires.any():
         return float("inf")
+    from sklearn.metrics import precision_recall_curve
+
     precision, recall, at = precision_recall_curve(fires, prediction, sample_weight=weight)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
     return float(at[int(np.argmax(f1[:-1]))])
@@ -106,6 +109,8 @@ def score(
         threshold: From `best_threshold` on other problems.
         weight: How many vectors each stands for; None: one.
     """
+    from sklearn.metrics import precision_recall_curve
+
     fires, w = acts != 0, np.ones(len(acts)) if weight is None else weight
     found = prediction >= threshold
     hit = float(w[found & fires].sum())

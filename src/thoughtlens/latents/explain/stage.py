@@ -7,7 +7,6 @@ random twin. `docs/explanations.md` describes the methods and how to read the nu
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from thoughtlens.acts import ActivationStore, StoreSize
@@ -17,8 +16,6 @@ from thoughtlens.core import (
     Parts,
     Plan,
     Result,
-    load_config,
-    read_recipe,
     read_rows,
     require_made_from,
     run_stage,
@@ -71,26 +68,6 @@ def explain(cfg: ExplainConfig, out: str | Path) -> Result:
         require_made_from(Path(cfg.interpret), inputs)
         inputs["interpret"] = Path(cfg.interpret)
     return run_stage("explain", cfg, out, lambda tmp: _work(cfg, endpoint, tmp), inputs=inputs)
-
-
-def explain_more(cfg: ExplainConfig, out: Path) -> Result:
-    """`explain`; where other latents were explained in the same way, the new result has both in its place.
-
-    A killed call leaves the old result, or the new one beside it, which the next call puts there.
-    """
-    fresh, old = (out.with_name(f"{out.name}.{name}") for name in ("more", "old"))
-    if not out.exists() and (fresh / "result.json").is_file():
-        fresh.rename(out)
-    if (out / "result.json").is_file():
-        there = load_config(ExplainConfig, read_recipe(out))
-        cfg = cfg.beside(there)
-        if cfg.covers(there) and not there.covers(cfg):
-            explain(cfg, fresh)
-            shutil.rmtree(old, ignore_errors=True)
-            out.rename(old)
-            fresh.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
-    return explain(cfg, out)
 
 
 def plan(cfg: ExplainConfig) -> Plan:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
-from sklearn.linear_model import LogisticRegression
 
 from thoughtlens.latents.explain.columns import Columns, Table
 from thoughtlens.latents.explain.fitting import rows_of, sample, screen
@@ -77,6 +76,8 @@ def fit(
     scale = np.where(scale > 1e-9, scale, 1.0)
     x = sp.csr_array(sp.hstack([rows_of(table, chosen.rows, columns), (numbers - mean) / scale]))
     x.indices, x.indptr = x.indices.astype(np.int32), x.indptr.astype(np.int32)  # all that liblinear takes
+    from sklearn.linear_model import LogisticRegression  # here: it takes a second to load
+
     best: tuple[float, SparseLogistic] | None = None
     for strength in STRENGTHS:
         model = LogisticRegression(

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+import scipy
 import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int, Shaped
-from scipy import stats
 
 from thoughtlens.latents.codes.fires import Fires
 from thoughtlens.latents.stats import null_loops
@@ -212,7 +212,7 @@ def correlation(fires: Fires, number: Float[np.ndarray, " units"], chance: Chanc
     units = _units(fires, known, chance)
     ways = [
         _correlation(fires, score, known, units, chance)
-        for score in (stats.rankdata(number[known]), number[known])
+        for score in (scipy.stats.rankdata(number[known]), number[known])
     ]
     null = Null(
         np.max([one.largest for _, one in ways], axis=0), np.sum([one.counts for _, one in ways], axis=0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int
-from scipy import stats
 
 from thoughtlens.numerics.stats.intervals import FEW, LEVEL, bootstrap_ratio
 
@@ -62,6 +62,6 @@ def ratio_over_groups(
     if min(n, counting) < FEW:
         counting = max(counting, 1.0) if squares.any() else float(n)
         error = np.sqrt((n - 1) / n * squares.sum())
-        half = float(stats.t.ppf((1 + LEVEL) / 2, max(1.0, counting - 1)) * error)
+        half = float(scipy.stats.t.ppf((1 + LEVEL) / 2, max(1.0, counting - 1)) * error)
         low, high = min(low, found.estimate - half), max(high, found.estimate + half)
     return RatioInterval(found.estimate, low, high, n, counting)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int, Shaped
-from scipy import stats
 
 from thoughtlens.core import ConfigError, DataError
 from thoughtlens.numerics.stats.intervals import LEVEL, require_level
@@ -18,7 +18,7 @@ def mcnemar_exact(b: int, c: int) -> float:
     """Two-sided exact McNemar p: b of b + c discordant pairs, against a fair coin. 1 if there are none."""
     if min(b, c) < 0:
         raise DataError(f"Expected counts of discordant pairs, got b = {b}, c = {c}")
-    return float(stats.binomtest(b, b + c).pvalue) if b + c else 1.0
+    return float(scipy.stats.binomtest(b, b + c).pvalue) if b + c else 1.0
 
 
 def mcnemar_power(n: int, difference: float, discordance: float, *, alpha: float = 0.05) -> float:
@@ -34,8 +34,8 @@ def mcnemar_power(n: int, difference: float, discordance: float, *, alpha: float
     share = (discordance + abs(difference)) / (2 * discordance)
     m = np.arange(1, n + 1)
     critical = _critical_counts(n, alpha)[1:]
-    reject = stats.binom.cdf(critical, m, share) + stats.binom.cdf(critical, m, 1 - share)
-    return float((stats.binom.pmf(m, n, discordance) * reject).sum())
+    reject = scipy.stats.binom.cdf(critical, m, share) + scipy.stats.binom.cdf(critical, m, 1 - share)
+    return float((scipy.stats.binom.pmf(m, n, discordance) * reject).sum())
 
 
 def minimal_detectable_difference(
@@ -89,10 +89,10 @@ def corrected_resampled_t(
         )
     mean = float(d.mean())
     se = float(np.sqrt((1 / len(d) + n_test / n_train) * d.var(ddof=1)))
-    half = float(stats.t.ppf((1 + require_level(level)) / 2, len(d) - 1)) * se
+    half = float(scipy.stats.t.ppf((1 + require_level(level)) / 2, len(d) - 1)) * se
     at_once = 0.0 if mean == 0 else float(np.copysign(np.inf, mean))
     t = mean / se if se > 0 else at_once
-    p = float(2 * stats.t.sf(abs(t), len(d) - 1))
+    p = float(2 * scipy.stats.t.sf(abs(t), len(d) - 1))
     return TTest(estimate=mean, low=mean - half, high=mean + half, t=t, df=len(d) - 1, p=p)
 
 
@@ -143,7 +143,7 @@ def shuffled_blocks(groups: Int[np.ndarray, " n"], rng: np.random.Generator) -> 
 def _critical_counts(n: int, alpha: float) -> np.ndarray:
     """For each number m <= n of discordant pairs, the largest min(b, c) that rejects; -1 for none."""
     m = np.arange(n + 1)
-    critical = stats.binom.ppf(alpha / 2, m, 0.5) - 1
-    critical = np.where(stats.binom.cdf(critical + 1, m, 0.5) <= alpha / 2, critical + 1, critical)
+    critical = scipy.stats.binom.ppf(alpha / 2, m, 0.5) - 1
+    critical = np.where(scipy.stats.binom.cdf(critical + 1, m, 0.5) <= alpha / 2, critical + 1, critical)
     critical[0] = -1
     return critical

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
 from thoughtlens.core import DataError
@@ -56,6 +55,8 @@ class KMeans(Baseline):
             cell: Each row's index into `cells`.
             cells: The (hook_name, thought_idx) pairs; every one has rows.
         """
+        from sklearn.cluster import MiniBatchKMeans  # here: it takes a second to load
+
         if len(x) < d_sae:
             raise DataError(f"k-means with {d_sae} centroids needs as many rows, got {len(x)}")
         mean = torch.stack([x[cell == i].mean(0) for i in range(len(cells))])

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
@@ -25,7 +25,10 @@ from thoughtlens.core import (
     require_made_from,
 )
 from thoughtlens.latents import LatentRow
-from thoughtlens.sae import SAE, CurvePoint, load_members
+from thoughtlens.sae import CurvePoint
+
+if TYPE_CHECKING:
+    from thoughtlens.sae import SAE
 
 STAGES = ("extract", "train", "validate", "interpret", "classify", "replay")
 """Stages that a report tells of."""
@@ -151,6 +154,8 @@ class Run:
 
     def saes(self) -> dict[str, SAE]:
         """The SAEs by name."""
+        from thoughtlens.sae import load_members  # here: it loads torch
+
         return load_members(self.folder("train"))
 
     @cached_property

@@ -1,0 +1,68 @@
+"""The report's page: its sections in order, and what stands around them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from thoughtlens import __version__
+from thoughtlens.show.pages.run import OPTIONAL, STAGES, Run
+from thoughtlens.show.report.classification import classification
+from thoughtlens.show.report.config import ReportConfig
+from thoughtlens.show.report.first import first
+from thoughtlens.show.report.interventions import interventions
+from thoughtlens.show.report.latents import latents
+from thoughtlens.show.report.records import ReportOutcome
+from thoughtlens.show.report.render import write
+from thoughtlens.show.report.replay import replay
+from thoughtlens.show.report.sections import at_a_glance, data, training
+from thoughtlens.show.report.validation import validation
+
+
+def page_of(cfg: ReportConfig, run: Run, address: str | None, tmp: Path) -> ReportOutcome:
+    """Write the page and its figures into `tmp`; `address` leads to the run's explorer."""
+    found = [
+        first(run),
+        at_a_glance(run),
+        data(run),
+        training(run),
+        validation(run),
+        latents(run, cfg.top_latents),
+        classification(run),
+        interventions(run),
+        replay(run),
+    ]
+    there = {stage for stage in STAGES if run.folder(stage).is_dir()}  # of another stage, such as convert
+    missing = [stage for stage in STAGES if stage not in {*run.results, *there, *OPTIONAL}]
+    warnings = [(stage, line) for stage, made in run.made.items() for line in made.warnings]
+    warnings += [
+        ("report", f"the run has no {stage} stage; get it with: {run.command(stage)}") for stage in missing
+    ]
+    recipe = run.root / "config.toml"
+    page = {
+        "title": cfg.title or run.root.resolve().name,
+        "subtitle": _subtitle(run),
+        "explorer": address,
+        "warnings": warnings,
+        "definitions": [
+            (stage, list(made.definitions.items())) for stage, made in run.made.items() if made.definitions
+        ],
+        "stages": run.made,
+        "provenance": _provenance(run),
+        "recipe": recipe.read_text("utf-8") if recipe.is_file() else "",
+        "version": __version__,
+    }
+    files = write(tmp, [section for section in found if section is not None], page)
+    return ReportOutcome(files=files, n_warnings=len(warnings))
+
+
+def _subtitle(run: Run) -> str:
+    what = "Continuous thoughts" if run.kind == "thoughts" else "Token activations"
+    hooks = ", ".join(run.hook_names)
+    return f"{what} of {run.model or 'an unknown model'}{f' at {hooks}' if hooks else ''}"
+
+
+def _provenance(run: Run) -> str:
+    last = list(run.made.values())[-1]
+    versions = ", ".join(f"{name} {version}" for name, version in last.versions.items())
+    machine = f"{last.machine.system}, {last.machine.cpus} CPUs"
+    return f"{versions}. Git commit {last.git_commit or 'unknown'}. {machine}."
