@@ -207,7 +207,8 @@ def test_a_finished_stage_answers_without_its_code_and_still_sees_a_changed_inpu
     inputs = {"acts": acts, "sae": tmp_path / "sae"}
     made = stage.run_stage("recovery", cfg, out, lambda tmp: {"headline": {}}, inputs=inputs)
     code = (
-        "import sys; from thoughtlens.core import BY_NAME, load_config, read_recipe; one = BY_NAME['recovery'];"
+        "import sys; from thoughtlens.core import BY_NAME, load_config, read_recipe;"
+        "one = BY_NAME['recovery'];"
         f"found = one.run(load_config(one.config, read_recipe({str(out)!r})), {str(out)!r});"
         "print(found['digest'], 'torch' in sys.modules)"
     )
