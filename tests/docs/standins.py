@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from tests.conftest import tiny_tokenizer
+from tests.models.thought import own_model
 from tests.models.thought.fake import make_codi
 
 SMALL = [
@@ -129,6 +130,7 @@ def _cache(root: Path, name: str, made: Path, only: str = "*") -> None:
 def files(root: Path, model: Path) -> None:
     """What pages take for granted: a model, an SAE, texts, labelled texts and GSM8K's two files."""
     shutil.copytree(model, root / "tiny-llama")
+    own_model.write(root)
     theirs = root / "layer_20" / "width_16k" / "average_l0_71"
     theirs.mkdir(parents=True)
     numbers = np.random.default_rng(0)

@@ -2,7 +2,8 @@
 
 stdout is one JSON object, progress goes to stderr. Exit 0: done. 1: an expected error, in one line.
 2: wrong usage. A traceback only with `--debug`. With `--unchecked`, inputs are not compared with their
-digests, and results say so. Torch is imported inside the commands.
+digests, and results say so. `--allow=my_module:load` lets a model's code run that a run or a recipe names;
+what the command itself names needs no such word. Torch is imported inside the commands.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ STOPPED = "interrupted; what was finished is kept, the same command continues"
 def main() -> None:
     """Entry point: known errors become one line and exit code 1."""
     from thoughtlens.core import ThoughtlensError
+    from thoughtlens.models import allow_of
 
     _require_streams()
     debug = "--debug" in sys.argv
     if "--unchecked" in sys.argv:
         os.environ[UNCHECKED] = "1"
     argv = [_of_home(arg) for arg in sys.argv[1:] if arg not in ("--debug", "--unchecked")]
+    allow_of(argv)
+    argv = _without_allowed(argv)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         try:
@@ -54,6 +58,12 @@ def main() -> None:
         if isinstance(error, OSError):
             _drop_output()  # what could not be written is not tried again at the end
         _fail(f"{_unforeseen(error)} (run again with --debug to see where)")
+
+
+def _without_allowed(argv: list[str]) -> list[str]:
+    """A command without the names of code that it lets run."""
+    behind = {i + 1 for i, arg in enumerate(argv) if arg == "--allow"}
+    return [arg for i, arg in enumerate(argv) if i not in behind and arg.partition("=")[0] != "--allow"]
 
 
 def _of_home(arg: str) -> str:

@@ -16,7 +16,13 @@ from .hf.reader import read as read
 from .hf.reader import read_batch as read_batch
 from .thought import thoughts as thoughts
 from .thought import tiny as tiny
+from .thought.check import CHECKED as CHECKED
+from .thought.check import Fault as Fault
+from .thought.check import check_thought_model as check_thought_model
 from .thought.config import ThoughtModelConfig as ThoughtModelConfig
+from .thought.foreign import allow as allow
+from .thought.foreign import allow_of as allow_of
+from .thought.greedy import greedy as greedy
 from .thought.open import load_model as load_model
 from .thought.places import CONVENTION as CONVENTION
 from .thought.places import LAYERED as LAYERED
@@ -24,6 +30,7 @@ from .thought.places import PARTS as PARTS
 from .thought.places import Place as Place
 from .thought.places import block_outputs as block_outputs
 from .thought.sites import Hook as Hook
+from .thought.sites import Tap as Tap
 from .thought.sites import ThoughtSpec as ThoughtSpec
 from .thought.sites import check_places as check_places
 from .thought.sites import is_read as is_read

@@ -15,7 +15,7 @@ from thoughtlens.acts import ActivationStore
 from thoughtlens.core import MismatchError
 from thoughtlens.latents.codes.tokens import token_texts
 from thoughtlens.latents.lens.config import LensConfig
-from thoughtlens.models import LanguageModel, OutputSide, ThoughtModel, TinyThoughts
+from thoughtlens.models import LanguageModel, OutputSide, ThoughtModel
 
 CHUNK = 1 << 22
 """Logits held at once."""
@@ -89,9 +89,10 @@ def of_thoughts(model: ThoughtModel) -> Readout:
         return model.readout(x, "thought_out" if hook_name == "thought_out" else "resid")
 
     def read(ids: Sequence[int]) -> dict[int, str]:
-        if isinstance(model, TinyThoughts):
-            return {i: model.tokenizer.vocabulary[i] for i in ids}
-        tokenizer = model.tokenizer  # type: ignore[attr-defined]
+        if (own := model.words(ids)) is not None:
+            return own
+        if (tokenizer := model.tokenizer) is None:
+            return {i: f"token {i}" for i in ids}
         there = [i for i in ids if i < len(tokenizer)]  # thought tokens may be the checkpoint's own
         return dict.fromkeys(ids, "") | token_texts(tokenizer, there)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -15,8 +15,11 @@ class ThoughtModelConfig(Config):
 
     aliases: ClassVar[Mapping[str, str]] = {"n_steps": "n_thoughts"}
 
-    family: Literal["tiny", "codi", "coconut"] | None = None
-    """Thoughts: what kind of model it is; unset: told from its name and its weights."""
+    family: str | None = None
+    """Thoughts: what kind of model it is: tiny, codi, coconut, one that an installed package registers, or
+    code of yours (`my_module:load`) that takes the model's name; unset: told from name and weights."""
+    options: tuple[str, ...] = ()
+    """Thoughts: further arguments of the family's loader, as `name=value`."""
     base: str | None = None
     """Thoughts: base model of a checkpoint that is not a published one; a directory or a hub id."""
     n_thoughts: int | None = Field(None, ge=0, le=4096)
@@ -37,4 +40,5 @@ class ThoughtModelConfig(Config):
 
     def thought_options(self) -> Json:
         """The settings that are set, as `models.thought.thoughts.load` takes them."""
-        return self.model_dump(include=set(ThoughtModelConfig.model_fields), exclude_none=True)
+        said = self.model_dump(include=set(ThoughtModelConfig.model_fields), exclude_none=True)
+        return {name: value for name, value in said.items() if value != ()}

@@ -20,9 +20,10 @@ def load_model(
 
     Args:
         name: A bundled language model (`smollm2-135m`), a shipped thought model (`codi-tiny`, `codi-words`),
-            a directory, a checkpoint or GGUF file, or a hub id.
-        family: `hf` for a language model; tiny, codi or coconut for a thought model; None: told from the
-            name.
+            a directory, a checkpoint or GGUF file, a hub id, or a function that returns a `ThoughtModel`
+            (`my_module:load`, `my_model.py:load`).
+        family: `hf` for a language model; of a thought model tiny, codi, coconut, one that an installed
+            package registers, or a function that takes the name; None: told from the name.
         options: Those of the loader: `dtype`, `device`, `revision` of both; `base`, `eos_before` ... of
             thought models.
 
@@ -37,8 +38,9 @@ def load_model(
         ```
     """
     if family != "hf" and (family is not None or thinks(name)):
-        from thoughtlens.models.thought import thoughts
+        from thoughtlens.models.thought import foreign, thoughts
 
+        foreign.allow(family or str(name))  # whoever calls this has named it
         return thoughts.load(name, family=family, **options)
     from thoughtlens.models.hf import load
 
@@ -48,12 +50,12 @@ def load_model(
 def thinks(name: str | Path) -> bool:
     """Whether a name is that of a thought model, as far as the name or the files there tell."""
     from thoughtlens.models.hf.locate import require_name
-    from thoughtlens.models.thought import checkpoint, tiny
+    from thoughtlens.models.thought import checkpoint, foreign, tiny
 
     require_name(name)
     path = Path(name).expanduser()
     said = (path.name if path.exists() else str(name)).lower()
-    if tiny.knows(name) or any(word in said for word in ("codi", "coconut")):
+    if foreign.is_code(name) or tiny.knows(name) or any(word in said for word in ("codi", "coconut")):
         return True
     if not path.exists() or path.suffix == ".gguf":
         return False

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from thoughtlens.core import ConfigError, DataError, HookError, translate_config
 from thoughtlens.models.hf.locate import BUNDLED, require_name
+from thoughtlens.models.thought import foreign
 from thoughtlens.models.thought.places import PARTS, SITES, Place
 from thoughtlens.models.thought.sites import Hook, Tap, ThoughtSpec, check_places, check_rows
 
@@ -109,6 +110,13 @@ class ThoughtModel(ABC):
     """How it thinks, as given, stated by the checkpoint, or assumed."""
     assumed: tuple[str, ...] = ()
     """Names of the settings that nothing stands behind."""
+    tokenizer: Any = None
+    """Of transformers, where the family reads with one."""
+
+    def words(self, ids: Sequence[int]) -> dict[int, str] | None:
+        """How tokens are written; None: as the tokenizer decodes them, and without one, by their numbers."""
+        del ids
+        return None
 
     def reads(self, question: str) -> str:
         """The question as it is read."""
@@ -248,15 +256,21 @@ def load(name: str | Path, *, family: str | None = None, **options: Any) -> Thou
 
     Args:
         name: Shipped name, hub id, directory or checkpoint file.
-        family: tiny, codi or coconut; None: told from the name and from what lies there; on the hub, from the
-            name alone.
+            Or a function that returns a `ThoughtModel`: `my_module:load`, `my_model.py:load`.
+        family: tiny, codi or coconut, one that an installed package registers, or a function that takes the
+            name; None: told from the name and from what lies there; on the hub, from the name alone.
         options: Passed to the family's `load` (`dtype`, `device`, `base`, `eos_before` ...); None is unset.
+            `options=["size=3"]` are further ones.
+
+    Raises:
+        ConfigError: no such family or option, or code that `foreign.allow` was not told of.
     """
     require_name(name)
-    family = family or _family(str(name))
-    if family not in FAMILIES:
-        raise ConfigError(f"family: expected one of {', '.join(FAMILIES)}, got {family!r}")
+    family = family or (str(name) if foreign.is_code(name) else _family(str(name)))
     options = translate_config({name: value for name, value in options.items() if value is not None})
+    options |= foreign.parsed(options.pop("options", ()))
+    if family not in FAMILIES:
+        return foreign.load(str(name), family, options, ThoughtModel)
     function = importlib.import_module(f"thoughtlens.models.thought.{family}").load
     known = inspect.signature(function).parameters
     if unknown := sorted(set(options) - set(known)):

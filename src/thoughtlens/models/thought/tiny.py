@@ -76,6 +76,10 @@ class TinyThoughts(ThoughtModel):
         """p of the arithmetic that the model was trained on: the numbers it knows."""
         return sum(word.isdigit() for word in self.cfg.words)
 
+    def words(self, ids: Sequence[int]) -> dict[int, str]:
+        """The vocabulary's own words."""
+        return {i: self.tokenizer.vocabulary[i] for i in ids}
+
     def encode(self, questions: Sequence[str]) -> State:
         """Run the questions, right-aligned, up to the begin-of-thought position."""
         cfg, device = self.cfg, self.decoder.embed.weight.device
