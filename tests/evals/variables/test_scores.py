@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from thoughtlens.evals.variables.ceilings import Reader
 from thoughtlens.evals.variables.recover import Judge
-from thoughtlens.evals.variables.scores import Fired, choose, layered, score, splitting
+from thoughtlens.evals.variables.scores import Fired, choose, layered, score, splitting, where
 from thoughtlens.evals.variables.taught import thresholds, winners
 
 # rows     value  latent 0  latent 1  latent 2
@@ -150,3 +150,11 @@ def test_the_threshold_has_the_best_f1():
     # value 0 holds rows 0 and 2: from 1 on, two of three are right, 2*2 / (3 + 2) = .8; from 3 on 2 / 3
     assert thresholds(says, np.array([0, 1, 0, 1])).tolist() == [1, 0]
     assert winners(says).tolist() == [[3, -np.inf], [2, -np.inf], [-np.inf, 5], [-np.inf, 1]]
+
+
+def test_firings_are_kept_where_they_are_also_in_rows_without_any():
+    fires = np.array([[False, True, True], [False, False, False], [True, False, False]])
+    found = where(fires)
+    assert (found.todense() == fires).all()
+    assert found.dtype == np.float32
+    assert found.nnz == 3

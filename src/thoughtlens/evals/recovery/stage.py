@@ -239,12 +239,13 @@ def _judged(cfg: RecoveryConfig, held: Held, located: Sequence[Located], arms: D
     judge = Judge(cfg.found_at, cfg.n_resamples, cfg.seed)
     once, number = _without_twins(located)
     dealt = [replace(one, question=_dealt(one.question, cfg.seed)) for one in once]
-    jobs = {SAE_ARM: (once, arms.sae), PERMUTED: (dealt, arms.sae)}
-    jobs |= {arm: (once, codes) for arm, codes in arms.baselines.items()}
     told = {}
-    with progress("recovery", len(jobs) + 1, "dictionaries") as bar:
-        for arm, (own, codes) in jobs.items():
-            told[arm] = recover(held, own, codes, judge)
+    with progress("recovery", len(arms.baselines) + 2, "dictionaries") as bar:
+        own = recover(held, [*once, *dealt], arms.sae, judge)
+        told[SAE_ARM], told[PERMUTED] = own[: len(once)], own[len(once) :]
+        bar.advance(1)
+        for arm, codes in arms.baselines.items():
+            told[arm] = recover(held, once, codes, judge)
             bar.advance(1)
         best = at_best(held, once, judge)
         told["supervised"] = [one.supervised for one in best]

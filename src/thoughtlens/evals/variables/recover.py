@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thoughtlens.evals.variables.places import Held, Located, by_place
-from thoughtlens.evals.variables.scores import Choice, Fired, Score, choose, found_by_two, score
+from thoughtlens.evals.variables.scores import Choice, Fired, Score, choose, found_by_two, score, where
 from thoughtlens.models import Place
 from thoughtlens.numerics import Interval, bootstrap_sums
 from thoughtlens.sae import SAE, Baseline
@@ -75,8 +75,7 @@ def codes_of(dictionary: SAE | Baseline) -> Codes:
         parts = []
         for start in range(0, len(x), CHUNK):
             at = None if cell is None else cell[start : start + CHUNK]
-            fires = dictionary.encode(x[start : start + CHUNK].to(dtype), at) != 0
-            parts.append(sp.csr_array(fires.numpy().astype(np.float32)))
+            parts.append(where(dictionary.encode(x[start : start + CHUNK].to(dtype), at).numpy() != 0))
         return sp.csr_array(sp.vstack(parts))
 
     return codes

@@ -7,7 +7,7 @@ from typing import cast
 
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from thoughtlens.evals.variables.ceilings import one_hot
 from thoughtlens.numerics import Interval, bootstrap_sums, cluster_index
@@ -34,6 +34,13 @@ class Fired:
     def asked(cls, fires: sp.csr_array, own: Int[np.ndarray, " all"]) -> Fired:
         """Those rows that a question asks about (codes of -2: it does not)."""
         return cls(fires[own != -2], own[own != -2])
+
+
+def where(fires: Bool[np.ndarray, "rows latents"]) -> sp.csr_array:
+    """1 where a latent fires; faster than scipy's own search."""
+    columns = np.flatnonzero(fires) % fires.shape[1]
+    ends = np.r_[0, np.cumsum(np.count_nonzero(fires, axis=1))]
+    return sp.csr_array((np.ones(len(columns), np.float32), columns, ends), shape=fires.shape)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 from jaxtyping import Float, Int
 
 from thoughtlens.evals.variables.ceilings import Ceiling
 from thoughtlens.evals.variables.places import Held, Located, by_place, teach
 from thoughtlens.evals.variables.recover import Judge, Told
-from thoughtlens.evals.variables.scores import Fired
+from thoughtlens.evals.variables.scores import Fired, where
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +43,8 @@ def at_best(held: Held, located: Sequence[Located], judge: Judge) -> list[AtBest
                 reader.ceiling(y, x_test[known], own_test[known]),
                 groups[known],
                 judge.told(
-                    Fired(_sparse(says >= limits), own[own != -2]),
-                    Fired(_sparse(above), own_test[own_test != -2]),
+                    Fired(where(says >= limits), own[own != -2]),
+                    Fired(where(above), own_test[own_test != -2]),
                     groups[own_test != -2],
                     n,
                 ),
@@ -65,7 +64,3 @@ def thresholds(says: Float[np.ndarray, "m v"], own: Int[np.ndarray, " m"]) -> Fl
     called = np.arange(1, len(says) + 1)[:, None]
     best = (2 * right / (called + right[-1])).argmax(0)
     return np.take_along_axis(np.take_along_axis(says, order, 0), best[None], 0)[0]
-
-
-def _sparse(fires: np.ndarray) -> sp.csr_array:
-    return sp.csr_array(fires.astype(np.float32))
