@@ -75,7 +75,8 @@ def codes_of(dictionary: SAE | Baseline) -> Codes:
         parts = []
         for start in range(0, len(x), CHUNK):
             at = None if cell is None else cell[start : start + CHUNK]
-            parts.append(where(dictionary.encode(x[start : start + CHUNK].to(dtype), at).numpy() != 0))
+            fires = dictionary.encode(x[start : start + CHUNK].to(dtype), at) != 0
+            parts.append(where(fires.numpy()))
         return sp.csr_array(sp.vstack(parts))
 
     return codes
