@@ -168,3 +168,15 @@ def test_a_command_can_allow_what_it_does_not_name(here, monkeypatch, word):
     with pytest.raises(SystemExit):
         cli.main()
     assert "depth.py:load" in foreign._named
+
+
+def test_the_pages_own_lines_run(here):
+    """What the page shows beside its two families, and readings of a model without a tokenizer."""
+    fenced = re.findall(r"^```python\n(.*?)^```", own_model.PAGE.read_text("utf-8"), re.M | re.S)
+    session = {}
+    for code in fenced:
+        if code not in own_model.codes().values():
+            exec(compile(code, "page", "exec"), session)
+    assert session["orbit"].shape == (2, 9, 2) and session["step_norm"].shape == (2, 8)
+    words = session["thoughts"].says(1)
+    assert "token " in str(words)
