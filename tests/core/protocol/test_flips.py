@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.core.protocol.small import OF_PILOT, pilot, planted, run
-from thoughtlens.core import LIST, StoreError, ThoughtlensError, read_result, verify
+from thoughtlens.core import LIST, StoreError, ThoughtlensError, read_parquet, read_result, verify
+from thoughtlens.latents import open_codes
 from thoughtlens.sae import load
 
 
@@ -57,6 +58,24 @@ def test_a_stage_does_not_read_past_a_flipped_byte(made, tmp_path):
             continue  # of a store that no stage has made, which nothing lists
         with flipped(file, 0.9), pytest.raises(ThoughtlensError):
             run(made, "interpret", tmp_path / str(i))
+
+
+def test_what_a_stage_measured_is_not_read_past_a_flipped_byte(made):
+    """Digits, which leave a table or a JSON file whole; and any byte."""
+    folder = made / "interpret"
+    readers = {
+        "result.json": lambda: read_result(folder),
+        "latents.parquet": lambda: read_parquet(folder / "latents.parquet"),
+        "codes/0/meta.json": lambda: open_codes(folder),
+        "codes/0/csr.safetensors": lambda: open_codes(folder)["pooled"].row(0),
+    }
+    for name, read in readers.items():
+        read()
+        digit = next(i for i, byte in enumerate((folder / name).read_bytes()) if chr(byte) in "2345678")
+        for at in ((digit + 0.5) / (folder / name).stat().st_size, 0.5):
+            with flipped(folder / name, at), pytest.raises(StoreError):
+                read()
+        read()
 
 
 def test_missing_empty_and_foreign_pieces_are_noticed(made):

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from tests.sae.stores import planted, write_store
 from thoughtlens import sae as saes
 from thoughtlens.cli import app
-from thoughtlens.core import ConfigError, NotThereError, StoreError, to_toml, write_json
+from thoughtlens.core import LIST, ConfigError, NotThereError, StoreError, to_toml, write_json
 from thoughtlens.ops import tracking
 from thoughtlens.ops.tracking.trackers import TRACKERS
 from thoughtlens.sae.fit.track import followed
@@ -254,6 +254,7 @@ def test_bad_input_is_said_before_anything_is_trained(tmp_path, monkeypatch):
 
 def test_tracking_what_is_no_training(acts, tmp_path):
     train(config(acts), tmp_path / "sae")
+    (tmp_path / "sae" / LIST).unlink()  # as of a version without lists
     result = {"members": [], "stage": "train"}
     write_json(tmp_path / "sae" / "result.json", result)
     with pytest.raises(StoreError, match="has pooled, which"):

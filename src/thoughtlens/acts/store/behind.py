@@ -14,6 +14,7 @@ from thoughtlens.core import (
     StoreError,
     choose_device,
     read_json,
+    require_sound,
     warn,
 )
 from thoughtlens.models import ModelConfig, ThoughtModelConfig
@@ -92,6 +93,7 @@ def open_thoughts(model: ModelConfig, cfg: ThoughtModelConfig) -> ThoughtModel:
 def _as_recorded(store: ActivationStore, cfg: ExtractConfig) -> ExtractConfig:
     """With what was stated or assumed when the store was made, wherever its settings leave something open."""
     file = store.root / "result.json"
+    require_sound([file])
     recorded = (read_json(file).get("model_settings") if file.is_file() else None) or {}
     known = {name: value for name, value in recorded.items() if name in RECORDED and value is not None}
     return cfg.model_copy(update=known | cfg.thought_options())

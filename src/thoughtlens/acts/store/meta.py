@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from thoughtlens.core import Config, NotThereError, StoreError, read_json
+from thoughtlens.core import Config, NotThereError, StoreError, read_json, require_sound
 
 if TYPE_CHECKING:
     import torch
@@ -123,6 +123,7 @@ def load_meta(root: Path) -> StoreMeta:
             f"Expected an activation store, a directory with {META}, got {root}: it is something else"
         )
     table = read_json(root / META)
+    require_sound([root / META])
     return parse_meta(table, root / META)
 
 

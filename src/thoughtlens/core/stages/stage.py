@@ -32,7 +32,7 @@ from thoughtlens.core.errors import (
 )
 from thoughtlens.core.machine.console import say
 from thoughtlens.core.records.files import fsync_tree, read_json, whole, write_json
-from thoughtlens.core.records.manifest import seal, unchecked
+from thoughtlens.core.records.manifest import require_sound, seal, unchecked
 from thoughtlens.core.records.record import Json, Outcome, Record
 from thoughtlens.core.records.result import CONTROL, Result
 from thoughtlens.core.stages.config import (
@@ -149,13 +149,20 @@ def done_already(stage: str, cfg: Config, out: Path, fields: Sequence[str]) -> R
 
 
 def read_result(path: str | Path) -> Result:
-    """The `result.json` of a finished stage."""
+    """The `result.json` of a finished stage.
+
+    Raises:
+        NotThereError: not finished.
+        StoreError: not what the stage wrote.
+    """
     file = Path(path) / "result.json"
     if not file.is_file():
         unfinished = Path(f"{path}.tmp").exists()
         hint = "; an unfinished run lies beside it: run its command again" if unfinished else ""
         raise NotThereError(f"Expected a finished stage at {path}, found no {file.name} there{hint}")
-    return Result(translate_result(read_json(file)))
+    table = read_json(file)
+    require_sound([file])
+    return Result(translate_result(table))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -150,6 +150,7 @@ class Codes:
                 f"{_again(root)} interpret.codes=true"
             )
         meta = read_json(root / "meta.json")
+        require_sound([root / "meta.json"])
         if meta.get("schema") != SCHEMA:
             raise StoreError(f"Expected codes of schema {SCHEMA} in {root}, got {meta.get('schema')!r}")
         return cls(root, CodesMeta.from_json(meta))
