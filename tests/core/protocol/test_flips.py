@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.core.protocol.small import OF_PILOT, pilot, planted, run
-from thoughtlens.core import LIST, StoreError, ThoughtlensError, read_parquet, read_result, verify
+from thoughtlens.core import LIST, StoreError, ThoughtlensError, read_result, verify
 from thoughtlens.latents import open_codes
 from thoughtlens.sae import load
+from thoughtlens.show.pages.run import read_table
 
 
 @contextmanager
@@ -65,7 +66,7 @@ def test_what_a_stage_measured_is_not_read_past_a_flipped_byte(made):
     folder = made / "interpret"
     readers = {
         "result.json": lambda: read_result(folder),
-        "latents.parquet": lambda: read_parquet(folder / "latents.parquet"),
+        "latents.parquet": lambda: read_table(folder / "latents.parquet", "interpret"),
         "codes/0/meta.json": lambda: open_codes(folder),
         "codes/0/csr.safetensors": lambda: open_codes(folder)["pooled"].row(0),
     }

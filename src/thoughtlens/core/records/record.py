@@ -166,14 +166,10 @@ def read_parquet(file: Path, columns: Sequence[str] | None = None, filters: Any 
     """A Parquet file, some of its columns, those rows that pyarrow's `filters` let through.
 
     Raises:
-        StoreError: it is damaged, not what a stage wrote there, or lacks a column.
+        StoreError: it is damaged, or lacks a column.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-    from thoughtlens.core.records.manifest import require_sound  # here, since manifests hold records
-
-    require_sound([file])
 
     try:
         table = pq.read_table(file, columns=columns and list(columns), filters=filters)

@@ -23,6 +23,7 @@ from thoughtlens.core import (
     read_parquet,
     read_result,
     require_made_from,
+    require_sound,
 )
 from thoughtlens.latents import LatentRow
 from thoughtlens.sae import CurvePoint
@@ -211,6 +212,7 @@ def read_table(file: Path, stage: str, columns: list[str] | None = None, filters
         StoreError: it is damaged.
     """
     try:
+        require_sound([file])
         return read_parquet(file, columns, filters)
     except StoreError as error:
         raise StoreError(f"{error}; run {stage} again") from None
