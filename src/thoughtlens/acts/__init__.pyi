@@ -1,3 +1,6 @@
+from .bring.config import ImportConfig as ImportConfig
+from .bring.records import ImportOutcome as ImportOutcome
+from .bring.stage import import_activations as import_activations
 from .extract.config import AnyProblems as AnyProblems
 from .extract.config import ExtractConfig as ExtractConfig
 from .extract.records import Accuracy as Accuracy

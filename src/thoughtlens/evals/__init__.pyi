@@ -1,3 +1,4 @@
+from .classify.config import ClassifyConfig as ClassifyConfig
 from .classify.records import CellTests as CellTests
 from .classify.records import ChosenRow as ChosenRow
 from .classify.records import ClassifyOutcome as ClassifyOutcome

@@ -31,6 +31,7 @@ from .text.labelled import labelled as labelled
 from .text.text import count_tokens as count_tokens
 from .text.text import iter_documents as iter_documents
 from .text.text import local_file as local_file
+from .text.text import split_of as split_of
 from .text.tokens import BUFFER_BATCHES as BUFFER_BATCHES
 from .text.tokens import Cutter as Cutter
 from .text.tokens import Spool as Spool

@@ -39,7 +39,9 @@ from thoughtlens.core import (
     load_config,
     provenance,
     read_recipe,
+    read_result,
     recipe_names,
+    say,
     seal,
     to_toml,
     validate_config,
@@ -51,6 +53,7 @@ from thoughtlens.sae import require_k
 
 if TYPE_CHECKING:
     from thoughtlens.acts import AnyProblems
+    from thoughtlens.evals import ClassifyConfig
     from thoughtlens.sae import AnySAEConfig
 
 
@@ -114,6 +117,7 @@ class Recipe(Config):
     if TYPE_CHECKING:
         problems: AnyProblems
         sae: AnySAEConfig
+        classify: ClassifyConfig
 
 
 @cache
@@ -284,8 +288,9 @@ def run(cfg: Recipe, out: str | Path) -> Result:
         ConfigError: a stage that cannot take the kind of SAE.
         OccupiedError: `out` holds a run of another recipe, or something else.
     """
-    _require_fitting_stages(cfg)
     out = Path(out)
+    cfg = _of_import(cfg, out)
+    _require_fitting_stages(cfg)
     _claim(cfg, out)
     start = time.monotonic()
     _require_splits(cfg, _splits_to_come(cfg, out))
@@ -310,8 +315,40 @@ def run(cfg: Recipe, out: str | Path) -> Result:
 
 def plan(cfg: Recipe, out: str | Path) -> Json:
     """What each stage expects to need; stages whose inputs do not exist yet are estimated from the recipe."""
+    cfg = _of_import(cfg, Path(out))
     _require_fitting_stages(cfg)
     return {"plan": _plans(cfg, cfg.stages, Path(out))}
+
+
+def _imported(out: Path) -> bool:
+    """Whether the activations of a run were brought there, and not extracted."""
+    folder = out / BY_NAME["import"].directory
+    return (folder / "result.json").is_file() and read_result(folder).get("stage") == "import"
+
+
+def _of_import(cfg: Recipe, out: Path) -> Recipe:
+    """The recipe without its extraction, where the activations of the run were imported."""
+    if not _imported(out):
+        return cfg
+    left_out = {"extract"}
+    if "classify" in cfg.stages and cfg.classify.target is cfg.classify.data is None:
+        labels = _labels(out / BY_NAME["import"].directory)
+        if len(labels) == 1:
+            cfg = cfg.model_copy(update={"classify": cfg.classify.model_copy(update={"target": labels[0]})})
+        else:
+            left_out.add("classify")
+            have = f"there are {', '.join(labels)}" if labels else "the activations came without labels"
+            say(f"classify is left out: no classify.target was named, and {have}")
+    return cfg.model_copy(update={"stages": tuple(name for name in cfg.stages if name not in left_out)})
+
+
+def _labels(acts: Path) -> list[str]:
+    """Columns of a store's problems that are labels."""
+    from thoughtlens.acts import ActivationStore
+    from thoughtlens.latents import PROBLEM_COLUMNS  # both load torch
+
+    names = ActivationStore.open(acts).problems.column_names
+    return [name for name in names if name not in PROBLEM_COLUMNS]
 
 
 def _plans(cfg: Recipe, wanted: Sequence[str], out: Path, given: Mapping[str, Path] | None = None) -> Json:
@@ -435,7 +472,7 @@ def _claim(cfg: Recipe, out: Path) -> None:
                 f"{out} holds a run with other settings: {', '.join(keys)}. "
                 f"Choose another --out, or delete it"
             )
-    elif others:
+    elif others and not (_imported(out) and _same_so_far(cfg, cfg, out)):
         raise OccupiedError(
             f"Expected a new or empty directory or an earlier run at {out}; something else is there"
         )

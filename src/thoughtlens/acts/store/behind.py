@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from thoughtlens.acts.extract.config import ExtractConfig
@@ -9,7 +10,9 @@ from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.acts.store.settings import made_with
 from thoughtlens.core import (
     ConfigError,
+    HookError,
     MismatchError,
+    NotThereError,
     ResourceError,
     StoreError,
     choose_device,
@@ -56,6 +59,7 @@ def language_model(
     from thoughtlens.models import load  # here: it loads transformers, which few stages need
 
     _require_kind(store, "text")
+    _require_known(store, chosen)
     cfg = _opened(store, made_with(store).model, chosen)
     lm = load(**cfg.model_dump())
     _require_same(store, lm, chosen, remedy)
@@ -67,6 +71,7 @@ def thought_model(
 ) -> ThoughtModel:
     """The thought model that made a store of thoughts; arguments and errors as of `language_model`."""
     _require_kind(store, "thoughts")
+    _require_known(store, chosen)
     cfg = _as_recorded(store, made_with(store))
     model = open_thoughts(_opened(store, cfg.model, chosen), cfg)
     _require_same(store, model, chosen, remedy)
@@ -103,6 +108,27 @@ def _require_kind(store: ActivationStore, kind: str) -> None:
     if store.meta.kind != kind:
         what = "texts" if kind == "text" else kind
         raise StoreError(f"Expected activations of {what} in {store.root}, got {store.meta.kind}")
+
+
+def _require_known(store: ActivationStore, chosen: ModelConfig | None) -> None:
+    """See that a store says, or somebody chose, which model it is of, and where its hooks are in it.
+
+    Raises:
+        NotThereError: imported activations of no named model.
+        HookError: a model is chosen, and hooks are not resolved.
+    """
+    if chosen is None and not store.meta.model:
+        raise NotThereError(
+            f"the activations in {store.root} were imported and nobody said of which model, so nothing can "
+            f"be run through it"
+        )
+    if store.meta.unresolved:
+        first = store.meta.unresolved[0]
+        error = NotThereError if chosen is None else HookError
+        raise error(
+            f"nobody said which places of the model {', '.join(store.meta.unresolved)} of {store.root} are; "
+            f"import again with --hook {quote(first)}=layers.3:out, or wherever it was read"
+        )
 
 
 def _opened(store: ActivationStore, own: ModelConfig, chosen: ModelConfig | None) -> ModelConfig:

@@ -39,8 +39,8 @@ class StoreMeta(Config):
     """Version of the format; raised on every change."""
     kind: Literal["text", "thoughts"]
     """Whether a row is a token position of a text or a continuous thought of a problem."""
-    model: str
-    """The model's name as the user gave it."""
+    model: str = ""
+    """The model's name as the user gave it; empty of imported activations that nobody named one for."""
     model_revision: str | None = None
     """The hub's revision, if there is one."""
     model_digest: str | None = None
@@ -51,6 +51,8 @@ class StoreMeta(Config):
     """Digest of what else the states follow from: the model's config; of thoughts also how it thinks."""
     hook_names: list[str] = Field(min_length=1)
     """Hooks in the order of the tensors in a shard."""
+    unresolved: list[str] = Field(default_factory=list)
+    """Hooks of imported activations whose place in the model nobody said."""
     modules: dict[str, str] = Field(default_factory=dict)
     """hook_name -> the path of the model's own module."""
     d_in: dict[str, int]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.core import load_config, validate_config
+from thoughtlens.core import load_config, read_recipe, validate_config
 
 
 def made_with(store: ActivationStore) -> ExtractConfig:
@@ -13,10 +13,11 @@ def made_with(store: ActivationStore) -> ExtractConfig:
     Without one they are what its meta says, and of a store that another program wrote its model's name and
     revision, computing in float32, and for the rest the defaults.
     """
-    if (store.root / "config.toml").is_file():
+    if _extracted(store):
         return load_config(ExtractConfig, store.root)
     reading = dict(store.meta.reading)
-    own = {"name": store.meta.model, "revision": store.meta.model_revision}
+    own = {"name": store.meta.model} if store.meta.model else {}
+    own |= {"revision": store.meta.model_revision}
     return validate_config(
         ExtractConfig, {"model": own | {"dtype": reading.pop("dtype", "float32")}, **reading}
     )
@@ -24,4 +25,9 @@ def made_with(store: ActivationStore) -> ExtractConfig:
 
 def says_how(store: ActivationStore) -> bool:
     """Whether a store of texts says how they were cut: by its own settings, or in its meta."""
-    return (store.root / "config.toml").is_file() or "bos" in store.meta.reading
+    return _extracted(store) or "bos" in store.meta.reading
+
+
+def _extracted(store: ActivationStore) -> bool:
+    """Whether the settings beside a store are those of an extraction, and not of an import."""
+    return (store.root / "config.toml").is_file() and "files" not in read_recipe(store.root)

@@ -32,6 +32,8 @@ class Stage:
     """Fields of its config that are directories of the run, or `run`, the run itself."""
     tables: tuple[str, ...] = ()
     """Fields of its config that stand as tables of their own in a recipe."""
+    function: str = ""
+    """What does it in `stage.py`; unset: the function of its name."""
     recipe: str = ""
     """`default`: part of every run; `optional`: where a recipe asks for it; empty: never part of a run."""
 
@@ -51,12 +53,12 @@ class Stage:
         return self.config.without(("seed", *self.tables, *self.inputs))
 
     def run(self, cfg: Any, out: str | Path) -> Result:
-        """The function of its name in `stage.py`, which a finished directory of a run does without."""
+        """Its function in `stage.py`, which a finished directory of a run does without."""
         from thoughtlens.core.stages.stage import done_already
 
         alone = self.recipe and "acts" in self.inputs and os.environ.get("WORLD_SIZE", "1") == "1"
         done = done_already(self.name, cfg, Path(out), self.inputs) if alone else None
-        return getattr(self._module("stage"), self.name)(cfg, out) if done is None else done
+        return getattr(self._module("stage"), self.function or self.name)(cfg, out) if done is None else done
 
     def settings_of(self, run: str | Path) -> dict[str, Any]:
         """What a run's recipe says of this stage, with its seed; nothing where there is no recipe.
@@ -192,6 +194,13 @@ STAGES = (
         about="Write report.html, report.md and the figures of a run.",
         inputs=("run",),
         recipe="default",
+    ),
+    Stage(
+        name="import",
+        room="acts.bring",
+        about="Make an activation store of your own arrays: .pt, .npz, .safetensors, Parquet, JSON lines.",
+        folder="acts",
+        function="bring",
     ),
     Stage(
         name="intervene",

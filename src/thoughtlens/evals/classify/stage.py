@@ -21,6 +21,7 @@ from thoughtlens.evals.classify.tables import write_tables
 from thoughtlens.evals.classify.units import load_members, load_samples, load_units, same_vectors
 from thoughtlens.evals.probing import probes
 from thoughtlens.evals.probing.coders import Cover
+from thoughtlens.evals.probing.menu import ARMS, USUAL_ARMS
 from thoughtlens.evals.probing.probes import Folds
 from thoughtlens.evals.probing.samples import ThoughtSamples, Units
 from thoughtlens.sae import differences
@@ -65,6 +66,7 @@ def plan(cfg: ClassifyConfig) -> Plan:
 def _work(cfg: ClassifyConfig, tmp: Path) -> ClassifyOutcome:
     store = ActivationStore.open(cfg.acts)
     members = load_members(cfg, store)
+    cfg, without = _as_store_has(cfg, store)
     units, lines, seen = load_units(cfg, store, members)
     samples = load_samples(cfg, Cover(store, members, cfg.pca_k, cfg.seed, cfg.arms), units, lines)
     n_groups = len(np.unique(units.groups))
@@ -76,7 +78,19 @@ def _work(cfg: ClassifyConfig, tmp: Path) -> ClassifyOutcome:
         seen = replace(seen, standing="cross-fitted", n_seen_by_sae=0)
     task = Task(cfg, units, seen, folds, samples, by_fold)
     found = write_tables(task, tmp, probe_all(task, Parts(tmp)))
-    return replace(found, warnings=[*differences(members, store), *found.warnings])
+    return replace(found, warnings=[*differences(members, store), *without, *found.warnings])
+
+
+def _as_store_has(cfg: ClassifyConfig, store: ActivationStore) -> tuple[ClassifyConfig, list[str]]:
+    """Without arms that nobody named and whose texts the store does not have; and the line that says so."""
+    words = [arm for arm in cfg.arms if ARMS[arm].kind in ("text", "counts")]
+    has_texts = cfg.data or {"question", "text"} & set(store.problems.column_names)
+    if has_texts or not words or cfg.arms != USUAL_ARMS:
+        return cfg, []
+    arms = tuple(arm for arm in cfg.arms if arm not in words)
+    return cfg.model_copy(update={"arms": arms}), [
+        f"arms left out, the store has no column question: {', '.join(words)}"
+    ]
 
 
 def _folds(cfg: ClassifyConfig, units: Units) -> Folds:

@@ -182,10 +182,12 @@ def _make_units(
 ) -> tuple[Units, np.ndarray]:
     """Units with a label, thinned by whole groups; and which of the rows they are.
 
-    Near copies of a text are one group, whatever group they name.
+    Near copies of a text are one group, whatever group they name; units without text are no copies.
     """
     named = probes.require_groups(ids, groups.to_pylist())
-    codes = np.unique(named[grouped(texts, [str(code) for code in named])], return_inverse=True)[1]
+    codes = np.unique(
+        named[grouped([text or None for text in texts], [str(c) for c in named])], return_inverse=True
+    )[1]
     y, classes = _target(cfg, labels)
     keep = np.flatnonzero(y >= 0) if classes is not None else np.flatnonzero(np.isfinite(y))
     if not len(keep):

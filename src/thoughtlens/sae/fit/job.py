@@ -190,7 +190,7 @@ def provenance(job: Job) -> Json:
     cfg, member, meta = job.cfg, job.member, job.store.meta
     return {
         "acts_digest": digest(cfg.acts),
-        "model": meta.model,
+        "model": meta.model or None,
         "model_revision": meta.model_revision,
         "model_digest": meta.model_digest,
         "modules": {hook: meta.modules.get(hook) for hook in member.hook_names},

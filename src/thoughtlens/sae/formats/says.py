@@ -64,7 +64,7 @@ def said(provenance: Json) -> Says:
 def of_store(store: ActivationStore) -> Says:
     """What an SAE trained on a store of text can say; of thoughts or a foreign store, the model alone."""
     if store.meta.kind != "text" or not says_how(store):
-        return Says(model=store.meta.model)
+        return Says(model=store.meta.model or None)
     cfg = made_with(store)
     return Says(
         model=store.meta.model,
@@ -103,7 +103,7 @@ def _differences(sae: SAE, store: ActivationStore) -> list[str]:
     if own == Says():
         return found
     here = of_store(store)
-    if own.model and not _same_model(own.model, store):
+    if own.model and store.meta.model and not _same_model(own.model, store):
         found.append(f"it was trained on {own.model}, and this store is of {store.meta.model}")
     if None not in (own.prepend_bos, here.prepend_bos) and own.prepend_bos != here.prepend_bos:
         with_ = ("without", "with")

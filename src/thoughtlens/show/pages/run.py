@@ -31,6 +31,8 @@ from thoughtlens.sae import CurvePoint
 if TYPE_CHECKING:
     from thoughtlens.sae import SAE
 
+OTHER_WAYS = {"extract": ("import",)}
+"""Stages that make what another one makes."""
 STAGES = ("extract", "train", "validate", "interpret", "classify", "replay")
 """Stages that a report tells of."""
 OPTIONAL = ("replay",)
@@ -89,7 +91,8 @@ class Run:
         """`result.json` of every finished stage that a report tells of, in order."""
         there = {stage: self.folder(stage) for stage in STAGES}
         found = {stage: read_result(at) for stage, at in there.items() if (at / "result.json").is_file()}
-        return {stage: result for stage, result in found.items() if result.get("stage", stage) == stage}
+        named = {stage: result.get("stage", stage) for stage, result in found.items()}
+        return {s: result for s, result in found.items() if named[s] in (s, *OTHER_WAYS.get(s, ()))}
 
     def require_one_sae(self) -> None:
         """See that every stage was made from the SAEs and the store that are there now; pages leave out
@@ -197,7 +200,7 @@ class Run:
     @property
     def model(self) -> str | None:
         """Name of the model."""
-        return self.meta.model if self.meta else None
+        return (self.meta.model or None) if self.meta else None
 
     @property
     def hook_names(self) -> list[str]:

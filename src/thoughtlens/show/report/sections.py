@@ -102,7 +102,7 @@ def data(run: Run) -> Section | None:
         return None
     unit = "token positions" if run.kind == "text" else "thoughts"
     rows = [
-        ("model", f"{meta.model} {meta.model_revision or ''}".strip()),
+        ("model", f"{meta.model or NONE} {meta.model_revision or ''}".strip()),
         ("weights (sha256)", (meta.model_digest or NONE)[:16]),
         ("hooks", ", ".join(f"{hook} (width {outcome.d_in[hook]})" for hook in outcome.hook_names)),
         ("number format", meta.dtype),

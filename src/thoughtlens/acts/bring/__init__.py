@@ -1,0 +1,1 @@
+"""The import stage: activations that somebody has already, as a store like any other."""
