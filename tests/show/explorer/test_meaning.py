@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.planted import HOOKS, D
+from tests.planted import HOOKS, D, planted_sae, text_store
 from tests.show.explorer.pages import rows, tables
 from tests.show.explorer.runs import thought_run
 from tests.show.explorer.tables import clause, plant_lens, plant_recovery, say, write
+from thoughtlens.latents import load_tokenizer, token_texts
+from thoughtlens.latents.interpret.config import InterpretConfig
+from thoughtlens.latents.interpret.stage import interpret
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.panels import MOST_SHOWN, shown_of
 from thoughtlens.show.explorer.stage import explorer
@@ -31,7 +36,8 @@ def found(root, tmp_path_factory):
     say(root, D, {
         3: [clause(MUL)],
         4: [clause("add", thoughts=(0, 1, 2), hooks=HOOKS)],
-        5: [clause("7", says="question", thoughts=(0, 1, 2), hooks=HOOKS)],
+        5: [clause("7", says="elsewhere", thoughts=(0, 1, 2), hooks=HOOKS)],
+        6: [clause('"<img"', says="question", thoughts=(0, 1, 2), hooks=HOOKS)],
         9: [clause("add")],
     })  # fmt: skip
     out = tmp_path_factory.mktemp("out") / "explorer"
@@ -59,9 +65,62 @@ def test_what_supports_a_claim_and_what_contradicts_it(root, found):
 
 
 def test_no_evidence_for_what_cannot_be_held_against_the_problems(found):
-    # A word of the question, a dead latent, and a latent without clauses.
+    # A column that the problems do not have, a dead latent, and a latent without clauses.
     assert examples(found, 5)["false"] == examples(found, 5)["support"] == []
-    assert found["m0/0"][9]["claims"] is None and found["m0/0"][6]["claims"] is None
+    assert found["m0/0"][9]["claims"] is None and found["m0/0"][7]["claims"] is None
+
+
+def test_words_of_the_question_are_looked_up(found):
+    own = examples(found, 6)
+    assert all(e["question"].startswith("<img") and e["value"] > 0 for e in own["support"])
+    assert all(not e["question"].startswith("<img") and e["value"] > 0 for e in own["false"])
+    assert all(e["question"].startswith("<img") and e["value"] == 0 for e in own["missed"])
+    assert all(own.values())
+
+
+def test_claims_about_texts_are_held_against_their_tokens(tmp_path, tiny_lm_dir):
+    rng = np.random.default_rng(0)
+    documents, strengths = rng.integers(100, 110, (30, 12)), np.zeros((30, 12, D), np.float32)
+    here, before = documents == 103, np.roll(documents, -1, 1) == 104
+    before[:, -1] = False  # nothing follows the last token of a document
+    strengths[..., 0], strengths[..., 1] = here, before
+    strengths[0, :, 0] = strengths[:, 0, 2] = 1.0  # latent 0 fires on all of the first document too
+    strengths[..., 3] = here
+    text_store(tmp_path / "acts", tiny_lm_dir, documents, strengths)
+    planted_sae(tmp_path / "sae", hooks=HOOKS[:1])
+    interpret(InterpretConfig(acts=tmp_path / "acts", sae=tmp_path / "sae"), tmp_path / "interpret")
+    names = {
+        i: json.dumps(text) for i, text in token_texts(load_tokenizer(str(tiny_lm_dir)), [103, 104]).items()
+    }
+    about = {"thoughts": (), "hooks": HOOKS[:1]}
+    say(tmp_path, D, {
+        0: [clause(names[103], says="token", **about)],
+        1: [clause(names[104], says="next token", **about)],
+        2: [clause("1", says="position", **about)],
+        3: [clause(names[104], says="token before", **about)],
+        4: [clause("?", says="elsewhere", **about)],
+    })  # fmt: skip
+    explorer(ExplorerConfig(run=tmp_path), tmp_path / "explorer")
+    told = tables(tmp_path / "explorer")
+    own = [
+        {k: rows(told, "text_examples", v) for k, v in page["claims"].items()} for page in told["m0/0"][:4]
+    ]
+    for latent, kinds in enumerate(own[:3]):
+        assert len(kinds["support"]) == 4 and not kinds["missed"], latent
+        assert {e["problem"] for e in kinds["false"]} <= ({"d0"} if latent == 0 else set())
+    for e in own[0]["support"]:
+        assert json.dumps(e["tokens"][e["peak"]]) == names[103] and e["value"] == e["acts"][e["peak"]] > 0
+    assert all(json.dumps(e["tokens"][e["peak"] + 1]) == names[104] for e in own[1]["support"])
+    assert all((e["position"], e["peak"]) == (1, 0) for e in own[2]["support"])
+    assert all(json.dumps(e["tokens"][e["peak"] - 1]) == names[104] for e in own[3]["missed"])
+    assert own[0]["false"] and own[3]["false"] and own[3]["missed"]
+    strongest = rows(told, "strongest", told["problems/0"][0]["members"]["m0"])
+    said = {(row["at"], latent): so for row in strongest for latent, _, so in row["latents"]}
+    line = int(told["problems/0"][0]["problem_id"].removeprefix("d"))
+    assert {at for at, latent in said if latent == 3} == set(np.flatnonzero(here[line]).tolist())
+    for (at, latent), so in said.items():
+        if latent == 0:
+            assert so == (0 if documents[line, at] == 103 else -1)
 
 
 def test_a_problem_says_which_claims_are_true_of_it(root, found):
@@ -73,15 +132,15 @@ def test_a_problem_says_which_claims_are_true_of_it(root, found):
                     if latent in (3, 4):
                         true = operation[page["problem_id"]] == (MUL if latent == 3 else "add")
                         assert which == (0 if true else -1)
-                    elif latent not in (5, 9):
+                    elif latent not in (5, 6, 9):
                         assert which is None
 
 
 def test_a_latent_is_found_by_what_it_speaks_of(found):
     summary = found["m0/summary"]
-    assert summary["topic"][3:6] == ["operation", "operation", "question"] and summary["value"][3] == MUL
+    assert summary["topic"][3:6] == ["operation", "operation", "elsewhere"] and summary["value"][3] == MUL
     assert summary["claims"][4] == [["operation is add", [0, 1, 2], list(HOOKS)]]
-    assert summary["topic"][6] is None and summary["claims"][6] is None
+    assert summary["topic"][7] is None and summary["claims"][7] is None
 
 
 def labels(root):

@@ -41,7 +41,7 @@ class Cells:
     @classmethod
     def of(cls, source: Source) -> Cells | None:
         """Those of a thought SAE; None for text, and where interpret kept no codes."""
-        codes = codes_of(source)
+        codes = None if source.run.kind == "text" else codes_of(source)
         if codes is None:
             return None
         thought = ActivationStore.open(source.run.root / "acts").rows["thought_idx"].to_numpy()
@@ -84,13 +84,13 @@ class Cells:
 
 
 def codes_of(source: Source) -> Codes | None:
-    """The codes of a thought SAE that interpret kept; None for text, and where it kept none.
+    """The codes of an SAE that interpret kept; None where it kept none.
 
     Raises:
         StoreError: they are of another store.
     """
     root = source.run.root / "interpret"
-    if source.run.kind == "text" or not (root / "codes").is_dir():
+    if not (root / "codes").is_dir():
         return None
     codes = open_codes(root).get(source.name)
     n_rows = ActivationStore.open(source.run.root / "acts").rows.num_rows

@@ -58,10 +58,10 @@ function Explanations({ run, member, rows, summary, i }) {
 }
 
 const EVIDENCE = [["support", "For it: fires, and the claim is true"], ["false", "Against it: fires, though the claim is not true"], ["missed", "Against it: the claim is true, yet it does not fire"]];
-const NONE_OF = { support: "No such firing.", false: "It never does so on these problems.", missed: "It misses none on these problems." };
+const NONE_OF = { support: "No such firing.", false: "It never does so there.", missed: "It misses none there." };
 function Evidence({ run, member, claims, max, compact }) {
   if (!claims) return null;
-  return html`<h2>For and against the claim</h2><p class="note">Held-out problems, one example per group of problems; the strongest firings first, what it misses at random.</p>
+  return html`<h2>For and against the claim</h2><p class="note">Held-out ${run.kind === "text" ? "documents" : "problems"}, one example from each group of them; the strongest firings first, what it misses at random.</p>
     <div class=${compact ? "" : "evidence"}>${EVIDENCE.map(([key, title]) => html`<section key=${key}><h3>${title}</h3>${claims[key].length ? claims[key].map((e, k) => html`<${Example} key=${k} example=${e} member=${member} max=${max} run=${run} />`) : html`<p class="note">${NONE_OF[key]}</p>`}</section>`)}</div>`;
 }
 
