@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from tests.planted import HOOKS, D, planted_sae, text_store
 from tests.show.explorer.pages import rows, tables
 from tests.show.explorer.runs import thought_run
 from tests.show.explorer.tables import clause, plant_lens, plant_recovery, say, write
+from thoughtlens.core import NotThereError, write_json
 from thoughtlens.latents import load_tokenizer, token_texts
 from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.stage import interpret
@@ -134,6 +136,23 @@ def test_a_problem_says_which_claims_are_true_of_it(root, found):
                         assert which == (0 if true else -1)
                     elif latent not in (5, 6, 9):
                         assert which is None
+
+
+def test_explanations_made_elsewhere_are_shown_where_they_are_given(root, found, tmp_path):
+    elsewhere = shutil.copytree(root / "explain", tmp_path / "elsewhere")
+    file = elsewhere / "explanations.parquet"
+    table = pq.read_table(file)
+    write(file, table.set_column(table.column_names.index("text"), "text", [["another"] * len(table)]))
+    write_json(elsewhere / "result.json", {
+               "stage": "explain", "kind": "thoughts", "members": [], "methods": [],
+               "choice": ""})  # fmt: skip
+    (elsewhere / "config.toml").write_text("")
+    out = tmp_path / "explorer"
+    explorer(ExplorerConfig(run=root, explain=elsewhere, n_problems=1), out)
+    told = tables(out)
+    assert {row["text"] for row in rows(told, "explanations", told["m0/0"][3]["explanations"])} == {"another"}
+    with pytest.raises(NotThereError, match="finished explain"):
+        explorer(ExplorerConfig(run=root, explain=root / "interpret"), tmp_path / "none")
 
 
 def test_a_latent_is_found_by_what_it_speaks_of(found):

@@ -67,9 +67,13 @@ def explorer(
     beside: Annotated[
         list[Path] | None, typer.Option("--beside", help="Another run, shown beside for comparison.")
     ] = None,
+    explain: Annotated[
+        Path | None, typer.Option(help="An explain made elsewhere, shown in the place of the run's own.")
+    ] = None,
     problems: Annotated[int, typer.Option(help="Problems that get a page of their own.")] = 200,
 ) -> None:
     table = {"run": run_dir, "others": beside or [], "single": single, "n_problems": problems}
+    table |= {"explain": explain} if explain else {}
     doing("explorer", table, None, out)
 
 

@@ -17,6 +17,8 @@ class ExplorerConfig(Config):
     others: tuple[Path, ...] = ()
     """Other runs of the same kind (thoughts or text), whose SAEs are shown beside this run's: other seeds,
     other models. The problem pages are those of `run`."""
+    explain: Path | None = None
+    """A finished explain of this run's SAEs that lies elsewhere, shown in the place of `run`/explain."""
     single: bool = False
     """One HTML file instead of a folder; for small runs."""
     n_problems: int = Field(default=200, ge=0)

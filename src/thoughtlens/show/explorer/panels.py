@@ -29,7 +29,7 @@ from thoughtlens.show.explorer.rows import (
     View,
     values,
 )
-from thoughtlens.show.explorer.sources import Source
+from thoughtlens.show.explorer.sources import Source, place
 from thoughtlens.show.pages.run import Run
 
 MOST_SHOWN = 14
@@ -137,7 +137,7 @@ def read_graph(text: str, source: Source) -> Json:
             raise ValueError("an edge without its node")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StoreError(
-            f"{source.run.root}/explain/graphs.parquet holds a damaged token graph of {source.name!r} "
+            f"{place(source.run, 'graphs')} holds a damaged token graph of {source.name!r} "
             f"({error}); run explain again"
         ) from None
     return {"nodes": [node.to_json() for node in nodes], "edges": edges, "gaps": table.get("gaps")}

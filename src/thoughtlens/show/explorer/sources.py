@@ -100,7 +100,7 @@ class Source:
 def place(run: Run, table: str) -> Path:
     """The file of a table."""
     stage = TABLES[table]
-    return run.root / stage / f"{table.removeprefix(stage + '_')}.parquet"
+    return run.folder(stage) / f"{table.removeprefix(stage + '_')}.parquet"
 
 
 def sources(runs: Sequence[Run]) -> list[Source]:

@@ -36,12 +36,12 @@ def explorer(cfg: ExplorerConfig, out: str | Path) -> Result:
         The stage's result: latents, problems, bytes before the first click, and in all.
 
     Raises:
-        NotThereError: a run has no finished interpret.
+        NotThereError: a run has no finished interpret, or `explain` no finished explain.
         MismatchError: runs of thoughts beside runs of text, or a stage that was made from another SAE or
             store than its run has now.
         StoreError: a table of a run is damaged.
     """
-    runs = [Run.open(root) for root in (cfg.run, *cfg.others)]
+    runs = [Run.open(cfg.run, cfg.explain), *map(Run.open, cfg.others)]
     for run in runs:
         interpreted(run)
         if run.kind != runs[0].kind:
@@ -62,7 +62,8 @@ def _inputs(runs: list[Run]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for i, run in enumerate(runs):
         prefix = f"{i}_" if i else ""
-        found |= {f"{prefix}{name}": run.root / name for name in folders if (run.root / name).is_dir()}
+        places = {name: (run.explained if name == "explain" else None) or run.root / name for name in folders}
+        found |= {f"{prefix}{name}": place for name, place in places.items() if place.is_dir()}
         found |= {f"{prefix}intervene_{name}": path for name, path in found_in(run).items()}
     return found
 

@@ -70,15 +70,22 @@ class Run:
     """A run directory; stages that are not there are None."""
 
     root: Path
+    explained: Path | None = None
+    """An explain stage elsewhere, in the place of the run's own."""
 
     @classmethod
-    def open(cls, root: str | Path) -> Run:
+    def open(cls, root: str | Path, explained: Path | None = None) -> Run:
         """The run at `root`.
 
         Raises:
-            NotThereError: no directory, or none of the stages in it.
+            NotThereError: no directory, none of the stages in it, or no finished explain where one is given.
         """
-        run = cls(Path(root))
+        run = cls(Path(root), explained)
+        if explained and read_result(explained).get("stage") != "explain":
+            raise NotThereError(
+                f"Expected a finished explain in {explained}, found another stage; one is made by: "
+                f"thoughtlens explain {shlex.quote(str(root))} --out DIR"
+            )
         if not run.root.is_dir():
             raise no_run(root)
         if not run.results:
@@ -107,7 +114,9 @@ class Run:
                 require_made_from(self.folder(stage), now)
 
     def folder(self, stage: str) -> Path:
-        """Where a stage writes."""
+        """Where a stage writes, or lies."""
+        if stage == "explain" and self.explained:
+            return self.explained
         return self.root / BY_NAME[stage].directory
 
     @property
