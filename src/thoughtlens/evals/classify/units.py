@@ -123,8 +123,9 @@ def _noted(seen: Seen, units: Units, labels: pa.ChunkedArray, groups: pa.Chunked
 
 
 def _contradicted(units: Units) -> int:
-    alike = grouped(units.texts, [None] * len(units.texts))
-    labels = np.unique(np.stack([alike, units.y.astype(int)], axis=1), axis=0)[:, 0]
+    known = [i for i, text in enumerate(units.texts) if text.strip()]
+    alike = grouped([units.texts[i] for i in known], [None] * len(known))
+    labels = np.unique(np.stack([alike, units.y[known].astype(int)], axis=1), axis=0)[:, 0]
     return int(np.isin(alike, labels[:-1][labels[1:] == labels[:-1]]).sum())
 
 

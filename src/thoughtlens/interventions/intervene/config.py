@@ -10,7 +10,15 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from thoughtlens.acts import ExtractConfig
-from thoughtlens.core import Config, ConfigError, Json, NotThereError, load_config, validate_config
+from thoughtlens.core import (
+    Config,
+    ConfigError,
+    Json,
+    NotThereError,
+    load_config,
+    read_recipe,
+    validate_config,
+)
 from thoughtlens.models import ModelConfig, ThoughtModelConfig
 from thoughtlens.problems import GeneratedConfig, ProblemsConfig
 
@@ -236,7 +244,13 @@ def of_store(acts: Path) -> Json:
     run, file = acts.parent, acts / "config.toml"
     if not file.is_file():
         raise NotThereError(f"Expected a run with a store of activations, found no {file}")
-    cfg = load_config(ExtractConfig, file)
+    if "files" in (stated := read_recipe(acts)):
+        raise ConfigError(
+            f"the activations in {acts} were imported from files, so there is no model here whose thoughts "
+            f"could be changed; where a model makes the activations there is: thoughtlens run pilot "
+            f"--out runs/pilot"
+        )
+    cfg = load_config(ExtractConfig, stated)
     if cfg.problems.kind == "text":
         raise ConfigError(
             f"{run} is a run of texts, and interventions change the thoughts of thought models. A latent of "

@@ -213,18 +213,22 @@ class Corpus:
 
 
 def _vocabulary(member: Member) -> tuple[list[str] | None, dict[int, np.ndarray]]:
-    """Of thoughts: all words of the questions, sorted, and each problem's words as numbers; None for text."""
+    """Of thoughts: all words of the questions, sorted, and each problem's words as numbers; None for text.
+
+    Imported thoughts may have no questions at all: then there are no words.
+    """
     if member.text:
         return None, {}
-    lines = member.rows.problem.tolist()
-    questions = member.store.questions.take(pa.array(lines)).to_pylist()
-    words = [str(question).split() for question in questions]
-    if empty := [i for i, one in zip(lines, words, strict=True) if not one]:
+    lines, table = member.rows.problem.tolist(), member.store.problems
+    known = table["question"] if "question" in table.column_names else pa.nulls(len(table))
+    words = [str(question or "").split() for question in known.take(pa.array(lines)).to_pylist()]
+    if any(words) and (empty := [i for i, one in zip(lines, words, strict=True) if not one]):
         raise DataError(f"Expected a question for every problem, problem {empty[0]} has none")
     vocabulary = sorted({word for one in words for word in one})
     number = {word: i for i, word in enumerate(vocabulary)}
     return vocabulary, {
-        line: np.array([number[word] for word in one]) for line, one in zip(lines, words, strict=True)
+        line: np.array([number[word] for word in one], np.int64)
+        for line, one in zip(lines, words, strict=True)
     }
 
 

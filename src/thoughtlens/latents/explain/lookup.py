@@ -44,7 +44,7 @@ class TokenLookup:
             ids, at = ids[once], at[once]
         kinds, code = np.unique(ids, return_inverse=True)
         total, n = np.bincount(code, at), np.bincount(code)
-        mean = float(at.mean())
+        mean = float(at.mean()) if len(at) else 0.0  # imported problems may have no words
         fires = np.bincount(code, at != 0).astype(np.int64)
         values = (total + PRIOR * mean) / (n + PRIOR)
         return cls(kinds, values, fires, mean, profile(part, acts))
@@ -59,7 +59,7 @@ class TokenLookup:
     def render(self, names: dict[int, str], text: bool) -> str:
         """The tokens with the largest values, down to a quarter of the first."""
         order = np.lexsort((self.ids, -self.values))
-        least = max(self.mean, float(self.values.max()) / 4)
+        least = max(self.mean, float(self.values.max(initial=0.0)) / 4)
         best = [i for i in order[:SHOWN].tolist() if self.fires[i] and self.values[i] > least]
         shown = [f"{quoted(names[int(self.ids[i])])} ({self.values[i]:.3g})" for i in best]
         more = int(((self.values > self.mean) & (self.fires > 0)).sum()) - len(shown)

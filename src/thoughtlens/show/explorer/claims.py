@@ -88,11 +88,11 @@ class Known:
 
     @cached_property
     def names(self) -> dict[str, list[Any]]:
-        """The columns of the problems table that examples show."""
-        wanted = ("problem_id", "group_id", "split", QUESTION)
-        return {
-            name: self.problems[name].to_pylist() for name in wanted if name in self.problems.column_names
-        }
+        """The columns of the problems table that examples show; imported problems may have no question."""
+        table, wanted = self.problems, ("problem_id", "group_id", "split")
+        found = {name: table[name].to_pylist() for name in wanted if name in table.column_names}
+        known = QUESTION in table.column_names
+        return found | {QUESTION: table[QUESTION].to_pylist() if known else [""] * len(table)}
 
     def of_column(self, clause: Clause) -> np.ndarray | None:
         """Problems for which a clause about a column holds; None where that is not known."""

@@ -1,0 +1,52 @@
+"""Activations without a model and without questions, through the stages that need neither."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.planted import D, planted_sae
+from thoughtlens.acts import import_activations
+from thoughtlens.core import ConfigError, read_rows, validate_config
+from thoughtlens.interventions.intervene.config import of_run
+from thoughtlens.latents import ExplanationRow
+from thoughtlens.latents.explain.config import ExplainConfig
+from thoughtlens.latents.explain.stage import explain
+from thoughtlens.latents.interpret.config import InterpretConfig
+from thoughtlens.latents.interpret.stage import interpret
+from thoughtlens.show.explorer.config import ExplorerConfig
+from thoughtlens.show.explorer.stage import explorer
+
+KINDS = ("addition", "division", "mixed", "multiplication", "subtraction")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Of the first neurons one is large, by the label of the problem; the SAE has the neurons as its latents."""
+    root, rng = tmp_path_factory.mktemp("imported") / "run", np.random.default_rng(0)
+    label = rng.integers(len(KINDS), size=800)
+    x = np.zeros((800, 1, 3, D), np.float32)
+    x[..., len(KINDS) :] = rng.random((800, 1, 3, D - len(KINDS))) < 0.2
+    x[np.arange(800), :, :, label] += 2
+    import_activations({"x": x, "operation": np.array(KINDS)[label]}, root / "acts", first_thought=1)
+    planted_sae(root / "sae", ["0"])
+    paths = {"acts": root / "acts", "sae": root / "sae"}
+    interpret(validate_config(InterpretConfig, {k: str(v) for k, v in paths.items()}), root / "interpret")
+    return root
+
+
+def test_latents_are_explained_by_the_labels_and_shown(run):
+    table = {name: str(run / name) for name in ("acts", "sae", "interpret")}
+    explain(validate_config(ExplainConfig, table), run / "explain")
+    rows = {
+        r.latent: r for r in read_rows(run / "explain" / "explanations.parquet", ExplanationRow) if r.chosen
+    }
+    for latent, kind in enumerate(KINDS):
+        assert f"operation is {kind}" in rows[latent].text and rows[latent].auprc == pytest.approx(1)
+    explorer(ExplorerConfig(run=run), run / "explorer")
+    assert (run / "explorer" / "index.html").is_file()
+
+
+def test_what_changes_thoughts_says_that_there_is_no_model(run):
+    with pytest.raises(ConfigError, match="imported from files"):
+        of_run(run)
