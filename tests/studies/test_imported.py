@@ -22,7 +22,7 @@ KINDS = ("addition", "division", "mixed", "multiplication", "subtraction")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Of the first neurons one is large, by the label of the problem; the SAE has the neurons as its latents."""
+    """One of the first neurons is large, by the label; the neurons are the latents of the SAE."""
     root, rng = tmp_path_factory.mktemp("imported") / "run", np.random.default_rng(0)
     label = rng.integers(len(KINDS), size=800)
     x = np.zeros((800, 1, 3, D), np.float32)
