@@ -77,7 +77,35 @@ def told(markdown: str) -> list[str]:
     ruled = [i for i, line in enumerate(lines) if line.startswith("| :--")]
     heads = {*ruled, *(i - 1 for i in ruled)}
     kept = [line for i, line in enumerate(lines) if i not in heads and line and not line.startswith(SINCE)]
-    return [as_then(line) for line in kept]
+    lines, preferences = laid_out_since([as_then(line) for line in kept])
+    return [*lines, *preferences]
+
+
+def laid_out_since(lines: list[str]) -> tuple[list[str], list[str]]:
+    """Lines without the two tables that are laid out otherwise since, then what these say in both ways.
+
+    Answers with reconstructions have one row per SAE, preferences one per factor of the shown SAE.
+    """
+    kept, said = [], []
+    for line in lines:
+        if line.startswith(("*Preferences", "Pairs of latent and level", "Untouched")):
+            continue
+        cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
+        of_factors = re.findall(r"([\d,]+) \(([\d,]+)\) of ([\d,]+)", line)
+        if of_factors:
+            said += ["{} {} {}".format(*one) for one in of_factors if not line.startswith("| layers")]
+        elif len(cells) == 4 and all(re.fullmatch(r"[\d,]+", cell) for cell in cells[1:]):
+            said.append(f"{cells[2]} {cells[3]} {cells[1]}")
+        elif "verdict" in cells and len(cells) == 10 and cells[1] in ARMS:
+            said += [" ".join([cells[0], *cells[2:8], cells[9]])] if cells[1] == ARMS[0] else []
+        elif "verdict" in cells and len(cells) == 11:
+            said.append(" ".join(cells[:8]))
+        else:
+            kept.append(line)
+    return kept, sorted(said)
+
+
+ARMS = ("SAE", "PCA, k = L0", "random SAE", "mean of the cell")
 
 
 def as_then(line: str) -> str:

@@ -15,6 +15,7 @@ from thoughtlens.acts.store.meta import load_meta
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.acts.store.writer import META
 from thoughtlens.core import MismatchError, NotThereError, StoreError, validate_config, write_json
+from thoughtlens.core.records.manifest import LIST
 from thoughtlens.evals.heldout.fidelity import Splicer
 from thoughtlens.models.hf.config import ModelConfig
 from thoughtlens.models.thought.codi import Codi
@@ -52,6 +53,7 @@ def thoughts(tmp_path_factory) -> ActivationStore:
 
 
 def without_digest(store: ActivationStore) -> ActivationStore:
+    (store.root / LIST).unlink()
     meta = load_meta(store.root).model_copy(update={"model_digest": None})
     write_json(store.root / META, meta.model_dump(mode="json"))
     return ActivationStore.open(store.root)
@@ -118,6 +120,7 @@ def test_a_store_without_its_config_still_says_how_it_was_read(text, capsys):
     assert again.model == made.model
     language_model(text)
     assert "float32 is assumed" not in capsys.readouterr().err
+    (text.root / LIST).unlink()
     meta = load_meta(text.root).model_copy(update={"reading": {}})
     write_json(text.root / META, meta.model_dump(mode="json"))
     language_model(ActivationStore.open(text.root))

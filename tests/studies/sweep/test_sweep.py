@@ -100,7 +100,14 @@ def test_an_interrupted_sweep_trains_only_what_is_missing(acts, recipe, tmp_path
     begun = tmp_path / "part" / "sweep.tmp"
     begun.parent.mkdir()
     shutil.copytree(tmp_path / "whole" / "sweep", begun)
-    for name in ("result.json", "table.parquet", "table.md", "pareto.png", "pareto.pdf"):
+    for name in (
+        "thoughtlens-files.json",
+        "result.json",
+        "table.parquet",
+        "table.md",
+        "pareto.png",
+        "pareto.pdf",
+    ):
         (begun / name).unlink()
     shutil.rmtree(begun / "settings" / "001")
     kept = begun / "settings" / "000" / "seed_1" / "sae.safetensors"
