@@ -19,6 +19,7 @@ from tests.acts import small
 from thoughtlens.acts.store.reader import ActivationStore, verify
 from thoughtlens.acts.store.rowset import RowSet
 from thoughtlens.core import HookError, NotThereError, RangeError, StoreError
+from thoughtlens.core.records.manifest import UNCHECKED
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "acts_schema_1"
 
@@ -254,12 +255,15 @@ def test_a_problem_without_a_group_is_a_group_of_its_own(root, monkeypatch):
     assert found["group_id"].to_pylist() == [found["problem_id"][0].as_py(), *groups[1:]]
 
 
-def test_paths_in_the_meta_lead_nowhere_else(root, tmp_path):
+def test_paths_in_the_meta_lead_nowhere_else(root, tmp_path, monkeypatch):
     shards = json.loads((root / "meta.json").read_text())["shards"]
     (tmp_path / "elsewhere").write_bytes(first_shard(root).read_bytes())
     shards[0]["file"] = "../elsewhere"
     edit_meta(shards=shards)(root)
     with pytest.raises(StoreError, match="a name that none can have"):
+        ActivationStore.open(root)
+    monkeypatch.setenv(UNCHECKED, "1")
+    with pytest.raises(StoreError, match="not named shards/00000"):
         ActivationStore.open(root)
 
 

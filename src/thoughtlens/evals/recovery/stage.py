@@ -39,7 +39,6 @@ from thoughtlens.evals.variables.taught import AtBest, at_best
 from thoughtlens.latents import encode_numbers, number_columns, pick
 from thoughtlens.models import Place
 from thoughtlens.numerics import (
-    Interval,
     Tested,
     bootstrap_means,
     bootstrap_ratio,
@@ -186,8 +185,8 @@ def _numbers(cfg: RecoveryConfig, held: Held, places: Sequence[Place], sae: SAE)
         found[column] = Followed(
             place=At(hook_name=own.place.hook_name, thought_idx=own.place.thought),
             latent=own.latent,
-            rank_correlation=replace(_number(own.correlation), p=own.p),
-            neurons=None if rival is None else replace(_number(rival.correlation), p=rival.p),
+            rank_correlation=replace(own.correlation.number("test"), p=own.p),
+            neurons=None if rival is None else replace(rival.correlation.number("test"), p=rival.p),
         )
     return _adjusted(found)
 
@@ -298,7 +297,7 @@ def _verdicts(located: Sequence[Located], judged: _Judged) -> list[Number]:
         which = np.flatnonzero(conditions == condition)
         said = family([Tested(gaps[i].low, gaps[i].high, gaps[i].n) for i in which], delta=ALIKE)
         for i, one in zip(which.tolist(), said, strict=True):
-            found[i] = replace(_number(gaps[i]), verdict=one.verdict, p_holm=one.p_holm)
+            found[i] = replace(gaps[i].number("test"), verdict=one.verdict, p_holm=one.p_holm)
     return [found[i] for i in range(len(located))]
 
 
@@ -310,7 +309,7 @@ def _variable(cfg: RecoveryConfig, one: Located, told: Mapping[str, Told], best:
         **vars(_recovered(own.score)),
         place=At(hook_name=one.place.hook_name, thought_idx=one.place.thought),
         n_values=len(one.question.values),
-        probe=_number(proportion(ceiling.right, groups)),
+        probe=proportion(ceiling.right, groups).number("test"),
         variance_share=Number(
             value=1 - between.estimate, low=1 - between.high, high=1 - between.low, n=between.n, split="test"
         ),
@@ -334,9 +333,9 @@ def _kinds(judge: Judge, told: Told, kind: Int[np.ndarray, " v"]) -> Kinds:
     absorbed, composed = bootstrap_means(fires, groups, n_resamples=judge.n_resamples, seed=judge.seed)
     return Kinds(
         n_kinds=n_kinds,
-        found=_number(above.score.found),
-        absorbed=_number(absorbed),
-        composed=_number(composed),
+        found=above.score.found.number("test"),
+        absorbed=absorbed.number("test"),
+        composed=composed.number("test"),
     )
 
 
@@ -402,12 +401,10 @@ def _dealt(question: Question, seed: int) -> Question:
 
 def _recovered(found: Score) -> Recovered:
     return Recovered(
-        found=_number(found.found), found_by_two=_number(found.found_by_two), best_f1=_number(found.best_f1)
+        found=found.found.number("test"),
+        found_by_two=found.found_by_two.number("test"),
+        best_f1=found.best_f1.number("test"),
     )
-
-
-def _number(interval: Interval) -> Number:
-    return Number(value=interval.estimate, low=interval.low, high=interval.high, n=interval.n, split="test")
 
 
 def _conclusion(variables: Mapping[str, VariableBy]) -> str:

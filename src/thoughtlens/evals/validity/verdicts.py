@@ -40,11 +40,7 @@ def add(tables: list[Counts]) -> Counts:
 
 def share(pair: tuple[int, int] | None) -> Number | None:
     """A count as a share with its Wilson interval of 95 %; None where nothing was measured."""
-    return None if pair is None or pair[1] == 0 else _number(wilson(*pair))
-
-
-def _number(interval: Interval) -> Number:
-    return Number(value=interval.estimate, low=interval.low, high=interval.high, n=interval.n)
+    return None if pair is None or pair[1] == 0 else wilson(*pair).number()
 
 
 def accuracy_table(counts: Counts, suffix: str = "") -> Accuracy:
@@ -93,7 +89,7 @@ def _paired(counts: Counts, name: str) -> Number | None:
     if f"thoughts_not_{name}" not in counts:
         return None
     (only_ours, n), (only_theirs, _) = counts[f"thoughts_not_{name}"], counts[f"{name}_not_thoughts"]
-    return _number(paired_proportions(only_ours, only_theirs, n))
+    return paired_proportions(only_ours, only_theirs, n).number()
 
 
 def needs_its_thoughts(counts: Counts, chance: float | None) -> NeedsItsThoughts:
@@ -134,7 +130,7 @@ def steps_where_value_is_produced(counts: Counts, steps: list[int]) -> AtTheValu
     low = min(after, key=lambda entry: entry.estimate)
     rule = "accuracy <= 0.12 with n < 2 k thoughts, >= 0.90 with n >= 2 k, up to the intervals"
     holds = high.low <= 0.12 and low.high >= 0.9
-    return AtTheValue(holds=holds, rule=rule, highest_before=_number(high), lowest_after=_number(low))
+    return AtTheValue(holds=holds, rule=rule, highest_before=high.number(), lowest_after=low.number())
 
 
 def _measured(counts: Counts, keys: list[str]) -> list[Interval]:
@@ -189,10 +185,10 @@ def reproduces(counts: Counts, published: float | None) -> Reproduces:
     """G0: a published accuracy lies in the interval measured here, or within 1.5 points."""
     ours = wilson(*counts["thoughts"])
     if published is None:
-        return Reproduces(holds=None, rule="no published accuracy to reproduce", ours=_number(ours))
+        return Reproduces(holds=None, rule="no published accuracy to reproduce", ours=ours.number())
     holds = ours.low <= published <= ours.high or abs(ours.estimate - published) <= 0.015
     rule = "published accuracy within the interval or 0.015"
-    return Reproduces(holds=holds, rule=rule, ours=_number(ours), published=published)
+    return Reproduces(holds=holds, rule=rule, ours=ours.number(), published=published)
 
 
 def text_is_blind(counts: Counts) -> TextIsBlind:

@@ -87,8 +87,7 @@ class Meanings:
         read = (_read(fitter.fit(parts[0].fires(i)), parts[2], i, stated[2]) for i in latents)
         hits = np.zeros(max(n_live(parts), 1))
         hits[: sum(one.auprc >= WELL for one in read)] = 1
-        found = proportion(hits)
-        return Number(value=found.estimate, low=found.low, high=found.high, n=len(hits), split=parts[2].split)
+        return proportion(hits).number(parts[2].split)
 
     def _row(
         self, latent: int, clauses: list[Clause], random: float, ends: tuple[float, float]

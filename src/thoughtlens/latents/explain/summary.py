@@ -99,8 +99,7 @@ def reused(row: ExplanationRow) -> bool:
 def _share(hits: int, n: int, split: str) -> Number:
     if not n:
         return Number(value=None, n=0, split=split)
-    found = wilson(hits, n)
-    return Number(value=found.estimate, low=found.low, high=found.high, n=n, split=split)
+    return wilson(hits, n).number(split)
 
 
 def _mean(method: str, rows: list[ExplanationRow], seed: int) -> MethodScores:

@@ -200,5 +200,4 @@ def _trained(tmp: Path, seed: int, variant: str) -> TrainedModel:
 
 
 def _share(right: int, n: int) -> Number:
-    interval = wilson(right, n)
-    return Number(value=interval.estimate, low=interval.low, high=interval.high, n=n)
+    return wilson(right, n).number()

@@ -86,6 +86,7 @@ def load(name: str, family: str, options: Mapping[str, Any], kind: type[M]) -> M
         model = function(*(() if name == family else (name,)), **passed)
     except ThoughtlensError:
         raise
+    # Foreign code can fail in any way; whoever named it is told what it said.
     except Exception as error:
         raise ConfigError(f"{family} failed: {_said(error)} (--debug shows where)") from error
     if not isinstance(model, kind):
@@ -118,6 +119,7 @@ def _function(family: str) -> Callable[..., Any]:
         found = getattr(_of_file(module) if module.endswith(".py") else _of_path(module), name, None)
     except ThoughtlensError:
         raise
+    # A module runs while it is imported, and can fail in any way.
     except Exception as error:
         raise ConfigError(f"{family} cannot be imported: {_said(error)}") from error
     if not callable(found):

@@ -13,7 +13,7 @@ import scipy
 import scipy.sparse as sp
 from jaxtyping import Float, Float32, Int, Shaped
 
-from thoughtlens.core import ConfigError, DataError, Record
+from thoughtlens.core import ConfigError, DataError, Number, Record
 
 LEVEL = 0.95
 N_RESAMPLES = 2000
@@ -42,6 +42,10 @@ class Interval(Record):
     n: int
     """Independent units: rows, or clusters where rows are clustered."""
     method: str
+
+    def number(self, split: str | None = None) -> Number:
+        """As it stands in a result, measured on `split`."""
+        return Number(value=self.estimate, low=self.low, high=self.high, n=self.n, split=split)
 
 
 def wilson(k: int, n: int, *, level: float = LEVEL) -> Interval:

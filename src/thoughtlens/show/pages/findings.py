@@ -221,7 +221,7 @@ class Findings:
                 continue
             share = proportion(np.array([kind == wanted[edit.edit] for kind in answers.values()]))
             at = Place.at(str(edit.site), edit.layer, edit.thought_idx)
-            found[at] = Number(value=share.estimate, low=share.low, high=share.high, n=share.n)
+            found[at] = share.number()
         return found
 
     @cached_property
