@@ -162,9 +162,22 @@ def _require_causal(config: transformers.PretrainedConfig, name: str) -> str:
 def _read_tokenizer(root: Path, name: str) -> transformers.PreTrainedTokenizerBase:
     refuse_pointers(*root.glob("tokenizer*"))
     with foreign(f"{name}: expected a tokenizer in {root}", NotThereError):
-        return transformers.AutoTokenizer.from_pretrained(
-            root, trust_remote_code=False, local_files_only=True
+        return require_words(
+            transformers.AutoTokenizer.from_pretrained(root, trust_remote_code=False, local_files_only=True)
         )
+
+
+def require_words(
+    tokenizer: transformers.PreTrainedTokenizerBase,
+) -> transformers.PreTrainedTokenizerBase:
+    """The tokenizer, which transformers makes up without a vocabulary where its files are missing.
+
+    Raises:
+        ValueError: it has special tokens alone.
+    """
+    if len(tokenizer) <= len(tokenizer.added_tokens_decoder):
+        raise ValueError("no vocabulary is there, tokenizer.json or the like")
+    return tokenizer
 
 
 def tokenizer_digest(tokenizer: transformers.PreTrainedTokenizerBase) -> str:

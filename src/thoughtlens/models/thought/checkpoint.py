@@ -11,10 +11,10 @@ import pickle
 import re
 import shlex
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 import torch
@@ -32,8 +32,11 @@ from transformers import (
 )
 
 from thoughtlens.core import CheckpointError, ConfigError, MismatchError, NotThereError, say, sha256, warn
-from thoughtlens.models.hf.load import config_digest
+from thoughtlens.models.hf.load import config_digest, require_words, tokenizer_digest
 from thoughtlens.models.hf.locate import first_line, foreign, refuse_pointers
+
+if TYPE_CHECKING:
+    from thoughtlens.models.thought.sequence import HFThoughts
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX = ".index.json"
@@ -80,16 +83,7 @@ def read(name: str | Path, revision: str | None = None) -> Checkpoint:
         CheckpointError: damaged, not a plain dictionary of tensors, or with values not finite.
         ConfigError: a revision of something local.
     """
-    path = Path(name).expanduser()
-    if revision is not None and path.exists():
-        raise ConfigError(f"model.revision={revision!r} is only for models on the hub, and {path} is local")
-    commit = None
-    if path.is_dir():
-        files = _files_in(path)
-    elif path.is_file():
-        files = [path]
-    else:
-        files, commit = _from_hub(str(name), revision)
+    files, commit = located(name, revision)
     tensors = {key: value for file in files for key, value in _tensors(file).items()}
     tensors = _plain(tensors, files[0])
     for key, value in tensors.items():
@@ -98,6 +92,20 @@ def read(name: str | Path, revision: str | None = None) -> Checkpoint:
     digests = [sha256(file) for file in files]
     digest = digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     return Checkpoint(file=files[0], tensors=tensors, digest=digest, revision=commit)
+
+
+def located(name: str | Path, revision: str | None = None) -> tuple[list[Path], str | None]:
+    """Weight files of a checkpoint, fetched where needed, and their commit on the hub.
+
+    Raises:
+        NotThereError, CheckpointError, ConfigError: see `read`.
+    """
+    path = Path(name).expanduser()
+    if revision is not None and path.exists():
+        raise ConfigError(f"model.revision={revision!r} is only for models on the hub, and {path} is local")
+    if path.is_dir():
+        return _files_in(path), None
+    return ([path], None) if path.is_file() else _from_hub(str(name), revision)
 
 
 def hub_id(name: str | Path) -> str:
@@ -184,7 +192,7 @@ def read_base(base: str | Path, tokenizer: str | Path | None = None) -> Base:
     )
     with foreign(what, NotThereError):
         config = AutoConfig.from_pretrained(base, trust_remote_code=False)
-        words = AutoTokenizer.from_pretrained(tokenizer or base, trust_remote_code=False)
+        words = require_words(AutoTokenizer.from_pretrained(tokenizer or base, trust_remote_code=False))
     return Base(name=str(base), config=config, tokenizer=words)
 
 
@@ -239,6 +247,33 @@ def describe(settings: Mapping[str, Any], base: Base, **parts: Any) -> str:
     return hashlib.sha256(table.encode()).hexdigest()
 
 
+def sign(
+    model: HFThoughts,
+    name: str | Path,
+    found: Checkpoint,
+    base: Base,
+    *,
+    assumed: Iterable[str],
+    **parts: Any,
+) -> None:
+    """Write into a model what identifies it.
+
+    Args:
+        model: With its `settings`.
+        name: What it was asked for by.
+        found: Its weights.
+        base: Its architecture and tokenizer.
+        assumed: Settings that nothing stands behind.
+        parts: What its thoughts depend on besides (dtype).
+    """
+    model.name, model.revision, model.digest = str(name), found.revision, found.digest
+    model.tokenizer_digest, model.assumed = tokenizer_digest(base.tokenizer), tuple(assumed)
+    model.config_hash = describe(
+        model.settings, base, weights=found.digest, tokenizer=model.tokenizer_digest,
+        padding="left, masked", start=model.start_ids, end=model.end_ids, **parts,
+    )  # fmt: skip
+
+
 def _embedding_name(lm: PreTrainedModel) -> str:
     """Name of the token embedding's weight."""
     table = lm.get_input_embeddings()
@@ -259,9 +294,15 @@ def _fill(lm: PreTrainedModel, state: dict[str, Tensor], where: Path, base: str,
         )
     for key, value in state.items():
         if value.shape != wanted[key].shape:
+            own = Path(base) == where.parent
+            hint = (
+                "its config.json is another model's"
+                if own
+                else "give the base model it was trained from (base=...)"
+            )
             raise MismatchError(
-                f"{where}: {prefix}{key} is {list(value.shape)}, but {base} needs {list(wanted[key].shape)}; "
-                f"give the base model that the checkpoint was trained from (base=...)"
+                f"{where}: {prefix}{key} is {list(value.shape)}, but {base} needs "
+                f"{list(wanted[key].shape)}; {hint}"
             )
     lm.load_state_dict({key: value.float() for key, value in state.items()}, strict=True, assign=True)
     lm.tie_weights()

@@ -19,7 +19,6 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from thoughtlens.core import DTYPES, CheckpointError, ConfigError, MismatchError, choose_device
-from thoughtlens.models.hf.load import tokenizer_digest
 from thoughtlens.models.thought import checkpoint
 from thoughtlens.models.thought.checkpoint import EMBEDDINGS, Base, Checkpoint
 from thoughtlens.models.thought.sequence import HFThoughts, asked
@@ -114,14 +113,8 @@ def load(
         n_thoughts=settings["n_thoughts"],
         prompt=prompt,
     )
-    model.name, model.revision, model.digest = str(name), found.revision, found.digest
-    model.tokenizer_digest = tokenizer_digest(parent.tokenizer)
-    model.assumed = tuple(assumed)
     model.settings = {**settings, "family": "coconut", "base": parent.name, "prompt": prompt}
-    model.config_hash = checkpoint.describe(
-        model.settings, parent, weights=found.digest, tokenizer=model.tokenizer_digest, dtype=dtype,
-        padding="left, masked", start=model.start_ids, end=model.end_ids,
-    )  # fmt: skip
+    checkpoint.sign(model, name, found, parent, assumed=assumed, dtype=dtype)
     return model
 
 

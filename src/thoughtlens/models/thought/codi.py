@@ -27,7 +27,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from thoughtlens.core import DTYPES, CheckpointError, ConfigError, MismatchError, choose_device, say, warn
-from thoughtlens.models.hf.load import tokenizer_digest
 from thoughtlens.models.thought import checkpoint
 from thoughtlens.models.thought.checkpoint import Base, Checkpoint
 from thoughtlens.models.thought.sequence import HFThoughts, asked
@@ -187,9 +186,7 @@ def load(
         n_thoughts=settings["n_thoughts"],
         prompt=prompt,
     )
-    model.name, model.revision, model.digest, model.dropped = str(name), found.revision, found.digest, dropped
-    model.tokenizer_digest = tokenizer_digest(parent.tokenizer)
-    model.assumed = tuple(assumed)
+    model.dropped = dropped
     model.settings = {
         **settings,
         "family": "codi",
@@ -197,10 +194,9 @@ def load(
         "projection": projected,
         "prompt": prompt,
     }
-    model.config_hash = checkpoint.describe(
-        model.settings, parent, weights=found.digest, tokenizer=model.tokenizer_digest, dtype=dtype,
-        rank_stabilised=bool(own.get("rank_stabilised")), padding="left, masked",
-        start=model.start_ids, end=model.end_ids,
+    checkpoint.sign(
+        model, name, found, parent, assumed=assumed, dtype=dtype,
+        rank_stabilised=bool(own.get("rank_stabilised")),
     )  # fmt: skip
     return model
 

@@ -50,7 +50,7 @@ def load_model(
 def thinks(name: str | Path) -> bool:
     """Whether a name is that of a thought model, as far as the name or the files there tell."""
     from thoughtlens.models.hf.locate import require_name
-    from thoughtlens.models.thought import checkpoint, foreign, tiny
+    from thoughtlens.models.thought import checkpoint, foreign, native, tiny
 
     require_name(name)
     path = Path(name).expanduser()
@@ -59,4 +59,6 @@ def thinks(name: str | Path) -> bool:
         return True
     if not path.exists() or path.suffix == ".gguf":
         return False
-    return any(part in key for key in checkpoint.names_in(path) for part in THOUGHT_KEYS)
+    return native.kind(path) is not None or any(
+        part in key for key in checkpoint.names_in(path) for part in THOUGHT_KEYS
+    )

@@ -266,15 +266,18 @@ def load(name: str | Path, *, family: str | None = None, **options: Any) -> Thou
         ConfigError: no such family or option, or code that `foreign.allow` was not told of.
     """
     require_name(name)
-    family = family or (str(name) if foreign.is_code(name) else _family(str(name)))
+    asked, family = family, family or (str(name) if foreign.is_code(name) else _family(str(name)))
     options = translate_config({name: value for name, value in options.items() if value is not None})
     options |= foreign.parsed(options.pop("options", ()))
     if family not in FAMILIES:
         return foreign.load(str(name), family, options, ThoughtModel)
-    function = importlib.import_module(f"thoughtlens.models.thought.{family}").load
+    kind = _kind(name, options) if family != "tiny" else None
+    if kind and asked not in (None, kind):
+        raise ConfigError(f"{name} is a {kind} model by its config.json, not a {asked}: leave family= out")
+    function = importlib.import_module(f"thoughtlens.models.thought.{'native' if kind else family}").load
     known = inspect.signature(function).parameters
     if unknown := sorted(set(options) - set(known)):
-        raise ConfigError(f"{name} is a {family} model, which has no option {', '.join(unknown)}")
+        raise ConfigError(f"{name} is a {kind or family} model, which has no option {', '.join(unknown)}")
     return function(name, **options)
 
 
@@ -293,6 +296,15 @@ def _family(name: str) -> str:
         return "tiny"
     keys = checkpoint.names_in(path)
     return "coconut" if any("base_causallm." in key for key in keys) else "codi"
+
+
+def _kind(name: str | Path, options: Mapping[str, Any]) -> str | None:
+    """What the model is by the class that its config.json names; None: it names none of ours."""
+    checkpoint, native = (
+        importlib.import_module(f"thoughtlens.models.thought.{module}") for module in ("checkpoint", "native")
+    )
+    files, _ = checkpoint.located(name, options.get("revision"))
+    return native.kind(files[0].parent)
 
 
 def think(

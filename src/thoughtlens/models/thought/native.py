@@ -1,0 +1,230 @@
+"""CODI and Coconut as classes of transformers, with their ids in config.json.
+
+The layout of `ModalityDance/latent-tts-codi` and `-coconut` (classes `CODIGPT2` and `COCONUTGPT2` of
+github.com/ModalityDance/LatentTTS, `src/models/*.py`; loop: `src/generation_mixin.py`): tensors have the
+base model's own names, CODI's projection is `projector.*` with its norm as `projector.4`. Question and
+`<|start-latent|>` (thought 0) are read, Coconut's question with a line end; z_{p+1} is made of the state
+after the final norm; the answer follows `<|end-latent|>`. No eos, no adapter. `<|latent|>` marks places
+only: where a model says it, the embedding of token 0 is read.
+
+Read as a plain language model such a checkpoint loses its projection without an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from thoughtlens.core import DTYPES, CheckpointError, ConfigError, MismatchError, choose_device
+from thoughtlens.models.thought import checkpoint
+from thoughtlens.models.thought.coconut import Coconut
+from thoughtlens.models.thought.codi import Codi
+from thoughtlens.models.thought.sequence import SequenceThoughts
+from thoughtlens.models.thought.stated import chosen, stated
+
+CLASS = re.compile(r"(codi|coconut|colar)(gpt2|llama|qwen\d?|mistral|gemma\d?|phi\d?)", re.IGNORECASE)
+"""Of `architectures`; behind it stands nothing, or the name of a head that does not think."""
+IDS = {
+    "latent_start_id": "<|start-latent|>",
+    "latent_end_id": "<|end-latent|>",
+    "latent_id": "<|latent|>",
+}
+"""Field of the config -> token of the tokenizer."""
+UNSET = (None, -1, -100)
+"""What the fields are before a tokenizer sets them."""
+HEADS = {"codi": "projector.", "coconut": "", "colar": "lt_head."}
+"""What stands before the names of the tensors that make the next thought."""
+N_THOUGHTS = 6
+"""`latent_length` of the publisher's own evaluation."""
+PUBLISHED = ("ModalityDance/latent-tts-codi", "ModalityDance/latent-tts-coconut")
+
+
+def kind(folder: Path) -> str | None:
+    """codi, coconut or colar where a config.json there is of such a class; None: it is not.
+
+    Raises:
+        CheckpointError: it is such a model's reward model, which says no words.
+    """
+    config = read_config(folder)
+    classes = [str(name) for name in config.get("architectures") or ()]
+    for name in classes:
+        if (found := CLASS.match(name)) and found.end() < len(name):
+            raise CheckpointError(
+                f"{folder / 'config.json'}: a {name} gives scores, and says no words after its thoughts; "
+                f"give the model whose thoughts it scores"
+            )
+        if found:
+            return found[1].lower()
+    if not {"latent_start_id", "latent_end_id"} <= config.keys():
+        return None
+    return "codi" if "projector" in config else "colar" if "latent_embedding_std" in config else "coconut"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The table of config.json; empty where there is none that can be read."""
+    try:
+        found = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+class _Marks(SequenceThoughts):
+    """Reads the mark of a thought's place as the publisher's loop does."""
+
+    latent_id: int
+
+    def _embed(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch new d"]:
+        return super()._embed(torch.where(ids == self.latent_id, 0, ids))  # type: ignore[safe-super]
+
+
+class NativeCodi(_Marks, Codi):
+    """CODI as a class of transformers."""
+
+
+class NativeCoconut(_Marks, Coconut):
+    """Coconut as a class of transformers."""
+
+
+def load(
+    name: str | Path,
+    *,
+    base: str | Path | None = None,
+    n_thoughts: int | None = None,
+    prompt: str | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+    revision: str | None = None,
+) -> NativeCodi | NativeCoconut:
+    """The model of a checkpoint that `kind` knows: every key of it used, every parameter filled.
+
+    Args:
+        name: Hub repository or directory.
+        base: Where the tokenizer is, if not beside the weights.
+        n_thoughts: Thoughts to think; None: as stated beside the weights, else 6, with a warning.
+        prompt: What is read for a question, with `{question}`; None: the question, Coconut's with a line end.
+        dtype: What to compute in.
+        device: A torch device.
+        revision: Commit, tag or branch on the hub.
+
+    Raises:
+        NotThereError: no such checkpoint, or no tokenizer.
+        CheckpointError: keys missing or left over; a config that the weights do not bear out.
+        MismatchError: ids of config and tokenizer that differ, or embedding rows missing.
+        ConfigError: an unknown dtype, fewer than no thoughts, or a revision of something local.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+    target = choose_device(device)
+    found = checkpoint.read(name, revision)
+    folder = found.file.parent
+    which, config = kind(folder), read_config(folder)
+    own_words = (folder / "tokenizer_config.json").is_file()
+    parent = checkpoint.read_base(folder, folder if base is None or own_words else base)
+    known = {"n_thoughts": N_THOUGHTS}
+    settings, assumed = chosen(
+        str(name),
+        {"n_thoughts": n_thoughts},
+        known if checkpoint.hub_id(name) in PUBLISHED else {},
+        stated(folder),
+        known,
+    )
+    prefix = HEADS[which or "coconut"]
+    head = {key: x for key, x in found.tensors.items() if prefix and key.startswith(prefix)}
+    lm = checkpoint.assemble(
+        {key: x for key, x in found.tensors.items() if key not in head}, parent, found.file, ""
+    )
+    ids = thought_ids(config, parent.tokenizer, lm.config.vocab_size, folder)
+    start, end, latent = (ids[field] for field in IDS)
+    lm, shared = checkpoint.placed(lm, target, DTYPES[dtype]), {"n_thoughts": settings["n_thoughts"]}
+    if which == "codi":
+        prj = _projector(head, config, lm.config.hidden_size, found.file)
+        model = NativeCodi(
+            lm, prj, parent.tokenizer, bot_id=start, eot_id=end, n_vocab=min(ids.values()), eos_before=False,
+            eos_after=False, prompt=prompt or "{question}", **shared,
+        )  # fmt: skip
+        model.banned_ids = ()
+    else:
+        model = NativeCoconut(
+            lm, parent.tokenizer, start_id=start, end_id=end, latent_id=latent, prompt=prompt, **shared
+        )
+    model.latent_id = latent
+    model.settings = {**settings, "family": which, "base": parent.name, "prompt": prompt}
+    checkpoint.sign(model, name, found, parent, assumed=assumed, dtype=dtype, latent=latent)
+    return model
+
+
+def thought_ids(
+    config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, n_rows: int, folder: Path
+) -> dict[str, int]:
+    """Ids of the thought tokens by their fields in the config, with which the tokenizer must agree.
+
+    Raises:
+        CheckpointError: neither says one, or two are the same.
+        MismatchError: they differ, or the embedding has fewer rows than that.
+    """
+    if config.get("vocab_size") != n_rows:
+        raise MismatchError(
+            f"{folder / 'config.json'} speaks of {config.get('vocab_size')} embedding rows (vocab_size), and "
+            f"the weights have {n_rows}: rows were lost or added, and with them the thought tokens"
+        )
+    words, ids = tokenizer.get_vocab(), {}
+    for field, token in IDS.items():
+        said, known = config.get(field), words.get(token)
+        said = None if said in UNSET else said
+        if said is None and known is None:
+            raise CheckpointError(
+                f"{folder}: neither config.json ({field}) nor the tokenizer ({token}) says which token that "
+                f"is: save the tokenizer that the model was trained with beside it, or give it (base=...)"
+            )
+        if said is not None and known is not None and said != known:
+            raise MismatchError(
+                f"{folder}: config.json says {field} = {said}, and the tokenizer has {token} = {known}: one "
+                f"of them is not this checkpoint's"
+            )
+        ids[field] = known if said is None else said
+        if not isinstance(ids[field], int) or not 0 <= ids[field] < n_rows:
+            raise MismatchError(
+                f"{folder}: {field} is {ids[field]}, and the embedding has rows 0..{n_rows - 1}"
+            )
+    if len(set(ids.values())) < len(ids):
+        raise CheckpointError(f"{folder}: two thought tokens have one id ({ids})")
+    return ids
+
+
+def _projector(head: dict[str, Tensor], config: dict[str, Any], d: int, where: Path) -> nn.Module:
+    """CODI's projection; the state as it is where the config has none."""
+    if not config.get("projector"):
+        if head:
+            raise CheckpointError(f"{where} has {min(head)}, and its config.json says projector = false")
+        return nn.Identity()
+    width = config.get("projector_hidden_size") or d
+    parts = nn.Linear(d, width), nn.GELU(), nn.Linear(width, d), nn.LayerNorm(d)
+    return filled(nn.Sequential(nn.Dropout(0.0), *parts), head, where, HEADS["codi"])
+
+
+def filled(module: nn.Module, tensors: dict[str, Tensor], where: Path, prefix: str) -> nn.Module:
+    """The module with its tensors, all of them and no others.
+
+    Raises:
+        CheckpointError: one is missing or unknown, by name.
+        MismatchError: one has another shape.
+    """
+    wanted = {prefix + key: value for key, value in module.state_dict().items()}
+    if odd := sorted(wanted.keys() ^ tensors.keys()):
+        lost = "is missing" if odd[0] in wanted else "has no place in the model"
+        raise CheckpointError(f"{where}: {odd[0]} {lost} ({prefix}* needs {', '.join(sorted(wanted))})")
+    for key, value in wanted.items():
+        if tensors[key].shape != value.shape:
+            raise MismatchError(
+                f"{where}: {key} is {list(tensors[key].shape)}, its config.json needs {list(value.shape)}"
+            )
+    module.load_state_dict({key.removeprefix(prefix): value.float() for key, value in tensors.items()})
+    return module
