@@ -7,9 +7,13 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 
 import thoughtlens as tl
+from thoughtlens import sae as saes
+from thoughtlens.acts import ActivationStore
 from thoughtlens.core import ConfigError, DataError
+from thoughtlens.latents.codes.on_text import fire
 from thoughtlens.problems import arithmetic
 from thoughtlens.tracing import render, think
 
@@ -76,3 +80,31 @@ def test_what_cannot_be_thought_about_is_said_in_one_line(runs, monkeypatch):
         think("codi-tiny", [QUESTION], member="pooled")
     with pytest.raises(DataError, match="zebra"):
         think("codi-tiny", ["zebra crossing"])
+
+
+@pytest.mark.parametrize("over", ["layers", "thoughts"])
+def test_a_crosscoder_is_read_at_all_its_sites(runs, tmp_path, monkeypatch, over):
+    monkeypatch.chdir(tmp_path)
+    store = ActivationStore.open(runs / "thoughts" / "acts")
+    hooks = store.hook_names if over == "layers" else store.hook_names[:1]
+    sites = hooks if over == "layers" else [f"{hooks[0]} thought {t}" for t in store.thoughts]
+    sae = saes.create(saes.CrosscoderConfig(d_sae=12, k=2, sites=tuple(sites), over=over), 96, seed=0)
+    sae.hook_names = list(hooks)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "acts").symlink_to(store.root)
+    saes.save(sae, tmp_path / "run" / "sae")
+    (one,), (fired,) = think("run", [QUESTION], top=12), fire("run", [QUESTION], top=12).texts
+    x = torch.stack([tl.think(tl.load_model("codi-tiny"), [QUESTION]).at(hook)[0] for hook in hooks], 1)
+    with torch.no_grad():
+        acts = sae.encode(x if over == "layers" else x.transpose(0, 1))
+    found = {row.latent: row.max for row in fired.latents}
+    assert found == pytest.approx({j: v for j, v in enumerate(acts.amax(0).tolist()) if v > 0}, rel=1e-4)
+    if over == "layers":
+        assert not one.warnings
+        shown = [{latent.latent: latent.activation for latent in row.latents} for row in one.thoughts]
+        by_hand = [{j: v for j, v in enumerate(row) if v > 0} for row in acts.tolist()]
+        assert [set(row) for row in shown] == [set(row) for row in by_hand]
+        assert {latent.hook_name for row in one.thoughts for latent in row.latents} == {"+".join(hooks)}
+    else:
+        assert fired.positions == ["thought 0 to thought 6"] and not any(row.latents for row in one.thoughts)
+        assert f"thoughtlens fire run '{QUESTION}'" in one.warnings[0]

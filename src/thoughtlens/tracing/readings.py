@@ -101,7 +101,12 @@ def think(
     says = _explanations(run, name)
     found = sorted(eye.read(sae, questions), key=lambda one: one.index)
     return [
-        replace(one, member=name, thoughts=_with_latents(one.thoughts, seen, sae.hook_names, says, top))
+        replace(
+            one,
+            member=name,
+            thoughts=_with_latents(one.thoughts, seen, says, top),
+            warnings=[*one.warnings, *_of_all_thoughts(run, one, seen)],
+        )
         for one, seen in zip(read, found, strict=True)
     ]
 
@@ -152,7 +157,6 @@ def _explanations(run: Path, member: str) -> dict[int, Shown]:
 def _with_latents(
     readings: list[Reading],
     seen: Found,
-    hook_names: list[str],
     says: Mapping[int, Shown],
     top: int,
 ) -> list[Reading]:
@@ -165,7 +169,7 @@ def _with_latents(
             Strong(
                 latent=i,
                 activation=value,
-                hook_name=hook_names[int(hook[i])],
+                hook_name=seen.hook_names[int(hook[i])],
                 says=says[i].text if i in says else None,
                 auprc=says[i].auprc if i in says else None,
                 verdict=says[i].verdict if i in says else None,
@@ -173,7 +177,21 @@ def _with_latents(
             for i, value in zip(latents.tolist(), values.tolist(), strict=True)
             if value > 0
         ]
-    return [replace(one, latents=strong.get(f"thought {one.thought}", [])) for one in readings]
+    return [replace(one, latents=strong.get(_place(one), [])) for one in readings]
+
+
+def _of_all_thoughts(run: Path, one: Thinking, seen: Found) -> list[str]:
+    """That the latents belong to no single thought, where a crosscoder has one code for all."""
+    if seen.positions[0] in map(_place, one.thoughts):
+        return []
+    return [
+        "this SAE has one code for all thoughts of a problem, so that no latent stands beside a single one; "
+        f"those that fire are shown by: thoughtlens fire {quote(str(run))} {quote(one.question)}"
+    ]
+
+
+def _place(one: Reading) -> str:
+    return f"thought {one.thought}"
 
 
 def render(one: Thinking) -> str:

@@ -93,7 +93,11 @@ def doing(
     from thoughtlens.core import BY_NAME, load_config
 
     stage = BY_NAME[name]
-    cfg = load_config(stage.config, source, overrides or [])
+    do(stage, load_config(stage.config, source, overrides or []), out, plan=plan, named=named)
+
+
+def do(stage: Stage, cfg: Config, out: Path, *, plan: bool, named: bool = False) -> None:
+    """The same with settings that have been read."""
     show_plan(stage, cfg, named=named) if plan else show(stage.run(cfg, out), place=out)
 
 

@@ -9,7 +9,6 @@ import typer
 
 from thoughtlens.cli.commands.app import (
     Acts,
-    Out,
     Overrides,
     PlanOnly,
     RunDir,
@@ -75,14 +74,20 @@ def geometry(
         list[Path] | None,
         typer.Option("--acts", help="The store of each --sae in turn; one for all where they share it."),
     ] = None,
-    out: Out,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Where to write; unset: RUN/geometry of the first SAE."),
+    ] = None,
     plan: PlanOnly = False,
 ) -> None:
+    run = sae[0].parent
+    if out is None and not (sae[0].name == BY_NAME["train"].directory and (run / "acts").is_dir()):
+        raise typer.BadParameter(f"missing, since {sae[0]} is not the SAE of a run", param_hint="--out")
     stores = acts or []
     table: dict = {"sae": sae[0], "others": sae[1:]}
     table |= {"acts": stores[0]} if stores else {}
     table |= {"other_acts": stores[1:]} if len(stores) > 1 else {}
-    doing("geometry", table, overrides, out, plan=plan)
+    doing("geometry", table, overrides, out or run / "geometry", plan=plan)
 
 
 @app.command(help=BY_NAME["neuronpedia"].about)
@@ -90,6 +95,9 @@ def neuronpedia(
     run_dir: RunDir,
     settings: Overrides = None,
     *,
-    out: Annotated[Path, typer.Option("--out", help="The folder to make.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The folder to make; unset: RUN/neuronpedia.")
+    ] = None,
 ) -> None:
-    doing("neuronpedia", {"run": run_dir}, settings, out)
+    require_run(run_dir)
+    doing("neuronpedia", {"run": run_dir}, settings, out or run_dir / "neuronpedia")

@@ -62,7 +62,10 @@ def verify(path: Annotated[Path, typer.Argument(help="A run, a stage of one, an 
 def explorer(
     run_dir: RunDir,
     *,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write; open index.html in it.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder to write; open index.html in it. Unset: RUN/explorer."),
+    ] = None,
     single: Annotated[bool, typer.Option("--single", help="One HTML file; for small runs.")] = False,
     beside: Annotated[
         list[Path] | None, typer.Option("--beside", help="Another run, shown beside for comparison.")
@@ -74,7 +77,13 @@ def explorer(
 ) -> None:
     table = {"run": run_dir, "others": beside or [], "single": single, "n_problems": problems}
     table |= {"explain": explain} if explain else {}
-    doing("explorer", table, None, out)
+    if out is not None:
+        return doing("explorer", table, None, out)
+    from thoughtlens.core import load_config
+    from thoughtlens.show import ExplorerConfig, refreshed
+
+    place = run_dir / "explorer"
+    show(refreshed(load_config(ExplorerConfig, table), place), place=place)
 
 
 @app.command()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.commands.app import Out, Overrides, PlanOnly, Recipe, app, doing
+from thoughtlens.cli.commands.app import Out, Overrides, PlanOnly, Recipe, app, do, doing
 from thoughtlens.core import BY_NAME
 
 
@@ -37,11 +38,18 @@ def intervene(
     ],
     overrides: Overrides = None,
     *,
-    out: Out,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write; unset: intervene/EDIT in the run.")
+    ] = None,
     plan: PlanOnly = False,
 ) -> None:
-    from thoughtlens.interventions import of_run
+    from thoughtlens.core import load_config
+    from thoughtlens.interventions import InterveneConfig, of_run
 
     is_run = (Path(source) / "acts").is_dir()
+    if out is None and not is_run:
+        example = f"thoughtlens intervene {quote(source)} --out runs/intervene"
+        raise typer.BadParameter(f"missing, where to write, as in: {example}", param_hint="--out")
     table = of_run(source) if is_run else {"model": {"name": source, "dtype": "float32"}}
-    doing("intervene", table, overrides, out, plan=plan)
+    cfg = load_config(InterveneConfig, table, overrides or [])
+    do(BY_NAME["intervene"], cfg, out or Path(source) / "intervene" / cfg.edit.kind, plan=plan)

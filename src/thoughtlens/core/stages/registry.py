@@ -78,8 +78,7 @@ class Stage:
         place = quote(str(run))
         if self.recipe == "default" or self.name == "replay":
             return f"thoughtlens {self.name} {place} --out {place}"
-        made = f" --out {place}/{self.directory}" if self.name == "explorer" else ""
-        return f"thoughtlens {self.name} {place}{made}"
+        return f"thoughtlens {self.name} {place}"
 
     def plan(self, cfg: Config) -> Plan | None:
         """What it expects to need, where it can say so."""

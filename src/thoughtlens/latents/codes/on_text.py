@@ -18,7 +18,7 @@ from thoughtlens.latents.codes.member import member_thoughts
 from thoughtlens.latents.codes.reading import TextReader
 from thoughtlens.latents.codes.tokens import token_texts
 from thoughtlens.models import ThoughtModel, block_outputs, collect
-from thoughtlens.sae import POOLED, SAE, differences, load_members
+from thoughtlens.sae import POOLED, SAE, Crosscoder, differences, load_members
 
 DEFINITIONS = {
     "max": "activation of largest size of the latent over the positions of the text: its tokens without "
@@ -39,6 +39,8 @@ class Found:
     positions: list[str]
     """A token, or `thought 3`."""
     acts: Float[Tensor, "hooks positions d_sae"]
+    hook_names: list[str]
+    """Of a crosscoder one, its hooks joined with "+"; over thoughts it has one position, too."""
     answer: str | None = None
 
 
@@ -115,21 +117,20 @@ def fire(run: str | Path, texts: Sequence[str], *, member: str | None = None, to
     store = ActivationStore.open(run / "acts")
     name, sae = own_sae(run, store, member)
     flags = everywhere(run / "interpret", name, sae.d_sae)
-    read = Eye(store).read(sae, texts)
-    found = [describe(one, texts[one.index], sae.hook_names, flags, top) for one in read]
-    found.sort(key=lambda one: one.index)
-    strongest = [{row.latent for row in one.latents} for one in found]
+    found = sorted(Eye(store).read(sae, texts), key=lambda one: one.index)
+    described = [describe(one, texts[one.index], flags, top) for one in found]
+    strongest = [{row.latent for row in one.latents} for one in described]
     return Fired(
         run=str(run),
         kind=store.meta.kind,
         model=store.meta.model,
-        hook_names=sae.hook_names,
+        hook_names=found[0].hook_names,
         member=name,
         d_sae=sae.d_sae,
         definitions=DEFINITIONS,
         everywhere_known=flags is not None,
         shared_latents=sorted(set.intersection(*strongest)) if len(found) > 1 else [],
-        texts=found,
+        texts=described,
     )
 
 
@@ -165,12 +166,13 @@ def render(fired: Fired) -> str:
 
 
 def own_sae(run: Path, store: ActivationStore, member: str | None) -> tuple[str, SAE]:
-    """The SAE of a run that `pick` takes; what it says of its data and the store does not is warned of.
+    """The SAE of a run that `pick` takes, of any kind; what it says of its data and the store does not is
+    warned of.
 
     Raises:
         MismatchError: it was trained on another model than the store's.
     """
-    name, sae = pick(load_members(run / "sae"), member)
+    name, sae = pick(load_members(run / "sae", joined=True, hooks=store.meta.d_in), member)
     if sae.provenance.get("model_digest") not in (None, store.meta.model_digest):
         raise MismatchError(f"The SAE in {run / 'sae'} was trained on another model than {store.meta.model}")
     for line in differences({name: sae}, store):
@@ -232,8 +234,9 @@ class Eye:
     def _texts(self, sae: SAE, texts: Sequence[str]) -> Iterator[Found]:
         for reading in self.reader.read(texts, sae.hook_names):
             names = token_texts(self.reader.lm.tokenizer, reading.token_ids)
-            acts = [_encode(sae, hook, [None] * len(x), x) for hook, x in reading.acts.items()]
-            yield Found(reading.index, [names[int(t)] for t in reading.token_ids], torch.stack(acts))
+            tokens = [names[int(t)] for t in reading.token_ids]
+            x = torch.stack([reading.acts[hook] for hook in sae.hook_names])
+            yield _encoded(sae, x, [None] * len(tokens), tokens, reading.index)
 
     def _thoughts(self, sae: SAE, questions: Sequence[str]) -> Iterator[Found]:
         places = block_outputs(sae.hook_names, self.thinker.spec.n_layers)
@@ -243,21 +246,32 @@ class Eye:
         answers = batch.answers.text if batch.answers is not None else []
         thoughts = member_thoughts(self.store, sae) or []
         for i in range(len(questions)):
-            acts = [_encode(sae, place.hook_name, thoughts, batch[place][i, thoughts]) for place in places]
-            yield Found(i, [f"thought {t}" for t in thoughts], torch.stack(acts), answers[i])
+            x = torch.stack([batch[place][i, thoughts] for place in places])
+            yield _encoded(sae, x, thoughts, [f"thought {t}" for t in thoughts], i, answers[i])
 
 
 @torch.no_grad()
-def _encode(
-    sae: SAE, hook_name: str, thoughts: Sequence[int | None], x: Float[Tensor, "rows d_in"]
-) -> Float[Tensor, "rows d_sae"]:
-    cells = [(hook_name, thought) for thought in thoughts]
-    return sae.encode(x.to(sae.W_enc.dtype), sae.cell_index(cells, np.arange(len(x)))).float()
+def _encoded(
+    sae: SAE,
+    x: Float[Tensor, "hooks positions d_in"],
+    thoughts: Sequence[int | None],
+    positions: list[str],
+    index: int,
+    answer: str | None = None,
+) -> Found:
+    x = x.to(sae.W_enc.dtype)
+    if isinstance(sae, Crosscoder):
+        over_layers = sae.cfg.over == "layers"
+        acts = sae.encode(x.transpose(0, 1) if over_layers else x)[None].float()
+        positions = positions if over_layers else [f"{positions[0]} to {positions[-1]}"]
+        return Found(index, positions, acts, ["+".join(sae.hook_names)], answer)
+    at = np.arange(len(positions))
+    cells = [[(hook, thought) for thought in thoughts] for hook in sae.hook_names]
+    acts = [sae.encode(one, sae.cell_index(of, at)).float() for of, one in zip(cells, x, strict=True)]
+    return Found(index, positions, torch.stack(acts), list(sae.hook_names), answer)
 
 
-def describe(
-    one: Found, text: str, hook_names: list[str], flags: list[str | None] | None, top: int
-) -> TextFirings:
+def describe(one: Found, text: str, flags: list[str | None] | None, top: int) -> TextFirings:
     """The numbers of one text: how many latents fire, and which `top` of them most strongly."""
     d_sae = one.acts.shape[-1]
     fires = (one.acts != 0).any(0)
@@ -271,7 +285,7 @@ def describe(
                 max=value,
                 position=one.positions[at],
                 position_idx=at,
-                hook_name=hook_names[hook],
+                hook_name=one.hook_names[hook],
                 n_positions=int(fires[:, latent].sum()),
                 everywhere=flags[latent] if flags else None,
             )

@@ -90,11 +90,11 @@ class Engine:
         return {
             "kind": self.store.meta.kind,
             "member": name,
-            "hook_names": sae.hook_names,
+            "hook_names": found.hook_names,
             "everywhere_known": flags is not None,
             "by_position": _by_position(found, asked.top),
             "readings": self._readings(asked.text),
-            **describe(found, asked.text, sae.hook_names, flags, asked.top).to_json(),
+            **describe(found, asked.text, flags, asked.top).to_json(),
         }
 
     def _readings(self, text: str) -> list[dict[str, Any]] | None:
