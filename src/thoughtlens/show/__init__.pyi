@@ -7,6 +7,7 @@ from .pages.pages import FOREIGN as FOREIGN
 from .pages.pages import PAGE as PAGE
 from .pages.pages import SCRIPTS as SCRIPTS
 from .pages.pages import STYLE as STYLE
+from .pages.pages import explorer_of as explorer_of
 from .pages.pages import refreshed as refreshed
 from .pages.plots import BLUE as BLUE
 from .pages.plots import GREY as GREY

@@ -73,10 +73,14 @@ def explorer(
     explain: Annotated[
         Path | None, typer.Option(help="An explain made elsewhere, shown in the place of the run's own.")
     ] = None,
-    problems: Annotated[int, typer.Option(help="Problems that get a page of their own.")] = 200,
+    problems: Annotated[
+        int | None,
+        typer.Option(help="Problems that get a page of their own; unset: as the recipe says."),
+    ] = None,
 ) -> None:
-    table = {"run": run_dir, "others": beside or [], "single": single, "n_problems": problems}
-    table |= {"explain": explain} if explain else {}
+    stage = BY_NAME["explorer"]
+    asked = {"others": beside or None, "single": single or None, "explain": explain, "n_problems": problems}
+    table = stage.table(run_dir) | {name: value for name, value in asked.items() if value is not None}
     if out is not None:
         return doing("explorer", table, None, out)
     from thoughtlens.core import load_config
@@ -91,8 +95,8 @@ def view(run_dir: RunDir) -> None:
     """Open the explorer of a run in the browser; written into the run when that has changed."""
     import webbrowser
 
-    from thoughtlens.show import ExplorerConfig, refreshed
+    from thoughtlens.show import explorer_of, refreshed
 
-    result = refreshed(ExplorerConfig(run=run_dir), run_dir / "explorer")
+    result = refreshed(explorer_of(run_dir), run_dir / "explorer")
     page = (run_dir / "explorer" / "index.html").resolve()
     show({"page": str(page), "opened": webbrowser.open(page.as_uri()), "n_latents": result["n_latents"]})

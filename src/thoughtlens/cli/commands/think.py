@@ -55,8 +55,7 @@ def _of_a_run(name: str) -> None:
         plan: PlanOnly = False,
     ) -> None:
         require_run(run_dir)
-        table = stage.settings_of(run_dir) | {key: str(run_dir / key) for key in stage.inputs}
-        doing(name, table, overrides, out or run_dir / stage.directory, plan=plan)
+        doing(name, stage.table(run_dir), overrides, out or run_dir / stage.directory, plan=plan)
 
     app.command(name, help=stage.about)(command)
 

@@ -73,6 +73,11 @@ class Stage:
         seed = {"seed": table["seed"]} if "seed" in table and "seed" in self.config.model_fields else {}
         return {**table.get(self.name, {}), **seed}
 
+    def table(self, run: Path) -> dict[str, Any]:
+        """Its settings on a run: what the recipe says of it, and where its inputs are."""
+        places = {name: str(run if name == "run" else run / name) for name in self.inputs}
+        return self.settings_of(run) | places
+
     def command(self, run: str | Path) -> str:
         """What does this stage of a run, complete, as messages and pages show it."""
         place = quote(str(run))

@@ -27,7 +27,7 @@ from thoughtlens.ops.hub.contents import Contents, contents
 from thoughtlens.ops.hub.manifest import FILE, Manifest, entry, read, verify
 from thoughtlens.ops.hub.places import place_of, temporary
 from thoughtlens.ops.hub.private import Cleaner
-from thoughtlens.show import FOREIGN, ExplorerConfig
+from thoughtlens.show import FOREIGN, explorer_of
 
 SHOWN = 8
 
@@ -144,7 +144,7 @@ def _with_explorer(found: Contents, acts: bool) -> Contents:
     if found.kind != "run" or not any(m.startswith("explorer") for m in found.missing):
         return found
     try:
-        BY_NAME["explorer"].run(ExplorerConfig(run=found.root), found.root / "explorer")
+        BY_NAME["explorer"].run(explorer_of(found.root), found.root / "explorer")
     except ThoughtlensError as error:
         say(f"push: without an explorer ({error})")
         return found

@@ -47,6 +47,15 @@ def pages_of(
     return _again(Path(out), lambda: run_stage(stage, cfg, out, work, inputs=inputs), outgrown)
 
 
+def explorer_of(run: str | Path) -> ExplorerConfig:
+    """What the explorer of a run shows: as its recipe says, if it does.
+
+    Raises:
+        ConfigError: a recipe that cannot be read.
+    """
+    return load_config(ExplorerConfig, BY_NAME["explorer"].table(Path(run)))
+
+
 def refreshed(cfg: ExplorerConfig, out: str | Path) -> Result:
     """The explorer at `out`; one that was pulled, or that runs or settings have outgrown, is written again.
 

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from thoughtlens.core import ResourceError, ThoughtlensError, load_config, no_run, warn
 from thoughtlens.show.explorer.config import ExplorerConfig
-from thoughtlens.show.pages.pages import refreshed
+from thoughtlens.show.pages.pages import explorer_of, refreshed
 from thoughtlens.show.serve.config import FireRequest, PatchRequest, Request, ServeConfig, SteerRequest
 from thoughtlens.show.serve.engine import Engine
 from thoughtlens.show.serve.files import Files
@@ -70,9 +70,8 @@ def open_server(cfg: ServeConfig) -> Server:
     if not run.is_dir():
         raise no_run(run)
     folder = run / "explorer"
-    shown = (
-        load_config(ExplorerConfig, folder) if (folder / "config.toml").is_file() else ExplorerConfig(run=run)
-    )
+    made = (folder / "config.toml").is_file()
+    shown = load_config(ExplorerConfig, folder) if made else explorer_of(run)
     refreshed(shown.model_copy(update={"run": run}), folder)
     server = Server(cfg, Engine(run, cfg.timeout_s), Files(folder))
     if not is_loopback(cfg.host):
