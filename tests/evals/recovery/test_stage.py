@@ -16,7 +16,8 @@ from thoughtlens.acts import ActivationStore, ExtractConfig
 from thoughtlens.acts.extract.stage import extract
 from thoughtlens.core import ConfigError, DataError, MismatchError, StoreError, validate_config
 from thoughtlens.evals.recovery.config import RecoveryConfig
-from thoughtlens.evals.recovery.stage import recovery
+from thoughtlens.evals.recovery.records import RIVALS, VariableBy
+from thoughtlens.evals.recovery.stage import _conclusion, recovery
 from thoughtlens.evals.variables.made import open_model, think_again
 from thoughtlens.evals.variables.places import Held
 from thoughtlens.models import Place
@@ -108,6 +109,22 @@ def test_the_comparison_with_k_means_has_a_verdict_and_a_sentence(result):
     assert more["verdict"] == "equivalent" and more["low"] <= more["value"] <= more["high"]
     assert result["conclusion"].startswith("Beside k-means with as many centroids, this SAE finds ")
     assert "no value of" in result["conclusion"] and "noise" in result["conclusion"]
+
+
+def test_the_sentence_names_every_plain_rival_that_does_as_well_and_says_where_none_does(result):
+    said, known = result["conclusion"], result["variables"]
+    for arm, words in RIVALS.items():
+        ours = [name for name, one in known.items() if arm in one.get("as_well", [])]
+        assert (f"{words} of {', '.join(ours)}" in said) == bool(ours)
+        for name, one in known.items():
+            gap = one["found_by_two"]["value"] - one["baselines"][arm]["found_by_two"]["value"]
+            assert name not in ours or (gap <= 0.05 and one["found_by_two"]["value"] > 0)
+    assert not known["noise"].get("as_well") and "random" not in known["op"].get("as_well", [])
+    none = _conclusion({})
+    beaten = {"op": VariableBy.from_json(known["op"] | {"as_well": []})}
+    also = {"op": VariableBy.from_json(known["op"] | {"as_well": ["pca"]})}
+    assert none == "" and _conclusion(beaten).endswith("none is shown to tell as many of any variable.")
+    assert _conclusion(also).endswith("As many (within 0.05) are told by PCA directions of op.")
 
 
 def test_kinds_of_values_are_looked_for_too(result):

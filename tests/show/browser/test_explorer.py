@@ -161,6 +161,12 @@ def test_prints_on_white_with_its_colours(page, address):
     style = "getComputedStyle(document.body).backgroundColor"
     assert page.evaluate(style) == "rgb(255, 255, 255)"
     assert not page.is_visible(".controls") and page.is_visible(".strip td.here")
+    page.set_viewport_size({"width": 703, "height": 1000})
+    for place in ("#/l/0/3", "#/"):
+        page.goto(address + place)
+        page.wait_for_selector("main h1")
+        wide = "[...document.querySelectorAll('table')].filter((t) => t.getBoundingClientRect().right > 704)"
+        assert page.evaluate(f"{wide}.length") == 0
 
 
 def test_keys_links_notes_and_themes(page, address):

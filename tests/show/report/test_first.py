@@ -109,6 +109,8 @@ def test_a_reader_learns_which_thought_holds_the_second_value_how_sure_and_how_w
     assert "names the right value in at least" in first
     (line,) = [one for one in first.splitlines() if one.startswith("| the second value |")]
     assert "thought 4 of layers.1:out" in line and "98.0%" in line and "| 50 |" in line
+    low = min(one.acts_there.low for one in told(run).held if one.acts_there and one.acts_there.value >= 0.5)
+    assert f"at least {low:.0%} of these problems" in first and low < 1
     (line,) = [one for one in first.splitlines() if one.startswith("| the first value |")]
     assert "100% of" in line  # what the swap says: codi-tiny's thought 2 decides
     assert "figures/first\\_map.png" in first or "figures/first_map.png" in first

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from thoughtlens.core import Number, Outcome, Record, column
 
+RIVALS = {"neurons": "raw neurons", "pca": "PCA directions", "random": "a random SAE"}
+"""Baselines, beside k-means, that learn nothing from the labels."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class At(Record):
@@ -56,6 +59,8 @@ class Variable(Recovered):
     baselines: Mapping[str, Recovered]
     more_than_kmeans: Number | None = None
     """`found_by_two` less that of k-means on the same problems, with a verdict."""
+    as_well: list[str] = field(default_factory=list)
+    """Baselines without labels that tell as many: the interval of what the SAE finds more ends below 0.05."""
     n_latents: Number | None = None
     """Latents that a value is split into, mean over the values."""
     shared: Number | None = None

@@ -19,6 +19,7 @@ from thoughtlens.evals.heldout.subject import check_model
 from thoughtlens.evals.recovery.arms import Dictionaries, dictionaries
 from thoughtlens.evals.recovery.config import RecoveryConfig
 from thoughtlens.evals.recovery.records import (
+    RIVALS,
     At,
     Followed,
     Kinds,
@@ -62,6 +63,7 @@ OBJECTIONS = {
     "worse": "this dictionary holds shreds of the values; try a smaller k",
     "equivalent": "no superposition is needed to explain these states",
 }
+ALONE = " Of raw neurons, PCA directions and a random SAE, none is shown to tell as many of any variable."
 NOTHING = "no label column has two values with enough problems in each split: nothing was looked for"
 
 DEFINITIONS = {
@@ -84,6 +86,8 @@ DEFINITIONS = {
     "value is the largest of all and above the threshold of the best F1 on validation problems",
     "more_than_kmeans": "found_by_two less that of k-means on the same problems, resampled together; verdict "
     f"with delta {ALIKE}, adjusted (Holm) over the variables of a condition",
+    "as_well": "those of neurons, pca and random than whose found_by_two the SAE's is at most "
+    f"{ALIKE} larger at the upper end of the 95 % interval, resampled together; none where it finds no value",
     "n_latents": "latents that a value is split into, mean: half of their firings or more are the value, and "
     "they tell a tenth of it or more",
     "shared": "share of the values whose latent speaks for another value too: a tenth of its firings or more",
@@ -275,6 +279,7 @@ def _by_variable(
         variable = replace(
             variable,
             more_than_kmeans=verdicts[i],
+            as_well=_as_well(judged, i),
             kinds=None if kind is None else _kinds(judged.judge, judged.arms[SAE_ARM][i], kind),
         )
         if not one.question.condition:
@@ -299,6 +304,19 @@ def _verdicts(located: Sequence[Located], judged: _Judged) -> list[Number]:
         for i, one in zip(which.tolist(), said, strict=True):
             found[i] = replace(gaps[i].number("test"), verdict=one.verdict, p_holm=one.p_holm)
     return [found[i] for i in range(len(located))]
+
+
+def _as_well(judged: _Judged, i: int) -> list[str]:
+    """Baselines without labels that tell about as many values of a question as the SAE, if it tells any."""
+    own = judged.arms[SAE_ARM][i]
+    close = [
+        arm
+        for arm in RIVALS
+        if own.score.found_by_two.estimate - judged.arms[arm][i].score.found_by_two.estimate <= ALIKE
+    ]
+    if not own.score.found_by_two.estimate:
+        return []
+    return [arm for arm in close if judged.judge.difference(own, judged.arms[arm][i]).high <= ALIKE]
 
 
 def _variable(cfg: RecoveryConfig, one: Located, told: Mapping[str, Told], best: AtBest) -> Variable:
@@ -408,14 +426,23 @@ def _recovered(found: Score) -> Recovered:
 
 
 def _conclusion(variables: Mapping[str, VariableBy]) -> str:
-    """Whether the SAE finds more of the values than k-means does."""
+    """Whether the SAE finds more of the values than k-means does, and which other plain rivals do as well."""
     said: dict[str, list[str]] = {}
     for name, one in variables.items():
         assert one.more_than_kmeans is not None and one.more_than_kmeans.verdict is not None
         none = not (one.found_by_two.value or one.baselines["kmeans"].found_by_two.value)
         said.setdefault("neither" if none else one.more_than_kmeans.verdict, []).append(name)
     parts = [f"{WORDS[word]} {', '.join(said[word])}" for word in WORDS if word in said]
-    return f"Beside k-means with as many centroids, this SAE finds {'; '.join(parts)}." if parts else ""
+    if not parts:
+        return ""
+    plain = {
+        words: [name for name, one in variables.items() if arm in one.as_well]
+        for arm, words in RIVALS.items()
+    }
+    also = [f"{words} of {', '.join(names)}" for words, names in plain.items() if names]
+    found = any(one.found_by_two.value for one in variables.values())
+    rest = f" As many (within {ALIKE}) are told by {'; '.join(also)}." if also else ALONE if found else ""
+    return f"Beside k-means with as many centroids, this SAE finds {'; '.join(parts)}.{rest}"
 
 
 def _crowded(variables: Mapping[str, VariableBy], sae: SAE) -> list[str]:

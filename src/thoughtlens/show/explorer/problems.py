@@ -26,7 +26,7 @@ from thoughtlens.show.explorer.rows import Reading, ReadToken, Strongest, View
 from thoughtlens.show.explorer.sources import Source, interpreted, place
 from thoughtlens.show.pages.chain import chains
 from thoughtlens.show.pages.interventions import found_in
-from thoughtlens.show.pages.run import Run
+from thoughtlens.show.pages.run import ProblemRow, Run
 
 PER_SHARD = 10
 ON_A_THOUGHT, ON_A_TOKEN = 16, 6
@@ -38,20 +38,6 @@ PER_PASS = 4096
 ROWS = 256
 """Tokens of a document that are shown."""
 PLAIN = ("problem_id", "group_id", "split", "question", "answer", "cot")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProblemRow(Record):
-    """What the page of a problem shows of its row; all other columns are labels."""
-
-    problem_id: str
-    group_id: str = ""
-    split: str
-    question: str = ""
-    answer: str = ""
-    cot: str = ""
-    model_answer: str | None = None
-    correct: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

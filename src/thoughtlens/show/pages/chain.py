@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -32,7 +31,7 @@ class Rate(Record):
 class Token(Record):
     """A token that a state of a problem reads as."""
 
-    thought_idx: int
+    thought_idx: int | None
     problem_id: str
     rank: int
     token: str
@@ -92,13 +91,13 @@ def chains(run: Run, ids: Sequence[str], tokens: int = 3) -> Chains | None:
     words = {
         name: {_word(v) for v in known[name].unique().to_pylist()} for some in at.values() for name in some
     }
-    read = _readings(folder / "readings.parquet", lens, hook, named)
+    read = tokens_of(run, lens, hook, ids)
     return Chains(
         lens,
         hook,
         {
             row["problem_id"]: [
-                _step(thought, row, at.get(thought, []), words, sorted(found, key=lambda t: t.rank)[:tokens])
+                _step(thought, row, at.get(thought, []), words, found[:tokens])
                 for thought, found in sorted(read[row["problem_id"]].items())
             ]
             for row in own
@@ -116,12 +115,16 @@ def _place(rates: Sequence[Rate]) -> tuple[str, str]:
     return max(best, key=lambda at: (round(sum(best[at].values()), 2), at[0] == "logit", at[1]))
 
 
-def _readings(file: Path, lens: str, hook: str, named: pa.Array) -> dict[str, dict[int, list[Token]]]:
-    """Tokens by problem and thought."""
-    where = (pc.field("lens") == lens) & (pc.field("hook_name") == hook) & pc.field("problem_id").isin(named)
+def tokens_of(run: Run, lens: str, hook: str, ids: Sequence[str]) -> dict[str, dict[int, list[Token]]]:
+    """What a lens reads at a hook in some problems: by problem and thought its tokens, likeliest first."""
+    file = run.root / "lens" / "readings.parquet"
+    if not file.is_file():
+        return {}
+    where = (pc.field("lens") == lens) & (pc.field("hook_name") == hook) & pc.field("problem_id").isin(ids)
     found: dict[str, dict[int, list[Token]]] = {}
-    for row in of_table(Token, read_parquet(file, filters=where)):
-        found.setdefault(row.problem_id, {}).setdefault(row.thought_idx, []).append(row)
+    for row in sorted(of_table(Token, read_parquet(file, filters=where)), key=lambda row: row.rank):
+        if row.thought_idx is not None:
+            found.setdefault(row.problem_id, {}).setdefault(row.thought_idx, []).append(row)
     return found
 
 

@@ -7,24 +7,23 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from thoughtlens.core import BY_NAME, Json, Number, of_table, read_parquet, read_result
+from thoughtlens.core import BY_NAME, Number, of_table, read_parquet, read_result, read_rows
 from thoughtlens.evals import ClassifyOutcome, TextFidelity, ThoughtFidelity, Validated, ValidateOutcome
-from thoughtlens.evals.recovery.records import PlaceRow, RecoveryOutcome, Variable, VariableBy
+from thoughtlens.evals.recovery.records import RIVALS, PlaceRow, RecoveryOutcome, Variable, VariableBy
 from thoughtlens.interventions import AnswerRow, EffectRow, InterveneOutcome
 from thoughtlens.latents import ExplainOutcome, ExplanationRow, open_codes
-from thoughtlens.latents.lens.records import ReadingRow
 from thoughtlens.models import Place
 from thoughtlens.numerics import proportion
 from thoughtlens.sae import POOLED
+from thoughtlens.show.pages.chain import tokens_of
 from thoughtlens.show.pages.interventions import found_in, outcomes_of
-from thoughtlens.show.pages.run import Run
+from thoughtlens.show.pages.run import ProblemRow, Run
 from thoughtlens.show.pages.text import between, number, percent, points, shorten
 
 ORDINALS = ("zeroth", "first", "second", "third", "fourth", "fifth", "sixth")
@@ -189,27 +188,31 @@ class Findings:
         return [one for one, _ in sorted(ranked, key=lambda p: (not p[1], p[0].place.thought or 0))]
 
     @cached_property
-    def _of_kind(self) -> set[str]:
-        """Problems of the store that are not of the kind that the page tells of."""
-        column, value = self.condition
-        if not column:
-            return set()
-        table = read_parquet(self.run.folder("extract") / "problems.parquet", ["problem_id", column])
-        return {row["problem_id"] for row in table.to_pylist() if str(row[column]) != value}
+    def _problems(self) -> pa.Table:
+        return read_parquet(self.run.folder("extract") / "problems.parquet")
 
     @cached_property
-    def _edited(self) -> list[tuple[EffectRow, dict[str, str]]]:
-        """Every edit of a cell, and by problem what the answer under it is."""
+    def _asked(self) -> list[ProblemRow]:
+        return of_table(ProblemRow, self._problems)
+
+    @cached_property
+    def _of_other_kind(self) -> set[str]:
+        """Problems of the store that are not of the kind that the page tells of; twins are not in it."""
+        column, value = self.condition
+        kinds = self._problems[column].to_pylist() if column else [value] * len(self._asked)
+        return {one.problem_id for one, kind in zip(self._asked, kinds, strict=True) if str(kind) != value}
+
+    @cached_property
+    def _edited(self) -> list[tuple[EffectRow, list[AnswerRow]]]:
+        """Every edit of a cell, and the answers under it."""
         found = []
         for path in found_in(self.run).values():
-            outcome = InterveneOutcome.from_json(read_result(path))
-            table = read_parquet(path / "answers.parquet", ["row", "problem_id", "class"])
-            rows, classes = table["row"].to_numpy(), table["class"].to_pylist()
-            ids = table["problem_id"].to_pylist()
-            for one in outcome.effects:
+            under: dict[int, list[AnswerRow]] = {}
+            for answer in read_rows(path / "answers.parquet", AnswerRow):
+                under.setdefault(answer.row, []).append(answer)
+            for one in InterveneOutcome.from_json(read_result(path)).effects:
                 if one.control is None and one.scope == "cell" and one.site and one.thought_idx is not None:
-                    own = np.flatnonzero(rows == one.row)
-                    found.append((one, {ids[i]: classes[i] for i in own if ids[i] not in self._of_kind}))
+                    found.append((one, under.get(one.row, [])))
         return found
 
     def _acts(self, variable: str) -> dict[Place, Number]:
@@ -217,9 +220,10 @@ class Findings:
         wanted = {f"swap_different_{variable}": "predicted", f"patch_{variable}": "corrupted"}
         found: dict[Place, Number] = {}
         for edit, answers in self._edited:
-            if edit.edit not in wanted or not answers:
+            told = [one.is_what for one in answers if one.problem_id not in self._of_other_kind]
+            if edit.edit not in wanted or not told:
                 continue
-            share = proportion(np.array([kind == wanted[edit.edit] for kind in answers.values()]))
+            share = proportion(np.array([kind == wanted[edit.edit] for kind in told]))
             at = Place.at(str(edit.site), edit.layer, edit.thought_idx)
             found[at] = share.number()
         return found
@@ -238,83 +242,72 @@ class Findings:
         """A held-out problem of the kind that the page tells of; None for texts."""
         if self.run.kind == "text" or self.run.meta is None or self.hook_name is None:
             return None
-        problems = read_parquet(self.run.folder("extract") / "problems.parquet")
-        row = self._chosen(problems)
-        if row is None:
+        line = self._chosen()
+        if line is None:
             return None
-        readings, latents, replaced = self._readings(row), self._latents(problems, row), self._replaced(row)
+        one = self._asked[line]
+        readings = tokens_of(self.run, "logit", self.hook_name, [one.problem_id]).get(one.problem_id, {})
+        said = {thought: found[0] for thought, found in readings.items()}
+        latents, replaced = self._latents(line), self._replaced(one.problem_id)
         steps = [
             Step(
                 thought=t,
-                reading=readings.get(t, ("", None))[0],
-                probability=readings.get(t, ("", None))[1],
-                holds=self._holds(row, t),
+                reading=said[t].token if t in said else "",
+                probability=said[t].probability if t in said else None,
+                holds=self._holds(line, t),
                 latents=latents.get(t, []),
                 replaced=replaced.get(t, ""),
             )
-            for t in sorted({*readings, *latents, *replaced})
+            for t in sorted({*said, *latents, *replaced})
         ]
         if not steps:
             return None
         return Worked(
-            question=str(row.get("question", "")),
-            answer=str(row.get("answer", "")),
-            given=row.get("model_answer"),
-            right=row.get("correct"),
+            question=one.question,
+            answer=one.answer,
+            given=one.model_answer,
+            right=one.correct,
             hook_name=self.hook_name,
             steps=steps,
         )
 
-    def _chosen(self, problems: pa.Table) -> Json | None:
+    def _chosen(self) -> int | None:
         """The first held-out problem that most stages know, that the model solves, of most steps."""
-        tables = [read_parquet(file, ["problem_id"])["problem_id"] for file in self._files_of_problems()]
-        known = [set(ids.unique().to_pylist()) for ids in tables]
-        rows = problems.to_pylist()
-        column, value = self.condition
+        known = [set(ids.unique().to_pylist()) for ids in self._ids_known()]
 
-        def rank(row: Json) -> tuple[bool, bool, bool, int]:
-            of_kind = not column or str(row.get(column)) == value
-            told = sum(row["problem_id"] in ids for ids in known)
-            return row.get("split") == "test", of_kind, row.get("correct") is not False, told
+        def rank(line: int) -> tuple[bool, bool, bool, int]:
+            one = self._asked[line]
+            told = sum(one.problem_id in ids for ids in known)
+            of_kind = one.problem_id not in self._of_other_kind
+            return one.split == "test", of_kind, one.correct is not False, told
 
-        return max(rows, key=rank, default=None)
+        return max(range(len(self._asked)), key=rank, default=None)
 
-    def _files_of_problems(self) -> list[Path]:
+    def _ids_known(self) -> list[pa.ChunkedArray]:
+        """Per stage that tells of single problems, which those are."""
         files = [self.run.folder("lens") / "readings.parquet"]
         files += [path / "answers.parquet" for path in found_in(self.run).values()]
-        return [file for file in files if file.is_file()]
+        return [read_parquet(file, ["problem_id"]).column(0) for file in files if file.is_file()]
 
-    def _readings(self, row: Json) -> dict[int, tuple[str, float]]:
-        """By thought, the likeliest token of the model's own output side, and its probability."""
-        only = [("problem_id", "=", row["problem_id"])]
-        rows = self.run.table("lens", "readings.parquet", ReadingRow, only)
-        own = [r for r in rows if r.lens == "logit" and r.hook_name == self.hook_name]
-        found: dict[int, tuple[str, float]] = {}
-        for one in sorted(own, key=lambda r: r.rank):
-            if one.thought_idx is not None:
-                found.setdefault(one.thought_idx, (one.token, one.probability))
-        return found
-
-    def _holds(self, row: Json, thought: int) -> list[str]:
+    def _holds(self, line: int, thought: int) -> list[str]:
         """What of this problem a probe reads best at a thought."""
+        here = [one for one in self.readable if one.place.thought == thought]
+        there = [one for one in here if one.name in self._problems.column_names]
         return [
-            f"{one.words} = {row[one.name]}"
+            f"{one.words} = {value}"
             f"{'' if one.place.hook_name == self.hook_name else f' (at {one.place.hook_name})'}"
-            for one in self.held
-            if one.place.thought == thought
-            and (one.about.probe.value or 0) >= READABLE
-            and row.get(one.name) is not None
+            for one in there
+            if (value := self._problems[one.name][line].as_py()) is not None
         ]
 
-    def _latents(self, problems: pa.Table, row: Json, most: int = 2) -> dict[int, list[str]]:
+    def _latents(self, line: int, most: int = 2) -> dict[int, list[str]]:
         """By thought, what the strongest latents of the shown dictionary say."""
         interpret = self.run.folder("interpret")
         codes = open_codes(interpret).get(self.member or "") if (interpret / "codes").is_dir() else None
         if codes is None or self.hook_name not in codes.hook_names:
             return {}
-        line = problems["problem_id"].to_pylist().index(row["problem_id"])
         places = np.flatnonzero(codes.problem == line)
-        thought = read_parquet(self.run.folder("extract") / "rows.parquet", ["thought_idx"])["thought_idx"]
+        thought = self._thoughts
         found: dict[int, list[str]] = {}
         for place in places.tolist():
             t = thought[int(codes.store_row[place])].as_py()
@@ -331,26 +324,19 @@ class Findings:
         rest = len(latents) - len(said)
         return [*said, f"{number(rest)} {'unknown' if len(said) == len(known) else 'more'}"] if rest else said
 
-    def _replaced(self, row: Json) -> dict[int, str]:
+    def _replaced(self, problem_id: str) -> dict[int, str]:
         """By thought, the answer when the state of another problem is put there."""
         found: dict[int, str] = {}
-        for path in found_in(self.run).values():
-            outcome = InterveneOutcome.from_json(read_result(path))
-            about = {one.row: one for one in outcome.effects if self._ablates(one)}
-            if not about:
-                continue
-            table = read_parquet(path / "answers.parquet")
-            own = table.filter(pc.equal(table["problem_id"], row["problem_id"]))  # type: ignore[attr-defined]
-            for answer in of_table(AnswerRow, own):
-                one = about.get(answer.row)
-                if one is not None and one.thought_idx is not None:
-                    same = answer.is_what == "clean"
-                    found.setdefault(one.thought_idx, "the same" if same else answer.text.strip() or "none")
+        for edit, answers in self._edited:
+            own = next((one for one in answers if one.problem_id == problem_id), None)
+            if own is not None and edit.thought_idx is not None and self._ablates(edit):
+                same = own.is_what == "clean"
+                found.setdefault(edit.thought_idx, "the same" if same else own.text.strip() or "none")
         return found
 
     def _ablates(self, row: EffectRow) -> bool:
-        here = Place.at(row.site, row.layer).hook_name == self.hook_name if row.site else False
-        return row.edit == "ablate_resample" and row.control is None and row.scope == "cell" and here
+        here = Place.at(str(row.site), row.layer).hook_name == self.hook_name
+        return row.edit == "ablate_resample" and here
 
     # In sentences
 
@@ -387,8 +373,9 @@ class Findings:
 
     def _used(self) -> str:
         """Whether the answer follows what is changed where a probe reads it; empty where nothing was."""
-        tested = [(one.words, one.acts_there.value or 0.0) for one in self.readable if one.acts_there]
-        acts, idle = ([(w, v) for w, v in tested if (v >= 0.5) == used] for used in (True, False))
+        tested = [(one.words, one.acts_there) for one in self.readable if one.acts_there]
+        acts = [(words, n.low or 0.0) for words, n in tested if (n.value or 0) >= 0.5]
+        idle = [(words, n.high or 0.0) for words, n in tested if (n.value or 0) < 0.5]
         parts = [
             f"in at {end} {percent(edge(v for _, v in own), 0)} of these problems for "
             f"{_listed([words for words, _ in own])}"
@@ -399,14 +386,19 @@ class Findings:
             return ""
         return (
             f" Is it used there? Where another value is put in its place, the answer becomes the one that "
-            f"follows from it {'; '.join(parts)}."
+            f"follows from it {'; '.join(parts)} (95 % confidence)."
         )
 
     @cached_property
     def n_thoughts(self) -> int | None:
         """How many thoughts follow the begin-of-thought position; None without a store."""
-        file = self.run.folder("extract") / "rows.parquet"
-        return pc.max(read_parquet(file, ["thought_idx"])["thought_idx"]).as_py() if file.is_file() else None  # type: ignore[attr-defined]
+        there = (self.run.folder("extract") / "rows.parquet").is_file()
+        return pc.max(self._thoughts).as_py() if there else None  # type: ignore[attr-defined]
+
+    @cached_property
+    def _thoughts(self) -> pa.ChunkedArray:
+        """Of each row of the store."""
+        return read_parquet(self.run.folder("extract") / "rows.parquet", ["thought_idx"]).column(0)
 
     def dictionary(self) -> Iterator[str]:
         """The shown dictionary: its size, whom it speaks for, what it costs, and its simplest rival."""
@@ -494,6 +486,9 @@ class Findings:
                 f"Plain k-means with as many codes tells as many of the values of "
                 f"{_listed(said['equivalent'])}: they need no superposition to be explained."
             )
+        for arm, rival in RIVALS.items():
+            if also := [one.words for one in readable if arm in one.about.as_well]:
+                yield f"Of the values of {_listed(also)}, {rival} tell{'s' * (arm == 'random')} as many too."
         if "inconclusive" in said:
             yield (
                 f"Whether it or k-means tells more of the values of {_listed(said['inconclusive'])} cannot "
@@ -546,12 +541,12 @@ class Findings:
                 f"latent of their own, nor two."
             )
         idle = [
-            one.words for one in readable if one.acts and max(a.value or 0 for a in one.acts.values()) < 0.5
+            one.words for one in readable if one.acts and max(a.low or 0 for a in one.acts.values()) < 0.5
         ]
         if idle:
             yield (
-                f"That the answer depends on {_listed(idle)}: another value put in changes less than half of "
-                f"the answers as it should."
+                f"That the answer depends on {_listed(idle)}: at no place does another value put in surely "
+                f"change half of the answers as it should (95 % confidence)."
             )
         untested = [one.words for one in readable if not one.acts]
         if self.edits and untested:

@@ -44,6 +44,20 @@ R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProblemRow(Record):
+    """What pages show of a problem of the store; all other columns are labels."""
+
+    problem_id: str
+    group_id: str = ""
+    split: str
+    question: str = ""
+    answer: str = ""
+    cot: str = ""
+    model_answer: str | None = None
+    correct: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Machine(Record):
     """Where a stage was done."""
 

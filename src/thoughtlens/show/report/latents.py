@@ -21,6 +21,7 @@ from thoughtlens.latents import (
 from thoughtlens.sae import POOLED
 from thoughtlens.show.pages import plots
 from thoughtlens.show.pages.by_latent import of_latents
+from thoughtlens.show.pages.findings import Findings
 from thoughtlens.show.pages.run import Run, read_table
 from thoughtlens.show.pages.text import between, counts, number, p_text, percent, points, shorten
 from thoughtlens.show.report.blocks import (
@@ -64,9 +65,8 @@ def latents(run: Run, top: int) -> Section | None:
     if run.kind == "text":
         blocks += _text_latents(run, rows, top)
     else:
-        classified = run.outcome("classify", ClassifyOutcome)
-        used = classified.protocol.l0 if classified else {}
-        own = [row for row in rows if row.member in used] or rows
+        classified, shown = run.outcome("classify", ClassifyOutcome), Findings(run).member
+        own = [row for row in rows if row.member == shown] or rows
         blocks += _thought_latents(run, own, f"label:{classified.target if classified else None}", top)
     return Section("latents", "Latents", blocks)
 
