@@ -119,7 +119,7 @@ def test_a_package_registers_a_family(here, monkeypatch):
     with pytest.raises(ConfigError, match="deep is code from outside"):
         thoughts.load("deep")
     assert load_model("deep").spec.axis == "depth"
-    with pytest.raises(ConfigError, match="tiny, codi, coconut, deep or my_module:load, got 'deeper'"):
+    with pytest.raises(ConfigError, match="tiny, codi, coconut, soft, deep or my_module:load, got 'deeper'"):
         thoughts.load("x", family="deeper")
 
 

@@ -102,7 +102,7 @@ def load(
         revision=root.name if on_hub else None,
         digest=weights_digest(root),
         tokenizer_digest=tokenizer_digest(tokenizer),
-        context_length=_context_length(model.config),
+        context_length=context_length(model.config),
         config_hash=config_digest(model.config),
     )
 
@@ -193,7 +193,8 @@ def config_digest(config: transformers.PretrainedConfig) -> str:
     return hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _context_length(config: transformers.PretrainedConfig) -> int:
+def context_length(config: transformers.PretrainedConfig) -> int:
+    """Most tokens that a model has positions for."""
     text = config.get_text_config()
     for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
         if isinstance(value := getattr(text, key, None), int) and value > 0:

@@ -41,6 +41,11 @@ class _Run:
         """`thought_in` and `thought_out` of all thoughts after each other."""
         return torch.stack([x for r in self.records for x in (r.thought_in, r.thought_out)])
 
+    def last(self, problem: int | None = None) -> int:
+        """The last thought of a problem; of the one that thinks longest."""
+        had = [r.thought for r in self.records if _had(r)[slice(None) if problem is None else problem].any()]
+        return had[-1]
+
 
 @torch.no_grad()
 def check_thought_model(model: ThoughtModel, questions: Sequence[str] = QUESTIONS) -> list[Fault]:
@@ -150,6 +155,7 @@ def _dtype(model: ThoughtModel, questions: list[str]) -> Iterator[str]:
         yield f"sites are in {', '.join(sorted(map(str, kinds)))}; expected one floating-point format"
     for record in run.records:
         real = _real(model, run.states[0], record.thought_in)
+        real = real & _had(record).to(real.device)[:, None]
         for name, x in (("thought_in", record.thought_in), ("thought_out", record.thought_out)):
             if not bool(x[real].isfinite().all()):
                 yield f"{name}@{record.thought} has values that are not finite"
@@ -215,11 +221,12 @@ def _clone(model: ThoughtModel, questions: list[str]) -> Iterator[str]:
 def _hooks(model: ThoughtModel, questions: list[str]) -> Iterator[str]:
     """At every site that is read: an edit acts on what follows, and on its own problem only."""
     spec, clean = model.spec, _think(model, questions)
-    thought = min(1, spec.n_thoughts)
+    last = clean.last(0)
     blocks = [("resid", layer) for layer in range(spec.n_layers)]
     for site, layer in [("thought_in", None), *blocks, ("thought_out", None)]:
-        place = Place.at(site, layer, thought)
-        if is_read(spec, place):
+        goes_on = site == "thought_out" and spec.feeds_back and not spec.reads_last
+        place = Place.at(site, layer, min(1, last - goes_on))
+        if place.thought != -1 and is_read(spec, place):
             yield from _one_hook(model, questions, clean, place)
 
 
@@ -257,9 +264,10 @@ def _behind(model: ThoughtModel, run: _Run, place: Place) -> Tensor:
 def _kv(model: ThoughtModel, questions: list[str]) -> Iterator[str]:
     if "kv" not in model.spec.sites:
         return
-    clean = model.answer(_think(model, questions).states[-1], 0).logits
+    run = _think(model, questions)
+    clean = model.answer(run.states[-1], 0).logits
     for layer in range(model.spec.n_layers):
-        place = Place.at("kv", layer, model.spec.n_thoughts)
+        place = Place.at("kv", layer, run.last())
         hook = Hook(place, lambda kv: (kv[0].flip(-1) + 1, 1 - 2 * kv[1]))
         edited = model.answer(_think(model, questions, [hook]).states[-1], 0).logits
         if not _far(clean, edited):
@@ -269,10 +277,10 @@ def _kv(model: ThoughtModel, questions: list[str]) -> Iterator[str]:
 def _ends(model: ThoughtModel, questions: list[str]) -> Iterator[str]:
     """What `reads_last` and `feeds_back` say of edits that nothing should read."""
     spec, clean = model.spec, _think(model, questions)
-    last = spec.n_thoughts
+    last = clean.last()
     tap = Tap([_shift(Place("thought_out", last))], clean.states[last].rows)
     after = replace(model._step(model.clone(clean.states[last]), tap), next_thought=last + 1)
-    moved = _far(model.answer(after, 0).logits, model.answer(clean.states[-1], 0).logits)
+    moved = _far(model.answer(after, 0).logits, model.answer(clean.states[last + 1], 0).logits)
     if moved != spec.reads_last:
         does = "reads" if moved else "does not read"
         yield f"the answer {does} the last thought_out, and spec.reads_last is {spec.reads_last}"
@@ -284,6 +292,32 @@ def _ends(model: ThoughtModel, questions: list[str]) -> Iterator[str]:
     if moved != spec.feeds_back:
         does = "is" if moved else "is not"
         yield f"the next thought_in {does} made of thought_out, and spec.feeds_back is {spec.feeds_back}"
+
+
+def _stops(model: ThoughtModel, questions: list[str]) -> Iterator[str]:
+    """A problem that has stopped stays so, says nothing more, and is beyond the reach of edits."""
+    clean = _think(model, questions)
+    had = torch.stack([_had(record) for record in clean.records])
+    if not model.spec.varies:
+        if not had.all():
+            yield "a problem stops before the last thought, and spec.varies is False"
+        return
+    if not had[0].all():
+        yield "a problem does not have thought 0, the begin-of-thought position, which every problem has"
+        return
+    if (had[1:] & ~had[:-1]).any():
+        yield "a problem that had stopped thinks again"
+    for i in range(len(questions)):
+        last = clean.last(i)
+        if last == model.spec.n_thoughts:
+            continue
+        edited = _think(model, questions, [_shift(Place("thought_in", last + 1))])
+        ends = (clean.states[last + 1], clean.states[-1], edited.states[-1])
+        there, later, beyond = (model.answer(state, 0).logits[i] for state in ends)
+        if _far(there, later):
+            yield f"{questions[i]!r} stops after thought {last}, and later thoughts change its answer"
+        if _far(later, beyond):
+            yield f"{questions[i]!r} stops after thought {last}, and an edit of the next changes its answer"
 
 
 def _cue(model: ThoughtModel, questions: list[str]) -> Iterator[str]:
@@ -320,6 +354,7 @@ RULES: dict[str, tuple[Callable[[ThoughtModel, list[str]], Iterator[str]], str]]
     "hooks": (_hooks, "an edit acts on what follows, on its own problem, and not before"),
     "kv": (_kv, "keys and values that are edited are those that the answer reads"),
     "ends": (_ends, "reads_last and feeds_back are as the model does"),
+    "stops": (_stops, "a problem that stops early stays as it is then"),
     "answer": (_cue, "answers are greedy, and a forced cue is followed"),
 }
 """Rule -> its check, and what holds where it finds nothing."""
@@ -349,6 +384,13 @@ def _real(model: ThoughtModel, start: State, x: Tensor) -> Tensor:
     return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
 
 
+def _had(record: StepRecord) -> Tensor:
+    """Which problems had this thought, [batch]."""
+    if record.thinking is None:
+        return torch.ones(len(record.thought_in), dtype=torch.bool)
+    return record.thinking.cpu()
+
+
 def _change(x: Tensor) -> Tensor:
     """Another state of a like size, not along what a norm removes."""
     return 1.5 * x.flip(-1) + 0.5
@@ -371,8 +413,10 @@ def _far(a: Tensor, b: Tensor) -> bool:
         return True
     if not a.numel():
         return False
+    if (a.isnan() != b.isnan()).any():
+        return True
     loose = min(torch.finfo(x.dtype).bits for x in (a, b)) <= 16
-    a, b = a.double(), b.double()
+    a, b = a.double().nan_to_num(0.0), b.double().nan_to_num(0.0)
     return bool((a - b).abs().max() > (LOOSE if loose else TIGHT) * (1e-3 + a.abs().max()))
 
 

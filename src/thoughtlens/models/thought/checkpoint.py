@@ -164,7 +164,8 @@ def language_model_given(name: str | Path) -> ConfigError:
     """The refusal of a model that does not think in vectors, with what can be done with it."""
     return ConfigError(
         f"{name} is a language model, and this needs one that feeds vectors back as thoughts: codi-tiny, "
-        f"codi-words, or a checkpoint of CODI or Coconut. For the activations of a language model: "
+        f"codi-words, or a checkpoint of CODI or Coconut; family=soft lets any model think in mixtures of "
+        f"words. For the activations of a language model: "
         f"thoughtlens run text-demo model={shlex.quote(str(name))} extract.hook_names=null --out "
         f"{shlex.quote(f'runs/{Path(name).name}')}"
     )

@@ -103,7 +103,7 @@ def _function(family: str) -> Callable[..., Any]:
     if code is None and point is None:
         others = ", ".join(registered())
         raise ConfigError(
-            f"family: expected one of tiny, codi, coconut{', ' + others if others else ''} or "
+            f"family: expected one of tiny, codi, coconut, soft{', ' + others if others else ''} or "
             f"my_module:load, got {family!r}"
         )
     if family not in _named | set(os.environ.get(ALLOWED, "").split(",")):

@@ -22,8 +22,8 @@ def load_model(
         name: A bundled language model (`smollm2-135m`), a shipped thought model (`codi-tiny`, `codi-words`),
             a directory, a checkpoint or GGUF file, a hub id, or a function that returns a `ThoughtModel`
             (`my_module:load`, `my_model.py:load`).
-        family: `hf` for a language model; of a thought model tiny, codi, coconut, one that an installed
-            package registers, or a function that takes the name; None: told from the name.
+        family: `hf` for a language model; of a thought model tiny, codi, coconut, soft, one that an
+            installed package registers, or a function that takes the name; None: told from the name.
         options: Those of the loader: `dtype`, `device`, `revision` of both; `base`, `eos_before` ... of
             thought models.
 

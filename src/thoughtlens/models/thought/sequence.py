@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from thoughtlens.core import CheckpointError, DataError, HookError
+from thoughtlens.models.hf.load import context_length
 from thoughtlens.models.hf.output import OutputSide
 from thoughtlens.models.thought.places import SITES
 from thoughtlens.models.thought.thoughts import Answer, State, Tap, ThoughtModel, parse_number
@@ -30,7 +31,7 @@ class SequenceThoughts(ThoughtModel):
     """
 
     start_ids: tuple[int, ...]
-    """Tokens between question and thoughts; the last is the begin-of-thought token, thought 0."""
+    """Tokens between question and thoughts; thought 0 is the last of them, or of the question without any."""
     end_ids: tuple[int, ...]
     """Tokens between thoughts and answer."""
     eos_id: int
@@ -82,31 +83,35 @@ class SequenceThoughts(ThoughtModel):
         """See `ThoughtModel.encode`. Pads on the left; the padding is masked ever after."""
         if not questions:
             raise DataError("Expected at least one question, got none")
-        ids = [self._prompt(i, question) for i, question in enumerate(questions)]
+        return self._begun([self._prompt(i, question) for i, question in enumerate(questions)])
+
+    def _begun(self, ids: Sequence[Sequence[int]]) -> State:
+        """All tokens of each row but the last are read; the last is what comes in next."""
         longest = max(len(row) for row in ids)
         tokens = torch.zeros(len(ids), longest, dtype=torch.long)
         real = torch.zeros(len(ids), longest, dtype=torch.bool)
         for i, row in enumerate(ids):
             tokens[i, longest - len(row) :] = torch.tensor(row)
             real[i, longest - len(row) :] = True
-        batch = torch.arange(len(ids))
-        bot = torch.full((len(ids), 1), self.start_ids[-1])
+        tokens, real, batch = tokens.to(self.device), real.to(self.device), torch.arange(len(ids))
         empty = State(
             cache=self._new_cache(),
-            mask=real[:, :0].to(self.device),
+            mask=real[:, :0],
             positions=torch.zeros_like(batch).to(self.device),
-            pending=self._embed(bot.to(self.device)),
+            pending=self._embed(tokens[:, -1:]),
             next_thought=0,
             rows=batch,
         )
-        return self._extend(empty, self._embed(tokens.to(self.device)), real.to(self.device))[1]
+        if longest == 1:
+            return empty
+        return self._extend(empty, self._embed(tokens[:, :-1]), real[:, :-1])[1]
 
     def _prompt(self, i: int, question: str) -> list[int]:
         ids = self._tokenize(question)
         if not ids:
             raise DataError(f"Expected a question with words, got an empty one (number {i} of the batch)")
-        ids = [*ids, *self.start_ids[:-1]]
-        needed = len(ids) + len(self.spec.thoughts) + len(self.end_ids)
+        ids = [*ids, *self.start_ids]
+        needed = len(ids) + self.spec.n_thoughts + len(self.end_ids)
         if needed > self.context_length:
             raise DataError(
                 f"Question {question[:40]!r}... has {len(ids)} tokens; with its thoughts it needs {needed} "
@@ -127,8 +132,13 @@ class SequenceThoughts(ThoughtModel):
 
     def _step(self, state: State, tap: Tap) -> State:
         x = tap("thought_in", state.pending)
-        h, state = self._extend(state, x, tap=tap)
-        return replace(state, pending=self._feed_back(tap("thought_out", h)))
+        real = None if state.thinking is None else state.thinking[:, None]
+        h, state = self._extend(state, x, real, tap)
+        return self._fed(state, tap("thought_out", h))
+
+    def _fed(self, state: State, u: Float[Tensor, "batch 1 d"]) -> State:
+        """The state before the next thought; whoever may stop decides here whether it does."""
+        return replace(state, pending=self._feed_back(u))
 
     def answer(
         self, state: State, max_new_tokens: int = 256, teacher_ids: Int[Tensor, "*batch tokens"] | None = None
@@ -177,7 +187,7 @@ class HFThoughts(SequenceThoughts):
             raise CheckpointError(f"It cannot think in vectors: {error}") from None
         self.decoder, self.blocks = self.output.decoder, self.output.blocks
         self.device = next(lm.parameters()).device
-        self.context_length = int(lm.config.max_position_embeddings)
+        self.context_length = context_length(lm.config)
         if not isinstance(tokenizer.eos_token_id, int):
             raise CheckpointError("Expected a tokenizer with an end-of-sequence token, this one has none")
         self.eos_id = tokenizer.eos_token_id

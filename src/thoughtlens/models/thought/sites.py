@@ -36,6 +36,8 @@ class ThoughtSpec:
     """Whether a thought's `thought_out` is what the next one takes in. Pause tokens feed nothing back."""
     reads_last: bool = False
     """Whether the answer reads the last `thought_out` itself. CODI and Coconut discard it."""
+    varies: bool = False
+    """Whether a problem may stop before `n_thoughts`, each at its own thought."""
 
     def __post_init__(self) -> None:
         if self.n_thoughts < 0:
@@ -64,6 +66,8 @@ class Hook:
 
     With `per_problem` (a tensor, or a pair of tensors for kv, one row per problem of the run) fn is
     called with the batch's rows of it as second argument: `fn=lambda x, donor: donor` patches.
+
+    Where a problem has stopped before this thought, x is NaN, and what fn makes of it is dropped.
     """
 
     place: Place
@@ -77,8 +81,8 @@ class Hook:
 class Tap:
     """Handed to `_step`: every site's tensor goes through it, is edited, and is recorded."""
 
-    def __init__(self, hooks: Sequence[Hook], rows: Tensor) -> None:
-        self._hooks, self._rows = hooks, rows
+    def __init__(self, hooks: Sequence[Hook], rows: Tensor, thinking: Tensor | None = None) -> None:
+        self._hooks, self._rows, self._thinking = hooks, rows, thinking
         self.ran: set[int] = set()
         self.seen: dict[tuple[str, int | None], Any] = {}
 
@@ -88,16 +92,16 @@ class Tap:
             if (hook.place.site, hook.place.layer) == (site, layer):
                 x = self._edit(hook, x)
                 self.ran.add(i)
-        self.seen[site, layer] = x
+        self.seen[site, layer] = absent(x, self._thinking)
         return x
 
     def _edit(self, hook: Hook, x: Any) -> Any:
         device = (x[0] if hook.place.site == "kv" else x).device
         extra = () if hook.per_problem is None else (_take(hook.per_problem, self._rows, hook, device),)
-        new = hook.fn(x, *extra)
+        new = hook.fn(absent(x, self._thinking), *extra)
         if hook.place.site == "kv":
-            return tuple(_checked(hook, a, b) for a, b in zip(new, x, strict=True))
-        return _checked(hook, new, x)
+            return tuple(_checked(hook, a, b, self._thinking) for a, b in zip(new, x, strict=True))
+        return _checked(hook, new, x, self._thinking)
 
     def layers(self, site: str) -> list[int]:
         """Layers of that site that have hooks, in order."""
@@ -174,10 +178,25 @@ def _take(values: Any, rows: Tensor, hook: Hook, device: torch.device) -> Any:
     return values[rows.to(values.device)].to(device)
 
 
-def _checked(hook: Hook, new: Any, old: Tensor) -> Tensor:
+def absent(x: Any, thinking: Tensor | None) -> Any:
+    """NaN in place of what a pair of tensors, or one, holds of problems that have stopped."""
+    if thinking is None:
+        return x
+    if isinstance(x, tuple | list):
+        return tuple(absent(part, thinking) for part in x)
+    return x.masked_fill(~_like(thinking, x), torch.nan)
+
+
+def _like(thinking: Tensor, x: Tensor) -> Tensor:
+    return thinking.to(x.device).view(-1, *[1] * (x.ndim - 1))
+
+
+def _checked(hook: Hook, new: Any, old: Tensor, thinking: Tensor | None) -> Tensor:
     if not isinstance(new, Tensor) or new.shape != old.shape:
         got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
         raise HookError(f"{hook}: fn must return a tensor of shape {tuple(old.shape)}, got {got}")
+    if thinking is not None:
+        new = torch.where(_like(thinking, old), new.to(old), old)
     if not bool(torch.isfinite(new).all()):
         raise HookError(f"{hook}: fn returned values that are not finite")
     return new.to(old)

@@ -38,14 +38,14 @@ from thoughtlens.core import ConfigError, DataError, HookError, translate_config
 from thoughtlens.models.hf.locate import BUNDLED, require_name
 from thoughtlens.models.thought import foreign
 from thoughtlens.models.thought.places import PARTS, SITES, Place
-from thoughtlens.models.thought.sites import Hook, Tap, ThoughtSpec, check_places, check_rows
+from thoughtlens.models.thought.sites import Hook, Tap, ThoughtSpec, absent, check_places, check_rows
 
 __all__ = [
     "Answer", "Hook", "Place", "State", "StepRecord", "Tap", "ThoughtBatch", "ThoughtModel", "ThoughtSpec",
     "collect", "encoded", "is_right", "load", "parse_number", "run", "think",
 ]  # fmt: skip
 
-FAMILIES = ("tiny", "codi", "coconut")
+FAMILIES = ("tiny", "codi", "coconut", "soft")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +65,16 @@ class State:
     next_thought: int
     rows: Int[Tensor, " batch"]
     """Which problems of the whole run these are; cuts `Hook.per_problem` to the batch."""
+    thinking: Bool[Tensor, " batch"] | None = None
+    """Which problems have the next thought too; None: all of them, in a model where none stops early."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """What went through the sites at one thought, after all edits; tensors are [batch, positions, d]."""
+    """What went through the sites at one thought, after all edits; tensors are [batch, positions, d].
+
+    NaN for a problem that had stopped before.
+    """
 
     thought: int
     thought_in: Tensor
@@ -77,6 +82,8 @@ class StepRecord:
     thought_out: Tensor
     kv: Callable[[int], tuple[Tensor, Tensor]] = field(repr=False)
     """`kv(layer)` -> key and value that this thought left, [batch, heads, positions, d_head] each."""
+    thinking: Bool[Tensor, " batch"] | None = None
+    """Which problems had this thought; None: all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,27 +181,46 @@ class ThoughtModel(ABC):
             raise HookError(
                 f"This model thinks {self.spec.n_thoughts} thoughts, and all are done; call answer()"
             )
-        tap = Tap([hook for hook in hooks if hook.place.thought == state.next_thought], state.rows)
+        here = [hook for hook in hooks if hook.place.thought == state.next_thought]
+        if state.thinking is not None and not bool(state.thinking.any()):
+            return self._idle(state)
+        tap = Tap(here, state.rows, state.thinking)
         after = replace(self._step(self.clone(state), tap), next_thought=state.next_thought + 1)
         for layer in tap.layers("kv"):
             self._write_kv(after, layer, *tap("kv", self._read_kv(after, layer), layer))
         if missed := tap.missed():
             raise HookError(f"{missed[0]} never ran: the model did not pass its site at this thought")
-        return after, self._record(state.next_thought, tap, after)
+        return after, self._record(state, tap, after)
 
-    def _record(self, thought: int, tap: Tap, after: State) -> StepRecord:
+    def _idle(self, state: State) -> tuple[State, StepRecord]:
+        """The thought that no problem of the batch has any more."""
+        after = replace(state, next_thought=state.next_thought + 1)
+        nothing = torch.full_like(state.pending, torch.nan)
+        blocks = (nothing,) * self.spec.n_layers
+        return after, self._shown(state, after, thought_in=nothing, resid=blocks, thought_out=nothing)
+
+    def _shown(self, state: State, after: State, **sites: Any) -> StepRecord:
+        return StepRecord(
+            thought=state.next_thought,
+            kv=lambda layer: absent(self._read_kv(after, layer), state.thinking),
+            thinking=state.thinking,
+            **sites,
+        )
+
+    def _record(self, state: State, tap: Tap, after: State) -> StepRecord:
         layers = range(self.spec.n_layers)
         for site, layer in (("thought_in", None), *(("resid", i) for i in layers), ("thought_out", None)):
             if (site, layer) not in tap.seen:
                 raise HookError(
-                    f"{type(self).__name__} did not show {Place.at(site, layer, thought)} to its tap"
+                    f"{type(self).__name__} did not show {Place.at(site, layer, state.next_thought)} to its "
+                    f"tap"
                 )
-        return StepRecord(
-            thought=thought,
+        return self._shown(
+            state,
+            after,
             thought_in=tap.seen["thought_in", None],
             resid=tuple(tap.seen["resid", layer] for layer in layers),
             thought_out=tap.seen["thought_out", None],
-            kv=lambda layer: self._read_kv(after, layer),
         )
 
     def clone(self, state: State) -> State:
@@ -204,7 +230,10 @@ class ThoughtModel(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ThoughtBatch:
-    """Collected thoughts; None where not asked for, 0 where `mask` is False."""
+    """Collected thoughts; None where not asked for, 0 where `mask` is False.
+
+    NaN at thoughts that a problem did not have, since it stopped before.
+    """
 
     layers: tuple[int, ...]
     mask: Bool[Tensor, "problems positions"]
@@ -215,6 +244,8 @@ class ThoughtBatch:
     keys: Float[Tensor, "problems thoughts positions layers heads d_head"] | None = None
     values: Float[Tensor, "problems thoughts positions layers heads d_head"] | None = None
     answers: Answer | None = None
+    used: Int[Tensor, " problems"] | None = None
+    """The last thought of each problem; None: all have all thoughts."""
 
     @property
     def x(self) -> Float[Tensor, "problems thoughts layers d"]:
@@ -257,8 +288,9 @@ def load(name: str | Path, *, family: str | None = None, **options: Any) -> Thou
     Args:
         name: Shipped name, hub id, directory or checkpoint file.
             Or a function that returns a `ThoughtModel`: `my_module:load`, `my_model.py:load`.
-        family: tiny, codi or coconut, one that an installed package registers, or a function that takes the
-            name; None: told from the name and from what lies there; on the hub, from the name alone.
+        family: tiny, codi, coconut or soft, one that an installed package registers, or a function that
+            takes the name; None: told from the name and from what lies there; on the hub, from the name
+            alone. Any causal language model is a soft one, if that is asked for.
         options: Passed to the family's `load` (`dtype`, `device`, `base`, `eos_before` ...); None is unset.
             `options=["size=3"]` are further ones.
 
@@ -443,6 +475,9 @@ def _stack(
         state.mask if spec.positions_per_thought is None else torch.ones(batch, n_positions, dtype=torch.bool)
     )
     out = {"mask": real.cpu()}
+    if spec.varies:
+        had = [r.thinking for r in records[1:] if r.thinking is not None]
+        out["used"] = sum(had, torch.zeros(batch, dtype=torch.long)).cpu()
     if "resid" in sites:
         out["resid"] = torch.stack([torch.stack([r.resid[i] for i in layers], 2) for r in records], 1)
     for site in ("thought_in", "thought_out"):
@@ -454,7 +489,7 @@ def _stack(
                 torch.stack([r.kv(layer)[i].transpose(1, 2) for layer in layers], 2) for r in records
             ]
             out[name] = torch.stack(per_thought, 1)
-    return {name: _blank(x.cpu(), out["mask"]) for name, x in out.items()}
+    return {name: x if x.ndim == 1 else _blank(x.cpu(), out["mask"]) for name, x in out.items()}
 
 
 def _blank(x: Tensor, real: Tensor) -> Tensor:
@@ -464,6 +499,8 @@ def _blank(x: Tensor, real: Tensor) -> Tensor:
 
 def _cat_left(parts: list[Tensor], name: str) -> Tensor:
     """Concatenate over problems; where batches differ in positions, pad on the left."""
+    if parts[0].ndim == 1:
+        return torch.cat(parts)
     axis = 1 if name == "mask" else 2
     widest = max(part.shape[axis] for part in parts)
     padded = []
