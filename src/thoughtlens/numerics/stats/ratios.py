@@ -12,6 +12,8 @@ from thoughtlens.numerics.stats.intervals import FEW, LEVEL, bootstrap_ratio
 
 LEAST = 10
 """Groups that count, below which an interval is not to be trusted."""
+SKEWED = 25
+"""Times the squared skewness: as many groups are needed (Cochran 1977, Sampling Techniques, 2.15)."""
 
 
 class RatioInterval(NamedTuple):
@@ -24,6 +26,8 @@ class RatioInterval(NamedTuple):
     n_counting: float
     """3 (sum d^2)^2 / sum d^4 of the changes d that leaving out each group makes, at most n_groups: about
     n_groups where they are normal, about 3 where one group decides."""
+    skewness: float
+    """Of the same changes; large where values of one sign have a long tail, most of which no sample shows."""
 
     @property
     def doubt(self) -> str | None:
@@ -32,6 +36,11 @@ class RatioInterval(NamedTuple):
             return f"rests on {self.n_groups} groups, fewer than {FEW}"
         if self.n_counting < LEAST:
             return f"hangs on a few of its {self.n_groups} groups (about {self.n_counting:.0f} count)"
+        if self.n_groups < SKEWED * self.skewness**2:
+            return (
+                f"hangs on a tail, of which {self.n_groups} groups show too little (skewness "
+                f"{abs(self.skewness):.1f})"
+            )
         return None
 
 
@@ -56,7 +65,8 @@ def ratio_over_groups(
     found = bootstrap_ratio(a, b, seed=seed)
     with np.errstate(divide="ignore", invalid="ignore"):
         change = (a.sum() - a) / (b.sum() - b) - found.estimate
-    squares = np.square(change[np.isfinite(change)])
+    change = change[np.isfinite(change)]
+    squares = np.square(change)
     counting = min(float(n), 3 * float(squares.sum()) ** 2 / max(float(np.square(squares).sum()), 1e-300))
     low, high = found.low, found.high
     if min(n, counting) < FEW:
@@ -64,4 +74,5 @@ def ratio_over_groups(
         error = np.sqrt((n - 1) / n * squares.sum())
         half = float(scipy.stats.t.ppf((1 + LEVEL) / 2, max(1.0, counting - 1)) * error)
         low, high = min(low, found.estimate - half), max(high, found.estimate + half)
-    return RatioInterval(found.estimate, low, high, n, counting)
+    skewness = float(scipy.stats.skew(change)) if squares.any() else 0.0
+    return RatioInterval(found.estimate, low, high, n, counting, skewness)
