@@ -24,6 +24,9 @@ from .thought.foreign import allow as allow
 from .thought.foreign import allow_of as allow_of
 from .thought.greedy import greedy as greedy
 from .thought.open import load_model as load_model
+from .thought.opening import Opening as Opening
+from .thought.opening import is_checkpoint as is_checkpoint
+from .thought.opening import opening as opening
 from .thought.places import CONVENTION as CONVENTION
 from .thought.places import LAYERED as LAYERED
 from .thought.places import PARTS as PARTS

@@ -34,6 +34,7 @@ from transformers import (
 from thoughtlens.core import CheckpointError, ConfigError, MismatchError, NotThereError, say, sha256, warn
 from thoughtlens.models.hf.load import config_digest, require_words, tokenizer_digest
 from thoughtlens.models.hf.locate import first_line, foreign, refuse_pointers
+from thoughtlens.models.thought.heard import tell
 
 if TYPE_CHECKING:
     from thoughtlens.models.thought.sequence import HFThoughts
@@ -84,13 +85,16 @@ def read(name: str | Path, revision: str | None = None) -> Checkpoint:
         ConfigError: a revision of something local.
     """
     files, commit = located(name, revision)
+    tell(files=files, revision=commit)
     tensors = {key: value for file in files for key, value in _tensors(file).items()}
+    tell(shapes={key: list(value.shape) for key, value in tensors.items()})
     tensors = _plain(tensors, files[0])
     for key, value in tensors.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise CheckpointError(f"{files[0]}: {key} has values that are not finite; the file is damaged")
     digests = [sha256(file) for file in files]
     digest = digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    tell(digest=digest)
     return Checkpoint(file=files[0], tensors=tensors, digest=digest, revision=commit)
 
 
@@ -194,6 +198,7 @@ def read_base(base: str | Path, tokenizer: str | Path | None = None) -> Base:
     with foreign(what, NotThereError):
         config = AutoConfig.from_pretrained(base, trust_remote_code=False)
         words = require_words(AutoTokenizer.from_pretrained(tokenizer or base, trust_remote_code=False))
+    tell(base=str(base), config=config, tokenizer=words)
     return Base(name=str(base), config=config, tokenizer=words)
 
 
@@ -218,6 +223,7 @@ def assemble(
         MismatchError: not the base model of this checkpoint.
     """
     table = next((key for key in state if key.endswith(EMBEDDINGS)), None)
+    tell(prefix=prefix, rows=len(state[table]) if table else None)
     if table is None:
         raise CheckpointError(f"{where}: no embedding {prefix}*.wte.weight or {prefix}*.embed_tokens.weight")
     tied = _resolve_head(state, table, base.config, where)
@@ -225,6 +231,7 @@ def assemble(
     config.vocab_size, config.tie_word_embeddings = len(state[table]), tied
     with foreign(f"The config of {base.name} cannot be used", MismatchError):
         lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    tell(wanted={key: list(value.shape) for key, value in lm.state_dict().items()})
     if (own := _embedding_name(lm)) != table:
         raise MismatchError(
             f"{where} holds {prefix}{table}, but {base.name} is a {type(lm).__name__} with {own}; "
@@ -322,6 +329,7 @@ def _resolve_head(state: dict[str, Tensor], embedding: str, config: PretrainedCo
         return True
     if state[head].shape == state[embedding].shape and torch.equal(state[head], state[embedding]):
         return True
+    tell(differing_head=True)
     warn(f"{where}: {head} and {embedding} differ though {config.model_type} ties them; used as stored")
     return False
 

@@ -26,6 +26,7 @@ from thoughtlens.core import DTYPES, CheckpointError, ConfigError, MismatchError
 from thoughtlens.models.thought import checkpoint
 from thoughtlens.models.thought.coconut import Coconut
 from thoughtlens.models.thought.codi import Codi
+from thoughtlens.models.thought.heard import tell
 from thoughtlens.models.thought.sequence import SequenceThoughts
 from thoughtlens.models.thought.stated import chosen, stated
 
@@ -37,10 +38,12 @@ IDS = {
     "latent_id": "<|latent|>",
 }
 """Field of the config -> token of the tokenizer."""
+USES = ("begin of thought", "end of thought", "mark of a thought's place")
 UNSET = (None, -1, -100)
 """What the fields are before a tokenizer sets them."""
 HEADS = {"codi": "projector.", "coconut": "", "colar": "lt_head."}
 """What stands before the names of the tensors that make the next thought."""
+NAMES = {"codi": "CODI", "coconut": "Coconut", "colar": "CoLaR"}
 N_THOUGHTS = 6
 """`latent_length` of the publisher's own evaluation."""
 PUBLISHED = ("ModalityDance/latent-tts-codi", "ModalityDance/latent-tts-coconut")
@@ -136,13 +139,14 @@ def load(
         stated(folder),
         known,
     )
+    tell(layout=f"{NAMES[which or 'coconut']} as a class of transformers (LatentTTS)")
     prefix = HEADS[which or "coconut"]
     head = {key: x for key, x in found.tensors.items() if prefix and key.startswith(prefix)}
     lm = checkpoint.assemble(
         {key: x for key, x in found.tensors.items() if key not in head}, parent, found.file, ""
     )
     ids = thought_ids(config, parent.tokenizer, lm.config.vocab_size, folder)
-    start, end, latent = (ids[field] for field in IDS)
+    start, end, latent = ids.values()
     lm, shared = checkpoint.placed(lm, target, DTYPES[dtype]), {"n_thoughts": settings["n_thoughts"]}
     if which == "codi":
         prj = _projector(head, config, lm.config.hidden_size, found.file)
@@ -194,6 +198,8 @@ def thought_ids(
             raise MismatchError(
                 f"{folder}: {field} is {ids[field]}, and the embedding has rows 0..{n_rows - 1}"
             )
+    who = {field: "config.json" if config.get(field) not in UNSET else "the tokenizer" for field in IDS}
+    tell(tokens={use: (ids[field], who[field]) for field, use in zip(IDS, USES, strict=True)})
     if len(set(ids.values())) < len(ids):
         raise CheckpointError(f"{folder}: two thought tokens have one id ({ids})")
     return ids
@@ -218,6 +224,7 @@ def filled(module: nn.Module, tensors: dict[str, Tensor], where: Path, prefix: s
         MismatchError: one has another shape.
     """
     wanted = {prefix + key: value for key, value in module.state_dict().items()}
+    tell(head=sorted(wanted))
     if odd := sorted(wanted.keys() ^ tensors.keys()):
         lost = "is missing" if odd[0] in wanted else "has no place in the model"
         raise CheckpointError(f"{where}: {odd[0]} {lost} ({prefix}* needs {', '.join(sorted(wanted))})")

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from thoughtlens.core import CheckpointError, warn
+from thoughtlens.models.thought.heard import tell
 
 Value = bool | int | float | str
 NAMES: dict[str, tuple[str, ...]] = {
@@ -103,14 +104,16 @@ def chosen(
     Returns:
         The settings, and those of them that nothing stands behind.
     """
-    found, assumed = {}, {}
+    found, assumed, by = {}, {}, {}
     for key, value in otherwise.items():
-        for source in (given, known, own.values):
+        for source, who in ((given, "given"), (known, "known of it"), (own.values, own.files.get(key, ""))):
             if source.get(key) is not None:
+                by[key] = who
                 found[key] = float(source[key]) if isinstance(value, float) else source[key]
                 break
         else:
             found[key] = assumed[key] = value
+    tell(settings={key: (value, by.get(key, "")) for key, value in found.items()})
     if assumed:
         _say_assumed(name, ", ".join(f"{key}={json.dumps(value)}" for key, value in assumed.items()))
     return found, assumed
