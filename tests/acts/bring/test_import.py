@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from thoughtlens.acts import ActivationStore, ImportConfig, import_activations
+from thoughtlens.acts.bring.arrays import InFile, is_vectors
+from thoughtlens.acts.bring.files import opened
 from thoughtlens.acts.bring.stage import bring
 from thoughtlens.core import DataError
 
@@ -61,6 +63,18 @@ def written(file):
             made = pa.table({"x": list(rows), **table})
             with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, made.schema) as writer:
                 writer.write_table(made)
+        case ".json":
+            file.write_text(json.dumps({**table, "x": rows.tolist()}))
+        case ".npy":
+            np.save(file, rows)
+            pq.write_table(pa.table(table), file.with_suffix(".parquet"))
+        case ".h5":
+            import h5py  # pyright: ignore[reportMissingImports]
+
+            with h5py.File(file, "w") as made:
+                made["x"] = rows
+                for name, values in table.items():
+                    made[name] = values
         case ".jsonl":
             lines = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
             text = [json.dumps({**line, "x": row.tolist()}) for line, row in zip(lines, rows, strict=True)]
@@ -82,9 +96,12 @@ def require_x(store, first=0):
     assert store.problems["operation"].to_pylist() == LABELS
 
 
-@pytest.mark.parametrize("ending", ["pt", "npz", "parquet", "arrow", "jsonl"])
+@pytest.mark.parametrize("ending", ["pt", "npz", "parquet", "arrow", "jsonl", "json", "npy", "h5"])
 def test_every_format_gives_the_same_store(tmp_path, ending):
-    store = brought(tmp_path / "acts", written(tmp_path / f"a.{ending}"), first_thought=1)
+    if ending == "h5":
+        pytest.importorskip("h5py")
+    written(tmp_path / f"a.{ending}")
+    store = brought(tmp_path / "acts", *sorted(tmp_path.iterdir()), first_thought=1)
     assert store.hook_names == list(HOOKS) and store.meta.unresolved == list(HOOKS) and not store.meta.model
     require_x(store)
 
@@ -121,61 +138,87 @@ def test_a_problem_is_in_one_split(tmp_path):
     assert len(set(store.problems["split"].to_pylist())) > 1
 
 
-def bad(name):
-    table, rows = long_table(), torch.from_numpy(X.reshape(-1, D).copy())
-    if name == "nan":
-        rows[3, 2] = torch.nan
-    if name == "overflow":
-        rows[3, 2] = 1e6
-    if name == "short":
-        table["operation"] = table["operation"][:-3]
-    if name == "splits":
-        table["split"] = ["train", "test"] * (len(rows) // 2)
-    if name == "twice":
-        table["thought_idx"][1] = 0
-    if name == "hole":
-        table = {key: values[1:] for key, values in table.items()}
-        rows = rows[1:]
-    return {"x": rows, **table} | ({"y": rows[:, :3].clone()} if name == "widths" else {})
+def test_thoughts_that_begin_with_0_are_counted_from_1(tmp_path):
+    store = brought(tmp_path / "acts", study(tmp_path / "a.pt"), first_thought=0)
+    require_x(store, first=1)
+    assert "splits" not in store.problems.column_names
 
 
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("nan", "NaN"),
-        ("overflow", "65504"),
-        ("short", "operation"),
-        ("splits", "two values in the column split"),
-        ("twice", "once"),
-        ("hole", "every hook of every thought"),
-        ("widths", "one width"),
-    ],
-)
-def test_bad_arrays_leave_nothing(tmp_path, name, says):
-    torch.save(bad(name), tmp_path / "a.pt")
-    with pytest.raises(DataError, match=says):
-        brought(tmp_path / "acts", tmp_path / "a.pt", first_thought=1, store_dtype="float16")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+def test_several_arrays_of_one_shape_are_hooks(tmp_path):
+    np.savez(tmp_path / "a.npz", early=X[:, 0], late=X[:, 1], operation=np.array(LABELS))
+    brought(tmp_path / "acts", tmp_path / "a.npz", axes=("problem", "thought"), first_thought=1)
+    require_x(ActivationStore.open(tmp_path / "acts"))
 
 
-class Runs:
-    def __reduce__(self):
-        return (print, ("code ran",))
+def test_files_are_parts_in_their_order(tmp_path):
+    for i in range(3):
+        part = slice(4 * i, 4 * i + 4)
+        np.savez(tmp_path / f"{i}.npz", x=X[part], operation=np.array(LABELS[part]))
+    save_file({"hook_names": torch.zeros(1)}, tmp_path / "unused.safetensors")
+    files = [tmp_path / f"{i}.npz" for i in range(3)]
+    store = brought(tmp_path / "acts", *files, first_thought=1)
+    for h, hook in enumerate(store.hook_names):
+        np.testing.assert_array_equal(store.read(hook, range(N * THOUGHTS)).numpy(), X[:, h].reshape(-1, D))
 
 
-def test_files_that_would_run_code_are_not_opened(tmp_path, capsys):
-    torch.save({"x": torch.from_numpy(X), "code": Runs()}, tmp_path / "a.pt")
-    np.save(tmp_path / "b.npy", np.array([Runs(), None], object), allow_pickle=True)
-    for name in ("a.pt", "b.npy"):
-        with pytest.raises(DataError, match="run code"):
-            brought(tmp_path / "acts", tmp_path / name, first_thought=1)
-    assert "code ran" not in capsys.readouterr().out
+def test_tokens_of_texts(tmp_path):
+    columns = {"document": ["a"] * 2 + ["b"] * 3, "position": [0, 1, 0, 1, 2], "token_id": [5, 6, 5, 7, 5]}
+    columns |= {"token": ["the", " cat", "the", " dog", "the"], "topic": ["x"] * 2 + ["y"] * 3}
+    import_activations({"x": X.reshape(-1, D)[:5], **columns}, tmp_path / "acts")
+    store = ActivationStore.open(tmp_path / "acts")
+    assert store.meta.kind == "text" and store.problems["topic"].to_pylist() == ["x", "y"]
+    rows = pq.read_table(tmp_path / "acts" / "rows.parquet")
+    assert rows["token"].to_pylist() == columns["token"] and rows["token_id"].to_pylist() == [5, 6, 5, 7, 5]
 
 
-def test_ragged_rows_are_refused(tmp_path):
-    pq.write_table(pa.table({"x": [[1.0, 2.0], [3.0]], "problem_id": ["a", "b"]}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="ragged"):
-        brought(tmp_path / "acts", tmp_path / "a.parquet")
+def test_a_table_beside_the_arrays_is_joined_by_what_both_say(tmp_path):
+    table = long_table()
+    del table["operation"]
+    np.savez(tmp_path / "x.npz", x=X.reshape(-1, D), **{name: np.array(v) for name, v in table.items()})
+    order = np.random.default_rng(0).permutation(N + 2)
+    beside = {"id": [f"p{i}" for i in order], "operation": [(LABELS * 2)[i] for i in order]}
+    pq.write_table(pa.table(beside), tmp_path / "labels.parquet")
+    require_x(brought(tmp_path / "a", tmp_path / "x.npz", tmp_path / "labels.parquet", first_thought=1))
+    lines = [{"problem": p, "thought": t, "value": 10 * int(p[1:]) + t}
+             for p in dict.fromkeys(table["problem_id"]) for t in (2, 0, 1)]  # fmt: skip
+    (tmp_path / "values.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    brought(tmp_path / "b", tmp_path / "x.npz", tmp_path / "values.jsonl", first_thought=1)
+    rows = pq.read_table(tmp_path / "b" / "rows.parquet").to_pydict()
+    wanted = [10 * int(p[1:]) + t for p, t in zip(rows["problem_id"], rows["thought_idx"], strict=True)]
+    assert rows["value"] == wanted
+
+
+LAYOUTS = {
+    "by columns": lambda x: np.asfortranarray(x),
+    "big-endian": lambda x: x.astype(">f4"),
+    "float64": lambda x: x.astype(np.float64),
+    "every second": lambda x: np.repeat(x, 2, 0)[::2],
+    "a view": lambda x: torch.from_numpy(np.concatenate([x, x]))[len(x) :],
+    "turned": lambda x: torch.from_numpy(x.T.copy()).T,
+    "a parameter": lambda x: torch.nn.Parameter(torch.from_numpy(x)),
+    "sparse": lambda x: torch.from_numpy(x).to_sparse(),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_however_an_array_lies_its_rows_are_the_same(tmp_path, layout):
+    x = LAYOUTS[layout](X.reshape(-1, D))
+    file = tmp_path / ("a.npy" if isinstance(x, np.ndarray) else "a.pt")
+    np.save(file, x) if isinstance(x, np.ndarray) else torch.save(x, file)
+    pq.write_table(pa.table(long_table()), tmp_path / "columns.parquet")
+    require_x(brought(tmp_path / "acts", file, tmp_path / "columns.parquet", first_thought=1))
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz", "pt", "safetensors", "parquet", "jsonl"])
+def test_no_array_of_a_file_is_loaded_or_mapped(tmp_path, ending):
+    file = tmp_path / f"a.{ending}"
+    if ending == "safetensors":
+        save_file({"x": torch.from_numpy(X.reshape(-1, D)).bfloat16(), "y": torch.zeros(3)}, file)
+    else:
+        written(file)
+    (tmp_path / "scratch").mkdir()
+    arrays = [value for value in opened(file, tmp_path / "scratch").values() if is_vectors(value)]
+    assert [type(x) for x in arrays] == [InFile] and arrays[0].shape == (X.size // D, D)
 
 
 def test_the_first_thought_is_asked_for(tmp_path):

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Int
 
-from thoughtlens.acts.bring.columns import Read
+from thoughtlens.acts.bring.arrays import is_vectors
+from thoughtlens.acts.bring.columns import Coded, Read, coded
 from thoughtlens.acts.bring.config import ImportConfig
 from thoughtlens.core import DataError
 from thoughtlens.problems import SPLITS, TextConfig, grouped, split_of
 
 FED_BACK = ("thought_in", "thought_out")
-RESERVED = ("row", "problem_id", "thought_idx", "position", "token_id", "outlier")
-"""Columns that the store makes itself."""
+TAKEN = ("row", "thought_idx", "position", "token_id", "outlier", "cot")
+"""Columns that the store makes itself, or that would mean something here."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,31 +43,6 @@ class Cells:
     notes: list[str]
 
 
-class Vectors:
-    """An array in parts, taken as rows [rows, d]."""
-
-    def __init__(self, parts: Sequence[Any]) -> None:
-        self._parts = [_as_rows(part) for part in parts]
-        self._ends = np.cumsum([len(part) for part in self._parts])
-
-    def take(self, rows: Int[np.ndarray, " n"]) -> Float[Tensor, "n d"]:
-        """Some rows, read from where they lie."""
-        part = np.searchsorted(self._ends, rows, side="right")
-        if part[0] == part[-1] and (part == part[0]).all():
-            return self._of(int(part[0]), rows)
-        found = [self._of(int(p), rows[part == p]) for p in np.unique(part)]
-        order = np.concatenate([np.flatnonzero(part == p) for p in np.unique(part)])
-        return torch.cat(found)[torch.from_numpy(np.argsort(order))]
-
-    def _of(self, part: int, rows: np.ndarray) -> Tensor:
-        local, x = rows - (self._ends[part] - len(self._parts[part])), self._parts[part]
-        run = len(local) and local[-1] - local[0] == len(local) - 1 and (np.diff(local) == 1).all()
-        wanted = slice(int(local[0]), int(local[-1]) + 1) if run else local
-        if isinstance(x, Tensor):
-            return x[wanted if run else torch.from_numpy(local)]
-        return torch.from_numpy(np.array(x[wanted]))
-
-
 def cells(found: Read, cfg: ImportConfig) -> Cells:
     """Sort the files' rows by problem and thought, every hook of a thought in one row of the store.
 
@@ -75,10 +51,10 @@ def cells(found: Read, cfg: ImportConfig) -> Cells:
             problem in two splits.
     """
     place = _places(found)
-    ids, problem = _coded(found.roles.get("problem") or range(found.shape[0]), "problem")
+    ids, problem = _ids(found.roles.get("problem", pa.array(range(found.n))), "problem")
     problem = problem[place["problem"]]
-    names, hook = _hooks(found, place, cfg)
-    kind, inner, given = _inner(found, place, problem, hook, cfg)
+    names, hook = _hooks(found, place)
+    kind, inner, given = _inner(found, place, problem, hook)
     at = _matrix(problem, hook, inner, ids, names)
     first = at[:, 0]
     row_of = place["problem"]
@@ -107,14 +83,6 @@ def cells(found: Read, cfg: ImportConfig) -> Cells:
     )
 
 
-def _as_rows(part: Any) -> Any:
-    if part.ndim == 2:
-        return part
-    return part[()].reshape(-1, part.shape[-1]) if not hasattr(part, "reshape") else part.reshape(
-        -1, part.shape[-1]
-    )  # fmt: skip
-
-
 def _places(found: Read) -> dict[str, np.ndarray]:
     """Of every row of the array taken as rows: its index along each axis; without axes, its own number."""
     axes = found.axes or ("problem",)
@@ -122,51 +90,49 @@ def _places(found: Read) -> dict[str, np.ndarray]:
     return dict(zip(axes, index, strict=True))
 
 
-def _coded(values: Sequence[Any], what: str) -> tuple[list[str], np.ndarray]:
-    """Different values as text, in their order, and which one each is."""
-    if any(v is None or v == "" or (isinstance(v, float) and v != int(v)) for v in _no_nan(values, what)):
-        raise DataError(f"The column of {what} has gaps, or numbers that are not whole; each row needs one")
-    text = [str(int(v)) if isinstance(v, float) else str(v) for v in values]
-    coded = pa.array(text, pa.string()).dictionary_encode()
-    return coded.dictionary.to_pylist(), coded.indices.to_numpy()
-
-
-def _no_nan(values: Sequence[Any], what: str) -> Sequence[Any]:
-    if any(isinstance(v, float) and (v != v or abs(v) == float("inf")) for v in values):
+def _ids(column: pa.Array, what: str) -> Coded:
+    """Different values as text, and which one each is."""
+    values, codes = coded(column)
+    if any(isinstance(v, float) and not math.isfinite(v) for v in values):
         raise DataError(f"The column of {what} has NaN or infinite values; each row needs one")
-    return values
+    if any(v is None or v == "" or (isinstance(v, float) and v != int(v)) for v in values):
+        raise DataError(f"The column of {what} has gaps, or numbers that are not whole; each row needs one")
+    if not all(isinstance(v, str | int | float) for v in values):
+        raise DataError(f"The column of {what} has values that are neither text nor numbers")
+    return Coded([str(int(v)) if isinstance(v, float) else str(v) for v in values], codes)
 
 
-def _whole(values: Sequence[Any], what: str) -> np.ndarray:
+def _whole(column: pa.Array, what: str) -> np.ndarray:
     try:
-        x = np.asarray(_no_nan(values, what), np.float64)
-    except (ValueError, TypeError):
-        raise DataError(f"The column of {what} has values that are no numbers: {values[:3]}") from None
-    if not (x == np.round(x)).all() or x.min(initial=0) < 0:
-        raise DataError(f"Expected whole numbers from 0 on in the column of {what}, got {values[:3]}")
+        x = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowException:
+        shown = column[:3].to_pylist()
+        raise DataError(f"The column of {what} has values that are no numbers: {shown}") from None
+    if not (x == np.round(x)).all() or x.min(initial=0) < 0 or x.max(initial=0) >= 2**31:
+        shown = column[:3].to_pylist()
+        raise DataError(f"Expected whole numbers from 0 on in the column of {what}, got {shown}")
     return x.astype(np.int64)
 
 
-def _hooks(
-    found: Read, place: dict[str, np.ndarray], cfg: ImportConfig
-) -> tuple[dict[str, str], np.ndarray | None]:
+def _hooks(found: Read, place: dict[str, np.ndarray]) -> tuple[dict[str, str], np.ndarray | None]:
     """Hooks as the files number them -> as they name them; and the hook of every row of the array."""
-    del cfg
     if len(found.arrays) > 1:
         bases = [name.rpartition("/")[2] for name in found.arrays]
         return {name: name for name in (bases if len(set(bases)) == len(bases) else found.arrays)}, None
     given = found.roles.get("hook")
     if "hook" in place:
         n = int(place["hook"].max(initial=0)) + 1
-        names = [str(i) for i in range(n)] if given is None else [str(name) for name in given]
+        names = [str(i) for i in range(n)] if given is None else [str(name) for name in given.to_pylist()]
         if len(names) != n or len(set(names)) < n:
             raise DataError(f"Expected {n} names of hooks, all different, got {names}")
         return {name: name for name in names}, place["hook"]
     if given is None:
         (only,) = found.arrays
         return {only: only.rpartition("/")[2]}, np.zeros(len(place["problem"]), np.int64)
-    names, codes = _coded(given, "hook")
-    return {name: found.layers.get(name, name) for name in names}, codes[place["problem"]]
+    names, codes = _ids(given, "hook")
+    if "__metadata__" in names:
+        raise DataError("A hook cannot be called __metadata__, which means something else in a store")
+    return {str(name): found.layers.get(name) or str(name) for name in names}, codes[place["problem"]]
 
 
 def _inner(
@@ -174,7 +140,6 @@ def _inner(
     place: dict[str, np.ndarray],
     problem: np.ndarray,
     hook: np.ndarray | None,
-    cfg: ImportConfig,
 ) -> tuple[str, np.ndarray, np.ndarray | None]:
     """The store's kind, and `thought_idx` or position of every row of the array, here and in the files."""
     of_row = place["problem"]
@@ -186,9 +151,11 @@ def _inner(
     if "thought" not in {*found.roles, *place}:
         one = np.bincount(problem if hook is None else problem * (int(hook.max(initial=0)) + 1) + hook)
         if one.max(initial=0) > 1:
+            have = f", among {', '.join(found.labels)}" if found.labels else ""
             raise DataError(
-                "Some problems have several rows at one hook, and no column says which is which: name it, "
-                "columns.thought=... for thoughts, columns.position=... and columns.token_id=... for tokens"
+                f"Some problems have several rows at one hook, and nothing says which is which: name the "
+                f"column{have}: columns.thought=... of thoughts, columns.position=... and "
+                f"columns.token_id=... of tokens, or columns.hook=... if each row is another place"
             )
         return "thoughts", np.zeros(len(of_row), np.int64), None
     given = place.get("thought")
@@ -240,82 +207,99 @@ def _problems(
     found: Read, ids: list[str], rows: np.ndarray, problem: np.ndarray, cfg: ImportConfig
 ) -> tuple[pa.Table, bool, dict[str, np.ndarray], list[str]]:
     """The problems' table, whether splits were made, columns that differ within problems, and notes."""
-    n, notes = len(ids), []
-    source = rows[:, 0]
-    _, one = np.unique(problem, return_index=True)
+    notes: list[str] = []
+    one = pa.array(rows[np.unique(problem, return_index=True)[1], 0])
     table: dict[str, Any] = {"problem_id": ids}
     of_rows: dict[str, np.ndarray] = {}
 
-    def of_problem(values: Sequence[Any]) -> list | None:
+    def of_problem(values: pa.Array) -> pa.Array | None:
         """One value for each problem; None where they differ within one."""
-        codes = np.unique([repr(v) for v in values], return_inverse=True)[1]
-        same = codes[source[one]]
-        return [values[i] for i in source[one]] if (codes[rows] == same[problem][:, None]).all() else None
+        codes = coded(values).codes
+        return values.take(one) if (codes[rows] == codes[one][problem][:, None]).all() else None
 
     for role in ("group", "split", "question", "answer"):
         if role not in found.roles:
             continue
         if (values := of_problem(found.roles[role])) is None:
-            raise DataError(f"The same problem has two values in the column {found.named[role]}; mend it")
+            raise DataError(
+                f"A problem has two values in the column {found.named[role]}"
+                f"{_torn(found.roles[role], rows, problem, ids)}; each one has a single {role}"
+            )
         table[role] = values
-    groups = [str(g) for g in table.pop("group", ids)]
-    texts = table.get("question", [None] * n)
-    groups = np.array(groups, object)[grouped(texts, groups)].tolist()
+    groups = _groups(table.pop("group", None), ids, table.get("question"))
     made = "split" not in table
-    split = _made_splits(groups, cfg) if made else [str(s) for s in table.pop("split")]
+    split = _made_splits(groups, cfg) if made else [str(s) for s in table.pop("split").to_pylist()]
     if other := sorted(set(split) - set(SPLITS)):
         raise DataError(f"Expected the splits {', '.join(SPLITS)}, got {', '.join(other)}; rename them")
     table = {"problem_id": ids, "group_id": groups, "split": split, **table}
     if torn := len(set(zip(groups, split, strict=True))) - len(set(groups)):
         notes.append(f"{torn} groups have problems in several splits: test numbers will be too good")
     for name, values in found.labels.items():
-        own = (
-            f"{name}_given"
-            if name in (*table, "row", "problem_id", "thought_idx", "outlier", "cot")
-            else name
-        )
-        if not all(v is None or isinstance(v, str | bool | int | float) for v in values):
+        own = f"{name}_given" if name in TAKEN or name in table else name
+        if not _plain(values.type):
             notes.append(f"{name} is left out: it has values that are neither text nor numbers")
         elif (constant := of_problem(values)) is not None:
             table[own] = constant
-        elif all(np.array_equal(_codes(values)[rows[:, 0]], _codes(values)[r]) for r in rows.T):
-            of_rows[own] = _row_column(values, rows[:, 0])
+        elif (coded(values).codes[rows] == coded(values).codes[rows[:, :1]]).all():
+            of_rows[own] = _row_column(values.take(pa.array(rows[:, 0])))
         else:
             notes.append(f"{name} is left out: it differs between the hooks of a thought")
     for name in ("question", "answer", "cot"):
         if name in table:
-            table[name] = ["" if v is None else str(v) for v in table[name]]
-    try:
-        return pa.table(table), made, of_rows, notes
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise DataError(f"A column has values of several types: {' '.join(str(error).split())}") from None
+            table[name] = table[name].cast(pa.string()).fill_null("")
+    return pa.table(table), made, of_rows, notes
 
 
-def _codes(values: Sequence[Any]) -> np.ndarray:
-    return np.unique([repr(v) for v in values], return_inverse=True)[1]
+def _torn(values: pa.Array, rows: np.ndarray, problem: np.ndarray, ids: list[str]) -> str:
+    """The first problem with two values, and these."""
+    codes = coded(values).codes[rows]
+    first = codes[np.unique(problem, return_index=True)[1], 0]
+    row, hook = np.argwhere(codes != first[problem][:, None])[0]
+    one = next(i for i in rows.flat if coded(values).codes[i] == first[problem[row]])
+    return f", {ids[problem[row]]!r} has {values[int(one)]} and {values[int(rows[row, hook])]}"
 
 
-def _row_column(values: Sequence[Any], rows: np.ndarray) -> np.ndarray:
-    if any(v is None or isinstance(v, str) for v in values):
-        return np.array(["" if v is None else str(v) for v in values], object)[rows]
-    return np.asarray(values)[rows]
+def _plain(kind: pa.DataType) -> bool:
+    """Whether values are text, numbers or yes and no, or not there at all."""
+    types = pa.types
+    return any(
+        of(kind)
+        for of in (types.is_string, types.is_boolean, types.is_integer, types.is_floating, types.is_null)
+    )
+
+
+def _groups(given: pa.Array | None, ids: list[str], texts: pa.Array | None) -> list[str]:
+    """The group of every problem: problems of equal texts are in one."""
+    groups = ids if given is None else [None if g is None else str(g) for g in given.to_pylist()]
+    own = [i if g is None else g for i, g in zip(ids, groups, strict=True)]
+    if texts is None:
+        return own
+    said = [t or None for t in texts.cast(pa.string()).to_pylist()]
+    return np.array(own, object)[grouped(said, groups)].tolist()
+
+
+def _row_column(values: pa.Array) -> np.ndarray:
+    """A column of the store's rows; gaps are NaN or empty."""
+    if pa.types.is_string(values.type) or (values.null_count and not pa.types.is_floating(values.type)):
+        return values.cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False)
+    return values.to_numpy(zero_copy_only=False)
 
 
 def _made_splits(groups: Sequence[str], cfg: ImportConfig) -> list[str]:
     rule = TextConfig(validation=cfg.validation, test=cfg.test, seed=cfg.seed)
-    return [split_of(rule, group) for group in groups]
+    of = {group: split_of(rule, group) for group in set(groups)}
+    return [of[group] for group in groups]
 
 
-def digest_of(arrays: dict[str, Any]) -> str:
-    """sha256 of arrays and lists in memory, with their names."""
+def digest_of(arrays: Mapping[str, Any]) -> str:
+    """sha256 of arrays and columns in memory, with their names."""
     total = hashlib.sha256()
     for name, value in sorted(arrays.items()):
         total.update(f"{name}\0".encode())
-        if isinstance(value, Tensor):
-            x = value.detach().cpu().contiguous()
+        if is_vectors(value):
+            x = torch.as_tensor(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
+            x = x.detach().cpu().contiguous()
             total.update(f"{x.dtype}{tuple(x.shape)}".encode() + x.view(torch.uint8).numpy().tobytes())
-        elif isinstance(value, np.ndarray):
-            total.update(f"{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
         else:
-            total.update(repr(value).encode())
+            total.update(repr(value.to_pylist() if isinstance(value, pa.Array) else value).encode())
     return total.hexdigest()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int
+
+from thoughtlens.acts.bring.arrays import Part, is_vectors
 from thoughtlens.acts.bring.config import ImportConfig
-from thoughtlens.acts.bring.files import Named, as_list, is_vectors
+from thoughtlens.acts.bring.files import Named
 from thoughtlens.core import DataError
 
 USUAL = {
@@ -26,19 +32,34 @@ USUAL = {
     "answer": ("answer", "answers"),
 }  # fmt: skip
 """Usual names of columns, without what stands before the last `/`, by what they say."""
+KEYS = ("problem", "hook", "thought", "position")
+"""What says of a line in a table beside the arrays which rows it belongs to."""
 STUDY_LABELS = ("operation_types", "operation_type", "labels", "label")
 FIRST_STUDY = "the first study of CODI's thoughts"
+
+
+class Coded(NamedTuple):
+    """A column as its different values and which one each is."""
+
+    values: list[Any]
+    codes: Int[np.ndarray, " n"]
+
+
+def coded(column: pa.Array) -> Coded:
+    """Different values in the order in which they appear; a gap is None."""
+    found = column.dictionary_encode(null_encoding="encode")
+    return Coded(found.dictionary.to_pylist(), found.indices.to_numpy().astype(np.int64))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Read:
     """Arrays of a file or several, and its columns by what they say."""
 
-    arrays: dict[str, list[Any]]
+    arrays: dict[str, list[Part]]
     """Arrays by name, in parts, one a file."""
-    roles: dict[str, list]
+    roles: dict[str, pa.Array]
     """`problem`, `hook`, `thought`, ...: their values."""
-    labels: dict[str, list]
+    labels: dict[str, pa.Array]
     """Any other columns."""
     named: dict[str, str]
     """Which column gave each role."""
@@ -53,27 +74,40 @@ class Read:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of every array before its last axis, all parts together."""
-        first = next(iter(self.arrays.values()))
-        return (sum(len(part) for part in first), *first[0].shape[1:-1])
+        return _shape(self.arrays)
+
+    @property
+    def n(self) -> int:
+        """Values of a column: one for each row, or for each problem along its axis."""
+        return self.shape[self.axes.index("problem") if self.axes else 0]
+
+    @property
+    def d_in(self) -> int:
+        """Width of every array."""
+        return int(next(iter(self.arrays.values()))[0].x.shape[-1])
 
 
 def read(files: Sequence[tuple[Path, Named]], cfg: ImportConfig) -> Read:
     """Join files, and find out what their arrays and columns are.
 
     Raises:
-        DataError: no array, several that do not fit, a column that is not there or has another length.
+        DataError: no array, several that do not fit, a column that is not there, has another length, or one
+            of several that may be meant.
     """
     holders = [(path, table) for path, table in files if _vectors(table, cfg)]
     if not holders:
-        have = "; ".join(f"{path.name}: {', '.join(table)}" for path, table in files)
-        raise DataError(
-            f"Expected an array of floats [rows, d] or [problems, hooks, thoughts, d], found none in {have}"
-        )
-    arrays = _joined(holders, cfg)
-    columns = _columns(holders, [file for file in files if file not in holders])
+        raise DataError(_no_vectors(files, cfg))
+    arrays, notes = _joined(holders, cfg), []
+    axes = _axes(arrays, cfg)
+    n = _shape(arrays)[axes.index("problem") if axes else 0]
+    if not math.prod((*_shape(arrays), next(iter(arrays.values()))[0].x.shape[-1])):
+        raise DataError(f"{holders[0][0]}: {next(iter(arrays))} has no rows, or rows of no numbers")
+    columns = _columns_beside(holders, notes)
+    for path, table in files:
+        if all(path is not holder for holder, _ in holders):
+            columns |= _matched(path, table, columns, n, cfg, notes)
     own = FIRST_STUDY if _of_first_study(arrays, columns) else ""
     named = _named(columns, cfg, study=bool(own))
-    axes = _axes(arrays, cfg)
     found = Read(
         arrays=arrays,
         roles={role: columns[name] for role, name in named.items()},
@@ -83,8 +117,14 @@ def read(files: Sequence[tuple[Path, Named]], cfg: ImportConfig) -> Read:
         first_thought=cfg.first_thought if cfg.first_thought is not None else 1 if own else None,
         axes=axes,
         layers={str(v): _base(n) for n, v in holders[0][1].items() if "layer_indices/" in n} if own else {},
+        notes=notes,
     )
     return _fitting(found, columns, cfg)
+
+
+def _shape(arrays: Mapping[str, list[Part]]) -> tuple[int, ...]:
+    parts = next(iter(arrays.values()))
+    return (sum(len(part.x) for part in parts), *parts[0].x.shape[1:-1])
 
 
 def _base(name: str) -> str:
@@ -100,11 +140,38 @@ def _vectors(table: Named, cfg: ImportConfig) -> list[str]:
     ]
 
 
-def _joined(holders: Sequence[tuple[Path, Named]], cfg: ImportConfig) -> dict[str, list[Any]]:
+def _no_vectors(files: Sequence[tuple[Path, Named]], cfg: ImportConfig) -> str:
+    """Why there is nothing to import."""
+    if cfg.columns.vectors:
+        have = ", ".join(name for _, table in files for name, value in table.items() if is_vectors(value))
+        wanted = ", ".join(cfg.columns.vectors)
+        return f"columns.vectors: there is no array {wanted}, only {have or 'none'}"
+    others = {
+        f"{path.name}: {name}": f"{value.dtype} {list(value.shape)}"
+        for path, table in files
+        for name, value in table.items()
+        if getattr(value, "ndim", 0) > 1
+    }
+    wanted = "Expected an array of floats [rows, d] or [problems, hooks, thoughts, d]"
+    if others:
+        found = "; ".join(f"{name} is {what}" for name, what in others.items())
+        return (
+            f"{wanted}, and {found}: save it as float32 (whole numbers times the scale they were made with)"
+        )
+    for path, table in files:
+        if lists := [
+            n for n, v in table.items() if isinstance(v, list | tuple) and getattr(v[0], "shape", 0)
+        ]:
+            return f"{path}: {lists[0]} is a list of arrays: make one of them, torch.stack or np.stack"
+    have = "; ".join(f"{path.name}: {', '.join(table) or 'nothing'}" for path, table in files)
+    return f"{wanted}, found none in {have}"
+
+
+def _joined(holders: Sequence[tuple[Path, Named]], cfg: ImportConfig) -> dict[str, list[Part]]:
     """The arrays of all files, by name; each file has the same ones."""
     names = _vectors(holders[0][1], cfg)
     first = holders[0][1][names[0]]
-    arrays: dict[str, list[Any]] = {name: [] for name in names}
+    arrays: dict[str, list[Part]] = {name: [] for name in names}
     for path, table in holders:
         if (here := _vectors(table, cfg)) != names:
             raise DataError(f"{path} has the arrays {', '.join(here)}, {holders[0][0]} {', '.join(names)}")
@@ -117,75 +184,170 @@ def _joined(holders: Sequence[tuple[Path, Named]], cfg: ImportConfig) -> dict[st
                     f"{path}: {name} is {list(one.shape)}, {names[0]} {list(first.shape)}: hooks of one "
                     f"import have one width; name those to import, columns.vectors={names[0]}"
                 )
+            if one.dtype != first.dtype:
+                raise DataError(
+                    f"{path}: {name} is {one.dtype}, {names[0]} of {holders[0][0]} {first.dtype}: save all "
+                    f"in one number format"
+                )
             if len(one) != len(table[names[0]]):
                 raise DataError(f"{path}: {name} has {len(one)} rows, {names[0]} {len(table[names[0]])}")
-            arrays[name].append(one)
+            arrays[name].append(Part(one, path))
     return arrays
 
 
-def _columns(holders: Sequence[tuple[Path, Named]], tables: Sequence[tuple[Path, Named]]) -> dict[str, list]:
-    """Columns of the files with arrays, one after the other, then those of tables beside them."""
-    columns: dict[str, list] = {}
-    names = [{n: v for n, one in table.items() if (v := as_list(one)) is not None} for _, table in holders]
-    for (path, _), own in zip(holders, names, strict=True):
-        if own.keys() != names[0].keys():
+def _columns_beside(holders: Sequence[tuple[Path, Named]], notes: list[str]) -> dict[str, pa.Array]:
+    """Columns of the files with arrays, one after the other."""
+    own = [{n: v for n, v in table.items() if isinstance(v, pa.Array)} for _, table in holders]
+    for (path, _), columns in zip(holders, own, strict=True):
+        if columns.keys() != own[0].keys():
             raise DataError(
-                f"{path} has the columns {', '.join(own) or 'none'}, {holders[0][0]} {', '.join(names[0])}"
+                f"{path} has the columns {', '.join(columns) or 'none'}, {holders[0][0]} {', '.join(own[0])}"
             )
-        for name, values in own.items():
-            columns.setdefault(name, []).extend(values)
-    for path, table in tables:
-        for name, one in table.items():
-            if (values := as_list(one)) is None:
-                raise DataError(f"{path}: {name} is no column")
-            # A file of one column is called by its name.
-            key = path.stem if name == "activations" else name
-            if key in columns:
-                raise DataError(f"{path}: the column {key} is in another file too")
-            columns[key] = values
-    return columns
+    notes += [
+        f"{name} is left out: it is {list(value.shape)}, and a column has one axis"
+        for name, value in holders[0][1].items()
+        if getattr(value, "ndim", 0) > 1 and not is_vectors(value)
+    ]
+    notes += [
+        f"{name} is left out: its values are neither text nor numbers"
+        for name, value in holders[0][1].items()
+        if isinstance(value, list | tuple)
+    ]
+    return {name: _concatenated(name, [one[name] for one in own]) for name in own[0]}
 
 
-def _of_first_study(arrays: Mapping[str, list], columns: Mapping[str, list]) -> bool:
+def _concatenated(name: str, parts: Sequence[pa.Array]) -> pa.Array:
+    try:
+        return pa.concat_tables([pa.table({name: p}) for p in parts], promote_options="permissive")[
+            name
+        ].combine_chunks()
+    except pa.ArrowException:
+        raise DataError(f"The column {name} has values of several types in several files; mend it") from None
+
+
+def _matched(
+    path: Path, table: Named, columns: Mapping[str, pa.Array], n: int, cfg: ImportConfig, notes: list[str]
+) -> dict[str, pa.Array]:
+    """Columns of a table beside the arrays, a value for each row: by the problem (and hook, thought,
+    position) where both say it, else line by line."""
+    # A file of one column is called by its name.
+    own = {
+        path.stem if name == "activations" else name: v
+        for name, v in table.items()
+        if isinstance(v, pa.Array)
+    }
+    if not own:
+        raise DataError(f"{path} has neither vectors nor columns")
+    here, there = _named(own, cfg, only=KEYS), _named(columns, cfg, only=KEYS)
+    keys = [role for role in KEYS if role in here and role in there and len(columns[there[role]]) == n]
+    new = {name: v for name, v in own.items() if name not in [here[role] for role in keys]}
+    if "problem" in keys:
+        lines = _lines([own[here[r]] for r in keys], [columns[there[r]] for r in keys], path)
+        notes.append(f"{path.name} was joined by {' and '.join(here[role] for role in keys)}")
+        new = {name: v.take(pa.array(lines)) for name, v in new.items()}
+    if twice := sorted(new.keys() & columns.keys()):
+        raise DataError(f"{path}: the column {twice[0]} is in another file too")
+    return new
+
+
+def _lines(mine: Sequence[pa.Array], rows: Sequence[pa.Array], path: Path) -> np.ndarray:
+    """For each row the line of a table with the same keys."""
+    n, keys = len(mine[0]), np.zeros(len(mine[0]) + len(rows[0]), np.int64)
+    for a, b in zip(mine, rows, strict=True):
+        values, codes = coded(pa.concat_arrays([_texts(a), _texts(b)]))
+        keys = np.unique(keys * len(values) + codes, return_inverse=True)[1]
+    own, wanted = keys[:n], keys[n:]
+    first = np.full(int(keys.max(initial=-1)) + 1, -1)
+    first[own[::-1]] = np.arange(n)[::-1]
+    if len(np.unique(own)) < n:
+        if len(own) == len(wanted) and (own == wanted).all():
+            return np.arange(n)
+        i = int(np.flatnonzero(first[own] != np.arange(n))[0])
+        raise DataError(f"{path}: line {i} says the same problem as line {first[own[i]]}; each one once")
+    lines = first[wanted]
+    if (lines < 0).any():
+        i = int(np.flatnonzero(lines < 0)[0])
+        raise DataError(f"{path}: no line for {', '.join(str(b[i]) for b in rows)}, which the arrays have")
+    return lines
+
+
+def _texts(column: pa.Array) -> pa.Array:
+    """Ids as text, whole numbers without a point."""
+    whole = pa.types.is_floating(column.type)
+    values, codes = coded(column)
+    values = [str(int(v)) if whole and v is not None and v == v // 1 else v for v in values]
+    return pa.array([None if v is None else str(v) for v in values], pa.string()).take(pa.array(codes))
+
+
+def _of_first_study(arrays: Mapping[str, list[Part]], columns: Mapping[str, pa.Array]) -> bool:
     """A tensor of rows with the lists problems, layers, tokens and a label."""
     there = {_base(name) for name in columns}
     parts = [{stem, f"{stem}s"} & there for stem in ("problem", "layer", "token")]
-    return len(arrays) == 1 and next(iter(arrays.values()))[0].ndim == 2 and all(parts)
+    return len(arrays) == 1 and next(iter(arrays.values()))[0].x.ndim == 2 and all(parts)
 
 
-def _named(columns: Mapping[str, list], cfg: ImportConfig, *, study: bool) -> dict[str, str]:
-    """Which column says what."""
+def _named(
+    columns: Mapping[str, pa.Array], cfg: ImportConfig, *, study: bool = False, only: Sequence[str] = ()
+) -> dict[str, str]:
+    """Which column says what; of one table of several, where only some roles are asked for."""
     usual = USUAL | ({"thought": (*USUAL["thought"], "tokens", "token")} if study else {})
     bases = {_base(name): name for name in reversed(list(columns))}
     named = {}
-    for role, names in usual.items():
+    for role in only or usual:
         wanted = getattr(cfg.columns, role)
         if wanted is None:
-            found = next((bases[name] for name in names if name in bases), None)
-        elif (found := wanted if wanted in columns else bases.get(wanted)) is None:
-            raise DataError(
-                f"columns.{role}: there is no column {wanted}, only {', '.join(columns) or 'none'}"
-            )
+            found = _only([bases[name] for name in usual[role] if name in bases], columns, role)
+        else:
+            found = wanted if wanted in columns else bases.get(wanted)
+            if found is None and not only:
+                raise DataError(
+                    f"columns.{role}: there is no column {wanted}, only {', '.join(columns) or 'none'}"
+                )
         if found is not None:
             named[role] = found
     return named
 
 
-def _axes(arrays: Mapping[str, list], cfg: ImportConfig) -> tuple[str, ...]:
-    ndim = next(iter(arrays.values()))[0].ndim - 1
+def _only(names: Sequence[str], columns: Mapping[str, pa.Array], role: str) -> str | None:
+    """The one of some columns that is meant: they all say the same, or it tells more hooks apart.
+
+    Raises:
+        DataError: they do not, so that somebody has to say which.
+    """
+    found = names[0] if names else None
+    for other in names[1:] if found != "id" else ():
+        first, second = columns[names[0]], columns[other]
+        if other == "id" or len(first) != len(second):  # any table may have a column of that name
+            continue
+        a, b = coded(first), coded(second)
+        n_pairs, n_a, n_b = len(np.unique(a.codes * len(b.values) + b.codes)), len(a.values), len(b.values)
+        if role == "hook" and n_pairs == max(n_a, n_b):
+            found = other if n_b > n_a else found
+        elif n_pairs > min(n_a, n_b) or (role in ("thought", "position") and not first.equals(second)):
+            raise DataError(
+                f"Both {names[0]} and {other} may say the {role.replace('_', ' ')} of a row, and they "
+                f"differ: say which, columns.{role}={names[0]} or columns.{role}={other}"
+            )
+    return found
+
+
+def _axes(arrays: Mapping[str, list[Part]], cfg: ImportConfig) -> tuple[str, ...]:
+    x = next(iter(arrays.values()))[0].x
+    ndim = x.ndim - 1
     axes = cfg.axes or {1: (), 3: ("problem", "hook", "thought")}.get(ndim)
     if axes is None or len(axes or ("row",)) != ndim or (len(arrays) > 1 and "hook" in axes):
-        shape = list(next(iter(arrays.values()))[0].shape)
         raise DataError(
-            f"{next(iter(arrays))} is {shape}: say what its axes before the last are, as in "
+            f"{next(iter(arrays))} is {list(x.shape)}: say what its axes before the last are, as in "
             f"axes=problem,thought (or problem,hook,thought)"
         )
+    if axes and axes[0] != "problem" and len(next(iter(arrays.values()))) > 1:
+        raise DataError(f"axes={','.join(axes)}: several files are parts only along an axis of problems")
     return axes
 
 
 def _labels(
-    columns: Mapping[str, list], named: Mapping[str, str], cfg: ImportConfig, *, study: bool
-) -> dict[str, list]:
+    columns: Mapping[str, pa.Array], named: Mapping[str, str], cfg: ImportConfig, *, study: bool
+) -> dict[str, pa.Array]:
     rest = {name: values for name, values in columns.items() if name not in named.values()}
     if cfg.columns.labels is not None:
         bases = {_base(name): name for name in reversed(list(rest))}
@@ -194,15 +356,16 @@ def _labels(
                 f"columns.labels: there is no column {', '.join(missing)}, only {', '.join(rest)}"
             )
         rest = {name: rest[name if name in rest else bases[name]] for name in cfg.columns.labels}
-    names = {name: _base(name) for name in rest}
-    if study:
+    bases = [_base(name) for name in rest]
+    names = {name: base if bases.count(base) == 1 else name for name, base in zip(rest, bases, strict=True)}
+    if study and "operation" not in names.values():
         names |= dict.fromkeys([n for n in rest if _base(n) in STUDY_LABELS][:1], "operation")
     return {names[name]: values for name, values in rest.items()}
 
 
-def _fitting(found: Read, columns: Mapping[str, list], cfg: ImportConfig) -> Read:
+def _fitting(found: Read, columns: Mapping[str, pa.Array], cfg: ImportConfig) -> Read:
     """See that every column has a value for each row, or problem; what belongs elsewhere is left out."""
-    n = found.shape[0]
+    n = found.n
     near = {name.rpartition("/")[0] for name in (*found.named.values(), *found.arrays)}
     lengths = {name: len(values) for name, values in columns.items()}
     of_axis = found.named.get("hook") if "hook" in found.axes or len(found.arrays) > 1 else None
@@ -223,4 +386,4 @@ def _fitting(found: Read, columns: Mapping[str, list], cfg: ImportConfig) -> Rea
             f"Expected {n} values in the column {name}, one for each of the {what}, got {length}; mend it, "
             f"or name the labels to keep: columns.labels=..."
         )
-    return Read(**{**vars(found), "labels": labels, "notes": notes})
+    return replace(found, labels=labels, notes=notes)

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from thoughtlens.acts.bring.cells import Cells, Vectors, cells, digest_of
+from thoughtlens.acts.bring.arrays import Vectors
+from thoughtlens.acts.bring.cells import Cells, cells, digest_of
 from thoughtlens.acts.bring.columns import Read, read
 from thoughtlens.acts.bring.config import ImportConfig
-from thoughtlens.acts.bring.files import Named, flat, opened, parts_of
+from thoughtlens.acts.bring.files import Named, flat, opened, parts_of, tidy
 from thoughtlens.acts.bring.records import Example, ImportOutcome
 from thoughtlens.acts.store.meta import StoreMeta
 from thoughtlens.acts.store.writer import StoreWriter
@@ -58,7 +59,7 @@ def import_activations(
     Raises:
         DataError: what the arrays are cannot be told, or they do not fit; see `bring`.
     """
-    table = flat({"activations": arrays} if isinstance(arrays, Tensor | np.ndarray) else dict(arrays))
+    table = tidy(flat({"activations": arrays} if isinstance(arrays, Tensor | np.ndarray) else dict(arrays)))
     cfg = validate_config(ImportConfig, {**settings, "content": digest_of(table)})
     return _bring(cfg, out, table)
 
@@ -105,7 +106,8 @@ def _work(cfg: ImportConfig, tmp: Path, parts: Sequence[Path], table: Named | No
     files = [(part, opened(part, scratch)) for part in parts] if table is None else [(Path("arrays"), table)]
     found = read(files, cfg)
     made = cells(found, cfg)
-    arrays = [Vectors(part) for part in found.arrays.values()]
+    del files
+    arrays = [Vectors(parts, name) for name, parts in found.arrays.items()]
     meta = _meta(cfg, found, made)
     writer = StoreWriter.begin(tmp, meta, cfg.shard_rows)
     medians = _medians(arrays, made)
@@ -117,23 +119,23 @@ def _work(cfg: ImportConfig, tmp: Path, parts: Sequence[Path], table: Named | No
 
 
 def _meta(cfg: ImportConfig, found: Read, made: Cells) -> StoreMeta:
-    first = next(iter(found.arrays.values()))[0]
+    first = next(iter(found.arrays.values()))[0].x
     convention = CONVENTION if made.given is not None else ALONE
     return StoreMeta(
         kind=made.kind,  # pyright: ignore[reportArgumentType]
         model=cfg.model or "",
         hook_names=made.hook_names,
         unresolved=made.unresolved,
-        d_in=dict.fromkeys(made.hook_names, int(first.shape[-1])),
+        d_in=dict.fromkeys(made.hook_names, found.d_in),
         dtype=cfg.store_dtype or _stored(first),  # pyright: ignore[reportArgumentType]
         thought_convention=convention if made.kind == "thoughts" else None,
     )
 
 
 def _stored(x: Any) -> str:
-    if isinstance(x, Tensor):
+    if isinstance(x.dtype, torch.dtype):
         return STORED.get(x.dtype, "float32")
-    return "float16" if np.dtype(x.dtype) == np.float16 else "float32"
+    return "float16" if x.dtype.itemsize == 2 else "float32"
 
 
 def _rows_at(arrays: Sequence[Vectors], made: Cells, rows: slice) -> dict[str, Tensor]:
@@ -141,7 +143,21 @@ def _rows_at(arrays: Sequence[Vectors], made: Cells, rows: slice) -> dict[str, T
     at = made.at[rows]
     if len(arrays) > 1:
         return {hook: x.take(at[:, 0]) for hook, x in zip(made.hook_names, arrays, strict=True)}
-    return {hook: arrays[0].take(at[:, h]) for h, hook in enumerate(made.hook_names)}
+    together = arrays[0].take(at.reshape(-1))  # hooks of a thought often lie side by side
+    return {hook: together[h :: len(made.hook_names)] for h, hook in enumerate(made.hook_names)}
+
+
+def _require_finite(arrays: Sequence[Vectors], made: Cells, start: int, acts: Mapping[str, Tensor]) -> None:
+    for h, (hook, x) in enumerate(acts.items()):
+        if not torch.stack(torch.aminmax(x)).isfinite().all():
+            i = int((~x.isfinite()).any(dim=1).nonzero()[0, 0])
+            what, row = "NaN" if x[i].isnan().any() else "infinite numbers", start + i
+            several = len(arrays) > 1
+            where = arrays[h if several else 0].where(int(made.at[row, 0 if several else h]))
+            problem = made.columns["problem_id"][row]
+            raise DataError(
+                f"{what} in {where} (problem {problem!r}, hook {hook}); leave such rows out, or mend them"
+            )
 
 
 def _medians(arrays: Sequence[Vectors], made: Cells) -> dict[str, float]:
@@ -171,6 +187,7 @@ def _write(
             acts = _rows_at(arrays, made, rows)
             far = [x.float().norm(dim=1) > cfg.outlier_factor * medians[hook] for hook, x in acts.items()]
             flagged[rows] = torch.stack(far).any(0).numpy()
+            _require_finite(arrays, made, start, acts)
             if not writer.finished:
                 columns = {name: values[rows] for name, values in made.columns.items()}
                 writer.append(acts, columns | {"outlier": flagged[rows]})
@@ -242,7 +259,7 @@ def _outcome(
         n_groups=len(table["group_id"].unique()),
         rows_by_split=dict(rows),
         hook_names=made.hook_names,
-        d_in=dict.fromkeys(made.hook_names, int(next(iter(found.arrays.values()))[0].shape[-1])),
+        d_in=dict.fromkeys(made.hook_names, found.d_in),
         n_outliers=int(flagged.sum()),
         n_outliers_at_position_0=at_first if made.kind == "text" else None,
         n_outliers_at_thought_idx_0=at_first if made.kind == "thoughts" else None,

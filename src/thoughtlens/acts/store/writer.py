@@ -46,6 +46,11 @@ from thoughtlens.core import (
 )
 
 PARTS = "rows_parts"
+WIDER = {
+    "float16": "store them with store_dtype=bfloat16 or store_dtype=float32",
+    "bfloat16": "store them with store_dtype=float32",
+}
+"""What can be done about values that a number format does not hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +261,7 @@ class StoreWriter:
         if stored.numel() and not torch.stack(torch.aminmax(stored)).isfinite().all():
             row = int((~stored.isfinite()).any(dim=1).nonzero()[0, 0])
             where = f"hook {hook}, row {first + row}, problem {problem_ids[row]!r}"
-            vector = x[row].float().cpu()
+            vector = x[row].double().cpu()
             if not vector.isfinite().all():
                 what = "NaN" if vector.isnan().any() else "Inf"
                 raise DataError(
@@ -264,9 +269,10 @@ class StoreWriter:
                     f"run it with dtype=bfloat16 or dtype=float32, or leave this problem out"
                 )
             limit = torch.finfo(self.meta.torch_dtype).max
+            way = WIDER.get(self.meta.dtype, "no number format of a store is wider, make them smaller")
             raise DataError(
                 f"Expected activations within +-{limit:g} for dtype={self.meta.dtype}, got "
-                f"{float(vector.abs().max()):g} at {where}: store them with dtype=bfloat16 or dtype=float32"
+                f"{float(vector.abs().max()):g} at {where}: {way}"
             )
         return stored
 
