@@ -1,10 +1,12 @@
 from .edits.changes import edit_latents as edit_latents
 from .edits.changes import given as given
+from .edits.changes import random_like as random_like
 from .edits.dictionaries import dictionaries as dictionaries
 from .edits.dictionaries import require_latents as require_latents
 from .edits.dictionaries import spliced as spliced
 from .edits.groups import groups_of as groups_of
 from .edits.places import Change as Change
+from .edits.places import hook_of as hook_of
 from .edits.places import places_of as places_of
 from .edits.run import Answers as Answers
 from .edits.run import Edit as Edit

@@ -23,6 +23,9 @@ from .tasks.roles import OWN_ROLE as OWN_ROLE
 from .tasks.roles import Role as Role
 from .tasks.roles import Roles as Roles
 from .tasks.roles import roles as roles
+from .tasks.steps import Changed as Changed
+from .tasks.steps import Rule as Rule
+from .tasks.steps import rule_of as rule_of
 from .text.copies import grouped as grouped
 from .text.copies import slipped as slipped
 from .text.labelled import PREFIX as PREFIX

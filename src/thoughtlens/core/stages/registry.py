@@ -179,6 +179,13 @@ STAGES = (
         recipe="optional",
     ),
     Stage(
+        name="trace",
+        room="tracing.chains",
+        about="The chain that each problem's thoughts computed, found without labels, every step tested.",
+        inputs=("acts",),
+        recipe="optional",
+    ),
+    Stage(
         name="replay",
         room="evals.first_study",
         about="Replay the first study of CODI's thoughts, and correct it line by line.",

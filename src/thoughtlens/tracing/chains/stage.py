@@ -1,0 +1,438 @@
+"""The trace stage: the chain that a problem's thoughts computed, found without its labels, each step tested.
+
+What is read at each thought is joined to steps by what a step of these problems is (`problems.tasks.steps`),
+and a step counts as verified only where it follows a changed operand and the answer follows it. The same is done
+where it must fail: with another problem's readings, with a lens that names the wrong words, on a model that
+does not feed its thoughts back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from thoughtlens.acts import ActivationStore, StoreSize, thought_model
+from thoughtlens.core import (
+    DataError,
+    Number,
+    Parts,
+    Plan,
+    Result,
+    progress,
+    run_stage,
+    schema,
+    to_table,
+    warn,
+)
+from thoughtlens.latents import Readout, of_thoughts
+from thoughtlens.models import ThoughtModel, is_right, parse_number, thoughts, tiny
+from thoughtlens.numerics import proportion
+from thoughtlens.problems import Rule, rule_of
+from thoughtlens.tracing.chains.config import TraceConfig
+from thoughtlens.tracing.chains.join import first_break
+from thoughtlens.tracing.chains.records import Arm, PlaceRow, ProblemRow, StepRow, ThoughtRow, TraceOutcome
+from thoughtlens.tracing.chains.seen import Relabel, Seen, renamed, seen, shuffled
+from thoughtlens.tracing.chains.tried import LABELS, VERIFIED, Tested, Trace
+from thoughtlens.tracing.chains.tried import trace as follow
+
+OWN = "thoughts"
+ABOUT = {
+    OWN: "the model itself",
+    "pause": "the model trained with pause tokens, which feeds nothing back",
+    "shuffled": "every problem with the readings of another one",
+    "renamed": "the lens with its words in other places",
+}
+DEFINITIONS = {
+    "precision": "verified steps whose operation and value are those of the problem's labels / verified steps",
+    "recall": "the same / steps of the problems' labels, whether or not the model answers right",
+    "verified": "the reading follows another operand in the question; with the twin's thought put in, the "
+    "answer becomes the twin's, and so does the next value that is read; the last step also gives the answer",
+    "read but not used": "the step is read and holds, and the answer or the next value does not follow it",
+    "used but not read": "the answer follows the thought, and no value is read there",
+    "contradicts the answer": "what is read, or answered, is not what the operation makes of the value "
+    "before",
+    "twin": "the same question with another operand in the step's operation",
+    "null": "probability of the same word at the same thought of the other problems, mean",
+    "reading": "the likeliest word of softmax(W_U norm(thought_out)): logit lens",
+    "interval": "95 %, problems of one group together (Wilson's at the number of independent rows)",
+    "first_match": "the first thought that is read as the model's own answer; stable_match: from which on all "
+    "are",
+}
+
+
+def trace(cfg: TraceConfig, out: str | Path) -> Result:
+    """Trace the problems of a store's split; `steps.parquet` and `problems.parquet` hold every one.
+
+    Raises:
+        MismatchError: other weights than those that made the store.
+        StoreError: a store of texts.
+        DataError: no problems in the split, or none with a question.
+    """
+    return run_stage("trace", cfg, out, lambda tmp: _work(cfg, tmp), inputs={"acts": Path(cfg.acts)})
+
+
+def plan(cfg: TraceConfig) -> Plan:
+    """Runs of the model, memory and time; zeros where the store does not exist yet."""
+    store = StoreSize.of(cfg.acts)
+    if store is None:
+        return Plan(rows=0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
+    runs = 16 * (cfg.n + len(cfg.controls) * cfg.n_control)
+    d = max(store.d_in.values())
+    return Plan(
+        rows=runs, memory_bytes=1e9 + cfg.n * d * 800.0, disk_bytes=cfg.n * 400.0, seconds=4 + runs * 0.002
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """Who is traced, on which problems."""
+
+    cfg: TraceConfig
+    model: ThoughtModel
+    table: pa.Table
+    rule: Rule | None
+
+    @cached_property
+    def questions(self) -> list[str]:
+        return self.table["question"].to_pylist()
+
+    @cached_property
+    def readout(self) -> Readout:
+        return of_thoughts(self.model)
+
+    @cached_property
+    def groups(self) -> np.ndarray:
+        return np.unique(self.table["group_id"].to_pylist(), return_inverse=True)[1]
+
+    @cached_property
+    def gold(self) -> list[list[tuple[str, str]]] | None:
+        """Operation and value of every step of the labels; None where there are none."""
+        names = self.table.column_names
+        count = next((k for k in range(1, 100) if not {f"op{k}", f"v{k}"} <= set(names)), 1) - 1
+        if not count:
+            return None
+        columns = [(self.table[f"op{k}"], self.table[f"v{k}"]) for k in range(1, count + 1)]
+        rows = [[(op[i].as_py(), v[i].as_py()) for op, v in columns] for i in range(len(self.table))]
+        return [[(op, str(v)) for op, v in row if op is not None and v is not None] for row in rows]
+
+    def run(self, questions: Sequence[str], hooks: Sequence = (), states: bool = False) -> Seen:
+        """The model on questions, read."""
+        sizes = {"batch_size": self.cfg.batch_size, "max_new_tokens": self.cfg.max_new_tokens}
+        return seen(self.model, self.readout, questions, hooks, states=states, **sizes)
+
+    def first(self, n: int) -> _Subject:
+        """The first problems alone."""
+        return replace(self, table=self.table.slice(0, n))
+
+
+def _work(cfg: TraceConfig, tmp: Path) -> TraceOutcome:
+    store, parts = ActivationStore.open(cfg.acts), Parts(tmp)
+    model = thought_model(store)
+    own = _Subject(cfg, model, table := _problems(cfg, store), _rule(model, table))
+    notes: list[str] = []
+    if model.spec.n_thoughts == 0:
+        notes.append("nothing to trace: this model has no thoughts")
+    if own.rule is None:
+        notes.append("what a step is, these problems do not say: readings are shown and not joined")
+    if not model.spec.feeds_back and model.spec.n_thoughts:
+        notes.append("this model feeds nothing back: what is read are pause positions, not thoughts")
+    arms = {OWN: own}
+    if own.rule is not None and model.spec.n_thoughts:
+        arms |= _controls(own, notes)
+    with progress("trace", len(arms), "traces") as bar:
+        for name, subject in arms.items():
+            if name in list(parts.todo([name])):
+                found = _traced(subject, _relabel(name, subject))
+                parts.write_table(name, "steps", to_table(StepRow, _step_rows(name, subject, found)))
+                parts.write_table(name, "problems", to_table(ProblemRow, _problem_rows(name, subject, found)))
+                parts.finish(name, _arm(name, subject, found))
+            bar.advance(1)
+    for name, row in (("steps", StepRow), ("problems", ProblemRow)):
+        parts.join(arms, name, tmp / f"{name}.parquet", schema(row))
+    done = parts.summaries(arms, Arm)
+    for note in notes:
+        warn(note)
+    first = done[0]
+    shown = {"precision": first.precision, "recall": first.recall, "verified": first.verified}
+    beside = {f"verified_{arm.name}": arm.verified for arm in done[1:]}
+    return TraceOutcome(
+        split=cfg.split,
+        model=store.meta.model,
+        model_digest=store.meta.model_digest,
+        n=len(table),
+        rule=None if own.rule is None else type(own.rule).__name__,
+        arms=done,
+        thoughts=_thought_rows(own),
+        headline={name: number for name, number in (shown | beside).items() if number is not None},
+        definitions=DEFINITIONS,
+        warnings=[*notes, *_objections(done)],
+    )
+
+
+def _problems(cfg: TraceConfig, store: ActivationStore) -> pa.Table:
+    """The problems that are traced."""
+    if "question" not in store.problems.column_names:
+        raise DataError(f"{cfg.acts} keeps no questions, which a trace asks again; extract it from problems")
+    table = store.problems.filter(pc.field("split") == cfg.split)
+    if len(table) < 2:
+        raise DataError(
+            f"trace: expected 2 or more problems of split {cfg.split!r} in {cfg.acts}, got {len(table)}"
+        )
+    chosen = np.random.default_rng((cfg.seed, 90)).permutation(len(table))[: cfg.n]
+    return table.take(chosen)
+
+
+def _rule(model: ThoughtModel, table: pa.Table) -> Rule | None:
+    modulus = model.modulus if isinstance(model, tiny.TinyThoughts) else None
+    return rule_of(table["question"].to_pylist(), modulus)
+
+
+def _controls(own: _Subject, notes: list[str]) -> dict[str, _Subject]:
+    """Every control that is asked for and can be made."""
+    found = {}
+    small = own.first(own.cfg.n_control)
+    for name in own.cfg.controls:
+        if name != "pause":
+            found[name] = small
+        elif not own.model.spec.feeds_back:
+            continue
+        elif (beside := _pause(own)) is not None:
+            found[name] = replace(small, model=beside)
+        else:
+            notes.append(
+                "no control with pause tokens lies beside this model: what it would yield is not known; name one "
+                "with trace.pause=MODEL"
+            )
+    return found
+
+
+def _pause(own: _Subject) -> ThoughtModel | None:
+    """The control of the same seed, if there is one."""
+    if own.cfg.pause is not None:
+        return thoughts.load(own.cfg.pause)
+    name = own.model.name
+    if not tiny.knows(name):
+        return None
+    members = tiny.members(name)
+    seed = next((s for s, variant in members if variant == OWN), None)
+    if (seed, "pause") in members:
+        return tiny.load(name, seed=seed, variant="pause")
+    leaf = Path(name).expanduser().parent / "pause"
+    return tiny.load(leaf) if (leaf / "config.json").is_file() else None
+
+
+def _relabel(name: str, subject: _Subject) -> Relabel:
+    rng = np.random.default_rng((subject.cfg.seed, 92))
+    if name == "shuffled":
+        return shuffled(len(subject.table), rng)
+    if name == "renamed" and subject.rule is not None:
+        return renamed(list(subject.readout.words), subject.rule.is_value, rng)
+    return lambda one: one
+
+
+def _traced(subject: _Subject, relabel: Relabel) -> Trace:
+    if subject.rule is None or not subject.model.spec.n_thoughts:
+        found = subject.run(subject.questions)
+        return Trace(seen=found, steps=[[] for _ in subject.questions])
+    return follow(
+        subject.model, subject.run, subject.rule, subject.questions, relabel=relabel, seed=subject.cfg.seed
+    )
+
+
+def _step_rows(arm: str, subject: _Subject, found: Trace) -> list[StepRow]:
+    ids, rows = subject.table["problem_id"].to_pylist(), []
+    for one in (step for steps in found.steps for step in steps):
+        i, step = one.problem, one.step
+        read = step is not None and found.seen.said(i)[one.value_at] == step.value
+        rows.append(
+            StepRow(
+                arm=arm,
+                problem_id=ids[i],
+                step=one.number,
+                operation=step and step.operation,
+                read_idx=None if step is None else step.read_at,
+                before=step and step.before,
+                follows=step and step.follows,
+                value=step and step.value,
+                thought_idx=one.value_at,
+                probability=float(found.seen.probability[i, one.value_at]) if read else None,
+                null=float(found.seen.chance[i, one.value_at]) if read else None,
+                label=one.label,
+                route=one.route,
+                reading_follows=one.reading_follows,
+                answer_follows=one.answer_follows,
+                next_follows=one.next_follows,
+                patched=one.patched,
+                patched_at_random=one.patched_at_random,
+                right=_is_gold(subject, one),
+            )
+        )
+    return rows
+
+
+def _is_gold(subject: _Subject, one: Tested) -> bool | None:
+    """Whether a step is the one that the labels have in its place."""
+    if subject.gold is None:
+        return None
+    gold = subject.gold[one.problem]
+    wanted = gold[one.number - 1] if one.number <= len(gold) else None
+    return one.step is not None and wanted == (one.step.operation, one.step.value)
+
+
+def _problem_rows(arm: str, subject: _Subject, found: Trace) -> list[ProblemRow]:
+    ids = subject.table["problem_id"].to_pylist()
+    rows = []
+    for i, problem in enumerate(ids):
+        said, answer = found.seen.said(i), found.seen.answers[i]
+        steps = found.joined(i)
+        matches = [p for p in range(1, len(said)) if said[p] == answer]
+        stable = next((p for p in matches if all(word == answer for word in said[p:])), None)
+        rows.append(
+            ProblemRow(
+                arm=arm,
+                problem_id=problem,
+                chain=", ".join(f"{s.before} {s.operation} {s.value or '?'}" for s in steps),
+                answer=answer,
+                is_right=_right(subject, i, answer),
+                n_steps=len(steps),
+                n_verified=sum(one.label == VERIFIED for one in found.steps[i]),
+                breaks_at=None
+                if subject.rule is None
+                else first_break(steps, answer, subject.rule.asked(subject.questions[i])),
+                first_match=matches[0] if matches else None,
+                stable_match=stable,
+            )
+        )
+    return rows
+
+
+def _right(subject: _Subject, i: int, answer: str) -> bool | None:
+    if "answer" not in subject.table.column_names:
+        return None
+    gold = subject.table["answer"][i].as_py()
+    return None if gold is None else is_right(answer, parse_number(answer), str(gold))
+
+
+def _arm(name: str, subject: _Subject, found: Trace) -> Arm:
+    """The trace in numbers."""
+    steps = [one for own in found.steps for one in own]
+    n, gold = len(subject.table), subject.gold
+    verified = [one for one in steps if one.label == VERIFIED]
+    right = [_is_gold(subject, one) for one in verified]
+    all_steps = sum(map(len, gold)) if gold is not None else len(steps)
+    groups = subject.groups
+
+    def share(hits: Sequence[bool], rows: Sequence[int]) -> Number | None:
+        return _number(hits, groups[list(rows)], subject.cfg.split) if len(hits) else None
+
+    places = [one.problem for one in verified]
+    by_problem = (
+        Counter(places)
+        if gold is None
+        else Counter(one.problem for one, ok in zip(verified, right, strict=True) if ok)
+    )
+    whole = [len(own) for own in (found.steps if gold is None else gold)]
+    hits = [k < by_problem[i] for i in range(n) for k in range(whole[i])]
+    rows = [i for i in range(n) for _ in range(whole[i])]
+    said = Counter(places)
+    counted = [k < said[i] for i in range(n) for k in range(whole[i])]
+    known = [_right(subject, i, found.seen.answers[i]) for i in range(n)]
+    matches = [found.seen.answers[i] in found.seen.said(i)[1:] for i in range(n)]
+    return Arm(
+        name=name,
+        about=ABOUT[name],
+        n=n,
+        n_steps=len(steps),
+        labels={label: sum(one.label == label for one in steps) for label in LABELS},
+        verified=share(counted, rows) or Number(value=None, n=all_steps, split=subject.cfg.split),
+        precision=None if gold is None else share([bool(one) for one in right], places),
+        recall=None if gold is None else share(hits, rows),
+        accuracy=share([bool(one) for one in known], range(n)) if None not in known else None,
+        matches=_number(matches, groups, subject.cfg.split),
+        places=_places(steps, groups, subject.cfg.split),
+    )
+
+
+def _places(steps: Sequence[Tested], groups: np.ndarray, split: str) -> list[PlaceRow]:
+    """Tests by step, thought and route."""
+    found: dict[tuple[int, int, str], list[Tested]] = {}
+    for one in steps:
+        if one.route is not None:
+            found.setdefault((one.number, one.value_at, one.route), []).append(one)
+
+    def share(rows: list[Tested], of: Callable[[Tested], bool | None]) -> Number | None:
+        told = [(row.problem, hit) for row in rows if (hit := of(row)) is not None]
+        return _number([hit for _, hit in told], groups[[i for i, _ in told]], split) if told else None
+
+    table = []
+    for (number, thought, route), rows in sorted(found.items()):
+        patched, chance = share(rows, lambda r: r.patched), share(rows, lambda r: r.patched_at_random)
+        assert patched is not None and chance is not None
+        table.append(
+            PlaceRow(
+                step=number,
+                thought_idx=thought,
+                route=route,
+                n=len(rows),
+                patched=patched,
+                patched_at_random=chance,
+                reading_follows=share(rows, lambda r: r.reading_follows),
+            )
+        )
+    return table
+
+
+def _number(hits: Sequence[bool], groups: np.ndarray, split: str) -> Number:
+    interval = proportion(np.asarray(hits, dtype=float), groups)
+    return interval.number(n=len(hits), split=split)
+
+
+def _thought_rows(own: _Subject) -> list[ThoughtRow]:
+    """Every thought over the problems: what kind of word is read, how sure, and what leaving there costs."""
+    base = own.run(own.questions)
+    offered = [set() if own.rule is None else set(own.rule.offers(question)) for question in own.questions]
+    rows = []
+    for p in own.model.spec.thoughts:
+        words = [base.words[w] for w in base.reading[:, p]]
+        left = thoughts.run(
+            own.model,
+            own.questions,
+            n_thoughts=p,
+            max_new_tokens=own.cfg.max_new_tokens,
+            batch_size=own.cfg.batch_size,
+        )
+        right = [_right(own, i, text.strip()) for i, text in enumerate(left.text)]
+        rows.append(
+            ThoughtRow(
+                thought_idx=p,
+                entropy=float(base.entropy[:, p].mean()),
+                probability=float(base.probability[:, p].mean()),
+                null=float(base.chance[:, p].mean()),
+                is_operation=float(np.mean([w in o for w, o in zip(words, offered, strict=True)])),
+                is_value=float(np.mean([own.rule is not None and own.rule.is_value(w) for w in words])),
+                accuracy=None
+                if None in right
+                else _number([bool(r) for r in right], own.groups, own.cfg.split),
+            )
+        )
+    return rows
+
+
+def _objections(arms: Sequence[Arm]) -> list[str]:
+    """Where a control yields what the trace yields."""
+    own, notes = arms[0], []
+    for arm in arms[1:]:
+        value, mine = arm.verified.value, own.verified.low
+        if value and mine is not None and (arm.verified.high or 0) >= mine:
+            notes.append(
+                f"a trace that must fail does as well: {arm.about}, verified {value:.0%} of steps, the model "
+                f"itself {own.verified.value:.0%}; these readings prove nothing"
+            )
+    return notes
