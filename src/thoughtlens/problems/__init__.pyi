@@ -23,6 +23,7 @@ from .tasks.roles import OWN_ROLE as OWN_ROLE
 from .tasks.roles import Role as Role
 from .tasks.roles import Roles as Roles
 from .tasks.roles import roles as roles
+from .tasks.steps import ArithmeticRule as ArithmeticRule
 from .tasks.steps import Changed as Changed
 from .tasks.steps import Rule as Rule
 from .tasks.steps import rule_of as rule_of

@@ -1,8 +1,8 @@
 """What a step of reasoning is, for problems that can say it: an operation on a value gives the next value.
 
 A rule knows how its problems are written and how they are computed. It never looks at a problem's labels:
-what it is asked is what the question offers, what an operation makes of a value, and the same question with one
-operand changed.
+what it is asked is what the question offers, what an operation makes of a value, and the same question with
+one operand changed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Changed(NamedTuple):
     """What stands in the place of what was asked for: the other operation, or the other start value."""
 
 
+@runtime_checkable
 class Rule(Protocol):
     """How the steps of a kind of problem are written and computed; values and operations are words."""
 

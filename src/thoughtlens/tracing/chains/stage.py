@@ -1,9 +1,9 @@
 """The trace stage: the chain that a problem's thoughts computed, found without its labels, each step tested.
 
 What is read at each thought is joined to steps by what a step of these problems is (`problems.tasks.steps`),
-and a step counts as verified only where it follows a changed operand and the answer follows it. The same is done
-where it must fail: with another problem's readings, with a lens that names the wrong words, on a model that
-does not feed its thoughts back.
+and a step counts as verified only where it follows a changed operand and the answer follows it. The same is
+done where it must fail: with another problem's readings, with a lens that names the wrong words, on a model
+that does not feed its thoughts back.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ ABOUT = {
     "renamed": "the lens with its words in other places",
 }
 DEFINITIONS = {
-    "precision": "verified steps whose operation and value are those of the problem's labels / verified steps",
+    "precision": "verified steps whose operation and value are those of the labels / verified steps",
     "recall": "the same / steps of the problems' labels, whether or not the model answers right",
     "verified": "the reading follows another operand in the question; with the twin's thought put in, the "
     "answer becomes the twin's, and so does the next value that is read; the last step also gives the answer",
@@ -62,8 +62,8 @@ DEFINITIONS = {
     "null": "probability of the same word at the same thought of the other problems, mean",
     "reading": "the likeliest word of softmax(W_U norm(thought_out)): logit lens",
     "interval": "95 %, problems of one group together (Wilson's at the number of independent rows)",
-    "first_match": "the first thought that is read as the model's own answer; stable_match: from which on all "
-    "are",
+    "first_match": "the first thought that is read as the model's own answer; stable_match: from which on "
+    "all are",
 }
 
 
@@ -207,8 +207,8 @@ def _controls(own: _Subject, notes: list[str]) -> dict[str, _Subject]:
             found[name] = replace(small, model=beside)
         else:
             notes.append(
-                "no control with pause tokens lies beside this model: what it would yield is not known; name one "
-                "with trace.pause=MODEL"
+                "no control with pause tokens lies beside this model: what it would yield is not known; name "
+                "one with trace.pause=MODEL"
             )
     return found
 
@@ -390,8 +390,7 @@ def _places(steps: Sequence[Tested], groups: np.ndarray, split: str) -> list[Pla
 
 
 def _number(hits: Sequence[bool], groups: np.ndarray, split: str) -> Number:
-    interval = proportion(np.asarray(hits, dtype=float), groups)
-    return interval.number(n=len(hits), split=split)
+    return replace(proportion(np.asarray(hits, dtype=float), groups).number(split), n=len(hits))
 
 
 def _thought_rows(own: _Subject) -> list[ThoughtRow]:
@@ -416,7 +415,7 @@ def _thought_rows(own: _Subject) -> list[ThoughtRow]:
                 probability=float(base.probability[:, p].mean()),
                 null=float(base.chance[:, p].mean()),
                 is_operation=float(np.mean([w in o for w, o in zip(words, offered, strict=True)])),
-                is_value=float(np.mean([own.rule is not None and own.rule.is_value(w) for w in words])),
+                is_value=float(np.mean([own.rule is not None and own.rule.is_value(word) for word in words])),
                 accuracy=None
                 if None in right
                 else _number([bool(r) for r in right], own.groups, own.cfg.split),

@@ -1,0 +1,133 @@
+"""What `trace` reaches on the shipped models: verified steps, controls, and where wrong answers go wrong.
+
+    python bench/trace.py [--n 1000] [--seed 77] [--also DIR ...] > bench/results/DATE-trace.json
+
+Problems are of split `test`, made with a seed that nobody chose settings on. Errors are made at a known step:
+the state of another problem put in at thought 2..6, noise as long as the state, leaving early. Only problems
+that the untouched model solves and the error breaks count, and among those of `n_steps` that have this step.
+"Always the first step" stands beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import torch
+
+from thoughtlens.latents import of_thoughts
+from thoughtlens.models import Hook, Place, collect, thoughts, tiny
+from thoughtlens.problems import arithmetic, rule_of, words
+from thoughtlens.tracing.chains.join import first_break, join
+from thoughtlens.tracing.chains.seen import Seen, renamed, seen, shuffled
+from thoughtlens.tracing.chains.tried import LABELS, VERIFIED, trace
+
+MODELS = (("codi-tiny", 1), ("codi-tiny", 2), ("codi-tiny", 7), ("codi-words", 1))
+
+
+def main() -> None:
+    """Print one JSON object per model."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    options.add_argument("--n", type=int, default=1000)
+    options.add_argument("--seed", type=int, default=77)
+    options.add_argument("--also", nargs="*", default=[], help="directories of further models")
+    args = options.parse_args()
+    for name, seed in [*MODELS, *((path, None) for path in args.also)]:
+        print(json.dumps(_of(name, seed, args.n, args.seed)), flush=True)
+
+
+def _of(name: str, seed: int | None, n: int, problems: int) -> dict:
+    model = tiny.load(name, seed=seed)
+    module = words if model.cfg.problems == "words" else arithmetic
+    table = module.problems(n, seed=problems, split="test", p=model.modulus)
+    rng = np.random.default_rng(0)
+    readout = of_thoughts(model)
+    questions = table["question"].to_pylist()
+    rule = rule_of(questions, model.modulus)
+    assert rule is not None
+    arms = {"thoughts": (model, lambda one: one)}
+    arms["shuffled"] = (model, shuffled(n, rng))
+    arms["renamed"] = (model, renamed(list(readout.words), rule.is_value, rng))
+    if (seed, "pause") in tiny.members(name):
+        arms["pause"] = (tiny.load(name, seed=seed, variant="pause"), lambda one: one)
+    out = {"model": name, "seed": seed, "n": n, "problems": problems, "arms": {}}
+    for arm, (who, relabel) in arms.items():
+        start = time.monotonic()
+        found = trace(who, partial(_run, who, of_thoughts(who)), rule, questions, relabel=relabel)
+        out["arms"][arm] = _counts(found.steps, table) | {"seconds": round(time.monotonic() - start, 1)}
+    return out | {"errors": _errors(model, readout, rule, table)}
+
+
+def _run(model, readout, questions, hooks=(), states=False) -> Seen:
+    return seen(model, readout, questions, hooks, batch_size=256, max_new_tokens=8, states=states)
+
+
+def _counts(steps, table) -> dict:
+    gold = _gold(table)
+    verified = [(i, one) for i, own in enumerate(steps) for one in own if one.label == VERIFIED]
+    right = sum(
+        one.number <= len(gold[i]) and gold[i][one.number - 1] == (one.step.operation, one.step.value)
+        for i, one in verified
+    )
+    total = sum(map(len, gold))
+    labels = {label: sum(one.label == label for own in steps for one in own) for label in LABELS}
+    return {
+        "steps": total,
+        "labels": labels,
+        "precision": right / len(verified) if verified else None,
+        "recall": right / total,
+        "verified": len(verified) / total,
+    }
+
+
+def _gold(table) -> list[list[tuple[str, str]]]:
+    rows = table.to_pylist()
+    return [[(row[f"op{k}"], str(row[f"v{k}"])) for k in range(1, row["n_steps"] + 1)] for row in rows]
+
+
+def _errors(model, readout, rule, table) -> dict:
+    """By kind of error: problems that it broke, and how often the trace names its step."""
+    questions, gold = table["question"].to_pylist(), table["answer"].to_pylist()
+    steps = np.array(table["n_steps"])
+    base = _run(model, readout, questions)
+    was_right = np.array(base.answers) == np.array(gold)
+    kinds: dict[str, list] = {}
+    for name, truth, run, upto, answers in _made(model, readout, questions, base):
+        for i in np.flatnonzero(was_right & (np.array(answers) != np.array(gold)) & (steps >= truth)):
+            said, question = run.said(i)[:upto], questions[i]
+            named = first_break(join(rule, question, said, answers[i]), answers[i], rule.asked(question))
+            kinds.setdefault(name, []).append((named == truth, truth == 1))
+    whole = [row for rows in kinds.values() for row in rows]
+    return {name: _share(rows) for name, rows in kinds.items()} | {"all": _share(whole)}
+
+
+def _share(rows: list) -> dict:
+    named, first = np.array(rows).mean(0).tolist()
+    return {"n": len(rows), "named": round(named, 4), "always_first": round(first, 4)}
+
+
+def _made(model, readout, questions, base) -> Iterator[tuple[str, int, Seen, int, list[str]]]:
+    """(kind, the step of the error, the run, thoughts that were thought, answers)."""
+    inputs, last = collect(model, questions, sites=("thought_in",)), model.spec.n_thoughts
+    for p in range(2, last + 1):
+        z = inputs[Place.at("thought_in", None, p)]
+        noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(p))
+        noise *= z.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
+        place, truth = Place.at("thought_in", None, p), (p + 1) // 2
+        for kind, rows, edit in (
+            ("swap", z.roll(1, 0), lambda x, new: new[:, None].to(x)),
+            ("noise", noise, lambda x, more: x + more[:, None].to(x)),
+        ):
+            run = _run(model, readout, questions, [Hook(place, edit, rows)])
+            yield f"{kind} z{p}", truth, run, last + 1, run.answers
+    for k in range(last):
+        said = thoughts.run(model, questions, n_thoughts=k, max_new_tokens=8).text
+        yield f"exit {k}", k // 2 + 1, base, k + 1, [text.strip() for text in said]
+
+
+if __name__ == "__main__":
+    main()
