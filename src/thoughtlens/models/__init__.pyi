@@ -23,6 +23,7 @@ from .thought.config import ThoughtModelConfig as ThoughtModelConfig
 from .thought.foreign import allow as allow
 from .thought.foreign import allow_of as allow_of
 from .thought.greedy import greedy as greedy
+from .thought.known import known_accuracy as known_accuracy
 from .thought.open import load_model as load_model
 from .thought.opening import Opening as Opening
 from .thought.opening import is_checkpoint as is_checkpoint

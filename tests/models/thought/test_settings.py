@@ -14,6 +14,7 @@ from tests.models.thought.fake import ALPHA, N_STEPS, QUESTIONS, RANK, make_codi
 from thoughtlens.core import CheckpointError, ConfigError, MismatchError, NotThereError, load_config
 from thoughtlens.models import ThoughtModelConfig
 from thoughtlens.models.thought import codi
+from thoughtlens.models.thought.known import Known, known
 from thoughtlens.models.thought.stated import stated
 from thoughtlens.models.thought.thoughts import collect
 from thoughtlens.models.thought.thoughts import load as load_any
@@ -56,8 +57,8 @@ def test_an_eos_on_one_side_only(fake):
     torch.testing.assert_close(thoughts.thought_out[0, :, 0], want["thought_out"], atol=1e-5, rtol=1e-5)
     without_eos = fake.wrapper.codi(inputs_embeds=want["inputs"][:, :-1]).logits[0, -1]
     torch.testing.assert_close(thoughts.answers.logits[0, 0], without_eos, atol=1e-5, rtol=1e-5)
-    release = codi.RELEASES["bcywinski/codi_llama1b-answer_only"]
-    assert (release.eos_before, release.eos_after) == (True, False)
+    release = known("bcywinski/codi_llama1b-answer_only").settings
+    assert (release["eos_before"], release["eos_after"]) == (True, False)
 
 
 @pytest.mark.parametrize(("old", "sides"), [(True, (False, False)), (False, (True, True))])
@@ -184,9 +185,9 @@ def test_statements_that_cannot_be_are_refused(fake, tables, says):
 
 
 def test_what_is_known_of_a_release_is_not_assumed(fake, capsys, monkeypatch):
-    monkeypatch.setitem(
-        codi.RELEASES, "own/codi", codi.Release(str(fake.base), n_thoughts=2, lora_alpha=ALPHA)
-    )
+    settings = {"n_thoughts": 2, "lora_alpha": ALPHA, "eos_before": False, "eos_after": False}
+    one = Known("own/co*", "codi", "nowhere", str(fake.base), settings)
+    monkeypatch.setattr("thoughtlens.models.thought.known.entries", lambda: (one,))
     home = fake.file.parent.parent / "models--own--codi" / "snapshots" / "abc"
     home.mkdir(parents=True)
     fake.file.rename(home / "pytorch_model.bin")

@@ -7,11 +7,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from thoughtlens.models import ThoughtModelConfig
+from thoughtlens.models import ThoughtModelConfig, known_accuracy
 from thoughtlens.problems import ProblemsConfig, named
-
-PUBLISHED = {"zen-E/CODI-gpt2": 0.437, "zen-E/CODI-llama3.2-1b-Instruct": 0.556}
-"""Accuracy on GSM8K's test problems (Shen et al. 2025, arXiv:2502.21074)."""
 
 
 class GatesConfig(ThoughtModelConfig):
@@ -38,7 +35,7 @@ class GatesConfig(ThoughtModelConfig):
     """Model trained with pause tokens, where none is shipped beside the model."""
     published: float | None = Field(None, ge=0, le=1)
     """Accuracy that was published for this model on these problems, 0..1: reproduced first (G0). Unset:
-    known for CODI's own checkpoints on gsm8k:test."""
+    as known of published checkpoints (`models/thought/known.json`, with sources)."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """What the model computes in."""
     device: str = "cpu"
@@ -66,5 +63,4 @@ def problems_config(cfg: GatesConfig) -> ProblemsConfig:
 
 def published(cfg: GatesConfig) -> float | None:
     """The accuracy to reproduce, if one is known."""
-    known = PUBLISHED.get(cfg.model) if cfg.problems == "gsm8k:test" else None
-    return known if cfg.published is None else cfg.published
+    return known_accuracy(cfg.model, cfg.problems) if cfg.published is None else cfg.published

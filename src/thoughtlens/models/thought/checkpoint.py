@@ -1,4 +1,4 @@
-"""Weight files of thought models: found, read without pickled code, and used to the last key.
+"""The model behind a checkpoint: its base, and every tensor put where it belongs.
 
 What a checkpoint holds and what a model needs are compared by name; nothing is loaded half.
 """
@@ -7,20 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
-import re
 import shlex
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import huggingface_hub
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -31,40 +24,24 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from thoughtlens.core import CheckpointError, ConfigError, MismatchError, NotThereError, say, sha256, warn
+from thoughtlens.core import (
+    DTYPES,
+    CheckpointError,
+    ConfigError,
+    MismatchError,
+    NotThereError,
+    choose_device,
+    warn,
+)
 from thoughtlens.models.hf.load import config_digest, require_words, tokenizer_digest
-from thoughtlens.models.hf.locate import first_line, foreign, refuse_pointers
+from thoughtlens.models.hf.locate import foreign
 from thoughtlens.models.thought.heard import tell
+from thoughtlens.models.thought.weights import Checkpoint
 
 if TYPE_CHECKING:
     from thoughtlens.models.thought.sequence import HFThoughts
 
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-INDEX = ".index.json"
-HUB_FILES = [
-    *WEIGHT_FILES, "model-*.safetensors", "pytorch_model-*.bin", "checkpoint_*", "training_args.bin",
-    "*.json", "*.yaml", "*.yml", "*.txt", "*.model", "*.jinja",
-]  # fmt: skip
-WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
-"""Under which of its keys a training program may keep the state dict."""
-PREFIXES = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before every name."""
-MOST_PADDING = 512
-"""Embedding rows that padding to a round number may add."""
-CPU = torch.device("cpu")
 EMBEDDINGS = (".wte.weight", ".embed_tokens.weight")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A weight file and where it came from."""
-
-    file: Path
-    tensors: dict[str, Tensor]
-    digest: str
-    """sha256 of the file; of several, of their digests."""
-    revision: str | None
-    """Commit on the hub, else None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,48 +51,6 @@ class Base:
     name: str
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
-
-
-def read(name: str | Path, revision: str | None = None) -> Checkpoint:
-    """The checkpoint in a file, a directory or a hub repository.
-
-    Raises:
-        NotThereError: nothing there, or the hub cannot be reached.
-        CheckpointError: damaged, not a plain dictionary of tensors, or with values not finite.
-        ConfigError: a revision of something local.
-    """
-    files, commit = located(name, revision)
-    tell(files=files, revision=commit)
-    tensors = {key: value for file in files for key, value in _tensors(file).items()}
-    tell(shapes={key: list(value.shape) for key, value in tensors.items()})
-    tensors = _plain(tensors, files[0])
-    for key, value in tensors.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise CheckpointError(f"{files[0]}: {key} has values that are not finite; the file is damaged")
-    digests = [sha256(file) for file in files]
-    digest = digests[0] if len(files) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    tell(digest=digest)
-    return Checkpoint(file=files[0], tensors=tensors, digest=digest, revision=commit)
-
-
-def located(name: str | Path, revision: str | None = None) -> tuple[list[Path], str | None]:
-    """Weight files of a checkpoint, fetched where needed, and their commit on the hub.
-
-    Raises:
-        NotThereError, CheckpointError, ConfigError: see `read`.
-    """
-    path = Path(name).expanduser()
-    if revision is not None and path.exists():
-        raise ConfigError(f"model.revision={revision!r} is only for models on the hub, and {path} is local")
-    if path.is_dir():
-        return _files_in(path), None
-    return ([path], None) if path.is_file() else _from_hub(str(name), revision)
-
-
-def hub_id(name: str | Path) -> str:
-    """The hub's id of a checkpoint, which a path in the hub's own cache has too."""
-    found = re.search(r"models--([^/]+?)--([^/]+)/snapshots/", f"{name}/")
-    return f"{found[1]}/{found[2]}" if found else str(name)
 
 
 def base_of(found: Checkpoint, base: str | Path | None, otherwise: str | None) -> Base:
@@ -137,33 +72,6 @@ def base_of(found: Checkpoint, base: str | Path | None, otherwise: str | None) -
     return read_base(where, folder if own_words else None)
 
 
-def words_before(n_rows: int, extra: int, counts: tuple[int, ...], base: Base) -> int:
-    """Words before the thought tokens, from the checkpoint's number of embedding rows.
-
-    Args:
-        n_rows: Rows of the embedding.
-        extra: Thought tokens.
-        counts: Numbers of words that a training program may have gone by, the likeliest first. Rows that
-            round the embedding up are accepted, and said.
-        base: The base model.
-
-    Raises:
-        MismatchError: none of them fits.
-    """
-    for n in counts:
-        if n_rows == n + extra:
-            return n
-    for n in counts:
-        more = n_rows - n - extra
-        if more > 0 and (n_rows == base.config.vocab_size or (n_rows % 8 == 0 and more < MOST_PADDING)):
-            say(f"{n_rows} embedding rows: thought tokens from {n} on, and {more} rows of padding after them")
-            return n
-    raise MismatchError(
-        f"Expected {counts[0]} + {extra} embedding rows (words of base {base.name}, and the thought "
-        f"tokens), the checkpoint has {n_rows}; give the base model it was trained from (base=...)"
-    )
-
-
 def language_model_given(name: str | Path) -> ConfigError:
     """The refusal of a model that does not think in vectors, with what can be done with it."""
     return ConfigError(
@@ -173,15 +81,6 @@ def language_model_given(name: str | Path) -> ConfigError:
         f"thoughtlens run text-demo model={shlex.quote(str(name))} extract.hook_names=null --out "
         f"{shlex.quote(f'runs/{Path(name).name}')}"
     )
-
-
-def names_in(path: Path) -> list[str]:
-    """Names of the tensors in a local file or directory, unread; none where there is no weight file."""
-    try:
-        files = [path] if path.is_file() else _files_in(path)
-        return [key for file in files for key in _tensors(file, torch.device("meta"))]
-    except (CheckpointError, NotThereError):
-        return []  # whoever loads the file says what is wrong with it
 
 
 def read_base(base: str | Path, tokenizer: str | Path | None = None) -> Base:
@@ -239,6 +138,13 @@ def assemble(
         )
     _fill(lm, merge(state, lm) if merge else state, where, base.name, prefix)
     return lm
+
+
+def device_for(dtype: str, device: str) -> torch.device:
+    """Where a model shall run; refuses a number format that there is not."""
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+    return choose_device(device)
 
 
 def placed(lm: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
@@ -340,110 +246,7 @@ def _some(names: Sequence[str], prefix: str) -> str:
     )
 
 
-def _files_in(folder: Path) -> list[Path]:
-    """The weight file of a directory, or the shards that its index lists."""
-    for name in WEIGHT_FILES:
-        if (folder / name).is_file():
-            return [folder / name]
-        if (folder / f"{name}{INDEX}").is_file():
-            return _shards(folder / f"{name}{INDEX}")
-    own = sorted(file for file in folder.glob("checkpoint_*") if file.is_file())
-    if len(own) == 1:
-        return own
-    if own:
-        listed = ", ".join(file.name for file in own[:8])
-        raise NotThereError(f"{folder} has several checkpoints ({listed}): give one of them, {own[-1]}")
-    if any(folder.glob("adapter_model.*")):
-        raise CheckpointError(
-            f"{folder} holds an adapter alone (adapter_model), without the weights it adapts and the "
-            f"projection: save the state dict of the whole model"
-        )
-    raise NotThereError(
-        f"Expected {' or '.join(WEIGHT_FILES)} in {folder}, whole or in shards with an index, or "
-        f"checkpoint_N; found none of them"
-    )
-
-
-def _shards(index: Path) -> list[Path]:
-    with foreign(f"{index} is damaged"):
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        files = [index.parent / Path(name).name for name in names]
-    if missing := [file.name for file in files if not file.is_file()]:
-        raise NotThereError(f"{index} lists {len(files)} shards, and {missing[0]} is not there")
-    return files
-
-
 def _is_config(file: Path) -> bool:
     """Whether it is a model's own config, and not just a training program's."""
     with foreign(f"{file} is not JSON"):
-        return file.is_file() and "model_type" in json.loads(file.read_text("utf-8"))
-
-
-def _plain(tensors: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
-    """Without what training programs put before every name; refuses an adapter alone."""
-    for prefix in PREFIXES * 2:
-        if tensors and all(key.startswith(prefix) for key in tensors):
-            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
-    if tensors and all("lora_" in key for key in tensors):
-        raise CheckpointError(
-            f"{where} holds an adapter alone, without the weights it adapts and the projection: save the "
-            f"state dict of the whole model"
-        )
-    return tensors
-
-
-def _from_hub(name: str, revision: str | None) -> tuple[list[Path], str]:
-    """Files and commit of `owner/name`, or of one file in it, `owner/name/checkpoint_33`."""
-    parts = name.split("/")
-    repository, file = "/".join(parts[:2]), "/".join(parts[2:])
-    wanted = [file, *(p for p in HUB_FILES if p.startswith("*"))] if file else HUB_FILES
-    try:
-        root = Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=wanted))
-    except HFValidationError:
-        raise NotThereError(
-            f"Unknown thought model {name!r}: expected codi-tiny, a file, a directory or a hub id"
-        ) from None
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise NotThereError(
-            f"Thought model {name!r} is not a file or directory here and the hub did not give it "
-            f"({type(error).__name__}: {first_line(error)})"
-        ) from None
-    if file and not (root / file).is_file():
-        raise NotThereError(f"{repository} has no file {file}")
-    return ([root / file] if file else _files_in(root)), root.name
-
-
-def _tensors(path: Path, device: torch.device = CPU) -> dict[str, Tensor]:
-    """Tensors by name; on the device `meta` without their values."""
-    refuse_pointers(path)
-    if path.suffix != ".safetensors":
-        with path.open("rb") as handle:
-            if not handle.read(2).startswith((b"PK", b"\x80")):
-                raise CheckpointError(
-                    f"{path} is damaged or not a weight file: it begins like none that torch wrote"
-                )
-    try:
-        if path.suffix == ".safetensors":
-            return {key: value.to(device) for key, value in load_file(path).items()}
-        found = torch.load(path, map_location=device, weights_only=True)
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"{path} is damaged, or a pickle that holds more than tensors, which is refused because reading "
-            f"it would run code: save the state dict alone, best as safetensors"
-        ) from None
-    except (SafetensorError, zipfile.BadZipFile, EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged or not a weight file: {first_line(error)}") from None
-    return _unwrapped(found, path)
-
-
-def _unwrapped(found: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict, also where a training program keeps it under a key of its own."""
-    for name in WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(name), dict):
-            found = found[name]
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise CheckpointError(
-            f"{path}: expected a dictionary of tensors by name, or one under {', '.join(WRAPPERS)}, got "
-            f"something else"
-        )
-    return found
+        return file.is_file() and "model_type" in json.loads(file.read_text("utf-8").strip() or "{}")

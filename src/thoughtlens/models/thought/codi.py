@@ -17,44 +17,32 @@ import json
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.pytorch_utils import Conv1D
 
-from thoughtlens.core import DTYPES, CheckpointError, ConfigError, MismatchError, choose_device, say, warn
-from thoughtlens.models.thought import checkpoint
-from thoughtlens.models.thought.checkpoint import Base, Checkpoint
+from thoughtlens.core import DTYPES, CheckpointError, ConfigError, MismatchError, say, warn
+from thoughtlens.models.thought import adapters, added, checkpoint
+from thoughtlens.models.thought.adapters import LORA, STEM
+from thoughtlens.models.thought.added import Layout, Tokens
+from thoughtlens.models.thought.checkpoint import Base
+from thoughtlens.models.thought.heard import tell
+from thoughtlens.models.thought.known import known
 from thoughtlens.models.thought.sequence import HFThoughts, asked
-from thoughtlens.models.thought.stated import Stated, chosen, stated
+from thoughtlens.models.thought.stated import Said, Stated, stated
 from thoughtlens.models.thought.thoughts import ThoughtSpec
+from thoughtlens.models.thought.weights import Checkpoint, hub_id, read
 
-EXTRA_MODULES = ("decoder", "pj_in", "pj_out", "dynamic_cls")
+EXTRA_MODULES = ("decoder", "pj_in", "pj_out")
 """Training-only modules of CODI's relatives; dropped and said."""
-BOT_NAMES, EOT_NAMES = ("<|bocot|>", "<|bot|>"), ("<|eocot|>", "<|eot|>")
-LORA = re.compile(r"(?P<module>.+)\.lora_(?P<part>[AB])\.(?P<adapter>[^.]+)\.weight")
+STOP_HEAD = re.compile(r"dynamic_cls|.*(stop|halt|exit|ponder).*|binary_head")
+"""Modules that decide how many thoughts to think; not used, and said."""
+LAYOUT, MULTIMODE = Layout(rows=3, begin=1, end=2), Layout(rows=2, begin=0, end=1)
 
 
-@dataclass(frozen=True)
-class Release:
-    """What a published checkpoint does not say about itself."""
-
-    base: str
-    eos_before: bool = False
-    eos_after: bool = False
-    n_thoughts: int = 6
-    lora_alpha: float = 32.0
-
-
-RELEASES = {
-    "zen-E/CODI-gpt2": Release("openai-community/gpt2"),
-    "zen-E/CODI-llama3.2-1b-Instruct": Release("meta-llama/Llama-3.2-1B-Instruct"),
-    "bcywinski/codi_llama1b-answer_only": Release("meta-llama/Llama-3.2-1B-Instruct", eos_before=True),
-}
 OTHERWISE = {"n_thoughts": 6, "lora_alpha": 32.0, "eos_before": False, "eos_after": False}
 """What is assumed where nothing says it: the settings of the published checkpoints."""
 
@@ -63,7 +51,7 @@ class Codi(HFThoughts):
     """CODI with LoRA merged."""
 
     dropped: tuple[str, ...] = ()
-    """Checkpoint keys of training-only modules, which were not used."""
+    """Checkpoint keys of training-only modules and stop heads, which were not used."""
 
     def __init__(
         self,
@@ -71,21 +59,21 @@ class Codi(HFThoughts):
         prj: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        bot_id: int,
-        eot_id: int,
-        n_vocab: int,
+        tokens: Tokens,
         eos_before: bool,
         eos_after: bool,
         n_thoughts: int = 6,
         prompt: str | None = None,
+        before: tuple[int, ...] = (),
+        banned: bool = True,
     ) -> None:
         super().__init__(lm, tokenizer)
         self.prompt = prompt
         self.prj = prj.to(self.device, lm.dtype).eval().requires_grad_(False)
-        self.n_vocab = n_vocab
-        self.start_ids = (self.eos_id, bot_id) if eos_before else (bot_id,)
-        self.end_ids = (eot_id, self.eos_id) if eos_after else (eot_id,)
-        self.banned_ids = (eot_id,)
+        self.n_vocab = tokens.n_words
+        self.start_ids = (*((self.eos_id,) if eos_before else ()), *before, tokens.begin)
+        self.end_ids = (tokens.end, self.eos_id) if eos_after else (tokens.end,)
+        self.banned_ids = (tokens.end,) if banned else ()
         self.spec = ThoughtSpec(
             n_thoughts=n_thoughts,
             n_layers=len(self.blocks),
@@ -121,6 +109,9 @@ def load(
     lora_alpha: float | None = None,
     projection: bool | None = None,
     prompt: str | None = None,
+    bot_id: int | None = None,
+    eot_id: int | None = None,
+    multimode: bool | None = None,
     dtype: str = "float32",
     device: str = "cpu",
     revision: str | None = None,
@@ -131,8 +122,8 @@ def load(
     (`models.thought.stated`), else assumed, with a warning.
 
     Args:
-        name: Hub repository, directory with weights, or such a file.
-        base: Where config and tokenizer of the base model are.
+        name: Hub repository, perhaps with a folder or file of it, directory with weights, or such a file.
+        base: Where config and tokenizer of the base model are; of an adapter, its weights too.
         eos_before: Whether an eos stands between question and thoughts; assumed: no.
         eos_after: Whether an eos follows the end-of-thought token; assumed: no.
         n_thoughts: Thoughts to think; assumed: 6.
@@ -140,6 +131,10 @@ def load(
             scaling has alpha times the root of its rank, unless its own config says so.
         projection: False for a checkpoint that feeds the state back as it is.
         prompt: What is read for a question, with `{question}`; None: the question without double spaces.
+        bot_id: Id of the begin-of-thought token; None: as a file, the tokenizer or the layout says.
+        eot_id: Id of the end-of-thought token, likewise.
+        multimode: Whether it is one of Dilgren's models of three modes: two tokens and no padding token,
+            and `<|eot_id|>` after the question where the tokenizer has it; None: as known, stated, named.
         dtype: What to compute in, after merging in float32.
         device: A torch device.
         revision: Commit, tag or branch on the hub.
@@ -153,46 +148,52 @@ def load(
     """
     if lora_alpha is not None and not math.isfinite(lora_alpha):
         raise ConfigError(f"lora_alpha: expected a finite number, got {lora_alpha}")
-    if dtype not in DTYPES:
-        raise ConfigError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    target = choose_device(device)
-    release = RELEASES.get(checkpoint.hub_id(name))
-    found = checkpoint.read(name, revision)
+    target = checkpoint.device_for(dtype, device)
+    release = known(hub_id(name))
+    found = read(name, revision)
+    if found.is_adapter:
+        found = adapters.completed(found, base or (release.base if release else None))
     groups, dropped = _split(found, name)
-    folder = found.file.parent
-    own = stated(folder)
+    own = stated(found.file.parent)
     parent = checkpoint.base_of(found, base, release.base if release else own.get("base"))
     given = {
-        "eos_before": eos_before,
-        "eos_after": eos_after,
-        "n_thoughts": n_thoughts,
-        "lora_alpha": lora_alpha,
-    }
+        "eos_before": eos_before, "eos_after": eos_after, "n_thoughts": n_thoughts, "lora_alpha": lora_alpha,
+        "prompt": prompt, "bot_id": bot_id, "eot_id": eot_id, "multimode": multimode,
+    }  # fmt: skip
+    said = Said(str(name), given, release.settings if release else {}, own)
+    if not found.is_adapter:
+        tell(layout="CODI, the state dict of its training")
     adapted = any(LORA.search(key) for key in found.tensors)
-    otherwise = OTHERWISE if adapted else {k: v for k, v in OTHERWISE.items() if k != "lora_alpha"}
-    settings, assumed = chosen(str(name), given, vars(release) if release else {}, own, otherwise)
+    settings, assumed = said.chosen({k: v for k, v in OTHERWISE.items() if adapted or k != "lora_alpha"})
     projected = _is_projected(groups["prj"], projection, own, found.file)
     lm = _assemble(groups["codi"], parent, found, own, settings.get("lora_alpha", 1.0))
-    n_vocab, bot_id, eot_id = _thought_ids(parent, lm.config.vocab_size)
+    three = added.is_multimode(said)
+    if three:
+        tell(layout="CODI of three modes (Dilgren), the state dict of its training")
+    layout = MULTIMODE if three else LAYOUT
+    tokens = added.find(parent, lm.config.vocab_size, layout, found.file.parent, said)
+    assumed |= tokens.assumed
+    said.warn_of(assumed)
     model = Codi(
         checkpoint.placed(lm, target, DTYPES[dtype]),
         _projection(groups["prj"], lm.config.hidden_size, found.file, own) if projected else nn.Identity(),
         parent.tokenizer,
-        bot_id=bot_id,
-        eot_id=eot_id,
-        n_vocab=n_vocab,
+        tokens=tokens,
         eos_before=settings["eos_before"],
         eos_after=settings["eos_after"],
         n_thoughts=settings["n_thoughts"],
-        prompt=prompt,
+        prompt=said.get("prompt"),
+        before=added.end_of_turn(parent.tokenizer) if three else (),
+        banned=not three,
     )
     model.dropped = dropped
     model.settings = {
         **settings,
+        **said.extra(tokens.assumed),
         "family": "codi",
         "base": parent.name,
         "projection": projected,
-        "prompt": prompt,
+        "prompt": said.get("prompt"),
     }
     checkpoint.sign(
         model, name, found, parent, assumed=assumed, dtype=dtype,
@@ -206,24 +207,41 @@ def _split(found: Checkpoint, name: str | Path) -> tuple[dict[str, dict[str, Ten
     groups: dict[str, dict[str, Tensor]] = {"codi": {}, "prj": {}}
     if not any(key.startswith(("codi.", "prj.", *EXTRA_MODULES)) for key in found.tensors):
         raise checkpoint.language_model_given(name)
-    dropped: list[str] = []
+    heads: list[str] = []
+    extra: list[str] = []
     for key, value in found.tensors.items():
         module, _, rest = key.partition(".")
-        if module in EXTRA_MODULES:
-            dropped.append(key)
-        elif module in groups and rest:
+        if module in groups and rest:
             groups[module][rest] = value
+        elif module in EXTRA_MODULES:
+            extra.append(key)
+        elif STOP_HEAD.fullmatch(module):
+            heads.append(key)
         else:
             raise CheckpointError(
                 f"{found.file}: {key} is not part of CODI (codi.*, prj.*) nor of a known training-only "
                 f"module ({', '.join(EXTRA_MODULES)}); the file is for another model; load a Coconut's with "
                 f"family='coconut'"
             )
-    if dropped:
-        counts = Counter(key.partition(".")[0] for key in dropped)
-        listed = ", ".join(f"{module}.* ({n} tensors)" for module, n in sorted(counts.items()))
-        say(f"{found.file}: training-only modules not used: {listed}")
-    return groups, tuple(sorted(dropped))
+    if groups["codi"] and all("lora_" in key for key in groups["codi"]):
+        raise CheckpointError(
+            f"{found.file} holds an adapter alone (codi.*.lora_*), without the weights it adapts: save the "
+            f"state dict of the whole model, or the adapter as PEFT does ({adapters.CONFIG} beside it)"
+        )
+    if extra:
+        say(f"{found.file}: training-only modules not used: {_counted(extra)}")
+    if heads:
+        warn(
+            f"{found.file} has a stop head ({_counted(heads)}), which decides how many thoughts to think; it "
+            f"is not used: n_thoughts are thought for every problem"
+        )
+    tell(unused=extra, stop_heads=heads)
+    return groups, tuple(sorted(extra + heads))
+
+
+def _counted(keys: Iterable[str]) -> str:
+    counts = Counter(key.partition(".")[0] for key in keys)
+    return ", ".join(f"{module}.* ({n} tensors)" for module, n in sorted(counts.items()))
 
 
 def _is_projected(keys: dict[str, Tensor], asked: bool | None, own: Stated, where: Path) -> bool:
@@ -243,95 +261,24 @@ def _assemble(
     keys: dict[str, Tensor], base: Base, found: Checkpoint, own: Stated, alpha: float
 ) -> PreTrainedModel:
     """The base model with LoRA merged and the thought tokens' rows."""
-    prefix = "base_model.model." if any(key.startswith("base_model.model.") for key in keys) else ""
+    prefix = STEM if any(key.startswith(STEM) for key in keys) else ""
     full = f"codi.{prefix}"
-    if keys and all("lora_" in key for key in keys):
-        raise CheckpointError(
-            f"{found.file} holds an adapter alone ({full}*.lora_*), without the weights it adapts: save the "
-            f"state dict of the whole model"
-        )
     if not any("lora_" in key for key in keys):
-        if prefix or own.get("use_lora") or own.get("lora_alpha"):
+        if prefix:
             raise CheckpointError(
                 f"{found.file}: not one LoRA key ({full}*.lora_A.*, .lora_B.*) is there, although the "
                 f"model was trained with LoRA; they were lost: save the state dict of the whole model"
             )
         say(f"{found.file}: no LoRA among its keys; its weights are used as they stand")
     state = {key.removeprefix(prefix): value for key, value in keys.items()}
-    scaling = Scaling(alpha, bool(own.get("rank_stabilised")))
+    stabilised = bool(own.get("rank_stabilised"))
     return checkpoint.assemble(
-        state, base, found.file, full, lambda parts, lm: _merge(parts, lm, scaling, found.file, full)
+        state,
+        base,
+        found.file,
+        full,
+        lambda parts, lm: adapters.merged(parts, lm, (alpha, stabilised), found, full),
     )
-
-
-class Scaling(NamedTuple):
-    """How strongly adapters act."""
-
-    alpha: float
-    rank_stabilised: bool = False
-
-    def of(self, rank: int) -> float:
-        """alpha / r, or alpha over the root of r (Kalajdzievski 2023, arXiv:2312.03732)."""
-        return self.alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
-
-
-def _merge(
-    state: dict[str, Tensor], lm: PreTrainedModel, scaling: Scaling, where: Path, prefix: str
-) -> dict[str, Tensor]:
-    """W + alpha/r * B A for every adapted module, in float32; transposed for GPT-2's Conv1D."""
-    adapters = sorted({match["adapter"] for key in state if (match := LORA.fullmatch(key))})
-    if len(adapters) > 1:
-        raise CheckpointError(f"{where} has several LoRA adapters ({', '.join(adapters)}); keep one")
-    suffixes = (".base_layer.weight", *(f".lora_{part}.{name}.weight" for name in adapters for part in "AB"))
-    adapted = {key.removesuffix(end) for key in state for end in suffixes if key.endswith(end)}
-    merged = {
-        key.replace(".base_layer.", "."): value for key, value in state.items() if not LORA.fullmatch(key)
-    }
-    modules = dict(lm.named_modules())
-    for name in sorted(adapted):
-        if missing := [name + end for end in suffixes if name + end not in state]:
-            raise CheckpointError(f"{where}: {prefix}{missing[0]} is missing")
-        if name not in modules:
-            raise CheckpointError(f"{where}: {prefix}{name} has LoRA, but the base model has no such module")
-        w, a, b = (state[name + end].float() for end in suffixes)
-        if a.ndim != 2 or b.ndim != 2 or b.shape[1] != len(a):
-            raise CheckpointError(
-                f"{where}: expected LoRA of {prefix}{name} as A [r, in] and B [out, r], "
-                f"got {list(a.shape)} and {list(b.shape)}"
-            )
-        update = scaling.of(len(a)) * (b @ a)
-        update = update.T if isinstance(modules[name], Conv1D) else update
-        if update.shape != w.shape:
-            raise CheckpointError(
-                f"{where}: LoRA of {prefix}{name} is {list(update.shape)}, its weight {list(w.shape)}"
-            )
-        merged[f"{name}.weight"] = w + update
-    return merged
-
-
-def _thought_ids(base: Base, n_rows: int) -> tuple[int, int, int]:
-    """Words, and ids of begin and end of thought; refuses a tokenizer in which they mean something else."""
-    n_vocab, words = base.config.vocab_size, base.tokenizer
-    added = {i: token.content for i, token in words.added_tokens_decoder.items() if i >= n_vocab}
-    ids = [
-        words.get_vocab()[name]
-        for names in (BOT_NAMES, EOT_NAMES)
-        for name in names
-        if name in added.values()
-    ]
-    if len(ids) == 2 and n_rows == max(n_vocab, len(words)):
-        return n_vocab, ids[0], ids[1]
-    n_vocab = checkpoint.words_before(n_rows, 3, (n_vocab, len(words)), base)
-    added = {i: token.content for i, token in words.added_tokens_decoder.items() if i >= n_vocab}
-    allowed = {n_vocab: (words.pad_token,), n_vocab + 1: BOT_NAMES, n_vocab + 2: EOT_NAMES}
-    for i, token in sorted(added.items()):
-        if token not in allowed.get(i, ()):
-            raise MismatchError(
-                f"The tokenizer of {base.name} gives id {i} to {token!r}, where the checkpoint has its "
-                f"thought tokens (padding {n_vocab}, begin {n_vocab + 1}, end {n_vocab + 2}): "
-                f"use the base model's own tokenizer"
-            )
-    return n_vocab, n_vocab + 1, n_vocab + 2
 
 
 def _projection(state: dict[str, Tensor], d: int, where: Path, own: Stated) -> nn.Module:
@@ -350,6 +297,7 @@ def _projection(state: dict[str, Tensor], d: int, where: Path, own: Stated) -> n
     wanted = {
         f"{i}.{part}" for i in ("1", "3", *(("ln",) if with_norm else ())) for part in ("weight", "bias")
     }
+    tell(head=sorted(f"prj.{key}" for key in wanted))
     if odd := sorted(wanted ^ state.keys()):
         raise CheckpointError(
             f"{where}: the projection needs prj.1, prj.3 and perhaps prj.ln with weight and bias; "

@@ -22,13 +22,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from thoughtlens.core import DTYPES, CheckpointError, ConfigError, MismatchError, choose_device
+from thoughtlens.core import DTYPES, CheckpointError, MismatchError
 from thoughtlens.models.thought import checkpoint
+from thoughtlens.models.thought.added import Tokens
 from thoughtlens.models.thought.coconut import Coconut
 from thoughtlens.models.thought.codi import Codi
 from thoughtlens.models.thought.heard import tell
+from thoughtlens.models.thought.known import known
 from thoughtlens.models.thought.sequence import SequenceThoughts
-from thoughtlens.models.thought.stated import chosen, stated
+from thoughtlens.models.thought.stated import Said, stated
+from thoughtlens.models.thought.weights import hub_id, read
 
 CLASS = re.compile(r"(codi|coconut|colar)(gpt2|llama|qwen\d?|mistral|gemma\d?|phi\d?)", re.IGNORECASE)
 """Of `architectures`; behind it stands nothing, or the name of a head that does not think."""
@@ -46,7 +49,6 @@ HEADS = {"codi": "projector.", "coconut": "", "colar": "lt_head."}
 NAMES = {"codi": "CODI", "coconut": "Coconut", "colar": "CoLaR"}
 N_THOUGHTS = 6
 """`latent_length` of the publisher's own evaluation."""
-PUBLISHED = ("ModalityDance/latent-tts-codi", "ModalityDance/latent-tts-coconut")
 
 
 def kind(folder: Path) -> str | None:
@@ -123,22 +125,16 @@ def load(
         MismatchError: ids of config and tokenizer that differ, or embedding rows missing.
         ConfigError: an unknown dtype, fewer than no thoughts, or a revision of something local.
     """
-    if dtype not in DTYPES:
-        raise ConfigError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    target = choose_device(device)
-    found = checkpoint.read(name, revision)
+    target = checkpoint.device_for(dtype, device)
+    found = read(name, revision)
     folder = found.file.parent
     which, config = kind(folder), read_config(folder)
     own_words = (folder / "tokenizer_config.json").is_file()
     parent = checkpoint.read_base(folder, folder if base is None or own_words else base)
-    known = {"n_thoughts": N_THOUGHTS}
-    settings, assumed = chosen(
-        str(name),
-        {"n_thoughts": n_thoughts},
-        known if checkpoint.hub_id(name) in PUBLISHED else {},
-        stated(folder),
-        known,
-    )
+    release = known(hub_id(name))
+    said = Said(str(name), {"n_thoughts": n_thoughts}, release.settings if release else {}, stated(folder))
+    settings, assumed = said.chosen({"n_thoughts": N_THOUGHTS})
+    said.warn_of(assumed)
     tell(layout=f"{NAMES[which or 'coconut']} as a class of transformers (LatentTTS)")
     prefix = HEADS[which or "coconut"]
     head = {key: x for key, x in found.tensors.items() if prefix and key.startswith(prefix)}
@@ -147,18 +143,16 @@ def load(
     )
     ids = thought_ids(config, parent.tokenizer, lm.config.vocab_size, folder)
     start, end, latent = ids.values()
+    tokens = Tokens(start, end, min(ids.values()))
     lm, shared = checkpoint.placed(lm, target, DTYPES[dtype]), {"n_thoughts": settings["n_thoughts"]}
     if which == "codi":
         prj = _projector(head, config, lm.config.hidden_size, found.file)
         model = NativeCodi(
-            lm, prj, parent.tokenizer, bot_id=start, eot_id=end, n_vocab=min(ids.values()), eos_before=False,
-            eos_after=False, prompt=prompt or "{question}", **shared,
+            lm, prj, parent.tokenizer, tokens=tokens, eos_before=False, eos_after=False, banned=False,
+            prompt=prompt or "{question}", **shared,
         )  # fmt: skip
-        model.banned_ids = ()
     else:
-        model = NativeCoconut(
-            lm, parent.tokenizer, start_id=start, end_id=end, latent_id=latent, prompt=prompt, **shared
-        )
+        model = NativeCoconut(lm, parent.tokenizer, tokens=tokens, prompt=prompt, **shared)
     model.latent_id = latent
     model.settings = {**settings, "family": which, "base": parent.name, "prompt": prompt}
     checkpoint.sign(model, name, found, parent, assumed=assumed, dtype=dtype, latent=latent)

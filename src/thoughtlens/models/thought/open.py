@@ -50,15 +50,18 @@ def load_model(
 def thinks(name: str | Path) -> bool:
     """Whether a name is that of a thought model, as far as the name or the files there tell."""
     from thoughtlens.models.hf.locate import require_name
-    from thoughtlens.models.thought import checkpoint, foreign, native, tiny
+    from thoughtlens.models.thought import foreign, native, tiny, weights
+    from thoughtlens.models.thought.known import known
 
     require_name(name)
     path = Path(name).expanduser()
     said = (path.name if path.exists() else str(name)).lower()
     if foreign.is_code(name) or tiny.knows(name) or any(word in said for word in ("codi", "coconut")):
         return True
+    if known(weights.hub_id(name)):
+        return True
     if not path.exists() or path.suffix == ".gguf":
         return False
     return native.kind(path) is not None or any(
-        part in key for key in checkpoint.names_in(path) for part in THOUGHT_KEYS
+        part in key for key in weights.names_in(path) for part in THOUGHT_KEYS
     )

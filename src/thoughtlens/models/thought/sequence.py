@@ -198,14 +198,15 @@ class HFThoughts(SequenceThoughts):
             return site
         return next(name for name, module in self.lm.named_modules() if module is self.blocks[layer])
 
-    def _ids(self, text: str, n_vocab: int) -> list[int]:
+    def _ids(self, text: str, n_words: int) -> list[int]:
         """Token ids of a text; refuses ids that the thought tokens have taken."""
         ids, bos = list(self.tokenizer(text)["input_ids"]), self.tokenizer.bos_token_id
         if bos is not None and ids[:2] == [bos, bos]:  # the text had one already
             ids = ids[1:]
-        if ids and max(ids) >= n_vocab:
+        taken = (self.start_ids[-1], self.end_ids[0])
+        if odd := [i for i in ids if i >= n_words or i in taken]:
             raise DataError(
-                f"The text {text[:40]!r} has token id {max(ids)}, but the words end at {n_vocab - 1}: "
+                f"The text {text[:40]!r} has token id {max(odd)}, which is no word's: "
                 f"the tokenizer does not belong to the base model, or the text holds special tokens"
             )
         return ids

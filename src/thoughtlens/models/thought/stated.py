@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from thoughtlens.core import CheckpointError, warn
+from thoughtlens.core import CheckpointError, say, warn
 from thoughtlens.models.thought.heard import tell
 
 Value = bool | int | float | str
@@ -32,22 +33,40 @@ NAMES: dict[str, tuple[str, ...]] = {
     "rank_stabilised": ("use_rslora",),
     "projection": ("use_prj", "use_projection", "projection"),
     "projection_without_norm": ("prj_no_ln",),
-    "base": ("base_model_name_or_path", "model_name_or_path", "base_model"),
+    "base": ("base_model_name_or_path", "model_name_or_path", "base_model", "base_model_id", "model_id"),
+    "prompt": ("prompt_template", "question_template", "prompt_format"),
+    "bot_id": (
+        "bocot_id", "bocot_token_id", "bot_id", "bot_token_id", "start_latent_id", "start_latent_token_id",
+        "start_token_id",
+    ),
+    "eot_id": (
+        "eocot_id", "eocot_token_id", "eot_id", "eot_token_id", "end_latent_id", "end_latent_token_id",
+        "end_token_id",
+    ),
+    "multimode": ("multimode",),
+    "feedback_mode": ("feedback_mode",),
+    "no_thoughts": ("no_thoughts",),
 }  # fmt: skip
 """Setting -> what CODI, Coconut, PEFT and their relatives call it, the surest first."""
 TYPES = {
     "base": str,
+    "prompt": str,
+    "feedback_mode": str,
+    "bot_id": int,
+    "eot_id": int,
     "lora_alpha": (int, float),
     "n_thoughts": int,
     "c_thought": int,
     "max_latent_stage": int,
 }
 """Of settings that are not switches."""
+TOKENS = ("bot_id", "eot_id", "multimode")
 JSON_FILES = ("*config*.json", "*args*.json", "*arguments*.json")
 YAML_FILES = ("*.yaml", "*.yml")
 NOT_THE_MODELS = ("tokenizer", "generation", "preprocessor", "processor", "quantiz")
 ARGUMENTS = "training_args.bin"
 MOST_BYTES = 1 << 24
+NUMBERED = re.compile(r"checkpoint[-_]")
 
 
 @dataclass(frozen=True)
@@ -63,7 +82,8 @@ class Stated:
 
 
 def stated(folder: Path) -> Stated:
-    """The settings that files beside a checkpoint state.
+    """The settings that files beside a checkpoint state; beside its folder, if that is one of a trainer's
+    numbered ones (`checkpoint-900`).
 
     Raises:
         CheckpointError: a value of another type than the setting has, or two files that contradict another.
@@ -71,8 +91,8 @@ def stated(folder: Path) -> Stated:
     found: dict[str, tuple[Value, str]] = {}
     for file, table in _tables(folder):
         for setting, names in NAMES.items():
-            name = next((name for name in names if table.get(name) is not None), None)
-            if name is None:
+            name = next((name for name in names if table.get(name) not in (None, "", "None")), None)
+            if name is None or (setting == "prompt" and "{question}" not in str(table[name])):
                 continue
             value = _checked(setting, name, table[name], file)
             before, where = found.setdefault(setting, (value, file.name))
@@ -81,42 +101,74 @@ def stated(folder: Path) -> Stated:
                     f"{folder}: {where} says {setting} = {before}, and {file.name} says {name} = {value}: "
                     f"remove the one that is wrong"
                 )
-        if table.get("alpha_pattern"):
-            raise CheckpointError(
-                f"{file}: an alpha_pattern, another alpha for some modules, is not supported"
-            )
     if "remove_eos" in found:
         old, where = found["remove_eos"]
         found = {"eos_before": (not old, where), "eos_after": (not old, where)} | found
     if {"c_thought", "max_latent_stage"} <= found.keys():
         (each, where), (stages, _) = found["c_thought"], found["max_latent_stage"]
         found = {"n_thoughts": (int(each) * int(stages), where)} | found
+    if found.get("no_thoughts", (False, ""))[0]:
+        found["n_thoughts"] = (0, found["no_thoughts"][1])
     return Stated({k: v for k, (v, _) in found.items()}, {k: file for k, (_, file) in found.items()})
 
 
-def chosen(
-    name: str, given: dict[str, Any], known: dict[str, Any], own: Stated, otherwise: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings as given, else as known of a published checkpoint, else as stated beside it, else assumed.
+@dataclass(frozen=True)
+class Said:
+    """What is said of a checkpoint, and by whom; who comes first counts."""
 
-    What is assumed is said, loudly, since a wrong one gives other thoughts and no error.
+    name: str
+    given: Mapping[str, Any]
+    """By the caller; None is not said."""
+    known: Mapping[str, Any]
+    """Of a published checkpoint."""
+    own: Stated
+    """By files beside it."""
 
-    Returns:
-        The settings, and those of them that nothing stands behind.
-    """
-    found, assumed, by = {}, {}, {}
-    for key, value in otherwise.items():
-        for source, who in ((given, "given"), (known, "known of it"), (own.values, own.files.get(key, ""))):
+    def by(self, key: str) -> tuple[Any, str]:
+        """A setting and who says it; None where nobody does."""
+        for source, who in (
+            (self.given, "given"),
+            (self.known, "known of it"),
+            (self.own.values, self.own.files.get(key, "")),
+        ):
             if source.get(key) is not None:
-                by[key] = who
-                found[key] = float(source[key]) if isinstance(value, float) else source[key]
-                break
-        else:
-            found[key] = assumed[key] = value
-    tell(settings={key: (value, by.get(key, "")) for key, value in found.items()})
-    if assumed:
-        _say_assumed(name, ", ".join(f"{key}={json.dumps(value)}" for key, value in assumed.items()))
-    return found, assumed
+                return source[key], who
+        return None, ""
+
+    def get(self, key: str) -> Any:
+        """A setting; None where nobody says it."""
+        return self.by(key)[0]
+
+    def chosen(self, otherwise: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The settings of a model.
+
+        Args:
+            otherwise: Each setting, and what is assumed where nobody says it.
+
+        Returns:
+            The settings, and those of them that nothing stands behind.
+        """
+        for key, value in self.given.items():
+            said = self.own.get(key)
+            if None not in (value, said) and said != value:
+                here, there = json.dumps(value), json.dumps(said)
+                say(f"{self.name}: {key}={here} as given, though {self.own.files[key]} says {there}")
+        found = {key: self.get(key) for key in otherwise}
+        assumed = {key: value for key, value in otherwise.items() if found[key] is None}
+        floats = (key for key, value in otherwise.items() if isinstance(value, float))
+        found |= assumed
+        found |= {key: float(found[key]) for key in floats}
+        tell(settings={key: (value, self.by(key)[1]) for key, value in found.items()})
+        return found, assumed
+
+    def extra(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of the thought tokens, as far as the caller gave them or nobody did."""
+        return {**found, **{k: v for k in TOKENS if (v := self.given.get(k)) is not None}}
+
+    def warn_of(self, assumed: Mapping[str, Any]) -> None:
+        """Say what is assumed, loudly, since a wrong one gives other thoughts and no error."""
+        if assumed:
+            _say_assumed(self.name, ", ".join(f"{key}={json.dumps(value)}" for key, value in assumed.items()))
 
 
 def not_stated(settings: Mapping[str, Value | None], assumed: Sequence[str]) -> list[str]:
@@ -143,8 +195,9 @@ def _checked(setting: str, name: str, value: Any, file: Path) -> Value:
 
 def _tables(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Every table of settings there, and the tables in it."""
+    folders = [folder, folder.parent] if NUMBERED.match(folder.name) else [folder]
     for patterns, read in ((JSON_FILES, _json), (YAML_FILES, _yaml)):
-        for file in sorted({file for pattern in patterns for file in folder.glob(pattern)}):
+        for file in sorted({file for at in folders for pattern in patterns for file in at.glob(pattern)}):
             if file.is_file() and not any(word in file.name for word in NOT_THE_MODELS):
                 yield from ((file, table) for table in _nested(read(file)))
     if (folder / ARGUMENTS).is_file():
@@ -169,7 +222,7 @@ def _unwrapped(value: Any) -> Any:
 
 def _json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text("utf-8"))
+        return json.loads(file.read_text("utf-8").strip() or "{}")  # SIM-CoT's are empty
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is not JSON that can be read: {str(error)[:200]}") from None
 

@@ -37,6 +37,7 @@ from torch import Tensor
 from thoughtlens.core import ConfigError, DataError, HookError, translate_config
 from thoughtlens.models.hf.locate import BUNDLED, require_name
 from thoughtlens.models.thought import foreign
+from thoughtlens.models.thought.known import known
 from thoughtlens.models.thought.places import PARTS, SITES, Place
 from thoughtlens.models.thought.sites import Hook, Tap, ThoughtSpec, absent, check_places, check_rows
 
@@ -314,28 +315,28 @@ def load(name: str | Path, *, family: str | None = None, **options: Any) -> Thou
 
 
 def _family(name: str) -> str:
-    path, checkpoint = (
-        Path(name).expanduser(),
-        importlib.import_module("thoughtlens.models.thought.checkpoint"),
-    )
+    path = Path(name).expanduser()
+    weights = importlib.import_module("thoughtlens.models.thought.weights")
     if name in BUNDLED or path.suffix == ".gguf":
-        raise checkpoint.language_model_given(name)
+        raise importlib.import_module("thoughtlens.models.thought.checkpoint").language_model_given(name)
+    if found := known(weights.hub_id(name)):
+        return found.family
     said = (path.name if path.exists() else name).lower()
     if "coconut" in said or (not path.exists() and "/checkpoint_" in said):
         return "coconut"
     ours = importlib.import_module("thoughtlens.models.thought.tiny").knows(name)
     if ours or ("/" not in name and not path.exists()):
         return "tiny"
-    keys = checkpoint.names_in(path)
+    keys = weights.names_in(path)
     return "coconut" if any("base_causallm." in key for key in keys) else "codi"
 
 
 def _kind(name: str | Path, options: Mapping[str, Any]) -> str | None:
     """What the model is by the class that its config.json names; None: it names none of ours."""
-    checkpoint, native = (
-        importlib.import_module(f"thoughtlens.models.thought.{module}") for module in ("checkpoint", "native")
+    weights, native = (
+        importlib.import_module(f"thoughtlens.models.thought.{module}") for module in ("weights", "native")
     )
-    files, _ = checkpoint.located(name, options.get("revision"))
+    files, _ = weights.located(name, options.get("revision"))
     return native.kind(files[0].parent)
 
 
