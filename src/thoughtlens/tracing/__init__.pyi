@@ -1,3 +1,8 @@
+from .chains.records import Arm as Arm
+from .chains.records import ChainRow as ChainRow
+from .chains.records import PlaceRow as PlaceRow
+from .chains.records import ThoughtRow as ThoughtRow
+from .chains.records import TraceOutcome as TraceOutcome
 from .readings import Thinking as Thinking
 from .readings import read_out as read_out
 from .readings import render as render

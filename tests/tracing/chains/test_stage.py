@@ -12,7 +12,7 @@ from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
 from thoughtlens.core import ThoughtlensError, read_rows, validate_config
 from thoughtlens.tracing.chains.config import TraceConfig
-from thoughtlens.tracing.chains.records import ProblemRow, StepRow, TraceOutcome
+from thoughtlens.tracing.chains.records import ChainRow, StepRow, TraceOutcome
 from thoughtlens.tracing.chains.stage import plan, trace
 
 
@@ -49,7 +49,7 @@ def test_controls_stand_beside_it_and_yield_nothing(traced):
 
 def test_a_problems_row_says_its_chain(traced):
     out, _, _ = traced
-    rows = [row for row in read_rows(out / "problems.parquet", ProblemRow) if row.arm == "thoughts"]
+    rows = [row for row in read_rows(out / "problems.parquet", ChainRow) if row.arm == "thoughts"]
     right = [row for row in rows if row.is_right]
     assert len(right) >= 22
     for row in right:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from thoughtlens import __version__
 from thoughtlens.show.pages.run import OPTIONAL, STAGES, Run
+from thoughtlens.show.report.chains import chains
 from thoughtlens.show.report.classification import classification
 from thoughtlens.show.report.config import ReportConfig
 from thoughtlens.show.report.first import first
@@ -28,6 +29,7 @@ def page_of(cfg: ReportConfig, run: Run, address: str | None, tmp: Path) -> Repo
         validation(run),
         latents(run, cfg.top_latents),
         classification(run),
+        chains(run),
         interventions(run),
         replay(run),
     ]

@@ -25,7 +25,13 @@ UNITS = {"spliced_kl": " nats", "delta_ce": " nats"}
 
 def at_a_glance(run: Run) -> Section | None:
     """The headline numbers of every stage, each with its interval, n, split and verdict."""
-    stages = ("validate" if "validate" in run.results else "train", "interpret", "classify", "replay")
+    stages = (
+        "validate" if "validate" in run.results else "train",
+        "interpret",
+        "classify",
+        "trace",
+        "replay",
+    )
     rows = [
         (stage, name, Number.from_json(entry))
         for stage in stages

@@ -41,13 +41,13 @@ class StepRow(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProblemRow(Record):
+class ChainRow(Record):
     """What the thoughts of one problem computed, in `problems.parquet`."""
 
     arm: str = column("traced", arrow="dictionary")
     problem_id: str
     chain: str
-    """The steps in a line: `11 *5 9, 9 +10 19`."""
+    """The steps in a line: `11 *5 → 9, 9 +10 → 19`."""
     answer: str
     is_right: bool | None = column("right")
     n_steps: int = column("steps", arrow="int32")

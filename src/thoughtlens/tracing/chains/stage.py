@@ -37,7 +37,7 @@ from thoughtlens.numerics import proportion
 from thoughtlens.problems import Rule, rule_of
 from thoughtlens.tracing.chains.config import TraceConfig
 from thoughtlens.tracing.chains.join import first_break
-from thoughtlens.tracing.chains.records import Arm, PlaceRow, ProblemRow, StepRow, ThoughtRow, TraceOutcome
+from thoughtlens.tracing.chains.records import Arm, ChainRow, PlaceRow, StepRow, ThoughtRow, TraceOutcome
 from thoughtlens.tracing.chains.seen import Relabel, Seen, renamed, seen, shuffled
 from thoughtlens.tracing.chains.tried import LABELS, VERIFIED, Tested, Trace
 from thoughtlens.tracing.chains.tried import trace as follow
@@ -151,10 +151,10 @@ def _work(cfg: TraceConfig, tmp: Path) -> TraceOutcome:
             if name in list(parts.todo([name])):
                 found = _traced(subject, _relabel(name, subject))
                 parts.write_table(name, "steps", to_table(StepRow, _step_rows(name, subject, found)))
-                parts.write_table(name, "problems", to_table(ProblemRow, _problem_rows(name, subject, found)))
+                parts.write_table(name, "problems", to_table(ChainRow, _problem_rows(name, subject, found)))
                 parts.finish(name, _arm(name, subject, found))
             bar.advance(1)
-    for name, row in (("steps", StepRow), ("problems", ProblemRow)):
+    for name, row in (("steps", StepRow), ("problems", ChainRow)):
         parts.join(arms, name, tmp / f"{name}.parquet", schema(row))
     done = parts.summaries(arms, Arm)
     for note in notes:
@@ -286,7 +286,7 @@ def _is_gold(subject: _Subject, one: Tested) -> bool | None:
     return one.step is not None and wanted == (one.step.operation, one.step.value)
 
 
-def _problem_rows(arm: str, subject: _Subject, found: Trace) -> list[ProblemRow]:
+def _problem_rows(arm: str, subject: _Subject, found: Trace) -> list[ChainRow]:
     ids = subject.table["problem_id"].to_pylist()
     rows = []
     for i, problem in enumerate(ids):
@@ -295,10 +295,10 @@ def _problem_rows(arm: str, subject: _Subject, found: Trace) -> list[ProblemRow]
         matches = [p for p in range(1, len(said)) if said[p] == answer]
         stable = next((p for p in matches if all(word == answer for word in said[p:])), None)
         rows.append(
-            ProblemRow(
+            ChainRow(
                 arm=arm,
                 problem_id=problem,
-                chain=", ".join(f"{s.before} {s.operation} {s.value or '?'}" for s in steps),
+                chain=", ".join(f"{s.before} {s.operation} → {s.value or '?'}" for s in steps),
                 answer=answer,
                 is_right=_right(subject, i, answer),
                 n_steps=len(steps),
