@@ -1,7 +1,7 @@
-"""Random models in the layout of CODI's and Coconut's classes of transformers, and the publisher's loop.
+"""Random models in the layout of three classes of transformers that think, and the publisher's loop.
 
-Layout and loop as read in github.com/ModalityDance/LatentTTS: `src/models/codi.py`, `src/models/coconut.py`,
-`src/generation_mixin.py` (`check_if_latent_sequence`, `_sample`), `src/infer_gpt2.py`.
+Layout and loop as read in github.com/ModalityDance/LatentTTS: `src/models/{codi,coconut,colar}.py`,
+`src/generation_mixin.py` (`check_if_latent_sequence`, `_sample`), `src/infer_gpt2.py`, `src/infer_llama.py`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,18 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from tests.conftest import tiny_tokenizer
 from tests.models.thought.fake import CONTEXT, N_STEPS
 
-CLASSES = {"codi": "CODIGPT2", "coconut": "COCONUTGPT2"}
+CLASSES = {"codi": "CODIGPT2", "coconut": "COCONUTGPT2", "colar": "ColarLlama"}
 TOKENS = {
     "latent_id": "<|latent|>",
     "latent_start_id": "<|start-latent|>",
@@ -110,3 +116,71 @@ def publishers_loop(made: Published, question: str, new_tokens: int) -> tuple[to
     said = ids[n_read + N_STEPS + 1 :]
     eos = made.tokenizer.eos_token_id
     return x[0, n_read - 1 : n_read + N_STEPS], said[: said.index(eos)] if eos in said else said
+
+
+SPEED = "Question: {} Let's think step by step:(Thinking speed: 2)###"
+
+
+class Head(nn.Module):
+    """`LatentHead` of the publisher's class."""
+
+    def __init__(self, d: int, width: int) -> None:
+        super().__init__()
+        self.fc = nn.Sequential(nn.Linear(d, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
+        self.mean = nn.Linear(width, d)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mean(self.fc(x))
+
+
+def make_colar(folder: Path, *, seed: int = 2) -> Published:
+    """`###` is often the likeliest token, so that problems stop, each at its own thought."""
+    torch.manual_seed(seed)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["###", "<|latent|>"])
+    ids = {"latent_end_id": tokenizer.convert_tokens_to_ids("###"), "latent_start_id": -1}
+    ids["latent_id"] = tokenizer.convert_tokens_to_ids("<|latent|>")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=3, bos_token_id=1,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=240, eos_token_id=2,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    lm, head = LlamaForCausalLM(config).eval(), Head(32, 24).eval()
+    for parameter in (*lm.parameters(), *head.parameters()):
+        nn.init.normal_(parameter, std=0.3 if parameter.ndim > 1 else 0.5)
+    lm.lm_head.weight.data[ids["latent_end_id"]] *= 3.0
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    made = Published(folder, lm, head, tokenizer, ids, "colar")
+    made.config(architectures=["ColarLlama"], latent_intermediate_size=24, latent_embedding_std=0.5, **ids)
+    made.save({**lm.state_dict(), **{f"lt_head.{key}": x for key, x in head.state_dict().items()}})
+    return made
+
+
+@torch.no_grad()
+def colars_loop(made: Published, question: str, most: int, new_tokens: int) -> tuple[torch.Tensor, list[int]]:
+    """`generate` without sampling, alone, without a cache: embeddings of the thoughts, tokens of the answer.
+
+    A problem thinks while no second `###` stands there; after `most` thoughts it is said for it, as in
+    CoLaR's own `latent_generate` (github.com/xiaomi-research/colar, `src/models/model_base.py`).
+    """
+    latent, end, eos = made.ids["latent_id"], made.ids["latent_end_id"], made.tokenizer.eos_token_id
+    table = made.lm.get_input_embeddings()
+    ids = made.tokenizer(SPEED.format(question), add_special_tokens=False)["input_ids"]
+    x, n_read, thoughts, said = table(torch.tensor([ids])), len(ids), 0, []
+    while len(said) < new_tokens:
+        out = made.lm(inputs_embeds=x, output_hidden_states=True)
+        token = int(out.logits[0, -1].argmax())
+        if ids.count(end) < 2:
+            token = end if thoughts == most or token == end else latent
+            embedding = made.projector(out.hidden_states[-1][:, -1:]) * 0.5
+            thoughts += token == latent
+        else:
+            said.append(token)
+        if token != latent or ids.count(end) >= 2:
+            embedding = table(torch.tensor([[0 if token == latent else token]]))
+        ids.append(token)
+        x = torch.cat([x, embedding], 1)
+        if said and token == eos:
+            return x[0, n_read - 1 : n_read + thoughts], said[:-1]
+    return x[0, n_read - 1 : n_read + thoughts], said

@@ -16,15 +16,16 @@ class ThoughtModelConfig(Config):
     aliases: ClassVar[Mapping[str, str]] = {"n_steps": "n_thoughts"}
 
     family: str | None = None
-    """Thoughts: what kind of model it is: tiny, codi, coconut, soft (any causal language model, thinking in
-    soft tokens), one that an installed package registers, or code of yours (`my_module:load`) that takes
-    the model's name; unset: told from name and weights."""
+    """Thoughts: what kind of model it is: tiny, codi, coconut, colar, soft (any causal language model that
+    then thinks in soft tokens), one that an installed package registers, or code of yours
+    (`my_module:load`) that takes the model's name; unset: told from name and weights."""
     options: tuple[str, ...] = ()
     """Thoughts: further arguments of the family's loader, as `name=value`."""
     base: str | None = None
     """Thoughts: base model of a checkpoint that is not a published one; a directory or a hub id."""
     n_thoughts: int | None = Field(None, ge=0, le=4096)
-    """Thoughts: how many it thinks, at most; unset: as the checkpoint says, else 6, of soft tokens 32."""
+    """Thoughts: how many it thinks, at most; unset: as the checkpoint says, else 6, of CoLaR 64, of soft
+    tokens 32."""
     eos_before: bool | None = None
     """Thoughts: whether an eos stands between question and CODI's thoughts; unset: as the checkpoint was
     trained, else false."""

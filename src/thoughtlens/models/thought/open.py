@@ -22,7 +22,7 @@ def load_model(
         name: A bundled language model (`smollm2-135m`), a shipped thought model (`codi-tiny`, `codi-words`),
             a directory, a checkpoint or GGUF file, a hub id, or a function that returns a `ThoughtModel`
             (`my_module:load`, `my_model.py:load`).
-        family: `hf` for a language model; of a thought model tiny, codi, coconut, soft, one that an
+        family: `hf` for a language model; of a thought model tiny, codi, coconut, colar, soft, one that an
             installed package registers, or a function that takes the name; None: told from the name.
         options: Those of the loader: `dtype`, `device`, `revision` of both; `base`, `eos_before` ... of
             thought models.
@@ -56,7 +56,11 @@ def thinks(name: str | Path) -> bool:
     require_name(name)
     path = Path(name).expanduser()
     said = (path.name if path.exists() else str(name)).lower()
-    if foreign.is_code(name) or tiny.knows(name) or any(word in said for word in ("codi", "coconut")):
+    if (
+        foreign.is_code(name)
+        or tiny.knows(name)
+        or any(word in said for word in ("codi", "coconut", "colar"))
+    ):
         return True
     if known(weights.hub_id(name)):
         return True

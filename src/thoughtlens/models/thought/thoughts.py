@@ -46,7 +46,9 @@ __all__ = [
     "collect", "encoded", "is_right", "load", "parse_number", "run", "think",
 ]  # fmt: skip
 
-FAMILIES = ("tiny", "codi", "coconut", "soft")
+CHECKPOINTS = ("codi", "coconut", "colar")
+"""Families whose models are files of weights with a base model."""
+FAMILIES = ("tiny", *CHECKPOINTS, "soft")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,8 +291,8 @@ def load(name: str | Path, *, family: str | None = None, **options: Any) -> Thou
     Args:
         name: Shipped name, hub id, directory or checkpoint file.
             Or a function that returns a `ThoughtModel`: `my_module:load`, `my_model.py:load`.
-        family: tiny, codi, coconut or soft, one that an installed package registers, or a function that
-            takes the name; None: told from the name and from what lies there; on the hub, from the name
+        family: tiny, codi, coconut, colar or soft, one that an installed package registers, or a function
+            that takes the name; None: told from the name and from what lies there; on the hub, from the name
             alone. Any causal language model is a soft one, if that is asked for.
         options: Passed to the family's `load` (`dtype`, `device`, `base`, `eos_before` ...); None is unset.
             `options=["size=3"]` are further ones.
@@ -304,9 +306,15 @@ def load(name: str | Path, *, family: str | None = None, **options: Any) -> Thou
     options |= foreign.parsed(options.pop("options", ()))
     if family not in FAMILIES:
         return foreign.load(str(name), family, options, ThoughtModel)
-    kind = _kind(name, options) if family != "tiny" else None
+    kind = _kind(name, options) if family in CHECKPOINTS else None
     if kind and asked not in (None, kind):
         raise ConfigError(f"{name} is a {kind} model by its config.json, not a {asked}: leave family= out")
+    if family == "colar" and not kind:
+        raise ConfigError(
+            f"{name} is no CoLaR that can be read: expected a folder whose config.json names a class "
+            f"ColarLlama (ModalityDance/latent-tts-colar); CoLaR's own trainer saves an adapter alone, with "
+            f"pickled arguments"
+        )
     function = importlib.import_module(f"thoughtlens.models.thought.{'native' if kind else family}").load
     known = inspect.signature(function).parameters
     if unknown := sorted(set(options) - set(known)):
