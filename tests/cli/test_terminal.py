@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from thoughtlens import cli
-from thoughtlens.cli.commands.app import app, show
+from thoughtlens.cli.commands.app import TASKS, app, show
 from thoughtlens.cli.commands.terminal import people
 from thoughtlens.core import BY_NAME, load_config, to_toml
 from thoughtlens.studies import pipeline
@@ -154,3 +154,9 @@ def test_a_stage_of_a_run_has_the_settings_of_its_recipe(stage, tmp_path):
 def test_places_in_the_home_directory(written, meant, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cli._of_home(written) == meant.format(tmp_path)
+
+
+def test_help_lists_every_command_once_by_its_task():
+    listed = " ".join(TASKS.values()).split()
+    there = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert len(set(listed)) == len(listed) and set(listed) == there

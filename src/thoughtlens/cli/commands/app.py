@@ -9,14 +9,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from thoughtlens.cli.commands.terminal import people
 
 if TYPE_CHECKING:
+    from click import Context, HelpFormatter
+
     from thoughtlens.core import Config, Json, Stage
+
+TASKS = {
+    "Start": "think run recipes recipe import problems",
+    "Train": "extract train sweep grid distill",
+    "Look": "view explorer report serve fire interpret explain lens geometry",
+    "Test": "validate classify recovery trace effects intervene gates suite replay",
+    "Share": "push pull convert neuronpedia track",
+    "Maintain": "verify doctor bench",
+}
+"""What people come for, and the commands for it in the order of the help."""
+
+
+class ByTask(TyperGroup):
+    """The commands, listed by task."""
+
+    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """A list for each task; one more for what stands in none."""
+        left = [name for name in self.list_commands(ctx) if name not in " ".join(TASKS.values()).split()]
+        for task, names in (TASKS | {"More": " ".join(left)}).items():
+            there = [(name, command) for name in names.split() if (command := self.get_command(ctx, name))]
+            rows = [(name, command.get_short_help_str(formatter.width - 18)) for name, command in there]
+            if rows:
+                with formatter.section(task):
+                    formatter.write_dl(rows)
+
 
 app = typer.Typer(
     name="thoughtlens",
+    cls=ByTask,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
