@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tests.planted import D, planted_sae
-from thoughtlens.acts import import_activations
-from thoughtlens.core import ConfigError, read_rows, validate_config
+from thoughtlens.acts import ImportConfig, import_activations
+from thoughtlens.acts.bring.stage import bring
+from thoughtlens.core import ConfigError, OccupiedError, read_rows, validate_config, verify
 from thoughtlens.interventions.intervene.config import of_run
 from thoughtlens.latents import ExplanationRow
 from thoughtlens.latents.explain.config import ExplainConfig
@@ -16,6 +17,8 @@ from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.stage import interpret
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.stage import explorer
+from thoughtlens.show.report.config import ReportConfig
+from thoughtlens.show.report.stage import report
 
 KINDS = ("addition", "division", "mixed", "multiplication", "subtraction")
 
@@ -45,6 +48,27 @@ def test_latents_are_explained_by_the_labels_and_shown(run):
         assert f"operation is {kind}" in rows[latent].text and rows[latent].auprc == pytest.approx(1)
     explorer(ExplorerConfig(run=run), run / "explorer")
     assert (run / "explorer" / "index.html").is_file()
+
+
+def test_the_report_says_what_is_not_known_and_nothing_else(run):
+    report(ReportConfig(run=run), run / "report")
+    said = (run / "report" / "report.md").read_text("utf-8")
+    assert (
+        "States of a model that nobody named came from files: of 800 problems, one for each thought" in said
+    )
+    assert "What was imported" in said and "without a model no thought can be changed" in said
+    for false in ("it was asked", "answers a question", "thoughtlens effects", "It would say", "extracted"):
+        assert false not in said
+
+
+def test_another_file_of_the_same_name_is_not_taken_for_the_first(tmp_path):
+    for seed in (0, 1):
+        np.save(tmp_path / "x.npy", np.random.default_rng(seed).normal(size=(9, 4)).astype(np.float32))
+        if not seed:
+            bring(ImportConfig(files=(tmp_path / "x.npy",)), tmp_path / "acts")
+            verify(tmp_path / "acts")
+    with pytest.raises(OccupiedError, match="another file_0"):
+        bring(ImportConfig(files=(tmp_path / "x.npy",)), tmp_path / "acts")
 
 
 def test_what_changes_thoughts_says_that_there_is_no_model(run):

@@ -49,6 +49,7 @@ def planted(root: Path) -> Path:
     rng = np.random.default_rng(0)
     strengths = rng.exponential(size=(40, 3, 2, D)) * (rng.random((40, 3, 2, D)) < 0.2)
     splits = ["train"] * 24 + ["validation"] * 8 + ["test"] * 8
+    np.savez(root / "vectors.npz", x=strengths.astype(np.float32), operation=np.array(["+", "-"] * 20))
     thought_store(root / "acts", strengths, {"operation": ["+", "-"] * 20}, splits=splits)
     planted_sae(root / "sae")
     return root
@@ -64,6 +65,8 @@ def settings(root: Path, stage: str) -> Config:
             "explain": {"methods": ["token"], "n_latents": 3, "batch_latents": 1, "n_resamples": 50},
             "recovery": {"min_count": 2, "n_resamples": 100},
             "convert": {"to": "sae_lens"},
+            "import": {"files": [root / "vectors.npz"], "axes": ["problem", "thought", "hook"],
+                       "first_thought": 1, "shard_rows": 32},
         }  # fmt: skip
         return _config(stage, (table if stage != "train" else {"acts": table["acts"]}) | own[stage])
     if stage not in BESIDE:

@@ -111,7 +111,7 @@ def spread(operations: list[str]) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["train", "interpret", "explain", "recovery"])
+@pytest.mark.parametrize("stage", ["import", "train", "interpret", "explain", "recovery"])
 def test_a_few_operations(stage, tmp_path):
     assert kill_and_compare(planted(tmp_path), stage, few) == 5
 
@@ -122,7 +122,7 @@ def made(tmp_path_factory):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stage", ["train", "interpret", "explain", "recovery", "convert"])
+@pytest.mark.parametrize("stage", ["import", "train", "interpret", "explain", "recovery", "convert"])
 def test_every_operation(stage, tmp_path):
     kill_and_compare(planted(tmp_path), stage, every)
 

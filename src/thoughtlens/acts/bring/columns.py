@@ -375,6 +375,8 @@ def _fitting(found: Read, columns: Mapping[str, pa.Array], cfg: ImportConfig) ->
     for name, values in found.labels.items():
         if len(values) != n and name in far:
             del labels[name]
+            if name in ("layer_names", "layer_indices") and found.layers:
+                continue  # the hooks' names come from there
             notes.append(f"{name} is left out: it has {len(values)} values, not {n}")
     roles = {role: name for role, name in found.named.items() if name != of_axis}
     short = {name: lengths[name] for name in roles.values() if lengths[name] != n}

@@ -180,7 +180,7 @@ def _write(
     """
     width = max(writer.meta.d_in.values())
     step = max(1, CHUNK_BYTES // (4 * width * len(made.hook_names)))
-    flagged = np.zeros(len(made.at), bool)
+    flagged, done = np.zeros(len(made.at), bool), writer.rows_done
     with progress("import", len(made.at)) as bar:
         for start in range(0, len(made.at), step):
             rows = slice(start, min(start + step, len(made.at)))
@@ -188,9 +188,11 @@ def _write(
             far = [x.float().norm(dim=1) > cfg.outlier_factor * medians[hook] for hook, x in acts.items()]
             flagged[rows] = torch.stack(far).any(0).numpy()
             _require_finite(arrays, made, start, acts)
-            if not writer.finished:
-                columns = {name: values[rows] for name, values in made.columns.items()}
-                writer.append(acts, columns | {"outlier": flagged[rows]})
+            new = slice(max(start, done), rows.stop)
+            if new.start < new.stop:
+                columns = {name: values[new] for name, values in made.columns.items()}
+                acts = {hook: x[new.start - start :] for hook, x in acts.items()}
+                writer.append(acts, columns | {"outlier": flagged[new]})
             bar.advance(rows.stop - rows.start)
     return flagged
 

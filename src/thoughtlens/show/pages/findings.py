@@ -93,6 +93,7 @@ class Step:
 class Worked:
     """One problem, thought by thought."""
 
+    problem_id: str
     question: str
     answer: str
     given: str | None
@@ -260,9 +261,10 @@ class Findings:
             )
             for t in sorted({*said, *latents, *replaced})
         ]
-        if not steps:
+        if not steps or not (one.question or said or self.explanations):  # numbers of nothing that has a name
             return None
         return Worked(
+            problem_id=one.problem_id,
             question=one.question,
             answer=one.answer,
             given=one.model_answer,
@@ -343,7 +345,13 @@ class Findings:
     def opening(self) -> str:
         """What was looked at."""
         run = self.run
-        name = run.model or "the model"
+        name = run.model or "a model that nobody named"
+        if run.imported:
+            of, each = ("problems", "thought") if run.kind == "thoughts" else ("texts", "token")
+            return (
+                f"States of {name} came from files: of {number(len(self._asked))} {of}, one for each {each} "
+                f"at {', '.join(run.hook_names)}. A sparse dictionary was trained on them."
+            )
         if run.kind == "text":
             return (
                 f"{name} read texts, and a sparse dictionary was trained on what passes through it "
@@ -528,7 +536,12 @@ class Findings:
             yield f"Anything about reasoning: the model is a control ({control})."
         if self.recovery is None and thoughts:
             yield f"Which variables the thoughts hold was not measured; it is by: {_command(run, 'recovery')}"
-        if thoughts and not self.edits:
+        if thoughts and run.imported:
+            yield (
+                "Whether the answers depend on any of this: the states came from files, and without a model "
+                "no thought can be changed."
+            )
+        elif thoughts and not self.edits:
             yield (
                 "No thought was changed: what can be read in one may still not be used for the answer. "
                 f"What each does is measured by: {_command(run, 'effects')}"

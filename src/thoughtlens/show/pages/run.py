@@ -157,8 +157,8 @@ class Run:
 
     @cached_property
     def made(self) -> dict[str, Made]:
-        """What every stage says of itself."""
-        return {stage: Made.from_json(result) for stage, result in self.results.items()}
+        """What every stage says of itself, by the name that it gave itself."""
+        return {str(r.get("stage") or stage): Made.from_json(r) for stage, r in self.results.items()}
 
     def table(self, stage: str, name: str, cls: type[R], filters: Any = None) -> list[R]:
         """A stage's Parquet table as records, those that pyarrow's `filters` let pass; empty where the stage
@@ -199,6 +199,11 @@ class Run:
         told = next((r["kind"] for r in self.results.values() if r.get("kind") in ("text", "thoughts")), None)
         of_thoughts = any(m.get("thoughts") for r in self.results.values() for m in r.get("members") or ())
         return told or ("thoughts" if of_thoughts else "text")
+
+    @property
+    def imported(self) -> bool:
+        """Whether the activations came from files, and no model made them here."""
+        return self.results.get("extract", {}).get("stage") == "import"
 
     @property
     def fed_back(self) -> bool:

@@ -46,13 +46,17 @@ def _worked(one: Worked) -> list[Block]:
         ("with another problem's thought in its place, the answer is", lambda s: s.replaced),
     ]
     told = [c for c in columns if any(c[1](step) for step in one.steps)]
-    note = (
-        f"Read at {one.hook_name}, on a problem that nothing was fitted to. \u201cIt would say\u201d: the "
-        f"likeliest word if the model's own output side read the thought, and its probability. Latents: "
-        f"entries of the dictionary (SAE), with the words that fit them on other problems."
-    )
+    note = f"Read at {one.hook_name}, on a problem that nothing was fitted to."
+    if any(step.reading for step in one.steps):
+        note += (
+            " \u201cIt would say\u201d: the likeliest word if the model's own output side read the thought, "
+            "and its probability."
+        )
+    if any(step.latents for step in one.steps):
+        note += " Latents: entries of the dictionary (SAE), with the words that fit them on other problems."
+    asked = f"A question that it was asked: {shorten(one.question, 600)}." if one.question else ""
     blocks: list[Block] = [
-        Text(f"A question that it was asked: {shorten(one.question, 600)}.{given}"),
+        Text(f"{asked or f'One of the problems, {one.problem_id}.'}{given}"),
         Table.of("One problem, thought by thought", one.steps, told, note=note, n_words=6, open=True),
     ]
     return blocks

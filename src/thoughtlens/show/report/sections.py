@@ -119,7 +119,9 @@ def data(run: Run) -> Section | None:
     ]
     if meta.thought_convention:
         rows.append(("thought index", meta.thought_convention))
-    blocks: list[Block] = [Table.facts("What was extracted", rows)]
+    if meta.unresolved:
+        rows.append(("places in the model that nobody said", ", ".join(meta.unresolved)))
+    blocks: list[Block] = [Table.facts(f"What was {'imported' if run.imported else 'extracted'}", rows)]
     if outcome.model_accuracy:
         columns = [
             under(Accuracy, "split", str),
