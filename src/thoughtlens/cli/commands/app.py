@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -14,8 +14,6 @@ from typer.core import TyperGroup
 from thoughtlens.cli.commands.terminal import people
 
 if TYPE_CHECKING:
-    from click import Context, HelpFormatter
-
     from thoughtlens.core import Config, Json, Stage
 
 TASKS = {
@@ -32,7 +30,7 @@ TASKS = {
 class ByTask(TyperGroup):
     """The commands, listed by task."""
 
-    def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         """A list for each task; one more for what stands in none."""
         left = [name for name in self.list_commands(ctx) if name not in " ".join(TASKS.values()).split()]
         for task, names in (TASKS | {"More": " ".join(left)}).items():
