@@ -12,6 +12,7 @@ import torch
 from thoughtlens.acts import ActivationStore, StoreSize, View
 from thoughtlens.core import DTYPES, ConfigError, DataError, Json, digest
 from thoughtlens.sae.fit.members import Selection, plan_members
+from thoughtlens.sae.fit.prune import Pruned
 from thoughtlens.sae.fit.sources import JoinedView, Rows, open_source, resolve, sample_rows, weights
 from thoughtlens.sae.fit.track import Row
 from thoughtlens.sae.fit.trainer import Settings
@@ -182,6 +183,7 @@ def settings(job: Job) -> Settings:
         checkpoint_every_s=cfg.checkpoint_every_s,
         seed=cfg.seed,
         resample_every=cfg.resample_every,
+        prune_step=None if cfg.prune_at is None else min(n_steps - 1, round(cfg.prune_at * n_steps)) or None,
     )
 
 
@@ -242,9 +244,11 @@ def sizes(job: Job) -> Sizes:
     )
 
 
-def trained(job: Job, sample: Rows, validation: Rows | None, last: Row) -> Trained:
+def trained(job: Job, sample: Rows, validation: Rows | None, last: Row, pruned: Pruned | None) -> Trained:
     """A finished SAE's entry in the result."""
-    n_validation = 0 if validation is None else len(validation.x)
-    return Trained.from_json(
-        {**sizes(job).to_json(), "n_train": len(sample.x), "n_validation": n_validation, **last}
-    )
+    n = {"n_train": len(sample.x), "n_validation": 0 if validation is None else len(validation.x)}
+    about = sizes(job).to_json()
+    if pruned is not None:
+        kept = len(pruned.latents)
+        about |= {"d_sae": kept, "pruned": job.d_sae - kept, "pruned_firings": pruned.firings}
+    return Trained.from_json({**about, **n, **last})

@@ -257,7 +257,7 @@ class _Run:
             return
         sae.provenance = provenance(job)
         save_sae(sae, self.tmp / job.name)
-        found = trained(job, self.sample, self.validation, trainer.curve[-1])
+        found = trained(job, self.sample, self.validation, trainer.curve[-1], trainer.pruned)
         Ending(curve=trainer.curve, summary=found).write(self.done)
         self.checkpoints.clear()
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from thoughtlens.core import ConfigError, Json, Ranks
 from thoughtlens.sae.fit.trainer import Numbers, Settings, Trainer
@@ -118,16 +117,3 @@ def even_bounds(n: int, n_shares: int) -> list[int]:
     if n < n_shares:
         raise ConfigError(f"{n} latents cannot be spread over {n_shares} ranks; start fewer")
     return [n * i // n_shares for i in range(n_shares + 1)]
-
-
-def some_latents(sae: SAE, which: slice) -> SAE:
-    """Some of an SAE's latents, over the same memory; all else is the same SAE's."""
-    part = copy.copy(sae)
-    part.d_sae = which.stop - which.start
-    part._modules = dict(sae._modules)
-    part._parameters = {}
-    for name, p in sae.named_parameters(recurse=False):
-        axis = sae.latent_axis.get(name)
-        cut = p if axis is None else nn.Parameter(p.data.narrow(axis, which.start, part.d_sae))
-        part.register_parameter(name, cut)
-    return part

@@ -85,6 +85,11 @@ class CurvePoint(Measured):
 class Trained(Measured, Sampled):
     """An SAE that was trained to its end, with its last measurement."""
 
+    pruned: int | None = None
+    """Latents taken out while it trained, where that was asked for; d_sae is without them."""
+    pruned_firings: float | None = None
+    """Share of all firings, on training vectors, that these had."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Failed(Record):
