@@ -66,12 +66,12 @@ def same(mine: Trainer, theirs: Trainer) -> None:
 
 
 def test_few_firings_or_many_faint_ones_by_hand():
-    # 20 firings, 5 latents: the average has 4, half of that is 2; the weakest tenth: sizes 1 and 2
-    latent = torch.tensor([0] * 10 + [1] * 5 + [2] * 4 + [3])
-    size = torch.tensor([*range(3, 13), 13, 14, 15, 16, 17, 1, 2, 20, 21, 22]).float()
-    # latent 1: none faint; 2: 2 of 4; 3: a single firing; 4: none at all
+    # 40 firings of 5 latents: the average has 8, 0.4 of that is 3.2; the weakest tenth: sizes 0 to 3
+    latent = torch.tensor([2] * 6 + [0] * 21 + [1] * 10 + [3] * 3)
+    size = torch.arange(40.0)[[0, 1, *range(36, 40), 2, 3, *range(4, 36)]]
+    # faint: 2 of latent 2's 6, 2 of latent 0's 21, none of latent 1's 10; latent 3 fires 3 times, 4 never
     assert rare_or_unsure(latent, size, 5).tolist() == [False, False, True, True, True]
-    assert not rare_or_unsure(latent, size.flip(0), 5)[2]  # the faint ones are latent 0's, 2 of 10
+    assert rare_or_unsure(latent[6:], size[6:], 4).tolist() == [False, False, True, True]
 
 
 @pytest.mark.parametrize("cfg", CONFIGS, ids=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -179,3 +180,24 @@ def test_keys_have_names():
     assert named("spliced_accuracy") == "right answers with the SAE's reconstruction in place"
     assert named("spliced_accuracy_pca_l0").endswith("in place: PCA, k = L0")
     assert named("accuracy_raw") == "label read from: raw activations" and named("op_1_found") == "op 1 found"
+
+
+def test_what_was_taken_out_of_the_dictionary_is_said_beside_its_size(run, monkeypatch):
+    plant(run, probe=0.98, found=0.95, kmeans=0.95)
+    found = told(run)
+    latents = [SimpleNamespace(member="pooled", n_fires=n) for n in (3, 4, 0)]
+    monkeypatch.setattr(Run, "latents", lambda self: latents)
+    assert next(found.dictionary()) == "The dictionary has 3 latents; 1 of them never fire on held-out data."
+    member = {
+        "member": "pooled", "kind": "topk", "hook_names": [HOOK], "d_in": 4, "d_sae": 3, "n_vectors": 9,
+        "lr_peak": 0.1, "rows_seen": 9,
+    }  # fmt: skip
+    for pruned, says in ((5, " 5 more were taken out while it was trained"), (0, "data."), (None, "data.")):
+        trained = {
+            "members": [member | {"pruned": pruned, "pruned_firings": 0.125}],
+            "seed": 0,
+            "split": "train",
+        }
+        monkeypatch.setitem(found.run.results, "train", trained)
+        line = next(found.dictionary())
+        assert says in line and ("they had 12.5% of all firings." in line) == bool(pruned)

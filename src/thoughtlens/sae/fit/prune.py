@@ -12,11 +12,11 @@ from torch import Tensor
 from thoughtlens.core import ConfigError
 from thoughtlens.sae.kinds.base import SAE, latents_together, some_latents
 
-RARE = 0.5
+RARE = 0.4
 """A latent is rare that fires less often than this share of the average latent's firings."""
 FAINT = 0.1
 """Share of all firings, the weakest ones, that count as faint."""
-UNSURE = 0.2
+UNSURE = 0.3
 """A latent is unsure that has more than this share of its firings among the faint ones."""
 ENOUGH = 200
 """Firings of the average latent that are looked at, where there are that many."""

@@ -20,7 +20,7 @@ from thoughtlens.interventions import AnswerRow, EffectRow, InterveneOutcome
 from thoughtlens.latents import ExplainOutcome, ExplanationRow, open_codes
 from thoughtlens.models import Place
 from thoughtlens.numerics import proportion
-from thoughtlens.sae import POOLED
+from thoughtlens.sae import POOLED, TrainOutcome
 from thoughtlens.show.pages.chain import tokens_of
 from thoughtlens.show.pages.interventions import found_in, outcomes_of
 from thoughtlens.show.pages.run import ProblemRow, Run
@@ -419,11 +419,22 @@ class Findings:
         lone = "" if self.member == POOLED else f" ({self.member})"
         never = f"{number(dead)} of them never fire" if dead else "all of them fire"
         text = f"The dictionary{lone} has {number(n)} latents; {never} on held-out data"
-        yield f"{text}."
+        yield f"{text}. {self._pruned()}".rstrip()
         yield from self._explained()
         if own is not None:
             yield from _cost(own)
         yield from self._against_kmeans()
+
+    def _pruned(self) -> str:
+        """How much was taken out of it while it trained."""
+        trained = self.run.outcome("train", TrainOutcome)
+        own = next((m for m in trained.members if m.member == self.member), None) if trained else None
+        if own is None or not own.pruned:
+            return ""
+        return (
+            f"{number(own.pruned)} more were taken out while it was trained, since they fired rarely or "
+            f"faintly; they had {percent(own.pruned_firings)} of all firings."
+        )
 
     def _explained(self) -> Iterator[str]:
         """How much of the dictionary can be said in words."""
