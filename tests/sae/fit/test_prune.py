@@ -1,4 +1,4 @@
-"""Latents that are rare or unsure are taken out: which, exactly resumed, alone and in a stack."""
+"""Latents that write little are taken out: which, exactly resumed, alone and in a stack."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from thoughtlens.core import ConfigError, Progress, Ranks
 from thoughtlens.sae.fit.checkpoint import Checkpoints
 from thoughtlens.sae.fit.loop import fit
 from thoughtlens.sae.fit.parallel import DataParallelTrainer
-from thoughtlens.sae.fit.prune import Pruned, only, prune, rare_or_unsure
+from thoughtlens.sae.fit.prune import Pruned, only, prune
 from thoughtlens.sae.fit.trainer import Trainer
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import train
@@ -65,13 +65,15 @@ def same(mine: Trainer, theirs: Trainer) -> None:
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_few_firings_or_many_faint_ones_by_hand():
-    # 40 firings of 5 latents: the average has 8, 0.4 of that is 3.2; the weakest tenth: sizes 0 to 3
-    latent = torch.tensor([2] * 6 + [0] * 21 + [1] * 10 + [3] * 3)
-    size = torch.arange(40.0)[[0, 1, *range(36, 40), 2, 3, *range(4, 36)]]
-    # faint: 2 of latent 2's 6, 2 of latent 0's 21, none of latent 1's 10; latent 3 fires 3 times, 4 never
-    assert rare_or_unsure(latent, size, 5).tolist() == [False, False, True, True, True]
-    assert rare_or_unsure(latent[6:], size[6:], 4).tolist() == [False, False, True, True]
+def test_who_writes_little_by_hand():
+    # squares summed: 9, 1 + 1, 0, 2 * 2 * 0.4^2 = 0.64: 2.91 on average, 0.3 of that is 0.87
+    sae = saes.create(saes.ReLUConfig(d_sae=4, normalization="none", pre_bias=False), 2, seed=0)
+    with torch.no_grad():
+        sae.W_enc.copy_(torch.tensor([[3.0, 1.0, -1.0, 0.0], [0.0, 1.0, 0.0, 2.0]]))
+        sae.W_dec.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.4, 0.0]]))
+    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert prune(sae, [(rows, None)]) == Pruned([0, 1], 0.25)  # 4 firings, 1 of latent 3
+    assert prune(sae, [(rows[:1], None), (rows[1:], None)]) == Pruned([0, 1], 0.25)
 
 
 @pytest.mark.parametrize("cfg", CONFIGS, ids=name)

@@ -1,4 +1,4 @@
-"""Latents that are rare or unsure are taken out of an SAE while it trains; the rest goes on without them."""
+"""Latents that write little are taken out of an SAE while it trains; the rest trains on."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thoughtlens.core import ConfigError
 from thoughtlens.sae.kinds.base import SAE, latents_together, some_latents
 
-RARE = 0.4
-"""A latent is rare that fires less often than this share of the average latent's firings."""
-FAINT = 0.1
-"""Share of all firings, the weakest ones, that count as faint."""
-UNSURE = 0.3
-"""A latent is unsure that has more than this share of its firings among the faint ones."""
+LITTLE = 0.3
+"""Of what the average latent writes, squares summed over the rows: those that write less go."""
 ENOUGH = 200
 """Firings of the average latent that are looked at, where there are that many."""
 
@@ -33,43 +28,30 @@ class Pruned(NamedTuple):
 
 @torch.no_grad()
 def prune(sae: SAE, rows: Iterable[tuple[Tensor, Tensor | None]]) -> Pruned:
-    """Decide which latents stay, from how often and how strongly each fires.
+    """Decide which latents stay, from how much each writes: how often, times how strongly squared.
 
-    Nothing but activations is looked at. Where too few would stay for the architecture, all do.
+    How rarely a latent fires is no reason by itself: one that stands for something rare and writes it
+    strongly stays. Where too few would stay for the architecture, all do.
 
     Args:
         sae: It is left as it is.
         rows: Raw activations and their cells, batch by batch; read until `ENOUGH` firings were seen.
     """
-    latents, sizes, n = [], [], 0
+    squares = sae.W_dec.flatten(1).double().square().sum(1)
+    fires, written = torch.zeros_like(squares), torch.zeros_like(squares)
     for x, cell in rows:
-        found, size = _firings(sae.encode(x, cell))
-        latents.append(found)
-        sizes.append(size)
-        n += len(found)
-        if n >= ENOUGH * sae.d_sae:
+        acts = sae.encode(x, cell).double()
+        fires += (acts != 0).sum(0)
+        written += acts.square().sum(0) * squares
+        if fires.sum() >= ENOUGH * sae.d_sae:
             break
-    everyone = Pruned(list(range(sae.d_sae)), 0.0)
-    if not n:
-        return everyone
-    latent, size = torch.cat(latents), torch.cat(sizes)
-    out = sae.revivable(rare_or_unsure(latent, size, sae.d_sae))
-    kept = (~out).nonzero().squeeze(1)
+    out = sae.revivable(written < LITTLE * written.mean())
+    kept = (~out).nonzero().squeeze(1).tolist()
     try:
         sae.cfg.model_copy(update={"d_sae": len(kept)}).check(sae.d_in)
     except ConfigError:
-        return everyone
-    return Pruned(kept.tolist(), float(out[latent].double().mean())) if len(kept) else everyone
-
-
-def rare_or_unsure(
-    latent: Int[Tensor, " firings"], size: Float[Tensor, " firings"], d_sae: int
-) -> Bool[Tensor, " d_sae"]:
-    """Which latents have few firings, or many faint ones: each firing's latent and strength are given."""
-    fires = torch.bincount(latent, minlength=d_sae)
-    bound = size.kthvalue(max(1, round(FAINT * len(size)))).values
-    faint = torch.bincount(latent[size <= bound], minlength=d_sae)
-    return (fires < RARE * len(latent) / d_sae) | (faint > UNSURE * fires)
+        return Pruned(list(range(sae.d_sae)), 0.0)
+    return Pruned(kept, float(fires[out].sum() / fires.sum().clamp_min(1)))
 
 
 def only(sae: SAE, latents: list[int]) -> SAE:
@@ -78,8 +60,3 @@ def only(sae: SAE, latents: list[int]) -> SAE:
     part.cfg = sae.cfg.model_copy(update={"d_sae": len(latents)})
     latents_together(part)
     return part
-
-
-def _firings(acts: Float[Tensor, "batch d_sae"]) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-    row, latent = acts.nonzero(as_tuple=True)
-    return latent, acts[row, latent].abs()

@@ -43,7 +43,7 @@ class Settings:
     resample_every: int | None = None
     """Rows between resamplings of dead latents; None: never."""
     prune_step: int | None = None
-    """Steps after which rare and unsure latents are taken out; None: never."""
+    """Steps after which latents that write little are taken out; None: never."""
     betas: tuple[float, float] = (0.9, 0.999)
     lazy: bool = False
     """Whether the optimizer leaves latents alone that had no part in a batch, an approximation."""

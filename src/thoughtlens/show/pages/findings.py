@@ -432,8 +432,8 @@ class Findings:
         if own is None or not own.pruned:
             return ""
         return (
-            f"{number(own.pruned)} more were taken out while it was trained, since they fired rarely or "
-            f"faintly; they had {percent(own.pruned_firings)} of all firings."
+            f"{number(own.pruned)} more were taken out while it was trained, since they wrote little; "
+            f"they had {percent(own.pruned_firings)} of all firings."
         )
 
     def _explained(self) -> Iterator[str]:
