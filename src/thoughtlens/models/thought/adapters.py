@@ -74,11 +74,11 @@ def config_in(folder: Path) -> Adapter | None:
     odd = {
         f"an adapter of the kind {kind}": kind.upper() != "LORA",
         "use_dora": bool(table.get("use_dora")),
-        "an alpha_pattern, another alpha for some modules": bool(table.get("alpha_pattern")),
-        f"init_lora_weights = {start}, which changes the base": start.startswith(OTHER_STARTS),
+        "an alpha_pattern (another alpha for some modules)": bool(table.get("alpha_pattern")),
+        f"init_lora_weights = {start}, which changes the base,": start.startswith(OTHER_STARTS),
     }
     if named := [what for what, there in odd.items() if there]:
-        raise CheckpointError(f"{file}: {named[0]}, is not supported: merge it, save the state dict")
+        raise CheckpointError(f"{file}: {named[0]} is not supported: merge it, save the state dict")
     targets = table.get("target_modules") or ()
     base = table.get("base_model_name_or_path")
     return Adapter(
@@ -123,6 +123,12 @@ def completed(found: Checkpoint, base: str | Path | None) -> Checkpoint:
         )
     tell(layout=f"LoRA as PEFT saves it, on {where}")
     adapted = {match["module"] for key in tensors if (match := LORA.fullmatch(key))}
+    bare = {name.removeprefix(f"codi.{STEM}") for name in adapted}
+    if strange := sorted(bare - {name for name, _ in lm.model.named_modules()}):
+        raise MismatchError(
+            f"{found.file} has LoRA of {strange[0]}, and {where} has no such module: it was trained on "
+            f"another base model (base=...)"
+        )
     weights = {f"codi.{STEM}{name}": value for name, value in lm.model.state_dict().items()}
     weights = {
         re.sub(r"\.(\w+)$", r".base_layer.\1", key) if key.rpartition(".")[0] in adapted else key: value

@@ -24,8 +24,6 @@ from thoughtlens.models.thought.stated import Said
 USES = ("begin of thought", "end of thought")
 MOST_PADDING = 512
 """Embedding rows that padding to a round number may add."""
-MOST_UNUSED = 16
-"""Rows of no token that a training program may leave after its own."""
 PAIRS = (
     ("<|bocot|>", "<|eocot|>"), ("<|bot|>", "<|eot|>"), ("<bocot>", "<eocot>"), ("<bot>", "<eot>"),
     ("<|start-latent|>", "<|end-latent|>"), ("<START>", "<END>"),
@@ -55,6 +53,8 @@ class Layout(NamedTuple):
     rows: int
     begin: int
     end: int
+    unused: int = 0
+    """Rows of no token that there may be after these."""
     by_tokenizer: bool = False
     """Whether the words are the tokenizer's, and not all that the base model has rows for."""
 
@@ -114,6 +114,7 @@ class Named(NamedTuple):
 def _in_words(said: Said) -> Iterator[Named]:
     """Both ids in so many words."""
     (begin, who), (end, other) = said.by("bot_id"), said.by("eot_id")
+    who, other = (f"what is {one}" if one in ("given", "known of it") else one for one in (who, other))
     if (begin is None) != (end is None):
         alone = "eot_id" if begin is None else "bot_id"
         raise MismatchError(f"{who or other} says {alone} alone: give both, bot_id and eot_id")
@@ -123,7 +124,9 @@ def _in_words(said: Said) -> Iterator[Named]:
 
 def _by_tables(base: Base, folder: Path) -> Iterator[Named]:
     """The pair of names that a table of tokens has."""
-    for who, table in ((f"the tokenizer of {base.name}", base.tokenizer.get_vocab()), *_own_tables(folder)):
+    beside = Path(base.tokenizer.name_or_path) == folder
+    in_use = "the tokenizer beside it" if beside else f"the tokenizer of {base.name}"
+    for who, table in ((in_use, base.tokenizer.get_vocab()), *_own_tables(folder)):
         for begin, end in PAIRS:
             if begin in table and end in table:
                 yield Named(who, table[begin], table[end], max(table.values()) + 1)
@@ -186,13 +189,14 @@ def _by_layout(base: Base, n_rows: int, layout: Layout) -> Tokens:
     more = {n: n_rows - n - layout.rows for n in counts}
     exact = [n for n in counts if more[n] == 0]
     padded = [n for n in counts if more[n] > 0 and (n_rows == words or _is_round(more[n], n_rows))]
-    unused = [n for n in counts[:1] if n >= own and 0 < more[n] <= MOST_UNUSED]
+    unused = [n for n in counts[:1] if n >= own and 0 < more[n] <= layout.unused]
     found = next(iter([*exact, *padded, *unused]), None)
     if found is None:
+        three = "; of three modes, as Dilgren's? Then options=multimode=true" if more[counts[0]] == -1 else ""
         raise MismatchError(
             f"Expected {counts[0]} + {layout.rows} embedding rows (words of base {base.name}, and the "
             f"thought tokens), the checkpoint has {n_rows}; give the base model it was trained from "
-            f"(base=...) or, if that is right, the ids: options=bot_id=ID,eot_id=ID"
+            f"(base=...) or, if that is right, the ids: options=bot_id=ID,eot_id=ID{three}"
         )
     begin, end = found + layout.begin, found + layout.end
     tell(

@@ -166,7 +166,13 @@ def _assemble(
     state = {key: value for key, value in state.items() if key not in dropped}
     twin, pause = state.pop("embedding.weight", None), state.pop(PAUSE, None)
     _check_mode(own, pause, found.file)
-    if odd := sorted(key for key in state if not key.startswith(PREFIX)):
+    odd = sorted(key for key in state if not key.startswith(PREFIX))
+    if odd and len(odd) == len(state):
+        raise CheckpointError(
+            f"{found.file}: not one tensor is called {PREFIX}*: a language model, as Coconut's training "
+            f"leaves it of its first stage and of its baselines (cot, no_cot), which has no thoughts"
+        )
+    if odd:
         raise CheckpointError(
             f"{found.file}: {odd[0]} is not part of Coconut ({PREFIX}*, embedding.weight, {PAUSE}); "
             f"the file is for another model"

@@ -40,7 +40,7 @@ EXTRA_MODULES = ("decoder", "pj_in", "pj_out")
 """Training-only modules of CODI's relatives; dropped and said."""
 STOP_HEAD = re.compile(r"dynamic_cls|.*(stop|halt|exit|ponder).*|binary_head")
 """Modules that decide how many thoughts to think; not used, and said."""
-LAYOUT, MULTIMODE = Layout(rows=3, begin=1, end=2), Layout(rows=2, begin=0, end=1)
+LAYOUT, MULTIMODE = Layout(rows=3, begin=1, end=2, unused=16), Layout(rows=2, begin=0, end=1)
 
 
 OTHERWISE = {"n_thoughts": 6, "lora_alpha": 32.0, "eos_before": False, "eos_after": False}
