@@ -19,6 +19,7 @@ from thoughtlens.sae.fit.loop import fit
 from thoughtlens.sae.fit.parallel import DataParallelTrainer
 from thoughtlens.sae.fit.prune import Pruned, only, prune
 from thoughtlens.sae.fit.trainer import Trainer
+from thoughtlens.sae.kinds.base import Batch
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import train
 
@@ -65,15 +66,16 @@ def same(mine: Trainer, theirs: Trainer) -> None:
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_who_writes_little_by_hand():
-    # squares summed: 9, 1 + 1, 0, 2 * 2 * 0.4^2 = 0.64: 2.91 on average, 0.3 of that is 0.87
+def test_who_writes_least_by_hand():
+    # what each writes, squares summed: 36, 2, 0, 2 * 2 * 0.5^2 = 1
+    # the error: (4 - 2 * 3, 3)^2 + (0 - 2 * 0.5, 7 - 1)^2 = 13 + 37, a fifth of it 10: latents 2, 3, 1 go
+    # with a row (1, 0) less in W_enc of the first, ... 0 at 1: see below
     sae = saes.create(saes.ReLUConfig(d_sae=4, normalization="none", pre_bias=False), 2, seed=0)
     with torch.no_grad():
         sae.W_enc.copy_(torch.tensor([[3.0, 1.0, -1.0, 0.0], [0.0, 1.0, 0.0, 2.0]]))
-        sae.W_dec.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.4, 0.0]]))
+        sae.W_dec.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.5, 0.0]]))
     rows = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    assert prune(sae, [(rows, None)]) == Pruned([0, 1], 0.25)  # 4 firings, 1 of latent 3
-    assert prune(sae, [(rows[:1], None), (rows[1:], None)]) == Pruned([0, 1], 0.25)
+    assert prune(sae, [Batch(rows)]) == Pruned([0, 1], 0.25)
 
 
 @pytest.mark.parametrize("cfg", CONFIGS, ids=name)
@@ -97,7 +99,7 @@ def test_which_stay_depends_on_how_they_fire_and_tied_latents_always_do(view):
     with torch.no_grad():
         sae.b_enc[5] = -100
         sae.threshold.fill_(0.5)
-    found = prune(sae, [(x, None)])
+    found = prune(sae, [Batch(x)])
     assert 5 not in found.latents and 0 < found.firings < 0.5
     fires = (sae.encode(x) != 0).sum(0).double()
     assert found.firings == pytest.approx(1 - float(fires[found.latents].sum() / fires.sum()))
@@ -106,7 +108,7 @@ def test_which_stay_depends_on_how_they_fire_and_tied_latents_always_do(view):
     tied = make(cfg, sample=given)
     with torch.no_grad():
         tied.b_enc[:3] = -100
-    assert {0, 1, 2} <= set(prune(tied, [(given["x"], None)]).latents)
+    assert {0, 1, 2} <= set(prune(tied, [Batch(given["x"])]).latents)
 
 
 def test_all_stay_where_too_few_would_or_nothing_fires(view):
@@ -117,7 +119,7 @@ def test_all_stay_where_too_few_would_or_nothing_fires(view):
         sae.initialize(x)
         with torch.no_grad():
             sae.b_enc[silent] = -1e6
-        assert prune(sae, [(x, None)]) == Pruned(list(range(20)), 0.0)
+        assert prune(sae, [Batch(x)]) == Pruned(list(range(20)), 0.0)
 
 
 @pytest.mark.parametrize("cfg", KINDS, ids=lambda c: c.kind)

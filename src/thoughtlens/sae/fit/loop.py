@@ -19,7 +19,7 @@ from thoughtlens.sae.fit.sources import Joined, JoinedView
 from thoughtlens.sae.fit.track import Row
 from thoughtlens.sae.fit.trainer import StackTrainer, Trainer
 from thoughtlens.sae.formats.files import write_tensors
-from thoughtlens.sae.kinds.base import SAE
+from thoughtlens.sae.kinds.base import SAE, Batch
 
 
 @runtime_checkable
@@ -152,7 +152,7 @@ class _Live:
             start = max(0, stop - source.n) // s.batch_size * s.batch_size
             rows = source.batches(s.batch_size, seed=s.seed, start=start, epochs=None)
             lately = (self._inputs(batch) for batch in islice(rows, (stop - start) // s.batch_size))
-            trainer.prune(prune(trainer.sae, ((given.x, given.cell) for given in lately)))
+            trainer.prune(prune(trainer.sae, (Batch(one.x, one.y, one.cell) for one in lately)))
 
     def _inputs(self, rows: ViewBatch) -> Inputs:
         sae, extra = self.trainer.sae, (rows.y, rows.labels) if isinstance(rows, Joined) else ()

@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from thoughtlens.core import ConfigError
-from thoughtlens.sae.kinds.base import SAE, latents_together, some_latents
+from thoughtlens.sae.kinds.base import SAE, Batch, latents_together, some_latents
 
-LITTLE = 0.3
-"""Of what the average latent writes, squares summed over the rows: those that write less go."""
+SPARED = 0.2
+"""Of what the SAE leaves over, squares summed: so much those that are taken out write together at most."""
 ENOUGH = 200
 """Firings of the average latent that are looked at, where there are that many."""
 
@@ -27,25 +26,31 @@ class Pruned(NamedTuple):
 
 
 @torch.no_grad()
-def prune(sae: SAE, rows: Iterable[tuple[Tensor, Tensor | None]]) -> Pruned:
-    """Decide which latents stay, from how much each writes: how often, times how strongly squared.
+def prune(sae: SAE, batches: Iterable[Batch]) -> Pruned:
+    """Decide which latents go: those that write least, as many as the error can bear.
 
-    How rarely a latent fires is no reason by itself: one that stands for something rare and writes it
-    strongly stays. Where too few would stay for the architecture, all do.
+    What a latent writes is its activation times its decoder row. Squares are summed over the rows, so that one
+    that fires rarely and writes strongly stays. Since a reconstruction's error is nearly orthogonal to what is
+    written, without them it is larger by about `SPARED` at most, and less once the others have trained on.
+    Where too few would stay for the architecture, all do.
 
     Args:
         sae: It is left as it is.
-        rows: Raw activations and their cells, batch by batch; read until `ENOUGH` firings were seen.
+        batches: Read until `ENOUGH` firings were seen.
     """
     squares = sae.W_dec.flatten(1).double().square().sum(1)
-    fires, written = torch.zeros_like(squares), torch.zeros_like(squares)
-    for x, cell in rows:
-        acts = sae.encode(x, cell).double()
+    fires, written, left = torch.zeros_like(squares), torch.zeros_like(squares), 0.0
+    for batch in batches:
+        acts = sae.encode(batch.x, batch.cell).double()
         fires += (acts != 0).sum(0)
         written += acts.square().sum(0) * squares
+        left += (sae.target(batch) - sae.normalized_output(batch)).double().square().sum()
         if fires.sum() >= ENOUGH * sae.d_sae:
             break
-    out = sae.revivable(written < LITTLE * written.mean())
+    order = written.argsort(stable=True)
+    out = torch.zeros(sae.d_sae, dtype=torch.bool, device=order.device)
+    out[order[written[order].cumsum(0) <= SPARED * left]] = True
+    out = sae.revivable(out)
     kept = (~out).nonzero().squeeze(1).tolist()
     try:
         sae.cfg.model_copy(update={"d_sae": len(kept)}).check(sae.d_in)
