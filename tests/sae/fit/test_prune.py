@@ -67,9 +67,8 @@ def same(mine: Trainer, theirs: Trainer) -> None:
 
 
 def test_who_writes_least_by_hand():
-    # what each writes, squares summed: 36, 2, 0, 2 * 2 * 0.5^2 = 1
-    # the error: (4 - 2 * 3, 3)^2 + (0 - 2 * 0.5, 7 - 1)^2 = 13 + 37, a fifth of it 10: latents 2, 3, 1 go
-    # with a row (1, 0) less in W_enc of the first, ... 0 at 1: see below
+    # row 1: 3 of latent 0, 1 of 1, so (3, 1); row 2: 1 of latent 1, 2 of 3, so (1, 1)
+    # errors: 5 and 1, a fifth of them 1.2; written, squares summed: 9, 2, 0, 2^2 * 0.5^2 = 1
     sae = saes.create(saes.ReLUConfig(d_sae=4, normalization="none", pre_bias=False), 2, seed=0)
     with torch.no_grad():
         sae.W_enc.copy_(torch.tensor([[3.0, 1.0, -1.0, 0.0], [0.0, 1.0, 0.0, 2.0]]))

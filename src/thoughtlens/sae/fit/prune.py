@@ -11,7 +11,7 @@ from thoughtlens.core import ConfigError
 from thoughtlens.sae.kinds.base import SAE, Batch, latents_together, some_latents
 
 SPARED = 0.2
-"""Of what the SAE leaves over, squares summed: so much those that are taken out write together at most."""
+"""So much of the error, or of all that is written where that is less, those that go may write together."""
 ENOUGH = 200
 """Firings of the average latent that are looked at, where there are that many."""
 
@@ -29,10 +29,10 @@ class Pruned(NamedTuple):
 def prune(sae: SAE, batches: Iterable[Batch]) -> Pruned:
     """Decide which latents go: those that write least, as many as the error can bear.
 
-    What a latent writes is its activation times its decoder row. Squares are summed over the rows, so that one
-    that fires rarely and writes strongly stays. Since a reconstruction's error is nearly orthogonal to what is
-    written, without them it is larger by about `SPARED` at most, and less once the others have trained on.
-    Where too few would stay for the architecture, all do.
+    What a latent writes is its activation times its decoder row. Squares are summed over the rows, so that
+    one that fires rarely and writes strongly stays. Since an error is nearly orthogonal to what is written,
+    without them it is larger by about `SPARED` at most, and less once the others have trained on. Where too
+    few would stay for the architecture, all do.
 
     Args:
         sae: It is left as it is.
@@ -49,14 +49,21 @@ def prune(sae: SAE, batches: Iterable[Batch]) -> Pruned:
             break
     order = written.argsort(stable=True)
     out = torch.zeros(sae.d_sae, dtype=torch.bool, device=order.device)
-    out[order[written[order].cumsum(0) <= SPARED * left]] = True
+    out[order[written[order].cumsum(0) <= SPARED * min(left, written.sum())]] = True
     out = sae.revivable(out)
     kept = (~out).nonzero().squeeze(1).tolist()
-    try:
-        sae.cfg.model_copy(update={"d_sae": len(kept)}).check(sae.d_in)
-    except ConfigError:
+    if not kept or not _fits(sae, len(kept)):
         return Pruned(list(range(sae.d_sae)), 0.0)
     return Pruned(kept, float(fires[out].sum() / fires.sum().clamp_min(1)))
+
+
+def _fits(sae: SAE, n: int) -> bool:
+    """Whether an SAE of this kind can have so few latents."""
+    try:
+        sae.cfg.model_copy(update={"d_sae": n}).check(sae.d_in)
+    except ConfigError:
+        return False
+    return True
 
 
 def only(sae: SAE, latents: list[int]) -> SAE:

@@ -64,7 +64,8 @@ class TrainConfig(Config):
     sae.auxk; unset: never."""
     prune_at: float | None = Field(default=None, gt=0, lt=1)
     """Share of the run after which the latents that write least are taken out, as many as together write at
-    most a fifth of the error, squares summed; the others train on, to fire as often as they did. Unset: never."""
+    most a fifth of the error, squares summed; the others train on, to fire as often as they did. Unset:
+    never."""
     sample_rows: int = Field(default=16384, ge=2)
     """Training vectors that normalisation and initial bias are estimated from."""
     evaluations: int = Field(default=20, ge=1)
