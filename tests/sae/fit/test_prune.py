@@ -91,6 +91,18 @@ def test_some_latents_of_any_kind_read_and_write_as_before(cfg):
     assert not torch.equal(part.b_enc, sae.b_enc[kept])
 
 
+@pytest.mark.parametrize("cfg", CONFIGS, ids=name)
+def test_every_kind_loses_what_it_hardly_writes(cfg, monkeypatch):
+    monkeypatch.setattr("thoughtlens.sae.fit.prune.SPARED", 1e-6)
+    given = inputs(cfg, 30)
+    sae = make(cfg, sample=given)
+    with torch.no_grad():
+        sae.W_dec[7] *= 1e-4
+    found = prune(sae, [Batch(**given)])
+    assert 7 not in found.latents and found.latents == sorted(set(found.latents))
+    assert found.firings < 0.2 and only(sae, found.latents).d_sae == len(found.latents) > 6
+
+
 def test_which_stay_depends_on_how_they_fire_and_tied_latents_always_do(view):
     x = view.sample(400, 0).x
     sae = saes.create(saes.BatchTopKConfig(d_sae=20, k=2), 8, seed=0)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import pyarrow as pa
 import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
 
+from thoughtlens.acts import ActivationStore
 from thoughtlens.core import DataError
 from thoughtlens.latents.codes.codes import Codes
 from thoughtlens.latents.codes.member import Member
@@ -217,9 +218,13 @@ def _vocabulary(member: Member) -> tuple[list[str] | None, dict[int, np.ndarray]
 
     Imported thoughts may have no questions at all: then there are no words.
     """
-    if member.text:
-        return None, {}
-    lines, table = member.rows.problem.tolist(), member.store.problems
+    return (None, {}) if member.text else _words_of(member.store, tuple(member.rows.problem.tolist()))
+
+
+@lru_cache(maxsize=1)
+def _words_of(store: ActivationStore, lines: tuple[int, ...]) -> tuple[list[str], dict[int, np.ndarray]]:
+    """Of these lines of the store's problems, the same for all members that have rows of them."""
+    table = store.problems
     known = table["question"] if "question" in table.column_names else pa.nulls(len(table))
     words = [str(question or "").split() for question in known.take(pa.array(lines)).to_pylist()]
     if any(words) and (empty := [i for i, one in zip(lines, words, strict=True) if not one]):
