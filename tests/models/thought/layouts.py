@@ -343,6 +343,47 @@ def stated_codi(root: Path) -> Made:
     return made
 
 
+class Filter(nn.Module):
+    """`RecurrentFilterMLP` of apning/adaptive-latent-reasoning, src/modeling_utils.py."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input_layer, self.output_layer, self.norm = (
+            nn.Linear(32, 32),
+            nn.Linear(32, 32),
+            nn.LayerNorm(32),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.output_layer(nn.functional.gelu(self.input_layer(x))))
+
+
+def adaptive(root: Path) -> Made:
+    """Lapisbird/Llama-adaLR-model-latent-6: rows rounded up, ids and filter in config.json, a stop head."""
+    name = "Lapisbird/Llama-adaLR-model-latent-6"
+    base, folder, tokenizer = base_in(root, "llama"), cached(root, name), tiny_tokenizer()
+    marks = ["<START>", "<END>", "<|CONTINUE|>", "<|STOP|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    n = len(tokenizer)
+    lm, prj = resized(base, -(-n // 128) * 128), randomised(Filter())
+    ids = dict(zip(["start", "end", "continue", "stop"], range(n - 4, n), strict=True))
+    inserted = {"recurrent_filter_mode": "MLP", **{f"{key}_token_id": i for key, i in ids.items()}}
+    lm.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    table = json.loads((folder / "config.json").read_text()) | {
+        "_inserted_LatentThinkingModelSettings": inserted
+    }
+    (folder / "config.json").write_text(json.dumps(table))
+    state = {f"_base_model.{key}": x for key, x in lm.state_dict().items() if key != "lm_head.weight"}
+    state |= {f"recurrent_filter.{key}": x for key, x in prj.state_dict().items()}
+    save_file({key: x.clone() for key, x in state.items()}, folder / "model.safetensors")
+    banned = [n - 3, n - 2, n - 1]
+    return Made(
+        name, folder, base, lm, tokenizer, [n - 4], [n - 3], feed=prj, banned=banned,
+        file=folder / "model.safetensors",
+    )  # fmt: skip
+
+
 THREE_MODES = "connordilgren/llama32-1b-prosqa-multimode-coconut"
 LAYOUTS: dict[str, Callable[[Path], Made]] = {
     "shards": sim_cot,
@@ -358,5 +399,6 @@ LAYOUTS: dict[str, Callable[[Path], Made]] = {
     ),
     "explained coconut": sim_coconut,
     "sub-folder": lambda root: curriculum(root, "coconut"),
+    "adaptive": adaptive,
     "pause control": lambda root: curriculum(root, "pause-multipass"),
 }

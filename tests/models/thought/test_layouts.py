@@ -94,6 +94,18 @@ def said(file, **table):
     return mutate
 
 
+def inserted(**table):
+    """A mutation of the settings that adaLR keeps within config.json."""
+
+    def mutate(made):
+        file = made.folder / "config.json"
+        whole = json.loads(file.read_text())
+        whole["_inserted_LatentThinkingModelSettings"] |= table
+        file.write_text(json.dumps(whole))
+
+    return mutate
+
+
 def gone(*files):
     return lambda made: [file.unlink() for name in files for file in made.file.parent.glob(name)]
 
@@ -305,6 +317,17 @@ MUTATIONS = [
         {},
         "gpt2 is no causal",
     ),
+    ("filter lost", "adaptive", without("filter.norm.bias"), {}, r"recurrent_filter\.norm\.bias is missing"),
+    (
+        "filter of another kind",
+        "adaptive",
+        inserted(recurrent_filter_mode="linear_ln"),
+        {},
+        "recurrent_filter",
+    ),
+    ("soft filter", "adaptive", inserted(recurrent_filter_mode="SRE"), {}, "mode = SRE is not read"),
+    ("a thought added to the end", "adaptive", inserted(add_latent_to_end=True), {}, "add_latent_to_end"),
+    ("ids of config and tokenizer", "adaptive", inserted(start_token_id=287), {}, "by config.json"),
     (
         "Coconut's copy differs",
         COCONUT,

@@ -153,6 +153,27 @@ def placed(lm: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> Pre
     return lm
 
 
+def filled(module: nn.Module, tensors: dict[str, Tensor], where: Path, prefix: str) -> nn.Module:
+    """The module with its tensors, all of them and no others.
+
+    Raises:
+        CheckpointError: one is missing or unknown, by name.
+        MismatchError: one has another shape.
+    """
+    wanted = {prefix + key: value for key, value in module.state_dict().items()}
+    tell(head=sorted(wanted))
+    if odd := sorted(wanted.keys() ^ tensors.keys()):
+        lost = "is missing" if odd[0] in wanted else "has no place in the model"
+        raise CheckpointError(f"{where}: {odd[0]} {lost} ({prefix}* needs {', '.join(sorted(wanted))})")
+    for key, value in wanted.items():
+        if tensors[key].shape != value.shape:
+            raise MismatchError(
+                f"{where}: {key} is {list(tensors[key].shape)}, its config.json needs {list(value.shape)}"
+            )
+    module.load_state_dict({key.removeprefix(prefix): value.float() for key, value in tensors.items()})
+    return module
+
+
 def describe(settings: Mapping[str, Any], base: Base, **parts: Any) -> str:
     """Digest of everything that a model's thoughts depend on: its settings, and the whole config of its base
     (positions, norms, activation, scales), which no weight tells."""

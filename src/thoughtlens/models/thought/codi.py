@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from thoughtlens.core import DTYPES, CheckpointError, ConfigError, MismatchError, say, warn
-from thoughtlens.models.thought import adapters, added, checkpoint
+from thoughtlens.models.thought import adapters, added, checkpoint, filters
 from thoughtlens.models.thought.adapters import LORA, STEM
 from thoughtlens.models.thought.added import Layout, Tokens
 from thoughtlens.models.thought.checkpoint import Base
@@ -165,7 +165,8 @@ def load(
         tell(layout="CODI, the state dict of its training")
     adapted = any(LORA.search(key) for key in found.tensors)
     settings, assumed = said.chosen({k: v for k, v in OTHERWISE.items() if adapted or k != "lora_alpha"})
-    projected = _is_projected(groups["prj"], projection, own, found.file)
+    ours = not any(key.startswith(filters.BASE) for key in found.tensors)
+    projected = _is_projected(groups["prj"], projection, own, found.file) if ours else bool(groups["prj"])
     lm = _assemble(groups["codi"], parent, found, own, settings.get("lora_alpha", 1.0))
     three = added.is_multimode(said)
     if three:
@@ -174,19 +175,22 @@ def load(
     tokens = added.find(parent, lm.config.vocab_size, layout, found.file.parent, said)
     assumed |= tokens.assumed
     said.warn_of(assumed)
+    build, d = _projection if ours else filters.build, lm.config.hidden_size
     model = Codi(
         checkpoint.placed(lm, target, DTYPES[dtype]),
-        _projection(groups["prj"], lm.config.hidden_size, found.file, own) if projected else nn.Identity(),
+        build(groups["prj"], own, d, found.file) if projected or not ours else nn.Identity(),
         parent.tokenizer,
         tokens=tokens,
         eos_before=settings["eos_before"],
         eos_after=settings["eos_after"],
         n_thoughts=settings["n_thoughts"],
-        prompt=said.get("prompt"),
+        prompt=said.get("prompt") or (None if ours else "{question}"),
         before=added.end_of_turn(parent.tokenizer) if three else (),
         banned=not three,
     )
     model.dropped = dropped
+    if not ours:
+        model.banned_ids = (tokens.end, *filters.head_of(own, found.file))
     model.settings = {
         **settings,
         **said.extra(tokens.assumed),
@@ -205,12 +209,13 @@ def load(
 def _split(found: Checkpoint, name: str | Path) -> tuple[dict[str, dict[str, Tensor]], tuple[str, ...]]:
     """Keys by top-level module, and the keys of training-only modules."""
     groups: dict[str, dict[str, Tensor]] = {"codi": {}, "prj": {}}
-    if not any(key.startswith(("codi.", "prj.", *EXTRA_MODULES)) for key in found.tensors):
+    if not any(key.startswith(("codi.", "prj.", filters.BASE, *EXTRA_MODULES)) for key in found.tensors):
         raise checkpoint.language_model_given(name)
     heads: list[str] = []
     extra: list[str] = []
     for key, value in found.tensors.items():
         module, _, rest = key.partition(".")
+        module = {filters.BASE: "codi", filters.FILTER: "prj"}.get(module, module)
         if module in groups and rest:
             groups[module][rest] = value
         elif module in EXTRA_MODULES:
@@ -281,7 +286,7 @@ def _assemble(
     )
 
 
-def _projection(state: dict[str, Tensor], d: int, where: Path, own: Stated) -> nn.Module:
+def _projection(state: dict[str, Tensor], own: Stated, d: int, where: Path) -> nn.Module:
     """Linear, GELU, Linear and, unless trained without, LayerNorm; dropout is 0 when not training."""
     with_norm = any(key.startswith("ln.") for key in state)
     without = own.get("projection_without_norm")

@@ -201,7 +201,8 @@ def _colar(opened: _Opened, *, n_thoughts: int, prompt: str | None) -> NativeCol
     tell(tokens={"begin and end of thought": (end, "the tokenizer")})
     head = LatentHead(opened.lm.config.hidden_size, int(width))
     model = NativeColar(
-        opened.lm, filled(head, opened.head, opened.file, HEADS["colar"]), opened.tokenizer, end_id=end,
+        opened.lm, checkpoint.filled(head, opened.head, opened.file, HEADS["colar"]), opened.tokenizer,
+        end_id=end,
         deviation=deviation, n_thoughts=n_thoughts, prompt=prompt,
     )  # fmt: skip
     model.latent_id = opened.tokenizer.get_vocab().get(IDS["latent_id"])
@@ -265,25 +266,4 @@ def _projector(opened: _Opened) -> nn.Module:
     d = opened.lm.config.hidden_size
     width = opened.config.get("projector_hidden_size") or d
     parts = nn.Linear(d, width), nn.GELU(), nn.Linear(width, d), nn.LayerNorm(d)
-    return filled(nn.Sequential(nn.Dropout(0.0), *parts), opened.head, opened.file, HEADS["codi"])
-
-
-def filled(module: nn.Module, tensors: dict[str, Tensor], where: Path, prefix: str) -> nn.Module:
-    """The module with its tensors, all of them and no others.
-
-    Raises:
-        CheckpointError: one is missing or unknown, by name.
-        MismatchError: one has another shape.
-    """
-    wanted = {prefix + key: value for key, value in module.state_dict().items()}
-    tell(head=sorted(wanted))
-    if odd := sorted(wanted.keys() ^ tensors.keys()):
-        lost = "is missing" if odd[0] in wanted else "has no place in the model"
-        raise CheckpointError(f"{where}: {odd[0]} {lost} ({prefix}* needs {', '.join(sorted(wanted))})")
-    for key, value in wanted.items():
-        if tensors[key].shape != value.shape:
-            raise MismatchError(
-                f"{where}: {key} is {list(tensors[key].shape)}, its config.json needs {list(value.shape)}"
-            )
-    module.load_state_dict({key.removeprefix(prefix): value.float() for key, value in tensors.items()})
-    return module
+    return checkpoint.filled(nn.Sequential(nn.Dropout(0.0), *parts), opened.head, opened.file, HEADS["codi"])

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from thoughtlens.models.hf.load import LanguageModel
     from thoughtlens.models.thought.thoughts import ThoughtModel
 
-THOUGHT_KEYS = ("base_causallm.", "codi.", "prj.")
+THOUGHT_KEYS = ("base_causallm.", "codi.", "prj.", "recurrent_filter.")
 """Parts of tensor names that only checkpoints of thought models have."""
 
 

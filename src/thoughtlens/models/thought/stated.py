@@ -46,12 +46,20 @@ NAMES: dict[str, tuple[str, ...]] = {
     "multimode": ("multimode",),
     "feedback_mode": ("feedback_mode",),
     "no_thoughts": ("no_thoughts",),
+    "recurrent_filter_mode": ("recurrent_filter_mode",),
+    "add_latent_to_end": ("add_latent_to_end",),
+    "lora_mode": ("lora_mode",),
+    "continue_token_id": ("continue_token_id",),
+    "stop_token_id": ("stop_token_id",),
 }  # fmt: skip
 """Setting -> what CODI, Coconut, PEFT and their relatives call it, the surest first."""
 TYPES = {
     "base": str,
     "prompt": str,
     "feedback_mode": str,
+    "recurrent_filter_mode": str,
+    "continue_token_id": int,
+    "stop_token_id": int,
     "bot_id": int,
     "eot_id": int,
     "lora_alpha": (int, float),
