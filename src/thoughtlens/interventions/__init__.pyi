@@ -20,6 +20,7 @@ from .effects.splice import require_own as require_own
 from .effects.splice import splice as splice
 from .effects.subject import Problems as Problems
 from .effects.subject import held_out as held_out
+from .effects.subject import same_tokens as same_tokens
 from .intervene.config import InterveneConfig as InterveneConfig
 from .intervene.config import of_run as of_run
 from .intervene.records import AnswerRow as AnswerRow

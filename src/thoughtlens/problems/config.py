@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from thoughtlens.core import Config, validate_config
+from thoughtlens.core import Config, apply_overrides, validate_config
 
 BUNDLED = "bundled"
 COLUMNS = ("problem_id", "group_id", "split", "question", "answer", "cot")
@@ -69,6 +69,9 @@ class _Questions(Config):
     """How many problems, of a table drawn at random; unset: 20,000 generated ones, or all of a table."""
     classes: tuple[str, ...] = ()
     """Keep only problems with these operations; each must occur. None: keep all, also unlabelled ones."""
+    members: tuple[str, ...] = ()
+    """Columns of sets, such as `frontier2`: each member gets a column of yes and no, `frontier2_has_wumpus`,
+    for stages that read single values; the 64 most frequent members, where there are more."""
 
 
 class GeneratedConfig(_Questions):
@@ -99,25 +102,91 @@ class Gsm8kConfig(_Questions):
     """Share of the training problems that become the split `validation`, by a hash of their id."""
 
 
+class GraphConfig(_Questions):
+    """Questions along a graph of made-up concepts, made here or from published files."""
+
+    source: Literal["prosqa", "prontoqa"] = "prosqa"
+    """Which of two somebody is, or whether something is true of somebody."""
+    files: tuple[Path, ...] = ()
+    """Published files, whose names say train, valid or test; none: problems are made here."""
+    hops: tuple[int, ...] = ()
+    """Numbers of hops, equally often, counted as their authors do: all edges of prosqa, the rules of prontoqa
+    without the fact that they begin with. None: 3, 4 and 5 of prosqa, 5 of prontoqa."""
+    seed: int | None = None
+    """Fixes the problems that are made; unset: the seed of the run."""
+
+
+class SetConfig(_Questions):
+    """A published set of questions, from files or the hub."""
+
+    source: Literal[
+        "gsm8k-aug", "gsm8k-aug-nl", "svamp", "multiarith", "gsm-hard", "commonsenseqa", "strategyqa"
+    ]
+    """Which set; its columns are known."""
+    files: tuple[Path, ...] = ()
+    """Its files (.json, .jsonl, .parquet, .csv), whose names say train, valid or test; one that says none is
+    all test. None: the hub."""
+    splits: Literal["published", "made"] = "published"
+    """As published, or made anew by a hash of each question: for sets that are published for testing only."""
+    validation: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the training problems that become the split `validation` where none is published; of all
+    problems where splits are made."""
+    test: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the problems that become the split `test`, where splits are made."""
+
+
+class ColumnsConfig(Config):
+    """Which columns of a table are what; unset: the column of that name, if there is one."""
+
+    question: str | None = None
+    """The text that the model reads."""
+    answer: str | None = None
+    """The right answer; of `... #### 42` the part behind the mark."""
+    chain: str | None = None
+    """The solution, as text or as a list of steps; it becomes the column `cot`."""
+    split: str | None = None
+    """train, validation (also dev, valid or val) or test; no such column: made by a hash of each question."""
+    problem_id: str | None = None
+    """An id for each problem; no such column: the number of its row."""
+    group_id: str | None = None
+    """Problems with one value, as those of one template, are never in several splits."""
+
+
 class TableConfig(_Questions):
     """Problems of a table that somebody made."""
 
     source: str
-    """`arithmetic`, `words`, `generated` or `gsm8k`, each with its own settings, or a Parquet table with the
-    columns problem_id, group_id, split, question, answer, cot, and any labels."""
+    """The name of a source (`arithmetic`, `words`, `generated`, `gsm8k`, `prosqa`, `svamp`, ...), each with
+    its own settings, or a table (.parquet, .csv, .jsonl, .json) with the columns problem_id, group_id, split,
+    question, answer, cot, and any labels. With `columns` those that are missing are made."""
+    columns: ColumnsConfig = ColumnsConfig()
+    """How the columns are called."""
+    validation: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the problems that become the split `validation`, where splits are made."""
+    test: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the problems that become the split `test`, where splits are made."""
 
 
 KINDS: dict[str, type[Config]] = {
     "text": TextConfig,
+    "graph": GraphConfig,
+    "set": SetConfig,
     "generated": GeneratedConfig,
     "gsm8k": Gsm8kConfig,
     "table": TableConfig,
 }
+OF_SOURCE: dict[str, str] = {
+    source: kind
+    for kind, cls in KINDS.items()
+    if kind not in ("text", "table")
+    for source in get_args(cls.model_fields["source"].annotation)
+}
+"""The kind of each source that has a name."""
 
 
 def sources() -> list[str]:
     """What `source` can be beside the path of a table."""
-    return [*GeneratedConfig.model_fields["source"].annotation.__args__, "gsm8k"]  # type: ignore[union-attr]
+    return list(OF_SOURCE)
 
 
 def _problems(table: Any) -> str | None:
@@ -127,7 +196,7 @@ def _problems(table: Any) -> str | None:
     source = table.get("source")
     if source is None:
         return "gsm8k" if _fits(Gsm8kConfig, table) and not _fits(GeneratedConfig, table) else "generated"
-    return "gsm8k" if source == "gsm8k" else "generated" if source in sources() else "table"
+    return OF_SOURCE.get(source, "table")
 
 
 def _problems_or_text(table: Any) -> str | None:
@@ -146,6 +215,8 @@ def _fits(cls: type[Config], names: Iterable[str]) -> bool:
 _Tagged = (
     Annotated[GeneratedConfig, Tag("generated")]
     | Annotated[Gsm8kConfig, Tag("gsm8k")]
+    | Annotated[GraphConfig, Tag("graph")]
+    | Annotated[SetConfig, Tag("set")]
     | Annotated[TableConfig, Tag("table")]
 )
 ProblemsConfig = Annotated[_Tagged, Discriminator(_problems)]
@@ -154,8 +225,8 @@ AnyProblems = Annotated[Annotated[TextConfig, Tag("text")] | _Tagged, Discrimina
 """Text, or problems for a thought model."""
 
 
-def named(source: str, files: tuple[Path, ...] = ()) -> GeneratedConfig | Gsm8kConfig | TableConfig:
-    """The problems of that source; `files` are GSM8K's."""
-    if source == "gsm8k":
-        return Gsm8kConfig(files=files)
-    return validate_config(GeneratedConfig if source in sources() else TableConfig, {"source": source})
+def named(source: str, files: tuple[Path, ...] = (), overrides: Sequence[str] = ()) -> ProblemsConfig:
+    """The problems of that source; `files` are those of a published set, `overrides` further settings."""
+    cls: Any = KINDS[OF_SOURCE.get(source, "table")]
+    table = {"source": source} | ({"files": files} if files else {})
+    return validate_config(cls, apply_overrides(cls, table, overrides))

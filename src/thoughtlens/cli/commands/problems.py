@@ -20,6 +20,10 @@ Files = Annotated[list[Path] | None, typer.Option(help="test.jsonl, train.jsonl;
 Count = Annotated[int, typer.Option(help="How many problems.")]
 Seed = Annotated[int, typer.Option(help="Seed of the generator.")]
 Split = Annotated[str, typer.Option(help="train, validation or test")]
+Source = Annotated[str, typer.Argument(help="prosqa, gsm8k, svamp, ..., or a table.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Its settings: n=500 columns.question=Q")
+]
 Target = Annotated[Path, typer.Option("--out", help="Parquet file to write.")]
 
 
@@ -50,6 +54,50 @@ def problems_arithmetic(*, n: Count = 1000, seed: Seed = 0, split: Split = "trai
     show(_write_table(arithmetic.problems(n, seed=seed, split=split), out))
 
 
+@problems_app.command("write")
+def problems_write(
+    *,
+    source: Source,
+    overrides: Overrides = None,
+    file: Files = None,
+    out: Target,
+) -> None:
+    """Problems of any source: prosqa, svamp, commonsenseqa, your own table with columns.question=NAME ..."""
+    show(_write_table(_found(source, file, overrides), out))
+
+
+@problems_app.command("twins")
+def problems_twins(
+    *,
+    source: Source,
+    overrides: Overrides = None,
+    file: Files = None,
+    n: Annotated[int | None, typer.Option(help="Pairs, at most; unset: all that there are.")] = None,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option("--out", help="Folder for problems.parquet and twins.parquet.")],
+) -> None:
+    """Problems and their twins, line by line: one operand of an annotated chain, or one edge, is another."""
+    from thoughtlens.problems import twins
+
+    _claim(out)
+    found = twins(_found(source, file, overrides), seed=seed, n=n)
+    first, second = (
+        _write_table(table, out / f"{name}.parquet")
+        for name, table in (("problems", found.first), ("twins", found.second))
+    )
+    paths = {"problems": first["path"], "twins": second["path"]}
+    left_out = found.left_out
+    show(paths | {"n_pairs": len(found.first), "change": found.change, "left_out": left_out})
+
+
+@problems_app.command("blind")
+def problems_blind(*, source: Source, overrides: Overrides = None, file: Files = None) -> None:
+    """How often rules are right that only look at the words of a question."""
+    from thoughtlens.problems import blind
+
+    show({"rules": [one.to_json() for one in blind(_found(source, file, overrides))]})
+
+
 @problems_app.command("audit")
 def problems_audit(
     *,
@@ -77,6 +125,14 @@ def problems_words(*, n: Count = 1000, seed: Seed = 0, split: Split = "train", o
     from thoughtlens.problems import words
 
     show(_write_table(words.problems(n, seed=seed, split=split), out))
+
+
+def _found(source: str, files: list[Path] | None, overrides: list[str] | None) -> pa.Table:
+    """The problems of a source, with what is to be said of them."""
+    from thoughtlens.problems import named
+    from thoughtlens.problems import source as sources
+
+    return sources.problems(named(source, tuple(files or ()), overrides or []))
 
 
 def _write_table(table: pa.Table, out: Path) -> dict:

@@ -24,7 +24,7 @@ from thoughtlens.evals.probing.matrices import dense
 from thoughtlens.evals.probing.menu import ARMS
 from thoughtlens.evals.probing.samples import TextSamples, ThoughtSamples, Units, stored_documents
 from thoughtlens.latents import PROBLEM_COLUMNS, encode_labels
-from thoughtlens.problems import grouped, labelled, slipped
+from thoughtlens.problems import grouped, labelled, of_members, slipped
 from thoughtlens.sae import SAE, Crosscoder, io
 
 STEPS = "n_steps"
@@ -208,6 +208,9 @@ def _make_units(
 
 def _target(cfg: ClassifyConfig, labels: pa.ChunkedArray) -> tuple[np.ndarray, list[str] | None]:
     """Class codes (-1: no label, or none of `classes`) and names; or numbers (NaN: none) and None."""
+    if pa.types.is_nested(labels.type):
+        name = cfg.target or cfg.label_column
+        raise ConfigError(f"target: {name!r} holds sets, not one value for each problem; {of_members(name)}")
     numeric = pa.types.is_integer(labels.type) or pa.types.is_floating(labels.type)
     many = numeric and len(labels.unique()) > MAX_NUMERIC_CLASSES
     if cfg.task == "regression" or (cfg.task == "auto" and many and cfg.classes is None):

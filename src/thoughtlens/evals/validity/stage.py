@@ -18,9 +18,17 @@ from thoughtlens.core import ConfigError, NotThereError, Plan, Result, read_json
 from thoughtlens.evals.validity import controls, probe, verdicts
 from thoughtlens.evals.validity.config import GatesConfig, problems_config, published
 from thoughtlens.evals.validity.records import EditsBite, Gates, GatesOutcome, SeedCounts
-from thoughtlens.interventions import Bench, Counts, held_out, patch_twins, require_own, splice
+from thoughtlens.interventions import (
+    Bench,
+    Counts,
+    held_out,
+    patch_twins,
+    require_own,
+    same_tokens,
+    splice,
+)
 from thoughtlens.models import ThoughtModel, not_stated, tiny
-from thoughtlens.problems import source, words
+from thoughtlens.problems import change_of, source, twins, words
 
 STORING = {"start": [3, 5], "op1": [3, 5], "op2": [5]}
 """Thoughts whose input carries what a change alters: v1 is in z3, v2 in z5."""
@@ -112,6 +120,8 @@ def _measure(cfg: GatesConfig, seed: int | None) -> SeedCounts:
         counts["bag_of_words"] = probe.bag_of_words(train, table)
         one_step = _one_step_problems(cfg, model, generator, shift)
         counts |= _one_step(cfg, model, seed, one_step)
+    elif change_of(table) is not None:
+        counts |= _twins_of_table(cfg, model, table, shift)
     if {"v1", "v2"} <= set(table.column_names):
         probes = _probes(bench)
     return SeedCounts(
@@ -173,9 +183,25 @@ def _twins(cfg: GatesConfig, model: tiny.TinyThoughts, generator: ModuleType, se
     n, p = max(cfg.n // 3, 2), model.modulus
     for change in generator.CHANGES:
         one, other = generator.twins(n, seed=seed, split=cfg.split, change=change, p=p)
-        for pos, (moved, own, solved) in patch_twins(model, one, other, controls.batch_size(cfg)).items():
-            counts[f"twin_{change}_z{pos}"] = (moved, solved)
-            counts[f"own_{change}_z{pos}"] = (own, solved)
+        counts |= _moved(model, one, other, change, controls.batch_size(cfg))
+    return counts
+
+
+def _twins_of_table(cfg: GatesConfig, model: ThoughtModel, table: pa.Table, seed: int) -> Counts:
+    """The same for problems with annotated chains, or along graphs: an operand or an edge is changed."""
+    found = twins(table, seed=seed, n=max(cfg.n // 3, 2), fits=same_tokens(model))
+    say(f"gates: {found.note}")
+    if len(found.first) < 2:
+        return {}
+    return _moved(model, found.first, found.second, found.change, controls.batch_size(cfg))
+
+
+def _moved(model: ThoughtModel, one: pa.Table, other: pa.Table, change: str, batch_size: int) -> Counts:
+    """By thought, how often the twin's state brings the twin's answer, and how often the own one stays."""
+    counts: Counts = {}
+    for pos, (moved, own, solved) in patch_twins(model, one, other, batch_size).items():
+        counts[f"twin_{change}_z{pos}"] = (moved, solved)
+        counts[f"own_{change}_z{pos}"] = (own, solved)
     return counts
 
 

@@ -154,6 +154,8 @@ def twins_move(counts: Counts, storing: dict[str, list[int]]) -> TwinsMove:
     cells = {key: rate(counts, key) or 0.0 for key in counts if key.startswith("twin_")}
     if not cells:
         return TwinsMove(holds=None, rule="needs counterfactual twins")
+    if not any(key.split("_")[1] in storing for key in cells):
+        return TwinsMove(holds=None, rule="needs to know which thoughts store what changes", others=cells)
     inside: dict[str, float] = {}
     outside: dict[str, float] = {}
     for key, value in cells.items():

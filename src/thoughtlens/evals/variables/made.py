@@ -13,7 +13,7 @@ from torch import Tensor
 from thoughtlens.acts import ActivationStore, made_with, thought_model
 from thoughtlens.evals.variables.questions import Question
 from thoughtlens.models import Place, ThoughtModel, collect, tiny
-from thoughtlens.problems import GeneratedConfig, source
+from thoughtlens.problems import GeneratedConfig, GraphConfig, source
 
 SALT = 7_919
 """Added to the store's seed, so that other problems are drawn."""
@@ -47,13 +47,13 @@ def below(problems: pa.Table, more: pa.Table) -> pa.Table:
 
 def can_make(store: ActivationStore) -> bool:
     """Whether the problems of a store are of a kind that more can be made of."""
-    return store.meta.kind == "thoughts" and isinstance(made_with(store).problems, GeneratedConfig)
+    return store.meta.kind == "thoughts" and source.can_make(made_with(store).problems)
 
 
 def candidates(store: ActivationStore, model: ThoughtModel, n: int) -> pa.Table:
     """`n` test problems as the store's own were made, without those that it has."""
     cfg = made_with(store)
-    assert isinstance(cfg.problems, GeneratedConfig)
+    assert isinstance(cfg.problems, GeneratedConfig | GraphConfig)
     wanted = tiny.own_problems(cfg.problems, model)
     seed = (cfg.seed if wanted.seed is None else wanted.seed) + SALT
     table = source.held_out(wanted.model_copy(update={"n": n, "seed": seed}))

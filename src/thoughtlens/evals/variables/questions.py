@@ -22,6 +22,7 @@ from thoughtlens.latents import (
     read_labels,
     token_texts,
 )
+from thoughtlens.problems import of_members
 
 SPLITS = ("train", "validation", "test")
 N_BINS = 10
@@ -87,7 +88,7 @@ def questions(problems: pa.Table, wanted: Wanted, *, where: str) -> tuple[list[Q
     for missing in set(SPLITS) - set(split.tolist()):
         raise DataError(f"Expected problems of the split {missing} in {where}, found none")
     labels = _labels(problems, wanted.columns, wanted, min_count=wanted.min_count)
-    asked, left_out = [], not_told_apart(labels)
+    asked, left_out = [], not_told_apart([label for label in labels if label.levels])
     conditions = [("", np.ones(len(split), bool))]
     by = {"n_steps"} & set(problems.column_names) if wanted.by is None else wanted.by
     for one in _labels(problems, tuple(by), wanted, min_count=1):
@@ -172,7 +173,9 @@ def why_not(label: Label, problems: pa.Table, least: int) -> str:
     split, there = np.array(problems["split"]), label.codes >= 0
     empty = [s for s in SPLITS if not (there & (split == s)).any()]
     what = f"fewer than two values have {least} problems in each split"
-    if label.n_values < 2:
+    if label.sets:
+        what = f"it holds sets; {of_members(label.name)}"
+    elif label.n_values < 2:
         what = "it has one value only" if label.n_values else "it has no single values"
     elif not label.levels:
         what = f"it has {label.n_values:,} values, none in enough problems"

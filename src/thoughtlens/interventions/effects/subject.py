@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 
-from thoughtlens.core import ConfigError, DataError
+from thoughtlens.core import ConfigError, DataError, say
 from thoughtlens.interventions.edits.run import Answers
 from thoughtlens.models import ThoughtModel, is_right, parse_number, tiny
-from thoughtlens.problems import GeneratedConfig, ProblemsConfig, TableConfig, slipped, source
+from thoughtlens.problems import (
+    GeneratedConfig,
+    GraphConfig,
+    ProblemsConfig,
+    TableConfig,
+    change_of,
+    of_members,
+    slipped,
+    source,
+    twins,
+)
 
 CLASSES = ("clean", "predicted", "corrupted", "other", "unparsable")
 """Of an answer: the problem's own; what the edit predicts; the donor's or twin's; another; none."""
+
+
+FIRST_CHANGE = "start"
+"""The change that is not asked for by name: of problems that are not generated, the only one."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +108,10 @@ def held_out(
         module, p = made
         seed = seed if cfg.seed is None else cfg.seed
         return module.problems(n, seed=seed, split=split, p=p, n_steps=cfg.n_steps)
-    table = source.problems(cfg, seed)
+    if isinstance(cfg, GraphConfig) and not cfg.files:
+        table = source.generated_graphs(cfg, cfg.n or n, seed, split)
+    else:
+        table = source.problems(cfg, seed)
     if split != "any":
         table = table.filter(pc.field("split") == split)
     if table.num_rows < 2:
@@ -120,22 +138,27 @@ def generator(cfg: ProblemsConfig, model: ThoughtModel) -> tuple[ModuleType, int
     return source.GENERATORS[chosen.source], model.modulus if chosen.p is None else chosen.p
 
 
+class Pairs(NamedTuple):
+    """Problems and their twins: line i of both tables."""
+
+    first: pa.Table
+    second: pa.Table
+    change: str
+    """What differs."""
+
+
 def twin_tables(
     cfg: ProblemsConfig, file: str | None, model: ThoughtModel, *, change: str, split: str, n: int, seed: int
-) -> tuple[pa.Table, pa.Table]:
-    """Pairs of problems that differ in one operand: line i of both tables.
+) -> Pairs:
+    """Pairs of problems that differ in one operand, or one edge.
 
     Raises:
-        DataError: a table of twins that does not have a line for each problem.
+        DataError: a table of twins that does not have a line for each problem, or problems of which no
+            twins are made.
+        ConfigError: a change that these problems do not have.
     """
     if file is None:
-        if not isinstance(model, tiny.TinyThoughts):
-            raise ConfigError(
-                f"Counterfactual twins are generated for shipped models only; for {cfg.source} give "
-                f"twins=FILE, a Parquet table whose line i is the twin of line i of the problems"
-            )
-        module = source.GENERATORS[model.cfg.problems]
-        return module.twins(n, seed=seed, split=split, change=change, p=model.modulus)
+        return _made_twins(cfg, model, change=change, split=split, n=n, seed=seed)
     first = source.problems(cfg, seed)
     second = source.problems(TableConfig(source=file), seed)
     if len(first) != len(second):
@@ -151,7 +174,42 @@ def twin_tables(
         rows = np.flatnonzero(np.array(first["split"].to_pylist()) == split)
     if len(rows) < 2:
         raise DataError(f"Expected 2 or more problems of split {split!r} in {cfg.source}, got {len(rows)}")
-    return first.take(rows[:n]), second.take(rows[:n])
+    return Pairs(first.take(rows[:n]), second.take(rows[:n]), "twin")
+
+
+def _made_twins(
+    cfg: ProblemsConfig, model: ThoughtModel, *, change: str, split: str, n: int, seed: int
+) -> Pairs:
+    """Twins that are generated for a shipped model, or that follow from annotated chains or graphs."""
+    table = None if isinstance(cfg, GeneratedConfig) else source.find(cfg, seed).table
+    if table is None or change_of(table) is None:
+        if not isinstance(model, tiny.TinyThoughts):
+            raise ConfigError(
+                f"Counterfactual twins are generated for shipped models only, or made of annotated chains "
+                f"and of graphs; for {cfg.source} give twins=FILE, a Parquet table whose line i is the twin "
+                f"of line i of the problems"
+            )
+        module = source.GENERATORS[model.cfg.problems]
+        first, second = module.twins(n, seed=seed, split=split, change=change, p=model.modulus)
+        return Pairs(first, second, change)
+    if change != FIRST_CHANGE:
+        raise ConfigError(
+            f"change: {change!r} is of generated problems; twins of {cfg.source} differ in one "
+            f"{change_of(table)} (change={FIRST_CHANGE})"
+        )
+    if split != "any":
+        table = table.filter(pc.field("split") == split)
+    found = twins(table, seed=seed, n=n, fits=same_tokens(model))
+    if len(found.first) < 2:
+        raise DataError(f"Expected 2 or more pairs of split {split!r} in {cfg.source}: {found.note}")
+    say(found.note)
+    return Pairs(found.first, found.second, found.change)
+
+
+def same_tokens(model: ThoughtModel) -> Callable[[str, str], bool]:
+    """Whether two questions have as many tokens; where the tokenizer is not known, as many words."""
+    encode = getattr(model.tokenizer, "encode", str.split)
+    return lambda first, second: len(encode(first)) == len(encode(second))
 
 
 def value_donors(
@@ -165,6 +223,10 @@ def value_donors(
     if column not in table.column_names:
         raise DataError(
             f"swap: the problems have no column {column!r}; there are {', '.join(table.column_names)}"
+        )
+    if pa.types.is_nested(table[column].type):
+        raise DataError(
+            f"swap: column {column!r} holds sets, and single values are swapped; {of_members(column)}"
         )
     indices = pc.dictionary_encode(table[column].combine_chunks()).indices  # type: ignore[attr-defined]
     code = indices.fill_null(-1).to_numpy(zero_copy_only=False)

@@ -47,10 +47,11 @@ class SwapConfig(Config):
 
 class _Twins(Config):
     change: Literal["start", "op1", "op2", "op3"] = "start"
-    """What differs between twins of generated problems."""
+    """What differs between twins of generated problems. Of others it stays as it is: where the chain is
+    annotated, as in GSM8K, an operand differs, of ProsQA and ProntoQA an edge, with as many tokens."""
     twins: Path | None = None
-    """A Parquet table of problems whose line i is the twin of line i of `problems`, for problems that are
-    not generated."""
+    """A Parquet table of problems whose line i is the twin of line i of `problems`, for problems of which no
+    twins are made."""
 
 
 class PatchConfig(_Twins):

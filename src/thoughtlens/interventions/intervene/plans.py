@@ -109,10 +109,10 @@ def _from(states: States, donor: np.ndarray) -> Callable[[Place], Change]:
 
 def solved_twins(
     cfg: InterveneConfig, edit: PatchConfig | RouteConfig, model: ThoughtModel
-) -> tuple[Problems, list[str]]:
-    """Pairs of which the model solves both: the problems, and their twins' questions."""
+) -> tuple[Problems, list[str], str]:
+    """Pairs of which the model solves both: the problems, their twins' questions, and what differs."""
     file = None if edit.twins is None else str(edit.twins)
-    first, second = twin_tables(
+    first, second, change = twin_tables(
         cfg.problems, file, model, change=edit.change, split=cfg.split, n=cfg.n, seed=cfg.seed
     )
     right = []
@@ -129,14 +129,13 @@ def solved_twins(
             f"Use more problems, or easier ones"
         )
     twins = Problems(second).take(solved)
-    return Problems(first, corrupted=second["answer"].to_pylist()).take(solved), twins.questions
+    return Problems(first, corrupted=second["answer"].to_pylist()).take(solved), twins.questions, change
 
 
 def _patch(cfg: InterveneConfig, edit: PatchConfig, model: ThoughtModel) -> list[Trial]:
     groups = asked_groups(cfg, model)
-    problems, twins = solved_twins(cfg, edit, model)
+    problems, twins, changed = solved_twins(cfg, edit, model)
     states = states_at(cfg, model, twins, places_in(groups))
-    changed = "twin" if edit.twins is not None else edit.change
     bundles = Bundles(len(twins), cfg.controls, cfg.seed)
     for group in groups:
         bundles.add(f"patch_{changed}", group, lambda p: changes.given(states[p]), width_of(states))
@@ -165,7 +164,7 @@ def _route(cfg: InterveneConfig, edit: RouteConfig, model: ThoughtModel) -> list
     spec = model.spec
     thoughts = spec.thoughts if cfg.thoughts is None else cfg.thoughts
     kv = places_of(spec, "kv", tuple(thoughts), None)
-    problems, twins = solved_twins(cfg, edit, model)
+    problems, twins, _ = solved_twins(cfg, edit, model)
     everything = places_of(spec, "all", tuple(thoughts), None)
     parts = [Place.at(site, p.layer, p.thought) for site in ("keys", "values") for p in kv]
     states = states_at(cfg, model, twins, [*everything, *parts])

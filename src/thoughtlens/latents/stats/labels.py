@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from thoughtlens.acts import PROBLEM_KEYS
 from thoughtlens.core import ConfigError, DataError
 from thoughtlens.latents.stats.doubts import doubtful_values
+from thoughtlens.problems import is_set, of_members
 
 PROBLEM_COLUMNS = {*PROBLEM_KEYS, "question", "text", "answer", "cot"}
 MOST_LEVELS = 64
@@ -46,6 +47,8 @@ class Label:
     """Different values of the column."""
     n_bins: int = 0
     """Of numbers: bins that hold about equally many problems."""
+    sets: bool = False
+    """The column holds sets, which are told apart only by their members."""
 
     @property
     def whole(self) -> bool:
@@ -76,13 +79,14 @@ def not_told_apart(labels: Sequence[Label]) -> list[str]:
     """What is to be said of columns whose values are not all told apart, a line for each."""
     said = []
     for label in labels:
-        if not label.levels and label.n_values != 1:
-            why = (
-                f"{label.n_values:,} values, none of them frequent enough"
-                if label.n_values
-                else "no single values"
+        if not label.levels and label.n_values > 1:
+            said.append(
+                f"label {label.name}: {label.n_values:,} values, none of them frequent enough; it is not used"
             )
-            said.append(f"label {label.name}: {why}; it is not used")
+        elif label.sets:
+            said.append(f"label {label.name}: sets, not single values; {of_members(label.name)}")
+        elif not label.n_values:
+            said.append(f"label {label.name}: no single values; it is not used")
         elif label.levels and not label.whole and not label.n_bins:
             said.append(
                 f"label {label.name}: {len(label.levels) - 1} of its {label.n_values:,} values are told "
@@ -95,7 +99,7 @@ def not_told_apart(labels: Sequence[Label]) -> list[str]:
 def _label(name: str, column: pa.ChunkedArray, max_levels: int, min_count: int, most: int) -> Label:
     missing = np.full(len(column), -1, np.int64)
     if pa.types.is_nested(column.type):
-        return Label(name, missing, [], 0)
+        return Label(name, missing, [], 0, sets=is_set(column.type))
     codes, values = encode_labels(column)
     n = len(values)
     if n <= max_levels:

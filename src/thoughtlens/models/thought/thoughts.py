@@ -40,6 +40,7 @@ from thoughtlens.models.thought import foreign
 from thoughtlens.models.thought.known import known
 from thoughtlens.models.thought.places import PARTS, SITES, Place
 from thoughtlens.models.thought.sites import Hook, Tap, ThoughtSpec, absent, check_places, check_rows
+from thoughtlens.problems import same_answer
 
 __all__ = [
     "Answer", "Hook", "Place", "State", "StepRecord", "Tap", "ThoughtBatch", "ThoughtModel", "ThoughtSpec",
@@ -469,10 +470,10 @@ def parse_number(text: str) -> float | None:
 
 
 def is_right(text: str, value: float | None, gold: str) -> bool:
-    """Whether an answer is right: equal numbers, or equal texts where the right answer is no number."""
+    """Whether an answer is right: equal numbers, or the same answer where the right one is no number."""
     number = parse_number(gold)
     if number is None:
-        return text.strip() == gold.strip()
+        return same_answer(text, gold)
     return value is not None and abs(value - number) <= 1e-6 * max(1.0, abs(number))
 
 

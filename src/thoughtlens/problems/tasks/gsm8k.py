@@ -78,7 +78,7 @@ def table(
             f"The seed protocol draws from test.jsonl and train.jsonl, got only {', '.join(parts)}; give both"
         )
     rows = [row for split in SPLITS if split in parts for row in parts[split]]
-    return _columns(_seed_sample(rows) if seed_protocol else rows, labels)
+    return columns(_seed_sample(rows) if seed_protocol else rows, labels)
 
 
 def label_by_words(solution: str) -> str:
@@ -122,7 +122,7 @@ def _seed_sample(rows: list[Problem]) -> list[Problem]:
     return sample
 
 
-def _columns(rows: list[Problem], labels: str) -> pa.Table:
+def columns(rows: list[Problem], labels: str) -> pa.Table:
     steps = [values(row.cot) for row in rows]
     by_words = [label_by_words(row.cot) for row in rows]
     by_annotation = [label_by_annotations(row.cot) for row in rows]

@@ -2,7 +2,9 @@
 
 A label of a problem holds for all of its thoughts; a *role* says what one thought is about: the operation
 that is being read, the value so far. Generated problems have roles by the rule that the shipped models were
-taught, two thoughts for each step. A table brings its own in columns named `NAME@THOUGHT`, as in `carry@3`.
+taught, two thoughts for each step. Questions along graphs have the frontier of a search at hop i as the role
+of thought i: what a model may hold there, not what it was taught. A table brings its own in columns named
+`NAME@THOUGHT`, as in `carry@3`; a column of sets is a role of every thought.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from thoughtlens.problems.tasks.arithmetic import N_CHAINS, N_STEPS, NAMES, QUESTION_LEN
+from thoughtlens.problems.tasks.tables import is_set
 
 BEGIN = 0
 """Begin-of-thought, where nothing has been thought yet."""
@@ -33,6 +36,15 @@ OF_STEPS = {
     **{f"v{i + 1}": f"the {nth} value is {{}}" for i, nth in enumerate(ORDINALS)},
 }
 """Label columns of generated problems, in words."""
+OF_GRAPHS = {
+    "n_steps": "the number of hops is {}",
+    "root": "the question is about {}",
+    "target": "the true one is {}",
+    "other": "the wrong one is {}",
+}
+"""Label columns of questions along graphs, in words."""
+Values = Mapping[int, Sequence[Any]]
+FRONTIER = re.compile(r"frontier\d+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +74,11 @@ class Roles:
 
 
 def own_roles(table: pa.Table) -> dict[str, dict[int, str]]:
-    """Columns named `NAME@THOUGHT`: of each name, the column of each thought."""
+    """Columns named `NAME@THOUGHT`, of single values or of sets: of each name, the column of each thought."""
     found: dict[str, dict[int, str]] = {}
     for one in table.schema:
         match = OWN_ROLE.fullmatch(one.name)
-        if match and not pa.types.is_nested(one.type):
+        if match and (is_set(one.type) or not pa.types.is_nested(one.type)):
             found.setdefault(match["name"], {})[int(match["thought"])] = one.name
     return found
 
@@ -82,12 +94,46 @@ def roles(table: pa.Table, n_thoughts: int) -> Roles:
         Role(name, f"{name} is {{}}", {t: table[column].to_pylist() for t, column in at.items()})
         for name, at in own_roles(table).items()
     ]
+    own += _of_sets(table, n_thoughts)
+    if {"n_steps", "root", "hop1", "frontier1"} <= set(table.column_names):
+        return Roles([*own, *_of_graphs(table, n_thoughts)], OF_GRAPHS)
     steps = [f"{name}{i + 1}" for name in ("op", "v") for i in range(N_STEPS)]
     whole = {"start", "n_steps", "answer"}
     if not whole | set(steps) <= set(table.column_names) or any(table[name].null_count for name in whole):
         return Roles(own)
     counts = {str(n): f"{COUNTS[n]}-step problems" for n in range(1, N_STEPS + 1)}
     return Roles([*own, *_of_chains(table, n_thoughts)], OF_STEPS, ("n_steps", counts))
+
+
+def _of_sets(table: pa.Table, n_thoughts: int) -> list[Role]:
+    """Columns of sets that are not named after a thought, as roles that hold at every thought."""
+    names = [one.name for one in table.schema if is_set(one.type) and not OWN_ROLE.fullmatch(one.name)]
+    sets: dict[str, list[Any]] = {
+        name: table[name].to_pylist() for name in names if not FRONTIER.fullmatch(name)
+    }
+    return [
+        Role(name, f"{name} has {{}}", dict.fromkeys(range(n_thoughts), own)) for name, own in sets.items()
+    ]
+
+
+def _of_graphs(table: pa.Table, n_thoughts: int) -> list[Role]:
+    """Roles of a search along a graph that is one hop further at each thought."""
+    thoughts = [t for t in range(BEGIN + 1, n_thoughts) if f"hop{t}" in table.column_names]
+    frontier: Values = {t: table[f"frontier{t}"].to_pylist() for t in thoughts}
+    hop: Values = {t: table[f"hop{t}"].to_pylist() for t in thoughts}
+    both = zip(table["target"].to_pylist(), table["other"].to_pylist(), strict=True)
+    offered = [None if a is None else [a, b] for a, b in both]
+    always: list[Values] = [
+        dict.fromkeys(range(n_thoughts), own)
+        for own in (offered, table["target"].to_pylist(), table["root"].to_pylist())
+    ]
+    return [
+        Role("frontier", "the search at this hop is at {}", frontier),
+        Role("hop", "the path at this hop is at {}", hop),
+        Role("offered", "the question offers {}", always[0]),
+        Role("true one", "the true one is {}", always[1]),
+        Role("asked about", "the question is about {}", always[2]),
+    ]
 
 
 def _of_chains(table: pa.Table, n_thoughts: int) -> list[Role]:

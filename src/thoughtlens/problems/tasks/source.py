@@ -1,4 +1,4 @@
-"""Problems for a thought model: generated, GSM8K, or a table somebody made."""
+"""Problems for a thought model: generated, published, or a table somebody made."""
 
 from __future__ import annotations
 
@@ -11,25 +11,34 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from thoughtlens.core import ConfigError, DataError, NotThereError, warn
+from thoughtlens.core import ConfigError, DataError, warn
 from thoughtlens.problems.config import (
-    COLUMNS,
-    SPLITS,
     GeneratedConfig,
+    GraphConfig,
     Gsm8kConfig,
     ProblemsConfig,
+    SetConfig,
     TableConfig,
-    sources,
+    TextConfig,
 )
-from thoughtlens.problems.tasks import arithmetic, gsm8k, words
+from thoughtlens.problems.tasks import (
+    arithmetic,
+    graph_files,
+    gsm8k,
+    prontoqa,
+    prosqa,
+    published,
+    tables,
+    words,
+)
 from thoughtlens.problems.text.copies import grouped
-from thoughtlens.problems.text.files import readable
 
 GENERATORS = {"arithmetic": arithmetic, "words": words}
 """Modules with `problems`, `twins`, `CHANGES` and the default modulus `P`."""
-N_GENERATED = 20_000
+GRAPHS = {"prosqa": prosqa, "prontoqa": prontoqa}
+"""Modules with `problems`, `told` and the default `HOPS`."""
+N_GENERATED, N_GRAPHS = 20_000, 5_000
 
 
 class Found(NamedTuple):
@@ -56,22 +65,30 @@ def find(cfg: ProblemsConfig, seed: int = 0) -> Found:
         NotThereError: no such source or file.
         DataError: not a problems table, a class nobody has, or an id twice.
     """
+    notes: list[str] = []
     match cfg:
         case GeneratedConfig():
             table = _generated(cfg, seed)
         case Gsm8kConfig():
             whole = gsm8k.table(cfg.files or None, labels=cfg.labels, seed_protocol=cfg.seed_protocol)
             table = _with_validation(whole, cfg.validation)
+        case GraphConfig(files=()):
+            table = generated_graphs(cfg, cfg.n or N_GRAPHS, seed)
+        case GraphConfig():
+            table, notes = graph_files.table(cfg.source, cfg.files)
+        case SetConfig():
+            table, notes = _published(cfg)
         case TableConfig():
-            table = _read(Path(cfg.source).expanduser())
+            table, notes = tables.read_table(cfg)
     if cfg.classes:
         require_classes(table, cfg.classes)
         table = table.filter(pa.array([name in cfg.classes for name in table["operation"].to_pylist()]))
-    table, notes = _drawn(table, cfg.n, seed), []
+    table = _drawn(table, cfg.n, seed)
     if not isinstance(cfg, GeneratedConfig):
         table, copies = _copies_in_one_group(table)
-        notes = [f"{cfg.source}: {note}" for note in (*copies, *_torn(table))]
-    return Found(table, notes)
+        notes = [*notes, *(f"{cfg.source}: {note}" for note in (*copies, *_torn(table)))]
+    table, said = tables.with_members(table, cfg.members)
+    return Found(table, [*notes, *said])
 
 
 def _drawn(table: pa.Table, n: int | None, seed: int) -> pa.Table:
@@ -88,15 +105,19 @@ def count(cfg: ProblemsConfig) -> int:
             return cfg.n or N_GENERATED
         case Gsm8kConfig():
             whole = len(gsm8k.CLASSES) * gsm8k.PER_CLASS if cfg.seed_protocol else gsm8k.N_PROBLEMS
+        case GraphConfig(files=()):
+            return cfg.n or N_GRAPHS
+        case GraphConfig() | SetConfig():
+            whole = len(find(cfg.model_copy(update={"n": None})).table)
         case TableConfig():
-            whole = _open(Path(cfg.source).expanduser()).metadata.num_rows
+            whole = tables.n_rows(cfg)
     return min(whole, cfg.n or whole)
 
 
 def shares(cfg: ProblemsConfig) -> dict[str, float]:
     """Share of the problems in each split, about."""
     match cfg:
-        case GeneratedConfig():
+        case GeneratedConfig() | GraphConfig(files=()):
             tenths = arithmetic.SPLITS
             return {name: n / len(tenths) for name, n in Counter(tenths).items()}
         case Gsm8kConfig():
@@ -104,16 +125,17 @@ def shares(cfg: ProblemsConfig) -> dict[str, float]:
             return {
                 "train": train * (1 - cfg.validation), "validation": train * cfg.validation, "test": 1 - train
             }  # fmt: skip
-        case TableConfig():
-            splits = _open(Path(cfg.source).expanduser()).read(["split"])["split"].to_pylist()
+        case GraphConfig() | SetConfig() | TableConfig():
+            splits = find(cfg).table["split"].to_pylist()
             return {name: n / len(splits) for name, n in Counter(splits).items()}
 
 
 def inputs(cfg: ProblemsConfig) -> dict[str, Path]:
     """Files that the problems come from, by a name for each."""
-    if isinstance(cfg, Gsm8kConfig):
-        return {f"problems_{i}": file for i, file in enumerate(cfg.files)}
-    return {"problems": Path(cfg.source).expanduser()} if isinstance(cfg, TableConfig) else {}
+    if isinstance(cfg, TableConfig):
+        return {"problems": Path(cfg.source).expanduser()}
+    files = () if isinstance(cfg, GeneratedConfig) else cfg.files
+    return {f"problems_{i}": file for i, file in enumerate(files)}
 
 
 def require_classes(table: pa.Table, classes: Sequence[str]) -> None:
@@ -132,8 +154,15 @@ def require_classes(table: pa.Table, classes: Sequence[str]) -> None:
         raise DataError(f"No problem has the operation {', '.join(missing)}; there are: {there}")
 
 
-def held_out(cfg: GeneratedConfig) -> pa.Table:
+def can_make(cfg: ProblemsConfig | TextConfig) -> bool:
+    """Whether more problems can be made as these were."""
+    return isinstance(cfg, GeneratedConfig) or (isinstance(cfg, GraphConfig) and not cfg.files)
+
+
+def held_out(cfg: GeneratedConfig | GraphConfig) -> pa.Table:
     """`n` problems of the split `test` alone, or those of them that are of `classes`."""
+    if isinstance(cfg, GraphConfig):
+        return tables.with_members(generated_graphs(cfg, cfg.n or N_GRAPHS, 0, "test"), cfg.members)[0]
     table = _generated(cfg, 0, "test")
     if not cfg.classes:
         return table
@@ -156,7 +185,17 @@ def _generated(cfg: GeneratedConfig, seed: int, split: str = "any") -> pa.Table:
     )
 
 
+def generated_graphs(cfg: GraphConfig, n: int, seed: int, split: str = "any") -> pa.Table:
+    """Questions along graphs that are made here."""
+    module = GRAPHS[cfg.source]
+    seed = seed if cfg.seed is None else cfg.seed
+    return module.problems(n, seed=seed, split=split, hops=cfg.hops or module.HOPS)
+
+
 def _with_validation(table: pa.Table, share: float) -> pa.Table:
+    """A share of the training problems becomes the split validation, where there is none."""
+    if "validation" in table["split"].to_pylist():
+        return table
     digests = [hashlib.sha256(name.encode()).digest() for name in table["problem_id"].to_pylist()]
     drawn = np.array([int.from_bytes(d[:8]) / 2**64 < share for d in digests], bool)
     split = table["split"].to_numpy(zero_copy_only=False)
@@ -164,45 +203,13 @@ def _with_validation(table: pa.Table, share: float) -> pa.Table:
     return table.set_column(table.column_names.index("split"), "split", pa.array(split, pa.string()))
 
 
-def _open(file: Path) -> pq.ParquetFile:
-    if not file.is_file():
-        raise NotThereError(
-            f"problems: expected {', '.join(sources())} or a Parquet table, found nothing at {file}"
-        )
-    with readable(file):
-        return pq.ParquetFile(file)
-
-
-def _read(file: Path) -> pa.Table:
-    opened = _open(file)
-    with readable(file):
-        table = opened.read()
-        table.validate(full=True)
-    if missing := [name for name in COLUMNS if name not in table.column_names]:
-        raise DataError(
-            f"{file}: expected the columns {', '.join(COLUMNS)}; {', '.join(missing)} missing "
-            f"(`thoughtlens problems` writes such tables)"
-        )
-    for name in COLUMNS:
-        try:
-            column = table[name].cast(pa.string())
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            raise DataError(f"{file}: expected text in column {name}, got {table[name].type}") from None
-        table = table.set_column(table.column_names.index(name), name, column)
-        if table[name].null_count:
-            raise DataError(
-                f"{file}: column {name} has {table[name].null_count} empty cells; fill or drop the rows"
-            )
-    if not len(table):
-        raise DataError(f"{file} has no problems")
-    if not all(text.strip() for text in table["question"].to_pylist()):
-        row = next(i for i, text in enumerate(table["question"].to_pylist()) if not text.strip())
-        raise DataError(f"{file} row {row}: an empty question; drop the row")
-    if other := set(table["split"].unique().to_pylist()) - set(SPLITS):
-        raise DataError(f"{file}: expected splits {', '.join(SPLITS)}, got {', '.join(sorted(other))}")
-    if (n := len(table["problem_id"].unique())) < len(table):
-        raise DataError(f"{file}: {len(table) - n} problem ids occur twice; ids must be unique")
-    return table
+def _published(cfg: SetConfig) -> Found:
+    table, notes = published.table(cfg.source, cfg.files)
+    if cfg.splits == "published":
+        return Found(_with_validation(table, cfg.validation), notes)
+    made = tables.hashed_splits(table["question"].to_pylist(), cfg.validation, cfg.test)
+    at = table.column_names.index("split")
+    return Found(table.set_column(at, "split", pa.array(made, pa.string())), notes)
 
 
 def _copies_in_one_group(table: pa.Table) -> Found:

@@ -34,13 +34,16 @@ def lines(path: Path) -> Iterator[str]:
 
 
 def objects(path: Path) -> Iterator[tuple[str, Json]]:
-    """The rows of a .parquet or .jsonl file with their places, `row 0` or `line 1`, streamed.
+    """The rows of a .jsonl, .parquet, .csv or .json file with their places, `row 0` or `line 1`.
+
+    JSON lines and Parquet are streamed. A .json file holds a list of objects, or an object of objects.
 
     Raises:
         DataError: not such a file, or not UTF-8; says where.
     """
-    if path.suffix == ".parquet":
-        yield from ((f"row {i}", row) for i, row in enumerate(_parquet(path)))
+    if path.suffix in (".parquet", ".csv", ".json"):
+        read = {".parquet": _parquet, ".csv": _csv, ".json": _json}[path.suffix]
+        yield from ((f"row {i}", row) for i, row in enumerate(read(path)))
         return
     for i, line in enumerate(lines(path), start=1):
         if not line.strip():
@@ -63,6 +66,29 @@ def _parquet(path: Path) -> Iterator[Json]:
     with readable(path), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=1024):
             yield from batch.to_pylist()
+
+
+def _csv(path: Path) -> Iterator[Json]:
+    if not path.stat().st_size:
+        return
+    with readable(path):
+        yield from read_csv(path).to_pylist()
+
+
+def _json(path: Path) -> Iterator[Json]:
+    text = "".join(lines(path))
+    if not text.strip():
+        return
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON: {str(error).splitlines()[0]}") from None
+    for i, row in enumerate(
+        rows.values() if isinstance(rows, dict) else rows if isinstance(rows, list) else [0]
+    ):
+        if not isinstance(row, dict):
+            raise DataError(f"{path} row {i}: expected a list of objects, found a {type(row).__name__}")
+        yield row
 
 
 def table_of(rows: Sequence[Json], where: str, schema: pa.Schema | None = None) -> pa.Table:
