@@ -1,4 +1,4 @@
-"""Whether what a model says is the answer, where the answer is not a number: a letter, true or false, a text."""
+"""Whether what a model says is the answer, where that is no number: a letter, true or false, a text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 TRUTHS = {"true": "True", "yes": "True", "false": "False", "no": "False"}
 """Words for true and false."""
 MARK = re.compile(r"answer\s+is\s*:?|#{2,}", re.I)
-LETTER = re.compile(r"\(?([A-Z])(?![\w'])")
+LETTER = re.compile(r"\(?([A-Z])\s*(?:[):.,]|$)")
 IN_BRACKETS = re.compile(r"\(([A-Z])\)")
 TRUTH = re.compile(r"\b(true|false)\b", re.I)
 AT_ONCE = re.compile(r"\W*(true|false|yes|no)\b", re.I)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -35,7 +34,7 @@ def read_table(cfg: TableConfig) -> tuple[pa.Table, list[str]]:
     """
     file = Path(cfg.source).expanduser()
     given = {name: column for name, column in cfg.columns.model_dump().items() if column}
-    table, notes = _raw(file), []
+    table, notes = _raw(file, given.get("answer")), []
     if given:
         table, notes = _named(table, given, cfg)
     if missing := [name for name in COLUMNS if name not in table.column_names]:
@@ -187,11 +186,14 @@ def _answer(value: Any) -> tuple[str | None, str]:
     """An answer as text, and the solution that stands before its mark."""
     if value is None:
         return None, ""
-    chain, _, answer = str(value).rpartition("####")
-    if isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value):
-        number = numbers.answer(value)
-        return (numbers.plain(number) if number is not None else answer), ""
+    chain, _, answer = str(_as_text(value)).rpartition("####")
     return answer.strip(), chain.strip()
+
+
+def _as_text(value: Any) -> str | None:
+    """A cell as text; numbers as answers are written, so 5.0 as 5."""
+    number = numbers.answer(value) if isinstance(value, int | float) else None
+    return value if value is None else str(value) if number is None else numbers.plain(number)
 
 
 def _no_numbers(answers: Sequence[str | None]) -> list[str]:
@@ -219,7 +221,8 @@ def _put(table: pa.Table, name: str, column: Any) -> pa.Table:
     return table.append_column(name, column)
 
 
-def _raw(file: Path) -> pa.Table:
+def _raw(file: Path, answer: str | None = None) -> pa.Table:
+    """The table as the file has it; JSON may have answers of several types, numbers and texts."""
     if file.suffix == ".parquet" or not file.is_file() or file.suffix not in SUFFIXES:
         opened = _parquet(file)
         with readable(file):
@@ -235,7 +238,10 @@ def _raw(file: Path) -> pa.Table:
     if not rows:
         raise DataError(f"{file} is empty; expected a table of problems")
     names = dict.fromkeys(name for row in rows for name in row)
-    return table_of([{name: row.get(name) for name in names} for row in rows], str(file))
+    table = [{name: row.get(name) for name in names} for row in rows]
+    if answer is not None and len({type(row.get(answer)) for row in rows}) > 1:
+        table = [row | {answer: _as_text(row.get(answer))} for row in table]
+    return table_of(table, str(file))
 
 
 def _parquet(file: Path) -> pq.ParquetFile:
