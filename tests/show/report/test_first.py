@@ -192,7 +192,7 @@ def test_what_was_taken_out_of_the_dictionary_is_said_beside_its_size(run, monke
         "member": "pooled", "kind": "topk", "hook_names": [HOOK], "d_in": 4, "d_sae": 3, "n_vectors": 9,
         "lr_peak": 0.1, "rows_seen": 9,
     }  # fmt: skip
-    for pruned, says in ((5, " 5 more were taken out while it was trained"), (0, "data."), (None, "data.")):
+    for pruned, says in ((5, " 5 more were taken out once it was trained"), (0, "data."), (None, "data.")):
         trained = {
             "members": [member | {"pruned": pruned, "pruned_firings": 0.125}],
             "seed": 0,

@@ -114,15 +114,6 @@ class Adam:
         self.matrices = {n: Matrix(sae, n, p, self.state[n]) for n, p in self.parameters.items()}
         self.most = MOST
 
-    @torch.no_grad()
-    def take_over(self, other: Adam, latents: Sequence[int]) -> None:
-        """Go on from where another stands, of whose latents these are all that this one has."""
-        for name, own in self.state.items():
-            axis = self.sae.latent_axis.get(name, 0)
-            for (_, value), (_, was) in zip(own.items(), other.state[name].items(), strict=True):
-                at = (slice(None),) * (axis if was.ndim > 1 else 0)
-                value.copy_(was if was.shape == value.shape else was[(*at, latents)])
-
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for parameter in self.parameters.values():

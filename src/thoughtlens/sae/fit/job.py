@@ -183,7 +183,6 @@ def settings(job: Job) -> Settings:
         checkpoint_every_s=cfg.checkpoint_every_s,
         seed=cfg.seed,
         resample_every=cfg.resample_every,
-        prune_step=None if cfg.prune_at is None else min(n_steps - 1, round(cfg.prune_at * n_steps)) or None,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -14,12 +13,11 @@ from torch import Tensor
 from thoughtlens.acts import View, ViewBatch
 from thoughtlens.core import DataError, Progress
 from thoughtlens.sae.fit.checkpoint import Checkpoints
-from thoughtlens.sae.fit.prune import prune
 from thoughtlens.sae.fit.sources import Joined, JoinedView
 from thoughtlens.sae.fit.track import Row
 from thoughtlens.sae.fit.trainer import StackTrainer, Trainer
 from thoughtlens.sae.formats.files import write_tensors
-from thoughtlens.sae.kinds.base import SAE, Batch
+from thoughtlens.sae.kinds.base import SAE
 
 
 @runtime_checkable
@@ -65,27 +63,14 @@ def fit(
         ordered = len({getattr(entry.trainer.sae.cfg, "k", None) for entry in entries}) > 1
     live, saved = [_Live(entry) for entry in entries], time.monotonic()
     while live := [member for member in live if not member.ended()]:
-        for member in live:
-            member.prune()
-        parties = list(_parties(live, stacked, ordered))
-        while not any(member.over or member.trainer.prune_due for member in live):
-            for stack, members in parties:
-                for member, failure in zip(members, _step(stack, members), strict=True):
-                    member.after(failure, bar)
+        stack = StackTrainer([member.trainer for member in live], ordered) if stacked else None
+        while not any(member.over for member in live):
+            for member, failure in zip(live, _step(stack, live), strict=True):
+                member.after(failure, bar)
             if live[0].trainer.checkpoint_due(time.monotonic() - saved):
                 for member in live:
                     member.save()
                 saved = time.monotonic()
-
-
-def _parties(
-    live: list[_Live], stacked: bool, ordered: bool
-) -> Iterator[tuple[StackTrainer | None, list[_Live]]]:
-    """Who steps together: those of one stack that have all their latents; each of the others by itself."""
-    together = [member for member in live if stacked and member.trainer.pruned is None]
-    if together:
-        yield StackTrainer([member.trainer for member in together], ordered), together
-    yield from ((None, [member]) for member in live if member not in together)
 
 
 class Inputs(NamedTuple):
@@ -141,20 +126,7 @@ class _Live:
 
     def read(self) -> Inputs:
         """What its next step takes, on the SAE's device."""
-        self._rows = next(self._stream)
-        return self._inputs(self._rows)
-
-    def prune(self) -> None:
-        """Take out latents where it is time, from how they fire on vectors that it was trained on lately."""
-        s, source, trainer = self.trainer.settings, self.entry.source, self.trainer
-        if trainer.prune_due:
-            stop = trainer.rows_seen
-            start = max(0, stop - source.n) // s.batch_size * s.batch_size
-            rows = source.batches(s.batch_size, seed=s.seed, start=start, epochs=None)
-            lately = (self._inputs(batch) for batch in islice(rows, (stop - start) // s.batch_size))
-            trainer.prune(prune(trainer.sae, (Batch(one.x, one.y, one.cell) for one in lately)))
-
-    def _inputs(self, rows: ViewBatch) -> Inputs:
+        rows = self._rows = next(self._stream)
         sae, extra = self.trainer.sae, (rows.y, rows.labels) if isinstance(rows, Joined) else ()
         device, cell = sae.W_enc.device, sae.cell_index(self.entry.source.cells, rows.cell)
         return Inputs(rows.x.to(device), *(None if t is None else t.to(device) for t in (cell, *extra)))

@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from thoughtlens.core import ConfigError, Ranks
-from thoughtlens.sae.fit.shared import SharedTrainer, even_bounds
+from thoughtlens.sae.fit.shared import SharedTrainer, even_bounds, some_latents
 from thoughtlens.sae.fit.trainer import Settings
-from thoughtlens.sae.kinds.base import SAE, Batch, LossTerms, counts, some_latents
+from thoughtlens.sae.kinds.base import SAE, Batch, LossTerms, counts
 
 ADDITIVE = ("topk", "relu", "gated")
 """Kinds whose loss is a mean over rows (but for auxk, which is brought to the whole batch's scale)."""
@@ -31,16 +31,16 @@ class DataParallelTrainer(SharedTrainer):
         ranks: Who takes part.
 
     Raises:
-        ConfigError: a kind whose loss is not a mean over rows, resampling or pruning, which look at the rows
-            of one process, or fewer latents than ranks.
+        ConfigError: a kind whose loss is not a mean over rows, resampling, which looks at one batch, or fewer
+            latents than ranks.
     """
 
     def __init__(self, sae: SAE, settings: Settings, ranks: Ranks):
-        if sae.kind not in ADDITIVE or (settings.resample_every, settings.prune_step) != (None, None):
-            what = f"kind = {sae.kind}" if sae.kind not in ADDITIVE else "resample_every or prune_at"
+        if sae.kind not in ADDITIVE or settings.resample_every is not None:
+            what = f"kind = {sae.kind}" if sae.kind not in ADDITIVE else "resample_every"
             raise ConfigError(
                 f"{what} cannot be trained by {ranks.size} ranks at once: expected "
-                f"{', '.join(ADDITIVE)}, without either. Train it in one process, or several SAEs with "
+                f"{', '.join(ADDITIVE)}, without resampling. Train it in one process, or several SAEs with "
                 f"train.parallel=members"
             )
         super().__init__(sae, settings, ranks, even_bounds(sae.d_sae, ranks.size))

@@ -1,4 +1,4 @@
-"""Latents that write little are taken out of an SAE while it trains; the rest trains on."""
+"""Latents that write little are taken out of a trained SAE; the others stay as they are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 
 from thoughtlens.core import ConfigError
-from thoughtlens.sae.kinds.base import SAE, Batch, latents_together, some_latents
+from thoughtlens.sae.fit.shared import some_latents
+from thoughtlens.sae.kinds.base import SAE, Batch, latents_together
 
 SPARED = 0.2
 """So much of the error, or of all that is written where that is less, those that go may write together."""
@@ -31,8 +32,8 @@ def prune(sae: SAE, batches: Iterable[Batch]) -> Pruned:
 
     What a latent writes is its activation times its decoder row. Squares are summed over the rows, so that
     one that fires rarely and writes strongly stays. Since an error is nearly orthogonal to what is written,
-    without them it is larger by about `SPARED` at most, and less once the others have trained on. Where too
-    few would stay for the architecture, all do.
+    without them it is larger by about `SPARED` at most. Where too few would stay for the architecture, all
+    do.
 
     Args:
         sae: It is left as it is.

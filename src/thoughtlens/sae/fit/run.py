@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,12 +31,13 @@ from thoughtlens.sae.fit.groups import plan_groups, require_memory
 from thoughtlens.sae.fit.job import Job, facts, provenance, settings, start, trained, validation_rows
 from thoughtlens.sae.fit.loop import fit
 from thoughtlens.sae.fit.parallel import DataParallelTrainer
+from thoughtlens.sae.fit.prune import only, prune
 from thoughtlens.sae.fit.sharded import LatentParallelTrainer
-from thoughtlens.sae.fit.sources import JoinedView
+from thoughtlens.sae.fit.sources import Joined, JoinedView
 from thoughtlens.sae.fit.track import Row, tell
 from thoughtlens.sae.fit.trainer import Trainer
 from thoughtlens.sae.formats.io import save as save_sae
-from thoughtlens.sae.kinds.base import SAE
+from thoughtlens.sae.kinds.base import SAE, Batch
 from thoughtlens.sae.train.config import Parallel
 from thoughtlens.sae.train.records import Trained
 
@@ -255,11 +256,23 @@ class _Run:
         trainer, job, sae = self.trainer, self.job, self.trainer.whole()
         if not self.team.writes:
             return
+        last, pruned = trainer.curve[-1], None
+        if job.cfg.prune:
+            pruned = prune(sae, self._batches(sae))
+            sae = only(sae, pruned.latents)
+            last = last | self.evaluate(sae)
         sae.provenance = provenance(job)
         save_sae(sae, self.tmp / job.name)
-        found = trained(job, self.sample, self.validation, trainer.curve[-1], trainer.pruned)
+        found = trained(job, self.sample, self.validation, last, pruned)
         Ending(curve=trainer.curve, summary=found).write(self.done)
         self.checkpoints.clear()
+
+    def _batches(self, sae: SAE) -> Iterator[Batch]:
+        """Training vectors in a random order, one pass."""
+        source, s, device = self.source, self.trainer.settings, sae.W_enc.device
+        for rows in source.batches(s.batch_size, seed=s.seed):
+            y = rows.y.to(device) if isinstance(rows, Joined) and rows.y is not None else None
+            yield Batch(rows.x.to(device), y, sae.cell_index(source.cells, rows.cell))
 
     def fail(self, reason: str) -> None:
         """Say why it stops; its checkpoints stay."""

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from thoughtlens.core import ConfigError, Ranks
 from thoughtlens.numerics import kernels
-from thoughtlens.sae.fit.shared import SharedTrainer, even_bounds
+from thoughtlens.sae.fit.shared import SharedTrainer, even_bounds, some_latents
 from thoughtlens.sae.fit.trainer import Settings
-from thoughtlens.sae.kinds.base import SAE, Batch, LossTerms, SparseActs, counts, some_latents
+from thoughtlens.sae.kinds.base import SAE, Batch, LossTerms, SparseActs, counts
 from thoughtlens.sae.kinds.config import TopKConfig
 from thoughtlens.sae.kinds.topk import TopKSAE, unexplained
 
@@ -38,16 +38,16 @@ class LatentParallelTrainer(SharedTrainer):
         device: Of this rank's part.
 
     Raises:
-        ConfigError: another kind than topk, resampling, pruning, or fewer latents than ranks.
+        ConfigError: another kind than topk, resampling, or fewer latents than ranks.
     """
 
     parted: ClassVar[tuple[str, ...]] = ("adam.", "sae.", "silent_rows")
 
     def __init__(self, sae: SAE, settings: Settings, ranks: Ranks, device: torch.device):
-        if not isinstance(sae, TopKSAE) or (settings.resample_every, settings.prune_step) != (None, None):
+        if not isinstance(sae, TopKSAE) or settings.resample_every is not None:
             raise ConfigError(
-                f"train.parallel = latents: expected kind = topk without resampling and prune_at, got "
-                f"{sae.kind}; train it with train.parallel=data"
+                f"train.parallel = latents: expected kind = topk without resampling, got {sae.kind}; "
+                f"train it with train.parallel=data"
             )
         bounds = even_bounds(sae.d_sae, ranks.size)
         part = _moved(sae, slice(bounds[ranks.rank], bounds[ranks.rank + 1]), device)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from thoughtlens.core import ConfigError, Json, Ranks
 from thoughtlens.sae.fit.trainer import Numbers, Settings, Trainer
@@ -117,3 +118,16 @@ def even_bounds(n: int, n_shares: int) -> list[int]:
     if n < n_shares:
         raise ConfigError(f"{n} latents cannot be spread over {n_shares} ranks; start fewer")
     return [n * i // n_shares for i in range(n_shares + 1)]
+
+
+def some_latents(sae: SAE, which: slice | Int[Tensor, " n"]) -> SAE:
+    """Some of an SAE's latents, a slice over the same memory; all else is the same SAE's."""
+    part = copy.copy(sae)
+    part._modules = dict(sae._modules)
+    part._parameters = {}
+    for name, p in sae.named_parameters(recurse=False):
+        axis = sae.latent_axis.get(name)
+        cut = p if axis is None else nn.Parameter(p.data[(slice(None),) * axis + (which,)])
+        part.register_parameter(name, cut)
+    part.d_sae = len(part.b_enc)
+    return part

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from torch import Tensor
 from thoughtlens.core import CheckpointError, Json
 from thoughtlens.numerics import keep_freed_memory
 from thoughtlens.sae.fit.adam import Adam, StackAdam
-from thoughtlens.sae.fit.prune import Pruned, only
 from thoughtlens.sae.fit.resample import UNTIL, resample
 from thoughtlens.sae.fit.track import Means, Row, tell
 from thoughtlens.sae.kinds.base import SAE, Batch, LossTerms, counts
@@ -42,8 +41,6 @@ class Settings:
     seed: int
     resample_every: int | None = None
     """Rows between resamplings of dead latents; None: never."""
-    prune_step: int | None = None
-    """Steps after which latents that write little are taken out; None: never."""
     betas: tuple[float, float] = (0.9, 0.999)
     lazy: bool = False
     """Whether the optimizer leaves latents alone that had no part in a batch, an approximation."""
@@ -134,7 +131,6 @@ class Trainer:
         self.means = Means()
         self.curve: list[Row] = []
         self.facts: Json | None = None
-        self.pruned: Pruned | None = None
 
     @property
     def rows_seen(self) -> int:
@@ -220,20 +216,6 @@ class Trainer:
         """Latents that count as dead now."""
         return int(self.tracker.dead.sum())
 
-    @property
-    def prune_due(self) -> bool:
-        """Whether it is time to take latents out."""
-        return self.pruned is None and self.step_idx == self.settings.prune_step
-
-    def prune(self, found: Pruned) -> None:
-        """Go on with some of the latents alone, which are to fire as often as they did among all."""
-        old, which = self.optimizer, found.latents
-        self.pruned, self.sae = found, only(self.sae, which)
-        self.sae.share = 1 - found.firings
-        self.optimizer = Adam(self.sae, old.betas, old.lazy)
-        self.optimizer.take_over(old, which)
-        self.tracker = replace(self.tracker, silent_rows=self.tracker.silent_rows[which])
-
     def checkpoint_due(self, elapsed_s: float) -> bool:
         """Whether it is time for a checkpoint, so long after the last one."""
         return elapsed_s >= self.settings.checkpoint_every_s
@@ -245,12 +227,10 @@ class Trainer:
             tensors |= {f"adam.{name}.{key}": value for key, value in moments.items()}
         tensors["silent_rows"] = self.tracker.silent_rows
         table = {"step": self.step_idx, "curve": self.curve, "n": self.means.n, "sums": self.means.sums}
-        return tensors, table if self.pruned is None else table | {"pruned": self.pruned}
+        return tensors, table
 
     def restore(self, tensors: dict[str, Tensor], table: Json) -> None:
         """Continue from what `state` returned."""
-        if (pruned := table.get("pruned")) is not None:
-            self.prune(Pruned(*pruned))
         device = self.sae.W_enc.device
         try:
             self.sae.load_state_dict({n: tensors[f"sae.{n}"] for n in self.sae.state_dict()})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -95,9 +94,6 @@ class SAE(nn.Module, ABC):
     """Along which axis each parameter holds one slice a latent."""
     revived_gain: ClassVar[float] = 1.0
     """Length of a resampled encoder column, as a share of the mean of those alive."""
-    share: float = 1.0
-    """Of the latents per row that the config asks for, how many training goes on with once some were taken
-    out; heeded by kinds that select from a batch."""
     lr_factor: ClassVar[dict[str, float]] = {}
     """Parameters that need another learning rate, as multiples of the run's."""
 
@@ -477,19 +473,6 @@ def latents_together(sae: SAE, *_: object) -> None:
     W_enc = sae.W_enc
     if W_enc.ndim == 2 and not W_enc.T.is_contiguous():
         W_enc.data = W_enc.data.T.contiguous().T
-
-
-def some_latents(sae: SAE, which: slice | Int[Tensor, " n"]) -> SAE:
-    """Some of an SAE's latents, a slice over the same memory; all else is the same SAE's."""
-    part = copy.copy(sae)
-    part._modules = dict(sae._modules)
-    part._parameters = {}
-    for name, p in sae.named_parameters(recurse=False):
-        axis = sae.latent_axis.get(name)
-        cut = p if axis is None else nn.Parameter(p.data[(slice(None),) * axis + (which,)])
-        part.register_parameter(name, cut)
-    part.d_sae = len(part.b_enc)
-    return part
 
 
 def counts(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,8 +10,6 @@ from thoughtlens.numerics import kernels
 from thoughtlens.sae.kinds.base import SAE, Batch, LossTerms, SparseActs
 from thoughtlens.sae.kinds.config import BatchTopKConfig, SAEConfig
 from thoughtlens.sae.kinds.topk import with_auxk
-
-Acts = Float[Tensor, "batch d_sae"] | kernels.RaggedActs
 
 
 class BatchTopKSAE(SAE):
@@ -43,12 +39,6 @@ class BatchTopKSAE(SAE):
         """The batch's k * batch largest."""
         return kernels.batch_topk(pre_acts, self.cfg.k)
 
-    def selected(self, z: Float[Tensor, "batch d_in"]) -> Acts:
-        """What fires of a batch in training, in units of the weights."""
-        k = self.cfg.k
-        acts = kernels.encode_batchtopk(z, self.centre, self.W_enc, self.b_enc, k, self.compute_dtype)
-        return strongest(acts, round(self.share * k * len(z)))
-
     def scale_thresholds(self, factor: Float[Tensor, ""]) -> None:
         """The threshold is in units of the activations."""
         self.threshold *= factor
@@ -56,7 +46,9 @@ class BatchTopKSAE(SAE):
     def loss(self, batch: Batch) -> LossTerms:
         """`reconstruction` and, while latents are dead, `auxk`."""
         z = self.normalize(batch.x, batch.cell)
-        acts = self.selected(z)
+        acts = kernels.encode_batchtopk(
+            z, self.centre, self.W_enc, self.b_enc, self.cfg.k, self.compute_dtype
+        )
         error, residual = kernels.acts_error(acts, self.W_dec, z, self.b_dec, self.compute_dtype)
         return with_auxk(self, {"reconstruction": error / residual.numel()}, z, residual, acts, batch)
 
@@ -64,16 +56,6 @@ class BatchTopKSAE(SAE):
     def after_step(self, batch: Batch, loss: LossTerms) -> None:
         """Bring the threshold up to date."""
         update_threshold(self.threshold, loss.acts, self.cfg.threshold_decay)
-
-
-def strongest(acts: Acts, n: int) -> Acts:
-    """The n largest of a batch's activations, the others 0."""
-    values = acts if isinstance(acts, Tensor) else acts.values
-    if n >= values.numel():
-        return acts
-    least = values.detach().flatten().topk(n, sorted=False).values.min()
-    kept = torch.where(values >= least, values, 0)
-    return kept if isinstance(acts, Tensor) else replace(acts, values=kept)
 
 
 def update_threshold(

@@ -12,9 +12,11 @@ from torch import Tensor
 from thoughtlens.core import ConfigError
 from thoughtlens.numerics import kernels
 from thoughtlens.sae.kinds.base import Batch, LossTerms, SparseActs, counts
-from thoughtlens.sae.kinds.batchtopk import Acts, BatchTopKSAE, strongest, update_threshold
+from thoughtlens.sae.kinds.batchtopk import BatchTopKSAE, update_threshold
 from thoughtlens.sae.kinds.config import HierarchicalTopKConfig, SAEConfig
 from thoughtlens.sae.kinds.topk import with_auxk
+
+Acts = Float[Tensor, "batch d_sae"] | kernels.RaggedActs
 
 
 class HierarchicalTopKSAE(BatchTopKSAE):
@@ -86,4 +88,10 @@ class HierarchicalTopKSAE(BatchTopKSAE):
 
     def _nested(self, acts: Acts, n_rows: int) -> Iterator[Acts]:
         """The strongest of a batch's activations for each k, the others 0."""
-        return (strongest(acts, round(self.share * k * n_rows)) for k in self.cfg.budgets)
+        values = acts if isinstance(acts, Tensor) else acts.values
+        for k in self.cfg.budgets:
+            kept = values
+            if (n := k * n_rows) < values.numel():
+                least = values.detach().flatten().topk(n, sorted=False).values.min()
+                kept = torch.where(values >= least, values, 0)
+            yield kept if isinstance(acts, Tensor) else replace(acts, values=kept)

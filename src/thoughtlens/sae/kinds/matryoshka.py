@@ -24,7 +24,9 @@ class MatryoshkaSAE(BatchTopKSAE):
     def loss(self, batch: Batch) -> LossTerms:
         """`reconstruction_<width>` of each dictionary and, while latents are dead, `auxk`."""
         z = self.normalize(batch.x, batch.cell)
-        acts = self.selected(z)
+        acts = kernels.encode_batchtopk(
+            z, self.centre, self.W_enc, self.b_enc, self.cfg.k, self.compute_dtype
+        )
         terms, start, residual = {}, 0, z - self.b_dec
         for width, weight in zip(self.cfg.widths(self.d_in), self.cfg.weights(), strict=True):
             ragged = isinstance(acts, kernels.RaggedActs)

@@ -62,10 +62,9 @@ class TrainConfig(Config):
     resample_every: int | None = Field(default=None, ge=1)
     """Vectors between resamplings of dead latents during the first half of the run, an alternative to
     sae.auxk; unset: never."""
-    prune_at: float | None = Field(default=None, gt=0, lt=1)
-    """Share of the run after which the latents that write least are taken out, as many as together write at
-    most a fifth of the error, squares summed; the others train on, to fire as often as they did. Unset:
-    never."""
+    prune: bool = False
+    """Take the latents that write least out of a trained SAE, as many as together write at most a fifth of
+    its error, squares summed."""
     sample_rows: int = Field(default=16384, ge=2)
     """Training vectors that normalisation and initial bias are estimated from."""
     evaluations: int = Field(default=20, ge=1)

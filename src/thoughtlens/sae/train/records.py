@@ -86,7 +86,7 @@ class Trained(Measured, Sampled):
     """An SAE that was trained to its end, with its last measurement."""
 
     pruned: int | None = None
-    """Latents taken out while it trained, where that was asked for; d_sae is without them."""
+    """Latents taken out once it was trained, where that was asked for; d_sae is without them."""
     pruned_firings: float | None = None
     """Share of all firings, on training vectors, that these had."""
 

@@ -426,13 +426,13 @@ class Findings:
         yield from self._against_kmeans()
 
     def _pruned(self) -> str:
-        """How much was taken out of it while it trained."""
+        """How much was taken out of it once it was trained."""
         trained = self.run.outcome("train", TrainOutcome)
         own = next((m for m in trained.members if m.member == self.member), None) if trained else None
         if own is None or not own.pruned:
             return ""
         return (
-            f"{number(own.pruned)} more were taken out while it was trained, since they wrote little; "
+            f"{number(own.pruned)} more were taken out once it was trained, since they wrote little; "
             f"they had {percent(own.pruned_firings)} of all firings."
         )
 
