@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import huggingface_hub
 import pytest
@@ -12,8 +13,11 @@ from safetensors.torch import load_file, save_file
 from tests.models.thought.fake import QUESTIONS
 from tests.models.thought.layouts import LAYOUTS, base_in, think
 from thoughtlens.core import NotThereError, ThoughtlensError
+from thoughtlens.models import load_model
 from thoughtlens.models.thought.known import entries, known, known_accuracy
+from thoughtlens.models.thought.open import thinks
 from thoughtlens.models.thought.thoughts import collect, load
+from thoughtlens.models.thought.weights import _wanted
 
 ALPHAS = ("shards", "V+5 rows", "three modes", "three modes on a chat model", "own tokenizer")
 
@@ -395,6 +399,15 @@ def test_several_checkpoints_are_listed_and_none_is_taken(hub):
     assert not only.spec.feeds_back and only.spec.control
 
 
+def test_an_adapter_in_a_folder_of_any_name_is_known_by_its_projection(hub, tmp_path):
+    made = LAYOUTS[ADAPTER](hub)
+    shutil.copytree(made.file.parent, tmp_path / "mine")
+    for name in (tmp_path / "mine", tmp_path / "mine" / made.file.name):
+        assert load_model(name, base=made.base).settings["n_thoughts"] == 6
+    gone("prj*")(made)
+    assert not thinks(made.file.parent.rename(tmp_path / "plain"))
+
+
 def test_stop_heads_and_training_modules_are_said_and_not_used(hub, capsys):
     made = LAYOUTS[CODI](hub)
     want = collect(load(made.name), QUESTIONS[:1]).x
@@ -423,3 +436,36 @@ def test_every_published_figure_has_a_source_and_every_entry_a_family():
     assert known_accuracy("internlm/SIM_COT-LLaMA3-CODI-8B", "svamp:test") is None
     assert known("connordilgren/gpt2-gsm8k-multimode-codi").settings["multimode"]
     assert not known("connordilgren/gpt2-gsm8k-codi").settings["multimode"]
+    assert known("zen-E/CODI-gpt2/pytorch_model.bin") == known("zen-E/CODI-gpt2") != known("zen-E")
+    assert known("bmarti44/coconut-curriculum-checkpoints/pause-multipass/checkpoint_best").published
+    assert known("smollm2-135m") is None
+
+
+REPOSITORY = [
+    "README.md", "codi/config.json", "codi/pytorch_model.bin", "codi/optimizer.pt", "args.yaml",
+    "big/model.safetensors.index.json", "big/model-00001-of-00002.safetensors",
+    "big/model-00002-of-00002.safetensors", "big/tokenizer.json", "big/other.safetensors",
+    "lora/checkpoint-9/adapter_model.safetensors", "lora/checkpoint-9/adapter_config.json",
+    "lora/checkpoint-9/prj.pt", "lora/checkpoint-9/scheduler.pt",
+    "lora/checkpoint-8/adapter_model.safetensors",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("inner", "fetched"),
+    [
+        ("codi", ["codi/config.json", "codi/pytorch_model.bin", "args.yaml"]),
+        ("codi/pytorch_model.bin", ["codi/config.json", "codi/pytorch_model.bin", "args.yaml"]),
+        ("big", ["args.yaml", *REPOSITORY[5:9]]),
+        ("lora/checkpoint-9", ["args.yaml", *REPOSITORY[10:13]]),
+    ],
+)
+def test_only_the_checkpoint_that_is_meant_is_fetched(monkeypatch, inner, fetched):
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: REPOSITORY)
+    assert _wanted("own/name", inner, None) == [name for name in REPOSITORY if name in fetched]
+    with pytest.raises(
+        NotThereError, match=r"^own/name/lora has several checkpoints \(checkpoint-8/adapter_m"
+    ):
+        _wanted("own/name", "lora", None)
+    with pytest.raises(NotThereError, match="own/name has several checkpoints"):
+        _wanted("own/name", "", None)

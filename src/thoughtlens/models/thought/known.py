@@ -50,8 +50,10 @@ def entries() -> tuple[Known, ...]:
 
 
 def known(name: str) -> Known | None:
-    """What is known of a hub id; the first entry that fits."""
-    return next((one for one in entries() if fnmatchcase(name, one.id)), None)
+    """What is known of a hub id, or of a folder or file in it; the first entry that fits."""
+    parts = name.split("/")
+    names = ["/".join(parts[:n]) for n in range(len(parts), 1, -1)]
+    return next((one for within in names for one in entries() if fnmatchcase(within, one.id)), None)
 
 
 def known_accuracy(name: str, problems: str) -> float | None:

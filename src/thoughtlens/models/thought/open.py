@@ -66,6 +66,8 @@ def thinks(name: str | Path) -> bool:
         return True
     if not path.exists() or path.suffix == ".gguf":
         return False
+    if weights.adapts_a_thought_model(path):
+        return True
     return native.kind(path) is not None or any(
         part in key for key in weights.names_in(path) for part in THOUGHT_KEYS
     )

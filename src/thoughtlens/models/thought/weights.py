@@ -117,6 +117,13 @@ def names_in(path: Path) -> list[str]:
         return []  # whoever loads the file says what is wrong with it
 
 
+def adapts_a_thought_model(path: Path) -> bool:
+    """Whether an adapter lies there, or is that file, and a projection beside it."""
+    folder = path.parent if path.name in ADAPTERS else path
+    there = any((folder / name).is_file() for name in ADAPTERS)
+    return there and any(file.name.startswith(PROJECTIONS) for file in folder.iterdir())
+
+
 def hub_id(name: str | Path) -> str:
     """The hub's id of a checkpoint, which a path in the hub's own cache has too."""
     found = re.search(r"models--([^/]+?)--([^/]+)/snapshots/[^/]+(?P<inner>/.*)?", f"{name}")
