@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib.metadata import EntryPoint
 
 import pytest
 import torch
@@ -112,9 +111,11 @@ def test_the_environment_can_name_code(here, monkeypatch):
     assert thoughts.load("depth.py:load").spec.axis == "depth"
 
 
-def test_a_package_registers_a_family(here, monkeypatch):
-    point = EntryPoint("deep", "depth:load", foreign.GROUP)
-    monkeypatch.setattr(foreign, "registered", lambda: {"deep": point})
+def test_an_installed_package_registers_a_family(here, monkeypatch):
+    info = here / "deep_thoughts-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: deep-thoughts\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{foreign.GROUP}]\ndeep = depth:load\n")
     monkeypatch.syspath_prepend(str(here))
     with pytest.raises(ConfigError, match="deep is code from outside"):
         thoughts.load("deep")

@@ -41,8 +41,9 @@ class ImportConfig(Config):
     """Activations of one's own, and what their rows are."""
 
     files: tuple[Path, ...] = ()
-    """.pt, .npy, .npz, .safetensors, .parquet, .h5, .arrow, .jsonl, .json, or the directory of an Arrow data
-    set. Several with arrays are parts, one after the other; those without are tables of rows or problems."""
+    """.pt, .npy, .npz, .safetensors, .parquet, .h5, .arrow, .jsonl, .json, .csv, or the directory of an Arrow
+    data set. Several with arrays are parts, one after the other; those without are tables, joined by the
+    columns of problem (and hook, thought, position) that both have, else line by line."""
     content: str | None = None
     """Digest of arrays that were given in memory, in place of files."""
     columns: ColumnsConfig = ColumnsConfig()

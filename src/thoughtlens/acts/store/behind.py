@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.store.reader import ActivationStore
-from thoughtlens.acts.store.settings import made_with
+from thoughtlens.acts.store.settings import imported, made_with
 from thoughtlens.core import (
     ConfigError,
     HookError,
@@ -167,7 +167,9 @@ def _require_same(
 ) -> None:
     """Refuse other weights than the store's, and weights that nobody vouches for."""
     meta = store.meta
-    if meta.model_digest is None and chosen is None:
+    if meta.model_digest is None and chosen is None and imported(store):
+        warn(f"{store.root} was imported as of {meta.model}; whether its weights are these was not compared")
+    elif meta.model_digest is None and chosen is None:
         raise StoreError(
             f"{store.root} does not say which weights of {meta.model} made it (meta.json has no "
             f"model_digest): {remedy}"

@@ -29,5 +29,10 @@ def says_how(store: ActivationStore) -> bool:
 
 
 def _extracted(store: ActivationStore) -> bool:
-    """Whether the settings beside a store are those of an extraction, and not of an import."""
-    return (store.root / "config.toml").is_file() and "files" not in read_recipe(store.root)
+    """Whether the settings beside a store are those of an extraction."""
+    return (store.root / "config.toml").is_file() and not imported(store)
+
+
+def imported(store: ActivationStore) -> bool:
+    """Whether a store was made of files, by the import stage."""
+    return (store.root / "config.toml").is_file() and "files" in read_recipe(store.root)
