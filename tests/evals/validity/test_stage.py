@@ -234,3 +234,9 @@ def test_a_derangement_moves_every_row():
     for n in (2, 3, 17):
         order = derangement(n, np.random.default_rng(0))
         assert sorted(order) == list(range(n)) and (order != np.arange(n)).all()
+
+
+def test_twins_whose_storing_thoughts_are_unknown_have_no_verdict():
+    counts = {"twin_operand_z1": (3, 4), "own_operand_z1": (1, 4), "twin_operand_z2": (0, 4)}
+    found = verdicts.twins_move(counts, {"start": [3, 5]})
+    assert found.holds is None and found.others == {"twin_operand_z1": 0.75, "twin_operand_z2": 0.0}
