@@ -47,6 +47,7 @@ def test_a_layout_thinks_as_an_independent_loop(hub, layout):
         thoughts, states, answer = think(made, question)
         torch.testing.assert_close(got.thought_in[i, 1:, 0], thoughts, **near)
         torch.testing.assert_close(got.thought_out[i, :, 0], states[:, -1], **near)
+        torch.testing.assert_close(got.x[i, :, :-1], states[:, 1:-1], **near)
         assert got.answers.ids[i] == answer
     assert model.spec.n_thoughts == made.n_thoughts
 
