@@ -7,10 +7,9 @@ import re
 import pytest
 
 from tests.docs.repository import ROOT
-from thoughtlens.models import load_model
 from thoughtlens.problems.tasks import arithmetic
 from thoughtlens.show import freeze, plots, save
-from thoughtlens.tracing import read_out
+from thoughtlens.tracing import think
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +21,7 @@ WORDS = ("op1", "v1", "op2", "v2", "op3", "<ans>")
 def draw(file):
     """Share of problems in which a thought of codi-tiny reads as each of the problem's words."""
     table = arithmetic.problems(200, seed=0, split="test", n_steps=(3,))
-    read = read_out(load_model("codi-tiny"), "codi-tiny", table["question"].to_pylist(), 1)
+    read = think("codi-tiny", table["question"].to_pylist(), top=1, others=0)
     said = [[row.reading for row in one.thoughts] for one in read]
     cells = []
     for word in WORDS:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import thoughtlens as tl
 from thoughtlens import sae as saes
 from thoughtlens.acts import ActivationStore
-from thoughtlens.core import ConfigError, DataError
+from thoughtlens.cli import app
+from thoughtlens.core import ConfigError, DataError, Number
+from thoughtlens.latents import placeless
 from thoughtlens.latents.codes.on_text import fire
+from thoughtlens.models import Place, collect, load_model
 from thoughtlens.problems import arithmetic
-from thoughtlens.tracing import render, think
+from thoughtlens.tracing import Thinker, records, render, think
+from thoughtlens.tracing.others import Others
 
 QUESTION = "dan *22 *4 *3 ann +6 -11 +21 eve *5 +10 *16 eve 11 thrice"
 
@@ -37,7 +44,7 @@ def test_readings_equal_those_of_the_notebook():
         assert reading.reading == word and reading.probability == pytest.approx(share, abs=1e-6)
     json.dumps(one.to_json(), allow_nan=False)
     shown = render(one)
-    assert "thought 4  19" in shown and shown.endswith("answer     5")
+    assert "thought 4  19" in shown and "answer     5" in shown and "logit lens" in shown
 
 
 def test_a_control_is_named():
@@ -67,7 +74,8 @@ def test_a_run_adds_its_latents_in_words(runs, monkeypatch):
         assert {latent.hook_name for latent in reading.latents} <= set(run.saes()["pooled"].hook_names)
     said = [latent for reading in one.thoughts for latent in reading.latents if latent.says]
     assert said and all(0 <= latent.auprc <= 1 for latent in said)
-    assert said[0].says in render(one)
+    assert placeless(said[0].says) in render(one)
+    assert one.n_others == 64 and one.thoughts[0].null == pytest.approx(1, abs=0.05)  # all begin alike
 
 
 def test_what_cannot_be_thought_about_is_said_in_one_line(runs, monkeypatch):
@@ -78,8 +86,120 @@ def test_what_cannot_be_thought_about_is_said_in_one_line(runs, monkeypatch):
         think("smollm2-135m", [QUESTION])
     with pytest.raises(ConfigError, match="has no SAEs"):
         think("codi-tiny", [QUESTION], member="pooled")
-    with pytest.raises(DataError, match="zebra"):
-        think("codi-tiny", ["zebra crossing"])
+    with pytest.raises(DataError, match="'zebra', 'crossing'"):
+        think("codi-tiny", ["zebra ann crossing zebra"])
+    with pytest.raises(ConfigError, match="ask several questions at once"):
+        think("codi-tiny", [QUESTION], others=0, test=True)
+
+
+@pytest.fixture(scope="module")
+def thinker():
+    return Thinker.open("codi-tiny", others=48)
+
+
+def test_the_null_is_the_mean_probability_of_the_token_in_the_same_thought_of_other_problems(thinker):
+    (one,) = thinker.think([QUESTION])
+    model = load_model("codi-tiny")
+    states = collect(model, thinker.others.questions, sites=("thought_out",))[Place.at("thought_out")]
+    vocabulary = model.tokenizer.vocabulary
+    for row in one.thoughts:
+        shares = model.readout(states[:, row.thought], "thought_out").softmax(-1)
+        assert row.null == pytest.approx(float(shares[:, vocabulary.index(row.reading)].mean()), abs=1e-6)
+    assert one.n_others == 48 == len(set(thinker.others.questions))
+    assert one.thoughts[0].null > 0.9 and max(row.null for row in one.thoughts[1:6]) < 0.3
+
+
+def test_a_question_is_not_its_own_null(thinker):
+    own = thinker.others.questions[0]
+    (one,) = thinker.think([own])
+    assert one.n_others == 47
+    few = Thinker.open("codi-tiny", others=0).think([own])
+    assert few[0].n_others == 0 and few[0].thoughts[2].null is None and "others" not in render(few[0])
+
+
+def test_readings_are_tested_with_the_thoughts_of_other_problems(thinker):
+    tests = [one for q in thinker.others.questions[:6] for one in thinker.think([q], test=True)]
+    values = [row.tested for one in tests for row in one.thoughts if row.thought == 2]
+    # thought 2 holds the value after the first operation, and everything later is computed from it
+    assert all(one.verdict in ("used", "more than it reads") for one in values)
+    assert all(one.by == "live" and one.changed.low > 0.5 and one.changed.n <= 24 for one in values)
+    last = tests[0].thoughts[-1].tested
+    assert last.changed is None and last.whole_pass is not None  # nothing reads the last thought's state
+    assert "tested" in render(tests[0]) and "used" in render(tests[0])
+
+
+def test_what_is_put_in_from_a_problem_that_reads_the_same_changes_what_the_reading_does_not_say(thinker):
+    twin = Others(thinker.model, [QUESTION, QUESTION.replace("ann +6", "ann +7"), *thinker.others.questions])
+    (read,) = [twin.probabilities(twin.batch[Place.at("thought_out")][:1])[0].argmax(-1)]
+    assert len(twin.without(QUESTION)) == len(twin) - 1
+    first = twin.tested(QUESTION, "5", read, 8)[2]
+    # the twin differs in a chain that is not asked for: its thought 2 reads the same, and does the same
+    assert first.kept is not None and first.kept.value > 0
+
+
+def test_a_model_that_feeds_nothing_back_has_no_state_to_test():
+    pause = Path(tl.__file__).parent / "models" / "weights" / "codi-tiny" / "seed1" / "pause"
+    (one,) = think(pause, [QUESTION], others=16, test=True)
+    assert all(row.tested is None or row.tested.changed is None for row in one.thoughts)
+
+
+def number(low, high):
+    return Number(value=(low + high) / 2, low=low, high=high, n=20)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "numbers"),
+    [
+        ("used", {"changed": number(0.8, 1)}),
+        ("used", {"changed": number(0.8, 1), "kept": number(0.2, 0.9)}),
+        ("more than it reads", {"changed": number(0.8, 1), "kept": number(0, 0.3)}),
+        ("not used", {"changed": number(0, 0.2), "whole_pass": number(0, 0.3)}),
+        ("not used", {"changed": number(0, 0.2)}),
+        ("used by another way", {"changed": number(0, 0.2), "whole_pass": number(0.9, 1)}),
+        ("unclear", {"changed": number(0.4, 0.6), "whole_pass": number(0.9, 1)}),
+        ("unclear", {"changed": number(0, 0.2), "whole_pass": number(0.3, 0.7)}),
+        ("used", {"whole_pass": number(0.9, 1)}),
+        ("not used", {"whole_pass": number(0, 0.2)}),
+        ("more than it reads", {"kept": number(0, 0.2)}),
+        ("unclear", {}),
+    ],
+)
+def test_a_verdict_follows_the_intervals(verdict, numbers):
+    assert records.Tested.of("live", **numbers).verdict == verdict
+
+
+def test_the_command_takes_questions_from_a_file_and_from_a_pipe(tmp_path):
+    made = arithmetic.problems(2, seed=5)["question"].to_pylist()
+    (tmp_path / "asked.txt").write_text("\n\n".join(made) + "\n", "utf-8")
+    few = ["think", "codi-tiny", "--others", "4", "--questions"]
+    several = json.loads(CliRunner().invoke(app, [*few, str(tmp_path / "asked.txt")]).stdout)["questions"]
+    assert [one["question"] for one in several] == made
+    done = CliRunner().invoke(app, [*few, "-", "--json", "--test"], input=made[0] + "\n")
+    one = json.loads(done.stdout)
+    assert one["answer"] == several[0]["answer"]
+    keys = {"thought", "reading", "probability", "null", "others", "latents", "tested"}
+    assert all(set(row) == keys for row in one["thoughts"])
+
+
+def test_a_notebook_shows_readings_as_a_table_with_everything_escaped():
+    several = tl.think("codi-tiny", [QUESTION], others=8)
+    page = several._repr_html_()
+    assert "&lt;cot2&gt;" in page and "<cot2>" not in page and page.count("<tr>") == 8
+    assert several[0]._repr_html_() == page
+    with pytest.raises(ConfigError, match="open model"):
+        tl.think("codi-tiny", [QUESTION], edits={"thought_in@3": lambda x: x})
+    with pytest.raises(ConfigError, match="test: only"):
+        tl.think(tl.load_model("codi-tiny"), [QUESTION], test=True)
+
+
+@pytest.mark.slow
+def test_a_shipped_model_is_read_without_transformers():
+    code = (
+        "import sys\nfrom thoughtlens.tracing import think\n"
+        f"think('codi-tiny', [{QUESTION!r}], test=True)\nprint('transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize("over", ["layers", "thoughts"])

@@ -23,7 +23,9 @@ from .effects.subject import held_out as held_out
 from .effects.subject import same_tokens as same_tokens
 from .intervene.config import InterveneConfig as InterveneConfig
 from .intervene.config import of_run as of_run
+from .intervene.records import FOLDER as FOLDER
 from .intervene.records import AnswerRow as AnswerRow
 from .intervene.records import EffectRow as EffectRow
 from .intervene.records import InterveneOutcome as InterveneOutcome
 from .intervene.records import RouteRow as RouteRow
+from .intervene.records import found_in as found_in

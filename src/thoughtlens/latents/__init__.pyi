@@ -22,13 +22,17 @@ from .codes.readout import of_thoughts as of_thoughts
 from .codes.tokens import load_tokenizer as load_tokenizer
 from .codes.tokens import quoted as quoted
 from .codes.tokens import token_texts as token_texts
+from .explain.about import Said as Said
 from .explain.about import Shown as Shown
 from .explain.about import about as about
+from .explain.about import chosen as chosen
+from .explain.about import placeless as placeless
 from .explain.about import render as render
 from .explain.columns import position_bins as position_bins
 from .explain.columns import position_names as position_names
 from .explain.config import settings as settings
 from .explain.more import explain_more as explain_more
+from .explain.records import UNKNOWN as UNKNOWN
 from .explain.records import ExplainOutcome as ExplainOutcome
 from .explain.records import ExplanationRow as ExplanationRow
 from .explain.scores import NO_BETTER as NO_BETTER

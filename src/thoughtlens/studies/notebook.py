@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.core import DataError, MismatchError, Result
+from thoughtlens.core import ConfigError, DataError, MismatchError, Result
 from thoughtlens.latents import Readout, of_thoughts, token_texts
 from thoughtlens.models import LanguageModel, Place, ThoughtBatch, ThoughtModel, capture, thoughts
 from thoughtlens.sae import SAE, SAEConfig, settings, train_rows
 from thoughtlens.show import Run
 from thoughtlens.studies import pipeline
+from thoughtlens.tracing import Thinkings
+from thoughtlens.tracing import think as readings
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,23 +108,37 @@ def read(model: LanguageModel, texts: Sequence[str], hooks: str | Sequence[str])
     return Activations(at, [words[i] for i in ids], index)
 
 
+@overload
 def think(
     model: ThoughtModel,
     questions: Sequence[str],
     *,
     edits: Mapping[Place | str, Callable[[Tensor], Tensor]] | None = None,
     batch_size: int = 64,
-) -> Thoughts:
+) -> Thoughts: ...
+@overload
+def think(model: str | Path, questions: Sequence[str], **options: Any) -> Thinkings: ...
+def think(
+    model: ThoughtModel | str | Path,
+    questions: Sequence[str],
+    *,
+    edits: Mapping[Place | str, Callable[[Tensor], Tensor]] | None = None,
+    batch_size: int = 64,
+    **options: Any,
+) -> Thoughts | Thinkings:
     """Let a thought model think about questions and answer them; every state is kept.
 
     Args:
-        model: From `load_model`.
+        model: From `load_model`. A run, or a model by name: then as `thoughtlens think` reads it, a table
+            in a notebook.
         questions: The problems.
         edits: What becomes of states while it thinks, by place: `{"thought_in@3": lambda x: 0 * x}`; x is
             [batch, positions, d].
         batch_size: Problems at a time.
+        options: Of a run, or a model by name: `member`, `top`, `others`, `test`.
 
     Raises:
+        ConfigError: edits of a run, or options with an open model.
         DataError: no questions, or a word that the model does not know.
         HookError: a place that does not exist, or an edit that cannot act there.
 
@@ -132,6 +149,12 @@ def think(
         print(thoughts.says(2), thoughts.answers)
         ```
     """
+    if isinstance(model, str | Path):
+        if edits:
+            raise ConfigError("edits: give an open model, as in tl.think(tl.load_model('codi-tiny'), ...)")
+        return readings(model, questions, **options)
+    if options:
+        raise ConfigError(f"{', '.join(options)}: only for a run, or a model by name")
     hooks = [thoughts.Hook(_place(place), change) for place, change in (edits or {}).items()]
     batch = thoughts.collect(model, list(questions), hooks, answers=True, batch_size=batch_size)
     return Thoughts(list(questions), batch, of_thoughts(model))

@@ -3,7 +3,10 @@ from .chains.records import ChainRow as ChainRow
 from .chains.records import PlaceRow as PlaceRow
 from .chains.records import ThoughtRow as ThoughtRow
 from .chains.records import TraceOutcome as TraceOutcome
-from .readings import Thinking as Thinking
-from .readings import read_out as read_out
-from .readings import render as render
+from .readings import Thinker as Thinker
 from .readings import think as think
+from .records import Reading as Reading
+from .records import Tested as Tested
+from .records import Thinking as Thinking
+from .records import Thinkings as Thinkings
+from .shown import render as render

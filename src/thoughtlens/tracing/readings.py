@@ -3,71 +3,185 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from shlex import quote
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from thoughtlens.acts import ActivationStore
-from thoughtlens.core import ConfigError, NotThereError, Record, column
-from thoughtlens.latents import NO_BETTER, Eye, Found, Shown, about, of_thoughts, own_sae
-from thoughtlens.models import Place, ThoughtModel, collect, load_model
+from thoughtlens.core import ConfigError, Number, read_result
+from thoughtlens.latents import Eye, Found, Said, chosen, own_sae
+from thoughtlens.models import ThoughtModel, collect, load_model
+from thoughtlens.sae import SAE
+from thoughtlens.tracing.others import OUT, Others, known_questions
+from thoughtlens.tracing.records import DEFINITIONS, Reading, Strong, Tested, Thinking, Thinkings
 
-DEFINITIONS = {
-    "reading": "the likeliest token if this thought were written down: softmax(W_U norm(state)) of what the "
-    "thought hands on (logit lens, nostalgebraist 2020)",
-    "probability": "of that token, by the same softmax over the whole vocabulary; not a test of the reading",
-    "latents": "the strongest latents of the run's SAE on this thought, over its hooks, by activation",
-    "says": "the latent's explanation in the run; unset where it has none",
-}
 NOT_FED_BACK = "this model feeds nothing back: what is read here are pause positions, not thoughts"
+OTHERS = 64
+"""Other problems that a reading is held against."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Strong(Record):
-    """A latent that fires on a thought."""
+class Thinker:
+    """A model whose thoughts are read, and what a run knows of them; loaded once, then asked."""
 
-    latent: int
-    activation: float
-    hook_name: str
-    says: str | None = column(default=None, null=True)
-    auprc: float | None = column(default=None, null=True)
-    """How well that explanation tells, on held-out rows, where the latent fires."""
-    verdict: str | None = column(default=None, null=True)
-    """How far it can be trusted, in words."""
+    def __init__(
+        self, model: ThoughtModel, name: str, *, eye: Eye | None = None, others: int = OTHERS
+    ) -> None:
+        self.model, self.name, self.eye, self.n_others = model, name, eye, others
+        self.max_new_tokens = eye.max_new_tokens if eye else 256
+        self.sae: SAE | None = None
+        self.member: str | None = None
+        self.says: Mapping[int, Said] = {}
+        self.by_run: Mapping[int, Tested] = {}
+        self.notes = [] if model.spec.feeds_back else [NOT_FED_BACK]
+
+    @classmethod
+    def open(cls, source: str | Path, *, member: str | None = None, others: int = OTHERS) -> Thinker:
+        """Of a model, or of a run with the latents of one of its SAEs.
+
+        Raises:
+            ConfigError: no thought model, or `member` is not one of the run's SAEs.
+            NotThereError: no such model or run.
+        """
+        run = Path(source).expanduser()
+        if not (run / "acts").is_dir():
+            if member is not None:
+                raise ConfigError(f"member: {source} is a model, which has no SAEs; give a run")
+            model = load_model(source)
+            if not isinstance(model, ThoughtModel):
+                raise ConfigError(
+                    f"{source} is a language model, which thinks in words: there is no thought to read"
+                )
+            return cls(model, str(source), others=others)
+        store = ActivationStore.open(run / "acts")
+        if store.meta.kind != "thoughts":
+            raise ConfigError(f"{run} is a run of texts, which has no thoughts; see: {_fire(run)} 'A text.'")
+        return cls.of_run(run, Eye(store), member, others)
+
+    @classmethod
+    def of_run(cls, run: Path, eye: Eye, member: str | None, others: int = OTHERS) -> Thinker:
+        """The model behind a run, with what its finished stages know."""
+        self = cls(eye.thinker, eye.store.meta.model, eye=eye, others=others)
+        self.by_run = _tested_by(run, self.model.spec.n_layers)
+        if not (run / "sae").is_dir():
+            return self
+        self.member, self.sae = own_sae(run, eye.store, member)
+        self.says = chosen(run, self.member)
+        return self
+
+    @cached_property
+    def others(self) -> Others:
+        """What readings are held against."""
+        return Others(self.model, known_questions(self.model, self.eye and self.eye.store, self.n_others))
+
+    def think(self, questions: Sequence[str], *, top: int = 3, test: bool = False) -> Thinkings:
+        """Read every thought of some questions; the `top` likeliest tokens and strongest latents of each.
+
+        Raises:
+            DataError: no questions, or a word that the model does not know.
+            ConfigError: a test without other problems.
+        """
+        batch = collect(
+            self.model,
+            list(questions),
+            sites=("thought_out",),
+            answers=True,
+            max_new_tokens=self.max_new_tokens,
+        )
+        assert batch.answers is not None
+        others = self.others
+        if not len(others) and self.n_others and len(set(questions)) > 1:
+            others = Others(self.model, list(dict.fromkeys(questions)))
+        if test and not len(others):
+            raise ConfigError(
+                f"--test puts thoughts of other problems in, and none are known of {self.name}: ask several "
+                f"questions at once, or give a run"
+            )
+        seen = self._seen(questions)
+        found = Thinkings()
+        for i, (question, answer) in enumerate(zip(questions, batch.answers.text, strict=True)):
+            states = batch[OUT][i]
+            shown = others.readout.likeliest(states, "thought_out", top)
+            read = others.probabilities(states[None])[0].argmax(-1)
+            null = others.null(question, read) or [None] * len(read)
+            tested = (
+                self._tested(others, question, answer, read)
+                if test
+                else [*map(self.by_run.get, range(len(read)))]
+            )
+            found.append(
+                Thinking(
+                    question=question,
+                    answer=answer,
+                    thoughts=[
+                        Reading(
+                            thought=t,
+                            reading=row[0][0],
+                            probability=row[0][1],
+                            null=null[t],
+                            others=row[1:],
+                            latents=[] if seen is None else self._strong(seen[i], t, top),
+                            tested=tested[t],
+                        )
+                        for t, row in enumerate(shown)
+                    ],
+                    model=self.name,
+                    n_others=len(others.without(question)),
+                    member=self.member,
+                    definitions=DEFINITIONS,
+                    warnings=self.notes,
+                )
+            )
+        return found
+
+    def _tested(
+        self, others: Others, question: str, answer: str, read: Int[Tensor, " thoughts"]
+    ) -> list[Tested | None]:
+        return others.tested(question, answer, read, self.max_new_tokens)
+
+    def _seen(self, questions: Sequence[str]) -> list[Found] | None:
+        """The latents of every question's thoughts; None without an SAE."""
+        if self.sae is None or self.eye is None:
+            return None
+        return sorted(self.eye.read(self.sae, questions), key=lambda one: one.index)
+
+    def _strong(self, seen: Found, thought: int, top: int) -> list[Strong]:
+        """The latents that fire most strongly on a thought."""
+        assert self.sae is not None
+        if f"thought {thought}" not in seen.positions:
+            return []
+        acts, hook = seen.acts[:, seen.positions.index(f"thought {thought}")].max(0)
+        values, latents = acts.topk(min(top, len(acts)))
+        found = []
+        for i, value in zip(latents.tolist(), values.tolist(), strict=True):
+            says = self.says.get(i)
+            if value > 0:
+                found.append(
+                    Strong(
+                        latent=i,
+                        activation=value,
+                        hook_name=self.sae.hook_names[int(hook[i])],
+                        says=says and says.text,
+                        auprc=says and says.auprc,
+                        verdict=says and says.verdict,
+                    )
+                )
+        return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading(Record):
-    """What one thought reads as."""
-
-    thought: int
-    """0 is begin-of-thought, before anything was fed back."""
-    reading: str
-    probability: float
-    others: list[tuple[str, float]]
-    """The next likeliest tokens."""
-    latents: list[Strong]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Thinking(Record):
-    """One question, its thoughts and its answer."""
-
-    question: str
-    answer: str
-    thoughts: list[Reading]
-    model: str
-    member: str | None = column(default=None, null=True)
-    """The SAE whose latents are shown; None: a model without a run has none."""
-    definitions: dict[str, str]
-    warnings: list[str]
-
-
+@torch.no_grad()
 def think(
-    source: str | Path, questions: Sequence[str], *, member: str | None = None, top: int = 3
-) -> list[Thinking]:
+    source: str | Path,
+    questions: Sequence[str],
+    *,
+    member: str | None = None,
+    top: int = 3,
+    others: int = OTHERS,
+    test: bool = False,
+) -> Thinkings:
     """Read every thought about some questions through the model's own output side.
 
     Args:
@@ -76,143 +190,37 @@ def think(
         questions: The problems.
         member: Which SAE of the run, where it has several.
         top: Latents, and tokens, listed per thought.
+        others: Other problems that readings are held against: the run's held-out ones, generated ones, or
+            else the other questions; 0: none.
+        test: Put thoughts of other problems in the place of each thought, and see what follows.
 
     Raises:
-        ConfigError: `source` is no thought model, or `member` is not one of the run's SAEs.
+        ConfigError: `source` is no thought model, `member` is not one of the run's SAEs, or a test is asked
+            for and no other problem is known.
         DataError: no questions, or a word that the model does not know.
         NotThereError: no such model or run.
     """
-    run = Path(source).expanduser()
-    if not (run / "acts").is_dir():
-        if member is not None:
-            raise ConfigError(f"member: {source} is a model, which has no SAEs; give a run")
-        return read_out(_thinker(source), str(source), questions, top)
-    store = ActivationStore.open(run / "acts")
-    if store.meta.kind != "thoughts":
-        raise ConfigError(
-            f"{run} is a run of texts, which has no thoughts; see: thoughtlens fire {quote(str(run))} "
-            f"{quote(next(iter(questions), 'A text.'))}"
-        )
-    eye = Eye(store)
-    read = read_out(eye.thinker, store.meta.model, questions, top)
-    if not (run / "sae").is_dir():
-        return read
-    name, sae = own_sae(run, store, member)
-    says = _explanations(run, name)
-    found = sorted(eye.read(sae, questions), key=lambda one: one.index)
-    return [
-        replace(
-            one,
-            member=name,
-            thoughts=_with_latents(one.thoughts, seen, says, top),
-            warnings=[*one.warnings, *_of_all_thoughts(run, one, seen)],
-        )
-        for one, seen in zip(read, found, strict=True)
-    ]
+    return Thinker.open(source, member=member, others=others).think(questions, top=top, test=test)
 
 
-def _thinker(source: str | Path) -> ThoughtModel:
-    model = load_model(source)
-    if not isinstance(model, ThoughtModel):
-        raise ConfigError(f"{source} is a language model, which thinks in words: there is no thought to read")
-    return model
+def _fire(run: Path) -> str:
+    return f"thoughtlens fire {quote(str(run))}"
 
 
-@torch.no_grad()
-def read_out(model: ThoughtModel, name: str, questions: Sequence[str], top: int) -> list[Thinking]:
-    """Every thought of some questions as the model itself would write it down, `top` tokens each; answers."""
-    readout = of_thoughts(model)
-    batch = collect(model, list(questions), sites=("thought_out",), answers=True)
-    assert batch.answers is not None
-    warnings = [] if model.spec.feeds_back else [NOT_FED_BACK]
-    thinking = []
-    for question, states, answer in zip(
-        questions, batch[Place.at("thought_out")], batch.answers.text, strict=True
-    ):
-        rows = readout.likeliest(states, "thought_out", top)
-        thinking.append(
-            Thinking(
-                question=question,
-                answer=answer,
-                thoughts=[
-                    Reading(thought=p, reading=row[0][0], probability=row[0][1], others=row[1:], latents=[])
-                    for p, row in enumerate(rows)
-                ],
-                model=name,
-                definitions=DEFINITIONS,
-                warnings=warnings,
-            )
-        )
-    return thinking
+def _tested_by(run: Path, n_layers: int) -> dict[int, Tested]:
+    """By thought, what the run's edits of the state that is read did to the answers."""
+    from thoughtlens.interventions import InterveneOutcome, found_in
 
-
-def _explanations(run: Path, member: str) -> dict[int, Shown]:
-    """The explanation of every latent that the run explains."""
-    try:
-        return {row.latent: row for row in about(run) if row.member == member}
-    except NotThereError:
-        return {}
-
-
-def _with_latents(
-    readings: list[Reading],
-    seen: Found,
-    says: Mapping[int, Shown],
-    top: int,
-) -> list[Reading]:
-    """The readings with the latents that fire most strongly on each thought."""
-    strong = {}
-    for position, name in enumerate(seen.positions):
-        acts, hook = seen.acts[:, position].max(0)
-        values, latents = acts.topk(min(top, len(acts)))
-        strong[name] = [
-            Strong(
-                latent=i,
-                activation=value,
-                hook_name=seen.hook_names[int(hook[i])],
-                says=says[i].text if i in says else None,
-                auprc=says[i].auprc if i in says else None,
-                verdict=says[i].verdict if i in says else None,
-            )
-            for i, value in zip(latents.tolist(), values.tolist(), strict=True)
-            if value > 0
-        ]
-    return [replace(one, latents=strong.get(_place(one), [])) for one in readings]
-
-
-def _of_all_thoughts(run: Path, one: Thinking, seen: Found) -> list[str]:
-    """That the latents belong to no single thought, where a crosscoder has one code for all."""
-    if seen.positions[0] in map(_place, one.thoughts):
-        return []
-    return [
-        "this SAE has one code for all thoughts of a problem, so that no latent stands beside a single one; "
-        f"those that fire are shown by: thoughtlens fire {quote(str(run))} {quote(one.question)}"
-    ]
-
-
-def _place(one: Reading) -> str:
-    return f"thought {one.thought}"
-
-
-def render(one: Thinking) -> str:
-    """The same for people."""
-    width = max([len(_said(row)) for row in one.thoughts] + [8])
-    lines = [one.question]
-    for row in one.thoughts:
-        place = "begin" if row.thought == 0 else f"thought {row.thought}"
-        latents = "; ".join(_in_words(latent) for latent in row.latents)
-        lines.append(f"  {place:<10} {_said(row):<{width}}  {row.probability:6.1%}  {latents}".rstrip())
-    lines.append(f"  {'answer':<10} {one.answer}")
-    lines += [f"  WARNING: {text}" for text in one.warnings]
-    return "\n".join(lines)
-
-
-def _said(row: Reading) -> str:
-    return row.reading or "(a space)"
-
-
-def _in_words(latent: Strong) -> str:
-    """Its explanation and how far to trust it, where that tells more than chance; else how it fires."""
-    if latent.says is None or latent.verdict == NO_BETTER:
-        return f"{latent.latent} ({latent.activation:.2g})"
-    return f"{latent.latent}: {latent.says}" + (f" [{latent.verdict}]" if latent.verdict else "")
+    found: dict[int, Tested] = {}
+    for path in found_in(run).values():
+        for row in InterveneOutcome.from_json(read_result(path)).effects:
+            cell = row.scope == "cell" and row.control is None and row.edit == "ablate_resample"
+            if not cell or (row.site, row.layer) != ("resid", n_layers - 1) or row.thought_idx is None:
+                continue
+            if row.accuracy_untouched:
+                lost = (-x / row.accuracy_untouched for x in (row.difference, row.high, row.low))
+                value, low, high = lost
+                found[row.thought_idx] = Tested.of(
+                    "run", changed=Number(value=value, low=low, high=high, n=row.n)
+                )
+    return found

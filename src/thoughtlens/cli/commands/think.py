@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.commands.app import Overrides, PlanOnly, RunDir, app, doing, require_run, show
+from thoughtlens.cli.commands.app import Overrides, PlanOnly, RunDir, app, doing, require_run, told
 from thoughtlens.core import BY_NAME
 
 
@@ -21,24 +24,52 @@ def think(
         list[str] | None, typer.Argument(metavar="[QUESTION]...", help="One or more questions.")
     ] = None,
     *,
-    file: Annotated[Path | None, typer.Option(help="Questions from a text file, one per line.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--questions", "--file", help="Questions from a text file, one per line; - for stdin."),
+    ] = None,
     member: Annotated[str | None, typer.Option(help="Which SAE of the run, where it has several.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Latents listed per thought.")] = 3,
+    others: Annotated[
+        int, typer.Option(min=0, help="Other problems that each reading is held against.")
+    ] = 64,
+    test: Annotated[
+        bool, typer.Option("--test", help="Put other problems' thoughts in, and see what follows.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, on a terminal too.")] = False,
 ) -> None:
     """Show what a model thinks about a question: thought by thought what it reads as, then the answer."""
-    from thoughtlens.core import DataError, say
+    from thoughtlens.core import DataError
     from thoughtlens.tracing import render
     from thoughtlens.tracing import think as read
 
     asked = list(questions or [])
     if file is not None:
-        asked += [line for line in file.read_text("utf-8").splitlines() if line.strip()]
+        text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
+        asked += [line for line in text.splitlines() if line.strip()]
     if not asked:
-        raise DataError('Expected a question, as in: thoughtlens think codi-tiny "QUESTION"; or --file')
-    read_as = read(source, asked, member=member, top=top)
-    for one in read_as:
-        say(render(one))
-    show(read_as[0].to_json() if len(read_as) == 1 else {"questions": [one.to_json() for one in read_as]})
+        raise DataError('Expected a question: thoughtlens think codi-tiny "QUESTION", or --questions FILE')
+    found = read(source, asked, member=member, top=top, others=others, test=test)
+    result = found[0].to_json() if len(found) == 1 else {"questions": [one.to_json() for one in found]}
+    if as_json:
+        sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+    else:
+        told(result, "\n\n".join(render(one, _painted if _coloured() else _plain) for one in found))
+
+
+def _coloured() -> bool:
+    """Whether what is printed may have colours (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _painted(text: str, how: str) -> str:
+    if how in ("bold", "dim"):
+        return typer.style(text, bold=how == "bold" or None, dim=how == "dim" or None)
+    return typer.style(text, fg=how)
+
+
+def _plain(text: str, how: str) -> str:
+    return text
 
 
 def _of_a_run(name: str) -> None:

@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -172,7 +172,9 @@ def read_parquet(file: Path, columns: Sequence[str] | None = None, filters: Any 
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(file, columns=columns and list(columns), filters=filters)
+        # Without filters no datasets are needed, nor pandas, which they load.
+        read = pq.ParquetFile(file).read if filters is None else partial(pq.read_table, file, filters=filters)
+        table = read(columns=columns and list(columns))
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as error:

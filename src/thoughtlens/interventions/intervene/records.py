@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from thoughtlens.core import Number, Outcome, Record, column
+
+FOLDER = "intervene"
+"""The folder of a run's interventions."""
+
+
+def found_in(run: Path) -> dict[str, Path]:
+    """Finished interventions of a run: `intervene/` itself, or the folders in it."""
+    root = run / FOLDER
+    places = [root, *(sorted(root.iterdir()) if root.is_dir() else [])]
+    return {p.name: p for p in places if p.suffix != ".tmp" and (p / "result.json").is_file()}
 
 
 @dataclass(frozen=True, kw_only=True)

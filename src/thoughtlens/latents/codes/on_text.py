@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +16,14 @@ from torch import Tensor
 from thoughtlens.acts import ActivationStore, made_with, thought_model
 from thoughtlens.core import ConfigError, MismatchError, Record, no_run, read_parquet, warn
 from thoughtlens.latents.codes.member import member_thoughts
-from thoughtlens.latents.codes.reading import TextReader
 from thoughtlens.latents.codes.tokens import token_texts
 from thoughtlens.models import ThoughtModel, block_outputs, collect
-from thoughtlens.sae import POOLED, SAE, Crosscoder, differences, load_members
+from thoughtlens.sae import POOLED, SAE, Crosscoder, differences, load_members, member_names
 
+if TYPE_CHECKING:
+    from thoughtlens.latents.codes.reading import TextReader
+
+M = TypeVar("M")
 DEFINITIONS = {
     "max": "activation of largest size of the latent over the positions of the text: its tokens without "
     "special ones, or its thoughts, at every hook",
@@ -172,7 +176,9 @@ def own_sae(run: Path, store: ActivationStore, member: str | None) -> tuple[str,
     Raises:
         MismatchError: it was trained on another model than the store's.
     """
-    name, sae = pick(load_members(run / "sae", joined=True, hooks=store.meta.d_in), member)
+    names = dict.fromkeys(member_names(run / "sae"))
+    name, _ = pick(names, member)
+    sae = load_members(run / "sae", joined=True, hooks=store.meta.d_in, only=[name])[name]
     if sae.provenance.get("model_digest") not in (None, store.meta.model_digest):
         raise MismatchError(f"The SAE in {run / 'sae'} was trained on another model than {store.meta.model}")
     for line in differences({name: sae}, store):
@@ -180,7 +186,7 @@ def own_sae(run: Path, store: ActivationStore, member: str | None) -> tuple[str,
     return name, sae
 
 
-def pick(members: dict[str, SAE], member: str | None) -> tuple[str, SAE]:
+def pick(members: dict[str, M], member: str | None) -> tuple[str, M]:
     """The SAE of this name; of none, the pooled one or the first. ConfigError names those that there are."""
     name = member or (POOLED if POOLED in members else next(iter(members)))
     if name not in members:
@@ -210,6 +216,8 @@ class Eye:
     @cached_property
     def reader(self) -> TextReader:
         """Of a store of text."""
+        from thoughtlens.latents.codes.reading import TextReader  # here: it loads transformers
+
         return TextReader.like(self.store)
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,8 +15,11 @@ from torch import Tensor
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import MismatchError
 from thoughtlens.latents.codes.tokens import token_texts
-from thoughtlens.latents.lens.config import LensConfig
-from thoughtlens.models import LanguageModel, OutputSide, ThoughtModel
+from thoughtlens.models import ThoughtModel
+
+if TYPE_CHECKING:
+    from thoughtlens.latents.lens.config import LensConfig
+    from thoughtlens.models import LanguageModel
 
 CHUNK = 1 << 22
 """Logits held at once."""
@@ -105,6 +109,8 @@ def of_text(lm: LanguageModel) -> Readout:
     Raises:
         HookError: no way was found from its blocks to its logits.
     """
+    from thoughtlens.models import OutputSide  # here: it loads transformers
+
     side = OutputSide(lm.model)
     return Readout(
         lambda x, hook_name: side(x), side.d, side.n_vocab, lambda ids: token_texts(lm.tokenizer, ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from thoughtlens.latents.explain.records import ExplanationRow
 from thoughtlens.latents.lens.records import LatentTokenRow
 
 N_TOKENS = 4
+PLACED = re.compile(r" \([^()]*\)")
+"""What an explanation says of places."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,18 @@ class Shown(ExplanationRow):
     """The tokens that its decoder row raises and lowers most (`thoughtlens lens`); empty if not known."""
     effect: str = ""
     """What editing it does to the model's answers (`thoughtlens intervene`); empty if not measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said(Record):
+    """Of an explanation, what stands beside a latent's number."""
+
+    member: str
+    latent: int
+    text: str
+    auprc: float
+    chosen: bool
+    verdict: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +82,19 @@ class Effect(Record):
         )
 
 
+def chosen(run: Path, member: str) -> dict[int, Said]:
+    """By latent of one SAE, the explanation shown of it; empty where the run has none."""
+    file = run / "explain" / "explanations.parquet"
+    rows = read_rows(file, Said) if file.is_file() else []
+    return {row.latent: row for row in rows if row.chosen and row.member == member}
+
+
+def placeless(text: str) -> str:
+    """An explanation without the places that it speaks of, each clause once."""
+    said = PLACED.sub("", text).replace("any problem", "this thought, whatever the problem")
+    return "; or ".join(dict.fromkeys(said.split("; or ")))
+
+
 def about(run: str | Path) -> list[Shown]:
     """The chosen explanation of every explained latent, the best score first.
 
@@ -79,11 +107,11 @@ def about(run: str | Path) -> list[Shown]:
         raise NotThereError(
             f"Expected explanations at {file}, found none; make them: thoughtlens explain {quote(str(run))}"
         )
-    chosen = [row for row in read_rows(file, ExplanationRow) if row.chosen]
-    wanted = {(row.member, row.latent) for row in chosen}
+    rows = [row for row in read_rows(file, ExplanationRow) if row.chosen]
+    wanted = {(row.member, row.latent) for row in rows}
     output, effect = _outputs(run, wanted), _effects(run, wanted)
     shown = []
-    for row in chosen:
+    for row in rows:
         key = row.member, row.latent
         shown.append(Shown(**vars(row), output=output.get(key, ""), effect="; ".join(effect.get(key, []))))
     return sorted(shown, key=lambda row: (-row.auprc, row.member, row.latent))

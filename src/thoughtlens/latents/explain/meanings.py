@@ -20,10 +20,10 @@ from thoughtlens.latents.explain.clauses import (
     levels_of,
 )
 from thoughtlens.latents.explain.corpus import Corpus, Part
-from thoughtlens.latents.explain.records import ExplanationRow
+from thoughtlens.latents.explain.records import UNKNOWN, ExplanationRow
 from thoughtlens.latents.explain.scores import FAIR, verdict_of
 from thoughtlens.latents.explain.statements import Known, Stated, Statements
-from thoughtlens.latents.explain.wording import UNKNOWN, further, sentence
+from thoughtlens.latents.explain.wording import further, sentence
 from thoughtlens.numerics import bootstrap_sums, proportion
 from thoughtlens.sae import Crosscoder, RandomSAE
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from thoughtlens.core import Number, Outcome, Record, column
 
+UNKNOWN = "unknown"
+"""The explanation of a latent that nothing was found for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExplanationRow(Record):

@@ -10,8 +10,13 @@ import numpy as np
 from thoughtlens.core import Number
 from thoughtlens.latents.explain.config import ExplainConfig
 from thoughtlens.latents.explain.meanings import METHOD, WELL
-from thoughtlens.latents.explain.records import ExplainedMember, ExplanationRow, MeanScore, MethodScores
-from thoughtlens.latents.explain.wording import UNKNOWN
+from thoughtlens.latents.explain.records import (
+    UNKNOWN,
+    ExplainedMember,
+    ExplanationRow,
+    MeanScore,
+    MethodScores,
+)
 from thoughtlens.numerics import bootstrap_mean, wilson
 
 

@@ -9,9 +9,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from thoughtlens.latents.explain.clauses import Clause
+from thoughtlens.latents.explain.records import UNKNOWN
 from thoughtlens.latents.explain.statements import Context, Statements
-
-UNKNOWN = "unknown"
 
 
 def sentence(

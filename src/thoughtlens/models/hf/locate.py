@@ -16,10 +16,8 @@ from pathlib import Path
 
 import huggingface_hub
 import torch
-import transformers
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors.torch import save_file
-from transformers.utils import logging as hf_logging
 
 from thoughtlens.core import (
     CheckpointError,
@@ -111,6 +109,8 @@ def _bundled_file(name: str) -> Path:
 
 def _dequantised(gguf: Path) -> Path:
     """The GGUF file as a directory of float32 safetensors in the cache, made once per file content."""
+    import transformers  # here: slow to load, and models of our own do without
+
     with gguf.open("rb") as handle:
         key = hashlib.file_digest(handle, "sha256").hexdigest()
     home = cache_dir() / "models" / f"{key[:16]}-transformers-{transformers.__version__}"
@@ -140,6 +140,8 @@ def _dequantised(gguf: Path) -> Path:
 
 
 def _write_dequantised(gguf: Path, part: Path) -> None:
+    import transformers
+
     refuse_pointers(gguf)
     what = f"{gguf} is not a GGUF file that can be read"
     with foreign(what), quiet(), redirect_stderr(io.StringIO()):  # its progress bar cannot be turned off
@@ -232,6 +234,8 @@ def _hash_range(total: hashlib._Hash, file: Path, start: int, end: int, step: in
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars or load reports of transformers: what matters in them is checked and said here."""
+    from transformers.utils import logging as hf_logging
+
     level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()

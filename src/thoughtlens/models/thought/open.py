@@ -50,7 +50,7 @@ def load_model(
 def thinks(name: str | Path) -> bool:
     """Whether a name is that of a thought model, as far as the name or the files there tell."""
     from thoughtlens.models.hf.locate import require_name
-    from thoughtlens.models.thought import foreign, native, tiny, weights
+    from thoughtlens.models.thought import foreign, tiny, weights
     from thoughtlens.models.thought.known import known
 
     require_name(name)
@@ -68,6 +68,8 @@ def thinks(name: str | Path) -> bool:
         return False
     if weights.adapts_a_thought_model(path):
         return True
+    from thoughtlens.models.thought import native  # here: it loads transformers
+
     return native.kind(path) is not None or any(
         part in key for key in weights.names_in(path) for part in THOUGHT_KEYS
     )

@@ -76,7 +76,8 @@ class WordTokenizer:
         if unknown:
             raise DataError(
                 f"Expected words of this model's vocabulary ({len(self.vocabulary)} words such as "
-                f"{' '.join(self.vocabulary[-3:])}), got {unknown[0]!r} in {text[:80]!r}"
+                f"{' '.join(self.vocabulary[-3:])}), got {', '.join(map(repr, dict.fromkeys(unknown)))} in "
+                f"{text[:80]!r}"
             )
         return [self.ids[w] for w in words]
 

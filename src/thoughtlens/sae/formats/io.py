@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 
@@ -40,7 +40,12 @@ def load(path: str | Path, device: str = "cpu") -> SAE:
 
 
 def load_members(
-    path: str | Path, device: str = "cpu", *, joined: bool = False, hooks: Mapping[str, int] | None = None
+    path: str | Path,
+    device: str = "cpu",
+    *,
+    joined: bool = False,
+    hooks: Mapping[str, int] | None = None,
+    only: Sequence[str] | None = None,
 ) -> dict[str, SAE]:
     """All SAEs of a `sae/` directory by member name; a single one is "pooled".
 
@@ -51,11 +56,12 @@ def load_members(
         hooks: Widths of the hooks at hand, such as `StoreMeta.d_in`: an SAE of the same module under another
             name takes theirs, and another library's that does not say where it was trained is taken for the
             only one of its width.
+        only: Names of those to load, of `member_names`; None: all.
 
     Raises:
         MismatchError: one of these, where they are not taken; or an SAE of unknown hook.
     """
-    members = {name: load(member_path(path, name), device) for name in member_names(path)}
+    members = {name: load(member_path(path, name), device) for name in only or member_names(path)}
     for name, sae in members.items():
         for note in _notes(sae):
             warn(f"{member_path(path, name)}: {note}")

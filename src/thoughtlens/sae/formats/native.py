@@ -122,7 +122,7 @@ def load_native(path: str | Path, device: str = "cpu") -> SAE:
             a truncated or foreign file.
     """
     sae, tensors = read_native(Path(path))
-    sae.to(tensors["W_enc"].dtype).to_empty(device="cpu").load_state_dict(tensors)
+    sae.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     return sae.to(device).eval()
 
 

@@ -9,10 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from thoughtlens.core import digest, of_table, read_parquet, read_recipe, read_result
-from thoughtlens.interventions import AnswerRow, EffectRow, InterveneOutcome
+from thoughtlens.interventions import AnswerRow, EffectRow, InterveneOutcome, found_in
 from thoughtlens.show.explorer.rows import Edited, Effect
 from thoughtlens.show.explorer.sources import Source
-from thoughtlens.show.pages.interventions import found_in
 from thoughtlens.show.pages.run import Run
 from thoughtlens.show.pages.text import at_thought
 
@@ -20,7 +19,7 @@ from thoughtlens.show.pages.text import at_thought
 def of_latents(source: Source) -> dict[int, list[Effect]]:
     """By latent, what editing it did: only of this run's own SAEs, and without controls."""
     found: dict[int, list[Effect]] = {}
-    for path in found_in(source.run).values():
+    for path in found_in(source.run.root).values():
         if not _edits(path, source):
             continue
         outcome = InterveneOutcome.from_json(read_result(path))
@@ -43,7 +42,7 @@ def _edits(path: Path, source: Source) -> bool:
 def of_problems(run: Run, problem_ids: Collection[str]) -> dict[str, list[Edited]]:
     """By problem, its answer under every edit. Steering in doses and controls are left out."""
     found: dict[str, list[Edited]] = {}
-    for name, path in found_in(run).items():
+    for name, path in found_in(run.root).items():
         outcome = InterveneOutcome.from_json(read_result(path))
         about = {row.row: row for row in outcome.effects if row.control is None and row.dose is None}
         table = read_parquet(path / "answers.parquet")

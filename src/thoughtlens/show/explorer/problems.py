@@ -15,6 +15,7 @@ import scipy.sparse as sp
 
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import Record, of_table, read_parquet
+from thoughtlens.interventions import found_in
 from thoughtlens.latents import Member, load_tokenizer, token_texts
 from thoughtlens.sae import load as load_sae
 from thoughtlens.show.explorer.build import rounded, significant
@@ -25,7 +26,6 @@ from thoughtlens.show.explorer.overview import Listed, Problems
 from thoughtlens.show.explorer.rows import Reading, ReadToken, Strongest, View
 from thoughtlens.show.explorer.sources import Source, interpreted, place
 from thoughtlens.show.pages.chain import chains
-from thoughtlens.show.pages.interventions import found_in
 from thoughtlens.show.pages.run import ProblemRow, Run
 
 PER_SHARD = 10
@@ -162,7 +162,7 @@ def _choose(run: Run, members: Sequence[Member], cfg: ExplorerConfig) -> tuple[n
 
 def _told_of(run: Run) -> tuple[list[Path], list[Path]]:
     """Tables that tell of single problems: of interventions, and of lens readings."""
-    return [path / "answers.parquet" for path in found_in(run).values()], [place(run, "readings")]
+    return [path / "answers.parquet" for path in found_in(run.root).values()], [place(run, "readings")]
 
 
 def _among(ids: pa.Array, files: Sequence[Path]) -> np.ndarray:

@@ -11,10 +11,10 @@ from typing import TypeVar
 import pyarrow as pa
 
 from thoughtlens.core import NotThereError, Record, of_table, read_recipe
+from thoughtlens.interventions import found_in
 from thoughtlens.latents import InterpretOutcome, MemberSummary
 from thoughtlens.sae import POOLED, member_path
 from thoughtlens.show.pages.by_latent import Grouped, member_table
-from thoughtlens.show.pages.interventions import found_in
 from thoughtlens.show.pages.run import Run
 
 TABLES = {
@@ -94,7 +94,7 @@ class Source:
         """Which tables the run has."""
         found = {name: place(self.run, name).is_file() for name in TABLES}
         codes = (self.run.root / "interpret" / "codes").is_dir()
-        return found | {"cells": codes, "interventions": bool(found_in(self.run))}
+        return found | {"cells": codes, "interventions": bool(found_in(self.run.root))}
 
 
 def place(run: Run, table: str) -> Path:

@@ -13,6 +13,7 @@ from thoughtlens.core import (
     Result,
     progress,
 )
+from thoughtlens.interventions import found_in
 from thoughtlens.show.explorer.build import Folder, Single
 from thoughtlens.show.explorer.cells import Cells
 from thoughtlens.show.explorer.claims import claims_of
@@ -24,7 +25,6 @@ from thoughtlens.show.explorer.problems import problem_shards
 from thoughtlens.show.explorer.records import ExplorerOutcome
 from thoughtlens.show.explorer.sources import TABLES, interpreted, sources
 from thoughtlens.show.explorer.variables import variable_tables
-from thoughtlens.show.pages.interventions import found_in
 from thoughtlens.show.pages.pages import pages_of
 from thoughtlens.show.pages.run import Run
 
@@ -64,7 +64,7 @@ def _inputs(runs: list[Run]) -> dict[str, Path]:
         prefix = f"{i}_" if i else ""
         places = {name: (run.explained if name == "explain" else None) or run.root / name for name in folders}
         found |= {f"{prefix}{name}": place for name, place in places.items() if place.is_dir()}
-        found |= {f"{prefix}intervene_{name}": path for name, path in found_in(run).items()}
+        found |= {f"{prefix}intervene_{name}": path for name, path in found_in(run.root).items()}
     return found
 
 

@@ -16,13 +16,13 @@ import pyarrow.compute as pc
 from thoughtlens.core import BY_NAME, Number, of_table, read_parquet, read_result, read_rows
 from thoughtlens.evals import ClassifyOutcome, TextFidelity, ThoughtFidelity, Validated, ValidateOutcome
 from thoughtlens.evals.recovery.records import RIVALS, PlaceRow, RecoveryOutcome, Variable, VariableBy
-from thoughtlens.interventions import AnswerRow, EffectRow, InterveneOutcome
-from thoughtlens.latents import ExplainOutcome, ExplanationRow, open_codes
+from thoughtlens.interventions import AnswerRow, EffectRow, InterveneOutcome, found_in
+from thoughtlens.latents import ExplainOutcome, ExplanationRow, open_codes, placeless
 from thoughtlens.models import Place
 from thoughtlens.numerics import proportion
 from thoughtlens.sae import POOLED, TrainOutcome
 from thoughtlens.show.pages.chain import tokens_of
-from thoughtlens.show.pages.interventions import found_in, outcomes_of
+from thoughtlens.show.pages.interventions import outcomes_of
 from thoughtlens.show.pages.run import ProblemRow, Run
 from thoughtlens.show.pages.text import between, number, percent, points, shorten
 
@@ -44,8 +44,6 @@ READABLE = 0.9
 STEPS = "n_steps"
 ANYWHERE = "place"
 """What a clause speaks of that holds for every problem."""
-PLACED = re.compile(r" \([^()]*\)")
-"""What an explanation says of places."""
 
 
 class Held(NamedTuple):
@@ -207,7 +205,7 @@ class Findings:
     def _edited(self) -> list[tuple[EffectRow, list[AnswerRow]]]:
         """Every edit of a cell, and the answers under it."""
         found = []
-        for path in found_in(self.run).values():
+        for path in found_in(self.run.root).values():
             under: dict[int, list[AnswerRow]] = {}
             for answer in read_rows(path / "answers.parquet", AnswerRow):
                 under.setdefault(answer.row, []).append(answer)
@@ -288,7 +286,7 @@ class Findings:
     def _ids_known(self) -> list[pa.ChunkedArray]:
         """Per stage that tells of single problems, which those are."""
         files = [self.run.folder("lens") / "readings.parquet"]
-        files += [path / "answers.parquet" for path in found_in(self.run).values()]
+        files += [path / "answers.parquet" for path in found_in(self.run.root).values()]
         return [read_parquet(file, ["problem_id"]).column(0) for file in files if file.is_file()]
 
     def _holds(self, line: int, thought: int) -> list[str]:
@@ -322,7 +320,7 @@ class Findings:
     def _said(self, latents: list[int], most: int) -> list[str]:
         """The strongest latents that can be said in words, and how many others fire."""
         known = {i: row for i in latents if (row := self.explanations.get(i)) and row.auprc >= EXPLAINED}
-        said = [f"{_short(row.text)} (latent {i})" for i, row in list(known.items())[:most]]
+        said = [f"{shorten(placeless(row.text), 110)} (latent {i})" for i, row in list(known.items())[:most]]
         rest = len(latents) - len(said)
         return [*said, f"{number(rest)} {'unknown' if len(said) == len(known) else 'more'}"] if rest else said
 
@@ -611,12 +609,6 @@ class Findings:
             acts,
             percent(one.about.found_by_two.value, 0),
         )
-
-
-def _short(text: str) -> str:
-    """An explanation without its places, each clause once."""
-    said = PLACED.sub("", text).replace("any problem", "this thought, whatever the problem")
-    return shorten("; or ".join(dict.fromkeys(said.split("; or "))), 110)
 
 
 def _number(entry: Number | int) -> Number:

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from thoughtlens.core import DataError, read_result
-from thoughtlens.interventions import InterveneOutcome
+from thoughtlens.interventions import FOLDER, InterveneOutcome, found_in
 from thoughtlens.show.pages.run import Run
 
-FOLDER, EFFECTS = "intervene", "effects"
-"""The folder of interventions, and the stage that makes several of them."""
-
-
-def found_in(run: Run) -> dict[str, Path]:
-    """Finished interventions of a run: `intervene/` itself, or the folders in it."""
-    root = run.root / FOLDER
-    places = [root, *(sorted(root.iterdir()) if root.is_dir() else [])]
-    return {p.name: p for p in places if p.suffix != ".tmp" and (p / "result.json").is_file()}
+EFFECTS = "effects"
+"""The stage that makes several interventions."""
 
 
 def outcomes_of(run: Run) -> dict[str, InterveneOutcome]:
@@ -27,7 +19,7 @@ def outcomes_of(run: Run) -> dict[str, InterveneOutcome]:
         DataError: something else lies there.
     """
     found: dict[str, InterveneOutcome] = {}
-    for name, path in found_in(run).items():
+    for name, path in found_in(run.root).items():
         result = read_result(path)
         if result.get("stage") not in (FOLDER, EFFECTS):
             raise DataError(f"{path} is not an intervention; move it elsewhere")

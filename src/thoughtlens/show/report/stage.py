@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from thoughtlens.core import Outcome, Result
-from thoughtlens.show.pages.interventions import found_in
+from thoughtlens.interventions import found_in
 from thoughtlens.show.pages.pages import pages_of
 from thoughtlens.show.pages.run import Run
 from thoughtlens.show.report.config import ReportConfig
@@ -30,7 +30,7 @@ def report(cfg: ReportConfig, out: str | Path) -> Result:
     run.require_one_sae()
     inputs = {stage: run.folder(stage) for stage in run.results}
     inputs |= {stage: run.folder(stage) for stage in OF_FINDINGS if run.folder(stage).is_dir()}
-    inputs |= {f"intervene_{name}": path for name, path in found_in(run).items()}
+    inputs |= {f"intervene_{name}": path for name, path in found_in(run.root).items()}
     address = cfg.explorer or _explorer(run, Path(out))
 
     def work(tmp: Path) -> Outcome:

@@ -46,6 +46,8 @@ class FireRequest(Request):
 
     top: int = Field(8, ge=1, le=64)
     """Latents listed for each position."""
+    test: bool = False
+    """Whether each thought is also tried out with those of other problems in its place."""
 
 
 class PatchRequest(Request):

@@ -32,7 +32,7 @@ from thoughtlens.models import Place, collect, replace
 from thoughtlens.sae import SAE, load_members
 from thoughtlens.show.pages.run import Run
 from thoughtlens.show.serve.config import FireRequest, PatchRequest, SteerRequest
-from thoughtlens.tracing import read_out
+from thoughtlens.tracing import Thinker
 
 EXAMPLES, EXAMPLE_CHARS = 12, 400
 READ = 4
@@ -47,6 +47,7 @@ class Engine:
         self.store = ActivationStore.open(run / "acts")
         self.members = load_members(run / "sae", hooks=self.store.meta.d_in)
         self.eye = Eye(self.store)
+        self.thinkers: dict[str, Thinker] = {}
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -93,16 +94,18 @@ class Engine:
             "hook_names": found.hook_names,
             "everywhere_known": flags is not None,
             "by_position": _by_position(found, asked.top),
-            "readings": self._readings(asked.text),
+            "readings": self._readings(name, asked),
             **describe(found, asked.text, flags, asked.top).to_json(),
         }
 
-    def _readings(self, text: str) -> list[dict[str, Any]] | None:
+    def _readings(self, name: str, asked: FireRequest) -> list[dict[str, Any]] | None:
         """What each thought writes, read through the model's own output side; None for text."""
         if self.store.meta.kind == "text":
             return None
         try:
-            (one,) = read_out(self.eye.thinker, self.store.meta.model, [text], READ)
+            if name not in self.thinkers:
+                self.thinkers[name] = Thinker.of_run(self.run, self.eye, name)
+            (one,) = self.thinkers[name].think([asked.text], top=READ, test=asked.test)
         except ThoughtlensError:  # a model whose output side is not known has everything else
             return None
         return [row.to_json() for row in one.thoughts]

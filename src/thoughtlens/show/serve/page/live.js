@@ -115,19 +115,21 @@ function Patch({ text, examples, n }) {
 
 // What each thought writes, read through the model's own output side.
 function Readings({ rows }) {
-  const chance = (p) => html` <span class="note">${percent(p)}</span>`;
+  const chance = (p) => html` <span class="note">${percent(p)}</span>`, tested = rows.some((row) => row.tested);
   return html`<section id="readings"><h2>What each thought writes</h2>
-    <table><thead><tr><th>thought</th><th>reads as</th><th>or</th></tr></thead><tbody>${rows.map((row) => html`<tr key=${row.thought}><td>${row.thought}</td>
+    <table><thead><tr><th>thought</th><th>reads as</th><th>or</th><th>in other problems</th>${tested ? html`<th>tested</th>` : null}</tr></thead><tbody>${rows.map((row) => html`<tr key=${row.thought}><td>${row.thought}</td>
       <td><span class="tokens token" style=${heat(row.probability)}>${listed(row.reading)}</span>${chance(row.probability)}</td>
-      <td>${row.others.map(([token, p], k) => html`${k ? " · " : ""}<span class="tokens">${listed(token)}</span>${chance(p)}`)}</td></tr>`)}</tbody></table>
-    <p class="note">The likeliest tokens if what this thought hands on were written down (logit lens); it enters the next thought. Not a test of the reading.</p></section>`;
+      <td>${row.others.map(([token, p], k) => html`${k ? " · " : ""}<span class="tokens">${listed(token)}</span>${chance(p)}`)}</td>
+      <td>${row.null === null ? "" : percent(row.null)}</td>${tested ? html`<td>${row.tested ? row.tested.verdict : ""}</td>` : null}</tr>`)}</tbody></table>
+    <p class="note">The likeliest tokens if what this thought hands on were written down (logit lens); it enters the next thought. In other problems: how sure the same thought of them is of the token; where as sure, the reading says nothing of this problem.${
+      tested ? (rows.some((row) => row.tested && row.tested.by === "live") ? " Tested: with the thoughts of other problems in its place." : " Tested: by what editing the thought does on the run's problems.") : ""}</p></section>`;
 }
 
 function Live({ run }) {
-  const [text, setText] = useState(run.examples[0] || ""), [at, setAt] = useState(0), [latent, setLatent] = useState(null);
+  const [text, setText] = useState(run.examples[0] || ""), [at, setAt] = useState(0), [latent, setLatent] = useState(null), [test, setTest] = useState(false);
   const [fired, put] = useQuestion("/api/fire");
   const member = run.members[at], thoughts = run.kind === "text" ? null : member.thoughts;
-  const send = () => put({ text, member: member.name });
+  const send = () => put({ text, member: member.name, test });
   return html`<div><header><strong><a href="/">${run.name}</a></strong><span class="note">${run.model}</span><span class="spacer"></span><a href="/">Explorer</a></header>
     <main><h1>Ask the model</h1>
       <label for="text">${run.kind === "text" ? "A text" : "A problem"}</label>
@@ -137,7 +139,8 @@ function Live({ run }) {
           ${run.examples.map((example, i) => html`<option key=${i} value=${example}>${visible(example).slice(0, 80)}</option>`)}</select>` : null}
         ${run.members.length > 1 ? html`<select aria-label="SAE" value=${at} onChange=${(e) => { setAt(Number(e.target.value)); setLatent(null); }}>
           ${run.members.map((m, i) => html`<option key=${m.name} value=${i}>${m.name}</option>`)}</select>` : null}
-        <button id="fire" disabled=${!text || fired.waiting} onClick=${send}>Which latents fire?</button></div>
+        <button id="fire" disabled=${!text || fired.waiting} onClick=${send}>Which latents fire?</button>
+        ${thoughts ? html`<label><input id="test" type="checkbox" checked=${test} onChange=${(e) => setTest(e.target.checked)} /> test the readings</label>` : null}</div>
       <${Told} state=${fired} what="reading" />
       ${fired.answer && fired.answer.answer !== null ? html`<p>The model answers <b class="tokens" id="answer">${visible(fired.answer.answer)}</b></p>` : null}
       <${Steer} text=${text} member=${member} latent=${latent} setLatent=${setLatent} thoughts=${thoughts} />
