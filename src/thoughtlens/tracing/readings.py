@@ -8,15 +8,13 @@ from pathlib import Path
 from shlex import quote
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from thoughtlens.acts import ActivationStore
-from thoughtlens.core import ConfigError, Number, read_result
+from thoughtlens.core import BY_NAME, ConfigError, Number, read_result
 from thoughtlens.latents import Eye, Found, Said, chosen, own_sae
 from thoughtlens.models import ThoughtModel, collect, load_model
 from thoughtlens.sae import SAE
-from thoughtlens.tracing.others import OUT, Others, known_questions
+from thoughtlens.tracing.others import OUT, Others, known_questions, likeliest
 from thoughtlens.tracing.records import DEFINITIONS, Reading, Strong, Tested, Thinking, Thinkings
 
 NOT_FED_BACK = "this model feeds nothing back: what is read here are pause positions, not thoughts"
@@ -31,6 +29,7 @@ class Thinker:
         self, model: ThoughtModel, name: str, *, eye: Eye | None = None, others: int = OTHERS
     ) -> None:
         self.model, self.name, self.eye, self.n_others = model, name, eye, others
+        self.run: Path | None = None
         self.max_new_tokens = eye.max_new_tokens if eye else 256
         self.sae: SAE | None = None
         self.member: str | None = None
@@ -39,8 +38,10 @@ class Thinker:
         self.notes = [] if model.spec.feeds_back else [NOT_FED_BACK]
 
     @classmethod
-    def open(cls, source: str | Path, *, member: str | None = None, others: int = OTHERS) -> Thinker:
-        """Of a model, or of a run with the latents of one of its SAEs.
+    def open(
+        cls, source: str | Path, *, member: str | None = None, others: int = OTHERS, text: str = "A text."
+    ) -> Thinker:
+        """Of a model, or of a run with the latents of one of its SAEs; `text` is what will be asked.
 
         Raises:
             ConfigError: no thought model, or `member` is not one of the run's SAEs.
@@ -58,18 +59,21 @@ class Thinker:
             return cls(model, str(source), others=others)
         store = ActivationStore.open(run / "acts")
         if store.meta.kind != "thoughts":
-            raise ConfigError(f"{run} is a run of texts, which has no thoughts; see: {_fire(run)} 'A text.'")
+            raise ConfigError(f"{run} is a run of texts, which has no thoughts; see: {_fire(run, text)}")
         return cls.of_run(run, Eye(store), member, others)
 
     @classmethod
     def of_run(cls, run: Path, eye: Eye, member: str | None, others: int = OTHERS) -> Thinker:
         """The model behind a run, with what its finished stages know."""
         self = cls(eye.thinker, eye.store.meta.model, eye=eye, others=others)
-        self.by_run = _tested_by(run, self.model.spec.n_layers)
+        self.run, self.by_run = run, _tested_by(run, self.model.spec.n_layers)
         if not (run / "sae").is_dir():
+            self.notes += [f"no latents are shown, since the run has no SAE: {BY_NAME['train'].command(run)}"]
             return self
         self.member, self.sae = own_sae(run, eye.store, member)
         self.says = chosen(run, self.member)
+        if not self.says:
+            self.notes += [f"no latent has words yet: {BY_NAME['explain'].command(run)}"]
         return self
 
     @cached_property
@@ -105,10 +109,10 @@ class Thinker:
         for i, (question, answer) in enumerate(zip(questions, batch.answers.text, strict=True)):
             states = batch[OUT][i]
             shown = others.readout.likeliest(states, "thought_out", top)
-            read = others.probabilities(states[None])[0].argmax(-1)
-            null = others.null(question, read) or [None] * len(read)
+            read = likeliest(others.probabilities(states[None])[0])
+            null = others.null(question, read)
             tested = (
-                self._tested(others, question, answer, read)
+                others.tested(question, answer, read, self.max_new_tokens)
                 if test
                 else [*map(self.by_run.get, range(len(read)))]
             )
@@ -127,20 +131,19 @@ class Thinker:
                             tested=tested[t],
                         )
                         for t, row in enumerate(shown)
+                        if read[t] >= 0  # a model that stops by itself may have fewer
                     ],
                     model=self.name,
                     n_others=len(others.without(question)),
                     member=self.member,
                     definitions=DEFINITIONS,
-                    warnings=self.notes,
+                    warnings=[
+                        *self.notes,
+                        *self._of_all_thoughts(question, None if seen is None else seen[i]),
+                    ],
                 )
             )
         return found
-
-    def _tested(
-        self, others: Others, question: str, answer: str, read: Int[Tensor, " thoughts"]
-    ) -> list[Tested | None]:
-        return others.tested(question, answer, read, self.max_new_tokens)
 
     def _seen(self, questions: Sequence[str]) -> list[Found] | None:
         """The latents of every question's thoughts; None without an SAE."""
@@ -148,9 +151,18 @@ class Thinker:
             return None
         return sorted(self.eye.read(self.sae, questions), key=lambda one: one.index)
 
+    def _of_all_thoughts(self, question: str, seen: Found | None) -> list[str]:
+        """That the latents belong to no single thought, where a crosscoder has one code for all."""
+        single = (f"thought {thought}" for thought in self.model.spec.thoughts)
+        if seen is None or self.run is None or seen.positions[0] in single:
+            return []
+        return [
+            "this SAE has one code for all thoughts of a problem, so that no latent stands beside a single "
+            f"one; those that fire are shown by: {_fire(self.run, question)}"
+        ]
+
     def _strong(self, seen: Found, thought: int, top: int) -> list[Strong]:
         """The latents that fire most strongly on a thought."""
-        assert self.sae is not None
         if f"thought {thought}" not in seen.positions:
             return []
         acts, hook = seen.acts[:, seen.positions.index(f"thought {thought}")].max(0)
@@ -163,7 +175,7 @@ class Thinker:
                     Strong(
                         latent=i,
                         activation=value,
-                        hook_name=self.sae.hook_names[int(hook[i])],
+                        hook_name=seen.hook_names[int(hook[i])],
                         says=says and says.text,
                         auprc=says and says.auprc,
                         verdict=says and says.verdict,
@@ -200,11 +212,12 @@ def think(
         DataError: no questions, or a word that the model does not know.
         NotThereError: no such model or run.
     """
-    return Thinker.open(source, member=member, others=others).think(questions, top=top, test=test)
+    thinker = Thinker.open(source, member=member, others=others, text=next(iter(questions), "A text."))
+    return thinker.think(questions, top=top, test=test)
 
 
-def _fire(run: Path) -> str:
-    return f"thoughtlens fire {quote(str(run))}"
+def _fire(run: Path, text: str) -> str:
+    return f"thoughtlens fire {quote(str(run))} {quote(text)}"
 
 
 def _tested_by(run: Path, n_layers: int) -> dict[int, Tested]:
