@@ -9,4 +9,4 @@ from .records import Reading as Reading
 from .records import Tested as Tested
 from .records import Thinking as Thinking
 from .records import Thinkings as Thinkings
-from .shown import render as render
+from .records import render as render
