@@ -20,6 +20,7 @@ from transformers import (
 from tests.conftest import tiny_tokenizer
 from tests.models.thought import own_model
 from tests.models.thought.fake import make_codi
+from tests.models.thought.native_layout import make_colar, make_native
 
 SMALL = [
     "train.batch_size=64", "train.epochs=1", "train.evaluations=2", "validate.force=true",
@@ -110,6 +111,11 @@ def hub(root: Path) -> None:
         fake = make_codi(made / f"codi-{family}", family, n_layers=15 if family == "llama" else 3)
         _cache(root, base, fake.base)
         _cache(root, name, fake.file.parent, only=fake.file.name)
+
+    for kind in ("codi", "coconut", "colar"):
+        folder = made / f"latent-tts-{kind}"
+        made_here = make_colar(folder) if kind == "colar" else make_native(folder, kind)
+        _cache(root, f"ModalityDance/latent-tts-{kind}", made_here.folder)
 
 
 def _cache(root: Path, name: str, made: Path, only: str = "*") -> None:

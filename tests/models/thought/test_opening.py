@@ -70,7 +70,7 @@ def test_what_a_careless_loader_does_is_counted_on_the_file(codi, trained):
     tied = {"lm_head.weight"}
     assert counts == [len(unexpected), len(trained.tensors), *[len(set(missing) - tied)] * 2]
     assert any(one.startswith("without PEFT: 12 adapters dropped") for one in seen.careless)
-    assert any("projector.1.bias and 5 more" in one for one in opening(codi.folder).careless)
+    assert any("projector.1.bias ..., 6 tensors" in one for one in opening(codi.folder).careless)
 
 
 def test_transformers_reads_coconuts_class_whole_and_that_is_said(tmp_path):
@@ -131,6 +131,21 @@ def test_doctor_prints_it_and_ends_with_1_where_it_does_not_open(codi, monkeypat
 def test_doctor_also_runs_it_when_asked(codi, monkeypatch, capsys):
     assert doctor(monkeypatch, codi.folder, "--run") == 0
     assert "ok    spec" in capsys.readouterr().err
+
+
+def test_a_class_that_lost_its_config_is_not_called_a_language_model(codi):
+    (codi.folder / "config.json").write_text("[1]")
+    assert (
+        "projector.1.bias of CODI as a class of transformers, and no config.json"
+        in opening(codi.folder).error
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["codi-tiny", "codi-words"])
+def test_doctor_asks_shipped_models_what_they_can_read(name, monkeypatch, capsys):
+    assert doctor(monkeypatch, name) == 0
+    assert "ok    kv" in capsys.readouterr().err
 
 
 def test_code_and_shipped_models_are_no_checkpoints():

@@ -30,6 +30,7 @@ from thoughtlens.core import (
     ConfigError,
     MismatchError,
     NotThereError,
+    ThoughtlensError,
     choose_device,
     warn,
 )
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from thoughtlens.models.thought.sequence import HFThoughts
 
 EMBEDDINGS = (".wte.weight", ".embed_tokens.weight")
+CLASS_HEADS = {"projector.": "CODI", "lt_head.": "CoLaR"}
+"""How names begin, in classes of transformers, of the tensors that make the next thought."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +75,23 @@ def base_of(found: Checkpoint, base: str | Path | None, otherwise: str | None) -
     return read_base(where, folder if own_words else None)
 
 
-def language_model_given(name: str | Path) -> ConfigError:
-    """The refusal of a model that does not think in vectors, with what can be done with it."""
+def language_model_given(name: str | Path, keys: Iterable[str] = ()) -> ThoughtlensError:
+    """The refusal of a model that does not think in vectors, with what can be done with it.
+
+    Args:
+        name: What it was asked for by.
+        keys: Names of its tensors, which may show that its config lost what it is.
+    """
+    for prefix, kind in CLASS_HEADS.items():
+        if odd := next((key for key in keys if key.startswith(prefix)), None):
+            return CheckpointError(
+                f"{name} has {odd} of {kind} as a class of transformers, and no config.json beside it that "
+                f"says so (architectures, latent_start_id ...): add the one that it was saved with"
+            )
     return ConfigError(
         f"{name} is a language model, and this needs one that feeds vectors back as thoughts: codi-tiny, "
-        f"codi-words, or a checkpoint of CODI or Coconut; family=soft lets any model think in mixtures of "
-        f"words. For the activations of a language model: "
+        f"codi-words, or a checkpoint of CODI, Coconut or CoLaR; family=soft lets any model think in "
+        f"mixtures of words. For the activations of a language model: "
         f"thoughtlens run text-demo model={shlex.quote(str(name))} extract.hook_names=null --out "
         f"{shlex.quote(f'runs/{Path(name).name}')}"
     )

@@ -210,7 +210,7 @@ def _split(found: Checkpoint, name: str | Path) -> tuple[dict[str, dict[str, Ten
     """Keys by top-level module, and the keys of training-only modules."""
     groups: dict[str, dict[str, Tensor]] = {"codi": {}, "prj": {}}
     if not any(key.startswith(("codi.", "prj.", filters.BASE, *EXTRA_MODULES)) for key in found.tensors):
-        raise checkpoint.language_model_given(name)
+        raise checkpoint.language_model_given(name, found.tensors)
     heads: list[str] = []
     extra: list[str] = []
     for key, value in found.tensors.items():

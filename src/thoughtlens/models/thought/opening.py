@@ -270,8 +270,8 @@ def _careless(heard: Heard) -> Iterator[str]:
         )
     if projection := sorted(key for key in keys if key.startswith(PROJECTIONS)):
         yield (
-            f"AutoModelForCausalLM, or strict=False: {projection[0]} and {len(projection) - 1} more tensors "
-            f"of the projection dropped, or left random; then every thought after the first is another"
+            f"AutoModelForCausalLM, or strict=False: what makes the next thought ({projection[0]} ..., "
+            f"{len(projection)} tensors) dropped or left random, and with it every thought after the first"
         )
     if lora := [key for key in keys if ".lora_A." in key]:
         factor = (

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from thoughtlens.core import ConfigError, Record
-from thoughtlens.models import CHECKED, Fault, ThoughtModel, check_thought_model, load_model
+from thoughtlens.models import CHECKED, Fault, ThoughtModel, check_thought_model, load_model, tiny
+from thoughtlens.problems import GeneratedConfig, source
+
+N_OWN = 12
+"""Problems of a shipped model's own; of fewer, none may read a key or value that is edited."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +44,8 @@ def examine(name: str, questions: Sequence[str] | None = None, options: Sequence
 
     Args:
         name: As of `load_model`.
-        questions: What it can read; None: short texts about numbers.
+        questions: What it can read; None: problems of the kind that a shipped model was trained on, for
+            others short texts about numbers.
         options: `name=value` of its loader.
 
     Raises:
@@ -49,6 +54,9 @@ def examine(name: str, questions: Sequence[str] | None = None, options: Sequence
     model = load_model(name, options=list(options)) if options else load_model(name)
     if not isinstance(model, ThoughtModel):
         raise ConfigError(f"{name} is a language model, which has no thoughts to test")
+    own = tiny.own_problems(GeneratedConfig(source="generated", n=N_OWN), model)
+    if not questions and own.source != "generated":
+        questions = source.problems(own)["question"].to_pylist()
     faults = check_thought_model(model, questions) if questions else check_thought_model(model)
     stopped = any(fault.rule == "loop" for fault in faults)
     return Examined(
