@@ -42,6 +42,10 @@ class ExtractOutcome(Outcome):
     """Rows behind `median_norm`."""
     model_accuracy: list[Accuracy] | None = None
     """Of thoughts."""
+    n_stopped_early: int | None = None
+    """Problems with fewer thoughts than there could be; None of a model that always thinks all of them."""
+    mean_thoughts_used: float | None = None
+    """Over the problems, likewise."""
     control: str | None = None
     """What the model is a control for, where it is one."""
     model_settings: dict[str, bool | int | float | str | None] | None = None
@@ -70,3 +74,5 @@ class Answers(Record):
 
     text: list[str]
     value: list[float | None]
+    used: list[int] | None = None
+    """The last thought of each problem, in a model that stops when it will."""

@@ -36,6 +36,7 @@ class Source:
 
     meta: StoreMeta
     n_rows: int
+    """At most: a problem can stop thinking early."""
     problems: Callable[[], pa.Table]
     listed: Callable[[], pa.Table]
     """Those problems before the model has run: without its answers."""
@@ -45,6 +46,8 @@ class Source:
     """Removes what was only needed on the way."""
     splits: tuple[str, ...]
     """Splits that must have rows."""
+    n_thoughts: int | None = None
+    """Most thoughts of a problem, where one can stop before."""
     n_left_out: int = 0
     """Tokens of texts that the model reads and that give no row."""
     notes: list[str] = field(default_factory=list)

@@ -20,7 +20,7 @@ from thoughtlens.acts.extract.ranks import joined_parts, write_part
 from thoughtlens.acts.extract.records import ExtractOutcome, Norms
 from thoughtlens.acts.extract.source import Chunk, Source
 from thoughtlens.acts.extract.text import plan_text, size_of_text, text_source
-from thoughtlens.acts.extract.thoughts import plan_thoughts, size_of_thoughts, thought_source
+from thoughtlens.acts.extract.thoughts import USED, plan_thoughts, size_of_thoughts, thought_source
 from thoughtlens.acts.store.meta import PROBLEMS, ROWS
 from thoughtlens.acts.store.tables import stream
 from thoughtlens.acts.store.writer import StoreWriter
@@ -48,6 +48,11 @@ SPOOLS = "spools"
 ACCURACY = (
     "right answers / problems: equal numbers (equal texts where the answer is no number); "
     "low, high: Wilson 95 %"
+)
+MEAN_USED = "mean over the problems of the thoughts fed back before each one stopped"
+STOPPED = (
+    "{} of {} problems stopped before thought {}: what they did not think has no row in the store, and "
+    "n_thoughts_used in problems.parquet says how many thoughts each had"
 )
 CALIBRATION_ROWS = 4096
 QUEUED_BATCHES = 4
@@ -194,9 +199,12 @@ def _outcome(cfg: ExtractConfig, tmp: Path, source: Source) -> ExtractOutcome:
         f"{len(problems) - n_groups} of {len(problems)} documents are copies of another, up to case, space "
         f"and punctuation; copies share a group and a split"
     )
+    used = _used(tmp, source)
+    n_early = None if used is None else int((used < source.n_thoughts).sum())
     warnings = [
         *source.notes,
         *source.doubts(tmp),
+        *(STOPPED.format(n_early, len(split_of), source.n_thoughts) for _ in range(bool(n_early))),
         *([copies] if source.meta.kind == "text" and n_groups < len(problems) else []),
     ] + [
         f"split {split} has no rows: {len(split_of)} problems are too few for the shares asked for"
@@ -216,7 +224,7 @@ def _outcome(cfg: ExtractConfig, tmp: Path, source: Source) -> ExtractOutcome:
     }
     return ExtractOutcome(
         kind=source.meta.kind,
-        n_rows=source.n_rows,
+        n_rows=sum(rows.values()),
         n_problems=len(split_of),
         n_groups=n_groups,
         n_tokens_left_out=source.n_left_out if source.meta.kind == "text" else None,
@@ -229,9 +237,20 @@ def _outcome(cfg: ExtractConfig, tmp: Path, source: Source) -> ExtractOutcome:
         median_norm=norms.median_norm,
         n_norm_rows=norms.n_rows,
         model_accuracy=accuracy,
+        n_stopped_early=n_early,
+        mean_thoughts_used=None if used is None else float(used.mean()),
         control=source.control,
         model_settings=dict(source.settings) or None,
         model_settings_assumed=list(source.assumed) or None,
-        definitions=definitions | ({} if accuracy is None else {"model_accuracy": ACCURACY}),
+        definitions=definitions
+        | ({} if accuracy is None else {"model_accuracy": ACCURACY})
+        | ({} if used is None else {"mean_thoughts_used": MEAN_USED}),
         warnings=warnings,
     )
+
+
+def _used(root: Path, source: Source) -> np.ndarray | None:
+    """Thoughts of each problem; None where all have all of them."""
+    if source.n_thoughts is None:
+        return None
+    return pq.read_table(root / PROBLEMS, columns=[USED])[USED].to_numpy()

@@ -24,12 +24,23 @@ from thoughtlens.core import (
     read_json,
     write_json,
 )
-from thoughtlens.models import CONVENTION, Answer, Place, ThoughtModel, block_outputs, collect, is_right, tiny
+from thoughtlens.models import (
+    CONVENTION,
+    Place,
+    ThoughtBatch,
+    ThoughtModel,
+    block_outputs,
+    collect,
+    is_right,
+    tiny,
+)
 from thoughtlens.numerics import wilson
 from thoughtlens.problems import ProblemsConfig
 from thoughtlens.problems import source as problem_source
 
 ANSWERS = "answers"
+USED = "n_thoughts_used"
+"""Column of the problems: how many thoughts each had, where a problem can stop."""
 QUESTION_TOKENS, ANSWER_TOKENS = 60, 10
 LEAST, SHUFFLES = 10, 20
 """Problems from which on answers are held beside those of other problems, and how often."""
@@ -57,6 +68,7 @@ def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Sou
     return Source(
         meta=meta,
         n_rows=len(problems) * len(model.spec.thoughts),
+        n_thoughts=model.spec.n_thoughts if model.spec.varies else None,
         problems=lambda: with_answers(problems, _read_answers(tmp)),
         listed=lambda: problems,
         chunks=lambda start, share: _chunks(cfg, model, places, problems, tmp, start=start, share=share),
@@ -81,7 +93,10 @@ def _spaces(model: ThoughtModel, questions: list[str]) -> list[str]:
 
 
 def with_answers(problems: pa.Table, answers: Answers) -> pa.Table:
-    """The problems with `model_answer` (text), `model_value` (its last number) and `correct`."""
+    """The problems with `model_answer` (text), `model_value` (its last number) and `correct`.
+
+    Of a model that stops when it will, with `n_thoughts_used` too: the last thought of each problem.
+    """
     gold = problems["answer"].to_pylist()
     right = [is_right(*row) for row in zip(answers.text, answers.value, gold, strict=True)]
     columns = {
@@ -89,6 +104,8 @@ def with_answers(problems: pa.Table, answers: Answers) -> pa.Table:
         "model_value": pa.array(answers.value, pa.float64()),
         "correct": pa.array(right, pa.bool_()),
     }
+    if answers.used is not None:
+        columns[USED] = pa.array(answers.used, pa.int64())
     kept = [name for name in problems.column_names if name not in columns]
     return pa.table({**{name: problems[name] for name in kept}, **columns})
 
@@ -143,27 +160,32 @@ def _chunks(
             model, part["question"].to_pylist(), places=places, answers=True,
             max_new_tokens=cfg.max_new_tokens, batch_size=cfg.batch_problems,
         )  # fmt: skip
-        assert batch.answers is not None
-        _save_answers(tmp, index, batch.answers)
+        _save_answers(tmp, index, batch)
+        had = batch.had(n_thoughts).flatten()
         yield Chunk(
             index=index,
-            acts={place.hook_name: batch[place].flatten(0, 1) for place in places},
+            acts={place.hook_name: batch[place].flatten(0, 1)[had] for place in places},
             columns={
-                "problem_id": np.repeat(part["problem_id"].to_numpy(zero_copy_only=False), n_thoughts),
-                "thought_idx": np.tile(np.arange(n_thoughts, dtype=np.int32), len(part)),
+                "problem_id": np.repeat(part["problem_id"].to_numpy(zero_copy_only=False), n_thoughts)[had],
+                "thought_idx": np.tile(np.arange(n_thoughts, dtype=np.int32), len(part))[had],
             },
         )
 
 
-def _save_answers(tmp: Path, index: int, answers: Answer) -> None:
+def _save_answers(tmp: Path, index: int, batch: ThoughtBatch) -> None:
+    assert batch.answers is not None
     (tmp / ANSWERS).mkdir(exist_ok=True)
-    write_json(tmp / ANSWERS / f"{index:06d}.json", Answers(text=answers.text, value=answers.value).to_json())
+    used = None if batch.used is None else batch.used.tolist()
+    found = Answers(text=batch.answers.text, value=batch.answers.value, used=used)
+    write_json(tmp / ANSWERS / f"{index:06d}.json", found.to_json())
 
 
 def _read_answers(tmp: Path) -> Answers:
     parts = [Answers.from_json(read_json(file)) for file in sorted((tmp / ANSWERS).glob("*.json"))]
     return Answers(
-        text=[t for part in parts for t in part.text], value=[v for part in parts for v in part.value]
+        text=[t for part in parts for t in part.text],
+        value=[v for part in parts for v in part.value],
+        used=None if parts[0].used is None else [n for part in parts for n in part.used or ()],
     )
 
 

@@ -109,11 +109,12 @@ class ThoughtSplicer:
     def _require_agreement(self, problems: Problems, places: list[Place]) -> None:
         rows = self.rows_of_problems[:CHECKED]
         batch = collect(self.model, problems.questions[:CHECKED], places=places)
-        place = places[-1]
+        place = places[0]
         thought = self.store.rows["thought_idx"].to_numpy()
-        at = [np.flatnonzero((self.store.problem_idx == row) & (thought == place.thought))[0] for row in rows]
-        stored = self.store.read(place.hook_name, np.array(at))
-        cosine = torch.cosine_similarity(batch[place].float(), stored, dim=1).median().item()
+        found = [np.flatnonzero((self.store.problem_idx == row) & (thought == place.thought)) for row in rows]
+        had = torch.tensor([len(at) > 0 for at in found])
+        stored = self.store.read(place.hook_name, np.concatenate(found))
+        cosine = torch.cosine_similarity(batch[place][had].float(), stored, dim=1).nanmedian().item()
         if not cosine >= AGREEMENT:
             raise MismatchError(
                 f"{self.model.name} does not give the states of {self.store.root} at {place}: their median "

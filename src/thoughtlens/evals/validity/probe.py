@@ -23,8 +23,8 @@ def bag_of_words(train: pa.Table, test: pa.Table, column: str = "operation") -> 
 
 
 def cells(batch: ThoughtBatch) -> dict[str, Float[np.ndarray, "n d"]]:
-    """Every (layer, pass) of collected thoughts, by name."""
-    x = batch.x.float().numpy()
+    """Every (layer, pass) of collected thoughts, by name; zeros where a problem had stopped before."""
+    x = batch.x.float().nan_to_num(0.0).numpy()
     return {
         f"layers.{layer}:out p={p}": x[:, p, i]
         for i, layer in enumerate(batch.layers)

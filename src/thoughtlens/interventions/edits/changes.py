@@ -16,9 +16,17 @@ from thoughtlens.models import Place
 from thoughtlens.sae import SAE, Baseline
 
 
+def present(states: Float[Tensor, "n width"]) -> Float[Tensor, "k width"]:
+    """Those of the problems that had this thought."""
+    return states[~states.isnan().any(1)]
+
+
 def mean_of(states: Float[Tensor, "n width"]) -> Change:
-    """Every problem gets the mean of these states."""
-    mean = states.mean(0)
+    """Every problem gets the mean of these states; where no problem had one, it keeps its own."""
+    own = present(states)
+    if not len(own):
+        return Change(lambda x: x)
+    mean = own.mean(0)
     return Change(lambda x: mean.to(x).expand_as(x))
 
 
@@ -83,7 +91,7 @@ def random_like(change: Change, n: int, width: int, generator: torch.Generator) 
 
 def spread(states: Float[Tensor, "n width"]) -> float:
     """The length of a typical deviation: sqrt(mean |x - mean|^2)."""
-    wide = states.double()
+    wide = present(states).double()
     return float((wide - wide.mean(0)).square().sum(1).mean().sqrt())
 
 
@@ -95,7 +103,7 @@ def require_finite(states: Float[Tensor, "n width"], vector: Float[Tensor, " wid
     """
     limit = torch.finfo(states.dtype).max ** 0.5 / 2
     length = float(vector.double().norm())
-    largest = float(states.double().norm(dim=1).max())
+    largest = float(present(states).double().norm(dim=1).max())
     if not np.isfinite(length) or not np.isfinite(dose):
         raise ConfigError(f"Expected a finite direction and dose, got length {length} and dose {dose}")
     if length > limit - largest:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.core import ConfigError, HookError, MismatchError
-from thoughtlens.interventions.edits.changes import reconstruct
+from thoughtlens.interventions.edits.changes import present, reconstruct
 from thoughtlens.interventions.edits.places import Change
 from thoughtlens.models import Place, ThoughtModel, ThoughtSpec, block_outputs, is_read
 from thoughtlens.sae import SAE, Baseline, Covariance, MeanPredictor, RandomSAE
@@ -94,11 +94,12 @@ def fit_arms(
 ) -> dict[str, SAE | Baseline]:
     """The SAE and its baselines, fitted on the states of training problems at the SAE's places."""
     sae, cells = dictionary.sae, dictionary.places
-    x = torch.cat([states[place].float() for place in dictionary.places])
-    cell = torch.arange(len(cells)).repeat_interleave(len(x) // len(cells))
+    rows = [present(states[place]).float() for place in cells]
+    x, lengths = torch.cat(rows), torch.tensor([len(own) for own in rows])
+    cell = torch.arange(len(cells)).repeat_interleave(lengths)
     own = sae.cell_index(cells, cell)
     l0 = float((sae.encode(x, own) != 0).sum(-1).double().mean())
-    means = torch.stack([states[place].double().mean(0) for place in dictionary.places])
+    means = torch.stack([own.double().mean(0) for own in rows])
     found: dict[str, SAE | Baseline] = {}
     for arm in arms:
         if arm == "sae":
@@ -124,7 +125,7 @@ def densities(dictionary: Dictionary, states: dict[Place, Float[Tensor, "n d"]])
     """Share of the states at the SAE's places on which each latent fires."""
     total = torch.zeros(dictionary.sae.d_sae, dtype=torch.float64)
     for place in dictionary.places:
-        acts = dictionary.sae.at(*place).encode(states[place].float())
+        acts = dictionary.sae.at(*place).encode(present(states[place]).float())
         total += (acts != 0).double().mean(0)
     return total / len(dictionary.places)
 

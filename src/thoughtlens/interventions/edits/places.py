@@ -18,7 +18,7 @@ from thoughtlens.core import HookError
 from thoughtlens.models import LAYERED, PARTS, Hook, Place, ThoughtSpec, check_places, is_read
 
 Seen = Callable[[Float[Tensor, "batch width"], Float[Tensor, "batch width"]], None]
-"""Told of every change: the state before and after."""
+"""Told of every change: the state before and after; NaN in a problem that has none there, or no donor."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Change:
 
     fn: Callable[..., Float[Tensor, "batch width"]]
     rows: tuple[Tensor, ...] = ()
+    """A problem whose line has a NaN, since its donor had stopped by then, is left as it is."""
 
 
 def hook_of(place: Place, change: Change, seen: Seen) -> Hook:
@@ -35,6 +36,10 @@ def hook_of(place: Place, change: Change, seen: Seen) -> Hook:
     def edit(x: Any, rows: tuple[Tensor, ...] = ()) -> Any:
         before = _flat(place, x)
         after = change.fn(before, *rows).to(before)
+        gone = torch.stack([row.isnan().flatten(1).any(1) for row in rows]).any(0) if rows else None
+        if gone is not None and bool(gone.any()):
+            seen(before, after.masked_fill(gone[:, None], torch.nan))
+            return _unflat(place, torch.where(gone[:, None], before, after), x)
         seen(before, after)
         return _unflat(place, after, x)
 

@@ -66,6 +66,8 @@ class Answers:
     """Whether a logit of the answer's first token differs from the untouched run's."""
     changed_site: Float[np.ndarray, " n"]
     """|x' - x| / |x| where the edit was made, mean over its places; 0 without one."""
+    reached: Bool[np.ndarray, " n"]
+    """Whether it was made at all: not where the problem, or its donor, had stopped thinking by then."""
     changed_thoughts: Float[np.ndarray, "n thoughts"]
     """The same of what each later thought takes in; NaN up to the edit, and where it was not thought."""
 
@@ -138,7 +140,7 @@ class _Batch:
     def untouched(self) -> Answers:
         """The untouched run as one of its own."""
         n = len(self.inputs[0])
-        return self._answers(self.last, self.answer, torch.zeros(n), self._blank())
+        return self._answers(self.last, self.answer, _Watch(n), self._blank())
 
     def under(self, edit: Edit) -> Answers:
         """What the edit makes of it."""
@@ -154,12 +156,12 @@ class _Batch:
         answer = self.model.answer(state, self.max_new_tokens)
         if not bool(torch.isfinite(answer.logits[:, 0]).all()):
             raise DataError(f"{edit.name}: the answer's logits are not finite; make the edit smaller")
-        return self._answers(state, answer, watch.mean(), changed)
+        return self._answers(state, answer, watch, changed)
 
     def _blank(self) -> Tensor:
         return torch.full((len(self.inputs[0]), len(self.inputs)), torch.nan)
 
-    def _answers(self, state: State, answer: Answer, site: Tensor, changed: Tensor) -> Answers:
+    def _answers(self, state: State, answer: Answer, watch: _Watch, changed: Tensor) -> Answers:
         logits = answer.logits[:, 0].double().log_softmax(-1)
         kl = torch.nan_to_num(self.first.exp() * (self.first - logits), nan=0.0).sum(-1).clamp_min(0)
         gap = (answer.logits[:, 0] - self.answer.logits[:, 0]).abs().amax(-1)
@@ -170,7 +172,8 @@ class _Batch:
             logprob=self._logprob(state, answer),
             kl=kl.cpu().numpy(),
             moved=(gap > MOVED).cpu().numpy(),
-            changed_site=site.double().cpu().numpy(),
+            changed_site=watch.mean().numpy(),
+            reached=(watch.n > 0).numpy(),
             changed_thoughts=changed.double().cpu().numpy(),
         )
 
@@ -191,15 +194,16 @@ class _Watch:
     """Adds up how much an edit changes, by problem."""
 
     def __init__(self, n: int) -> None:
-        self.total, self.n = torch.zeros(n, dtype=torch.float64), 0
+        self.total, self.n = torch.zeros(n, dtype=torch.float64), torch.zeros(n)
 
     def __call__(self, before: Tensor, after: Tensor) -> None:
-        self.total += _relative(before, after)
-        self.n += 1
+        change = _relative(before, after)
+        self.total += change.nan_to_num(0.0)
+        self.n += ~change.isnan()
 
     def mean(self) -> Tensor:
-        """Relative change, mean over the places."""
-        return self.total / max(self.n, 1)
+        """Relative change, mean over the places where there was something to change."""
+        return self.total / self.n.clamp_min(1)
 
 
 def _start(model: ThoughtModel, edit: Edit) -> int:

@@ -70,7 +70,8 @@ class Bench:
         self.right = self.count("thoughts", plain)
         for edit, outcome in zip(edits, outcomes, strict=True):
             if edit.changes:
-                self.changed[edit.name] = float(outcome.moved.mean())
+                n = max(int(outcome.reached.sum()), 1)
+                self.changed[edit.name] = float(outcome.moved[outcome.reached].sum()) / n
         return outcomes
 
     def count(

@@ -32,10 +32,14 @@ DEFINITIONS = {
     "_low, _high of clean, predicted, corrupted: Wilson 95 %",
     "other": "share of other answers",
     "unparsable": "share without an answer, or without a number where the right answer is one",
-    "changed_site": "|x' - x| / |x| where the edit was made, mean over places and problems; 0: no change",
+    "changed_site": "|x' - x| / |x| where the edit was made, mean over places and edited problems; 0: no "
+    "change",
     "changed_thoughts": "the same of what the next thoughts take in, mean over the thoughts after the edit; "
     "null: there are none",
-    "moved": "share of problems in which a logit of the answer's first token moved by more than 1e-5",
+    "n_edited": "problems in which the edit was made; fewer than n where some, or their donors, had stopped "
+    "thinking by then: those are left as they are, and count in every other number",
+    "moved": "share of the edited problems in which a logit of the answer's first token moved by more than "
+    "1e-5",
     "beyond_random": "accuracy under the edit minus that under as large a random change, paired; its verdict "
     "is adjusted for all of them",
     "control": "random: as large a change in a direction drawn for each problem; latents: other latents of "
@@ -111,7 +115,8 @@ def _row(
         proportion(classes == i, problems.groups) for i in range(len(CLASSES))
     )
     kl, log_p = intervals
-    later = answers.changed_thoughts[:, ~np.isnan(answers.changed_thoughts).all(0)]
+    later = answers.changed_thoughts[~np.isnan(answers.changed_thoughts)]
+    reached = answers.reached if edit.changes else np.ones_like(answers.reached)
     known = answers.logprob[np.isfinite(answers.logprob)]
     return EffectRow(
         row=0,
@@ -147,9 +152,12 @@ def _row(
         corrupted_high=corrupted.high,
         other=other.estimate,
         unparsable=unparsable.estimate,
-        changed_site=float(answers.changed_site.mean()) if edit.changes else None,
+        n_edited=int(reached.sum()),
+        changed_site=float(answers.changed_site[reached].sum() / max(reached.sum(), 1))
+        if edit.changes
+        else None,
         changed_thoughts=float(later.mean()) if later.size else None,
-        moved=float(answers.moved.mean()),
+        moved=float(answers.moved[reached].sum() / max(reached.sum(), 1)),
     )
 
 

@@ -109,6 +109,7 @@ class EffectRow(About, Numbered):
     beyond_random_verdict: str | None = column(default=None, null=True)
     p_holm: float | None = column(default=None, null=True)
     beyond_random_p: float | None = column(default=None, null=True)
+    n_edited: int | None = column(default=None, null=True)
 
     @property
     def change(self) -> Number:

@@ -66,6 +66,11 @@ def objections(cfg: InterveneConfig, rows: Sequence[EffectRow]) -> list[str]:
     unread = [row for row in edited if row.changed_site and row.moved == 0]
     if unread:
         found.append(f"changed the state, and no logit of any answer moved (unread?): {_list(unread)}")
+    if short := [row for row in edited if row.n_edited is not None and row.n_edited < row.n]:
+        found.append(
+            f"not made in all problems, since some had stopped thinking by then (n_edited says in how many): "
+            f"{_list(short)}"
+        )
     if rows[0].accuracy_untouched < LOW_ACCURACY:
         found.append(
             f"the untouched model is right in {rows[0].accuracy_untouched:.1%} of the problems; no edit "

@@ -253,9 +253,16 @@ class Eye:
         )
         answers = batch.answers.text if batch.answers is not None else []
         thoughts = member_thoughts(self.store, sae) or []
-        for i in range(len(questions)):
-            x = torch.stack([batch[place][i, thoughts] for place in places])
-            yield _encoded(sae, x, thoughts, [f"thought {t}" for t in thoughts], i, answers[i])
+        had = batch.had(max(thoughts, default=0) + 1)
+        for i, question in enumerate(questions):
+            own = [t for t in thoughts if had[i, t]]
+            if len(own) < len(thoughts) and isinstance(sae, Crosscoder) and sae.cfg.over == "thoughts":
+                raise DataError(
+                    f"This crosscoder reads thoughts {thoughts[0]} to {thoughts[-1]} together, and "
+                    f"{question[:40]!r} stops after thought {len(own) - 1}"
+                )
+            x = torch.stack([batch[place][i, own] for place in places])
+            yield _encoded(sae, x, own, [f"thought {t}" for t in own], i, answers[i])
 
 
 @torch.no_grad()
@@ -306,11 +313,11 @@ def describe(one: Found, text: str, flags: list[str | None] | None, top: int) ->
         answer=one.answer,
         positions=one.positions,
         n_positions=len(one.positions),
-        l0=float(per_position.mean()),
+        l0=float(per_position.sum() / max(len(per_position), 1)),
         l0_per_position=per_position.tolist(),
         n_active=n_active,
         share_active=n_active / d_sae,
-        share_active_per_position=float(per_position.mean()) / d_sae,
+        share_active_per_position=float(per_position.sum() / max(len(per_position), 1)) / d_sae,
         latents=rows(0),
         latents_past_first=rows(1),
     )

@@ -49,10 +49,15 @@ class Readout:
         return self.unembed(x, hook_name).float()
 
     def likeliest(self, x: Float[Tensor, "n d"], hook_name: str, top: int) -> list[list[tuple[str, float]]]:
-        """Per state, the `top` likeliest tokens without the spaces around them, and their probabilities."""
+        """Per state, the `top` likeliest tokens without the spaces around them, and their probabilities.
+
+        None of a thought that a problem did not have.
+        """
         best, ids = self.logits(x, hook_name).softmax(-1).topk(min(top, self.n_vocab), dim=-1)
         words = [[self.texts[i].strip() for i in row] for row in ids.tolist()]
-        return [list(zip(*row, strict=True)) for row in zip(words, best.tolist(), strict=True)]
+        had = (~x.isnan().any(-1)).tolist()
+        rows = zip(had, words, best.tolist(), strict=True)
+        return [list(zip(said, p, strict=True)) if there else [] for there, said, p in rows]
 
     @property
     def chunk(self) -> int:

@@ -60,7 +60,8 @@ class ModelProbe(ABC):
                 here = cell[rows] == k
                 own, back = np.unique(at[here], return_inverse=True)
                 x = states(self.places[k])[torch.from_numpy(own)].to(self.sae.W_enc.dtype)
-                acts = self.sae.at(*self.places[k]).encode(x)
+                acts = self.sae.at(*self.places[k]).encode(x.nan_to_num(0.0))
+                acts[x.isnan().any(1)] = 0  # a thought that the model did not have
                 picked = acts[torch.from_numpy(back), torch.from_numpy(latent[rows[here]])]
                 found[rows[here]] = picked.float().abs().numpy()
         return found

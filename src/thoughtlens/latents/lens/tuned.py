@@ -76,7 +76,9 @@ class Finals:
         if self.states is None:
             return Pairs(cell.hook_name, x, self.hook_name, self.store.read(self.hook_name, cell.rows))
         at = torch.from_numpy(np.searchsorted(self.line, cell.line))
-        return Pairs(cell.hook_name, x, self.hook_name, self.states[at, cell.thought_idx])
+        last = self.states[at, cell.thought_idx]
+        had = ~last.isnan().any(1)  # rounding can let a problem stop a thought earlier than in the store
+        return Pairs(cell.hook_name, x[had], self.hook_name, last[had])
 
 
 def finals(store: ActivationStore, model: ThoughtModel, lines: np.ndarray, batch_size: int) -> Finals:

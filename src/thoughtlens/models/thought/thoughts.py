@@ -251,6 +251,12 @@ class ThoughtBatch:
     used: Int[Tensor, " problems"] | None = None
     """The last thought of each problem; None: all have all thoughts."""
 
+    def had(self, n_thoughts: int) -> Bool[Tensor, "problems thoughts"]:
+        """Which of the thoughts from 0 on, `n_thoughts` of them, each problem had."""
+        if self.used is None:
+            return torch.ones(len(self.mask), n_thoughts, dtype=torch.bool)
+        return torch.arange(n_thoughts) <= self.used[:, None]
+
     @property
     def x(self) -> Float[Tensor, "problems thoughts layers d"]:
         """`resid` of a model that works on one position per thought."""
