@@ -13,6 +13,7 @@ from .store.behind import open_thoughts as open_thoughts
 from .store.behind import thought_model as thought_model
 from .store.meta import META as META
 from .store.meta import ROWS as ROWS
+from .store.meta import USED as USED
 from .store.meta import StoreMeta as StoreMeta
 from .store.meta import load_meta as load_meta
 from .store.reader import ActivationStore as ActivationStore

@@ -20,8 +20,8 @@ from thoughtlens.acts.extract.ranks import joined_parts, write_part
 from thoughtlens.acts.extract.records import ExtractOutcome, Norms
 from thoughtlens.acts.extract.source import Chunk, Source
 from thoughtlens.acts.extract.text import plan_text, size_of_text, text_source
-from thoughtlens.acts.extract.thoughts import USED, plan_thoughts, size_of_thoughts, thought_source
-from thoughtlens.acts.store.meta import PROBLEMS, ROWS
+from thoughtlens.acts.extract.thoughts import plan_thoughts, size_of_thoughts, thought_source
+from thoughtlens.acts.store.meta import PROBLEMS, ROWS, USED
 from thoughtlens.acts.store.tables import stream
 from thoughtlens.acts.store.writer import StoreWriter
 from thoughtlens.core import (

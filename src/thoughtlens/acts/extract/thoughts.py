@@ -16,7 +16,7 @@ from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.records import Accuracy, Answers
 from thoughtlens.acts.extract.source import Chunk, Source, flops
 from thoughtlens.acts.store.behind import open_thoughts
-from thoughtlens.acts.store.meta import PROBLEMS, StoreMeta
+from thoughtlens.acts.store.meta import PROBLEMS, USED, StoreMeta
 from thoughtlens.acts.store.size import StoreSize
 from thoughtlens.core import (
     DTYPES,
@@ -39,8 +39,6 @@ from thoughtlens.problems import ProblemsConfig
 from thoughtlens.problems import source as problem_source
 
 ANSWERS = "answers"
-USED = "n_thoughts_used"
-"""Column of the problems: how many thoughts each had, where a problem can stop."""
 QUESTION_TOKENS, ANSWER_TOKENS = 60, 10
 LEAST, SHUFFLES = 10, 20
 """Problems from which on answers are held beside those of other problems, and how often."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 SCHEMA = 1
+USED = "n_thoughts_used"
+"""Column of the problems: the last thought of each, where a problem can stop thinking early."""
 META, PROGRESS, ROWS, PROBLEMS = "meta.json", "progress.json", "rows.parquet", "problems.parquet"
 
 

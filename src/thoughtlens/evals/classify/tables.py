@@ -224,6 +224,11 @@ def _warnings(task: Task, found: Mapping[Key, Probe]) -> list[str]:
             f"{seen.n_contradicted} units have the text of another unit and a different label: is the label "
             f"one of the text, and does each stand in its own line?"
         )
+    if isinstance(task.samples, ThoughtSamples) and (n_short := task.samples.n_short):
+        out.append(
+            f"{n_short} units stopped thinking before others did; what they did not think counts as zeros in "
+            f"every arm, which can tell that they stopped"
+        )
     out += _doubts(cfg.target or cfg.label_column, task.units)
     if seen.out_of_step:
         out.append(seen.out_of_step)

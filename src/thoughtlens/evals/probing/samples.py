@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from thoughtlens.acts import ActivationStore
+from thoughtlens.acts import USED, ActivationStore
 from thoughtlens.core import DataError
 from thoughtlens.evals.probing.attention import Bags
 from thoughtlens.evals.probing.coders import CellKey, Cover
-from thoughtlens.evals.probing.matrices import Matrix, compact, dense, rows, stack
+from thoughtlens.evals.probing.matrices import Matrix, compact, dense, rows, shape, stack
 from thoughtlens.evals.probing.menu import ARMS
 from thoughtlens.evals.probing.representations import (
     CELL_POOLINGS,
@@ -87,13 +87,22 @@ class ThoughtSamples:
                 f"{store.thought_idx[twice]} several times in {store.root}; extract the store again"
             )
         self.row = self.row[lines]
-        if (self.row < 0).any():
-            unit, at = np.argwhere(self.row < 0)[0]
+        stopped = np.zeros(len(lines), int) + thoughts.max()
+        if USED in store.problems.column_names:
+            stopped = store.problems[USED].to_numpy()[lines]
+        lost = (self.row < 0) & (thoughts <= stopped[:, None])
+        if lost.any():
+            unit, at = np.argwhere(lost)[0]
             name = store.problems["problem_id"][int(lines[unit])].as_py()
             raise DataError(
                 f"Expected every problem at every thought, {name!r} has no thought {thoughts[at]}; "
                 f"extract the store again"
             )
+
+    @property
+    def n_short(self) -> int:
+        """Problems that stopped thinking before others did; what they did not think counts as zeros."""
+        return int((self.row < 0).any(1).sum())
 
     def poolings_of(self, arm: str) -> list[str]:
         """Poolings that this arm can have; none where the store lacks its thoughts."""
@@ -126,8 +135,9 @@ class ThoughtSamples:
         store, x, cell = self.cover.store, [], []
         for key in self.cover.cells:
             if key[2] == name:
-                x.append(store.read(key[0], self.row[units, self._column(key)]).float())
-                cell.append(torch.full((len(units),), store.cells.index(key[:2])))
+                rows = self.row[units, self._column(key)]
+                x.append(store.read(key[0], rows[rows >= 0]).float())
+                cell.append(torch.full((len(x[-1]),), store.cells.index(key[:2])))
         return torch.cat(x), torch.cat(cell)
 
     def with_saes(self, saes: dict[str, SAE]) -> ThoughtSamples:
@@ -165,8 +175,14 @@ class ThoughtSamples:
         return [c for c in self.cover.cells if only is None or c[1] in only]
 
     def _cell(self, arm: str, cell: CellKey) -> Matrix:
-        x = self.cover.store.read(cell[0], self.row[:, self._column(cell)])
-        return code(arm, self.cover.coder(cell), x, cell[:2])
+        row = self.row[:, self._column(cell)]
+        had = row >= 0
+        found = code(arm, self.cover.coder(cell), self.cover.store.read(cell[0], row[had]), cell[:2])
+        if had.all():
+            return found
+        whole = np.zeros((len(row), shape(found)[1]), np.float32)
+        whole[had] = dense(found)
+        return compact(whole)
 
 
 class TextSamples:

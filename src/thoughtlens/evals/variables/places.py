@@ -56,10 +56,11 @@ class Held:
         if self.made is None or split != "test":
             return own
         more, n = self.made.at(place), self.store.problems.num_rows
+        had = np.flatnonzero(~more.isnan().any(1).numpy())  # a problem can stop before this thought
         return Rows(
-            torch.cat([own.x, more]),
-            np.r_[own.problem, n + np.arange(len(more))],
-            np.r_[own.row, np.full(len(more), -1)],
+            torch.cat([own.x, more[had]]),
+            np.r_[own.problem, n + had],
+            np.r_[own.row, np.full(len(had), -1)],
         )
 
     def _drawn(self, thought: int | None, split: str) -> Int[np.ndarray, " n"]:

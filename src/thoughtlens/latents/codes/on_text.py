@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.acts import ActivationStore, made_with, thought_model
-from thoughtlens.core import ConfigError, MismatchError, Record, no_run, read_parquet, warn
+from thoughtlens.core import ConfigError, DataError, MismatchError, Record, no_run, read_parquet, warn
 from thoughtlens.latents.codes.member import member_thoughts
 from thoughtlens.latents.codes.tokens import token_texts
 from thoughtlens.models import ThoughtModel, block_outputs, collect
