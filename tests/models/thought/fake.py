@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen3Config,
+)
 
 from tests.conftest import tiny_tokenizer
 
@@ -18,6 +26,10 @@ TARGETS = {
     "gpt2": ["c_attn", "c_proj", "c_fc"],
     "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj", "gate_proj"],
 }
+WIDTHS = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 128,
+}  # fmt: skip
 N_STEPS, RANK, ALPHA, CONTEXT = 6, 4, 8.0, 160
 
 
@@ -37,6 +49,28 @@ def save_base(root: Path, family: str, *, d: int = 32, tied: bool = True, n_laye
         )  # fmt: skip
     root.mkdir(parents=True)
     config.save_pretrained(root)
+    tokenizer.save_pretrained(root)
+    return root
+
+
+LMS: dict[str, Callable[..., PretrainedConfig]] = {
+    "gpt2": lambda **rest: GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=128, **rest),
+    "llama": lambda **rest: LlamaConfig(**WIDTHS, **rest),
+    "qwen3": lambda **rest: Qwen3Config(**WIDTHS, head_dim=8, **rest),
+}
+
+
+def save_lm(root: Path) -> Path:
+    """A random causal language model of the kind that the directory is called after, sure of some things."""
+    tokenizer = tiny_tokenizer()
+    config = LMS[root.name](vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        for parameter in lm.parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.12)
+    lm.save_pretrained(root)
     tokenizer.save_pretrained(root)
     return root
 

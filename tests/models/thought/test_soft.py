@@ -8,11 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM
 
 from tests.conftest import tiny_tokenizer
-from tests.models.thought.fake import QUESTIONS
+from tests.models.thought.fake import QUESTIONS, save_lm
 from tests.models.thought.soft_loop import tell
 from thoughtlens.core import CheckpointError, ConfigError, HookError
 from thoughtlens.models.thought import soft
@@ -20,36 +19,15 @@ from thoughtlens.models.thought.check import RULES, check_thought_model
 from thoughtlens.models.thought.places import Place
 from thoughtlens.models.thought.thoughts import Hook, collect, load, run
 
-SIZES = {
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 128},
-    "llama": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4},
-}
-SIZES["llama"] |= {"num_key_value_heads": 2, "max_position_embeddings": 128}
-CONFIGS = {
-    "gpt2": lambda **rest: GPT2Config(**SIZES["gpt2"], **rest),
-    "llama": lambda **rest: LlamaConfig(**SIZES["llama"], **rest),
-    "qwen3": lambda **rest: Qwen3Config(**SIZES["llama"], head_dim=8, **rest),
-}
 SETTINGS = {"n_thoughts": 4, "temperature": 0.3, "top_k": 12, "top_p": 0.8, "min_p": 0.1, "max_topk": 5}
 STOPS = {"gpt2": (3.0, 2), "llama": (3.55, 1), "qwen3": (3.45, 2)}
 """Entropy, and thoughts in a row below it, by which the questions stop at different thoughts."""
 
 
-@pytest.fixture(scope="module", params=list(CONFIGS))
+@pytest.fixture(scope="module", params=["gpt2", "llama", "qwen3"])
 def files(request, tmp_path_factory):
     """Directory of a random causal language model that is sure of some things."""
-    root = tmp_path_factory.mktemp("soft") / request.param
-    tokenizer = tiny_tokenizer()
-    config = CONFIGS[request.param](vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        for parameter in lm.parameters():
-            if parameter.ndim > 1:
-                nn.init.normal_(parameter, std=0.12)
-    lm.save_pretrained(root)
-    tokenizer.save_pretrained(root)
-    return root
+    return save_lm(tmp_path_factory.mktemp("soft") / request.param)
 
 
 @pytest.fixture(scope="module")
