@@ -45,6 +45,7 @@ from .stats.ratios import ratio_over_groups as ratio_over_groups
 from .stats.significance import corrected_resampled_t as corrected_resampled_t
 from .stats.significance import holm as holm
 from .stats.significance import max_statistic as max_statistic
+from .stats.significance import mcnemar_exact as mcnemar_exact
 from .stats.significance import permutation_p as permutation_p
 from .stats.significance import shuffled_blocks as shuffled_blocks
 from .stats.verdicts import DELTA as DELTA

@@ -22,6 +22,7 @@ from thoughtlens.interventions.edits.run import Edit, run_edits
 from thoughtlens.interventions.effects.rows import rows_of
 from thoughtlens.interventions.effects.subject import Problems
 from thoughtlens.models import Place, collect
+from thoughtlens.problems import TableConfig
 from thoughtlens.sae import TopKConfig
 from thoughtlens.studies.notebook import fit
 from thoughtlens.tracing.readings import read_out
@@ -37,13 +38,13 @@ def store(tmp_path_factory):
     ids = [f"p{i}" for i in range(N)]
     split = ["test" if i % 2 else "train" for i in range(N)]
     columns = {"problem_id": ids, "group_id": ids, "split": split, "question": questions}
-    pq.write_table(pa.table(columns | {"answer": ["4"] * N}), root / "problems.parquet")
+    pq.write_table(pa.table(columns | {"answer": ["4"] * N, "cot": [""] * N}), root / "problems.parquet")
     table = {
         "model": {"name": str(save_lm(root / "llama")), "dtype": "float32"},
         "family": "soft",
         "options": OPTIONS,
         "n_thoughts": 4,
-        "problems": {"source": str(root / "problems.parquet")},
+        "problems": TableConfig(source=str(root / "problems.parquet")),
         "store_dtype": "float32",
         "max_new_tokens": 2,
     }

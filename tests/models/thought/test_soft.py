@@ -17,7 +17,7 @@ from thoughtlens.core import CheckpointError, ConfigError, HookError
 from thoughtlens.models.thought import soft
 from thoughtlens.models.thought.check import RULES, check_thought_model
 from thoughtlens.models.thought.places import Place
-from thoughtlens.models.thought.thoughts import Hook, collect, load, run
+from thoughtlens.models.thought.thoughts import Hook, collect, load, run, write
 
 SETTINGS = {"n_thoughts": 4, "temperature": 0.3, "top_k": 12, "top_p": 0.8, "min_p": 0.1, "max_topk": 5}
 STOPS = {"gpt2": (3.0, 2), "llama": (3.55, 1), "qwen3": (3.45, 2)}
@@ -259,3 +259,25 @@ def test_weights_that_are_not_whole_give_no_thoughts(tmp_path, tiny_lm_dir):
     save_file({k: v for k, v in tensors.items() if k != lost}, root / "model.safetensors", {"format": "pt"})
     with pytest.raises(CheckpointError, match=re.escape(lost)):
         soft.load(root, end="#")
+
+
+@torch.no_grad()
+def written(lm, ids, n):
+    """Greedy words behind some ids, read anew for each."""
+    said = []
+    while len(said) < n and (not said or said[-1] != 2):
+        said.append(int(lm(torch.tensor([[*ids, *said]])).logits[0, -1].argmax()))
+    return said[: said.index(2)] if 2 in said else said
+
+
+def test_the_same_model_in_words_and_directly(files, model):
+    lm = AutoModelForCausalLM.from_pretrained(files, dtype=torch.float32)
+    assert model.modes == ("words", "direct")
+    for mode, tail in (("words", []), ("direct", list(model.end_ids))):
+        got = write(model, mode, QUESTIONS, max_new_tokens=5, batch_size=2)
+        for question, text in zip(QUESTIONS, got.text, strict=True):
+            ids = written(lm, [*tiny_tokenizer()(question + "\n")["input_ids"], *tail], 5)
+            end = ids.index(model.end_ids[0]) + 1 if model.end_ids[0] in ids else 0
+            assert text == model._to_text(ids[end:])
+    with pytest.raises(ConfigError, match="does not answer in mode 'aloud'; it has thoughts, words, direct"):
+        write(model, "aloud", QUESTIONS)

@@ -33,6 +33,9 @@ class GatesConfig(ThoughtModelConfig):
     """Model trained without thoughts, where none is shipped beside the model."""
     pause: str | None = None
     """Model trained with pause tokens, where none is shipped beside the model."""
+    modes: tuple[Literal["words", "direct"], ...] | None = None
+    """Other ways of one and the same model to answer, beside its thoughts: a chain of thought in words, or
+    directly; unset: those that it has."""
     published: float | None = Field(None, ge=0, le=1)
     """Accuracy that was published for this model on these problems, 0..1: reproduced first (G0). Unset:
     as known of published checkpoints (`models/thought/known.json`, with sources)."""

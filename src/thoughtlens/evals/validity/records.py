@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from thoughtlens.core import Json, Number, Outcome, Record, column
 from thoughtlens.interventions import Counts
@@ -35,6 +35,7 @@ class Accuracy(Record):
     zeroed: Number | None
     resampled: Number | None
     by_n_thoughts: list[Number | None]
+    direct: Number | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +178,15 @@ class Gates(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mode(Record):
+    """The same model without thinking in vectors."""
+
+    accuracy: Number
+    difference: Number
+    """Accuracy with thoughts minus that, same problems, with its verdict."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GatesOutcome(Outcome):
     """What the gates stage gives back."""
 
@@ -189,6 +199,8 @@ class GatesOutcome(Outcome):
     gates: Gates
     counts: dict[str, Number | None]
     per_seed: list[dict[str, Number | None]]
+    modes: dict[str, Mode] = field(default_factory=dict)
+    """By mode, words or direct."""
     model_settings: dict[str, bool | int | float | str | None] | None = None
     """How the model thinks, as given, stated by its checkpoint, or assumed."""
     model_settings_assumed: list[str] | None = None

@@ -36,6 +36,10 @@ STORING = {"start": [3, 5], "op1": [3, 5], "op2": [5]}
 DEFINITIONS = {
     "thoughts": "right answers / problems, all thoughts thought",
     "cot": "the same model writes its chain of thought in words, greedily",
+    "direct": "the same model answers at once, with neither thoughts nor words; of a Coconut with begin- and "
+    "end-of-thought token after each other",
+    "modes": "the same model with thoughts, in words (cot) and directly; difference: accuracy with thoughts "
+    "minus that, same problems, Wald 95 % of paired shares, exact McNemar",
     "no_cot": "control trained without thoughts: begin, end, answer",
     "pause": "control trained with learned pause tokens at the thoughts' positions, no feedback",
     "mean_ablated": "every thought's input replaced by its mean over the problems, per thought",
@@ -107,6 +111,7 @@ def _measure(cfg: GatesConfig, seed: int | None) -> SeedCounts:
     counts: Counts = dict(bench.counts)
     beside = controls.run_controls(cfg, seed, table)
     counts |= controls.counts_of(beside) | controls.discordant(bench, beside)
+    counts |= controls.in_modes(cfg, bench)
     counts["majority_answer"] = (int(np.unique(bench.wanted, return_counts=True)[1].max()), len(table))
     probes: dict[str, Counts] = {}
     if cfg.sae is not None:
@@ -114,7 +119,6 @@ def _measure(cfg: GatesConfig, seed: int | None) -> SeedCounts:
         counts |= {name: bench.counts[name] for name in bench.counts if name.startswith("spliced")}
     if (generator := _generator(cfg, model)) is not None:
         assert isinstance(model, tiny.TinyThoughts)
-        counts |= _written(model, table)
         counts |= _twins(cfg, model, generator, shift)
         train = generator.problems(cfg.n, seed=shift + 1000, split="train", p=model.modulus)
         counts["bag_of_words"] = probe.bag_of_words(train, table)
@@ -166,16 +170,6 @@ def _one_step(cfg: GatesConfig, model: tiny.TinyThoughts, seed: int | None, tabl
     beside = controls.counts_of(controls.run_controls(cfg, seed, table), "_one_step")
     counts = {"thoughts_one_step": bench.counts["thoughts"]} | beside
     return {key: pair for key, pair in counts.items() if "|" not in key}
-
-
-def _written(model: tiny.TinyThoughts, table: pa.Table) -> Counts:
-    said = [text.split()[-1] if text else "" for text in model.write(table["question"].to_pylist())]
-    right = np.array(said) == np.array(table["answer"].to_pylist())
-    steps = np.array(table["n_steps"])
-    counts = {"cot": (int(right.sum()), len(right))}
-    for k in np.unique(steps).tolist():
-        counts[f"cot|{k}"] = (int(right[steps == k].sum()), int((steps == k).sum()))
-    return counts
 
 
 def _twins(cfg: GatesConfig, model: tiny.TinyThoughts, generator: ModuleType, seed: int) -> Counts:
@@ -231,6 +225,7 @@ def _outcome(cfg: GatesConfig, seeds: list[SeedCounts]) -> GatesOutcome:
         accuracy=accuracy,
         accuracy_by_steps={str(k): verdicts.accuracy_table(counts, f"|{k}") for k in steps},
         gates=held,
+        modes=verdicts.modes(counts),
         counts={key: verdicts.share(pair) for key, pair in counts.items() if "|" not in key},
         per_seed=[{name: verdicts.share(one.counts.get(name)) for name in PER_SEED} for one in seeds],
         model_settings=seeds[0].model_settings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 from thoughtlens.core import Number
@@ -12,6 +13,7 @@ from thoughtlens.evals.validity.records import (
     BetterThanControls,
     FollowsTheDonor,
     GrowsWithThoughts,
+    Mode,
     NeedsItsThoughts,
     Reproduces,
     SurvivesSplicing,
@@ -20,9 +22,11 @@ from thoughtlens.evals.validity.records import (
     TwinsMove,
 )
 from thoughtlens.interventions import Counts
-from thoughtlens.numerics import Interval, paired_proportions, wilson
+from thoughtlens.numerics import Interval, mcnemar_exact, paired_proportions, verdict, wilson
 
 EPS = 1e-9
+MODES = {"words": "cot", "direct": "direct"}
+"""Mode -> what it is called among the counts."""
 
 FAIR_ONE_STEP = 0.95
 """A control counts only if it solves one-step problems at least this often."""
@@ -45,7 +49,7 @@ def share(pair: tuple[int, int] | None) -> Number | None:
 
 def accuracy_table(counts: Counts, suffix: str = "") -> Accuracy:
     """The accuracies every thought model is judged by; `suffix` picks a number of steps."""
-    names = ("thoughts", "cot", "no_cot", "pause", "mean_ablated", "zeroed", "resampled")
+    names = ("thoughts", "cot", "direct", "no_cot", "pause", "mean_ablated", "zeroed", "resampled")
     by_n = [share(counts[f"by_n_thoughts_{n}{suffix}"]) for n in range(n_exits(counts))]
     return Accuracy(**{name: share(counts.get(name + suffix)) for name in names}, by_n_thoughts=by_n)
 
@@ -90,6 +94,19 @@ def _paired(counts: Counts, name: str) -> Number | None:
         return None
     (only_ours, n), (only_theirs, _) = counts[f"thoughts_not_{name}"], counts[f"{name}_not_thoughts"]
     return paired_proportions(only_ours, only_theirs, n).number()
+
+
+def modes(counts: Counts) -> dict[str, Mode]:
+    """The same model in words and directly, each held against its thoughts on the same problems."""
+    found = {}
+    for mode, name in MODES.items():
+        if f"thoughts_not_{name}" not in counts:
+            continue
+        (ahead, n), (behind, _) = counts[f"thoughts_not_{name}"], counts[f"{name}_not_thoughts"]
+        gap, p = paired_proportions(ahead, behind, n), mcnemar_exact(ahead, behind)
+        difference = replace(gap.number(), verdict=verdict(gap.low, gap.high, p=p), p=p)
+        found[mode] = Mode(accuracy=wilson(*counts[name]).number(), difference=difference)
+    return found
 
 
 def needs_its_thoughts(counts: Counts, chance: float | None) -> NeedsItsThoughts:

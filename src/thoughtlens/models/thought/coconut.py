@@ -57,11 +57,15 @@ class Coconut(HFThoughts):
         prompt: str | None = None,
         before: tuple[int, ...] = (),
         pause: Float[Tensor, " d"] | None = None,
+        three: bool = False,
     ) -> None:
         super().__init__(lm, tokenizer)
         self.prompt: str = prompt or PROMPT
         self.n_vocab = tokens.n_words
         self.start_ids, self.end_ids = (*before, tokens.begin), (tokens.end,)
+        self.mode_ids = {"direct": (tokens.begin, tokens.end)}  # no thoughts between the two
+        if three:
+            self.mode_ids = {"words": self.start_ids, "direct": (*before, tokens.end)}
         self.pause = None if pause is None else pause.to(self.device, lm.dtype)
         self.spec = ThoughtSpec(
             n_thoughts=n_thoughts,
@@ -141,6 +145,7 @@ def load(
         prompt=said.get("prompt"),
         before=added.end_of_turn(parent.tokenizer) if added.is_multimode(said) else (),
         pause=pause,
+        three=added.is_multimode(said),
     )
     model.dropped = dropped
     model.settings = {

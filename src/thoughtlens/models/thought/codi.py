@@ -74,6 +74,10 @@ class Codi(HFThoughts):
         self.start_ids = (*((self.eos_id,) if eos_before else ()), *before, tokens.begin)
         self.end_ids = (tokens.end, self.eos_id) if eos_after else (tokens.end,)
         self.banned_ids = (tokens.end,) if banned else ()
+        if not banned:  # Dilgren's three modes
+            self.mode_ids = {"words": self.start_ids, "direct": (*self.start_ids[:-1], tokens.end)}
+        elif not eos_before:  # CODI's teacher, which goes on where the question ends
+            self.mode_ids = {"words": ()}
         self.spec = ThoughtSpec(
             n_thoughts=n_thoughts,
             n_layers=len(self.blocks),

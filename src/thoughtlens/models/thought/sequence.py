@@ -7,7 +7,7 @@ through every pass, so that a left-padded batch thinks what each problem thinks 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,7 @@ from thoughtlens.core import CheckpointError, DataError, HookError
 from thoughtlens.models.hf.load import context_length
 from thoughtlens.models.hf.output import OutputSide
 from thoughtlens.models.thought.places import SITES
-from thoughtlens.models.thought.thoughts import Answer, State, Tap, ThoughtModel, parse_number
+from thoughtlens.models.thought.thoughts import Answer, State, Tap, ThoughtModel, Written, parse_number
 
 
 class SequenceThoughts(ThoughtModel):
@@ -35,6 +35,8 @@ class SequenceThoughts(ThoughtModel):
     end_ids: tuple[int, ...]
     """Tokens between thoughts and answer."""
     eos_id: int
+    mode_ids: Mapping[str, tuple[int, ...]] = {}
+    """Of each further mode the tokens between the question and what is then written, greedily."""
     banned_ids: tuple[int, ...] = ()
     """Tokens that are never generated."""
     context_length: int
@@ -106,11 +108,26 @@ class SequenceThoughts(ThoughtModel):
             return empty
         return self._extend(empty, self._embed(tokens[:, :-1]), real[:, :-1])[1]
 
-    def _prompt(self, i: int, question: str) -> list[int]:
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """See `ThoughtModel.modes`."""
+        return tuple(self.mode_ids)
+
+    def _write(self, mode: str, questions: Sequence[str], max_new_tokens: int) -> Written:
+        begin = self.mode_ids[mode]
+        state = self._begun([self._prompt(i, question, begin) for i, question in enumerate(questions)])
+        h, state = self._extend(state, state.pending)
+        room = self.context_length - int(state.positions.max())
+        rows = self._generate(state, self._unembed(h[:, -1]), min(max_new_tokens, room))
+        end = self.end_ids[0]
+        text = [self._to_text(row[row.index(end) + 1 :] if end in row else row) for row in rows]
+        return Written(text, [self._value(one) for one in text])
+
+    def _prompt(self, i: int, question: str, begin: tuple[int, ...] | None = None) -> list[int]:
         ids = self._tokenize(question)
         if not ids:
             raise DataError(f"Expected a question with words, got an empty one (number {i} of the batch)")
-        ids = [*ids, *self.start_ids]
+        ids = [*ids, *(self.start_ids if begin is None else begin)]
         needed = len(ids) + self.spec.n_thoughts + len(self.end_ids)
         if needed > self.context_length:
             raise DataError(
@@ -203,7 +220,7 @@ class HFThoughts(SequenceThoughts):
         ids, bos = list(self.tokenizer(text)["input_ids"]), self.tokenizer.bos_token_id
         if bos is not None and ids[:2] == [bos, bos]:  # the text had one already
             ids = ids[1:]
-        taken = (self.start_ids[-1], self.end_ids[0])
+        taken = (self.start_ids[-1], self.end_ids[0]) if self.start_ids else ()  # else they are words
         if odd := [i for i in ids if i >= n_words or i in taken]:
             raise DataError(
                 f"The text {text[:40]!r} has token id {max(odd)}, which is no word's: "

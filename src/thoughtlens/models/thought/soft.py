@@ -126,6 +126,7 @@ class Soft(HFThoughts):
     ) -> None:
         super().__init__(lm, tokenizer)
         self.end_ids, self.mixing, self.stopping, self.prompt = tuple(end_ids), mixing, stopping, prompt
+        self.mode_ids = {"words": (), "direct": self.end_ids}
         self.n_vocab = int(lm.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
         self.spec = ThoughtSpec(
             n_thoughts=n_thoughts,

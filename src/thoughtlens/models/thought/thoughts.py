@@ -44,7 +44,7 @@ from thoughtlens.problems import same_answer
 
 __all__ = [
     "Answer", "Hook", "Place", "State", "StepRecord", "Tap", "ThoughtBatch", "ThoughtModel", "ThoughtSpec",
-    "collect", "encoded", "is_right", "load", "parse_number", "run", "think",
+    "Written", "collect", "encoded", "is_right", "load", "parse_number", "run", "think", "write",
 ]  # fmt: skip
 
 CHECKPOINTS = ("codi", "coconut", "colar")
@@ -104,6 +104,16 @@ class Answer:
     """The last number of the text, as `parse_number` reads it; None where there is none."""
 
 
+@dataclass(frozen=True)
+class Written:
+    """What a model answers without thinking in vectors."""
+
+    text: list[str]
+    """The answers, without the chain of thought where its end is marked."""
+    value: list[float | None]
+    """The last number of each."""
+
+
 class ThoughtModel(ABC):
     """A model that thinks in vectors. See the module's text for the index convention."""
 
@@ -123,6 +133,15 @@ class ThoughtModel(ABC):
     """Names of the settings that nothing stands behind."""
     tokenizer: Any = None
     """Of transformers, where the family reads with one."""
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """How it can answer without thinking in vectors: `words`, a chain of thought; `direct`, nothing."""
+        return ()
+
+    def _write(self, mode: str, questions: Sequence[str], max_new_tokens: int) -> Written:
+        """Answers in one of `modes`, greedily."""
+        raise NotImplementedError
 
     def words(self, ids: Sequence[int]) -> dict[int, str] | None:
         """How tokens are written; None: as the tokenizer decodes them, and without one, by their numbers."""
@@ -415,6 +434,42 @@ def run(
     for state, _ in think(model, questions, hooks, n_thoughts=n_thoughts, batch_size=batch_size):
         parts.append((state.rows, model.answer(state, max_new_tokens, _cue(teacher_ids, state.rows))))
     return _join_answers(parts, len(questions))
+
+
+def require_mode(model: ThoughtModel, mode: str) -> None:
+    """Refuse a way of answering that a model does not have; says which it has."""
+    if mode not in model.modes:
+        has = ", ".join(("thoughts", *model.modes))
+        raise ConfigError(f"{model.name} does not answer in mode {mode!r}; it has {has}")
+
+
+@torch.no_grad()
+def write(
+    model: ThoughtModel,
+    mode: str,
+    questions: Sequence[str],
+    *,
+    max_new_tokens: int = 256,
+    batch_size: int = 64,
+) -> Written:
+    """Answer all questions in another mode than by thinking in vectors, batch by batch.
+
+    Args:
+        model: Any family.
+        mode: One of `model.modes`.
+        questions: The problems.
+        max_new_tokens: Longest answer, chain of thought included.
+        batch_size: Problems at a time.
+
+    Raises:
+        ConfigError: the model has no such mode; says which it has.
+    """
+    require_mode(model, mode)
+    parts = [
+        model._write(mode, questions[low : low + batch_size], max_new_tokens)
+        for low in range(0, len(questions), batch_size)
+    ]
+    return Written([t for part in parts for t in part.text], [v for part in parts for v in part.value])
 
 
 @torch.no_grad()

@@ -31,7 +31,15 @@ from thoughtlens.core import (
     choose_device,
     validate_config,
 )
-from thoughtlens.models.thought.thoughts import Answer, State, Tap, ThoughtModel, ThoughtSpec, parse_number
+from thoughtlens.models.thought.thoughts import (
+    Answer,
+    State,
+    Tap,
+    ThoughtModel,
+    ThoughtSpec,
+    Written,
+    parse_number,
+)
 from thoughtlens.models.thought.tiny_decoder import (
     ANS,
     BOT,
@@ -146,6 +154,15 @@ class TinyThoughts(ThoughtModel):
         ids = [[int(i)] for i in logits[:, -1].argmax(-1)] if max_new_tokens else [[] for _ in range(rows)]
         text = [self.tokenizer.decode(row) for row in ids]
         return Answer(text=text, ids=ids, logits=logits, value=[parse_number(t) for t in text])
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """See `ThoughtModel.modes`: the teacher of its training writes its chain of thought."""
+        return ("words",)
+
+    def _write(self, mode: str, questions: Sequence[str], max_new_tokens: int) -> Written:
+        text = [said.split()[-1] if said else "" for said in self.write(questions)]
+        return Written(text, [parse_number(one) for one in text])
 
     @torch.no_grad()
     def write(self, questions: Sequence[str]) -> list[str]:
