@@ -25,7 +25,6 @@ from thoughtlens.models import Place, collect
 from thoughtlens.problems import TableConfig
 from thoughtlens.sae import TopKConfig
 from thoughtlens.studies.notebook import fit
-from thoughtlens.tracing.readings import read_out
 
 N = 24
 OPTIONS = ("end=#", "temperature=0.3", "stop_entropy=3.45", "stop_after=1")
@@ -123,8 +122,3 @@ def _sae(store):
     torch.manual_seed(0)
     x = store.read("layers.1:out", np.arange(store.n_rows))
     return fit(TopKConfig(d_sae=8, k=2), x, place="layers.1:out", epochs=1, batch_size=32)
-
-
-def test_readings_end_where_the_thinking_ends(store, used, model):
-    said = read_out(model, "m", store.questions.to_pylist()[:4], 1)
-    assert [len(one.thoughts) - 1 for one in said] == used[:4].tolist()
