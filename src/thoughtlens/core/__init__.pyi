@@ -10,7 +10,6 @@ from .errors import ResourceError as ResourceError
 from .errors import StoreError as StoreError
 from .errors import ThoughtlensError as ThoughtlensError
 from .errors import is_out_of_memory as is_out_of_memory
-from .errors import no_run as no_run
 from .errors import of_system as of_system
 from .errors import shortened as shortened
 from .errors import system_errors as system_errors
@@ -72,6 +71,7 @@ from .stages.registry import BY_NAME as BY_NAME
 from .stages.registry import OF_RUNS as OF_RUNS
 from .stages.registry import STAGES as STAGES
 from .stages.registry import Stage as Stage
+from .stages.registry import require_run as require_run
 from .stages.stage import Plan as Plan
 from .stages.stage import provenance as provenance
 from .stages.stage import read_result as read_result

@@ -10,8 +10,6 @@ import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from shlex import quote
 
 MOST_SHOWN = 200
 """Characters of one value in a message."""
@@ -112,14 +110,6 @@ class CheckpointError(ThoughtlensError, ValueError):
 
 class ResourceError(ThoughtlensError, RuntimeError):
     """The machine cannot do it: disk full, no permission, too little memory, no such device."""
-
-
-def no_run(root: str | Path) -> NotThereError:
-    """The error where a run is expected and nothing is."""
-    return NotThereError(
-        f"Expected a run directory at {root}, found none; make one: thoughtlens run pilot --out "
-        f"{quote(str(root))} (thoughts), or: thoughtlens run text-demo --out {quote(str(root))} (text)"
-    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -396,6 +396,7 @@ def run_one(
             return {"plan": _plans(recipe, [name], Path(out), inputs)}
         cfg, target = stage_config(recipe, name, Path(out), inputs), Path(out) / stage.directory
     else:
+        _require_table_of(stage, source, table)
         table = apply_overrides(stage.config, table, overrides)
         table |= {key: str(path) for key, path in (inputs or {}).items()}
         cfg, target = validate_config(stage.config, table), Path(out)
@@ -403,6 +404,15 @@ def run_one(
         estimate = stage.say_plan(cfg)
         return {"plan": {name: estimate.to_json()} if estimate else {}}
     return stage.run(cfg, target)
+
+
+def _require_table_of(stage: Stage, source: str | Path, table: Json) -> None:
+    """Refuse another stage's settings, as of a stage of a run in the place of the run."""
+    other = of_stage(table)
+    if other and not set(table) <= set(stage.config.model_fields):
+        run = Path(source).parent
+        way = f"; for the run: {stage.command(run)}" if (run / "config.toml").is_file() else ""
+        raise ConfigError(f"{source} has the settings of {other}, not of {stage.name}{way}")
 
 
 def suite_of(

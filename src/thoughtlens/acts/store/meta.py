@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
@@ -119,8 +118,7 @@ def load_meta(root: Path) -> StoreMeta:
     if not root.exists():
         raise NotThereError(
             f"Expected an activation store at {root}, found nothing there; extract first: "
-            f"thoughtlens extract pilot --out {quote(str(Path(root).parent))} (thoughts), or: "
-            f"thoughtlens extract text-demo --out {quote(str(Path(root).parent))} (text)"
+            f"{BY_NAME['extract'].first(root.parent)}"
         )
     if not (root / META).is_file():
         raise StoreError(

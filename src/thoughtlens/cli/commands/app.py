@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -41,6 +42,8 @@ class ByTask(TyperGroup):
                     formatter.write_dl(rows)
 
 
+MOST_PATH = 200
+"""Characters from which on nothing is looked up as a path."""
 app = typer.Typer(
     name="thoughtlens",
     cls=ByTask,
@@ -90,12 +93,18 @@ Sae = Annotated[Path | None, typer.Option(help="Take the SAE from here.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a finished run.")]
 
 
-def require_run(run: Path) -> None:
-    """See that a run is there, before anything is planned from it."""
-    from thoughtlens.core import no_run
+def require_order(command: str, run: str | Path, texts: Sequence[str]) -> None:
+    """Refuse a text in the place of the run or model that stands behind it.
 
-    if not run.is_dir():
-        raise no_run(run)
+    Raises:
+        ConfigError: says the right order.
+    """
+    from thoughtlens.core import ConfigError
+
+    behind = [one for one in texts if len(one) < MOST_PATH and Path(one).is_dir()]
+    if behind and (len(str(run)) >= MOST_PATH or not Path(run).exists()):
+        shown = f"thoughtlens {command} {quote(behind[0])} {quote(str(run))}"
+        raise ConfigError(f"Expected the run or model first, then texts, as in: {shown}")
 
 
 def doing(

@@ -15,11 +15,10 @@ from thoughtlens.cli.commands.app import (
     Sae,
     app,
     doing,
-    require_run,
     show_plan,
     told,
 )
-from thoughtlens.core import BY_NAME
+from thoughtlens.core import BY_NAME, require_run
 
 
 @app.command(help=BY_NAME["explain"].about)
@@ -68,7 +67,7 @@ def geometry(
     overrides: Overrides = None,
     *,
     sae: Annotated[
-        list[Path], typer.Option("--sae", help="An SAE directory; give it twice or more to compare.")
+        list[Path], typer.Option("--sae", help="An SAE, or a run with one; give it twice or more to compare.")
     ],
     acts: Annotated[
         list[Path] | None,
@@ -80,8 +79,10 @@ def geometry(
     ] = None,
     plan: PlanOnly = False,
 ) -> None:
+    folder = BY_NAME["train"].directory
+    sae = [one / folder if (one / folder).is_dir() else one for one in sae]
     run = sae[0].parent
-    if out is None and not (sae[0].name == BY_NAME["train"].directory and (run / "acts").is_dir()):
+    if out is None and not (sae[0].name == folder and (run / "acts").is_dir()):
         raise typer.BadParameter(f"missing, since {sae[0]} is not the SAE of a run", param_hint="--out")
     stores = acts or []
     table: dict = {"sae": sae[0], "others": sae[1:]}

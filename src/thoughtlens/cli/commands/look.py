@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.commands.app import RunDir, app, doing, show, told
+from thoughtlens.cli.commands.app import RunDir, app, doing, require_order, show, told
 from thoughtlens.core import BY_NAME
 
 
@@ -22,6 +22,7 @@ def fire(
     ] = None,
 ) -> None:
     """Show the strongest latents of a text, its L0, and which of them are dense."""
+    require_order("fire", run_dir, texts)
     from thoughtlens.latents import on_text
 
     found = on_text.fire(run_dir, texts, member=member)

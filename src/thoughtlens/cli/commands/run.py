@@ -26,11 +26,12 @@ RunOut = Annotated[
 
 def _place(out: Path | None, recipe: str, command: str) -> Path:
     """Where to write: what is given, else the run that stands in the recipe's place."""
-    from thoughtlens.core import recipe_names
+    from thoughtlens.core import read_recipe, recipe_names
 
     if out is None and Path(recipe).is_dir() and recipe not in recipe_names():
         return Path(recipe)
     if out is None:
+        read_recipe(recipe)  # what is no recipe needs no place
         example = f"thoughtlens {command} {quote(recipe)} --out {quote(f'runs/{Path(recipe).stem}')}"
         raise typer.BadParameter(f"missing, the run's directory, as in: {example}", param_hint="--out")
     return out

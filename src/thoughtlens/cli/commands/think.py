@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.commands.app import Overrides, PlanOnly, RunDir, app, doing, require_run, told
-from thoughtlens.core import BY_NAME
+from thoughtlens.cli.commands.app import Overrides, PlanOnly, RunDir, app, doing, require_order, told
+from thoughtlens.core import BY_NAME, require_run
 
 
 @app.command()
@@ -39,6 +39,7 @@ def think(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, on a terminal too.")] = False,
 ) -> None:
     """Show what a model thinks about a question: thought by thought what it reads as, then the answer."""
+    require_order("think", source, questions or [])
     from thoughtlens.core import DataError
     from thoughtlens.tracing import render
     from thoughtlens.tracing import think as read

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from thoughtlens.cli.commands.app import Out, Overrides, PlanOnly, Recipe, app, do, doing
-from thoughtlens.core import BY_NAME
+from thoughtlens.core import BY_NAME, ConfigError
 
 
 @app.command(help=BY_NAME["distill"].about)
@@ -27,6 +27,11 @@ def gates(
     seed: Annotated[int, typer.Option(help="Seed of problems and edits.")] = 0,
     out: Out,
 ) -> None:
+    if (Path(model) / "acts").is_dir():
+        raise ConfigError(
+            f"Expected a thought model, got the run {model}; its thoughts are changed by: "
+            f"thoughtlens intervene {quote(model)}"
+        )
     table = {"model": model, "n": n, "seed": seed} | ({"problems": problems} if problems else {})
     doing("gates", table, overrides, out)
 

@@ -137,6 +137,8 @@ def read_recipe(source: str | Path) -> dict:
             text = (path / "config.toml" if path.is_dir() else path).read_text("utf-8")
         except (ValueError, OSError) as error:
             raise ConfigError(f"{path} is not a readable TOML file: {error}") from None
+    elif path.is_dir():
+        raise NotThereError(f"Expected a run or a recipe in {path}, found no config.toml there")
     else:
         near = difflib.get_close_matches(str(source), recipe_names(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -367,6 +369,9 @@ def _explain(cls: type[Config], error: ErrorDetails) -> str:
         return _unknown(cls, dotted)
     if error["type"] == "missing":
         return f"{dotted}: required and not given"
+    if error["type"] == "union_tag_invalid":
+        said = error.get("ctx", {})
+        return f"{dotted}: expected one of {said['expected_tags']}, got {said['tag']!r}"
     message = error["msg"].removeprefix("Value error, ")
     return (
         f"{dotted or cls.__name__}: {message} (got {error['input']!r})"

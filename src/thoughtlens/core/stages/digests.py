@@ -14,6 +14,7 @@ from thoughtlens.core.records.files import read_json, sha256
 from thoughtlens.core.records.manifest import known_sha256
 from thoughtlens.core.records.record import Record
 from thoughtlens.core.stages.parts import FOLDER as PARTS
+from thoughtlens.core.stages.registry import OF_RUNS
 
 LOCK, BEGUN = ".lock", ".begun.json"
 UNHASHED = {"config.toml", "result.json", LOCK, BEGUN, manifest.LIST}
@@ -34,7 +35,9 @@ def digest(path: str | Path, made: Path | None = None) -> str:
             return stored
     if path.is_dir():
         return digest_tree(path, made)
-    raise NotThereError(f"Expected an input at {path}, found nothing there")
+    stage = next((one for one in OF_RUNS if one.directory == path.name), None)
+    way = f"; make it first: {stage.first(path.parent)}" if stage else ""
+    raise NotThereError(f"Expected an input at {path}, found nothing there{way}")
 
 
 def digest_tree(root: Path, made: Path | None = None) -> str:
@@ -140,6 +143,10 @@ def verify(root: str | Path) -> Verified:
     for folder in old:
         require_as_written(folder)
     rest = [file for file in files if file not in known]
+    if not (known or old):
+        raise NotThereError(
+            f"Expected a run, a stage, an SAE or a store at {root}, found none of their files"
+        )
     return Verified(
         root=str(root),
         files=len(known),

@@ -9,6 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from thoughtlens.core.errors import NotThereError
 from thoughtlens.core.machine.console import say
 
 if TYPE_CHECKING:
@@ -84,6 +85,16 @@ class Stage:
         if self.recipe == "default" or self.name == "replay":
             return f"thoughtlens {self.name} {place} --out {place}"
         return f"thoughtlens {self.name} {place}"
+
+    def first(self, run: Path) -> str:
+        """What makes it in a run where it is missed; a run without a recipe is of thoughts, or of text."""
+        if self.recipe != "default" or (run / "config.toml").is_file():
+            return self.command(run)
+        made = f"--out {quote(str(run))}"
+        return (
+            f"thoughtlens {self.name} pilot {made} (thoughts), or: thoughtlens {self.name} text-demo {made} "
+            f"(text)"
+        )
 
     def plan(self, cfg: Config) -> Plan | None:
         """What it expects to need, where it can say so."""
@@ -263,3 +274,32 @@ STAGES = (
 BY_NAME = {stage.name: stage for stage in STAGES}
 OF_RUNS = tuple(stage for stage in STAGES if stage.recipe)
 """Those that a recipe can ask for."""
+
+
+def require_run(root: str | Path) -> None:
+    """See that a directory holds a stage of a run.
+
+    Raises:
+        NotThereError: nothing is there, or something else; says what makes a run, or which one is meant.
+    """
+    root = Path(root)
+    if root.is_file():
+        raise NotThereError(f"Expected the directory of a run, got the file {root}")
+    if _holds_stages(root):
+        return
+    if around := next((one for one in root.parents if root.is_dir() and _holds_stages(one)), None):
+        raise NotThereError(f"Expected a run, got a part of one, {root}; the run is {around}")
+    free = not root.exists() or not any(root.iterdir())
+    raise NotThereError(
+        f"Expected a run directory at {root}, found none; make one: "
+        f"{_whole(root if free else Path('runs/pilot'), 'pilot')} (thoughts), or: "
+        f"{_whole(root if free else Path('runs/text-demo'), 'text-demo')} (text)"
+    )
+
+
+def _holds_stages(root: Path) -> bool:
+    return any((root / stage.directory).is_dir() for stage in OF_RUNS)
+
+
+def _whole(root: Path, recipe: str) -> str:
+    return f"thoughtlens run {recipe} --out {quote(str(root))}"

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.acts import ActivationStore, made_with, thought_model
-from thoughtlens.core import ConfigError, DataError, MismatchError, Record, no_run, read_parquet, warn
+from thoughtlens.core import ConfigError, DataError, MismatchError, Record, read_parquet, require_run, warn
 from thoughtlens.latents.codes.member import member_thoughts
 from thoughtlens.latents.codes.tokens import token_texts
 from thoughtlens.models import ThoughtModel, block_outputs, collect
@@ -116,8 +116,7 @@ def fire(run: str | Path, texts: Sequence[str], *, member: str | None = None, to
         DataError: an empty text.
     """
     run = Path(run)
-    if not run.is_dir():
-        raise no_run(run)
+    require_run(run)
     store = ActivationStore.open(run / "acts")
     name, sae = own_sae(run, store, member)
     flags = everywhere(run / "interpret", name, sae.d_sae)

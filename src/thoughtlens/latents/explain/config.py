@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from thoughtlens.core import Config, ConfigError, Json, identity, load_config, no_run
+from thoughtlens.core import Config, ConfigError, Json, identity, load_config, require_run
 
 MethodName = Literal["roles", "token", "token_graph", "windows", "rules", "llm"]
 
@@ -145,8 +145,7 @@ def settings(
     table: Json = dict(own or {})
     if run is not None:
         root = Path(run)
-        if not root.is_dir():
-            raise no_run(root)
+        require_run(root)
         table |= {"acts": str(root / "acts"), "sae": str(root / "sae")}
         named = [(name, path) for name, path in (("acts", acts), ("sae", sae)) if path is not None]
         others = [(name, path) for name, path in named if path.resolve() != (root / name).resolve()]

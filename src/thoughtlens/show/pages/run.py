@@ -18,11 +18,11 @@ from thoughtlens.core import (
     Record,
     Result,
     StoreError,
-    no_run,
     of_table,
     read_parquet,
     read_result,
     require_made_from,
+    require_run,
     require_sound,
 )
 from thoughtlens.latents import LatentRow
@@ -100,8 +100,7 @@ class Run:
                 f"Expected a finished explain in {explained}, found another stage; one is made by: "
                 f"thoughtlens explain {shlex.quote(str(root))} --out DIR"
             )
-        if not run.root.is_dir():
-            raise no_run(root)
+        require_run(root)
         if not run.results:
             folders = ", ".join(BY_NAME[stage].directory for stage in STAGES)
             raise NotThereError(f"Expected a finished stage ({folders}) in {root}, found none; run one first")

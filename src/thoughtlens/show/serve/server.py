@@ -21,7 +21,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from thoughtlens.core import ResourceError, ThoughtlensError, load_config, no_run, warn
+from thoughtlens.core import ResourceError, ThoughtlensError, load_config, require_run, warn
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.pages.pages import explorer_of, refreshed
 from thoughtlens.show.serve.config import FireRequest, PatchRequest, Request, ServeConfig, SteerRequest
@@ -67,8 +67,7 @@ def open_server(cfg: ServeConfig) -> Server:
         ResourceError: the address cannot be listened on.
     """
     run = Path(cfg.run)
-    if not run.is_dir():
-        raise no_run(run)
+    require_run(run)
     folder = run / "explorer"
     made = (folder / "config.toml").is_file()
     shown = load_config(ExplorerConfig, folder) if made else explorer_of(run)

@@ -1,0 +1,65 @@
+"""What people mistake: a file or a stage for a run, a text for a run, a stage before its inputs."""
+
+from __future__ import annotations
+
+import pytest
+
+from thoughtlens.cli.commands.app import app
+from thoughtlens.core import ThoughtlensError, load_config, verify
+from thoughtlens.interventions import InterveneConfig
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A run that has been begun, an empty folder, and a file."""
+    root = tmp_path_factory.mktemp("mistakes")
+    for folder in ("run/acts", "run/sae", "empty", "full"):
+        (root / folder).mkdir(parents=True)
+    (root / "run" / "config.toml").write_text('name = "mine"\n')
+    (root / "run" / "sae" / "config.toml").write_text(
+        'acts = "run/acts"\nepochs = 1\n\n[sae]\nkind = "topk"\n'
+    )
+    for name in ("notes.txt", "full/thesis.txt"):
+        (root / name).write_text("a file of notes")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["fire", "a text", "run"], "run or model first, then texts, as in: thoughtlens fire run 'a text'"),
+        (["think", "a b " * 100, "run"], "as in: thoughtlens think run 'a b a b"),
+        (["lens", "notes.txt"], "the directory of a run, got the file notes.txt"),
+        (["view", "notes.txt"], "the directory of a run, got the file notes.txt"),
+        (["explain", "run/sae"], "got a part of one, run/sae; the run is run"),
+        (["recovery", "run/sae"], "got a part of one, run/sae; the run is run"),
+        (["effects", "empty"], "make one: thoughtlens run pilot --out empty .thoughts."),
+        (["effects", "full"], "make one: thoughtlens run pilot --out runs/pilot .thoughts."),
+        (["validate", "empty"], "a run or a recipe in empty, found no config.toml"),
+        (["report", "notes.txt"], "notes.txt is not valid TOML"),
+        (["interpret", "run/sae"], "settings of train, not of interpret; .* thoughtlens interpret run"),
+        (["gates", "run", "--out", "g"], "got the run run; .*: thoughtlens intervene run"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_answered_with_what_was_meant(place, monkeypatch, words, says):
+    monkeypatch.chdir(place)
+    with pytest.raises(ThoughtlensError, match=says):
+        app(words, standalone_mode=False)
+
+
+def test_an_input_that_is_not_there_says_what_makes_it(place, monkeypatch):
+    monkeypatch.chdir(place)
+    (place / "run" / "sae").rename(place / "sae")
+    with pytest.raises(ThoughtlensError, match=r"at run/sae, .*: thoughtlens train run --out run"):
+        app(["recovery", "run"], standalone_mode=False)
+    (place / "sae").rename(place / "run" / "sae")
+
+
+def test_a_kind_that_is_not_known_is_named_with_those_that_are():
+    with pytest.raises(ThoughtlensError, match=r"edit: expected one of 'ablate', 'swap'.* got 'fly'"):
+        load_config(InterveneConfig, {}, ["edit=fly"])
+
+
+def test_nothing_is_not_verified(place):
+    with pytest.raises(ThoughtlensError, match="found none of their files"):
+        verify(place / "full")
