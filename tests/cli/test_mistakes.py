@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from thoughtlens.cli.commands.app import app
-from thoughtlens.core import ThoughtlensError, load_config, verify
+from thoughtlens.core import ThoughtlensError, digest, load_config, verify
 from thoughtlens.interventions import InterveneConfig
 
 
@@ -49,10 +49,13 @@ def test_a_mistake_is_answered_with_what_was_meant(place, monkeypatch, words, sa
 
 def test_an_input_that_is_not_there_says_what_makes_it(place, monkeypatch):
     monkeypatch.chdir(place)
-    (place / "run" / "sae").rename(place / "sae")
-    with pytest.raises(ThoughtlensError, match=r"at run/sae, .*: thoughtlens train run --out run"):
-        app(["recovery", "run"], standalone_mode=False)
-    (place / "sae").rename(place / "run" / "sae")
+    for path, way in (
+        ("run/interpret", "thoughtlens interpret run --out run"),
+        ("run/lens", "thoughtlens lens run"),
+        ("other/sae", "thoughtlens train pilot --out other .thoughts."),
+    ):
+        with pytest.raises(ThoughtlensError, match=f"at {path}, found nothing there; make it first: {way}"):
+            digest(path)
 
 
 def test_a_kind_that_is_not_known_is_named_with_those_that_are():
