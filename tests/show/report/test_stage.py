@@ -326,7 +326,7 @@ def test_refusals(thoughts_run, tmp_path):
     with pytest.raises(NotThereError, match="Expected a run directory"):
         report(ReportConfig(run=tmp_path / "no"), tmp_path / "a")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(NotThereError, match="Expected a finished stage"):
+    with pytest.raises(NotThereError, match=r"Expected a run directory at .*: thoughtlens run pilot"):
         report(ReportConfig(run=tmp_path / "empty"), tmp_path / "b")
     root = tmp_path / "run"
     shutil.copytree(thoughts_run, root)

@@ -285,9 +285,9 @@ def require_run(root: str | Path) -> None:
     root = Path(root)
     if root.is_file():
         raise NotThereError(f"Expected the directory of a run, got the file {root}")
-    if _holds_stages(root):
+    if any((root / stage.directory).is_dir() for stage in OF_RUNS):
         return
-    if around := next((one for one in root.parents if root.is_dir() and _holds_stages(one)), None):
+    if around := next((one for one in root.parents if root.is_dir() and (one / "acts").is_dir()), None):
         raise NotThereError(f"Expected a run, got a part of one, {root}; the run is {around}")
     free = not root.exists() or not any(root.iterdir())
     raise NotThereError(
@@ -295,10 +295,6 @@ def require_run(root: str | Path) -> None:
         f"{_whole(root if free else Path('runs/pilot'), 'pilot')} (thoughts), or: "
         f"{_whole(root if free else Path('runs/text-demo'), 'text-demo')} (text)"
     )
-
-
-def _holds_stages(root: Path) -> bool:
-    return any((root / stage.directory).is_dir() for stage in OF_RUNS)
 
 
 def _whole(root: Path, recipe: str) -> str:
