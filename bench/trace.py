@@ -23,7 +23,7 @@ from thoughtlens.latents import of_thoughts
 from thoughtlens.models import Hook, Place, collect, thoughts, tiny
 from thoughtlens.problems import arithmetic, rule_of, words
 from thoughtlens.tracing.chains.join import first_break, join
-from thoughtlens.tracing.chains.seen import Seen, renamed, seen, shuffled
+from thoughtlens.tracing.chains.seen import Seen, renamed, seen, shuffled, words_of
 from thoughtlens.tracing.chains.tried import LABELS, VERIFIED, trace
 
 MODELS = (("codi-tiny", 1), ("codi-tiny", 2), ("codi-tiny", 7), ("codi-words", 1))
@@ -51,7 +51,7 @@ def _of(name: str, seed: int | None, n: int, problems: int) -> dict:
     assert rule is not None
     arms = {"thoughts": (model, lambda one: one)}
     arms["shuffled"] = (model, shuffled(n, rng))
-    arms["renamed"] = (model, renamed(list(readout.words), rule.is_value, rng))
+    arms["renamed"] = (model, renamed(words_of(readout), rule.is_value, rng))
     if (seed, "pause") in tiny.members(name):
         arms["pause"] = (tiny.load(name, seed=seed, variant="pause"), lambda one: one)
     out = {"model": name, "seed": seed, "n": n, "problems": problems, "arms": {}}

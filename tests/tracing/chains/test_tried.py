@@ -7,12 +7,13 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 from tests.tracing.chains.thinker import KINDS, RULE, Thinker
 from thoughtlens.latents import of_thoughts
 from thoughtlens.models import tiny
 from thoughtlens.problems import arithmetic, rule_of, words
-from thoughtlens.tracing.chains.seen import renamed, seen, shuffled
+from thoughtlens.tracing.chains.seen import read_thought, renamed, seen, shuffled, words_of
 from thoughtlens.tracing.chains.tried import CONTRADICTS, UNREAD, UNUSED, VERIFIED, trace
 
 TABLE = arithmetic.problems(60, seed=3, split="test")
@@ -67,7 +68,7 @@ def test_what_must_fail_fails():
     rng = np.random.default_rng(0)
     for relabel in (
         shuffled(len(QUESTIONS), rng),
-        renamed(list(of_thoughts(model).words), RULE.is_value, rng),
+        renamed(words_of(of_thoughts(model)), RULE.is_value, rng),
     ):
         found = trace(model, runs(model), RULE, QUESTIONS, relabel=relabel)
         assert labels(found)[VERIFIED] <= 0.02 * sum(TABLE["n_steps"].to_pylist())
@@ -114,3 +115,14 @@ def test_twins_of_the_generator_are_those_of_the_rule():
 def test_other_questions_have_no_rule():
     assert rule_of(["What is 7 + 8?", "How many apples?"], None) is None
     assert rule_of([QUESTIONS[0], "What is 7 + 8?"], 23) is None
+
+
+def test_a_thought_that_a_problem_did_not_think_reads_as_nothing():
+    readout = of_thoughts(tiny.load("codi-tiny"))
+    x = torch.randn(5, readout.d, generator=torch.Generator().manual_seed(0))
+    x[2] = torch.nan
+    reading, probability, chance, entropy = read_thought(readout, x)
+    rest = read_thought(readout, x[[0, 1, 3, 4]])
+    assert words_of(readout)[reading[2]] == "" and np.isnan([probability[2], chance[2], entropy[2]]).all()
+    for whole, part in zip((reading, probability, chance, entropy), rest, strict=True):
+        np.testing.assert_allclose(whole[[0, 1, 3, 4]], part, rtol=1e-6)

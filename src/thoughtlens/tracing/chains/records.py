@@ -63,10 +63,10 @@ class ThoughtRow(Record):
     """One thought over all problems."""
 
     thought_idx: int = column("thought")
-    entropy: float
+    entropy: float | None
     """Of what is read, nats, mean."""
-    probability: float
-    null: float
+    probability: float | None
+    null: float | None
     is_operation: float
     """Share of problems in which an operation of the question is read."""
     is_value: float

@@ -21,7 +21,7 @@ class Seen:
     """Readings, states and answers of all problems in one run."""
 
     words: list[str]
-    """The words that `reading` counts."""
+    """The words that `reading` counts; the last one, empty, is read where a problem has no such thought."""
     reading: Int[np.ndarray, "n thoughts"]
     probability: Float[np.ndarray, "n thoughts"]
     chance: Float[np.ndarray, "n thoughts"]
@@ -68,10 +68,10 @@ def seen(
         max_new_tokens=max_new_tokens,
     )
     assert batch.answers is not None
-    columns = [_read(readout, batch[Place.at("thought_out", None, p)]) for p in model.spec.thoughts]
+    columns = [read_thought(readout, batch[Place.at("thought_out", None, p)]) for p in model.spec.thoughts]
     reading, probability, chance, entropy = (np.stack(column, 1) for column in zip(*columns, strict=True))
     return Seen(
-        words=list(readout.words),
+        words=words_of(readout),
         reading=reading,
         probability=probability,
         chance=chance,
@@ -81,9 +81,26 @@ def seen(
     )
 
 
+def words_of(readout: Readout) -> list[str]:
+    """The words of a lens, and the empty one."""
+    return [*readout.words, ""]
+
+
 @torch.no_grad()
-def _read(readout: Readout, x: torch.Tensor) -> tuple[np.ndarray, ...]:
-    """Of one thought: the likeliest word, its probability, that of the others' thoughts, and the entropy."""
+def read_thought(readout: Readout, x: torch.Tensor) -> tuple[np.ndarray, ...]:
+    """Of one thought: the likeliest word, its probability, that of the others' thoughts, and the entropy.
+
+    A problem that stopped before has the empty word, and no numbers.
+    """
+    there = ~x.isnan().any(-1).cpu().numpy()
+    whole = [np.full(len(x), len(readout.words)), *(np.full(len(x), np.nan) for _ in range(3))]
+    if there.any():
+        for column, found in zip(whole, _read_those(readout, x[torch.from_numpy(there)]), strict=True):
+            column[there] = found
+    return tuple(whole)
+
+
+def _read_those(readout: Readout, x: torch.Tensor) -> tuple[np.ndarray, ...]:
     ids, probability, entropy, mean = [], [], [], torch.zeros(readout.n_vocab, dtype=torch.float64)
     for rows in x.split(readout.chunk):
         p = readout.logits(rows, "thought_out").softmax(-1).cpu()
@@ -109,9 +126,10 @@ def shuffled(n: int, rng: np.random.Generator) -> Relabel:
 
 def renamed(words: Sequence[str], is_value: Callable[[str], bool], rng: np.random.Generator) -> Relabel:
     """Control: the words of the lens change places, values among values and the rest among the rest."""
+    said = np.array([bool(word) for word in words])
     value = np.array([is_value(word) for word in words])
     to = np.arange(len(words))
-    for kind in (value, ~value):
+    for kind in (value, said & ~value):
         where = np.flatnonzero(kind)
         to[where] = where[np.roll(order := rng.permutation(len(where)), 1)[np.argsort(order)]]
 

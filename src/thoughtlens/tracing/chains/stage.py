@@ -38,7 +38,7 @@ from thoughtlens.problems import Rule, rule_of
 from thoughtlens.tracing.chains.config import TraceConfig
 from thoughtlens.tracing.chains.join import first_break
 from thoughtlens.tracing.chains.records import Arm, ChainRow, PlaceRow, StepRow, ThoughtRow, TraceOutcome
-from thoughtlens.tracing.chains.seen import Relabel, Seen, renamed, seen, shuffled
+from thoughtlens.tracing.chains.seen import Relabel, Seen, renamed, seen, shuffled, words_of
 from thoughtlens.tracing.chains.tried import LABELS, VERIFIED, Tested, Trace
 from thoughtlens.tracing.chains.tried import trace as follow
 
@@ -233,7 +233,7 @@ def _relabel(name: str, subject: _Subject) -> Relabel:
     if name == "shuffled":
         return shuffled(len(subject.table), rng)
     if name == "renamed" and subject.rule is not None:
-        return renamed(list(subject.readout.words), subject.rule.is_value, rng)
+        return renamed(words_of(subject.readout), subject.rule.is_value, rng)
     return lambda one: one
 
 
@@ -411,9 +411,9 @@ def _thought_rows(own: _Subject) -> list[ThoughtRow]:
         rows.append(
             ThoughtRow(
                 thought_idx=p,
-                entropy=float(base.entropy[:, p].mean()),
-                probability=float(base.probability[:, p].mean()),
-                null=float(base.chance[:, p].mean()),
+                entropy=_mean(base.entropy[:, p]),
+                probability=_mean(base.probability[:, p]),
+                null=_mean(base.chance[:, p]),
                 is_operation=float(np.mean([w in o for w, o in zip(words, offered, strict=True)])),
                 is_value=float(np.mean([own.rule is not None and own.rule.is_value(word) for word in words])),
                 accuracy=None
@@ -422,6 +422,12 @@ def _thought_rows(own: _Subject) -> list[ThoughtRow]:
             )
         )
     return rows
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Over the problems that have this thought; None where none has."""
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if len(there) else None
 
 
 def _objections(arms: Sequence[Arm]) -> list[str]:
