@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from thoughtlens.cli.commands.app import app
-from thoughtlens.core import ThoughtlensError, digest, load_config, verify
+from thoughtlens.core import BY_NAME, ThoughtlensError, load_config, verify
 from thoughtlens.interventions import InterveneConfig
 
 
@@ -49,13 +49,13 @@ def test_a_mistake_is_answered_with_what_was_meant(place, monkeypatch, words, sa
 
 def test_an_input_that_is_not_there_says_what_makes_it(place, monkeypatch):
     monkeypatch.chdir(place)
-    for path, way in (
-        ("run/interpret", "thoughtlens interpret run --out run"),
-        ("run/lens", "thoughtlens lens run"),
-        ("other/sae", "thoughtlens train pilot --out other .thoughts."),
+    for stage, given, path, way in (
+        ("explain", {"acts": "run/acts", "sae": "run/sae"}, "run/interpret", "interpret run --out run"),
+        ("recovery", {"acts": "run/acts", "sae": "other/sae"}, "other/sae", "train pilot --out other"),
     ):
-        with pytest.raises(ThoughtlensError, match=f"at {path}, found nothing there; make it first: {way}"):
-            digest(path)
+        cfg = load_config(BY_NAME[stage].config, given | ({"interpret": path} if stage == "explain" else {}))
+        with pytest.raises(ThoughtlensError, match=f"at {path}, .*; make it first: thoughtlens {way}"):
+            BY_NAME[stage].run(cfg, "out")
 
 
 def test_a_kind_that_is_not_known_is_named_with_those_that_are():

@@ -193,7 +193,7 @@ def test_bad_input(run, tmp_path, options, error, message):
 
 
 def test_runs_that_cannot_be_shown(tmp_path):
-    with pytest.raises(NotThereError, match="Expected a run directory"):
+    with pytest.raises(NotThereError, match="Expected a finished stage"):
         neuronpedia(config(tmp_path), tmp_path / "out")
     strengths = np.ones((12, 2, 2, D))
     thought_store(tmp_path / "acts", strengths, {"operation": ["a", "b"] * 6})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from thoughtlens.core import Config, NotThereError, StoreError, read_json, require_sound
+from thoughtlens.core import BY_NAME, Config, NotThereError, StoreError, read_json, require_sound
 
 if TYPE_CHECKING:
     import torch

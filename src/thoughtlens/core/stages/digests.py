@@ -14,7 +14,6 @@ from thoughtlens.core.records.files import read_json, sha256
 from thoughtlens.core.records.manifest import known_sha256
 from thoughtlens.core.records.record import Record
 from thoughtlens.core.stages.parts import FOLDER as PARTS
-from thoughtlens.core.stages.registry import OF_RUNS
 
 LOCK, BEGUN = ".lock", ".begun.json"
 UNHASHED = {"config.toml", "result.json", LOCK, BEGUN, manifest.LIST}
@@ -35,9 +34,7 @@ def digest(path: str | Path, made: Path | None = None) -> str:
             return stored
     if path.is_dir():
         return digest_tree(path, made)
-    stage = next((one for one in OF_RUNS if one.directory == path.name), None)
-    way = f"; make it first: {stage.first(path.parent)}" if stage else ""
-    raise NotThereError(f"Expected an input at {path}, found nothing there{way}")
+    raise NotThereError(f"Expected an input at {path}, found nothing there")
 
 
 def digest_tree(root: Path, made: Path | None = None) -> str:

@@ -57,9 +57,19 @@ class Stage:
         """Its function in `stage.py`, which a finished directory of a run does without."""
         from thoughtlens.core.stages.stage import done_already
 
+        self._require_inputs(cfg)
         alone = self.recipe and "acts" in self.inputs and os.environ.get("WORLD_SIZE", "1") == "1"
         done = done_already(self.name, cfg, Path(out), self.inputs) if alone else None
         return getattr(self._module("stage"), self.function or self.name)(cfg, out) if done is None else done
+
+    def _require_inputs(self, cfg: Any) -> None:
+        """See that the directories that it reads are there; says which stage makes the one that is not."""
+        for name in self.inputs:
+            path = Path(getattr(cfg, name) or ".")
+            made = next((one for one in OF_RUNS if one.directory == path.name), None)
+            if made is not None and not path.exists():
+                way = made.first(path.parent)
+                raise NotThereError(f"Expected an input at {path}, found nothing there; make it first: {way}")
 
     def settings_of(self, run: str | Path) -> dict[str, Any]:
         """What a run's recipe says of this stage, with its seed; nothing where there is no recipe.
