@@ -196,7 +196,7 @@ def _problems(table: Any) -> str | None:
     source = table.get("source")
     if source is None:
         return "gsm8k" if _fits(Gsm8kConfig, table) and not _fits(GeneratedConfig, table) else "generated"
-    return OF_SOURCE.get(source, "table")
+    return OF_SOURCE.get(source, "table") if isinstance(source, str) else "table"
 
 
 def _problems_or_text(table: Any) -> str | None:

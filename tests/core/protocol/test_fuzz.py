@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -103,7 +104,7 @@ def in_place(pattern: str, read: Callable[[Path], object]) -> Prepare:
 
 def read_store(root: Path) -> None:
     store = ActivationStore.open(root / "acts")
-    store.view(split="train").read([0])
+    store.view(split="train").read(np.zeros(1, int))
     assert store.problems is not None and store.rows is not None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file, save_file
 
-from thoughtlens.core import Parts, progress
+from thoughtlens.core import Parts, progress, whole
 from thoughtlens.latents.codes.readout import LensInput
 from thoughtlens.latents.lens import tuned
 from thoughtlens.latents.lens.records import KLRow
@@ -66,4 +66,5 @@ def save_translators(found: list[CellRows], translators: list[Translator], file:
     for cell, translator in zip(found, translators, strict=True):
         place = f"{cell.hook_name}/{cell.thought_idx}"
         tensors |= {f"{place}/weight": translator.weight, f"{place}/bias": translator.bias}
-    save_file(tensors, file)
+    with whole(file) as part:
+        save_file(tensors, part)

@@ -30,6 +30,7 @@ from thoughtlens.core import (
     NotThereError,
     choose_device,
     validate_config,
+    whole,
 )
 from thoughtlens.models.thought.thoughts import (
     Answer,
@@ -271,7 +272,8 @@ def save(decoder: TinyDecoder, directory: Path, training: dict[str, Any]) -> Non
     """Write a model directory in float16; `training` says where the weights come from."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().half().contiguous() for k, v in decoder.state_dict().items()}
-    save_file(tensors, directory / "model.safetensors")
+    with whole(directory / "model.safetensors") as part:
+        save_file(tensors, part)
     table = {
         "schema": SCHEMA,
         "family": "tiny",
