@@ -119,6 +119,7 @@ def of(*words, at):
 @pytest.mark.parametrize("command", ["run", "train", "validate", "report", "classify"])
 def test_without_a_place_the_command_is_shown_with_one(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "my recipe.toml").write_text('name = "mine"\n')
     code, said = of(command, "my recipe.toml" if command != "run" else "pilot", at=tmp_path)
     shown = "'my recipe.toml' --out 'runs/my recipe'" if command != "run" else "pilot --out runs/pilot"
     assert code == 2 and f"thoughtlens {command} {shown}" in " ".join(said.split())
