@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from thoughtlens import __version__
+from thoughtlens.core import require_sound
 from thoughtlens.show.pages.run import OPTIONAL, STAGES, Run
 from thoughtlens.show.report.chains import chains
 from thoughtlens.show.report.classification import classification
@@ -40,6 +41,8 @@ def page_of(cfg: ReportConfig, run: Run, address: str | None, tmp: Path) -> Repo
         ("report", f"the run has no {stage} stage; get it with: {run.command(stage)}") for stage in missing
     ]
     recipe = run.root / "config.toml"
+    if recipe.is_file():
+        require_sound([recipe])
     page = {
         "title": cfg.title or run.root.resolve().name,
         "subtitle": _subtitle(run),
