@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from thoughtlens.core import Number
 from thoughtlens.core import number as as_text
 
 MARKS = {"\n": "↵", "\t": "⇥", "\r": "␍", "\u00ad": "<soft hyphen>"}
@@ -40,6 +41,13 @@ def points(value: float | None) -> str:
 def between(low: float | None, high: float | None, show: Callable[[float], str] = fixed) -> str:
     """An interval, not broken over lines."""
     return NONE if low is None or high is None else f"[{show(low)},\u00a0{show(high)}]"
+
+
+def share(found: Number | None) -> str:
+    """A share with its interval."""
+    if found is None or found.value is None:
+        return NONE
+    return f"{percent(found.value)} {between(found.low, found.high, percent)}"
 
 
 def counts(values: Iterable[int | None]) -> str:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from operator import attrgetter
 
-from thoughtlens.core import Number
 from thoughtlens.show.pages.run import Run
-from thoughtlens.show.pages.text import NONE, between, fixed, number, percent
+from thoughtlens.show.pages.text import NONE, fixed, number, percent, share
 from thoughtlens.show.report.blocks import Column, Section, Table, Text, under
 from thoughtlens.tracing import ChainRow, PlaceRow, ThoughtRow, TraceOutcome
 
@@ -37,10 +36,10 @@ def _in_words(outcome: TraceOutcome) -> str:
     text = (
         f"In {asked}, the thoughts were read without looking at any label, joined to {own.n_steps:,} steps, "
         f"and every step was tested: with another operand in the question, what is read must follow; with "
-        f"that run's thought put in, the answer must follow. {_share(own.verified)} of the steps are verified"
+        f"that run's thought put in, the answer must follow. {share(own.verified)} of the steps are verified"
     )
     if own.precision is not None:
-        text += f"; of the verified steps {_share(own.precision)} are what the problem's labels say"
+        text += f"; of the verified steps {share(own.precision)} are what the problem's labels say"
     most = max((arm.verified.value or 0 for arm in controls), default=None)
     if most is not None:
         text += (
@@ -49,32 +48,20 @@ def _in_words(outcome: TraceOutcome) -> str:
     return text + "."
 
 
-def _share(value: Number) -> str:
-    return f"{percent(None if value.value is None else float(value.value))} {_interval(value)}".strip()
-
-
-def _interval(value: Number) -> str:
-    return between(value.low, value.high, percent) if value.low is not None else ""
-
-
-def _of(value: Number | None) -> str:
-    return NONE if value is None or value.value is None else _share(value)
-
-
 def _arms(outcome: TraceOutcome) -> Table:
     labels = list(outcome.arms[0].labels)
     columns: list[Column] = [
         ("traced", attrgetter("about")),
         ("problems", lambda arm: number(arm.n)),
-        ("verified", lambda arm: _of(arm.verified)),
-        ("precision", lambda arm: _of(arm.precision)),
-        ("recall", lambda arm: _of(arm.recall)),
+        ("verified", lambda arm: share(arm.verified)),
+        ("precision", lambda arm: share(arm.precision)),
+        ("recall", lambda arm: share(arm.recall)),
         *(
             (label, lambda arm, label=label: number(arm.labels[label]))
             for label in labels
             if label != "verified"
         ),
-        ("right answers", lambda arm: _of(arm.accuracy)),
+        ("right answers", lambda arm: share(arm.accuracy)),
     ]
     note = (
         "Verified: of the steps that the problems' labels have, where there are labels. Precision: of the "
@@ -89,9 +76,9 @@ def _places(outcome: TraceOutcome) -> Table:
         under(PlaceRow, "thought_idx", str),
         under(PlaceRow, "route", str),
         under(PlaceRow, "n", number),
-        ("what is read follows", lambda row: _of(row.reading_follows)),
-        ("the answer follows", lambda row: _of(row.patched)),
-        ("a random change as large", lambda row: _of(row.patched_at_random)),
+        ("what is read follows", lambda row: share(row.reading_follows)),
+        ("the answer follows", lambda row: share(row.patched)),
+        ("a random change as large", lambda row: share(row.patched_at_random)),
     ]
     note = (
         "Route: the way out of the thought on which the changed run was put in: of state, keys and values, "
@@ -109,7 +96,7 @@ def _thoughts(outcome: TraceOutcome) -> Table:
         ("probability", lambda row: fixed(row.probability)),
         ("of the others' thoughts", lambda row: fixed(row.null)),
         ("entropy (nats)", lambda row: fixed(row.entropy)),
-        ("right answers when leaving here", lambda row: _of(row.accuracy)),
+        ("right answers when leaving here", lambda row: share(row.accuracy)),
     ]
     return Table.of("What each thought is read as", outcome.thoughts, columns)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from thoughtlens.core import Number
 from thoughtlens.models import Place
 from thoughtlens.show.pages import plots
 from thoughtlens.show.pages.findings import EXPLAINED, READABLE, Findings, Held, Worked
 from thoughtlens.show.pages.run import Run
-from thoughtlens.show.pages.text import NONE, between, number, percent, shorten
+from thoughtlens.show.pages.text import NONE, between, number, percent, share, shorten
 from thoughtlens.show.report.blocks import Block, Column, Picture, Points, Section, Table, Text
 
 SAID = 8
@@ -106,13 +105,13 @@ def _places(found: Findings) -> Table:
             ),
         ),
         ("held by", _where),
-        ("a linear probe reads it right", lambda one: _share(one.about.probe)),
+        ("a linear probe reads it right", lambda one: share(one.about.probe)),
         ("n", lambda one: number(one.about.probe.n)),
         ("another value put there: answers that follow", _acts),
-        ("values with a latent, or two, of their own", lambda one: _share(one.about.found_by_two)),
+        ("values with a latent, or two, of their own", lambda one: share(one.about.found_by_two)),
         (
             "k-means: the same",
-            lambda one: _share(one.rival),
+            lambda one: share(one.rival),
         ),
     ]
     note = (
@@ -133,12 +132,6 @@ def _places(found: Findings) -> Table:
 def _where(one: Held) -> str:
     thought = "" if one.place.thought is None else f"thought {one.place.thought} of "
     return f"{thought}{one.place.hook_name}"
-
-
-def _share(found: Number | None) -> str:
-    if found is None or found.value is None:
-        return NONE
-    return f"{percent(found.value)} {between(found.low, found.high, percent)}"
 
 
 def _acts(one: Held) -> str:
