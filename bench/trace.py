@@ -22,9 +22,9 @@ import torch
 from thoughtlens.latents import of_thoughts
 from thoughtlens.models import Hook, Place, collect, thoughts, tiny
 from thoughtlens.problems import arithmetic, rule_of, words
-from thoughtlens.tracing.chains.join import first_break, join
 from thoughtlens.tracing.chains.seen import Seen, renamed, seen, shuffled, words_of
 from thoughtlens.tracing.chains.tried import LABELS, VERIFIED, trace
+from thoughtlens.tracing.join import first_break, join
 
 MODELS = (("codi-tiny", 1), ("codi-tiny", 2), ("codi-tiny", 7), ("codi-words", 1))
 

@@ -36,11 +36,11 @@ from thoughtlens.models import ThoughtModel, is_right, parse_number, thoughts, t
 from thoughtlens.numerics import proportion
 from thoughtlens.problems import Rule, rule_of
 from thoughtlens.tracing.chains.config import TraceConfig
-from thoughtlens.tracing.chains.join import first_break
 from thoughtlens.tracing.chains.records import Arm, ChainRow, PlaceRow, StepRow, ThoughtRow, TraceOutcome
 from thoughtlens.tracing.chains.seen import Relabel, Seen, renamed, seen, shuffled, words_of
 from thoughtlens.tracing.chains.tried import LABELS, VERIFIED, Tested, Trace
 from thoughtlens.tracing.chains.tried import trace as follow
+from thoughtlens.tracing.join import first_break
 
 OWN = "thoughts"
 ABOUT = {

@@ -16,8 +16,8 @@ import torch
 from thoughtlens.interventions import Change, given, hook_of, random_like
 from thoughtlens.models import Hook, Place, ThoughtModel, is_read
 from thoughtlens.problems import Changed, Rule
-from thoughtlens.tracing.chains.join import Step, join
 from thoughtlens.tracing.chains.seen import Seen
+from thoughtlens.tracing.join import Step, join
 
 VERIFIED, UNUSED, UNREAD, CONTRADICTS = LABELS = (
     "verified",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.tracing.chains.thinker import RULE
-from thoughtlens.tracing.chains.join import first_break, join
+from thoughtlens.tracing.join import first_break, join
 
 QUESTION = "dan *22 *4 *3 ann +6 -11 +21 eve *5 +10 *16 eve 11 thrice"
 # 11 *5 = 55 = 9, 9 +10 = 19, 19 *16 = 304 = 5
