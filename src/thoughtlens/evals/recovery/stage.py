@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from thoughtlens.acts import ActivationStore, StoreSize
-from thoughtlens.core import Number, Plan, Result, ThoughtlensError, progress, run_stage, write_rows
+from thoughtlens.core import Number, Plan, Result, ThoughtlensError, run_stage, write_rows
 from thoughtlens.evals.heldout.subject import check_model
 from thoughtlens.evals.recovery.arms import Dictionaries, dictionaries
 from thoughtlens.evals.recovery.config import RecoveryConfig
@@ -242,17 +242,10 @@ def _judged(cfg: RecoveryConfig, held: Held, located: Sequence[Located], arms: D
     judge = Judge(cfg.found_at, cfg.n_resamples, cfg.seed)
     once, number = _without_twins(located)
     dealt = [replace(one, question=_dealt(one.question, cfg.seed)) for one in once]
-    told = {}
-    with progress("recovery", len(arms.baselines) + 2, "dictionaries") as bar:
-        own = recover(held, [*once, *dealt], arms.sae, judge)
-        told[SAE_ARM], told[PERMUTED] = own[: len(once)], own[len(once) :]
-        bar.advance(1)
-        for arm, codes in arms.baselines.items():
-            told[arm] = recover(held, once, codes, judge)
-            bar.advance(1)
-        best = at_best(held, once, judge)
-        told["supervised"] = [one.supervised for one in best]
-        bar.advance(1)
+    told = recover(held, once, {SAE_ARM: arms.sae, **arms.baselines}, judge)
+    told[PERMUTED] = recover(held, dealt, {SAE_ARM: arms.sae}, judge)[SAE_ARM]
+    best = at_best(held, once, judge)
+    told["supervised"] = [one.supervised for one in best]
     return _Judged(
         judge, {arm: [own[i] for i in number] for arm, own in told.items()}, [best[i] for i in number]
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from thoughtlens.core import progress
 from thoughtlens.evals.variables.places import Held, Located, by_place
 from thoughtlens.evals.variables.scores import Choice, Fired, Score, choose, found_by_two, score, where
 from thoughtlens.models import Place
@@ -82,22 +83,24 @@ def codes_of(dictionary: SAE | Baseline) -> Codes:
     return codes
 
 
-def recover(held: Held, located: Sequence[Located], codes: Codes, judge: Judge = Judge()) -> list[Told]:
-    """What one dictionary tells of each variable at the place where it is read; see `scores`.
+def recover(
+    held: Held, located: Sequence[Located], arms: Mapping[str, Codes], judge: Judge = Judge()
+) -> dict[str, list[Told]]:
+    """What dictionaries of one store tell of each variable at the place where it is read; see `scores`.
 
-    The latent, or two, of each value are chosen on validation problems and scored on test problems. Several
-    dictionaries of one store are compared by calling this for each, with the same `located`.
+    The latent, or two, of each value are chosen on validation problems and scored on test problems.
     """
-    found: dict[int, Told] = {}
-    for place, here in by_place(located).items():
-        seen, test = (held.rows(place, split) for split in ("validation", "test"))
-        fires, fires_test = codes(seen.x, place), codes(test.x, place)
-        for one in here:
-            own, own_test = one.question.own(seen), one.question.own(test)
-            found[id(one)] = judge.told(
-                Fired.asked(fires, own),
-                Fired.asked(fires_test, own_test),
-                held.group[test.problem[own_test != -2]],
-                len(one.question.values),
-            )
-    return [found[id(one)] for one in located]
+    found: dict[tuple[str, int], Told] = {}
+    places = by_place(located)
+    with progress("recovery", len(places), "places") as bar:
+        for place, here in places.items():
+            seen, test = (held.rows(place, split) for split in ("validation", "test"))
+            fires = {arm: (codes(seen.x, place), codes(test.x, place)) for arm, codes in arms.items()}
+            for one in here:
+                own, own_test = one.question.own(seen), one.question.own(test)
+                groups = held.group[test.problem[own_test != -2]]
+                for arm, (before, after) in fires.items():
+                    choose_on, score_on = Fired.asked(before, own), Fired.asked(after, own_test)
+                    found[arm, id(one)] = judge.told(choose_on, score_on, groups, len(one.question.values))
+            bar.advance(1)
+    return {arm: [found[arm, id(one)] for one in located] for arm in arms}

@@ -358,7 +358,10 @@ def _kept(n: int, n_resamples: int, seed: int) -> Shaped[np.ndarray, "resamples 
 
 
 def _drawn(rng: np.random.Generator, n: int, n_resamples: int) -> Int[np.ndarray, "resamples clusters"]:
-    return rng.multinomial(n, np.full(n, 1 / n), size=n_resamples)
+    found = np.empty((n_resamples, n), np.int64)
+    for own in found:
+        own[:] = np.bincount(rng.integers(n, size=n, dtype=np.uint32), minlength=n)
+    return found
 
 
 def _percentile(estimate: float, draws: np.ndarray, n: int, level: float) -> Interval:

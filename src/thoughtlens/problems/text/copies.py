@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -32,14 +32,17 @@ MORE_ALIKE = 0.1
 """Share of words by which other lines have to be more alike."""
 
 
+@lru_cache(maxsize=1 << 16)
 def folded(text: str) -> str:
     """The text without case, white space and punctuation; one of nothing else keeps all but its spaces."""
     seen = INVISIBLE.sub("", unicodedata.normalize("NFC", text))
     plain = " ".join(seen.casefold().split())
     marked = MINUS.sub(lambda m: m[0][:-1] + "−", THOUSANDS.sub("", re.sub("[‐-―]", "-", plain)))
     tokens = TOKEN.findall(marked)
-    says = SAYS | IN_FORMULAS if OPERATORS & {*tokens} else SAYS
-    kept = " ".join(t for t in tokens if len(t) > 1 or t in says or not _is_mark(t))
+    said = {*tokens}
+    says = SAYS | IN_FORMULAS if OPERATORS & said else SAYS
+    marks = {t for t in said - says if len(t) == 1 and _is_mark(t)}
+    kept = " ".join(t for t in tokens if t not in marks)
     return kept.replace("'", "").replace("’", "") or plain
 
 

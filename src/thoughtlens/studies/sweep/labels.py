@@ -47,7 +47,7 @@ class Labels:
         thoughts = member_thoughts(self.held.store, sae)
         seen = {Place(hook, thought) for hook in sae.hook_names for thought in thoughts or [None]}
         asked = [one for one in self.located if one.place in seen]
-        told = recover(self.held, asked, codes_of(sae), Judge(n_resamples=RESAMPLES))
+        told = recover(self.held, asked, {"sae": codes_of(sae)}, Judge(n_resamples=RESAMPLES))["sae"]
         names = [
             f"{q.variable}, {q.condition}" if q.condition else q.variable for q in (o.question for o in asked)
         ]
