@@ -104,6 +104,16 @@ def test_every_row_has_its_interval_and_proof(patched):
     assert patched[0]["headline"]["accuracy_untouched"]["value"] == 1.0  # only solved pairs count
 
 
+def test_intervals_of_long_tails_are_doubted_in_one_line(patched):
+    result = patched[0]
+    doubted = [row for row in result["effects"] if row["kl_doubt"]]
+    said = [line for line in result["warnings"] if "intervals of kl may be too narrow" in line]
+    assert len(said) == bool(doubted) and doubted
+    assert said[0].startswith(f"{len(doubted)} of ") and doubted[0]["kl_doubt"] in said[0]
+    still = [row for row in result["effects"] if row["changed_site"] == 0]
+    assert still and not any(row["kl_doubt"] for row in still)
+
+
 def test_the_same_command_again_does_nothing_and_again_elsewhere_gives_the_same(patched, tmp_path):
     result, out = patched
     cfg = settings(edit="patch", change="start", thoughts=(3, 4, 5, 6))

@@ -41,7 +41,9 @@ from .stats.intervals import proportion as proportion
 from .stats.intervals import resampled as resampled
 from .stats.intervals import wilson as wilson
 from .stats.ratios import RatioInterval as RatioInterval
+from .stats.ratios import doubts_of_means as doubts_of_means
 from .stats.ratios import ratio_over_groups as ratio_over_groups
+from .stats.ratios import too_narrow as too_narrow
 from .stats.significance import corrected_resampled_t as corrected_resampled_t
 from .stats.significance import holm as holm
 from .stats.significance import max_statistic as max_statistic

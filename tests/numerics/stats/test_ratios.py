@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from thoughtlens.numerics.stats.intervals import bootstrap_ratio
-from thoughtlens.numerics.stats.ratios import ratio_over_groups
+from thoughtlens.numerics.stats.ratios import doubts_of_means, ratio_over_groups, too_narrow
 
 
 def documents(rng, n, spread):
@@ -62,6 +62,18 @@ def test_a_long_tail_is_doubted_and_its_even_twin_is_not(spread, least, most):
     assert least <= np.mean([one is not None and one.doubt is not None for one in found]) <= most
 
 
+def test_means_are_doubted_as_ratios_are_and_one_line_says_so():
+    rng = np.random.default_rng(3)
+    values, groups = np.column_stack([rng.lognormal(0, 2, 100), rng.normal(5, 1, 100)]), np.arange(100)
+    tail, even = doubts_of_means(np.repeat(values, 3, axis=0), np.repeat(groups, 3))
+    of_ratio = ratio_over_groups(values[:, 0], np.ones(100), groups)
+    assert of_ratio is not None and tail == of_ratio.doubt and tail is not None and even is None
+    assert too_narrow("kl", [("here", tail), ("there", even)]) == [
+        f"1 of 2 intervals of kl may be too narrow: here {tail}"
+    ]
+    assert not too_narrow("kl", [("there", even)])
+
+
 def test_copies_do_not_narrow_an_interval():
     top, bottom = documents(np.random.default_rng(2), 40, 0.5)
     one, four = (
@@ -69,7 +81,7 @@ def test_copies_do_not_narrow_an_interval():
         for n in (1, 4)
     )
     assert one is not None and four is not None
-    assert (four.low, four.high) == pytest.approx((one.low, one.high)) and four.n_groups == 40
+    assert (four.low, four.high) == pytest.approx((one.low, one.high)) and four.support.n_groups == 40
 
 
 def test_one_group_that_decides_is_doubted():

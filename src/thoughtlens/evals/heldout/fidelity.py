@@ -216,7 +216,7 @@ def _rows(hook: str, tallies: dict[str, SplicedFidelity], read: _Read) -> list[T
                 arm=name,
                 n=tally.n,
                 n_documents=len(mine.n),
-                n_groups=None if found is None else found.n_groups,
+                n_groups=None if found is None else found.support.n_groups,
                 n_windows=len(read.windows),
                 n_tokens=sum(len(w.tokens) for w in read.windows),
                 n_uncovered=sum(w.n_uncovered for w in read.windows),

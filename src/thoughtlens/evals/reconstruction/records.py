@@ -122,6 +122,8 @@ class ThoughtFidelity(Record):
     kl_high: float
     changed_site: float | None
     moved: float
+    kl_doubt: str | None = None
+    """Why the interval of the KL may be too narrow."""
 
 
 @dataclass(frozen=True, kw_only=True)

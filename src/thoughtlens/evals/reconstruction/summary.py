@@ -19,7 +19,15 @@ from thoughtlens.evals.reconstruction.records import (
     ThoughtFidelity,
     Validated,
 )
-from thoughtlens.numerics import ExplainedVariance, RatioInterval, Tested, family, ratio_over_groups, verdict
+from thoughtlens.numerics import (
+    ExplainedVariance,
+    RatioInterval,
+    Tested,
+    family,
+    ratio_over_groups,
+    too_narrow,
+    verdict,
+)
 
 DELTA_EV = 0.01
 """Differences of explained variance below this count as equivalent."""
@@ -75,7 +83,7 @@ def compare(mine: Tally, other: Tally, name: str, seed: int) -> AgainstBaseline:
         baseline=name,
         metric=ExplainedVariance.name,
         n_problems=int((mine.rows > 0).sum()),
-        n_groups=0 if found is None else found.n_groups,
+        n_groups=0 if found is None else found.support.n_groups,
         difference=None if found is None else found.estimate,
         low=None if found is None else found.low,
         high=None if found is None else found.high,
@@ -185,6 +193,14 @@ def doubts(mine: Tally, fidelity: Sequence[Record] | None, seed: int) -> list[st
     for row in rows:
         notes[f"the interval of delta_ce at {row.hook_name}"] = row.doubt
     found = [f"{what} {doubt}: it may be too narrow" for what, doubt in notes.items() if doubt]
+    found += too_narrow(
+        "kl",
+        [
+            (r.scope if r.hook_name is None else f"{r.hook_name}@{r.thought_idx}", r.kl_doubt)
+            for r in fidelity or []
+            if isinstance(r, ThoughtFidelity) and r.arm == "sae"
+        ],
+    )
     if rows and (rows[0].n_uncovered or 0) > (rows[0].n_windows or 0):
         found.append(
             f"{rows[0].n_uncovered} of {rows[0].n_tokens} tokens of the spliced text have no row in the "

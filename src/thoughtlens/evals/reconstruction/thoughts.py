@@ -35,7 +35,7 @@ CHECKED = 32
 COLUMNS = (
     "n", "n_groups", "accuracy", "accuracy_low", "accuracy_high", "accuracy_untouched", "difference", "low",
     "high", "p", "verdict", "answer_logprob", "delta_logprob", "delta_logprob_low", "delta_logprob_high",
-    "kl", "kl_low", "kl_high", "changed_site", "moved",
+    "kl", "kl_low", "kl_high", "changed_site", "moved", "kl_doubt",
 )  # fmt: skip
 
 DEFINITIONS = {

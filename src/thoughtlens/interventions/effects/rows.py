@@ -11,7 +11,15 @@ import pyarrow as pa
 from thoughtlens.interventions.edits.run import Answers, Edit
 from thoughtlens.interventions.effects.subject import CLASSES, Problems, says
 from thoughtlens.interventions.intervene.records import EffectRow
-from thoughtlens.numerics import Interval, Tested, bootstrap_means, compare, family, proportion
+from thoughtlens.numerics import (
+    Interval,
+    Tested,
+    bootstrap_means,
+    compare,
+    doubts_of_means,
+    family,
+    proportion,
+)
 
 DEFINITIONS = {
     "accuracy": "right answers / problems; accuracy_low, _high: Wilson 95 %, by group where problems "
@@ -25,6 +33,7 @@ DEFINITIONS = {
     "answer_logprob": "log-probability of the answer that the untouched run gave, all its tokens, forced, "
     "nats, mean over problems; delta_logprob: minus the untouched run's",
     "kl": "KL(untouched || edited) of the answer's first token, nats, mean over problems",
+    "kl_doubt, delta_logprob_doubt": "why the interval may be too narrow: few groups, or a long tail",
     "clean": "share of answers equal to the problem's own right answer",
     "predicted": "share equal to the answer that follows if the edit replaces one value and all later "
     "operations are the problem's own",
@@ -114,7 +123,7 @@ def _row(
     clean, predicted, corrupted, other, unparsable = (
         proportion(classes == i, problems.groups) for i in range(len(CLASSES))
     )
-    kl, log_p = intervals
+    kl, log_p, kl_doubt, log_p_doubt = intervals
     later = answers.changed_thoughts[~np.isnan(answers.changed_thoughts)]
     reached = answers.reached if edit.changes else np.ones_like(answers.reached)
     known = answers.logprob[np.isfinite(answers.logprob)]
@@ -158,18 +167,24 @@ def _row(
         else None,
         changed_thoughts=float(later.mean()) if later.size else None,
         moved=float(answers.moved[reached].sum() / max(reached.sum(), 1)),
+        kl_doubt=kl_doubt,
+        delta_logprob_doubt=log_p_doubt,
     )
 
 
-_Intervals = tuple[Interval, Interval | None]
+_Intervals = tuple[Interval, Interval | None, str | None, str | None]
 
 
 def _intervals(problems: Problems, plain: Answers, answers: Sequence[Answers], seed: int) -> list[_Intervals]:
-    """KL and change of the answer's log-probability, all edits at once."""
-    groups = problems.groups
-    kl = bootstrap_means(np.column_stack([one.kl for one in answers]), groups, seed=seed)
-    here = np.isfinite(plain.logprob)
+    """KL and change of the answer's log-probability, all edits at once; and why each may be too narrow."""
+
+    def of(values: np.ndarray, groups: np.ndarray) -> tuple[list[Interval], list[str | None]]:
+        return bootstrap_means(values, groups, seed=seed), doubts_of_means(values, groups)
+
+    groups, here = problems.groups, np.isfinite(plain.logprob)
+    kl, kl_doubts = of(np.column_stack([one.kl for one in answers]), groups)
     if len(np.unique(groups[here])) < 2:
-        return [(one, None) for one in kl]
+        return [(one, None, doubt, None) for one, doubt in zip(kl, kl_doubts, strict=True)]
     change = np.column_stack([one.logprob - plain.logprob for one in answers])
-    return list(zip(kl, bootstrap_means(change[here], groups[here], seed=seed), strict=True))
+    log_p, log_p_doubts = of(change[here], groups[here])
+    return list(zip(kl, log_p, kl_doubts, log_p_doubts, strict=True))

@@ -110,6 +110,8 @@ class EffectRow(About, Numbered):
     p_holm: float | None = column(default=None, null=True)
     beyond_random_p: float | None = column(default=None, null=True)
     n_edited: int | None = column(default=None, null=True)
+    kl_doubt: str | None = column(default=None, null=True)
+    delta_logprob_doubt: str | None = column(default=None, null=True)
 
     @property
     def change(self) -> Number:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from thoughtlens.core import HookError, Number
 from thoughtlens.interventions.intervene.config import InterveneConfig
 from thoughtlens.interventions.intervene.records import EffectRow, LargestEffect, RouteNumber, RouteRow
+from thoughtlens.numerics import too_narrow
 
 LOW_ACCURACY = 0.2
 HEADLINE = {
@@ -71,6 +72,8 @@ def objections(cfg: InterveneConfig, rows: Sequence[EffectRow]) -> list[str]:
             f"not made in all problems, since some had stopped thinking by then (n_edited says in how many): "
             f"{_list(short)}"
         )
+    found += too_narrow("kl", [(_named(row), row.kl_doubt) for row in edited])
+    found += too_narrow("delta_logprob", [(_named(row), row.delta_logprob_doubt) for row in edited])
     if rows[0].accuracy_untouched < LOW_ACCURACY:
         found.append(
             f"the untouched model is right in {rows[0].accuracy_untouched:.1%} of the problems; no edit "
@@ -94,6 +97,10 @@ def _largest(cells: Sequence[EffectRow], cfg: InterveneConfig) -> LargestEffect:
     )
 
 
+def _named(row: EffectRow) -> str:
+    return row.where() + (f" ({row.control})" if row.control else "")
+
+
 def _list(rows: Sequence[EffectRow], most: int = 6) -> str:
-    shown = [row.where() + (f" ({row.control})" if row.control else "") for row in rows[:most]]
+    shown = [_named(row) for row in rows[:most]]
     return ", ".join(shown) + (f" and {len(rows) - most} more" if len(rows) > most else "")

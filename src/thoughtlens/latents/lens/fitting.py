@@ -14,7 +14,7 @@ from thoughtlens.latents.lens.records import KLRow
 from thoughtlens.latents.lens.rows import CellRows, cell_rows, group_numbers
 from thoughtlens.latents.lens.tuned import Translator
 from thoughtlens.models import ThoughtModel
-from thoughtlens.numerics import bootstrap_means
+from thoughtlens.numerics import bootstrap_means, doubts_of_means
 
 
 def fit_all(given: LensInput, model: ThoughtModel, found: list[CellRows], parts: Parts) -> list[Translator]:
@@ -45,7 +45,8 @@ def _file(parts: Parts, i: int) -> Path:
 def _gain(given: LensInput, cell: CellRows, kl: np.ndarray, translator: Translator, n_fit: int) -> KLRow:
     """`kl` [rows, 3]: of the logit lens, the tuned lens and the constant."""
     columns = np.column_stack([kl, kl[:, 0] - kl[:, 1]])
-    intervals = bootstrap_means(columns, group_numbers(given.store)[cell.line], seed=given.cfg.seed)
+    groups = group_numbers(given.store)[cell.line]
+    intervals = bootstrap_means(columns, groups, seed=given.cfg.seed)
     numbers: dict[str, float] = {}
     for name, one in zip(("kl_logit", "kl_tuned", "kl_constant", "kl_gain"), intervals, strict=True):
         numbers |= {name: one.estimate, f"{name}_low": one.low, f"{name}_high": one.high}
@@ -56,6 +57,7 @@ def _gain(given: LensInput, cell: CellRows, kl: np.ndarray, translator: Translat
         n=len(kl),
         n_fit=n_fit,
         is_identity=not bool(translator.weight.any() or translator.bias.any()),
+        kl_gain_doubt=doubts_of_means(columns[:, -1:], groups)[0],
         **numbers,
     )
 

@@ -50,6 +50,8 @@ class KLRow(Record):
     kl_gain: float
     kl_gain_low: float
     kl_gain_high: float
+    kl_gain_doubt: str | None = None
+    """Why the interval of the gain may be too narrow."""
 
 
 @dataclass(frozen=True, kw_only=True)

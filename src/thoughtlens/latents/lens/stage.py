@@ -35,6 +35,7 @@ from thoughtlens.latents.lens.records import KLRow, LensOutcome, ReadingRow, Sum
 from thoughtlens.latents.lens.rows import cell_rows
 from thoughtlens.latents.lens.summary import best, headline, objections, summarise
 from thoughtlens.latents.lens.tuned import Translator
+from thoughtlens.numerics import too_narrow
 from thoughtlens.sae import SAE, differences, load_members
 
 DEFINITIONS = {
@@ -108,6 +109,7 @@ def _work(cfg: LensConfig, tmp: Path) -> LensOutcome:
     pq.write_table(tokens_table(given.readout, readings), tmp / "tokens.parquet")
     write_rows(tmp / "summary.parquet", SummaryRow, rows)
     notes = objections(given, rows)
+    notes += too_narrow("kl_gain", [(f"{r.hook_name}@{r.thought_idx}", r.kl_gain_doubt) for r in gains])
     if cfg.sae is not None:
         members = load_members(cfg.sae, joined=True, hooks=store.meta.d_in)
         notes += differences(members, store)
