@@ -93,7 +93,7 @@ def proportion(
         sums, sizes = (np.bincount(index, weights=w) for w in (hits, np.ones(len(hits))))
         spread = n / max(n - 1, 1) * ((sums - p * sizes) ** 2).sum() / len(hits) ** 2
         worth = min(p * (1 - p) / float(spread), float(len(hits))) if spread > 0 else worth
-        worth *= (_normal(level) / float(scipy.stats.t.ppf((1 + level) / 2, max(n - 1, 1)))) ** 2
+        worth *= (_normal(level) / float(scipy.special.stdtrit(max(n - 1, 1), (1 + level) / 2))) ** 2
     low, high = _wilson_ends(p, worth / inflation, _normal(level))
     method = "Wilson, effective n" if inflation == 1 else "Wilson, shared training folds"
     return Interval(estimate=p, low=low, high=high, level=level, n=n, method=method)
@@ -195,7 +195,7 @@ def _widened(found: Interval, values: Float[np.ndarray, " rows"], index: np.ndar
     n = found.n
     deviations = np.bincount(index, weights=values - found.estimate, minlength=n) / len(values)
     error = np.sqrt(n / (n - 1) * np.square(deviations).sum())
-    half = float(scipy.stats.t.ppf((1 + found.level) / 2, n - 1) * error)
+    half = float(scipy.special.stdtrit(n - 1, (1 + found.level) / 2) * error)
     low, high = min(found.low, found.estimate - half), max(found.high, found.estimate + half)
     if values.min() >= 0:
         low = max(low, 0.0)
@@ -285,7 +285,7 @@ def mean_by_clusters(
     if bound is not None:
         square += size**2 * ((bound - centre) ** 2 + (bound + centre) ** 2)
     spread = (n + more) / (n + more - 1) * square / total**2
-    half = scipy.stats.t.ppf((1 + require_level(level)) / 2, n - 1) * np.sqrt(spread)
+    half = scipy.special.stdtrit(n - 1, (1 + require_level(level)) / 2) * np.sqrt(spread)
     low, high = centre - half, centre + half
     if bound is not None:
         low, high = max(low, -bound), min(high, bound)
@@ -368,8 +368,8 @@ def _percentile(estimate: float, draws: np.ndarray, n: int, level: float) -> Int
     draws = draws[np.isfinite(draws)]
     if len(draws) == 0 or not np.isfinite(estimate):
         raise DataError(f"The statistic has no value on these {n} clusters; is a class missing?")
-    t = scipy.stats.t.ppf((1 + require_level(level)) / 2, n - 1) * np.sqrt(n / (n - 1))
-    low, high = np.quantile(draws, [scipy.stats.norm.cdf(-t), scipy.stats.norm.cdf(t)])
+    t = scipy.special.stdtrit(n - 1, (1 + require_level(level)) / 2) * np.sqrt(n / (n - 1))
+    low, high = np.quantile(draws, scipy.special.ndtr([-t, t]))
     return Interval(
         estimate=estimate, low=float(low), high=float(high), level=level, n=n, method="cluster bootstrap"
     )
@@ -377,7 +377,7 @@ def _percentile(estimate: float, draws: np.ndarray, n: int, level: float) -> Int
 
 def _normal(level: float) -> float:
     """Normal quantile of a two-sided interval."""
-    return float(scipy.stats.norm.ppf((1 + require_level(level)) / 2))
+    return float(scipy.special.ndtri((1 + require_level(level)) / 2))
 
 
 def _wilson_ends(p: float, n: float, z: float) -> tuple[float, float]:

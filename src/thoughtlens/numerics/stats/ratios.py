@@ -90,7 +90,7 @@ def ratio_over_groups(
     low, high = found.low, found.high
     if support.n_counting < FEW:
         error = np.sqrt((n - 1) / n * np.square(change).sum())
-        half = float(scipy.stats.t.ppf((1 + LEVEL) / 2, max(1.0, support.n_counting - 1)) * error)
+        half = float(scipy.special.stdtrit(max(1.0, support.n_counting - 1), (1 + LEVEL) / 2) * error)
         low, high = min(low, found.estimate - half), max(high, found.estimate + half)
     return RatioInterval(found.estimate, low, high, support)
 

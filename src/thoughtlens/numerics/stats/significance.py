@@ -89,10 +89,10 @@ def corrected_resampled_t(
         )
     mean = float(d.mean())
     se = float(np.sqrt((1 / len(d) + n_test / n_train) * d.var(ddof=1)))
-    half = float(scipy.stats.t.ppf((1 + require_level(level)) / 2, len(d) - 1)) * se
+    half = float(scipy.special.stdtrit(len(d) - 1, (1 + require_level(level)) / 2)) * se
     at_once = 0.0 if mean == 0 else float(np.copysign(np.inf, mean))
     t = mean / se if se > 0 else at_once
-    p = float(2 * scipy.stats.t.sf(abs(t), len(d) - 1))
+    p = float(2 * scipy.special.stdtr(len(d) - 1, -abs(t)))
     return TTest(estimate=mean, low=mean - half, high=mean + half, t=t, df=len(d) - 1, p=p)
 
 

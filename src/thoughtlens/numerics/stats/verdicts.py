@@ -94,10 +94,12 @@ def side(low: float, high: float, p: float | None) -> str:
 def _by_interval(low: float, high: float, n: int, delta: float, level: float = LEVEL) -> tuple[float, float]:
     """Two-sided p of no difference, and that of a difference of at least `delta`, of a symmetric interval."""
     centre, half, df = (low + high) / 2, (high - low) / 2, max(n - 1, 1)
-    spread = half / float(scipy.stats.t.ppf((1 + level) / 2, df))
+    spread = half / float(scipy.special.stdtrit(df, (1 + level) / 2))
     if spread == 0:
         return float(centre == 0), float(abs(centre) > delta)
-    differ, alike = (2 * scipy.stats.t.sf(gap / spread, df) for gap in (abs(centre), delta - abs(centre)))
+    differ, alike = (
+        2 * scipy.special.stdtr(df, -(gap / spread)) for gap in (abs(centre), delta - abs(centre))
+    )
     return float(differ), min(float(alike), 1.0)
 
 
@@ -193,7 +195,7 @@ def compare_values(
     index, n = cluster_index(np.arange(len(gap)) if clusters is None else clusters)
     difference = mean_by_clusters(gap, index, level=level, inflation=inflation)
     ahead = np.bincount(index, weights=gap, minlength=n)
-    quantile = scipy.stats.t.ppf((1 + level) / 2, n - 1)
+    quantile = scipy.special.stdtrit(n - 1, (1 + level) / 2)
     spread = (difference.high - difference.low) / (2 * quantile)
     p = _p(difference, delta)
     return Comparison(
@@ -206,8 +208,8 @@ def compare_values(
         c=int((ahead < 0).sum()),
         n_rows=len(gap),
         n_clusters=n,
-        minimal_detectable_difference=float((quantile + scipy.stats.t.ppf(0.8, n - 1)) * spread),
-        power=float(scipy.stats.t.sf(quantile - delta / spread, n - 1)) if spread > 0 else 1.0,
+        minimal_detectable_difference=float((quantile + scipy.special.stdtrit(n - 1, 0.8)) * spread),
+        power=float(scipy.special.stdtr(n - 1, -(quantile - delta / spread))) if spread > 0 else 1.0,
     )
 
 

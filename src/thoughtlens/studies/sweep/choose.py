@@ -72,7 +72,7 @@ class Noise:
         """Whether two settings' values differ by more than it; None where it is not known."""
         if self.sd is None:
             return None
-        width = scipy.stats.t.ppf((1 + LEVEL) / 2, self.df) * self.sd
+        width = scipy.special.stdtrit(self.df, (1 + LEVEL) / 2) * self.sd
         gap = abs(float(_logs(a).mean() - _logs(b).mean()))
         return gap > float(width) * math.sqrt(1 / len(a) + 1 / len(b))
 
