@@ -48,6 +48,9 @@ from .interpret.records import TextExample as TextExample
 from .interpret.records import ThoughtExample as ThoughtExample
 from .interpret.tables import Tables as Tables
 from .lens.records import LatentTokenRow as LatentTokenRow
+from .orbits.records import OrbitRow as OrbitRow
+from .orbits.records import OrbitsOutcome as OrbitsOutcome
+from .orbits.records import RoundRow as RoundRow
 from .stats.doubts import as_numbers as as_numbers
 from .stats.doubts import doubtful_numbers as doubtful_numbers
 from .stats.doubts import doubtful_values as doubtful_values

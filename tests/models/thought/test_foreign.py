@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
+import thoughtlens as tl
 from tests.models.thought import own_model
 from thoughtlens import cli
 from thoughtlens.acts import ActivationStore, ExtractConfig, thought_model
 from thoughtlens.acts.extract.stage import extract
-from thoughtlens.core import ConfigError, MismatchError, NotThereError, load_config
+from thoughtlens.core import BY_NAME, ConfigError, MismatchError, NotThereError, load_config
 from thoughtlens.models.thought import foreign, thoughts
 from thoughtlens.models.thought.check import check_thought_model
 from thoughtlens.models.thought.open import load_model
+from thoughtlens.studies import pipeline
 
 QUESTIONS = ["What is 7 + 8?", "Anna has 3 hens."]
 
@@ -171,13 +174,27 @@ def test_a_command_can_allow_what_it_does_not_name(here, monkeypatch, word):
     assert "depth.py:load" in foreign._named
 
 
-def test_the_pages_own_lines_run(here):
-    """What the page shows beside its two families, and readings of a model without a tokenizer."""
-    fenced = re.findall(r"^```python\n(.*?)^```", own_model.PAGE.read_text("utf-8"), re.M | re.S)
+def test_the_pages_own_lines_run(here, capsys):
+    """What the page shows beside its two families, on the run that it makes."""
+    page = own_model.PAGE.read_text("utf-8")
+    lines = dict(re.findall(r"^thoughtlens (run|orbits) (.*)$", page, re.M))
+    foreign.allow("depth.py:load")
+    words = [one.strip("'") for one in lines["run"].split()]
+    overrides = [one for one in words[1 : words.index("--out")] if "=" in one]
+    pipeline.run(pipeline.load("pilot", [*overrides, 'stages=["extract"]']), words[-1])
+    beyond = [one for one in lines["orbits"].split() if one.startswith("beyond=")]
+    stage = BY_NAME["orbits"]
+    cfg = load_config(stage.config, stage.table(Path("runs/depth")), beyond)
+    stage.run(cfg, "runs/depth/orbits")
+    capsys.readouterr()
     session = {}
-    for code in fenced:
+    for code in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S):
         if code not in own_model.codes().values():
             exec(compile(code, "page", "exec"), session)
-    assert session["orbit"].shape == (2, 9, 2) and session["step_norm"].shape == (2, 8)
-    words = session["thoughts"].says(1)
-    assert "token " in str(words)
+    printed = capsys.readouterr().out
+    assert printed.startswith("the state after 32 further rounds") and f"```\n{printed}```" in page
+
+
+def test_readings_of_a_model_without_a_tokenizer(here):
+    thoughts = tl.think(tl.load_model("depth.py:load"), ["What is 7 + 8?"])
+    assert "token " in str(thoughts.says(1))

@@ -207,6 +207,13 @@ STAGES = (
         recipe="optional",
     ),
     Stage(
+        name="orbits",
+        room="latents.orbits",
+        about="How far a state moves from thought to thought, whether it comes to rest, and its orbit.",
+        inputs=("acts",),
+        recipe="optional",
+    ),
+    Stage(
         name="replay",
         room="evals.first_study",
         about="Replay the first study of CODI's thoughts, and correct it line by line.",

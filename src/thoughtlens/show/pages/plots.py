@@ -20,7 +20,7 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from thoughtlens.evals import ClassPoint, ClassRow, ValuePoint, ValueRow
 from thoughtlens.interventions import EffectRow
-from thoughtlens.latents import LatentRow
+from thoughtlens.latents import LatentRow, OrbitRow, RoundRow
 from thoughtlens.sae import CurvePoint
 
 INK, GREY = "#1b1c20", "#8a8d93"
@@ -286,6 +286,59 @@ def dose_response(rows: Sequence[EffectRow]) -> Figure:
     axis.grid(axis="y")
     if axis.get_legend_handles_labels()[0]:
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+@styled
+def steps(rows: Sequence[RoundRow]) -> Figure:
+    """Step norm and distance to the end by thought, a panel a hook."""
+    hooks = list(dict.fromkeys(row.hook_name for row in rows))
+    across = min(len(hooks), FEW)
+    down = -(-len(hooks) // across)
+    figure, axes = _axes(down, across, (1.0 + 2.6 * across, 0.5 + 2.1 * down))
+    for axis in axes.flat[len(hooks) :]:
+        axis.set_axis_off()
+    for axis, hook in zip(axes.flat, hooks, strict=False):
+        own = [row for row in rows if row.hook_name == hook]
+        thoughts = [row.thought_idx for row in own]
+        columns = {
+            name: np.array([getattr(row, name) for row in own], dtype=float)
+            for name in ("step_norm", "step_low", "step_high", "distance", "spread")
+        }
+        shown = {name: np.where(x > 0, x, np.nan) for name, x in columns.items()}  # a logarithmic axis
+        axis.fill_between(thoughts, shown["step_low"], shown["step_high"], color=BLUE, alpha=0.2, lw=0)
+        axis.plot(thoughts, shown["step_norm"], color=BLUE, marker="o", ms=3)
+        axis.plot(thoughts, shown["distance"], color=VERMILION, ls="--", marker="o", ms=3)
+        axis.plot(thoughts, shown["spread"], color=GREY)
+        axis.set(
+            title=_short(hook), xlabel="thought", yscale="log" if np.nansum(shown["step_norm"]) else "linear"
+        )
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    _key(axes[0, 0], [("step", BLUE, "-"), ("to the end", VERMILION, "--"), ("other problem", GREY, "-")])
+    return figure
+
+
+@styled
+def orbits(rows: Sequence[OrbitRow]) -> Figure:
+    """States of some problems on two components, a line a problem, a panel a hook."""
+    hooks = list(dict.fromkeys(row.hook_name for row in rows))
+    across = min(len(hooks), FEW)
+    down = -(-len(hooks) // across)
+    figure, axes = _axes(down, across, (0.6 + 2.6 * across, 0.5 + 2.4 * down))
+    for axis in axes.flat[len(hooks) :]:
+        axis.set_axis_off()
+    colours = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY)
+    for axis, hook in zip(axes.flat, hooks, strict=False):
+        paths: dict[str, list[tuple[float, float]]] = {}
+        for row in rows:
+            if row.hook_name == hook:
+                paths.setdefault(row.problem_id, []).append((row.x, row.y))
+        for i, path in enumerate(paths.values()):
+            x, y = zip(*path, strict=True)
+            axis.plot(x, y, color=colours[i % len(colours)], lw=0.9)
+            axis.plot(x[:1], y[:1], color=colours[i % len(colours)], marker="o", ms=5, mfc="none")
+            axis.plot(x[-1:], y[-1:], color=colours[i % len(colours)], marker="o", ms=3)
+        axis.set(title=_short(hook), xlabel="component 1", ylabel="component 2")
     return figure
 
 
