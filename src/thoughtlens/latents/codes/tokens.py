@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,6 +49,7 @@ def token_texts(
     return {int(i): _text(tokenizer, int(i), *(([], "") if i in special else (anchor, before))) for i in ids}
 
 
+@lru_cache(maxsize=1 << 16)
 def quoted(token: str) -> str:
     """A token in quotation marks, with what cannot be seen escaped."""
     return json.dumps(token, ensure_ascii=False)

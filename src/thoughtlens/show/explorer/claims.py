@@ -133,13 +133,15 @@ class Thoughts(Known):
             return self._of(QUESTION, None).get(clause.value, NO_LINES)
         return self.of_column(clause)
 
-    def under(self, clause: Clause, thought: int) -> np.ndarray:
-        """Problems of the conditions under which a clause speaks of a thought."""
+    def under(self, lines: np.ndarray, clause: Clause, thought: int) -> np.ndarray:
+        """Those of some lines that are under the conditions of a clause, where it has any at a thought."""
         own = [words for words, thoughts in clause.also.items() if thought in thoughts]
         if not own or not self.conditions:
-            return np.arange(len(self.problems))
-        found = self._of(self.condition, None)
-        return np.concatenate([found.get(self.conditions.get(words, ""), NO_LINES) for words in own])
+            return lines
+        found, mask = self._of(self.condition, None), np.zeros(len(self.problems), bool)
+        for words in own:
+            mask[found.get(self.conditions.get(words, ""), NO_LINES)] = True
+        return lines[mask[lines]]
 
     def _values(self, name: str, thought: int | None) -> Iterable:
         if thought is not None:
@@ -260,8 +262,9 @@ class ThoughtClaims(Claims):
     def held(self, clause: Clause) -> tuple[np.ndarray, np.ndarray]:
         true, unknown = [NO_LINES], [NO_LINES]
         for thought in clause.thoughts or self.known.thoughts:
-            lines, under = self.known.lines(clause, thought), self.known.under(clause, thought)
-            places = self.place[under if lines is None else np.intersect1d(lines, under), thought]
+            lines = self.known.lines(clause, thought)
+            asked = np.arange(len(self.place)) if lines is None else lines
+            places = self.place[self.known.under(asked, clause, thought), thought]
             (unknown if lines is None else true).append(self.on(places[places >= 0], clause))
         return np.concatenate(true), np.concatenate(unknown)
 
