@@ -5,7 +5,8 @@
 Problems are of split `test`, made with a seed that nobody chose settings on. Errors are made at a known step:
 the state of another problem put in at thought 2..6, noise as long as the state, leaving early. Only problems
 that the untouched model solves and the error breaks count, and among those of `n_steps` that have this step.
-"Always the first step" stands beside it.
+`named`: with the structure check, which reads off the question which operations it asks for;
+`named_by_values_alone`: without it. "Always the first step" stands beside both.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ import torch
 
 from thoughtlens.latents import of_thoughts
 from thoughtlens.models import Hook, Place, collect, thoughts, tiny
-from thoughtlens.problems import arithmetic, rule_of, words
-from thoughtlens.tracing.chains.seen import Seen, renamed, seen, shuffled, words_of
+from thoughtlens.problems import arithmetic, first_break, rule_of, words
 from thoughtlens.tracing.chains.tried import LABELS, VERIFIED, trace
-from thoughtlens.tracing.join import first_break, join
+from thoughtlens.tracing.read.lenses import logit_lens
+from thoughtlens.tracing.read.seen import Seen, renamed, seen, shuffled
 
 MODELS = (("codi-tiny", 1), ("codi-tiny", 2), ("codi-tiny", 7), ("codi-words", 1))
 
@@ -45,25 +46,29 @@ def _of(name: str, seed: int | None, n: int, problems: int) -> dict:
     module = words if model.cfg.problems == "words" else arithmetic
     table = module.problems(n, seed=problems, split="test", p=model.modulus)
     rng = np.random.default_rng(0)
-    readout = of_thoughts(model)
+    lenses = _lenses(model)
     questions = table["question"].to_pylist()
     rule = rule_of(questions, model.modulus)
     assert rule is not None
     arms = {"thoughts": (model, lambda one: one)}
     arms["shuffled"] = (model, shuffled(n, rng))
-    arms["renamed"] = (model, renamed(words_of(readout), rule.is_value, rng))
+    arms["renamed"] = (model, renamed(lenses.words, rule.is_value, rng))
     if (seed, "pause") in tiny.members(name):
         arms["pause"] = (tiny.load(name, seed=seed, variant="pause"), lambda one: one)
     out = {"model": name, "seed": seed, "n": n, "problems": problems, "arms": {}}
     for arm, (who, relabel) in arms.items():
         start = time.monotonic()
-        found = trace(who, partial(_run, who, of_thoughts(who)), rule, questions, relabel=relabel)
+        found = trace(who, partial(_run, who, _lenses(who)), rule, questions, relabel=relabel)
         out["arms"][arm] = _counts(found.steps, table) | {"seconds": round(time.monotonic() - start, 1)}
-    return out | {"errors": _errors(model, readout, rule, table)}
+    return out | {"errors": _errors(model, lenses, rule, table)}
 
 
-def _run(model, readout, questions, hooks=(), states=False) -> Seen:
-    return seen(model, readout, questions, hooks, batch_size=256, max_new_tokens=8, states=states)
+def _lenses(model):
+    return logit_lens(of_thoughts(model), model.spec.thoughts)
+
+
+def _run(model, lenses, questions, hooks=(), states=False) -> Seen:
+    return seen(model, lenses, questions, hooks, batch_size=256, max_new_tokens=8, states=states)
 
 
 def _counts(steps, table) -> dict:
@@ -89,28 +94,34 @@ def _gold(table) -> list[list[tuple[str, str]]]:
     return [[(row[f"op{k}"], str(row[f"v{k}"])) for k in range(1, row["n_steps"] + 1)] for row in rows]
 
 
-def _errors(model, readout, rule, table) -> dict:
+def _errors(model, lenses, rule, table) -> dict:
     """By kind of error: problems that it broke, and how often the trace names its step."""
     questions, gold = table["question"].to_pylist(), table["answer"].to_pylist()
     steps = np.array(table["n_steps"])
-    base = _run(model, readout, questions)
+    base = _run(model, lenses, questions)
     was_right = np.array(base.answers) == np.array(gold)
     kinds: dict[str, list] = {}
-    for name, truth, run, upto, answers in _made(model, readout, questions, base):
+    for name, truth, run, upto, answers in _made(model, lenses, questions, base):
         for i in np.flatnonzero(was_right & (np.array(answers) != np.array(gold)) & (steps >= truth)):
             said, question = run.said(i)[:upto], questions[i]
-            named = first_break(join(rule, question, said, answers[i]), answers[i], rule.asked(question))
-            kinds.setdefault(name, []).append((named == truth, truth == 1))
+            chain, asked = rule.join(question, said, answers[i]), rule.asked(question)
+            named = first_break(chain, answers[i], asked)
+            departs = first_break(chain, answers[i], asked, rule.wanted(question))
+            kinds.setdefault(name, []).append((departs == truth, named == truth, truth == 1))
     whole = [row for rows in kinds.values() for row in rows]
-    return {name: _share(rows) for name, rows in kinds.items()} | {"all": _share(whole)}
+    noise = [row for name, rows in kinds.items() if name.startswith("noise") for row in rows]
+    shares = {name: _share(rows) for name, rows in kinds.items()}
+    return shares | {"noise": _share(noise), "all": _share(whole)}
 
 
 def _share(rows: list) -> dict:
-    named, first = np.array(rows).mean(0).tolist()
-    return {"n": len(rows), "named": round(named, 4), "always_first": round(first, 4)}
+    shares = np.array(rows).mean(0).round(4).tolist()
+    return {"n": len(rows)} | dict(
+        zip(("named", "named_by_values_alone", "always_first"), shares, strict=True)
+    )
 
 
-def _made(model, readout, questions, base) -> Iterator[tuple[str, int, Seen, int, list[str]]]:
+def _made(model, lenses, questions, base) -> Iterator[tuple[str, int, Seen, int, list[str]]]:
     """(kind, the step of the error, the run, thoughts that were thought, answers)."""
     inputs, last = collect(model, questions, sites=("thought_in",)), model.spec.n_thoughts
     for p in range(2, last + 1):
@@ -122,7 +133,7 @@ def _made(model, readout, questions, base) -> Iterator[tuple[str, int, Seen, int
             ("swap", z.roll(1, 0), lambda x, new: new[:, None].to(x)),
             ("noise", noise, lambda x, more: x + more[:, None].to(x)),
         ):
-            run = _run(model, readout, questions, [Hook(place, edit, rows)])
+            run = _run(model, lenses, questions, [Hook(place, edit, rows)])
             yield f"{kind} z{p}", truth, run, last + 1, run.answers
     for k in range(last):
         said = thoughts.run(model, questions, n_thoughts=k, max_new_tokens=8).text

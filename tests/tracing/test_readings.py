@@ -23,6 +23,7 @@ from thoughtlens.models import Place, collect, load_model
 from thoughtlens.problems import arithmetic
 from thoughtlens.tracing import Thinker, records, render, think
 from thoughtlens.tracing.others import Others
+from thoughtlens.tracing.read.seen import seen
 
 QUESTION = "dan *22 *4 *3 ann +6 -11 +21 eve *5 +10 *16 eve 11 thrice"
 
@@ -129,10 +130,14 @@ def test_readings_are_tested_with_the_thoughts_of_other_problems(thinker):
 
 
 def test_what_is_put_in_from_a_problem_that_reads_the_same_changes_what_the_reading_does_not_say(thinker):
-    twin = Others(thinker.model, [QUESTION, QUESTION.replace("ann +6", "ann +7"), *thinker.others.questions])
-    (read,) = [twin.probabilities(twin.batch[Place.at("thought_out")][:1])[0].argmax(-1)]
+    twin = Others(
+        thinker.model,
+        thinker.lenses,
+        [QUESTION, QUESTION.replace("ann +6", "ann +7"), *thinker.others.questions],
+    )
+    own = seen(thinker.model, thinker.lenses, [QUESTION], max_new_tokens=8)
     assert len(twin.without(QUESTION)) == len(twin) - 1
-    first = twin.tested(QUESTION, "5", read, 8)[2]
+    first = twin.tested(QUESTION, own, 0, 8)[2]
     # the twin differs in a chain that is not asked for: its thought 2 reads the same, and does the same
     assert first.kept is not None and first.kept.value > 0
 

@@ -7,14 +7,17 @@ from functools import cached_property
 from pathlib import Path
 from shlex import quote
 
+import numpy as np
 import torch
 
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import BY_NAME, ConfigError, Number, read_result
-from thoughtlens.latents import Eye, Found, Said, chosen, own_sae
-from thoughtlens.models import ThoughtModel, collect, load_model
+from thoughtlens.latents import Eye, Found, Said, chosen, of_thoughts, own_sae
+from thoughtlens.models import ThoughtModel, load_model
 from thoughtlens.sae import SAE
-from thoughtlens.tracing.others import OUT, Others, known_questions, likeliest
+from thoughtlens.tracing.others import Others, known_questions
+from thoughtlens.tracing.read.lenses import Lenses, logit_lens
+from thoughtlens.tracing.read.seen import Seen, seen
 from thoughtlens.tracing.records import DEFINITIONS, Reading, Strong, Tested, Thinking, Thinkings
 
 NOT_FED_BACK = "this model feeds nothing back: what is read here are pause positions, not thoughts"
@@ -77,9 +80,15 @@ class Thinker:
         return self
 
     @cached_property
+    def lenses(self) -> Lenses:
+        """What reads its thoughts."""
+        return logit_lens(of_thoughts(self.model), self.model.spec.thoughts)
+
+    @cached_property
     def others(self) -> Others:
         """What readings are held against."""
-        return Others(self.model, known_questions(self.model, self.eye and self.eye.store, self.n_others))
+        asked = known_questions(self.model, self.eye and self.eye.store, self.n_others)
+        return Others(self.model, self.lenses, list(dict.fromkeys(asked)))
 
     def think(self, questions: Sequence[str], *, top: int = 3, test: bool = False) -> Thinkings:
         """Read every thought of some questions; the `top` likeliest tokens and strongest latents of each.
@@ -88,64 +97,68 @@ class Thinker:
             DataError: no questions, or a word that the model does not know.
             ConfigError: a test without other problems.
         """
-        batch = collect(
-            self.model,
-            list(questions),
-            sites=("thought_out",),
-            answers=True,
-            max_new_tokens=self.max_new_tokens,
-        )
-        assert batch.answers is not None
         others = self.others
         if not len(others) and self.n_others and len(set(questions)) > 1:
-            others = Others(self.model, list(dict.fromkeys(questions)))
+            others = Others(self.model, self.lenses, list(dict.fromkeys(questions)))
         if test and not len(others):
             raise ConfigError(
                 f"--test puts thoughts of other problems in, and none are known of {self.name}: ask several "
                 f"questions at once, or give a run"
             )
-        seen = self._seen(questions)
+        own = seen(
+            self.model,
+            self.lenses,
+            list(questions),
+            max_new_tokens=self.max_new_tokens,
+            top=top,
+            crowds=others.crowds,
+            among=[question in others.questions for question in questions],
+        )
+        fired = self._fired(questions)
         found = Thinkings()
-        for i, (question, answer) in enumerate(zip(questions, batch.answers.text, strict=True)):
-            states = batch[OUT][i]
-            shown = others.readout.likeliest(states, "thought_out", top)
-            read = likeliest(others.probabilities(states[None])[0])
-            null = others.null(question, read)
+        for i, (question, answer) in enumerate(zip(questions, own.answers, strict=True)):
             tested = (
-                others.tested(question, answer, read, self.max_new_tokens)
+                others.tested(question, own, i, self.max_new_tokens)
                 if test
-                else [*map(self.by_run.get, range(len(read)))]
+                else [*map(self.by_run.get, self.model.spec.thoughts)]
             )
+            latents = None if fired is None else fired[i]
             found.append(
                 Thinking(
                     question=question,
                     answer=answer,
                     thoughts=[
-                        Reading(
-                            thought=t,
-                            reading=row[0][0],
-                            probability=row[0][1],
-                            null=null[t],
-                            others=row[1:],
-                            latents=[] if seen is None else self._strong(seen[i], t, top),
-                            tested=tested[t],
-                        )
-                        for t, row in enumerate(shown)
-                        if read[t] >= 0  # a model that stops by itself may have fewer
+                        self._reading(own, i, t, latents=latents, tested=tested[t], top=top)
+                        for t in self.model.spec.thoughts
+                        if own.reading[i, t] >= 0  # a model that stops by itself may have fewer
                     ],
                     model=self.name,
                     n_others=len(others.without(question)),
                     member=self.member,
                     definitions=DEFINITIONS,
-                    warnings=[
-                        *self.notes,
-                        *self._of_all_thoughts(question, None if seen is None else seen[i]),
-                    ],
+                    warnings=[*self.notes, *self._of_all_thoughts(question, latents)],
                 )
             )
         return found
 
-    def _seen(self, questions: Sequence[str]) -> list[Found] | None:
+    def _reading(
+        self, own: Seen, i: int, thought: int, *, latents: Found | None, tested: Tested | None, top: int
+    ) -> Reading:
+        """One thought of one question."""
+        look = own.looks[thought]
+        words = [own.words[word] for word in look.words[i]]
+        (reading, probability), *others = zip(words, look.shares[i].tolist(), strict=True)
+        return Reading(
+            thought=thought,
+            reading=reading,
+            probability=probability,
+            null=None if np.isnan(look.null[i]) else float(look.null[i]),
+            others=others,
+            latents=[] if latents is None else self._strong(latents, thought, top),
+            tested=tested,
+        )
+
+    def _fired(self, questions: Sequence[str]) -> list[Found] | None:
         """The latents of every question's thoughts; None without an SAE."""
         if self.sae is None or self.eye is None:
             return None

@@ -13,19 +13,20 @@ from tests.tracing.chains.thinker import KINDS, RULE, Thinker
 from thoughtlens.latents import of_thoughts
 from thoughtlens.models import tiny
 from thoughtlens.problems import arithmetic, rule_of, words
-from thoughtlens.tracing.chains.seen import read_thought, renamed, seen, shuffled, words_of
 from thoughtlens.tracing.chains.tried import CONTRADICTS, UNREAD, UNUSED, VERIFIED, trace
+from thoughtlens.tracing.read.lenses import logit_lens, look, through
+from thoughtlens.tracing.read.seen import renamed, seen, shuffled
 
 TABLE = arithmetic.problems(60, seed=3, split="test")
 QUESTIONS = TABLE["question"].to_pylist()
 
 
 def runs(model):
-    return partial(_run, model, of_thoughts(model))
+    return partial(_run, model, logit_lens(of_thoughts(model), model.spec.thoughts))
 
 
-def _run(model, readout, questions, hooks, states):
-    return seen(model, readout, questions, hooks, batch_size=64, max_new_tokens=4, states=states)
+def _run(model, lenses, questions, hooks, states):
+    return seen(model, lenses, questions, hooks, batch_size=64, max_new_tokens=4, states=states)
 
 
 def labels(found):
@@ -68,7 +69,7 @@ def test_what_must_fail_fails():
     rng = np.random.default_rng(0)
     for relabel in (
         shuffled(len(QUESTIONS), rng),
-        renamed(words_of(of_thoughts(model)), RULE.is_value, rng),
+        renamed([*of_thoughts(model).words, ""], RULE.is_value, rng),
     ):
         found = trace(model, runs(model), RULE, QUESTIONS, relabel=relabel)
         assert labels(found)[VERIFIED] <= 0.02 * sum(TABLE["n_steps"].to_pylist())
@@ -93,6 +94,7 @@ def test_a_rule_reads_the_question_as_its_generator_wrote_it(module, p):
         assert rule.start(question) == str(row["start"]) and rule.asked(question) == row["n_steps"]
         assert len(offered) == 9 and {row["op1"], row["op2"]} <= set(offered)
         before = str(row["start"])
+        assert rule.wanted(question) == [row[f"op{k}"] for k in range(1, row["n_steps"] + 1)]
         for k in range(1, row["n_steps"] + 1):
             assert rule.apply(before, row[f"op{k}"]) == str(row[f"v{k}"])
             changed = rule.change(question, row[f"op{k}"], before, rng)
@@ -100,8 +102,8 @@ def test_a_rule_reads_the_question_as_its_generator_wrote_it(module, p):
                 assert (
                     sum(a != b for a, b in zip(changed.question.split(), question.split(), strict=True)) == 1
                 )
-                assert changed.now in rule.offers(changed.question) and changed.now not in offered
-                assert rule.apply(before, changed.now) != str(row[f"v{k}"])
+                assert len(set(rule.offers(changed.question)) - set(offered)) == 1
+                assert changed.follows[row[f"op{k}"]] != str(row[f"v{k}"])
             before = str(row[f"v{k}"])
 
 
@@ -121,8 +123,22 @@ def test_a_thought_that_a_problem_did_not_think_reads_as_nothing():
     readout = of_thoughts(tiny.load("codi-tiny"))
     x = torch.randn(5, readout.d, generator=torch.Generator().manual_seed(0))
     x[2] = torch.nan
-    reading, probability, chance, entropy = read_thought(readout, x)
-    rest = read_thought(readout, x[[0, 1, 3, 4]])
-    assert words_of(readout)[reading[2]] == "" and np.isnan([probability[2], chance[2], entropy[2]]).all()
-    for whole, part in zip((reading, probability, chance, entropy), rest, strict=True):
-        np.testing.assert_allclose(whole[[0, 1, 3, 4]], part, rtol=1e-6)
+    whole, part = look(through(readout), x), look(through(readout), x[[0, 1, 3, 4]])
+    assert whole.words[2] == -1 and np.isnan([whole.shares[2, 0], whole.null[2], whole.entropy[2]]).all()
+    for name in ("words", "shares", "null", "entropy"):
+        one, other = getattr(whole, name), getattr(part, name)
+        np.testing.assert_allclose(one[[0, 1, 3, 4]], other, rtol=1e-6)
+
+
+def test_the_null_of_a_reading_is_what_the_others_give_its_word():
+    lens = through(of_thoughts(tiny.load("codi-tiny")))
+    x = torch.randn(4, 96, generator=torch.Generator().manual_seed(1))
+    shares, own = lens.shares(x).double(), look(lens, x)
+    best = shares.argmax(-1)
+    by_hand = [float(shares[[j for j in range(4) if j != i], best[i]].mean()) for i in range(4)]
+    np.testing.assert_allclose(own.null, by_hand, rtol=1e-4)
+    held = look(lens, x[:2], crowd=own.crowd, among=[True, True])
+    np.testing.assert_allclose(held.null, by_hand[:2], rtol=1e-4)
+    strange = look(lens, x[:1], crowd=look(lens, x[1:]).crowd)
+    np.testing.assert_allclose(strange.null, by_hand[:1], rtol=1e-4)
+    assert np.isnan(look(lens, x[:1]).null).all()

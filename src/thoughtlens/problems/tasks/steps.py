@@ -1,15 +1,16 @@
-"""What a step of reasoning is, for problems that can say it: an operation on a value gives the next value.
+"""What a step of reasoning is, for problems that can say it: an operation on values gives the next value.
 
 A rule knows how its problems are written and how they are computed. It never looks at a problem's labels:
-what it is asked is what the question offers, what an operation makes of a value, and the same question with
-one operand changed.
+what it is asked is what the question offers and asks for, which steps some readings say, and the same
+question with one operand changed.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,23 +20,48 @@ from thoughtlens.problems.tasks.arithmetic import N_CHAINS, N_STEPS, QUESTION_LE
 
 OPERATION = re.compile(r"[+\-*]\d+")
 SIGNS = "+-*"
+ORDER = {
+    word: i
+    for i, told in enumerate(("first initially", "then next", "finally lastly last"))
+    for word in told.split()
+}
+"""Words of `problems.words` that say which of a person's operations the next one is."""
 
 
-class Changed(NamedTuple):
+class Step(NamedTuple):
+    """One step that a problem's readings say."""
+
+    operation: str
+    read_at: int
+    """The thought at which the operation is read."""
+    before: str
+    """The value that it is done to: the start value, or the one of the step before."""
+    follows: str
+    """What the operation makes of it."""
+    value: str | None
+    """What is read as its value; None: nothing that could be one."""
+    value_at: int
+    """The thought at which that is, or would be."""
+    word: str | None = None
+    """The word that the value is read from at this thought; None: it is none, or the answer's alone."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether what is read is what follows, or nothing is read."""
+        return self.value is None or self.value == self.follows
+
+
+class Twin(NamedTuple):
     """A question in which one thing is another."""
 
     question: str
-    now: str
-    """What stands in the place of what was asked for: the other operation, or the other start value."""
+    follows: Mapping[str, str]
+    """By operation, the value that the tested step has there."""
 
 
 @runtime_checkable
 class Rule(Protocol):
     """How the steps of a kind of problem are written and computed; values and operations are words."""
-
-    def start(self, question: str) -> str:
-        """The value that the reasoning begins with."""
-        ...
 
     def offers(self, question: str) -> Sequence[str]:
         """Every operation that the question writes."""
@@ -45,24 +71,74 @@ class Rule(Protocol):
         """How many steps the question asks for; None where it does not say so."""
         ...
 
+    def wanted(self, question: str) -> Sequence[str] | None:
+        """The operations that the question asks for, in order; None where it does not say so plainly."""
+        ...
+
     def is_value(self, word: str) -> bool:
         """Whether a word that was read can be a value."""
         ...
 
-    def apply(self, before: str, operation: str) -> str:
-        """The value after an operation."""
+    def spelled(self, value: str) -> str:
+        """The word that a value is read as."""
         ...
 
-    def change(self, question: str, operation: str, before: str, rng: np.random.Generator) -> Changed | None:
-        """The question with another operand in this operation, so that `before` gives another value.
+    def answer(self, text: str) -> str:
+        """What a model answered, as a value is written."""
+        ...
 
-        None where the question does not write it exactly once.
+    def join(self, question: str, readings: Sequence[str], answer: str) -> list[Step]:
+        """The steps that the readings of one problem say, in the order of their thoughts.
+
+        Args:
+            question: The problem.
+            readings: The word that each thought is read as; the first is that of begin-of-thought, which no
+                step is made from.
+            answer: What the model answered.
         """
         ...
 
-    def change_start(self, question: str, rng: np.random.Generator) -> Changed | None:
-        """The question with another start value."""
+    def twin(self, question: str, chain: Sequence[Step], rng: np.random.Generator) -> Twin | None:
+        """The question with another operand, so that the last of these steps has another value.
+
+        None where there is none, as where the question does not write the operand exactly once.
+        """
         ...
+
+    def restarted(self, question: str, rng: np.random.Generator) -> str | None:
+        """The question with another start value; None where it has none."""
+        ...
+
+
+def first_break(
+    steps: Sequence[Step], answer: str, asked: int | None = None, wanted: Sequence[str] | None = None
+) -> int | None:
+    """The step, from 1 on, at which the chain stops being what the answer follows from; None: it never does.
+
+    That is the first step that is not confirmed by what is read, where a later value, or the answer, is not
+    what follows; or, of `asked` steps, the first that is missing; or of those `wanted` the first whose
+    operation is another. One past the last where every value holds and the answer is another; 1 where there
+    is no step.
+    """
+    departs = _departs(steps, wanted)
+    confirmed = 0
+    for i, step in enumerate(steps, 1):
+        if i == departs or not step.holds:
+            return departs if i == departs else confirmed + 1
+        if step.value is not None:
+            confirmed = i
+    if asked is not None and len(steps) < asked:
+        return min(confirmed, len(steps)) + 1
+    return departs if steps and steps[-1].follows == answer else confirmed + 1
+
+
+def _departs(steps: Sequence[Step], wanted: Sequence[str] | None) -> int | None:
+    """The first step whose operation is not the one that is wanted in its place."""
+    if wanted is None:
+        return None
+    said = [step.operation for step in steps]
+    pairs = zip(said, [*wanted, *[None] * len(said)], strict=False)
+    return next((i for i, (own, other) in enumerate(pairs, 1) if own != other), None)
 
 
 class _Modular:
@@ -85,10 +161,79 @@ class _Modular:
         """Whether a word is one of the numbers."""
         return word in self.values
 
+    def spelled(self, value: str) -> str:
+        """A number is one word."""
+        return value
+
+    def answer(self, text: str) -> str:
+        """The word that was answered."""
+        return text.strip()
+
+    def start(self, question: str) -> str:
+        """The value that the reasoning begins with."""
+        raise NotImplementedError
+
+    def offers(self, question: str) -> Sequence[str]:
+        """Every operation that the question writes."""
+        raise NotImplementedError
+
+    def change(self, question: str, operation: str, before: str, rng: np.random.Generator) -> Twin | None:
+        """The question with another operand in this operation, so that `before` gives another value.
+
+        None where the question does not write it exactly once.
+        """
+        raise NotImplementedError
+
+    def change_start(self, question: str, rng: np.random.Generator) -> tuple[str, str]:
+        """The question with another start value, and that value."""
+        raise NotImplementedError
+
     def apply(self, before: str, operation: str) -> str:
         """The number after an operation, modulo p."""
         x, a = int(before), int(operation[1:])
         return str({"+": x + a, "-": x - a, "*": x * a}[operation[0]] % self.p)
+
+    def join(self, question: str, readings: Sequence[str], answer: str) -> list[Step]:
+        """A reading that is an operation of the question opens a step; the first value that is read before
+        the next one is its value, and the next step begins with it.
+
+        Of the last step that is the answer, where its thought is not read as a value.
+        """
+        offered = set(self.offers(question))
+        opened = [
+            p
+            for p in range(1, len(readings))
+            if readings[p] in offered and not (p > 1 and readings[p - 1] == readings[p])
+        ]
+        steps: list[Step] = []
+        before = self.start(question)
+        for p, nth in pairwise([*opened, len(readings)]):
+            between = [q for q in range(p + 1, nth) if self.is_value(readings[q])]
+            last = nth == len(readings)
+            at = min(p + 1, len(readings) - 1) if last or not between else between[0]
+            word = readings[at] if at > p and self.is_value(readings[at]) else None
+            value = answer if word is None and last and self.is_value(answer) else word
+            follows = self.apply(before, readings[p])
+            steps.append(Step(readings[p], p, before, follows, value, at, word))
+            before = follows if value is None else value
+        return steps
+
+    def twin(self, question: str, chain: Sequence[Step], rng: np.random.Generator) -> Twin | None:
+        """Another operand in the last operation; where none makes a difference, as to 0 that is multiplied,
+        another start value.
+        """
+        step = chain[-1]
+        changed = self.change(question, step.operation, step.before, rng)
+        if changed is not None:
+            return changed
+        other, value = self.change_start(question, rng)
+        for one in chain:
+            value = self.apply(value, one.operation)
+        return None if value == step.follows else Twin(other, {step.operation: value})
+
+    def restarted(self, question: str, rng: np.random.Generator) -> str:
+        """The question with another start value."""
+        return self.change_start(question, rng)[0]
 
     def _other(
         self, operation: str, before: str, taken: Sequence[str], rng: np.random.Generator
@@ -122,19 +267,26 @@ class ArithmeticRule(_Modular):
         """once, twice, thrice."""
         return arithmetic.STEP_WORDS.index(question.split()[-1]) + 1
 
-    def change(self, question: str, operation: str, before: str, rng: np.random.Generator) -> Changed | None:
+    def wanted(self, question: str) -> list[str]:
+        """The first operations after the name before the last two words."""
+        *chains, name, _, _ = question.split()
+        at = chains.index(name) + 1
+        return chains[at : at + self.asked(question)]
+
+    def change(self, question: str, operation: str, before: str, rng: np.random.Generator) -> Twin | None:
         """Another word in the operation's place."""
         said = question.split()
         other = self._other(operation, before, self.offers(question), rng)
         if said.count(operation) != 1 or other is None:
             return None
-        return Changed(" ".join(other if word == operation else word for word in said), other)
+        new = " ".join(other if word == operation else word for word in said)
+        return Twin(new, {operation: self.apply(before, other)})
 
-    def change_start(self, question: str, rng: np.random.Generator) -> Changed:
+    def change_start(self, question: str, rng: np.random.Generator) -> tuple[str, str]:
         """Another number before the last word."""
         *chains, value, count = question.split()
         other = self._other_value(value, rng)
-        return Changed(" ".join([*chains, other, count]), other)
+        return " ".join([*chains, other, count]), other
 
 
 class WordsRule(_Modular):
@@ -177,24 +329,43 @@ class WordsRule(_Modular):
         """one step, two steps, three steps."""
         return next(k for k, said in enumerate(patterns.STEP_WORDS, 1) if f" {said} " in f" {question} ")
 
-    def change(self, question: str, operation: str, before: str, rng: np.random.Generator) -> Changed | None:
+    def wanted(self, question: str) -> list[str] | None:
+        """The operations told of the person whom the query names; what `first`, `then`, `finally` say is
+        their order.
+        """
+        said, names = question.split(), set(words.NAMES)
+        at = [i for i, word in enumerate(said) if word in names]
+        told = [i for i in at[:-1] if said[i] == said[at[-1]]]
+        if len(told) != 1:
+            return None
+        found, end = {}, at[at.index(told[0]) + 1]
+        for i, operation in self._written(question)[0].items():
+            if told[0] < i < end:
+                order = next((ORDER[word] for word in said[i - 1 : told[0] : -1] if word in ORDER), None)
+                # `first` may stand before the name
+                found[0 if order is None else order] = operation
+        return [found[k] for k in sorted(found)][: self.asked(question)] if len(found) == N_STEPS else None
+
+    def change(self, question: str, operation: str, before: str, rng: np.random.Generator) -> Twin | None:
         """Another operand after the same verb; none where no operand makes a difference."""
         written = self._written(question)[0]
         at = [i for i, one in written.items() if one == operation]
         other = self._other(operation, before, list(written.values()), rng)
         if len(at) != 1 or other is None or other[0] != operation[0]:
             return None
-        return self._with(question, at[0], other[1:], other)
+        return Twin(_with(question, at[0], other[1:]), {operation: self.apply(before, other)})
 
-    def change_start(self, question: str, rng: np.random.Generator) -> Changed:
+    def change_start(self, question: str, rng: np.random.Generator) -> tuple[str, str]:
         """Another number in the query."""
         at = self._written(question)[1][-1]
         other = self._other_value(question.split()[at], rng)
-        return self._with(question, at, other, other)
+        return _with(question, at, other), other
 
-    def _with(self, question: str, at: int, word: str, now: str) -> Changed:
-        said = question.split()
-        return Changed(" ".join([*said[:at], word, *said[at + 1 :]]), now)
+
+def _with(question: str, at: int, word: str) -> str:
+    """The question with another word at a place."""
+    said = question.split()
+    return " ".join([*said[:at], word, *said[at + 1 :]])
 
 
 def rule_of(questions: Sequence[str], modulus: int | None) -> Rule | None:

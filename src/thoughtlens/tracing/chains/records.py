@@ -52,8 +52,13 @@ class ChainRow(Record):
     is_right: bool | None = column("right")
     n_steps: int = column("steps", arrow="int32")
     n_verified: int = column("verified", arrow="int32")
+    found: bool | None = None
+    """Whether every step of the labels was verified; unset: there are none."""
     breaks_at: int | None = column("breaks at step", arrow="int32")
     """The step from which on the answer does not follow; unset: it follows."""
+    departs_at: int | None = column("departs at step", default=None, arrow="int32")
+    """The same, or the step whose operation the question does not ask for there; unset where it is not known
+    what is asked for, too."""
     first_match: int | None = column("answer first read at thought", arrow="int32")
     stable_match: int | None = column("answer read from thought on", arrow="int32")
 
@@ -105,8 +110,14 @@ class Arm(Record):
     precision: Number | None
     recall: Number | None
     accuracy: Number | None
+    found: Number | None = None
+    """Share of problems of whose labels every step was verified."""
+    found_right: Number | None = None
+    """The same of those that were answered right."""
     matches: Number
     """Share of problems whose answer is read at some thought."""
+    stable: Number | None = None
+    """Share of problems from some thought of which on all are read as its answer."""
     places: list[PlaceRow]
 
 

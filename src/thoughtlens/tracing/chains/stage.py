@@ -9,9 +9,11 @@ that does not feed its thoughts back.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +33,16 @@ from thoughtlens.core import (
     to_table,
     warn,
 )
-from thoughtlens.latents import Readout, of_thoughts
+from thoughtlens.latents import of_thoughts
 from thoughtlens.models import ThoughtModel, is_right, parse_number, thoughts, tiny
 from thoughtlens.numerics import proportion
-from thoughtlens.problems import Rule, rule_of
+from thoughtlens.problems import Rule, first_break, plain, rule_of
 from thoughtlens.tracing.chains.config import TraceConfig
 from thoughtlens.tracing.chains.records import Arm, ChainRow, PlaceRow, StepRow, ThoughtRow, TraceOutcome
-from thoughtlens.tracing.chains.seen import Relabel, Seen, renamed, seen, shuffled, words_of
 from thoughtlens.tracing.chains.tried import LABELS, VERIFIED, Tested, Trace
 from thoughtlens.tracing.chains.tried import trace as follow
-from thoughtlens.tracing.join import first_break
+from thoughtlens.tracing.read.lenses import Lenses, logit_lens
+from thoughtlens.tracing.read.seen import Relabel, Seen, renamed, seen, shuffled
 
 OWN = "thoughts"
 ABOUT = {
@@ -62,6 +64,9 @@ DEFINITIONS = {
     "null": "probability of the same word at the same thought of the other problems, mean",
     "reading": "the likeliest word of softmax(W_U norm(thought_out)): logit lens",
     "interval": "95 %, problems of one group together (Wilson's at the number of independent rows)",
+    "found": "problems of whose labels every step was verified; found_right: of those answered right",
+    "breaks_at": "the step from which on the answer does not follow from what is read, or that is missing; "
+    "departs_at: or whose operation is not the one that the question asks for in its place",
     "first_match": "the first thought that is read as the model's own answer; stable_match: from which on "
     "all are",
 }
@@ -104,28 +109,54 @@ class _Subject:
         return self.table["question"].to_pylist()
 
     @cached_property
-    def readout(self) -> Readout:
-        return of_thoughts(self.model)
+    def lenses(self) -> Lenses:
+        return logit_lens(of_thoughts(self.model), self.model.spec.thoughts)
 
     @cached_property
     def groups(self) -> np.ndarray:
         return np.unique(self.table["group_id"].to_pylist(), return_inverse=True)[1]
 
     @cached_property
-    def gold(self) -> list[list[tuple[str, str]]] | None:
-        """Operation and value of every step of the labels; None where there are none."""
+    def gold(self) -> list[list[tuple[str | None, str]]] | None:
+        """By problem the steps of its labels: operation, or None where they have none, and value."""
         names = self.table.column_names
-        count = next((k for k in range(1, 100) if not {f"op{k}", f"v{k}"} <= set(names)), 1) - 1
+        count = next(k for k in range(len(names) + 1) if f"v{k + 1}" not in names)
         if not count:
             return None
-        columns = [(self.table[f"op{k}"], self.table[f"v{k}"]) for k in range(1, count + 1)]
-        rows = [[(op[i].as_py(), v[i].as_py()) for op, v in columns] for i in range(len(self.table))]
-        return [[(op, str(v)) for op, v in row if op is not None and v is not None] for row in rows]
+        values = [self.table[f"v{k}"].to_pylist() for k in range(1, count + 1)]
+        there = all(f"op{k}" in names for k in range(1, count + 1))
+        operations = [self.table[f"op{k}"].to_pylist() if there else None for k in range(1, count + 1)]
+        return [
+            [
+                (op and op[i], _written(v[i]))
+                for op, v in zip(operations, values, strict=True)
+                if v[i] is not None
+            ]
+            for i in range(len(self.table))
+        ]
+
+    def share(self, hits: Sequence[bool | None], rows: Iterable[int]) -> Number | None:
+        """Share of hits, with the problems that they belong to; None without any."""
+        if not len(hits):
+            return None
+        found = proportion(np.asarray(hits, dtype=float), self.groups[list(rows)])
+        return replace(found.number(self.cfg.split), n=len(hits))
 
     def run(self, questions: Sequence[str], hooks: Sequence = (), states: bool = False) -> Seen:
         """The model on questions, read."""
-        sizes = {"batch_size": self.cfg.batch_size, "max_new_tokens": self.cfg.max_new_tokens}
-        return seen(self.model, self.readout, questions, hooks, states=states, **sizes)
+        return seen(
+            self.model,
+            self.lenses,
+            questions,
+            hooks,
+            states=states,
+            batch_size=self.cfg.batch_size,
+            max_new_tokens=self.cfg.max_new_tokens,
+        )
+
+    def said(self, answer: str) -> str:
+        """An answer as a value is written."""
+        return answer if self.rule is None else self.rule.answer(answer)
 
     def first(self, n: int) -> _Subject:
         """The first problems alone."""
@@ -146,10 +177,12 @@ def _work(cfg: TraceConfig, tmp: Path) -> TraceOutcome:
     arms = {OWN: own}
     if own.rule is not None and model.spec.n_thoughts:
         arms |= _controls(own, notes)
+    base: Seen | None = None
     with progress("trace", len(arms), "traces") as bar:
         for name, subject in arms.items():
-            if name in list(parts.todo([name])):
+            for _ in parts.todo([name]):
                 found = _traced(subject, _relabel(name, subject))
+                base = found.seen if name == OWN else base
                 parts.write_table(name, "steps", to_table(StepRow, _step_rows(name, subject, found)))
                 parts.write_table(name, "problems", to_table(ChainRow, _problem_rows(name, subject, found)))
                 parts.finish(name, _arm(name, subject, found))
@@ -169,7 +202,7 @@ def _work(cfg: TraceConfig, tmp: Path) -> TraceOutcome:
         n=len(table),
         rule=None if own.rule is None else type(own.rule).__name__,
         arms=done,
-        thoughts=_thought_rows(own),
+        thoughts=_thought_rows(own, base, parts),
         headline={name: number for name, number in (shown | beside).items() if number is not None},
         definitions=DEFINITIONS,
         warnings=[*notes, *_objections(done)],
@@ -233,7 +266,7 @@ def _relabel(name: str, subject: _Subject) -> Relabel:
     if name == "shuffled":
         return shuffled(len(subject.table), rng)
     if name == "renamed" and subject.rule is not None:
-        return renamed(words_of(subject.readout), subject.rule.is_value, rng)
+        return renamed(subject.lenses.words, subject.rule.is_value, rng)
     return lambda one: one
 
 
@@ -250,7 +283,7 @@ def _step_rows(arm: str, subject: _Subject, found: Trace) -> list[StepRow]:
     ids, rows = subject.table["problem_id"].to_pylist(), []
     for one in (step for steps in found.steps for step in steps):
         i, step = one.problem, one.step
-        read = step is not None and found.seen.said(i)[one.value_at] == step.value
+        read = step is not None and step.word is not None
         rows.append(
             StepRow(
                 arm=arm,
@@ -263,7 +296,7 @@ def _step_rows(arm: str, subject: _Subject, found: Trace) -> list[StepRow]:
                 value=step and step.value,
                 thought_idx=one.value_at,
                 probability=float(found.seen.probability[i, one.value_at]) if read else None,
-                null=float(found.seen.chance[i, one.value_at]) if read else None,
+                null=float(found.seen.null[i, one.value_at]) if read else None,
                 label=one.label,
                 route=one.route,
                 reading_follows=one.reading_follows,
@@ -278,39 +311,57 @@ def _step_rows(arm: str, subject: _Subject, found: Trace) -> list[StepRow]:
 
 
 def _is_gold(subject: _Subject, one: Tested) -> bool | None:
-    """Whether a step is the one that the labels have in its place."""
+    """Whether a step is the one that the labels have in its place; one without operation, in any place."""
     if subject.gold is None:
         return None
-    gold = subject.gold[one.problem]
-    wanted = gold[one.number - 1] if one.number <= len(gold) else None
-    return one.step is not None and wanted == (one.step.operation, one.step.value)
+    gold, step = subject.gold[one.problem], one.step
+    if step is None or step.value is None:
+        return False
+    at = slice(one.number - 1, one.number) if gold and gold[0][0] is not None else slice(None)
+    return (step.operation, step.value) in gold[at] or (None, step.value) in gold[at]
+
+
+def _found(subject: _Subject, steps: Sequence[Tested]) -> bool | None:
+    """Whether every step of a problem's labels was verified."""
+    if subject.gold is None or not steps:
+        return None if subject.gold is None else False
+    said = {one.step.value for one in steps if one.label == VERIFIED and _is_gold(subject, one) and one.step}
+    return {value for _, value in subject.gold[steps[0].problem]} <= said
 
 
 def _problem_rows(arm: str, subject: _Subject, found: Trace) -> list[ChainRow]:
     ids = subject.table["problem_id"].to_pylist()
     rows = []
     for i, problem in enumerate(ids):
-        said, answer = found.seen.said(i), found.seen.answers[i]
-        steps = found.joined(i)
-        matches = [p for p in range(1, len(said)) if said[p] == answer]
-        stable = next((p for p in matches if all(word == answer for word in said[p:])), None)
+        text, rule = found.seen.answers[i], subject.rule
+        steps, question = found.joined(i), subject.questions[i]
+        answer = subject.said(text)
+        first, stable = _matches(subject, found.seen.said(i), answer)
+        asked = (None, None) if rule is None else (rule.asked(question), rule.wanted(question))
         rows.append(
             ChainRow(
                 arm=arm,
                 problem_id=problem,
                 chain=", ".join(f"{s.before} {s.operation} → {s.value or '?'}" for s in steps),
-                answer=answer,
-                is_right=_right(subject, i, answer),
+                answer=text,
+                is_right=_right(subject, i, text),
                 n_steps=len(steps),
                 n_verified=sum(one.label == VERIFIED for one in found.steps[i]),
-                breaks_at=None
-                if subject.rule is None
-                else first_break(steps, answer, subject.rule.asked(subject.questions[i])),
-                first_match=matches[0] if matches else None,
+                found=_found(subject, found.steps[i]),
+                breaks_at=None if rule is None else first_break(steps, answer, asked[0]),
+                departs_at=None if asked[1] is None else first_break(steps, answer, *asked),
+                first_match=first,
                 stable_match=stable,
             )
         )
     return rows
+
+
+def _matches(subject: _Subject, said: Sequence[str], answer: str) -> tuple[int | None, int | None]:
+    """The first thought that is read as the answer, and the one from which on all are."""
+    word = answer if subject.rule is None else subject.rule.spelled(answer)
+    found = [p for p in range(1, len(said)) if word and said[p] == word]
+    return next(iter(found), None), next((p for p in found if set(said[p:]) == {word}), None)
 
 
 def _right(subject: _Subject, i: int, answer: str) -> bool | None:
@@ -323,44 +374,47 @@ def _right(subject: _Subject, i: int, answer: str) -> bool | None:
 def _arm(name: str, subject: _Subject, found: Trace) -> Arm:
     """The trace in numbers."""
     steps = [one for own in found.steps for one in own]
-    n, gold = len(subject.table), subject.gold
     verified = [one for one in steps if one.label == VERIFIED]
-    right = [_is_gold(subject, one) for one in verified]
-    all_steps = sum(map(len, gold)) if gold is not None else len(steps)
-    groups = subject.groups
-
-    def share(hits: Sequence[bool], rows: Sequence[int]) -> Number | None:
-        return _number(hits, groups[list(rows)], subject.cfg.split) if len(hits) else None
-
-    places = [one.problem for one in verified]
-    by_problem = (
-        Counter(places)
-        if gold is None
-        else Counter(one.problem for one, ok in zip(verified, right, strict=True) if ok)
-    )
+    gold, n = subject.gold, len(subject.table)
     whole = [len(own) for own in (found.steps if gold is None else gold)]
-    hits = [k < by_problem[i] for i in range(n) for k in range(whole[i])]
     rows = [i for i in range(n) for _ in range(whole[i])]
-    said = Counter(places)
-    counted = [k < said[i] for i in range(n) for k in range(whole[i])]
-    known = [_right(subject, i, found.seen.answers[i]) for i in range(n)]
-    matches = [found.seen.answers[i] in found.seen.said(i)[1:] for i in range(n)]
+
+    def of_all(told: Iterable[Tested]) -> Number | None:
+        """Share of the steps that there should be."""
+        count = Counter(one.problem for one in told)
+        return subject.share([k < count[i] for i in range(n) for k in range(whole[i])], rows)
+
+    answers = found.seen.answers
+    known = [_right(subject, i, answer) for i, answer in enumerate(answers)]
+    matches = [_matches(subject, found.seen.said(i), subject.said(answers[i])) for i in range(n)]
+    whole_chains = [_found(subject, own) for own in found.steps]
+    right = [i for i in range(n) if known[i]]
     return Arm(
         name=name,
         about=ABOUT[name],
         n=n,
         n_steps=len(steps),
         labels={label: sum(one.label == label for one in steps) for label in LABELS},
-        verified=share(counted, rows) or Number(value=None, n=all_steps, split=subject.cfg.split),
-        precision=None if gold is None else share([bool(one) for one in right], places),
-        recall=None if gold is None else share(hits, rows),
-        accuracy=share([bool(one) for one in known], range(n)) if None not in known else None,
-        matches=_number(matches, groups, subject.cfg.split),
-        places=_places(steps, groups, subject.cfg.split),
+        verified=of_all(verified) or Number(value=None, n=len(rows), split=subject.cfg.split),
+        precision=None
+        if gold is None
+        else subject.share([_is_gold(subject, one) for one in verified], [one.problem for one in verified]),
+        recall=None if gold is None else of_all(one for one in verified if _is_gold(subject, one)),
+        found=None if gold is None else subject.share(whole_chains, range(n)),
+        found_right=None if gold is None else subject.share([whole_chains[i] for i in right], right),
+        accuracy=None if None in known else subject.share(known, range(n)),
+        matches=_some(subject.share([first is not None for first, _ in matches], range(n))),
+        stable=_some(subject.share([stable is not None for _, stable in matches], range(n))),
+        places=_places(subject, steps),
     )
 
 
-def _places(steps: Sequence[Tested], groups: np.ndarray, split: str) -> list[PlaceRow]:
+def _some(number: Number | None) -> Number:
+    assert number is not None
+    return number
+
+
+def _places(subject: _Subject, steps: Sequence[Tested]) -> list[PlaceRow]:
     """Tests by step, thought and route."""
     found: dict[tuple[int, int, str], list[Tested]] = {}
     for one in steps:
@@ -369,59 +423,58 @@ def _places(steps: Sequence[Tested], groups: np.ndarray, split: str) -> list[Pla
 
     def share(rows: list[Tested], of: Callable[[Tested], bool | None]) -> Number | None:
         told = [(row.problem, hit) for row in rows if (hit := of(row)) is not None]
-        return _number([hit for _, hit in told], groups[[i for i, _ in told]], split) if told else None
+        return subject.share([hit for _, hit in told], [i for i, _ in told])
 
     table = []
     for (number, thought, route), rows in sorted(found.items()):
-        patched, chance = share(rows, lambda r: r.patched), share(rows, lambda r: r.patched_at_random)
-        assert patched is not None and chance is not None
         table.append(
             PlaceRow(
                 step=number,
                 thought_idx=thought,
                 route=route,
                 n=len(rows),
-                patched=patched,
-                patched_at_random=chance,
+                patched=_some(share(rows, lambda r: r.patched)),
+                patched_at_random=_some(share(rows, lambda r: r.patched_at_random)),
                 reading_follows=share(rows, lambda r: r.reading_follows),
             )
         )
     return table
 
 
-def _number(hits: Sequence[bool], groups: np.ndarray, split: str) -> Number:
-    return replace(proportion(np.asarray(hits, dtype=float), groups).number(split), n=len(hits))
-
-
-def _thought_rows(own: _Subject) -> list[ThoughtRow]:
+def _thought_rows(own: _Subject, base: Seen | None, parts: Parts) -> list[ThoughtRow]:
     """Every thought over the problems: what kind of word is read, how sure, and what leaving there costs."""
-    base = own.run(own.questions)
-    offered = [set() if own.rule is None else set(own.rule.offers(question)) for question in own.questions]
-    rows = []
-    for p in own.model.spec.thoughts:
-        words = [base.words[w] for w in base.reading[:, p]]
-        left = thoughts.run(
-            own.model,
-            own.questions,
-            n_thoughts=p,
-            max_new_tokens=own.cfg.max_new_tokens,
-            batch_size=own.cfg.batch_size,
-        )
-        right = [_right(own, i, text.strip()) for i, text in enumerate(left.text)]
-        rows.append(
-            ThoughtRow(
-                thought_idx=p,
-                entropy=_mean(base.entropy[:, p]),
-                probability=_mean(base.probability[:, p]),
-                null=_mean(base.chance[:, p]),
-                is_operation=float(np.mean([w in o for w, o in zip(words, offered, strict=True)])),
-                is_value=float(np.mean([own.rule is not None and own.rule.is_value(word) for word in words])),
-                accuracy=None
-                if None in right
-                else _number([bool(r) for r in right], own.groups, own.cfg.split),
-            )
-        )
-    return rows
+    names = {p: f"thought {p}" for p in own.model.spec.thoughts}
+    for p in [p for p, name in names.items() if name in set(parts.todo(names.values()))]:
+        base = base or own.run(own.questions)
+        parts.finish(names[p], _thought_row(own, base, p))
+    return parts.summaries(names.values(), ThoughtRow)
+
+
+def _thought_row(own: _Subject, base: Seen, p: int) -> ThoughtRow:
+    left = thoughts.run(
+        own.model,
+        own.questions,
+        n_thoughts=p,
+        max_new_tokens=own.cfg.max_new_tokens,
+        batch_size=own.cfg.batch_size,
+    )
+    right = [_right(own, i, text.strip()) for i, text in enumerate(left.text)]
+    words, rule = [base.words[w] for w in base.reading[:, p]], own.rule
+    offered = [rule is not None and w in rule.offers(q) for w, q in zip(words, own.questions, strict=True)]
+    return ThoughtRow(
+        thought_idx=p,
+        entropy=_mean(base.entropy[:, p]),
+        probability=_mean(base.probability[:, p]),
+        null=_mean(base.null[:, p]),
+        is_operation=float(np.mean(offered)),
+        is_value=float(np.mean([rule is not None and rule.is_value(word) for word in words])),
+        accuracy=None if None in right else own.share(right, range(len(right))),
+    )
+
+
+def _written(value: object) -> str:
+    """A label as a value is written: 3.0 as 3."""
+    return plain(Fraction(str(value))) if isinstance(value, float) and isfinite(value) else str(value)
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from thoughtlens.interventions import Change, given, hook_of, random_like
-from thoughtlens.models import Hook, Place, ThoughtModel, is_read
-from thoughtlens.problems import Changed, Rule
-from thoughtlens.tracing.chains.seen import Seen
-from thoughtlens.tracing.join import Step, join
+from thoughtlens.models import Hook, ThoughtModel
+from thoughtlens.problems import Rule, Step, Twin
+from thoughtlens.tracing.read.patches import ROUTES, left_behind, put_in
+from thoughtlens.tracing.read.seen import Seen
 
 VERIFIED, UNUSED, UNREAD, CONTRADICTS = LABELS = (
     "verified",
@@ -25,12 +24,6 @@ VERIFIED, UNUSED, UNREAD, CONTRADICTS = LABELS = (
     "used but not read",
     "contradicts the answer",
 )
-ROUTES = {
-    "state": ("thought_out",),
-    "keys and values": ("kv",),
-    "state, keys and values": ("thought_out", "kv"),
-}
-"""Ways from a thought to what comes later, and the sites that lie on them."""
 Run = Callable[[Sequence[str], Sequence[Hook], bool], Seen]
 """The model on questions under hooks, and whether states are kept."""
 
@@ -95,7 +88,7 @@ def trace(
         seed: Of the other operands and of the random directions.
     """
     base = relabel(run(questions, hooks, True))
-    chains = [join(rule, q, base.said(i), base.answers[i]) for i, q in enumerate(questions)]
+    chains = [rule.join(q, base.said(i), base.answers[i]) for i, q in enumerate(questions)]
     lab = _Lab(model, run, rule, list(questions), hooks, relabel, np.random.default_rng((seed, 91)), base)
     found: list[list[Tested]] = [[] for _ in questions]
     for number in range(max(map(len, chains), default=0)):
@@ -122,7 +115,11 @@ class _Lab:
     def step(self, number: int, chains: Sequence[Sequence[Step]]) -> list[Tested]:
         """Test step `number`, from 0 on, of every problem that has one."""
         rows = [i for i, chain in enumerate(chains) if len(chain) > number]
-        now = {i: made for i in rows if (made := self._twin(i, chains[i][: number + 1])) is not None}
+        now = {
+            i: made
+            for i in rows
+            if (made := self.rule.twin(self.questions[i], chains[i][: number + 1], self.rng)) is not None
+        }
         asked = [now[i].question if i in now else question for i, question in enumerate(self.questions)]
         twin = self.relabel(self.run(asked, self.hooks, True))
         at = {i: chains[i][number].value_at for i in now}
@@ -140,22 +137,25 @@ class _Lab:
                 value_at=step.value_at,
                 label="",
                 route=routes[at[i]][0] if tested else None,
-                reading_follows=self._reading(i, step, twin, now[i].now, last=not later) if tested else None,
+                reading_follows=self._reading(step, twin.said(i), now[i], twin.answers[i], last=not later)
+                if tested
+                else None,
                 answer_follows=twin.answers[i] != self.base.answers[i] if tested else None,
                 next_follows=self._next(i, later[0], twin, after[at[i]]) if tested and later else None,
                 patched=self._is_twins(i, twin, after[at[i]]) if tested else None,
                 patched_at_random=self._is_twins(i, twin, by_chance[at[i]]) if tested else None,
             )
-            found.append(replace(one, label=_label(one, None if later else self.base.answers[i])))
+            answer = None if later else self.rule.answer(self.base.answers[i])
+            found.append(replace(one, label=_label(one, answer)))
         return found
 
     def unread(self, rows: Sequence[int]) -> list[Tested]:
         """Of problems whose readings say no step: the first thought through which the start value acts."""
         asked, left = list(self.questions), []
         for i in rows:
-            changed = self.rule.change_start(self.questions[i], self.rng)
+            changed = self.rule.restarted(self.questions[i], self.rng)
             if changed is not None:
-                asked[i] = changed.question
+                asked[i] = changed
                 left.append(i)
         found: list[Tested] = []
         twin = self.run(asked, self.hooks, True) if left else self.base
@@ -213,11 +213,13 @@ class _Lab:
         """
         runs = {}
         for thought in sorted(set(at.values())):
-            mine = torch.tensor([at.get(i) == thought for i in range(len(self.questions))])
-            edits = [
-                hook_of(place, self._change(place, twin, mine, at_random=at_random), _unseen)
-                for place in _left_behind(self.model, thought, route[thought])
-            ]
+            mine = torch.tensor([at.get(i) == thought for i in range(len(self.questions))])[:, None]
+            noise = torch.Generator().manual_seed(int(self.rng.integers(2**31))) if at_random else None
+            edits = put_in(
+                left_behind(self.model.spec, thought, route[thought]),
+                lambda place, mine=mine: torch.where(mine, twin.states[place], self.base.states[place]),
+                noise,
+            )
             if edits:
                 runs[thought] = self.relabel(self.run(self.questions, [*self.hooks, *edits], False))
         return runs
@@ -226,62 +228,22 @@ class _Lab:
         """Whether the answer became the twin's, which is not the own one."""
         return after.answers[i] == twin.answers[i] != self.base.answers[i]
 
-    def _twin(self, i: int, chain: Sequence[Step]) -> Changed | None:
-        """The twin's question, and the value that follows there at the last of these steps.
-
-        Where no operand makes a difference, as to 0 that is multiplied, the start value is another.
-        """
-        step, question = chain[-1], self.questions[i]
-        changed = self.rule.change(question, step.operation, step.before, self.rng)
-        if changed is not None:
-            return changed._replace(now=self.rule.apply(step.before, changed.now))
-        changed = self.rule.change_start(question, self.rng)
-        if changed is None:
-            return None
-        value = changed.now
-        for one in chain:
-            value = self.rule.apply(value, one.operation)
-        return None if value == step.follows else changed._replace(now=value)
-
-    def _reading(self, i: int, step: Step, twin: Seen, follows: str, *, last: bool) -> bool | None:
+    def _reading(
+        self, step: Step, said: Sequence[str], twin: Twin, answer: str, *, last: bool
+    ) -> bool | None:
         """Whether the value that is read is the twin's; None where it is read in the answer alone."""
-        if step.value is None or self.base.said(i)[step.value_at] != step.value:
+        if step.word is None:
             return None
-        read = twin.said(i)[step.value_at]
+        read = said[step.value_at]
         if last and not self.rule.is_value(read):
-            read = twin.answers[i]
-        return read == follows
+            read = self.rule.spelled(self.rule.answer(answer))
+        return read in {self.rule.spelled(value) for value in twin.follows.values()}
 
     def _next(self, i: int, later: Step, twin: Seen, after: Seen) -> bool | None:
         """Whether the next step's value is read as in the twin; None where it is not read as a value."""
-        if later.value is None or self.base.said(i)[later.value_at] != later.value:
+        if later.word is None:
             return None
         return after.said(i)[later.value_at] == twin.said(i)[later.value_at]
-
-    def _change(self, place: Place, twin: Seen, mine: torch.Tensor, *, at_random: bool) -> Change:
-        own, other = self.base.states[place], twin.states[place]
-        change = given(torch.where(mine[:, None], other, own))
-        if not at_random:
-            return change
-        noise = torch.Generator().manual_seed(int(self.rng.integers(2**31)))
-        return random_like(change, len(own), own.shape[1], noise)
-
-
-def _left_behind(model: ThoughtModel, thought: int, route: str) -> list[Place]:
-    """The places of a route through which a thought reaches later ones; none where it has none."""
-    sites = [site for site in ROUTES[route] if site in model.spec.sites]
-    places = [place for site in sites for place in _places(model, site, thought)]
-    return places if len(sites) == len(ROUTES[route]) and len({p.site for p in places}) == len(sites) else []
-
-
-def _places(model: ThoughtModel, site: str, thought: int) -> list[Place]:
-    layers = range(model.spec.n_layers) if site == "kv" else (None,)
-    return [p for layer in layers if is_read(model.spec, p := Place.at(site, layer, thought))]
-
-
-def _unseen(before: torch.Tensor, after: torch.Tensor) -> None:
-    """Nobody asks how large a patch was."""
-    del before, after
 
 
 def _label(one: Tested, answer: str | None) -> str:

@@ -1,0 +1,1 @@
+"""What thoughts are read as, and what is put in their place."""
