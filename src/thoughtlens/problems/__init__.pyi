@@ -20,7 +20,7 @@ from .tasks.audit import markdown as markdown
 from .tasks.blind import blind as blind
 from .tasks.gsm8k import CLASSES as CLASSES
 from .tasks.gsm8k import SEED as SEED
-from .tasks.numbers import plain as plain
+from .tasks.numbers import written as written
 from .tasks.patterns import STEP_WORDS as STEP_WORDS
 from .tasks.roles import BEGIN as BEGIN
 from .tasks.roles import OWN_ROLE as OWN_ROLE
@@ -33,6 +33,8 @@ from .tasks.steps import Step as Step
 from .tasks.steps import Twin as Twin
 from .tasks.steps import first_break as first_break
 from .tasks.steps import rule_of as rule_of
+from .tasks.sums import SumsRule as SumsRule
+from .tasks.sums import are_sums as are_sums
 from .tasks.tables import is_set as is_set
 from .tasks.tables import of_members as of_members
 from .tasks.twins import change_of as change_of

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import Number
@@ -58,9 +59,11 @@ class Others:
         return seen(self.model, self.lenses, self.questions, max_new_tokens=None, states=True)
 
     @property
-    def crowds(self) -> list[Crowd] | None:
-        """By thought, what readings of one question are held against; None without any other problem."""
-        return [look.crowd for look in self.seen.looks] if len(self) else None
+    def crowds(self) -> list[Crowd]:
+        """By thought, what readings of one question are held against."""
+        if not len(self):
+            return [Crowd(torch.zeros(0), 0)] * len(self.lenses.at)
+        return [look.crowd for look in self.seen.looks]
 
     def tested(self, question: str, own: Seen, i: int, max_new_tokens: int) -> list[Tested | None]:
         """What follows if each thought of question `i` of a run is taken from other problems."""

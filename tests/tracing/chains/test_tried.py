@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from tests.tracing.chains.thinker import KINDS, RULE, Thinker
+from tests.tracing.chains.thinker import KINDS, RULE, Thinker, runs
 from thoughtlens.latents import of_thoughts
 from thoughtlens.models import tiny
 from thoughtlens.problems import arithmetic, rule_of, words
 from thoughtlens.tracing.chains.tried import CONTRADICTS, UNREAD, UNUSED, VERIFIED, trace
-from thoughtlens.tracing.read.lenses import logit_lens, look, through
-from thoughtlens.tracing.read.seen import renamed, seen, shuffled
+from thoughtlens.tracing.read.lenses import look, through
+from thoughtlens.tracing.read.seen import renamed, shuffled
 
 TABLE = arithmetic.problems(60, seed=3, split="test")
 QUESTIONS = TABLE["question"].to_pylist()
-
-
-def runs(model):
-    return partial(_run, model, logit_lens(of_thoughts(model), model.spec.thoughts))
-
-
-def _run(model, lenses, questions, hooks, states):
-    return seen(model, lenses, questions, hooks, batch_size=64, max_new_tokens=4, states=states)
 
 
 def labels(found):

@@ -7,11 +7,15 @@ read. Thought 2i-1 names operation i, thought 2i its value, and later thoughts r
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 
+from thoughtlens.latents import of_thoughts
 from thoughtlens.models import Answer, State, ThoughtModel, ThoughtSpec
 from thoughtlens.problems import ArithmeticRule
+from thoughtlens.tracing.read.lenses import logit_lens
+from thoughtlens.tracing.read.seen import seen
 
 P = 23
 RULE = ArithmeticRule(P)
@@ -90,6 +94,14 @@ class Thinker(ThoughtModel):
     def readout(self, h, site):
         del site
         return 30 * h[..., : len(WORDS)]
+
+
+def runs(model):
+    return partial(_run, model, logit_lens(of_thoughts(model), model.spec.thoughts))
+
+
+def _run(model, lenses, questions, hooks, states):
+    return seen(model, lenses, questions, hooks, batch_size=64, max_new_tokens=4, states=states)
 
 
 def _asked(question):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from math import isfinite
 from typing import NamedTuple
 
 WORDS = (
@@ -63,6 +64,12 @@ def plain(value: Fraction) -> str:
         return str(value.numerator)
     said = f"{float(value):.12f}".rstrip("0")
     return said if Fraction(said) else f"{float(value):.30f}".rstrip("0")
+
+
+def written(label: object) -> str:
+    """A label as its value is written: 3.0 as 3."""
+    is_number = isinstance(label, float) and isfinite(label)
+    return plain(Fraction(str(label))) if is_number else str(label)
 
 
 def answer(text: object) -> Fraction | None:

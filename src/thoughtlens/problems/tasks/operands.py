@@ -254,14 +254,14 @@ def _changed(old: Fraction, new: Fraction, steps: list[Step]) -> dict[int, Step]
             result = compute(expression)
         except NoTwin:
             return None
-        if not _sensible(step.result, result) or values.get(step.result, result) != result:
+        if not sensible(step.result, result) or values.get(step.result, result) != result:
             return None
         values[step.result], changed[i] = result, Step(expression, result)
     last = changed.get(len(steps) - 1)
     return changed if last is not None and last.result != steps[-1].result else None
 
 
-def _sensible(old: Fraction, new: Fraction) -> bool:
+def sensible(old: Fraction, new: Fraction) -> bool:
     """Whether a result is whole where it was, has no more decimals than cents, and keeps its sign."""
     decimals = 1 if old.denominator == 1 else 100
     return (new > 0) == (old > 0) and (new < 0) == (old < 0) and (new * decimals).denominator == 1

@@ -44,11 +44,22 @@ class Step(NamedTuple):
     """The thought at which that is, or would be."""
     word: str | None = None
     """The word that the value is read from at this thought; None: it is none, or the answer's alone."""
+    others: tuple[str, ...] = ()
+    """Other operations that give the same value, where the question does not write which."""
 
     @property
     def holds(self) -> bool:
         """Whether what is read is what follows, or nothing is read."""
         return self.value is None or self.value == self.follows
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether only the beginning of the value is read, since the model writes it in several tokens."""
+        return self.word is not None and self.word != self.value
+
+    def __str__(self) -> str:
+        read = f" (read as {self.word})" if self.is_partial else ""
+        return f"{self.before} {self.operation} → {self.value or '?'}{read}".strip()
 
 
 class Twin(NamedTuple):
@@ -96,6 +107,10 @@ class Rule(Protocol):
                 step is made from.
             answer: What the model answered.
         """
+        ...
+
+    def leads(self, question: str, chain: Sequence[Step], answer: str) -> bool:
+        """Whether the answer follows from a chain."""
         ...
 
     def twin(self, question: str, chain: Sequence[Step], rng: np.random.Generator) -> Twin | None:
@@ -217,6 +232,11 @@ class _Modular:
             steps.append(Step(readings[p], p, before, follows, value, at, word))
             before = follows if value is None else value
         return steps
+
+    def leads(self, question: str, chain: Sequence[Step], answer: str) -> bool:
+        """Whether it is what the last operation gives."""
+        del question
+        return bool(chain) and chain[-1].follows == answer
 
     def twin(self, question: str, chain: Sequence[Step], rng: np.random.Generator) -> Twin | None:
         """Another operand in the last operation; where none makes a difference, as to 0 that is multiplied,
@@ -369,7 +389,7 @@ def _with(question: str, at: int, word: str) -> str:
 
 
 def rule_of(questions: Sequence[str], modulus: int | None) -> Rule | None:
-    """The rule by which problems are written, told from their words; None where none fits.
+    """The rule by which generated problems are written, told from their words; None where none fits.
 
     Args:
         questions: The problems.

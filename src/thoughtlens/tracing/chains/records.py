@@ -29,6 +29,8 @@ class StepRow(Record):
     """Of the value's word at that thought; unset: it is read in the answer alone."""
     null: float | None
     """The same word's probability at this thought of the other problems, mean."""
+    is_partial: bool | None = None
+    """Whether only the first token of the value is read; the rest is what follows."""
     label: str = column(arrow="dictionary")
     route: str | None = column(arrow="dictionary")
     reading_follows: bool | None

@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import cached_property
-from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -36,12 +34,12 @@ from thoughtlens.core import (
 from thoughtlens.latents import of_thoughts
 from thoughtlens.models import ThoughtModel, is_right, parse_number, thoughts, tiny
 from thoughtlens.numerics import proportion
-from thoughtlens.problems import Rule, first_break, plain, rule_of
+from thoughtlens.problems import Rule, SumsRule, are_sums, first_break, rule_of, written
 from thoughtlens.tracing.chains.config import TraceConfig
 from thoughtlens.tracing.chains.records import Arm, ChainRow, PlaceRow, StepRow, ThoughtRow, TraceOutcome
 from thoughtlens.tracing.chains.tried import LABELS, VERIFIED, Tested, Trace
 from thoughtlens.tracing.chains.tried import trace as follow
-from thoughtlens.tracing.read.lenses import Lenses, logit_lens
+from thoughtlens.tracing.read.lenses import Lenses, first_token, logit_lens
 from thoughtlens.tracing.read.seen import Relabel, Seen, renamed, seen, shuffled
 
 OWN = "thoughts"
@@ -128,7 +126,7 @@ class _Subject:
         operations = [self.table[f"op{k}"].to_pylist() if there else None for k in range(1, count + 1)]
         return [
             [
-                (op and op[i], _written(v[i]))
+                (op and op[i], written(v[i]))
                 for op, v in zip(operations, values, strict=True)
                 if v[i] is not None
             ]
@@ -223,8 +221,14 @@ def _problems(cfg: TraceConfig, store: ActivationStore) -> pa.Table:
 
 
 def _rule(model: ThoughtModel, table: pa.Table) -> Rule | None:
+    """What a step of these problems is, told from their words; of word problems, how numbers are read."""
     modulus = model.modulus if isinstance(model, tiny.TinyThoughts) else None
-    return rule_of(table["question"].to_pylist(), modulus)
+    questions = table["question"].to_pylist()
+    found = rule_of(questions, modulus)
+    answers = table["answer"].to_pylist() if "answer" in table.column_names else []
+    if found is None and answers and are_sums(questions, answers):
+        return SumsRule(first_token(of_thoughts(model), model.tokenizer))
+    return found
 
 
 def _controls(own: _Subject, notes: list[str]) -> dict[str, _Subject]:
@@ -297,6 +301,7 @@ def _step_rows(arm: str, subject: _Subject, found: Trace) -> list[StepRow]:
                 thought_idx=one.value_at,
                 probability=float(found.seen.probability[i, one.value_at]) if read else None,
                 null=float(found.seen.null[i, one.value_at]) if read else None,
+                is_partial=step and step.is_partial,
                 label=one.label,
                 route=one.route,
                 reading_follows=one.reading_follows,
@@ -342,7 +347,7 @@ def _problem_rows(arm: str, subject: _Subject, found: Trace) -> list[ChainRow]:
             ChainRow(
                 arm=arm,
                 problem_id=problem,
-                chain=", ".join(f"{s.before} {s.operation} → {s.value or '?'}" for s in steps),
+                chain=", ".join(map(str, steps)),
                 answer=text,
                 is_right=_right(subject, i, text),
                 n_steps=len(steps),
@@ -470,11 +475,6 @@ def _thought_row(own: _Subject, base: Seen, p: int) -> ThoughtRow:
         is_value=float(np.mean([rule is not None and rule.is_value(word) for word in words])),
         accuracy=None if None in right else own.share(right, range(len(right))),
     )
-
-
-def _written(value: object) -> str:
-    """A label as a value is written: 3.0 as 3."""
-    return plain(Fraction(str(value))) if isinstance(value, float) and isfinite(value) else str(value)
 
 
 def _mean(values: np.ndarray) -> float | None:

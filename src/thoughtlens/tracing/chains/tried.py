@@ -145,8 +145,9 @@ class _Lab:
                 patched=self._is_twins(i, twin, after[at[i]]) if tested else None,
                 patched_at_random=self._is_twins(i, twin, by_chance[at[i]]) if tested else None,
             )
-            answer = None if later else self.rule.answer(self.base.answers[i])
-            found.append(replace(one, label=_label(one, answer)))
+            answer = self.rule.answer(self.base.answers[i])
+            leads = bool(later) or self.rule.leads(self.questions[i], chains[i], answer)
+            found.append(replace(one, label=_label(one, leads=leads)))
         return found
 
     def unread(self, rows: Sequence[int]) -> list[Tested]:
@@ -246,11 +247,11 @@ class _Lab:
         return after.said(i)[later.value_at] == twin.said(i)[later.value_at]
 
 
-def _label(one: Tested, answer: str | None) -> str:
-    """What the tests of a step say; `answer` is the model's where the step is the last one."""
+def _label(one: Tested, *, leads: bool) -> str:
+    """What the tests of a step say; `leads`: whether the answer follows, where it is the chain's end."""
     step = one.step
     assert step is not None
-    if not step.holds or (answer is not None and answer != step.follows):
+    if not step.holds or not leads:
         return CONTRADICTS
     if step.value is None:
         return UNREAD if one.patched else UNUSED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -61,6 +61,23 @@ def through(readout: Readout) -> Lens:
     return Lens(LOGIT, OUT, shares, readout.word_of, readout.chunk)
 
 
+def first_token(readout: Readout, tokenizer: Any) -> Callable[[str], str]:
+    """What a number begins with when this model writes it: its first token, as the lens reads it.
+
+    Without a tokenizer of transformers, the longest beginning that is a word of the model.
+    """
+
+    def first(number: str) -> str:
+        ids = tokenizer.encode(number, add_special_tokens=False)
+        return next((word for i in ids if (word := readout.texts[i].strip())), number)
+
+    def longest(number: str) -> str:
+        parts = (number[:k] for k in range(len(number), 0, -1))
+        return next((part for part in parts if part in readout.words), number)
+
+    return first if hasattr(tokenizer, "convert_ids_to_tokens") else longest
+
+
 class Crowd(NamedTuple):
     """Probabilities of many problems at one thought, summed."""
 
@@ -99,7 +116,7 @@ def look(
         x: One state for each problem.
         top: Words listed.
         crowd: The problems that a reading is held against; None: these ones, each against the others.
-        among: Which of these problems are in the crowd, too; None: none, or all of their own.
+        among: Which of these problems are in the crowd, too; None: none.
     """
     there = torch.from_numpy(~x.isnan().any(-1).cpu().numpy())
     parts = list(_parts(lens, x[there], top))
@@ -113,7 +130,7 @@ def look(
     where, ids, p = there.numpy(), torch.cat(tokens), torch.cat(shares).double()
     held = crowd or own
     inside = torch.ones(len(p)) if crowd is None else torch.zeros(len(p))
-    if among is not None:
+    if crowd is not None and among is not None:
         inside = torch.tensor(among, dtype=torch.float32)[there]
     others = held.n - inside
     rest = (held.total[ids[:, 0]] if held.n else torch.zeros(len(p))) - inside * p[:, 0]
