@@ -78,8 +78,8 @@ class SumsRule:
 
     def join(self, question: str, readings: Sequence[str], answer: str) -> list[Step]:
         """A number that some operation gives is a step. Of several operations, first one on two numbers, not
-        on one twice; then one without a number that is only meant, such as the 12 of a dozen; without a number
-        of the question that an earlier step has used; on the last result.
+        on one twice; then one without a number that is only meant, such as the 12 of a dozen; without one of
+        the question that an earlier step has used; on the last result.
 
         A number of the question is its operand, and a result that is read again no new step. Where the model
         writes a number in several tokens, the first is read, and its whole value is the model's answer where
