@@ -1,4 +1,5 @@
 from .bring.config import ImportConfig as ImportConfig
+from .bring.placed import place as place
 from .bring.records import ImportOutcome as ImportOutcome
 from .bring.stage import import_activations as import_activations
 from .extract.config import AnyProblems as AnyProblems
@@ -16,6 +17,7 @@ from .store.meta import ROWS as ROWS
 from .store.meta import USED as USED
 from .store.meta import StoreMeta as StoreMeta
 from .store.meta import load_meta as load_meta
+from .store.meta import places_said as places_said
 from .store.reader import ActivationStore as ActivationStore
 from .store.reader import verify as verify
 from .store.settings import made_with as made_with

@@ -34,6 +34,7 @@ from .formats.io import load_members as load_members
 from .formats.io import member_names as member_names
 from .formats.io import member_path as member_path
 from .formats.io import save as save
+from .formats.placed import place as place
 from .formats.says import differences as differences
 from .formats.says import of_another_model as of_another_model
 from .formats.size import SAESize as SAESize

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from shlex import quote
 from typing import TYPE_CHECKING
 
 from thoughtlens.acts.extract.config import ExtractConfig
+from thoughtlens.acts.store.meta import places_said
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.acts.store.settings import imported, made_with
 from thoughtlens.core import (
@@ -120,14 +120,13 @@ def _require_known(store: ActivationStore, chosen: ModelConfig | None) -> None:
     if chosen is None and not store.meta.model:
         raise NotThereError(
             f"the activations in {store.root} were imported and nobody said of which model, so nothing can "
-            f"be run through it"
+            f"be run through it; to say it: {places_said(store.meta, store.root)}"
         )
     if store.meta.unresolved:
-        first = store.meta.unresolved[0]
         error = NotThereError if chosen is None else HookError
         raise error(
             f"nobody said which places of the model {', '.join(store.meta.unresolved)} of {store.root} are; "
-            f"import again with --hook {quote(first)}=layers.3:out, or wherever it was read"
+            f"to say it, or wherever they were read: {places_said(store.meta, store.root)}"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
@@ -95,6 +96,13 @@ class StoreMeta(Config):
     def shard_rows(self) -> int:
         """Rows of every shard but the last; 0 before the first."""
         return self.shards[0].rows if self.shards else 0
+
+
+def places_said(meta: StoreMeta, root: Path) -> str:
+    """The command that says where the hooks of an imported store are, with places to be put right."""
+    hooks = [f"--hook {quote(name)}=layers.{3 + i}:out" for i, name in enumerate(meta.unresolved)]
+    model = [] if meta.model else [f"model={'codi-tiny' if meta.kind == 'thoughts' else 'gpt2'}"]
+    return " ".join(["thoughtlens import", *hooks, *model, "--out", quote(str(root))])
 
 
 def shard_file(index: int) -> str:

@@ -285,7 +285,8 @@ def _locked(tmp: Path) -> Iterator[None]:
 def _begin(tmp: Path, cfg: Config, digests: dict[str, str]) -> None:
     """Note settings and inputs of a new stage, or see that a begun one has the same."""
     file = tmp / "config.toml"
-    if not (file.exists() and any(not path.name.startswith((".", file.name)) for path in tmp.iterdir())):
+    written = [path for path in tmp.iterdir() if not path.name.startswith((".", file.name))]
+    if not (file.exists() and any(path.is_file() or any(path.iterdir()) for path in written)):
         with whole(file) as part:
             part.write_text(to_toml(cfg), "utf-8")
         write_json(tmp / BEGUN, digests)

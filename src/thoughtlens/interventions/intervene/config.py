@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from thoughtlens.acts import ExtractConfig
+from thoughtlens.acts import ExtractConfig, load_meta, places_said
 from thoughtlens.core import (
     Config,
     ConfigError,
@@ -246,11 +246,7 @@ def of_store(acts: Path) -> Json:
     if not file.is_file():
         raise NotThereError(f"Expected a run with a store of activations, found no {file}")
     if "files" in (stated := read_recipe(acts)):
-        raise ConfigError(
-            f"the activations in {acts} were imported from files, so there is no model here whose thoughts "
-            f"could be changed; where a model makes the activations there is: thoughtlens run pilot "
-            f"--out runs/pilot"
-        )
+        return _of_files(acts)
     cfg = load_config(ExtractConfig, stated)
     if cfg.problems.kind == "text":
         raise ConfigError(
@@ -260,3 +256,28 @@ def of_store(acts: Path) -> Json:
     table: Json = {"model": cfg.model.model_dump(exclude_none=True), "max_new_tokens": cfg.max_new_tokens}
     table["problems"] = {"source": str(acts / "problems.parquet")}
     return table | cfg.thought_options()
+
+
+def _of_files(acts: Path) -> Json:
+    """The same of imported activations, where somebody said which model and hooks they are of."""
+    import pyarrow.parquet as pq
+
+    meta, texts = load_meta(acts), pq.read_schema(acts / "problems.parquet").names
+    if meta.kind == "text":
+        raise ConfigError(
+            f"{acts.parent} holds activations of texts, and interventions change thoughts of thought models"
+        )
+    if not meta.model or meta.unresolved:
+        raise ConfigError(
+            f"the activations in {acts} were imported from files, and nobody said of which model, or where "
+            f"in it {', '.join(meta.unresolved or meta.hook_names)} are; with a thought model's name and "
+            f"places its thoughts can be changed: {places_said(meta, acts)}"
+        )
+    if missing := [name for name in ("question", "answer") if name not in texts]:
+        raise ConfigError(
+            f"the activations in {acts} were imported without the column {' and '.join(missing)}, so the "
+            f"model has nothing to read; import again into another folder, with a table that has them"
+        )
+    own = [name for name in ("question", "answer", "split", "problem_id", "group_id") if name in texts]
+    problems = {"source": str(acts / "problems.parquet"), "columns": {name: name for name in own}}
+    return {"model": {"name": meta.model, "dtype": "float32"}, "problems": problems}

@@ -545,7 +545,7 @@ class Findings:
             yield f"Anything about reasoning: the model is a control ({control})."
         if self.recovery is None and thoughts:
             yield f"Which variables the thoughts hold was not measured; it is by: {_command(run, 'recovery')}"
-        if thoughts and run.imported:
+        if thoughts and run.imported and not run.placed:
             yield (
                 "Whether the answers depend on any of this: the states came from files, and without a model "
                 "no thought can be changed."

@@ -205,6 +205,11 @@ class Run:
         return self.results.get("extract", {}).get("stage") == "import"
 
     @property
+    def placed(self) -> bool:
+        """Whether somebody said which model its hooks are in, and where."""
+        return bool(self.meta and self.meta.model and not self.meta.unresolved)
+
+    @property
     def fed_back(self) -> bool:
         """Whether a thought is what the pass before it wrote; not so in a control of pause tokens."""
         told = "fed back" in ((self.meta and self.meta.thought_convention) or "")
