@@ -21,6 +21,10 @@ from .effects.splice import splice as splice
 from .effects.subject import Problems as Problems
 from .effects.subject import held_out as held_out
 from .effects.subject import same_tokens as same_tokens
+from .influence.records import ROUTES as ROUTES
+from .influence.records import Handed as Handed
+from .influence.records import InfluenceOutcome as InfluenceOutcome
+from .influence.records import MoveRow as MoveRow
 from .intervene.config import InterveneConfig as InterveneConfig
 from .intervene.config import of_run as of_run
 from .intervene.records import FOLDER as FOLDER

@@ -49,3 +49,5 @@ from .thought.thoughts import is_right as is_right
 from .thought.thoughts import parse_number as parse_number
 from .thought.tiny import SHIPPED as SHIPPED
 from .thought.tiny import TinyThoughts as TinyThoughts
+from .thought.tiny import beside as beside
+from .thought.words import in_words as in_words

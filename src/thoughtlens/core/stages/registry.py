@@ -200,6 +200,14 @@ STAGES = (
         recipe="optional",
     ),
     Stage(
+        name="influence",
+        room="interventions.influence",
+        about="Which thought moves which: each edited alone, beside the chain of thought in words and pause "
+        "tokens.",
+        inputs=("acts",),
+        recipe="optional",
+    ),
+    Stage(
         name="trace",
         room="tracing.chains",
         about="The chain that each problem's thoughts computed, found without labels, every step tested.",

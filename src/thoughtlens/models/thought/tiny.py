@@ -268,6 +268,18 @@ def controls(name: str | Path = "codi-tiny") -> list[str]:
     return sorted(variant for variant, mode in modes.items() if mode in ("none", "pause"))
 
 
+def beside(model: ThoughtModel, variant: str) -> TinyThoughts | None:
+    """The control that was trained beside a model, of the same seed; None: there is none."""
+    name = model.name
+    if not isinstance(model, TinyThoughts) or not knows(name):
+        return None
+    leaves = [_find(name, *one) for one in members(name)] or [Path(name).expanduser()]
+    own = next((leaf for leaf in leaves if read(leaf)[1] == model.digest), None)
+    if own is None or not (own.parent / variant / "config.json").is_file():
+        return None
+    return load(own.parent / variant, dtype=str(model.decoder.embed.weight.dtype).removeprefix("torch."))
+
+
 def save(decoder: TinyDecoder, directory: Path, training: dict[str, Any]) -> None:
     """Write a model directory in float16; `training` says where the weights come from."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from thoughtlens.core import Json, Record, column, digest, read_recipe, read_result
 from thoughtlens.evals import ValidateOutcome
 from thoughtlens.latents import ExplainOutcome
+from thoughtlens.show.explorer.build import rounded
 from thoughtlens.show.explorer.cells import Cells
 from thoughtlens.show.explorer.rows import columns
 from thoughtlens.show.explorer.sources import Source, commands, interpreted
 from thoughtlens.show.explorer.strips import Strip, strips
 from thoughtlens.show.explorer.summary import Columns
 from thoughtlens.show.explorer.variables import Variables, variables
+from thoughtlens.show.pages.moves import Moves, moves, moves_of
+from thoughtlens.show.pages.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +97,8 @@ class Overview(Record):
     """Which problems these are, and of how many."""
     read_by: str | None
     variables: Variables | None
+    moves: Moves | None
+    """Which thought moves which."""
     commands: dict[str, str]
     thoughts_are: str | None
     """What a thought's number counts."""
@@ -121,12 +126,24 @@ def overview(found: Sequence[Source], cells: Sequence[Cells | None], problems: P
         problems_are=problems.are,
         read_by=problems.read_by,
         variables=variables(run),
+        moves=_moves(run),
         commands=commands(run, [source.run for source in found if source.run is not run]),
         thoughts_are=run.thoughts_are,
         fed_back=run.fed_back,
         warnings=outcome.warnings,
         version=run.made["interpret"].versions["thoughtlens"],
     ).to_json()
+
+
+def _moves(run: Run) -> Moves | None:
+    """Rounded for the page; None where the run has no such stage."""
+    outcome = moves_of(run)
+    if outcome is None:
+        return None
+    found = moves(outcome)
+    return replace(
+        found, matrices=[replace(m, values=[rounded(row) for row in m.values]) for m in found.matrices]
+    )
 
 
 def _member(source: Source, cells: Cells | None) -> MemberPage:

@@ -32,6 +32,7 @@ TABLES = {
     "neighbours": "geometry",
     "matches": "geometry",
     "values": "recovery",
+    "moves": "influence",
 }
 """Folder of each table that the explorer shows."""
 COMMANDS = {

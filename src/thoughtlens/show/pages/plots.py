@@ -22,6 +22,7 @@ from thoughtlens.evals import ClassPoint, ClassRow, ValuePoint, ValueRow
 from thoughtlens.interventions import EffectRow
 from thoughtlens.latents import LatentRow, OrbitRow, RoundRow
 from thoughtlens.sae import CurvePoint
+from thoughtlens.show.pages.moves import Matrix
 
 INK, GREY = "#1b1c20", "#8a8d93"
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -254,6 +255,26 @@ def cell_map(values: Mapping[str, Sequence[tuple[str, int, float]]], label: str)
         named = not alike or axis in axes[:, 0]
         axis.set_yticks(range(len(own)), own if named else [""] * len(own))
     figure.suptitle(label, fontsize=9, x=0.01, ha="left")
+    return figure
+
+
+@styled
+def move_map(matrices: Sequence[Matrix]) -> Figure:
+    """What each edited thought does to each later one: a heat map per chain and part, on one scale."""
+    finite = [v for one in matrices for row in one.values for v in row if v is not None]
+    scale = Normalize(max(min(finite, default=0.0), LEAST_SHOWN), max(finite, default=0.0) or 1.0)
+    columns = min(len(matrices), 3)
+    rows = -(-len(matrices) // columns)
+    wide, high = max(len(one.moved) for one in matrices), max(len(one.edited) for one in matrices)
+    figure, axes = _axes(rows, columns, (0.6 + columns * (0.45 * wide + 0.5), rows * (0.36 * high + 0.9)))
+    for axis in axes.flat[len(matrices) :]:
+        axis.set_axis_off()
+    for axis, one in zip(axes.flat[: len(matrices)], matrices, strict=True):
+        grid = np.array([[np.nan if v is None else v for v in row] for row in one.values], dtype=float)
+        _matrix(axis, grid, scale, lambda v: f"{v:.2f}".removeprefix("0").replace("-0", "-") or "0")
+        axis.set(title=one.title, xlabel="moved", ylabel="edited")
+        axis.set_xticks(range(len(one.moved)), one.moved)
+        axis.set_yticks(range(len(one.edited)), one.edited)
     return figure
 
 

@@ -13,6 +13,7 @@ from thoughtlens.show.report.config import ReportConfig
 from thoughtlens.show.report.first import first
 from thoughtlens.show.report.interventions import interventions
 from thoughtlens.show.report.latents import latents
+from thoughtlens.show.report.moves import who_moves_whom
 from thoughtlens.show.report.orbits import moves
 from thoughtlens.show.report.records import ReportOutcome
 from thoughtlens.show.report.render import write
@@ -34,6 +35,7 @@ def page_of(cfg: ReportConfig, run: Run, address: str | None, tmp: Path) -> Repo
         chains(run),
         moves(run),
         interventions(run),
+        who_moves_whom(run),
         replay(run),
     ]
     there = {stage for stage in STAGES if run.folder(stage).is_dir()}  # of another stage, such as convert

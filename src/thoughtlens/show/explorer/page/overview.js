@@ -80,6 +80,7 @@ function Overview({ run, view }) {
         ${shown.map((c) => html`<td key=${c} class="n">${(SHARES.has(c) ? percent : show)(summary.columns[c][i])}</td>`)}</tr>`)}</tbody></table></div>
     <div class="controls">${page > 0 ? html`<button onClick=${() => go({ page: page - 1 })}>← ${PER_PAGE} before</button>` : null}
       ${(page + 1) * PER_PAGE < rows.length ? html`<button onClick=${() => go({ page: page + 1 })}>next ${PER_PAGE} →</button>` : null}</div>
+    <${Moves} run=${run} />
     <h2 id="numbers">Numbers</h2>
     <ul class="facts"><li>latents <b>${show(member.d_sae)}</b></li><li>live <b>${show(member.n_alive)}</b></li><li>dead <b>${show(member.d_sae - member.n_alive)}</b></li><li>everywhere <b>${show(member.n_everywhere)}</b></li>
       <li title=${run.definitions.l0}>L0 <b>${show(member.l0)}</b></li><li>vectors <b>${show(member.n)}</b></li><li>${units} <b>${show(member.n_problems)}</b></li>
@@ -94,6 +95,17 @@ function Overview({ run, view }) {
         ${member.have.lens_latents ? null : html`<${Missing} run=${run} table="lens_latents" what="tokens that each latent promotes" />`}
         ${member.have.reconstruction ? null : html`<${Missing} run=${run} table="reconstruction" what="reconstruction on held-out rows" />`}</section></div>
     ${member.strips.length ? html`<h2>Layers × thoughts</h2><div class="grid two">${member.strips.map((s, k) => html`<section key=${k}><h3>${visible(s.title)}</h3><${Strip} ...${s} max=${largest(s.values.flat())} /><p class="note">${visible(s.note)}</p></section>`)}</div>${run.thoughts_are ? html`<p class="note">${visible(run.thoughts_are)}</p>` : null}` : null}`;
+}
+
+// Which thought moves which: the matrices that the influence stage measured.
+function Moves({ run }) {
+  if (run.kind === "text") return null;
+  const found = run.moves;
+  return html`<h2 id="moves">Who moves whom</h2>${found ? html`${found.says.map((line) => html`<p>${line}</p>`)}
+    <p class="note">Each table: ${found.what}. Rows: the thought that is edited; columns: the one that is compared. Direct: the thoughts between are held as they were.</p>
+    <div class="grid two">${found.matrices.map((m) => html`<section key=${m.title}><h3>${m.title}</h3>
+      <${Strip} rows=${m.edited} thoughts=${m.moved} values=${m.values} max=${largest(m.values.flat())} format=${(v) => (v === null ? "" : show(v))} /></section>`)}</div>`
+    : html`<${Missing} run=${run} table="moves" what="which thought moves which" />`}`;
 }
 
 function Problems({ run, units }) {
