@@ -177,8 +177,8 @@ def test_what_cannot_be_measured_is_one_line(run, tmp_path):
         with pytest.raises(ConfigError, match=says):
             influence(InfluenceConfig(acts=acts, n=12, **wrong), tmp_path / "out")
     with pytest.raises(DataError, match="nothing to move"):
-        influence(InfluenceConfig(acts=acts, n=12, sites=("thought_out",), thoughts=(6,), chains=("thoughts",)),
-                  tmp_path / "out")  # fmt: skip
+        last = InfluenceConfig(acts=acts, n=12, sites=("thought_out",), thoughts=(6,), chains=("thoughts",))
+        influence(last, tmp_path / "out")
     for edits in (("swap v1",), ("ablate zero",), ("patch op9",), ("patch op1", "patch op1")):
         with pytest.raises(ConfigError):
             validate_config(InfluenceConfig, {"acts": acts, "edits": list(edits)})

@@ -22,11 +22,8 @@ def who_moves_whom(run: Run) -> Section | None:
     caption = f"{found.what[0].upper()}{found.what[1:]}, n = {outcome.n:,}, split {outcome.split}. Rows: the "
     caption += "thought that is edited. Direct: the thoughts between are held as they were."
     figure = Picture("influence", plots.move_map(found.matrices), caption)
-    return Section(
-        "influence",
-        "Who moves whom",
-        [*(Text(line) for line in found.says), figure, _strongest(outcome.moves)],
-    )
+    blocks = [*(Text(line) for line in found.says), figure, _strongest(outcome.moves)]
+    return Section("influence", "Who moves whom", blocks)
 
 
 def _strongest(rows: list[MoveRow]) -> Table:
