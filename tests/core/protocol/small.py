@@ -35,6 +35,7 @@ BESIDE: dict[str, dict[str, object]] = {
     "classify": {"target": "n_steps", "task": "classification", "split": "all", "folds": 2,
                  "inner_folds": 2, "c_grid": [1.0], "n_permutations": 20, "ks": [1]},
     "trace": {"n": 4, "n_control": 4},
+    "influence": {"n": 6, "edits": ["patch start", "ablate mean"], "sites": ["kv"], "chains": ["thoughts"]},
     "geometry": {"n_permutations": 20},
     "intervene": {"n": 4, "problems": {"source": "generated", "n": 40}},
     "gates": {"n": 8, "sae": None},
