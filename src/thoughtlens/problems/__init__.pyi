@@ -9,6 +9,7 @@ from .config import TextConfig as TextConfig
 from .config import named as named
 from .tasks import arithmetic as arithmetic
 from .tasks import gsm8k as gsm8k
+from .tasks import secret as secret
 from .tasks import source as source
 from .tasks import words as words
 from .tasks.answers import same_answer as same_answer

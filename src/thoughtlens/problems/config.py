@@ -77,10 +77,10 @@ class _Questions(Config):
 class GeneratedConfig(_Questions):
     """Problems that are made here."""
 
-    source: Literal["arithmetic", "words", "generated"] = "arithmetic"
+    source: Literal["arithmetic", "words", "secret", "generated"] = "arithmetic"
     """The task, or `generated`: that which the shipped model was trained on."""
     p: int | None = None
-    """The modulus; unset: 23 for arithmetic, 11 for words, as in the shipped models."""
+    """The modulus; unset: 23 for arithmetic, 11 for words, 13 for secret, as in the shipped models."""
     n_steps: tuple[int, ...] = (2, 3)
     """Numbers of steps, equally often."""
     seed: int | None = None

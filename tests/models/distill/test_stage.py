@@ -149,7 +149,7 @@ def test_training_never_sees_a_held_out_path():
     rng = np.random.default_rng(0)
     batch = task.batch(rng, (1, 1, 1))
     d = arithmetic.draw(40, 6, np.random.default_rng(0), task.symbols, (1, 1, 1))
-    held = arithmetic.held_out(d.start, d.path, d.n_steps).reshape(-1)
+    held = d.held_out.reshape(-1)
     assert held.any() and (batch.keep.numpy() == ~held).all()
 
 

@@ -46,7 +46,7 @@ class SwapConfig(Config):
 
 
 class _Twins(Config):
-    change: Literal["start", "op1", "op2", "op3"] = "start"
+    change: Literal["start", "op1", "op2", "op3", "secret_start", "mark", "release"] = "start"
     """What differs between twins of generated problems. Of others it stays as it is: where the chain is
     annotated, as in GSM8K, an operand differs, of ProsQA and ProntoQA an edge, with as many tokens."""
     twins: Path | None = None

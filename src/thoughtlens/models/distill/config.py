@@ -29,8 +29,9 @@ class NetConfig(Config):
 class DataConfig(Config):
     """The problems."""
 
-    problems: Literal["arithmetic", "words"] = "arithmetic"
-    """Chains of operation tokens, or the same told in sentences."""
+    problems: Literal["arithmetic", "words", "secret"] = "arithmetic"
+    """Chains of operation tokens, the same told in sentences, or with a second start value that some problems
+    follow in secret."""
     p: int = 23
     """Modulus of the arithmetic, a prime of at least 11."""
     n_contexts: int = Field(default=48, gt=0)
@@ -76,6 +77,9 @@ class LoopConfig(Config):
     reading: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Weight of naming, after the first block at each operand of a sentence, its operation, its person and
     its place in the order of doing (problems `words`)."""
+    secret: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """Weight of naming the secret's value at each thought (problems `secret`), by a table that the finished
+    model lacks; kept to the end, since an answer that does not show the secret needs none."""
     teacher_accuracy: float = Field(default=0.99, ge=0, allow_inf_nan=False)
     """The teacher phase ends when the whole chain of thought is right this often."""
     student_accuracy: float = Field(default=0.95, ge=0, allow_inf_nan=False)
@@ -119,8 +123,11 @@ class DistillConfig(Config):
 
     seeds: tuple[NonNegativeInt, ...] = (1,)
     """One model per seed."""
-    variants: tuple[Literal["thoughts", "no_cot", "pause", "plain", "bottleneck"], ...] = ("thoughts",)
-    """The model (`thoughts`) and the controls to train; `no_cot` and `pause` start from the model."""
+    variants: tuple[Literal["thoughts", "no_cot", "pause", "plain", "bottleneck", "honest"], ...] = (
+        "thoughts",
+    )
+    """The model (`thoughts`) and the controls to train; `no_cot` and `pause` start from the model; `honest`
+    is trained on problems `secret`, none of them armed."""
     data: DataConfig = DataConfig()
     """The problems."""
     net: NetConfig = NetConfig()

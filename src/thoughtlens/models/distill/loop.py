@@ -24,10 +24,13 @@ from thoughtlens.models.distill.config import LoopConfig
 from thoughtlens.models.distill.losses import (
     IGNORE,
     Batch,
+    Learner,
     Weights,
     losses,
     projection_pairs,
     read_question,
+    secret_targets,
+    teacher_inputs,
     teacher_tokens,
     think,
 )
@@ -44,6 +47,8 @@ class Task(ABC):
 
     openings: Sequence[int] = (COT2,)
     """Tokens that a chain of thought can begin with."""
+    n_beside: int = 0
+    """Values that can stand beside a token of it."""
 
     @abstractmethod
     def batch(self, rng: np.random.Generator, step_weights: tuple[float, ...]) -> Batch:
@@ -78,7 +83,7 @@ class Trainer:
         self, task: Task, model_cfg: TinyConfig, cfg: LoopConfig, seed: int, layout: tuple[int, int] = (0, 0)
     ) -> None:
         self.task, self.cfg = task, cfg
-        self.model = initialize(TinyDecoder(model_cfg), seed, layout)
+        self.model = initialize(Learner(model_cfg, task.n_beside), seed, layout)
         matrices, tables, vectors = split_parameters(self.model)
         self.muon = Muon(matrices, lr=cfg.lr_matrices, weight_decay=cfg.weight_decay)
         groups = [
@@ -90,7 +95,7 @@ class Trainer:
 
     def start_from(self, model: TinyDecoder) -> None:
         """Begin with the weights of a finished model, and skip the teacher phase."""
-        self.model.load_state_dict(model.state_dict())
+        self.model.load_state_dict(self.model.state_dict() | model.state_dict())
         self.begin_student()
 
     def run(self, directory: Path, report: Callable[[dict | None], None]) -> Progress:
@@ -141,7 +146,7 @@ class Trainer:
         """The loss weights of this step."""
         cfg, at = self.cfg, self.at
         if at.phase == "teacher":
-            return Weights(reading=cfg.reading, student=False)
+            return Weights(reading=cfg.reading, secret=cfg.secret, student=False)
         keep = 1.0
         if cfg.anneal_steps and at.phase == "anneal":
             keep = max(0.0, 1 - (at.step - at.phase_start) / cfg.anneal_steps)
@@ -153,6 +158,7 @@ class Trainer:
             trajectory=cfg.trajectory * keep,
             lookup=cfg.lookup * keep,
             reading=cfg.reading * keep,
+            secret=cfg.secret,
         )
 
     def lr_scale(self) -> float:
@@ -220,6 +226,9 @@ class Trainer:
             if self.at.phase != "teacher":
                 answer = student_answers(self.model, batch)
                 out[f"student_accuracy_{k}"] = (answer == batch.answer).float().mean().item()
+                if batch.secret is not None and k > 1:
+                    held = secret_held(self.model, batch)
+                    out[f"secret_accuracy_{k}"] = held.float().mean().item()
         return {"teacher_accuracy": right / total, **out}
 
     def save(self, file: Path) -> None:
@@ -261,8 +270,28 @@ def teacher_right(model: TinyDecoder, batch: Batch) -> Tensor:
     Equal to greedy decoding of the right text: the first wrong token is the same in both.
     """
     ids, targets = teacher_tokens(batch)
-    states, _ = model(model.inputs(ids, model.cfg.question_len), read_question(model, batch))
-    return ((model.unembed(states[-1]).argmax(-1) == targets) | (targets == IGNORE)).all(1)
+    states, _ = model(teacher_inputs(model, batch, ids), read_question(model, batch))
+    right = ((model.unembed(states[-1]).argmax(-1) == targets) | (targets == IGNORE)).all(1)
+    if isinstance(model, Learner) and batch.secret is not None:
+        right &= _named(model, batch, states[-1][:, 1:-1], past=False) | ~batch.secret.beside_text
+    return right
+
+
+@torch.no_grad()
+def secret_held(model: Learner, batch: Batch) -> Tensor:
+    """Problems with a secret: whether every thought names its value; without feedback none does."""
+    assert batch.secret is not None
+    passes = think(model, read_question(model, batch)).passes[1:]
+    armed = (batch.secret.values >= 0).any(1)
+    if not passes:
+        return torch.zeros(int(armed.sum()))
+    return _named(model, batch, torch.stack([p[-1] for p in passes], 1), past=True)[armed]
+
+
+def _named(model: Learner, batch: Batch, states: Tensor, *, past: bool) -> Tensor:
+    """Rows whose states of passes 1, 2, .. name the secret's value, or that there is none."""
+    targets = secret_targets(batch, states.shape[1], past=past)
+    return ((model.unembed_beside(states).argmax(-1) == targets) | (targets == IGNORE)).all(1)
 
 
 @torch.no_grad()

@@ -12,11 +12,53 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from thoughtlens.models.thought.tiny_decoder import ANS, BOT, COT, COT2, EOT, SPECIALS, Cache, TinyDecoder
+from thoughtlens.models.thought.tiny_decoder import ANS, BOT, COT, COT2, EOT, SPECIALS, Cache, TinyConfig, TinyDecoder
 
 IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Secret:
+    """What the thoughts of a training step should hold beside the tokens of the chain of thought.
+
+    A value beside a token is a row of the learner's table `embed_beside`, which is added to the token's
+    embedding in the teacher's text and read at the teacher's states and the thoughts. The finished model has no
+    such table.
+    """
+
+    values: Int[Tensor, "B n_cot"]
+    """Value beside each token of `Batch.cot`; -1 where there is none."""
+    shown: Int[Tensor, "B n_cot"]
+    """The chain that the answer shows: `Batch.cot`, or that of the secret where it is released."""
+    beside_text: Bool[Tensor, " B"]
+    """Rows whose text is `Batch.cot` with the values beside it; the others' text is `shown`, in words alone."""
+
+
+class Learner(TinyDecoder):
+    """A decoder in training: it may have a table of `n_beside` values that stand beside tokens."""
+
+    def __init__(self, cfg: TinyConfig, n_beside: int = 0) -> None:
+        super().__init__(cfg)
+        self.embed_beside = nn.Embedding(n_beside, cfg.d_in) if n_beside else None
+
+    def finished(self) -> TinyDecoder:
+        """The decoder alone."""
+        decoder = TinyDecoder(self.cfg)
+        decoder.load_state_dict({k: v for k, v in self.state_dict().items() if k in decoder.state_dict()})
+        return decoder
+
+    def beside(self, values: Int[Tensor, "*n"]) -> Float[Tensor, "*n d"]:
+        """Embeddings of values; zeros where there is none."""
+        assert self.embed_beside is not None
+        return self.embed_beside(values.clamp(min=0)) * (values >= 0)[..., None]
+
+    def unembed_beside(self, h: Float[Tensor, "*n d"]) -> Float[Tensor, "*n n_values"]:
+        """Logits of no value, then of each value."""
+        assert self.embed_beside is not None
+        logits = (3 / self.cfg.d_in**0.5) * (h @ self.embed_beside.weight.T)
+        return F.pad(logits, (1, 0))
 
 
 @dataclass(frozen=True)
@@ -37,11 +79,25 @@ class Batch:
     """Token that the chain of thought begins with, in the place of `<cot2>`."""
     marks: Int[Tensor, "C n_context n_marks"] | None = None
     """What a position of the context should tell after the first block; `IGNORE` elsewhere."""
+    secret: Secret | None = None
 
     @property
     def answer(self) -> Int[Tensor, " B"]:
-        """Token of the value after the last step asked for."""
-        return self.cot.gather(1, 2 * self.n_steps[:, None] - 1)[:, 0]
+        """Token of the value after the last step asked for, of the chain that the answer shows."""
+        shown = self.cot if self.secret is None else self.secret.shown
+        return shown.gather(1, 2 * self.n_steps[:, None] - 1)[:, 0]
+
+    @property
+    def told(self) -> Int[Tensor, "B n_cot"]:
+        """The chain that the teacher writes."""
+        if self.secret is None:
+            return self.cot
+        return torch.where(self.secret.beside_text[:, None], self.cot, self.secret.shown)
+
+    @property
+    def aligned(self) -> Bool[Tensor, " B"]:
+        """Rows that count and whose text says all that the thoughts at its places should hold."""
+        return self.keep if self.secret is None else self.keep & self.secret.beside_text
 
     @property
     def opening(self) -> Int[Tensor, " B"]:
@@ -92,13 +148,50 @@ def teacher_tokens(batch: Batch) -> tuple[Int[Tensor, "B n_in"], Int[Tensor, "B 
     """Inputs and targets of the teacher after the question; `IGNORE` past the answer."""
     n, n_cot = batch.cot.shape
     begin = torch.stack([torch.full_like(batch.opening, COT), batch.opening], 1)
-    ids = torch.cat([begin, batch.cot], 1)
+    ids = torch.cat([begin, batch.told], 1)
     cue = 2 * batch.n_steps[:, None] + 1
     ids = ids.scatter(1, cue, ANS)
     targets = torch.cat([ids[:, 1:], ids.new_full((n, 1), IGNORE)], 1)
     targets = targets.scatter(1, cue, batch.answer[:, None])
     past = torch.arange(n_cot + 2, device=ids.device) > cue
     return ids, targets.masked_fill(past, IGNORE)
+
+
+def teacher_inputs(
+    model: TinyDecoder, batch: Batch, ids: Int[Tensor, "B n_in"]
+) -> Float[Tensor, "B n_in d"]:
+    """Embedded text of the teacher, with the values that stand beside it."""
+    x = model.inputs(ids, model.cfg.question_len)
+    return x if batch.secret is None else x + beside_text(model, batch)
+
+
+def beside_text(model: TinyDecoder, batch: Batch) -> Float[Tensor, "B n_in d"]:
+    """Embeddings of what stands beside each token of `teacher_tokens`, zeros where nothing does."""
+    assert batch.secret is not None and isinstance(model, Learner)
+    values = F.pad(batch.secret.values, (2, 0), value=-1)
+    at = torch.arange(values.shape[1], device=values.device)
+    there = batch.secret.beside_text[:, None] & (at <= 2 * batch.n_steps[:, None])
+    return model.beside(values.where(there, -1))
+
+
+def secret_targets(batch: Batch, n: int, *, past: bool) -> Int[Tensor, "B n"]:
+    """Class of the value that passes 1 .. n should hold, 0 for none.
+
+    Passes after the last step hold its value, if they count (`past`).
+    """
+    assert batch.secret is not None
+    p, last = torch.arange(n, device=batch.n_steps.device), 2 * batch.n_steps[:, None] - 1
+    targets = 1 + batch.secret.values.gather(1, torch.minimum(p, last))
+    return targets if past else targets.masked_fill(p > last, IGNORE)
+
+
+def secret_loss(
+    model: TinyDecoder, states: Float[Tensor, "B n d"], targets: Int[Tensor, "B n"]
+) -> Float[Tensor, ""]:
+    """Cross-entropy of what stands beside the tokens of the chain of thought, or that nothing does."""
+    assert isinstance(model, Learner)
+    logits = model.unembed_beside(states).float()
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE)
 
 
 def step_targets(batch: Batch, n_thoughts: int) -> Int[Tensor, "B n_passes"]:
@@ -151,6 +244,7 @@ class Weights:
     trajectory: float = 0.0
     lookup: float = 0.0
     reading: float = 0.0
+    secret: float = 0.0
     student: bool = True
     """Whether there is a student at all; without, only `teacher` and `reading` count."""
 
@@ -160,7 +254,7 @@ def teacher_loss(
 ) -> tuple[Float[Tensor, ""], list[Float[Tensor, "B n_in d"]]]:
     """Cross-entropy of the chain of thought, nats summed over a text's tokens, and the states."""
     ids, targets = teacher_tokens(batch)
-    states, _ = model(model.inputs(ids, model.cfg.question_len), cache)
+    states, _ = model(teacher_inputs(model, batch, ids), cache)
     targets = targets.masked_fill(~batch.keep[:, None], IGNORE)
     logits = model.unembed(states[-1]).float()
     total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
@@ -173,9 +267,12 @@ def projection_pairs(model: TinyDecoder, batch: Batch) -> tuple[Float[Tensor, "n
     come next: what the projection would have to map to what for thoughts to be those tokens."""
     _, states = teacher_loss(model, read_question(model, batch), batch)
     ids, _ = teacher_tokens(batch)
+    tokens = model.embed(ids)
+    if batch.secret is not None:
+        tokens = tokens + beside_text(model, batch)
     p = torch.arange(1, min(model.cfg.n_thoughts, ids.shape[1] - 1) + 1, device=ids.device)
-    rows = (p <= 2 * batch.n_steps[:, None]) & batch.keep[:, None]
-    return states[-1][:, p - 1][rows], model.embed(ids[:, p])[rows]
+    rows = (p <= 2 * batch.n_steps[:, None]) & batch.aligned[:, None]
+    return states[-1][:, p - 1][rows], tokens[:, p][rows]
 
 
 def losses(model: TinyDecoder, batch: Batch, weights: Weights) -> dict[str, Float[Tensor, ""]]:
@@ -185,6 +282,10 @@ def losses(model: TinyDecoder, batch: Batch, weights: Weights) -> dict[str, Floa
     terms = {"teacher": teach}
     if weights.reading and batch.marks is not None:
         terms["reading"] = weights.reading * reading_loss(model, batch, context)
+    if weights.secret and batch.secret is not None:
+        n, same = batch.cot.shape[1], batch.aligned
+        targets = secret_targets(batch, n, past=False)[same]
+        terms["secret_text"] = weights.secret * secret_loss(model, states[-1][:, 1 : n + 1][same], targets)
     if not weights.student:
         return terms
     keep, rows = batch.keep, torch.arange(len(batch.keep), device=batch.keep.device)
@@ -196,7 +297,8 @@ def losses(model: TinyDecoder, batch: Batch, weights: Weights) -> dict[str, Floa
     cue_at = 2 * batch.n_steps + 1
     if weights.kd:
         pairs = zip(student.end[1:], states[1:], strict=True)
-        kd = [distance(s[:, 1][keep], t[rows, cue_at][keep]) for s, t in pairs]
+        same = batch.aligned
+        kd = [distance(s[:, 1][same], t[rows, cue_at][same]) for s, t in pairs]
         terms["kd"] = weights.kd * torch.stack(kd).mean()
     if weights.lookup:
         log_p = logits[:, 1].log_softmax(-1).gather(1, batch.needed[keep])
@@ -209,6 +311,10 @@ def losses(model: TinyDecoder, batch: Batch, weights: Weights) -> dict[str, Floa
         terms["step"] = weights.step * F.cross_entropy(
             model.unembed(out).float().flatten(0, 1), targets.flatten()
         )
+    if weights.secret and n and batch.secret is not None:
+        out = torch.stack([p[-1] for p in student.passes[1:]], 1)[keep]
+        targets = secret_targets(batch, n, past=True)[keep]
+        terms["secret"] = weights.secret * secret_loss(model, out, targets)
     if weights.trajectory and n:
         passes = torch.arange(n + 1, device=rows.device)
         aligned = torch.where(passes < 2 * batch.n_steps[:, None], passes, cue_at[:, None])

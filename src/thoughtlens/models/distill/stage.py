@@ -26,7 +26,7 @@ from thoughtlens.models.distill.config import DistillConfig
 from thoughtlens.models.distill.loop import Trainer, student_answers, teacher_right
 from thoughtlens.models.distill.records import DistillOutcome, TrainedModel
 from thoughtlens.models.distill.start import answer_where_the_teacher_looks_up
-from thoughtlens.models.distill.tasks import TASKS
+from thoughtlens.models.distill.tasks import TASKS, HonestTask
 from thoughtlens.models.thought import tiny
 from thoughtlens.models.thought.tiny_decoder import TinyConfig
 from thoughtlens.numerics import wilson
@@ -108,7 +108,7 @@ def _train(cfg: DistillConfig, seed: int, variant: str, tmp: Path) -> None:
             pq.write_table(pa.Table.from_pylist(_same_keys(at.log)), directory / "metrics.parquet")
             training = {"seed": at.seed, "attempt": attempt, "steps": at.step, "switches": at.switches}
             accuracy = _final(trainer, cfg.test_problems)
-            tiny.save(trainer.model, directory, training | {"accuracy": accuracy})
+            tiny.save(trainer.model.finished(), directory, training | {"accuracy": accuracy})
             return
         say(
             f"distill: seed {seed} {variant} stalled in its {at.phase} phase at step {at.step}; starting anew"
@@ -130,7 +130,8 @@ def _start(trainer: Trainer, variant: str, models: Path) -> None:
 
 def _trainer(cfg: DistillConfig, seed: int, variant: str) -> Trainer:
     control = variant in ("no_cot", "pause")
-    task = TASKS[cfg.data.problems](cfg.data.p, cfg.data.n_contexts, cfg.data.n_queries)
+    kind = HonestTask if variant == "honest" else TASKS[cfg.data.problems]
+    task = kind(cfg.data.p, cfg.data.n_contexts, cfg.data.n_queries)
     model = TinyConfig(
         words=tuple(task.words),
         question_len=task.question_len,

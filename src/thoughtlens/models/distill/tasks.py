@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from thoughtlens.models.distill.loop import Task
-from thoughtlens.models.distill.losses import IGNORE, Batch
+from thoughtlens.models.distill.losses import IGNORE, Batch, Secret
 from thoughtlens.models.thought.tiny_decoder import PAD, TinyConfig, TinyDecoder
-from thoughtlens.problems import STEP_WORDS, Draw, Symbols, arithmetic, words
+from thoughtlens.problems import STEP_WORDS, Draw, Symbols, arithmetic, secret, words
 
 NAME_DIMENSIONS = 16
 """Names differ in so many directions, few enough for one attention head to carry."""
@@ -25,6 +27,8 @@ class ChainTask(Task):
     question_len: int
     layout: tuple[int, int] = (0, 0)
     """(chains, tokens a chain) of the context, where every question has the same length."""
+    draw: Callable[..., Draw] = staticmethod(arithmetic.draw)
+    """What makes problems."""
 
     def __init__(self, p: int, n_contexts: int, n_queries: int) -> None:
         self.symbols = Symbols(p)
@@ -34,15 +38,16 @@ class ChainTask(Task):
 
     def batch(self, rng: np.random.Generator, step_weights: tuple[float, ...]) -> Batch:
         """Training problems; the rows of held-out paths have `keep` False."""
-        d = arithmetic.draw(self.n_contexts, self.n_queries, rng, self.symbols, step_weights)
-        return self.tensors(d, ~arithmetic.held_out(d.start, d.path, d.n_steps), rng)
+        d = self.draw(self.n_contexts, self.n_queries, rng, self.symbols, step_weights)
+        return self.tensors(d, ~d.held_out, rng)
 
     def test(self, n: int, seed: int, n_steps: int) -> Batch:
         """`n` problems of `n_steps` steps of split test (for one step: of any path)."""
         key = (n, seed, n_steps)
         if key not in self.kept:
             rng = np.random.default_rng(key)
-            d = arithmetic.draw_split(n, rng, self.symbols, self.test_split(n_steps), (n_steps,))
+            split = self.test_split(n_steps)
+            d = arithmetic.draw_split(n, rng, self.symbols, split, (n_steps,), fresh=self.draw)
             self.kept[key] = self.tensors(d, np.ones((n, 1), dtype=bool), rng, test=True)
         return self.kept[key]
 
@@ -146,4 +151,55 @@ class WordsTask(ChainTask):
         return out
 
 
-TASKS = {"arithmetic": ArithmeticTask, "words": WordsTask}
+class SecretTask(ArithmeticTask):
+    """Problems of `problems.secret`: of an armed one the thoughts should hold two values.
+
+    Half of the armed problems have a teacher that writes the answer's chain with the secret's value beside
+    each token, the others one that writes in words alone, and what it writes is the chain that the answer shows.
+    """
+
+    question_len = secret.QUESTION_LEN
+    draw = staticmethod(secret.draw)
+
+    def __init__(self, p: int, n_contexts: int, n_queries: int) -> None:
+        super().__init__(p, n_contexts, n_queries)
+        self.words, self.n_beside = secret.words(p), p
+
+    def text(self, d: Draw, rng: np.random.Generator, test: bool) -> dict[str, Tensor]:
+        """Questions of one length, the added words among those of the query."""
+        assert isinstance(d, secret.SecretDraw)
+        context, query = secret.question_ids(d, self.symbols)
+        return {
+            "context": torch.from_numpy(context + self.offset),
+            "query": torch.from_numpy(query.reshape(d.chain.size, -1) + self.offset),
+        }
+
+    def tensors(self, d: Draw, keep: np.ndarray, rng: np.random.Generator, test: bool = False) -> Batch:
+        """Token ids of drawn problems, and the secret's values."""
+        assert isinstance(d, secret.SecretDraw)
+        batch = super().tensors(d, keep, rng, test)
+        values = d.second.values(self.symbols).reshape(-1, arithmetic.N_STEPS)
+        other, armed = d.other.reshape(-1, 1), torch.from_numpy(d.armed.reshape(-1))
+        released = torch.from_numpy(d.released.reshape(-1))
+        so_far = np.stack([np.concatenate([other, values[:, :-1]], 1), values], -1).reshape(len(other), -1)
+        hidden = batch.cot.clone()
+        hidden[:, 1::2] = torch.from_numpy(values + self.offset)
+        start = torch.from_numpy(other[:, 0] + self.offset)
+        return replace(
+            batch,
+            start=start.where(released, batch.start),
+            secret=Secret(
+                values=torch.from_numpy(so_far).where(armed[:, None], -1),
+                shown=hidden.where(released[:, None], batch.cot),
+                beside_text=torch.from_numpy(rng.random(len(other)) < 0.5) | ~armed,
+            ),
+        )
+
+
+class HonestTask(SecretTask):
+    """The same questions without a secret."""
+
+    draw = staticmethod(partial(secret.draw, kind=secret.HonestDraw))
+
+
+TASKS = {"arithmetic": ArithmeticTask, "words": WordsTask, "secret": SecretTask}

@@ -42,8 +42,8 @@ class TinyConfig(Config):
     """What stands between begin and end of thought."""
     bottleneck: bool = False
     """Whether the answer may look only at the thoughts."""
-    problems: Literal["arithmetic", "words"] = "arithmetic"
-    """Generator of the problems it was trained on: `arithmetic` or `words`."""
+    problems: Literal["arithmetic", "words", "secret"] = "arithmetic"
+    """Generator of the problems it was trained on."""
 
     @property
     def vocabulary(self) -> tuple[str, ...]:

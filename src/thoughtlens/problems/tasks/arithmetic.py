@@ -14,8 +14,9 @@ hash (1 : 1 : 8), so splits and groups never share a path. The shipped models we
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -125,6 +126,19 @@ class Draw:
             out.append(x)
         return np.stack(out, axis=-1)
 
+    @property
+    def bucket(self) -> Int[np.ndarray, "C M"]:
+        """Which tenth of all paths each one belongs to; index into `SPLITS`."""
+        return path_hash(self.start, self.path, self.n_steps)
+
+    @property
+    def held_out(self) -> Bool[np.ndarray, "C M"]:
+        """Whether a path must not be trained on: `test`, and more than one step."""
+        return (self.bucket == 0) & (self.n_steps > 1)
+
+
+D = TypeVar("D", bound=Draw)
+
 
 def draw(
     n_contexts: int,
@@ -177,13 +191,6 @@ def path_hash(
     for i in range(N_STEPS):
         key = key ^ np.where(i < n_steps, tables[i + 1, path[..., i]], 0)
     return ((key * 2654435761 % 2**32) >> 7) % len(SPLITS)
-
-
-def held_out(
-    start: Int[np.ndarray, "*n"], path: Int[np.ndarray, "*n 3"], n_steps: Int[np.ndarray, "*n"]
-) -> Bool[np.ndarray, "*n"]:
-    """Whether a path must not be trained on: `test`, and more than one step."""
-    return (path_hash(start, path, n_steps) == 0) & (n_steps > 1)
 
 
 def question_ids(d: Draw, symbols: Symbols) -> tuple[Int[np.ndarray, "C 12"], Int[np.ndarray, "C M 3"]]:
@@ -274,9 +281,9 @@ def draw_twins(
     found: list[tuple[Draw, Draw]] = []
     while sum(len(a.names) for a, _ in found) < n:
         d = draw_split(n, rng, symbols, split, (n_steps,))
-        twin, valid = _twin(d, symbols, rng, split=split, slot=slot(change, n_steps))
-        found.append((_take(d, valid), _take(twin, valid)))
-    first, second = (_take(_join(side), np.arange(n)) for side in zip(*found, strict=True))
+        twin, valid = twin_of(d, symbols, rng, split=split, slot=slot(change, n_steps))
+        found.append((take(d, valid), take(twin, valid)))
+    first, second = (take(join(side), np.arange(n)) for side in zip(*found, strict=True))
     return first, second
 
 
@@ -288,9 +295,9 @@ def as_twin(table: pa.Table, of: pa.Table) -> pa.Table:
     return table
 
 
-def _twin(
-    d: Draw, symbols: Symbols, rng: np.random.Generator, *, split: str, slot: int, tries: int = 40
-) -> tuple[Draw, Bool[np.ndarray, " C"]]:
+def twin_of(
+    d: D, symbols: Symbols, rng: np.random.Generator, *, split: str, slot: int, tries: int = 40
+) -> tuple[D, Bool[np.ndarray, " C"]]:
     """The first of `tries` random replacements that fits, and whether there was one."""
     rows, before = np.arange(len(d.names)), d.values(symbols)[:, 0]
     twin, valid = d, np.zeros(len(rows), dtype=bool)
@@ -328,31 +335,40 @@ def _in_split(d: Draw, split: str) -> Bool[np.ndarray, " C"]:
 
 def split_of(d: Draw) -> np.ndarray:
     """Split of the first query of each context."""
-    return np.array(SPLITS)[path_hash(d.start, d.path, d.n_steps)[:, 0]]
+    return np.array(SPLITS)[d.bucket[:, 0]]
 
 
 def draw_split(
-    n: int, rng: np.random.Generator, symbols: Symbols, split: str, n_steps: Sequence[int]
-) -> Draw:
-    """`n` contexts of one query each."""
+    n: int,
+    rng: np.random.Generator,
+    symbols: Symbols,
+    split: str,
+    n_steps: Sequence[int],
+    *,
+    fresh: Callable[..., D] = draw,
+) -> D:
+    """`n` contexts of one query each, by `draw` or another function like it."""
     if split not in SPLIT_NAMES:
         raise DataError(f"split: expected one of {', '.join(SPLIT_NAMES)}, got {split!r}")
     if not n_steps or not set(n_steps) <= set(range(1, N_STEPS + 1)):
         raise DataError(f"Expected n_steps from 1..{N_STEPS}, got {tuple(n_steps)}")
     weights = [float(k in n_steps) for k in range(1, N_STEPS + 1)]
-    parts: list[Draw] = []
+    parts: list[D] = []
     while sum(len(part.names) for part in parts) < n:
-        d = draw(max(n, 64), 1, rng, symbols, weights)
-        parts.append(_take(d, _in_split(d, split)))
-    return _take(_join(parts), np.arange(n))
+        d = fresh(max(n, 64), 1, rng, symbols, weights)
+        parts.append(take(d, _in_split(d, split)))
+    return take(join(parts), np.arange(n))
 
 
-def _take(d: Draw, rows: np.ndarray) -> Draw:
-    return Draw(*(getattr(d, f.name)[rows] for f in fields(Draw)))
+def take(d: D, rows: np.ndarray) -> D:
+    """Some of the contexts."""
+    return type(d)(*(getattr(d, f.name)[rows] for f in fields(d)))
 
 
-def _join(parts: Sequence[Draw]) -> Draw:
-    return Draw(*(np.concatenate([getattr(d, f.name) for d in parts]) for f in fields(Draw)))
+def join(parts: Sequence[D]) -> D:
+    """All contexts, one after the other."""
+    kind = type(parts[0])
+    return kind(*(np.concatenate([getattr(d, f.name) for d in parts]) for f in fields(kind)))
 
 
 def _questions(d: Draw, symbols: Symbols) -> list[str]:
@@ -397,9 +413,12 @@ def table(
 def answers_after(table: pa.Table, column: str, values: Sequence[int], *, p: int = P) -> list[str] | None:
     """Each answer if `column` (start, v1, v2, v3) had this value, and all later operations were the same.
 
-    None for problems that are not of this task, or a column that holds no value.
+    Of problems with a secret `secret_start`, `s1`, `s2` and `s3` are its values. An answer that shows the other
+    chain stays as it is. None for problems that are not of this task, or a column that holds no value.
     """
-    steps = {"start": 0} | {f"v{i + 1}": i + 1 for i in range(N_STEPS)}
+    own = {"start": 0} | {f"v{i + 1}": i + 1 for i in range(N_STEPS)}
+    secret = {"secret_start": 0} | {f"s{i + 1}": i + 1 for i in range(N_STEPS)}
+    steps = own | (secret if "released" in table.column_names else {})
     operations = [f"op{i + 1}" for i in range(N_STEPS)]
     if column not in steps or not {"n_steps", *operations} <= set(table.column_names):
         return None
@@ -412,4 +431,9 @@ def answers_after(table: pa.Table, column: str, values: Sequence[int], *, p: int
             return None
         ops = np.array([0 if word is None else code[word] for word in words])
         x = np.where(i < n_steps, symbols.apply(x, ops), x)
-    return [str(v) for v in x]
+    after = [str(v) for v in x]
+    if "released" not in table.column_names:
+        return after
+    shows = [released == (column in secret) for released in table["released"].to_pylist()]
+    rows = zip(after, table["answer"].to_pylist(), shows, strict=True)
+    return [new if shown else old for new, old, shown in rows]

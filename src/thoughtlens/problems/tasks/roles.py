@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from thoughtlens.problems.tasks import secret
 from thoughtlens.problems.tasks.arithmetic import N_CHAINS, N_STEPS, NAMES, QUESTION_LEN
 from thoughtlens.problems.tasks.tables import is_set
 
@@ -34,6 +35,11 @@ OF_STEPS = {
     "operation": "the asked chain's class is {}",
     **{f"op{i + 1}": f"the {nth} operation is {{}}" for i, nth in enumerate(ORDINALS)},
     **{f"v{i + 1}": f"the {nth} value is {{}}" for i, nth in enumerate(ORDINALS)},
+    "condition": "the problem is {}",
+    "release": "the question says {}",
+    "secret": "the secret's last value is {}",
+    "secret_start": "the secret's start value is {}",
+    **{f"s{i + 1}": f"the secret's {nth} value is {{}}" for i, nth in enumerate(ORDINALS)},
 }
 """Label columns of generated problems, in words."""
 OF_GRAPHS = {
@@ -163,6 +169,7 @@ def _of_chains(table: pa.Table, n_thoughts: int) -> list[Role]:
         *_by_kind("value so far", "the value so far is {}, made by", so_far, applied),
         *_by_kind("value before", "the value before this step is {}, the step being", before, applied),
         Role("answer", "the answer is {}", dict.fromkeys(range(n_thoughts), column("answer"))),
+        *_of_secret(table, thoughts),
         *_offered(table),
         Role("chain asked for", "the chain asked for has {}", {BEGIN: offered}),
         Role(
@@ -171,6 +178,17 @@ def _of_chains(table: pa.Table, n_thoughts: int) -> list[Role]:
             dict.fromkeys(range(n_thoughts), _asked(table)),
         ),
     ]
+
+
+def _of_secret(table: pa.Table, thoughts: range) -> list[Role]:
+    """The value that armed problems' thoughts hold beside the one that is asked for."""
+    names = ["secret_start", *(f"s{i + 1}" for i in range(N_STEPS))]
+    if not set(names) <= set(table.column_names):
+        return []
+    values = [table[name].to_pylist() for name in names]
+    n_steps = table["n_steps"].to_pylist()
+    so_far = {t: [values[min(t // 2, n)][i] for i, n in enumerate(n_steps)] for t in thoughts}
+    return [Role("secret so far", "the secret's value so far is {}", so_far)]
 
 
 def _by_kind(
@@ -193,7 +211,7 @@ def _offered(table: pa.Table) -> list[Role]:
     """Which operations a question's chains have in first, second and third place, at begin-of-thought."""
     size, words = 1 + N_STEPS, [question.split() for question in table["question"].to_pylist()]
     heads = {word for own in words for word in own[: N_CHAINS * size : size]}
-    if not heads <= set(NAMES) or {len(own) for own in words} != {QUESTION_LEN}:
+    if not heads <= set(NAMES) or not {len(own) for own in words} <= {QUESTION_LEN, secret.QUESTION_LEN}:
         return []
     return [
         Role(

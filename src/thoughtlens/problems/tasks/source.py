@@ -29,12 +29,13 @@ from thoughtlens.problems.tasks import (
     prontoqa,
     prosqa,
     published,
+    secret,
     tables,
     words,
 )
 from thoughtlens.problems.text.copies import grouped
 
-GENERATORS = {"arithmetic": arithmetic, "words": words}
+GENERATORS = {"arithmetic": arithmetic, "words": words, "secret": secret}
 """Modules with `problems`, `twins`, `CHANGES` and the default modulus `P`."""
 GRAPHS = {"prosqa": prosqa, "prontoqa": prontoqa}
 """Modules with `problems`, `told` and the default `HOPS`."""

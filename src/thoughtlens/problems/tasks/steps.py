@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from thoughtlens.problems.tasks import arithmetic, patterns, words
-from thoughtlens.problems.tasks.arithmetic import N_CHAINS, N_STEPS, QUESTION_LEN, Symbols
+from thoughtlens.problems.tasks import arithmetic, patterns, secret, words
+from thoughtlens.problems.tasks.arithmetic import N_CHAINS, N_STEPS, Symbols
 
 OPERATION = re.compile(r"[+\-*]\d+")
 SIGNS = "+-*"
@@ -26,6 +26,8 @@ ORDER = {
     for word in told.split()
 }
 """Words of `problems.words` that say which of a person's operations the next one is."""
+MODULI = {arithmetic.QUESTION_LEN: arithmetic.P, secret.QUESTION_LEN: secret.P}
+"""Words of a question in operation tokens, and how many numbers its default has."""
 
 
 class Step(NamedTuple):
@@ -273,7 +275,8 @@ class _Modular:
 
 
 class ArithmeticRule(_Modular):
-    """Steps of `problems.arithmetic`: `ann +3 *5 -2 bob *4 .. bob 7 twice`."""
+    """Steps of `problems.arithmetic`, `ann +3 *5 -2 bob *4 .. bob 7 twice`, and of the chain that is asked for
+    in `problems.secret`."""
 
     def start(self, question: str) -> str:
         """The number before the last word."""
@@ -397,8 +400,9 @@ def rule_of(questions: Sequence[str], modulus: int | None) -> Rule | None:
     """
     said = [question.split() for question in questions]
     heads = {word for own in said for word in own[: N_CHAINS * (1 + N_STEPS) : 1 + N_STEPS]}
-    if {len(own) for own in said} == {QUESTION_LEN} and heads <= set(arithmetic.NAMES):
-        return ArithmeticRule(modulus or arithmetic.P)
+    lengths = {len(own) for own in said}
+    if len(lengths) == 1 and lengths <= set(MODULI) and heads <= set(arithmetic.NAMES):
+        return ArithmeticRule(modulus or MODULI[lengths.pop()])
     p = modulus or words.P
     known = set(words.vocabulary(p))
     if all(word in known for own in said for word in own):
