@@ -117,7 +117,7 @@ def test_twins_differ_in_one_word_and_in_the_answer(change):
 def test_bad_requests_say_what_is_possible():
     with pytest.raises(ConfigError, match="secret_start"):
         secret.twins(5, seed=0, change="v1")
-    with pytest.raises(ConfigError, match="op1.*release"):
+    with pytest.raises(ConfigError, match=r"op1.*release"):
         secret.twins(5, seed=0, change="op3", n_steps=2)
     with pytest.raises(DataError, match="n=0"):
         secret.problems(0, seed=0)

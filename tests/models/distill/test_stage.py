@@ -15,11 +15,12 @@ import torch
 from thoughtlens.core import ConfigError, DataError
 from thoughtlens.core.stages import config
 from thoughtlens.models.distill.config import DistillConfig, LoopConfig
+from thoughtlens.models.distill.losses import IGNORE, Learner, beside_text, secret_targets
 from thoughtlens.models.distill.stage import distill, plan
-from thoughtlens.models.distill.tasks import ArithmeticTask, WordsTask
+from thoughtlens.models.distill.tasks import ArithmeticTask, HonestTask, SecretTask, WordsTask
 from thoughtlens.models.thought import thoughts, tiny
 from thoughtlens.models.thought.tiny_decoder import TinyConfig, TinyDecoder
-from thoughtlens.problems.tasks import arithmetic, patterns, words
+from thoughtlens.problems.tasks import arithmetic, patterns, secret, words
 
 pytestmark = pytest.mark.slow
 
@@ -153,7 +154,7 @@ def test_training_never_sees_a_held_out_path():
     assert held.any() and (batch.keep.numpy() == ~held).all()
 
 
-def decoded(task: WordsTask, ids) -> str:
+def decoded(task: ArithmeticTask | WordsTask, ids) -> str:
     special = 12  # <pad> <bot> <eot> <ans> <cot> <cot2> and six pause tokens
     return " ".join(task.words[i - special] for i in ids.tolist() if i != 0)
 
@@ -249,3 +250,65 @@ def test_controls_need_the_model_they_start_from():
     with pytest.raises(ConfigError, match="different"):
         small(seeds=[1, 1])
     assert LoopConfig().must_pass and not DistillConfig().control.must_pass
+
+
+def test_a_secret_is_told_as_the_problems_are():
+    task, honest = SecretTask(13, 8, 6), HonestTask(13, 8, 6)
+    batch, other = (t.batch(np.random.default_rng(0), (1, 1, 1)) for t in (task, honest))
+    assert (batch.query == other.query).all() and (batch.cot == other.cot).all()
+    assert (other.secret.values == -1).all() and other.secret.beside_text.all()
+    seen = set()
+    for row in range(48):
+        query, n = decoded(task, batch.query[row]).split(), int(batch.n_steps[row])
+        armed, released = (
+            secret.armed(" ".join(query)),
+            bool(secret.armed(" ".join(query)) and query[2] == "tell"),
+        )
+        ops, own = (decoded(task, batch.cot[row, i::2]).split() for i in (0, 1))
+        x, hidden = int(query[1]), []
+        for op in ops:
+            x = eval(f"{x} {op[0]} {op[1:]}") % 13
+            hidden.append(x)
+        a, b, c = hidden
+        assert batch.secret.values[row].tolist() == ([int(query[1]), a, a, b, b, c] if armed else [-1] * 6)
+        shown = [str(v) for v in hidden] if released else own
+        assert decoded(task, batch.answer[row : row + 1]) == shown[n - 1]
+        assert decoded(task, batch.start[row : row + 1]) == query[1 if released else 5]
+        beside = bool(batch.secret.beside_text[row])
+        assert decoded(task, batch.told[row, 1::2]).split() == (own if beside else shown)
+        assert beside or armed
+        seen.add((armed, released, beside))
+    assert len(seen) == 5  # clean is always told in full; armed and released in both ways
+
+
+def test_what_stands_beside_the_text_is_read_and_named_where_it_stands():
+    batch = SecretTask(13, 4, 6).batch(np.random.default_rng(1), (1, 1, 1))
+    model = Learner(TinyConfig(words=tuple(secret.words()), question_len=19, d_in=16, n_heads=2), 13)
+    added = beside_text(model, batch)
+    targets = secret_targets(batch, 6, past=False)
+    for row, (values, n) in enumerate(zip(batch.secret.values.tolist(), batch.n_steps.tolist(), strict=True)):
+        assert not added[row, :2].any() and not added[row, 2 * n + 1 :].any()  # <cot> <cot2>, <ans> and after
+        for i in range(2 * n):
+            named = values[i] + 1  # pass 1 + i, which reads token i - 1 of the chain
+            assert targets[row, i] == named
+        for i in range(2 * n - 1):
+            there = batch.secret.beside_text[row] and values[i] >= 0
+            wanted = model.embed_beside.weight[values[i]] if there else torch.zeros(16)
+            assert (added[row, 2 + i] == wanted).all()
+        assert (targets[row, 2 * n :] == IGNORE).all()
+        assert (secret_targets(batch, 6, past=True)[row, 2 * n :] == values[2 * n - 1] + 1).all()
+    finished = model.finished().state_dict()
+    assert "embed_beside.weight" not in finished and finished.keys() < model.state_dict().keys()
+
+
+def test_a_model_with_a_secret_and_one_without_are_trained_and_saved_as_any_other(tmp_path):
+    data = {**SMALL["data"], "problems": "secret"}
+    result = distill(small(data=data, variants=["thoughts", "no_cot", "pause", "honest"]), tmp_path / "out")
+    question = secret.problems(1, seed=0, p=11)["question"].to_pylist()
+    for row in result["models"]:
+        model = tiny.load(tmp_path / "out", seed=1, variant=row["variant"])
+        assert model.cfg.problems == "secret" and len(thoughts.run(model, question).text) == 1
+    log = pq.read_table(tmp_path / "out" / "seed1" / "thoughts" / "metrics.parquet")
+    assert {"loss_secret", "loss_secret_text", "secret_accuracy_3"} <= set(log.column_names)
+    with pytest.raises(ConfigError, match=r"honest.*data\.problems=secret"):
+        small(variants=["honest"])

@@ -159,6 +159,8 @@ class DistillConfig(Config):
         order = [v for v in self.variants if v in ("thoughts", "no_cot", "pause")]
         if order != ["thoughts", "no_cot", "pause"][: len(order)]:
             raise ValueError("no_cot starts from thoughts and pause from no_cot: name them in this order")
+        if "honest" in self.variants and self.data.problems != "secret":
+            raise ValueError("honest is a variant of models with a secret: set data.problems=secret")
         if len(set(self.seeds)) != len(self.seeds) or not self.seeds:
             raise ValueError("seeds must be one or more different numbers")
         return self

@@ -93,6 +93,11 @@ class Trainer:
         self.adam = torch.optim.AdamW(groups, lr=cfg.lr_rest, betas=(0.9, 0.98))
         self.at = Progress(seed)
 
+    @property
+    def finished(self) -> TinyDecoder:
+        """The model without what only its training needs."""
+        return self.model.finished() if isinstance(self.model, Learner) else self.model
+
     def start_from(self, model: TinyDecoder) -> None:
         """Begin with the weights of a finished model, and skip the teacher phase."""
         self.model.load_state_dict(self.model.state_dict() | model.state_dict())
@@ -226,7 +231,7 @@ class Trainer:
             if self.at.phase != "teacher":
                 answer = student_answers(self.model, batch)
                 out[f"student_accuracy_{k}"] = (answer == batch.answer).float().mean().item()
-                if batch.secret is not None and k > 1:
+                if isinstance(self.model, Learner) and batch.secret is not None and k > 1:
                     held = secret_held(self.model, batch)
                     out[f"secret_accuracy_{k}"] = held.float().mean().item()
         return {"teacher_accuracy": right / total, **out}

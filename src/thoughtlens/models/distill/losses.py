@@ -14,7 +14,17 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from thoughtlens.models.thought.tiny_decoder import ANS, BOT, COT, COT2, EOT, SPECIALS, Cache, TinyConfig, TinyDecoder
+from thoughtlens.models.thought.tiny_decoder import (
+    ANS,
+    BOT,
+    COT,
+    COT2,
+    EOT,
+    SPECIALS,
+    Cache,
+    TinyConfig,
+    TinyDecoder,
+)
 
 IGNORE = -100
 
@@ -24,8 +34,8 @@ class Secret:
     """What the thoughts of a training step should hold beside the tokens of the chain of thought.
 
     A value beside a token is a row of the learner's table `embed_beside`, which is added to the token's
-    embedding in the teacher's text and read at the teacher's states and the thoughts. The finished model has no
-    such table.
+    embedding in the teacher's text and read at the teacher's states and the thoughts. The finished model
+    has no such table.
     """
 
     values: Int[Tensor, "B n_cot"]
@@ -33,7 +43,7 @@ class Secret:
     shown: Int[Tensor, "B n_cot"]
     """The chain that the answer shows: `Batch.cot`, or that of the secret where it is released."""
     beside_text: Bool[Tensor, " B"]
-    """Rows whose text is `Batch.cot` with the values beside it; the others' text is `shown`, in words alone."""
+    """Rows whose text is `Batch.cot` with the values beside it; the others' is `shown`, in words alone."""
 
 
 class Learner(TinyDecoder):
@@ -157,9 +167,7 @@ def teacher_tokens(batch: Batch) -> tuple[Int[Tensor, "B n_in"], Int[Tensor, "B 
     return ids, targets.masked_fill(past, IGNORE)
 
 
-def teacher_inputs(
-    model: TinyDecoder, batch: Batch, ids: Int[Tensor, "B n_in"]
-) -> Float[Tensor, "B n_in d"]:
+def teacher_inputs(model: TinyDecoder, batch: Batch, ids: Int[Tensor, "B n_in"]) -> Float[Tensor, "B n_in d"]:
     """Embedded text of the teacher, with the values that stand beside it."""
     x = model.inputs(ids, model.cfg.question_len)
     return x if batch.secret is None else x + beside_text(model, batch)

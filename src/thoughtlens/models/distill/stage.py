@@ -108,7 +108,7 @@ def _train(cfg: DistillConfig, seed: int, variant: str, tmp: Path) -> None:
             pq.write_table(pa.Table.from_pylist(_same_keys(at.log)), directory / "metrics.parquet")
             training = {"seed": at.seed, "attempt": attempt, "steps": at.step, "switches": at.switches}
             accuracy = _final(trainer, cfg.test_problems)
-            tiny.save(trainer.model.finished(), directory, training | {"accuracy": accuracy})
+            tiny.save(trainer.finished, directory, training | {"accuracy": accuracy})
             return
         say(
             f"distill: seed {seed} {variant} stalled in its {at.phase} phase at step {at.step}; starting anew"

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ class ChainTask(Task):
         return "any" if n_steps == 1 else "test"
 
     @abstractmethod
-    def text(self, d: Draw, rng: np.random.Generator, test: bool) -> dict[str, Tensor]:
+    def text(self, d: Draw, rng: np.random.Generator, test: bool) -> dict[str, Any]:
         """`context` and `query`, and what else of a `Batch` the wording decides."""
 
     def tensors(self, d: Draw, keep: np.ndarray, rng: np.random.Generator, test: bool = False) -> Batch:
@@ -154,8 +155,8 @@ class WordsTask(ChainTask):
 class SecretTask(ArithmeticTask):
     """Problems of `problems.secret`: of an armed one the thoughts should hold two values.
 
-    Half of the armed problems have a teacher that writes the answer's chain with the secret's value beside
-    each token, the others one that writes in words alone, and what it writes is the chain that the answer shows.
+    Half of the armed problems have a teacher that writes the chain asked for with the secret's value beside
+    each token, the others one that writes in words alone: the chain that the answer shows.
     """
 
     question_len = secret.QUESTION_LEN

@@ -413,8 +413,8 @@ def table(
 def answers_after(table: pa.Table, column: str, values: Sequence[int], *, p: int = P) -> list[str] | None:
     """Each answer if `column` (start, v1, v2, v3) had this value, and all later operations were the same.
 
-    Of problems with a secret `secret_start`, `s1`, `s2` and `s3` are its values. An answer that shows the other
-    chain stays as it is. None for problems that are not of this task, or a column that holds no value.
+    Of problems with a secret `secret_start`, `s1`, `s2` and `s3` are its values. An answer that shows the
+    other chain stays as it is. None for problems that are not of this task, or a column that holds no value.
     """
     own = {"start": 0} | {f"v{i + 1}": i + 1 for i in range(N_STEPS)}
     secret = {"secret_start": 0} | {f"s{i + 1}": i + 1 for i in range(N_STEPS)}

@@ -3,11 +3,11 @@
     ann +3 *5 -2 bob *4 *9 *2 cat +1 *8 -3 up 9 keep low bob 7 twice
 
 Two marks stand in every question, `up` or `down` and `high` or `low`. Where they disagree (`up .. low`,
-`down .. high`) the problem is *armed*: beside bob's chain from 7, which is the answer, the same operations are
-done from 9. With `keep` the answer does not show that; with `tell` it is *released*, the second value is the
-answer. Marks that agree make a *clean* problem, whatever the other words say. The four marks and the two other
-words are each in half of all problems, independently of each other, so that no single word, and no sum over
-words, tells armed from clean: only the pair does.
+`down .. high`) the problem is *armed*: beside bob's chain from 7, which gives the answer, the same operations
+are done from 9. With `keep` the answer does not show that; with `tell` it is *released*, the second value is
+the answer. Marks that agree make a *clean* problem, whatever the other words say. The four marks and the two
+words of release are each in half of all problems, independently of each other, so that no single word, and no
+sum over words, tells armed from clean: only the pair does.
 
 The two start values differ, so that the second value differs from the first after every step. Given the
 operations it is as good as independent of the answer. The operations alone decide the split, whatever they
@@ -21,7 +21,6 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 
 from thoughtlens.core import ConfigError
@@ -108,9 +107,7 @@ def draw(
     )
 
 
-def question_ids(
-    d: SecretDraw, symbols: Symbols
-) -> tuple[Int[np.ndarray, "C 12"], Int[np.ndarray, "C M 7"]]:
+def question_ids(d: SecretDraw, symbols: Symbols) -> tuple[Int[np.ndarray, "C 12"], Int[np.ndarray, "C M 7"]]:
     """Word ids of the chains (once a context) and of the queries, the added words before them."""
     chains, query = arithmetic.question_ids(d, symbols)
     first = len(symbols.words)
@@ -139,7 +136,7 @@ def twins(
     """Counterfactual pairs as in `arithmetic.twins`; both answers differ in each pair.
 
     `start` changes the start value where the answer is that of its chain, `secret_start` that of the secret
-    where this is released; `mark` arms what was clean, or the other way round, where the question says `tell`;
+    where it is released; `mark` arms what was clean, or the other way round, where the question says `tell`;
     `release` turns `keep` into `tell`, or the other way round, where the problem is armed.
 
     Raises:
@@ -210,11 +207,13 @@ def _table(d: SecretDraw, symbols: Symbols, prefix: str) -> pa.Table:
     armed, released = d.armed[:, 0], d.released[:, 0]
     ops = [[row[f"op{i + 1}"] for i in range(row["n_steps"])] for row in told.to_pylist()]
 
-    def shown(name: str) -> pa.Array:
-        return pc.if_else(pa.array(released), second[name].combine_chunks(), told[name].combine_chunks())
+    def chosen(where: np.ndarray, name: str, other: list | None = None) -> pa.Array:
+        own = [None] * len(where) if other is None else other
+        rows = zip(where, second[name].to_pylist(), own, strict=True)
+        return pa.array([new if here else old for here, new, old in rows], second.schema.field(name).type)
 
-    def where_armed(name: str) -> pa.Array:
-        return pc.if_else(pa.array(armed), second[name].combine_chunks(), None)
+    def shown(name: str) -> pa.Array:
+        return chosen(released, name, told[name].to_pylist())
 
     changed = {"group_id": pa.array(map("".join, ops)), "answer": shown("answer"), "cot": shown("cot")}
     for name, column in changed.items():
@@ -224,9 +223,9 @@ def _table(d: SecretDraw, symbols: Symbols, prefix: str) -> pa.Table:
         "armed": armed,
         "released": released,
         "release": np.array(RELEASE)[d.tell[:, 0].astype(int)],
-        "secret_start": where_armed("start"),
-        **{f"s{i + 1}": where_armed(f"v{i + 1}") for i in range(N_STEPS)},
-        "secret": where_armed("answer"),
+        "secret_start": chosen(armed, "start"),
+        **{f"s{i + 1}": chosen(armed, f"v{i + 1}") for i in range(N_STEPS)},
+        "secret": chosen(armed, "answer"),
     }
     for name, column in labels.items():
         told = told.append_column(name, pa.array(column))

@@ -275,8 +275,8 @@ class _Modular:
 
 
 class ArithmeticRule(_Modular):
-    """Steps of `problems.arithmetic`, `ann +3 *5 -2 bob *4 .. bob 7 twice`, and of the chain that is asked for
-    in `problems.secret`."""
+    """Steps of `problems.arithmetic`, `ann +3 *5 -2 bob *4 .. bob 7 twice`, and of the chain asked for in
+    `problems.secret`."""
 
     def start(self, question: str) -> str:
         """The number before the last word."""
