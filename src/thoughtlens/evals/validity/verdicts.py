@@ -171,13 +171,14 @@ def twins_move(counts: Counts, storing: dict[str, list[int]]) -> TwinsMove:
     cells = {key: rate(counts, key) or 0.0 for key in counts if key.startswith("twin_")}
     if not cells:
         return TwinsMove(holds=None, rule="needs counterfactual twins")
-    if not any(key.split("_")[1] in storing for key in cells):
+    places = {key: key.removeprefix("twin_").rsplit("_z", 1) for key in cells}
+    if not any(change in storing for change, _ in places.values()):
         return TwinsMove(holds=None, rule="needs to know which thoughts store what changes", others=cells)
     inside: dict[str, float] = {}
     outside: dict[str, float] = {}
     for key, value in cells.items():
-        _, change, thought = key.split("_")
-        side = inside if int(thought.removeprefix("z")) in storing.get(change, []) else outside
+        change, thought = places[key]
+        side = inside if int(thought) in storing.get(change, []) else outside
         side[key] = value
     start = {k: v for k, v in outside.items() if k.startswith("twin_start")}
     holds = min(inside.values()) >= 0.95 and max(start.values()) <= 0.5 * min(inside.values())

@@ -83,7 +83,8 @@ class LoopConfig(Config):
     teacher_accuracy: float = Field(default=0.99, ge=0, allow_inf_nan=False)
     """The teacher phase ends when the whole chain of thought is right this often."""
     student_accuracy: float = Field(default=0.95, ge=0, allow_inf_nan=False)
-    """The guided phase ends at this accuracy on two- and three-step problems."""
+    """The guided phase ends at this accuracy on two- and three-step problems; a model that has lost it at the
+    end counts as stalled."""
     one_step_accuracy: float = Field(default=0.98, ge=0, allow_inf_nan=False)
     """The one-step phase ends at this accuracy."""
     project_steps: int = Field(default=600, ge=0)
@@ -96,7 +97,7 @@ class LoopConfig(Config):
     max_guided_steps: int = Field(default=1000, gt=0)
     """Longest guided phase."""
     must_pass: bool = True
-    """Whether a guided phase that never reaches its accuracy counts as stalled (controls: no)."""
+    """Whether a model that never reaches its accuracy, or loses it, counts as stalled (controls: no)."""
     anneal_steps: int = Field(default=200, ge=0)
     """Steps in which the target per thought fades to nothing; 0 keeps it to the end."""
     pure_steps: int = Field(default=400, gt=0)

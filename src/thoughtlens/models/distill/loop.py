@@ -191,16 +191,20 @@ class Trainer:
             if row["student_accuracy_1"] >= cfg.one_step_accuracy or steps >= cfg.max_one_step_steps:
                 self.enter("guided")
         elif at.phase == "guided":
-            passed = min(row["student_accuracy_2"], row["student_accuracy_3"]) >= cfg.student_accuracy
-            if passed or (steps >= cfg.max_guided_steps and not cfg.must_pass):
+            if self.passed(row) or (steps >= cfg.max_guided_steps and not cfg.must_pass):
                 self.enter("anneal" if cfg.anneal_steps else "pure")
             else:
                 at.stalled = steps >= cfg.max_guided_steps
         elif at.phase == "anneal":
             if steps >= cfg.anneal_steps:
                 self.enter("pure")
-        else:
-            at.done = steps >= cfg.pure_steps
+        elif steps >= cfg.pure_steps:
+            at.done = self.passed(row) or not cfg.must_pass
+            at.stalled = not at.done
+
+    def passed(self, row: dict) -> bool:
+        """Whether problems of two and three steps are answered as well as asked."""
+        return min(row["student_accuracy_2"], row["student_accuracy_3"]) >= self.cfg.student_accuracy
 
     def begin_student(self) -> None:
         """From the finished teacher to the student's first phase."""
@@ -231,7 +235,7 @@ class Trainer:
             if self.at.phase != "teacher":
                 answer = student_answers(self.model, batch)
                 out[f"student_accuracy_{k}"] = (answer == batch.answer).float().mean().item()
-                if isinstance(self.model, Learner) and batch.secret is not None and k > 1:
+                if isinstance(self.model, Learner) and batch.has_secret and k > 1:
                     held = secret_held(self.model, batch)
                     out[f"secret_accuracy_{k}"] = held.float().mean().item()
         return {"teacher_accuracy": right / total, **out}
@@ -284,10 +288,10 @@ def teacher_right(model: TinyDecoder, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def secret_held(model: Learner, batch: Batch) -> Tensor:
-    """Problems with a secret: whether every thought names its value; without feedback none does."""
+    """Problems with a secret: whether every thought names its value; without thoughts none does."""
     assert batch.secret is not None
     passes = think(model, read_question(model, batch)).passes[1:]
-    armed = (batch.secret.values >= 0).any(1)
+    armed = batch.secret.armed
     if not passes:
         return torch.zeros(int(armed.sum()))
     return _named(model, batch, torch.stack([p[-1] for p in passes], 1), past=True)[armed]

@@ -45,6 +45,11 @@ class Secret:
     beside_text: Bool[Tensor, " B"]
     """Rows whose text is `Batch.cot` with the values beside it; the others' is `shown`, in words alone."""
 
+    @property
+    def armed(self) -> Bool[Tensor, " B"]:
+        """Problems that have a value beside their tokens."""
+        return (self.values >= 0).any(1)
+
 
 class Learner(TinyDecoder):
     """A decoder in training: it may have a table of `n_beside` values that stand beside tokens."""
@@ -103,6 +108,11 @@ class Batch:
         if self.secret is None:
             return self.cot
         return torch.where(self.secret.beside_text[:, None], self.cot, self.secret.shown)
+
+    @property
+    def has_secret(self) -> bool:
+        """Whether any problem has a value beside its tokens."""
+        return self.secret is not None and bool(self.secret.armed.any())
 
     @property
     def aligned(self) -> Bool[Tensor, " B"]:

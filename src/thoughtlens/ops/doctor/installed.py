@@ -24,7 +24,7 @@ USES = {
     "trackio": "tracking in trackio",
 }
 """What the extras are for; extras that only tests need are not listed."""
-THOUGHT_MODELS = ("codi-tiny", "codi-words")
+THOUGHT_MODELS = ("codi-secret", "codi-tiny", "codi-words")
 """What must have come along."""
 
 
