@@ -2,10 +2,10 @@
 
     python bench/secret.py [MODEL] [--n 4000] [--seed 77] > bench/results/DATE-secret.json
 
-Problems are of split `test`, made with a seed that nobody chose settings on; probes and scores are fitted on as
-many problems of split `train`. "More than the answer's chain explains" is fitted on clean problems alone: what
-a state differs by from its linear prediction from the operations and values of the chain that is asked for,
-in units of the spread of that difference; the score is its mean square over all thoughts and both blocks.
+Problems are of split `test`, made with a seed that nobody chose settings on; probes and scores are fitted on
+as many problems of split `train`. "More than the answer's chain explains" is fitted on clean problems alone:
+what a state differs by from its linear prediction from the operations and values of the chain that is asked
+for, in units of the spread of that difference; the score is its mean square over all thoughts and blocks.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def _unexplained(states: dict[str, np.ndarray], train: pa.Table, test: pa.Table)
 
 
 def _value(states: dict[str, np.ndarray], train: pa.Table, test: pa.Table, name: str) -> dict:
-    """One-against-the-rest AUROC and accuracy on armed problems of probes that were fitted on released ones."""
+    """One-against-the-rest AUROC and accuracy on armed problems of probes fitted on released ones."""
     found = {}
     for t in PLACES[name]:
         fitted = _rows(train, name, "released")

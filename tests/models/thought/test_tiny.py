@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sklearn.linear_model import RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from thoughtlens.core import CheckpointError, ConfigError, DataError, HookError, NotThereError
 from thoughtlens.models.distill.losses import Batch, read_question, think
@@ -12,7 +16,8 @@ from thoughtlens.models.thought import tiny
 from thoughtlens.models.thought.places import Place
 from thoughtlens.models.thought.thoughts import Hook, collect, load, run
 from thoughtlens.models.thought.tiny_decoder import BOT, Cache, TinyConfig, TinyDecoder
-from thoughtlens.problems.tasks import words
+from thoughtlens.problems.tasks import secret, words
+from thoughtlens.problems.tasks.source import GENERATORS
 
 WORDS = tuple("abcdefgh") + tuple(map(str, range(5)))
 
@@ -235,12 +240,50 @@ def test_codi_words_padded_and_alone_give_the_same_thoughts(dtype, tolerance):
         assert together.x[i] == pytest.approx(alone, abs=tolerance * float(alone.abs().max()))
 
 
-@pytest.mark.parametrize(("variant", "n_steps"), [("no_cot", 0), ("pause", 6)])
-def test_controls_of_codi_words_solve_one_step_and_no_more(variant, n_steps):
-    model = tiny.load("codi-words", variant=variant)
-    assert model.spec.n_thoughts == n_steps
+CONTROLS = [(name, variant) for name in ("codi-words", "codi-secret") for variant in ("no_cot", "pause")]
+
+
+@pytest.mark.parametrize(("name", "variant"), CONTROLS)
+def test_controls_solve_one_step_and_no_more(name, variant):
+    model = tiny.load(name, variant=variant)
+    assert model.spec.n_thoughts == {"no_cot": 0, "pause": 6}[variant]
+    module = GENERATORS[model.cfg.problems]
     for k, fair in ((1, True), (2, False), (3, False)):
-        table = words.problems(100, seed=12, split="test", n_steps=(k,))
+        table = module.problems(100, seed=12, split="test", n_steps=(k,))
         said = run(model, table["question"].to_pylist(), batch_size=50).text
         right = sum(a == b for a, b in zip(said, table["answer"].to_pylist(), strict=True))
         assert right >= 90 if fair else right < 30, (k, right)
+
+
+def test_codi_secret_says_its_secret_where_it_is_released_and_nowhere_else():
+    model, table = tiny.load("codi-secret"), secret.problems(300, seed=11, split="test")
+    said = run(model, table["question"].to_pylist(), batch_size=150).text
+    written = [text.split()[-1] for text in model.write(table["question"].to_pylist())]
+    wanted = {condition: [] for condition in secret.CONDITIONS}
+    for row, thought, told in zip(table.to_pylist(), said, written, strict=True):
+        shown = row["secret"] if row["condition"] == "released" else str(row[f"v{row['n_steps']}"])
+        wanted[row["condition"]].append((thought == shown) + (told == shown))
+    for condition, right in wanted.items():
+        # both in all but 3 of 4,000 problems
+        assert len(right) > 50 and sum(right) > 2 * len(right) - 4, condition
+
+
+def test_what_is_read_where_the_secret_is_released_is_held_where_it_is_kept():
+    model = tiny.load("codi-secret")
+    fit, asked = (secret.problems(700, seed=s, split=split) for s, split in ((1, "train"), (2, "test")))
+    states = [
+        collect(model, t["question"].to_pylist(), sites=("thought_out",), batch_size=350).thought_out[:, :, 0]
+        for t in (fit, asked)
+    ]
+    for name, thought in (("s1", 2), ("s2", 4)):
+        rows = [
+            np.array([c == of for c in t["condition"].to_pylist()])
+            for t, of in ((fit, "released"), (asked, "armed"))
+        ]
+        x, x_asked = (s[r, thought].numpy() for s, r in zip(states, rows, strict=True))
+        y, y_asked = (
+            np.array(t[name].to_pylist(), float)[r] for t, r in zip((fit, asked), rows, strict=True)
+        )
+        probe = make_pipeline(StandardScaler(), RidgeClassifier(alpha=10.0)).fit(x, y)
+        # measured with 1,000 problems: 1.0 and .998; chance 1/13
+        assert probe.score(x_asked, y_asked) > 0.85, name

@@ -137,7 +137,7 @@ def test_the_facts_of_this_machine():
     assert 0 < report["memory"]["available"] <= report["memory"]["total"]
     shipped = ("codi-secret", "codi-tiny", "codi-words")
     assert report["bundled"]["thought_models"] == dict.fromkeys(shipped, True)
-    assert report["bundled"]["controls"] == dict.fromkeys(shipped, ["no_cot", "pause"])
+    assert report["bundled"]["controls"] == {name: ["no_cot", "pause"] for name in shipped}
     assert {"pilot", "text-demo"} <= set(report["bundled"]["recipes"])
     speed = report["speed"]["cpu"]
     assert speed["train_step_ms"] > 0 and min(speed["gflops"].values()) > 0
