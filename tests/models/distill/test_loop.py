@@ -309,7 +309,7 @@ def test_the_target_per_thought_fades_and_the_learning_rate_falls():
     assert trainer.lr_scale() == 0.5
     trainer.cfg = SHORT
     trainer.enter("pure")
-    assert trainer.loss_weights() == Weights(kd=1.0, step=0.0)
+    assert trainer.loss_weights() == Weights(kd=1.0, step=0.0, secret=1.0)  # nothing else asks for a secret
     trainer.at.step += 15  # three quarters: 2 * (1 - 0.75) + 0.01
     assert trainer.lr_scale() == pytest.approx(0.51)
 
@@ -318,3 +318,18 @@ def test_a_run_that_does_not_learn_counts_as_stalled(tmp_path, one_thread):
     cfg = SHORT.model_copy(update={"teacher_accuracy": 1.1, "max_teacher_steps": 20})
     at = Trainer(Echo(), CFG, cfg, seed=0).run(tmp_path, lambda row: None)
     assert at.stalled and not at.done and at.step == 20
+
+
+def test_a_model_that_has_lost_its_accuracy_at_the_end_counts_as_stalled():
+    trainer = Trainer(Echo(), CFG, SHORT, seed=0)
+    trainer.enter("pure")
+    trainer.at.step += SHORT.pure_steps
+    row = {"student_accuracy_2": 0.9, "student_accuracy_3": 0.4}  # asked for: 0.5
+    trainer.advance(row)
+    assert trainer.at.stalled and not trainer.at.done
+    for cfg, accuracy in ((SHORT.model_copy(update={"must_pass": False}), 0.4), (SHORT, 0.5)):
+        other = Trainer(Echo(), CFG, cfg, seed=0)
+        other.enter("pure")
+        other.at.step += SHORT.pure_steps
+        other.advance(row | {"student_accuracy_3": accuracy})
+        assert other.at.done and not other.at.stalled
