@@ -98,7 +98,7 @@ def test_two_writers_do_not_meet(tmp_path):
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
         cwd=root,
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])},
     ) as other:
         assert other.stdout.readline() == b"in\n"
         with pytest.raises(OccupiedError, match="Another process is writing"):

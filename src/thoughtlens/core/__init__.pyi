@@ -22,9 +22,13 @@ from .machine.console import warn as warn
 from .machine.devices import DTYPES as DTYPES
 from .machine.devices import choose_device as choose_device
 from .machine.devices import free_bytes as free_bytes
+from .machine.devices import n_cpus as n_cpus
+from .machine.devices import total_bytes as total_bytes
 from .machine.ranks import Ranks as Ranks
 from .machine.ranks import joined as joined
 from .machine.ranks import led as led
+from .records.files import fsync as fsync
+from .records.files import held as held
 from .records.files import read_json as read_json
 from .records.files import sha256 as sha256
 from .records.files import whole as whole

@@ -495,7 +495,8 @@ def _same_so_far(cfg: Recipe, begun: Recipe, out: Path) -> bool:
     stages = {out / stage.directory: stage.name for stage in OF_RUNS}
     inside = {place.parent for place in stages} - {out}
     found = [path for top in out.iterdir() for path in (top.iterdir() if top in inside else [top])]
-    places = {path.with_suffix("") if path.suffix == ".tmp" else path for path in found}
+    seen = [path for path in found if not path.name.startswith(".")]
+    places = {path.with_suffix("") if path.suffix == ".tmp" else path for path in seen}
     made = places - {out / "config", out / "config.toml", out / "result.json"}
     return made <= stages.keys() and all(
         identity(stage_config(cfg, stages[path], out)) == identity(stage_config(begun, stages[path], out))

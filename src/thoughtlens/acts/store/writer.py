@@ -41,6 +41,7 @@ from thoughtlens.core import (
     StoreError,
     column,
     digest,
+    fsync,
     read_json,
     write_json,
 )
@@ -302,7 +303,7 @@ class StoreWriter:
         table = tables.row_table(self._columns, first)
         tables.write(self._rows_path(index), iter([table]), table.schema)
         os.replace(path, self.root / shard.file)
-        _sync_directory(self.root / "shards")
+        fsync(self.root / "shards")
         n_rows = first + rows
         self.meta = self.meta.model_copy(update={"shards": [*self.meta.shards, shard], "n_rows": n_rows})
         self._columns = []
@@ -361,11 +362,3 @@ class StoreWriter:
                     f"missing, the first is {missing[0].as_py()!r}"
                 )
             yield part
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 
 import torch
 
@@ -41,7 +42,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def free_bytes(device: torch.device) -> float:
-    """Memory that is free on a device; on a host that does not say, all there is."""
+    """Memory that is free on a device; on a host that does not say, all there is, or no limit."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     try:
@@ -49,4 +50,16 @@ def free_bytes(device: torch.device) -> float:
             table = dict(line.split(":", 1) for line in file)
         return 1024.0 * int(table["MemAvailable"].split()[0])
     except (OSError, KeyError):
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        return float(total_bytes() or sys.maxsize)
+
+
+def total_bytes() -> int | None:
+    """Main memory; None where the system does not say."""
+    if not hasattr(os, "sysconf"):
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def n_cpus() -> int:
+    """Processors this process may use, where the system says it; else all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,11 +6,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from thoughtlens.core.errors import NotThereError, StoreError
+from thoughtlens.core.errors import NotThereError, OccupiedError, StoreError
 
 
 def read_json(file: Path, *, max_bytes: int | None = None) -> dict[str, Any]:
@@ -41,8 +41,7 @@ def whole(file: Path) -> Iterator[Path]:
     part = file.with_name(file.name + ".part")
     yield part
     part.chmod(0o666 & ~_UMASK)
-    with part.open("rb") as handle:
-        os.fsync(handle.fileno())
+    fsync(part)
     os.replace(part, file)
 
 
@@ -62,8 +61,46 @@ def sha256(file: Path) -> str:
 def fsync_tree(root: Path) -> None:
     """Force every file of a directory to disk, so that a rename never outruns its data."""
     for path in (*root.rglob("*"), root):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        fsync(path)
+
+
+def fsync(path: Path) -> None:
+    """Force a file, or a directory's names, to disk; Windows does so with files that are open to write."""
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def lock_of(path: Path) -> Path:
+    """The lock of whoever writes `path`: beside it, since Windows renames no folder with an open file."""
+    return path.with_name(f".{path.name}.lock")
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Nobody else holds `path` within the block; the lock of a process that was killed opens.
+
+    Raises:
+        OccupiedError: somebody else holds it.
+    """
+    # Here, since it takes as long to load as all else that a misspelt key is refused with.
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_of(path))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise OccupiedError(
+            f"Another process is writing {path}; wait for it, or choose another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # where an open file cannot be removed, the release does it
+            lock_of(path).unlink()
+        lock.release()

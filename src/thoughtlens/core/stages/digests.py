@@ -10,12 +10,13 @@ from typing import Any
 
 from thoughtlens.core.errors import MismatchError, NotThereError, StoreError
 from thoughtlens.core.records import manifest
-from thoughtlens.core.records.files import read_json, sha256
+from thoughtlens.core.records.files import lock_of, read_json, sha256
 from thoughtlens.core.records.manifest import known_sha256
 from thoughtlens.core.records.record import Record
 from thoughtlens.core.stages.parts import FOLDER as PARTS
 
 LOCK, BEGUN = ".lock", ".begun.json"
+"""Of a stage that is not finished; the lock, of an earlier version."""
 UNHASHED = {"config.toml", "result.json", LOCK, BEGUN, manifest.LIST}
 UNHASHED_FOLDERS = {"shards", "checkpoints", PARTS}
 
@@ -43,7 +44,10 @@ def digest_tree(root: Path, made: Path | None = None) -> str:
     Shards count through the digests in `meta.json`; checkpoints and logs of the way do not count.
     """
     total = hashlib.sha256()
-    own = () if made is None else (made, made.with_name(made.name + ".tmp"))
+    own: tuple[Path, ...] = ()
+    if made is not None:
+        tmp = made.with_name(made.name + ".tmp")
+        own = made, tmp, lock_of(tmp)
     for file in sorted(root.rglob("*")):
         name = file.relative_to(root)
         if any(file.is_relative_to(path) for path in own):

@@ -6,7 +6,6 @@ leaves `NAME.tmp`, and the same call continues there.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import shutil
@@ -14,7 +13,7 @@ import subprocess
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +30,7 @@ from thoughtlens.core.errors import (
     system_errors,
 )
 from thoughtlens.core.machine.console import say
-from thoughtlens.core.records.files import fsync_tree, read_json, whole, write_json
+from thoughtlens.core.records.files import fsync_tree, held, lock_of, read_json, whole, write_json
 from thoughtlens.core.records.manifest import require_sound, seal, unchecked
 from thoughtlens.core.records.record import Json, Outcome, Record
 from thoughtlens.core.records.result import CONTROL, Result
@@ -106,10 +105,11 @@ def run_stage(
         for path in inputs.values():
             require_as_written(Path(path))
     tmp = out.with_name(out.name + ".tmp")
-    with _spoken(out), _locked(tmp):
+    with _spoken(out), held(tmp):
         if out.exists():  # another process ended while this one waited for nothing
-            shutil.rmtree(tmp)
+            shutil.rmtree(tmp, ignore_errors=True)
             return _reuse(out, stage, cfg, digests)
+        tmp.mkdir(exist_ok=True)
         _begin(tmp, cfg, digests)
         if (tmp / "result.json").is_file():
             return _finished(tmp, out)
@@ -214,16 +214,13 @@ def _control_of(path: Path) -> str | None:
 
 
 def _finished(tmp: Path, out: Path) -> Result:
-    """Clean up, list the files and rename; all that a stage which was killed here has left to do.
-
-    The lock goes last: whoever starts meanwhile must not write into what is about to be renamed.
-    """
+    """Clean up, list the files and rename; all that a stage which was killed here has left to do."""
     shutil.rmtree(tmp / PARTS, ignore_errors=True)
-    (tmp / BEGUN).unlink(missing_ok=True)
+    for name in (BEGUN, LOCK):
+        (tmp / name).unlink(missing_ok=True)
     seal(tmp)
     fsync_tree(tmp)
     os.rename(tmp, out)
-    (out / LOCK).unlink()
     return read_result(out)
 
 
@@ -259,27 +256,10 @@ def _reuse(out: Path, stage: str, cfg: Config, digests: dict[str, str]) -> Resul
                 f"choose another --out, or delete it"
             )
     require_as_written(out, deep=False)
-    (out / LOCK).unlink(missing_ok=True)
+    with suppress(OSError):  # of a process that was killed after the last rename
+        lock_of(out.with_name(out.name + ".tmp")).unlink()
     say(f"{stage}: {out} is already done, nothing to do")
     return result
-
-
-@contextmanager
-def _locked(tmp: Path) -> Iterator[None]:
-    """Nobody else writes `tmp` within the block."""
-    tmp.mkdir(parents=True, exist_ok=True)
-    handle = (tmp / LOCK).open("w")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        handle.close()
-        raise OccupiedError(
-            f"Another process is writing {tmp}; wait for it, or choose another --out"
-        ) from None
-    try:
-        yield
-    finally:
-        handle.close()
 
 
 def _begin(tmp: Path, cfg: Config, digests: dict[str, str]) -> None:

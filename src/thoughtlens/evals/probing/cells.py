@@ -15,9 +15,10 @@ import scipy.linalg
 from jaxtyping import Float, Int, Shaped
 from threadpoolctl import threadpool_limits
 
+from thoughtlens.core import n_cpus
 from thoughtlens.evals.probing.features import one_hot, scale
 from thoughtlens.evals.probing.folds import Folds, permute_labels
-from thoughtlens.evals.probing.matrices import Matrix, dense, n_cpus, rows, shape
+from thoughtlens.evals.probing.matrices import Matrix, dense, rows, shape
 from thoughtlens.numerics import SHARED_TRAINING, max_statistic, permutation_p
 
 PENALTY = 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -101,11 +100,6 @@ def moments(
     mean_, mean_square = (np.asarray(x.mean(0)).ravel() for x in (m, square))
     largest: Any = abs(m).max(0)
     return mean_, np.sqrt(np.maximum(mean_square - mean_**2, 0.0)), dense(largest).ravel()
-
-
-def n_cpus() -> int:
-    """Processors this process may use, where the system says it."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _both_sparse(a: Matrix, b: Matrix) -> bool:

@@ -16,7 +16,7 @@ import scipy.special
 from jaxtyping import Float, Int, Shaped
 from threadpoolctl import threadpool_limits
 
-from thoughtlens.core import DataError
+from thoughtlens.core import DataError, n_cpus
 from thoughtlens.evals.probing.features import SCALER, rotate, scale
 from thoughtlens.evals.probing.folds import (
     Folds,
@@ -27,7 +27,7 @@ from thoughtlens.evals.probing.folds import (
 )
 from thoughtlens.evals.probing.linear import Linear, Model, path
 from thoughtlens.evals.probing.losses import LogLoss, Loss, SquaredLoss
-from thoughtlens.evals.probing.matrices import Matrix, n_cpus, rows, shape
+from thoughtlens.evals.probing.matrices import Matrix, rows, shape
 from thoughtlens.evals.probing.menu import GRID
 
 __all__ = [

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 import scipy.sparse as sp
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
 from thoughtlens.core import DataError, progress, read_json, write_json
 from thoughtlens.latents.codes.codes import ORDER, Codes, CodesMeta, Compressed, header, tensors
@@ -176,8 +176,7 @@ def transpose(root: Path, d_sae: int) -> None:
     with (root / "csc.safetensors").open("wb") as file:
         file.write(top)
         file.write(starts.data)
-        file.flush()
-        os.truncate(file.fileno(), values_at + F32.itemsize * len(latents))
+        file.truncate(values_at + F32.itemsize * len(latents))
         for low, high in _parts(indptr):
             a, b = int(indptr[low]), int(indptr[high])
             part = (values_by_vector[a:b], latents[a:b], indptr[low : high + 1] - a)
@@ -185,16 +184,10 @@ def transpose(root: Path, d_sae: int) -> None:
             vectors, values = (columns.indices + low).astype(I32), columns.data
             for j in np.flatnonzero(np.diff(columns.indptr)).tolist():
                 here = slice(columns.indptr[j], columns.indptr[j + 1])
-                _write_at(file.fileno(), vectors[here], indices_at + I32.itemsize * int(free[j]))
-                _write_at(file.fileno(), values[here], values_at + F32.itemsize * int(free[j]))
+                for start, data in ((indices_at, vectors), (values_at, values)):
+                    file.seek(start + data.itemsize * int(free[j]))
+                    file.write(data[here].data)
             free += np.diff(columns.indptr)
-
-
-def _write_at(handle: int, data: Shaped[np.ndarray, " n"], at: int) -> None:
-    left = data.data.cast("B")
-    while left:
-        done = os.pwrite(handle, left, at)
-        left, at = left[done:], at + done
 
 
 def _header(n: int, n_fires: int) -> bytes:

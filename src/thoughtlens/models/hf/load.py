@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import pickle
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -205,5 +205,5 @@ def context_length(config: transformers.PretrainedConfig) -> int:
 @functools.cache
 def _mention_slow_dtype(dtype: str) -> None:
     fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    if dtype == "float16" or (not fast and os.uname().machine in ("x86_64", "i686")):
+    if dtype == "float16" or (not fast and platform.machine() in ("x86_64", "i686")):
         say(f"This CPU has no fast {dtype}; model.dtype=float32 may run faster")

@@ -66,13 +66,13 @@ def keep_freed_memory() -> None:
 def give_back_freed_memory() -> None:
     """Hand back what was freed, and keep as little as an allocator that nobody has told otherwise."""
     _allocate(free=2 * LARGE_BLOCK, mapped=1 << 16)
-    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+    if (trim := getattr(ctypes.pythonapi, "malloc_trim", None)) is not None:
         trim(0)
 
 
 def _allocate(*, free: int, mapped: int) -> None:
     """Unused bytes that the heap may end with, and how many large blocks may be mapped for themselves."""
-    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+    if (mallopt := getattr(ctypes.pythonapi, "mallopt", None)) is not None:
         mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
         mallopt(M_TRIM_THRESHOLD, free)
         mallopt(M_MMAP_MAX, mapped)

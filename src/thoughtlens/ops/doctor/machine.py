@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from pathlib import Path
 
 import torch
 
-from thoughtlens.core import free_bytes
+from thoughtlens.core import free_bytes, n_cpus, total_bytes
 from thoughtlens.numerics import NEEDS, VARIABLE, kernels
 from thoughtlens.ops.doctor.records import Chosen, Disk, Gpu, Memory, Threads
 
@@ -31,7 +32,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 def threads() -> Threads:
     """Cores of the machine, those that this process may use, and the threads that torch starts."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = n_cpus()
     quota = _quota()
     usable = allowed if quota is None else max(1, min(allowed, round(quota)))
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -54,10 +55,9 @@ def environment() -> dict[str, str]:
 
 def memory() -> Memory:
     """Bytes of main memory: all, what may be taken now, and the limit of this container."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     text = _read(CGROUP / "memory.max").strip()
     limit = int(text) if text.isdigit() else None
-    return Memory(total=total, available=int(free_bytes(torch.device("cpu"))), limit=limit)
+    return Memory(total=total_bytes(), available=int(free_bytes(torch.device("cpu"))), limit=limit)
 
 
 def disk(folders: dict[str, str]) -> dict[str, Disk]:
@@ -112,7 +112,7 @@ def _quota() -> float | None:
 def _cpu_name() -> str:
     lines = _read(Path("/proc/cpuinfo")).splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, os.uname().machine)
+    return next(names, platform.machine())
 
 
 def _read(file: Path) -> str:

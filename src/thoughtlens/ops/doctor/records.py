@@ -59,9 +59,9 @@ class Threads(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Memory(Record):
-    """Bytes of main memory: all, what may be taken now, and the limit of this container."""
+    """Bytes of main memory: all (None: not told), what may be taken now, and the limit of this container."""
 
-    total: int
+    total: int | None
     available: int
     limit: int | None
 

@@ -14,7 +14,7 @@ def render(report: Report) -> str:
         f"packages    {_packages(report)}",
         f"extras      {_extras(report)}",
         f"cores       {t.usable} usable of {t.cores}, torch uses {t.torch}; {t.cpu}, {t.instructions}",
-        f"memory      {_gb(m.available)} free of {_gb(m.total)}",
+        f"memory      {_gb(m.available)} free of {_gb(m.total) if m.total else 'an unknown total'}",
     ]
     lines += [f"disk        {_gb(d.free)} free for {name} ({d.path})" for name, d in report.disk.items()]
     lines += [f"GPU         {g.name}, {_gb(g.free)} free of {_gb(g.bytes)}" for g in report.gpus]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import os
 import shutil
@@ -21,7 +20,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from thoughtlens.core import ConfigError, DataError, NotThereError, OccupiedError, ResourceError
+from thoughtlens.core import ConfigError, DataError, NotThereError, OccupiedError, ResourceError, held
 from thoughtlens.ops.hub.manifest import FILE, Manifest
 
 EXPLICIT = ("/", "./", "../", "~", "file://")
@@ -184,8 +183,10 @@ def place_of(repo: str, revision: str | None = None) -> Folder | Hub:
 @contextmanager
 def temporary(target: Path) -> Iterator[Path]:
     """A new directory beside `target`, gone after the block unless renamed; what kills left goes too."""
-    for left in target.parent.glob(f"{glob.escape(target.name)}{COPY}*"):
-        with suppress(OSError), _held(left):
+    copies, parent = f"{glob.escape(target.name)}{COPY}*", target.parent
+    locked = [lock.with_name(lock.name[1:].removesuffix(".lock")) for lock in parent.glob(f".{copies}.lock")]
+    for left in {*parent.glob(copies), *locked}:
+        with suppress(OSError, OccupiedError), held(left):
             if left.suffix == ".old" and not target.exists():
                 os.rename(left, target)  # killed between the two renames that put another in its place
             else:
@@ -193,25 +194,10 @@ def temporary(target: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=target.name + COPY, suffix=".tmp", dir=target.parent))
     folder.chmod(0o755)
     try:
-        with _held(folder):
+        with held(folder):
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Nobody else holds this folder within the block.
-
-    Raises:
-        BlockingIOError: another process holds it.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _copy(source: Path, target: Path) -> None:

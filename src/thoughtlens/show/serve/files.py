@@ -65,14 +65,17 @@ class Files:
         if path is None or path.resolve() != path:
             return None
         try:
-            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            with open(path, "rb", opener=_unless_link) as file:
+                content = file.read()
         except OSError:
             return None
-        with os.fdopen(handle, "rb") as file:
-            content = file.read()
         if path == self.root / "index.html":
             content = content.replace(b"</body>", LINK + b"</body>", 1)
         return File(content, _type(path.name))
+
+
+def _unless_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0))
 
 
 def _type(name: str) -> str:
