@@ -6,7 +6,9 @@ conversion is checked against code that shares nothing with it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from jaxtyping import Float
@@ -25,6 +27,12 @@ class Forward:
 
     acts: Float[Tensor, "n d_sae"]
     x_hat: Float[Tensor, "n d_out"]
+
+
+def held(tensors: Mapping[str, Tensor]) -> SimpleNamespace:
+    """A file's tensors, `encoder.weight` as `encoder_weight`: matrices as they are, all else in float64."""
+    pairs = tensors.items()
+    return SimpleNamespace(**{name.replace(".", "_"): t.double() if t.ndim < 2 else t for name, t in pairs})
 
 
 def onto(x: Float[Tensor, "n d"], weight: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:

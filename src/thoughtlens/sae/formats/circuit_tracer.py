@@ -14,7 +14,7 @@ from torch import Tensor
 
 from thoughtlens.core import CheckpointError
 from thoughtlens.sae.formats import hooks
-from thoughtlens.sae.formats.arithmetic import Forward, onto, weighted_rows
+from thoughtlens.sae.formats.arithmetic import Forward, held, onto, weighted_rows
 from thoughtlens.sae.formats.base import Format
 from thoughtlens.sae.formats.files import read_safetensors, write_tensors
 from thoughtlens.sae.formats.fitting import as_jumprelu, cannot_hold, unsigned
@@ -78,13 +78,14 @@ class CircuitTracer(Format):
 
     def forward(self, path: Path, x: Tensor) -> Forward:
         """Its own rule on float64 rows."""
-        _, t = self._load(path)
-        pre = onto(x, t["W_enc"]) + t["b_enc"].double()
+        _, tensors = self._load(path)
+        t = held(tensors)
+        pre = onto(x, t.W_enc) + t.b_enc
         acts = torch.relu(pre)
-        if (threshold := t.get(THRESHOLDS[0])) is not None:
-            acts = acts * (pre > threshold.double())
-        x_hat = weighted_rows(acts, t["W_dec"]) + t["b_dec"].double()
-        return Forward(acts, x_hat + onto(x, t["W_skip"]) if "W_skip" in t else x_hat)
+        if THRESHOLDS[0] in tensors:
+            acts = acts * (pre > tensors[THRESHOLDS[0]].double())
+        x_hat = weighted_rows(acts, t.W_dec) + t.b_dec
+        return Forward(acts, x_hat + onto(x, t.W_skip) if hasattr(t, "W_skip") else x_hat)
 
     def _file(self, path: Path) -> Path | None:
         found = [path] if path.is_file() else list(path.glob("layer_*.safetensors")) if path.is_dir() else []

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from thoughtlens.core import CheckpointError, Record, write_json
 from thoughtlens.sae.formats import hooks
 from thoughtlens.sae.formats.arithmetic import (
     Forward,
+    held,
     largest,
     onto,
     onto_columns,
@@ -39,52 +41,49 @@ from thoughtlens.sae.formats.settings import TABLE, Count, Ours, OursOrNone, Swi
 State = dict[str, Tensor]
 
 
-def _linear(s: State, x: Tensor, bias: str) -> tuple[Tensor, Tensor]:
-    b = s[bias].double()
-    return (onto(x - b, s["encoder.weight"]) + s["encoder.bias"].double()).relu(), b
+def _linear(s: SimpleNamespace, x: Tensor) -> Tensor:
+    return (onto(x, s.encoder_weight) + s.encoder_bias).relu()
 
 
-def _auto_encoder(s: State, x: Tensor) -> Forward:
-    acts, b = _linear(s, x, "bias")
-    return Forward(acts, weighted_columns(acts, s["decoder.weight"]) + b)
+def _auto_encoder(s: SimpleNamespace, x: Tensor) -> Forward:
+    acts = _linear(s, x - s.bias)
+    return Forward(acts, weighted_columns(acts, s.decoder_weight) + s.bias)
 
 
-def _auto_encoder_new(s: State, x: Tensor) -> Forward:
-    acts = (onto(x, s["encoder.weight"]) + s["encoder.bias"].double()).relu()
-    return Forward(acts, weighted_columns(acts, s["decoder.weight"]) + s["decoder.bias"].double())
+def _auto_encoder_new(s: SimpleNamespace, x: Tensor) -> Forward:
+    acts = _linear(s, x)
+    return Forward(acts, weighted_columns(acts, s.decoder_weight) + s.decoder_bias)
 
 
-def _gated(s: State, x: Tensor) -> Forward:
-    b = s["decoder_bias"].double()
-    encoded = onto(x - b, s["encoder.weight"])
-    magnitude = s["r_mag"].double().exp() * encoded + s["mag_bias"].double()
-    acts = (encoded + s["gate_bias"].double() > 0) * magnitude.relu()
-    return Forward(acts, weighted_columns(acts, s["decoder.weight"]) + b)
+def _gated(s: SimpleNamespace, x: Tensor) -> Forward:
+    encoded = onto(x - s.decoder_bias, s.encoder_weight)
+    magnitude = s.r_mag.exp() * encoded + s.mag_bias
+    acts = (encoded + s.gate_bias > 0) * magnitude.relu()
+    return Forward(acts, weighted_columns(acts, s.decoder_weight) + s.decoder_bias)
 
 
-def _topk(s: State, x: Tensor) -> Forward:
-    acts, b = _linear(s, x, "b_dec")
-    acts = acts * largest(acts, int(s["k"]))
-    return Forward(acts, weighted_columns(acts, s["decoder.weight"]) + b)
+def _topk(s: SimpleNamespace, x: Tensor) -> Forward:
+    acts = _linear(s, x - s.b_dec)
+    acts = acts * largest(acts, int(s.k))
+    return Forward(acts, weighted_columns(acts, s.decoder_weight) + s.b_dec)
 
 
-def _batch_topk(s: State, x: Tensor) -> Forward:
-    acts, b = _linear(s, x, "b_dec")
-    acts = acts * (acts > s["threshold"].double())
-    return Forward(acts, weighted_columns(acts, s["decoder.weight"]) + b)
+def _batch_topk(s: SimpleNamespace, x: Tensor) -> Forward:
+    acts = _linear(s, x - s.b_dec)
+    acts = acts * (acts > s.threshold)
+    return Forward(acts, weighted_columns(acts, s.decoder_weight) + s.b_dec)
 
 
-def _matryoshka(s: State, x: Tensor) -> Forward:
-    b = s["b_dec"].double()
-    acts = (onto_columns(x - b, s["W_enc"]) + s["b_enc"].double()).relu()
-    acts = acts * (acts > s["threshold"].double())
-    return Forward(acts, weighted_rows(acts, s["W_dec"]) + b)
+def _matryoshka(s: SimpleNamespace, x: Tensor) -> Forward:
+    acts = (onto_columns(x - s.b_dec, s.W_enc) + s.b_enc).relu()
+    acts = acts * (acts > s.threshold)
+    return Forward(acts, weighted_rows(acts, s.W_dec) + s.b_dec)
 
 
-def _jump_relu(s: State, x: Tensor) -> Forward:
-    pre = onto_columns(x, s["W_enc"]) + s["b_enc"].double()
-    acts = (pre * (pre > s["threshold"].double())).relu()
-    return Forward(acts, weighted_rows(acts, s["W_dec"]) + s["b_dec"].double())
+def _jump_relu(s: SimpleNamespace, x: Tensor) -> Forward:
+    pre = onto_columns(x, s.W_enc) + s.b_enc
+    acts = (pre * (pre > s.threshold)).relu()
+    return Forward(acts, weighted_rows(acts, s.W_dec) + s.b_dec)
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class _Class:
     trainer: str
     rule: Rule
     names: Names
-    forward: Callable[[State, Tensor], Forward]
+    forward: Callable[[SimpleNamespace, Tensor], Forward]
     extra: tuple[str, ...] = ()
     """What it holds beside the weights."""
     pre_bias: bool = True
@@ -245,7 +244,7 @@ class DictionaryLearning(Format):
     def forward(self, path: Path, x: Tensor) -> Forward:
         """Its own rule on float64 rows."""
         found = self._load(path)
-        return found.cls.forward(found.state, x)
+        return found.cls.forward(held(found.state), x)
 
     def _load(self, path: Path) -> _Loaded:
         file = self.weights_at(path)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from thoughtlens.core import CheckpointError, Record
 from thoughtlens.sae.formats import hooks
-from thoughtlens.sae.formats.arithmetic import Forward, onto_columns, weighted_rows
+from thoughtlens.sae.formats.arithmetic import Forward, held, onto_columns, weighted_rows
 from thoughtlens.sae.formats.base import Format
 from thoughtlens.sae.formats.files import read_npz, read_safetensors, require_unscaled
 from thoughtlens.sae.formats.fitting import (
@@ -156,9 +156,10 @@ def _capital(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def jumprelu_rows(tensors: dict[str, Tensor], x: Tensor) -> Forward:
     """What Gemma Scope's tutorial computes."""
-    pre = onto_columns(x, tensors["W_enc"]) + tensors["b_enc"].double()
-    acts = (pre > tensors["threshold"].double()) * torch.relu(pre)
-    x_hat = weighted_rows(acts, tensors["W_dec"]) + tensors["b_dec"].double()
+    t = held(tensors)
+    pre = onto_columns(x, t.W_enc) + t.b_enc
+    acts = (pre > t.threshold) * torch.relu(pre)
+    x_hat = weighted_rows(acts, t.W_dec) + t.b_dec
     if SKIP in tensors:
         x_hat = x_hat + onto_columns(x, tensors[SKIP])
     return Forward(acts, x_hat)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from thoughtlens.core import CheckpointError, Record
-from thoughtlens.sae.formats.arithmetic import Forward, largest, layer_norm, onto, weighted_columns
+from thoughtlens.sae.formats.arithmetic import Forward, held, largest, layer_norm, onto, weighted_columns
 from thoughtlens.sae.formats.base import Format
 from thoughtlens.sae.formats.files import alone, read_pt
 from thoughtlens.sae.formats.fitting import cannot_hold, rule_of, with_pre_bias
@@ -83,17 +83,17 @@ class OpenAI(Format):
 
     def forward(self, path: Path, x: Tensor) -> Forward:
         """Its own rule on float64 rows."""
-        _, rule, s = self._load(path)
+        _, rule, tensors = self._load(path)
+        s = held(tensors)
         mean, std = torch.zeros(()), torch.ones(())
         if rule.activation == "TopK":
             x, mean, std = layer_norm(x)
-        bias = s["pre_bias"].double()
-        acts = onto(x - bias, s["encoder.weight"]) + s["latent_bias"].double()
+        acts = onto(x - s.pre_bias, s.encoder_weight) + s.latent_bias
         if rule.k is not None:
             acts = acts * largest(acts, rule.k)
         if rule.activation != "Identity":
             acts = acts.relu()
-        return Forward(acts, (weighted_columns(acts, s["decoder.weight"]) + bias) * std + mean)
+        return Forward(acts, (weighted_columns(acts, s.decoder_weight) + s.pre_bias) * std + mean)
 
     def _file(self, path: Path) -> Path | None:
         if path.is_file():

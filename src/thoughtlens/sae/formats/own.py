@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from thoughtlens.core import validate_config
 from thoughtlens.sae.formats.arithmetic import (
     Forward,
+    held,
     largest,
     layer_norm,
     onto_columns,
@@ -120,8 +122,7 @@ class Own(Format):
     def forward(self, path: Path, x: Tensor) -> Forward:
         """docs/formats.md on float64 rows, from the tensors and settings of the files."""
         header = read_header(path)
-        t, cfg = read_safetensors(path / self.file), header.settings
-        small = {name: tensor.double() for name, tensor in t.items() if tensor.ndim < 2}
+        t, cfg = held(read_safetensors(path / self.file)), header.settings
         mean, std, z = torch.zeros(()), torch.ones(()), x
         norm = getattr(cfg, "input_norm", "none")
         if norm == "layer_norm":
@@ -129,14 +130,14 @@ class Own(Format):
         elif norm == "rescale":
             std = x.norm(dim=1, keepdim=True) / x.shape[1] ** 0.5
             z = x / std
-        z = z - small["b_dec"] if cfg.pre_bias else z
+        z = z - t.b_dec if cfg.pre_bias else z
         if pursuit := _pursuit(cfg):
-            acts = pursue(z, t["W_dec"], pursuit)
+            acts = pursue(z, t.W_dec, pursuit)
         else:
-            pre = onto_columns(z, t["W_enc"]) + small["b_enc"]
-            acts = _fire(_rule(header.kind, cfg), pre, getattr(cfg, "k", None) or 1, small)
-        x_hat = (weighted_rows(acts, t["W_dec"]) + small["b_dec"]) * std + mean
-        return Forward(acts, x_hat + onto_columns(x, t["W_skip"]) if "W_skip" in t else x_hat)
+            pre = onto_columns(z, t.W_enc) + t.b_enc
+            acts = _fire(_rule(header.kind, cfg), pre, getattr(cfg, "k", None) or 1, t)
+        x_hat = (weighted_rows(acts, t.W_dec) + t.b_dec) * std + mean
+        return Forward(acts, x_hat + onto_columns(x, t.W_skip) if hasattr(t, "W_skip") else x_hat)
 
 
 def to_sae(portable: Portable) -> SAE:
@@ -202,11 +203,11 @@ def _groups(sae: MatryoshkaSAE) -> tuple[int, ...]:
     return tuple(b - a for a, b in pairwise(ends))
 
 
-def _fire(rule: Rule, pre: Tensor, k: int, small: dict[str, Tensor]) -> Tensor:
+def _fire(rule: Rule, pre: Tensor, k: int, t: SimpleNamespace) -> Tensor:
     if rule in ("jumprelu", "batchtopk"):
-        return torch.where(pre > small["threshold"], pre, 0).relu()
+        return torch.where(pre > t.threshold, pre, 0).relu()
     if rule == "gated":
-        magnitude = small["r_mag"].exp() * (pre - small["b_enc"]) + small["b_mag"]
+        magnitude = t.r_mag.exp() * (pre - t.b_enc) + t.b_mag
         return (pre > 0) * magnitude.relu()
     if rule == "topk":
         return pre.relu() * largest(pre, k)

@@ -15,6 +15,7 @@ from thoughtlens.core import CheckpointError, Json, Record
 from thoughtlens.sae.formats import hooks
 from thoughtlens.sae.formats.arithmetic import (
     Forward,
+    held,
     largest,
     layer_norm,
     onto_columns,
@@ -253,39 +254,38 @@ class SAELens(Format):
 
     def forward(self, path: Path, x: Tensor) -> Forward:
         """Its own rule on float64 rows."""
-        cfg, t = self._load(path)
-        small = {name: tensor.double() for name, tensor in t.items() if tensor.ndim < 2}
+        cfg, tensors = self._load(path)
+        t = held(tensors)
         mean, scale, x_in = torch.zeros(()), torch.ones(()), x
         if cfg.normalize_activations == "layer_norm":
             x_in, mean, scale = layer_norm(x)
         elif cfg.normalize_activations == "constant_norm_rescale":
             scale = x.norm(dim=1, keepdim=True) / x.shape[1] ** 0.5
             x_in = x / scale
-        b_dec = small["b_dec"]
-        centred = x_in - b_dec if cfg.subtracts else x_in
+        centred = x_in - t.b_dec if cfg.subtracts else x_in
         if cfg.pursuit:
-            acts = pursue(centred, t["W_dec"], cfg.pursuit)
-            added = b_dec if cfg.subtracts else 0
-            return Forward(acts, (weighted_rows(acts, t["W_dec"]) + added) * scale + mean)
-        hidden = onto_columns(centred, t["W_enc"])
+            acts = pursue(centred, t.W_dec, cfg.pursuit)
+            added = t.b_dec if cfg.subtracts else 0
+            return Forward(acts, (weighted_rows(acts, t.W_dec) + added) * scale + mean)
+        hidden = onto_columns(centred, t.W_enc)
         length = torch.ones(())
         if cfg.rescale_acts_by_decoder_norm:
-            length = t["W_dec"].double().norm(dim=1)
+            length = t.W_dec.double().norm(dim=1)
         if cfg.architecture == "gated":
-            magnitude = hidden * small["r_mag"].exp() + small["b_mag"]
-            acts = (hidden + small["b_gate"] > 0) * magnitude.relu()
+            magnitude = hidden * t.r_mag.exp() + t.b_mag
+            acts = (hidden + t.b_gate > 0) * magnitude.relu()
         else:
-            hidden = (hidden + small["b_enc"]) * length
+            hidden = (hidden + t.b_enc) * length
             if cfg.architecture == "topk":
                 acts = hidden.relu() * largest(hidden, cfg.k or 1)
             elif cfg.architecture == "abstopk":
                 acts = hidden * largest(hidden.abs(), cfg.k or 1)
-            elif "threshold" in t:
-                acts = hidden.relu() * (hidden > small["threshold"])
+            elif hasattr(t, "threshold"):
+                acts = hidden.relu() * (hidden > t.threshold)
             else:
                 acts = hidden.relu()
-        x_hat = (weighted_rows(acts / length, t["W_dec"]) + b_dec) * scale + mean
-        return Forward(acts, x_hat + onto_columns(x, t["W_skip"].T) if "W_skip" in t else x_hat)
+        x_hat = (weighted_rows(acts / length, t.W_dec) + t.b_dec) * scale + mean
+        return Forward(acts, x_hat + onto_columns(x, t.W_skip.T) if hasattr(t, "W_skip") else x_hat)
 
     def _load(self, path: Path) -> tuple[_Settings, dict[str, Tensor]]:
         file, weights = path / "cfg.json", path / self.file

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from thoughtlens.core import CheckpointError, NotThereError, Record
 from thoughtlens.sae.formats import hooks
-from thoughtlens.sae.formats.arithmetic import Forward, largest, onto, weighted_rows
+from thoughtlens.sae.formats.arithmetic import Forward, held, largest, onto, weighted_rows
 from thoughtlens.sae.formats.base import Format
 from thoughtlens.sae.formats.files import read_safetensors
 from thoughtlens.sae.formats.fitting import as_transcoder, cannot_hold, refuse_norm, rule_of, with_pre_bias
@@ -127,17 +127,17 @@ class Sparsify(Format):
 
     def forward(self, path: Path, x: Tensor) -> Forward:
         """Its own rule on float64 rows."""
-        settings, t = self._load(path)
-        k, b_dec = settings.k or 1, t["b_dec"].double()
-        pre = onto(x if settings.transcode else x - b_dec, t["encoder.weight"])
-        pre = (pre + t["encoder.bias"].double()).relu()
+        settings, tensors = self._load(path)
+        t, k = held(tensors), settings.k or 1
+        pre = onto(x if settings.transcode else x - t.b_dec, t.encoder_weight)
+        pre = (pre + t.encoder_bias).relu()
         if settings.activation == "topk":
             acts = pre * largest(pre, k)
         else:
             grouped = pre.unflatten(1, (k, -1))
             acts = torch.stack([group * largest(group, 1) for group in grouped.unbind(1)], 1).flatten(1)
-        x_hat = weighted_rows(acts, t["W_dec"]) + b_dec
-        return Forward(acts, x_hat + onto(x, t["W_skip"]) if "W_skip" in t else x_hat)
+        x_hat = weighted_rows(acts, t.W_dec) + t.b_dec
+        return Forward(acts, x_hat + onto(x, t.W_skip) if hasattr(t, "W_skip") else x_hat)
 
     def _load(self, path: Path) -> tuple[_Settings, dict[str, Tensor]]:
         settings = read_settings(_Settings, path / "cfg.json")
