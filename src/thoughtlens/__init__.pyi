@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import Any
+
 from . import acts as acts
 from . import cli as cli
 from . import core as core
@@ -25,3 +28,5 @@ from .studies.notebook import run as run
 from .studies.notebook import think as think
 
 __version__: str
+
+def face(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]: ...

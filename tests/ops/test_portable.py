@@ -1,11 +1,10 @@
-"""What only Unix has is not needed: a small run, its report and a push, with those modules and calls hidden."""
+"""What only Unix has is not needed: a small run and a push, with those modules and calls hidden."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 

@@ -1,5 +1,5 @@
 """The activation store: activations on disk, from one extraction to many readers."""
 
-from thoughtlens.core import face
+from thoughtlens import face
 
 __getattr__, __dir__, __all__ = face(__name__, __file__)

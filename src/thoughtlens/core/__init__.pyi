@@ -13,7 +13,6 @@ from .errors import is_out_of_memory as is_out_of_memory
 from .errors import of_system as of_system
 from .errors import shortened as shortened
 from .errors import system_errors as system_errors
-from .lazy import face as face
 from .machine.console import Progress as Progress
 from .machine.console import progress as progress
 from .machine.console import quiet as quiet

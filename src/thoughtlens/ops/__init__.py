@@ -1,5 +1,5 @@
 """Around the work: machine checks, sharing, tracking, measuring."""
 
-from thoughtlens.core import face
+from thoughtlens import face
 
 __getattr__, __dir__, __all__ = face(__name__, __file__)

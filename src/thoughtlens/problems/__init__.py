@@ -1,5 +1,5 @@
 """Texts, problems and labelled sets: what a model is asked."""
 
-from thoughtlens.core import face
+from thoughtlens import face
 
 __getattr__, __dir__, __all__ = face(__name__, __file__)

@@ -1,5 +1,5 @@
 """What people look at: figures, report, explorer, live pages."""
 
-from thoughtlens.core import face
+from thoughtlens import face
 
 __getattr__, __dir__, __all__ = face(__name__, __file__)

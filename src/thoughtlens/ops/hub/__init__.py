@@ -1,5 +1,5 @@
 """Sharing of SAEs and runs."""
 
-from thoughtlens.core import face
+from thoughtlens import face
 
 __getattr__, __dir__, __all__ = face(__name__, __file__)
