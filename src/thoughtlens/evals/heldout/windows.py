@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +38,17 @@ class Window:
         return int((~self.kept).sum())
 
 
+class _Rows(NamedTuple):
+    """Columns of the rows of some documents, in the store's order."""
+
+    row: Int[np.ndarray, " n"]
+    problem: Int[np.ndarray, " n"]
+    token_id: Int[np.ndarray, " n"]
+    position: Int[np.ndarray, " n"]
+    outlier: Bool[np.ndarray, " n"]
+    window: Int[np.ndarray, " n"] | None = None
+
+
 def held_out_text(
     store: ActivationStore,
     split: str,
@@ -56,11 +68,11 @@ def held_out_text(
         DataError: no window has two rows that follow each other.
     """
     problems = _documents(store, split, n_tokens, seed)
-    columns = _columns(store, problems)
-    windows = _again(store, lm, columns, drop_outliers)
+    read = _read(store, problems)
+    windows = _again(store, lm, read, drop_outliers)
     if windows is None:
         bos = bos_id(lm.tokenizer, made_with(store).bos) if says_how(store) else lm.tokenizer.bos_token_id
-        windows = _cut(columns, drop_outliers, bos if isinstance(bos, int) else None)
+        windows = _cut(read, drop_outliers, bos if isinstance(bos, int) else None)
     windows = [w for w in windows if ((w.row[1:] >= 0) & (w.row[:-1] >= 0)).any()]
     if not windows:
         raise DataError(_nothing(store, split, len(problems)))
@@ -92,29 +104,29 @@ def _nothing(store: ActivationStore, split: str, n_documents: int) -> str:
 
 
 def _again(
-    store: ActivationStore, lm: LanguageModel, columns: dict[str, np.ndarray], drop_outliers: bool
+    store: ActivationStore, lm: LanguageModel, read: _Rows, drop_outliers: bool
 ) -> list[Window] | None:
     """The windows of the stored texts, in the rows' order; None where the rows are not theirs."""
-    if not says_how(store) or "question" not in store.problems.column_names or "window" not in columns:
+    if not says_how(store) or "question" not in store.problems.column_names or read.window is None:
         return None
     cutter = cutter_of(lm, made_with(store))
-    lines, of = np.unique(columns["problem"], return_inverse=True)
+    lines, of = np.unique(read.problem, return_inverse=True)
     texts = store.problems["question"].take(pa.array(lines)).to_pylist()
     cut = [cutter.windows("", ids) for ids in token_ids(lm.tokenizer, texts, cutter.bos)]
-    key = of * (int(columns["window"].max(initial=0)) + 1) + columns["window"]
+    key = of * (int(read.window.max(initial=0)) + 1) + read.window
     order = np.argsort(key, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(key[order])) + 1) if len(order) else []
     windows = []
     for rows in sorted(parts, key=lambda rows: rows[0]):
-        place, at = columns["position"][rows], rows[0]
-        tokens = np.concatenate([w.tokens for w in cut[of[at]][columns["window"][at] :][:1]] or [place[:0]])
+        place, at = read.position[rows], rows[0]
+        tokens = np.concatenate([w.tokens for w in cut[of[at]][read.window[at] :][:1]] or [place[:0]])
         end = int(place.max()) + 1
-        if end > len(tokens) or (tokens[place] != columns["token_id"][rows]).any():
+        if end > len(tokens) or (tokens[place] != read.token_id[rows]).any():
             return None
         row, kept = np.full(end, -1), np.zeros(end, bool)
-        row[place] = columns["row"][rows]
-        kept[place] = ~columns["outlier"][rows] if drop_outliers else True
-        windows.append(Window(int(columns["problem"][at]), tokens[:end].astype(np.int64), row, kept))
+        row[place] = read.row[rows]
+        kept[place] = ~read.outlier[rows] if drop_outliers else True
+        windows.append(Window(int(read.problem[at]), tokens[:end].astype(np.int64), row, kept))
     return windows
 
 
@@ -128,24 +140,23 @@ def _documents(store: ActivationStore, split: str, n_tokens: int, seed: int) -> 
     return order[:enough].tolist()
 
 
-def _columns(store: ActivationStore, problems: Sequence[int]) -> dict[str, np.ndarray]:
-    """The row columns of some problems, in the store's order."""
+def _read(store: ActivationStore, problems: Sequence[int]) -> _Rows:
     chosen = np.isin(store.problem_idx, np.asarray(problems, dtype=np.int64))
     first, parts = 0, []
     names = ["token_id", "position", *(n for n in ("window", "outlier") if n in row_columns(store))]
     for batch in stream(store.root / ROWS, names):
         here = np.flatnonzero(chosen[first : first + len(batch)])
-        columns = {n: batch[n].to_numpy(zero_copy_only=False)[here] for n in names}
-        parts.append({"row": here + first, **columns})
+        parts.append([here + first, *(batch[n].to_numpy(zero_copy_only=False)[here] for n in names)])
         first += len(batch)
-    found = {n: np.concatenate([p[n] for p in parts]) for n in ("row", *names)}
-    return {"problem": store.problem_idx[found["row"]], **found}
+    row, *columns = map(np.concatenate, zip(*parts, strict=True))
+    found = {"outlier": np.zeros(len(row), bool), **dict(zip(names, columns, strict=True))}
+    return _Rows(row=row, problem=store.problem_idx[row], **found)
 
 
-def _cut(columns: dict[str, np.ndarray], drop_outliers: bool, bos: int | None) -> list[Window]:
+def _cut(read: _Rows, drop_outliers: bool, bos: int | None) -> list[Window]:
     """Rows that follow each other in one window, with the begin of sequence put back."""
-    row, problem, position = columns["row"], columns["problem"], columns["position"]
-    window = columns.get("window", np.zeros(len(row), dtype=np.int64))
+    row, problem, position = read.row, read.problem, read.position
+    window = np.zeros(len(row), np.int64) if read.window is None else read.window
     new = (np.diff(problem) != 0) | (np.diff(window) != 0) | (np.diff(position) <= 0) | (np.diff(row) != 1)
     windows = []
     for part in np.split(np.arange(len(row)), np.flatnonzero(new) + 1):
@@ -153,13 +164,11 @@ def _cut(columns: dict[str, np.ndarray], drop_outliers: bool, bos: int | None) -
         head = [] if first == 0 else [bos]
         if len(part) < 2 or first > 1 or None in head or position[part[-1]] - first != len(part) - 1:
             continue
-        kept = np.ones(len(part), dtype=bool)
-        if drop_outliers:
-            kept = ~columns["outlier"][part]
+        kept = ~(read.outlier[part] & drop_outliers)
         windows.append(
             Window(
                 problem=int(problem[part[0]]),
-                tokens=np.r_[np.array(head, dtype=np.int64), columns["token_id"][part]],
+                tokens=np.r_[np.array(head, dtype=np.int64), read.token_id[part]],
                 row=np.r_[np.full(len(head), -1), row[part]],
                 kept=np.r_[np.zeros(len(head), dtype=bool), kept],
             )

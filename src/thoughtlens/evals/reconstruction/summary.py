@@ -117,28 +117,30 @@ def headline(members: Sequence[Validated], split: str) -> dict[str, Number]:
     Bounds of a mean are the means of the members' bounds: at least as wide as its own would be, however the
     members' errors go together.
     """
-    answers = _answers(members, split)
+    found = _answers(members, split)
     members = varying(members)
     n = sum(m.n for m in members)
     mine = [m.reconstruction["sae"] for m in members]
     bounds = _bounds(mine, "explained_variance")
     low, high = ([None if v is None else 1 - v for v in side] for side in bounds)
-    found = answers
-    found["fvu"] = _mean([m.fvu for m in mine], n, split, (high, low))
-    found["explained_variance"] = _mean([m.explained_variance for m in mine], n, split, bounds)
+    found |= {
+        "fvu": _mean([m.fvu for m in mine], n, split, (high, low)),
+        "explained_variance": _mean([m.explained_variance for m in mine], n, split, bounds),
+    }
     if any(len(m.hook_names) > 1 or m.thoughts for m in members):
         found["explained_variance_within"] = _mean([m.explained_variance_within for m in mine], n, split)
-    found["l0"] = _mean([m.sparsity.l0 for m in members], n, split)
-    found["dead_share"] = _mean([m.sparsity.dead_share for m in members], n, split)
+    found |= {
+        "l0": _mean([m.sparsity.l0 for m in members], n, split),
+        "dead_share": _mean([m.sparsity.dead_share for m in members], n, split),
+    }
     for name in ("pca_l0", "random"):
         others = [m.reconstruction[name] for m in members if name in m.reconstruction]
         bounds = _bounds(others, "explained_variance")
         found[f"explained_variance_{name}"] = _mean([o.explained_variance for o in others], n, split, bounds)
     rows = [r for m in members for r in m.fidelity or [] if isinstance(r, TextFidelity) and r.arm == "sae"]
     tokens = sum(r.n for r in rows)
-    found["delta_ce"] = _mean([r.delta_ce for r in rows], tokens, split, _bounds(rows, "delta_ce"))
-    scores = [r.ce_loss_score_mean for r in rows]
-    found["ce_loss_score_mean"] = _mean(scores, tokens, split, _bounds(rows, "ce_loss_score_mean"))
+    for name in ("delta_ce", "ce_loss_score_mean"):
+        found[name] = _mean([getattr(r, name) for r in rows], tokens, split, _bounds(rows, name))
     return {name: number for name, number in found.items() if number is not None}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCardData
 
@@ -29,12 +29,12 @@ def card(found: Contents, repo: str, manifest: Manifest, staged: Path, license: 
         license: As the hub names it.
     """
     results, saes = _results(found, staged), _saes(staged, found.kind)
-    models = sorted({str(s["model"]) for s in saes if s.get("model")})
+    models = sorted({str(s.model) for s in saes if s.model})
     front = ModelCardData(
         library_name="thoughtlens",
-        tags=[*TAGS, *sorted({str(s["kind"]) for s in saes})],
+        tags=[*TAGS, *sorted({str(s.kind) for s in saes})],
         license=license,
-        base_model=sorted({str(s["model"]) for s in saes if s["on_hub"]}) or None,
+        base_model=sorted({str(s.model) for s in saes if s.on_hub}) or None,
     )
     parts = [
         f"---\n{front.to_yaml().strip()}\n---",
@@ -80,7 +80,20 @@ def _beside(root: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _saes(staged: Path, kind: str) -> list[dict[str, Any]]:
+class _Told(NamedTuple):
+    """What an SAE says of itself: whatever stands in its header."""
+
+    name: str
+    on_hub: bool
+    kind: Any
+    d_in: Any
+    d_sae: Any
+    hook_names: Any
+    model: Any
+    thoughts: Any
+
+
+def _saes(staged: Path, kind: str) -> list[_Told]:
     """What the SAEs say of themselves."""
     root = staged / "sae" if kind == "run" else staged
     files = [root / "cfg.json"] if (root / "cfg.json").is_file() else sorted(root.glob("*/cfg.json"))
@@ -89,9 +102,9 @@ def _saes(staged: Path, kind: str) -> list[dict[str, Any]]:
         header = read_json(file)
         name = "" if file.parent == root else file.parent.name
         provenance = header.get("provenance") or {}
-        kept = {key: header.get(key) for key in ("kind", "d_in", "d_sae", "hook_names")}
-        told = {k: provenance.get(k) for k in ("model", "thoughts")}
-        found.append({"name": name, **kept, **told, "on_hub": _on_hub(provenance)})
+        kept = [header.get(key) for key in ("kind", "d_in", "d_sae", "hook_names")]
+        told = [provenance.get(key) for key in ("model", "thoughts")]
+        found.append(_Told(name, _on_hub(provenance), *kept, *told))
     return found
 
 
@@ -102,21 +115,12 @@ def _on_hub(provenance: Mapping[str, Any]) -> bool:
     return not local and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model) is not None
 
 
-def _sae_rows(saes: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+def _sae_rows(saes: list[_Told]) -> list[tuple[str, ...]]:
     rows = []
     for s in saes[:MOST_MEMBERS]:
-        hooks, thoughts = ", ".join(s["hook_names"] or []), s["thoughts"]
-        said = "" if thoughts is None else ", ".join(map(str, thoughts))
-        rows.append(
-            (
-                s["name"] or "(the only one)",
-                str(s["kind"]),
-                number(s["d_in"]),
-                number(s["d_sae"]),
-                hooks,
-                said,
-            )
-        )
+        said = "" if s.thoughts is None else ", ".join(map(str, s.thoughts))
+        sizes = number(s.d_in), number(s.d_sae)
+        rows.append((s.name or "(the only one)", str(s.kind), *sizes, ", ".join(s.hook_names or []), said))
     if len(saes) > MOST_MEMBERS:
         rows.append((f"and {len(saes) - MOST_MEMBERS} more", "", "", "", "", ""))
     return rows
