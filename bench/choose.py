@@ -24,7 +24,7 @@ import torch
 
 from thoughtlens.acts.store.reader import ActivationStore
 from thoughtlens.core import validate_config
-from thoughtlens.evals.variables.scores import Fired, choose, score
+from thoughtlens.evals.recovery.scores import Fired, choose, score
 from thoughtlens.numerics import description_length, found_again
 from thoughtlens.sae import load, plan_jobs, train_jobs
 from thoughtlens.sae.train.config import TrainConfig

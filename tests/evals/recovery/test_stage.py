@@ -16,10 +16,10 @@ from thoughtlens.acts import ActivationStore, ExtractConfig
 from thoughtlens.acts.extract.stage import extract
 from thoughtlens.core import ConfigError, DataError, MismatchError, StoreError, validate_config
 from thoughtlens.evals.recovery.config import RecoveryConfig
+from thoughtlens.evals.recovery.made import open_model, think_again
+from thoughtlens.evals.recovery.places import Held
 from thoughtlens.evals.recovery.records import RIVALS, VariableBy
 from thoughtlens.evals.recovery.stage import _conclusion, recovery
-from thoughtlens.evals.variables.made import open_model, think_again
-from thoughtlens.evals.variables.places import Held
 from thoughtlens.models import Place
 
 N, VALUES = 600, 5

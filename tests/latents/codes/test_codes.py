@@ -15,7 +15,7 @@ from thoughtlens.latents.codes import code_writer
 from thoughtlens.latents.codes.code_writer import CodeWriter
 from thoughtlens.latents.codes.codes import Codes, open_codes
 from thoughtlens.latents.codes.fires import Fires
-from thoughtlens.latents.stats.statistics import coactive, latent_stats
+from thoughtlens.latents.codes.statistics import coactive, latent_stats
 
 HOOKS = ["layers.0:out", "layers.1:out"]
 

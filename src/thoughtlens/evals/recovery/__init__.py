@@ -1,1 +1,1 @@
-"""Recovery: does the dictionary hold the variables, each value in a latent, and where."""
+"""Recovery: where states hold the variables of problems, and whether a latent speaks for each value."""

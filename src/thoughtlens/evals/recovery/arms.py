@@ -13,7 +13,7 @@ from torch import Tensor
 
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import ConfigError
-from thoughtlens.evals.variables.recover import Codes, codes_of
+from thoughtlens.evals.recovery.recover import Codes, codes_of
 from thoughtlens.latents import check_hooks, member_thoughts
 from thoughtlens.models import Place
 from thoughtlens.sae import SAE, Covariance, Crosscoder, KMeans, RandomSAE

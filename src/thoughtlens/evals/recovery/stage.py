@@ -18,6 +18,10 @@ from thoughtlens.core import Number, Plan, Result, ThoughtlensError, run_stage, 
 from thoughtlens.evals.heldout.subject import check_model
 from thoughtlens.evals.recovery.arms import Dictionaries, dictionaries
 from thoughtlens.evals.recovery.config import RecoveryConfig
+from thoughtlens.evals.recovery.made import below, can_make, candidates, enough, open_model, think_again
+from thoughtlens.evals.recovery.numbers import acts_of, follow, neurons
+from thoughtlens.evals.recovery.places import Held, Located, locate
+from thoughtlens.evals.recovery.questions import Question, Wanted, kinds, questions, tokens
 from thoughtlens.evals.recovery.records import (
     RIVALS,
     At,
@@ -30,13 +34,9 @@ from thoughtlens.evals.recovery.records import (
     Variable,
     VariableBy,
 )
-from thoughtlens.evals.variables.made import below, can_make, candidates, enough, open_model, think_again
-from thoughtlens.evals.variables.numbers import acts_of, follow, neurons
-from thoughtlens.evals.variables.places import Held, Located, locate
-from thoughtlens.evals.variables.questions import Question, Wanted, kinds, questions, tokens
-from thoughtlens.evals.variables.recover import Judge, Told, recover
-from thoughtlens.evals.variables.scores import Fired, Score, choose, layered, splitting
-from thoughtlens.evals.variables.taught import AtBest, at_best
+from thoughtlens.evals.recovery.recover import Judge, Told, recover
+from thoughtlens.evals.recovery.scores import Fired, Score, choose, layered, splitting
+from thoughtlens.evals.recovery.taught import AtBest, at_best
 from thoughtlens.latents import encode_numbers, number_columns, pick
 from thoughtlens.models import Place
 from thoughtlens.numerics import (

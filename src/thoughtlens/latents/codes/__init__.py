@@ -1,1 +1,1 @@
-"""Sparse codes of an SAE on disk."""
+"""Sparse codes of an SAE on disk, and the statistics of its latents: associations, examples, preferences."""

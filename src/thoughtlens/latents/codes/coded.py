@@ -12,9 +12,9 @@ from jaxtyping import Int
 
 from thoughtlens.latents.codes.codes import Codes
 from thoughtlens.latents.codes.fires import Fires
+from thoughtlens.latents.codes.labels import encode_groups
 from thoughtlens.latents.codes.member import Member, Rows
 from thoughtlens.latents.codes.tokens import load_tokenizer, token_texts
-from thoughtlens.latents.stats.labels import encode_groups
 
 POSITION_EDGES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 

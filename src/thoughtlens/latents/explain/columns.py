@@ -15,9 +15,9 @@ import pyarrow as pa
 import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
 
+from thoughtlens.latents.codes.labels import encode_numbers, number_columns, read_labels
 from thoughtlens.latents.codes.tokens import quoted
 from thoughtlens.latents.explain.corpus import Corpus, Part
-from thoughtlens.latents.stats.labels import encode_numbers, number_columns, read_labels
 from thoughtlens.models import parse_number
 
 MIN_COUNT = 5

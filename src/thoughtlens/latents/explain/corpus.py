@@ -19,11 +19,11 @@ from jaxtyping import Bool, Float, Int
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import DataError
 from thoughtlens.latents.codes.codes import Codes
+from thoughtlens.latents.codes.examples import spread
+from thoughtlens.latents.codes.labels import encode_groups
 from thoughtlens.latents.codes.member import Member
 from thoughtlens.latents.explain.config import ExplainConfig
 from thoughtlens.latents.explain.tokens import Tokens
-from thoughtlens.latents.stats.examples import spread
-from thoughtlens.latents.stats.labels import encode_groups
 from thoughtlens.models import Place
 from thoughtlens.problems import BEGIN
 

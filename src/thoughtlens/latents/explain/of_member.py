@@ -21,6 +21,7 @@ from thoughtlens.core import (
     progress,
     to_table,
 )
+from thoughtlens.latents.codes.labels import not_told_apart
 from thoughtlens.latents.codes.member import Member
 from thoughtlens.latents.codes.tokens import load_tokenizer, token_texts
 from thoughtlens.latents.explain.columns import Columns
@@ -40,7 +41,6 @@ from thoughtlens.latents.explain.records import (
 )
 from thoughtlens.latents.explain.scores import auprc, best_threshold, interval, score, verdict_of
 from thoughtlens.latents.explain.statements import Known
-from thoughtlens.latents.stats.labels import not_told_apart
 
 TIE = 0.01
 """Validation AUPRC within which the shorter text is shown."""

@@ -18,6 +18,7 @@ import scipy.sparse as sp
 from jaxtyping import Int
 
 from thoughtlens.acts import ActivationStore
+from thoughtlens.latents.codes.labels import Label, encode_labels, read_labels
 from thoughtlens.latents.codes.tokens import quoted
 from thoughtlens.latents.explain.columns import (
     MIN_COUNT,
@@ -30,7 +31,6 @@ from thoughtlens.latents.explain.columns import (
 )
 from thoughtlens.latents.explain.config import ExplainConfig
 from thoughtlens.latents.explain.corpus import Corpus, Part
-from thoughtlens.latents.stats.labels import Label, encode_labels, read_labels
 from thoughtlens.problems import OWN_ROLE, Role, Roles, roles
 from thoughtlens.sae import Crosscoder
 

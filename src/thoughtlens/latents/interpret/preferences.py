@@ -1,4 +1,4 @@
-"""Every preference of one SAE's latents in one go: what `latents.stats.association` tests, for a store."""
+"""Every preference of one SAE's latents in one go: what `latents.codes.association` tests, for a store."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ import scipy.sparse as sp
 from jaxtyping import Int
 
 from thoughtlens.core import column_table
-from thoughtlens.latents.codes.coded import Coded
-from thoughtlens.latents.interpret.config import InterpretConfig
-from thoughtlens.latents.interpret.records import AssociationRow, Tested
-from thoughtlens.latents.stats.association import (
+from thoughtlens.latents.codes.association import (
     Associations,
     correlation,
     label_preference,
@@ -23,8 +20,11 @@ from thoughtlens.latents.stats.association import (
     token_preference,
     word_preference,
 )
-from thoughtlens.latents.stats.chance import Chance
-from thoughtlens.latents.stats.labels import Label, encode_numbers, number_columns, read_labels
+from thoughtlens.latents.codes.chance import Chance
+from thoughtlens.latents.codes.coded import Coded
+from thoughtlens.latents.codes.labels import Label, encode_numbers, number_columns, read_labels
+from thoughtlens.latents.interpret.config import InterpretConfig
+from thoughtlens.latents.interpret.records import AssociationRow, Tested
 
 WORD = r"\d+(?:[.,]\d+)*|\w+|[^\w\s]"
 """Words, numbers as they are written, and signs."""

@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from thoughtlens.core import column_table
 from thoughtlens.latents.codes.coded import Coded
+from thoughtlens.latents.codes.examples import Examples, look_up, spread, windows
 from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.records import TextExample, ThoughtExample
-from thoughtlens.latents.stats.examples import Examples, look_up, spread, windows
 
 
 def examples_table(cfg: InterpretConfig, coded: Coded, found: Examples) -> pa.Table:

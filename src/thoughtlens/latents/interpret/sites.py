@@ -10,8 +10,8 @@ import torch
 
 from thoughtlens.core import column_table
 from thoughtlens.latents.codes.member import Member, member_thoughts
+from thoughtlens.latents.codes.statistics import LatentStats
 from thoughtlens.latents.interpret.records import SiteRow
-from thoughtlens.latents.stats.statistics import LatentStats
 from thoughtlens.sae import Crosscoder, Persistence, placed
 
 DEFINITIONS = {

@@ -15,18 +15,18 @@ import pyarrow as pa
 
 from thoughtlens.acts import ActivationStore, StoreSize
 from thoughtlens.core import Parts, Plan, Result, run_stage
+from thoughtlens.latents.codes import association
 from thoughtlens.latents.codes.code_writer import write_codes
 from thoughtlens.latents.codes.coded import Coded
+from thoughtlens.latents.codes.doubts import doubtful_numbers, followed
+from thoughtlens.latents.codes.labels import Label, encode_groups, encode_numbers, is_number, not_told_apart
 from thoughtlens.latents.codes.member import Member, member_thoughts
+from thoughtlens.latents.codes.statistics import HISTOGRAM_EDGES
 from thoughtlens.latents.interpret import sites
 from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.preferences import labels_of
 from thoughtlens.latents.interpret.records import InterpretOutcome, MemberSummary
 from thoughtlens.latents.interpret.tables import TABLES, Tables, tested_of
-from thoughtlens.latents.stats import association
-from thoughtlens.latents.stats.doubts import doubtful_numbers, followed
-from thoughtlens.latents.stats.labels import Label, encode_groups, encode_numbers, is_number, not_told_apart
-from thoughtlens.latents.stats.statistics import HISTOGRAM_EDGES
 from thoughtlens.sae import Crosscoder, SAESize, differences, load_members
 
 DEFINITIONS = {

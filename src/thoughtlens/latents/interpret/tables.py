@@ -10,12 +10,12 @@ import pyarrow as pa
 
 from thoughtlens.core import Parts, column_table, progress, read_json, write_json
 from thoughtlens.latents.codes.coded import Coded
+from thoughtlens.latents.codes.examples import Examples, decile_examples, top_examples
+from thoughtlens.latents.codes.statistics import coactive, common_tokens, latent_stats, level_counts
 from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.preferences import factors, labels_of
 from thoughtlens.latents.interpret.records import CoactiveRow, CountRow, LatentRow, Tested
 from thoughtlens.latents.interpret.shown import examples_table
-from thoughtlens.latents.stats.examples import Examples, decile_examples, top_examples
-from thoughtlens.latents.stats.statistics import coactive, common_tokens, latent_stats, level_counts
 
 MARKS = {"outlier": "outlier_norm", "first": "first_position"}
 """Kinds of rows on which a latent says little, and the reason that is given; the last that holds counts."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from thoughtlens.evals.variables.ceilings import Ceiling
-from thoughtlens.evals.variables.places import Held, Located, by_place, teach
-from thoughtlens.evals.variables.recover import Judge, Told
-from thoughtlens.evals.variables.scores import Fired, where
+from thoughtlens.evals.recovery.ceilings import Ceiling
+from thoughtlens.evals.recovery.places import Held, Located, by_place, teach
+from thoughtlens.evals.recovery.recover import Judge, Told
+from thoughtlens.evals.recovery.scores import Fired, where
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.latents.stats.fired import fires_of
-from thoughtlens.latents.codes.member import stretches
-from thoughtlens.latents.stats.examples import (
+from tests.latents.codes.fired import fires_of
+from thoughtlens.latents.codes.examples import (
     decile_examples,
     look_up,
     spread,
     top_examples,
     windows,
 )
-from thoughtlens.latents.stats.statistics import latent_stats
+from thoughtlens.latents.codes.member import stretches
+from thoughtlens.latents.codes.statistics import latent_stats
 
 ROWS, HOOKS, D = 36, 2, 6
 

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thoughtlens.core import progress
-from thoughtlens.evals.variables.places import Held, Located, by_place
-from thoughtlens.evals.variables.scores import Choice, Fired, Score, choose, found_by_two, score, where
+from thoughtlens.evals.recovery.places import Held, Located, by_place
+from thoughtlens.evals.recovery.scores import Choice, Fired, Score, choose, found_by_two, score, where
 from thoughtlens.models import Place
 from thoughtlens.numerics import Interval, bootstrap_sums
 from thoughtlens.sae import SAE, Baseline

@@ -17,10 +17,10 @@ import scipy
 import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int, Shaped
 
+from thoughtlens.latents.codes import null_loops
+from thoughtlens.latents.codes.chance import Chance, Null, binned, design_effect, donors, groups, shifts
 from thoughtlens.latents.codes.fires import Fires
-from thoughtlens.latents.stats import null_loops
-from thoughtlens.latents.stats.chance import Chance, Null, binned, design_effect, donors, groups, shifts
-from thoughtlens.latents.stats.null_loops import (
+from thoughtlens.latents.codes.null_loops import (
     Best,
     ClassSums,
     Labels,

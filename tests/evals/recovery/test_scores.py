@@ -8,10 +8,10 @@ import scipy.sparse as sp
 from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
-from thoughtlens.evals.variables.ceilings import Reader
-from thoughtlens.evals.variables.recover import Judge
-from thoughtlens.evals.variables.scores import Fired, choose, layered, score, splitting, where
-from thoughtlens.evals.variables.taught import thresholds, winners
+from thoughtlens.evals.recovery.ceilings import Reader
+from thoughtlens.evals.recovery.recover import Judge
+from thoughtlens.evals.recovery.scores import Fired, choose, layered, score, splitting, where
+from thoughtlens.evals.recovery.taught import thresholds, winners
 
 # rows     value  latent 0  latent 1  latent 2
 ROWS = [

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from thoughtlens.latents.codes import loops
+from thoughtlens.latents.codes.association import rank_within
 from thoughtlens.latents.codes.fires import Fires
-from thoughtlens.latents.stats import loops
-from thoughtlens.latents.stats.association import rank_within
 from thoughtlens.numerics import share
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from thoughtlens.core import ConfigError
-from thoughtlens.latents.stats.labels import OTHERS, Label, not_told_apart, read_labels
+from thoughtlens.latents.codes.labels import OTHERS, Label, not_told_apart, read_labels
 
 N = 240
 

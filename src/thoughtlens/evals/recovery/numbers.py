@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from thoughtlens.evals.variables.places import Held
-from thoughtlens.evals.variables.questions import Rows
+from thoughtlens.evals.recovery.places import Held
+from thoughtlens.evals.recovery.questions import Rows
 from thoughtlens.models import Place
 from thoughtlens.numerics import Interval, bootstrap_sums, cluster_index, permutation_p, shuffled_blocks
 from thoughtlens.sae import SAE

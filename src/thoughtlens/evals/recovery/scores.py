@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
 
-from thoughtlens.evals.variables.ceilings import one_hot
+from thoughtlens.evals.recovery.ceilings import one_hot
 from thoughtlens.numerics import Interval, bootstrap_sums, cluster_index
 
 CANDIDATES = 12

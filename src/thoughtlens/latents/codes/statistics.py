@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from thoughtlens.latents.codes import loops
 from thoughtlens.latents.codes.codes import Compressed
 from thoughtlens.latents.codes.fires import Fires
-from thoughtlens.latents.stats import loops
 from thoughtlens.numerics import share
 
 N_BINS = 96

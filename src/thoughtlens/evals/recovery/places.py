@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import progress
-from thoughtlens.evals.variables.ceilings import Reader
-from thoughtlens.evals.variables.made import Made
-from thoughtlens.evals.variables.questions import Question, Rows
+from thoughtlens.evals.recovery.ceilings import Reader
+from thoughtlens.evals.recovery.made import Made
+from thoughtlens.evals.recovery.questions import Question, Rows
 from thoughtlens.models import Place
 
 NEAR_BEST = 0.02

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from thoughtlens.core import ConfigError
-from thoughtlens.evals.variables.made import below, enough
-from thoughtlens.evals.variables.questions import Question, Wanted, kinds, questions
+from thoughtlens.evals.recovery.made import below, enough
+from thoughtlens.evals.recovery.questions import Question, Wanted, kinds, questions
 
 SPLIT = ["train"] * 8 + ["validation"] * 8 + ["test"] * 8
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from thoughtlens.latents.stats.loops import insert
+from thoughtlens.latents.codes.loops import insert
 from thoughtlens.numerics import compiled
 
 Z_BINS, BINS_PER_Z = 10_000, 100.0

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from thoughtlens.acts import PROBLEM_KEYS
 from thoughtlens.core import ConfigError, DataError
-from thoughtlens.latents.stats.doubts import doubtful_values
+from thoughtlens.latents.codes.doubts import doubtful_values
 from thoughtlens.problems import is_set, of_members
 
 PROBLEM_COLUMNS = {*PROBLEM_KEYS, "question", "text", "answer", "cot"}

@@ -9,10 +9,9 @@ import pytest
 import torch
 from scipy import stats
 
-from tests.latents.stats.fired import fires_of
-from thoughtlens.latents.codes.fires import Fires
-from thoughtlens.latents.stats import association
-from thoughtlens.latents.stats.association import (
+from tests.latents.codes.fired import fires_of
+from thoughtlens.latents.codes import association
+from thoughtlens.latents.codes.association import (
     Associations,
     correlation,
     groups_of,
@@ -22,7 +21,8 @@ from thoughtlens.latents.stats.association import (
     token_preference,
     word_preference,
 )
-from thoughtlens.latents.stats.chance import Chance, Null
+from thoughtlens.latents.codes.chance import Chance, Null
+from thoughtlens.latents.codes.fires import Fires
 
 
 def of_mask(mask: np.ndarray) -> Fires:

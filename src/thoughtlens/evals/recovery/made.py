@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.acts import ActivationStore, made_with, thought_model
-from thoughtlens.evals.variables.questions import Question
+from thoughtlens.evals.recovery.questions import Question
 from thoughtlens.models import Place, ThoughtModel, collect, tiny
 from thoughtlens.problems import GeneratedConfig, GraphConfig, source
 

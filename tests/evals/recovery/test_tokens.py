@@ -9,8 +9,8 @@ from tests.planted import HOOKS, D, planted_sae, text_store
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import ConfigError
 from thoughtlens.evals.recovery.config import RecoveryConfig
+from thoughtlens.evals.recovery.questions import Wanted, tokens
 from thoughtlens.evals.recovery.stage import recovery
-from thoughtlens.evals.variables.questions import Wanted, tokens
 
 N = 90
 

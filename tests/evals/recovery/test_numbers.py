@@ -8,8 +8,8 @@ from scipy.stats import spearmanr
 
 from tests.planted import D, planted_sae, thought_store
 from thoughtlens.acts import ActivationStore
-from thoughtlens.evals.variables.numbers import acts_of, follow, neurons, rank_correlation
-from thoughtlens.evals.variables.places import Held
+from thoughtlens.evals.recovery.numbers import acts_of, follow, neurons, rank_correlation
+from thoughtlens.evals.recovery.places import Held
 from thoughtlens.models import Place
 from thoughtlens.sae import load_members
 

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float, Int
 
-from thoughtlens.latents.stats import null_loops
+from thoughtlens.latents.codes import null_loops
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.latents.stats.fired import fires_of
+from tests.latents.codes.fired import fires_of
 from thoughtlens.latents.codes.codes import Compressed
-from thoughtlens.latents.stats.statistics import (
+from thoughtlens.latents.codes.statistics import (
     HISTOGRAM_EDGES,
     coactive,
     common_tokens,

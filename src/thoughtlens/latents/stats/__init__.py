@@ -1,1 +1,0 @@
-"""Statistics of latents: associations, examples, preferences."""
