@@ -16,6 +16,8 @@ from .hf.reader import read as read
 from .hf.reader import read_batch as read_batch
 from .thought import thoughts as thoughts
 from .thought import tiny as tiny
+from .thought.attention import Attention as Attention
+from .thought.attention import attention as attention
 from .thought.check import CHECKED as CHECKED
 from .thought.check import Fault as Fault
 from .thought.check import check_thought_model as check_thought_model
@@ -36,6 +38,7 @@ from .thought.places import block_outputs as block_outputs
 from .thought.sites import Hook as Hook
 from .thought.sites import Tap as Tap
 from .thought.sites import ThoughtSpec as ThoughtSpec
+from .thought.sites import Watch as Watch
 from .thought.sites import check_places as check_places
 from .thought.sites import is_read as is_read
 from .thought.stated import not_stated as not_stated

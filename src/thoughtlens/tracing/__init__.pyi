@@ -1,3 +1,6 @@
+from .attention.records import AskedRow as AskedRow
+from .attention.records import AttentionOutcome as AttentionOutcome
+from .attention.records import WeightsRow as WeightsRow
 from .chains.records import Arm as Arm
 from .chains.records import ChainRow as ChainRow
 from .chains.records import PlaceRow as PlaceRow

@@ -36,6 +36,7 @@ BESIDE: dict[str, dict[str, object]] = {
                  "inner_folds": 2, "c_grid": [1.0], "n_permutations": 20, "ks": [1]},
     "trace": {"n": 4, "n_control": 4},
     "influence": {"n": 6, "edits": ["patch start", "ablate mean"], "sites": ["kv"], "chains": ["thoughts"]},
+    "attention": {"n": 4},
     "geometry": {"n_permutations": 20},
     "intervene": {"n": 4, "problems": {"source": "generated", "n": 40}},
     "gates": {"n": 8, "sae": None},

@@ -106,6 +106,14 @@ def test_a_problem_shows_latents_readings_and_edits(page, address):
     page.wait_for_selector("h3:text-is('tuned lens')")
     text = page.inner_text("main")
     assert "the model says 5" in text and "✗ wrong" in text and "7</script>" in text
+    looks = page.locator("table.attention tbody tr")
+    assert (
+        looks.count() == 5
+        and "thought 2" in looks.nth(2).inner_text()
+        and "50 %" in looks.nth(3).inner_text()
+    )
+    page.click("button:text-is('layer 1, head 0')")
+    assert page.locator("table.attention img").count() == 0 and "cue 1" in looks.nth(4).inner_text()
     page.click("button:text-is('bare0: pooled')")
     page.wait_for_selector("button[aria-pressed=true]:text-is('bare0: pooled')")
     assert page.locator("table.chain a").count() > 0
@@ -115,7 +123,7 @@ def test_what_a_run_lacks_is_said_with_its_command(page, small):
     address = (small / "bare" / "index.html").as_uri()
     for where, commands in (
         ("#/l/0/3", ("explain", "interpret", "lens", "geometry", "intervene")),
-        ("#/p/0", ("lens", "intervene")),
+        ("#/p/0", ("lens", "intervene", "attention")),
         ("#/", ("explain", "validate")),
         ("#/s/0/0", ("geometry",)),
     ):

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from tests.planted import HOOKS, D, planted_sae, thought_store
 from tests.show.explorer.tables import (
+    plant_attention,
     plant_edit,
     plant_explain,
     plant_geometry,
@@ -66,6 +67,7 @@ def full_run(root: Path) -> Path:
     plant_lens(root, D, HOSTILE, ["p3", "p5"], list(HOOKS))
     plant_geometry(root, D, "elsewhere")
     plant_edit(root, [2, 11], ["p3", "p5"])
+    plant_attention(root, HOSTILE[:3], ["p3", "p5"])
     return root
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from tests.planted import HOOKS
 from thoughtlens.core import Number, digest, digest_tree, read_json, write_json
 from thoughtlens.core.records.manifest import LIST, relist
-from thoughtlens.core.records.record import write_rows
+from thoughtlens.core.records.record import to_table, write_rows
 from thoughtlens.evals.recovery.records import (
     At,
     Followed,
@@ -24,6 +24,7 @@ from thoughtlens.evals.recovery.records import (
     Variable,
     VariableBy,
 )
+from thoughtlens.tracing import AskedRow, AttentionOutcome, WeightsRow
 
 EDGES = [2.0**k for k in range(-8, 9)]
 SPLIT = "test"
@@ -239,6 +240,29 @@ def _scores(latent: np.ndarray, n: int, member: str) -> dict[str, object]:
         "auprc_high": np.minimum(auprc * 1.1, 1), "precision_at_half_recall": auprc, **numbers,
         "n": np.full(n, 1000), "n_units": np.full(n, 100), "split": [SPLIT] * n,
     }  # fmt: skip
+
+
+def plant_attention(root: Path, tokens: list[str], problems: list[str]) -> None:
+    """Of a model of three thoughts, two layers of one head and a cue of one token: half on the first token,
+    the rest in equal shares."""
+    rows, heads = [], [(layer, 0) for layer in range(2)]
+    for problem in problems:
+        for query in range(5):
+            n = len(tokens) + query + 1
+            weights = [0.5, *[0.5 / (n - 1)] * (n - 1)]
+            rows += [
+                WeightsRow(problem_id=problem, query=query, layer=layer, head=head, weights=weights)
+                for layer, head in heads
+            ]
+    folder = root / "attention"
+    write(folder / "weights.parquet", to_table(WeightsRow, rows))
+    asked = [AskedRow(problem_id=problem, tokens=tokens) for problem in problems]
+    write(folder / "questions.parquet", to_table(AskedRow, asked))
+    outcome = AttentionOutcome(
+        split="test", model="planted", model_digest=None, n=len(problems), n_kept=len(problems), n_thoughts=3,
+        n_layers=2, n_heads=1, looks=[], by_head=[],
+    )  # fmt: skip
+    write_json(folder / "result.json", {"stage": "attention", **outcome.to_json()})
 
 
 def write(file: Path, table: pa.Table | dict[str, object]) -> None:

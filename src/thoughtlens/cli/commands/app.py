@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TASKS = {
     "Start": "think run recipes recipe import problems",
     "Train": "extract train sweep grid distill",
-    "Look": "view explorer report serve fire interpret explain lens geometry",
+    "Look": "view explorer report serve fire interpret explain lens attention geometry",
     "Test": "validate classify recovery trace orbits effects influence intervene gates suite replay",
     "Share": "push pull convert neuronpedia track",
     "Maintain": "verify doctor bench",

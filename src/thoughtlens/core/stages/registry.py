@@ -222,6 +222,13 @@ STAGES = (
         recipe="optional",
     ),
     Stage(
+        name="attention",
+        room="tracing.attention",
+        about="Where each thought and the answer look: attention to the question and to earlier thoughts.",
+        inputs=("acts",),
+        recipe="optional",
+    ),
+    Stage(
         name="replay",
         room="evals.first_study",
         about="Replay the first study of CODI's thoughts, and correct it line by line.",

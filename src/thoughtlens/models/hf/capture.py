@@ -71,6 +71,11 @@ def blocks_path(model: nn.Module) -> str | None:
     return min(whole, key=lambda entry: (entry[0].count("."), -entry[1]))[0] if whole else None
 
 
+def attention_of(block: nn.Module) -> nn.Module | None:
+    """The attention of a block; None where it has none under any of the names that models give it."""
+    return next((part for name, part in block.named_children() if name in SAME[0]), None)
+
+
 @torch.no_grad()
 def capture(
     model: transformers.PreTrainedModel,

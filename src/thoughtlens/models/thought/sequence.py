@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,9 +19,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from thoughtlens.core import CheckpointError, DataError, HookError
+from thoughtlens.models.hf.capture import attention_of
 from thoughtlens.models.hf.load import context_length
 from thoughtlens.models.hf.output import OutputSide
 from thoughtlens.models.thought.places import SITES
+from thoughtlens.models.thought.sites import Watch
 from thoughtlens.models.thought.thoughts import Answer, State, Tap, ThoughtModel, Written, parse_number
 
 
@@ -136,6 +139,10 @@ class SequenceThoughts(ThoughtModel):
             )
         return ids
 
+    def read_ids(self, question: str) -> list[int]:
+        """See `ThoughtModel.read_ids`."""
+        return self._prompt(0, question)[:-1]
+
     def _extend(
         self, state: State, x: Tensor, real: Tensor | None = None, tap: Tap | None = None
     ) -> tuple[Tensor, State]:
@@ -215,6 +222,32 @@ class HFThoughts(SequenceThoughts):
             return site
         return next(name for name, module in self.lm.named_modules() if module is self.blocks[layer])
 
+    @contextmanager
+    def attending(self, watch: Watch) -> Iterator[None]:
+        """See `ThoughtModel.attending`. Fused kernels keep no weights: they are off meanwhile."""
+        parts = [part for block in self.blocks if (part := attention_of(block)) is not None]
+        before = str(self.lm.config._attn_implementation)
+        self.lm.set_attn_implementation("eager")
+        if len(parts) < len(self.blocks) or self.lm.config._attn_implementation != "eager":
+            raise HookError(
+                f"{self.name}: the attention of {type(self.lm).__name__} cannot be seen: it has blocks "
+                f"without one, or no form of it that keeps its weights"
+            )
+        handles = [
+            handle
+            for layer, part in enumerate(parts)
+            for handle in (
+                part.register_forward_pre_hook(partial(_masked, watch, layer), with_kwargs=True),
+                part.register_forward_hook(partial(_shown, watch, layer)),
+            )
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self.lm.set_attn_implementation(before)
+
     def _ids(self, text: str, n_words: int) -> list[int]:
         """Token ids of a text; refuses ids that the thought tokens have taken."""
         ids, bos = list(self.tokenizer(text)["input_ids"]), self.tokenizer.bos_token_id
@@ -279,6 +312,26 @@ class HFThoughts(SequenceThoughts):
 def asked(question: str, prompt: str) -> str:
     """What is read for a question: the prompt with the question in it."""
     return prompt.replace("{question}", question)
+
+
+def _masked(watch: Watch, layer: int, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """The call of a block's attention, without the edges that are cut."""
+    if layer not in watch.cut:
+        return args, kwargs
+    mask = kwargs.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.ndim != 4 or not mask.is_floating_point():
+        raise HookError(f"{type(module).__name__} takes no mask that says which edges are cut")
+    return args, {**kwargs, "attention_mask": watch.masked(layer, mask)}
+
+
+def _shown(watch: Watch, layer: int, module: nn.Module, args: tuple, output: Any) -> None:
+    """Keep the weights of a block's attention."""
+    weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+    if not isinstance(weights, Tensor) or weights.ndim != 4:
+        raise HookError(
+            f"the attention of layer {layer} cannot be seen: {type(module).__name__} keeps no weights"
+        )
+    watch.weights[layer] = weights
 
 
 @contextmanager

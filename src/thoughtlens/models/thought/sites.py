@@ -6,10 +6,12 @@ The index convention is that of `thoughtlens.models.thought.thoughts` and docs/t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from thoughtlens.core import ConfigError, HookError
@@ -111,6 +113,29 @@ class Tap:
     def missed(self) -> list[Hook]:
         """Hooks that never ran."""
         return [hook for i, hook in enumerate(self._hooks) if i not in self.ran]
+
+
+@dataclass(eq=False)
+class Watch:
+    """What every attention of a model goes through while it is open (`ThoughtModel.attending`)."""
+
+    weights: dict[int, Float[Tensor, "batch heads new keys"]] = field(default_factory=dict)
+    """Of the latest pass, by layer."""
+    cut: dict[int, Bool[Tensor, "batch heads keys"]] = field(default_factory=dict)
+    """By layer, keys from the first on that no new position looks at; heads may be 1 for all of them."""
+
+    def masked(self, layer: int, scores: Float[Tensor, "batch heads new keys"]) -> Tensor:
+        """Scores, or what is added to them, with -inf where an edge is cut."""
+        if layer not in self.cut:
+            return scores
+        cut = self.cut[layer].to(scores.device)
+        cut = F.pad(cut, (0, scores.shape[-1] - cut.shape[-1]))[:, :, None]
+        return scores.masked_fill(cut, -torch.inf)
+
+    def weighed(self, layer: int, scores: Float[Tensor, "batch heads new keys"]) -> Tensor:
+        """The softmax of scores without the edges that are cut; it is kept."""
+        self.weights[layer] = self.masked(layer, scores).float().softmax(-1)
+        return self.weights[layer].to(scores)
 
 
 def check_places(spec: ThoughtSpec, places: Iterable[Place], last: int) -> None:

@@ -26,6 +26,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from thoughtlens.models.hf.locate import BUNDLED, require_name
 from thoughtlens.models.thought import foreign
 from thoughtlens.models.thought.known import known
 from thoughtlens.models.thought.places import PARTS, SITES, Place
-from thoughtlens.models.thought.sites import Hook, Tap, ThoughtSpec, absent, check_places, check_rows
+from thoughtlens.models.thought.sites import Hook, Tap, ThoughtSpec, Watch, absent, check_places, check_rows
 from thoughtlens.problems import same_answer
 
 __all__ = [
@@ -192,6 +193,23 @@ class ThoughtModel(ABC):
     def _write_kv(self, state: State, layer: int, k: Tensor, v: Tensor) -> None:
         """Put another key and value in their place, in new tensors."""
         raise HookError(f"This model has no site kv; it has {', '.join(self.spec.sites)}")
+
+    def attending(self, watch: Watch) -> AbstractContextManager[None]:
+        """While open, attention shows its weights to the watch, and goes without the edges that it cuts.
+
+        Raises:
+            HookError: a family whose attention cannot be seen.
+        """
+        del watch
+        raise HookError(
+            f"{self.name}: the attention of a {type(self).__name__} cannot be seen, and no edge of it cut; "
+            f"that can be done where thoughts are positions of a sequence (codi-tiny, CODI, Coconut, CoLaR, "
+            f"soft tokens)"
+        )
+
+    def read_ids(self, question: str) -> list[int]:
+        """Token ids that are read before the begin-of-thought position."""
+        raise HookError(f"{self.name}: a {type(self).__name__} does not tell what it reads a question as")
 
     def step(self, state: State, hooks: Sequence[Hook] = ()) -> tuple[State, StepRecord]:
         """One thought, with the edits that belong to it; `state` stays as it is.

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -32,6 +33,7 @@ from thoughtlens.core import (
     validate_config,
     whole,
 )
+from thoughtlens.models.thought.sites import Watch
 from thoughtlens.models.thought.thoughts import (
     Answer,
     State,
@@ -110,6 +112,19 @@ class TinyThoughts(ThoughtModel):
             rows=torch.arange(len(ids)),
         )
 
+    @contextmanager
+    def attending(self, watch: Watch) -> Iterator[None]:
+        """See `ThoughtModel.attending`."""
+        self.decoder.watch = watch
+        try:
+            yield
+        finally:
+            self.decoder.watch = None
+
+    def read_ids(self, question: str) -> list[int]:
+        """See `ThoughtModel.read_ids`."""
+        return self._encode(question)
+
     def _encode(self, text: str) -> list[int]:
         ids = self.tokenizer.encode(text)
         if not 0 < len(ids) <= self.cfg.question_len:
@@ -149,7 +164,7 @@ class TinyThoughts(ThoughtModel):
             )
         cache = state.cache
         if cfg.bottleneck:
-            cache = cache.tail(state.mask.shape[1] - state.next_thought + 1)
+            cache = cache.without(state.mask.shape[1] - state.next_thought + 1)
         states, _ = self.decoder(self.decoder.inputs(cues, start), cache)
         logits = self.decoder.unembed(states[-1][:, 1:])
         ids = [[int(i)] for i in logits[:, -1].argmax(-1)] if max_new_tokens else [[] for _ in range(rows)]

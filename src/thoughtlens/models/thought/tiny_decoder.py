@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -18,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from thoughtlens.core import Config, DataError
+from thoughtlens.models.thought.sites import Watch
 
 SPECIALS = ("<pad>", "<bot>", "<eot>", "<ans>", "<cot>", "<cot2>")
 PAD, BOT, EOT, ANS, COT, COT2 = range(len(SPECIALS))
@@ -105,6 +107,12 @@ class Cache:
         keys = [k.repeat_interleave(n, 0) for k in self.keys]
         return Cache(keys, [v.repeat_interleave(n, 0) for v in self.values], padding)
 
+    def without(self, n: int) -> Cache:
+        """The first `n` positions taken for padding, which nothing looks at."""
+        first = torch.arange(self.n_past, device=self.keys[0].device) < n
+        padding = first.expand(len(self.keys[0]), -1)
+        return Cache(self.keys, self.values, padding if self.padding is None else padding | self.padding)
+
     def tail(self, start: int) -> Cache:
         """Only the positions from `start` on."""
         padding = None if self.padding is None else self.padding[:, start:]
@@ -137,9 +145,17 @@ class Block(nn.Module):
         k: Float[Tensor, "batch heads total d_head"],
         v: Float[Tensor, "batch heads total d_head"],
         mask: Bool[Tensor, ...] | None,
+        seen: Callable[[Tensor], Tensor] | None = None,
     ) -> Float[Tensor, "batch new d"]:
-        """The block's output for new positions, given all keys and values."""
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        """The block's output for new positions, given all keys and values.
+
+        `seen` makes weights of the scores, which are -inf where `mask` says so.
+        """
+        if seen is None:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        else:
+            scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+            mixed = seen(scores if mask is None else scores.masked_fill(~mask, -torch.inf)) @ v
         x = x + self.attn_out(mixed.transpose(1, 2).reshape(x.shape))
         return x + self.down(F.gelu(self.up(self.ln2(x)), approximate="tanh"))
 
@@ -150,6 +166,8 @@ class TinyDecoder(nn.Module):
     def __init__(self, cfg: TinyConfig) -> None:
         super().__init__()
         self.cfg = cfg
+        self.watch: Watch | None = None
+        """What all attention goes through, if anything."""
         self.embed = nn.Embedding(len(cfg.vocabulary), cfg.d_in)
         self.pos = nn.Embedding(cfg.n_positions, cfg.d_in)
         self.layers = nn.ModuleList(Block(cfg.d_in, cfg.n_heads) for _ in range(cfg.n_layers))
@@ -180,7 +198,8 @@ class TinyDecoder(nn.Module):
             q, k, v = block.project(x)
             if cache.keys:
                 k, v = torch.cat([cache.keys[i], k], 2), torch.cat([cache.values[i], v], 2)
-            x = block.attend(x, q, k, v, mask)
+            seen = None if self.watch is None else partial(self.watch.weighed, i)
+            x = block.attend(x, q, k, v, mask, seen)
             x = x if edit is None else edit(i, x)
             keys.append(k)
             values.append(v)

@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 import scipy.sparse as sp
 
 from thoughtlens.acts import ActivationStore
-from thoughtlens.core import Record, of_table, read_parquet
+from thoughtlens.core import Json, Record, of_table, read_parquet
 from thoughtlens.interventions import found_in
 from thoughtlens.latents import Member, load_tokenizer, token_texts
 from thoughtlens.sae import load as load_sae
+from thoughtlens.show.explorer.attention import attended
 from thoughtlens.show.explorer.build import rounded, significant
 from thoughtlens.show.explorer.claims import Claims
 from thoughtlens.show.explorer.config import ExplorerConfig
@@ -62,6 +63,8 @@ class ProblemPage(Record):
     """What each thought holds: `chain.Step`."""
     readings: list[list[Any]]
     edits: list[list[Any]]
+    attention: Json | None
+    """Where its thoughts look (`attention.Attended`); None: its weights are not kept."""
 
 
 def problem_shards(
@@ -69,9 +72,9 @@ def problem_shards(
 ) -> tuple[dict[str, Any], Problems]:
     """Shards `problems/N` of ten problems each, and the list of the problems in them.
 
-    Those that the model gets wrong come first, up to half of all; then those with an intervention, those with
-    a lens reading; the rest is drawn at random. Other runs' SAEs are shown where their store holds the same
-    problem.
+    Those that the model gets wrong come first, up to half of all; then those with an intervention, those of
+    which a lens or attention was read; the rest is drawn at random. Other runs' SAEs are shown where their
+    store holds the same problem.
     """
     run = found[0].run
     members = {source.key: _member(source) for source in found}
@@ -84,6 +87,7 @@ def problem_shards(
     ids = [row.problem_id for row in rows]
     readings, edits, told = _readings(run, ids), of_problems(run, ids), chains(run, ids)
     tokens = _tokens(own[0], ids) if own[0].text else {}
+    looked = {problem_id: one.to_json() for problem_id, one in attended(run, ids).items()}
     strongest = {key: _strongest(member, ids, claims.get(key)) for key, member in members.items()}
     pages = [
         vars(
@@ -102,6 +106,7 @@ def problem_shards(
                 chain=[step.cells() for step in told.steps.get(row.problem_id, [])] if told else [],
                 readings=_lines(readings.get(row.problem_id, [])) or [],
                 edits=_lines(edits.get(row.problem_id, [])) or [],
+                attention=looked.get(row.problem_id),
             )
         )
         for row, labels in zip(rows, others, strict=True)
@@ -155,14 +160,15 @@ def _choose(run: Run, members: Sequence[Member], cfg: ExplorerConfig) -> tuple[n
     says = f"{len(order):,} of {len(lines):,}: "
     if wrong.any():
         says += f"{wrong[order].sum():,} of the {wrong.sum():,} that the model gets wrong, then "
-    known = [what for what, those in (("an intervention", edited), ("a lens reading", read)) if those.any()]
+    known = [what for what, those in (("an intervention", edited), ("readings", read)) if those.any()]
     says += f"those with {', then with '.join(known)}, then others, " if known else ""
     return np.sort(lines[order]), says + "drawn at random"
 
 
 def _told_of(run: Run) -> tuple[list[Path], list[Path]]:
-    """Tables that tell of single problems: of interventions, and of lens readings."""
-    return [path / "answers.parquet" for path in found_in(run.root).values()], [place(run, "readings")]
+    """Tables that tell of single problems: of interventions, and of what was read."""
+    asked = place(run, "weights").with_name("questions.parquet")
+    return [path / "answers.parquet" for path in found_in(run.root).values()], [place(run, "readings"), asked]
 
 
 def _among(ids: pa.Array, files: Sequence[Path]) -> np.ndarray:

@@ -261,6 +261,18 @@ class Located(View):
     n: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Looks(View):
+    """Where a position looks: weights of the question's tokens, the begin of thought, and on up to itself."""
+
+    query: int
+    layer: int | None
+    """None: mean over layers and heads."""
+    head: int | None
+    """None: mean over the heads."""
+    weights: list[float | None]
+
+
 COLUMNS: dict[str, type[Record]] = {
     "values": Spoken,
     "places": Located,
@@ -277,6 +289,7 @@ COLUMNS: dict[str, type[Record]] = {
     "edits": Edited,
     "readings": Reading,
     "strongest": Strongest,
+    "looks": Looks,
 }
 """What stands where in the rows of each kind."""
 

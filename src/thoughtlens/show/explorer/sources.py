@@ -33,6 +33,7 @@ TABLES = {
     "matches": "geometry",
     "values": "recovery",
     "moves": "influence",
+    "weights": "attention",
 }
 """Folder of each table that the explorer shows."""
 COMMANDS = {

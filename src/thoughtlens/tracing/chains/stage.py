@@ -16,11 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from thoughtlens.acts import ActivationStore, StoreSize, thought_model
 from thoughtlens.core import (
-    DataError,
     Number,
     Parts,
     Plan,
@@ -41,6 +39,7 @@ from thoughtlens.tracing.chains.tried import LABELS, VERIFIED, Tested, Trace
 from thoughtlens.tracing.chains.tried import trace as follow
 from thoughtlens.tracing.read.lenses import Lenses, first_token, logit_lens
 from thoughtlens.tracing.read.seen import Relabel, Seen, renamed, seen, shuffled
+from thoughtlens.tracing.subject import problems_of
 
 OWN = "thoughts"
 ABOUT = {
@@ -164,7 +163,9 @@ class _Subject:
 def _work(cfg: TraceConfig, tmp: Path) -> TraceOutcome:
     store, parts = ActivationStore.open(cfg.acts), Parts(tmp)
     model = thought_model(store)
-    own = _Subject(cfg, model, table := _problems(cfg, store), _rule(model, table))
+    own = _Subject(
+        cfg, model, table := problems_of(store, cfg.split, cfg.n, cfg.seed, "trace"), _rule(model, table)
+    )
     notes: list[str] = []
     if model.spec.n_thoughts == 0:
         notes.append("nothing to trace: this model has no thoughts")
@@ -205,19 +206,6 @@ def _work(cfg: TraceConfig, tmp: Path) -> TraceOutcome:
         definitions=DEFINITIONS,
         warnings=[*notes, *_objections(done)],
     )
-
-
-def _problems(cfg: TraceConfig, store: ActivationStore) -> pa.Table:
-    """The problems that are traced."""
-    if "question" not in store.problems.column_names:
-        raise DataError(f"{cfg.acts} keeps no questions, which a trace asks again; extract it from problems")
-    table = store.problems.filter(pc.field("split") == cfg.split)
-    if len(table) < 2:
-        raise DataError(
-            f"trace: expected 2 or more problems of split {cfg.split!r} in {cfg.acts}, got {len(table)}"
-        )
-    chosen = np.random.default_rng((cfg.seed, 90)).permutation(len(table))[: cfg.n]
-    return table.take(chosen)
 
 
 def _rule(model: ThoughtModel, table: pa.Table) -> Rule | None:

@@ -71,6 +71,25 @@ function Readings({ run, rows }) {
   }} />`);
 }
 
+// Where each thought looks: the question's tokens, then what stands between them and it, coloured by weight.
+function Attention({ run, asked }) {
+  const [chosen, setChosen] = useState(0);
+  if (!run.members[0].have.weights) return html`<${Missing} run=${run} table="weights" what="where each thought looks" />`;
+  if (!asked) return html`<p class="note">The weights of this problem were not kept (attention.n_kept).</p>`;
+  const rows = records(run, "looks", asked.looks), n = asked.n_thoughts;
+  const named = (at) => (at > n ? `cue ${at - n}` : at > 0 ? `thought ${at}` : "begin of thought");
+  const ways = rows.filter((r) => r.query === rows[0].query), { layer, head } = ways[chosen];
+  const called = (way) => (way.layer === null ? "mean over layers and heads" : way.head === null ? `layer ${way.layer}, mean of its heads` : `layer ${way.layer}, head ${way.head}`);
+  return html`<div class="controls" role="group" aria-label="whose attention">${ways.map((way, k) => html`<button key=${k} aria-pressed=${k === chosen} onClick=${() => setChosen(k)}>${called(way)}</button>`)}</div>
+    <div class="scroll"><table class="attention"><thead><tr><th>from</th><th>what it looks at</th><th>most</th></tr></thead><tbody>
+    ${rows.filter((r) => r.layer === layer && r.head === head).map((r) => {
+      const names = r.weights.map((_, k) => (k < asked.tokens.length ? listed(asked.tokens[k]) : named(k - asked.tokens.length)));
+      const most = r.weights.map((w, k) => [w ?? 0, k]).sort((a, b) => b[0] - a[0]).slice(0, 3).filter(([w]) => w >= 0.01);
+      return html`<tr key=${r.query}><th>${named(r.query)}</th><td class="tokens">${names.map((name, k) => html`<span key=${k} class="token" style=${heat((r.weights[k] ?? 0) >= 0.01 ? r.weights[k] : 0)} title=${`${share(r.weights[k])} of the weight`}>${name}</span> `)}</td>
+        <td>${most.map(([w, k], j) => html`${j ? ", " : ""}<span class="tokens">${names[k]}</span> <span class="note">${share(w)}</span>`)}</td></tr>`; })}</tbody></table></div>
+    <p class="note">Softmax weights, which add up to 1 in each row; colour: the weight. A position looks at itself and at what stands before it. High attention is no proof of use: an edge is tested by cutting it (intervene edit=cut).</p>`;
+}
+
 function Edits({ run, rows }) {
   if (!run.members[0].have.interventions) return html`<${Missing} run=${run} table="interventions" what="what ablating each thought does to the answer" />`;
   if (!rows.length) return html`<p class="note">This problem was not among those of the interventions.</p>`;
@@ -108,6 +127,7 @@ function ProblemPage({ run, i }) {
     ${page.tokens ? read && html`<${TokenTable} run=${run} member=${chosen} rows=${rows} tokens=${page.tokens} summary=${summary} />`
       : html`<${Chain} run=${run} page=${page} member=${chosen} memberIdx=${member} rows=${rows} summary=${summary} edits=${edits} />`}
     ${page.tokens ? html`<p class="note">Latent and what it says, strongest first, at most six a token.</p>` : html`
+      <details open=${!!page.attention}><summary>Where it looks</summary><${Attention} run=${run} asked=${page.attention} /></details>
       <details open=${!page.chain.length}><summary>All lens readings</summary><${Readings} run=${run} rows=${records(run, "readings", page.readings)} /></details>
       <details open=${!edits.some((e) => e.thought !== null)}><summary>What editing does</summary><${Edits} run=${run} rows=${edits} /></details>`}`;
 }

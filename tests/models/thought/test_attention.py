@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+
+from tests.conftest import tiny_tokenizer
+from tests.models.thought.depth_toy import DepthToy
+from tests.models.thought.fake import ALPHA, N_STEPS, QUESTIONS, make_codi, save_base, save_lm
+from thoughtlens.core import HookError
+from thoughtlens.models import Watch, attention
+from thoughtlens.models.thought import coconut, codi, soft, tiny
+from thoughtlens.models.thought.thoughts import collect, run
+from thoughtlens.problems import words
+
+CUT: set[tuple[int, int, int]] = set()
+"""(layer, query, key) that the plain computation goes without."""
+
+
+def by_hand(module, query, key, value, mask, scaling=None, **rest):
+    """Attention as written in a textbook, in which some edges are cut."""
+    n_rep = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(n_rep, 1), value.repeat_interleave(n_rep, 1)
+    scores = query @ key.transpose(-1, -2) * scaling
+    n = scores.shape[-1]
+    scores = scores.masked_fill(~torch.ones(n, n, dtype=torch.bool).tril(), -torch.inf)
+    for layer, q, k in CUT:
+        if layer == module.layer_idx and q < n:
+            scores[:, :, q, k] = -torch.inf
+    weights = scores.softmax(-1)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+AttentionInterface.register("by_hand", by_hand)
+
+
+class Plain:
+    """A thought model as plain transformers: the whole sequence again at every thought, one question."""
+
+    def __init__(self, lm, feed_back, begin, end, ask=lambda question: question):
+        self.lm, self.feed_back, self.begin, self.end, self.ask = lm.eval(), feed_back, begin, end, ask
+
+    @torch.no_grad()
+    def think(self, question, implementation="eager"):
+        """Weights [layers, heads, all positions, all positions], logits of the answer, tokens read before."""
+        inner = getattr(self.lm, "base_model", self.lm)
+        inner = getattr(inner, "model", inner) if hasattr(self.lm, "peft_config") else self.lm
+        inner.set_attn_implementation(implementation)
+        table = self.lm.get_input_embeddings()
+        ids = tiny_tokenizer()(self.ask(question))["input_ids"]
+        x = table(torch.tensor([[*ids, self.begin]]))
+        for _ in range(N_STEPS):
+            u = self.lm(inputs_embeds=x, output_hidden_states=True).hidden_states[-1][:, -1:]
+            x = torch.cat([x, self.feed_back(u)], 1)
+        x = torch.cat([x, table(torch.tensor([[self.end]]))], 1)
+        out = self.lm(inputs_embeds=x, output_attentions=True)
+        return torch.stack(out.attentions)[:, 0], out.logits[0, -1], len(ids)
+
+
+def make(family, root):
+    """A CODI or a Coconut, and the same as plain transformers."""
+    kind, base = family.split("-")
+    if kind == "codi":
+        fake = make_codi(root / family, base)
+        model = codi.load(fake.file, base=fake.base, lora_alpha=ALPHA, eos_before=False, eos_after=False)
+        return model, Plain(fake.wrapper.codi, fake.wrapper.prj, fake.n_vocab + 1, fake.n_vocab + 2)
+    torch.manual_seed(0)
+    folder = save_base(root / family / "base", base)
+    config = type(AutoModelForCausalLM.from_config)
+
+    config = AutoConfig.from_pretrained(folder)
+    n = config.vocab_size
+    config.vocab_size += 3
+    lm = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for parameter in lm.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    file = root / family / "coconut_33"
+    torch.save({f"base_causallm.{key}": value for key, value in lm.state_dict().items()}, file)
+    model = coconut.load(file, base=folder, n_thoughts=N_STEPS)
+    return model, Plain(lm, lambda u: u, n, n + 1, lambda question: f"{question}\n")
+
+
+@pytest.fixture(scope="module", params=["codi-gpt2", "codi-llama", "coconut-gpt2", "coconut-llama"])
+def pair(request, tmp_path_factory):
+    return make(request.param, tmp_path_factory.mktemp("attention"))
+
+
+def close(a, b, **rest):
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5, **rest)
+
+
+def test_attention_is_that_of_plain_transformers(pair):
+    model, plain = pair
+    found = attention(model, QUESTIONS)
+    assert found.queries == range(N_STEPS + 2) and found.keys.stop == N_STEPS + 2
+    for i, question in enumerate(QUESTIONS):
+        weights, _, n = plain.think(question)
+        assert found.n_tokens[i] == n
+        own = weights[:, :, n:]  # queries from the begin-of-thought position on
+        width = len(found.keys)
+        close(found.weights[i, ..., width - own.shape[-1] :], own.permute(2, 0, 1, 3))
+        assert not found.weights[i, ..., : width - own.shape[-1]].any()
+    close(found.weights.sum(-1), torch.ones(found.weights.shape[:-1]))
+
+
+def test_padded_equals_alone_and_batches_do_not_matter(pair):
+    model, _ = pair
+    together, parts = attention(model, QUESTIONS), attention(model, QUESTIONS, batch_size=2)
+    close(parts.weights, together.weights)
+    for i, question in enumerate(QUESTIONS):
+        alone = attention(model, [question])
+        close(together.weights[i, ..., -len(alone.keys) :], alone.weights[0])
+        assert len(model.read_ids(question)) == together.n_tokens[i] == alone.n_tokens[0]
+
+
+def test_fused_attention_is_back_afterwards_and_thoughts_are_the_same(pair):
+    model, _ = pair
+    before = model.lm.config._attn_implementation
+    plain = collect(model, QUESTIONS)
+    watch = Watch()
+    with model.attending(watch):
+        assert model.lm.config._attn_implementation == "eager"
+        close(collect(model, QUESTIONS).resid, plain.resid)
+    assert model.lm.config._attn_implementation == before
+    watch.weights.clear()
+    run(model, QUESTIONS[:1], max_new_tokens=1)
+    assert not watch.weights  # nothing is left behind
+    assert torch.equal(collect(model, QUESTIONS).resid, plain.resid)
+
+
+def test_attention_of_a_shipped_model_is_softmax_of_its_queries_and_keys():
+    model = tiny.load("codi-tiny")
+    questions = ["dan *22 *4 *3 ann +6 -11 +21 eve *5 +10 *16 eve 11 thrice"] * 2
+    found = attention(model, questions)
+    assert found.weights.shape == (2, 9, 2, 3, 15 + 7 + 2) and found.keys == range(-15, 9)
+    close(found.weights.sum(-1), torch.ones(2, 9, 2, 3))
+    batch = collect(model, questions, sites=("thought_in", "resid", "kv"))
+    for layer, block in enumerate(model.decoder.layers):
+        for p in (0, 3, 6):
+            pos = model.decoder.pos.weight[model.cfg.question_len + p]
+            x = batch.thought_in[:, p, 0] + pos if layer == 0 else batch.resid[:, p, 0, layer - 1]
+            query = block.project(x[:, None])[0][:, :, 0]
+            scores = torch.einsum("bhd,bthd->bht", query, batch.keys[:, : p + 1, 0, layer]) / 32**0.5
+            among = found.weights[:, p, layer, :, 15 : 15 + p + 1]
+            close(among / among.sum(-1, keepdim=True), scores.softmax(-1))
+
+
+def test_a_short_question_of_a_shipped_model_is_seen_as_alone():
+    model = tiny.load("codi-words")
+    longer, short = (one["question"] for one in words.problems(2, seed=4).to_pylist())
+    short = " ".join(short.split()[-20:])
+    together, alone = attention(model, [longer, short]), attention(model, [short])
+    close(together.weights[1, ..., -len(alone.keys) :], alone.weights[0])
+    assert not together.weights[1, ..., : -len(alone.keys)].any()
+
+
+def test_thoughts_that_a_problem_did_not_have_look_at_nothing(tmp_path):
+    model = soft.load(save_lm(tmp_path / "llama"), n_thoughts=3, end="a", end_probability=1e-9)
+    found = attention(model, QUESTIONS[:2])
+    assert found.weights[:, 1:4].isnan().all()  # all stop at once
+    kept = found.weights[:, [0, 4]]
+    close(kept.sum(-1), torch.ones(kept.shape[:-1]))
+    assert not kept[..., found.keys.index(1) : found.keys.index(4)].any()  # and nothing stands there
+
+
+def test_a_model_that_recurs_in_depth_says_that_its_attention_cannot_be_seen():
+    with pytest.raises(HookError, match="DepthToy cannot be seen"):
+        attention(DepthToy(), ["1 2"])
