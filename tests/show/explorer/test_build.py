@@ -73,21 +73,6 @@ def test_problem_pages_hold_what_fires(made):
         assert values == sorted(values, reverse=True) and len(values) == row["n"] and min(values) > 0
 
 
-def test_a_problems_page_holds_where_its_thoughts_look(made):
-    _, _, found = made
-    pages = [*found["problems/0"], *found["problems/1"]]
-    shown = {page["problem_id"]: page["attention"] for page in pages}
-    assert {name for name, asked in shown.items() if asked} == {"p3", "p5"}
-    asked = shown["p5"]
-    assert asked["tokens"] == HOSTILE[:3] and asked["n_thoughts"] == 3
-    lines = rows(found, "looks", asked["looks"])
-    assert len(lines) == 5 * 3  # the mean, and each of two heads
-    first = [row for row in lines if row["query"] == 1]
-    assert [(row["layer"], row["head"]) for row in first] == [(None, None), (0, 0), (1, 0)]
-    assert all(row["weights"] == [0.5, 0.13, 0.13, 0.13, 0.13] or row["weights"][0] == 0.5 for row in first)
-    assert [len(row["weights"]) for row in first] == [5, 5, 5]
-
-
 def test_no_file_holds_text_that_html_could_read(made):
     root, _, _ = made
     for file in (root / "explorer" / "data").rglob("*.js"):

@@ -49,6 +49,20 @@ def test_the_chosen_explanation_comes_first_and_into_the_overview(made):
     assert "rule 3" in found["m0/words"][3] and "rule 4" not in found["m0/words"][3]
 
 
+def test_a_problems_page_holds_where_its_thoughts_look(made):
+    _, found = made
+    pages = [*found["problems/0"], *found["problems/1"]]
+    shown = {page["problem_id"]: page["attention"] for page in pages}
+    assert {name for name, asked in shown.items() if asked} == {"p3", "p5"}
+    asked = shown["p5"]
+    assert asked["tokens"] == HOSTILE[:3] and asked["n_thoughts"] == 3
+    lines = rows(found, "looks", asked["looks"])
+    assert len(lines) == 5 * 3  # the mean, and each of two heads
+    first = [row for row in lines if row["query"] == 1]
+    assert [(row["layer"], row["head"]) for row in first] == [(None, None), (0, 0), (1, 0)]
+    assert all(len(row["weights"]) == 5 and row["weights"][0] == 0.5 for row in first)
+
+
 def test_every_panel_of_a_latent(made):
     _, found = made
     page = found["m0/1"][1]  # latent 6
