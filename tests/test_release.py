@@ -28,6 +28,7 @@ def dist(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_both_hold_what_they_must(dist):
     (wheel,) = dist.glob("*.whl")
     (sdist,) = dist.glob("*.tar.gz")
@@ -54,6 +55,7 @@ def test_both_hold_what_they_must(dist):
     assert not [n for n in inside if n.startswith((".venv", "runs", "dist", ".git/"))]
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_works(dist, tmp_path):
     """In an environment of its own, which borrows the packages that it needs from this one."""
     (wheel,) = dist.glob("*.whl")

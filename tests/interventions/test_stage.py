@@ -121,6 +121,7 @@ def test_the_same_command_again_does_nothing_and_again_elsewhere_gives_the_same(
     assert intervene(cfg, tmp_path / "again")["digest"] == result["digest"]
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_gives_the_same_bytes(tmp_path):
     cfg = settings(edit="patch", change="start")
     file = tmp_path / "settings.toml"

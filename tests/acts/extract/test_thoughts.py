@@ -112,6 +112,7 @@ extract(config.load_config(ExtractConfig, sys.argv[1]), sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_kill_9_and_the_same_bytes_in_the_end(tmp_path):
     cfg = tiny(1000, shard_rows=400, batch_problems=50)
     (tmp_path / "c.toml").write_text(config.to_toml(cfg))

@@ -387,6 +387,7 @@ print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 @pytest.mark.skipif(
     sys.platform != "linux", reason="reads the peak from /proc; ru_maxrss is the parent's too"
 )
+@pytest.mark.slow
 def test_memory_does_not_grow_with_rows(tmp_path):
     """10 MB of activations, then 102 MB, written and read whole: at most a tenth more."""
     peaks = []

@@ -135,6 +135,7 @@ def test_a_killed_stage_goes_on_after_its_finished_members(thoughts, tmp_path):
     assert {m["member"] for m in whole["members"]} == {"m0", "m1"}
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_to_the_same_bytes(thoughts, tmp_path):
     root, *_ = thoughts
     cfg = InterpretConfig(acts=root / "acts", sae=root / "sae", seed=1, codes_parquet=True)
