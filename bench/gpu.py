@@ -62,7 +62,7 @@ def steps() -> dict[str, Any]:
 def inside_a_step(n: int = 3) -> dict[str, Any]:
     """Milliseconds a step of the large SAE spends in each of the GPU's kernels, longest first."""
     x = torch.randn(LARGE["batch"], LARGE["d_in"], device="cuda")
-    trainer = new_trainer(x, "topk", LARGE["d_sae"], LARGE["k"], "bfloat16", 100)
+    trainer = new_trainer(x, "topk", LARGE["d_sae"], LARGE["k"], dtype="bfloat16", steps=100)
     for _ in range(3):
         trainer.step(x)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:

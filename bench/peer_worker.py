@@ -44,7 +44,7 @@ def thoughtlens(s: dict[str, Any], x: torch.Tensor) -> Library:
     from thoughtlens.ops.bench.train_step import new_trainer
 
     own = {"l1": s["l1"]} if "l1" in s else {}
-    trainer = new_trainer(x, s["kind"], s["d_sae"], s["k"], s["dtype"], s["steps"], **own)
+    trainer = new_trainer(x, s["kind"], s["d_sae"], s["k"], dtype=s["dtype"], steps=s["steps"], **own)
     return Library(trainer.step, lambda rows: (trainer.sae.encode(rows), trainer.sae(rows)))
 
 
@@ -52,7 +52,7 @@ def thoughtlens_stack(s: dict[str, Any], x: torch.Tensor) -> Library:
     """Many SAEs as the train stage trains them: in groups, the groups side by side."""
     from thoughtlens.ops.bench.stack import grouped_steps, new_trainers, side_by_side, stage_size
 
-    trainers = new_trainers(x, s["kind"], s["d_sae"], s["k"], s["dtype"], s["steps"])
+    trainers = new_trainers(x, s["kind"], s["d_sae"], s["k"], dtype=s["dtype"], steps=s["steps"])
     return Library(side_by_side(grouped_steps(trainers, stage_size(x, s["d_sae"])), x.device))
 
 

@@ -93,7 +93,8 @@ def worker(s: dict[str, Any]) -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     x = torch.randn(s["batch"], s["d_in"], generator=torch.Generator().manual_seed(0))
     with joined() as ranks:
-        trainer = shared(new_trainer(x, s["kind"], s["d_sae"], s["k"], s["dtype"], LONG_RUN), s["how"], ranks)
+        own = new_trainer(x, s["kind"], s["d_sae"], s["k"], dtype=s["dtype"], steps=LONG_RUN)
+        trainer = shared(own, s["how"], ranks)
         first, every = trainer.share
         mine = x[first::every].contiguous()
         sys.stdout.write("ready\n")

@@ -24,7 +24,7 @@ def test_losses_are_the_cpus(kind):
     losses = {}
     for device in ("cpu", "cuda"):
         x = rows()[0].to(device)
-        trainer = new_trainer(x, kind, 128, 8, "float32", steps=STEPS)
+        trainer = new_trainer(x, kind, 128, 8, dtype="float32", steps=STEPS)
         losses[device] = [trainer.step(x).total.item() for _ in range(STEPS)]
     assert kernels.name(torch.zeros(1, device="cuda")) == "triton"
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=1e-2)
@@ -34,7 +34,10 @@ def test_losses_are_the_cpus(kind):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_stack_trains_its_members_as_alone(kind, dtype):
     x = rows(3).cuda()
-    alone, stacked = ([new_trainer(x[i], kind, 2100, 8, dtype, STEPS, i) for i in range(3)] for _ in range(2))
+    alone, stacked = (
+        [new_trainer(x[i], kind, 2100, 8, dtype=dtype, steps=STEPS, seed=i) for i in range(3)]
+        for _ in range(2)
+    )
     together = StackTrainer(stacked)
     for _ in range(STEPS):
         for trainer, own in zip(alone, x, strict=True):
@@ -48,7 +51,7 @@ def test_a_stack_trains_its_members_as_alone(kind, dtype):
 def test_a_step_waits_for_the_gpu_as_often_as_the_loop_reads_numbers():
     """Numbers are read twice a step: before the optimizer, and for the curve. Nothing else may wait."""
     x = rows()[0].cuda()
-    trainer = new_trainer(x, "topk", 2100, 8, "bfloat16", steps=STEPS, auxk=0)
+    trainer = new_trainer(x, "topk", 2100, 8, dtype="bfloat16", steps=STEPS, auxk=0)
     for _ in range(3):
         trainer.step(x)
     torch.cuda.set_sync_debug_mode("warn")

@@ -37,7 +37,11 @@ from .recovery.places import Located as Located
 from .recovery.places import locate as locate
 from .recovery.questions import Wanted as Wanted
 from .recovery.questions import questions as questions
+from .recovery.records import RIVALS as RIVALS
+from .recovery.records import PlaceRow as PlaceRow
 from .recovery.records import RecoveryOutcome as RecoveryOutcome
+from .recovery.records import Variable as Variable
+from .recovery.records import VariableBy as VariableBy
 from .recovery.recover import Judge as Judge
 from .recovery.recover import Told as Told
 from .recovery.recover import codes_of as codes_of

@@ -5,6 +5,8 @@ from .baselines.pca import PCA as PCA
 from .baselines.pca import Covariance as Covariance
 from .baselines.random_sae import RandomSAE as RandomSAE
 from .baselines.reduced_rank import CrossCovariance as CrossCovariance
+from .convert.records import Converted as Converted
+from .convert.records import ConvertOutcome as ConvertOutcome
 from .fit.evaluation import DEFINITIONS as DEFINITIONS
 from .fit.groups import stack_size as stack_size
 from .fit.job import SIZES as SIZES

@@ -340,7 +340,7 @@ from thoughtlens.ops.bench.train_step import new_trainer
 x = torch.randn(64, 24, generator=torch.Generator().manual_seed(0))
 digest = hashlib.sha256()
 for kind in ("topk", "relu"):
-    trainer = new_trainer(x, kind, 48, 3, "float32", 6)
+    trainer = new_trainer(x, kind, 48, 3, dtype="float32", steps=6)
     for _ in range(6):
         trainer.step(x)
     for tensor in trainer.state()[0].values():

@@ -261,7 +261,7 @@ class Eye:
                     f"{question[:40]!r} stops after thought {len(own) - 1}"
                 )
             x = torch.stack([batch[place][i, own] for place in places])
-            yield _encoded(sae, x, own, [f"thought {t}" for t in own], i, answers[i])
+            yield _encoded(sae, x, own, [f"thought {t}" for t in own], i, answer=answers[i])
 
 
 @torch.no_grad()
@@ -271,6 +271,7 @@ def _encoded(
     thoughts: Sequence[int | None],
     positions: list[str],
     index: int,
+    *,
     answer: str | None = None,
 ) -> Found:
     x = x.to(sae.W_enc.dtype)

@@ -60,7 +60,7 @@ def bench_stack(
     where = choose_device(device)
     require_room(members * (3 * training_bytes(d_in, d_sae) + 4.0 * batch * d_in), where)
     x = torch.randn(members, batch, d_in, generator=torch.Generator().manual_seed(0)).to(where)
-    sets = [new_trainers(x, kind, d_sae, k, dtype, steps + 1) for _ in range(3)]
+    sets = [new_trainers(x, kind, d_sae, k, dtype=dtype, steps=steps + 1) for _ in range(3)]
     size = group_size or stage_size(x, d_sae)
     ways = {
         "stack": side_by_side(grouped_steps(sets[0], size), x.device),
@@ -91,10 +91,11 @@ def bench_stack(
 
 
 def new_trainers(
-    x: Float[Tensor, "members batch d_in"], kind: str, d_sae: int, k: int, dtype: str, steps: int
+    x: Float[Tensor, "members batch d_in"], kind: str, d_sae: int, k: int, *, dtype: str, steps: int
 ) -> list[Trainer]:
     """A trainer for each member's rows."""
-    return [new_trainer(rows, kind, d_sae, k, dtype, steps, seed) for seed, rows in enumerate(x)]
+    how = {"dtype": dtype, "steps": steps}
+    return [new_trainer(rows, kind, d_sae, k, **how, seed=seed) for seed, rows in enumerate(x)]
 
 
 def stage_size(x: Float[Tensor, "members batch d_in"], d_sae: int) -> int:

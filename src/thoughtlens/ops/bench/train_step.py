@@ -55,7 +55,7 @@ def bench_train_step(
     generator = torch.Generator().manual_seed(seed)
     pool = [torch.randn(batch, d_in, generator=generator).to(where) for _ in range(POOL)]
     first = pool[0] if batch > 1 else torch.cat(pool)  # a single row has no variance to normalise by
-    trainer = new_trainer(first, kind, d_sae, k, dtype, warmup + steps, seed)
+    trainer = new_trainer(first, kind, d_sae, k, dtype=dtype, steps=warmup + steps, seed=seed)
     steps_of = [lambda x=x: trainer.step(x) for x in pool]
     times = [timed(steps_of[i % POOL], pool[0]) for i in range(warmup + steps)][warmup:]
     return {
@@ -86,6 +86,7 @@ def new_trainer(
     kind: str,
     d_sae: int,
     k: int,
+    *,
     dtype: str,
     steps: int,
     seed: int = 0,

@@ -50,7 +50,7 @@ class BatchTopKSAE(SAE):
             z, self.centre, self.W_enc, self.b_enc, self.cfg.k, self.compute_dtype
         )
         error, residual = kernels.acts_error(acts, self.W_dec, z, self.b_dec, self.compute_dtype)
-        return with_auxk(self, {"reconstruction": error / residual.numel()}, z, residual, acts, batch)
+        return with_auxk(self, {"reconstruction": error / residual.numel()}, z, residual, acts, batch=batch)
 
     @torch.no_grad()
     def after_step(self, batch: Batch, loss: LossTerms) -> None:

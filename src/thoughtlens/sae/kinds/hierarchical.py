@@ -75,7 +75,7 @@ class HierarchicalTopKSAE(BatchTopKSAE):
             terms[f"reconstruction_{k}"] = weight * error / residual.numel()
             if k == self.cfg.k:
                 own, left = part, residual
-        found = with_auxk(self, terms, z, left, acts, batch)
+        found = with_auxk(self, terms, z, left, acts, batch=batch)
         return replace(found, fired=counts(own, self.d_sae))
 
     @torch.no_grad()

@@ -34,4 +34,4 @@ class MatryoshkaSAE(BatchTopKSAE):
             residual = residual - kernels.decode_acts(part, self.W_dec[start:width], self.compute_dtype)
             terms[f"reconstruction_{width}"] = weight * residual.square().mean()
             start = width
-        return with_auxk(self, terms, z, residual, acts, batch)
+        return with_auxk(self, terms, z, residual, acts, batch=batch)

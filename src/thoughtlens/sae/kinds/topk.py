@@ -48,7 +48,7 @@ class TopKSAE(SAE):
         )
         acts = SparseActs(values, indices)
         error, residual = kernels.decode_error(values, indices, self.W_dec, z, self.b_dec)
-        return with_auxk(self, {"reconstruction": error / residual.numel()}, z, residual, acts, batch)
+        return with_auxk(self, {"reconstruction": error / residual.numel()}, z, residual, acts, batch=batch)
 
 
 def with_auxk(
@@ -57,6 +57,7 @@ def with_auxk(
     z: Float[Tensor, "batch d_in"],
     residual: Float[Tensor, "batch d_out"],
     acts: Float[Tensor, "batch d_sae"] | SparseActs | kernels.RaggedActs,
+    *,
     batch: Batch,
 ) -> LossTerms:
     """The loss of an SAE on normalised input, with `auxk` while latents are dead.

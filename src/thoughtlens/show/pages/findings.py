@@ -14,8 +14,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from thoughtlens.core import BY_NAME, Number, of_table, read_parquet, read_result, read_rows
-from thoughtlens.evals import ClassifyOutcome, TextFidelity, ThoughtFidelity, Validated, ValidateOutcome
-from thoughtlens.evals.recovery.records import RIVALS, PlaceRow, RecoveryOutcome, Variable, VariableBy
+from thoughtlens.evals import (
+    RIVALS,
+    ClassifyOutcome,
+    PlaceRow,
+    RecoveryOutcome,
+    TextFidelity,
+    ThoughtFidelity,
+    Validated,
+    ValidateOutcome,
+    Variable,
+    VariableBy,
+)
 from thoughtlens.interventions import AnswerRow, EffectRow, InterveneOutcome, found_in
 from thoughtlens.latents import ExplainOutcome, ExplanationRow, open_codes, placeless
 from thoughtlens.models import Place

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 from thoughtlens.acts import Accuracy, ExtractOutcome
 from thoughtlens.core import Number, read_result
 from thoughtlens.evals import TextFidelity, ThoughtFidelity, ValidateOutcome
-from thoughtlens.sae import Trained, TrainOutcome
-from thoughtlens.sae.convert.records import Converted, ConvertOutcome
+from thoughtlens.sae import Converted, ConvertOutcome, Trained, TrainOutcome
 from thoughtlens.show.pages import plots
 from thoughtlens.show.pages.names import named
 from thoughtlens.show.pages.run import Run
