@@ -33,7 +33,10 @@ SMALL = [
     "explorer.n_problems=5",
 ]  # fmt: skip
 """Settings that make any run small."""
-PROBLEMS = ["problems.n=240", "train.members=pooled,per_layer", "sae.d_sae=208", "sae.k=4", *SMALL]
+PROBLEMS = [
+    "problems.n=240", "train.members=pooled,per_layer", "sae.d_sae=208", "sae.k=4", "effects.n=4",
+    "effects.edits=['ablate resample','patch op1']", "effects.max_new_tokens=2", *SMALL,
+]  # fmt: skip
 TEXT = [
     "model=tiny-llama", "model.dtype=float32", "extract.hook_names=layers.1:out", "extract.context_length=64",
     "extract.max_windows=1", "extract.max_tokens=4000", "problems.test=0.2", "sae.d_sae=208", "sae.k=4",

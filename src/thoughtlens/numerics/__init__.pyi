@@ -27,6 +27,7 @@ from .metrics.sparsity import L0 as L0
 from .metrics.sparsity import L1 as L1
 from .metrics.sparsity import Dead as Dead
 from .metrics.sparsity import Density as Density
+from .stats.intervals import FEW as FEW
 from .stats.intervals import SHARED_TRAINING as SHARED_TRAINING
 from .stats.intervals import Interval as Interval
 from .stats.intervals import bootstrap_mean as bootstrap_mean
@@ -50,6 +51,7 @@ from .stats.significance import max_statistic as max_statistic
 from .stats.significance import mcnemar_exact as mcnemar_exact
 from .stats.significance import permutation_p as permutation_p
 from .stats.significance import shuffled_blocks as shuffled_blocks
+from .stats.verdicts import ALPHA as ALPHA
 from .stats.verdicts import DELTA as DELTA
 from .stats.verdicts import NO_INFORMATION as NO_INFORMATION
 from .stats.verdicts import Said as Said

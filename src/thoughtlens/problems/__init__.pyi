@@ -40,6 +40,7 @@ from .tasks.tables import is_set as is_set
 from .tasks.tables import of_members as of_members
 from .tasks.twins import change_of as change_of
 from .tasks.twins import twins as twins
+from .text.copies import folded as folded
 from .text.copies import grouped as grouped
 from .text.copies import slipped as slipped
 from .text.labelled import PREFIX as PREFIX

@@ -15,8 +15,11 @@ import urllib.request
 import pytest
 
 from tests.show.serve.runs import QUESTION, text_run, thought_run
-from thoughtlens.core import NotThereError, ResourceError, load_config
-from thoughtlens.show.serve.config import ServeConfig
+from thoughtlens import sae as saes
+from thoughtlens.core import MismatchError, NotThereError, ResourceError, load_config
+from thoughtlens.latents.codes.on_text import fire
+from thoughtlens.show.serve.config import FireRequest, PatchRequest, ServeConfig, SteerRequest
+from thoughtlens.show.serve.engine import Engine
 from thoughtlens.show.serve.guard import Guard
 from thoughtlens.show.serve.server import open_server
 
@@ -95,8 +98,6 @@ def test_the_folder_itself_has_no_link_to_the_live_page(run, server):
 
 
 def test_what_fires_is_what_the_library_says(run, server):
-    from thoughtlens.latents.codes.on_text import fire
-
     status, found = ask(server, "/api/fire", {"text": QUESTION, "top": 3})
     (expected,) = fire(run, [QUESTION], top=3).texts
     assert status == 200 and found["member"] == "pooled" and found["answer"] == "14"
@@ -386,6 +387,30 @@ def test_text_runs_continue_a_text(tmp_path, tiny_lm_dir):
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize("kind", ["crosscoder", "transcoder"])
+def test_latents_of_several_states_are_shown_and_not_changed(run, tmp_path, kind):
+    hooks = ["layers.0:out", "layers.1:out"]
+    cfg = (
+        saes.CrosscoderConfig(d_sae=12, k=2, sites=tuple(hooks), over="layers")
+        if kind == "crosscoder"
+        else saes.TranscoderConfig(d_sae=12, k=2, hook_in=hooks[0], hook_out=hooks[1])
+    )
+    sae = saes.create(cfg, 96, seed=0)
+    sae.hook_names = hooks if kind == "crosscoder" else hooks[:1]
+    saes.save(sae, tmp_path / "sae")
+    (tmp_path / "acts").symlink_to(run / "acts")
+    engine = Engine(tmp_path, timeout_s=20)
+    found = engine.fire(FireRequest(text=QUESTION, top=12))
+    (expected,) = fire(tmp_path, [QUESTION], top=12).texts
+    assert found["latents"] == json.loads(json.dumps(expected.to_json()["latents"])) and found["latents"]
+    assert len(found["by_position"]) == len(found["hook_names"]) == 1 and len(found["readings"]) == 7
+    assert [member["can_be_changed"] for member in engine.about["members"]] == [False]
+    with pytest.raises(MismatchError, match=rf"'pooled' is a {kind}: .* choose another SAE"):
+        engine.steer(SteerRequest(text=QUESTION, latent=1, scale=0.0))
+    told = engine.patch(PatchRequest(text=QUESTION, other=QUESTION, thoughts=[2]))
+    assert told["before"] == told["after"]
 
 
 def test_what_cannot_be_served(run, server, tmp_path):

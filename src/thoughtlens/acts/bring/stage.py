@@ -16,11 +16,13 @@ from thoughtlens.acts.bring.arrays import Vectors
 from thoughtlens.acts.bring.cells import Cells, cells, digest_of
 from thoughtlens.acts.bring.columns import Read, read
 from thoughtlens.acts.bring.config import ImportConfig
+from thoughtlens.acts.bring.content import Content
 from thoughtlens.acts.bring.files import Named, flat, opened, parts_of, tidy
 from thoughtlens.acts.bring.records import Example, ImportOutcome
 from thoughtlens.acts.store.meta import StoreMeta
 from thoughtlens.acts.store.writer import StoreWriter
 from thoughtlens.core import (
+    DTYPES,
     ConfigError,
     DataError,
     MismatchError,
@@ -111,8 +113,10 @@ def _work(cfg: ImportConfig, tmp: Path, parts: Sequence[Path], table: Named | No
     meta = _meta(cfg, found, made)
     writer = StoreWriter.begin(tmp, meta, cfg.shard_rows)
     medians = _medians(arrays, made)
-    flagged = _write(cfg, writer, arrays, made, medians)
+    content = Content(made.hook_names)
+    flagged = _write(cfg, writer, arrays, made, medians, content)
     writer.finish(made.problems)
+    made.notes.extend(content.doubts(int(flagged.sum()), cfg.outlier_factor))
     outcome = _outcome(cfg, found, made, medians, flagged, _examples(found, arrays, made))
     shutil.rmtree(scratch)
     return outcome
@@ -172,8 +176,9 @@ def _write(
     arrays: Sequence[Vectors],
     made: Cells,
     medians: Mapping[str, float],
+    content: Content,
 ) -> np.ndarray:
-    """Write what is not there yet.
+    """Write what is not there yet, and count what all rows are.
 
     Returns:
         Whether each row is an outlier.
@@ -188,6 +193,7 @@ def _write(
             far = [x.float().norm(dim=1) > cfg.outlier_factor * medians[hook] for hook, x in acts.items()]
             flagged[rows] = torch.stack(far).any(0).numpy()
             _require_finite(arrays, made, start, acts)
+            content.add(acts, made.columns["problem_id"][rows], DTYPES[writer.meta.dtype])
             new = slice(max(start, done), rows.stop)
             if new.start < new.stop:
                 columns = {name: values[new] for name, values in made.columns.items()}

@@ -211,6 +211,10 @@ def _outcome(cfg: ExtractConfig, tmp: Path, source: Source) -> ExtractOutcome:
         for split in source.splits
         if not rows[split]
     ]
+    if "test" not in source.splits:
+        warnings.append(
+            "no problem is in split test: nothing can be measured on problems that no SAE has seen"
+        )
     for line in warnings:
         warn(line)
     warnings += not_stated(source.settings, source.assumed)

@@ -6,6 +6,7 @@ on. All replacements are made at the same positions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -107,7 +108,8 @@ class Splicer:
             for batch in batches:
                 _count(self.lm, batch, changes, tallies)
                 bar.advance(len(batch))
-        read = _Read(self.store.group_idx, [w for batch in batches for w in batch], self.seed)
+        n_vocab = int(self.lm.model.get_input_embeddings().num_embeddings)  # pyright: ignore[reportArgumentType]
+        read = _Read(self.store.group_idx, [w for batch in batches for w in batch], self.seed, n_vocab)
         return [
             row
             for hook, own in changes.items()
@@ -197,6 +199,7 @@ class _Read(NamedTuple):
     """Group of each line of the problems table."""
     windows: list[Window]
     seed: int
+    n_vocab: int
 
     def interval(self, tally: SplicedFidelity, top: np.ndarray, bottom: np.ndarray) -> RatioInterval | None:
         """Of a ratio of sums by document, over groups of documents; None where it has no value."""
@@ -224,6 +227,7 @@ def _rows(hook: str, tallies: dict[str, SplicedFidelity], read: _Read) -> list[T
                 delta_ce_low=None if found is None else found.low,
                 delta_ce_high=None if found is None else found.high,
                 doubt="alone in one group" if found is None else found.doubt,
+                ce_uniform=math.log(read.n_vocab),
                 ce_loss_score_zero=zero.ce,
                 kl_score_zero=zero.kl,
                 ce_loss_score_zero_low=zero.low,

@@ -110,6 +110,8 @@ class TextFidelity(Record):
     delta_ce_high: float | None
     doubt: str | None = None
     """Why the interval may be too narrow."""
+    ce_uniform: float | None = None
+    """Of a guess that takes every token of the vocabulary for as likely."""
     ce_loss_score_zero: float | None = column("CE score, zeroed")
     kl_score_zero: float | None
     ce_loss_score_zero_low: float | None

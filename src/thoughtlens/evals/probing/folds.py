@@ -147,8 +147,8 @@ def _check_classes(y: np.ndarray, groups: np.ndarray, names: list[str], n_splits
         )
     if (n_groups := len(np.unique(groups))) < n_splits:
         raise DataError(
-            f"Expected at least {n_splits} groups for {n_splits} folds, got {n_groups}; "
-            f"lower folds or give more problems"
+            f"Expected at least {n_splits} groups for {n_splits} folds, got {n_groups} "
+            f"of {len(y)} units, where near copies of a text count as one; lower folds or give more problems"
         )
     for code, name in enumerate(names):
         if (n_own := len(np.unique(groups[y == code]))) < n_splits:

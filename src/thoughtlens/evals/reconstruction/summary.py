@@ -203,6 +203,12 @@ def doubts(mine: Tally, fidelity: Sequence[Record] | None, seed: int) -> list[st
             if isinstance(r, ThoughtFidelity) and r.arm == "sae"
         ],
     )
+    if rows and rows[0].ce_uniform is not None and rows[0].ce_clean >= rows[0].ce_uniform:
+        found.append(
+            f"the untouched model tells the next token no better than a blind guess among all would (cross-"
+            f"entropy {rows[0].ce_clean:.3g} of {rows[0].ce_uniform:.3g} nats), so that what a "
+            f"splice costs says little: was it trained, and are tokenizer and weights of one model?"
+        )
     if rows and (rows[0].n_uncovered or 0) > (rows[0].n_windows or 0):
         found.append(
             f"{rows[0].n_uncovered} of {rows[0].n_tokens} tokens of the spliced text have no row in the "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from thoughtlens.models import ThoughtModelConfig, known_accuracy
 from thoughtlens.problems import ProblemsConfig, named
@@ -57,6 +57,15 @@ class GatesConfig(ThoughtModelConfig):
         if len(set(seeds)) < len(seeds):
             raise ValueError("seeds has a number twice")
         return seeds
+
+    @model_validator(mode="after")
+    def _controls_are_others(self) -> GatesConfig:
+        for name in ("no_cot", "pause"):
+            if getattr(self, name) == self.model:
+                raise ValueError(
+                    f"{name}: {self.model} is the model to judge; a control was trained otherwise"
+                )
+        return self
 
 
 def problems_config(cfg: GatesConfig) -> ProblemsConfig:

@@ -22,6 +22,7 @@ from thoughtlens.problems import (
     ProblemsConfig,
     TableConfig,
     change_of,
+    folded,
     of_members,
     slipped,
     source,
@@ -168,6 +169,12 @@ def twin_tables(
         raise DataError(
             f"{file}: its line i is less alike to line i of the problems than line i{slip.lines:+d} is, by "
             f"{slip.more:.0%} of their words; line i must be i's twin"
+        )
+    same = [i for i in range(len(first)) if folded(texts[i]) == folded(texts[len(first) + i])]
+    if same:
+        raise DataError(
+            f"{file}: {len(same)} of {len(first)} twins ask what their problem asks, up to case, space and "
+            f"punctuation (first line {same[0] + 1}): nothing would change; leave them out of both tables"
         )
     rows = np.arange(len(first))
     if split != "any":

@@ -74,6 +74,13 @@ class _Latents(Config):
     n_control_latents: int = Field(3, ge=1)
     """Latents of about the same density, each edited in place of the ones asked for."""
 
+    @field_validator("latents", "doses", check_fields=False)
+    @classmethod
+    def _different(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError(f"expected different ones, got {list(values)}")
+        return values
+
 
 class SteerConfig(_Latents):
     """A direction is added in several doses."""

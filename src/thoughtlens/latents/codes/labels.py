@@ -96,6 +96,23 @@ def not_told_apart(labels: Sequence[Label]) -> list[str]:
     return said
 
 
+def alike(labels: Sequence[Label]) -> list[str]:
+    """What is to be said of columns that divide the problems in the same way under other names."""
+    found: dict[bytes, list[str]] = {}
+    for label in labels:
+        if label.levels:
+            _, first, of = np.unique(label.codes, return_index=True, return_inverse=True)
+            order = np.argsort(np.argsort(first))[of]
+            order[label.codes < 0] = -1
+            found.setdefault(order.tobytes(), []).append(label.name)
+    return [
+        f"labels {', '.join(names)} divide the problems in the same way: what is found for one is "
+        f"found for all"
+        for names in found.values()
+        if len(names) > 1
+    ]
+
+
 def _label(name: str, column: pa.ChunkedArray, max_levels: int, min_count: int, most: int) -> Label:
     missing = np.full(len(column), -1, np.int64)
     if pa.types.is_nested(column.type):

@@ -8,6 +8,7 @@ activations, and a killed stage goes on after the last table it finished.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,14 @@ from thoughtlens.latents.codes import association
 from thoughtlens.latents.codes.code_writer import write_codes
 from thoughtlens.latents.codes.coded import Coded
 from thoughtlens.latents.codes.doubts import doubtful_numbers, followed
-from thoughtlens.latents.codes.labels import Label, encode_groups, encode_numbers, is_number, not_told_apart
+from thoughtlens.latents.codes.labels import (
+    Label,
+    alike,
+    encode_groups,
+    encode_numbers,
+    is_number,
+    not_told_apart,
+)
 from thoughtlens.latents.codes.member import Member, member_thoughts
 from thoughtlens.latents.codes.statistics import HISTOGRAM_EDGES
 from thoughtlens.latents.interpret import sites
@@ -27,6 +35,7 @@ from thoughtlens.latents.interpret.config import InterpretConfig
 from thoughtlens.latents.interpret.preferences import labels_of
 from thoughtlens.latents.interpret.records import InterpretOutcome, MemberSummary
 from thoughtlens.latents.interpret.tables import TABLES, Tables, tested_of
+from thoughtlens.numerics import ALPHA, FEW
 from thoughtlens.sae import Crosscoder, SAESize, differences, load_members
 
 DEFINITIONS = {
@@ -118,10 +127,33 @@ def _work(cfg: InterpretConfig, tmp: Path) -> InterpretOutcome:
         warnings=[
             *differences(dict(saes), store),
             *not_told_apart(labels),
+            *alike(labels),
+            *_cannot_tell(cfg, members, labels),
             *(line for label in labels for line in _doubts(store.problems, label)),
             *(line for m in members for line in m.warnings),
         ],
     )
+
+
+def _cannot_tell(
+    cfg: InterpretConfig, members: Sequence[MemberSummary], labels: Sequence[Label]
+) -> list[str]:
+    """Why no label can be told from chance, whatever the latents do."""
+    if not labels:
+        return []
+    said = []
+    if 1 / (1 + cfg.n_permutations) > ALPHA:
+        said.append(
+            f"n_permutations={cfg.n_permutations} give no p below {1 / (1 + cfg.n_permutations):.2f}: "
+            f"nothing can be found; from {round(1 / ALPHA) - 1} on something can"
+        )
+    few = min((one.n_groups or 0, one.n_problems, one.member) for one in members)
+    if few[0] < FEW < few[1]:
+        said.append(
+            f"{few[2]}: its {few[1]:,} problems are in {few[0]} groups, which are shuffled whole: little or "
+            f"nothing can be told from chance; is the column of groups the right one?"
+        )
+    return said
 
 
 def _doubts(problems: pa.Table, label: Label) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +33,7 @@ from thoughtlens.problems.tasks import (
     tables,
     words,
 )
-from thoughtlens.problems.text.copies import grouped
+from thoughtlens.problems.text.copies import folded, grouped
 
 GENERATORS = {"arithmetic": arithmetic, "words": words, "secret": secret}
 """Modules with `problems`, `twins`, `CHANGES` and the default modulus `P`."""
@@ -221,8 +221,22 @@ def _copies_in_one_group(table: pa.Table) -> Found:
     note = (
         f"{n} questions repeat one of another group, up to case, space and punctuation; they join its group"
     )
-    at = table.column_names.index("group_id")
-    return Found(table.set_column(at, "group_id", merged), [note] if n else [])
+    table = table.set_column(table.column_names.index("group_id"), "group_id", merged)
+    return Found(table, [*([note] if n else []), *_contradicted(table)])
+
+
+def _contradicted(table: pa.Table) -> list[str]:
+    """Questions that stand there with several right answers."""
+    if len(table["group_id"].unique()) == len(table):
+        return []
+    answers = defaultdict(set)
+    for question, answer in zip(table["question"].to_pylist(), table["answer"].to_pylist(), strict=True):
+        answers[folded(question)].add(answer)
+    several = [question for question, own in answers.items() if len(own) > 1]
+    return [
+        f"{len(several)} questions stand there several times with different answers, of which one is right "
+        f"at most: does each answer stand beside its own question?"
+    ] * bool(several)
 
 
 def _torn(table: pa.Table) -> list[str]:

@@ -68,8 +68,8 @@ def load_members(
         if not (sae.reconstructs or joined):
             raise MismatchError(
                 f"Expected SAEs that reconstruct their own input, got a {sae.kind} at "
-                f"{member_path(path, name)}: only validate, interpret, explain, geometry, fire, think and "
-                f"the pages take it; train one of another kind, such as sae.kind=topk, for this"
+                f"{member_path(path, name)}: only validate, interpret, explain, geometry, classify, lens, "
+                f"fire, think, serve and the pages take it; train one of another kind, such as sae.kind=topk"
             )
         if not sae.hook_names and "imported" in sae.provenance:
             sae.hook_names = [_only_hook(sae, member_path(path, name), hooks or {})]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from thoughtlens.core import Number, Plan, Ranks, choose_device, joined, led, ru
 from thoughtlens.sae.fit.evaluation import DEFINITIONS
 from thoughtlens.sae.fit.groups import memory_bytes
 from thoughtlens.sae.fit.job import Job, check, expected, penalty, plan_jobs
-from thoughtlens.sae.fit.run import Team, train_jobs
+from thoughtlens.sae.fit.run import Ending, Team, train_jobs
 from thoughtlens.sae.fit.track import write_curves
 from thoughtlens.sae.formats.size import expect as foretell
 from thoughtlens.sae.train.config import TrainConfig
@@ -21,6 +22,13 @@ from thoughtlens.sae.train.records import Failed, Trained, TrainOutcome
 
 IDLE_BYTES = 0.5e9
 """Memory of the libraries alone."""
+FVU = ("fvu_within_validation", "fvu_validation", "fvu_within_train", "fvu_train")
+"""What says how much an SAE explains, the best first."""
+NOTHING, HALF, STILL = 0.98, 0.5, 0.01
+"""FVU from which on an SAE has learned nothing; from which on, if it has fallen by less than the third since
+the first measurement, it has learned little."""
+ENOUGH = 10
+"""Firings per latent, on average, without which a sample cannot say that one is dead."""
 
 
 def train(cfg: TrainConfig, out: str | Path) -> dict[str, Any]:
@@ -120,8 +128,33 @@ def _work(cfg: TrainConfig, jobs: list[Job], warnings: list[str], tmp: Path, ran
         failed=failed,
         headline=_headline(members, cfg.validation_split),
         definitions=DEFINITIONS,
-        warnings=warnings + [f"{one.member} was not trained to its end: {one.reason}" for one in failed],
+        warnings=warnings
+        + [f"{one.member} was not trained to its end: {one.reason}" for one in failed]
+        + learned_little(endings),
     )
+
+
+def learned_little(endings: Sequence[Ending]) -> list[str]:
+    """What is to be said of SAEs that learned nothing, or most of whose latents are dead, at the end."""
+    said = []
+    for one, curve in [(ending.summary, ending.curve) for ending in endings if ending.summary is not None]:
+        key = next((name for name in FVU if getattr(one, name) is not None and name in curve[0]), None)
+        first, last = (0.0, 0.0) if key is None else (curve[0][key], getattr(one, key))
+        if last >= NOTHING or (len(curve) > 1 and last > HALF and first - last < STILL):
+            said.append(
+                f"{one.member}: learned nothing or little, FVU {first:.3g} at the first measurement and "
+                f"{last:.3g} at the last (0: all is explained, 1: what a mean explains), at a learning rate "
+                f"of {one.lr_peak:.2g}: train longer, or with another rate"
+            )
+        n, fires, dead = one.n_validation or 0, one.l0_validation or 0.0, one.dead_validation or 0
+        if n * fires > ENOUGH * one.d_sae and dead > one.d_sae / 2:
+            said.append(
+                f"{one.member}: {dead:,} of {one.d_sae:,} latents fire on none of {n:,} held-out vectors: "
+                f"fewer latents would do, or sae.auxk and train.resample_every bring some back"
+            )
+    for line in said:
+        warn(line)
+    return said
 
 
 def _headline(members: list[Trained], split: str) -> dict[str, Number]:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.acts import ActivationStore
-from thoughtlens.core import DataError, HookError, ResourceError, ThoughtlensError
+from thoughtlens.core import DataError, HookError, MismatchError, ResourceError, ThoughtlensError
 from thoughtlens.interventions import (
     Answers,
     Change,
@@ -45,7 +45,7 @@ class Engine:
     def __init__(self, run: Path, timeout_s: float) -> None:
         self.run, self.timeout_s = run, timeout_s
         self.store = ActivationStore.open(run / "acts")
-        self.members = load_members(run / "sae", hooks=self.store.meta.d_in)
+        self.members = load_members(run / "sae", joined=True, hooks=self.store.meta.d_in)
         self.eye = Eye(self.store)
         self.thinkers: dict[str, Thinker] = {}
 
@@ -58,6 +58,8 @@ class Engine:
                 "d_sae": sae.d_sae,
                 "hook_names": sae.hook_names,
                 "thoughts": member_thoughts(self.store, sae),
+                "kind": sae.kind,
+                "can_be_changed": sae.reconstructs,
             }
             for name, sae in self.members.items()
         ]
@@ -116,9 +118,15 @@ class Engine:
         Raises:
             ConfigError: no such SAE or latent.
             DataError, HookError: a text or thought that the model does not have.
+            MismatchError: an SAE that does not reconstruct the state it reads.
             ResourceError: it took too long.
         """
         name, sae = self._member(asked.member)
+        if not sae.reconstructs:
+            raise MismatchError(
+                f"SAE {name!r} is a {sae.kind}: its latents do not make up the state that it reads, so that "
+                f"none can be changed there; choose another SAE, or ask which of them fire"
+            )
         require_latents(sae, [asked.latent])
         told = self._steer_text if self.store.meta.kind == "text" else self._steer_thoughts
         return {

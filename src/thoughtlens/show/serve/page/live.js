@@ -143,7 +143,8 @@ function Live({ run }) {
         ${thoughts ? html`<label><input id="test" type="checkbox" checked=${test} onChange=${(e) => setTest(e.target.checked)} /> test the readings</label>` : null}</div>
       <${Told} state=${fired} what="reading" />
       ${fired.answer && fired.answer.answer !== null ? html`<p>The model answers <b class="tokens" id="answer">${visible(fired.answer.answer)}</b></p>` : null}
-      <${Steer} text=${text} member=${member} latent=${latent} setLatent=${setLatent} thoughts=${thoughts} />
+      ${member.can_be_changed ? html`<${Steer} text=${text} member=${member} latent=${latent} setLatent=${setLatent} thoughts=${thoughts} />`
+        : html`<p class="note">No latent of this ${member.kind} can be changed here: together they do not make up the state that it reads.</p>`}
       ${run.n_thoughts ? html`<${Patch} text=${text} examples=${run.examples} n=${run.n_thoughts} />` : null}
       ${fired.answer && fired.answer.readings ? html`<${Readings} rows=${fired.answer.readings} />` : null}
       ${fired.answer ? html`<${Fires} found=${fired.answer} member=${run.members.findIndex((m) => m.name === fired.answer.member)} chosen=${latent} onPick=${setLatent} />` : null}
