@@ -118,7 +118,7 @@ def theirs(
 
 
 def table(runs: dict[str, dict[str, Any]]) -> str:
-    """Markdown, one line a run."""
+    """Markdown, one line per run."""
     lines = [
         "| kind | library | learning rate | seed | FVU | L0 | never fire |",
         "|---|---|---|---|---|---|---|",

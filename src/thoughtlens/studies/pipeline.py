@@ -1,7 +1,7 @@
 """The stages in order, from one recipe; what is done already and matches is not done again.
 
 A recipe has the tables `model`, `problems` and `sae`, and one table per stage with the rest of that
-stage's config. A run is a directory with one directory a stage.
+stage's config. A run is a directory with one directory per stage.
 """
 
 from __future__ import annotations

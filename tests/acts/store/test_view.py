@@ -235,7 +235,7 @@ def test_whole_problems(store, pooled):
 
 
 def test_whole_problems_need_the_same_thoughts(text, tmp_path):
-    with pytest.raises(DataError, match="rows a problem; pool"):
+    with pytest.raises(DataError, match="rows per problem; pool"):
         text.view().read_problems(np.array([0]))
     meta, n = small.meta(), 14
     writer = small.StoreWriter(tmp_path / "acts", meta)

@@ -119,7 +119,7 @@ def _import_all(names: list[str]) -> None:
 
 
 def main() -> None:
-    """Serve kills until the input ends: one exit status a line."""
+    """Serve kills until the input ends: one exit status per line."""
     root, stage = Path(sys.argv[1]), sys.argv[2]
     _import_all([f"thoughtlens.{BY_NAME[stage].room}.stage"])  # what a stage needs, once
     for line in sys.stdin:

@@ -209,7 +209,7 @@ def test_members_that_cover_the_cells_between_them(run, tmp_path):
         ({"target": None}, ConfigError, "got None"),
         ({"target": "same"}, DataError, "only 'x' in all"),
         ({"split": "dev"}, ConfigError, "split: expected one of test, train or all, got 'dev'"),
-        ({"split": "train", "folds": 25}, DataError, "25 groups|in every|one a fold"),
+        ({"split": "train", "folds": 25}, DataError, "25 groups|in every|one per fold"),
         ({"target": None, "data": "sae-probes:87_glue_cola"}, ConfigError, "holds thoughts"),
         ({"group_column": "template"}, ConfigError, "'template' is not among"),
         ({"poolings": ("mean",)}, ConfigError, "poolings: expected some of concat"),

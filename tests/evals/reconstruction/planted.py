@@ -28,7 +28,7 @@ def atoms(seed=0):
 
 
 def write(root, acts, *, thoughts=None, outlier=None, groups=None, meta=None):
-    """A store of these activations, ten rows (or one a thought) a problem; 7 : 3 train and test."""
+    """A store of these activations, ten rows (or one per thought) per problem; 7 : 3 train and test."""
     n = len(next(iter(acts.values())))
     per_problem = thoughts or ROWS
     writer = StoreWriter(

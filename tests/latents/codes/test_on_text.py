@@ -79,7 +79,7 @@ def test_shared_latents_and_rendering(run):
     text = fire.render(result)
     for one in result.texts:
         assert repr(one.text) in text
-    assert "Among the strongest of every text" in text and "L0 4.0 latents a token" in text
+    assert "Among the strongest of every text" in text and "L0 4.0 latents per token" in text
 
 
 def test_everywhere_flags_come_from_interpret(run):

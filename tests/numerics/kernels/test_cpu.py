@@ -250,7 +250,7 @@ def test_the_batch_keeps_its_largest_and_no_more_where_many_are_equal():
     W = torch.full((1, 20), 2.0)
     W[0, [4, 9]], W[0, 5:8] = 3.0, -1.0
     acts = cpu.encode_batchtopk(z, None, W, b, 4, torch.float32).to_dense(20)
-    assert acts.count_nonzero() == 12  # 4 a row; two each are the 3s, the rest some of the 2s
+    assert acts.count_nonzero() == 12  # 4 per row; two each are the 3s, the rest some of the 2s
     assert torch.equal(acts[:, [4, 9]], torch.full((3, 2), 3.0))
     assert set(acts.unique().tolist()) == {0.0, 2.0, 3.0}
 

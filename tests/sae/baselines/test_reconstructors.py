@@ -80,7 +80,7 @@ def test_a_table_of_means_needs_the_cell_and_translates_it():
         mean.cell_index(theirs, torch.tensor([0, 1]))
     with pytest.raises(MismatchError, match="expected `cell`"):
         mean(torch.zeros(3, 2))
-    with pytest.raises(MismatchError, match="one mean a cell"):
+    with pytest.raises(MismatchError, match="one mean per cell"):
         MeanPredictor(means)
 
 

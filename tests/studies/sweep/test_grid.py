@@ -136,4 +136,4 @@ def test_axes_that_need_another_extraction(tmp_path):
 
 def test_plan(thoughts):
     expected = plan(GridConfig(acts=thoughts, grid=("sae.k=1,2,3",), seeds=(0, 1), recipe=RECIPE))
-    assert expected.rows == 3 * 2 * 6 * 640 and expected.disk_bytes > 0  # 160 rows a cell, 4 passes
+    assert expected.rows == 3 * 2 * 6 * 640 and expected.disk_bytes > 0  # 160 rows per cell, 4 passes

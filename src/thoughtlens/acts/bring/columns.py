@@ -56,7 +56,7 @@ class Read:
     """Arrays of a file or several, and its columns by what they say."""
 
     arrays: dict[str, list[Part]]
-    """Arrays by name, in parts, one a file."""
+    """Arrays by name, in parts, one per file."""
     roles: dict[str, pa.Array]
     """`problem`, `hook`, `thought`, ...: their values."""
     labels: dict[str, pa.Array]

@@ -89,7 +89,7 @@ def open_thoughts(model: ModelConfig, cfg: ThoughtModelConfig) -> ThoughtModel:
     found = thoughts.load(**model.model_dump(), **cfg.thought_options())
     if found.spec.positions_per_thought != 1:
         raise ConfigError(
-            f"{model.name} works on several positions a pass, and a store has one row a pass; "
+            f"{model.name} works on several positions per pass, and a store has one row per pass; "
             f"use models.thoughts.collect"
         )
     return found

@@ -43,12 +43,12 @@ class Contents:
 
     @cached_property
     def rows(self) -> pa.Table:
-        """`rows.parquet`: one line a row. Whole, in memory; `problem_idx` is smaller."""
+        """`rows.parquet`: one line per row. Whole, in memory; `problem_idx` is smaller."""
         return tables.read(self.root / ROWS)
 
     @cached_property
     def problems(self) -> pa.Table:
-        """`problems.parquet`: one line a problem; one that names no group is a group of its own."""
+        """`problems.parquet`: one line per problem; one that names no group is a group of its own."""
         table = tables.read(self.root / PROBLEMS)
         tables.check_problems(table)
         if not table["group_id"].null_count:

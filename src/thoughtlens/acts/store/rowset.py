@@ -38,7 +38,7 @@ class RowSet:
     """Ascending row numbers as a bit mask with a count every 64 rows.
 
     Args:
-        masks: Boolean arrays that follow one another, one value a row.
+        masks: Boolean arrays that follow one another, one value per row.
     """
 
     def __init__(self, masks: Iterator[np.ndarray]) -> None:

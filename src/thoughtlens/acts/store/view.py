@@ -164,7 +164,7 @@ class View:
         if self.store.thought_idx is None or counts.min() < counts.max():
             raise DataError(
                 f"Expected the same number of thoughts for every problem of {self.store.root}, got "
-                f"{counts.min()} to {counts.max()} rows a problem; pool the rows of each problem instead"
+                f"{counts.min()} to {counts.max()} rows per problem; pool the rows of each problem instead"
             )
         positions = order.reshape(len(lines), -1)
         thoughts = self.store.thought_idx[rows[positions]]
@@ -199,7 +199,7 @@ class View:
 def _stream(n: int, start: int, size: int, seed: int) -> np.ndarray:
     """`size` numbers of the endless stream over n vectors from its `start`-th on.
 
-    Views that are read side by side, one a member of a stack, mostly have the same n and seed.
+    Views that are read side by side, one per member of a stack, mostly have the same n and seed.
     """
     parts = []
     while size:

@@ -214,7 +214,7 @@ class StoreWriter:
         """Close the last shard and write `rows.parquet`, `problems.parquet` and `meta.json`.
 
         Args:
-            problems: One row a problem: `problem_id, group_id, split` and any other columns; every
+            problems: One row per problem: `problem_id, group_id, split` and any other columns; every
                 problem of the store must be there. More may be.
 
         Raises:

@@ -84,7 +84,7 @@ def listed(folder: Path) -> dict[str, Listed]:
 
 
 def require_sound(files: Iterable[Path]) -> None:
-    """Compare files with the manifests that list them, once a process; those that none lists pass.
+    """Compare files with the manifests that list them, once per process; those that none lists pass.
 
     Raises:
         StoreError: missing, or of other bytes; all are named.

@@ -118,7 +118,7 @@ def probe(
     max_iter: int = 200,
     only: Sequence[int] | None = None,
 ) -> Probe:
-    """As `probes.probe`, for a bag of vectors a unit.
+    """As `probes.probe`, for a bag of vectors per unit.
 
     Every column of every cell has unit variance. The fit is not convex: the first weights prefer the
     cells from which a ridge regression predicts the inner folds, and everything else starts at 0.

@@ -153,7 +153,7 @@ def _check_classes(y: np.ndarray, groups: np.ndarray, names: list[str], n_splits
     for code, name in enumerate(names):
         if (n_own := len(np.unique(groups[y == code]))) < n_splits:
             raise DataError(
-                f"Expected every class in at least {n_splits} groups, one a fold; class {name!r} is in "
+                f"Expected every class in at least {n_splits} groups, one per fold; class {name!r} is in "
                 f"{n_own}. Lower folds, merge or drop the class, or give more problems"
             )
 

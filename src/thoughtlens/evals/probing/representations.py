@@ -107,7 +107,7 @@ class Pooling:
         return list(found.values())
 
     def __call__(self, parts: list[Matrix], cells: Cells) -> Matrix:
-        """One row a unit, of its cells' matrices."""
+        """One row per unit, of its cells' matrices."""
         return join([self.reduce([parts[i] for i in block]) for block in self.blocks(cells)])
 
 

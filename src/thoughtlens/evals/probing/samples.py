@@ -38,7 +38,7 @@ Key = tuple[Encode, str]
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """What is classified, one entry a unit."""
+    """What is classified, one entry per unit."""
 
     ids: Sequence[str]
     groups: Int[np.ndarray, " n"]

@@ -20,7 +20,7 @@ def bag_of_words(texts: Sequence[str], *, min_texts: int = 2, max_features: int 
     Rows have unit length; a text of unseen or no words is a row of zeros.
 
     Args:
-        texts: One text a unit.
+        texts: One text per unit.
         min_texts: A word counts only if it is in this many texts.
         max_features: The most frequent ones are kept.
 

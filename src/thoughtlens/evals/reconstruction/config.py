@@ -33,7 +33,7 @@ class ValidateConfig(Config):
     ce_tokens: int = Field(4096, ge=0)
     """Text: held-out tokens for cross-entropy and KL with x replaced; 0: leave that out."""
     answer_problems: int = Field(200, ge=0)
-    """Thoughts: held-out problems, one a group, that are answered with x replaced; 0: leave that out."""
+    """Thoughts: held-out problems, one per group, that are answered with x replaced; 0: leave that out."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the SAE runs; auto: the GPU where there is one."""
     seed: int = Field(0, ge=0)

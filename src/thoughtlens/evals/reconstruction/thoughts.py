@@ -78,7 +78,7 @@ class ThoughtSplicer:
     def rows(
         self, subject: Subject, baselines: dict[str, Baseline]
     ) -> tuple[list[ThoughtFidelity] | None, str | None]:
-        """One row a place and arm, then all places at once; or the reason why there is none."""
+        """One row per place and arm, then all places at once; or the reason why there is none."""
         if self.skipped is not None:
             return None, self.skipped
         places = self._places(subject)

@@ -61,7 +61,7 @@ def plan(cfg: GatesConfig) -> Plan:
 
 
 def gates(cfg: GatesConfig, out: Path) -> Result:
-    """Measure every gate of a model; the directory holds `result.json` and one table a seed.
+    """Measure every gate of a model; the directory holds `result.json` and one table per seed.
 
     Raises:
         NotThereError: no such model, seed or problems table.

@@ -28,7 +28,7 @@ STREAMS = {"counts": I32, "latents": I32, "values": F32}
 class CodeWriter:
     """Streams the codes of one member to disk, and goes on where a killed one stopped.
 
-    Memory holds one row number a place and at most `CHUNK_FIRES` fires. Values are float32: what the SAE
+    Memory holds one row number per place and at most `CHUNK_FIRES` fires. Values are float32: what the SAE
     gives, without rounding or overflow.
 
     Args:

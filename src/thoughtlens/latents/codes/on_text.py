@@ -147,7 +147,7 @@ def render(fired: Fired) -> str:
         if one.answer is not None:
             lines.append(f"  answer: {one.answer!r}")
         lines.append(
-            f"  L0 {one.l0:.1f} latents a {unit}, {one.share_active_per_position:.2%} of all "
+            f"  L0 {one.l0:.1f} latents per {unit}, {one.share_active_per_position:.2%} of all "
             f"(n = {n} {unit}s); {one.n_active:,} latents ({one.share_active:.1%}) "
             f"fire on at least one {unit}"
         )

@@ -2,8 +2,8 @@
 
 The explainer sees examples of the fitting problems. It is then shown vectors of other problems, and rates
 each from 0 to 10 by its explanation alone (Bills et al. 2023, "Language models can explain neurons in
-language models", with one number a place instead of one a token). The ratings are predictions like those of
-any other method; as only some vectors are rated, each stands for all of its kind, so that scores hold at
+language models", with one number per place instead of one per token). The ratings are predictions like those
+of any other method; as only some vectors are rated, each stands for all of its kind, so that scores hold at
 the true base rate.
 """
 

@@ -39,7 +39,7 @@ class TokenLookup:
         """From the activations of one latent on the fitting problems."""
         at = part.at_tokens(acts)
         ids, stretch = part.tokens.ids, part.tokens.stretch
-        if part.where is None:  # a word counts once a problem, however often it stands there
+        if part.where is None:  # a word counts once per problem, however often it stands there
             once = np.unique(np.stack([stretch, ids]), axis=1, return_index=True)[1]
             ids, at = ids[once], at[once]
         kinds, code = np.unique(ids, return_inverse=True)

@@ -30,8 +30,8 @@ class GeometryConfig(Config):
     """decoder: cosine of directions, for SAEs of one model and width. activation: correlation over the
     problems that both stores hold. Unset: whatever the inputs allow; members of one directory by decoder."""
     unit: Literal["problem", "row"] = "problem"
-    """activation: one number a problem (its thoughts or tokens pooled), or one for each row that both stores
-    have (the same thought, or the same position of the same tokens)."""
+    """activation: one number per problem (its thoughts or tokens pooled), or one for each row that both
+    stores have (the same thought, or the same position of the same tokens)."""
     pool: Literal["mean", "max"] = "mean"
     """How a latent's activations on the vectors of one unit become one number."""
     split: str | None = "test"

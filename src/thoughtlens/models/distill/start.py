@@ -57,9 +57,9 @@ def answer_where_the_teacher_looks_up(model: TinyDecoder, openings: Sequence[int
 
 
 def initialize(model: TinyDecoder, seed: int, layout: tuple[int, int]) -> TinyDecoder:
-    """Seeded start values. `layout` = (chains, tokens a chain) of the context.
+    """Seeded start values. `layout` = (chains, tokens per chain) of the context.
 
-    Positions of the context begin as one vector a chain plus one a slot within the chain. Without a
+    Positions of the context begin as one vector per chain plus one per slot within the chain. Without a
     layout, positions begin as waves (Vaswani et al. 2017), so that "the nearest before" is one linear map
     everywhere.
     """

@@ -27,7 +27,7 @@ class ChainTask(Task):
     words: Sequence[str]
     question_len: int
     layout: tuple[int, int] = (0, 0)
-    """(chains, tokens a chain) of the context, where every question has the same length."""
+    """(chains, tokens per chain) of the context, where every question has the same length."""
     draw: Callable[..., Draw] = staticmethod(arithmetic.draw)
     """What makes problems."""
 

@@ -45,7 +45,7 @@ class RaggedActs:
         )
 
     def to_dense(self, d_sae: int) -> Float[Tensor, "batch d_sae"]:
-        """The same as one column a latent."""
+        """The same as one column per latent."""
         n_rows = len(self.row_starts) - 1
         row = torch.arange(n_rows, device=self.values.device).repeat_interleave(self.row_starts.diff())
         dense = self.values.new_zeros(n_rows, d_sae)

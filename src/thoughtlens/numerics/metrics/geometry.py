@@ -1,6 +1,6 @@
 """Dictionaries against each other, or against the truth: cosines between directions.
 
-A dictionary is a matrix with a direction a row, as `W_dec`. Norms do not count. Every score has a
+A dictionary is a matrix with one direction per row, as `W_dec`. Norms do not count. Every score has a
 chance level that falls with d and rises with the number of directions; print it beside the score.
 """
 

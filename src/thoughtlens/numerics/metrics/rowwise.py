@@ -29,7 +29,7 @@ class RowMean(PairMetric):
     def values(
         self, x: Float64[Tensor, "batch d"], x_hat: Float64[Tensor, "batch d"]
     ) -> Float64[Tensor, " rows"]:
-        """One value a row, for the rows that have one."""
+        """One value per row, for the rows that have one."""
 
     def compute(self) -> float:
         """The mean over all rows counted."""

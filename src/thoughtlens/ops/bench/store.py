@@ -85,7 +85,7 @@ def _write_random(root: Path, meta: StoreMeta, n: int, chunk: int, seed: int) ->
 
 
 def _read_speed(view: View, batch: int, dtype: torch.dtype | None, seconds: float, seed: int) -> float:
-    """10^9 stored bytes a second."""
+    """10^9 stored bytes per second."""
     n, start = 0, time.perf_counter()
     for part in view.batches(batch, seed=seed, epochs=None, dtype=dtype):
         n += len(part.idx)

@@ -83,7 +83,7 @@ class WandB:
 
 
 class TensorBoard:
-    """Event files for TensorBoard, one folder a run."""
+    """Event files for TensorBoard, one folder per run."""
 
     package = "tensorboard"
 

@@ -110,7 +110,7 @@ class MeanPredictor(Baseline):
 
     def __init__(self, mean: Float[Tensor, "n_cells d_in"], cells: Sequence[Cell] | None = None) -> None:
         if len(mean) != len(cells or [None]):
-            raise MismatchError(f"Expected one mean a cell, got {len(mean)} for {len(cells or [None])}")
+            raise MismatchError(f"Expected one mean per cell, got {len(mean)} for {len(cells or [None])}")
         super().__init__(mean.shape[1], 0, cells)
         self.register_buffer("mean", mean)
 

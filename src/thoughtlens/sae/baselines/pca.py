@@ -1,4 +1,4 @@
-"""Principal components, fitted in a stream: the best linear reconstruction with k numbers a row."""
+"""Principal components, fitted in a stream: the best linear reconstruction with k numbers per row."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PCA(Baseline):
         cells: Sequence[Cell] | None = None,
     ) -> None:
         if len(mean) != len(cells or [None]):
-            raise MismatchError(f"Expected one mean a cell, got {len(mean)} for {len(cells or [None])}")
+            raise MismatchError(f"Expected one mean per cell, got {len(mean)} for {len(cells or [None])}")
         super().__init__(components.shape[1], components.shape[0], cells)
         self.register_buffer("mean", mean)
         self.register_buffer("W_enc", components.T.contiguous())

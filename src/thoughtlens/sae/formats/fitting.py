@@ -75,7 +75,7 @@ def refuse_negative(sae: Portable, fmt: str) -> None:
 
 
 def as_jumprelu(sae: Portable, fmt: str, *, pre_bias: bool | None = False) -> Portable:
-    """An SAE with one threshold a latent, which ReLU and BatchTopK are, too.
+    """An SAE with one threshold per latent, which ReLU and BatchTopK are, too.
 
     Raises:
         MismatchError: another rule, a runtime norm, or thresholds below 0.

@@ -37,7 +37,7 @@ class SparseActs:
     indices: Int[Tensor, "*batch k"]
 
     def to_dense(self, d_sae: int) -> Float[Tensor, "*batch d_sae"]:
-        """The same as one column a latent."""
+        """The same as one column per latent."""
         dense = self.values.new_zeros(*self.values.shape[:-1], d_sae)
         return dense.scatter_add(-1, self.indices, self.values)
 
@@ -91,7 +91,7 @@ class SAE(nn.Module, ABC):
     """Whether x_hat stands for x, one vector for one; not so for transcoders and crosscoders."""
     cfg: Any
     latent_axis: ClassVar[dict[str, int]] = {"W_enc": 1, "b_enc": 0, "W_dec": 0}
-    """Along which axis each parameter holds one slice a latent."""
+    """Along which axis each parameter holds one slice per latent."""
     revived_gain: ClassVar[float] = 1.0
     """Length of a resampled encoder column, as a share of the mean of those alive."""
     lr_factor: ClassVar[dict[str, float]] = {}

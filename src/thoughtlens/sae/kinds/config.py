@@ -244,7 +244,7 @@ class JumpReLUConfig(AuxKConfig):
     """Width of the rectangle around the threshold inside which it gets a gradient, in normalised units."""
     threshold_init: float | None = Field(default=None, ge=0)
     """Threshold of all latents at the start; unset: 0.1, or, for penalty = "target" with init = "data", the
-    one at which the initial weights fire target_l0 times a row."""
+    one at which the initial weights fire target_l0 times per row."""
 
     def check_settings(self) -> None:
         """As `check`, where the number of latents does not wait for the width."""

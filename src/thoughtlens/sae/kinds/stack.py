@@ -121,7 +121,7 @@ class Stack:
         return kernels.product(x, W, dtype) + b[:, None]
 
     def per_member(self, values: Sequence[float]) -> Float[Tensor, " members"]:
-        """One number a member, beside the weights."""
+        """One number per member, beside the weights."""
         return torch.tensor(values, dtype=self.W_enc.dtype, device=self.W_enc.device)
 
     @property

@@ -56,7 +56,7 @@ def _reconstruction(source: Source) -> list[Strip]:
         return []
     validated = source.run.outcome("validate", ValidateOutcome)
     least = min(row.n for row, _, _ in known)
-    where = f"n = {least:,} or more vectors a cell, split {validated.split if validated else 'unknown'}."
+    where = f"n = {least:,} or more vectors per cell, split {validated.split if validated else 'unknown'}."
     return [
         Strip.of(
             "explained variance",

@@ -133,7 +133,7 @@ def _clauses(said: Said) -> list[Any] | None:
 
 
 class Words(NamedTuple):
-    """What a search looks through, a text a latent."""
+    """What a search looks through, a text per latent."""
 
     toward: list[str]
     """Preferred tokens, explanations, and tokens that it speaks for."""

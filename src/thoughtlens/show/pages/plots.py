@@ -89,7 +89,7 @@ def styled(plot: Callable[..., Figure]) -> Callable[..., Figure]:
 
 @styled
 def training_curves(rows: Sequence[CurvePoint]) -> Figure:
-    """FVU, L0 and dead latents over the vectors seen; one line a member, held-out solid, training dashed.
+    """FVU, L0 and dead latents over the vectors seen; one line per member, held-out solid, training dashed.
 
     Args:
         rows: Lines of `sae/metrics.parquet`.
@@ -312,7 +312,7 @@ def dose_response(rows: Sequence[EffectRow]) -> Figure:
 
 @styled
 def steps(rows: Sequence[RoundRow]) -> Figure:
-    """Step norm and distance to the end by thought, a panel a hook."""
+    """Step norm and distance to the end by thought, a panel per hook."""
     hooks = list(dict.fromkeys(row.hook_name for row in rows))
     across = min(len(hooks), FEW)
     down = -(-len(hooks) // across)
@@ -341,7 +341,7 @@ def steps(rows: Sequence[RoundRow]) -> Figure:
 
 @styled
 def orbits(rows: Sequence[OrbitRow]) -> Figure:
-    """States of some problems on two components, a line a problem, a panel a hook."""
+    """States of some problems on two components, a line per problem, a panel per hook."""
     hooks = list(dict.fromkeys(row.hook_name for row in rows))
     across = min(len(hooks), FEW)
     down = -(-len(hooks) // across)

@@ -1,4 +1,4 @@
-"""The report's sections, one function a stage; each gives None where its stage is not there."""
+"""The report's sections, one function per stage; each gives None where its stage is not there."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ def _cells(run: Run, outcome: ValidateOutcome) -> list[Block]:
     if not values:
         return []
     n = counts(row.n for row in rows if row.hook_name is not None or row.member in alone)
-    where = f"split {outcome.split}, n = {n} vectors a cell"
+    where = f"split {outcome.split}, n = {n} vectors per cell"
     caption = "Every (hook, thought) cell, centred on its own mean: SAEs, and PCA with k = L0."
     figure = plots.cell_map(values, f"explained variance, {where}")
     at = {title: {(hook, thought): v for hook, thought, v in cells} for title, cells in values.items()}

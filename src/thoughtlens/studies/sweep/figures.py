@@ -39,7 +39,7 @@ def pareto(table: Sequence[SettingRow], metric: str, choice: Choice) -> Figure:
     figure = Figure(figsize=(4.8 * len(panels), 3.6), layout="constrained")
     for axis, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _panel(axis, [(row, test) for row, test in shown if getattr(test, name)], name, choice)
-        axis.set(xlabel="L0 (latents a row)", ylabel=WORDS[name])
+        axis.set(xlabel="L0 (latents per row)", ylabel=WORDS[name])
     n = shown[0][1].n
     figure.suptitle(f"Split test, n = {n:,} vectors; bars: one SD over seeds", fontsize=9, x=0.01, ha="left")
     return figure

@@ -125,7 +125,7 @@ function Firing({ run, member, detail }) {
       <p class="note">${deciles ? `Deciles of its activation: ${deciles.map(show).join(", ")}. ` : ""}n = ${show(counts.reduce((a, b) => a + b, 0))} fires, split ${member.split}.</p>`
       : html`<${Missing} run=${run} table="latents" what="histogram of activations" />`}</section>
     ${run.kind === "text" ? null : html`<section><h2>Layers × thoughts</h2>${detail.cells ? html`<${Strip} ...${detail.cells} max=${largest(detail.cells.values.flat())} format=${percent} />
-      <p class="note">Share of the vectors of each layer and thought on which it fires; n ≥ ${show(detail.cells.n)} vectors a cell, split ${member.split}.</p>`
+      <p class="note">Share of the vectors of each layer and thought on which it fires; n ≥ ${show(detail.cells.n)} vectors per cell, split ${member.split}.</p>`
       : html`<${Missing} run=${run} table="cells" what="firing rates by layer and thought" />`}</section>`}`;
 }
 
