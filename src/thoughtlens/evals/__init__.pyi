@@ -5,6 +5,7 @@ from .classify.records import ClassifyOutcome as ClassifyOutcome
 from .classify.records import ClassPoint as ClassPoint
 from .classify.records import ClassRow as ClassRow
 from .classify.records import PoolingLoss as PoolingLoss
+from .classify.records import TransferRow as TransferRow
 from .classify.records import ValuePoint as ValuePoint
 from .classify.records import ValueRow as ValueRow
 from .first_study.records import Line as Line

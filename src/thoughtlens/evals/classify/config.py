@@ -50,6 +50,11 @@ class ClassifyConfig(Config):
     of a text in `data`."""
     split: str | None = None
     """Split whose problems are classified, or `all`; unset: those the SAE was not trained on."""
+    train_where: tuple[str, ...] = ()
+    """Fit on problems with these values of columns only, such as released=true or n_steps=2,3; several
+    conditions hold together. Given with `test_where`."""
+    test_where: tuple[str, ...] = ()
+    """Score on problems with these values only: does a probe carry over from one condition to another?"""
     members: tuple[str, ...] | None = None
     """SAEs of the directory to use, by name or as `per_layer`, `per_thought`, `per_cell`; unset: all. Each
     (hook, thought) may be covered once."""
@@ -86,6 +91,18 @@ class ClassifyConfig(Config):
     seed: int = Field(0, ge=0)
     """Seed of thinning, folds, shuffled labels and resampling."""
 
+    @field_validator("train_where", "test_where", mode="before")
+    @classmethod
+    def _one_condition(cls, text: Any) -> Any:
+        return (text,) if isinstance(text, str) else text
+
+    @field_validator("train_where", "test_where")
+    @classmethod
+    def _conditions(cls, conditions: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [one for one in conditions if not all(one.partition("="))]:
+            raise ValueError(f"expected COLUMN=VALUE, such as n_steps=3, got {wrong[0]!r}")
+        return conditions
+
     @field_validator("arms", mode="before")
     @classmethod
     def _all_arms(cls, names: Any) -> Any:
@@ -104,6 +121,10 @@ class ClassifyConfig(Config):
     def _consistent(self) -> ClassifyConfig:
         if self.target is not None and self.data is not None:
             raise ValueError("give target (a label column of the store) or data (labelled texts), not both")
+        if bool(self.train_where) != bool(self.test_where):
+            raise ValueError("give both train_where and test_where: what is fitted on, and what is scored")
+        if self.train_where and (self.cross_fit or self.data is not None):
+            raise ValueError("train_where is for columns of the store's problems, without data and cross_fit")
         known = [*CELL_POOLINGS, *TOKEN_POOLINGS]
         for name in (*(self.poolings or ()), self.primary_pooling):
             if name not in (*known, SELECTED):

@@ -180,6 +180,39 @@ class CellTests(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TransferRow(Paired, Pooled):
+    """A probe fitted under one condition and scored under another, against the ceiling on the same units."""
+
+    arm: str
+    score: float = column("fitted elsewhere")
+    score_low: float
+    score_high: float
+    within_test: float = column("fitted there")
+    within_test_low: float
+    within_test_high: float
+    within_train: float = column("fitted and scored elsewhere")
+    within_train_low: float
+    within_train_high: float
+    p_holm: float
+    carries_over: str = column("carries over")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions(Record):
+    """What is fitted on and what is scored."""
+
+    train_where: list[str]
+    test_where: list[str]
+    n_train: int
+    n_train_groups: int
+    n_test: int
+    n_test_groups: int
+    n_both: int
+    """Units of both."""
+    rows: list[TransferRow]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClassifyOutcome(Outcome):
     """What the classify stage measured."""
 
@@ -210,3 +243,5 @@ class ClassifyOutcome(Outcome):
     fewest: dict[str, int] = field(default_factory=dict)
     """By representation and pooling, the fewest features that reach 95 % of the curve's highest score."""
     cell_tests: dict[str, CellTests] | None = None
+    transfer: Conditions | None = None
+    """Where train_where and test_where are given."""

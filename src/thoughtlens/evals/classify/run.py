@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from thoughtlens.core import ConfigError, Parts, progress, whole
+from thoughtlens.evals.classify.conditions import Transfer, require_both
 from thoughtlens.evals.classify.config import CELL_ARMS, SELECTED, SELECTED_CELL, ClassifyConfig
 from thoughtlens.evals.classify.records import Seen
 from thoughtlens.evals.probing import attention, probes, scores, topk
 from thoughtlens.evals.probing.attention import Bags
+from thoughtlens.evals.probing.matrices import rows
 from thoughtlens.evals.probing.menu import ARMS
 from thoughtlens.evals.probing.probes import Folds, Probe
 from thoughtlens.evals.probing.records import ClassScores, ValueScores
@@ -43,6 +45,25 @@ class Task:
     samples: Samples
     by_fold: Sequence[Samples] | None
     """For a cross-fitted SAE, the features that count in each outer fold."""
+    transfer: Transfer | None = None
+    """Where it is fitted under one condition and scored under another: `units` and `folds` are of what is
+    scored."""
+    prefix: str = ""
+    """Before the names of its parts."""
+
+    @property
+    def every(self) -> Units:
+        """All units that the samples hold."""
+        return self.units if self.transfer is None else self.transfer.every
+
+    def between(self, fitted: np.ndarray, scored: np.ndarray, prefix: str = "") -> Task:
+        """Fitted on some of all units, and scored on some."""
+        every, folds = self.every, self.folds if self.transfer is None else self.transfer.folds
+        require_both(self.cfg, every, fitted, scored)
+        found = Transfer(every, fitted, scored, folds, self.cfg.seed)
+        own = Folds(folds.outer[scored], folds.inner[:, scored])
+        seen = replace(self.seen, n=int(scored.sum()))
+        return replace(self, units=found.units, folds=own, seen=seen, transfer=found, prefix=prefix)
 
 
 @dataclass(eq=False)
@@ -57,22 +78,24 @@ class Found:
 
 def probe_all(task: Task, parts: Parts) -> Found:
     """Every (arm, pooling) of the config; those that are finished already are read back."""
-    cfg, units = task.cfg, task.units
+    cfg, every = task.cfg, task.every
+    folds = task.folds if task.transfer is None else task.transfer.folds
     wanted = {arm: _wanted(task, arm) for arm in cfg.arms}
     found = Found()
     with progress("classify", sum(map(len, wanted.values())), "probes") as bar:
         for arm, names in wanted.items():
             shuffled = ARMS[arm].permuted
-            y = units.y
+            y = every.y
             if shuffled:
-                y = probes.permute_labels(y, units.groups, task.folds, seed=cfg.seed)
-            found.targets[arm] = y
-            missing = [name for name in names if list(parts.todo([part(arm, name)]))]
+                y = probes.permute_labels(y, every.groups, folds, seed=cfg.seed)
+            found.targets[arm] = y if task.transfer is None else y[task.transfer.scored]
+            of = {name: task.prefix + part(arm, name) for name in names}
+            missing = [name for name in names if list(parts.todo([of[name]]))]
             for name, X in _features(task, arm, missing):
-                save(_score(task, arm, X, y), parts, part(arm, name))
+                save(_score(task, arm, X, y), parts, of[name])
                 bar.advance(1, f"{arm} {name}")
             for name in names:
-                _keep(found, (arm, name), _load(parts.path(part(arm, name), "npz")), task.folds)
+                _keep(found, (arm, name), _load(parts.path(of[name], "npz")), task.folds)
     for arm in cfg.arms:
         _select(found.probes, arm, task.folds)
     return found
@@ -107,7 +130,7 @@ def _wanted(task: Task, arm: str) -> list[str]:
 
 def _features(task: Task, arm: str, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """The arm's features under each pooling; a list of them, one for each outer fold, where they differ."""
-    kind, units = ARMS[arm].kind, task.units
+    kind, units = ARMS[arm].kind, task.every
     if kind == "vectors" and task.by_fold is not None and arm in FITTED_ARMS:
         for several in zip(*(own.features(arm, names) for own in task.by_fold), strict=True):
             yield several[0][0], [X for _, X in several]
@@ -122,17 +145,29 @@ def _features(task: Task, arm: str, names: Sequence[str]) -> Iterator[tuple[str,
 
 
 def _score(task: Task, arm: str, X: Any, y: np.ndarray) -> Probe | AtK:
-    if X is None:
-        return probes.constant(y, task.folds, n_classes=task.units.n_classes)
+    if task.transfer is not None:
+        several = [task.transfer.rows(fold) for fold in range(task.transfer.folds.n_splits)]
+        return task.transfer.joined([_fit(task, arm, _cut(X, i), y[i], part) for i, part in several])
     if isinstance(X, list):
-        return _merged([_fit(task, arm, own, y, (fold,)) for fold, own in enumerate(X)])
-    return _fit(task, arm, X, y, None)
+        return _merged([_fit(task, arm, own, y, task.folds, (fold,)) for fold, own in enumerate(X)])
+    return _fit(task, arm, X, y, task.folds)
 
 
-def _fit(task: Task, arm: str, X: Any, y: np.ndarray, only: tuple[int, ...] | None) -> Probe | AtK:
+def _cut(X: Any, index: np.ndarray) -> Any:
+    """The features of some units."""
+    if X is None or not isinstance(X, Bags):
+        return None if X is None else rows(X, index)
+    return Bags([[rows(cell, index) for cell in group] for group in X.groups])
+
+
+def _fit(
+    task: Task, arm: str, X: Any, y: np.ndarray, folds: Folds, only: tuple[int, ...] | None = None
+) -> Probe | AtK:
+    if X is None:
+        return probes.constant(y, folds, n_classes=task.units.n_classes)
     fit, cfg = _learner(task, arm, X), task.cfg
     n_classes, grid, max_iter = task.units.n_classes, cfg.c_grid, cfg.max_iter
-    return fit(X, y, task.folds, n_classes=n_classes, grid=grid, max_iter=max_iter, only=only)
+    return fit(X, y, folds, n_classes=n_classes, grid=grid, max_iter=max_iter, only=only)
 
 
 def _learner(task: Task, arm: str, X: Any) -> Callable[..., Probe | AtK]:

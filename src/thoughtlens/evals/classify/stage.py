@@ -13,6 +13,7 @@ import numpy as np
 
 from thoughtlens.acts import ActivationStore, StoreSize
 from thoughtlens.core import ConfigError, Parts, Plan, Result, run_stage
+from thoughtlens.evals.classify.conditions import masks
 from thoughtlens.evals.classify.config import ClassifyConfig
 from thoughtlens.evals.classify.crossfit import cross_fitted
 from thoughtlens.evals.classify.records import ClassifyOutcome
@@ -77,7 +78,10 @@ def _work(cfg: ClassifyConfig, tmp: Path) -> ClassifyOutcome:
     if by_fold is not None:
         seen = replace(seen, standing="cross-fitted", n_seen_by_sae=0)
     task = Task(cfg, units, seen, folds, samples, by_fold)
-    found = write_tables(task, tmp, probe_all(task, Parts(tmp)))
+    if cfg.train_where and lines is not None:
+        train, test = masks(cfg, store.problems)
+        task = task.between(train[lines], test[lines])
+    found = write_tables(task, tmp, probe_all(task, Parts(tmp)), Parts(tmp))
     return replace(found, warnings=[*differences(members, store), *without, *found.warnings])
 
 

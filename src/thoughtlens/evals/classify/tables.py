@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from thoughtlens.core import ConfigError, Number, warn, write_rows
-from thoughtlens.evals.classify import cells, curves
+from thoughtlens.core import ConfigError, Number, Parts, warn, write_rows
+from thoughtlens.evals.classify import cells, curves, transfers
+from thoughtlens.evals.classify.conditions import DEFINITIONS
 from thoughtlens.evals.classify.config import ClassifyConfig
 from thoughtlens.evals.classify.records import (
     ChosenRow,
@@ -33,8 +34,8 @@ from thoughtlens.latents import as_numbers, doubtful_numbers, doubtful_values, f
 from thoughtlens.numerics import SHARED_TRAINING
 
 
-def write_tables(task: Task, tmp: Path, found: Found) -> ClassifyOutcome:
-    """Tables on disk, and the stage's result."""
+def write_tables(task: Task, tmp: Path, found: Found, parts: Parts) -> ClassifyOutcome:
+    """Tables on disk, and the stage's result; what a transfer is held against is fitted here."""
     cfg, units, cover = task.cfg, task.units, task.samples.cover
     rows = _rows(task, found)
     write_rows(tmp / "table.parquet", ValueRow if units.classes is None else ClassRow, rows)
@@ -47,7 +48,11 @@ def write_tables(task: Task, tmp: Path, found: Found) -> ClassifyOutcome:
         write_rows(tmp / "chosen.parquet", ChosenRow, chosen)
         definitions |= curves.DEFINITIONS
     tests = None
-    if cfg.per_cell and isinstance(task.samples, ThoughtSamples) and len(cover.cells) > 1:
+    transfer = None
+    if task.transfer is not None:
+        transfer = transfers.conditions(task, found, parts)
+        definitions |= DEFINITIONS
+    elif cfg.per_cell and isinstance(task.samples, ThoughtSamples) and len(cover.cells) > 1:
         tests = cells.cell_tests(task, task.samples, found)
         definitions |= cells.DEFINITIONS
     warnings = _warnings(task, found.probes)
@@ -80,6 +85,7 @@ def write_tables(task: Task, tmp: Path, found: Found) -> ClassifyOutcome:
         chosen=chosen,
         fewest=curves.fewest(points),
         cell_tests=tests,
+        transfer=transfer,
         headline=_headline(cfg, main, next(row for row in compared if row.primary)),
         definitions=definitions,
         warnings=warnings,

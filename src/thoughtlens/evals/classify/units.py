@@ -15,6 +15,7 @@ from jaxtyping import Int
 
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import ConfigError, DataError, MismatchError, digest
+from thoughtlens.evals.classify.conditions import masks
 from thoughtlens.evals.classify.config import ClassifyConfig
 from thoughtlens.evals.classify.records import Seen
 from thoughtlens.evals.probing import probes
@@ -95,6 +96,10 @@ def load_units(
             f"{' or data=FILE' if store.meta.kind == 'text' else ''}, got {cfg.target!r}"
         )
     lines, name = _chosen(cfg, split, saw)
+    if cfg.train_where:
+        lines = lines[np.logical_or(*masks(cfg, problems))[lines]]
+        if not len(lines):
+            raise DataError(f"split {name}: no problem has {', '.join((*cfg.train_where, *cfg.test_where))}")
     table = problems.take(pa.array(lines))
     group = cfg.group_column or "group_id"
     if group not in table.column_names:

@@ -121,6 +121,32 @@ def make_value_folds(
     return Folds(outer, inner)
 
 
+def one_fold(
+    y: Shaped[np.ndarray, " n"],
+    groups: Int[np.ndarray, " n"],
+    test: Shaped[np.ndarray, " n"],
+    *,
+    n_inner: int,
+    seed: int,
+    classes: Sequence[str] | None,
+) -> Folds:
+    """One outer fold whose test units are given, the others in grouped inner folds.
+
+    Raises:
+        DataError: a class, or groups, that the others have too few of.
+    """
+    inner, train = np.full((1, len(y)), -1), ~test
+    if (n_groups := len(np.unique(groups[train]))) < n_inner:
+        raise DataError(
+            f"Expected at least {n_inner} groups to fit on, for as many inner folds, got {n_groups}"
+        )
+    if classes is None:
+        inner[0, train] = _group_folds(groups[train], n_inner, seed)
+    else:
+        inner[0, train] = _assign(y[train], groups[train], n_inner, seed)
+    return Folds(np.where(test, 0, 1), inner)
+
+
 def permute_labels(
     y: Shaped[np.ndarray, " n"], groups: Int[np.ndarray, " n"], folds: Folds, *, seed: int
 ) -> Shaped[np.ndarray, " n"]:

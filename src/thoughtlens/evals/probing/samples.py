@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from thoughtlens.acts import USED, ActivationStore
@@ -49,6 +49,14 @@ class Units:
     texts: Sequence[str]
     n_steps: Float[np.ndarray, " n"] | None = None
     """Steps of each problem, where the store says."""
+
+    def take(self, kept: Bool[np.ndarray, " n"]) -> Units:
+        """Some of the units."""
+        rows = np.flatnonzero(kept).tolist()
+        return Units(
+            [self.ids[i] for i in rows], self.groups[rows], self.y[rows], self.classes,
+            [self.texts[i] for i in rows], None if self.n_steps is None else self.n_steps[rows],
+        )  # fmt: skip
 
     @property
     def n_classes(self) -> int | None:

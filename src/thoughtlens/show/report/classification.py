@@ -14,6 +14,7 @@ from thoughtlens.evals import (
     ClassRow,
     Comparison,
     PoolingLoss,
+    TransferRow,
     ValueRow,
 )
 from thoughtlens.latents import AssociationRow
@@ -57,6 +58,7 @@ def classification(run: Run) -> Section | None:
         Text(_primary_sentence(outcome)),
         _arms_picture(outcome),
         _arms_table(outcome),
+        *_transfer(outcome),
         _comparisons(outcome),
         *_single_classes(outcome),
         *_cells(run, outcome),
@@ -246,6 +248,33 @@ def _arms_table(outcome: ClassifyOutcome) -> Table:
     )
     arms = unique(row.arm for row in outcome.table)
     return Table.of("Every arm under every pooling", arms, columns, note=note)
+
+
+def _transfer(outcome: ClassifyOutcome) -> list[Block]:
+    """What probes that were fitted under another condition know."""
+    found = outcome.transfer
+    if found is None:
+        return []
+    columns: list[Column] = [
+        ("arm", lambda row: plots.words(row.arm)),
+        under(TransferRow, "score", percent),
+        ("95 % interval", lambda row: between(row.score_low, row.score_high, percent)),
+        under(TransferRow, "within_test", percent),
+        under(TransferRow, "within_train", percent),
+        ("difference (points)", lambda row: points(row.difference)),
+        ("95 % interval of it", lambda row: between(row.low, row.high, points)),
+        ("p, Holm", lambda row: p_text(row.p_holm)),
+        under(TransferRow, "carries_over", str),
+    ]
+    fitted, scored = (" and ".join(some) for some in (found.train_where, found.test_where))
+    note = (
+        f"Every score on this page is that of probes fitted where {fitted} (n = {found.n_train:,} in "
+        f"{found.n_train_groups:,} groups) on problems where {scored} (n = {found.n_test:,} in "
+        f"{found.n_test_groups:,} groups), no group on both sides of a fit. Fitted there: the ceiling on the "
+        f"same problems. {WORDS[outcome.metric].capitalize()}, pooling {outcome.primary_pooling}."
+    )
+    caption = f"Fitted where {fitted}, scored where {scored}"
+    return [Table.of(caption, found.rows, columns, note=note, open=True)]
 
 
 def _comparisons(outcome: ClassifyOutcome) -> Table:
