@@ -38,20 +38,21 @@ def recovered(share: float) -> Recovered:
     return Recovered(found=one, found_by_two=one, best_f1=one)
 
 
-def variable(thought: int, probe: float, found: float, kmeans: float) -> Variable:
+def variable(thought: int, probe: float, found: float, kmeans: float, blind: float | None = None) -> Variable:
     sure = Number(value=probe, low=probe - 0.02, high=min(probe + 0.02, 1), n=50, split="test")
     return Variable(
         **vars(recovered(found)), place=At(hook_name=HOOK, thought_idx=thought), n_values=22, probe=sure,
         variance_share=sure, permuted=recovered(0.0), baselines={"kmeans": recovered(kmeans)},
         more_than_kmeans=Number(value=found - kmeans, verdict=VERDICTS[found > kmeans, found < kmeans]),
+        likeliest=None if blind is None else Number(value=blind, n=50, split="test"),
     )  # fmt: skip
 
 
-def plant(root, probe: float, found: float, kmeans: float) -> None:
+def plant(root, probe: float, found: float, kmeans: float, blind: float | None = None) -> None:
     """What recovery would write, with these numbers for every variable."""
     shutil.rmtree(root / "recovery", ignore_errors=True)
     (root / "recovery").mkdir()
-    known = {name: variable(thought, probe, found, kmeans) for name, thought in PLACES.items()}
+    known = {name: variable(thought, probe, found, kmeans, blind) for name, thought in PLACES.items()}
     known["n_steps"] = variable(6, 0.5, 0.0, 0.0)
     variables = {
         name: VariableBy(**vars(one), by={} if name == "n_steps" else {"n_steps": {"3": one}})
@@ -131,6 +132,13 @@ def test_the_worked_problem_is_a_held_out_one_of_most_steps_with_its_true_values
     assert steps[2].holds == [f"the starting value = {row['start']}", f"the first value = {row['v1']}"]
     assert (steps[4].reading, steps[4].probability) == ("<b>4</b>", pytest.approx(0.97))
     assert steps[2].replaced not in ("", "the same")
+
+
+@pytest.mark.parametrize(("blind", "read"), [(0.9, True), (0.97, False)])
+def test_what_always_one_value_would_give_is_not_said_to_be_read(run, blind, read):
+    plant(run, probe=0.98, found=0.95, kmeans=0.95, blind=blind)  # the probe's interval begins at 0.96
+    found = told(run)
+    assert bool(found.readable) == read
 
 
 def test_shares_that_follow_are_of_the_problems_that_the_page_tells_of(run):

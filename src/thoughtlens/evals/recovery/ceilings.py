@@ -20,6 +20,8 @@ class Ceiling:
 
     right: Bool[np.ndarray, " rows"]
     """Whether the probe says the row's value."""
+    likeliest: Bool[np.ndarray, " rows"]
+    """Whether the most frequent value of the training rows is the row's."""
     within: Float[np.ndarray, " rows"]
     """Squared distance of each row from the training mean of its value, and from that of all rows."""
     total: Float[np.ndarray, " rows"]
@@ -63,6 +65,7 @@ class Reader:
         means = np.where(n > 0, values.T @ self.x / np.maximum(n, 1), self.mean)
         return Ceiling(
             self.says(y, n_values, rows).argmax(1) == own,
+            own == n.argmax(),
             ((rows - means[own]) ** 2).sum(1),
             ((rows - self.mean) ** 2).sum(1),
         )

@@ -52,6 +52,8 @@ class Variable(Recovered):
     n_values: int
     probe: Number
     """Accuracy of a linear probe."""
+    likeliest: Number | None = None
+    """Accuracy of always saying the most frequent value; unset in results of earlier versions."""
     variance_share: Number
     """Share of the variance of the states that lies between the values (eta squared)."""
     permuted: Recovered

@@ -75,6 +75,7 @@ DEFINITIONS = {
     "place": "of the places where a linear probe is within 0.02 of the best accuracy on validation problems, "
     "the one with the largest variance_share there",
     "probe": "accuracy of a ridge classifier on standardised states, penalty 1, fitted on training problems",
+    "likeliest": "accuracy of always saying the value that is most frequent in training problems",
     "variance_share": "eta squared: 1 - squared distances from the mean of the value / from the mean of all, "
     "means of training problems",
     "permuted": "the same choice and scores with the values dealt to other problems",
@@ -321,6 +322,7 @@ def _variable(cfg: RecoveryConfig, one: Located, told: Mapping[str, Told], best:
         place=At(hook_name=one.place.hook_name, thought_idx=one.place.thought),
         n_values=len(one.question.values),
         probe=proportion(ceiling.right, groups).number("test"),
+        likeliest=proportion(ceiling.likeliest, groups).number("test"),
         variance_share=Number(
             value=1 - between.estimate, low=1 - between.high, high=1 - between.low, n=between.n, split="test"
         ),

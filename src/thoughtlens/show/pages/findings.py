@@ -70,6 +70,13 @@ class Held(NamedTuple):
     """By place: the share of answers that become those that another value implies when it is put there."""
 
     @property
+    def is_read(self) -> bool:
+        """Whether a probe reads it, and better than by always saying the value that is likeliest."""
+        probe, blind = self.about.probe, self.about.likeliest
+        better = blind is None or (probe.low or 0) > (blind.value or 0)
+        return (probe.value or 0) >= READABLE and better
+
+    @property
     def rival(self) -> Number | None:
         """How many of its values k-means tells."""
         kmeans = self.about.baselines.get("kmeans")
@@ -192,9 +199,7 @@ class Findings:
             place = Place(about.place.hook_name, about.place.thought_idx)
             own = [row for row in rows if row.variable == name and row.condition == condition]
             found.append(Held(name, self.words(name), condition, place, about, own, self._acts(name)))
-        order = [bool(one.about.probe.value and one.about.probe.value >= READABLE) for one in found]
-        ranked = zip(found, order, strict=True)
-        return [one for one, _ in sorted(ranked, key=lambda p: (not p[1], p[0].place.thought or 0))]
+        return sorted(found, key=lambda one: (not one.is_read, one.place.thought or 0))
 
     @cached_property
     def _problems(self) -> pa.Table:
@@ -478,7 +483,7 @@ class Findings:
     @property
     def readable(self) -> list[Held]:
         """Variables that a linear probe reads."""
-        return [one for one in self.held if (one.about.probe.value or 0) >= READABLE]
+        return [one for one in self.held if one.is_read]
 
     def _against_kmeans(self) -> Iterator[str]:
         readable = self.readable

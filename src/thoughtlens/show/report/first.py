@@ -53,7 +53,7 @@ def _worked(one: Worked) -> list[Block]:
         )
     if any(step.latents for step in one.steps):
         note += " Latents: entries of the dictionary (SAE), with the words that fit them on other problems."
-    asked = f"A question that it was asked: {shorten(one.question, 600)}." if one.question else ""
+    asked = f"A question that it was asked: \u201c{shorten(one.question, 600)}\u201d" if one.question else ""
     blocks: list[Block] = [
         Text(f"{asked or f'One of the problems, {one.problem_id}.'}{given}"),
         Table.of("One problem, thought by thought", one.steps, told, note=note, n_words=6, open=True),
@@ -106,6 +106,7 @@ def _places(found: Findings) -> Table:
         ),
         ("held by", _where),
         ("a linear probe reads it right", lambda one: share(one.about.probe)),
+        ("always the likeliest value", lambda one: share(one.about.likeliest)),
         ("n", lambda one: number(one.about.probe.n)),
         ("another value put there: answers that follow", _acts),
         ("values with a latent, or two, of their own", lambda one: share(one.about.found_by_two)),
@@ -117,7 +118,7 @@ def _places(found: Findings) -> Table:
     note = (
         f"Held-out {found.kind_of_problems}; 95 % intervals over "
         f"problems. Held by: where the probe is best, and the states differ most by it. What a probe reads "
-        f"below {percent(READABLE, 0)} stands last."
+        f"below {percent(READABLE, 0)}, or no better than by always saying the likeliest value, stands last."
     )
     return Table.of(
         "Which thought holds what, how sure, and how we know",
