@@ -38,6 +38,7 @@ from .tasks.sums import SumsRule as SumsRule
 from .tasks.sums import are_sums as are_sums
 from .tasks.tables import is_set as is_set
 from .tasks.tables import of_members as of_members
+from .tasks.tables import split_of_word as split_of_word
 from .tasks.twins import change_of as change_of
 from .tasks.twins import twins as twins
 from .text.copies import folded as folded

@@ -224,3 +224,20 @@ def test_no_array_of_a_file_is_loaded_or_mapped(tmp_path, ending):
 def test_the_first_thought_is_asked_for(tmp_path):
     with pytest.raises(DataError, match="--first-thought 1"):
         brought(tmp_path / "acts", written(tmp_path / "a.pt"))
+
+
+def test_a_data_set_with_a_folder_for_each_split(tmp_path):
+    """As `datasets.DatasetDict.save_to_disk` writes it."""
+    for split, rows in (("train", 8), ("Dev", 2), ("test", 2)):
+        folder = tmp_path / "set" / split
+        folder.mkdir(parents=True)
+        table = pa.table(
+            {"id": [f"{split}{i}" for i in range(rows)], "x": [[float(i), 1.0] for i in range(rows)]}
+        )
+        with pa.ipc.new_stream(folder / "data-00000-of-00001.arrow", table.schema) as out:
+            out.write_table(table)
+        files = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}
+        (folder / "state.json").write_text(json.dumps(files), "utf-8")
+    (tmp_path / "set" / "dataset_dict.json").write_text('{"splits": ["train", "Dev", "test"]}', "utf-8")
+    found = bring(ImportConfig(files=(tmp_path / "set",)), tmp_path / "acts")
+    assert found["rows_by_split"] == {"train": 8, "validation": 2, "test": 2} and not found["splits_made"]

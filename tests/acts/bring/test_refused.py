@@ -47,7 +47,7 @@ ARRAYS = {
     "12 values in the column lab, .* got 5": table(lab=[1] * 5),
     "12 values in the column lab, .* got 50": table(lab=[1] * 50),
     "two values in the column split, 'p0' has train and test": table(split=["train", "test"] * 6),
-    "Expected the splits train, validation, test, got dev": table(split=["dev"] * 12),
+    "Expected the splits train, validation, test, got holdout": table(split=["holdout"] * 12),
     "two values in the column question": table(question=[str(i) for i in range(12)]),
     "hooks of one import have one width": {**table(), "y": torch.zeros(12, 2)},
     "Expected each row once": table(thought_idx=[0] * 12),
@@ -72,6 +72,9 @@ ARRAYS = {
     "2 names of hooks": {"x": torch.from_numpy(AXES), "hook_names": ["a"]},
     "all different": {"x": torch.from_numpy(AXES), "hook_names": ["a", "a"]},
     "x is a list of arrays": {"x": list(torch.zeros(12, 4)), **TABLE},
+    "x is a list of lists of arrays": {"x": [list(torch.zeros(2, 4)) for _ in range(12)], **TABLE},
+    r"a list of tables \(h, id\): make one table": [{"h": torch.zeros(4), "id": i} for i in range(12)],
+    "an array for each problem": {f"problem_{i}": torch.zeros(2, 4) for i in range(12)},
     "torch.from_numpy": {"x": X},
     "Python objects": {"x": torch.from_numpy(X), "code": Runs()},
 }  # fmt: skip
@@ -91,6 +94,11 @@ def test_arrays(tmp_path, says, capsys):
     torch.save(ARRAYS[says], tmp_path / "a.pt")
     refused(tmp_path, says, tmp_path / "a.pt")
     assert "code ran" not in capsys.readouterr().out
+
+
+def test_a_file_that_is_given_twice(tmp_path):
+    np.save(tmp_path / "a.npy", X)
+    refused(tmp_path, "given twice", tmp_path / "a.npy", tmp_path / "." / "a.npy")
 
 
 def cut(path, write, n=20):

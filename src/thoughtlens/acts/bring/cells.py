@@ -17,7 +17,7 @@ from thoughtlens.acts.bring.arrays import is_vectors
 from thoughtlens.acts.bring.columns import Coded, Read, coded
 from thoughtlens.acts.bring.config import ImportConfig
 from thoughtlens.core import DataError
-from thoughtlens.problems import SPLITS, TextConfig, grouped, split_of
+from thoughtlens.problems import SPLITS, TextConfig, grouped, split_of, split_of_word
 
 FED_BACK = ("thought_in", "thought_out")
 TAKEN = ("row", "thought_idx", "position", "token_id", "outlier", "cot")
@@ -228,7 +228,11 @@ def _problems(
         table[role] = values
     groups = _groups(table.pop("group", None), ids, table.get("question"))
     made = "split" not in table
-    split = _made_splits(groups, cfg) if made else [str(s) for s in table.pop("split").to_pylist()]
+    split = (
+        _made_splits(groups, cfg)
+        if made
+        else [split_of_word(s) or "none" for s in table.pop("split").to_pylist()]
+    )
     if other := sorted(set(split) - set(SPLITS)):
         raise DataError(f"Expected the splits {', '.join(SPLITS)}, got {', '.join(other)}; rename them")
     table = {"problem_id": ids, "group_id": groups, "split": split, **table}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,6 +35,8 @@ USUAL = {
 """Usual names of columns, without what stands before the last `/`, by what they say."""
 KEYS = ("problem", "hook", "thought", "position")
 """What says of a line in a table beside the arrays which rows it belongs to."""
+OF_PROBLEM = re.compile(r"(problem|document|doc|example|sample|question|prompt|text|id|row)[_ -]?\d+")
+"""Names of arrays that are one for each problem, not one for each hook."""
 STUDY_LABELS = ("operation_types", "operation_type", "labels", "label")
 FIRST_STUDY = "the first study of CODI's thoughts"
 
@@ -159,18 +162,41 @@ def _no_vectors(files: Sequence[tuple[Path, Named]], cfg: ImportConfig) -> str:
             f"{wanted}, and {found}: save it as float32 (whole numbers times the scale they were made with)"
         )
     for path, table in files:
-        if lists := [
-            n for n, v in table.items() if isinstance(v, list | tuple) and getattr(v[0], "shape", 0)
-        ]:
-            return f"{path}: {lists[0]} is a list of arrays: make one of them, torch.stack or np.stack"
+        for name, value in table.items():
+            if kind := _list_of(value):
+                return f"{path}: {name} is {kind}"
     have = "; ".join(f"{path.name}: {', '.join(table) or 'nothing'}" for path, table in files)
     return f"{wanted}, found none in {have}"
+
+
+def _list_of(value: Any) -> str | None:
+    """What a list that is no column holds, and what to make of it."""
+    depth = 0
+    while isinstance(value, list | tuple) and value:
+        value, depth = value[0], depth + 1
+    if depth and getattr(value, "shape", 0):
+        within = "a list of lists" if depth > 1 else "a list"
+        return (
+            f"{within} of arrays: make one of them, torch.stack or np.stack{' at each level' * (depth > 1)}"
+        )
+    if depth and isinstance(value, Mapping):
+        return (
+            f"a list of tables ({', '.join(map(str, value))}): make one table of columns, and one array of "
+            f"the vectors, torch.stack([one[...] for one in rows])"
+        )
+    return None
 
 
 def _joined(holders: Sequence[tuple[Path, Named]], cfg: ImportConfig) -> dict[str, list[Part]]:
     """The arrays of all files, by name; each file has the same ones."""
     names = _vectors(holders[0][1], cfg)
     first = holders[0][1][names[0]]
+    if len(names) > 2 and not cfg.columns.vectors and all(OF_PROBLEM.fullmatch(_base(n)) for n in names):
+        raise DataError(
+            f"{holders[0][0]}: {names[0]}, {names[1]}, .. look like an array for each problem, and several "
+            f"arrays are hooks: stack them, axes=problem,thought; if they are hooks, name them, "
+            f"columns.vectors={','.join(names[:2])},.."
+        )
     arrays: dict[str, list[Part]] = {name: [] for name in names}
     for path, table in holders:
         if (here := _vectors(table, cfg)) != names:

@@ -44,17 +44,20 @@ INSTEAD = {
 }
 
 
+BY_SPLIT = "dataset_dict.json"
+"""In the folder of a data set that has a folder for each split."""
+
+
 def parts_of(path: Path) -> list[Path]:
-    """The files that a path stands for: itself, or those of an Arrow data set."""
+    """The files that a path stands for: itself, or those of an Arrow data set, or of several, by split."""
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise NotThereError(f"Expected a file of activations at {path}, found nothing there")
+    if (splits := path / BY_SPLIT).is_file():
+        return [part for split in _listed(splits, "splits") for part in parts_of(path / str(split))]
     if (state := path / "state.json").is_file():
-        try:
-            return [path / one["filename"] for one in json.loads(state.read_text("utf-8"))["_data_files"]]
-        except (ValueError, LookupError, TypeError):
-            raise DataError(f"{state} is damaged: it does not list the files of a data set") from None
+        return [path / one["filename"] for one in _listed(state, "_data_files")]
     if found := sorted(path.glob("*.arrow")) or sorted(path.glob("*.parquet")):
         return found
     inside = sorted(quote(str(one)) for one in path.iterdir() if one.suffix in READERS or one.is_dir())
@@ -62,6 +65,22 @@ def parts_of(path: Path) -> list[Path]:
     raise DataError(
         f"{path} is a directory without .arrow or .parquet files; name the files themselves{named}"
     )
+
+
+def _listed(file: Path, key: str) -> list[Any]:
+    """What a data set's own file lists."""
+    try:
+        return list(json.loads(file.read_text("utf-8"))[key])
+    except (ValueError, LookupError, TypeError):
+        raise DataError(f"{file} is damaged: it does not list the files of a data set") from None
+
+
+def _with_split(path: Path, table: Named) -> Named:
+    """With a column of the split, where a data set has a folder for each."""
+    column = next((one for one in table.values() if isinstance(one, pa.Array)), None)
+    if not (path.parent.parent / BY_SPLIT).is_file() or "split" in table or column is None:
+        return table
+    return {**table, "split": pa.array([path.parent.name] * len(column), pa.string())}
 
 
 def opened(path: Path, scratch: Path) -> Named:
@@ -79,7 +98,7 @@ def opened(path: Path, scratch: Path) -> Named:
         way = INSTEAD.get(ending) or f"expected one of {', '.join(READERS)}, got {ending or 'no ending'}"
         raise DataError(f"{path}: {way}")
     try:
-        return tidy(reader(path, scratch))
+        return _with_split(path, tidy(reader(path, scratch)))
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = f" ({found[1]})" if found else ""

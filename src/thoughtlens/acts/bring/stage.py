@@ -88,6 +88,8 @@ def plan(cfg: ImportConfig) -> Plan:
 def _bring(cfg: ImportConfig, out: str | Path, table: Named | None) -> Result:
     out = Path(out)
     parts = [part for file in cfg.files for part in parts_of(Path(file).expanduser())]
+    if twice := [part for part, n in Counter(part.resolve() for part in parts).items() if n > 1]:
+        raise DataError(f"{twice[0]} is given twice: its rows would be in the store twice")
     try:
         return run_stage(
             "import",
@@ -256,7 +258,7 @@ def _outcome(
         rows[split_of[problem]] += n
     index = made.columns["thought_idx" if made.kind == "thoughts" else "position"]
     at_first = int((flagged & (index == 0)).sum())
-    warnings = [*made.notes, *_warnings(cfg, found, made)]
+    warnings = [*made.notes, *_warnings(cfg, found, made, medians)]
     warnings += [f"split {split} has no rows" for split, n in rows.items() if not n]
     for line in warnings:
         warn(line)
@@ -289,9 +291,9 @@ def _outcome(
     )
 
 
-def _warnings(cfg: ImportConfig, found: Read, made: Cells) -> list[str]:
+def _warnings(cfg: ImportConfig, found: Read, made: Cells, medians: Mapping[str, float]) -> list[str]:
     """What nobody said, and what follows from that."""
-    lines = []
+    lines = [f"{hook}: most of the first vectors are zeros" for hook, norm in medians.items() if not norm]
     if "problem" not in {*found.named, *found.axes}:
         lines.append(
             "no column says which problem a row belongs to: every row counts as a problem of its own"

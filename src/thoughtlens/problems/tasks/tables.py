@@ -158,7 +158,7 @@ def _named(table: pa.Table, given: dict[str, str], cfg: TableConfig) -> tuple[pa
     own.setdefault("problem_id", pa.array([f"row_{i}" for i in range(n)], pa.string()))
     own.setdefault("group_id", own["problem_id"])
     if "split" in own:
-        own["split"] = pa.array([_split(one) for one in own["split"].to_pylist()], pa.string())
+        own["split"] = pa.array([split_of_word(one) for one in own["split"].to_pylist()], pa.string())
     else:
         texts = [text or "" for text in question.to_pylist()]
         own["split"] = pa.array(_by_group(own["group_id"], texts, cfg), pa.string())
@@ -177,7 +177,8 @@ def _by_group(groups: Any, texts: list[str], cfg: TableConfig) -> list[str]:
     return hashed_splits(key, cfg.validation, cfg.test)
 
 
-def _split(value: Any) -> str | None:
+def split_of_word(value: Any) -> str | None:
+    """Our name of a split, whatever its case, where it is train, test, or one of validation's names."""
     text = None if value is None else str(value).strip().lower()
     return text if text is None else SPLIT_WORDS.get(text, "validation" if text == "val" else text)
 
