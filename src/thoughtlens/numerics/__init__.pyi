@@ -27,6 +27,8 @@ from .metrics.sparsity import L0 as L0
 from .metrics.sparsity import L1 as L1
 from .metrics.sparsity import Dead as Dead
 from .metrics.sparsity import Density as Density
+from .stats.auc import Aucs as Aucs
+from .stats.auc import auc_interval as auc_interval
 from .stats.intervals import FEW as FEW
 from .stats.intervals import SHARED_TRAINING as SHARED_TRAINING
 from .stats.intervals import Interval as Interval

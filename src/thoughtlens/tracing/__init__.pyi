@@ -6,6 +6,11 @@ from .chains.records import ChainRow as ChainRow
 from .chains.records import PlaceRow as PlaceRow
 from .chains.records import ThoughtRow as ThoughtRow
 from .chains.records import TraceOutcome as TraceOutcome
+from .monitor.records import Against as Against
+from .monitor.records import Detector as Detector
+from .monitor.records import ErrorRow as ErrorRow
+from .monitor.records import MonitorOutcome as MonitorOutcome
+from .monitor.records import Truth as Truth
 from .readings import Thinker as Thinker
 from .readings import think as think
 from .records import Reading as Reading

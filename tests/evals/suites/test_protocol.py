@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from tests.evals.suites.planted import planted_rows
 from thoughtlens.core import DataError
 from thoughtlens.evals.suites import protocol
-from thoughtlens.evals.suites.auc import auc_interval, weighted_auc
+from thoughtlens.numerics.stats.auc import auc_interval, weighted_auc
 
 
 def labels(n):

@@ -229,6 +229,13 @@ STAGES = (
         recipe="optional",
     ),
     Stage(
+        name="monitor",
+        room="tracing.monitor",
+        about="Notice thoughts that contradict the answer or hold more than it shows, beside simpler scores.",
+        inputs=("acts",),
+        recipe="optional",
+    ),
+    Stage(
         name="replay",
         room="evals.first_study",
         about="Replay the first study of CODI's thoughts, and correct it line by line.",

@@ -13,10 +13,9 @@ from thoughtlens.evals.probing import comparisons, probes, scores, topk
 from thoughtlens.evals.probing.matrices import Matrix, rows
 from thoughtlens.evals.probing.probes import Folds, Probe
 from thoughtlens.evals.probing.text import bag_of_words
-from thoughtlens.evals.suites.auc import auc_interval
 from thoughtlens.evals.suites.config import SuiteConfig
 from thoughtlens.evals.suites.records import OurProbe, Ours
-from thoughtlens.numerics import SHARED_TRAINING
+from thoughtlens.numerics import SHARED_TRAINING, auc_interval
 
 LAST = "last"
 ARMS = {

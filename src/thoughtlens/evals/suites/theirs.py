@@ -11,11 +11,10 @@ from jaxtyping import Float, Int
 from thoughtlens.evals.probing import comparisons, scores
 from thoughtlens.evals.probing.matrices import Matrix, columns, dense, rows, shape
 from thoughtlens.evals.suites import protocol
-from thoughtlens.evals.suites.auc import auc_interval
 from thoughtlens.evals.suites.config import SuiteConfig
 from thoughtlens.evals.suites.protocol import Fitted, Split
 from thoughtlens.evals.suites.records import AUCDifference, TheirComparison, TheirProbe, Theirs
-from thoughtlens.numerics import Tested, family
+from thoughtlens.numerics import Tested, auc_interval, family
 
 DEFINITIONS = {
     **protocol.DEFINITIONS,

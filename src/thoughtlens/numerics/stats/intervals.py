@@ -127,9 +127,9 @@ def cluster_bootstrap(
         statistic is NaN (a class that was not drawn) are left out.
     """
     index, n = cluster_index(clusters)
-    weights = (one for chunk in _weights(n, n_resamples, seed) for one in chunk)
+    weights = (one for chunk in drawn_weights(n, n_resamples, seed) for one in chunk)
     draws = np.array([statistic(own[index].astype(float)) for own in weights], dtype=float)
-    found = _percentile(float(statistic(np.ones(len(index)))), draws, n, level)
+    found = percentile(float(statistic(np.ones(len(index)))), draws, n, level)
     if share and found.low == found.high and found.estimate in (0, 1):
         ends = wilson(round(found.estimate) * n, n, level=level)
         return replace(found, low=ends.low, high=ends.high, method=ends.method)
@@ -166,7 +166,7 @@ def bootstrap_ratio(
         raise DataError(f"The denominator sums to 0 over {n} clusters; the ratio has no value")
     top, bottom = resampled(sums, n_resamples, seed).T
     draws = np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom != 0)
-    return _percentile(float(sums[:, 0].sum() / sums[:, 1].sum()), draws, n, level)
+    return percentile(float(sums[:, 0].sum() / sums[:, 1].sum()), draws, n, level)
 
 
 def bootstrap_means(
@@ -184,7 +184,7 @@ def bootstrap_means(
     index, n = cluster_index(clusters)
     total = resampled(_sums([np.ones(len(values)), *values.T], index, n), n_resamples, seed)
     draws = (total[:, 1:] / total[:, :1]).T
-    found = [_percentile(float(v.mean()), d, n, level) for v, d in zip(values.T, draws, strict=True)]
+    found = [percentile(float(v.mean()), d, n, level) for v, d in zip(values.T, draws, strict=True)]
     if n >= FEW:
         return found
     return [_widened(one, v, index) for one, v in zip(found, values.T, strict=True)]
@@ -220,7 +220,7 @@ def bootstrap_sums(
         seed: Of the resampling.
     """
     values = statistics(np.vstack([sums.sum(0), resampled(sums, n_resamples, seed)]))
-    return [_percentile(float(column[0]), column[1:], _rows(sums), level) for column in values.T]
+    return [percentile(float(column[0]), column[1:], _rows(sums), level) for column in values.T]
 
 
 def paired_difference(
@@ -317,11 +317,11 @@ def resampled(
     """Totals over clusters drawn with replacement; sums that are sparse are whole numbers below 2^24."""
     n = _rows(sums)
     if isinstance(sums, np.ndarray):
-        return np.concatenate([chunk @ sums for chunk in _weights(n, n_resamples, seed)])
+        return np.concatenate([chunk @ sums for chunk in drawn_weights(n, n_resamples, seed)])
     few = sums.T.astype(np.float32)
     if n * n_resamples <= KEPT:
         return (few @ _turned(n, n_resamples, seed)).T.astype(float)
-    parts = [few @ np.ascontiguousarray(w.T, np.float32) for w in _weights(n, n_resamples, seed)]
+    parts = [few @ np.ascontiguousarray(w.T, np.float32) for w in drawn_weights(n, n_resamples, seed)]
     return np.hstack(parts).T.astype(float)
 
 
@@ -329,7 +329,7 @@ def _rows(table: np.ndarray | sp.csr_array) -> int:
     return cast(tuple[int, int], table.shape)[0]
 
 
-def _weights(n: int, n_resamples: int, seed: int) -> Iterator[Int[np.ndarray, "resamples clusters"]]:
+def drawn_weights(n: int, n_resamples: int, seed: int) -> Iterator[Int[np.ndarray, "resamples clusters"]]:
     """How often each of n clusters is drawn in each resample, as many at a time as `CHUNK` allows.
 
     Many numbers of one study are resampled alike: few enough draws are kept.
@@ -364,7 +364,8 @@ def _drawn(rng: np.random.Generator, n: int, n_resamples: int) -> Int[np.ndarray
     return found
 
 
-def _percentile(estimate: float, draws: np.ndarray, n: int, level: float) -> Interval:
+def percentile(estimate: float, draws: np.ndarray, n: int, level: float = LEVEL) -> Interval:
+    """The interval between quantiles of what resamples of n clusters gave, widened for few (see above)."""
     draws = draws[np.isfinite(draws)]
     if len(draws) == 0 or not np.isfinite(estimate):
         raise DataError(f"The statistic has no value on these {n} clusters; is a class missing?")

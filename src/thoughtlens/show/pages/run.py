@@ -33,9 +33,20 @@ if TYPE_CHECKING:
 
 OTHER_WAYS = {"extract": ("import",)}
 """Stages that make what another one makes."""
-STAGES = ("extract", "train", "validate", "interpret", "classify", "influence", "trace", "orbits", "replay")
+STAGES = (
+    "extract",
+    "train",
+    "validate",
+    "interpret",
+    "classify",
+    "influence",
+    "trace",
+    "monitor",
+    "orbits",
+    "replay",
+)
 """Stages that a report tells of."""
-OPTIONAL = ("influence", "trace", "orbits", "replay")
+OPTIONAL = ("influence", "trace", "monitor", "orbits", "replay")
 """Stages that are not missed where they are not there."""
 SHIPPED = {"thoughts": "pilot", "text": "text-demo"}
 """The recipe that stands for that of a run which has none."""

@@ -13,6 +13,7 @@ from thoughtlens.show.report.config import ReportConfig
 from thoughtlens.show.report.first import first
 from thoughtlens.show.report.interventions import interventions
 from thoughtlens.show.report.latents import latents
+from thoughtlens.show.report.monitor import monitored
 from thoughtlens.show.report.moves import who_moves_whom
 from thoughtlens.show.report.orbits import moves
 from thoughtlens.show.report.records import ReportOutcome
@@ -33,6 +34,7 @@ def page_of(cfg: ReportConfig, run: Run, address: str | None, tmp: Path) -> Repo
         latents(run, cfg.top_latents),
         classification(run),
         chains(run),
+        monitored(run),
         moves(run),
         interventions(run),
         who_moves_whom(run),

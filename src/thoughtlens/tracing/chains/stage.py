@@ -32,12 +32,13 @@ from thoughtlens.core import (
 from thoughtlens.latents import of_thoughts
 from thoughtlens.models import ThoughtModel, is_right, parse_number, thoughts, tiny
 from thoughtlens.numerics import proportion
-from thoughtlens.problems import Rule, SumsRule, are_sums, first_break, rule_of, written
+from thoughtlens.problems import Rule, first_break, written
 from thoughtlens.tracing.chains.config import TraceConfig
 from thoughtlens.tracing.chains.records import Arm, ChainRow, PlaceRow, StepRow, ThoughtRow, TraceOutcome
 from thoughtlens.tracing.chains.tried import LABELS, VERIFIED, Tested, Trace
 from thoughtlens.tracing.chains.tried import trace as follow
-from thoughtlens.tracing.read.lenses import Lenses, first_token, logit_lens
+from thoughtlens.tracing.read.lenses import Lenses, logit_lens
+from thoughtlens.tracing.read.rules import rule_for
 from thoughtlens.tracing.read.seen import Relabel, Seen, renamed, seen, shuffled
 from thoughtlens.tracing.subject import problems_of
 
@@ -164,7 +165,7 @@ def _work(cfg: TraceConfig, tmp: Path) -> TraceOutcome:
     store, parts = ActivationStore.open(cfg.acts), Parts(tmp)
     model = thought_model(store)
     own = _Subject(
-        cfg, model, table := problems_of(store, cfg.split, cfg.n, cfg.seed, "trace"), _rule(model, table)
+        cfg, model, table := problems_of(store, cfg.split, cfg.n, cfg.seed, "trace"), rule_for(model, table)
     )
     notes: list[str] = []
     if model.spec.n_thoughts == 0:
@@ -206,17 +207,6 @@ def _work(cfg: TraceConfig, tmp: Path) -> TraceOutcome:
         definitions=DEFINITIONS,
         warnings=[*notes, *_objections(done)],
     )
-
-
-def _rule(model: ThoughtModel, table: pa.Table) -> Rule | None:
-    """What a step of these problems is, told from their words; of word problems, how numbers are read."""
-    modulus = model.modulus if isinstance(model, tiny.TinyThoughts) else None
-    questions = table["question"].to_pylist()
-    found = rule_of(questions, modulus)
-    answers = table["answer"].to_pylist() if "answer" in table.column_names else []
-    if found is None and answers and are_sums(questions, answers):
-        return SumsRule(first_token(of_thoughts(model), model.tokenizer))
-    return found
 
 
 def _controls(own: _Subject, notes: list[str]) -> dict[str, _Subject]:

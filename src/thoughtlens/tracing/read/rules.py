@@ -1,0 +1,21 @@
+"""What a step of a model's problems is."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from thoughtlens.latents import of_thoughts
+from thoughtlens.models import ThoughtModel, tiny
+from thoughtlens.problems import Rule, SumsRule, are_sums, rule_of
+from thoughtlens.tracing.read.lenses import first_token
+
+
+def rule_for(model: ThoughtModel, table: pa.Table) -> Rule | None:
+    """What a step of these problems is, told from their words; of word problems, how numbers are read."""
+    modulus = model.modulus if isinstance(model, tiny.TinyThoughts) else None
+    questions = table["question"].to_pylist()
+    found = rule_of(questions, modulus)
+    answers = table["answer"].to_pylist() if "answer" in table.column_names else []
+    if found is None and answers and are_sums(questions, answers):
+        return SumsRule(first_token(of_thoughts(model), model.tokenizer))
+    return found

@@ -1,0 +1,51 @@
+"""Thresholds and verdicts, worked by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from thoughtlens.tracing.monitor.judged import FEW, Sample, against, alarms
+
+
+def sample(positive, n=40, groups=None):
+    marked = np.arange(n) < positive
+    return Sample("test", marked, ~marked, np.arange(n) if groups is None else groups)
+
+
+def test_a_threshold_is_the_score_that_one_clean_problem_in_twenty_is_above():
+    usual = np.arange(99.0)  # floor(.05 * 100) = 5: the fifth largest is 94; floor(.01 * 100) = 1: 98
+    score = np.r_[[96.0, 95.0, 94.0, 99.0], np.zeros(36)]
+    one, five = alarms(score, (0.01, 0.05), usual, sample(4))
+    assert (one.threshold, five.threshold) == (98, 94)
+    assert (one.recall.value, five.recall.value) == (0.25, 0.75)
+    assert one.false_alarms.value == 0 < one.false_alarms.high
+
+
+def test_too_few_clean_problems_set_no_threshold():
+    one, five = alarms(np.zeros(40), (0.01, 0.05), np.arange(98.0), sample(4))
+    assert one.threshold is None and one.recall is None and five.threshold is not None
+
+
+def test_equal_scores_flag_nobody():
+    (found,) = alarms(np.ones(40), (0.05,), np.ones(50), sample(4))
+    assert found.recall.value == 0 == found.false_alarms.value
+
+
+@pytest.mark.parametrize(("n", "few"), [(FEW, False), (FEW - 1, True)])
+def test_fewer_than_ten_groups_of_either_kind_give_no_area(n, few):
+    assert (sample(n).areas({"a": np.arange(40.0)}, n_resamples=100, seed=0) is None) == few
+
+
+def test_groups_are_counted_and_not_rows():
+    assert sample(20, groups=np.arange(40) // 4).few
+
+
+def test_a_better_score_is_called_so_and_two_that_know_nothing_are_not_called_equal():
+    own, rng = sample(60, n=400), np.random.default_rng(1)
+    scores = {"good": own.positive + rng.normal(size=400) / 2}
+    scores |= {name: rng.normal(size=400) for name in ("noise", "more")}
+    areas = own.areas(scores, n_resamples=500, seed=0)
+    good, nothing = against(areas, [("good", "noise"), ("noise", "more")], own, delta=0.03)
+    assert good.difference.verdict == "better" and good.difference.p_holm <= 0.05 and good.difference.low > 0
+    assert nothing.difference.verdict == "no information"
