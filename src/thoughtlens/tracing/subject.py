@@ -20,7 +20,9 @@ def problems_of(store: ActivationStore, split: str, n: int, seed: int, what: str
         raise DataError(f"{store.root} keeps no questions, which {what} asks again; extract it from problems")
     table = store.problems.filter(pc.field("split") == split)
     if len(table) < 2:
+        there = ", ".join(sorted(set(store.problems["split"].to_pylist())))
         raise DataError(
-            f"{what}: expected 2 or more problems of split {split!r} in {store.root}, got {len(table)}"
+            f"{what}: expected 2 or more problems of split {split!r} in {store.root}, got {len(table)}; it has "
+            f"{there}"
         )
     return table.take(np.random.default_rng((seed, 90)).permutation(len(table))[:n])

@@ -117,8 +117,8 @@ def test_the_plan_knows_the_store(acts):
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"split": "holiday"}, "of split 'holiday'.*split=NAME"),
-        ({"threshold_split": "none"}, "where thresholds are set.*threshold_split=NAME"),
+        ({"split": "holiday"}, "monitor.split: .*of split 'holiday'.*it has test, train, validation"),
+        ({"threshold_split": "none"}, "monitor.threshold_split: expected 2 or more"),
         ({"label": "armed"}, "expected a column of .*got 'armed'"),
         ({"label": "n_steps"}, "positive: name a value of 'n_steps'.*it has 2, 3"),
         ({"label": "n_steps", "positive": "3", "clean": "5"}, "clean: name a value"),

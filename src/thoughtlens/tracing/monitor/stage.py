@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from thoughtlens.acts import ActivationStore, StoreSize, thought_model
-from thoughtlens.core import DataError, Plan, Result, run_stage, warn, write_rows
+from thoughtlens.core import Plan, Result, run_stage, warn, write_rows
 from thoughtlens.latents import of_thoughts
 from thoughtlens.models import ThoughtModel
 from thoughtlens.numerics import proportion
@@ -24,6 +23,7 @@ from thoughtlens.tracing.monitor.records import MonitorOutcome, Truth, WatchedRo
 from thoughtlens.tracing.monitor.splits import Split, Who, require_label, rows_of, watched
 from thoughtlens.tracing.monitor.truths import BEYOND, CONTRADICTS, MARGIN, headline_of, surplus, truth_of
 from thoughtlens.tracing.read.rules import rule_for
+from thoughtlens.tracing.subject import problems_of
 
 DEFINITIONS = {
     CONTRADICTS: "-log p of the chain that the thoughts say, nats: each operation as it is read, each value "
@@ -122,27 +122,12 @@ def weighed(
 
 def _problems(cfg: MonitorConfig, store: ActivationStore) -> dict[str, pa.Table]:
     """By split, the problems that are asked, in this order: fitted on, thresholds, scored."""
-    if "question" not in store.problems.column_names:
-        raise DataError(
-            f"{cfg.acts} keeps no questions, which a monitor asks again; extract it from problems"
-        )
-    there = ", ".join(sorted(set(store.problems["split"].to_pylist())))
-    role = {
-        "fit_split": (cfg.n_fit, ", which says what is usual"),
-        "threshold_split": (cfg.n, ", where thresholds are set"),
-        "split": (cfg.n, ""),
+    sizes = {"fit_split": cfg.n_fit, "threshold_split": cfg.n, "split": cfg.n}
+    return {
+        name: problems_of(store, name, n, cfg.seed, f"monitor.{field}")
+        for field, n in sizes.items()
+        if (name := getattr(cfg, field))
     }
-    found = {}
-    for i, (field, (n, what)) in enumerate(role.items()):
-        name = getattr(cfg, field)
-        table = store.problems.filter(pc.field("split") == name)
-        if len(table) < 2:
-            raise DataError(
-                f"monitor: expected 2 or more problems of split {name!r}{what} in {cfg.acts}, got "
-                f"{len(table)}; it has {there}: name another one with {field}=NAME"
-            )
-        found[name] = table.take(np.random.default_rng((cfg.seed, 70, i)).permutation(len(table))[:n])
-    return found
 
 
 def _about(who: Who) -> list[str]:
