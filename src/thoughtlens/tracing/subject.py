@@ -22,7 +22,7 @@ def problems_of(store: ActivationStore, split: str, n: int, seed: int, what: str
     if len(table) < 2:
         there = ", ".join(sorted(set(store.problems["split"].to_pylist())))
         raise DataError(
-            f"{what}: expected 2 or more problems of split {split!r} in {store.root}, got {len(table)}; it has "
-            f"{there}"
+            f"{what}: expected 2 or more problems of split {split!r} in {store.root}, got {len(table)}; it "
+            f"has {there}"
         )
     return table.take(np.random.default_rng((seed, 90)).permutation(len(table))[:n])
