@@ -6,7 +6,8 @@ once: batch by batch, each edit goes on from a copy of the untouched state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -15,9 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thoughtlens.core import DataError, HookError
+from thoughtlens.interventions.edits.cuts import Cut
 from thoughtlens.interventions.edits.places import Change, hook_of
 from thoughtlens.interventions.intervene.records import About
-from thoughtlens.models import Answer, Place, State, ThoughtModel, check_places, encoded
+from thoughtlens.models import Answer, Place, State, ThoughtModel, Watch, check_places, encoded
 
 MOVED = 1e-5
 """An answer's logits have moved where one of them differs by more than this."""
@@ -32,6 +34,8 @@ class Edit:
     changes: tuple[tuple[Place, Change], ...] = ()
     n_thoughts: int | None = None
     """Thoughts to think before answering; None: all."""
+    cuts: tuple[Cut, ...] = ()
+    """Edges of attention that it goes without."""
 
     @classmethod
     def at(cls, about: About | str, places: Iterable[Place], change_at: Callable[[Place], Change]) -> Edit:
@@ -47,7 +51,8 @@ class Edit:
     @property
     def first(self) -> int | None:
         """The first thought that is edited."""
-        return min((p.thought for p, _ in self.changes if p.thought is not None), default=None)
+        changed = [p.thought for p, _ in self.changes if p.thought is not None]
+        return min([*changed, *(cut.query for cut in self.cuts)], default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +70,8 @@ class Answers:
     moved: Bool[np.ndarray, " n"]
     """Whether a logit of the answer's first token differs from the untouched run's."""
     changed_site: Float[np.ndarray, " n"]
-    """|x' - x| / |x| where the edit was made, mean over its places; 0 without one."""
+    """|x' - x| / |x| where the edit was made, mean over its places; 0 without one. Of a cut, the share of the
+    weights that it takes away, mean over its layers and heads."""
     reached: Bool[np.ndarray, " n"]
     """Whether it was made at all: not where the problem, or its donor, had stopped thinking by then."""
     changed_thoughts: Float[np.ndarray, "n thoughts"]
@@ -94,11 +100,14 @@ def run_edits(
 ) -> tuple[Answers, list[Answers]]:
     """Think and answer untouched, and once under every edit.
 
+    Where an edge is cut all of it runs without fused attention, so that what differs is the cut's doing.
+
     Returns:
         The untouched answers, and those under each edit.
 
     Raises:
-        HookError: a place that the model does not have or that nothing reads; says which there are.
+        HookError: a place that the model does not have or that nothing reads; says which there are. Or a cut
+            in a model whose attention cannot be seen.
         DataError: an edit whose answer is not finite.
     """
     for edit in edits:
@@ -111,12 +120,15 @@ def run_edits(
     rows: list[Tensor] = []
     plain: list[Answers] = []
     parts: list[list[Answers]] = [[] for _ in edits]
-    for state in encoded(model, questions, batch_size=batch_size):
-        batch = _Batch(model, state, max_new_tokens, {_start(model, edit) for edit in edits})
-        rows.append(state.rows)
-        plain.append(batch.untouched())
-        for edit, own in zip(edits, parts, strict=True):
-            own.append(batch.under(edit))
+    watch = Watch() if any(edit.cuts for edit in edits) else None
+    with nullcontext() if watch is None else model.attending(watch):
+        for state in encoded(model, questions, batch_size=batch_size):
+            starts = {_start(model, edit) for edit in edits}
+            batch = _Batch(model, state, max_new_tokens, starts, watch)
+            rows.append(state.rows)
+            plain.append(batch.untouched())
+            for edit, own in zip(edits, parts, strict=True):
+                own.append(batch.under(edit))
     order = np.argsort(torch.cat(rows).numpy())
     return Answers.joined(plain, order), [Answers.joined(own, order) for own in parts]
 
@@ -124,18 +136,51 @@ def run_edits(
 class _Batch:
     """The untouched run of a batch, whose states every edit starts from."""
 
-    def __init__(self, model: ThoughtModel, state: State, max_new_tokens: int, starts: set[int]) -> None:
-        self.model, self.max_new_tokens = model, max_new_tokens
+    def __init__(
+        self, model: ThoughtModel, state: State, max_new_tokens: int, starts: set[int], watch: Watch | None
+    ) -> None:
+        self.model, self.max_new_tokens, self.watch = model, max_new_tokens, watch
+        self.begin, self.looks = state.mask.shape[1], []
         self.states, self.inputs = {0: state}, []
         for p in model.spec.thoughts:
             state, record = model.step(state)
+            self._look()
             if p + 1 in starts:
                 self.states[p + 1] = state
             self.inputs.append(record.thought_in.flatten(1))
         self.last = state
+        if watch is not None:
+            model.answer(state, 0)
+            self._look()
         self.answer = model.answer(state, max_new_tokens)
         self.first = self.answer.logits[:, 0].double().log_softmax(-1)
         self.said = _padded(self.answer.ids)
+
+    def _look(self) -> None:
+        """Keep where the latest position looks, by layer [batch, heads, keys]."""
+        if self.watch is not None:
+            self.looks.append({layer: x[:, :, -1] for layer, x in self.watch.weights.items()})
+
+    @contextmanager
+    def _cut(self, edit: Edit, query: int, state: State, seen: _Watch) -> Iterator[None]:
+        """Without the edges that an edit cuts from a position."""
+        for one in edit.cuts if self.watch is not None else ():
+            if one.query == query and self.watch is not None:
+                x, chosen = self.looks[query][one.layer].double().cpu(), one.chosen(state, self.begin)
+                if state.thinking is not None and query in self.model.spec.thoughts:
+                    chosen &= state.thinking.cpu()[:, None]
+                if not bool(chosen.any()):
+                    continue
+                mask = one.mask(chosen, x.shape[1])
+                lost = torch.where(mask, x[..., : mask.shape[-1]], 0).sum(-1)
+                seen.total += lost.sum(1).nan_to_num(0.0) / mask.any(-1).sum(1).clamp_min(1)
+                seen.n += chosen.any(1)
+                self.watch.cut[one.layer] = mask
+        try:
+            yield
+        finally:
+            if self.watch is not None:
+                self.watch.cut.clear()
 
     def untouched(self) -> Answers:
         """The untouched run as one of its own."""
@@ -150,13 +195,15 @@ class _Batch:
         start = _start(self.model, edit)
         state, changed = self.states[start], self._blank()
         for p in range(start, last + 1):
-            state, record = self.model.step(state, hooks)
+            with self._cut(edit, p, state, watch):
+                state, record = self.model.step(state, hooks)
             if p > start:
                 changed[:, p] = _relative(self.inputs[p], record.thought_in.flatten(1))
-        answer = self.model.answer(state, self.max_new_tokens)
-        if not bool(torch.isfinite(answer.logits[:, 0]).all()):
-            raise DataError(f"{edit.name}: the answer's logits are not finite; make the edit smaller")
-        return self._answers(state, answer, watch, changed)
+        with self._cut(edit, last + 1, state, watch):
+            answer = self.model.answer(state, self.max_new_tokens)
+            if not bool(torch.isfinite(answer.logits[:, 0]).all()):
+                raise DataError(f"{edit.name}: the answer's logits are not finite; make the edit smaller")
+            return self._answers(state, answer, watch, changed)
 
     def _blank(self) -> Tensor:
         return torch.full((len(self.inputs[0]), len(self.inputs)), torch.nan)

@@ -41,7 +41,8 @@ DEFINITIONS = {
     "_low, _high of clean, predicted, corrupted: Wilson 95 %",
     "other": "share of other answers",
     "unparsable": "share without an answer, or without a number where the right answer is one",
-    "changed_site": "|x' - x| / |x| where the edit was made, mean over places and edited problems; 0: no "
+    "changed_site": "|x' - x| / |x| where the edit was made, mean over places and edited problems (cut: the "
+    "share of the weights that it takes away); 0: no "
     "change",
     "changed_thoughts": "the same of what the next thoughts take in, mean over the thoughts after the edit; "
     "null: there are none",
@@ -125,7 +126,7 @@ def _row(
     )
     kl, log_p, kl_doubt, log_p_doubt = intervals
     later = answers.changed_thoughts[~np.isnan(answers.changed_thoughts)]
-    reached = answers.reached if edit.changes else np.ones_like(answers.reached)
+    reached = answers.reached if edit.changes or edit.cuts else np.ones_like(answers.reached)
     known = answers.logprob[np.isfinite(answers.logprob)]
     return EffectRow(
         row=0,
@@ -163,7 +164,7 @@ def _row(
         unparsable=unparsable.estimate,
         n_edited=int(reached.sum()),
         changed_site=float(answers.changed_site[reached].sum() / max(reached.sum(), 1))
-        if edit.changes
+        if edit.changes or edit.cuts
         else None,
         changed_thoughts=float(later.mean()) if later.size else None,
         moved=float(answers.moved[reached].sum() / max(reached.sum(), 1)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,9 @@ from thoughtlens.core import (
 from thoughtlens.models import ModelConfig, ThoughtModelConfig
 from thoughtlens.problems import GeneratedConfig, ProblemsConfig
 
+NAMED = {"question": (-(10**9), -1), "begin": (0, 0), "thoughts": (1, 10**9)}
+"""Positions by name, first and last."""
+POSITIONS = re.compile(r"(-?\d+)(?:\.\.(-?\d+))?")
 SiteName = Literal["thought_in", "resid", "thought_out", "kv", "keys", "values", "all"]
 Scope = Literal["cell", "thought", "all"]
 Arm = Literal["sae", "pca", "random_sae", "mean", "shuffled"]
@@ -123,6 +127,37 @@ class SpliceConfig(Config):
     """Problems of split train that the baselines are fitted on, at most."""
 
 
+class CutConfig(Config):
+    """Edges of attention are cut: a thought, or the answer, no longer looks at some positions."""
+
+    kind: Literal["cut"] = "cut"
+    """Attention without some of its edges, beside as many others drawn at random."""
+    to: tuple[str, ...] = Field(("question",), min_length=1)
+    """What is no longer looked at: `question`, `begin`, `thoughts`, or positions: -1 is the token before the
+    begin-of-thought position 0, 1.. the thoughts; `-5..-1` is a range."""
+    heads: tuple[int, ...] | None = Field(None, min_length=1)
+    """Heads, counted from 0; unset: all."""
+    answer: bool = True
+    """Whether the answer no longer looks there either: its cue, and what is said after it."""
+
+    @field_validator("to")
+    @classmethod
+    def _known(cls, to: tuple[str, ...]) -> tuple[str, ...]:
+        for one in to:
+            if one not in NAMED and not POSITIONS.fullmatch(one):
+                raise ValueError(f"expected question, begin, thoughts, -1, or -5..-1, got {one!r}")
+        return to
+
+    def ranges(self, n_thoughts: int) -> tuple[tuple[int, int], ...]:
+        """First and last position of each part of `to`."""
+        named = NAMED | {"thoughts": (1, n_thoughts)}
+        pairs = (POSITIONS.fullmatch(one) for one in self.to)
+        return tuple(
+            named[one] if pair is None else (int(pair[1]), int(pair[2] or pair[1]))
+            for one, pair in zip(self.to, pairs, strict=True)
+        )
+
+
 Edit = (
     AblateConfig
     | SwapConfig
@@ -132,6 +167,7 @@ Edit = (
     | LatentsConfig
     | ExitConfig
     | SpliceConfig
+    | CutConfig
 )
 
 
@@ -142,7 +178,7 @@ class InterveneConfig(ThoughtModelConfig):
         name: f"edit.{name}"
         for name in (
             "method", "column", "change", "twins", "latents", "n_control_latents", "directions", "doses",
-            "value", "scale", "arms", "n_fit",
+            "value", "scale", "arms", "n_fit", "to", "heads",
         )
     }  # fmt: skip
 
@@ -155,7 +191,7 @@ class InterveneConfig(ThoughtModelConfig):
     n: int = Field(1000, ge=2)
     """Problems, at most."""
     edit: Edit = Field(AblateConfig(), discriminator="kind")
-    """ablate, swap, patch, steer, edit_latents, exit, splice or route, with the settings of that kind."""
+    """ablate, swap, patch, steer, edit_latents, exit, splice, route or cut, with the settings of its kind."""
     site: SiteName = "thought_in"
     """thought_in, resid, thought_out, kv, keys, values, or all: everything that a thought leaves behind.
     splice, edit_latents, and steer by latents take the places that the SAE was trained on instead."""

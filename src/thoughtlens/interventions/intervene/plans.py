@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from thoughtlens.core import ConfigError, DataError
+from thoughtlens.core import ConfigError, DataError, HookError
 from thoughtlens.interventions.edits import changes
 from thoughtlens.interventions.edits.changes import derangement
-from thoughtlens.interventions.edits.groups import Bundles, Group, width_of
+from thoughtlens.interventions.edits.cuts import ATTENTION, Cut
+from thoughtlens.interventions.edits.groups import Bundles, Group, groups_of, width_of
 from thoughtlens.interventions.edits.places import Change, places_of
 from thoughtlens.interventions.edits.run import Edit, run_edits
 from thoughtlens.interventions.effects.subject import Problems, says, twin_tables, value_donors
 from thoughtlens.interventions.intervene import directions
 from thoughtlens.interventions.intervene.config import (
+    NAMED,
     AblateConfig,
+    CutConfig,
     InterveneConfig,
     LatentsConfig,
     PatchConfig,
@@ -33,7 +37,7 @@ from thoughtlens.interventions.intervene.trials import (
     problems_of,
     states_at,
 )
-from thoughtlens.models import Place, ThoughtModel, tiny
+from thoughtlens.models import Place, ThoughtModel, attention, tiny
 from thoughtlens.problems import answers_after
 
 
@@ -59,6 +63,8 @@ def plans(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
             return directions.edit_latents(cfg, cfg.edit, model)
         case SpliceConfig():
             return directions.splice(cfg, cfg.edit, model)
+        case CutConfig():
+            return _cut(cfg, cfg.edit, model)
     return _exit(cfg, model)
 
 
@@ -140,6 +146,65 @@ def _patch(cfg: InterveneConfig, edit: PatchConfig, model: ThoughtModel) -> list
     for group in groups:
         bundles.add(f"patch_{changed}", group, lambda p: changes.given(states[p]), width_of(states))
     return [Trial(problems, bundles.chunks())]
+
+
+def _cut(cfg: InterveneConfig, edit: CutConfig, model: ThoughtModel) -> list[Trial]:
+    """Of each thought, and of the answer: the edges to what is asked for, beside as many others."""
+    if "site" in cfg.model_fields_set:
+        raise ConfigError("edit=cut is of attention, not of a state: leave site out")
+    problems, keys = problems_of(cfg, model), edit.ranges(model.spec.n_thoughts)
+    _require_edges(edit, model, problems.questions)
+    places = _lookers(cfg, edit, model)
+    bundles = Bundles(len(problems.questions), cfg.controls, cfg.seed)
+    heads = None if edit.heads is None else " ".join(map(str, edit.heads))
+    for group in groups_of(places, cfg.scope):
+        about = group.about(f"cut_{'+'.join(edit.to)}", cut_heads=heads)
+        cuts = [
+            Cut(layer, query, keys, edit.heads)
+            for hook, query in group.places
+            if (layer := Place(hook).layer) is not None and query is not None
+        ]
+        bundle = [Edit(about, cuts=tuple(cuts))]
+        if cfg.controls:
+            drawn = tuple(replace(cut, seed=cfg.seed) for cut in cuts)
+            bundle.append(Edit(replace(about, control="random"), cuts=drawn))
+        bundles.edits.append(bundle)
+    return [Trial(problems, bundles.chunks())]
+
+
+def _lookers(cfg: InterveneConfig, edit: CutConfig, model: ThoughtModel) -> list[Place]:
+    """The layers and positions that no longer look; the answer stands one past the last thought."""
+    spec = model.spec
+    asked = list(spec.thoughts) if cfg.thoughts is None else list(cfg.thoughts)
+    layers = range(spec.n_layers) if cfg.layers is None else cfg.layers
+    for name, given, there in (("thoughts", asked, spec.thoughts), ("layers", layers, range(spec.n_layers))):
+        if strange := [one for one in given if one not in there]:
+            raise HookError(f"{name}: expected {there[0]}..{there[-1]} of this model, got {strange[0]}")
+    asked += [spec.n_thoughts + 1] * edit.answer
+    first = min(low for low, _ in edit.ranges(spec.n_thoughts))
+    places = [Place.at(ATTENTION, layer, query) for query in asked if first < query for layer in layers]
+    if not places:
+        raise HookError(
+            f"to={','.join(edit.to)} stands before none of the positions asked for: a position looks at what "
+            f"is before it"
+        )
+    return places
+
+
+def _require_edges(edit: CutConfig, model: ThoughtModel, questions: Sequence[str]) -> None:
+    """Refuse heads and positions that are not there."""
+    n_heads = attention(model, questions[:1]).weights.shape[3]
+    if strange := [head for head in edit.heads or () if head not in range(n_heads)]:
+        raise HookError(f"heads: expected 0..{n_heads - 1} of this model, got {strange[0]}")
+    longest = max(len(model.read_ids(question)) for question in questions)
+    for name, (low, high) in zip(edit.to, edit.ranges(model.spec.n_thoughts), strict=True):
+        if high < low:
+            raise HookError(f"to={name}: a range goes from its first to its last position, such as -5..-1")
+        if name not in NAMED and (low < -longest or high > model.spec.n_thoughts):
+            raise HookError(
+                f"to={name}: there are positions -{longest}..{model.spec.n_thoughts} (the longest of these "
+                f"questions has {longest} tokens before thought 0)"
+            )
 
 
 def _exit(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:

@@ -40,6 +40,8 @@ class About(Record):
     """steer: direction_ROW, or latent_LATENT; of a control latent, latent_LATENT_for_LATENT."""
     latents: str | None = None
     """edit_latents: those that are edited together, separated by spaces."""
+    cut_heads: str | None = None
+    """cut: those whose edges are cut, separated by spaces; None: all."""
     arm: str | None = None
     """splice: what reconstructs; route: which part is the twin's."""
 

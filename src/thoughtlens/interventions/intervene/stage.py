@@ -33,6 +33,7 @@ from thoughtlens.interventions.edits.dictionaries import ARMS
 from thoughtlens.interventions.edits.run import Edit, run_edits
 from thoughtlens.interventions.effects.rows import DEFINITIONS, answers_of, numbered, rows_of
 from thoughtlens.interventions.intervene.config import (
+    CutConfig,
     EffectsConfig,
     InterveneConfig,
     PatchConfig,
@@ -186,7 +187,7 @@ def _work(cfg: InterveneConfig, model: ThoughtModel, trials: list[Trial], tmp: P
         model=model.name,
         model_digest=model.digest,
         edit=cfg.edit.kind,
-        site=cfg.site,
+        site=rows[0].site or cfg.site if isinstance(cfg.edit, CutConfig) else cfg.site,
         split=cfg.split,
         n=rows[0].n,
         headline=headline(cfg, rows, routes),
