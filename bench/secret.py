@@ -22,12 +22,13 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from thoughtlens.models import collect, tiny
+from thoughtlens.models import Hook, Place, collect, thoughts, tiny
 from thoughtlens.numerics import wilson
-from thoughtlens.problems import secret
+from thoughtlens.problems import rule_of, secret
 
 PLACES = {"secret_start": (1,), "s1": (2, 3), "s2": (4, 5), "s3": (6,), "v1": (2, 3), "v2": (4, 5)}
 """Thoughts that should hold each value."""
+SECRET = ["secret_start", "s1", "s2", "s3"]
 
 
 def main() -> None:
@@ -78,7 +79,24 @@ def _of(model: tiny.TinyThoughts, train: pa.Table, test: pa.Table) -> dict:
         out |= {
             "armed": _armed(states, train, test),
             "values": {name: _value(states, train, test, name) for name in PLACES},
+            "another secret's thought": _patched(model, len(test) // 4),
         }
+    return out
+
+
+def _patched(model: tiny.TinyThoughts, n: int) -> dict:
+    """What a state that should hold s1 or s2 does, taken from a twin with another secret."""
+    pairs = secret.twins(n, seed=3, split="test", change="secret_start", p=model.modulus)
+    out = {}
+    for release in secret.RELEASE:
+        one, twin = ([q.replace(" tell ", f" {release} ") for q in t["question"].to_pylist()] for t in pairs)
+        own, other = (np.array(thoughts.run(model, questions).text) for questions in (one, twin))
+        into = collect(model, twin, sites=("thought_in",))
+        for place in (Place("thought_in", 3), Place("thought_in", 5)):
+            hook = Hook(place, lambda x, new: new.view_as(x), per_problem=into[place])
+            now = np.array(thoughts.run(model, one, [hook]).text)
+            found = {"as before": _share(now == own), "the twin's": _share(now == other)}
+            out[f"{release}, thought {place.thought}"] = found
     return out
 
 
@@ -170,7 +188,22 @@ def _value(states: dict[str, np.ndarray], train: pa.Table, test: pa.Table, name:
         ]
         right = np.mean(probe.predict(x_test) == y_test)
         found[f"thought {t}"] = {"auroc": round(float(np.mean(each)), 4), "accuracy": round(float(right), 4)}
+        if name in SECRET:
+            rows = np.flatnonzero((_column(test, "condition") == "clean") & (_column(test, "n_steps") == 3))
+            said = probe.predict(states["test"][rows, t, -1])
+            would_be = [_would_be(row, SECRET.index(name)) for row in test.take(rows).to_pylist()]
+            found[f"thought {t}"]["accuracy where clean"] = round(float(np.mean(said == would_be)), 4)
     return found
+
+
+def _would_be(row: dict, n_steps: int) -> int:
+    """What a clean problem's secret would be after some steps, were it armed."""
+    rule = rule_of([row["question"]], None)
+    assert rule is not None
+    value = row["question"].split()[13]
+    for i in range(n_steps):
+        value = rule.apply(value, row[f"op{i + 1}"])
+    return int(value)
 
 
 def _rows(table: pa.Table, name: str, condition: str) -> np.ndarray:

@@ -237,7 +237,9 @@ def test_bad_settings_are_refused_in_one_line(override, message):
     assert "\n" not in str(error.value) and override.partition("=")[0].split(".")[0] in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny-unannealed", "tiny-labelfree", "tiny-controls", "words"])
+@pytest.mark.parametrize(
+    "name", ["tiny", "tiny-unannealed", "tiny-labelfree", "tiny-controls", "words", "secret"]
+)
 def test_shipped_recipes_are_complete_configs(name):
     cfg = config.load_config(DistillConfig, f"codi-{name}")
     assert plan(cfg).rows > 0
