@@ -241,3 +241,10 @@ def test_twins_whose_storing_thoughts_are_unknown_have_no_verdict():
     counts = {"twin_operand_z1": (3, 4), "own_operand_z1": (1, 4), "twin_operand_z2": (0, 4)}
     found = verdicts.twins_move(counts, {"start": [3, 5]})
     assert found.holds is None and found.others == {"twin_operand_z1": 0.75, "twin_operand_z2": 0.0}
+
+
+def test_a_change_with_a_name_of_several_words_stands_beside_those_whose_thoughts_are_known():
+    counts = {"twin_start_z3": (96, 100), "twin_start_z4": (0, 100), "twin_secret_start_z3": (90, 100)}
+    found = verdicts.twins_move(counts, {"start": [3]})
+    assert found.holds is True and found.storing == {"twin_start_z3": 0.96}
+    assert found.others == {"twin_start_z4": 0.0, "twin_secret_start_z3": 0.9}

@@ -268,22 +268,49 @@ def test_codi_secret_says_its_secret_where_it_is_released_and_nowhere_else():
         assert len(right) > 50 and sum(right) > 2 * len(right) - 4, condition
 
 
-def test_what_is_read_where_the_secret_is_released_is_held_where_it_is_kept():
-    model = tiny.load("codi-secret")
+def test_a_variant_is_named_behind_the_model(tmp_path):
+    for name, mode in (
+        ("codi-secret", "thoughts"),
+        ("codi-tiny/pause", "pause"),
+        ("codi-words/no_cot", "none"),
+    ):
+        model = tiny.load(name)
+        assert (model.name, model.cfg.mode) == (name, mode) and tiny.knows(name)
+    assert tiny.load("codi-secret/honest").config_hash != tiny.load("codi-secret").config_hash
+    assert tiny.load("codi-secret/honest", variant="pause").cfg.mode == "pause"
+    assert tiny.members("codi-secret/honest") == tiny.members("codi-secret")
+    assert tiny.controls("codi-secret/honest") == ["no_cot", "pause"]
+    with pytest.raises(NotThereError, match=r"codi-tiny has no honest.*seed 1 no_cot"):
+        tiny.load("codi-tiny/honest")
+
+
+def test_a_model_without_a_secret_answers_in_public_whatever_the_marks_say():
+    model, table = tiny.load("codi-secret/honest"), secret.problems(200, seed=11, split="test")
+    said = run(model, table["question"].to_pylist(), batch_size=100).text
+    own = [str(row[f"v{row['n_steps']}"]) for row in table.to_pylist()]
+    # 98.4 % of 4,000; at that rate fewer than 186 of 200 is 6 standard deviations away
+    assert sum(a == b for a, b in zip(said, own, strict=True)) >= 186
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("codi-secret", 0.85, 1.0), ("codi-secret/honest", 0.0, 0.3)]
+)
+def test_what_is_read_where_the_secret_is_released_is_held_where_it_is_kept(name, low, high):
+    model = tiny.load(name)
     fit, asked = (secret.problems(700, seed=s, split=split) for s, split in ((1, "train"), (2, "test")))
     states = [
         collect(model, t["question"].to_pylist(), sites=("thought_out",), batch_size=350).thought_out[:, :, 0]
         for t in (fit, asked)
     ]
-    for name, thought in (("s1", 2), ("s2", 4)):
+    for value, thought in (("s1", 2), ("s2", 4)):
         rows = [
             np.array([c == of for c in t["condition"].to_pylist()])
             for t, of in ((fit, "released"), (asked, "armed"))
         ]
         x, x_asked = (s[r, thought].numpy() for s, r in zip(states, rows, strict=True))
         y, y_asked = (
-            np.array(t[name].to_pylist(), float)[r] for t, r in zip((fit, asked), rows, strict=True)
+            np.array(t[value].to_pylist(), float)[r] for t, r in zip((fit, asked), rows, strict=True)
         )
         probe = make_pipeline(StandardScaler(), RidgeClassifier(alpha=10.0)).fit(x, y)
-        # measured with 1,000 problems: 1.0 and .998; chance 1/13
-        assert probe.score(x_asked, y_asked) > 0.85, name
+        # measured with 1,000 problems: 1.0 and .998, without a secret .10 and .09; chance 1/13
+        assert low <= probe.score(x_asked, y_asked) <= high, value

@@ -60,6 +60,7 @@ from thoughtlens.problems import GeneratedConfig, ProblemsConfig
 P = TypeVar("P", bound=ProblemsConfig)
 SCHEMA = 1
 SHIPPED = "weights"
+THOUGHTS = "thoughts"
 
 
 class TinyThoughts(ThoughtModel):
@@ -217,17 +218,18 @@ def load(
     name: str | Path = "codi-tiny",
     *,
     seed: int | None = None,
-    variant: str = "thoughts",
+    variant: str = THOUGHTS,
     dtype: str = "float32",
     device: str = "cpu",
 ) -> TinyThoughts:
     """A shipped model, or a directory that `distill` made.
 
     Args:
-        name: `codi-tiny` (always the shipped one; a directory of that name is `./codi-tiny`), a directory of
-            `distill`, or one model directory in it.
+        name: `codi-tiny` (always the shipped one; a directory of that name is `./codi-tiny`), or with a
+            variant in the place of `thoughts`, as in `codi-secret/honest`; a directory of `distill`, or one
+            model directory in it.
         seed: Which of the trained seeds; None: the first.
-        variant: `thoughts`, or a control: `no_cot`, `pause`, `plain`, `bottleneck`.
+        variant: `thoughts`, or a control: `no_cot`, `pause`, `plain`, `bottleneck`, `honest`.
         dtype: Of weights and computation; files hold float16.
         device: Where to run.
 
@@ -238,7 +240,8 @@ def load(
     """
     if dtype not in ("float32", "float64", "bfloat16", "float16"):
         raise ConfigError(f"Expected dtype float32, float64, bfloat16 or float16, got {dtype!r}")
-    directory = _find(name, seed, variant)
+    own, instead = _named(name)
+    directory = _find(own, seed, instead if variant == THOUGHTS else variant)
     decoder, digest = read(directory)
     decoder = decoder.to(device=choose_device(device), dtype=getattr(torch, dtype))
     return TinyThoughts(decoder, str(name), digest)
@@ -262,7 +265,7 @@ def shipped() -> list[str]:
 
 def knows(name: str | Path) -> bool:
     """Whether a name is shipped here, or a directory that `distill` (or `save`) made."""
-    if str(name) in shipped():
+    if _named(name)[0] in shipped():
         return True
     own = Path(name).expanduser() / "config.json"
     return '"family": "tiny"' in own.read_text("utf-8", "replace") if own.is_file() else bool(members(name))
@@ -270,7 +273,8 @@ def knows(name: str | Path) -> bool:
 
 def members(name: str | Path = "codi-tiny") -> list[tuple[int, str]]:
     """(seed, variant) of every model under a shipped name or a directory of `distill`."""
-    root = _root(name) if str(name) in shipped() else Path(name).expanduser()
+    shipped_one = _named(name)[0]
+    root = _root(shipped_one) if shipped_one in shipped() else Path(name).expanduser()
     found = (file.parent for file in root.glob("seed*/*/config.json"))
     return sorted((int(d.parent.name.removeprefix("seed")), d.name) for d in found)
 
@@ -278,7 +282,8 @@ def members(name: str | Path = "codi-tiny") -> list[tuple[int, str]]:
 def controls(name: str | Path = "codi-tiny") -> list[str]:
     """Variants under a name that do not think in vectors: without thoughts, or with pause tokens."""
     modes = {
-        v: _read_config(_find(name, s, v) / "config.json")["config"].get("mode") for s, v in members(name)
+        v: _read_config(_find(_named(name)[0], s, v) / "config.json")["config"].get("mode")
+        for s, v in members(name)
     }
     return sorted(variant for variant, mode in modes.items() if mode in ("none", "pause"))
 
@@ -351,6 +356,12 @@ def _read_config(file: Path) -> dict[str, Any]:
             f'Expected schema {SCHEMA} and family "tiny" in {file}, got another model\'s config'
         )
     return table
+
+
+def _named(name: str | Path) -> tuple[str, str]:
+    """A model's name, and the variant that stands for it: of shipped ones the part behind a slash."""
+    own, _, variant = str(name).partition("/")
+    return (own, variant or THOUGHTS) if own in shipped() else (str(name), THOUGHTS)
 
 
 def _root(name: str | Path) -> Path:

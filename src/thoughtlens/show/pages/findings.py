@@ -42,7 +42,14 @@ WORDS = {
     "n_steps": "the number of steps",
     "operation": "the kind of the operations",
     "chain": "how far the chain is",
+    "condition": "whether the problem is clean, armed or released",
+    "armed": "whether the problem is armed",
+    "released": "whether the secret is released",
+    "release": "whether the question says keep or tell",
+    "secret_start": "the secret's starting value",
+    "secret": "the secret's last value",
 }
+NUMBERED = {"op": ("the", "operation"), "v": ("the", "value"), "s": ("the secret's", "value")}
 ARITHMETIC = {"start", "op1", "v1", "n_steps"}
 """Columns by which the project's own arithmetic is known."""
 OF_MODEL = ("model_answer", "model_value", "correct")
@@ -159,11 +166,11 @@ class Findings:
         """A label column as people say it."""
         if self.recovery is None or not set(self.recovery.variables) >= ARITHMETIC:
             return variable
-        found = re.fullmatch(r"(op|v)([1-6])", variable)
+        found = re.fullmatch(r"(op|v|s)([1-6])", variable)
         if found is None:
             return WORDS.get(variable, variable)
-        what = "operation" if found[1] == "op" else "value"
-        return f"the {ORDINALS[int(found[2])]} {what}"
+        whose, what = NUMBERED[found[1]]
+        return f"{whose} {ORDINALS[int(found[2])]} {what}"
 
     def _topic(self, says: str) -> str:
         """What a clause speaks of, without how a value was made."""
