@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,9 +25,11 @@ from thoughtlens.latents import of_thoughts
 from thoughtlens.models import Hook, Place, collect, thoughts, tiny
 from thoughtlens.problems import arithmetic, first_break, rule_of, words
 from thoughtlens.tracing.chains.tried import LABELS, VERIFIED, trace
+from thoughtlens.tracing.read.fitted import Material, choose, discriminant
 from thoughtlens.tracing.read.lenses import logit_lens
 from thoughtlens.tracing.read.seen import Seen, renamed, seen, shuffled
 
+NOISE = (0.1, 0.2, 0.35)
 MODELS = (("codi-tiny", 1), ("codi-tiny", 2), ("codi-tiny", 7), ("codi-words", 1))
 
 
@@ -46,25 +49,80 @@ def _of(name: str, seed: int | None, n: int, problems: int) -> dict:
     module = words if model.cfg.problems == "words" else arithmetic
     table = module.problems(n, seed=problems, split="test", p=model.modulus)
     rng = np.random.default_rng(0)
-    lenses = _lenses(model)
     questions = table["question"].to_pylist()
     rule = rule_of(questions, model.modulus)
     assert rule is not None
+    lenses = _lenses(model, module, rule)
     arms = {"thoughts": (model, lambda one: one)}
     arms["shuffled"] = (model, shuffled(n, rng))
     arms["renamed"] = (model, renamed(lenses.words, rule.is_value, rng))
     if (seed, "pause") in tiny.members(name):
         arms["pause"] = (tiny.load(name, seed=seed, variant="pause"), lambda one: one)
-    out = {"model": name, "seed": seed, "n": n, "problems": problems, "arms": {}}
+    out = {
+        "model": Path(name).parent.name if seed is None else name,
+        "seed": seed,
+        "n": n,
+        "problems": problems,
+        "arms": {},
+    }
     for arm, (who, relabel) in arms.items():
         start = time.monotonic()
-        found = trace(who, partial(_run, who, _lenses(who)), rule, questions, relabel=relabel)
+        read = lenses if who is model else _lenses(who, module, rule)
+        found = trace(who, partial(_run, who, read), rule, questions, relabel=relabel)
         out["arms"][arm] = _counts(found.steps, table) | {"seconds": round(time.monotonic() - start, 1)}
+    out["read_by"] = {str(p): lens.kind for p, lens in lenses.at.items()}
+    if (name, seed) == MODELS[0]:
+        out["damaged"] = [_agreement(name, seed, noise, table, module, rule) for noise in NOISE]
     return out | {"errors": _errors(model, lenses, rule, table)}
 
 
-def _lenses(model):
-    return logit_lens(of_thoughts(model), model.spec.thoughts)
+def _agreement(name, seed, noise, table, module, rule) -> dict:
+    """A worse model: noise in every weight, as a share of its spread. The plain lens beside a linear probe.
+
+    Where nobody knows what a wrong model computed, this is agreement, and neither of the two is the truth.
+    """
+    model = tiny.load(name, seed=seed)
+    generator = torch.Generator().manual_seed(0)
+    for weight in model.decoder.parameters():
+        weight.add_(noise * float(weight.std()) * torch.randn(weight.shape, generator=generator))
+    lenses, questions = logit_lens(of_thoughts(model), model.spec.thoughts), table["question"].to_pylist()
+    run = partial(_run, model, lenses)
+    found = trace(model, run, rule, questions)
+    fit = module.problems(2000, seed=9, split="train", p=rule.p)
+    states = [collect(model, one["question"].to_pylist(), sites=("thought_out",)) for one in (fit, table)]
+    right = np.array(found.seen.answers) == np.array(table["answer"].to_pylist())
+    agree = {"right": [], "wrong": []}
+    for p, column in ((2, "v1"), (4, "v2")):
+        x, held = (batch[Place.at("thought_out", None, p)] for batch in states)
+        words = discriminant(x, np.array(fit[column].to_pylist()), rule.p)(held).argmax(1).tolist()
+        for i, own in enumerate(found.steps):
+            for one in own:
+                if one.value_at == p and one.step is not None and one.step.word is not None:
+                    agree["right" if right[i] else "wrong"].append(one.step.word == str(words[i]))
+    breaks = [
+        first_break(found.joined(i), found.seen.answers[i], rule.asked(q), rule.wanted(q)) is not None
+        for i, q in enumerate(questions)
+    ]
+    return {
+        "noise": noise,
+        "accuracy": float(right.mean()),
+        "read_by": {str(p): lens.kind for p, lens in _lenses(model, module, rule).at.items()},
+        "agreement_with_a_probe": {
+            kind: {"n": len(rows), "share": float(np.mean(rows)) if rows else None}
+            for kind, rows in agree.items()
+        },
+        "departs_of_wrong": float(np.mean(np.array(breaks)[~right])) if not right.all() else None,
+        "departs_of_right": float(np.mean(np.array(breaks)[right])) if right.any() else None,
+    }
+
+
+def _lenses(model, module, rule):
+    """What reads each thought: as the stage chooses it on problems of the other splits."""
+    fit, choosing = (
+        module.problems(k, seed=9, split=split, p=rule.p)
+        for k, split in ((800, "train"), (200, "validation"))
+    )
+    return choose(Material(model, of_thoughts(model), rule, fit, choosing))[0]
 
 
 def _run(model, lenses, questions, hooks=(), states=False) -> Seen:

@@ -268,7 +268,7 @@ def stage_config(cfg: Recipe, name: str, root: Path, inputs: Mapping[str, Path] 
     stage = BY_NAME[name]
     table = getattr(cfg, name).model_dump(exclude_unset=True)
     table |= {key: getattr(cfg, key).model_dump() for key in stage.tables}
-    table |= {key: root if key == "run" else root / key for key in stage.inputs}
+    table |= stage.places(root)
     table |= inputs or {}
     if "seed" in stage.config.model_fields:
         table["seed"] = cfg.seed

@@ -3,7 +3,9 @@ from .attention.records import AttentionOutcome as AttentionOutcome
 from .attention.records import WeightsRow as WeightsRow
 from .chains.records import Arm as Arm
 from .chains.records import ChainRow as ChainRow
+from .chains.records import LensRow as LensRow
 from .chains.records import PlaceRow as PlaceRow
+from .chains.records import StepRow as StepRow
 from .chains.records import ThoughtRow as ThoughtRow
 from .chains.records import TraceOutcome as TraceOutcome
 from .monitor.records import Against as Against

@@ -94,3 +94,21 @@ def test_a_store_of_no_known_model_is_refused(tmp_path):
     acts = thought_store(tmp_path / "acts", np.ones((8, 2, 2, 16), "float32"), {"answer": ["1"] * 8})
     with pytest.raises(ThoughtlensError):
         trace(TraceConfig(acts=acts), tmp_path / "trace")
+
+
+def test_what_could_read_a_thought_stands_beside_what_does(traced):
+    out, _, found = traced
+    assert {row.lens for row in found.lenses} == {"logit lens", "linear probe"}  # no SAE, no tuned lens
+    chosen = [row for row in found.lenses if row.is_chosen]
+    assert [row.thought_idx for row in chosen] == list(range(1, 7))
+    assert {row.lens for row in chosen[:5]} == {"logit lens"} and chosen[1].makes_sense > chosen[1].null + 0.5
+    read = {row.read_by for row in read_rows(out / "steps.parquet", StepRow) if row.arm == "thoughts"}
+    assert "logit lens" in read
+
+
+def test_problems_say_whether_their_whole_chain_was_found(traced):
+    out, _, found = traced
+    rows = [row for row in read_rows(out / "problems.parquet", ChainRow) if row.arm == "thoughts"]
+    assert found.arms[0].found.value == sum(row.found for row in rows) / len(rows) >= 0.9
+    assert found.arms[0].found_right.n == sum(row.is_right for row in rows)
+    assert all(row.departs_at is None for row in rows if row.found and row.is_right)

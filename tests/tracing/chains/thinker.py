@@ -20,11 +20,12 @@ from thoughtlens.tracing.read.seen import seen
 P = 23
 RULE = ArithmeticRule(P)
 WORDS = RULE.symbols.words
-KINDS = ("used", "unused", "unread", "contradicts")
+KINDS = ("used", "unused", "unread", "contradicts", "hidden")
 
 
 class Thinker(ThoughtModel):
-    """One of `KINDS`: used and readable; readable and unused; used and unreadable; answering one more."""
+    """One of `KINDS`: used and readable; readable and unused; used and unreadable; answering one more;
+    with readable operations and values that only another lens reads."""
 
     def __init__(self, kind: str) -> None:
         self.kind, self.name, self.config_hash = kind, f"thinker-{kind}", kind
@@ -69,7 +70,7 @@ class Thinker(ThoughtModel):
             word = chain[step]
         else:
             kept = RULE.apply(kept, chain[step])
-            word = WORDS[-1] if self.kind == "unread" else kept
+            word = WORDS[-1] if self.kind in ("unread", "hidden") else kept
         out = torch.zeros(self.spec.d)
         out[WORDS.index(word)] = 1
         if self.kind != "unused":
@@ -96,8 +97,8 @@ class Thinker(ThoughtModel):
         return 30 * h[..., : len(WORDS)]
 
 
-def runs(model):
-    return partial(_run, model, logit_lens(of_thoughts(model), model.spec.thoughts))
+def runs(model, lenses=None):
+    return partial(_run, model, lenses or logit_lens(of_thoughts(model), model.spec.thoughts))
 
 
 def _run(model, lenses, questions, hooks, states):

@@ -31,6 +31,8 @@ class Stage:
     """Its directory in a run; unset: the stage's name."""
     inputs: tuple[str, ...] = ()
     """Fields of its config that are directories of the run, or `run`, the run itself."""
+    optional: tuple[str, ...] = ()
+    """Further ones, which it reads where they are there."""
     tables: tuple[str, ...] = ()
     """Fields of its config that stand as tables of their own in a recipe."""
     function: str = ""
@@ -51,7 +53,7 @@ class Stage:
     @property
     def options(self) -> type[Config]:
         """What a recipe's table of its name may hold: the config without what the run decides."""
-        return self.config.without(("seed", *self.tables, *self.inputs))
+        return self.config.without(("seed", *self.tables, *self.inputs, *self.optional))
 
     def run(self, cfg: Any, out: str | Path) -> Result:
         """Its function in `stage.py`, which a finished directory of a run does without."""
@@ -59,7 +61,7 @@ class Stage:
 
         self._require_inputs(cfg)
         alone = self.recipe and "acts" in self.inputs and os.environ.get("WORLD_SIZE", "1") == "1"
-        done = done_already(self.name, cfg, Path(out), self.inputs) if alone else None
+        done = done_already(self.name, cfg, Path(out), (*self.inputs, *self.optional)) if alone else None
         return getattr(self._module("stage"), self.function or self.name)(cfg, out) if done is None else done
 
     def _require_inputs(self, cfg: Any) -> None:
@@ -86,8 +88,12 @@ class Stage:
 
     def table(self, run: Path) -> dict[str, Any]:
         """Its settings on a run: what the recipe says of it, and where its inputs are."""
-        places = {name: str(run if name == "run" else run / name) for name in self.inputs}
-        return self.settings_of(run) | places
+        return self.settings_of(run) | {name: str(place) for name, place in self.places(run).items()}
+
+    def places(self, run: Path) -> dict[str, Path]:
+        """Where what it reads lies in a run."""
+        there = (name for name in self.optional if (run / name / "result.json").is_file())
+        return {name: run if name == "run" else run / name for name in (*self.inputs, *there)}
 
     def command(self, run: str | Path) -> str:
         """What does this stage of a run, complete, as messages and pages show it."""
@@ -212,6 +218,7 @@ STAGES = (
         room="tracing.chains",
         about="The chain that each problem's thoughts computed, found without labels, every step tested.",
         inputs=("acts",),
+        optional=("sae", "lens"),
         recipe="optional",
     ),
     Stage(

@@ -17,6 +17,7 @@ from thoughtlens.acts import ActivationStore
 from thoughtlens.core import Json, Record, of_table, read_parquet
 from thoughtlens.interventions import found_in
 from thoughtlens.latents import Member, load_tokenizer, token_texts
+from thoughtlens.problems import Step
 from thoughtlens.sae import load as load_sae
 from thoughtlens.show.explorer.attention import attended
 from thoughtlens.show.explorer.build import rounded, significant
@@ -24,10 +25,11 @@ from thoughtlens.show.explorer.claims import Claims
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.effects import of_problems
 from thoughtlens.show.explorer.overview import Listed, Problems
-from thoughtlens.show.explorer.rows import Reading, ReadToken, Strongest, View
+from thoughtlens.show.explorer.rows import Reading, ReadToken, Strongest, Traced, View
 from thoughtlens.show.explorer.sources import Source, interpreted, place
 from thoughtlens.show.pages.chain import chains
 from thoughtlens.show.pages.run import ProblemRow, Run
+from thoughtlens.tracing import StepRow
 
 PER_SHARD = 10
 ON_A_THOUGHT, ON_A_TOKEN = 16, 6
@@ -65,6 +67,7 @@ class ProblemPage(Record):
     edits: list[list[Any]]
     attention: Json | None
     """Where its thoughts look (`attention.Attended`); None: its weights are not kept."""
+    trace: list[list[Any]]
 
 
 def problem_shards(
@@ -72,9 +75,9 @@ def problem_shards(
 ) -> tuple[dict[str, Any], Problems]:
     """Shards `problems/N` of ten problems each, and the list of the problems in them.
 
-    Those that the model gets wrong come first, up to half of all; then those with an intervention, those of
-    which a lens or attention was read; the rest is drawn at random. Other runs' SAEs are shown where their
-    store holds the same problem.
+    Those that the model gets wrong come first, up to half of all; then those with an intervention, those with
+    a trace, those of which a lens or attention was read; the rest is drawn at random. Other runs' SAEs are
+    shown where their store holds the same problem.
     """
     run = found[0].run
     members = {source.key: _member(source) for source in found}
@@ -86,6 +89,7 @@ def problem_shards(
     others = table.drop_columns([name for name in PLAIN if name in table.column_names]).to_pylist()
     ids = [row.problem_id for row in rows]
     readings, edits, told = _readings(run, ids), of_problems(run, ids), chains(run, ids)
+    traced = _traced(run, ids)
     tokens = _tokens(own[0], ids) if own[0].text else {}
     looked = {problem_id: one.to_json() for problem_id, one in attended(run, ids).items()}
     strongest = {key: _strongest(member, ids, claims.get(key)) for key, member in members.items()}
@@ -107,6 +111,7 @@ def problem_shards(
                 readings=_lines(readings.get(row.problem_id, [])) or [],
                 edits=_lines(edits.get(row.problem_id, [])) or [],
                 attention=looked.get(row.problem_id),
+                trace=_lines(traced.get(row.problem_id, [])) or [],
             )
         )
         for row, labels in zip(rows, others, strict=True)
@@ -150,25 +155,52 @@ def _choose(run: Run, members: Sequence[Member], cfg: ExplorerConfig) -> tuple[n
     lines = np.random.default_rng(cfg.seed).permutation(sorted(set.intersection(*known)))
     table = members[0].store.problems
     ids = table["problem_id"].combine_chunks().cast(pa.string()).take(pa.array(lines))
-    edited, read = (_among(ids, files) for files in _told_of(run))
+    edited, traced, read = (_among(ids, files) for files in _told_of(run))
     wrong = np.zeros(len(lines), bool)
     if "correct" in table.column_names:
         wrong = np.array([right is False for right in table["correct"].to_pylist()], bool)[lines]
     first = wrong & (np.cumsum(wrong) <= max(cfg.n_problems // 2, 1))
-    rank = np.where(first, 0, np.where(edited, 1, np.where(read, 2, 3)))
+    rank = np.where(first, 0, np.where(edited, 1, np.where(traced, 2, np.where(read, 3, 4))))
     order = np.argsort(rank, kind="stable")[: cfg.n_problems]
     says = f"{len(order):,} of {len(lines):,}: "
     if wrong.any():
         says += f"{wrong[order].sum():,} of the {wrong.sum():,} that the model gets wrong, then "
-    known = [what for what, those in (("an intervention", edited), ("readings", read)) if those.any()]
+    kinds = (("an intervention", edited), ("a trace", traced), ("readings", read))
+    known = [what for what, those in kinds if those.any()]
     says += f"those with {', then with '.join(known)}, then others, " if known else ""
     return np.sort(lines[order]), says + "drawn at random"
 
 
-def _told_of(run: Run) -> tuple[list[Path], list[Path]]:
-    """Tables that tell of single problems: of interventions, and of what was read."""
+def _told_of(run: Run) -> tuple[list[Path], list[Path], list[Path]]:
+    """Tables that tell of single problems: of interventions, of traces, and of what was read."""
     asked = place(run, "weights").with_name("questions.parquet")
-    return [path / "answers.parquet" for path in found_in(run.root).values()], [place(run, "readings"), asked]
+    edited = [path / "answers.parquet" for path in found_in(run.root).values()]
+    return edited, [run.folder("trace") / "problems.parquet"], [place(run, "readings"), asked]
+
+
+def _traced(run: Run, ids: Sequence[str]) -> dict[str, list[Traced]]:
+    """By problem, the steps of its trace."""
+    file, found = run.folder("trace") / "steps.parquet", dict[str, list[Traced]]()
+    if not file.is_file():
+        return found
+    own = (pc.field("arm") == "thoughts") & pc.field("problem_id").isin(list(ids))
+    for row in of_table(StepRow, read_parquet(file, filters=own)):
+        said = Step(row.operation or "?", 0, row.before or "", row.follows or "?", row.value, 0, row.word)
+        step = Traced(
+            step=row.step,
+            said=str(said),
+            thought=row.thought_idx,
+            read_by=row.read_by,
+            probability=row.probability,
+            null=row.null,
+            label=row.label,
+            reading_follows=row.reading_follows,
+            patched=row.patched,
+            next_follows=row.next_follows,
+            route=row.route,
+        )
+        found.setdefault(row.problem_id, []).append(step)
+    return found
 
 
 def _among(ids: pa.Array, files: Sequence[Path]) -> np.ndarray:

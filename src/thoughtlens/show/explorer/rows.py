@@ -146,6 +146,23 @@ class Edited(View):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Traced(View):
+    """A step that the problem's thoughts computed, and what its tests showed; `tracing.StepRow`."""
+
+    step: int
+    said: str
+    thought: int
+    read_by: str | None
+    probability: float | None
+    null: float | None
+    label: str
+    reading_follows: bool | None
+    patched: bool | None
+    next_follows: bool | None
+    route: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reading(View):
     """What a state reads as through a lens: (token, probability), strongest first."""
 
@@ -287,6 +304,7 @@ COLUMNS: dict[str, type[Record]] = {
     "matches": Match,
     "effects": Effect,
     "edits": Edited,
+    "trace": Traced,
     "readings": Reading,
     "strongest": Strongest,
     "looks": Looks,

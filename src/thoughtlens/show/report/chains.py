@@ -7,7 +7,7 @@ from operator import attrgetter
 from thoughtlens.show.pages.run import Run
 from thoughtlens.show.pages.text import NONE, fixed, number, percent, share
 from thoughtlens.show.report.blocks import Column, Section, Table, Text, under
-from thoughtlens.tracing import ChainRow, PlaceRow, ThoughtRow, TraceOutcome
+from thoughtlens.tracing import ChainRow, LensRow, PlaceRow, ThoughtRow, TraceOutcome
 
 N_SHOWN = 12
 """Problems whose chains are shown."""
@@ -21,7 +21,9 @@ def chains(run: Run) -> Section | None:
     rows = [
         row for row in run.table("trace", "problems.parquet", ChainRow) if row.arm == outcome.arms[0].name
     ]
-    blocks = [Text(_in_words(outcome)), _arms(outcome), _places(outcome), _thoughts(outcome), _problems(rows)]
+    blocks = [Text(_in_words(outcome)), _arms(outcome), _places(outcome), _thoughts(outcome)]
+    blocks += [_lenses(outcome)] if outcome.lenses else []
+    blocks += [_problems(rows)]
     return Section("trace", "The chain that the thoughts computed", blocks)
 
 
@@ -38,6 +40,8 @@ def _in_words(outcome: TraceOutcome) -> str:
         f"and every step was tested: with another operand in the question, what is read must follow; with "
         f"that run's thought put in, the answer must follow. {share(own.verified)} of the steps are verified"
     )
+    if own.found_right is not None and own.found_right.value is not None:
+        text += f"; of the problems answered right, {share(own.found_right)} have their whole chain verified"
     if own.precision is not None:
         text += f"; of the verified steps {share(own.precision)} are what the problem's labels say"
     most = max((arm.verified.value or 0 for arm in controls), default=None)
@@ -101,6 +105,25 @@ def _thoughts(outcome: TraceOutcome) -> Table:
     return Table.of("What each thought is read as", outcome.thoughts, columns)
 
 
+def _lenses(outcome: TraceOutcome) -> Table:
+    """What reads each thought, and what could have."""
+    columns: list[Column] = [
+        under(LensRow, "thought_idx", str),
+        under(LensRow, "lens", str),
+        under(LensRow, "hook_name", str),
+        ("fitted to", lambda row: row.column or NONE),
+        ("its word makes a step", lambda row: percent(row.makes_sense)),
+        ("another problem's word does", lambda row: percent(row.null)),
+        ("reads the thought", lambda row: "yes" if row.is_chosen else ""),
+    ]
+    note = (
+        f"Chosen on {outcome.lenses[0].n:,} problems of other splits, without their labels. The model's own "
+        "output side reads where nothing else is better; a probe is tried last, since it can find what the "
+        "model itself does not read."
+    )
+    return Table.of("What reads each thought", outcome.lenses, columns, note=note, n_words=4)
+
+
 def _problems(rows: list[ChainRow]) -> Table:
     """Problems whose chain breaks first, then the first ones."""
     shown = sorted(rows, key=lambda row: (row.breaks_at is None, row.is_right is not False))[:N_SHOWN]
@@ -111,9 +134,11 @@ def _problems(rows: list[ChainRow]) -> Table:
         ("right", lambda row: NONE if row.is_right is None else "yes" if row.is_right else "no"),
         under(ChainRow, "n_verified", number),
         ("breaks at step", lambda row: "" if row.breaks_at is None else str(row.breaks_at)),
+        ("departs at step", lambda row: "" if row.departs_at is None else str(row.departs_at)),
     ]
     note = (
         f"Those whose chain breaks come first; all {len(rows):,} are in trace/problems.parquet. A chain "
-        "is read as value, operation → next value."
+        "is read as value, operation → next value. It departs where its operation is not the one that the "
+        "question asks for."
     )
     return Table.of("Chains", shown, columns, note=note, n_words=3)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from thoughtlens.core import Config
 
+Reader = Literal["logit", "tuned", "probe", "latents"]
 Control = Literal["pause", "shuffled", "renamed"]
 
 
@@ -17,6 +18,16 @@ class TraceConfig(Config):
 
     acts: Path
     """The activation store: its problems, and the model behind it."""
+    sae: Path | None = None
+    """SAE(s), of which the one that pages show reads thoughts too; unset: none. In a run, its own."""
+    lens: Path | None = None
+    """A finished lens stage, whose translators read thoughts too; unset: none. In a run, its own."""
+    lenses: tuple[Reader, ...] = Field(("logit", "tuned", "probe", "latents"), min_length=1)
+    """What may read a thought. `logit`, the model's own output side, always may; each other one takes its
+    place at a thought where it makes steps more often, on problems of another split."""
+    n_fit: int = Field(800, ge=0)
+    """Problems of other splits that the probe and the latents are fitted on, at most; a quarter as many
+    choose what reads."""
     split: str = "test"
     """Split whose problems are traced."""
     n: int = Field(1000, ge=2)

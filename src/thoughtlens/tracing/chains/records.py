@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from thoughtlens.core import Number, Outcome, Record, column
 
@@ -25,12 +25,14 @@ class StepRow(Record):
     value: str | None = column("what is read")
     thought_idx: int = column("thought", arrow="int32")
     """Where the value is read, and what is patched."""
+    read_by: str | None = column(default=None, arrow="dictionary")
+    """What reads the value: logit lens, tuned lens, latents or linear probe."""
     probability: float | None
     """Of the value's word at that thought; unset: it is read in the answer alone."""
     null: float | None
     """The same word's probability at this thought of the other problems, mean."""
-    is_partial: bool | None = None
-    """Whether only the first token of the value is read; the rest is what follows."""
+    word: str | None = None
+    """The word that the value is read from: of a number of several tokens the first; unset: the answer's."""
     label: str = column(arrow="dictionary")
     route: str | None = column(arrow="dictionary")
     reading_follows: bool | None
@@ -79,6 +81,23 @@ class ThoughtRow(Record):
     is_value: float
     accuracy: Number | None
     """Right answers when the model leaves after this thought."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LensRow(Record):
+    """What could have read a thought, and how it did on problems of another split."""
+
+    thought_idx: int = column("thought")
+    lens: str
+    hook_name: str
+    column: str | None
+    """Which label it is fitted to; unset: to none."""
+    makes_sense: float
+    """Share of the problems in which its word makes a step: an operation that is offered, or what follows."""
+    null: float
+    """The same with the word of another problem."""
+    n: int
+    is_chosen: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,3 +154,5 @@ class TraceOutcome(Outcome):
     """What a step is; unset: the source does not say it, and readings are not joined."""
     arms: list[Arm]
     thoughts: list[ThoughtRow]
+    lenses: list[LensRow] = field(default_factory=list)
+    """Of the model itself; none where no other split could choose."""

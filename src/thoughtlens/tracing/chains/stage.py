@@ -29,14 +29,24 @@ from thoughtlens.core import (
     to_table,
     warn,
 )
-from thoughtlens.latents import of_thoughts
+from thoughtlens.latents import of_thoughts, own_sae
 from thoughtlens.models import ThoughtModel, is_right, parse_number, thoughts, tiny
 from thoughtlens.numerics import proportion
 from thoughtlens.problems import Rule, first_break, written
+from thoughtlens.sae import SAE, Crosscoder
 from thoughtlens.tracing.chains.config import TraceConfig
-from thoughtlens.tracing.chains.records import Arm, ChainRow, PlaceRow, StepRow, ThoughtRow, TraceOutcome
+from thoughtlens.tracing.chains.records import (
+    Arm,
+    ChainRow,
+    LensRow,
+    PlaceRow,
+    StepRow,
+    ThoughtRow,
+    TraceOutcome,
+)
 from thoughtlens.tracing.chains.tried import LABELS, VERIFIED, Tested, Trace
 from thoughtlens.tracing.chains.tried import trace as follow
+from thoughtlens.tracing.read.fitted import PROBE, Material, choose
 from thoughtlens.tracing.read.lenses import Lenses, logit_lens
 from thoughtlens.tracing.read.rules import rule_for
 from thoughtlens.tracing.read.seen import Relabel, Seen, renamed, seen, shuffled
@@ -60,7 +70,9 @@ DEFINITIONS = {
     "before",
     "twin": "the same question with another operand in the step's operation",
     "null": "probability of the same word at the same thought of the other problems, mean",
-    "reading": "the likeliest word of softmax(W_U norm(thought_out)): logit lens",
+    "reading": "the likeliest word of softmax(W_U norm(thought_out)), logit lens; or of what `lenses` says "
+    "reads this thought: tuned lens, latents or linear probe, where their words make a step more often, less "
+    "how often they break one, on problems of another split (at least .05, and two standard errors)",
     "interval": "95 %, problems of one group together (Wilson's at the number of independent rows)",
     "found": "problems of whose labels every step was verified; found_right: of those answered right",
     "breaks_at": "the step from which on the answer does not follow from what is read, or that is missing; "
@@ -78,7 +90,13 @@ def trace(cfg: TraceConfig, out: str | Path) -> Result:
         StoreError: a store of texts.
         DataError: no problems in the split, or none with a question.
     """
-    return run_stage("trace", cfg, out, lambda tmp: _work(cfg, tmp), inputs={"acts": Path(cfg.acts)})
+    return run_stage("trace", cfg, out, lambda tmp: _work(cfg, tmp), inputs=_inputs(cfg))
+
+
+def _inputs(cfg: TraceConfig) -> dict[str, Path]:
+    """What it reads."""
+    named = {"acts": cfg.acts, "sae": cfg.sae, "lens": cfg.lens}
+    return {name: path for name, path in named.items() if path is not None}
 
 
 def plan(cfg: TraceConfig) -> Plan:
@@ -101,14 +119,11 @@ class _Subject:
     model: ThoughtModel
     table: pa.Table
     rule: Rule | None
+    lenses: Lenses
 
     @cached_property
     def questions(self) -> list[str]:
         return self.table["question"].to_pylist()
-
-    @cached_property
-    def lenses(self) -> Lenses:
-        return logit_lens(of_thoughts(self.model), self.model.spec.thoughts)
 
     @cached_property
     def groups(self) -> np.ndarray:
@@ -164,19 +179,21 @@ class _Subject:
 def _work(cfg: TraceConfig, tmp: Path) -> TraceOutcome:
     store, parts = ActivationStore.open(cfg.acts), Parts(tmp)
     model = thought_model(store)
-    own = _Subject(
-        cfg, model, table := problems_of(store, cfg.split, cfg.n, cfg.seed, "trace"), rule_for(model, table)
-    )
+    table = problems_of(store, cfg.split, cfg.n, cfg.seed, "trace")
+    rule = rule_for(model, table)
+    lenses, told = _lenses(cfg, store, model, rule)
+    own = _Subject(cfg, model, table, rule, lenses)
     notes: list[str] = []
     if model.spec.n_thoughts == 0:
         notes.append("nothing to trace: this model has no thoughts")
-    if own.rule is None:
+    if rule is None:
         notes.append("what a step is, these problems do not say: readings are shown and not joined")
     if not model.spec.feeds_back and model.spec.n_thoughts:
         notes.append("this model feeds nothing back: what is read are pause positions, not thoughts")
     arms = {OWN: own}
-    if own.rule is not None and model.spec.n_thoughts:
-        arms |= _controls(own, notes)
+    if rule is not None and model.spec.n_thoughts:
+        arms |= _controls(own, store, notes)
+        notes += _only_probes(lenses)
     base: Seen | None = None
     with progress("trace", len(arms), "traces") as bar:
         for name, subject in arms.items():
@@ -200,16 +217,80 @@ def _work(cfg: TraceConfig, tmp: Path) -> TraceOutcome:
         model=store.meta.model,
         model_digest=store.meta.model_digest,
         n=len(table),
-        rule=None if own.rule is None else type(own.rule).__name__,
+        rule=None if rule is None else type(rule).__name__,
         arms=done,
         thoughts=_thought_rows(own, base, parts),
+        lenses=told,
         headline={name: number for name, number in (shown | beside).items() if number is not None},
         definitions=DEFINITIONS,
         warnings=[*notes, *_objections(done)],
     )
 
 
-def _controls(own: _Subject, notes: list[str]) -> dict[str, _Subject]:
+def _lenses(
+    cfg: TraceConfig, store: ActivationStore, model: ThoughtModel, rule: Rule | None
+) -> tuple[Lenses, list[LensRow]]:
+    """What reads each thought, chosen on problems of other splits; a control has no SAE or translators."""
+    readout, own = of_thoughts(model), model.digest == store.meta.model_digest
+    others = None if rule is None or set(cfg.lenses) == {"logit"} else _other_problems(cfg, store)
+    if others is None or rule is None:
+        return logit_lens(readout, model.spec.thoughts), []
+    translators = cfg.lens and cfg.lens / "translators.safetensors"
+    has_lens = own and "tuned" in cfg.lenses and translators is not None and translators.is_file()
+    material = Material(
+        model=model,
+        readout=readout,
+        rule=rule,
+        fit=others[0],
+        choose=others[1],
+        translators=translators if has_lens else None,
+        sae=_shown(cfg, store) if own and "latents" in cfg.lenses else None,
+        probe="probe" in cfg.lenses,
+    )
+    lenses, told = choose(material)
+    return lenses, [LensRow(**one._asdict()) for one in told]
+
+
+def _shown(cfg: TraceConfig, store: ActivationStore) -> SAE | None:
+    """The SAE that pages show, where it reads single thoughts."""
+    if cfg.sae is None:
+        return None
+    _, sae = own_sae(cfg.sae.parent, store, None)
+    return None if isinstance(sae, Crosscoder) else sae
+
+
+def _other_problems(cfg: TraceConfig, store: ActivationStore) -> tuple[pa.Table, pa.Table] | None:
+    """Problems to fit lenses on and to choose them on: of train and validation, or parts of what there is."""
+    table = store.problems
+    rest = set(table["split"].to_pylist()) - {cfg.split}
+    rest = rest & {"train", "validation"} or rest
+    if not rest:
+        return None
+    held = "validation" if len(rest) > 1 and "validation" in rest else None
+    table = table.take(np.random.default_rng((cfg.seed, 93)).permutation(len(table)))
+    split = np.array(table["split"].to_pylist())
+    if held is None:
+        groups = table["group_id"].to_pylist()
+        of_rest = dict.fromkeys(group for group, own in zip(groups, split, strict=True) if own in rest)
+        quarter = set(list(of_rest)[: len(of_rest) // 4])
+        chooses = np.array([group in quarter for group in groups], bool)
+    else:
+        chooses = split == held
+    own = np.isin(split, list(rest))
+    fit, choosing = (table.filter(pa.array(own & which)) for which in (~chooses, chooses))
+    return fit.slice(0, cfg.n_fit), choosing.slice(0, cfg.n_fit // 4)
+
+
+def _only_probes(lenses: Lenses) -> list[str]:
+    """Thoughts whose steps are the reading of a probe alone."""
+    found = [str(p) for p, lens in sorted(lenses.at.items()) if lens.kind == PROBE]
+    one = f"thought {found[0]} is" if len(found) == 1 else f"thoughts {', '.join(found)} are"
+    return [
+        f"{one} read by a linear probe alone: neither the model's output side nor latents say a step there"
+    ] * bool(found)
+
+
+def _controls(own: _Subject, store: ActivationStore, notes: list[str]) -> dict[str, _Subject]:
     """Every control that is asked for and can be made."""
     found = {}
     small = own.first(own.cfg.n_control)
@@ -219,7 +300,8 @@ def _controls(own: _Subject, notes: list[str]) -> dict[str, _Subject]:
         elif not own.model.spec.feeds_back:
             continue
         elif (beside := _pause(own)) is not None:
-            found[name] = replace(small, model=beside)
+            lenses, _ = _lenses(own.cfg, store, beside, own.rule)
+            found[name] = replace(small, model=beside, lenses=lenses)
         else:
             notes.append(
                 "no control with pause tokens lies beside this model: what it would yield is not known; name "
@@ -279,7 +361,8 @@ def _step_rows(arm: str, subject: _Subject, found: Trace) -> list[StepRow]:
                 thought_idx=one.value_at,
                 probability=float(found.seen.probability[i, one.value_at]) if read else None,
                 null=float(found.seen.null[i, one.value_at]) if read else None,
-                is_partial=step and step.is_partial,
+                read_by=subject.lenses.at[one.value_at].kind if read else None,
+                word=step and step.word,
                 label=one.label,
                 route=one.route,
                 reading_follows=one.reading_follows,

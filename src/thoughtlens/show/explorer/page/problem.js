@@ -49,6 +49,14 @@ function Chain({ run, page, member, memberIdx, rows, summary, edits }) {
     <p class="note">${steps.length ? `Reads as: the likeliest token of each thought, and how likely, by the ${visible(run.read_by)}. True here: the column of this problem that the same lens reads in this thought most often over all problems, and its value; ✗ where another value of that column is read, no mark where no value of it is. ` : ""}Latents: strongest first, with what they say (grey: it holds too seldom to be relied on, AUPRC under ${FIRM}; ✓ and ✗: whether it is so here). ${edited ? "The answer if what this thought wrote, or its state at a layer, is changed, by kind of edit (×: by so many edits; grey: unchanged). " : ""}${visible(run.thoughts_are)}</p>`;
 }
 
+// The chain that the thoughts computed, step by step, and what its tests showed.
+function Trace({ rows }) {
+  const said = (x) => (x === null ? "–" : x ? "yes" : "no");
+  return rows.length ? html`<h2>The chain that its thoughts computed</h2><div class="scroll"><table class="places"><thead><tr><th>step</th><th>read</th><th>at thought</th><th>how sure</th><th>other problems</th><th>follows another operand</th><th>the answer follows the thought</th><th>the next value does</th><th></th></tr></thead>
+    <tbody>${rows.map((r) => html`<tr key=${r.step}><td>${r.step}</td><td><b class="tokens">${visible(r.said)}</b>${r.read_by && r.read_by !== "logit lens" ? html` <span class="note">by the ${r.read_by}</span>` : null}</td><td>${r.thought}</td><td>${r.probability === null ? "–" : share(r.probability)}</td><td>${r.null === null ? "–" : share(r.null)}</td><td>${said(r.reading_follows)}</td><td>${said(r.patched)}${r.route ? html` <span class="note">${r.route}</span>` : null}</td><td>${said(r.next_follows)}</td><td><span class=${r.label === "verified" ? "pill" : "pill bad"}>${r.label}</span></td></tr>`)}</tbody></table></div>
+    <p class="note">Found without the labels: what is read is joined to steps, and each step is tested with another operand in the question, and with that run's thought put in. Other problems: how sure the same thought of others is of the same word.</p>` : null;
+}
+
 function TokenTable({ run, member, rows, tokens, summary }) {
   const [at, setAt] = useState(null);
   const here = rows.filter((r) => r.at === at);
@@ -126,6 +134,7 @@ function ProblemPage({ run, i }) {
     ${read === null ? html`<p class="note">${chosen.label} was not read on this problem.</p>` : null}
     ${page.tokens ? read && html`<${TokenTable} run=${run} member=${chosen} rows=${rows} tokens=${page.tokens} summary=${summary} />`
       : html`<${Chain} run=${run} page=${page} member=${chosen} memberIdx=${member} rows=${rows} summary=${summary} edits=${edits} />`}
+    <${Trace} rows=${records(run, "trace", page.trace)} />
     ${page.tokens ? html`<p class="note">Latent and what it says, strongest first, at most six a token.</p>` : html`
       <details open=${!page.chain.length}><summary>All lens readings</summary><${Readings} run=${run} rows=${records(run, "readings", page.readings)} /></details>
       <details open=${!!page.attention}><summary>Where it looks</summary><${Attention} run=${run} asked=${page.attention} /></details>

@@ -1,0 +1,256 @@
+"""Other lenses than the model's own output side, fitted on other problems, and which one reads a thought.
+
+A *tuned lens* is the run's own. A *linear probe* (Fisher's discriminant) and the *latents* (per word the one
+that fires in most of it and least elsewhere) are fitted to the labels of other problems, to
+each column that they tell at this thought. Which lens reads a thought is decided on problems of a third
+part, without labels: the one whose words make a step most often, less how often they break one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file
+from torch import Tensor
+
+from thoughtlens.latents import Readout
+from thoughtlens.models import Place, ThoughtBatch, ThoughtModel, collect
+from thoughtlens.problems import Rule, written
+from thoughtlens.sae import SAE
+from thoughtlens.tracing.read.lenses import OUT, Lens, Lenses, logit_lens, look, through
+
+TUNED, PROBE, LATENTS = "tuned lens", "linear probe", "latents"
+LABEL = re.compile(r"(?:op|v)\d+")
+"""Columns that a probe may read."""
+RIDGE = 1e-2
+"""Added to the covariance within classes, as a share of its mean variance."""
+FEWEST = 3
+"""Problems of a word that is learned."""
+LEAST = 0.05
+"""A lens must be right, or make sense, more often than what it replaces by this share, and by two errors."""
+LONGEST = 64
+"""Tokens of an answer, at most."""
+ENOUGH = 40
+"""Problems to fit on, and to choose on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What lenses are fitted and chosen with."""
+
+    model: ThoughtModel
+    readout: Readout
+    rule: Rule
+    fit: pa.Table
+    """Problems with labels to fit on."""
+    choose: pa.Table
+    """Others, to choose on."""
+    translators: Path | None = None
+    """The file of a tuned lens."""
+    sae: SAE | None = None
+    probe: bool = True
+    """Whether a probe may read, too."""
+
+
+class Chosen(NamedTuple):
+    """How a lens did where it was chosen."""
+
+    thought_idx: int
+    lens: str
+    hook_name: str
+    column: str | None
+    """Which label a fitted one reads."""
+    makes_sense: float
+    """Share of the problems in which its word makes a step."""
+    null: float
+    """The same of the word of another problem."""
+    n: int
+    is_chosen: bool
+
+
+def choose(given: Material) -> tuple[Lenses, list[Chosen]]:
+    """A lens for each thought, the plain one where none is better; and how all that could be it did."""
+    plain, spec = logit_lens(given.readout, given.model.spec.thoughts), given.model.spec
+    if min(len(given.fit), len(given.choose)) < ENOUGH or not spec.n_thoughts:
+        return plain, []
+    tuned = {} if given.translators is None else load_file(given.translators)
+    hooks = {OUT, *(name.rpartition("/")[0].rpartition("/")[0] for name in tuned)}
+    hooks |= set() if given.sae is None else set(given.sae.hook_names)
+    states = [_states(given.model, table, sorted(hooks)) for table in (given.fit, given.choose)]
+    labels = _Labels(given.fit, given.choose, plain.words)
+    words, at, told = labels.words, dict(plain.at), list[Chosen]()
+    questions, before = given.choose["question"].to_pylist(), [list[str]() for _ in range(len(given.choose))]
+    answered = states[1].answers
+    assert answered is not None
+    at_end = [given.rule.answer(text) for text in answered.text]
+    for p in spec.thoughts:
+        found: list[tuple[str | None, Lens]] = [(None, through(given.readout))]
+        if p:
+            found += [(None, lens) for lens in _tuned(given.readout, tuned, p)]
+            found += _fitted(given, labels, states, p)
+        said = [
+            [words[i] for i in look(lens, states[1][Place(lens.hook_name, p)]).words[:, 0]]
+            for _, lens in found
+        ]
+        ends = at_end if p == spec.n_thoughts else [""] * len(questions)
+        told_of = partial(_makes_sense, given.rule, questions, before, ends)
+        senses, nulls = [told_of(own) for own in said], [told_of([*own[1:], own[0]]) for own in said]
+        best = 0
+        for i in range(1, len(found)):
+            best = i if _is_better(senses[i], senses[best]) else best
+        at[p] = found[best][1]
+        before = [[*row, word] for row, word in zip(before, said[best], strict=True)]
+        told += [
+            Chosen(
+                p,
+                lens.kind,
+                lens.hook_name,
+                column,
+                float((senses[i] > 0).mean()),
+                float((nulls[i] > 0).mean()),
+                len(questions),
+                i == best,
+            )
+            for i, (column, lens) in enumerate(found)
+            if p
+        ]
+    return Lenses(words, at), told
+
+
+def _states(model: ThoughtModel, table: pa.Table, hooks: Sequence[str]) -> ThoughtBatch:
+    questions = table["question"].to_pylist()
+    places = [Place(hook) for hook in hooks]
+    return collect(model, questions, places=places, answers=True, max_new_tokens=LONGEST, batch_size=256)
+
+
+def _makes_sense(
+    rule: Rule,
+    questions: Sequence[str],
+    before: Sequence[Sequence[str]],
+    answers: Sequence[str],
+    said: Sequence[str],
+) -> Int[np.ndarray, " n"]:
+    """1 where the word at the next thought opens a step, or is what follows at an open one; -1 where it is
+    another value there. At the last thought an answer that follows does for a word.
+    """
+    found = np.zeros(len(questions), int)
+    for i, (question, row, answer, word) in enumerate(zip(questions, before, answers, said, strict=True)):
+        p = len(row)
+        steps = rule.join(question, [*row, word], answer)
+        closed = [s.holds for s in steps if s.value_at == p and s.value is not None]
+        found[i] = 1 if any(closed) or any(s.read_at == p for s in steps) else -len(closed[:1])
+    return found
+
+
+def _is_better(one: Int[np.ndarray, " n"], other: Int[np.ndarray, " n"]) -> bool:
+    """By more than chance, and by more than little."""
+    gain = (one - other).astype(float)
+    return bool(gain.mean() >= LEAST and gain.mean() > 2 * gain.std() / len(gain) ** 0.5)
+
+
+class _Labels:
+    """The label columns of both parts as numbers of words."""
+
+    def __init__(self, fit: pa.Table, choose: pa.Table, words: Sequence[str]) -> None:
+        names = [name for name in fit.column_names if LABEL.fullmatch(name) and name in choose.column_names]
+        said = {name: [_words(table, name) for table in (fit, choose)] for name in names}
+        more = {word for parts in said.values() for part in parts for word in part} - set(words)
+        self.words = [*words[:-1], *sorted(more), ""]
+        number = {word: i for i, word in enumerate(self.words)}
+        self.columns: Mapping[str, list[Int[np.ndarray, " n"]]] = {
+            name: [np.array([number[word] for word in part]) for part in parts]
+            for name, parts in said.items()
+        }
+
+
+def _words(table: pa.Table, name: str) -> list[str]:
+    """A column's values as they are read; a problem without one has the empty word."""
+    return ["" if value is None else written(value) for value in table[name].to_pylist()]
+
+
+def _tuned(readout: Readout, translators: Mapping[str, Tensor], p: int) -> Iterator[Lens]:
+    """The run's translators of a thought, but for those that change nothing."""
+    for name in translators:
+        hook, thought, kind = name.rsplit("/", 2)
+        weight, bias = translators[f"{hook}/{thought}/weight"], translators[f"{hook}/{thought}/bias"]
+        if kind != "weight" or int(thought) != p or not bool(weight.any() or bias.any()):
+            continue
+
+        def shares(x: Tensor, weight: Tensor = weight, bias: Tensor = bias, hook: str = hook) -> Tensor:
+            return readout.logits(x + x @ weight + bias, hook).softmax(-1)
+
+        yield Lens(TUNED, hook, shares, readout.word_of, readout.chunk)
+
+
+Fit = Callable[[Float[Tensor, "n d"], Int[np.ndarray, " n"], int], Callable[[Tensor], Tensor]]
+"""States, classes and how many classes there are, to what gives the share of each class."""
+
+
+def _fitted(
+    given: Material, labels: _Labels, states: Sequence[ThoughtBatch], p: int
+) -> Iterator[tuple[str | None, Lens]]:
+    """The latents at their hooks, then the probe; of each column that it tells on part two."""
+    ways: list[tuple[str, str, Fit]] = [(PROBE, OUT, discriminant)] if given.probe else []
+    if given.sae is not None:
+        ways = [*((LATENTS, hook, _latents(given.sae, hook, p)) for hook in given.sae.hook_names), *ways]
+    for kind, hook, fit in ways:
+        x, held = (part[Place(hook, p)].float() for part in states)
+        there, seen = (part.isfinite().all(-1).numpy() for part in (x, held))
+        for column, (y, z) in labels.columns.items():
+            count = Counter(y[there].tolist())
+            classes = np.array(sorted(word for word, n in count.items() if n >= FEWEST))
+            keep = there & np.isin(y, classes)
+            if len(classes) < 2 or keep.sum() < ENOUGH or seen.sum() < ENOUGH:
+                continue
+            rows = torch.from_numpy(keep)
+            lens = Lens(kind, hook, fit(x[rows], np.searchsorted(classes, y[keep]), len(classes)), classes)
+            there_too = z[seen.nonzero()]
+            right = float(np.mean(look(lens, held[torch.from_numpy(seen)]).words[:, 0] == there_too))
+            majority = max(Counter(there_too.tolist()).values()) / len(there_too)
+            if right - majority > LEAST:
+                yield column, lens
+
+
+def discriminant(x: Float[Tensor, "n d"], y: Int[np.ndarray, " n"], k: int) -> Callable[[Tensor], Tensor]:
+    """Fisher's linear discriminant (1936): classes as Gaussians of one covariance."""
+    wide, classes = x.double(), torch.from_numpy(y)
+    counts = torch.bincount(classes, minlength=k).double()
+    means = torch.zeros(k, x.shape[1], dtype=torch.float64).index_add_(0, classes, wide) / counts[:, None]
+    rest = wide - means[classes]
+    covariance = rest.T @ rest / len(rest)
+    covariance.diagonal().add_(RIDGE * wide.var(0).mean().clamp_min(1e-12))
+    weight = torch.linalg.solve(covariance, means.T)
+    bias = (counts / counts.sum()).log() - 0.5 * (means * weight.T).sum(1)
+    return lambda states: (states.double() @ weight + bias).softmax(-1)
+
+
+def _latents(sae: SAE, hook: str, thought: int) -> Fit:
+    """Per class the latent that fires in most of it and least elsewhere; the strongest of these reads."""
+    here = sae.at(hook, thought)
+
+    @torch.no_grad()
+    def fit(x: Tensor, y: np.ndarray, k: int) -> Callable[[Tensor], Tensor]:
+        acts, of = here.encode(x), torch.nn.functional.one_hot(torch.from_numpy(y), k).float()
+        fires = (acts > 0).float()
+        inside = of.T @ fires / of.sum(0)[:, None]
+        outside = (1 - of).T @ fires / (1 - of).sum(0).clamp_min(1)[:, None]
+        best = (inside - outside).argmax(1)
+        size = (of * acts[:, best]).sum(0) / (of * fires[:, best]).sum(0).clamp_min(1)
+
+        def shares(states: Tensor) -> Tensor:
+            strength = here.encode(states)[:, best].clamp_min(0) / size.clamp_min(1e-12)
+            return strength / strength.sum(1, keepdim=True).clamp_min(1)
+
+        return shares
+
+    return fit
