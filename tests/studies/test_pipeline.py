@@ -6,9 +6,11 @@ import re
 import subprocess
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 
 from thoughtlens.core import BY_NAME, OF_RUNS, ConfigError, NotThereError, ThoughtlensError, recipe_names
+from thoughtlens.problems import GeneratedConfig, source
 from thoughtlens.studies import pipeline
 
 
@@ -39,6 +41,26 @@ def test_stages_that_cannot_take_a_kind_are_refused_at_the_start(do, tmp_path):
         with pytest.raises(ConfigError, match=rf'{unfit} cannot be .*stages=.\["extract", "train", "valid'):
             do(recipe, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("target", "fails"), [("operation", False), ("colour", True)])
+def test_a_label_that_the_problems_do_not_have_is_known_before_anything_is_trained(
+    tmp_path, capsys, target, fails
+):
+    table = source.find(GeneratedConfig(source="arithmetic", n=20)).table.drop_columns(["operation"])
+    pq.write_table(table, tmp_path / "mine.parquet")
+    words = [
+        f"problems={tmp_path / 'mine.parquet'}",
+        f"classify.target={target}",
+        "stages=[extract,classify]",
+    ]
+    recipe = pipeline.load("pilot", words)
+    if fails:
+        with pytest.raises(ConfigError, match="have no 'colour', but n_steps"):
+            pipeline.run(recipe, tmp_path / "run")
+    else:
+        assert list(pipeline.run(recipe, tmp_path / "run")["stages"]) == ["extract"]
+        assert "classify is left out" in capsys.readouterr().err
 
 
 def test_a_recipe_is_checked_without_torch():

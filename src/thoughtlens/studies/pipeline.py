@@ -58,6 +58,10 @@ if TYPE_CHECKING:
 
 
 OF_SUITE = "suite."
+USUAL_TARGET = "operation"
+"""What the recipe for thoughts classifies by, which only arithmetic has."""
+MOST_NAMED = 200
+"""Characters of a list of labels in a message."""
 NOT_OF = {
     "crosscoder": ("has one code for several (hook, thought)", ("classify", "recovery")),
     "transcoder": ("does not reconstruct what it reads", ("recovery",)),
@@ -299,6 +303,8 @@ def run(cfg: Recipe, out: str | Path) -> Result:
         if stage.name in cfg.stages:
             results[stage] = _do(cfg, stage, out)
             _require_splits(cfg, results[stage].get("rows_by_split"))
+        if stage.name == "extract":
+            cfg = _of_labels(cfg, out)
     done = RunDone(
         run=str(out),
         name=cfg.name,
@@ -340,6 +346,28 @@ def _of_import(cfg: Recipe, out: Path) -> Recipe:
             have = f"there are {', '.join(labels)}" if labels else "the activations came without labels"
             say(f"classify is left out: no classify.target was named, and {have}")
     return cfg.model_copy(update={"stages": tuple(name for name in cfg.stages if name not in left_out)})
+
+
+def _of_labels(cfg: Recipe, out: Path) -> Recipe:
+    """The recipe without its classification, where that is by the label of arithmetic alone and the problems
+    have none of it.
+
+    Raises:
+        ConfigError: another label that they do not have, before anything is trained.
+    """
+    acts, target = out / BY_NAME["extract"].directory, cfg.classify.target
+    asked = "classify" in cfg.stages and target is not None and cfg.classify.data is None
+    if not asked or not acts.is_dir() or (out / BY_NAME["classify"].directory).is_dir():
+        return cfg
+    labels = _labels(acts)
+    if target in labels:
+        return cfg
+    have = ", ".join(labels) or "no labels"
+    have = have if len(have) <= MOST_NAMED else f"{have[:MOST_NAMED]} .."
+    if target != USUAL_TARGET:
+        raise ConfigError(f"classify.target: the problems of {acts} have no {target!r}, but {have}")
+    say(f"classify is left out: the problems have no {target!r}; name one of them, classify.target=: {have}")
+    return cfg.model_copy(update={"stages": tuple(name for name in cfg.stages if name != "classify")})
 
 
 def _labels(acts: Path) -> list[str]:
