@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import thoughtlens as tl
@@ -14,6 +15,7 @@ from thoughtlens.acts.extract.stage import extract
 from thoughtlens.core import ThoughtlensError, read_rows, validate_config
 from thoughtlens.tracing.monitor.config import MonitorConfig
 from thoughtlens.tracing.monitor.records import MonitorOutcome, WatchedRow
+from thoughtlens.tracing.monitor.splits import labelled
 from thoughtlens.tracing.monitor.stage import monitor, plan
 
 SMALL = {"n_resamples": 200, "n_fit": 300}
@@ -122,6 +124,11 @@ def test_the_plan_knows_the_store(acts):
         ({"label": "armed"}, "expected a column of .*got 'armed'"),
         ({"label": "n_steps"}, "positive: name a value of 'n_steps'.*it has 2, 3"),
         ({"label": "n_steps", "positive": "3", "clean": "5"}, "clean: name a value"),
+        ({"label": "n_steps", "positive": "3", "where": "mood=good"}, "where: expected a column"),
+        (
+            {"label": "n_steps", "positive": "3", "where": "n_steps=9"},
+            "where: name a value of 'n_steps' with",
+        ),
         ({"label": "answer", "positive": "3"}, "expected a column"),
     ],
 )
@@ -136,6 +143,8 @@ def test_what_cannot_be_watched_is_one_line(acts, tmp_path, changed, says):
     [
         ({"rivals": ["crystal ball"]}, "rivals"),
         ({"truths": ["label"]}, "label=COLUMN"),
+        ({"where": "release=keep"}, "label=COLUMN"),
+        ({"label": "armed", "where": ["release"]}, "COLUMN=VALUE"),
         ({"false_alarms": [0]}, "between 0 and 1"),
         ({"fit_split": "test"}, "three different splits"),
     ],
@@ -143,6 +152,15 @@ def test_what_cannot_be_watched_is_one_line(acts, tmp_path, changed, says):
 def test_settings_that_cannot_be_are_refused(acts, changed, says):
     with pytest.raises(ThoughtlensError, match=says):
         validate_config(MonitorConfig, {"acts": acts} | changed)
+
+
+def test_only_problems_that_fulfil_a_condition_count_for_the_label():
+    table = pa.table({"armed": [True, False, None, True], "release": ["keep", "keep", "keep", "tell"]})
+    cfg = MonitorConfig(acts=Path("acts"), label="armed", where=("release=keep",))
+    positive, clean = labelled(cfg, table)
+    assert positive.tolist() == [True, False, False, False]
+    assert clean.tolist() == [False, True, False, False]
+    assert labelled(cfg.model_copy(update={"where": ()}), table)[0].tolist() == [True, False, False, True]
 
 
 def test_a_label_that_never_varies_and_answers_that_are_never_wrong_are_one_line(tmp_path):

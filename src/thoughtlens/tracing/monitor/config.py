@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from thoughtlens.core import Config
 
@@ -30,6 +30,9 @@ class MonitorConfig(Config):
     """Its value where they do; unset: true, of a column of true and false."""
     clean: str | None = None
     """Its value where they do not; unset: every other one."""
+    where: tuple[str, ...] = ()
+    """Of the label, only problems with these values of columns, such as release=keep or n_steps=2,3; several
+    conditions hold together."""
     errors: tuple[Error, ...] = ("swap", "noise", "exit")
     """How answers are broken: by another problem's thought in the place of one, by noise as long as the
     thought is, by leaving early; each at thoughts in turn."""
@@ -59,9 +62,17 @@ class MonitorConfig(Config):
     seed: int = Field(0, ge=0)
     """Fixes the choice of problems, the errors that are made, and the resamples."""
 
+    @field_validator("where", mode="before")
+    @classmethod
+    def _one_condition(cls, text: Any) -> Any:
+        return (text,) if isinstance(text, str) else text
+
     @model_validator(mode="after")
     def _whole(self) -> MonitorConfig:
-        if self.label is None and (self.positive or self.clean or "label" in (self.truths or ())):
+        if wrong := [one for one in self.where if not all(one.partition("="))]:
+            raise ValueError(f"where: expected COLUMN=VALUE, such as release=keep, got {wrong[0]!r}")
+        named = self.positive or self.clean or self.where or "label" in (self.truths or ())
+        if self.label is None and named:
             raise ValueError("label: name the column that says which problems hold something, label=COLUMN")
         if wrong := [one for one in self.false_alarms if not 0 < one < 1]:
             raise ValueError(f"false_alarms: expected shares between 0 and 1, got {wrong[0]}")

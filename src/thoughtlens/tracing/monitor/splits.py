@@ -166,36 +166,50 @@ def rows_of(split: Split, beyond: np.ndarray) -> list[WatchedRow]:
 def labelled(cfg: MonitorConfig, table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """Problems with the label's value that is to be noticed, and clean ones."""
     assert cfg.label is not None
-    values = [None if value is None else _text(value) for value in table[cfg.label].to_pylist()]
-    positive = np.array([value == (cfg.positive or "true") for value in values])
-    if cfg.clean is not None:
-        return positive, np.array([value == cfg.clean for value in values])
-    return positive, np.array([value is not None for value in values]) & ~positive
+    values, counts = _texts(table, cfg.label), np.ones(len(table), bool)
+    for condition in cfg.where:
+        column, _, wanted = condition.partition("=")
+        counts &= np.isin(_texts(table, column), wanted.split(","))
+    positive = values == (cfg.positive or "true")
+    clean = (values != "") & ~positive if cfg.clean is None else values == cfg.clean
+    return positive & counts, clean & counts
 
 
 def require_label(cfg: MonitorConfig, problems: pa.Table) -> None:
     """Refuse a label that cannot be told.
 
     Raises:
-        ConfigError: there is none of this name, it has one value, or its values do not say which is meant.
+        ConfigError: there is no column of this name, it has one value, or not those that are named.
     """
     if cfg.label is None:
         return
     own = [name for name in problems.column_names if name not in PROBLEM_COLUMNS]
-    if cfg.label not in own or pa.types.is_nested(problems[cfg.label].type):
-        raise ConfigError(
-            f"label: expected a column of {cfg.acts} ({', '.join(own) or 'it has none'}), got {cfg.label!r}"
-        )
-    values = sorted({_text(value) for value in problems[cfg.label].to_pylist() if value is not None})
+    conditions = [condition.partition("=") for condition in cfg.where]
+    wanted = [(column, "where", value) for column, _, told in conditions for value in told.split(",")]
+    named = [("positive", cfg.positive or "true"), ("clean", cfg.clean)]
+    wanted += [(cfg.label, field, value) for field, value in named if value is not None]
+    for field, name in (("label", cfg.label), *(("where", column) for column, *_ in conditions)):
+        if name not in own or pa.types.is_nested(problems[name].type):
+            there = ", ".join(own) or "it has none"
+            raise ConfigError(f"{field}: expected a column of {cfg.acts} ({there}), got {name!r}")
+    values = sorted({*_texts(problems, cfg.label).tolist()} - {""})
     if len(values) < 2:
         raise ConfigError(
             f"label: {cfg.label!r} of {cfg.acts} is {values[0] if values else 'empty'} in every problem: "
             f"there is nothing to tell apart"
         )
-    shown = ", ".join(values[:12]) + (", .." if len(values) > 12 else "")
-    for field, value in (("positive", cfg.positive or "true"), ("clean", cfg.clean)):
-        if value is not None and value not in values:
-            raise ConfigError(f"{field}: name a value of {cfg.label!r} with {field}=VALUE: it has {shown}")
+    for column, field, value in wanted:
+        there = sorted({*_texts(problems, column).tolist()} - {""})
+        if value not in there:
+            shown = ", ".join(there[:12]) + (", .." if len(there) > 12 else "")
+            form = f"{column}=VALUE" if field == "where" else "VALUE"
+            raise ConfigError(f"{field}: name a value of {column!r} with {field}={form}: it has {shown}")
+
+
+def _texts(table: pa.Table, column: str) -> np.ndarray:
+    """A column as it is named in settings; empty where there is no value."""
+    found = table[column].to_pylist()
+    return np.array(["" if one is None else _text(one) for one in found], object)
 
 
 def _text(value: object) -> str:

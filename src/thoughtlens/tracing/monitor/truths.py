@@ -136,7 +136,7 @@ def _about(kind: Kind, cfg: MonitorConfig) -> str:
     return {
         "wrong": "wrong answers of the model's own",
         "broken": "answers broken at a known thought",
-        "label": f"problems whose {cfg.label} is {cfg.positive or 'true'}",
+        "label": " with ".join([f"problems whose {cfg.label} is {cfg.positive or 'true'}", *cfg.where]),
     }[kind]
 
 
