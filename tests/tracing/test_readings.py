@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import thoughtlens as tl
@@ -22,6 +23,8 @@ from thoughtlens.latents.codes.on_text import fire
 from thoughtlens.models import Place, collect, load_model
 from thoughtlens.problems import arithmetic
 from thoughtlens.tracing import Thinker, records, render, think
+from thoughtlens.tracing.chains.config import TraceConfig
+from thoughtlens.tracing.chains.stage import trace
 from thoughtlens.tracing.others import Others
 from thoughtlens.tracing.read.seen import seen
 
@@ -91,6 +94,26 @@ def test_what_cannot_be_thought_about_is_said_in_one_line(runs, monkeypatch):
         think("codi-tiny", ["zebra ann crossing zebra"])
     with pytest.raises(ConfigError, match="ask several questions at once"):
         think("codi-tiny", [QUESTION], others=0, test=True)
+
+
+def test_a_run_says_what_its_trace_tested_and_what_its_tuned_lens_reads_before(runs, tmp_path):
+    run = tmp_path / "run"
+    (run / "lens").mkdir(parents=True)
+    (run / "acts").symlink_to(runs / "thoughts" / "acts")
+    tensors = {"layers.1:out/2/weight": 1e-9 * torch.eye(96), "layers.1:out/2/bias": torch.zeros(96)}
+    save_file(tensors, run / "lens" / "translators.safetensors")
+    trace(TraceConfig(acts=run / "acts", n=12, controls=(), lenses=("logit",)), run / "trace")
+    (one,) = think(run, [QUESTION], others=0)
+    # a translator of nothing, at the last layer: the plain reading
+    ((hook, word, share),) = one.thoughts[2].tuned
+    assert (hook, word) == ("layers.1:out", "9") and share == pytest.approx(
+        one.thoughts[2].probability, abs=1e-5
+    )
+    assert one.thoughts[3].tuned == [] and "layers.1:out" in render(one)
+    tested = {row.thought: row.tested for row in one.thoughts if row.tested}
+    assert {2, 4} <= set(tested) and all(row.by == "trace" for row in tested.values())
+    assert tested[2].verdict == "used" and tested[2].changed.n == 12
+    assert "by the run's trace" in render(one)
 
 
 @pytest.fixture(scope="module")

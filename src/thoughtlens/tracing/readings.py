@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from shlex import quote
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import BY_NAME, ConfigError, Number, read_result
-from thoughtlens.latents import Eye, Found, Said, chosen, of_thoughts, own_sae
-from thoughtlens.models import ThoughtModel, load_model
+from thoughtlens.latents import Eye, Found, Readout, Said, chosen, of_thoughts, own_sae
+from thoughtlens.models import Place, ThoughtModel, load_model
 from thoughtlens.sae import SAE
+from thoughtlens.tracing.chains.records import PlaceRow, TraceOutcome
 from thoughtlens.tracing.others import Others, known_questions
-from thoughtlens.tracing.read.lenses import Lenses, logit_lens
+from thoughtlens.tracing.read.fitted import tuned_lenses
+from thoughtlens.tracing.read.lenses import Lenses, logit_lens, look
+from thoughtlens.tracing.read.patches import STATE
 from thoughtlens.tracing.read.seen import Seen, seen
 from thoughtlens.tracing.records import DEFINITIONS, Reading, Strong, Tested, Thinking, Thinkings
 
@@ -85,6 +90,14 @@ class Thinker:
         return logit_lens(of_thoughts(self.model), self.model.spec.thoughts)
 
     @cached_property
+    def tuned(self) -> _Tuned:
+        """The run's tuned lens, if it has one."""
+        file = self.run and self.run / BY_NAME["lens"].directory / "translators.safetensors"
+        return _Tuned(
+            of_thoughts(self.model), load_file(file) if file and file.is_file() else {}, self.lenses.words
+        )
+
+    @cached_property
     def others(self) -> Others:
         """What readings are held against."""
         asked = known_questions(self.model, self.eye and self.eye.store, self.n_others)
@@ -110,6 +123,7 @@ class Thinker:
             self.lenses,
             list(questions),
             max_new_tokens=self.max_new_tokens,
+            more=[Place(hook) for hook in self.tuned.hooks],
             top=top,
             crowds=others.crowds,
             among=[question in others.questions for question in questions],
@@ -154,6 +168,7 @@ class Thinker:
             probability=probability,
             null=None if np.isnan(look.null[i]) else float(look.null[i]),
             others=others,
+            tuned=self.tuned.read(own, i, thought),
             latents=[] if latents is None else self._strong(latents, thought, top),
             tested=tested,
         )
@@ -197,6 +212,29 @@ class Thinker:
         return found
 
 
+@dataclass(frozen=True, eq=False)
+class _Tuned:
+    """A tuned lens at the layers before a thought is handed on."""
+
+    readout: Readout
+    translators: Mapping[str, torch.Tensor]
+    words: Sequence[str]
+
+    @property
+    def hooks(self) -> list[str]:
+        """Where it reads."""
+        return list(dict.fromkeys(name.rsplit("/", 2)[0] for name in self.translators))
+
+    def read(self, own: Seen, i: int, thought: int) -> list[tuple[str, str, float]] | None:
+        """What it reads on the way to a thought of question i; None without one."""
+        found = []
+        for lens in tuned_lenses(self.readout, self.translators, thought):
+            shown = look(lens, own.states[Place(lens.hook_name, thought)][i : i + 1])
+            if shown.words[0, 0] >= 0:
+                found.append((lens.hook_name, self.words[shown.words[0, 0]], float(shown.shares[0, 0])))
+        return found if self.translators else None
+
+
 @torch.no_grad()
 def think(
     source: str | Path,
@@ -234,7 +272,7 @@ def _fire(run: Path, text: str) -> str:
 
 
 def _tested_by(run: Path, n_layers: int) -> dict[int, Tested]:
-    """By thought, what the run's edits of the state that is read did to the answers."""
+    """By thought, what its trace showed, or else what edits of the state that is read did to the answers."""
     from thoughtlens.interventions import InterveneOutcome, found_in
 
     found: dict[int, Tested] = {}
@@ -249,4 +287,19 @@ def _tested_by(run: Path, n_layers: int) -> dict[int, Tested]:
                 found[row.thought_idx] = Tested.of(
                     "run", changed=Number(value=value, low=low, high=high, n=row.n)
                 )
-    return found
+    return found | _traced(run)
+
+
+def _traced(run: Path) -> dict[int, Tested]:
+    """By thought, what the run's trace says of the step that it tested there most often."""
+    folder, best = run / BY_NAME["trace"].directory, dict[int, PlaceRow]()
+    if not (folder / "result.json").is_file():
+        return {}
+    outcome = TraceOutcome.from_json(read_result(folder))
+    for row in outcome.arms[0].places if outcome.arms else ():
+        if row.thought_idx not in best or row.n > best[row.thought_idx].n:
+            best[row.thought_idx] = row
+    return {
+        p: Tested.of("trace", **{"changed" if row.route == STATE else "whole_pass": row.patched})
+        for p, row in best.items()
+    }

@@ -21,7 +21,10 @@ DEFINITIONS = {
     "another reading of a later thought. changed: share of thoughts with another reading after which it is; "
     "kept: share of thoughts with the same reading after which nothing is; whole_pass: `changed` where the "
     "keys and values of the pass are taken over too. By run: changed is the share of right answers that an "
-    "edit of this thought took on the run's problems. Intervals: Wilson, 95 %; of the run its own",
+    "edit of this thought took on the run's problems. By trace: changed (the state alone) or whole_pass is "
+    "the share of the run's problems in which this thought, taken from the problem with another operand, "
+    "brought that problem's answer. Intervals: Wilson, 95 %; of the run its own",
+    "tuned": "the likeliest token at a layer on the way to this thought, by the run's tuned lens",
     "verdict": "used: the interval of changed lies above a half; not used: below it, and so does that of "
     "whole_pass; used by another way: only that of whole_pass lies above it; more than it reads: used, and "
     "that of kept lies below it; else unclear. The last thought's state is read by nothing: there the "
@@ -53,7 +56,7 @@ class Tested(Record):
     """Whether what follows depends on a thought, and on what it reads."""
 
     by: str
-    """live: on this question; run: on the run's problems, by its stage `effects`."""
+    """live: on this question; on the run's problems, trace: by that stage; run: by its stage `effects`."""
     verdict: str
     changed: Number | None = column(default=None, null=True)
     kept: Number | None = column(default=None, null=True)
@@ -93,6 +96,9 @@ class Reading(Record):
     null: float | None = column(default=None, null=True)
     others: list[tuple[str, float]]
     """The next likeliest tokens."""
+    tuned: list[tuple[str, str, float]] | None = None
+    """By hook, what the run's tuned lens reads there on the way to this thought, and its probability; unset:
+    the run has none."""
     latents: list[Strong]
     tested: Tested | None = column(default=None, null=True)
 
@@ -175,6 +181,7 @@ def _cells(one: Thinking) -> tuple[list[str], list[list[str]]]:
         "reads": lambda row: row.reading or "(a space)",
         "sure": lambda row: f"{row.probability:6.1%}",
         "others": lambda row: "" if row.null is None else f"{row.null:6.1%}",
+        "tuned": lambda row: ", ".join(f"{word} {share:.0%}" for _, word, share in row.tuned or ()),
         "tested": lambda row: "" if row.tested is None else row.tested.verdict,
     }
     rows = {head: [cell(row) for row in one.thoughts] for head, cell in columns.items()}
@@ -203,9 +210,16 @@ def _notes(one: Thinking) -> list[str]:
     notes = [f"read by the {one.lens} lens, the model's own output side"]
     if one.n_others:
         notes.append(f"others: how sure of it the same thought of {one.n_others} other problems is (mean)")
+    if hooks := [hook for row in one.thoughts for hook, *_ in row.tuned or ()]:
+        notes.append(f"tuned: what the run's tuned lens reads before, at {', '.join(dict.fromkeys(hooks))}")
     by = {row.tested.by for row in one.thoughts if row.tested}
     if "live" in by:
         notes.append("tested: with the thoughts of other problems in this one's place")
+    elif "trace" in by:
+        notes.append(
+            "tested: by the run's trace, with this thought taken from the same problem with another operand; "
+            "--test tests this question"
+        )
     elif by:
         notes.append(
             "tested: by what editing the thought does on the run's problems; --test tests this question"

@@ -96,7 +96,7 @@ def choose(given: Material) -> tuple[Lenses, list[Chosen]]:
     for p in spec.thoughts:
         found: list[tuple[str | None, Lens]] = [(None, through(given.readout))]
         if p:
-            found += [(None, lens) for lens in _tuned(given.readout, tuned, p)]
+            found += [(None, lens) for lens in tuned_lenses(given.readout, tuned, p)]
             found += _fitted(given, labels, states, p)
         said = [
             [words[i] for i in look(lens, states[1][Place(lens.hook_name, p)]).words[:, 0]]
@@ -178,7 +178,7 @@ def _words(table: pa.Table, name: str) -> list[str]:
     return ["" if value is None else written(value) for value in table[name].to_pylist()]
 
 
-def _tuned(readout: Readout, translators: Mapping[str, Tensor], p: int) -> Iterator[Lens]:
+def tuned_lenses(readout: Readout, translators: Mapping[str, Tensor], p: int) -> Iterator[Lens]:
     """The run's translators of a thought, but for those that change nothing."""
     for name in translators:
         hook, thought, kind = name.rsplit("/", 2)

@@ -56,6 +56,7 @@ def seen(
     batch_size: int = 256,
     max_new_tokens: int | None,
     states: bool = False,
+    more: Sequence[Place] = (),
     top: int = 1,
     crowds: Sequence[Crowd] | None = None,
     among: Sequence[bool] | None = None,
@@ -70,11 +71,12 @@ def seen(
         batch_size: Problems at a time.
         max_new_tokens: Longest answer; None: no answers.
         states: Whether keys and values are kept, too, to be patched into another run.
+        more: Further places whose states are kept.
         top: Words listed of each reading.
         crowds: By thought, the problems that readings are held against; None: the others of these.
         among: Which of these are in the crowds, too.
     """
-    kept = [*lenses.places, Place("thought_out")]
+    kept = [*lenses.places, Place("thought_out"), *more]
     if states and "kv" in model.spec.sites:
         kept += [Place.at("kv", layer) for layer in range(model.spec.n_layers)]
     batch = collect(
