@@ -42,7 +42,8 @@ NOT_RUN = {
 MEANT = {
     "OTHER": "runs/other", "DIR": "made", "SRC": "runs/text/sae", "FORMAT": "sae_lens", "RECIPE": "pilot",
     "MODEL": "codi-tiny", "ACTS": "runs/pilot/acts", "SAE": "runs/pilot/sae", "NAME": "some-model",
-    "RUN_OR_MODEL": "runs/pilot", "key=value": "edit=ablate", "PATH": "runs/pilot",
+    "RUN_OR_MODEL": "runs/pilot", "MODEL_OR_RUN": "codi-tiny", "key=value": "edit=ablate",
+    "PATH": "runs/pilot",
 }  # fmt: skip
 """What a reader puts for a word in capitals; RUN is a run of thoughts and then one of text."""
 
@@ -171,14 +172,15 @@ def makes(words: list[str]) -> str | None:
     first = words[0] in ("run", "extract", "sweep", "grid", "gates", "distill")
     first |= words[0] == "train" and words[1].endswith("config.toml")
     model = words[0] == "intervene" and not words[1].startswith("runs/")
-    return out if first or model or "--acts" in words else None
+    of_run = words[1].startswith("runs/") and not Path(out).is_relative_to(words[1])
+    return out if first or model or of_run or "--acts" in words else None
 
 
 def needed(words: list[str]) -> dict[str, str]:
     """Runs that a command takes for granted: folder -> which of the shared ones."""
     found = {}
     for word in words[1:]:
-        parts = Path(word).parts
+        parts = Path(word.partition("=")[2] or word).parts
         if parts[:1] == ("runs",) and word != makes(words):
             is_text = "text" in word or {"text-demo", "suite"} & set(words) or parts[1] == "small"
             found["/".join(parts[:2])] = (

@@ -63,6 +63,14 @@ def test_a_label_that_the_problems_do_not_have_is_known_before_anything_is_train
         assert "classify is left out" in capsys.readouterr().err
 
 
+def test_members_that_are_not_trained_are_refused_at_the_start(tmp_path):
+    recipe = pipeline.load("pilot", ["train.members=pooled"])
+    with pytest.raises(ConfigError, match=r"per_layer is asked for, .*trains pooled alone.*members=pooled"):
+        pipeline.plan(recipe, tmp_path / "run")
+    for sound in ("classify.members=pooled", "extract.hook_names=layers.1:out"):
+        pipeline.plan(pipeline.load("pilot", ["train.members=pooled", sound]), tmp_path / "run")
+
+
 def test_a_recipe_is_checked_without_torch():
     code = """
 import sys

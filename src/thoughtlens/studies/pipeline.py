@@ -187,6 +187,10 @@ def _recipe(source: str | Path) -> Json:
     return table
 
 
+PARTITIONS = ("pooled", "per_layer", "per_thought", "per_cell")
+"""What SAEs are trained on, by name; each gives some members."""
+
+
 def _require_settings(cfg: Recipe) -> None:
     """Refuse what of the SAE can be known to be wrong before a model is loaded."""
     cfg.sae.check_settings()
@@ -205,6 +209,23 @@ def _require_fitting_stages(cfg: Recipe) -> None:
         raise ConfigError(
             f"stages: {' and '.join(unfit)} cannot be with a {cfg.sae.kind}, which {why}: leave out what "
             f"cannot be, stages={rest}"
+        )
+    if {"extract", "train", "classify"} <= {*cfg.stages}:
+        _require_trained(cfg)
+
+
+def _require_trained(cfg: Recipe) -> None:
+    """Refuse a classification with SAEs that the recipe does not train; of one hook, parts can coincide."""
+    own = {
+        name: stage_config(cfg, name, Path("run")).model_dump() for name in ("extract", "train", "classify")
+    }
+    asked, made = own["classify"]["members"], own["train"]["members"]
+    if len(own["extract"]["hook_names"] or ()) == 1:
+        return
+    if missing := [name for name in asked or () if name in PARTITIONS and name not in made]:
+        raise ConfigError(
+            f"classify.members: {', '.join(missing)} is asked for, and train.members trains "
+            f"{', '.join(made)} alone; set both, as in classify.members={','.join(made)}"
         )
 
 

@@ -48,9 +48,10 @@ def load_members(cfg: ClassifyConfig, store: ActivationStore) -> dict[str, SAE]:
     for name in cfg.members:
         found = {name: members[name]} if name in members else _partition(name, members)
         if not found:
-            there = ", ".join(members)
+            there = [one for one in ("per_layer", "per_thought", "per_cell") if _partition(one, members)]
             raise ConfigError(
-                f"members: expected per_layer, per_thought, per_cell or some of {there}, got {name!r}"
+                f"members: expected some of {', '.join([*there, *members])}, which are in {cfg.sae}, got "
+                f"{name!r}"
             )
         chosen |= found
     return chosen
