@@ -42,8 +42,7 @@ NOT_RUN = {
 MEANT = {
     "OTHER": "runs/other", "DIR": "made", "SRC": "runs/text/sae", "FORMAT": "sae_lens", "RECIPE": "pilot",
     "MODEL": "codi-tiny", "ACTS": "runs/pilot/acts", "SAE": "runs/pilot/sae", "NAME": "some-model",
-    "RUN_OR_MODEL": "runs/pilot", "MODEL_OR_RUN": "codi-tiny", "key=value": "edit=ablate",
-    "PATH": "runs/pilot",
+    "RUN_OR_MODEL": "runs/pilot", "key=value": "edit=ablate", "PATH": "runs/pilot",
 }  # fmt: skip
 """What a reader puts for a word in capitals; RUN is a run of thoughts and then one of text."""
 
