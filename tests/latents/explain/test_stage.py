@@ -138,7 +138,7 @@ def _documents(cfg):
     corpus = _corpus(cfg)
     store, rows = corpus.member.store, corpus.member.rows
     x = store.view(["layers.0:out"]).read(rows.position).numpy()
-    ids = rows.columns["token_id"]
+    ids = rows.columns.token_id
     pieces = [slice(a, b) for a, b in zip(rows.first[:-1], rows.first[1:], strict=True)]
     return [ids[p] for p in pieces], [x[p].copy() for p in pieces]
 

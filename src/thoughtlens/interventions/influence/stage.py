@@ -142,7 +142,10 @@ def _work(cfg: InfluenceConfig, tmp: Path) -> InfluenceOutcome:
         except (ConfigError, DataError) as error:
             notes.append(f"{edit} is left out: {error}")
             continue
-        trials += [_trial(cfg, chain, own, edit, problems, twins, layers) for chain, own in models.items()]
+        trials += [
+            _trial(cfg, own, edit, problems, chain=chain, twins=twins, layers=layers)
+            for chain, own in models.items()
+        ]
     if not trials:
         raise DataError(f"None of the edits can be made on {cfg.acts}: {'; '.join(notes)}")
     parts = Parts(tmp)
@@ -228,8 +231,8 @@ def _problems(
 
 
 def _trial(
-    cfg: InfluenceConfig, chain: str, model: ThoughtModel, edit: str, problems: Problems,
-    twins: list[str] | None, layers: tuple[int, ...],
+    cfg: InfluenceConfig, model: ThoughtModel, edit: str, problems: Problems, *,
+    chain: str, twins: list[str] | None, layers: tuple[int, ...],
 ) -> _Trial:  # fmt: skip
     own = Untouched(model, problems.questions, layers, cfg.batch_size, cfg.max_new_tokens)
     rows, theirs = np.arange(len(problems.questions)), own
@@ -264,7 +267,7 @@ def _rows(cfg: InfluenceConfig, trial: _Trial) -> Iterator[MoveRow]:
             "path": "direct" if run.direct else "total", "thought_idx": run.thought,
         }  # fmt: skip
         for target, one in found[i].items():
-            yield from _row(trial, about, target, (one, found[i + 1][target]), reached.numpy(), cfg.seed)
+            yield from _row(trial, about, target, (one, found[i + 1][target]), reached.numpy(), seed=cfg.seed)
 
 
 def _places(own: Untouched, site: str, thought: int) -> list[Place]:
@@ -278,7 +281,7 @@ def _places(own: Untouched, site: str, thought: int) -> list[Place]:
 
 
 def _row(
-    trial: _Trial, about: Json, target: Target, found: tuple[Moved, Moved], reached: np.ndarray, seed: int
+    trial: _Trial, about: Json, target: Target, found: tuple[Moved, Moved], reached: np.ndarray, *, seed: int
 ) -> Iterator[MoveRow]:
     """The numbers of one place, of edit and control; none where fewer than two groups were reached."""
     one, chance = found

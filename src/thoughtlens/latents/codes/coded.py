@@ -65,11 +65,11 @@ class Coded:
         n_hooks, rows = len(self.hook_names), self.rows
         found: dict[str, tuple[np.ndarray, list[str]]] = {}
         if self.text:
-            bins = np.searchsorted(POSITION_EDGES, rows.columns["position"], side="right") - 1
+            bins = np.searchsorted(POSITION_EDGES, rows.columns.position, side="right") - 1
             found["position"] = np.repeat(bins, n_hooks), _position_names()[: int(bins.max(initial=0)) + 1]
         else:
             thoughts = self.thoughts or []
-            codes = np.searchsorted(thoughts, rows.columns["thought_idx"])
+            codes = np.searchsorted(thoughts, rows.columns.thought_idx)
             found["thought"] = np.repeat(codes, n_hooks), [str(t) for t in thoughts]
         if n_hooks > 1:
             found["hook"] = np.tile(np.arange(n_hooks), len(rows.row)), self.hook_names

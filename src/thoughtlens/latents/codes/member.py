@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,6 +14,21 @@ from jaxtyping import Int, Shaped
 from thoughtlens.acts import ActivationStore, View
 from thoughtlens.core import MismatchError
 from thoughtlens.sae import SAE, Baseline, Crosscoder, Joined, JoinedView, Selection, open_source
+
+EMPTY = np.empty(0, np.int64)
+
+
+class RowColumns(NamedTuple):
+    """Columns of the rows; empty where the store has none of that name."""
+
+    position: np.ndarray = EMPTY
+    token_id: np.ndarray = EMPTY
+    thought_idx: np.ndarray = EMPTY
+    outlier: np.ndarray = EMPTY
+    stretch: np.ndarray = EMPTY
+    """Number of the stretch of text that a row is in."""
+    first: np.ndarray = EMPTY
+    """Whether it begins that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +46,7 @@ class Rows:
     """First place of each unit, and one past the last place."""
     problem: np.ndarray
     """Line in the problems table of each unit."""
-    columns: dict[str, np.ndarray]
+    columns: RowColumns
 
     def chunks(self, rows: int, units: int) -> Iterator[tuple[int, int]]:
         """Ranges of units of about `rows` rows and at most `units` units; at least one unit each."""
@@ -140,11 +156,10 @@ def _rows(store: ActivationStore, view: View) -> Rows:
     row, problem = row[order], problem[order]
     start = np.flatnonzero(np.r_[True, problem[1:] != problem[:-1]])
     names = [c for c in ("position", "token_id", "thought_idx", "outlier") if c in store.rows.column_names]
-    columns = {c: store.rows[c].to_numpy()[row] for c in names}
-    if "position" in columns:
-        stretch = stretches(problem, columns["position"])
-        columns["stretch"] = stretch
-        columns["first"] = np.r_[True, stretch[1:] != stretch[:-1]]
+    columns = RowColumns(**{c: store.rows[c].to_numpy()[row] for c in names})
+    if "position" in names:
+        stretch = stretches(problem, columns.position)
+        columns = columns._replace(stretch=stretch, first=np.r_[True, stretch[1:] != stretch[:-1]])
     unit = np.repeat(np.arange(len(start)), np.diff(np.r_[start, n]))
     return Rows(row, order, unit, np.r_[start, n], problem[start], columns)
 

@@ -105,7 +105,7 @@ class Columns:
             blocks.append(incidence(every, own[part.cell], part.n, len(thoughts)))
             names += [f"the thought is {t}" for t in thoughts]
         if self.text:
-            position = self.corpus.member.rows.columns["position"][part.place]
+            position = self.corpus.member.rows.columns.position[part.place]
             blocks.append(incidence(every, position_bins(position), part.n, len(POSITIONS)))
             names += [f"the position is {name}" for name in position_names()]
         for label in self.labels:
@@ -118,7 +118,7 @@ class Columns:
     def _numbers(self, part: Part) -> Float[np.ndarray, "n k"]:
         columns: dict[str, np.ndarray] = {}
         if self.text:
-            columns["the position"] = self.corpus.member.rows.columns["position"][part.place]
+            columns["the position"] = self.corpus.member.rows.columns.position[part.place]
             if part.where is not None:
                 columns["the number of digits up to here"] = self._digit_runs(part)[part.where]
         else:

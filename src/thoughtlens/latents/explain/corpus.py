@@ -183,9 +183,7 @@ class Corpus:
         lengths = rows.first[units + 1] - rows.first[units]
         unit = np.repeat(np.arange(len(units)), lengths * n_hooks)
         if self.member.text:
-            tokens = Tokens(
-                rows.columns["token_id"][places].astype(np.int64), rows.columns["stretch"][places]
-            )
+            tokens = Tokens(rows.columns.token_id[places].astype(np.int64), rows.columns.stretch[places])
             where = np.arange(len(place)) // n_hooks
         else:
             words = [self._words[line] for line in rows.problem[units].tolist()]
@@ -203,7 +201,7 @@ class Corpus:
         if self.member.text or not self.member.thoughts:
             return hook
         thoughts = np.asarray(self.member.thoughts)
-        at = np.searchsorted(thoughts, self.member.rows.columns["thought_idx"][places])
+        at = np.searchsorted(thoughts, self.member.rows.columns.thought_idx[places])
         return hook * len(thoughts) + np.repeat(at, self.n_hooks)
 
     def _codes(self, codes: Codes | None, places: np.ndarray) -> sp.csc_array:

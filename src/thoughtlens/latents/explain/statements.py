@@ -175,7 +175,7 @@ class Statements:
             codes = code_of(kinds, tokens.before(distance))[part.where]
             own = [Statement(says, name, f"the {says} is {name}") for name in shown]
             blocks.append(Block(own, incidence(np.arange(n), codes, n, len(own))))
-        bins = position_bins(self.corpus.member.rows.columns["position"][part.place])
+        bins = position_bins(self.corpus.member.rows.columns.position[part.place])
         at = [Statement("position", name, f"the position is {name}") for name in position_names()]
         return [*blocks, Block(at, incidence(np.arange(n), bins, n, len(at)))]
 

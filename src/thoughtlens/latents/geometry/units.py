@@ -98,8 +98,7 @@ def _places(member: Member, unit: int, problem: str, kind: str) -> dict[Key, np.
     places = np.arange(member.rows.first[unit], member.rows.first[unit + 1])
     if kind == "problem":
         return {(problem, -1): places}
-    column = member.rows.columns["position" if member.text else "thought_idx"]
-    index = np.arange(len(places)) if member.text else column[places]
+    index = np.arange(len(places)) if member.text else member.rows.columns.thought_idx[places]
     return {(problem, int(i)): places[n : n + 1] for n, i in enumerate(index)}
 
 

@@ -89,7 +89,7 @@ def factors(coded: Coded, cfg: InterpretConfig) -> Iterator[Factor]:
         found = word_preference(fires, indptr, word, len(names), rarer, top=cfg.top_tokens)
         yield Factor("cot", "rate difference", names, found)
     if coded.text:
-        token = coded.rows.columns["token_id"]
+        token = coded.rows.columns.token_id
         found = token_preference(
             fires, token, int(token.max(initial=0)) + 1, replace(rarer, min_units=TOKEN_UNITS),
             min_fires=cfg.min_token_fires, top=cfg.top_tokens,

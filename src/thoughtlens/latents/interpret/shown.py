@@ -41,14 +41,14 @@ def _text_windows(
     cfg: InterpretConfig, coded: Coded, latent: np.ndarray, center: np.ndarray, hook: np.ndarray
 ) -> dict[str, Any]:
     columns, n_hooks = coded.rows.columns, coded.fires.n_hooks
-    start, stop = windows(center, columns["stretch"], before=cfg.context_before, after=cfg.context_after)
+    start, stop = windows(center, columns.stretch, before=cfg.context_before, after=cfg.context_after)
     place, lengths = spread(start, stop), stop - start
     acts = look_up(coded.fires, np.repeat(latent, lengths), place * n_hooks + np.repeat(hook, lengths))
-    tokens, which = np.unique(columns["token_id"][place], return_inverse=True)
+    tokens, which = np.unique(columns.token_id[place], return_inverse=True)
     texts = coded.token_names(tokens.tolist())
     names = pa.array([texts[t] for t in tokens.tolist()], pa.string())
     return {
-        "position": columns["position"][center],
+        "position": columns.position[center],
         "peak": center - start,
         "token_ids": _lists(lengths, tokens[which]),
         "tokens": _lists(lengths, names.take(pa.array(which))),
@@ -65,7 +65,7 @@ def _thought_strips(coded: Coded, latent: np.ndarray, center: np.ndarray) -> dic
     place = spread(np.repeat(start, n_hooks), np.repeat(stop, n_hooks))
     hook = np.repeat(np.tile(np.arange(n_hooks), len(unit)), np.repeat(stop - start, n_hooks))
     acts = look_up(coded.fires, np.repeat(latent, lengths), place * n_hooks + hook)
-    thought = rows.columns["thought_idx"]
+    thought = rows.columns.thought_idx
     names = pa.DictionaryArray.from_arrays(hook.astype(np.int32), pa.array(coded.hook_names, pa.string()))
     return {
         "thought_idx": thought[center],

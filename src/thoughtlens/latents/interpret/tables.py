@@ -30,7 +30,7 @@ class Tables:
     def __init__(self, cfg: InterpretConfig, coded: Coded) -> None:
         self.cfg, self.coded = cfg, coded
         columns = coded.rows.columns
-        self.marks = {name: columns[name].astype(bool) for name in MARKS if name in columns}
+        self.marks = {n: own.astype(bool) for n in MARKS if len(own := getattr(columns, n))}
         self.stats = latent_stats(coded.fires, self.marks)
         self.top = top_examples(coded.fires, coded.rows.row, coded.group, cfg.top_k)
 
@@ -123,7 +123,7 @@ class Tables:
             level_names = pa.array(names, pa.string()).take(pa.array(at))
             yield self._table(CountRow, latent, by=by, level=level_names, n_fires=found[latent, at], n=n[at])
         if coded.text:
-            token = rows.columns["token_id"]
+            token = rows.columns.token_id
             found, n_fires = common_tokens(fires, token, self.cfg.top_tokens)
             latent, at = np.nonzero(found >= 0)
             known, which = np.unique(found[latent, at], return_inverse=True)

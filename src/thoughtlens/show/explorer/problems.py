@@ -238,7 +238,7 @@ def _tokens(member: Member, ids: Sequence[str]) -> dict[str, list[str]]:
     tokenizer = load_tokenizer(meta.model, meta.model_revision)
     found = {}
     for name, unit in _units(member, ids).items():
-        own = rows.columns["token_id"][rows.first[unit] : rows.first[unit + 1]][:ROWS]
+        own = rows.columns.token_id[rows.first[unit] : rows.first[unit + 1]][:ROWS]
         texts = token_texts(tokenizer, np.unique(own))
         found[name] = [texts[t] for t in own.tolist()]
     return found
@@ -257,7 +257,8 @@ def _strongest(member: Member, ids: Sequence[str], claims: Claims | None) -> dic
     rows, units = member.rows, _units(member, ids)
     if not units:
         return {}
-    at = rows.columns.get("thought_idx", np.arange(len(rows.unit)) - rows.first[rows.unit])
+    thoughts = rows.columns.thought_idx
+    at = thoughts if len(thoughts) else np.arange(len(rows.unit)) - rows.first[rows.unit]
     spans = {
         name: (int(rows.first[unit]), min(int(rows.first[unit + 1]), int(rows.first[unit]) + ROWS))
         for name, unit in units.items()
