@@ -222,6 +222,13 @@ STAGES = (
         recipe="optional",
     ),
     Stage(
+        name="circuit",
+        room="tracing.circuit",
+        about="Which thought makes which: every edge tried by an intervention, and the graph cut to test it.",
+        inputs=("acts",),
+        recipe="optional",
+    ),
+    Stage(
         name="orbits",
         room="latents.orbits",
         about="How far a state moves from thought to thought, whether it comes to rest, and its orbit.",

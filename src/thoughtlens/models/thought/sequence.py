@@ -299,14 +299,13 @@ class HFThoughts(SequenceThoughts):
             return self._unembed(h)
         return self.output(h.reshape(-1, h.shape[-1])).view(*h.shape[:-1], -1)
 
-    def _read_kv(self, state: State, layer: int) -> tuple[Tensor, Tensor]:
+    def _memory(self, state: State, layer: int) -> tuple[Tensor, Tensor]:
         held = state.cache.layers[layer]
-        return held.keys[:, :, -1:], held.values[:, :, -1:]
+        return held.keys, held.values
 
-    def _write_kv(self, state: State, layer: int, k: Tensor, v: Tensor) -> None:
+    def _remember(self, state: State, layer: int, k: Tensor, v: Tensor) -> None:
         held = state.cache.layers[layer]
-        held.keys = torch.cat([held.keys[:, :, :-1], k], 2)
-        held.values = torch.cat([held.values[:, :, :-1], v], 2)
+        held.keys, held.values = k, v
 
 
 def asked(question: str, prompt: str) -> str:

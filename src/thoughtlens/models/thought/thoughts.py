@@ -186,13 +186,25 @@ class ThoughtModel(ABC):
     def readout(self, h: Float[Tensor, "*batch d"], site: str) -> Float[Tensor, "*batch vocab"]:
         """Logit lens: the norm that `site` still lacks, then the unembedding."""
 
-    def _read_kv(self, state: State, layer: int) -> tuple[Tensor, Tensor]:
-        """Key and value that the last thought left; a family without the site kv leaves this out."""
+    def _memory(self, state: State, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of every position so far; a family without them leaves this out."""
         raise HookError(f"This model has no site kv; it has {', '.join(self.spec.sites)}")
+
+    def _remember(self, state: State, layer: int, k: Tensor, v: Tensor) -> None:
+        """Put others in their place, of a state that is the caller's."""
+        raise HookError(f"This model has no site kv; it has {', '.join(self.spec.sites)}")
+
+    def _read_kv(self, state: State, layer: int) -> tuple[Tensor, Tensor]:
+        """Key and value that the last thought left."""
+        k, v = self._memory(state, layer)
+        return k[:, :, -1:], v[:, :, -1:]
 
     def _write_kv(self, state: State, layer: int, k: Tensor, v: Tensor) -> None:
         """Put another key and value in their place, in new tensors."""
-        raise HookError(f"This model has no site kv; it has {', '.join(self.spec.sites)}")
+        old = self._memory(state, layer)
+        self._remember(
+            state, layer, *(torch.cat([o[:, :, :-1], n], 2) for o, n in zip(old, (k, v), strict=True))
+        )
 
     def attending(self, watch: Watch) -> AbstractContextManager[None]:
         """While open, attention shows its weights to the watch, and goes without the edges that it cuts.

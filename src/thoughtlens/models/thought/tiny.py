@@ -206,12 +206,11 @@ class TinyThoughts(ThoughtModel):
         h = h.to(self.decoder.embed.weight)
         return self.decoder.unembed(self.decoder.ln_f(h) if site == "resid" else h)
 
-    def _read_kv(self, state: State, layer: int) -> tuple[Tensor, Tensor]:
-        return state.cache.keys[layer][:, :, -1:], state.cache.values[layer][:, :, -1:]
+    def _memory(self, state: State, layer: int) -> tuple[Tensor, Tensor]:
+        return state.cache.keys[layer], state.cache.values[layer]
 
-    def _write_kv(self, state: State, layer: int, k: Tensor, v: Tensor) -> None:
-        for held, new in ((state.cache.keys, k), (state.cache.values, v)):
-            held[layer] = torch.cat([held[layer][:, :, :-1], new], 2)
+    def _remember(self, state: State, layer: int, k: Tensor, v: Tensor) -> None:
+        state.cache.keys[layer], state.cache.values[layer] = k, v
 
 
 def load(

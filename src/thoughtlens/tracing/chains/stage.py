@@ -30,7 +30,7 @@ from thoughtlens.core import (
     warn,
 )
 from thoughtlens.latents import of_thoughts, own_sae
-from thoughtlens.models import ThoughtModel, is_right, parse_number, thoughts, tiny
+from thoughtlens.models import ThoughtModel, beside, is_right, parse_number, thoughts
 from thoughtlens.numerics import proportion
 from thoughtlens.problems import Rule, first_break, written
 from thoughtlens.sae import SAE, Crosscoder
@@ -299,30 +299,17 @@ def _controls(own: _Subject, store: ActivationStore, notes: list[str]) -> dict[s
             found[name] = small
         elif not own.model.spec.feeds_back:
             continue
-        elif (beside := _pause(own)) is not None:
-            lenses, _ = _lenses(own.cfg, store, beside, own.rule)
-            found[name] = replace(small, model=beside, lenses=lenses)
+        elif (
+            control := thoughts.load(own.cfg.pause) if own.cfg.pause else beside(own.model, name)
+        ) is not None:
+            lenses, _ = _lenses(own.cfg, store, control, own.rule)
+            found[name] = replace(small, model=control, lenses=lenses)
         else:
             notes.append(
                 "no control with pause tokens lies beside this model: what it would yield is not known; name "
                 "one with trace.pause=MODEL"
             )
     return found
-
-
-def _pause(own: _Subject) -> ThoughtModel | None:
-    """The control of the same seed, if there is one."""
-    if own.cfg.pause is not None:
-        return thoughts.load(own.cfg.pause)
-    name = own.model.name
-    if not tiny.knows(name):
-        return None
-    members = tiny.members(name)
-    seed = next((s for s, variant in members if variant == OWN), None)
-    if (seed, "pause") in members:
-        return tiny.load(name, seed=seed, variant="pause")
-    leaf = Path(name).expanduser().parent / "pause"
-    return tiny.load(leaf) if (leaf / "config.json").is_file() else None
 
 
 def _relabel(name: str, subject: _Subject) -> Relabel:
