@@ -39,8 +39,8 @@ class Course:
 
     model: ThoughtModel
     states: list[State]
-    left: list[Float[Tensor, "n width"]]
-    """By thought its state, keys and values; last the answer's first logits, about their mean."""
+    left: list[Tensor]
+    """By thought its state, keys and values, [n, width]; last the answer's first logits, about their mean."""
     right: list[str]
     """The answers."""
 

@@ -232,7 +232,8 @@ def _subject(cfg: CircuitConfig, store: ActivationStore, model: ThoughtModel) ->
     asked = [rule.asked(question) for question in table["question"].to_pylist()]
     known = Counter(n for n in asked if n is not None)
     n_steps = cfg.n_steps or (known.most_common(1)[0][0] if known else 0)
-    table = table.take([i for i, n in enumerate(asked) if n == n_steps][: 2 * cfg.n])
+    chosen = [i for i, n in enumerate(asked) if n == n_steps][: 2 * cfg.n]
+    table = table.take(pa.array(chosen, pa.int64()))
     lens = logit_lens(of_thoughts(model), model.spec.thoughts)
     base = seen(model, lens, table["question"].to_pylist(), max_new_tokens=16) if len(table) else None
     rng = np.random.default_rng((cfg.seed, 93))
