@@ -38,6 +38,7 @@ BESIDE: dict[str, dict[str, object]] = {
     "influence": {"n": 6, "edits": ["patch start", "ablate mean"], "sites": ["kv"], "chains": ["thoughts"]},
     "attention": {"n": 4},
     "monitor": {"n": 6, "n_fit": 40, "n_resamples": 100},
+    "circuit": {"n": 6, "split": "train"},
     "geometry": {"n_permutations": 20},
     "intervene": {"n": 4, "problems": {"source": "generated", "n": 40}},
     "gates": {"n": 8, "sae": None},

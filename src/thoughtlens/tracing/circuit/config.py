@@ -16,7 +16,7 @@ class CircuitConfig(Config):
     """The activation store: its problems, and the model behind it."""
     split: str = "test"
     """Split whose problems are thought about."""
-    n: int = Field(300, ge=10)
+    n: int = Field(300, ge=4)
     """Problems, at most."""
     n_steps: int | None = Field(None, ge=1)
     """Of problems that ask for so many steps; unset: for as many as most of them."""

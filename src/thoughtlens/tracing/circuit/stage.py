@@ -51,6 +51,8 @@ PROBLEM = "problem"
 PRESENT = 0.02
 """`varies` below which a variable does not reach a target."""
 N_RESAMPLES = 500
+LEAST = 4
+"""Problems without which nothing is said."""
 
 DEFINITIONS = {
     "varies": "mean over problems and coordinates of (twin - own)^2 / variance over problems, of the "
@@ -246,9 +248,9 @@ def _subject(cfg: CircuitConfig, store: ActivationStore, model: ThoughtModel) ->
             kept.append(i)
             for name, text in made.items():
                 twins[name].append(text)
-    if len(kept) < 10:
+    if len(kept) < LEAST:
         raise DataError(
-            f"circuit: expected 10 or more problems of {n_steps} steps in {cfg.acts} whose thoughts say "
+            f"circuit: expected {LEAST} or more problems of {n_steps} steps in {cfg.acts} whose thoughts say "
             f"every step and that have a twin in each, got {len(kept)} of {len(table)}"
         )
     return _Subject(cfg, model, table.take(kept), twins), n_steps
