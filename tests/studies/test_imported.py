@@ -50,6 +50,7 @@ def test_latents_are_explained_by_the_labels_and_shown(run):
     assert (run / "explorer" / "index.html").is_file()
 
 
+@pytest.mark.slow
 def test_the_report_says_what_is_not_known_and_nothing_else(run):
     report(ReportConfig(run=run), run / "report")
     said = (run / "report" / "report.md").read_text("utf-8")

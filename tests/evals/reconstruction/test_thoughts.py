@@ -80,6 +80,7 @@ def test_another_model_is_refused(run, tmp_path):
         validate(cfg, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_members_are_spliced_one_by_one_and_reported(run, tmp_path):
     members = {"sae": {"kind": "topk", "d_sae": 64, "k": 8}, "members": ("per_layer",), "thoughts": (2, 6)}
     options = {"acts": run / "acts", "epochs": 1, "batch_size": 512, "evaluations": 2} | members

@@ -62,6 +62,7 @@ def table(out, name):
     return pq.read_table(out / f"{name}.parquet").to_pylist()
 
 
+@pytest.mark.slow
 def test_there_are_113_sets():
     names = binary_sets()
     assert len(set(names)) == 113

@@ -80,6 +80,7 @@ def test_words_of_the_question_are_looked_up(found):
     assert all(own.values())
 
 
+@pytest.mark.slow
 def test_claims_about_texts_are_held_against_their_tokens(tmp_path, tiny_lm_dir):
     rng = np.random.default_rng(0)
     documents, strengths = rng.integers(100, 110, (30, 12)), np.zeros((30, 12, D), np.float32)

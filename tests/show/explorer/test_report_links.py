@@ -20,6 +20,7 @@ def root(tmp_path_factory):
     return thought_run(tmp_path_factory.mktemp("run"), n=40)
 
 
+@pytest.mark.slow
 def test_the_runs_own_explorer_is_linked(root):
     explorer(ExplorerConfig(run=root, n_problems=1), root / "explorer")
     report(ReportConfig(run=root, top_latents=2), root / "report")

@@ -101,6 +101,7 @@ def told(root) -> Findings:
     return Findings(Run.open(root))
 
 
+@pytest.mark.slow
 def test_a_reader_learns_which_thought_holds_the_second_value_how_sure_and_how_we_know(run):
     plant(run, probe=0.98, found=0.95, kmeans=0.95)
     shutil.rmtree(run / "report", ignore_errors=True)
