@@ -126,3 +126,12 @@ def test_what_cannot_be_cut_is_one_line(changed, says):
     with pytest.raises(ThoughtlensError, match=says) as error:
         plans(validate_config(InterveneConfig, TABLE | changed), load_model("codi-tiny"))
     assert "\n" not in str(error.value)
+
+
+def test_a_head_and_the_mlp_are_ablated_like_any_state(tmp_path):
+    for site in ("head.1", "mlp"):
+        cfg = TABLE | {"edit": {"kind": "ablate"}, "site": site, "thoughts": [2], "scope": ["cell"]}
+        result = intervene(validate_config(InterveneConfig, cfg), tmp_path / site)
+        own = [row for row in result["effects"] if row["thought_idx"] == 2 and not row["control"]]
+        assert [row["layer"] for row in own] == [0, 1] and {row["site"] for row in own} == {site}
+        assert all(row["changed_site"] > 0 and row["moved"] > 0 for row in own)

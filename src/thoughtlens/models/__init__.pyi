@@ -31,6 +31,7 @@ from .thought.opening import Opening as Opening
 from .thought.opening import is_checkpoint as is_checkpoint
 from .thought.opening import opening as opening
 from .thought.places import CONVENTION as CONVENTION
+from .thought.places import INNER as INNER
 from .thought.places import LAYERED as LAYERED
 from .thought.places import PARTS as PARTS
 from .thought.places import Place as Place

@@ -200,3 +200,18 @@ def test_generated_problems_are_those_the_model_was_trained_on(tmp_path):
     )
     with pytest.raises(ConfigError, match="takes a shipped thought model"):
         extract(foreign, tmp_path / "other")
+
+
+def test_parts_of_a_block_are_stored_with_their_width(tmp_path):
+    hooks = ["layers.1.attn:out", "layers.0.mlp:out", "layers.1.head.2:out"]
+    extract(tiny(30, hook_names=hooks), tmp_path / "acts")
+    store = ActivationStore.open(tmp_path / "acts")
+    assert store.meta.d_in == {hooks[0]: 96, hooks[1]: 96, hooks[2]: 32}
+    questions = store.problems["question"].to_pylist()
+    batch = thoughts.collect(thoughts.load("codi-tiny"), questions, sites=("attn", "mlp", "heads"))
+    for hook in hooks:
+        torch.testing.assert_close(
+            vectors(store, hook), batch[thoughts.Place(hook)].flatten(0, 1), atol=1e-6, rtol=1e-6
+        )
+    with pytest.raises(HookError, match=r"expected a head in 0\.\.2"):
+        extract(tiny(30, hook_names=["layers.1.head.3:out"]), tmp_path / "none")

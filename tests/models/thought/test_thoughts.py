@@ -223,7 +223,7 @@ def test_leaving_early(fake, gpt2):
 @pytest.mark.parametrize(
     ("place", "says"),
     [
-        (Place("attn", 1), "thought_in, resid, thought_out, kv"),
+        (Place("norm", 1), "thought_in, resid, thought_out, kv"),
         (Place("thought_in", 7), r"thoughts 0\.\.6"),
         (Place("thought_in", -1), r"thoughts 0\.\.6"),
         (Place("thought_in"), r"thoughts 0\.\.6"),
@@ -301,7 +301,7 @@ def test_a_site_that_was_not_shown_is_an_error():
 
 def test_collect_names_what_exists(gpt2):
     with pytest.raises(HookError, match="thought_in, resid"):
-        collect(gpt2, QUESTIONS, sites=["mlp"])
+        collect(gpt2, QUESTIONS, sites=["norm"])
     with pytest.raises(HookError, match=r"0\.\.2"):
         collect(gpt2, QUESTIONS, layers=[3])
     for questions in ([], "What is 7?"):
@@ -354,3 +354,75 @@ def test_load_tells_families_apart(fake, tmp_path):
     with pytest.raises(Exception, match=r"not one tensor is called base_causallm"):
         load(fake.file, family="coconut", base=fake.base)
     assert coconut.PREFIX == "base_causallm."
+
+
+def parts_by_hand(model, question):
+    """What attention, MLP and heads bring at every thought, by hooks of the test's own on the modules."""
+    seen, handles = {}, []
+    for i, block in enumerate(model.blocks):
+        gpt2 = hasattr(block, "attn")
+        attn = block.attn if gpt2 else block.self_attn
+        mixing = attn.c_proj if gpt2 else attn.o_proj
+        for name, module in (("attn", attn), ("mlp", block.mlp)):
+
+            def out(module, args, output, name=name, i=i):
+                x = output[0] if isinstance(output, tuple) else output
+                seen.setdefault((name, i), []).append(x[:, -1])
+
+            handles.append(module.register_forward_hook(out))
+        handles.append(
+            mixing.register_forward_pre_hook(
+                lambda module, args, i=i: seen.setdefault(("heads", i), []).append(args[0][:, -1])
+            )
+        )
+    run(model, [question], max_new_tokens=0)
+    for handle in handles:
+        handle.remove()
+    # the first pass is the question's, then thoughts 0..n, then the cue
+    return {key: torch.cat(rows[1 : model.spec.n_thoughts + 2]) for key, rows in seen.items()}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_attention_mlp_and_heads_are_what_the_modules_give(family, request):
+    model = request.getfixturevalue(family)
+    together = collect(model, QUESTIONS, sites=("attn", "mlp", "heads", "resid", "thought_in"))
+    for i, question in enumerate(QUESTIONS):
+        parts = parts_by_hand(model, question)
+        for layer in range(model.spec.n_layers):
+            for name in ("attn", "mlp"):
+                close(together[Place(f"layers.{layer}.{name}:out")][i], parts[name, layer])
+            for head in range(4):
+                own = parts["heads", layer][:, 8 * head : 8 * head + 8]
+                close(together[Place.parse(f"layers.{layer}.head.{head}:out")][i], own)
+    stream = together.x[:, :, 0] + together.attn[:, :, 0, 1] + together.mlp[:, :, 0, 1]
+    close(stream, together.x[:, :, 1])  # what the parts of a block add is what it does
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "tiny"])
+def test_edits_of_parts_act_as_they_would_on_the_stream(family, request):
+    model = load("codi-tiny") if family == "tiny" else request.getfixturevalue(family)
+    questions = (
+        ["dan *22 *4 *3 ann +6 -11 +21 eve *5 +10 *16 eve 11 thrice"] * 2 if family == "tiny" else QUESTIONS
+    )
+    layer = 0
+    untouched = logits(model, questions=questions)
+    none = [Hook(Place.at(site, layer, 2), lambda x: x) for site in ("attn", "mlp", "heads")]
+    assert torch.equal(logits(model, none, questions=questions), untouched)
+    delta = torch.randn(model.spec.d, generator=torch.Generator().manual_seed(0))
+    on_mlp = logits(model, [Hook(Place.at("mlp", layer, 2), lambda x: x + delta)], questions=questions)
+    on_block = logits(model, [Hook(Place.at("resid", layer, 2), lambda x: x + delta)], questions=questions)
+    close(on_mlp, on_block)
+    assert (on_mlp - untouched).abs().max() > 1e-4
+    gone = logits(model, [Hook(Place.at("attn", layer, 2), torch.zeros_like)], questions=questions)
+    heads = logits(model, [Hook(Place.at("heads", layer, 2), torch.zeros_like)], questions=questions)
+    assert (gone - untouched).abs().max() > 1e-6 and (heads - untouched).abs().max() > 1e-6
+
+
+def test_parts_of_the_last_block_at_the_last_thought_are_read_by_nothing(gpt2):
+    for site in ("attn", "mlp", "heads"):
+        with pytest.raises(HookError, match="cannot act"):
+            logits(gpt2, [Hook(Place.at(site, gpt2.spec.n_layers - 1, LAST), torch.zeros_like)])
+    with pytest.raises(HookError, match=r"expected a head in 0\.\.3"):
+        _ = collect(gpt2, QUESTIONS, sites=("heads",))[Place("layers.0.head.4:out", 1)]
+    with pytest.raises(HookError, match="site of this model"):
+        collect(DepthToy(), QUESTIONS, sites=("attn",))

@@ -20,7 +20,8 @@ class ExtractConfig(ThoughtModelConfig):
     hook_names: tuple[str, ...] | None = Field(None, min_length=1)
     """Where activations are read: `layers.8:out` is the residual stream after block 8 (counted from 0),
     `layers.8.mlp:out`, `layers.8.self_attn:in`, `embed:out`, or a module path of the model with a side.
-    Of thoughts: `layers.8:out`, `thought_in` or `thought_out`. Unset: `layers.15:out` of text (with
+    Of thoughts: `layers.8:out`, `layers.8.attn:out`, `layers.8.mlp:out`, `layers.8.head.2:out`, `thought_in`
+    or `thought_out`. Unset: `layers.15:out` of text (with
     15 blocks or fewer, the middle one's), every block's output of thoughts."""
     context_length: int = Field(256, gt=0)
     """Most tokens the model sees at once; a longer document is cut into several windows."""

@@ -57,7 +57,7 @@ def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Sou
         tokenizer_digest=model.tokenizer_digest,
         hook_names=[place.hook_name for place in places],
         modules={place.hook_name: model.module_path(place.site, place.layer) for place in places},
-        d_in={place.hook_name: model.spec.d for place in places},
+        d_in={place.hook_name: model.width(place) for place in places},
         dtype=cfg.store_dtype,
         thought_convention=CONVENTION,
         config_hash=model.config_hash,
@@ -127,13 +127,14 @@ def plan_thoughts(cfg: ExtractConfig, wanted: ProblemsConfig) -> Plan:
 
 def size_of_thoughts(cfg: ExtractConfig, wanted: ProblemsConfig) -> StoreSize:
     """What the store will be."""
-    spec, n = open_thoughts(cfg.model, cfg).spec, problem_source.count(wanted)
+    model, n = open_thoughts(cfg.model, cfg), problem_source.count(wanted)
+    spec = model.spec
     places = block_outputs(cfg.hook_names, spec.n_layers)
     return StoreSize(
         kind="thoughts",
         n_rows=n * len(spec.thoughts),
         n_problems=n,
-        d_in={place.hook_name: spec.d for place in places},
+        d_in={place.hook_name: model.width(place) for place in places},
         thoughts=list(spec.thoughts),
         shares=problem_source.shares(wanted),
     )

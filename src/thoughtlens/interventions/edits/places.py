@@ -53,8 +53,8 @@ def places_of(
 
     Args:
         spec: The model's shape.
-        site: A site of the model; `keys` or `values` alone; `all`: everything a thought leaves
-            behind, its thought_out and the keys and values of every block.
+        site: A site of the model; `keys`, `values` or a head alone (`head.2`); `all`: everything a thought
+            leaves behind, its thought_out and the keys and values of every block.
         thoughts: 0 the begin-of-thought position; None: all thoughts that something reads there.
         layers: Blocks, 0-based; None: all.
 
@@ -67,15 +67,15 @@ def places_of(
         kv = places_of(spec, "kv", thoughts, layers)
         states = [Place("thought_out", thought) for thought in dict.fromkeys(place.thought for place in kv)]
         return [*(place for place in states if is_read(spec, place)), *kv]
-    kept = "kv" if site in PARTS else site
+    kept = "kv" if site in PARTS else "heads" if site.startswith("head.") else site
     if kept not in spec.sites:
         raise HookError(f"Expected a site of this model ({', '.join(spec.sites)}), got {site!r}")
     if strange := [layer for layer in layers or () if layer not in range(spec.n_layers)]:
         raise HookError(f"layers: expected 0..{spec.n_layers - 1} of this model, got {strange[0]}")
-    if layers is not None and site not in LAYERED:
+    if layers is not None and kept not in LAYERED:
         raise HookError(f"{site} has no layers: leave layers out, or edit resid, kv, keys or values")
     chosen = list(range(spec.n_layers)) if layers is None else list(layers)
-    here: list[int | None] = [*chosen] if site in LAYERED else [None]
+    here: list[int | None] = [*chosen] if kept in LAYERED else [None]
     wanted = [p for p in spec.thoughts if p > 0] if thoughts is None else list(thoughts)
     found = [Place.at(site, layer, thought) for thought in wanted for layer in here]
     if thoughts is None:
@@ -96,10 +96,18 @@ def places_of(
 def _flat(place: Place, x: Any) -> Float[Tensor, "batch width"]:
     if place.site in PARTS:
         return torch.cat([x[j].flatten(1) for j in PARTS[place.site]], 1)
+    if place.head is not None:
+        if place.head not in range(x.shape[2]):
+            raise HookError(f"{place}: expected a head in 0..{x.shape[2] - 1}")
+        return x[:, 0, place.head]
     return x[:, 0]
 
 
 def _unflat(place: Place, flat: Tensor, x: Any) -> Any:
+    if place.head is not None:
+        new = x.clone()
+        new[:, 0, place.head] = flat
+        return new
     if place.site not in PARTS:
         return flat[:, None]
     new = list(x)

@@ -15,6 +15,7 @@ from torch import Tensor
 from thoughtlens.interventions.edits import changes
 from thoughtlens.interventions.edits.places import Change, hook_of, places_of
 from thoughtlens.models import (
+    INNER,
     Answer,
     Hook,
     Place,
@@ -58,9 +59,10 @@ class Untouched:
 
     @cached_property
     def batch(self) -> ThoughtBatch:
-        """All states, and the answers."""
+        """All states that a thought takes in and leaves behind, and the answers."""
+        sites = [site for site in self.model.spec.sites if site not in INNER]
         return collect(
-            self.model, self.questions, sites=self.model.spec.sites, answers=True,
+            self.model, self.questions, sites=sites, answers=True,
             batch_size=self.batch_size, max_new_tokens=self.max_new_tokens,
         )  # fmt: skip
 

@@ -6,9 +6,9 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, StringConstraints, field_validator
 
 from thoughtlens.acts import ExtractConfig, load_meta, places_said
 from thoughtlens.core import (
@@ -26,7 +26,10 @@ from thoughtlens.problems import GeneratedConfig, ProblemsConfig
 NAMED = {"question": (-(10**9), -1), "begin": (0, 0), "thoughts": (1, 10**9)}
 """Positions by name, first and last."""
 POSITIONS = re.compile(r"(-?\d+)(?:\.\.(-?\d+))?")
-SiteName = Literal["thought_in", "resid", "thought_out", "kv", "keys", "values", "all"]
+SiteName = (
+    Literal["thought_in", "resid", "thought_out", "kv", "keys", "values", "attn", "mlp", "all"]
+    | Annotated[str, StringConstraints(pattern=r"^head\.\d+$")]
+)
 Scope = Literal["cell", "thought", "all"]
 Arm = Literal["sae", "pca", "random_sae", "mean", "shuffled"]
 
@@ -193,7 +196,8 @@ class InterveneConfig(ThoughtModelConfig):
     edit: Edit = Field(AblateConfig(), discriminator="kind")
     """ablate, swap, patch, steer, edit_latents, exit, splice, route or cut, with the settings of its kind."""
     site: SiteName = "thought_in"
-    """thought_in, resid, thought_out, kv, keys, values, or all: everything that a thought leaves behind.
+    """thought_in, resid, thought_out, kv, keys, values, attn or mlp (what attention and MLP add), head.0
+    (what one head brings), or all: everything that a thought leaves behind.
     splice, edit_latents, and steer by latents take the places that the SAE was trained on instead."""
     thoughts: tuple[int, ...] | None = Field(None, min_length=1)
     """Thoughts, 0 the begin-of-thought position; exit: numbers of thoughts. Unset: all thoughts that

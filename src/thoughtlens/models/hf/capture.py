@@ -24,6 +24,8 @@ from thoughtlens.core import DataError, HookError, MismatchError
 Side = Literal["in", "out"]
 SAME = (("self_attn", "attn", "attention", "self_attention"), ("mlp", "feed_forward", "ffn"))
 """Names that different models give to the same part of a block."""
+MIXING = ("o_proj", "c_proj", "dense", "out_proj")
+"""Names of what mixes the heads at the end of an attention."""
 
 
 class Resolved(NamedTuple):
@@ -74,6 +76,14 @@ def blocks_path(model: nn.Module) -> str | None:
 def attention_of(block: nn.Module) -> nn.Module | None:
     """The attention of a block; None where it has none under any of the names that models give it."""
     return next((part for name, part in block.named_children() if name in SAME[0]), None)
+
+
+def parts_of(block: nn.Module) -> tuple[nn.Module | None, nn.Module | None, nn.Module | None]:
+    """Attention and MLP of a block, and what mixes the heads; None where it has none of a known name."""
+    attention = attention_of(block)
+    mlp = next((part for name, part in block.named_children() if name in SAME[1]), None)
+    inner = () if attention is None else attention.named_children()
+    return attention, mlp, next((part for name, part in inner if name in MIXING), None)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from thoughtlens.core import ConfigError, Record, shortened
-from thoughtlens.models.thought.places import SITES, Place
+from thoughtlens.models.thought.places import INNER, SITES, Place
 from thoughtlens.models.thought.sites import Hook, Tap, is_read
 from thoughtlens.models.thought.thoughts import Answer, State, StepRecord, ThoughtModel
 
@@ -82,8 +82,8 @@ def check_thought_model(model: ThoughtModel, questions: Sequence[str] = QUESTION
 
 def _spec(model: ThoughtModel, _: list[str]) -> Iterator[str]:
     spec = model.spec
-    if wrong := [site for site in spec.sites if site not in SITES]:
-        yield f"spec.sites has {', '.join(wrong)}; there are {', '.join(SITES)}"
+    if wrong := [site for site in spec.sites if site not in (*SITES, *INNER)]:
+        yield f"spec.sites has {', '.join(wrong)}; there are {', '.join((*SITES, *INNER))}"
     if missing := [site for site in SITES[:3] if site not in spec.sites]:
         yield f"spec.sites lacks {', '.join(missing)}, which every family has"
     if not 1 <= spec.feedback_layer <= spec.n_layers:

@@ -81,6 +81,7 @@ class Codi(HFThoughts):
         self.spec = ThoughtSpec(
             n_thoughts=n_thoughts,
             n_layers=len(self.blocks),
+            sites=self.sites,
             d=lm.config.hidden_size,
             feedback_layer=len(self.blocks),
             has_projection=not isinstance(prj, nn.Identity),

@@ -68,6 +68,7 @@ class Colar(HFThoughts):
         self.spec = ThoughtSpec(
             n_thoughts=n_thoughts,
             n_layers=len(self.blocks),
+            sites=self.sites,
             d=lm.config.hidden_size,
             feedback_layer=len(self.blocks),
             has_projection=True,

@@ -14,10 +14,12 @@ from thoughtlens.core import HookError
 SITES = ("thought_in", "resid", "thought_out", "kv")
 PARTS = {"kv": (0, 1), "keys": (0,), "values": (1,)}
 """Sites of a block's attention: which of the pair (key, value) they are."""
-LAYERED = ("resid", *PARTS)
+INNER = ("attn", "mlp", "heads")
+"""What a block's parts add to the stream, and what each head brings before they are mixed."""
+LAYERED = ("resid", *PARTS, *INNER)
 CONVENTION = "thought_idx 0 is the begin-of-thought position, 1..n the thoughts fed back"
 """What a store of thoughts says about how it counts."""
-BLOCK = re.compile(r"layers\.(\d+):(\w+)")
+BLOCK = re.compile(r"layers\.(\d+)(?::(\w+)|\.(attn|mlp|heads|head\.\d+):out)")
 TEXT = re.compile(r"(?P<hook>[^@\s]+)(?:@(?P<thought>\d+))?")
 
 
@@ -29,7 +31,8 @@ class Place(NamedTuple):
 
     hook_name: str
     """`thought_in`, `thought_out`, `layers.1:out` (site resid), `layers.1:kv`, `layers.1:keys`,
-    `layers.1:values`; of a language model, any hook."""
+    `layers.1:values`; `layers.1.attn:out`, `layers.1.mlp:out`, `layers.1.head.2:out`; of a language model,
+    any hook."""
     thought: int | None = None
     """0 the begin-of-thought position, 1.. the thoughts fed back; None: all of them, or none on text."""
 
@@ -38,6 +41,8 @@ class Place(NamedTuple):
         """The place of a site; `layer` of those that a block has."""
         if layer is None:
             return cls(site, thought)
+        if site in INNER or site.startswith("head."):
+            return cls(f"layers.{layer}.{site}:out", thought)
         return cls(f"layers.{layer}:{'out' if site == 'resid' else site}", thought)
 
     @classmethod
@@ -57,9 +62,9 @@ class Place(NamedTuple):
 
     @property
     def site(self) -> str:
-        """thought_in, resid, thought_out, kv, keys or values; else the hook's own name."""
+        """thought_in, resid, thought_out, kv, keys, values, attn, mlp, head.2; else the hook's own name."""
         block = BLOCK.fullmatch(self.hook_name)
-        return self.hook_name if block is None else "resid" if block[2] == "out" else block[2]
+        return self.hook_name if block is None else "resid" if block[2] == "out" else block[2] or block[3]
 
     @property
     def layer(self) -> int | None:
@@ -69,8 +74,16 @@ class Place(NamedTuple):
 
     @property
     def collected(self) -> Place:
-        """The place that the model itself has: keys and values are halves of kv."""
+        """The place that the model itself has: keys and values are halves of kv, a head is one of heads."""
+        if self.head is not None:
+            return Place.at("heads", self.layer, self.thought)
         return Place.at("kv", self.layer, self.thought) if self.site in PARTS else self
+
+    @property
+    def head(self) -> int | None:
+        """The head, of a place that is one."""
+        name, _, number = self.site.partition(".")
+        return int(number) if name == "head" and number.isdigit() else None
 
 
 def block_outputs(hook_names: Sequence[str] | None, n_layers: int) -> list[Place]:
@@ -83,10 +96,12 @@ def block_outputs(hook_names: Sequence[str] | None, n_layers: int) -> list[Place
         return [Place.at("resid", layer) for layer in range(n_layers)]
     found = [Place(name) for name in hook_names]
     for place in found:
-        block = place.site == "resid" and place.layer in range(n_layers)
+        part = place.site in ("resid", "attn", "mlp") or place.head is not None
+        block = part and place.layer in range(n_layers)
         if not block and place.hook_name not in ("thought_in", "thought_out"):
             raise HookError(
                 f"hook_names: expected layers.0:out .. layers.{n_layers - 1}:out, thought_in or "
-                f"thought_out of this thought model, got {place.hook_name!r}"
+                f"thought_out of this thought model, or of a block layers.0.attn:out, layers.0.mlp:out or "
+                f"layers.0.head.0:out, got {place.hook_name!r}"
             )
     return found

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from thoughtlens.core import CheckpointError, DataError, HookError
-from thoughtlens.models.hf.capture import attention_of
+from thoughtlens.models.hf.capture import attention_of, parts_of
 from thoughtlens.models.hf.load import context_length
 from thoughtlens.models.hf.output import OutputSide
-from thoughtlens.models.thought.places import SITES
+from thoughtlens.models.thought.places import INNER, SITES
 from thoughtlens.models.thought.sites import Watch
 from thoughtlens.models.thought.thoughts import Answer, State, Tap, ThoughtModel, Written, parse_number
 
@@ -211,6 +211,10 @@ class HFThoughts(SequenceThoughts):
             raise CheckpointError(f"It cannot think in vectors: {error}") from None
         self.decoder, self.blocks = self.output.decoder, self.output.blocks
         self.device = next(lm.parameters()).device
+        config = lm.config.get_text_config()
+        self.d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        whole = all(part is not None for block in self.blocks for part in parts_of(block))
+        self.sites = (*SITES, *INNER) if whole else SITES
         self.context_length = context_length(lm.config)
         if not isinstance(tokenizer.eos_token_id, int):
             raise CheckpointError("Expected a tokenizer with an end-of-sequence token, this one has none")
@@ -278,7 +282,7 @@ class HFThoughts(SequenceThoughts):
         position_ids: Int[Tensor, "batch new"],
         tap: Tap | None,
     ) -> Float[Tensor, "batch new d"]:
-        with _tapped(self.blocks, tap):
+        with _tapped(self.blocks, tap, self.d_head if "heads" in self.sites else None):
             return self.decoder(
                 inputs_embeds=x,
                 attention_mask=mask.long(),
@@ -334,21 +338,36 @@ def _shown(watch: Watch, layer: int, module: nn.Module, args: tuple, output: Any
 
 
 @contextmanager
-def _tapped(blocks: Sequence[nn.Module], tap: Tap | None) -> Iterator[None]:
-    """While open, every block's output goes through the tap."""
+def _tapped(blocks: Sequence[nn.Module], tap: Tap | None, d_head: int | None) -> Iterator[None]:
+    """While open, every block's output goes through the tap, and with a width of heads its parts' do."""
     if tap is None:
         yield
         return
 
-    def make(layer: int) -> Any:
+    def out(site: str, layer: int) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
             if isinstance(output, tuple):
-                return (tap("resid", output[0], layer), *output[1:])
-            return tap("resid", output, layer)
+                return (tap(site, output[0], layer), *output[1:])
+            return tap(site, output, layer)
 
         return hook
 
-    handles = [block.register_forward_hook(make(i)) for i, block in enumerate(blocks)]
+    def heads(layer: int) -> Any:
+        def hook(module: nn.Module, args: Any) -> Any:
+            return (tap("heads", args[0].unflatten(-1, (-1, d_head)), layer).flatten(-2), *args[1:])
+
+        return hook
+
+    handles = []
+    for i, block in enumerate(blocks):
+        handles.append(block.register_forward_hook(out("resid", i)))
+        if d_head is not None:
+            attn, mlp, mixing = parts_of(block)
+            assert attn is not None and mlp is not None and mixing is not None
+            handles.append(mixing.register_forward_pre_hook(heads(i)))
+            handles += [
+                part.register_forward_hook(out(site, i)) for site, part in (("attn", attn), ("mlp", mlp))
+            ]
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from thoughtlens.core import ConfigError, HookError
-from thoughtlens.models.thought.places import LAYERED, SITES, Place
+from thoughtlens.models.thought.places import INNER, LAYERED, SITES, Place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +185,7 @@ def _require_effect(spec: ThoughtSpec, place: Place, last: int) -> None:
             f"Hook {place} cannot act: {which} its thought_out is fed to nothing. Such a thought reaches the "
             f"answer through keys and values: edit kv, thought_in or an inner layer"
         )
-    final = place.site == "resid" and place.layer == spec.n_layers - 1
+    final = place.site in ("resid", *INNER) and place.layer == spec.n_layers - 1
     if final and not (out_is_read and spec.feedback_layer == spec.n_layers):
         raise HookError(
             f"Hook {place} cannot act: nothing reads the output of the last block at this thought. "

@@ -131,6 +131,7 @@ class Soft(HFThoughts):
         self.spec = ThoughtSpec(
             n_thoughts=n_thoughts,
             n_layers=len(self.blocks),
+            sites=self.sites,
             d=lm.config.get_text_config().hidden_size,
             feedback_layer=len(self.blocks),
             has_projection=False,

@@ -39,7 +39,7 @@ from thoughtlens.core import ConfigError, DataError, HookError, translate_config
 from thoughtlens.models.hf.locate import BUNDLED, require_name
 from thoughtlens.models.thought import foreign
 from thoughtlens.models.thought.known import known
-from thoughtlens.models.thought.places import PARTS, SITES, Place
+from thoughtlens.models.thought.places import INNER, PARTS, SITES, Place
 from thoughtlens.models.thought.sites import Hook, Tap, ThoughtSpec, Watch, absent, check_places, check_rows
 from thoughtlens.problems import same_answer
 
@@ -85,6 +85,8 @@ class StepRecord:
     thought_in: Tensor
     resid: tuple[Tensor, ...]
     thought_out: Tensor
+    inner: Mapping[tuple[str, int], Tensor] = field(default_factory=dict, repr=False)
+    """By site and layer: what attention and MLP add, and the heads, [batch, positions, heads, d_head]."""
     kv: Callable[[int], tuple[Tensor, Tensor]] = field(repr=False)
     """`kv(layer)` -> key and value that this thought left, [batch, heads, positions, d_head] each."""
     thinking: Bool[Tensor, " batch"] | None = None
@@ -134,6 +136,8 @@ class ThoughtModel(ABC):
     """Names of the settings that nothing stands behind."""
     tokenizer: Any = None
     """Of transformers, where the family reads with one."""
+    d_head: int | None = None
+    """Width of a head, where heads can be read."""
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -206,6 +210,10 @@ class ThoughtModel(ABC):
             state, layer, *(torch.cat([o[:, :, :-1], n], 2) for o, n in zip(old, (k, v), strict=True))
         )
 
+    def width(self, place: Place) -> int:
+        """How wide a state of a place is; keys and values apart."""
+        return self.spec.d if place.head is None or self.d_head is None else self.d_head
+
     def attending(self, watch: Watch) -> AbstractContextManager[None]:
         """While open, attention shows its weights to the watch, and goes without the edges that it cuts.
 
@@ -272,6 +280,11 @@ class ThoughtModel(ABC):
             state,
             after,
             thought_in=tap.seen["thought_in", None],
+            inner={
+                (site, layer): x
+                for (site, layer), x in tap.seen.items()
+                if site in INNER and layer is not None
+            },
             resid=tuple(tap.seen["resid", layer] for layer in layers),
             thought_out=tap.seen["thought_out", None],
         )
@@ -296,6 +309,9 @@ class ThoughtBatch:
     thought_out: Float[Tensor, "problems thoughts positions d"] | None = None
     keys: Float[Tensor, "problems thoughts positions layers heads d_head"] | None = None
     values: Float[Tensor, "problems thoughts positions layers heads d_head"] | None = None
+    attn: Float[Tensor, "problems thoughts positions layers d"] | None = None
+    mlp: Float[Tensor, "problems thoughts positions layers d"] | None = None
+    heads: Float[Tensor, "problems thoughts positions layers heads d_head"] | None = None
     answers: Answer | None = None
     used: Int[Tensor, " problems"] | None = None
     """The last thought of each problem; None: all have all thoughts."""
@@ -323,17 +339,25 @@ class ThoughtBatch:
         Raises:
             HookError: the site or layer was not collected, or the model has several positions per thought.
         """
+        if place.head is not None:
+            return self._head(place)
         names = [("keys", "values")[i] for i in PARTS[place.site]] if place.site in PARTS else [place.site]
         parts = [self._part(name, place) for name in names]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
+    def _head(self, place: Place) -> Tensor:
+        x = self._part("heads", place)
+        if place.head not in range(x.shape[-2]):
+            raise HookError(f"{place}: expected a head in 0..{x.shape[-2] - 1}")
+        return x[..., place.head, :]
+
     def _part(self, name: str, place: Place) -> Tensor:
-        x = getattr(self, name) if name in (*SITES, *PARTS) else None
+        x = getattr(self, name) if name in (*SITES, *PARTS, *INNER) else None
         if x is None:
             raise HookError(f"{place}: these states were not collected; ask collect for their site")
         if x.shape[2] != 1:
             raise HookError(f"{place}: this model works on {x.shape[2]} positions per thought, not on one")
-        if name in ("resid", "keys", "values"):
+        if name in ("resid", "keys", "values", *INNER):
             if place.layer not in self.layers:
                 raise HookError(f"{place}: expected a layer that was collected ({self.layers})")
             x = x[:, :, :, self.layers.index(place.layer)]
@@ -581,6 +605,14 @@ def _stack(
         out["used"] = sum(had, torch.zeros(batch, dtype=torch.long)).cpu()
     if "resid" in sites:
         out["resid"] = torch.stack([torch.stack([r.resid[i] for i in layers], 2) for r in records], 1)
+    for site in (site for site in INNER if site in sites):
+        blank = next((x for r in records for (name, _), x in r.inner.items() if name == site), None)
+        if blank is None:
+            raise HookError(f"This model did not show {site}")
+        nothing = torch.full_like(blank, torch.nan)  # of a thought that nobody had
+        out[site] = torch.stack(
+            [torch.stack([r.inner.get((site, i), nothing) for i in layers], 2) for r in records], 1
+        )
     for site in ("thought_in", "thought_out"):
         if site in sites:
             out[site] = torch.stack([getattr(r, site) for r in records], 1)

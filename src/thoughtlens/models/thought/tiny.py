@@ -33,6 +33,7 @@ from thoughtlens.core import (
     validate_config,
     whole,
 )
+from thoughtlens.models.thought.places import INNER, SITES
 from thoughtlens.models.thought.sites import Watch
 from thoughtlens.models.thought.thoughts import (
     Answer,
@@ -73,10 +74,12 @@ class TinyThoughts(ThoughtModel):
         self.tokenizer_digest = hashlib.sha256("\n".join(decoder.cfg.vocabulary).encode()).hexdigest()
         self.cfg = decoder.cfg
         self.tokenizer = WordTokenizer(self.cfg.vocabulary)
+        self.d_head = self.cfg.d_in // self.cfg.n_heads
         feedback = self.cfg.mode == "thoughts"
         self.spec = ThoughtSpec(
             n_thoughts=0 if self.cfg.mode == "none" else self.cfg.n_thoughts,
             n_layers=self.cfg.n_layers,
+            sites=(*SITES, *INNER),
             d=self.cfg.d_in,
             feedback_layer=self.cfg.n_layers,
             has_projection=feedback,
@@ -138,7 +141,7 @@ class TinyThoughts(ThoughtModel):
         decoder, p = self.decoder, state.next_thought
         z = tap("thought_in", state.pending)
         x = z + decoder.pos.weight[self.cfg.question_len + p]
-        states, cache = decoder(x, state.cache, edit=lambda layer, h: tap("resid", h, layer))
+        states, cache = decoder(x, state.cache, edit=tap)
         out = tap("thought_out", states[-1])
         mask = torch.cat([state.mask, state.mask.new_ones(len(x), 1)], 1)
         pending = self._feedback(out, p)

@@ -146,18 +146,20 @@ class Block(nn.Module):
         v: Float[Tensor, "batch heads total d_head"],
         mask: Bool[Tensor, ...] | None,
         seen: Callable[[Tensor], Tensor] | None = None,
+        edit: Callable[[str, Tensor], Tensor] = lambda site, x: x,
     ) -> Float[Tensor, "batch new d"]:
         """The block's output for new positions, given all keys and values.
 
-        `seen` makes weights of the scores, which are -inf where `mask` says so.
+        `seen` makes weights of the scores, which are -inf where `mask` says so. `edit` is called with what
+        the heads bring, [batch, new, heads, d_head], and with what attention and MLP add.
         """
         if seen is None:
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         else:
             scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
             mixed = seen(scores if mask is None else scores.masked_fill(~mask, -torch.inf)) @ v
-        x = x + self.attn_out(mixed.transpose(1, 2).reshape(x.shape))
-        return x + self.down(F.gelu(self.up(self.ln2(x)), approximate="tanh"))
+        x = x + edit("attn", self.attn_out(edit("heads", mixed.transpose(1, 2)).reshape(x.shape)))
+        return x + edit("mlp", self.down(F.gelu(self.up(self.ln2(x)), approximate="tanh")))
 
 
 class TinyDecoder(nn.Module):
@@ -180,7 +182,7 @@ class TinyDecoder(nn.Module):
         x: Float[Tensor, "batch new d"],
         cache: Cache,
         padding: Bool[Tensor, "batch new"] | None = None,
-        edit: Callable[[int, Tensor], Tensor] | None = None,
+        edit: Callable[[str, Tensor, int], Tensor] | None = None,
     ) -> tuple[list[Float[Tensor, "batch new d"]], Cache]:
         """Hidden states of new positions: embedding, each block, the last one after `ln_f`.
 
@@ -188,7 +190,8 @@ class TinyDecoder(nn.Module):
             x: Inputs with positions added.
             cache: Everything before; not changed.
             padding: True where a new position is padding; no position attends to it.
-            edit: Called with each block's index and output; the network goes on with what it returns.
+            edit: Called with a site, what stands there, and the block: its output `resid`, and what its parts
+                bring; the network goes on with what it returns.
         """
         padding = join_padding(cache, padding, x)
         mask = attention_mask(cache.n_past, x.shape[1], padding)
@@ -199,8 +202,8 @@ class TinyDecoder(nn.Module):
             if cache.keys:
                 k, v = torch.cat([cache.keys[i], k], 2), torch.cat([cache.values[i], v], 2)
             seen = None if self.watch is None else partial(self.watch.weighed, i)
-            x = block.attend(x, q, k, v, mask, seen)
-            x = x if edit is None else edit(i, x)
+            here = (lambda site, x: x) if edit is None else partial(_at, edit, i)
+            x = here("resid", block.attend(x, q, k, v, mask, seen, here))
             keys.append(k)
             values.append(v)
             states.append(x)
@@ -214,6 +217,10 @@ class TinyDecoder(nn.Module):
     def unembed(self, h: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch vocab"]:
         """Logits of a state that has passed `ln_f`."""
         return (3 / self.cfg.d_in**0.5) * (h @ self.embed.weight.T)
+
+
+def _at(edit: Callable[[str, Tensor, int], Tensor], layer: int, site: str, x: Tensor) -> Tensor:
+    return edit(site, x, layer)
 
 
 def join_padding(

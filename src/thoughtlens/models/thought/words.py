@@ -96,8 +96,7 @@ class TinyWords(TinyThoughts):
     ) -> tuple[list[Float[Tensor, "batch 1 d"]], Said]:
         """Run one more token of each chain that is `real`; others are masked."""
         x = z + self.decoder.pos.weight[state.positions.clamp_max(self.cfg.n_positions - 1)][:, None]
-        edit = None if tap is None else (lambda layer, h: tap("resid", h, layer))
-        states, cache = self.decoder(x, state.cache, ~real[:, None], edit)
+        states, cache = self.decoder(x, state.cache, ~real[:, None], tap)
         mask = torch.cat([state.mask, real[:, None]], 1)
         return states, replace(state, cache=cache, mask=mask, positions=state.positions + real)
 
