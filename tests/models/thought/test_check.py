@@ -138,6 +138,42 @@ class Nameless(DepthToy):
         self.spec = replace(self.spec, feedback_layer=5)
 
 
+class Wide(DepthToy):
+    def __init__(self):
+        super().__init__()
+        self.spec = replace(self.spec, d=2 * self.spec.d)
+
+
+class OutOfPlaces(DepthToy):
+    """Has places for fewer thoughts than its shape says."""
+
+    def _step(self, state, tap):
+        if state.next_thought == self.spec.n_thoughts:
+            raise IndexError("index 4 is out of bounds for dimension 0 with size 4")
+        return super()._step(state, tap)
+
+
+class Sampling(DepthToy):
+    def answer(self, state, max_new_tokens=256, teacher_ids=None):
+        said = super().answer(state, max_new_tokens, teacher_ids)
+        drawn = torch.randint(1, 100, (len(said.ids), 1)).tolist()
+        return replace(said, ids=drawn, text=["".join(map(chr, ids)) for ids in drawn])
+
+
+class Shuffled(DepthToy):
+    """Takes the questions of a batch in another order."""
+
+    def encode(self, questions):
+        return super().encode(list(questions)[::-1])
+
+
+class FloatMask(DepthToy):
+    def encode(self, questions):
+        state = super().encode(questions)
+        object.__setattr__(state, "mask", state.mask.float())  # as where no types are checked
+        return state
+
+
 @pytest.mark.parametrize(
     ("broken", "rule", "says"),
     [
@@ -156,6 +192,11 @@ class Nameless(DepthToy):
         (InPlace, "clone", "in place"),
         (Deaf, "hooks", r"layers\.0:out@1: an edit changes nothing that follows"),
         (ReadsOn, "ends", "reads_last is False"),
+        (Wide, "shapes", r"thought_in@0 is .*16\]; expected .*32\]"),
+        (OutOfPlaces, "loop", "IndexError: index 4 is out of bounds"),
+        (Sampling, "determinism", "answers are greedy"),
+        (Shuffled, "padding", "in a batch than alone"),
+        (FloatMask, "loop", r"a mask of torch\.float32; expected torch\.bool"),
         (Early, "answer", "logits only"),
         (Unforced, "answer", "one forced token"),
     ],

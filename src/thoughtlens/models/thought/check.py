@@ -100,6 +100,8 @@ def _loop(model: ThoughtModel, questions: list[str]) -> Iterator[str]:
         yield f"encode gives next_thought {state.next_thought}; the first step is thought 0"
     if state.rows.tolist() != list(range(n)):
         yield f"encode gives rows {state.rows.tolist()}; expected one per question, 0..{n - 1}"
+    if state.mask.dtype != torch.bool:
+        yield f"encode gives a mask of {state.mask.dtype}; expected torch.bool, True at real tokens"
     for p in model.spec.thoughts:
         state, _ = model.step(state)
         said = model.answer(state, 1)
