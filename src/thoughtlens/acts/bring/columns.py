@@ -108,7 +108,7 @@ def read(files: Sequence[tuple[Path, Named]], cfg: ImportConfig) -> Read:
     columns = _columns_beside(holders, notes)
     for path, table in files:
         if all(path is not holder for holder, _ in holders):
-            columns |= _matched(path, table, columns, n, cfg, notes)
+            columns |= _matched(path, table, columns, n, cfg=cfg, notes=notes)
     own = FIRST_STUDY if _of_first_study(arrays, columns) else ""
     named = _named(columns, cfg, study=bool(own))
     found = Read(
@@ -252,7 +252,7 @@ def _concatenated(name: str, parts: Sequence[pa.Array]) -> pa.Array:
 
 
 def _matched(
-    path: Path, table: Named, columns: Mapping[str, pa.Array], n: int, cfg: ImportConfig, notes: list[str]
+    path: Path, table: Named, columns: Mapping[str, pa.Array], n: int, *, cfg: ImportConfig, notes: list[str]
 ) -> dict[str, pa.Array]:
     """Columns of a table beside the arrays, a value for each row: by the problem (and hook, thought,
     position) where both say it, else line by line."""

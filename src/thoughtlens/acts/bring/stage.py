@@ -116,10 +116,10 @@ def _work(cfg: ImportConfig, tmp: Path, parts: Sequence[Path], table: Named | No
     writer = StoreWriter.begin(tmp, meta, cfg.shard_rows)
     medians = _medians(arrays, made)
     content = Content(made.hook_names)
-    flagged = _write(cfg, writer, arrays, made, medians, content)
+    flagged = _write(cfg, writer, arrays, made, medians, content=content)
     writer.finish(made.problems)
     made.notes.extend(content.doubts(int(flagged.sum()), cfg.outlier_factor))
-    outcome = _outcome(cfg, found, made, medians, flagged, _examples(found, arrays, made))
+    outcome = _outcome(cfg, found, made, medians, flagged=flagged, examples=_examples(found, arrays, made))
     shutil.rmtree(scratch)
     return outcome
 
@@ -178,6 +178,7 @@ def _write(
     arrays: Sequence[Vectors],
     made: Cells,
     medians: Mapping[str, float],
+    *,
     content: Content,
 ) -> np.ndarray:
     """Write what is not there yet, and count what all rows are.
@@ -249,6 +250,7 @@ def _outcome(
     found: Read,
     made: Cells,
     medians: dict[str, float],
+    *,
     flagged: np.ndarray,
     examples: list[Example],
 ) -> ImportOutcome:

@@ -149,7 +149,7 @@ def _score(task: Task, arm: str, X: Any, y: np.ndarray) -> Probe | AtK:
         several = [task.transfer.rows(fold) for fold in range(task.transfer.folds.n_splits)]
         return task.transfer.joined([_fit(task, arm, _cut(X, i), y[i], part) for i, part in several])
     if isinstance(X, list):
-        return _merged([_fit(task, arm, own, y, task.folds, (fold,)) for fold, own in enumerate(X)])
+        return _merged([_fit(task, arm, own, y, task.folds, only=(fold,)) for fold, own in enumerate(X)])
     return _fit(task, arm, X, y, task.folds)
 
 
@@ -161,7 +161,7 @@ def _cut(X: Any, index: np.ndarray) -> Any:
 
 
 def _fit(
-    task: Task, arm: str, X: Any, y: np.ndarray, folds: Folds, only: tuple[int, ...] | None = None
+    task: Task, arm: str, X: Any, y: np.ndarray, folds: Folds, *, only: tuple[int, ...] | None = None
 ) -> Probe | AtK:
     if X is None:
         return probes.constant(y, folds, n_classes=task.units.n_classes)
