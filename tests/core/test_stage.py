@@ -71,6 +71,16 @@ def test_missing_input(tmp_path):
         run(tmp_path / "a", inputs={"source": tmp_path / "none"})
 
 
+def test_a_stage_that_wrote_nothing_but_empty_folders_can_begin_with_other_settings(tmp_path):
+    def refuse(tmp: Path) -> dict:
+        (tmp / "parts").mkdir()
+        raise NotThereError("no model")
+
+    with pytest.raises(NotThereError):
+        stage.run_stage("count", Count(), tmp_path / "a", refuse)
+    assert run(tmp_path / "a", n=5)["count"]["value"] == 5
+
+
 def test_an_interrupted_stage_continues_with_its_own_settings_only(tmp_path):
     def fail(tmp: Path) -> dict:
         (tmp / "0.txt").write_text("0")
