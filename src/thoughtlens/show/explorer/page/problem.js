@@ -83,7 +83,7 @@ function Readings({ run, rows }) {
 function Attention({ run, asked }) {
   const [chosen, setChosen] = useState(0);
   if (!run.members[0].have.weights) return html`<${Missing} run=${run} table="weights" what="where each thought looks" />`;
-  if (!asked) return html`<p class="note">The weights of this problem were not kept (attention.n_kept).</p>`;
+  if (!asked) return html`<p class="note">The weights of this problem were not kept (n_kept of the stage attention).</p>`;
   const rows = records(run, "looks", asked.looks), n = asked.n_thoughts;
   const named = (at) => (at > n ? `cue ${at - n}` : at > 0 ? `thought ${at}` : "begin of thought");
   const ways = rows.filter((r) => r.query === rows[0].query), { layer, head } = ways[chosen];
