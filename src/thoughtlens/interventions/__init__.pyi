@@ -21,6 +21,7 @@ from .effects.splice import splice as splice
 from .effects.subject import Problems as Problems
 from .effects.subject import held_out as held_out
 from .effects.subject import same_tokens as same_tokens
+from .influence.records import ALIKE as ALIKE
 from .influence.records import ROUTES as ROUTES
 from .influence.records import Handed as Handed
 from .influence.records import InfluenceOutcome as InfluenceOutcome
@@ -31,5 +32,6 @@ from .intervene.records import FOLDER as FOLDER
 from .intervene.records import AnswerRow as AnswerRow
 from .intervene.records import EffectRow as EffectRow
 from .intervene.records import InterveneOutcome as InterveneOutcome
+from .intervene.records import RankRow as RankRow
 from .intervene.records import RouteRow as RouteRow
 from .intervene.records import found_in as found_in

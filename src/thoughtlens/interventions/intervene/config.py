@@ -31,6 +31,7 @@ SiteName = (
     | Annotated[str, StringConstraints(pattern=r"^head\.\d+$")]
 )
 Scope = Literal["cell", "thought", "all"]
+Basis = Literal["pca", "latents", "probe", "random"]
 Arm = Literal["sae", "pca", "random_sae", "mean", "shuffled"]
 
 
@@ -96,6 +97,13 @@ class SteerConfig(_Latents):
     """Directions of latents, or from a file, in doses."""
     directions: Path | None = None
     """.npy or .safetensors (one tensor) with directions as rows, as wide as the site's states."""
+    column: str | None = None
+    """Label column: directions from the other values to each of `classes`, by the difference of class means
+    and by a ridge probe, both of training problems."""
+    classes: tuple[str, ...] | None = Field(None, min_length=1)
+    """Values of `column` that are steered to; unset: the four most frequent."""
+    n_fit: int = Field(2000, ge=2)
+    """Problems of split train that directions of `column` are fitted on, at most."""
     doses: tuple[float, ...] = Field((-2.0, -1.0, -0.5, 0.5, 1.0, 2.0), min_length=1)
     """Lengths of what is added, in standard deviations of the states at the place."""
 
@@ -109,6 +117,29 @@ class LatentsConfig(_Latents):
     """What the latents are set to, in the SAE's units."""
     scale: float | None = Field(None, allow_inf_nan=False)
     """What the latents are multiplied by; 0 removes them. One of value and scale."""
+
+
+class RankConfig(Config):
+    """Of a state only k directions are kept, or k are removed."""
+
+    kind: Literal["rank"] = "rank"
+    """How few directions carry what a thought is needed for."""
+    bases: tuple[Basis, ...] | None = Field(None, min_length=1)
+    """Principal components; the SAE's latents, strongest first; directions of a ridge probe of `column`; and
+    random ones. Unset: those that can be had."""
+    ks: tuple[int, ...] = Field((1, 2, 4, 8, 16, 32), min_length=1)
+    """Numbers of directions; where there are fewer, all of them."""
+    column: str | None = None
+    """Label column of the probe."""
+    n_fit: int = Field(2000, ge=2)
+    """Problems of split train that directions are fitted on, at most."""
+
+    @field_validator("ks")
+    @classmethod
+    def _sorted(cls, ks: tuple[int, ...]) -> tuple[int, ...]:
+        if min(ks) < 1:
+            raise ValueError(f"expected numbers of directions from 1 on, got {min(ks)}; 0 is the mean")
+        return tuple(sorted(set(ks)))
 
 
 class ExitConfig(Config):
@@ -169,6 +200,7 @@ Edit = (
     | SteerConfig
     | LatentsConfig
     | ExitConfig
+    | RankConfig
     | SpliceConfig
     | CutConfig
 )
@@ -181,7 +213,7 @@ class InterveneConfig(ThoughtModelConfig):
         name: f"edit.{name}"
         for name in (
             "method", "column", "change", "twins", "latents", "n_control_latents", "directions", "doses",
-            "value", "scale", "arms", "n_fit", "to", "heads",
+            "value", "scale", "arms", "n_fit", "to", "heads", "classes", "bases", "ks",
         )
     }  # fmt: skip
 
@@ -194,7 +226,7 @@ class InterveneConfig(ThoughtModelConfig):
     n: int = Field(1000, ge=2)
     """Problems, at most."""
     edit: Edit = Field(AblateConfig(), discriminator="kind")
-    """ablate, swap, patch, steer, edit_latents, exit, splice, route or cut, with the settings of its kind."""
+    """ablate, swap, patch, steer, edit_latents, exit, splice, rank, route or cut, with its own settings."""
     site: SiteName = "thought_in"
     """thought_in, resid, thought_out, kv, keys, values, attn or mlp (what attention and MLP add), head.0
     (what one head brings), or all: everything that a thought leaves behind.

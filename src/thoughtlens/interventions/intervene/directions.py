@@ -25,15 +25,17 @@ from thoughtlens.interventions.edits.dictionaries import (
     require_same_model,
     spliced,
 )
-from thoughtlens.interventions.edits.groups import Bundles, groups_of, width_of
+from thoughtlens.interventions.edits.groups import Bundles, Group, groups_of, width_of
 from thoughtlens.interventions.edits.places import Change
-from thoughtlens.interventions.effects.subject import held_out
+from thoughtlens.interventions.effects.subject import Problems, held_out
 from thoughtlens.interventions.intervene.config import (
     InterveneConfig,
     LatentsConfig,
+    RankConfig,
     SpliceConfig,
     SteerConfig,
 )
+from thoughtlens.interventions.intervene.fitted import Fitting, keep, remove
 from thoughtlens.interventions.intervene.trials import (
     States,
     Trial,
@@ -42,40 +44,128 @@ from thoughtlens.interventions.intervene.trials import (
     problems_of,
     states_at,
 )
-from thoughtlens.models import Place, ThoughtModel
+from thoughtlens.models import Place, ThoughtModel, tiny
+from thoughtlens.problems import answers_after
 from thoughtlens.sae import io
 
 Direction = Callable[[Place], Float[Tensor, " width"]]
 """A vector for each place."""
+Named = tuple[str, str | None, Direction]
+"""A direction's name, which control it is, and the direction."""
 
 
 def steer(cfg: InterveneConfig, edit: SteerConfig, model: ThoughtModel) -> list[Trial]:
-    """A direction is added, of a latent or from a file, in doses."""
+    """A direction is added, of a latent, from a file, or of a label column, in doses."""
     problems = problems_of(cfg, model)
     if 0.0 in edit.doses:
         raise ConfigError("doses: a dose of 0 changes nothing; the untouched run is always there")
-    if (edit.directions is None) == (not edit.latents):
+    if not (edit.column or edit.latents or edit.directions) or (edit.latents and edit.directions):
         raise ConfigError(
-            "steer needs a direction: latents=[..] with sae=DIR, or directions=FILE; one of them"
+            "steer needs a direction: column=LABEL, latents=[..] with sae=DIR, or directions=FILE; of the "
+            "last two only one"
         )
-    if edit.directions is not None:
-        groups, named = asked_groups(cfg, model), _file_directions(edit.directions)
-        states = states_at(cfg, model, problems.questions, places_in(groups))
-    else:
-        found = one_a_place(_dictionaries(cfg, model))
-        groups = groups_of([p for d in found for p in d.places], cfg.scope)
-        states = states_at(cfg, model, problems.questions, places_in(groups))
-        named = _latent_directions(cfg, edit, found, states)
-    bundles = Bundles(len(problems.questions), cfg.controls, cfg.seed)
+    found = one_a_place(_dictionaries(cfg, model)) if edit.latents else []
+    groups = groups_of([p for d in found for p in d.places], cfg.scope) or asked_groups(cfg, model)
+    states = states_at(cfg, model, problems.questions, places_in(groups))
+    trials = []
+    if edit.column is not None:
+        trials = _toward_labels(cfg, edit, model, problems, groups, states)
+    if found or edit.directions is not None:
+        named = (
+            _file_directions(edit.directions)
+            if edit.directions
+            else _latent_directions(cfg, edit, found, states)
+        )
+        trials.append(Trial(problems, _steered(cfg, edit, groups, states, named).chunks()))
+    return trials
+
+
+def _steered(
+    cfg: InterveneConfig, edit: SteerConfig, groups: Sequence[Group], states: States, named: Sequence[Named]
+) -> Bundles:
+    bundles = Bundles(len(next(iter(states.values()))), cfg.controls, cfg.seed)
     for name, control, direction in named:
         for dose in edit.doses:
-            vectors = {place: _dosed(direction, states, place, dose) for place in states}
+            vectors = {place: _dosed(direction, states, place, dose) for place in places_in(groups)}
             for group in groups:
                 about = {"dose": dose, "direction": name, "control": control or group.control}
                 bundles.add(
                     f"steer_{name}", group, lambda p, v=vectors: changes.add(v[p]), width_of(states),
                     random=control is None, **about,
                 )  # fmt: skip
+    return bundles
+
+
+def _toward_labels(
+    cfg: InterveneConfig, edit: SteerConfig, model: ThoughtModel, problems: Problems, groups: Sequence[Group],
+    states: States,
+) -> list[Trial]:  # fmt: skip
+    """For each value of a column the problems that have another one, steered to it."""
+    column = edit.column or ""
+    fitting, trials = Fitting.of(cfg, model, list(states), edit.n_fit), []
+    if column not in problems.table.column_names:
+        raise DataError(f"column: the problems have no {column!r}")
+    has = [None if own is None else str(own) for own in problems.table[column].to_pylist()]
+    for value in fitting.values(column, edit.classes):
+        rows = [i for i, own in enumerate(has) if own is not None and own != value]
+        if len(rows) < 2:
+            continue
+        chosen, predicted = problems.take(rows), None
+        if isinstance(model, tiny.TinyThoughts) and value.isdigit():
+            new = [int(value)] * len(rows)
+            predicted = answers_after(chosen.table, column, new, p=model.modulus)
+        towards = {place: fitting.towards(column, value, place) for place in states}
+        named = [
+            (f"{way}_{value}", None, lambda place, way=way, to=towards: to[place][way])
+            for way in ("diffmean", "probe")
+        ]
+        here = {place: x[rows] for place, x in states.items()}
+        lead = [
+            group for group in groups
+            if group.control is None or all(bool(towards[p]["diffmean"].any()) for p in group.places)
+        ]  # fmt: skip
+        bundles = _steered(cfg, edit, lead, here, named)
+        trials.append(Trial(Problems(chosen.table, predicted=predicted), bundles.chunks()))
+    if not trials:
+        raise DataError(f"column: fewer than two problems have another value of {column!r}")
+    return trials
+
+
+def rank(cfg: InterveneConfig, edit: RankConfig, model: ThoughtModel) -> list[Trial]:
+    """Of each state k directions are kept, the rest being the mean; or k are removed."""
+    problems = problems_of(cfg, model)
+    there = {"pca": True, "latents": cfg.sae is not None, "probe": edit.column is not None, "random": True}
+    bases = edit.bases or tuple(name for name, can in there.items() if can)
+    if lacking := [name for name in bases if not there[name]]:
+        needs = {"latents": "sae=DIRECTORY", "probe": "column=LABEL"}[lacking[0]]
+        raise ConfigError(f"bases: {lacking[0]} needs {needs}")
+    found = one_a_place(_dictionaries(cfg, model)) if "latents" in bases else []
+    of = {place: d for d in found for place in d.places}
+    if of:
+        groups = groups_of(list(of), cfg.scope)
+    else:
+        groups = [group for group in asked_groups(cfg, model) if group.control is None]
+    places = list(dict.fromkeys(places_in(groups)))
+    fitting = Fitting.of(cfg, model, places, edit.n_fit)
+    means = {place: changes.present(fitting.states[place]).mean(0) for place in places}
+    lines = {
+        (basis, place): fitting.subspace(
+            basis, place, column=edit.column, dictionary=of.get(place), seed=1_000 * cfg.seed + i
+        )
+        for basis in bases
+        for i, place in enumerate(places)
+    }
+    bundles = Bundles(len(problems.questions), controls=False, seed=cfg.seed)
+    for group in groups:
+        bundles.add("rank_mean", group, lambda p: changes.mean_of(means[p][None]), width_of(fitting.states))
+        for basis in bases:
+            most = min(len(lines[basis, place]) for place in group.places)
+            for k in sorted({min(k, most) for k in edit.ks if most}):
+                for name, change in (("rank_keep", keep), ("rank_remove", remove)):
+                    bundles.add(
+                        name, group, lambda p, b=basis, k=k, c=change: c(means[p], lines[b, p][:k]),
+                        width_of(fitting.states), arm=basis, rank=k,
+                    )  # fmt: skip
     return [Trial(problems, bundles.chunks())]
 
 
@@ -93,8 +183,9 @@ def _dosed(direction: Direction, states: States, place: Place, dose: float) -> T
     return vector
 
 
-def _file_directions(file: Path) -> list[tuple[str, str | None, Direction]]:
+def _file_directions(file: Path | None) -> list[Named]:
     """Rows of a file, named by their number."""
+    assert file is not None
     if not file.is_file():
         raise NotThereError(f"directions: expected a .npy or .safetensors file at {file}, found none")
     try:
@@ -110,7 +201,7 @@ def _file_directions(file: Path) -> list[tuple[str, str | None, Direction]]:
 
 def _latent_directions(
     cfg: InterveneConfig, edit: SteerConfig, found: Sequence[Dictionary], states: States
-) -> list[tuple[str, str | None, Direction]]:
+) -> list[Named]:
     """Decoder rows of the latents, and of others of about the same density."""
     require_latents(found[0].sae, edit.latents)
     at = {place: d.sae for d in found for place in d.places}

@@ -23,6 +23,7 @@ from thoughtlens.interventions.intervene.config import (
     InterveneConfig,
     LatentsConfig,
     PatchConfig,
+    RankConfig,
     RouteConfig,
     SpliceConfig,
     SteerConfig,
@@ -65,6 +66,8 @@ def plans(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
             return directions.splice(cfg, cfg.edit, model)
         case CutConfig():
             return _cut(cfg, cfg.edit, model)
+        case RankConfig():
+            return directions.rank(cfg, cfg.edit, model)
     return _exit(cfg, model)
 
 

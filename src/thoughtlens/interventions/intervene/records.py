@@ -42,8 +42,10 @@ class About(Record):
     """edit_latents: those that are edited together, separated by spaces."""
     cut_heads: str | None = None
     """cut: those whose edges are cut, separated by spaces; None: all."""
+    rank: int | None = None
+    """rank: how many directions are kept or removed."""
     arm: str | None = None
-    """splice: what reconstructs; route: which part is the twin's."""
+    """splice: what reconstructs; route: which part is the twin's; rank: whose directions."""
 
     @property
     def edited_latents(self) -> list[int]:
@@ -57,7 +59,8 @@ class About(Record):
         """The edit and its place in words: `ablate_mean resid[1, 3]`."""
         at = [str(i) for i in (self.layer, self.thought_idx) if i is not None]
         dose = f", dose {self.dose:g}" if self.dose is not None else ""
-        return f"{self.edit} {self.site or ''}[{', '.join(at) or 'all'}]{dose}"
+        rank = f", {self.rank} of {self.arm}" if self.rank is not None else ""
+        return f"{self.edit} {self.site or ''}[{', '.join(at) or 'all'}]{dose}{rank}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +179,31 @@ class RouteRow(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RankRow(Record):
+    """A row of `ranks.parquet`: how few directions of a place do; definitions are in the result."""
+
+    scope: str
+    site: str | None
+    layer: int | None
+    thought_idx: int | None = column("thought")
+    arm: str = column("directions")
+    n: int
+    n_groups: int
+    cost_of_mean: float
+    cost_of_mean_low: float
+    cost_of_mean_high: float
+    keep_rank: int | None
+    remove_rank: int | None
+    ks: list[int]
+    kept: list[float | None]
+    kept_low: list[float | None]
+    kept_high: list[float | None]
+    removed: list[float | None]
+    removed_low: list[float | None]
+    removed_high: list[float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
 class LargestEffect(Number):
     """The edit with the largest effect, of several."""
 
@@ -209,6 +237,7 @@ class InterveneOutcome(Outcome):
     headline: Mapping[str, LargestEffect | RouteNumber | Number] = field(default_factory=dict)
     effects: list[EffectRow]
     routes: list[RouteRow] = field(default_factory=list)
+    ranks: list[RankRow] = field(default_factory=list)
     model_settings: dict[str, bool | int | float | str | None] | None = None
     """How the model thinks, as given, stated by its checkpoint, or assumed."""
     model_settings_assumed: list[str] | None = None

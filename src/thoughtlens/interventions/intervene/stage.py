@@ -37,6 +37,7 @@ from thoughtlens.interventions.intervene.config import (
     EffectsConfig,
     InterveneConfig,
     PatchConfig,
+    RankConfig,
     RouteConfig,
     SpliceConfig,
     SteerConfig,
@@ -44,7 +45,15 @@ from thoughtlens.interventions.intervene.config import (
     of_store,
 )
 from thoughtlens.interventions.intervene.plans import plans
-from thoughtlens.interventions.intervene.records import About, EffectRow, InterveneOutcome, RouteRow
+from thoughtlens.interventions.intervene.ranks import DEFINITIONS as RANKS
+from thoughtlens.interventions.intervene.ranks import rank_rows
+from thoughtlens.interventions.intervene.records import (
+    About,
+    EffectRow,
+    InterveneOutcome,
+    RankRow,
+    RouteRow,
+)
 from thoughtlens.interventions.intervene.routes import DEFINITIONS as ROUTE
 from thoughtlens.interventions.intervene.routes import route_shares
 from thoughtlens.interventions.intervene.summary import HEADLINE, headline, objections
@@ -52,7 +61,7 @@ from thoughtlens.interventions.intervene.trials import Trial
 from thoughtlens.models import Place, ThoughtModel, not_stated
 from thoughtlens.problems import source
 
-RUNS = {"exit": 6, "route": 33, "swap": 28, "splice": 70}
+RUNS = {"exit": 6, "route": 33, "swap": 28, "splice": 70, "rank": 300}
 """How often a problem is thought about, about, without controls."""
 
 
@@ -176,7 +185,12 @@ def _work(cfg: InterveneConfig, model: ThoughtModel, trials: list[Trial], tmp: P
     warnings += not_stated(model.settings, model.assumed)
     _write(tmp, rows, parts, names)
     routes: list[RouteRow] = []
+    ranks: list[RankRow] = []
     definitions = DEFINITIONS | HEADLINE
+    if isinstance(cfg.edit, RankConfig):
+        ranks = rank_rows(rows, pq.read_table(tmp / "answers.parquet"), trials[0].problems, cfg.seed)
+        write_rows(tmp / "ranks.parquet", RankRow, ranks)
+        definitions |= RANKS
     if isinstance(cfg.edit, RouteConfig):
         routes = route_shares(rows, pq.read_table(tmp / "answers.parquet"), trials[0].problems, cfg.seed)
         write_rows(tmp / "routes.parquet", RouteRow, routes)
@@ -193,6 +207,7 @@ def _work(cfg: InterveneConfig, model: ThoughtModel, trials: list[Trial], tmp: P
         headline=headline(cfg, rows, routes),
         effects=rows,
         routes=routes,
+        ranks=ranks,
         model_settings=dict(model.settings) or None,
         model_settings_assumed=list(model.assumed) or None,
         definitions=definitions,
@@ -242,7 +257,10 @@ def _measure(
             plain, answers = run_edits(
                 model, problems.questions, edits, batch_size=cfg.batch_size, max_new_tokens=cfg.max_new_tokens
             )
-            parts.write_table(name, "answers", answers_of(problems, first, answers))
+            said = [answers_of(problems, first, answers)]
+            if isinstance(cfg.edit, RankConfig) and first == 0:
+                said.insert(0, answers_of(problems, -1, [plain]))
+            parts.write_table(name, "answers", pa.concat_tables(said))
             parts.finish(name, _Measured(rows=rows_of(problems, plain, edits, answers, cfg.seed)))
             bar.advance(1)
     return list(chunks)

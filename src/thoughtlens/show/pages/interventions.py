@@ -50,7 +50,13 @@ def strips_of(outcome: InterveneOutcome) -> dict[str, list[tuple[str, int, float
     """By edit, the effect at each (layer, thought) that was edited alone."""
     values: dict[str, list[tuple[str, int, float]]] = {}
     for row in outcome.effects:
-        if row.control is None and row.thought_idx is not None and row.dose is None and row.site:
+        if (
+            row.control is None
+            and row.thought_idx is not None
+            and row.dose is None
+            and row.rank is None
+            and row.site
+        ):
             layer = "" if row.layer is None else f" {row.layer}"
             effect = row.corrupted if by_twin(outcome) else row.difference
             values.setdefault(row.edit, []).append((row.site + layer, row.thought_idx, effect))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from thoughtlens.core import Record
-from thoughtlens.interventions import ROUTES, Handed, InfluenceOutcome, MoveRow
+from thoughtlens.interventions import ALIKE, ROUTES, Handed, InfluenceOutcome, MoveRow
 from thoughtlens.show.pages.run import Run
 
 CHAINS = {
@@ -58,7 +58,7 @@ def moves(outcome: InfluenceOutcome) -> Moves:
     chosen = [key for key in shown if key[2] == ("direct" if key[1] in ROUTES else "total")]
     what = (
         f"share of what distinguishes the donor ({edit}) that arrives; of the answer, how often it becomes "
-        f"the donor's"
+        f"the donor's; blank where problem and donor hardly differ"
         if donors
         else f"change ({edit}) beyond a random one as large, in spreads of the state; of the answer KL, nats"
     )
@@ -90,7 +90,11 @@ def _matrix(rows: list[MoveRow], key: tuple[str, str, str], donors: bool) -> Mat
     own = [row for row in rows if (row.chain, row.site, row.path) == key]
     edited = sorted({row.thought_idx for row in own})
     moved = sorted({row.to for row in own if row.to is not None})
-    value = {(row.thought_idx, row.to): row.carried if donors else row.beyond_random for row in own}
+    value = {
+        (row.thought_idx, row.to): row.carried if donors else row.beyond_random
+        for row in own
+        if row.verdict != ALIKE
+    }
     chain, site, path = key
     return Matrix(
         title=f"{chain}: {PARTS.get(site, site)}, {path}",

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from thoughtlens.evals import ClassPoint, ClassRow, ValuePoint, ValueRow
-from thoughtlens.interventions import EffectRow
+from thoughtlens.interventions import EffectRow, RankRow
 from thoughtlens.latents import LatentRow, OrbitRow, RoundRow
 from thoughtlens.sae import CurvePoint
 from thoughtlens.show.pages.moves import Matrix
@@ -271,10 +271,52 @@ def move_map(matrices: Sequence[Matrix]) -> Figure:
         axis.set_axis_off()
     for axis, one in zip(axes.flat[: len(matrices)], matrices, strict=True):
         grid = np.array([[np.nan if v is None else v for v in row] for row in one.values], dtype=float)
-        _matrix(axis, grid, scale, lambda v: f"{v:.2f}".removeprefix("0").replace("-0", "-") or "0")
+        _matrix(axis, grid, scale, lambda v: f"{round(v, 2) + 0.0:.2f}")
         axis.set(title=one.title, xlabel="moved", ylabel="edited")
         axis.set_xticks(range(len(one.moved)), one.moved)
         axis.set_yticks(range(len(one.edited)), one.edited)
+    return figure
+
+
+@styled
+def rank_curves(rows: Sequence[RankRow]) -> Figure:
+    """Share of an effect that k directions hold alone (solid), and that is lost without them (dashed).
+
+    Args:
+        rows: Lines of `ranks.parquet`; a panel per place, at most six, first those whose mean costs most.
+    """
+    places: dict[str, list[RankRow]] = {}
+    for row in sorted(rows, key=lambda row: -row.cost_of_mean):
+        at = [str(one) for one in (row.layer, row.thought_idx) if one is not None]
+        places.setdefault(f"{row.site or row.scope}[{', '.join(at) or 'all'}]", []).append(row)
+    shown = list(places.items())[:6]
+    columns = min(len(shown), 3)
+    figure, axes = _axes(
+        -(-len(shown) // columns), columns, (0.5 + 2.7 * columns, 2.6 * -(-len(shown) // columns))
+    )
+    for axis in axes.flat[len(shown) :]:
+        axis.set_axis_off()
+    colours = {"pca": GREEN, "latents": BLUE, "probe": ORANGE, "random": GREY}
+    for axis, (title, own) in zip(axes.flat[: len(shown)], shown, strict=True):
+        for row in own:
+            colour = colours.get(row.arm, INK)
+            for name, dash in (("kept", "-"), ("removed", (0, (3, 2)))):
+                points = [
+                    (k, *ends)
+                    for k, *ends in zip(
+                        row.ks, getattr(row, name), getattr(row, f"{name}_low"), getattr(row, f"{name}_high"),
+                        strict=True,
+                    )
+                    if ends[0] is not None
+                ]  # fmt: skip
+                ks, share, low, high = (np.array(one, dtype=float) for one in zip(*points, strict=True))
+                axis.plot(ks, share, color=colour, ls=dash, marker="o", ms=3)
+                axis.fill_between(ks, low, high, color=colour, alpha=0.12, lw=0)
+        axis.axhline(0.9, color=GREY, lw=0.8, ls=":")
+        axis.set(title=title, xlabel="directions", xscale="log", ylim=(-0.1, 1.1))
+        axis.set_xticks(own[0].ks, [str(k) for k in own[0].ks])
+        axis.minorticks_off()
+    _key(axes[0][0], [(arm, colours.get(arm, INK), "-") for arm in dict.fromkeys(row.arm for row in rows)])
     return figure
 
 

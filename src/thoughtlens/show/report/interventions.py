@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thoughtlens.interventions import EffectRow, InterveneOutcome, RouteRow
+from thoughtlens.interventions import EffectRow, InterveneOutcome, RankRow, RouteRow
 from thoughtlens.show.pages import plots
 from thoughtlens.show.pages.interventions import outcomes_of, strips_of, what_of
 from thoughtlens.show.pages.run import Run
@@ -10,6 +10,13 @@ from thoughtlens.show.pages.text import at_thought, between, counts, fixed, numb
 from thoughtlens.show.report.blocks import Block, Column, Picture, Section, Table, Text, under, verdict_of
 
 MAX_ROWS = 60
+BASES = {
+    "pca": "principal components",
+    "latents": "the SAE's latents, strongest first",
+    "probe": "a ridge probe's",
+    "random": "random",
+}
+"""Whose directions, in words."""
 
 
 def interventions(run: Run) -> Section | None:
@@ -37,6 +44,8 @@ def _one(run: Run, name: str, outcome: InterveneOutcome) -> list[Block]:
     if doses:
         caption = f"{name}: change of accuracy by dose (standard deviations of the states), 95 %, n = {n}."
         blocks.append(Picture(f"intervene_{name}_doses", plots.dose_response(doses), caption))
+    if outcome.ranks:
+        blocks += curves_of(name, outcome.ranks)
     if outcome.routes:
         blocks.append(_routes(name, outcome.routes))
     return [*blocks, _effects(name, rows, run.fed_back)]
@@ -95,6 +104,32 @@ def _routes(name: str, rows: list[RouteRow]) -> Table:
     title = f"{name}: state route and key-value route of each thought"
     note = "Everything that the thought leaves behind: what it wrote, and its keys and values in every block."
     return Table.of(title, rows, columns, n_words=2, note=note)
+
+
+def curves_of(name: str, rows: list[RankRow]) -> list[Block]:
+    """How few directions do, as curves and as ranks."""
+    columns: list[Column] = [
+        ("place", lambda r: " ".join(str(at) for at in (r.site, r.layer) if at is not None) or r.scope),
+        ("thought", lambda r: "all" if r.thought_idx is None else str(r.thought_idx)),
+        under(RankRow, "arm", lambda arm: BASES[arm]),
+        ("accuracy lost with the mean (points)", lambda r: points(r.cost_of_mean)),
+        ("95 % interval", lambda r: between(r.cost_of_mean_low, r.cost_of_mean_high, points)),
+        ("rank that keeps 90 %", lambda r: number(r.keep_rank)),
+        ("rank whose removal costs 90 %", lambda r: number(r.remove_rank)),
+        ("n", lambda r: number(r.n)),
+    ]
+    note = (
+        "No rank: not with as many directions as were tried, or the mean in the state's place costs nothing."
+    )
+    table = Table.of(f"{name}: how few directions do", rows, columns, n_words=3, note=note)
+    shown = [row for row in rows if any(share is not None for share in row.kept)]
+    if not shown:
+        return [table]
+    caption = (
+        f"{name}: share of the effect that k directions hold alone (solid) and that is lost without them "
+        f"(dashed), 95 %, n = {counts(row.n for row in rows)}."
+    )
+    return [Picture(f"intervene_{name}_ranks", plots.rank_curves(shown), caption), table]
 
 
 def _moved(row: RouteRow, part: str) -> str:
