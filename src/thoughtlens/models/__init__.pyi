@@ -34,6 +34,7 @@ from .thought.places import CONVENTION as CONVENTION
 from .thought.places import INNER as INNER
 from .thought.places import LAYERED as LAYERED
 from .thought.places import PARTS as PARTS
+from .thought.places import SITES as SITES
 from .thought.places import Place as Place
 from .thought.places import block_outputs as block_outputs
 from .thought.sites import Hook as Hook
