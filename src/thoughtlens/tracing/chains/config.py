@@ -24,7 +24,7 @@ class TraceConfig(Config):
     """A finished lens stage, whose translators read thoughts too; unset: none. In a run, its own."""
     lenses: tuple[Reader, ...] = Field(("logit", "tuned", "probe", "latents"), min_length=1)
     """What may read a thought. `logit`, the model's own output side, always may; each other one takes its
-    place at a thought where it makes steps more often, on problems of another split."""
+    place at a thought where more steps hold with it, on problems of another split."""
     n_fit: int = Field(800, ge=0)
     """Problems of other splits that the probe and the latents are fitted on, at most; a quarter as many
     choose what reads."""

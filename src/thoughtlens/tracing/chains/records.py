@@ -93,7 +93,7 @@ class LensRow(Record):
     column: str | None
     """Which label it is fitted to; unset: to none."""
     makes_sense: float
-    """Share of the problems in which its word makes a step: an operation that is offered, or what follows."""
+    """Share of the problems in which its word opens or closes a step that holds."""
     null: float
     """The same with the word of another problem."""
     n: int

@@ -71,8 +71,8 @@ DEFINITIONS = {
     "twin": "the same question with another operand in the step's operation",
     "null": "probability of the same word at the same thought of the other problems, mean",
     "reading": "the likeliest word of softmax(W_U norm(thought_out)), logit lens; or of what `lenses` says "
-    "reads this thought: tuned lens, latents or linear probe, where their words make a step more often, less "
-    "how often they break one, on problems of another split (at least .05, and two standard errors)",
+    "reads this thought: tuned lens, latents or linear probe, where with them more steps hold, less those "
+    "that do not, on problems of another split (by .05 per problem at least, and two standard errors)",
     "interval": "95 %, problems of one group together (Wilson's at the number of independent rows)",
     "found": "problems of whose labels every step was verified; found_right: of those answered right",
     "breaks_at": "the step from which on the answer does not follow from what is read, or that is missing; "

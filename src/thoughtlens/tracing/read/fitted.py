@@ -3,7 +3,7 @@
 A *tuned lens* is the run's own. A *linear probe* (Fisher's discriminant) and the *latents* (per word the one
 that fires in most of it and least elsewhere) are fitted to the labels of other problems, to
 each column that they tell at this thought. Which lens reads a thought is decided on problems of a third
-part, without labels: the one whose words make a step most often, less how often they break one.
+part, without labels: the one with which most steps hold, less those that do not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -71,7 +71,7 @@ class Chosen(NamedTuple):
     column: str | None
     """Which label a fitted one reads."""
     makes_sense: float
-    """Share of the problems in which its word makes a step."""
+    """Share of the problems in which its word opens or closes a step that holds."""
     null: float
     """The same of the word of another problem."""
     n: int
@@ -92,7 +92,8 @@ def choose(given: Material) -> tuple[Lenses, list[Chosen]]:
     questions, before = given.choose["question"].to_pylist(), [list[str]() for _ in range(len(given.choose))]
     answered = states[1].answers
     assert answered is not None
-    at_end = [given.rule.answer(text) for text in answered.text]
+    answers = [given.rule.answer(text) for text in answered.text]
+    later = _said(plain, states[1])
     for p in spec.thoughts:
         found: list[tuple[str | None, Lens]] = [(None, through(given.readout))]
         if p:
@@ -102,12 +103,12 @@ def choose(given: Material) -> tuple[Lenses, list[Chosen]]:
             [words[i] for i in look(lens, states[1][Place(lens.hook_name, p)]).words[:, 0]]
             for _, lens in found
         ]
-        ends = at_end if p == spec.n_thoughts else [""] * len(questions)
-        told_of = partial(_makes_sense, given.rule, questions, before, ends)
+        around = list(zip(before, (row[p + 1 :] for row in later), strict=True))
+        told_of = partial(_makes_sense, given.rule, questions, around, answers)
         senses, nulls = [told_of(own) for own in said], [told_of([*own[1:], own[0]]) for own in said]
         best = 0
         for i in range(1, len(found)):
-            best = i if _is_better(senses[i], senses[best]) else best
+            best = i if _is_better(senses[i].score, senses[best].score) else best
         at[p] = found[best][1]
         before = [[*row, word] for row, word in zip(before, said[best], strict=True)]
         told += [
@@ -116,8 +117,8 @@ def choose(given: Material) -> tuple[Lenses, list[Chosen]]:
                 lens.kind,
                 lens.hook_name,
                 column,
-                float((senses[i] > 0).mean()),
-                float((nulls[i] > 0).mean()),
+                float(senses[i].makes.mean()),
+                float(nulls[i].makes.mean()),
                 len(questions),
                 i == best,
             )
@@ -127,29 +128,43 @@ def choose(given: Material) -> tuple[Lenses, list[Chosen]]:
     return Lenses(words, at), told
 
 
+def _said(lenses: Lenses, states: ThoughtBatch) -> list[list[str]]:
+    """By problem, what each thought is read as."""
+    looks = [look(lens, states[Place(lens.hook_name, p)]) for p, lens in sorted(lenses.at.items())]
+    return [[lenses.words[one.words[i, 0]] for one in looks] for i in range(len(states.mask))]
+
+
 def _states(model: ThoughtModel, table: pa.Table, hooks: Sequence[str]) -> ThoughtBatch:
     questions = table["question"].to_pylist()
     places = [Place(hook) for hook in hooks]
     return collect(model, questions, places=places, answers=True, max_new_tokens=LONGEST, batch_size=256)
 
 
+class _Sense(NamedTuple):
+    """What words at one thought do to the chains of some problems."""
+
+    makes: Bool[np.ndarray, " n"]
+    """Whether the word opens or closes a step that holds."""
+    score: Int[np.ndarray, " n"]
+    """Steps of the whole chain that hold, less those that do not."""
+
+
 def _makes_sense(
     rule: Rule,
     questions: Sequence[str],
-    before: Sequence[Sequence[str]],
+    around: Sequence[tuple[Sequence[str], Sequence[str]]],
     answers: Sequence[str],
     said: Sequence[str],
-) -> Int[np.ndarray, " n"]:
-    """1 where the word at the next thought opens a step, or is what follows at an open one; -1 where it is
-    another value there. At the last thought an answer that follows does for a word.
-    """
-    found = np.zeros(len(questions), int)
-    for i, (question, row, answer, word) in enumerate(zip(questions, before, answers, said, strict=True)):
-        p = len(row)
-        steps = rule.join(question, [*row, word], answer)
-        closed = [s.holds for s in steps if s.value_at == p and s.value is not None]
-        found[i] = 1 if any(closed) or any(s.read_at == p for s in steps) else -len(closed[:1])
-    return found
+) -> _Sense:
+    """The chains with these words among the others; the last step's value may be the answer."""
+    found = []
+    for question, (row, rest), answer, word in zip(questions, around, answers, said, strict=True):
+        steps = [step for step in rule.join(question, [*row, word, *rest], answer) if step.value is not None]
+        own = [s.read_at == len(row) or (s.value_at == len(row) and s.word is not None) for s in steps]
+        holds = [step.holds for step in steps]
+        found.append((any(map(all, zip(own, holds, strict=True))), 2 * sum(holds) - len(holds)))
+    makes, score = np.array(found).T
+    return _Sense(makes.astype(bool), score)
 
 
 def _is_better(one: Int[np.ndarray, " n"], other: Int[np.ndarray, " n"]) -> bool:
