@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from thoughtlens.tracing.monitor.config import MonitorConfig
 from thoughtlens.tracing.monitor.judged import FEW, Sample, against, alarms
+from thoughtlens.tracing.monitor.records import Detector
+from thoughtlens.tracing.monitor.truths import _broken_promises
+
+CFG = MonitorConfig(acts=Path("acts"))
 
 
 def sample(positive, n=40, groups=None):
@@ -49,3 +56,13 @@ def test_a_better_score_is_called_so_and_two_that_know_nothing_are_not_called_eq
     good, nothing = against(areas, [("good", "noise"), ("noise", "more")], own, delta=0.03)
     assert good.difference.verdict == "better" and good.difference.p_holm <= 0.05 and good.difference.low > 0
     assert nothing.difference.verdict == "no information"
+
+
+def test_a_score_that_flags_more_clean_problems_than_it_may_is_named():
+    usual, flagged = np.zeros(199), np.r_[np.ones(30), np.zeros(10)]
+    told = Detector(name="beyond", about="", role="score", alarms=alarms(flagged, (0.01,), usual, sample(10)))
+    held = Detector(
+        name="beyond", about="", role="score", alarms=alarms(usual[:40], (0.01,), usual, sample(10))
+    )
+    (note,) = _broken_promises("label", CFG, [told, held])
+    assert "flags 67% of the clean problems of split test, where 1% were allowed" in note

@@ -94,6 +94,7 @@ def truth_of(
     pairs = [(score, rival) for score in (CONTRADICTS, BEYOND) if score in scores for rival in names]
     compared = against(areas, pairs, sample, delta=DELTA) if areas and pairs else []
     notes += _doubts(kind, cfg, sample, int(usual.sum())) + _objections(kind, own, areas, scores)
+    notes += _broken_promises(kind, cfg, detectors)
     return Truth(
         name=kind,
         about=_about(kind, cfg),
@@ -209,6 +210,18 @@ def _errors(
     return rows
 
 
+def _broken_promises(kind: Kind, cfg: MonitorConfig, detectors: Sequence[Detector]) -> list[str]:
+    """Scores that flag more clean problems than they may, since those that are scored are of another kind."""
+    return [
+        f"{kind}: {one.name} flags {found.value:.0%} of the clean problems of split {cfg.split}, where "
+        f"{alarm.rate:.0%} were allowed: they are of another kind than those of {cfg.threshold_split}, and "
+        f"its thresholds do not hold"
+        for one in detectors
+        for alarm in one.alarms[:1]
+        if one.role == "score" and (found := alarm.false_alarms) and (found.low or 0) > 2 * alarm.rate
+    ]
+
+
 def _objections(kind: str, own: str, areas: Aucs | None, scores: Mapping[str, np.ndarray]) -> list[str]:
     """Where a control tells what the score tells."""
     control = f"{own} {SHUFFLED}"
@@ -218,8 +231,8 @@ def _objections(kind: str, own: str, areas: Aucs | None, scores: Mapping[str, np
     if mine.low <= 0.5 or areas.difference(own, control).low > 0:
         return []
     return [
-        f"{kind}: with the thoughts of other problems the score tells as much (AUROC {other.estimate:.3f}, "
-        f"with the own ones {mine.estimate:.3f}): it proves nothing about thoughts"
+        f"{kind}: {own} is not shown to tell more than with the thoughts of other problems (AUROC "
+        f"{mine.estimate:.3f}, with those {other.estimate:.3f}): it proves nothing about thoughts"
     ]
 
 
