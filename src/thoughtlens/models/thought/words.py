@@ -7,7 +7,6 @@ measured on the words of the same model by the same code. A problem whose chain 
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +49,9 @@ def in_words(model: ThoughtModel, n_tokens: int | None = None) -> ThoughtModel:
 
     if not isinstance(model, SequenceThoughts):
         raise ConfigError(f"{model.name}: the chain of thought of this family cannot be run token by token")
-    twin: Any = copy.copy(model)
-    twin.__class__ = type(f"{type(model).__name__}InWords", (_SequenceWords, type(model)), {})
+    kind = type(f"{type(model).__name__}InWords", (_SequenceWords, type(model)), {})
+    twin: Any = object.__new__(kind)
+    twin.__dict__.update(vars(model))
     twin.spec = _spec(model, n)
     twin.start_ids = model.mode_ids["words"]
     return twin
