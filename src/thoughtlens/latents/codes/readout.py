@@ -94,6 +94,11 @@ def of_thoughts(model: ThoughtModel) -> Readout:
     """The output side of a thought model."""
 
     def unembed(x: Tensor, hook_name: str) -> Tensor:
+        if x.shape[-1] != model.spec.d:
+            raise MismatchError(
+                f"{hook_name} is {x.shape[-1]} wide, and what {model.name} says is read from states of width "
+                f"{model.spec.d}: a single head is no state of the stream; leave it out of this"
+            )
         # thought_out has passed the final norm; everything else has not
         return model.readout(x, "thought_out" if hook_name == "thought_out" else "resid")
 

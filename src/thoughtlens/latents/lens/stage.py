@@ -94,6 +94,9 @@ def _work(cfg: LensConfig, tmp: Path) -> LensOutcome:
         readout = of_text(language_model(store)) if model is None else of_thoughts(model)
     except HookError as error:
         return _without_readout(cfg, store, tmp, str(error))
+    narrow = [hook for hook, width in store.meta.d_in.items() if width != readout.d]
+    if model is not None and narrow:
+        readout.unembed(torch.zeros(1, store.meta.d_in[narrow[0]]), narrow[0])  # which refuses it
     given = LensInput(cfg, store, readout)
     found = cell_rows(store, cfg.split, cfg.n_problems, cfg.seed, cfg.max_rows)
     translators: list[Translator] = []
