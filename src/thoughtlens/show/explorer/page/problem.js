@@ -137,6 +137,6 @@ function ProblemPage({ run, i }) {
     <${Trace} rows=${records(run, "trace", page.trace)} />
     ${page.tokens ? html`<p class="note">Latent and what it says, strongest first, at most six a token.</p>` : html`
       <details open=${!page.chain.length}><summary>All lens readings</summary><${Readings} run=${run} rows=${records(run, "readings", page.readings)} /></details>
-      <details open=${!!page.attention}><summary>Where it looks</summary><${Attention} run=${run} asked=${page.attention} /></details>
+      <details open=${!!page.attention || !page.chain.length}><summary>Where it looks</summary><${Attention} run=${run} asked=${page.attention} /></details>
       <details open=${!edits.some((e) => e.thought !== null)}><summary>What editing does</summary><${Edits} run=${run} rows=${edits} /></details>`}`;
 }
