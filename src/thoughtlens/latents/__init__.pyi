@@ -17,6 +17,7 @@ from .codes.labels import number_columns as number_columns
 from .codes.labels import own_columns as own_columns
 from .codes.labels import read_labels as read_labels
 from .codes.member import Member as Member
+from .codes.member import RowColumns as RowColumns
 from .codes.member import Rows as Rows
 from .codes.member import check_hooks as check_hooks
 from .codes.member import member_thoughts as member_thoughts

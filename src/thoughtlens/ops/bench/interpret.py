@@ -13,7 +13,17 @@ import pyarrow as pa
 import torch
 
 from thoughtlens.core import ConfigError, Json, Parts, validate_config
-from thoughtlens.latents import Coded, Codes, CodeWriter, Fires, InterpretConfig, Rows, Tables, stretches
+from thoughtlens.latents import (
+    Coded,
+    Codes,
+    CodeWriter,
+    Fires,
+    InterpretConfig,
+    RowColumns,
+    Rows,
+    Tables,
+    stretches,
+)
 from thoughtlens.ops.bench.limits import require_one_of, require_positive
 
 ROWS_PER_UNIT = {"text": 256, "thoughts": 7}
@@ -75,13 +85,12 @@ def _rows(n: int, kind: str, seed: int) -> Rows:
     row = np.arange(n)
     unit, at = row // per_unit, (row % per_unit).astype(np.int32)
     first = np.r_[np.arange(0, n, per_unit), n]
-    columns = {"thought_idx": at}
+    columns = RowColumns(thought_idx=at)
     if kind == "text":
         token = np.random.default_rng(seed).zipf(1.3, n) % VOCABULARY
         stretch = stretches(unit, at)
-        columns = {
-            "position": at + 1, "token_id": token.astype(np.int32), "stretch": stretch, "first": at == 0
-        }  # fmt: skip
+        ids = token.astype(np.int32)
+        columns = RowColumns(position=at + 1, token_id=ids, stretch=stretch, first=at == 0)
     return Rows(row, row, unit, first, np.arange(len(first) - 1), columns)
 
 
