@@ -171,10 +171,12 @@ def test_digest_follows_the_data_not_the_clock(tmp_path):
 
 def test_an_attempt_that_left_nothing_does_not_stand_in_the_way(tmp_path):
     def fail(tmp: Path) -> dict:
+        (tmp / "members" / "pooled").mkdir(parents=True)
         raise NotThereError("no such model")
 
     with pytest.raises(NotThereError):
         stage.run_stage("count", Count(n=3), tmp_path / "a", fail)
+    assert not list(tmp_path.iterdir())
     assert run(tmp_path / "a", n=4)["count"]["value"] == 4
     assert "n = 4" in (tmp_path / "a" / "config.toml").read_text()
 

@@ -1,7 +1,7 @@
 """What every stage shares: a directory that is whole or absent, resumable, and says where it came from.
 
 Work happens in `NAME.tmp`, which is renamed to `NAME` when everything is written. A killed stage
-leaves `NAME.tmp`, and the same call continues there.
+leaves `NAME.tmp`, and the same call continues there; one that wrote nothing leaves nothing.
 """
 
 from __future__ import annotations
@@ -109,29 +109,29 @@ def run_stage(
         if out.exists():  # another process ended while this one waited for nothing
             shutil.rmtree(tmp, ignore_errors=True)
             return _reuse(out, stage, cfg, digests)
-        tmp.mkdir(exist_ok=True)
-        _begin(tmp, cfg, digests)
-        if (tmp / "result.json").is_file():
+        with _left_where_written(tmp):
+            _begin(tmp, cfg, digests)
+            if (tmp / "result.json").is_file():
+                return _finished(tmp, out)
+            start = time.monotonic()
+            outcome = work(tmp)
+            for name, path in inputs.items():
+                if digest(path, out) != digests[name]:
+                    raise MismatchError(
+                        f"{path} has changed while {stage} was reading it; delete {tmp} and run it again"
+                    )
+            result = {
+                "schema": SCHEMA,
+                "stage": stage,
+                **_with_notes(outcome.to_json() if isinstance(outcome, Outcome) else outcome, inputs),
+                "config_identity": identity(cfg),
+                "inputs": {name: {"path": str(path), "digest": digests[name]} for name, path in inputs.items()},
+                "digest": _digest_finished(tmp),
+                "seconds": round(time.monotonic() - start, 3),
+                **provenance().to_json(),
+            }
+            write_json(tmp / "result.json", result)
             return _finished(tmp, out)
-        start = time.monotonic()
-        outcome = work(tmp)
-        for name, path in inputs.items():
-            if digest(path, out) != digests[name]:
-                raise MismatchError(
-                    f"{path} has changed while {stage} was reading it; delete {tmp} and run it again"
-                )
-        result = {
-            "schema": SCHEMA,
-            "stage": stage,
-            **_with_notes(outcome.to_json() if isinstance(outcome, Outcome) else outcome, inputs),
-            "config_identity": identity(cfg),
-            "inputs": {name: {"path": str(path), "digest": digests[name]} for name, path in inputs.items()},
-            "digest": _digest_finished(tmp),
-            "seconds": round(time.monotonic() - start, 3),
-            **provenance().to_json(),
-        }
-        write_json(tmp / "result.json", result)
-        return _finished(tmp, out)
 
 
 def done_already(stage: str, cfg: Config, out: Path, fields: Sequence[str]) -> Result | None:
@@ -262,11 +262,27 @@ def _reuse(out: Path, stage: str, cfg: Config, digests: dict[str, str]) -> Resul
     return result
 
 
+@contextmanager
+def _left_where_written(tmp: Path) -> Iterator[None]:
+    """The directory to work in, which goes again if the work ends before it wrote anything to continue from."""
+    tmp.mkdir(exist_ok=True)
+    try:
+        yield
+    finally:
+        if tmp.is_dir() and not _written(tmp):
+            shutil.rmtree(tmp)
+
+
+def _written(tmp: Path) -> bool:
+    """Whether a stage's work is there, and not only what it began with."""
+    top = (path for path in tmp.iterdir() if not path.name.startswith((".", "config.toml")))
+    return any(path.is_file() or any(map(Path.is_file, path.rglob("*"))) for path in top)
+
+
 def _begin(tmp: Path, cfg: Config, digests: dict[str, str]) -> None:
     """Note settings and inputs of a new stage, or see that a begun one has the same."""
     file = tmp / "config.toml"
-    written = [path for path in tmp.iterdir() if not path.name.startswith((".", file.name))]
-    if not (file.exists() and any(path.is_file() or any(path.iterdir()) for path in written)):
+    if not (file.exists() and _written(tmp)):
         with whole(file) as part:
             part.write_text(to_toml(cfg), "utf-8")
         write_json(tmp / BEGUN, digests)
