@@ -125,7 +125,7 @@ def run_stage(
                 "stage": stage,
                 **_with_notes(outcome.to_json() if isinstance(outcome, Outcome) else outcome, inputs),
                 "config_identity": identity(cfg),
-                "inputs": {name: {"path": str(path), "digest": digests[name]} for name, path in inputs.items()},
+                "inputs": {name: {"path": str(inputs[name]), "digest": it} for name, it in digests.items()},
                 "digest": _digest_finished(tmp),
                 "seconds": round(time.monotonic() - start, 3),
                 **provenance().to_json(),
@@ -264,7 +264,7 @@ def _reuse(out: Path, stage: str, cfg: Config, digests: dict[str, str]) -> Resul
 
 @contextmanager
 def _left_where_written(tmp: Path) -> Iterator[None]:
-    """The directory to work in, which goes again if the work ends before it wrote anything to continue from."""
+    """The directory to work in; it goes again if the work ends before it wrote anything."""
     tmp.mkdir(exist_ok=True)
     try:
         yield
