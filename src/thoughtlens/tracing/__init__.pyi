@@ -8,6 +8,10 @@ from .chains.records import PlaceRow as PlaceRow
 from .chains.records import StepRow as StepRow
 from .chains.records import ThoughtRow as ThoughtRow
 from .chains.records import TraceOutcome as TraceOutcome
+from .circuit.records import CircuitOutcome as CircuitOutcome
+from .circuit.records import Cut as Cut
+from .circuit.records import EdgeRow as EdgeRow
+from .circuit.records import Node as Node
 from .monitor.records import Against as Against
 from .monitor.records import Detector as Detector
 from .monitor.records import ErrorRow as ErrorRow

@@ -7,6 +7,8 @@ import pytest
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
 from thoughtlens.core import ThoughtlensError, read_rows, validate_config
+from thoughtlens.show.pages.run import Run
+from thoughtlens.show.report.circuit import circuit as section_of
 from thoughtlens.tracing.circuit.config import CircuitConfig
 from thoughtlens.tracing.circuit.records import CircuitOutcome, EdgeRow
 from thoughtlens.tracing.circuit.stage import circuit, plan
@@ -68,6 +70,18 @@ def test_the_table_holds_every_edge_that_was_tried(found):
     assert [row for row in rows if row.arm == "thoughts" and row.shown] == outcome.edges
     assert sum(row.arm == "thoughts" for row in rows) == outcome.arms[0].n_tried
     assert all(row.q >= row.p for row in rows)
+
+
+def test_the_report_has_the_graph_and_the_same_numbers(found):
+    out, outcome = found
+    section = section_of(Run.open(out.parent))
+    assert section is not None
+    text, picture, cuts, edges = section.blocks
+    assert f"{outcome.arms[0].n_tried:,} edges were tried" in text.text
+    assert [int(row[1]) for row in cuts.rows] == [cut.n_edges for cut in outcome.cuts]
+    assert len(edges.rows) == len(outcome.edges)
+    drawn = {label.get_text() for label in picture.figure.axes[0].texts}
+    assert {"start", "0", "6", "answer"} <= drawn
 
 
 def test_problems_of_other_lengths_or_none_are_refused(acts, tmp_path):

@@ -16,6 +16,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from thoughtlens.evals import ClassPoint, ClassRow, ValuePoint, ValueRow
@@ -23,6 +24,7 @@ from thoughtlens.interventions import EffectRow, RankRow
 from thoughtlens.latents import LatentRow, OrbitRow, RoundRow
 from thoughtlens.sae import CurvePoint
 from thoughtlens.show.pages.moves import Matrix
+from thoughtlens.tracing import EdgeRow, Node
 
 INK, GREY = "#1b1c20", "#8a8d93"
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -275,6 +277,52 @@ def move_map(matrices: Sequence[Matrix]) -> Figure:
         axis.set(title=one.title, xlabel="moved", ylabel="edited")
         axis.set_xticks(range(len(one.moved)), one.moved)
         axis.set_yticks(range(len(one.edited)), one.edited)
+    return figure
+
+
+@styled
+def circuit_map(nodes: Sequence[Node], edges: Sequence[EdgeRow]) -> Figure:
+    """The question's words one below another, the thoughts in a line, the answer; an arrow per edge."""
+    words = [node.name for node in nodes if node.name.startswith("question")]
+    at = {name: (0.0, (len(words) - 1) / 2 - i) for i, name in enumerate(words)}
+    thoughts = [node for node in nodes if node.thought_idx is not None]
+    at |= {node.name: (2.0 + float(node.thought_idx or 0), 0.0) for node in thoughts}
+    last = max((x for x, _ in at.values()), default=0.0) + 1
+    at["answer"] = (last, 0.0)
+    figure, axes = _axes(1, 1, (1.0 + 0.95 * last, 3.2))
+    axis = axes.flat[0]
+    routes = sorted({edge.route for edge in edges} - {"state"})
+    colours = dict(zip(routes, (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY) * len(routes), strict=False))
+    flows: dict[tuple[str, str, str], float] = {}
+    for edge in edges:
+        key = edge.source, edge.target, edge.route
+        flows[key] = max(flows.get(key, 0.0), edge.flow)
+    for (source, target, route), flow in sorted(flows.items(), key=lambda one: one[1]):
+        bend = 0.0 if route == "state" else -0.35 - 0.08 * routes.index(route)
+        line = FancyArrowPatch(
+            at[source],
+            at[target],
+            connectionstyle=f"arc3,rad={bend}",
+            arrowstyle="-|>",
+            mutation_scale=9,
+            shrinkA=13,
+            shrinkB=13,
+            linewidth=0.6 + 3 * min(flow, 1.0),
+            color=colours.get(route, INK),
+            alpha=0.85,
+        )
+        axis.add_patch(line)
+    for name, (x, y) in at.items():
+        label = name.removeprefix("question: ").removeprefix("thought ")
+        box = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": GREY}
+        axis.text(x, y, label, ha="center", va="center", bbox=box, zorder=3)
+    for route in routes:
+        axis.plot([], [], color=colours[route], label=f"keys and values, {route.removesuffix(':kv')}")
+    axis.plot([], [], color=INK, label="state")
+    axis.legend(loc="lower right", ncols=3, frameon=False)
+    tall = max(len(words) / 2, 1.5) + 0.6
+    axis.set(xlim=(-0.8, last + 0.6), ylim=(-tall - 0.5, tall))
+    axis.set_axis_off()
     return figure
 
 

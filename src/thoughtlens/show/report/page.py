@@ -8,6 +8,7 @@ from thoughtlens import __version__
 from thoughtlens.core import require_sound
 from thoughtlens.show.pages.run import OPTIONAL, STAGES, Run
 from thoughtlens.show.report.chains import chains
+from thoughtlens.show.report.circuit import circuit
 from thoughtlens.show.report.classification import classification
 from thoughtlens.show.report.config import ReportConfig
 from thoughtlens.show.report.first import first
@@ -34,6 +35,7 @@ def page_of(cfg: ReportConfig, run: Run, address: str | None, tmp: Path) -> Repo
         latents(run, cfg.top_latents),
         classification(run),
         chains(run),
+        circuit(run),
         monitored(run),
         moves(run),
         interventions(run),

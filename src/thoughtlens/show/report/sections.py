@@ -29,6 +29,7 @@ def at_a_glance(run: Run) -> Section | None:
         "interpret",
         "classify",
         "trace",
+        "circuit",
         "monitor",
         "replay",
     )
