@@ -24,6 +24,7 @@ LONG = "x" * 10_000
         str([[1, 2]] * 3000),
         str({"a": {"b": "c" * 500}}),
         str(tuple(range(5000))),
+        ", ".join(f"frontier2_has_{i}" for i in range(90)),
         "[" * 5000,
         "7" * 4301,
         "words " * 5000,

@@ -16,7 +16,7 @@ MOST_SHOWN = 200
 LONGEST = 4000
 """Characters of a message."""
 QUOTED = re.compile(r"""(?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(?!\w)""", re.DOTALL)
-LISTED = re.compile(r"""\((?:[-\w.'"]+, )+[-\w.'"]*\)""")
+LISTED = re.compile(r"""\((?:[-\w.'"]+, )+[-\w.'"]*\)|(?<![-\w.:@'"])(?:[-\w.:@'"]+, ){8,}[-\w.:@'"]+""")
 UNBROKEN = re.compile(rf"\S{{{MOST_SHOWN},}}")
 BRACKETS = {"[": "]", "{": "}"}
 

@@ -356,3 +356,17 @@ def test_command(text_run, tmp_path):
     assert {row["method"] for row in table(tmp_path)} == {"token", "rules"}
     planned = CliRunner().invoke(app, ["explain", *options, *inputs, "--plan"])
     assert json.loads(planned.stdout)["plan"]["rows"] > 0
+
+
+def test_the_time_of_token_graphs_follows_the_questions_and_the_model(tmp_path):
+    """8 examples of 100 words each: 1 + 50 runs + 64 words + 5 x 16 others, at 60 s for 30 problems."""
+    questions = [" ".join(f"w{i}" for i in range(100))] * 30
+    thought_store(tmp_path / "acts", np.ones((30, 2, 1, D)), {}, questions=questions)
+    planted_sae(tmp_path / "sae", hooks=["layers.0:out"])
+    cfg = ExplainConfig(
+        acts=tmp_path / "acts", sae=tmp_path / "sae", methods=("token_graph",), n_latents=4, n_resamples=50
+    )
+    assert plan(cfg).seconds == 10 + 4 * 1.0
+    made = {"schema": 1, "stage": "extract", "seconds": 60.0}
+    (tmp_path / "acts" / "result.json").write_text(json.dumps(made))
+    assert plan(cfg).seconds == 10 + 4 * 8 * (1 + 50 + 64 + 5 * 16) * 60.0 / 30

@@ -8,7 +8,7 @@ import pytest
 from tests.latents.explain.words import NAMES, PLANTED, FunctionProbe, part, texts
 from thoughtlens.latents.explain.config import ExplainConfig
 from thoughtlens.latents.explain.graphs import token_graphs
-from thoughtlens.latents.explain.token_graph import Example, Limits, find_patterns
+from thoughtlens.latents.explain.token_graph import MOST_WIDENED, Example, Limits, find_patterns, most_asked
 from thoughtlens.latents.explain.tokens import Neighbours
 
 CFG = ExplainConfig(acts="acts", sae="sae")
@@ -69,3 +69,34 @@ def test_an_example_that_the_model_does_not_repeat_gives_no_pattern():
     example = Example(0, np.array([4, 1]), 2.0, masks=(5, 6))
     probe = FunctionProbe([lambda tokens: 0.1]).bound([example])
     assert find_patterns([example], probe, lambda token: [], Limits(context=4, importance=0.5)) == [[]]
+
+
+def test_a_long_question_is_taken_apart_with_a_bounded_number_of_runs():
+    """Of 500 words 7 and 9 count; the latent fires while both are there, whatever else is."""
+    n_asked = []
+
+    def probe(sequences, _):
+        n_asked.append(len(sequences))
+        return np.array([float({7, 9} <= set(one.tolist())) for one in sequences])
+
+    words = np.r_[np.full(100, 4), 7, np.full(300, 5), 9, np.full(98, 6)]
+    limits = Limits(context=500, importance=0.5, whole=True)
+    (found,) = find_patterns([Example(0, words, 1.0, masks=(4, 5))], probe, lambda token: [token], limits)
+    assert [item.tokens for item in found[0].items] == [(9,), (7,)]
+    assert n_asked == [1, 63, 64, 2] and sum(n_asked) <= most_asked(
+        500, 1
+    )  # 63 runs of 8; 8 of them word by word
+
+
+def test_of_a_question_in_which_all_words_count_only_some_are_replaced():
+    n_asked = []
+
+    def probe(sequences, _):
+        n_asked.append(len(sequences))
+        return np.array([float(np.array_equal(one, words)) for one in sequences])
+
+    words = np.arange(10, 70)
+    limits = Limits(context=60, importance=0.5, whole=True)
+    (found,) = find_patterns([Example(0, words, 1.0, masks=(4, 5))], probe, lambda token: [1, 2], limits)
+    assert found[0].concrete == 60
+    assert n_asked == [1, 60, 2 * MOST_WIDENED] and sum(n_asked) == most_asked(60, 2)

@@ -16,6 +16,7 @@ from thoughtlens.core import (
     Parts,
     Plan,
     Result,
+    read_result,
     read_rows,
     require_made_from,
     run_stage,
@@ -33,6 +34,7 @@ from thoughtlens.latents.explain.records import ExplainedPart, ExplainOutcome, E
 from thoughtlens.latents.explain.scores import DEFINITIONS
 from thoughtlens.latents.explain.statements import Known
 from thoughtlens.latents.explain.summary import choice, headline, means
+from thoughtlens.latents.explain.token_graph import most_asked
 from thoughtlens.sae import SAESize, differences, load_members
 
 SECONDS_A_LATENT = {
@@ -81,12 +83,23 @@ def plan(cfg: ExplainConfig) -> Plan:
         rows += min(asked, sae.vectors(store))
         wanted = len(cfg.latents) if cfg.latents is not None else cfg.n_latents
         n_latents += sae.d_sae if wanted is None else min(wanted, sae.d_sae)
+    each = SECONDS_A_LATENT | {"token_graph": _seconds_per_graph(cfg, store)}
     return Plan(
         rows=rows,
         memory_bytes=1e9 + 600.0 * asked,
         disk_bytes=4e3 * n_latents,
-        seconds=10 + n_latents * sum(SECONDS_A_LATENT[method] for method in cfg.methods),
+        seconds=10 + n_latents * sum(each[method] for method in cfg.methods),
     )
+
+
+def _seconds_per_graph(cfg: ExplainConfig, store: StoreSize) -> float:
+    """By how long the questions are, and how long the model took for each when the store was made."""
+    made = read_result(cfg.acts) if (cfg.acts / "result.json").is_file() else {}
+    if store.kind != "thoughts" or made.get("stage") != "extract":
+        return SECONDS_A_LATENT["token_graph"]
+    questions = ActivationStore.open(cfg.acts).problems["question"].to_pylist()
+    asked = sum(most_asked(len(text.split()), cfg.graph_substitutes) for text in questions) / len(questions)
+    return cfg.graph_examples * asked * made["seconds"] / store.n_problems
 
 
 def _work(cfg: ExplainConfig, endpoint: Endpoint | None, tmp: Path) -> ExplainOutcome:

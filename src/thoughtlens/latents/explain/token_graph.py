@@ -25,6 +25,10 @@ Probe = Callable[[Sequence[np.ndarray], Int[np.ndarray, " n"]], Float[np.ndarray
 at the sequence's last token, or, of thoughts, at the thought that the example is about."""
 Substitutes = Callable[[int], Sequence[int]]
 """Other tokens to try in place of one."""
+MOST_MASKED = 64
+"""Tokens of a question that are masked one by one, and runs of tokens that are masked before."""
+MOST_WIDENED = 16
+"""Tokens of an example in whose place others are tried, those that count most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +66,11 @@ class _Cut:
     options: list[tuple[int, ...]] = field(default_factory=list)
     gaps: list[tuple[int, int]] = field(default_factory=list)
 
-    def mask(self, at: int) -> int:
-        first, second = self.masks
-        return second if self.tokens[at] == first else first
+    def masked(self, at: Int[np.ndarray, " places"]) -> np.ndarray:
+        """The sequence with masks at these places."""
+        edited, (first, second) = self.tokens.copy(), self.masks
+        edited[at] = np.where(edited[at] == first, second, first)
+        return edited
 
 
 def find_patterns(
@@ -87,6 +93,12 @@ def find_patterns(
     for cut in firsts:
         found[cut.index] = _patterns(cut, cfg)
     return found
+
+
+def most_asked(n: int, n_substitutes: int) -> int:
+    """Sequences that the model runs at most to take a question of `n` tokens apart."""
+    runs = len(_runs(n)) if n > MOST_MASKED else 0
+    return 1 + runs + min(n, MOST_MASKED) + n_substitutes * min(n, MOST_WIDENED)
 
 
 def _prune(examples: Sequence[Example], probe: Probe, cfg: Limits) -> list[_Cut]:
@@ -113,15 +125,21 @@ def _prune(examples: Sequence[Example], probe: Probe, cfg: Limits) -> list[_Cut]
 
 
 def _weigh(cuts: list[_Cut], probe: Probe, cfg: Limits) -> None:
-    """Mask each token in turn: importance = 1 - activation without it / activation."""
-    edited = [_replaced(cut.tokens, at, cut.mask(at)) for cut in cuts for at in range(len(cut.tokens))]
-    owner = np.repeat(_index(cuts), [len(cut.tokens) for cut in cuts])
-    acts = probe(edited, owner) if edited else np.zeros(0)
-    start = 0
-    for cut in cuts:
-        own = acts[start : start + len(cut.tokens)]
-        start += len(cut.tokens)
-        cut.importance = 1 - own / cut.activation
+    """Mask each token in turn: importance = 1 - activation without it / activation.
+
+    Of a longer question runs of equal length are masked first, then each token of the runs that count most;
+    the other tokens count as 0.
+    """
+    long = [cut for cut in cuts if cfg.whole and len(cut.tokens) > MOST_MASKED]
+    runs = [_runs(len(cut.tokens)) for cut in long]
+    some = {
+        cut.index: _most(own, lost)
+        for cut, own, lost in zip(long, runs, _lost(long, runs, probe), strict=True)
+    }
+    tried = [some.get(cut.index, np.arange(len(cut.tokens))) for cut in cuts]
+    for cut, at, lost in zip(cuts, tried, _lost(cuts, [own[:, None] for own in tried], probe), strict=True):
+        cut.importance = np.zeros(len(cut.tokens))
+        cut.importance[at] = lost
         kept = np.flatnonzero(cut.importance >= cfg.importance)[::-1].tolist()
         last = len(cut.tokens) - 1
         cut.kept = kept if cfg.whole or last in kept[:1] else [last, *kept]
@@ -129,6 +147,29 @@ def _weigh(cuts: list[_Cut], probe: Probe, cfg: Limits) -> None:
         cut.options = [() if open_end and at == last else (int(cut.tokens[at]),) for at in cut.kept]
         spans = zip(cut.kept[:-1], cut.kept[1:], strict=True)
         cut.gaps = [(0, 0), *((after - at - 1, after - at - 1) for after, at in spans)][: len(cut.kept)]
+
+
+def _runs(n: int) -> list[Int[np.ndarray, " run"]]:
+    """Places 0 .. n - 1 in `MOST_MASKED` runs at most, all but the last equally long."""
+    size = -(-n // MOST_MASKED)
+    return np.split(np.arange(n), range(size, n, size))
+
+
+def _most(runs: Sequence[np.ndarray], lost: Float[np.ndarray, " runs"]) -> Int[np.ndarray, " places"]:
+    """Places of the runs that count most: `MOST_MASKED` at most, or one run."""
+    first = np.argsort(-lost, kind="stable")[: max(MOST_MASKED // len(runs[0]), 1)]
+    return np.concatenate([runs[i] for i in first.tolist()])
+
+
+def _lost(
+    cuts: list[_Cut], places: Sequence[Sequence[np.ndarray] | np.ndarray], probe: Probe
+) -> list[Float[np.ndarray, " n"]]:
+    """The share of each example's activation that masking takes away, at each of its `places`."""
+    edited = [cut.masked(at) for cut, own in zip(cuts, places, strict=True) for at in own]
+    n = [len(own) for own in places]
+    acts = probe(edited, np.repeat(_index(cuts), n)) if edited else np.zeros(0)
+    each = np.split(acts, np.cumsum(n, dtype=int)[:-1])
+    return [1 - own / cut.activation for cut, own in zip(cuts, each, strict=False)]
 
 
 def _first_of_kind(examples: Sequence[Example], cuts: list[_Cut]) -> list[_Cut]:
@@ -147,8 +188,8 @@ def _widen(cuts: list[_Cut], probe: Probe, substitutes: Substitutes, cfg: Limits
     asked = [
         (c, k, token)
         for c, cut in enumerate(cuts)
-        for k, own in enumerate(cut.options)
-        for token in (substitutes(own[0]) if own else ())
+        for k in sorted(np.argsort(-cut.importance[cut.kept], kind="stable")[:MOST_WIDENED].tolist())
+        for token in (substitutes(cut.options[k][0]) if cut.options[k] else ())
     ]
     if not asked:
         return
