@@ -86,6 +86,16 @@ def test_neighbours_by_hand(tmp_path):
     assert [r["cosine"] for r in rows] == pytest.approx([0.6, 0.64, 0.14834, 0.64], abs=1e-5)
 
 
+def test_an_sae_of_unknown_hook_is_taken_for_the_only_one_of_its_width_in_the_store(tmp_path):
+    thought_store(tmp_path / "acts", np.random.default_rng(0).random((20, 2, 1, D)), {})
+    sae = saes.create(saes.ReLUConfig(d_sae=8, normalization="none"), D, seed=0)
+    sae.hook_names, sae.provenance = [], {"imported": {}, "split": "train", "thoughts": None}
+    saes.save(sae, tmp_path / "a")
+    assert run(tmp_path / "out", sae=tmp_path / "a", acts=tmp_path / "acts")["members"] == ["pooled"]
+    with pytest.raises(MismatchError, match=r"trained. Say it, .* --hook layers.8:out --out \S+/a-named$"):
+        run(tmp_path / "none", sae=tmp_path / "a")
+
+
 @pytest.fixture(scope="module")
 def two_models(tmp_path_factory):
     """Two "models" on the same problems: latent j of one does what 15 - j of the other does, for j < 4."""

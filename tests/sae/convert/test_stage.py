@@ -218,13 +218,14 @@ def test_several_at_once_and_hooks_by_hand(tmp_path):
     result = convert(ConvertConfig(source=tmp_path / "many", to="thoughtlens"), tmp_path / "ours")
     assert [m["member"] for m in result["members"]] == ["layer_1", "layer_2"]
     assert any("does not say at which hook" in warning for warning in result["warnings"])
-    assert list(saes.load_members(tmp_path / "ours", hooks={"layers.1:out": 6, "layers.9:out": 7})) == [
-        "layer_1",
-        "layer_2",
+    found = saes.load_members(tmp_path / "ours", hooks={"layers.1:out": 6, "layers.9:out": 7})
+    assert [(name, *sae.hook_names) for name, sae in found.items()] == [
+        ("layer_1", "layers.1:out"),
+        ("layer_2", "layers.1:out"),
     ]
     run(tmp_path / "many" / "layer_1", "thoughtlens", tmp_path / "named", hook_name="layers.7:out")
     assert saes.load(tmp_path / "named").hook_names == ["layers.7:out"]
-    with pytest.raises(MismatchError, match=r"does not say at which hook.*--hook"):
+    with pytest.raises(MismatchError, match=r"does not say at which hook.*--hook layers.1:out"):
         saes.load_members(tmp_path / "many" / "layer_1", hooks={"layers.1:out": 6, "layers.2:out": 6})
 
 

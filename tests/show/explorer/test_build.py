@@ -111,6 +111,9 @@ def test_bad_input(made, tmp_path):
         explorer(ExplorerConfig(run=tmp_path / "half"), tmp_path / "out")
     with pytest.raises(OccupiedError):
         explorer(ExplorerConfig(run=root, n_problems=3), root / "explorer")
+    shutil.copytree(root, tmp_path / "apart", ignore=shutil.ignore_patterns("sae"))
+    with pytest.raises(NotThereError, match=r"copy it there: cp -r \S+/sae \S+/apart/sae$"):
+        explorer(ExplorerConfig(run=tmp_path / "apart"), tmp_path / "out")
 
 
 def test_numbers_are_rounded_as_a_format_would():

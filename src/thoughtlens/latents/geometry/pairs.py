@@ -57,7 +57,8 @@ def open_collections(cfg: GeometryConfig) -> list[Collection]:
     stores = [cfg.acts, *(cfg.other_acts or [cfg.acts] * len(cfg.others))]
     found = []
     for path, acts in zip((cfg.sae, *cfg.others), stores, strict=True):
-        members = load_members(path, joined=True)
+        hooks = ActivationStore.open(acts).meta.d_in if acts is not None else None
+        members = load_members(path, joined=True, hooks=hooks)
         chosen = {n: s for n, s in members.items() if not cfg.members or n in cfg.members}
         if not chosen:
             whole = Collection(Path(path), members, acts)

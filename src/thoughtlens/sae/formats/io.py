@@ -71,7 +71,7 @@ def load_members(
                 f"{member_path(path, name)}: only validate, interpret, explain, geometry, classify, lens, "
                 f"fire, think, serve and the pages take it; train one of another kind, such as sae.kind=topk"
             )
-        if not sae.hook_names and "imported" in sae.provenance:
+        if not sae.hook_names and (hooks or "imported" in sae.provenance):
             sae.hook_names = [_only_hook(sae, member_path(path, name), hooks or {})]
         elif sae.cells is None and len(sae.hook_names) == 1:
             _rename(sae, hooks or {})
@@ -102,10 +102,12 @@ def _known_as(hook: str, hooks: Mapping[str, int]) -> str:
 def _only_hook(sae: SAE, path: Path, hooks: Mapping[str, int]) -> str:
     fitting = [hook for hook, width in hooks.items() if width == sae.d_in]
     if len(fitting) != 1:
+        known = f", and {len(fitting)} of those at hand ({', '.join(hooks)}) have its width {sae.d_in}"
+        named = quote(f"{path.with_suffix('')}-named")
         raise MismatchError(
-            f"{path} does not say at which hook it was trained, and {len(fitting)} of those at hand "
-            f"({', '.join(hooks) or 'unknown'}) have its width {sae.d_in}. Say it with: thoughtlens convert "
-            f"{quote(str(path))} --to thoughtlens --hook layers.8:out --out DIR, and give DIR"
+            f"{path} does not say at which hook it was trained{known if hooks else ''}. Say it, and give "
+            f"what this makes: thoughtlens convert {quote(str(path))} --to thoughtlens "
+            f"--hook {[*fitting, *hooks, 'layers.8:out'][0]} --out {named}"
         )
     warn(f"{path} does not say at which hook it was trained: taken for {fitting[0]}")
     return fitting[0]

@@ -18,7 +18,7 @@ from thoughtlens.core import Json, Record, of_table, read_parquet
 from thoughtlens.interventions import found_in
 from thoughtlens.latents import Member, load_tokenizer, token_texts
 from thoughtlens.problems import Step
-from thoughtlens.sae import load as load_sae
+from thoughtlens.sae import load_members
 from thoughtlens.show.explorer.attention import attended
 from thoughtlens.show.explorer.build import rounded, significant
 from thoughtlens.show.explorer.claims import Claims
@@ -139,11 +139,13 @@ def _lines(rows: Sequence[View] | None) -> list[list[Any]] | None:
 
 
 def _member(source: Source) -> Member:
-    split = interpreted(source.run).split
+    split, root = interpreted(source.run).split, source.run.root
+    store = ActivationStore.open(root / "acts")
+    known = load_members(root / "sae", joined=True, hooks=store.meta.d_in, only=[source.name])
     return Member(
-        ActivationStore.open(source.run.root / "acts"),
+        store,
         source.name,
-        load_sae(source.sae_dir),
+        known[source.name],
         split=None if split == "all" else split,
         batch_size=4096,
     )

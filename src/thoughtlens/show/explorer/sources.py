@@ -120,7 +120,7 @@ def interpreted(run: Run) -> InterpretOutcome:
     """What interpret found.
 
     Raises:
-        NotThereError: it is not finished.
+        NotThereError: it is not finished, or what it was made from is not in the run.
     """
     outcome = run.outcome("interpret", InterpretOutcome)
     if outcome is None:
@@ -129,6 +129,15 @@ def interpreted(run: Run) -> InterpretOutcome:
             f"Expected a finished interpret in {run.root}, found none; run: "
             f"{' && '.join(map(run.command, steps))}"
         )
+    made_from = run.result("interpret").get("inputs") or {}
+    for name, place in (("acts", run.folder("extract")), ("sae", run.folder("train"))):
+        if not place.exists():
+            theirs = Path(made_from.get(name, {}).get("path", place))
+            copied = f"; copy it there: cp -r {shlex.quote(str(theirs))} {shlex.quote(str(place))}"
+            raise NotThereError(
+                f"Expected at {place} what {run.folder('interpret')} was made from, found nothing there"
+                f"{copied if theirs.exists() else ''}"
+            )
     return outcome
 
 
