@@ -8,6 +8,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -18,14 +19,17 @@ from thoughtlens import sae as saes
 from thoughtlens.acts import ActivationStore
 from thoughtlens.cli import app
 from thoughtlens.core import ConfigError, DataError, Number
-from thoughtlens.latents import placeless
+from thoughtlens.latents import of_thoughts, placeless
 from thoughtlens.latents.codes.on_text import fire
 from thoughtlens.models import Place, collect, load_model
 from thoughtlens.problems import arithmetic
 from thoughtlens.tracing import Thinker, records, render, think
 from thoughtlens.tracing.chains.config import TraceConfig
+from thoughtlens.tracing.chains.records import READERS
 from thoughtlens.tracing.chains.stage import trace
 from thoughtlens.tracing.others import Others
+from thoughtlens.tracing.read.fitted import PROBE, keep
+from thoughtlens.tracing.read.lenses import OUT, Lens, Lenses, logit_lens
 from thoughtlens.tracing.read.seen import seen
 
 QUESTION = "dan *22 *4 *3 ann +6 -11 +21 eve *5 +10 *16 eve 11 thrice"
@@ -114,6 +118,36 @@ def test_a_run_says_what_its_trace_tested_and_what_its_tuned_lens_reads_before(r
     assert {2, 4} <= set(tested) and all(row.by == "trace" for row in tested.values())
     assert tested[2].verdict == "used" and tested[2].changed.n == 12
     assert "by the run's trace" in render(one)
+
+
+def test_a_run_is_read_by_what_its_trace_chose_and_an_old_trace_says_that_it_kept_nothing(runs, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "acts").symlink_to(runs / "thoughts" / "acts")
+    trace(TraceConfig(acts=run / "acts", n=12, controls=(), lenses=("logit",)), run / "trace")
+    model = load_model("codi-tiny")
+    plain = logit_lens(of_thoughts(model), model.spec.thoughts)
+    seven = np.array([plain.words.index("7"), plain.words.index("8")])
+    told = {"weight": torch.zeros(96, 2).double(), "bias": torch.tensor([2.0, 0.0]).double()}
+    probe = Lens(PROBE, OUT, lambda x: x, seven, tensors=told)
+    keep(Lenses(plain.words, {**plain.at, 2: probe}), run / "trace" / READERS)
+    (one,) = think(run, [QUESTION], others=4)
+    read = one.thoughts[2]
+    assert (read.reading, read.read_by, read.hook_name, one.lens) == ("7", PROBE, OUT, "trace")
+    assert read.probability == pytest.approx(1 / (1 + np.exp(-2))) == read.null and len(read.others) == 1
+    assert one.thoughts[4].reading == "19" and "read_by" not in one.thoughts[4].to_json()
+    assert "but thought 2 by the linear probe at thought_out, which the run's trace chose" in render(one)
+    (run / "trace" / READERS).unlink()
+    result = json.loads((run / "trace" / "result.json").read_text())
+    result["lenses"] = [
+        {"thought_idx": 2, "lens": PROBE, "hook_name": OUT, "column": "v1", "makes_sense": 0.9, "null": 0.1}
+        | {"n": 12, "is_chosen": True}
+    ]
+    (run / "trace" / "thoughtlens-files.json").unlink()
+    (run / "trace" / "result.json").write_text(json.dumps(result))
+    (one,) = think(run, [QUESTION], others=0)
+    assert one.lens == "logit" and one.thoughts[2].reading == "9"
+    assert any("by linear probe, which it did not keep" in text for text in one.warnings)
 
 
 @pytest.fixture(scope="module")

@@ -23,4 +23,6 @@ from .records import Reading as Reading
 from .records import Tested as Tested
 from .records import Thinking as Thinking
 from .records import Thinkings as Thinkings
+from .records import about_readings as about_readings
+from .records import in_words as in_words
 from .records import render as render

@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 from thoughtlens.acts import ActivationStore
-from thoughtlens.core import BY_NAME, ConfigError, Number, read_result
+from thoughtlens.core import BY_NAME, ConfigError, Number, read_result, require_made_from
 from thoughtlens.latents import Eye, Found, Readout, Said, chosen, of_thoughts, own_sae
 from thoughtlens.models import Place, ThoughtModel, load_model
 from thoughtlens.sae import SAE
-from thoughtlens.tracing.chains.records import PlaceRow, TraceOutcome
+from thoughtlens.tracing.chains.records import READERS, PlaceRow, TraceOutcome
 from thoughtlens.tracing.others import Others, known_questions
-from thoughtlens.tracing.read.fitted import tuned_lenses
-from thoughtlens.tracing.read.lenses import Lenses, logit_lens, look
+from thoughtlens.tracing.read.fitted import kept, tuned_lenses
+from thoughtlens.tracing.read.lenses import LOGIT, Lens, Lenses, logit_lens, look
 from thoughtlens.tracing.read.patches import STATE
 from thoughtlens.tracing.read.seen import Seen, seen
 from thoughtlens.tracing.records import DEFINITIONS, Reading, Strong, Tested, Thinking, Thinkings
@@ -75,6 +75,7 @@ class Thinker:
         """The model behind a run, with what its finished stages know."""
         self = cls(eye.thinker, eye.store.meta.model, eye=eye, others=others)
         self.run, self.by_run = run, _tested_by(run, self.model.spec.n_layers)
+        self.notes += _not_kept(run)
         if not (run / "sae").is_dir():
             self.notes += [f"no latents are shown, since the run has no SAE: {BY_NAME['train'].command(run)}"]
             return self
@@ -86,8 +87,18 @@ class Thinker:
 
     @cached_property
     def lenses(self) -> Lenses:
-        """What reads its thoughts."""
-        return logit_lens(of_thoughts(self.model), self.model.spec.thoughts)
+        """What reads its thoughts: what the run's trace chose, else the plain lens."""
+        readout, thoughts = of_thoughts(self.model), self.model.spec.thoughts
+        run, eye = self.run, self.eye
+        file = run and run / BY_NAME["trace"].directory / READERS
+        if run is None or eye is None or file is None or not file.is_file():
+            return logit_lens(readout, thoughts)
+
+        def shown() -> SAE:
+            require_made_from(file.parent, {"sae": run / "sae"})
+            return own_sae(run, eye.store, None)[1]
+
+        return kept(file, readout, thoughts, shown)
 
     @cached_property
     def tuned(self) -> _Tuned:
@@ -147,6 +158,7 @@ class Thinker:
                         if own.reading[i, t] >= 0  # a model that stops by itself may have fewer
                     ],
                     model=self.name,
+                    lens="logit" if all(map(_is_plain, self.lenses.at.values())) else "trace",
                     n_others=len(others.without(question)),
                     member=self.member,
                     definitions=DEFINITIONS,
@@ -159,13 +171,15 @@ class Thinker:
         self, own: Seen, i: int, thought: int, *, latents: Found | None, tested: Tested | None, top: int
     ) -> Reading:
         """One thought of one question."""
-        look = own.looks[thought]
+        look, lens = own.looks[thought], self.lenses.at[thought]
         words = [own.words[word] for word in look.words[i]]
         (reading, probability), *others = zip(words, look.shares[i].tolist(), strict=True)
         return Reading(
             thought=thought,
             reading=reading,
             probability=probability,
+            read_by=None if _is_plain(lens) else lens.kind,
+            hook_name=None if _is_plain(lens) else lens.hook_name,
             null=None if np.isnan(look.null[i]) else float(look.null[i]),
             others=others,
             tuned=self.tuned.read(own, i, thought),
@@ -267,6 +281,10 @@ def think(
     return thinker.think(questions, top=top, test=test)
 
 
+def _is_plain(lens: Lens) -> bool:
+    return lens.kind == LOGIT
+
+
 def _fire(run: Path, text: str) -> str:
     return f"thoughtlens fire {quote(str(run))} {quote(text)}"
 
@@ -290,13 +308,27 @@ def _tested_by(run: Path, n_layers: int) -> dict[int, Tested]:
     return found | _traced(run)
 
 
+def _trace_of(run: Path) -> TraceOutcome | None:
+    folder = run / BY_NAME["trace"].directory
+    return TraceOutcome.from_json(read_result(folder)) if (folder / "result.json").is_file() else None
+
+
+def _not_kept(run: Path) -> list[str]:
+    """What the run's trace read by, where an earlier version of it did not keep that."""
+    folder, outcome = run / BY_NAME["trace"].directory, _trace_of(run)
+    by = {row.lens for row in outcome.lenses if row.is_chosen and row.lens != LOGIT} if outcome else ()
+    if not by or (folder / READERS).is_file():
+        return []
+    return [
+        f"the run's trace reads some thoughts by {' and '.join(sorted(by))}, which it did not keep; here the "
+        f"logit lens reads all: delete {folder} and trace again: {BY_NAME['trace'].command(run)}"
+    ]
+
+
 def _traced(run: Path) -> dict[int, Tested]:
     """By thought, what the run's trace says of the step that it tested there most often."""
-    folder, best = run / BY_NAME["trace"].directory, dict[int, PlaceRow]()
-    if not (folder / "result.json").is_file():
-        return {}
-    outcome = TraceOutcome.from_json(read_result(folder))
-    for row in outcome.arms[0].places if outcome.arms else ():
+    outcome, best = _trace_of(run), dict[int, PlaceRow]()
+    for row in outcome.arms[0].places if outcome and outcome.arms else ():
         if row.thought_idx not in best or row.n > best[row.thought_idx].n:
             best[row.thought_idx] = row
     return {

@@ -11,7 +11,8 @@ from thoughtlens.latents import NO_BETTER, UNKNOWN, placeless
 
 DEFINITIONS = {
     "reading": "the likeliest token if this thought were written down: softmax(W_U norm(state)) of what the "
-    "thought hands on (logit lens, nostalgebraist 2020)",
+    "thought hands on (logit lens, nostalgebraist 2020); where read_by is set, what that reads: "
+    "the run's trace chose it there, since more steps hold with it",
     "probability": "of that token, by the same softmax over the whole vocabulary; not a test of the reading",
     "null": "mean probability of the same token in the same thought of n_others other problems: what is as "
     "large there says nothing of this question; unset where no other problem is at hand",
@@ -93,6 +94,10 @@ class Reading(Record):
     """0 is begin-of-thought, before anything was fed back."""
     reading: str
     probability: float
+    read_by: str | None = None
+    """What reads it, where the run's trace chose another lens than the plain one."""
+    hook_name: str | None = None
+    """Where that reads; unset: what the thought hands on."""
     null: float | None = column(default=None, null=True)
     others: list[tuple[str, float]]
     """The next likeliest tokens."""
@@ -112,7 +117,7 @@ class Thinking(Record):
     thoughts: list[Reading]
     model: str
     lens: str = "logit"
-    """What reads: the model's own output side."""
+    """What reads: the model's own output side; trace: what the run's trace chose (`read_by`)."""
     n_others: int = 0
     """Other problems that `null` is the mean of."""
     member: str | None = column(default=None, null=True)
@@ -151,7 +156,7 @@ def render(one: Thinking, paint: Paint = lambda text, _: text) -> str:
     for reading, cells in zip(one.thoughts, rows, strict=True):
         lines.append(_painted(reading, cells, line(cells).rstrip(), paint))
     lines.append(f"  {'answer'.ljust(widths[0])}  {paint(one.answer, 'bold')}")
-    lines += [paint(f"  {note}", "dim") for note in _notes(one)]
+    lines += [paint(f"  {note}", "dim") for note in about_readings(one)]
     lines += [f"  WARNING: {text}" for text in one.warnings]
     return "\n".join(lines)
 
@@ -165,7 +170,9 @@ def page(several: Sequence[Thinking]) -> str:
             "<tr>" + "".join(f"<td style='text-align:left'>{escape(cell)}</td>" for cell in row) + "</tr>"
             for row in rows
         )
-        notes = "".join(f"<div><small>{escape(note)}</small></div>" for note in (*_notes(one), *one.warnings))
+        notes = "".join(
+            f"<div><small>{escape(note)}</small></div>" for note in (*about_readings(one), *one.warnings)
+        )
         head = "".join(f"<th>{escape(name)}</th>" for name in heads)
         parts.append(
             f"<div>{escape(one.question)}</div><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -186,7 +193,7 @@ def _cells(one: Thinking) -> tuple[list[str], list[list[str]]]:
     }
     rows = {head: [cell(row) for row in one.thoughts] for head, cell in columns.items()}
     told = {head: cells for head, cells in rows.items() if any(cells)}
-    told["latents"] = ["; ".join(map(_in_words, row.latents)) for row in one.thoughts]
+    told["latents"] = ["; ".join(map(in_words, row.latents)) for row in one.thoughts]
     heads = [head for head in told if head != "latents" or any(told["latents"])]
     return [*heads, *([""] if "latents" not in heads else [])], [
         list(row) for row in zip(*told.values(), strict=True)
@@ -206,8 +213,17 @@ def _painted(row: Reading, cells: Sequence[str], line: str, paint: Paint) -> str
     )
 
 
-def _notes(one: Thinking) -> list[str]:
-    notes = [f"read by the {one.lens} lens, the model's own output side"]
+def about_readings(one: Thinking) -> list[str]:
+    """What reads the thoughts and what was tested, in a line each."""
+    notes = ["read by the logit lens, the model's own output side"]
+    by_trace = dict[str, list[str]]()
+    for row in one.thoughts:
+        if row.read_by:
+            by_trace.setdefault(f"{row.read_by} at {row.hook_name}", []).append(str(row.thought))
+    notes += [
+        f"but thought{'s' * (len(at) > 1)} {', '.join(at)} by the {how}, which the run's trace chose there"
+        for how, at in by_trace.items()
+    ]
     if one.n_others:
         notes.append(f"others: how sure of it the same thought of {one.n_others} other problems is (mean)")
     if hooks := [hook for row in one.thoughts for hook, *_ in row.tuned or ()]:
@@ -227,7 +243,7 @@ def _notes(one: Thinking) -> list[str]:
     return notes
 
 
-def _in_words(latent: Strong) -> str:
+def in_words(latent: Strong) -> str:
     """What it is said to stand for and how far to trust that, if it tells more than chance; else its size."""
     if latent.says is None or latent.says == UNKNOWN or latent.verdict == NO_BETTER:
         return f"{latent.latent} ({latent.activation:.2g})"

@@ -5,11 +5,15 @@ from __future__ import annotations
 import threading
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tests.show.serve.runs import QUESTION, text_run, thought_run
 from thoughtlens.core import load_config
 from thoughtlens.show.serve.config import ServeConfig
 from thoughtlens.show.serve.server import open_server
+from thoughtlens.tracing.chains.config import TraceConfig
+from thoughtlens.tracing.chains.stage import trace
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +66,29 @@ def test_a_problem_fires_latents_and_one_of_them_is_changed(page, thoughts):
     page.wait_for_selector("#answers")
     before, after = page.locator("#answers .tokens").all_inner_texts()
     assert before == "14" and f"latent {latent} set to 1,000" in page.inner_text("#answers") and after
+
+
+def test_what_the_run_s_trace_and_tuned_lens_say_of_a_thought_stands_beside_it(page, tmp_path):
+    run = thought_run(tmp_path)
+    trace(TraceConfig(acts=run / "acts", n=12, controls=(), lenses=("logit",)), run / "trace")
+    nothing = {"weight": 1e-9 * torch.eye(96), "bias": torch.zeros(96)}
+    (run / "lens").mkdir()
+    save_file(
+        {f"layers.1:out/2/{name}": x for name, x in nothing.items()}, run / "lens" / "translators.safetensors"
+    )
+    server = served(run)
+    page.goto(server.url + "live/")
+    page.wait_for_selector("#text")
+    page.fill("#text", QUESTION)
+    page.click("#fire")
+    page.wait_for_selector("#readings")
+    heads = page.locator("#readings th").all_inner_texts()
+    assert heads == ["thought", "reads as", "or", "in other problems", "tuned lens before", "tested"]
+    cells = page.locator("#readings tbody tr").nth(2).locator("td").all_inner_texts()
+    assert cells[-2].split()[0] == cells[1].split()[0] and cells[-1] == "used"
+    assert "by the run's trace" in page.inner_text("#readings")
+    server.shutdown()
+    server.server_close()
 
 
 def test_what_the_model_cannot_read_is_said_as_text(page, thoughts):

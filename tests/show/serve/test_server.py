@@ -148,6 +148,11 @@ def test_every_thought_has_its_reading(server):
     (expected,) = think("codi-tiny", [QUESTION], top=4)
     assert [row["reading"] for row in found["readings"]] == [row.reading for row in expected.thoughts]
     assert [row["thought"] for row in found["readings"]] == list(range(7))
+    assert found["reading_notes"][0].startswith("read by the logit lens")
+    for row in found["readings"]:
+        assert [words.split(" ")[0] for words in row["in_words"]] == [
+            str(j["latent"]) for j in row["latents"]
+        ]
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from thoughtlens import sae as saes
 from thoughtlens.latents import of_thoughts
 from thoughtlens.problems import arithmetic
 from thoughtlens.tracing.chains.tried import UNREAD, VERIFIED, trace
-from thoughtlens.tracing.read.fitted import LATENTS, PROBE, TUNED, Material, choose, discriminant
-from thoughtlens.tracing.read.lenses import LOGIT
+from thoughtlens.tracing.read.fitted import LATENTS, PROBE, TUNED, Material, choose, discriminant, keep, kept
+from thoughtlens.tracing.read.lenses import LOGIT, logit_lens
 
 FIT, CHOOSE = (arithmetic.problems(n, seed=s, split="train") for n, s in ((400, 1), (80, 2)))
 QUESTIONS = arithmetic.problems(25, seed=3, split="test")["question"].to_pylist()
@@ -69,6 +69,16 @@ def test_a_value_beside_the_output_side_is_read_and_verified_by_each_kind(kind, 
     plain = trace(model, runs(model), RULE, QUESTIONS)
     counted = Counter(one.label for own in plain.steps for one in own[:-1])
     assert counted[UNREAD] >= 0.95 * counted.total()
+    keep(lenses, tmp_path / "readers.safetensors")
+    again = kept(tmp_path / "readers.safetensors", given.readout, model.spec.thoughts, dictionary)
+    own, other = (runs(model, one)(QUESTIONS, (), False) for one in (lenses, again))
+    assert [own.said(i) for i in range(25)] == [other.said(i) for i in range(25)]
+    assert np.allclose(own.probability, other.probability) and np.allclose(own.null, other.null)
+
+
+def test_nothing_is_kept_of_the_plain_lens(tmp_path):
+    keep(logit_lens(of_thoughts(Thinker("used")), range(7)), tmp_path / "readers.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_plain_lens_reads_where_nothing_reads_better():
@@ -89,6 +99,6 @@ def test_the_discriminant_is_bayes_for_two_gaussians():
     # means -1 and 1, variance 1: log odds 2 x
     x = torch.randn(40_000, 1, generator=torch.Generator().manual_seed(0))
     y = np.arange(40_000) % 2
-    shares = discriminant(x + torch.from_numpy(2.0 * y - 1)[:, None].float(), y, 2)
+    shares = discriminant(x + torch.from_numpy(2.0 * y - 1)[:, None].float(), y, 2).shares
     odds = shares(torch.tensor([[0.0], [0.5], [1.0]])).log().diff(dim=1)[:, 0]
     assert odds.tolist() == pytest.approx([0, 1, 2], abs=0.08)

@@ -32,7 +32,7 @@ from thoughtlens.models import Place, collect, replace
 from thoughtlens.sae import SAE, load_members
 from thoughtlens.show.pages.run import Run
 from thoughtlens.show.serve.config import FireRequest, PatchRequest, SteerRequest
-from thoughtlens.tracing import Thinker
+from thoughtlens.tracing import Reading, Thinker, Thinking, about_readings, in_words
 
 EXAMPLES, EXAMPLE_CHARS = 12, 400
 READ = 4
@@ -90,27 +90,28 @@ class Engine:
         name, sae = self._member(asked.member)
         flags = everywhere(self.run / "interpret", name, sae.d_sae)
         (found,) = self.eye.read(sae, [asked.text])
+        thought = self._thinking(name, asked)
         return {
             "kind": self.store.meta.kind,
             "member": name,
             "hook_names": found.hook_names,
             "everywhere_known": flags is not None,
             "by_position": _by_position(found, asked.top),
-            "readings": self._readings(name, asked),
+            "readings": thought and [_in_words(row) for row in thought.thoughts],
+            "reading_notes": thought and [*about_readings(thought), *thought.warnings],
             **describe(found, asked.text, flags, asked.top).to_json(),
         }
 
-    def _readings(self, name: str, asked: FireRequest) -> list[dict[str, Any]] | None:
-        """What each thought writes, read through the model's own output side; None for text."""
+    def _thinking(self, name: str, asked: FireRequest) -> Thinking | None:
+        """What each thought is read as; None for text."""
         if self.store.meta.kind == "text":
             return None
         try:
             if name not in self.thinkers:
                 self.thinkers[name] = Thinker.of_run(self.run, self.eye, name)
-            (one,) = self.thinkers[name].think([asked.text], top=READ, test=asked.test)
+            return self.thinkers[name].think([asked.text], top=READ, test=asked.test)[0]
         except ThoughtlensError:  # a model whose output side is not known has everything else
             return None
-        return [row.to_json() for row in one.thoughts]
 
     def steer(self, asked: SteerRequest) -> dict[str, Any]:
         """The answer (or the continuation) of a text, untouched and with one latent changed.
@@ -240,6 +241,11 @@ def _answer(outcome: Answers) -> dict[str, Any]:
         "value": value if np.isfinite(value) else None,
         "logprob": logprob if np.isfinite(logprob) else None,
     }
+
+
+def _in_words(row: Reading) -> dict[str, Any]:
+    """A thought, with its latents as `think` says them."""
+    return {**row.to_json(), "in_words": [in_words(one) for one in row.latents]}
 
 
 def _by_position(found: Found, top: int) -> list[list[list[list[float]]]]:

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from thoughtlens.core import Number, Outcome, Record, column
 
+READERS = "readers.safetensors"
+"""What reads thoughts in the place of the plain lens, where something does."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepRow(Record):

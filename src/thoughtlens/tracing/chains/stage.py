@@ -36,6 +36,7 @@ from thoughtlens.problems import Rule, first_break, written
 from thoughtlens.sae import SAE, Crosscoder
 from thoughtlens.tracing.chains.config import TraceConfig
 from thoughtlens.tracing.chains.records import (
+    READERS,
     Arm,
     ChainRow,
     LensRow,
@@ -46,7 +47,7 @@ from thoughtlens.tracing.chains.records import (
 )
 from thoughtlens.tracing.chains.tried import LABELS, VERIFIED, Tested, Trace
 from thoughtlens.tracing.chains.tried import trace as follow
-from thoughtlens.tracing.read.fitted import PROBE, Material, choose
+from thoughtlens.tracing.read.fitted import PROBE, Material, choose, keep
 from thoughtlens.tracing.read.lenses import Lenses, logit_lens
 from thoughtlens.tracing.read.rules import rule_for
 from thoughtlens.tracing.read.seen import Relabel, Seen, renamed, seen, shuffled
@@ -182,6 +183,7 @@ def _work(cfg: TraceConfig, tmp: Path) -> TraceOutcome:
     table = problems_of(store, cfg.split, cfg.n, cfg.seed, "trace")
     rule = rule_for(model, table)
     lenses, told = _lenses(cfg, store, model, rule)
+    keep(lenses, tmp / READERS)
     own = _Subject(cfg, model, table, rule, lenses)
     notes: list[str] = []
     if model.spec.n_thoughts == 0:

@@ -8,6 +8,7 @@ part, without labels: the one with which most steps hold, less those that do not
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,14 +21,16 @@ import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from thoughtlens.core import whole
 from thoughtlens.latents import Readout
 from thoughtlens.models import Place, ThoughtBatch, ThoughtModel, collect
 from thoughtlens.problems import Rule, written
 from thoughtlens.sae import SAE
-from thoughtlens.tracing.read.lenses import OUT, Lens, Lenses, logit_lens, look, through
+from thoughtlens.tracing.read.lenses import LOGIT, OUT, Lens, Lenses, logit_lens, look, through
 
 TUNED, PROBE, LATENTS = "tuned lens", "linear probe", "latents"
 LABEL = re.compile(r"(?:op|v)\d+")
@@ -200,14 +203,26 @@ def tuned_lenses(readout: Readout, translators: Mapping[str, Tensor], p: int) ->
         weight, bias = translators[f"{hook}/{thought}/weight"], translators[f"{hook}/{thought}/bias"]
         if kind != "weight" or int(thought) != p or not bool(weight.any() or bias.any()):
             continue
-
-        def shares(x: Tensor, weight: Tensor = weight, bias: Tensor = bias, hook: str = hook) -> Tensor:
-            return readout.logits(x + x @ weight + bias, hook).softmax(-1)
-
-        yield Lens(TUNED, hook, shares, readout.word_of, readout.chunk)
+        yield _translated(readout, hook, weight, bias)
 
 
-Fit = Callable[[Float[Tensor, "n d"], Int[np.ndarray, " n"], int], Callable[[Tensor], Tensor]]
+def _translated(readout: Readout, hook: str, weight: Tensor, bias: Tensor) -> Lens:
+    def shares(x: Tensor) -> Tensor:
+        return readout.logits(x + x @ weight + bias, hook).softmax(-1)
+
+    own = {"weight": weight, "bias": bias}
+    return Lens(TUNED, hook, shares, readout.word_of, readout.chunk, tensors=own)
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """What was fitted, and how it reads."""
+
+    shares: Callable[[Tensor], Tensor]
+    tensors: Mapping[str, Tensor]
+
+
+Fit = Callable[[Float[Tensor, "n d"], Int[np.ndarray, " n"], int], _Fit]
 """States, classes and how many classes there are, to what gives the share of each class."""
 
 
@@ -228,7 +243,8 @@ def _fitted(
             if len(classes) < 2 or keep.sum() < ENOUGH or seen.sum() < ENOUGH:
                 continue
             rows = torch.from_numpy(keep)
-            lens = Lens(kind, hook, fit(x[rows], np.searchsorted(classes, y[keep]), len(classes)), classes)
+            told = fit(x[rows], np.searchsorted(classes, y[keep]), len(classes))
+            lens = Lens(kind, hook, told.shares, classes, tensors=told.tensors)
             there_too = z[seen.nonzero()]
             right = float(np.mean(look(lens, held[torch.from_numpy(seen)]).words[:, 0] == there_too))
             majority = max(Counter(there_too.tolist()).values()) / len(there_too)
@@ -236,7 +252,7 @@ def _fitted(
                 yield column, lens
 
 
-def discriminant(x: Float[Tensor, "n d"], y: Int[np.ndarray, " n"], k: int) -> Callable[[Tensor], Tensor]:
+def discriminant(x: Float[Tensor, "n d"], y: Int[np.ndarray, " n"], k: int) -> _Fit:
     """Fisher's linear discriminant (1936): classes as Gaussians of one covariance."""
     wide, classes = x.double(), torch.from_numpy(y)
     counts = torch.bincount(classes, minlength=k).double()
@@ -246,7 +262,11 @@ def discriminant(x: Float[Tensor, "n d"], y: Int[np.ndarray, " n"], k: int) -> C
     covariance.diagonal().add_(RIDGE * wide.var(0).mean().clamp_min(1e-12))
     weight = torch.linalg.solve(covariance, means.T)
     bias = (counts / counts.sum()).log() - 0.5 * (means * weight.T).sum(1)
-    return lambda states: (states.double() @ weight + bias).softmax(-1)
+    return _linear({"weight": weight, "bias": bias})
+
+
+def _linear(own: Mapping[str, Tensor]) -> _Fit:
+    return _Fit(lambda states: (states.double() @ own["weight"] + own["bias"]).softmax(-1), own)
 
 
 def _latents(sae: SAE, hook: str, thought: int) -> Fit:
@@ -254,18 +274,60 @@ def _latents(sae: SAE, hook: str, thought: int) -> Fit:
     here = sae.at(hook, thought)
 
     @torch.no_grad()
-    def fit(x: Tensor, y: np.ndarray, k: int) -> Callable[[Tensor], Tensor]:
+    def fit(x: Tensor, y: np.ndarray, k: int) -> _Fit:
         acts, of = here.encode(x), torch.nn.functional.one_hot(torch.from_numpy(y), k).float()
         fires = (acts > 0).float()
         inside = of.T @ fires / of.sum(0)[:, None]
         outside = (1 - of).T @ fires / (1 - of).sum(0).clamp_min(1)[:, None]
         best = (inside - outside).argmax(1)
         size = (of * acts[:, best]).sum(0) / (of * fires[:, best]).sum(0).clamp_min(1)
-
-        def shares(states: Tensor) -> Tensor:
-            strength = here.encode(states)[:, best].clamp_min(0) / size.clamp_min(1e-12)
-            return strength / strength.sum(1, keepdim=True).clamp_min(1)
-
-        return shares
+        return _firing(here.encode, {"best": best, "size": size})
 
     return fit
+
+
+def _firing(encode: Callable[[Tensor], Tensor], own: Mapping[str, Tensor]) -> _Fit:
+    """How strongly the latent of each class fires, in units of what it usually does."""
+
+    def shares(states: Tensor) -> Tensor:
+        strength = encode(states)[:, own["best"]].clamp_min(0) / own["size"].clamp_min(1e-12)
+        return strength / strength.sum(1, keepdim=True).clamp_min(1)
+
+    return _Fit(shares, own)
+
+
+def keep(lenses: Lenses, file: Path) -> None:
+    """Write what reads a thought in the place of the plain lens.
+
+    Of thought 2 `2/weight` and `2/bias`, or `2/best`, the latent of each word, and `2/size`, how strongly it
+    usually fires; in the metadata its kind, hook and words.
+    """
+    tensors, told = dict[str, Tensor](), dict[str, str]()
+    for p, lens in lenses.at.items():
+        if lens.kind != LOGIT:
+            words = None if lens.kind == TUNED else [lenses.words[i] for i in lens.word_of]
+            told[str(p)] = json.dumps([lens.kind, lens.hook_name, words])
+            tensors |= {f"{p}/{name}": one.contiguous() for name, one in lens.tensors.items()}
+    if told:
+        with whole(file) as part:
+            save_file(tensors, part, told)
+
+
+def kept(file: Path, readout: Readout, thoughts: Sequence[int], sae: Callable[[], SAE]) -> Lenses:
+    """What `keep` wrote, with the plain lens at every other thought; `sae` is called where latents read."""
+    plain = logit_lens(readout, thoughts)
+    with safe_open(file, "pt") as held:
+        told = {int(p): json.loads(one) for p, one in held.metadata().items()}
+        tensors = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
+    more = {word for _, _, words in told.values() for word in words or ()} - set(plain.words)
+    words, at = [*plain.words[:-1], *sorted(more), ""], dict(plain.at)
+    number = {word: i for i, word in enumerate(words)}
+    for p, (kind, hook, own_words) in told.items():
+        own = {name.partition("/")[2]: one for name, one in tensors.items() if name.startswith(f"{p}/")}
+        if kind == TUNED:
+            at[p] = _translated(readout, hook, own["weight"], own["bias"])
+        else:
+            fit = _linear(own) if kind == PROBE else _firing(sae().at(hook, p).encode, own)
+            classes = np.array([number[word] for word in own_words])
+            at[p] = Lens(kind, hook, fit.shares, classes, tensors=own)
+    return Lenses(words, at)

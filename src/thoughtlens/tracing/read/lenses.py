@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +30,8 @@ class Lens:
     """The word of each, as `Lenses.words` counts them."""
     chunk: int = 4096
     """States at a time."""
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    """What was fitted."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -113,16 +113,23 @@ function Patch({ text, examples, n }) {
     <${Answers} told=${told} id="patched" what=${(_, table) => `with thought ${table.thoughts[0] - 1} of the other problem`} /></section>`;
 }
 
-// What each thought writes, read through the model's own output side.
-function Readings({ rows }) {
-  const chance = (p) => html` <span class="note">${percent(p)}</span>`, tested = rows.some((row) => row.tested);
+// What each thought writes, as `think` says it; a column that no thought has is left out.
+function Readings({ rows, notes }) {
+  const chance = (p) => html` <span class="note">${percent(p)}</span>`;
+  const words = (pairs) => pairs.map(([token, p], k) => html`${k ? " · " : ""}<span class="tokens">${listed(token)}</span>${chance(p)}`);
+  const shares = (test) => ["changed", "kept", "whole_pass"].filter((name) => test[name]).map((name) => `${name} ${percent(test[name].value)} of ${test[name].n}`).join(", ");
+  const explained = rows.some((row) => row.latents.some((one) => one.says));
+  const columns = [
+    ["tuned lens before", (row) => row.tuned && row.tuned.length && words(row.tuned.map(([, token, p]) => [token, p]))],
+    ["tested", (row) => row.tested && html`<span title=${shares(row.tested)}>${row.tested.verdict}</span>`],
+    ["latents", (row) => explained && row.in_words.map((one) => html`<div>${one}</div>`)],
+  ].filter(([, cell]) => rows.some(cell));
   return html`<section id="readings"><h2>What each thought writes</h2>
-    <table><thead><tr><th>thought</th><th>reads as</th><th>or</th><th>in other problems</th>${tested ? html`<th>tested</th>` : null}</tr></thead><tbody>${rows.map((row) => html`<tr key=${row.thought}><td>${row.thought}</td>
-      <td><span class="tokens token" style=${heat(row.probability)}>${listed(row.reading)}</span>${chance(row.probability)}</td>
-      <td>${row.others.map(([token, p], k) => html`${k ? " · " : ""}<span class="tokens">${listed(token)}</span>${chance(p)}`)}</td>
-      <td>${row.null === null ? "" : percent(row.null)}</td>${tested ? html`<td>${row.tested ? row.tested.verdict : ""}</td>` : null}</tr>`)}</tbody></table>
-    <p class="note">The likeliest tokens if what this thought hands on were written down (logit lens); it enters the next thought. In other problems: how sure the same thought of them is of the token; where as sure, the reading says nothing of this problem.${
-      tested ? (rows.some((row) => row.tested && row.tested.by === "live") ? " Tested: with the thoughts of other problems in its place." : " Tested: by what editing the thought does on the run's problems.") : ""}</p></section>`;
+    <table><thead><tr><th>thought</th><th>reads as</th><th>or</th><th>in other problems</th>${columns.map(([name]) => html`<th key=${name}>${name}</th>`)}</tr></thead><tbody>${rows.map((row) => html`<tr key=${row.thought}><td>${row.thought}</td>
+      <td><span class="tokens token" style=${heat(row.probability)}>${listed(row.reading)}</span>${chance(row.probability)}${row.read_by ? html` <span class="note">${row.read_by}</span>` : null}</td>
+      <td>${words(row.others)}</td><td>${row.null === null ? "" : percent(row.null)}</td>${columns.map(([name, cell]) => html`<td key=${name}>${cell(row) || ""}</td>`)}</tr>`)}</tbody></table>
+    <p class="note">The likeliest tokens if what this thought hands on were written down; it enters the next thought. Where the same thought of other problems is as sure of the token, the reading says nothing of this problem.</p>
+    ${notes.map((note) => html`<p class="note" key=${note}>${note}</p>`)}</section>`;
 }
 
 function Live({ run }) {
@@ -146,7 +153,7 @@ function Live({ run }) {
       ${member.can_be_changed ? html`<${Steer} text=${text} member=${member} latent=${latent} setLatent=${setLatent} thoughts=${thoughts} />`
         : html`<p class="note">No latent of this ${member.kind} can be changed here: together they do not make up the state that it reads.</p>`}
       ${run.n_thoughts ? html`<${Patch} text=${text} examples=${run.examples} n=${run.n_thoughts} />` : null}
-      ${fired.answer && fired.answer.readings ? html`<${Readings} rows=${fired.answer.readings} />` : null}
+      ${fired.answer && fired.answer.readings ? html`<${Readings} rows=${fired.answer.readings} notes=${fired.answer.reading_notes} />` : null}
       ${fired.answer ? html`<${Fires} found=${fired.answer} member=${run.members.findIndex((m) => m.name === fired.answer.member)} chosen=${latent} onPick=${setLatent} />` : null}
     </main></div>`;
 }
