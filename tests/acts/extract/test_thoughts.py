@@ -142,7 +142,7 @@ def test_plan_counts_rows():
     assert plan(tiny(1000, hook_names=["layers.0:out"])).disk_bytes < plan(tiny(1000)).disk_bytes
 
 
-@pytest.mark.parametrize("name", ["layers.2:out", "layers.0:in", "thought", "layers.0.mlp:out"])
+@pytest.mark.parametrize("name", ["layers.2:out", "layers.0:in", "thought", "layers.0.norm:out"])
 def test_hooks_a_thought_model_does_not_have(tmp_path, name):
     with pytest.raises(HookError, match=r"layers\.0:out \.\. layers\.1:out, thought_in or thought_out"):
         extract(tiny(hook_names=[name]), tmp_path / "acts")
