@@ -132,12 +132,13 @@ def listed_since(new: dict, old: dict) -> None:
     """Undo what pages get otherwise since: rows as lists, only associations that are shown."""
     columns = new["run"].pop("columns")
     examples = columns[f"{'text' if new['run']['kind'] == 'text' else 'thought'}_examples"]
-    for name in ("read_by", "variables"):
+    for name in ("read_by", "variables", "moves"):
         new["run"].pop(name)
     for name in ("values", "moves", "weights"):
         new["run"]["commands"].pop(name)
     for member in new["run"]["members"]:
-        member["have"].pop("values")
+        for name in ("values", "moves", "weights"):
+            member["have"].pop(name)
         for name in ("topic", "value", "claims"):
             new[f"{member['key']}/summary"].pop(name)
     pages = [(page, before) for name, part in new.items() if re.fullmatch(r"m\d+/\d+", name)
