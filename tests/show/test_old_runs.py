@@ -180,6 +180,8 @@ def said_since(new: dict, old: dict) -> dict:
     new["run"]["definitions"]["label_strength"] = old["run"]["definitions"]["label_strength"]
     for i, member in enumerate(new["run"]["members"]):
         assert member.pop("unexplained").startswith("Not explained")
+        for strip in member["strips"]:
+            strip["note"] = strip["note"].replace("vectors per cell", "vectors a cell")
         key, away = f"m{i}", new.pop(f"m{i}/away")
         for toward, other, before in zip(new[f"{key}/words"], away, old[f"{key}/words"], strict=True):
             assert set(re.findall(r"\w+", f"{toward} {other}")) == set(re.findall(r"\w+", before))
