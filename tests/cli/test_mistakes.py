@@ -7,6 +7,7 @@ import pytest
 from thoughtlens.cli.commands.app import app
 from thoughtlens.core import BY_NAME, ThoughtlensError, load_config, verify
 from thoughtlens.interventions import InterveneConfig
+from thoughtlens.tracing.chains.config import TraceConfig
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +59,30 @@ def test_an_input_that_is_not_there_says_what_makes_it(place, monkeypatch):
             BY_NAME[stage].run(cfg, "out")
 
 
+def test_so_does_one_that_is_named_and_not_needed(place, monkeypatch):
+    monkeypatch.chdir(place)
+    cfg = load_config(BY_NAME["trace"].config, {"acts": "run/acts", "lens": "run/lens"})
+    with pytest.raises(ThoughtlensError, match=r"at run/lens, .*; make it first: thoughtlens lens run$"):
+        BY_NAME["trace"].run(cfg, "out")
+
+
+def test_think_says_what_makes_the_activations_that_a_run_lacks(place, monkeypatch):
+    monkeypatch.chdir(place)
+    (place / "old" / "sae").mkdir(parents=True)
+    with pytest.raises(ThoughtlensError, match=r"at old/acts, .*: thoughtlens extract pilot --out old"):
+        app(["think", "old", "ann +6"], standalone_mode=False)
+
+
 def test_a_kind_that_is_not_known_is_named_with_those_that_are():
     with pytest.raises(ThoughtlensError, match=r"edit: expected one of 'ablate', 'swap'.* got 'fly'"):
         load_config(InterveneConfig, {}, ["edit=fly"])
+
+
+def test_a_control_that_does_not_exist_is_named_once():
+    with pytest.raises(ThoughtlensError) as told:
+        load_config(TraceConfig, {"acts": "run/acts"}, ['controls=["nobody"]', 'lenses=["nothing"]'])
+    assert "got 'nobody'" in str(told.value) and "got 'nothing'" in str(told.value)
+    assert "at least 1 item" not in str(told.value)
 
 
 def test_nothing_is_not_verified(place):

@@ -18,7 +18,7 @@ import thoughtlens as tl
 from thoughtlens import sae as saes
 from thoughtlens.acts import ActivationStore
 from thoughtlens.cli import app
-from thoughtlens.core import ConfigError, DataError, Number
+from thoughtlens.core import ConfigError, DataError, NotThereError, Number, ThoughtlensError
 from thoughtlens.latents import of_thoughts, placeless
 from thoughtlens.latents.codes.on_text import fire
 from thoughtlens.models import Place, collect, load_model
@@ -92,6 +92,14 @@ def test_what_cannot_be_thought_about_is_said_in_one_line(runs, monkeypatch):
         think("text", [QUESTION])
     with pytest.raises(ConfigError, match="language model, which thinks in words"):
         think("smollm2-135m", [QUESTION])
+    with pytest.raises(NotThereError, match=r"Expected a run, or a model .*codi-tiny.* got 'codi-tinny'"):
+        think("codi-tinny", [QUESTION])
+    with pytest.raises(ConfigError, match=r"runs/pilot; .*: thoughtlens think codi-tiny 'dan"):
+        fire("codi-tiny", [QUESTION])
+    Path("bare").mkdir()
+    Path("bare", "acts").symlink_to(runs / "thoughts" / "acts")
+    with pytest.raises(NotThereError, match=r"SAE .* at bare/sae, .*: thoughtlens train pilot --out bare"):
+        fire("bare", [QUESTION])
     with pytest.raises(ConfigError, match="has no SAEs"):
         think("codi-tiny", [QUESTION], member="pooled")
     with pytest.raises(DataError, match="'zebra', 'crossing'"):
@@ -241,6 +249,22 @@ def test_the_command_takes_questions_from_a_file_and_from_a_pipe(tmp_path):
     assert one["answer"] == several[0]["answer"]
     keys = {"thought", "reading", "probability", "null", "others", "latents", "tested"}
     assert all(set(row) == keys for row in one["thoughts"])
+
+
+@pytest.mark.parametrize(
+    ("held", "says"),
+    [
+        (None, "expected a text file at asked.txt, found none"),
+        (b"\n \n", "asked.txt holds no question"),
+        (b"\xff\xfe\x00", "asked.txt is not text in UTF-8"),
+    ],
+)
+def test_a_file_without_questions_is_named(tmp_path, monkeypatch, held, says):
+    monkeypatch.chdir(tmp_path)
+    if held is not None:
+        (tmp_path / "asked.txt").write_bytes(held)
+    with pytest.raises(ThoughtlensError, match=says):
+        app(["think", "codi-tiny", "--questions", "asked.txt"], standalone_mode=False)
 
 
 def test_a_notebook_shows_readings_as_a_table_with_everything_escaped():

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from thoughtlens.acts import ActivationStore
-from thoughtlens.core import BY_NAME, ConfigError, Number, read_result, require_made_from
+from thoughtlens.core import BY_NAME, ConfigError, NotThereError, Number, read_result, require_made_from
 from thoughtlens.latents import Eye, Found, Readout, Said, chosen, of_thoughts, own_sae
-from thoughtlens.models import Place, ThoughtModel, load_model
+from thoughtlens.models import BUNDLED, Place, ThoughtModel, load_model, tiny
 from thoughtlens.sae import SAE
 from thoughtlens.tracing.chains.records import READERS, PlaceRow, TraceOutcome
 from thoughtlens.tracing.others import Others, known_questions
@@ -59,6 +59,18 @@ class Thinker:
         if not (run / "acts").is_dir():
             if member is not None:
                 raise ConfigError(f"member: {source} is a model, which has no SAEs; give a run")
+            name = str(source)
+            known = run.exists() or name in BUNDLED or tiny.knows(name)
+            if not known and not {"/", ":"} & set(name):  # the rest may be on the hub, or in a file
+                raise NotThereError(
+                    f"Expected a run, or a model that thinks in vectors ({', '.join(tiny.shipped())}, a "
+                    f"directory, or owner/name on the hub), got {name!r}, which is not here"
+                )
+            if (run / "sae").is_dir() and not tiny.knows(run):
+                raise NotThereError(
+                    f"Expected the activations of a run at {run / 'acts'}, found none; make them first: "
+                    f"{BY_NAME['extract'].first(run)}"
+                )
             model = load_model(source)
             if not isinstance(model, ThoughtModel):
                 raise ConfigError(

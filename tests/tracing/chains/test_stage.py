@@ -71,7 +71,13 @@ def test_the_plan_knows_the_store(acts):
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"), [({"split": "holiday"}, "of split 'holiday'"), ({"pause": "nobody"}, "nobody")]
+    ("changed", "says"),
+    [
+        ({"split": "holiday"}, "of split 'holiday'"),
+        ({"pause": "nobody"}, "nobody"),
+        ({"lenses": ("logit", "tuned")}, "'tuned' needs what lens makes, .* make it first: thoughtlens lens"),
+        ({"lenses": ("latents",)}, "'latents' needs what train makes, .*: thoughtlens train"),
+    ],
 )
 def test_what_cannot_be_traced_is_one_line(acts, tmp_path, changed, says):
     with pytest.raises(ThoughtlensError, match=says) as error:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -46,16 +47,36 @@ def think(
 
     asked = list(questions or [])
     if file is not None:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
-        asked += [line for line in text.splitlines() if line.strip()]
+        asked += _questions(file)
     if not asked:
-        raise DataError('Expected a question: thoughtlens think codi-tiny "QUESTION", or --questions FILE')
+        name = quote(source)
+        raise DataError(f'Expected a question: thoughtlens think {name} "QUESTION", or --questions FILE')
     found = read(source, asked, member=member, top=top, others=others, test=test)
     result = found[0].to_json() if len(found) == 1 else {"questions": [one.to_json() for one in found]}
     if as_json:
         sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
     else:
         told(result, "\n\n".join(render(one, _painted if _coloured() else _plain) for one in found))
+
+
+def _questions(file: Path) -> list[str]:
+    """Every line of a file, or of what is piped in, that is not empty."""
+    from thoughtlens.core import DataError, NotThereError
+
+    if str(file) == "-":
+        text = sys.stdin.read()
+    elif file.is_file():
+        try:
+            text = file.read_text("utf-8-sig")
+        except UnicodeDecodeError:
+            raise DataError(f"--questions: {file} is not text in UTF-8") from None
+    else:
+        raise NotThereError(
+            f"--questions: expected a text file at {file}, found none; - reads what is piped in"
+        )
+    if found := [line.strip() for line in text.splitlines() if line.strip()]:
+        return found
+    raise DataError(f"--questions: {'what was piped in' if str(file) == '-' else file} holds no question")
 
 
 def _coloured() -> bool:

@@ -121,10 +121,17 @@ def validate_config(cls: type[C], table: dict) -> C:
     try:
         return cls.model_validate(table)
     except ValidationError as error:
-        errors = error.errors()
+        told = error.errors()
+        errors = [one for one in told if not _follows(one, told)]
         said = [_explain(cls, e) for e in errors[:MOST_SAID]]
         said += [f"and {len(errors) - MOST_SAID} more"] if len(errors) > MOST_SAID else []
         raise ConfigError("; ".join(said)) from None
+
+
+def _follows(one: ErrorDetails, told: Sequence[ErrorDetails]) -> bool:
+    """Whether it only says that too few items are left of those that another one refuses."""
+    within = (other["loc"][: len(one["loc"])] for other in told if other is not one)
+    return one["type"] == "too_short" and one["loc"] in within
 
 
 def read_recipe(source: str | Path) -> dict:

@@ -66,7 +66,7 @@ class Stage:
 
     def _require_inputs(self, cfg: Any) -> None:
         """See that the directories that it reads are there; says which stage makes the one that is not."""
-        for name in self.inputs:
+        for name in (*self.inputs, *self.optional):
             path = Path(getattr(cfg, name) or ".")
             made = next((one for one in OF_RUNS if one.directory == path.name), None)
             if made is not None and not path.exists():

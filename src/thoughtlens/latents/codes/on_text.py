@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -14,10 +15,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.acts import ActivationStore, made_with, thought_model
-from thoughtlens.core import ConfigError, DataError, MismatchError, Record, read_parquet, require_run, warn
+from thoughtlens.core import (
+    BY_NAME,
+    ConfigError,
+    DataError,
+    MismatchError,
+    NotThereError,
+    Record,
+    read_parquet,
+    require_run,
+    warn,
+)
 from thoughtlens.latents.codes.member import member_thoughts
 from thoughtlens.latents.codes.tokens import token_texts
-from thoughtlens.models import ThoughtModel, block_outputs, collect
+from thoughtlens.models import ThoughtModel, block_outputs, collect, tiny
 from thoughtlens.sae import POOLED, SAE, Crosscoder, differences, load_members, member_names
 
 if TYPE_CHECKING:
@@ -116,6 +127,12 @@ def fire(run: str | Path, texts: Sequence[str], *, member: str | None = None, to
         DataError: an empty text.
     """
     run = Path(run)
+    if not (run / "acts").is_dir() and tiny.knows(run):
+        name, text = quote(str(run)), quote(next(iter(texts), "A text."))
+        raise ConfigError(
+            f"{run} is a model, and latents are those of a run: thoughtlens run pilot model={name} --out "
+            f"runs/pilot; what its thoughts are read as: thoughtlens think {name} {text}"
+        )
     require_run(run)
     store = ActivationStore.open(run / "acts")
     name, sae = own_sae(run, store, member)
@@ -173,9 +190,13 @@ def own_sae(run: Path, store: ActivationStore, member: str | None) -> tuple[str,
     warned of.
 
     Raises:
+        NotThereError: the run has none; says what makes it.
         MismatchError: it was trained on another model than the store's.
     """
-    names = dict.fromkeys(member_names(run / "sae"))
+    try:
+        names = dict.fromkeys(member_names(run / "sae"))
+    except NotThereError as error:
+        raise NotThereError(f"{error}; make it first: {BY_NAME['train'].first(run)}") from None
     name, _ = pick(names, member)
     sae = load_members(run / "sae", joined=True, hooks=store.meta.d_in, only=[name])[name]
     if sae.provenance.get("model_digest") not in (None, store.meta.model_digest):

@@ -19,6 +19,8 @@ import pyarrow as pa
 
 from thoughtlens.acts import ActivationStore, StoreSize, thought_model
 from thoughtlens.core import (
+    BY_NAME,
+    ConfigError,
     Number,
     Parts,
     Plan,
@@ -179,6 +181,7 @@ class _Subject:
 
 def _work(cfg: TraceConfig, tmp: Path) -> TraceOutcome:
     store, parts = ActivationStore.open(cfg.acts), Parts(tmp)
+    _require_readers(cfg)
     model = thought_model(store)
     table = problems_of(store, cfg.split, cfg.n, cfg.seed, "trace")
     rule = rule_for(model, table)
@@ -227,6 +230,20 @@ def _work(cfg: TraceConfig, tmp: Path) -> TraceOutcome:
         definitions=DEFINITIONS,
         warnings=[*notes, *_objections(done)],
     )
+
+
+def _require_readers(cfg: TraceConfig) -> None:
+    """See that what is asked for by name is there to read; by default, what is there reads.
+
+    Raises:
+        ConfigError: says what makes it.
+    """
+    for reader, made, stage in (("tuned", cfg.lens, "lens"), ("latents", cfg.sae, "train")):
+        if made is None and reader in cfg.lenses != TraceConfig.model_fields["lenses"].default:
+            raise ConfigError(
+                f"lenses: {reader!r} needs what {stage} makes, and this run has none; make it first: "
+                f"{BY_NAME[stage].first(Path(cfg.acts).parent)}"
+            )
 
 
 def _lenses(
