@@ -94,7 +94,7 @@ def _agreement(name, seed, noise, table, module, rule) -> dict:
     agree = {"right": [], "wrong": []}
     for p, column in ((2, "v1"), (4, "v2")):
         x, held = (batch[Place.at("thought_out", None, p)] for batch in states)
-        words = discriminant(x, np.array(fit[column].to_pylist()), rule.p)(held).argmax(1).tolist()
+        words = discriminant(x, np.array(fit[column].to_pylist()), rule.p).shares(held).argmax(1).tolist()
         for i, own in enumerate(found.steps):
             for one in own:
                 if one.value_at == p and one.step is not None and one.step.word is not None:
