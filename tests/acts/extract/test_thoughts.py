@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -215,3 +216,19 @@ def test_parts_of_a_block_are_stored_with_their_width(tmp_path):
         )
     with pytest.raises(HookError, match=r"expected a head in 0\.\.2"):
         extract(tiny(30, hook_names=["layers.1.head.3:out"]), tmp_path / "none")
+
+
+def test_all_questions_that_are_too_long_are_told_before_the_model_runs(tmp_path):
+    fake = make_codi(tmp_path / "codi", "gpt2")
+    questions = ["What is 7 + 8?", "many words " * 100, "What is 7 + 9?", "words " * 400]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps({"question": q, "answer": "15"}) + "\n" for q in questions))
+    table = {
+        "model": {"name": str(fake.file), "dtype": "float32"}, "base": str(fake.base), "n_thoughts": 2,
+        "problems": {"source": str(file), "columns": {"question": "question", "answer": "answer"}},
+    }  # fmt: skip
+    with pytest.raises(DataError) as refused:
+        extract(config.load_config(ExtractConfig, table), tmp_path / "acts")
+    said = str(refused.value)
+    assert "cannot read 2 of 4 questions: problem row_1: Question 'many words" in said
+    assert said.endswith("this model has 160: shorten it or leave it out; and also problems row_3")

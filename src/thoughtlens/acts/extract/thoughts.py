@@ -20,6 +20,8 @@ from thoughtlens.acts.store.meta import PROBLEMS, USED, StoreMeta
 from thoughtlens.acts.store.size import StoreSize
 from thoughtlens.core import (
     DTYPES,
+    DataError,
+    HookError,
     Plan,
     read_json,
     write_json,
@@ -48,6 +50,7 @@ def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Sou
     """All thoughts of every problem, and the model's own answers."""
     model = open_thoughts(cfg.model, cfg)
     problems, notes = problem_source.find(tiny.own_problems(wanted, model), cfg.seed)
+    _require_readable(model, problems)
     places = block_outputs(cfg.hook_names, model.spec.n_layers)
     meta = StoreMeta(
         kind="thoughts",
@@ -79,6 +82,30 @@ def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Sou
         accuracy=_accuracy,
         doubts=_doubts,
     )
+
+
+def _require_readable(model: ThoughtModel, problems: pa.Table) -> None:
+    """Before the model runs, say of all questions whether one is empty or longer than the context.
+
+    Raises:
+        DataError: some are; which, and what to do.
+    """
+    refused: dict[str, DataError] = {}
+    for one, question in zip(
+        problems["problem_id"].to_pylist(), problems["question"].to_pylist(), strict=True
+    ):
+        try:
+            model.read_ids(question)
+        except DataError as error:
+            refused[one] = error
+        except HookError:
+            return  # a model of one's own that does not tell: it refuses what it cannot read when it comes
+    if refused:
+        names = list(refused)
+        raise DataError(
+            f"{model.name} cannot read {len(refused)} of {len(problems)} questions: problem {names[0]}: "
+            f"{refused[names[0]]}" + (f"; and also problems {', '.join(names[1:])}" if names[1:] else "")
+        )
 
 
 def _spaces(model: ThoughtModel, questions: list[str]) -> list[str]:
