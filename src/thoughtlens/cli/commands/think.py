@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.commands.app import Overrides, PlanOnly, RunDir, app, doing, require_order, told
+from thoughtlens.cli.commands.app import PlanOnly, RunDir, app, doing, require_order, told
 from thoughtlens.core import BY_NAME, require_run
 
 
@@ -30,7 +30,7 @@ def think(
         typer.Option("--questions", "--file", help="Questions from a text file, one per line; - for stdin."),
     ] = None,
     member: Annotated[str | None, typer.Option(help="Which SAE of the run, where it has several.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="Latents listed per thought.")] = 3,
+    top: Annotated[int, typer.Option(min=1, help="Latents, and likeliest tokens, listed per thought.")] = 3,
     others: Annotated[
         int, typer.Option(min=0, help="Other problems that each reading is held against.")
     ] = 64,
@@ -100,7 +100,10 @@ def _of_a_run(name: str) -> None:
 
     def command(
         run_dir: RunDir,
-        overrides: Overrides = None,
+        overrides: Annotated[
+            list[str] | None,
+            typer.Argument(help="key=value, e.g. seed=1; docs/settings.md has every key."),
+        ] = None,
         *,
         out: Annotated[
             Path | None, typer.Option("--out", help="Where to write; unset: its place in the run.")
