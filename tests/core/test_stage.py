@@ -49,6 +49,13 @@ def test_other_settings_are_refused_and_named(tmp_path):
     assert (tmp_path / "a" / "2.txt").read_text() == "2"
 
 
+def test_a_finished_directory_that_was_changed_is_not_said_to_pass_unchecked(tmp_path):
+    run(tmp_path / "a")
+    (tmp_path / "a" / "2.txt").write_text("another length")
+    with pytest.raises(StoreError, match=r"a/2\.txt\. Restore them, .* run it again$"):
+        run(tmp_path / "a")
+
+
 def test_a_foreign_directory_is_not_touched(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.txt").write_text("years of work")

@@ -137,7 +137,7 @@ def _cache(root: Path, name: str, made: Path, only: str = "*") -> None:
 
 
 def files(root: Path, model: Path) -> None:
-    """What pages take for granted: a model, an SAE, texts, labelled texts and GSM8K's two files."""
+    """What pages take for granted: a model, an SAE, texts, labelled texts, vectors and GSM8K's two files."""
     shutil.copytree(model, root / "tiny-llama")
     own_model.write(root)
     theirs = root / "layer_20" / "width_16k" / "average_l0_71"
@@ -145,6 +145,10 @@ def files(root: Path, model: Path) -> None:
     numbers = np.random.default_rng(0)
     shapes = {"W_enc": (16, 64), "b_enc": 64, "W_dec": (64, 16), "b_dec": 16, "threshold": 64}
     np.savez(theirs / "params.npz", **{k: np.abs(numbers.normal(size=n)) for k, n in shapes.items()})
+    label = numbers.integers(3, size=600)
+    x = numbers.normal(size=(600, 2, 6, 32)) + 4 * numbers.normal(size=(3, 32))[label][:, None, None]
+    kinds = np.array(["addition", "multiplication", "mixed"])[label]
+    np.savez(root / "vectors.npz", x=x.astype("float32"), operation=kinds)
     rng = random.Random(0)
     sea, land = ["whales", "crabs", "tides", "boats"], ["horses", "hills", "roads", "wheat"]
     rows = []

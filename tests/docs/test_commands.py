@@ -34,6 +34,7 @@ NOT_RUN = {
     "push runs/pilot owner/": "needs an account of the hub; tests/ops/hub pushes to a server of its own",
     "pull owner/": "needs the hub; tests/ops/hub pulls from a server of its own",
     "device=cuda": "needs a GPU",
+    "gsm8k:test": "needs GSM8K from the hub; tests/evals/validity runs gates at small size",
     "llm.base_url": "needs an endpoint with a language model; tests/latents/explain has one that answers",
     "wandb": "needs W&B, and an account to be of use",
     "distill": "trains for minutes; planned here, trained at small size by tests/models/distill",
@@ -168,7 +169,7 @@ def makes(words: list[str]) -> str | None:
     if "--out" not in words:
         return None
     out = words[words.index("--out") + 1]
-    first = words[0] in ("run", "extract", "sweep", "grid", "gates", "distill")
+    first = words[0] in ("run", "extract", "import", "sweep", "grid", "gates", "distill")
     first |= words[0] == "train" and words[1].endswith("config.toml")
     model = words[0] == "intervene" and not words[1].startswith("runs/")
     of_run = words[1].startswith("runs/") and not Path(out).is_relative_to(words[1])
@@ -197,9 +198,10 @@ def results_of(place: Path, runs: dict[str, Path], lines: list[tuple[str, str]])
             shutil.copytree(place / "files", folder)
         words, target = shown.split(line)
         for at, kind in needed(words).items():
-            if not ((folder / at).exists() or (page, at) in made):
+            if not ((folder / at).exists() or (page, Path(at)) in made):
                 shutil.copytree(runs[kind], folder / at)
-        made.add((page, makes(words)))
+        if out := makes(words):
+            made.update((page, up) for up in (Path(out), *Path(out).parents))
         words = [*words, "--help"] if reason(line) or len(words) == 1 else small(words)
         commands.append({"folder": str(folder), "words": words, "target": target})
     return dict(zip(lines, follow(place, commands), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -106,6 +107,11 @@ def cut(path, write, n=20):
     path.write_bytes(path.read_bytes()[:-n])
 
 
+def tarred(path):
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(tarfile.TarInfo("../../x.npy"))
+
+
 def flipped(path):
     np.savez(path, x=X)
     content = bytearray(path.read_bytes())
@@ -119,6 +125,9 @@ def parquet(**columns):
 
 FILES = {
     "gunzip": ("a.npy.gz", lambda p: p.write_bytes(gzip.compress(b"x"))),
+    "tar -xf .*a.tar$": ("a.tar", lambda p: tarfile.open(p, "w").close()),
+    "legacy .tar format.$": ("e.pt", lambda p: tarred(p)),
+    "so it was not opened": ("f.pt", lambda p: p.write_bytes(pickle.dumps(Runs(), 4))),
     "a pickle runs code": ("a.pkl", lambda p: p.write_bytes(pickle.dumps(X))),
     "could run code": ("a.pt", lambda p: p.write_bytes(pickle.dumps({"x": X}, 2))),
     "no .pt file": ("b.pt", lambda p: p.write_text("hello")),

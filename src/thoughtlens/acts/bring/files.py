@@ -7,6 +7,7 @@ import math
 import pickle
 import re
 import shutil
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -35,10 +36,10 @@ SAFETENSORS = {
 }  # fmt: skip
 NO_PICKLES = "a pickle runs code when it is opened; save arrays and lists with torch.save or np.savez"
 INSTEAD = {
-    ".gz": "unpack it first: gunzip",
-    ".bz2": "unpack it first: bunzip2",
-    ".zip": "unpack it first: unzip",
-    ".tar": "unpack it first: tar -xf",
+    ".gz": "unpack it first: gunzip {}",
+    ".bz2": "unpack it first: bunzip2 {}",
+    ".zip": "unpack it first: unzip {}",
+    ".tar": "unpack it first: tar -xf {}",
     ".pkl": NO_PICKLES,
     ".pickle": NO_PICKLES,
 }
@@ -95,7 +96,8 @@ def opened(path: Path, scratch: Path) -> Named:
     """
     ending = path.suffix.lower()
     if (reader := READERS.get(ending)) is None:
-        way = INSTEAD.get(ending) or f"expected one of {', '.join(READERS)}, got {ending or 'no ending'}"
+        known = f"expected one of {', '.join(READERS)}, got {ending or 'no ending'}"
+        way = INSTEAD[ending].format(quote(str(path))) if ending in INSTEAD else known
         raise DataError(f"{path}: {way}")
     try:
         return _with_split(path, tidy(reader(path, scratch)))
@@ -117,7 +119,7 @@ def opened(path: Path, scratch: Path) -> Named:
                 f"{path} has an array of Python objects, which could run code: save numbers or text "
                 f"(x.astype(float), x.astype(str))"
             ) from None
-        said = " ".join(str(error).split())[:200]
+        said = " ".join(str(error).partition(" In PyTorch 2.6")[0].split())[:200]
         why = f": {said}" if len(said) > len("101") else ""  # some libraries say a key and nothing else
         raise DataError(f"{path} is damaged, or no {path.suffix} file{why}") from None
 
@@ -179,7 +181,8 @@ def _plain(x: np.ndarray) -> np.ndarray | list:
 def _torch(path: Path, scratch: Path) -> Named:
     del scratch
     if not zipfile.is_zipfile(path):
-        return flat(torch.load(path, map_location="cpu", weights_only=True))
+        with warnings.catch_warnings(action="ignore"):  # about the pickle protocols of other programs
+            return flat(torch.load(path, map_location="cpu", weights_only=True))
     places: list[int] = []
 
     def note(storage: Any, location: str) -> Any:

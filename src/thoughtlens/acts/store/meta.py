@@ -124,9 +124,11 @@ def load_meta(root: Path) -> StoreMeta:
             f"run the command that was writing it again, it continues"
         )
     if not root.exists():
+        extract, of_run = BY_NAME["extract"], root.name == BY_NAME["extract"].directory
         raise NotThereError(
             f"Expected an activation store at {root}, found nothing there; extract first: "
-            f"{BY_NAME['extract'].first(root.parent)}"
+            f"{extract.first(root.parent if of_run else root)}"
+            f"{'' if of_run else f', and give {root / extract.directory}'}"
         )
     if not (root / META).is_file():
         raise StoreError(

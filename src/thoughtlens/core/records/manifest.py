@@ -113,18 +113,21 @@ def require_whole(folder: Path, *, deep: bool = True) -> bool:
     inside = [(root / name, one) for name, one in listed(root).items()]
     inside = [(file, one) for file, one in inside if file == folder or folder in file.parents]
     small = [pair for pair in inside if deep and pair[0].suffix != LARGE]
-    compare([pair for pair in inside if pair not in small], sizes=True)
+    compare([pair for pair in inside if pair not in small], sizes=True, skippable=deep)
     compare(small)
     return bool(inside)
 
 
-def compare(pairs: Sequence[tuple[Path, Listed]], *, once: bool = True, sizes: bool = False) -> None:
+def compare(
+    pairs: Sequence[tuple[Path, Listed]], *, once: bool = True, sizes: bool = False, skippable: bool = True
+) -> None:
     """Compare files with what they should be.
 
     Args:
         pairs: Files, and what they should be.
         once: Take the digest that was computed earlier in this process of a file that has not changed since.
         sizes: Only their sizes.
+        skippable: Whether `--unchecked` leaves this out.
 
     Raises:
         StoreError: missing, or of other bytes; all are named.
@@ -140,8 +143,8 @@ def compare(pairs: Sequence[tuple[Path, Listed]], *, once: bool = True, sizes: b
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise StoreError(
             f"{len(wrong)} of {len(there)} files are not what was written there (size or sha256): "
-            f"{names}{more}. Restore them, or delete that stage's directory and run it again; if they were "
-            f"changed on purpose: --unchecked"
+            f"{names}{more}. Restore them, or delete that stage's directory and run it again"
+            f"{'; if they were changed on purpose: --unchecked' if skippable else ''}"
         )
 
 

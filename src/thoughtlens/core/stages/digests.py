@@ -137,7 +137,7 @@ def verify(root: str | Path) -> Verified:
     pairs = [(folder / name, one) for folder in folders for name, one in manifest.listed(folder).items()]
     files = manifest.files_in(root)
     pairs += [(file, one) for file in files for one in manifest.entries(file)]
-    manifest.compare(pairs, once=False)
+    manifest.compare(pairs, once=False, skippable=False)
     known = {file for file, _ in pairs}
     old = [f for f in sorted(folders) if (f / "result.json").is_file() and f / "result.json" not in known]
     old = [folder for folder in old if "digest" in read_json(folder / "result.json")]

@@ -97,7 +97,8 @@ def of_thoughts(model: ThoughtModel) -> Readout:
         if x.shape[-1] != model.spec.d:
             raise MismatchError(
                 f"{hook_name} is {x.shape[-1]} wide, and what {model.name} says is read from states of width "
-                f"{model.spec.d}: a single head is no state of the stream; leave it out of this"
+                f"{model.spec.d}: a single head, or a vector of another model, is no state of its stream; "
+                f"leave it out of this"
             )
         # thought_out has passed the final norm; everything else has not
         return model.readout(x, "thought_out" if hook_name == "thought_out" else "resid")

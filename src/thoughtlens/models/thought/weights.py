@@ -10,6 +10,7 @@ import json
 import pickle
 import re
 import shlex
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -151,7 +152,8 @@ def tensors_in(path: Path, device: torch.device = CPU) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path, str(device))
-        found = torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about the pickle protocols of other programs
+            found = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{path} is damaged, or a pickle that holds more than tensors, which is refused because reading "

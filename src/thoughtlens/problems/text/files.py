@@ -133,7 +133,7 @@ def readable(path: Path) -> Iterator[None]:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "UTF8" in said or "UTF-8" in said:
             raise DataError(f"{path} holds text that is not UTF-8; write it again as UTF-8") from None
-        kind = "Parquet" if path.suffix == ".parquet" else path.suffix.removeprefix(".")
+        kind = path.suffix.removeprefix(".") if path.suffix in (".csv", ".json", ".jsonl") else "Parquet"
         raise DataError(f"{path} is not a readable {kind} file: {said[:200]}") from None
 
 

@@ -60,7 +60,7 @@ def _decoding(file: Path, what: str) -> Iterator[None]:
     except CheckpointError:
         raise
     except BROKEN as error:
-        text = " ".join(str(error).split())[:160]
+        text = " ".join(str(error).partition(" In PyTorch 2.6")[0].split())[:160]
         raise CheckpointError(f"{file} is {what} ({type(error).__name__}: {text})") from None
 
 
@@ -135,8 +135,7 @@ def read_pt(file: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
                     raise CheckpointError(
                         f"{file}: {entry.filename} has {entry.file_size:,} bytes, it is not ours"
                     )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd pickle protocols, which damaged files have
+        with warnings.catch_warnings(action="ignore"):  # about odd pickle protocols, which damaged files have
             table = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
         raise CheckpointError(
