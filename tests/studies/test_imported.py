@@ -19,6 +19,7 @@ from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.stage import explorer
 from thoughtlens.show.report.config import ReportConfig
 from thoughtlens.show.report.stage import report
+from thoughtlens.studies.sweep import study
 
 KINDS = ("addition", "division", "mixed", "multiplication", "subtraction")
 
@@ -75,3 +76,16 @@ def test_another_file_of_the_same_name_is_not_taken_for_the_first(tmp_path):
 def test_what_changes_thoughts_says_that_there_is_no_model(run):
     with pytest.raises(ConfigError, match="imported from files"):
         of_run(run)
+
+
+def test_a_sweep_of_an_imported_run_trains_on_what_was_imported(run, tmp_path):
+    for out, settings in (("a", None), ("b", "name = 'run'\n")):
+        if settings is not None:
+            (run / "config.toml").write_text(settings)
+        planned = study.run("grid", run, ["sae.k=2,3", "sae.d_sae=32"], tmp_path / out, plan_only=True)
+        assert list(planned["plan"]) == ["grid"] and not (tmp_path / out).exists()
+    (run / "config.toml").unlink()
+    made = study.run(
+        "grid", run, ["sae.k=2", "sae.d_sae=32", "train.epochs=1", "train.batch_size=64"], tmp_path / "out"
+    )
+    assert made["inputs"]["acts"]["path"] == str(run / "acts") and not (tmp_path / "out" / "acts").exists()

@@ -166,7 +166,7 @@ def of_stage(table: Json) -> str | None:
     return next((stage.name for stage in STAGES if set(table) <= set(stage.config.model_fields)), None)
 
 
-def _read(source: str | Path) -> Json:
+def settings_of(source: str | Path) -> Json:
     """The table of a recipe or of a stage's settings; none for a run that was made stage by stage."""
     folder = Path(source)
     made = any((folder / stage.directory / "result.json").is_file() for stage in OF_RUNS)
@@ -179,7 +179,7 @@ def _recipe(source: str | Path) -> Json:
     Raises:
         ConfigError: it has the settings of one stage; says which command takes it.
     """
-    table = _read(source)
+    table = settings_of(source)
     if not is_recipe(table) and (name := of_stage(table)):
         place = Path("runs") / (source if source in recipe_names() else name)
         way = f"; run: thoughtlens {name} {quote(str(source))} --out {place}" if name in OF_FILES else ""
@@ -347,7 +347,7 @@ def plan(cfg: Recipe, out: str | Path) -> Json:
     return {"plan": _plans(cfg, cfg.stages, Path(out))}
 
 
-def _imported(out: Path) -> bool:
+def imported(out: Path) -> bool:
     """Whether the activations of a run were brought there, and not extracted."""
     folder = out / BY_NAME["import"].directory
     return (folder / "result.json").is_file() and read_result(folder).get("stage") == "import"
@@ -355,7 +355,7 @@ def _imported(out: Path) -> bool:
 
 def _of_import(cfg: Recipe, out: Path) -> Recipe:
     """The recipe without its extraction, where the activations of the run were imported."""
-    if not _imported(out):
+    if not imported(out):
         return cfg
     left_out = {"extract"}
     if "classify" in cfg.stages and cfg.classify.target is cfg.classify.data is None:
@@ -436,7 +436,7 @@ def run_one(
     `inputs` names others. With a stage's own `config.toml`, `out` is the stage's directory.
     """
     stage = BY_NAME[name]
-    table = _read(source)
+    table = settings_of(source)
     if is_recipe(table) or of_stage(table) == "distill":
         recipe = load(source, overrides)
         if name == "extract":
@@ -531,7 +531,7 @@ def _claim(cfg: Recipe, out: Path) -> None:
                 f"{out} holds a run with other settings: {', '.join(keys)}. "
                 f"Choose another --out, or delete it"
             )
-    elif others and not (_imported(out) and _same_so_far(cfg, cfg, out)):
+    elif others and not (imported(out) and _same_so_far(cfg, cfg, out)):
         raise OccupiedError(
             f"Expected a new or empty directory or an earlier run at {out}; something else is there"
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from thoughtlens.core import BY_NAME, ConfigError, Json, Plan, apply_overrides, read_recipe, validate_config
+from thoughtlens.core import BY_NAME, ConfigError, Json, Plan, apply_overrides, validate_config
 from thoughtlens.sae import TrainConfig
 from thoughtlens.studies import pipeline
 from thoughtlens.studies.sweep.axes import TUNED, Setting, settings, split_overrides
@@ -30,7 +30,7 @@ def configure(
         ConfigError: a key that the recipe does not have, or that may not vary.
     """
     fixed, axes, seeds = split_overrides(overrides)
-    table = apply_overrides(pipeline.recipe_class(), read_recipe(recipe), fixed)
+    table = apply_overrides(pipeline.recipe_class(), pipeline.settings_of(recipe), fixed)
     for setting in settings(axes):
         apply_overrides(pipeline.recipe_class(), table, setting.overrides)
     if name == "grid":
@@ -51,7 +51,7 @@ def run(
     plan_only: bool = False,
     **options: Any,
 ) -> Json:
-    """Extract once into `out`/acts (or take `acts`), then train into `out`/NAME.
+    """Extract once into `out`/acts (or take `acts`, or what was imported), then train into `out`/NAME.
 
     Args:
         name: `sweep` or `grid`.
@@ -63,11 +63,13 @@ def run(
         options: Fields of the stage's config; None: the default.
     """
     out, stage = Path(out), BY_NAME[name]
-    table = read_recipe(recipe)
+    table = pipeline.settings_of(recipe)
     if "grid" in table:
         given = {key: value for key, value in {"acts": acts, **options}.items() if value is not None}
         cfg = _validated(name, apply_overrides(stage.config, table, overrides) | given)
         return _plans({name: stage.say_plan(cfg)}) if plan_only else stage.run(cfg, out)
+    if acts is None and pipeline.imported(Path(recipe)):
+        acts = Path(recipe) / BY_NAME["import"].directory
     cfg = configure(name, recipe, overrides, acts or out / "acts", **options)
     _refuse_wrong(cfg)
     extract, fixed = BY_NAME["extract"], split_overrides(overrides)[0]
