@@ -266,8 +266,7 @@ def _lenses(
         sae=_shown(cfg, store) if own and "latents" in cfg.lenses else None,
         probe="probe" in cfg.lenses,
     )
-    lenses, told = choose(material)
-    return lenses, [LensRow(**one._asdict()) for one in told]
+    return choose(material)
 
 
 def _shown(cfg: TraceConfig, store: ActivationStore) -> SAE | None:

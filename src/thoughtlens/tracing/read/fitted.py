@@ -30,6 +30,7 @@ from thoughtlens.latents import Readout
 from thoughtlens.models import Place, ThoughtBatch, ThoughtModel, collect
 from thoughtlens.problems import Rule, written
 from thoughtlens.sae import SAE
+from thoughtlens.tracing.chains.records import LensRow
 from thoughtlens.tracing.read.lenses import LOGIT, OUT, Lens, Lenses, logit_lens, look, through
 
 TUNED, PROBE, LATENTS = "tuned lens", "linear probe", "latents"
@@ -65,23 +66,7 @@ class Material:
     """Whether a probe may read, too."""
 
 
-class Chosen(NamedTuple):
-    """How a lens did where it was chosen."""
-
-    thought_idx: int
-    lens: str
-    hook_name: str
-    column: str | None
-    """Which label a fitted one reads."""
-    makes_sense: float
-    """Share of the problems in which its word opens or closes a step that holds."""
-    null: float
-    """The same of the word of another problem."""
-    n: int
-    is_chosen: bool
-
-
-def choose(given: Material) -> tuple[Lenses, list[Chosen]]:
+def choose(given: Material) -> tuple[Lenses, list[LensRow]]:
     """A lens for each thought, the plain one where none is better; and how all that could be it did."""
     plain, spec = logit_lens(given.readout, given.model.spec.thoughts), given.model.spec
     if min(len(given.fit), len(given.choose)) < ENOUGH or not spec.n_thoughts:
@@ -91,7 +76,7 @@ def choose(given: Material) -> tuple[Lenses, list[Chosen]]:
     hooks |= set() if given.sae is None else set(given.sae.hook_names)
     states = [_states(given.model, table, sorted(hooks)) for table in (given.fit, given.choose)]
     labels = _Labels(given.fit, given.choose, plain.words)
-    words, at, told = labels.words, dict(plain.at), list[Chosen]()
+    words, at, told = labels.words, dict(plain.at), list[LensRow]()
     questions, before = given.choose["question"].to_pylist(), [list[str]() for _ in range(len(given.choose))]
     answered = states[1].answers
     assert answered is not None
@@ -115,15 +100,15 @@ def choose(given: Material) -> tuple[Lenses, list[Chosen]]:
         at[p] = found[best][1]
         before = [[*row, word] for row, word in zip(before, said[best], strict=True)]
         told += [
-            Chosen(
-                p,
-                lens.kind,
-                lens.hook_name,
-                column,
-                float(senses[i].makes.mean()),
-                float(nulls[i].makes.mean()),
-                len(questions),
-                i == best,
+            LensRow(
+                thought_idx=p,
+                lens=lens.kind,
+                hook_name=lens.hook_name,
+                column=column,
+                makes_sense=float(senses[i].makes.mean()),
+                null=float(nulls[i].makes.mean()),
+                n=len(questions),
+                is_chosen=i == best,
             )
             for i, (column, lens) in enumerate(found)
             if p
