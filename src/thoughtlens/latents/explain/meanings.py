@@ -145,9 +145,12 @@ class Meanings:
         """One clause with its held-out precision and recall, also at each thought."""
         stated, known = self.stated[2], self.statements
         rows, fires = holds(clause, stated), part.fires(latent)
-        hit = np.isin(rows, fires, assume_unique=True)
+        hit = np.zeros(part.n, bool)
+        hit[fires] = True
+        hit = hit[rows]
         statement, there = known.statements[clause.statement], self._there[clause.statement]
-        thought = np.array([c.thought for c in known.contexts], object)[stated.context[rows]]
+        thoughts = np.array([-1 if c.thought is None else c.thought for c in known.contexts])
+        thought = thoughts[stated.context[rows]]
         by_thought = {str(t): _share(hit[thought == t]) for t in self._thoughts(clause)}
         return {
             "says": statement.says,
