@@ -292,7 +292,8 @@ def circuit_map(nodes: Sequence[Node], edges: Sequence[EdgeRow]) -> Figure:
     figure, axes = _axes(1, 1, (1.0 + 0.95 * last, 3.2))
     axis = axes.flat[0]
     routes = sorted({edge.route for edge in edges} - {"state"})
-    colours = dict(zip(routes, (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY) * len(routes), strict=False))
+    palette = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY)
+    colours = {route: palette[i % len(palette)] for i, route in enumerate(routes)}
     flows: dict[tuple[str, str, str], float] = {}
     for edge in edges:
         key = edge.source, edge.target, edge.route

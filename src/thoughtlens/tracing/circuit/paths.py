@@ -41,21 +41,17 @@ class Course:
     states: list[State]
     left: list[Tensor]
     """By thought its state, keys and values, [n, width]; last the answer's first logits, about their mean."""
-    right: list[str]
-    """The answers."""
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: ThoughtModel, start: State, max_new_tokens: int = 16) -> Course:
+    def of(cls, model: ThoughtModel, start: State) -> Course:
         """Think from a state before thought 0 on."""
         states, left = [start], []
         for _ in model.spec.thoughts:
             state, one = follow(model, states[-1])
             states.append(state)
             left.append(one)
-        return cls(
-            model, states, [*left, answer_of(model, states[-1])], said(model, states[-1], max_new_tokens)
-        )
+        return cls(model, states, [*left, answer_of(model, states[-1])])
 
     @cached_property
     def question(self) -> int:
@@ -163,9 +159,13 @@ def _ways(
                 share: float, noise: torch.Generator | None, layer: int = layer, here: Tensor = here
             ) -> State:
                 after, where = model.clone(state), here[:, None, :, None]
-                pairs = zip(model._memory(state, layer), model._memory(other, layer), strict=True)
-                both = [torch.where(where, _toward(a, b[:, :, :length], share, noise), a) for a, b in pairs]
-                model._remember(after, layer, *both)
+                _rewrite(
+                    model,
+                    after,
+                    other,
+                    layer,
+                    lambda a, b: torch.where(where, _toward(a, b[:, :, :length], share, noise), a),
+                )
                 return after
 
             yield Edge(source, t, f"layers.{layer}:kv"), kept
@@ -190,8 +190,7 @@ def without(own: Course, donor: Course, cut: set[Edge], sources: dict[str, Tenso
     for t in model.spec.thoughts:
         after = follow(model, _swapped(model, state, donor.states[t], cut, sources, t))[0]
         for layer in range(model.spec.n_layers):
-            pairs = zip(model._memory(state, layer), model._memory(after, layer), strict=True)
-            model._remember(after, layer, *(torch.cat([a, b[:, :, -1:]], 2) for a, b in pairs))
+            _rewrite(model, after, state, layer, lambda own, past: torch.cat([past, own[:, :, -1:]], 2))
         state = after
     return _swapped(model, state, donor.states[-1], cut, sources, len(own.left) - 1)
 
@@ -204,7 +203,20 @@ def _swapped(
     for layer in range(model.spec.n_layers):
         for name, at in sources.items():
             if Edge(name, t, f"layers.{layer}:kv") in cut:
-                pairs = zip(model._memory(after, layer), model._memory(donor, layer), strict=True)
                 where = at[:, None, :length, None]
-                model._remember(after, layer, *(torch.where(where, b[:, :, :length], a) for a, b in pairs))
+                _rewrite(
+                    model,
+                    after,
+                    donor,
+                    layer,
+                    lambda own, new, where=where: torch.where(where, new[:, :, :length], own),
+                )
     return replace(after, pending=donor.pending) if Edge(f"thought {t - 1}", t, STATE) in cut else after
+
+
+def _rewrite(
+    model: ThoughtModel, state: State, other: State, layer: int, merge: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    """Put into a state, which is the caller's, what `merge` makes of its keys and values and another's."""
+    pairs = zip(model._memory(state, layer), model._memory(other, layer), strict=True)
+    model._remember(state, layer, *(merge(own, new) for own, new in pairs))
