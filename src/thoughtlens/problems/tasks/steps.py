@@ -8,6 +8,7 @@ question with one operand changed.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -158,7 +159,7 @@ def _departs(steps: Sequence[Step], wanted: Sequence[str] | None) -> int | None:
     return next((i for i, (own, other) in enumerate(pairs, 1) if own != other), None)
 
 
-class _Modular:
+class _Modular(ABC):
     """What the generated problems have in common: operations `+3`, `-5`, `*4` on numbers modulo p."""
 
     def __init__(self, p: int) -> None:
@@ -186,24 +187,24 @@ class _Modular:
         """The word that was answered."""
         return text.strip()
 
+    @abstractmethod
     def start(self, question: str) -> str:
         """The value that the reasoning begins with."""
-        raise NotImplementedError
 
+    @abstractmethod
     def offers(self, question: str) -> Sequence[str]:
         """Every operation that the question writes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def change(self, question: str, operation: str, before: str, rng: np.random.Generator) -> Twin | None:
         """The question with another operand in this operation, so that `before` gives another value.
 
         None where the question does not write it exactly once.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def change_start(self, question: str, rng: np.random.Generator) -> tuple[str, str]:
         """The question with another start value, and that value."""
-        raise NotImplementedError
 
     def apply(self, before: str, operation: str) -> str:
         """The number after an operation, modulo p."""
