@@ -26,7 +26,7 @@ from thoughtlens.tracing.attention.records import (
     MeanRow,
     WeightsRow,
 )
-from thoughtlens.tracing.subject import problems_of
+from thoughtlens.tracing.read.subject import problems_of
 
 PARTS = ("question", "begin", "thoughts", "rest")
 DEFINITIONS = {

@@ -53,7 +53,7 @@ from thoughtlens.tracing.read.fitted import PROBE, Material, choose, keep
 from thoughtlens.tracing.read.lenses import Lenses, logit_lens
 from thoughtlens.tracing.read.rules import rule_for
 from thoughtlens.tracing.read.seen import Relabel, Seen, renamed, seen, shuffled
-from thoughtlens.tracing.subject import problems_of
+from thoughtlens.tracing.read.subject import problems_of
 
 OWN = "thoughts"
 ABOUT = {

@@ -39,7 +39,7 @@ from thoughtlens.tracing.circuit.records import Arm, CircuitOutcome, Cut, EdgeRo
 from thoughtlens.tracing.read.lenses import logit_lens
 from thoughtlens.tracing.read.rules import rule_for
 from thoughtlens.tracing.read.seen import seen
-from thoughtlens.tracing.subject import problems_of
+from thoughtlens.tracing.read.subject import problems_of
 
 OWN = "thoughts"
 BEST = 20

@@ -23,7 +23,7 @@ from thoughtlens.tracing.monitor.records import MonitorOutcome, Truth, WatchedRo
 from thoughtlens.tracing.monitor.splits import Split, Who, require_label, rows_of, watched
 from thoughtlens.tracing.monitor.truths import BEYOND, CONTRADICTS, MARGIN, headline_of, surplus, truth_of
 from thoughtlens.tracing.read.rules import rule_for
-from thoughtlens.tracing.subject import problems_of
+from thoughtlens.tracing.read.subject import problems_of
 
 DEFINITIONS = {
     CONTRADICTS: "-log p of the chain that the thoughts say, nats: each operation as it is read, each value "

@@ -16,8 +16,8 @@ from thoughtlens.numerics import proportion
 from thoughtlens.problems import GeneratedConfig
 from thoughtlens.tracing.read.lenses import Crowd, Lenses
 from thoughtlens.tracing.read.patches import STATE, everything, left_behind, put_in
+from thoughtlens.tracing.read.records import Tested
 from thoughtlens.tracing.read.seen import Seen, seen
-from thoughtlens.tracing.records import Tested
 
 DONORS = 24
 """Thoughts of other problems put in the place of one, with the same reading and with another one each."""

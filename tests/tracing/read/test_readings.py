@@ -27,9 +27,9 @@ from thoughtlens.tracing import Thinker, records, render, think
 from thoughtlens.tracing.chains.config import TraceConfig
 from thoughtlens.tracing.chains.records import READERS
 from thoughtlens.tracing.chains.stage import trace
-from thoughtlens.tracing.others import Others
 from thoughtlens.tracing.read.fitted import PROBE, keep
 from thoughtlens.tracing.read.lenses import OUT, Lens, Lenses, logit_lens
+from thoughtlens.tracing.read.others import Others
 from thoughtlens.tracing.read.seen import seen
 
 QUESTION = "dan *22 *4 *3 ann +6 -11 +21 eve *5 +10 *16 eve 11 thrice"

@@ -18,12 +18,12 @@ from thoughtlens.latents import Eye, Found, Readout, Said, chosen, of_thoughts, 
 from thoughtlens.models import BUNDLED, Place, ThoughtModel, load_model, tiny
 from thoughtlens.sae import SAE
 from thoughtlens.tracing.chains.records import READERS, PlaceRow, TraceOutcome
-from thoughtlens.tracing.others import Others, known_questions
 from thoughtlens.tracing.read.fitted import kept, tuned_lenses
 from thoughtlens.tracing.read.lenses import LOGIT, Lens, Lenses, logit_lens, look
+from thoughtlens.tracing.read.others import Others, known_questions
 from thoughtlens.tracing.read.patches import STATE
+from thoughtlens.tracing.read.records import DEFINITIONS, Reading, Strong, Tested, Thinking, Thinkings
 from thoughtlens.tracing.read.seen import Seen, seen
-from thoughtlens.tracing.records import DEFINITIONS, Reading, Strong, Tested, Thinking, Thinkings
 
 NOT_FED_BACK = "this model feeds nothing back: what is read here are pause positions, not thoughts"
 OTHERS = 64
