@@ -23,10 +23,11 @@ from thoughtlens.latents import of_thoughts, placeless
 from thoughtlens.latents.codes.on_text import fire
 from thoughtlens.models import Place, collect, load_model
 from thoughtlens.problems import arithmetic
-from thoughtlens.tracing import Thinker, records, render, think
+from thoughtlens.tracing import Thinker, render, think
 from thoughtlens.tracing.chains.config import TraceConfig
 from thoughtlens.tracing.chains.records import READERS
 from thoughtlens.tracing.chains.stage import trace
+from thoughtlens.tracing.read import records
 from thoughtlens.tracing.read.fitted import PROBE, keep
 from thoughtlens.tracing.read.lenses import OUT, Lens, Lenses, logit_lens
 from thoughtlens.tracing.read.others import Others
