@@ -1,0 +1,107 @@
+"""A graph: places that hold something, and the ways between them, each tried by an intervention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from thoughtlens.core import Outcome, Record, column
+
+Kind = Literal["token", "latent", "error", "answer", "thought"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphNode(Record):
+    """A place and what it holds: a word, a latent that fires, what the SAE leaves unexplained, an answer."""
+
+    id: str
+    kind: Kind
+    column: int
+    """Index into `Graph.columns`: tokens of the text from left to right, then thoughts, then the answer."""
+    row: int | None = None
+    """Index into `Graph.rows`; None: a token or an answer, which lie below and above all of them."""
+    thought_idx: int | None = None
+    hook_name: str | None = None
+    member: str | None = None
+    """The SAE, of a latent or an error."""
+    latent: int | None = None
+    text: str = ""
+    """Of a token and of an answer."""
+    token_id: int | None = None
+    """Of a token and of an answer, in the model's vocabulary."""
+    probability: float | None = None
+    """Of an answer."""
+    says: str | None = None
+    """What the latent is said to stand for."""
+    activation: float | None = None
+    """Of a latent; of an error, its length."""
+    share: float | None = None
+    """Share of the answer's change that flows through the node; `Graph.definitions` says change of what."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphEdge(Record):
+    """A way that was tried."""
+
+    source: str
+    """`GraphNode.id`."""
+    target: str
+    route: str = column(arrow="dictionary")
+    """`state`, `layers.0:kv`, `layers.0:out` ..: on which way the source reaches the target."""
+    attribution: float
+    """What the slope at the untouched run foretells of the effect."""
+    effect: float
+    """What the intervention did to the target, less what an equally long random direction does there."""
+    low: float | None = None
+    """Lower end of the interval that `Graph.definitions` names; None: there is one problem and no range."""
+    high: float | None = None
+    at_random: float = 0.0
+    p: float | None = None
+    q: float | None = None
+    """Corrected over all edges that were tried."""
+    flow: float | None = None
+    """Share of the answer's change that goes through this edge."""
+    shown: bool = True
+    n: int = column(default=1, arrow="int32")
+    """Problems, or texts, behind it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphCut(Record):
+    """What becomes of the answer when edges are cut."""
+
+    name: str
+    """`cut best`, `cut matched`, `keep shown` .."""
+    about: str
+    n_edges: int
+    """Edges that are cut."""
+    value: float
+    """Share of the answer that is left; `Graph.definitions` says how it is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph(Outcome):
+    """Nodes, edges, and how far to trust them."""
+
+    name: str
+    """Of files and addresses: letters, digits, `-`."""
+    model: str
+    text: str
+    """The question, or what the problems of a class have in common."""
+    answer: str
+    columns: list[str]
+    rows: list[str]
+    """Hooks, from the input to the output."""
+    nodes: list[GraphNode]
+    edges: list[GraphEdge]
+    """Those shown; the others that were tried are counted in `n_tried`."""
+    n_tried: int
+    rank_correlation: float | None = None
+    """Spearman's, of attribution and effect over all edges that were tried."""
+    slope: float | None = None
+    """Of the effect against the attribution, through the origin, over the same."""
+    share_shown: float | None = None
+    """Share of the answer's change that flows through shown latents and tokens."""
+    share_error: float | None = None
+    """Share that flows through what the SAEs leave unexplained."""
+    cuts: list[GraphCut] = field(default_factory=list)
