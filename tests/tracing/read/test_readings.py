@@ -67,7 +67,7 @@ def test_a_control_is_named():
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("think")
-    with tarfile.open(Path(__file__).parents[1] / "fixtures" / "run_schema_1" / "runs.tar.xz") as packed:
+    with tarfile.open(Path(__file__).parents[2] / "fixtures" / "run_schema_1" / "runs.tar.xz") as packed:
         packed.extractall(root, filter="data")
     return root
 
