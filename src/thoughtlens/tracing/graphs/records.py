@@ -51,11 +51,15 @@ class GraphEdge(Record):
     attribution: float
     """What the slope at the untouched run foretells of the effect."""
     effect: float
-    """What the intervention did to the target, less what an equally long random direction does there."""
+    """What the intervention takes from the target, less what equally long random directions take; in shares of
+    what the target has, where `Graph.definitions` says so."""
     low: float | None = None
     """Lower end of the interval that `Graph.definitions` names; None: there is one problem and no range."""
     high: float | None = None
     at_random: float = 0.0
+    """Mean of what equally long random directions do, which is taken off the effect."""
+    spread: float | None = None
+    """Standard deviation of that."""
     p: float | None = None
     q: float | None = None
     """Corrected over all edges that were tried."""
@@ -63,18 +67,18 @@ class GraphEdge(Record):
     """Share of the answer's change that goes through this edge."""
     shown: bool = True
     n: int = column(default=1, arrow="int32")
-    """Problems, or texts, behind it."""
+    """Runs behind it: problems, twins, texts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GraphCut(Record):
-    """What becomes of the answer when edges are cut."""
+    """What becomes of the answer when edges, or nodes, carry what another run has there."""
 
     name: str
     """`cut best`, `cut matched`, `keep shown` .."""
     about: str
-    n_edges: int
-    """Edges that are cut."""
+    n_cut: int
+    """Edges or nodes that are cut; `about` says which."""
     value: float
     """Share of the answer that is left; `Graph.definitions` says how it is measured."""
 
