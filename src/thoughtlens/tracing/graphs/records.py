@@ -51,7 +51,7 @@ class GraphEdge(Record):
     attribution: float
     """What the slope at the untouched run foretells of the effect."""
     effect: float
-    """What the intervention takes from the target, less what equally long random directions take; in shares of
+    """What the intervention takes from the target, less what equally long random ones take; in shares of
     what the target has, where `Graph.definitions` says so."""
     low: float | None = None
     """Lower end of the interval that `Graph.definitions` names; None: there is one problem and no range."""
