@@ -70,7 +70,7 @@ def test_load_names_what_is_there_instead(tmp_path):
     sae = saes.create(saes.TopKConfig(d_sae=12, k=3), 6, seed=0)
     for name in ("first", "second"):
         saes.save(sae, tmp_path / name)
-    with pytest.raises(NotThereError, match=r"found 2 in its folders \(first, second\).*load_members"):
+    with pytest.raises(NotThereError, match=r"found 2 in it \(first, second\).*load_members"):
         saes.load(tmp_path)
     with pytest.raises(ConfigError, match="device: expected auto, cpu"):
         saes.load(tmp_path / "first", device="gpu")

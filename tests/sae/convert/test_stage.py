@@ -87,7 +87,7 @@ EXPECTED = {
     "matryoshka": {"sae_lens", "dictionary_learning", "gemma_scope", "gemma_scope_2"},
     "hierarchical_topk": {"sae_lens", "dictionary_learning", "gemma_scope", "gemma_scope_2"},
     "jumprelu": {"sae_lens", "dictionary_learning", "gemma_scope", "gemma_scope_2"},
-    "transcoder": {"sparsify"},  # circuit-tracer's have no k
+    "transcoder": {"sparsify", "circuit_tracer"},
     "supervised": set(),
     "crosscoder": set(),
 }

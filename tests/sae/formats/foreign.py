@@ -161,7 +161,9 @@ def gemma_scope_2(root: Path, *, transcoder: bool = False, skip: bool = False) -
     return root
 
 
-def circuit_tracer(root: Path, *, skip: bool = False, threshold: bool = False, old: bool = False) -> Path:
+def circuit_tracer(
+    root: Path, *, skip: bool = False, threshold: bool = False, old: bool = False, k: int = 0
+) -> Path:
     """circuit-tracer: layer_N.safetensors + config.yaml."""
     t = four(D_OUT)
     t["W_enc"] = t["W_enc"].T
@@ -172,7 +174,9 @@ def circuit_tracer(root: Path, *, skip: bool = False, threshold: bool = False, o
     save_file({name: tensor.contiguous() for name, tensor in t.items()}, root / "layer_5.safetensors")
     (root / "config.yaml").write_text(
         'model_name: "meta-llama/Llama-3.2-1B"\nfeature_input_hook: "hook_resid_mid"\n'
-        "feature_output_hook: 'mlp.hook_out'\n\ntranscoders:\n  - id: \"a\"\n    layer: 0\n"
+        "feature_output_hook: 'mlp.hook_out'\n"
+        + (f"activation: topk\nk: {k}\n" if k else "")
+        + '\ntranscoders:\n  - id: "a"\n    layer: 0\n'
     )
     return root
 
@@ -239,6 +243,7 @@ ALL = {
     "gemma_scope_2-transcoder": lambda root: gemma_scope_2(root, transcoder=True),
     "gemma_scope_2-skip": lambda root: gemma_scope_2(root, transcoder=True, skip=True),
     "circuit_tracer": circuit_tracer,
+    "circuit_tracer-topk": lambda root: circuit_tracer(root, k=K),
     "circuit_tracer-skip": lambda root: circuit_tracer(root, skip=True, threshold=True),
     "openai": openai,
     "openai-ReLU": lambda root: openai(root, "ReLU"),

@@ -8,14 +8,16 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from tests.sae.formats import foreign
 from thoughtlens import sae as saes
-from thoughtlens.core import MismatchError
+from thoughtlens.core import CheckpointError, ConfigError, MismatchError, NotThereError
 from thoughtlens.sae.convert.config import ConvertConfig
 from thoughtlens.sae.convert.stage import convert
 from thoughtlens.sae.formats.open import load_sae
+from thoughtlens.sae.kinds.config import ImportedConfig
 
 X = 3 * foreign.draw(30, foreign.D_IN, seed=4)
 
@@ -200,7 +202,7 @@ def test_dictionary_learning_with_both_sides_of_a_module(tmp_path):
     assert torch.allclose(sae(X), plain(X), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("options", [{}, {"old": True}, {"skip": True}, {"threshold": True}])
+@pytest.mark.parametrize("options", [{}, {"old": True}, {"skip": True}, {"threshold": True}, {"k": 12}])
 @torch.no_grad()
 def test_circuit_tracer(tmp_path, options):
     path = foreign.circuit_tracer(tmp_path, **options)
@@ -213,6 +215,10 @@ def test_circuit_tracer(tmp_path, options):
     acts = (X @ t["W_enc"] + t["b_enc"]).relu()
     if "threshold" in options:
         acts = acts * (acts > foreign.draw(foreign.D_SAE, seed=5).abs())
+    if "k" in options:  # some rows have fewer than 12 of 20 above 0: what is below stays, too
+        pre = X @ t["W_enc"] + t["b_enc"]
+        acts = pre * torch.zeros_like(pre).scatter(1, pre.topk(12).indices, 1.0)
+        assert (acts < 0).any()
     expected = acts @ t["W_dec"] + t["b_dec"]
     if "skip" in options:
         expected = expected + X @ foreign.draw(foreign.D_OUT, foreign.D_IN, seed=6).T
@@ -225,6 +231,117 @@ def test_what_circuit_tracer_cannot_hold(tmp_path):
             ConvertConfig(source=foreign.sae_lens(tmp_path, "standard"), to="circuit_tracer"),
             tmp_path / "out",
         )
+
+
+def transcoders(root, model, sides, n=2, rules=("topk",), width=8, d=6):
+    """Transcoders of some layers in this project's own format."""
+    for layer in range(n):
+        hook_in, hook_out = (side.format(layer) for side in sides)
+        rule = rules[layer % len(rules)]
+        table = {"d_sae": width, "hook_out": hook_out, "skip": layer % 2 == 1, "pre_bias": False, "k": 3}
+        if rule == "topk":
+            cfg = saes.TranscoderConfig(**table, hook_in=hook_in, normalization="none", decoder_norm="free")
+        else:
+            cfg = ImportedConfig(
+                **table, rule=rule, transcoder=True, normalization="none", decoder_norm="free"
+            )
+        sae = saes.create(cfg, d, seed=layer)
+        for p in sae.parameters():
+            torch.nn.init.normal_(p, generator=torch.Generator().manual_seed(layer))
+            p.data = p.data.abs() if p is getattr(sae, "threshold", None) else p.data
+        sae.hook_names, sae.provenance = [hook_in], {"model": model}
+        saes.save(sae, root / f"layers.{layer}")
+    return root
+
+
+SIDES = {
+    "gpt2": ("layers.{}.mlp:in", "layers.{}.mlp:out", "mlp.hook_in", "hook_mlp_out"),
+    "meta-llama/Llama-3.2-1B": (
+        "layers.{}.post_attention_layernorm:in", "layers.{}.mlp:out", "hook_resid_mid", "hook_mlp_out"),
+    "google/gemma-2-2b": ("layers.{}.mlp:in", "layers.{}.mlp:out", "mlp.hook_in", "mlp.hook_out"),
+    "EleutherAI/pythia-70m": ("layers.{}:in", "layers.{}:out", "hook_resid_pre", "hook_resid_post"),
+    "facebook/opt-125m": ("layers.{}.fc1:in", "layers.{}.fc2:out", "mlp.hook_in", "hook_mlp_out"),
+    "somebody/newmodel": ("layers.{}.mlp:in", "layers.{}.mlp:out", "mlp.hook_in", "hook_mlp_out"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", SIDES)
+@pytest.mark.parametrize("rules", [("topk",), ("jumprelu", "relu")])
+@torch.no_grad()
+def test_layers_go_to_circuit_tracer_in_one_folder_and_come_back(tmp_path, model, rules):
+    *sides, read, written = SIDES[model]
+    convert(
+        ConvertConfig(source=transcoders(tmp_path / "own", model, sides, rules=rules), to="circuit_tracer"),
+        tmp_path / "out",
+    )
+    said = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert said.pop("k", None) == (3 if rules == ("topk",) else None)
+    assert said.pop("activation", None) == ("topk" if rules == ("topk",) else None)
+    assert said == {
+        "model_name": model, "model_kind": "transcoder_set",
+        "feature_input_hook": read, "feature_output_hook": written,
+    }  # fmt: skip
+    convert(ConvertConfig(source=tmp_path / "out", to="thoughtlens"), tmp_path / "back")
+    own, there = (
+        saes.load_members(tmp_path / "own", joined=True),
+        saes.load_members(tmp_path / "out", joined=True),
+    )
+    back = saes.load_members(tmp_path / "back", joined=True)
+    assert [*there] == [*back] == ["layer_0", "layer_1"]
+    for i, sae in enumerate(own.values()):
+        t = load_file(tmp_path / "out" / f"layer_{i}.safetensors")  # circuit-tracer's forward pass
+        pre = X @ t["W_enc"].T + t["b_enc"]
+        acts = pre.relu()
+        if rules == ("topk",):
+            acts = pre * torch.zeros_like(pre).scatter(1, pre.topk(3).indices, 1.0)
+        elif "activation_function.threshold" in t:
+            acts = pre * (pre > t["activation_function.threshold"])
+        x_hat = acts @ t["W_dec"] + t["b_dec"] + (X @ t["W_skip"].T if "W_skip" in t else 0)
+        assert ("W_skip" in t) == (i == 1)
+        for other in (sae, there[f"layer_{i}"], back[f"layer_{i}"]):
+            assert other.d_sae == 8
+            assert torch.allclose(other(X), x_hat, rtol=1e-5, atol=1e-5)
+            assert (other.hook_names, other.cfg.hook_out) == (sae.hook_names, sae.cfg.hook_out)
+
+
+def test_several_layers_of_circuit_tracer_are_named_where_one_is_asked_for(tmp_path):
+    sides = SIDES["gpt2"][:2]
+    convert(
+        ConvertConfig(source=transcoders(tmp_path / "own", "gpt2", sides), to="circuit_tracer"),
+        tmp_path / "out",
+    )
+    with pytest.raises(NotThereError, match=r"found 2 in it \(layer_0, layer_1\)"):
+        saes.load(tmp_path / "out")
+    with pytest.raises(MismatchError, match=r"layer_0\.safetensors: only validate"):
+        saes.load_members(tmp_path / "out")
+    foreign.sae_lens(tmp_path / "out", "topk")
+    with pytest.raises(ConfigError, match="looks like sae_lens and circuit_tracer"):
+        saes.load_members(tmp_path / "out", joined=True)
+
+
+def test_what_does_not_go_into_one_folder_of_circuit_tracer(tmp_path):
+    def go(name, model="gpt2", sides=SIDES["gpt2"][:2], **settings):
+        source = transcoders(tmp_path / name, model, sides, **settings)
+        return convert(ConvertConfig(source=source, to="circuit_tracer"), tmp_path / f"{name}_out")
+
+    with pytest.raises(MismatchError, match="layer_1 has another activation, k than"):
+        go("rules", rules=("topk", "relu"))
+    with pytest.raises(MismatchError, match="two of these read layer 3"):
+        go("same", sides=("layers.3.mlp:in", "layers.3.mlp:out"))
+    with pytest.raises(MismatchError, match=r"no name for the hook layers\.0\.ln_1:out"):
+        go("place", sides=("layers.{}.ln_1:out", "layers.{}.mlp:out"))
+    source = transcoders(tmp_path / "gap", "gpt2", SIDES["gpt2"][:2], n=3)
+    shutil.rmtree(source / "layers.1")
+    result = convert(ConvertConfig(source=source, to="circuit_tracer"), tmp_path / "gap_out")
+    assert any("layer 1 are missing" in text for text in result["warnings"])
+    (tmp_path / "gap_out" / "config.yaml").write_text("model_kind: cross_layer_transcoder\n")
+    with pytest.raises(
+        CheckpointError, match=r"model_kind .cross_layer_transcoder. of config\.yaml is not read"
+    ):
+        saes.load(tmp_path / "gap_out" / "layer_0.safetensors")
+    (tmp_path / "gap_out" / "config.yaml").write_text("activation: topk\n")
+    with pytest.raises(CheckpointError, match="activation topk needs k"):
+        saes.load(tmp_path / "gap_out" / "layer_0.safetensors")
 
 
 def test_a_file_of_a_repository_is_fetched_with_what_stands_beside_it(tmp_path, monkeypatch):

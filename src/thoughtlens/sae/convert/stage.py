@@ -30,7 +30,7 @@ def convert(cfg: ConvertConfig, out: str | Path) -> Result:
 
     def work(tmp: Path) -> ConvertOutcome:
         done = [
-            _one(cfg, name, source, target, tmp / source.path.relative_to(root))
+            _one(cfg, name, source, target, tmp if target.one_folder or source.path == root else tmp / name)
             for name, source in sources.items()
         ]
         worst = {
@@ -43,7 +43,7 @@ def convert(cfg: ConvertConfig, out: str | Path) -> Result:
             members=done,
             headline={name: Number(value=v, n=proof.ROWS, split="random") for name, v in worst.items()},
             definitions=proof.DEFINITIONS,
-            warnings=[note for one in done for note in one.notes],
+            warnings=[*(note for one in done for note in one.notes), *target.doubts(tmp)],
         )
 
     return run_stage("convert", cfg, out, work, inputs={"source": Path(cfg.source)})
@@ -55,7 +55,7 @@ def _one(
     fmt, path = source
     sae = _named(fmt.read(path), cfg.hook_name, path)
     x = proof.rows(sae, cfg.seed)
-    written = target.write(sae, out)
+    written, at = target.write(sae, out), target.weights_of(sae, out)
     rule, hook, hook_out, (d_in, d_sae, d_out) = (
         sae.rule,
         sae.hook,
@@ -75,7 +75,7 @@ def _one(
         hook_name=hook,
         hook_out=hook_out,
         notes=notes,
-        proof=proof.compare(fmt.forward(path, x), target.forward(out, x)),
+        proof=proof.compare(fmt.forward(path, x), target.forward(at, x)),
     )
 
 

@@ -20,10 +20,24 @@ class Format(ABC):
     name: ClassVar[str]
     file: ClassVar[str]
     """Where the weights are, in the SAE's folder."""
+    one_folder: ClassVar[bool] = False
+    """Whether SAEs of several layers lie in one folder, a file each."""
 
     def finds(self, path: Path) -> bool:
         """Whether the path looks like one, by its files' names: the folder or the file."""
         return path.name == self.file or (path / self.file).is_file()
+
+    def parts(self, path: Path) -> dict[str, Path]:
+        """The files of a folder with several SAEs, by name; empty where it is one SAE itself."""
+        return {}
+
+    def doubts(self, out: Path) -> list[str]:
+        """What a user should know of a folder that several SAEs were written into."""
+        return []
+
+    def weights_of(self, sae: Portable, out: Path) -> Path:
+        """Where `forward` finds what was written of one SAE."""
+        return out
 
     def weights_at(self, path: Path) -> Path:
         """The file of a folder; a file as it is."""

@@ -84,15 +84,20 @@ def require_name(name: str) -> Format:
 def names(path: str | Path) -> list[str]:
     """Names of the SAEs below a path, sorted; [POOLED] where it is one itself, [] where there is none."""
     root = place(path)
-    if recognise(root) is not None:
-        return [POOLED]
+    if (name := recognise(root)) is not None:
+        return [*FORMATS[name].parts(root)] or [POOLED]
     return sorted(d.name for d in root.iterdir() if d.is_dir() and recognise(d)) if root.is_dir() else []
 
 
 def member_path(path: str | Path, name: str) -> Path:
-    """Where a member of a directory lies."""
+    """Where a member of a directory lies: in a folder, or in a file of its name."""
     path = Path(path)
-    return path if name == POOLED and not (path / name).is_dir() else path / name
+    if (path / name).is_dir():
+        return path / name
+    if name == POOLED:
+        return path
+    file = path / f"{name}.safetensors"
+    return file if file.is_file() else path / name
 
 
 def members(path: str | Path, name: str | None = None) -> dict[str, Found]:
@@ -106,7 +111,8 @@ def members(path: str | Path, name: str | None = None) -> dict[str, Found]:
     if not root.exists():
         raise NotThereError(f"Expected an SAE at {path}, found nothing there")
     if name is not None:
-        return {POOLED: Found(require_name(name), root)}
+        fmt = require_name(name)
+        return {one: Found(fmt, file) for one, file in (fmt.parts(root) or {POOLED: root}).items()}
     found = {member: member_path(root, member) for member in names(root)}
     if not found:
         raise NotThereError(f"Expected an SAE of {', '.join(FORMATS)} at {path}, found none of their files")

@@ -187,10 +187,11 @@ def _table(known: Sites | None) -> list[tuple[str, str]]:
 
 def _bridge(known: Sites | None) -> list[tuple[str, str]]:
     """Further names of TransformerLens 3, which follow the model's own modules."""
+    mlp = known.mlp if known else "mlp"
     attn = (known.attn_out if known and known.attn_out in ATTENTION else None) or "attn"
     return [
         ("blocks.{}.hook_out", "layers.{}:out"),
         ("blocks.{}.hook_in", "layers.{}:in"),
-        ("blocks.{}.mlp.hook_out", f"layers.{{}}.{known.mlp if known else 'mlp'}:out"),
+        *((f"blocks.{{}}.mlp.hook_{side}", f"layers.{{}}.{mlp}:{side}") for side in ("in", "out")),
         ("blocks.{}.attn.hook_out", f"layers.{{}}.{attn}:out"),
     ]

@@ -27,12 +27,12 @@ def load(path: str | Path, device: str = "cpu") -> SAE:
             a truncated or foreign file.
     """
     where = str(choose_device(str(device)))
-    fmt = formats.recognise(path)
-    if fmt is None and (found := formats.names(path)):
+    fmt, found = formats.recognise(path), formats.names(path)
+    if found and found != [POOLED]:
         shown = ", ".join((*found[:3], *(["..."] if len(found) > 3 else [])))
         raise NotThereError(
-            f"Expected one SAE at {path}, found {len(found)} in its folders ({shown}); add a folder's "
-            f"name, or take all of them with sae.load_members"
+            f"Expected one SAE at {path}, found {len(found)} in it ({shown}); give the path of one of "
+            f"them, or take all of them with sae.load_members"
         )
     if fmt in (None, "thoughtlens"):
         return load_native(formats.place(path), where)

@@ -209,8 +209,8 @@ def _fire(rule: Rule, pre: Tensor, k: int, t: SimpleNamespace) -> Tensor:
     if rule == "gated":
         magnitude = t.r_mag.exp() * (pre - t.b_enc) + t.b_mag
         return (pre > 0) * magnitude.relu()
-    if rule == "topk":
-        return pre.relu() * largest(pre, k)
+    if rule in ("topk", "signed_topk"):
+        return (pre.relu() if rule == "topk" else pre) * largest(pre, k)
     if rule == "abstopk":
         return pre * largest(pre.abs(), k)
     if rule == "groupmax":

@@ -13,7 +13,18 @@ from torch import Tensor
 from thoughtlens.core import CheckpointError, Json
 from thoughtlens.sae.formats.says import Says
 
-Rule = Literal["relu", "jumprelu", "batchtopk", "topk", "abstopk", "groupmax", "identity", "gated", "pursuit"]
+Rule = Literal[
+    "relu",
+    "jumprelu",
+    "batchtopk",
+    "topk",
+    "signed_topk",
+    "abstopk",
+    "groupmax",
+    "identity",
+    "gated",
+    "pursuit",
+]
 InputNorm = Literal["none", "layer_norm", "rescale"]
 
 RULES: dict[str, str] = {
@@ -21,6 +32,7 @@ RULES: dict[str, str] = {
     "jumprelu": "a threshold for each latent",
     "batchtopk": "one threshold for all latents",
     "topk": "the k largest of a row",
+    "signed_topk": "the k largest of a row, even those below 0",
     "abstopk": "the k largest of a row by size, with their signs",
     "groupmax": "the largest of each of k groups",
     "identity": "no rule at all",
@@ -34,7 +46,7 @@ EXTRA: dict[str, tuple[str, ...]] = {
     "gated": ("r_mag", "b_mag"),
 }
 """Tensors that a rule has beside the four of every SAE."""
-COUNTED = ("topk", "abstopk", "groupmax", "batchtopk")
+COUNTED = ("topk", "signed_topk", "abstopk", "groupmax", "batchtopk")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ stayed and latents began to die (docs/log.md, "penalties that follow the width")
 MAX_CLASSES = 64
 """Most different values of a label column; more are a measurement, not a label."""
 
-ImportedRule = Literal["relu", "jumprelu", "topk", "abstopk", "groupmax", "identity", "gated", "pursuit"]
+ImportedRule = Literal[
+    "relu", "jumprelu", "topk", "signed_topk", "abstopk", "groupmax", "identity", "gated", "pursuit"
+]
 
 
 class SAEConfig(Config):
@@ -470,10 +472,11 @@ class ImportedConfig(SAEConfig):
     kind: Literal["imported"] = "imported"
     """Architecture."""
     rule: ImportedRule = "relu"
-    """What fires. abstopk: the k largest by size, with their signs. groupmax: the largest of each of k
-    groups. identity: everything. pursuit: matching pursuit. Others as the kinds of these names."""
+    """What fires. signed_topk: the k largest, even those below 0. abstopk: the k largest by size, with their
+    signs. groupmax: the largest of each of k groups. identity: everything. pursuit: matching pursuit. Others
+    as the kinds of these names."""
     k: int | None = Field(default=None, ge=1)
-    """For topk, abstopk and groupmax."""
+    """For topk, signed_topk, abstopk and groupmax."""
     input_norm: Literal["none", "layer_norm", "rescale"] = "none"
     """Done to each row before and undone after. layer_norm: (x - mean) / (std + 1e-5). rescale: to
     length sqrt(d_in)."""
@@ -492,7 +495,7 @@ class ImportedConfig(SAEConfig):
 
     def check(self, d_in: int) -> None:
         """Refuse a k that does not fit, and combinations without a meaning."""
-        if self.rule in ("topk", "abstopk", "groupmax"):
+        if self.rule in ("topk", "signed_topk", "abstopk", "groupmax"):
             require_k("sae.k", self.k or 0, self.width(d_in))
         if self.rule == "groupmax" and self.width(d_in) % (self.k or 1):
             raise ConfigError(

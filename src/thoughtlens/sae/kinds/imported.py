@@ -55,9 +55,8 @@ class ImportedSAE(SAE):
             groups = pre_acts.relu().unflatten(1, (k, -1))
             best = groups.max(-1, keepdim=True)
             return torch.zeros_like(groups).scatter(-1, best.indices, best.values).flatten(1)
-        score = pre_acts.abs() if rule == "abstopk" else pre_acts.relu()
-        kept = score.topk(k, dim=1).indices
-        values = pre_acts if rule == "abstopk" else score
+        kept = (pre_acts.abs() if rule == "abstopk" else pre_acts).topk(k, dim=1).indices
+        values = pre_acts.relu() if rule == "topk" else pre_acts
         return torch.zeros_like(values).scatter(1, kept, values.gather(1, kept))
 
     def encode(
