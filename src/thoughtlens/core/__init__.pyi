@@ -33,7 +33,10 @@ from .records.files import sha256 as sha256
 from .records.files import whole as whole
 from .records.files import write_json as write_json
 from .records.manifest import LIST as LIST
+from .records.manifest import listed as listed
 from .records.manifest import relist as relist
+from .records.manifest import remove as remove
+from .records.manifest import removed as removed
 from .records.manifest import require_sound as require_sound
 from .records.manifest import seal as seal
 from .records.record import Json as Json
@@ -64,11 +67,9 @@ from .stages.config import read_recipe as read_recipe
 from .stages.config import recipe_names as recipe_names
 from .stages.config import to_toml as to_toml
 from .stages.config import validate_config as validate_config
-from .stages.digests import Verified as Verified
 from .stages.digests import digest as digest
 from .stages.digests import digest_tree as digest_tree
 from .stages.digests import require_made_from as require_made_from
-from .stages.digests import verify as verify
 from .stages.parts import Parts as Parts
 from .stages.registry import BY_NAME as BY_NAME
 from .stages.registry import OF_RUNS as OF_RUNS
@@ -81,3 +82,6 @@ from .stages.stage import read_result as read_result
 from .stages.stage import run_stage as run_stage
 from .stages.translate import translate_config as translate_config
 from .stages.translate import translate_result as translate_result
+from .stages.verify import Verified as Verified
+from .stages.verify import again as again
+from .stages.verify import verify as verify

@@ -16,5 +16,16 @@ from .pages.plots import VERMILION as VERMILION
 from .pages.plots import styled as styled
 from .pages.run import Run as Run
 from .pages.text import markdown as markdown
+from .runs.compare import compare_runs as compare_runs
+from .runs.compare import expand as expand
+from .runs.listing import RunLine as RunLine
+from .runs.listing import bytes_of as bytes_of
+from .runs.listing import is_run as is_run
+from .runs.listing import is_sweep as is_sweep
+from .runs.listing import list_runs as list_runs
+from .runs.listing import runs_below as runs_below
+from .runs.listing import size as size
+from .runs.listing import study_of as study_of
+from .runs.page import write_page as write_page
 from .serve.config import ServeConfig as ServeConfig
 from .serve.server import open_server as open_server

@@ -33,6 +33,7 @@ from thoughtlens.core import (
     Record,
     Result,
     Stage,
+    again,
     apply_overrides,
     differences,
     identity,
@@ -41,6 +42,7 @@ from thoughtlens.core import (
     read_recipe,
     read_result,
     recipe_names,
+    removed,
     say,
     seal,
     to_toml,
@@ -499,6 +501,9 @@ def suite_of(
 def _do(cfg: Recipe, stage: Stage, out: Path) -> Result:
     stage_cfg, target = stage_config(cfg, stage.name, out), out / stage.directory
     if target.exists():
+        if removed(target):
+            say(f"{stage.name}: what was deleted of {target} stays so; it is made again by: {again(target)}")
+            return read_result(target)
         return stage.run(stage_cfg, target)
     stage.say_plan(stage_cfg)
     result = stage.run(stage_cfg, target)

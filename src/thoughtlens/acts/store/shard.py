@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.acts.store.meta import StoreMeta
-from thoughtlens.core import StoreError, head, require_sound
+from thoughtlens.core import NotThereError, StoreError, again, head, removed, require_sound
 
 CODES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
 BITS = {2: torch.int16, 4: torch.int32}
@@ -175,6 +175,11 @@ class ShardMaps:
     def _map(self, index: int) -> tuple[mmap.mmap, list[np.ndarray]]:
         meta, shard = self._meta, self._meta.shards[index]
         path, plan = self._root / shard.file, layout(self._meta, shard.rows)
+        if not path.is_file() and shard.file in removed(self._root):
+            raise NotThereError(
+                f"The activations of {self._root} were deleted on purpose (thoughtlens runs --clean); make "
+                f"them again: {again(self._root)}"
+            )
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         if len(data) != plan.size:

@@ -19,6 +19,8 @@ from thoughtlens.core.records.files import read_json, sha256, write_json
 from thoughtlens.core.records.record import Record
 
 LIST = "thoughtlens-files.json"
+REMOVED = "thoughtlens-removed.json"
+"""What was deleted on purpose, because the stage can make it again (`remove`)."""
 SCHEMA = 1
 UNCHECKED = "THOUGHTLENS_UNCHECKED"
 """Environment variable that turns off the comparison of inputs; results made so say it."""
@@ -69,13 +71,47 @@ def relist(folder: Path) -> None:
     seal(folder, [folder / name for name in named])
 
 
+def remove(folder: Path, names: Sequence[str]) -> None:
+    """Delete listed files on purpose: they are noted first, so that a kill in between does no damage."""
+    known = listed(folder)
+    noted = removed(folder) | {name: known[name] for name in names if name in known}
+    table = {name: {"bytes": one.bytes, "sha256": one.sha256} for name, one in sorted(noted.items())}
+    write_json(folder / REMOVED, {"schema": SCHEMA, "files": table})
+    for name in noted:
+        file = folder / name
+        file.unlink(missing_ok=True)
+        for above in file.parents:
+            if above in (folder, folder / SHARDS) or not above.is_dir() or any(above.iterdir()):
+                break
+            above.rmdir()
+
+
+def removed(folder: Path) -> dict[str, Listed]:
+    """What was deleted on purpose, and has not been made again.
+
+    Raises:
+        StoreError: the note of it is damaged.
+    """
+    file = folder / REMOVED
+    if not file.is_file():
+        return {}
+    files = read_json(file).get("files")
+    if not isinstance(files, dict):
+        raise StoreError(f"{file} is damaged: it names no files; restore it")
+    return {name: Listed.from_json(one) for name, one in files.items() if not (folder / name).exists()}
+
+
 def listed(folder: Path) -> dict[str, Listed]:
     """The files that a folder should hold, by name: of its manifest, and of a store's `meta.json`; else none.
+
+    What was deleted on purpose is not among them.
 
     Raises:
         StoreError: the manifest is damaged, or of another version.
     """
-    found = _listed(folder, _signature(folder / LIST), _signature(folder / "meta.json"))
+    gone = removed(folder)
+    every = _listed(folder, _signature(folder / LIST), _signature(folder / "meta.json"))
+    found = {name: one for name, one in every.items() if name not in gone}
     for name in found:
         parts = name.split("/")
         if "\0" in name or len(parts) > 99 or not all(0 < len(p.encode()) < 256 and p != ".." for p in parts):
@@ -206,7 +242,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     for where, folders, names in os.walk(folder):
         if Path(where) == folder and SHARDS in folders and (folder / "meta.json").is_file():
             folders.remove(SHARDS)
-        yield from (Path(where) / name for name in names if not name.startswith((LIST, ".")))
+        yield from (Path(where) / name for name in names if not name.startswith((LIST, REMOVED, ".")))
 
 
 def _signature(file: Path) -> tuple[int, ...]:

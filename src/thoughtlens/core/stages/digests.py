@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,11 @@ from thoughtlens.core.errors import MismatchError, NotThereError, StoreError
 from thoughtlens.core.records import manifest
 from thoughtlens.core.records.files import lock_of, read_json, sha256
 from thoughtlens.core.records.manifest import known_sha256
-from thoughtlens.core.records.record import Record
 from thoughtlens.core.stages.parts import FOLDER as PARTS
 
 LOCK, BEGUN = ".lock", ".begun.json"
 """Of a stage that is not finished; the lock, of an earlier version."""
-UNHASHED = {"config.toml", "result.json", LOCK, BEGUN, manifest.LIST}
+UNHASHED = {"config.toml", "result.json", LOCK, BEGUN, manifest.LIST, manifest.REMOVED}
 UNHASHED_FOLDERS = {"shards", "checkpoints", PARTS}
 
 
@@ -107,55 +105,3 @@ def require_made_from(folder: Path, inputs: Mapping[str, Path]) -> None:
                 f"{folder} was made from another {name} than {path} is now: delete {folder} and run "
                 f"{result.get('stage')} again, or restore {path}"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verified(Record):
-    """What is listed below a folder is there, byte by byte."""
-
-    root: str
-    files: int
-    bytes: int
-    by_digest: list[str]
-    """Stages of an earlier version, without a list of their files: compared as a whole, without their
-    `config.toml` and `result.json`."""
-    unlisted: list[str]
-    """Files that nothing says the digest of."""
-
-
-def verify(root: str | Path) -> Verified:
-    """Read every file of a run, a stage, an SAE or a store, and compare it with its digest.
-
-    Raises:
-        NotThereError: nothing there.
-        StoreError: files that are missing or of other bytes, or a list that is damaged; all are named.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise NotThereError(f"Expected a run, a stage, an SAE or a store at {root}, found no directory there")
-    folders = {root} | {file.parent for file in root.rglob("*.json")}
-    pairs = [(folder / name, one) for folder in folders for name, one in manifest.listed(folder).items()]
-    files = manifest.files_in(root)
-    pairs += [(file, one) for file in files for one in manifest.entries(file)]
-    manifest.compare(pairs, once=False, skippable=False)
-    known = {file for file, _ in pairs}
-    old = [f for f in sorted(folders) if (f / "result.json").is_file() and f / "result.json" not in known]
-    old = [folder for folder in old if "digest" in read_json(folder / "result.json")]
-    for folder in old:
-        require_as_written(folder)
-    rest = [file for file in files if file not in known]
-    if not (known or old):
-        raise NotThereError(
-            f"Expected a run, a stage, an SAE or a store at {root}, found none of their files"
-        )
-    return Verified(
-        root=str(root),
-        files=len(known),
-        bytes=sum(file.stat().st_size for file in known),
-        by_digest=[str(folder.relative_to(root)) for folder in old],
-        unlisted=[
-            str(f.relative_to(root))
-            for f in rest
-            if f.name in UNHASHED or not any(o in f.parents for o in old)
-        ],
-    )

@@ -29,9 +29,9 @@ from thoughtlens.core.errors import (
     is_out_of_memory,
     system_errors,
 )
-from thoughtlens.core.machine.console import say
+from thoughtlens.core.machine.console import say, warn
 from thoughtlens.core.records.files import fsync_tree, held, lock_of, read_json, whole, write_json
-from thoughtlens.core.records.manifest import require_sound, seal, unchecked
+from thoughtlens.core.records.manifest import removed, require_sound, seal, unchecked
 from thoughtlens.core.records.record import Json, Outcome, Record
 from thoughtlens.core.records.result import CONTROL, Result
 from thoughtlens.core.stages.config import (
@@ -85,7 +85,8 @@ def run_stage(
         stage: Name of the stage, stored in the result.
         cfg: The stage's complete config, stored as `config.toml`.
         out: The directory to make. If it exists with the same config and the same inputs, its
-            result is returned and nothing is done.
+            result is returned and nothing is done; unless pieces of it were deleted on purpose, which
+            are made again.
         work: Writes the data into the directory it is given, continuing from what an interrupted
             call left there, and returns the metrics for `result.json`.
         inputs: Input directories and files by name; their digests are stored and compared.
@@ -99,14 +100,17 @@ def run_stage(
     """
     out, inputs = Path(out), inputs or {}
     digests = {name: digest(path, out) for name, path in inputs.items()}
+    cleaned = out.is_dir() and bool(removed(out))
     if out.exists():
-        return _reuse(out, stage, cfg, digests)
+        found = _reuse(out, stage, cfg, digests)
+        if not cleaned:
+            return found
     if not unchecked():
         for path in inputs.values():
             require_as_written(Path(path))
     tmp = out.with_name(out.name + ".tmp")
     with _spoken(out), held(tmp):
-        if out.exists():  # another process ended while this one waited for nothing
+        if out.exists() and not cleaned:  # another process ended while this one waited for nothing
             shutil.rmtree(tmp, ignore_errors=True)
             return _reuse(out, stage, cfg, digests)
         with _left_where_written(tmp):
@@ -143,7 +147,7 @@ def done_already(stage: str, cfg: Config, out: Path, fields: Sequence[str]) -> R
     given = {name: place for name in fields if isinstance(place := getattr(cfg, name), Path)}
     result = read_json(out / "result.json")
     alike = (result.get("stage"), result.get("config_identity")) == (stage, identity(cfg))
-    if not alike or inputs_of(result, out).keys() != given.keys():
+    if not alike or inputs_of(result, out).keys() != given.keys() or removed(out):
         return None
     return _reuse(out, stage, cfg, {name: digest(path, out) for name, path in given.items()})
 
@@ -220,8 +224,22 @@ def _finished(tmp: Path, out: Path) -> Result:
         (tmp / name).unlink(missing_ok=True)
     seal(tmp)
     fsync_tree(tmp)
+    old = out.with_name(f".{out.name}.cleaned")
+    if out.is_dir():  # what it lacks was deleted on purpose, and is there again
+        _require_same_digest(tmp, out)
+        os.rename(out, old)
     os.rename(tmp, out)
+    shutil.rmtree(old, ignore_errors=True)
     return read_result(out)
+
+
+def _require_same_digest(tmp: Path, out: Path) -> None:
+    """Say where what was made again is not what it was, as on another machine."""
+    if read_json(tmp / "result.json").get("digest") != read_json(out / "result.json").get("digest"):
+        warn(
+            f"{out} was made again and is not the same to the last byte, as on another machine or with "
+            f"another version: stages that were made from it have to be made again, too"
+        )
 
 
 def _digest_finished(tmp: Path) -> str:
@@ -258,7 +276,10 @@ def _reuse(out: Path, stage: str, cfg: Config, digests: dict[str, str]) -> Resul
     require_as_written(out, deep=False)
     with suppress(OSError):  # of a process that was killed after the last rename
         lock_of(out.with_name(out.name + ".tmp")).unlink()
-    say(f"{stage}: {out} is already done, nothing to do")
+    done = (
+        f"makes again what was deleted of {out}" if removed(out) else f"{out} is already done, nothing to do"
+    )
+    say(f"{stage}: {done}")
     return result
 
 

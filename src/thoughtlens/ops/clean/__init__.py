@@ -1,0 +1,1 @@
+"""Delete what runs can make again."""

@@ -1,0 +1,1 @@
+"""Many runs: a list of them, and what differs between some."""
