@@ -3,6 +3,8 @@ from .pages import plots as plots
 from .pages.figures import freeze as freeze
 from .pages.figures import save as save
 from .pages.findings import Findings as Findings
+from .pages.graphs import class_graph as class_graph
+from .pages.graphs import graph_map as graph_map
 from .pages.pages import FOREIGN as FOREIGN
 from .pages.pages import PAGE as PAGE
 from .pages.pages import SCRIPTS as SCRIPTS

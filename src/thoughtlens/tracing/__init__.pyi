@@ -12,12 +12,17 @@ from .circuit.records import CircuitOutcome as CircuitOutcome
 from .circuit.records import Cut as Cut
 from .circuit.records import EdgeRow as EdgeRow
 from .circuit.records import Node as Node
+from .graphs.records import FOLDER as FOLDER
 from .graphs.records import Graph as Graph
 from .graphs.records import GraphCut as GraphCut
 from .graphs.records import GraphEdge as GraphEdge
 from .graphs.records import GraphNode as GraphNode
+from .graphs.records import graphs_in as graphs_in
+from .graphs.records import read_graph as read_graph
 from .graphs.viewers import for_viewers as for_viewers
 from .graphs.viewers import write_for_viewers as write_for_viewers
+from .latent_graph.records import GraphOutcome as GraphOutcome
+from .latent_graph.records import name_of as name_of
 from .monitor.records import Against as Against
 from .monitor.records import Detector as Detector
 from .monitor.records import ErrorRow as ErrorRow

@@ -283,6 +283,13 @@ STAGES = (
         about="Change thoughts while the model thinks: ablate, swap, patch, steer, splice, leave early.",
     ),
     Stage(
+        name="graph",
+        room="tracing.latent_graph",
+        about="Of one problem which latent makes which: what thoughtlens circuit RUN --problem ID does.",
+        inputs=ACTS_AND_SAE,
+        optional=("explain",),
+    ),
+    Stage(
         name="geometry",
         room="latents.geometry",
         about="Nearest latents, and which latents two SAEs share: seeds, layers, thoughts, other models.",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
-from thoughtlens.core import Outcome, Record, column
+from thoughtlens.core import Outcome, Record, column, read_result
 
+FOLDER = "graphs"
+"""The folder of a run's graphs, each in a folder of its name."""
 Kind = Literal["token", "latent", "error", "answer", "thought"]
 
 
@@ -68,6 +71,8 @@ class GraphEdge(Record):
     shown: bool = True
     n: int = column(default=1, arrow="int32")
     """Runs behind it: problems, twins, texts."""
+    variable: str | None = column(default=None, arrow="dictionary")
+    """What is carried, in a graph of a class of problems."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,3 +114,20 @@ class Graph(Outcome):
     share_error: float | None = None
     """Share that flows through what the SAEs leave unexplained."""
     cuts: list[GraphCut] = field(default_factory=list)
+
+
+def graphs_in(run: Path) -> dict[str, Path]:
+    """The finished graphs of a run, by name."""
+    root = run / FOLDER
+    found = sorted(root.iterdir()) if root.is_dir() else []
+    return {one.name: one for one in found if one.suffix != ".tmp" and (one / "result.json").is_file()}
+
+
+def read_graph(path: Path) -> Graph:
+    """The graph that a stage wrote.
+
+    Raises:
+        NotThereError: it is not finished.
+        StoreError: it is damaged.
+    """
+    return Graph.from_json(read_result(path))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from pathlib import Path
+from hashlib import sha256
 
 from thoughtlens.tracing.graphs.records import Graph
 
-FOLDER = "graphs"
-"""The folder of a run's graphs of single problems."""
+NAME = 24
+"""Longest name of a problem that stays as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +31,8 @@ class GraphOutcome(Graph):
     n_donors: int
 
 
-def graphs_in(run: Path) -> list[Path]:
-    """The finished graphs of a run."""
-    root = run / FOLDER
-    found = sorted(root.iterdir()) if root.is_dir() else []
-    return [one for one in found if one.suffix != ".tmp" and (one / "result.json").is_file()]
+def name_of(problem: str) -> str:
+    """Name of a problem's graph: `problem-12`, or of a question its first words and digest."""
+    words = re.sub(r"[^a-z0-9]+", "-", problem.lower()).strip("-")
+    digest = sha256(problem.encode()).hexdigest()[:6]
+    return f"problem-{words if len(words) <= NAME else f'{words[:16]}-{digest}'}"

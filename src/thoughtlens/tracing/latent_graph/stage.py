@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,7 @@ from thoughtlens.tracing.graphs.records import GraphEdge
 from thoughtlens.tracing.graphs.viewers import write_for_viewers
 from thoughtlens.tracing.latent_graph.cells import covered
 from thoughtlens.tracing.latent_graph.config import GraphConfig
-from thoughtlens.tracing.latent_graph.records import GraphOutcome
+from thoughtlens.tracing.latent_graph.records import GraphOutcome, name_of
 from thoughtlens.tracing.latent_graph.subject import Subject
 from thoughtlens.tracing.latent_graph.tested import tested
 from thoughtlens.tracing.latent_graph.trials import ANSWER, Found, Way, through
@@ -70,15 +68,6 @@ def graph(cfg: GraphConfig, out: str | Path) -> Result:
     if cfg.explain is not None:
         inputs["explain"] = Path(cfg.explain)
     return run_stage("graph", cfg, out, lambda tmp: _work(cfg, tmp), inputs=inputs)
-
-
-def name_of(problem: str) -> str:
-    """Name of a problem's graph: `problem-12`, or of a question its first words and digest."""
-    words = re.sub(r"[^a-z0-9]+", "-", problem.lower()).strip("-")
-    short = (
-        words if len(words) <= 24 else f"{words[:16].strip('-')}-{sha256(problem.encode()).hexdigest()[:6]}"
-    )
-    return f"problem-{short}"
 
 
 @torch.no_grad()
