@@ -4,6 +4,7 @@ from .hf.capture import replace as replace
 from .hf.capture import resolve as resolve
 from .hf.config import ModelConfig as ModelConfig
 from .hf.load import LanguageModel as LanguageModel
+from .hf.load import context_length as context_length
 from .hf.load import load as load
 from .hf.load import read_config as read_config
 from .hf.locate import BUNDLED as BUNDLED
@@ -14,6 +15,7 @@ from .hf.reader import by_length as by_length
 from .hf.reader import pad as pad
 from .hf.reader import read as read
 from .hf.reader import read_batch as read_batch
+from .hf.widths import widths as widths
 from .thought import thoughts as thoughts
 from .thought import tiny as tiny
 from .thought.attention import Attention as Attention

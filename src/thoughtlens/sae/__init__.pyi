@@ -28,6 +28,11 @@ from .fit.trainer import Settings as Settings
 from .fit.trainer import StackTrainer as StackTrainer
 from .fit.trainer import Trainer as Trainer
 from .formats import io as io
+from .formats.card import Card as Card
+from .formats.card import card as card
+from .formats.catalogue import Listed as Listed
+from .formats.catalogue import hub_model as hub_model
+from .formats.catalogue import listed as listed
 from .formats.hooks import layer_of as layer_of
 from .formats.hooks import to_lens as to_lens
 from .formats.io import POOLED as POOLED

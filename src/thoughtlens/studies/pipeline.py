@@ -349,18 +349,24 @@ def plan(cfg: Recipe, out: str | Path) -> Json:
     return {"plan": _plans(cfg, cfg.stages, Path(out))}
 
 
-def imported(out: Path) -> bool:
-    """Whether the activations of a run were brought there, and not extracted."""
-    folder = out / BY_NAME["import"].directory
-    return (folder / "result.json").is_file() and read_result(folder).get("stage") == "import"
+BROUGHT = {"extract": "import", "train": "convert"}
+"""Stages whose directory another one may have filled: with one's own activations, with somebody's SAE."""
+
+
+def imported(out: Path, stage: str = "extract") -> bool:
+    """Whether what a stage makes was brought into a run: activations not extracted, or an SAE not trained."""
+    folder = out / BY_NAME[stage].directory
+    return (folder / "result.json").is_file() and read_result(folder).get("stage") == BROUGHT[stage]
 
 
 def _of_import(cfg: Recipe, out: Path) -> Recipe:
-    """The recipe without its extraction, where the activations of the run were imported."""
-    if not imported(out):
-        return cfg
-    left_out = {"extract"}
-    if "classify" in cfg.stages and cfg.classify.target is cfg.classify.data is None:
+    """The recipe without the stages whose work was brought into the run."""
+    left_out = {stage for stage in BROUGHT if imported(out, stage)}
+    if (
+        "extract" in left_out
+        and "classify" in cfg.stages
+        and cfg.classify.target is cfg.classify.data is None
+    ):
         labels = _labels(out / BY_NAME["import"].directory)
         if len(labels) == 1:
             cfg = cfg.model_copy(update={"classify": cfg.classify.model_copy(update={"target": labels[0]})})
@@ -536,7 +542,7 @@ def _claim(cfg: Recipe, out: Path) -> None:
                 f"{out} holds a run with other settings: {', '.join(keys)}. "
                 f"Choose another --out, or delete it"
             )
-    elif others and not (imported(out) and _same_so_far(cfg, cfg, out)):
+    elif others and not (any(imported(out, stage) for stage in BROUGHT) and _same_so_far(cfg, cfg, out)):
         raise OccupiedError(
             f"Expected a new or empty directory or an earlier run at {out}; something else is there"
         )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TASKS = {
     "Start": "think run recipes recipe import problems",
     "Train": "extract train sweep grid distill",
-    "Look": "runs compare view explorer report serve fire interpret explain lens attention geometry",
+    "Look": "look runs compare view explorer report serve fire interpret explain lens attention geometry",
     "Test": "validate classify recovery trace monitor circuit orbits effects influence intervene gates suite "
     "replay",
     "Share": "push pull convert neuronpedia track",

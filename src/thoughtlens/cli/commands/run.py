@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
@@ -12,9 +11,9 @@ from typing import Annotated
 import typer
 
 from thoughtlens.cli.commands.app import Acts, Overrides, PlanOnly, Recipe, Sae, app, doing, show
-from thoughtlens.cli.commands.terminal import rest_of_run
+from thoughtlens.cli.commands.terminal import ending
 from thoughtlens.cli.commands.track import Names, Project, Track, following
-from thoughtlens.core import BY_NAME, Result
+from thoughtlens.core import BY_NAME
 
 INPUTS = {"acts": Acts, "sae": Sae}
 """Options for the inputs of a stage, by the name in its config."""
@@ -57,16 +56,7 @@ def run(
     with following(out, track, track_project, track_names) as summarise:
         result = pipeline.run(cfg, out)
         summarise(result["stages"])
-    show(result, place=out, text=_ending(result, out))
-
-
-def _ending(result: Result, out: Path) -> str:
-    """What people are told at the end: what was found, and where the rest is; empty where nobody reads it."""
-    if not sys.stdout.isatty() or BY_NAME["validate"].directory not in result["stages"]:
-        return ""
-    from thoughtlens.show import Findings, Run
-
-    return "\n".join(["", *Findings(Run.open(out)).lines(), "", *rest_of_run(result)])
+    show(result, place=out, text=ending(result, out))
 
 
 def _one(

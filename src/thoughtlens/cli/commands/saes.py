@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.commands.app import Out, Overrides, PlanOnly, app, doing
+from thoughtlens.cli.commands.app import Out, Overrides, PlanOnly, app, doing, show
+from thoughtlens.cli.commands.terminal import ending
 from thoughtlens.core import BY_NAME
 
 
@@ -43,3 +44,54 @@ def suite(
     plan: PlanOnly = False,
 ) -> None:
     doing("suite", {"suite": name}, settings, out, plan=plan, named=True)
+
+
+@app.command()
+def look(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SAE", help="A path, OWNER/NAME:FOLDER on the hub, or RELEASE/ID; with --list: a word."
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    *,
+    model: Annotated[str | None, typer.Option(help="Its model; unset: the one that it says.")] = None,
+    text: Annotated[
+        Path | None, typer.Option(help=".txt, .jsonl or .parquet; unset: the bundled text.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Tokens to read at most.")] = 50_000,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The run's directory; unset: runs/look-SAE.")
+    ] = None,
+    hook: Annotated[
+        str | None, typer.Option(help="Where it reads, layers.8:out, if it does not say so.")
+    ] = None,
+    source_format: Annotated[
+        str | None, typer.Option("--from", help="Its format, if its files do not tell.")
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on where model or settings are not its own.")
+    ] = False,
+    opens: Annotated[bool, typer.Option("--open/--no-open", help="Open the explorer in the browser.")] = True,
+    listing: Annotated[
+        bool, typer.Option("--list", help="List known releases, and what is on this machine.")
+    ] = False,
+) -> None:
+    """Somebody's SAE, from its files to its pages: extract, validate, interpret, explain, explore."""
+    if listing:
+        from thoughtlens.sae import listed
+
+        return show({"releases": [one.to_json() for one in listed(source or "")]})
+    if source is None:
+        raise typer.BadParameter("missing, as in: thoughtlens look layers.8 --model gpt2", param_hint="SAE")
+    from thoughtlens.studies.look import Ask, look
+
+    ask = Ask(source, model, text, tokens, source_format, hook, force, overrides or [])
+    place = out or ask.place
+    result = look(ask, place)
+    show(result, place=place, text=ending(result, place))
+    if opens:
+        import webbrowser
+
+        webbrowser.open((place / "explorer" / "index.html").resolve().as_uri())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from thoughtlens.core import Json, headline, number
+from thoughtlens.core import BY_NAME, Json, headline, number
 
 OF_FILES = {
     "schema", "versions", "git_commit", "machine", "config_identity", "digest", "inputs", "definitions",
@@ -42,6 +43,15 @@ def rest_of_run(result: Json) -> list[str]:
     if "explorer" in stages:
         lines.append(f"every latent: {stages['explorer']['path']}/index.html")
     return [*lines, f"{result['name']}, seed {result['seed']}: done in {number(float(result['seconds']))} s"]
+
+
+def ending(result: Json, out: Path) -> str:
+    """What people are told at the end: what was found, and where the rest is; empty where nobody reads it."""
+    if not sys.stdout.isatty() or BY_NAME["validate"].directory not in result["stages"]:
+        return ""
+    from thoughtlens.show import Findings, Run
+
+    return "\n".join(["", *Findings(Run.open(out)).lines(), "", *rest_of_run(result)])
 
 
 def _stage(name: str, result: Json, place: Path | None) -> list[str]:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thoughtlens.acts import ROWS, ActivationStore, View, ViewBatch, stream
-from thoughtlens.core import DataError, Json, MismatchError
+from thoughtlens.core import DataError, Json, MismatchError, digest
 from thoughtlens.latents import check_hooks, member_thoughts
 from thoughtlens.sae import SAE, Baseline, Cell, JoinedView, SparseActs, of_another_model
 
@@ -77,6 +77,11 @@ class Subject:
     def batch_rows(self) -> int:
         """Vectors read at once."""
         return max(1, min(BATCH_ROWS, BATCH_ACTS // self.sae.d_sae))
+
+    @cached_property
+    def elsewhere(self) -> bool:
+        """Whether it was trained on another store, or on nobody knows what: no row here is one of those."""
+        return self.sae.provenance.get("acts_digest") != digest(self.store.root)
 
     @property
     def source(self) -> View | JoinedView:
@@ -211,7 +216,9 @@ def objections(subject: Subject) -> list[str]:
 
 def training_rows(subject: Subject) -> int | None:
     """Different vectors that it was trained on: those of its training split, or as many as it says that it
-    has seen, whichever are fewer; None if the store has none."""
+    has seen, whichever are fewer; None if the store has none, or is not what it was trained on."""
+    if subject.elsewhere:
+        return None
     try:
         stored = subject.training_source().n
     except DataError:

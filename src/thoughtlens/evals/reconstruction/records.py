@@ -87,6 +87,19 @@ class LabelScore(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Elsewhere(Record):
+    """A number as the library counts it that the SAE is from, beside the one that stands for it here."""
+
+    library: str
+    name: str = column("name there")
+    value: float | None = column("as counted there")
+    ours: str = column("name here")
+    our_value: float | None = column("here")
+    differs: str = column("what differs")
+    """Empty: nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OfMember(Record):
     """Which SAE of the directory a row is about."""
 
@@ -162,6 +175,8 @@ class Validated(Record):
     """How much the judged vectors vary, by cell."""
     notes: list[str] = field(default_factory=list)
     """What to think of before its numbers are believed."""
+    elsewhere: list[Elsewhere] = field(default_factory=list)
+    """Of another library's SAE: what that calls and counts."""
 
 
 @dataclass(frozen=True, kw_only=True)

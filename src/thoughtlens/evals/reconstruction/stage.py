@@ -40,6 +40,7 @@ from thoughtlens.evals.heldout.subject import (
 from thoughtlens.evals.reconstruction import baselines, labels, thoughts
 from thoughtlens.evals.reconstruction.baselines import fit_baselines
 from thoughtlens.evals.reconstruction.config import ValidateConfig
+from thoughtlens.evals.reconstruction.elsewhere import elsewhere
 from thoughtlens.evals.reconstruction.labels import labels_on
 from thoughtlens.evals.reconstruction.records import (
     FiringRow,
@@ -234,6 +235,7 @@ def _member(
     if spliced:
         parts.write_table(i, "fidelity", to_table(*_of_member(subject.label, spliced)))
     n = int(mine.rows.sum())
+    judged = {name: reconstructor(tally, widths[name], cfg.seed) for name, tally in tallies.items()}
     summary = Validated(
         member=subject.label,
         kind=sae.kind,
@@ -245,9 +247,7 @@ def _member(
         n_flagged_left_out=subject.view.n - n,
         n_problems=int((mine.rows > 0).sum()),
         n_train=training_rows(subject),
-        reconstruction={
-            name: reconstructor(tally, widths[name], cfg.seed) for name, tally in tallies.items()
-        },
+        reconstruction=judged,
         comparisons=[compare(mine, tallies[name], name, cfg.seed) for name in others],
         sparsity=sparsity,
         by_norm=mine.bins(),
@@ -256,6 +256,7 @@ def _member(
         fidelity_skipped=skipped,
         spreads=mine.spreads(),
         notes=doubts(mine, spliced, cfg.seed),
+        elsewhere=elsewhere(sae, judged["sae"], spliced),
     )
     parts.finish(i, summary)
 

@@ -20,5 +20,7 @@ class ConvertConfig(Config):
     """Format of the source; unset: recognised from its files."""
     hook_name: str | None = None
     """Hook of the SAE, such as layers.8:out, where the source does not say it."""
+    release: str | None = None
+    """Release of the catalogue that it is of, which says of its training what its own files do not."""
     seed: int = Field(default=0, ge=0)
     """Of the rows that both are compared on."""

@@ -9,7 +9,7 @@ from thoughtlens.core import MismatchError, Number, Result, run_stage
 from thoughtlens.sae.convert import proof
 from thoughtlens.sae.convert.config import ConvertConfig
 from thoughtlens.sae.convert.records import Converted, ConvertOutcome
-from thoughtlens.sae.formats import formats, hooks
+from thoughtlens.sae.formats import catalogue, formats, hooks
 from thoughtlens.sae.formats.portable import Portable
 
 
@@ -53,7 +53,9 @@ def _one(
     cfg: ConvertConfig, name: str, source: formats.Found, target: formats.Format, out: Path
 ) -> Converted:
     fmt, path = source
-    sae = _named(fmt.read(path), cfg.hook_name, path)
+    sae = _named(_told(fmt.read(path), cfg.release), cfg.hook_name, path)
+    if target.name == "thoughtlens" != fmt.name:
+        sae = replace(sae, provenance=sae.provenance | formats.came_from(fmt.name, sae))
     x = proof.rows(sae, cfg.seed)
     written, at = target.write(sae, out), target.weights_of(sae, out)
     rule, hook, hook_out, (d_in, d_sae, d_out) = (
@@ -77,6 +79,11 @@ def _one(
         notes=notes,
         proof=proof.compare(fmt.forward(path, x), target.forward(at, x)),
     )
+
+
+def _told(sae: Portable, release: str | None) -> Portable:
+    """With what its release says of its training, where it does not say that itself."""
+    return replace(sae, says=sae.says.over(catalogue.releases()[release].says)) if release else sae
 
 
 def _named(sae: Portable, hook_name: str | None, path: Path) -> Portable:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from thoughtlens.core import ConfigError, NotThereError
+from thoughtlens.core import ConfigError, Json, NotThereError
 from thoughtlens.sae.formats.base import Format
 from thoughtlens.sae.formats.circuit_tracer import CircuitTracer
 from thoughtlens.sae.formats.dictionary_learning import DictionaryLearning
 from thoughtlens.sae.formats.gemma_scope import GemmaScope, GemmaScope2
 from thoughtlens.sae.formats.openai import OpenAI
 from thoughtlens.sae.formats.own import Own, to_sae
+from thoughtlens.sae.formats.portable import Portable
 from thoughtlens.sae.formats.sae_lens import SAELens
 from thoughtlens.sae.formats.sparsify import Sparsify
 from thoughtlens.sae.kinds.base import SAE
@@ -128,5 +129,10 @@ def load_foreign(path: str | Path, name: str) -> SAE:
     """
     portable = FORMATS[name].read(place(path))
     sae = to_sae(portable)
-    sae.provenance["imported"] = {"format": name, "notes": list(portable.notes)}
+    sae.provenance |= came_from(name, portable)
     return sae
+
+
+def came_from(name: str, sae: Portable) -> Json:
+    """What the provenance of an SAE keeps of another library's files."""
+    return {"imported": {"format": name, "notes": list(sae.notes)}}

@@ -10,6 +10,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from thoughtlens.core import ConfigError, NotThereError
+from thoughtlens.sae.formats import catalogue
 from thoughtlens.sae.formats.io import load
 from thoughtlens.sae.kinds.base import SAE
 
@@ -24,8 +25,9 @@ def load_sae(source: str | Path, *, device: str = "cpu") -> SAE:
     """An SAE of any format that `thoughtlens convert` knows.
 
     Args:
-        source: A path, or `owner/name[@revision][:folder]` on the hub. Of a repository only the named folder
-            is fetched, and what it says of all its SAEs; what is in the hub's cache needs no network.
+        source: A path, `owner/name[@revision][:folder]` on the hub, or `release/id` as SAELens and
+            `thoughtlens look --list` have them. Of a repository only the named folder is fetched, and what it
+            says of all its SAEs; what is in the hub's cache needs no network.
         device: Where to put it.
 
     Raises:
@@ -44,8 +46,11 @@ def load_sae(source: str | Path, *, device: str = "cpu") -> SAE:
 def local(source: str | Path) -> Path:
     """The directory or file on this machine; fetched where it is on the hub."""
     path = Path(source).expanduser()
-    found = HUB_ID.fullmatch(str(source))
-    if path.exists() or found is None or str(source).startswith((".", "/", "~")):
+    if path.exists() or str(source).startswith((".", "/", "~")):
+        return path
+    known = catalogue.find(str(source))
+    found = HUB_ID.fullmatch(str(source) if known is None else known.place)
+    if found is None:
         return path
     repo, revision, folder = found["repo"], found["revision"], (found["folder"] or "").strip("/")
     if ".." in Path(folder).parts:
@@ -57,7 +62,7 @@ def local(source: str | Path) -> Path:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise NotThereError(
             f"Expected a file or folder at {path}, or a repository {repo} on the hub; "
-            f"found neither ({reason})"
+            f"found neither ({reason}){'' if known else catalogue.near(str(source))}"
         ) from None
     if not (root / folder).is_file() and not any(
         fnmatch.fnmatch(file.name, name) for file in _files(root / folder) for name in FILES

@@ -51,6 +51,10 @@ class Says(Record):
         """What is said, as it stands in a provenance."""
         return {key: value for key, value in self.to_json().items() if value not in (None, {})}
 
+    def over(self, other: Says) -> Says:
+        """The same, and where it is silent what another says."""
+        return Says(**(other.kept() | self.kept()))
+
 
 def said(provenance: Json) -> Says:
     """What a provenance keeps of it; nothing of one that is damaged."""
@@ -103,7 +107,7 @@ def _differences(sae: SAE, store: ActivationStore) -> list[str]:
     if own == Says():
         return found
     here = of_store(store)
-    if own.model and store.meta.model and not _same_model(own.model, store):
+    if own.model and store.meta.model and not same_name(own.model, store.meta.model):
         found.append(f"it was trained on {own.model}, and this store is of {store.meta.model}")
     if None not in (own.prepend_bos, here.prepend_bos) and own.prepend_bos != here.prepend_bos:
         with_ = ("without", "with")
@@ -133,9 +137,8 @@ def _processed(own: Says, sae: SAE) -> list[str]:
     ]
 
 
-def _same_model(name: str, store: ActivationStore) -> bool:
-    """Whether a name may mean a store's model; one in a folder of another name counts by architecture."""
-    here = store.meta.model
+def same_name(name: str, here: str) -> bool:
+    """Whether a name may mean the model here; one in a folder of another name counts by architecture."""
     if _plain(name) == _plain(here):
         return True
     types = model_type(name), model_type(here)

@@ -8,6 +8,7 @@ import numpy as np
 
 from thoughtlens.evals import (
     AgainstBaseline,
+    Elsewhere,
     FiringRow,
     ReconstructionRow,
     Reconstructor,
@@ -48,6 +49,7 @@ def validation(run: Run) -> Section | None:
         return None
     blocks = [
         *_reconstruction(outcome),
+        *_elsewhere(outcome),
         *_cells(run, outcome),
         _sparsity(outcome),
         *_firing(run, outcome.split),
@@ -83,6 +85,26 @@ def _reconstruction(outcome: ValidateOutcome) -> list[Block]:
     detail = _one_by_one if len(outcome.members) == 1 else _side_by_side
     figure = plots.reconstruction(bars, outcome.split)
     return [Picture("reconstruction", figure, note), *detail(outcome.members, caption)]
+
+
+def _elsewhere(outcome: ValidateOutcome) -> list[Block]:
+    """An SAE of another library by that library's own definitions."""
+    rows = [(m.member, one) for m in outcome.members for one in m.elsewhere]
+    if not rows:
+        return []
+    columns = through(
+        itemgetter(1),
+        [
+            under(Elsewhere, "name", str),
+            under(Elsewhere, "value", fixed),
+            under(Elsewhere, "ours", str),
+            under(Elsewhere, "our_value", fixed),
+            under(Elsewhere, "differs", str),
+        ],
+    )
+    caption = f"The same rows as {', '.join(unique(one.library for _, one in rows))} counts them"
+    note = "Both from one pass over the same held-out rows and text; docs/metrics.md has the formulas."
+    return [Table.of(caption, rows, [SAE, *columns], note=note, open=True)]
 
 
 def _interval(r: Reconstructor) -> str:
