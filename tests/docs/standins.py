@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import torch
+from safetensors.torch import save_file
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -42,6 +44,11 @@ TEXT = [
     "extract.max_windows=1", "extract.max_tokens=4000", "problems.test=0.2", "sae.d_sae=208", "sae.k=4",
     "classify.data=labelled.jsonl", *SMALL,
 ]  # fmt: skip
+LOOK = [
+    "extract.max_tokens=6000",
+    *(one for one in SMALL if not one.startswith(("train.", "classify."))),
+]  # fmt: skip
+"""What makes a look at an SAE small."""
 SUITE = "datasets=113_movie_sent"
 KEPT = ("model", "problems", "extract", "train")
 """Tables that a sweep takes too."""
@@ -107,6 +114,12 @@ def hub(root: Path) -> None:
         model.save_pretrained(made / name)
         tokenizer.save_pretrained(made / name)
         _cache(root, name, made / name)
+    for repo, folder, write in (
+        ("jbloom/GPT2-Small-SAEs-Reformatted", "blocks.6.hook_resid_pre", _of_gpt2),
+        ("google/gemma-scope-2b-pt-res", "layer_20/width_16k/average_l0_71", gemma_scope),
+    ):
+        write(made / repo / folder)
+        _cache(root, repo, made / repo, folders=True)
     for family, name, base in (
         ("llama", "zen-E/CODI-llama3.2-1b-Instruct", "meta-llama/Llama-3.2-1B-Instruct"),
         ("gpt2", "zen-E/CODI-gpt2", "openai-community/gpt2"),
@@ -121,16 +134,40 @@ def hub(root: Path) -> None:
         _cache(root, f"ModalityDance/latent-tts-{kind}", made_here.folder)
 
 
-def _cache(root: Path, name: str, made: Path, only: str = "*") -> None:
+def _of_gpt2(folder: Path) -> None:
+    sae_lens(folder, 32, model_name="gpt2-small", hook_name="blocks.6.hook_resid_pre")
+
+
+def sae_lens(folder: Path, d_in: int, **said: object) -> Path:
+    """A TopK SAE in SAELens's layout."""
+    folder.mkdir(parents=True)
+    W = torch.nn.functional.normalize(torch.randn(128, d_in, generator=torch.Generator().manual_seed(0)))
+    t = {"W_enc": W.T.contiguous(), "W_dec": W, "b_enc": torch.zeros(128), "b_dec": torch.zeros(d_in)}
+    save_file(t, folder / "sae_weights.safetensors")
+    known = {"sae_lens_version": "6.54.12", "prepend_bos": True, "context_size": 64} | said
+    table = {"architecture": "topk", "d_in": d_in, "d_sae": 128, "k": 4, "dtype": "float32"}
+    (folder / "cfg.json").write_text(json.dumps(table | {"metadata": known}))
+    return folder
+
+
+def gemma_scope(folder: Path) -> None:
+    """A JumpReLU SAE in Gemma Scope's layout."""
+    folder.mkdir(parents=True)
+    numbers = np.random.default_rng(0)
+    shapes = {"W_enc": (16, 64), "b_enc": 64, "W_dec": (64, 16), "b_dec": 16, "threshold": 64}
+    np.savez(folder / "params.npz", **{k: np.abs(numbers.normal(size=n)) for k, n in shapes.items()})
+
+
+def _cache(root: Path, name: str, made: Path, only: str = "*", *, folders: bool = False) -> None:
     folder = root / f"models--{name.replace('/', '--')}"
     commit = "0" * 40
     shutil.copytree(
         made,
         folder / "snapshots" / commit,
-        ignore=lambda at, names: [n for n in names if (Path(at) / n).is_dir()],
+        ignore=None if folders else lambda at, names: [n for n in names if (Path(at) / n).is_dir()],
     )
     for file in (folder / "snapshots" / commit).iterdir():
-        if only != "*" and file.name != only:
+        if file.is_file() and only != "*" and file.name != only:
             file.unlink()
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text(commit)
@@ -140,11 +177,9 @@ def files(root: Path, model: Path) -> None:
     """What pages take for granted: a model, an SAE, texts, labelled texts, vectors and GSM8K's two files."""
     shutil.copytree(model, root / "tiny-llama")
     own_model.write(root)
-    theirs = root / "layer_20" / "width_16k" / "average_l0_71"
-    theirs.mkdir(parents=True)
+    gemma_scope(root / "layer_20" / "width_16k" / "average_l0_71")
+    sae_lens(root / "my_sae", 32, model_name="tiny-llama", hook_name="blocks.1.hook_resid_post")
     numbers = np.random.default_rng(0)
-    shapes = {"W_enc": (16, 64), "b_enc": 64, "W_dec": (64, 16), "b_dec": 16, "threshold": 64}
-    np.savez(theirs / "params.npz", **{k: np.abs(numbers.normal(size=n)) for k, n in shapes.items()})
     label = numbers.integers(3, size=600)
     x = numbers.normal(size=(600, 2, 6, 32)) + 4 * numbers.normal(size=(3, 32))[label][:, None, None]
     kinds = np.array(["addition", "multiplication", "mixed"])[label]

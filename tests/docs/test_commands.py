@@ -68,6 +68,8 @@ def small(words: list[str]) -> list[str]:
         extra = standins.recipe(words)
     elif command in OF_RECIPES and not words[1].endswith("config.toml"):
         extra = [one for one in standins.SMALL if one.startswith(f"{command}.")]
+    elif command == "look" and "--list" not in words:
+        extra = standins.LOOK
     elif command == "intervene":
         extra = ["n=20"]
     elif command == "suite":
@@ -169,7 +171,7 @@ def makes(words: list[str]) -> str | None:
     if "--out" not in words:
         return None
     out = words[words.index("--out") + 1]
-    first = words[0] in ("run", "extract", "import", "sweep", "grid", "gates", "distill")
+    first = words[0] in ("run", "look", "extract", "import", "sweep", "grid", "gates", "distill")
     first |= words[0] == "train" and words[1].endswith("config.toml")
     model = words[0] == "intervene" and not words[1].startswith("runs/")
     of_run = words[1].startswith("runs/") and not Path(out).is_relative_to(words[1])

@@ -7,36 +7,20 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
 
-from tests.docs.standins import SMALL
+from tests.docs import standins
 from thoughtlens.core import ConfigError, HookError, MismatchError, NotThereError, OccupiedError
 from thoughtlens.show import Run
 from thoughtlens.studies.look import Ask, look
 
 D, N = 32, 128
-FEW = [one for one in SMALL if not one.startswith(("train.", "classify.", "validate.force"))]
+FEW = [one for one in standins.SMALL if not one.startswith(("train.", "classify.", "validate.force"))]
 
 
 def sae_lens(root, model, *, d_in=D, **said):
     """A TopK SAE in SAELens's layout, of block 1 of a model."""
-    root.mkdir(parents=True)
-    draw = torch.Generator().manual_seed(0)
-    W = torch.randn(N, d_in, generator=draw)
-    W = (W / W.norm(dim=1, keepdim=True)).contiguous()
-    t = {"W_enc": W.T.contiguous(), "W_dec": W, "b_enc": torch.zeros(N), "b_dec": torch.zeros(d_in)}
-    save_file(t, root / "sae_weights.safetensors")
-    metadata = {
-        "sae_lens_version": "6.54.12",
-        "model_name": str(model),
-        "hook_name": "blocks.1.hook_resid_post",
-        "prepend_bos": True,
-        "context_size": 64,
-    } | said
-    table = {"architecture": "topk", "d_in": d_in, "d_sae": N, "k": 4, "dtype": "float32"}
-    (root / "cfg.json").write_text(json.dumps(table | {"metadata": metadata}))
-    return root
+    known = {"model_name": model and str(model), "hook_name": "blocks.1.hook_resid_post"} | said
+    return standins.sae_lens(root, d_in, **known)
 
 
 @pytest.fixture(scope="session")
@@ -163,3 +147,14 @@ def test_few_rows_of_somebody_elses_training_are_no_reason_to_refuse(looked):
     result = json.loads((out / "validate" / "result.json").read_text("utf-8"))
     assert result["members"][0]["n_train"] is None
     assert any("does not say which store it was trained on" in line for line in result["warnings"])
+
+
+def test_few_documents_of_ones_own_are_shown_without_explanations(tmp_path, tiny_lm_dir):
+    few = tmp_path / "few.txt"
+    few.write_text(
+        "\n\n".join(f"Text {i} tells of {i} whales and {i * i} boats." for i in range(20)), "utf-8"
+    )
+    theirs = sae_lens(tmp_path / "theirs", tiny_lm_dir)
+    stages = "stages=['extract','interpret','explain','explorer']"
+    result = look(Ask(str(theirs), text=few, overrides=[*FEW, stages]), tmp_path / "run")
+    assert list(result["stages"]) == ["extract", "interpret", "explorer"]

@@ -43,6 +43,7 @@ from .explain.about import placeless as placeless
 from .explain.about import render as render
 from .explain.columns import position_bins as position_bins
 from .explain.columns import position_names as position_names
+from .explain.config import LEAST_GROUPS as LEAST_GROUPS
 from .explain.config import settings as settings
 from .explain.more import explain_more as explain_more
 from .explain.records import UNKNOWN as UNKNOWN

@@ -18,7 +18,6 @@ STAGES = ("extract", "validate", "interpret", "lens", "explain", "explorer", "re
 TOKENS = 50_000
 USUAL: dict[str, Json] = {
     "problems": {"validation": 0.1, "test": 0.2},
-    "extract": {"max_windows": 2},
     "validate": {"ce_tokens": 2048},
     "explain": {"n_latents": 32},
 }
@@ -101,6 +100,7 @@ def recipe(found: Card, ask: Ask) -> Json:
             "bos": BOS[found.says.prepend_bos],
             "context_length": min(found.says.context_size or USUAL_CONTEXT, room),
             "max_tokens": ask.n_tokens,
+            "max_windows": 2 if ask.text is None else None,
         },
         "validate": {"force": True} if found.acts_digest else {},
     }

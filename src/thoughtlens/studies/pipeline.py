@@ -49,6 +49,7 @@ from thoughtlens.core import (
     validate_config,
     write_json,
 )
+from thoughtlens.latents import LEAST_GROUPS
 from thoughtlens.models import ThoughtModelConfig
 from thoughtlens.problems import SPLITS, TableConfig, TextConfig
 from thoughtlens.sae import require_k
@@ -327,7 +328,7 @@ def run(cfg: Recipe, out: str | Path) -> Result:
             results[stage] = _do(cfg, stage, out)
             _require_splits(cfg, results[stage].get("rows_by_split"))
         if stage.name == "extract":
-            cfg = _of_labels(cfg, out)
+            cfg = _of_few(_of_labels(cfg, out), results.get(stage))
     done = RunDone(
         run=str(out),
         name=cfg.name,
@@ -397,6 +398,16 @@ def _of_labels(cfg: Recipe, out: Path) -> Recipe:
         raise ConfigError(f"classify.target: the problems of {acts} have no {target!r}, but {have}")
     say(f"classify is left out: the problems have no {target!r}; name one of them, classify.target=: {have}")
     return cfg.model_copy(update={"stages": tuple(name for name in cfg.stages if name != "classify")})
+
+
+def _of_few(cfg: Recipe, extracted: Result | None) -> Recipe:
+    """The recipe without explanations, where there are too few problems to fit and to score them on."""
+    n = (extracted or {}).get("n_groups")
+    if "explain" not in cfg.stages or n is None or n >= LEAST_GROUPS:
+        return cfg
+    what = "documents" if cfg.problems.kind == "text" else "problems"
+    say(f"explain is left out: it needs {LEAST_GROUPS} independent {what}, and there are {n}")
+    return cfg.model_copy(update={"stages": tuple(name for name in cfg.stages if name != "explain")})
 
 
 def _labels(acts: Path) -> list[str]:

@@ -11,6 +11,8 @@ from pydantic import Field
 
 from thoughtlens.core import Config, ConfigError, Json, identity, load_config, require_run
 
+LEAST_GROUPS = 30
+"""Independent problems without which nothing can be fitted, chosen and scored on different ones."""
 MethodName = Literal["roles", "token", "token_graph", "windows", "rules", "llm"]
 
 

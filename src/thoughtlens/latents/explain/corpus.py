@@ -22,7 +22,7 @@ from thoughtlens.latents.codes.codes import Codes
 from thoughtlens.latents.codes.examples import spread
 from thoughtlens.latents.codes.labels import encode_groups
 from thoughtlens.latents.codes.member import Member
-from thoughtlens.latents.explain.config import ExplainConfig
+from thoughtlens.latents.explain.config import LEAST_GROUPS, ExplainConfig
 from thoughtlens.latents.explain.tokens import Tokens
 from thoughtlens.models import Place
 from thoughtlens.problems import BEGIN
@@ -160,9 +160,9 @@ class Corpus:
                 return list(PARTS), own
         group = encode_groups(problems)[lines]
         names = np.unique(group)
-        if len(names) < 3 * LEAST_PROBLEMS:
+        if len(names) < LEAST_GROUPS:
             raise DataError(
-                f"Explanations need at least {3 * LEAST_PROBLEMS} independent problems to fit, choose and "
+                f"Explanations need at least {LEAST_GROUPS} independent problems to fit, choose and "
                 f"score on different ones, got {len(names)} in {self.member.store.root}"
             )
         fifth = np.empty(group.max() + 1, np.int64)
