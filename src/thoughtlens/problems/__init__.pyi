@@ -32,6 +32,7 @@ from .tasks.steps import ArithmeticRule as ArithmeticRule
 from .tasks.steps import Rule as Rule
 from .tasks.steps import Step as Step
 from .tasks.steps import Twin as Twin
+from .tasks.steps import Written as Written
 from .tasks.steps import first_break as first_break
 from .tasks.steps import rule_of as rule_of
 from .tasks.sums import SumsRule as SumsRule

@@ -229,6 +229,13 @@ STAGES = (
         recipe="optional",
     ),
     Stage(
+        name="program",
+        room="tracing.program",
+        about="Write what the thoughts compute as a short Python program, and grade it by interchange.",
+        inputs=("acts",),
+        recipe="optional",
+    ),
+    Stage(
         name="orbits",
         room="latents.orbits",
         about="How far a state moves from thought to thought, whether it comes to rest, and its orbit.",

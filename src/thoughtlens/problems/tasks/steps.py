@@ -128,6 +128,24 @@ class Rule(Protocol):
         ...
 
 
+@runtime_checkable
+class Written(Rule, Protocol):
+    """A rule whose questions write their start value and every operation plainly, so that either can be
+    written anew; none of this computes anything."""
+
+    def start(self, question: str) -> str:
+        """The value that the reasoning begins with."""
+        ...
+
+    def with_start(self, question: str, value: str) -> str:
+        """The question with this start value."""
+        ...
+
+    def with_operation(self, question: str, operation: str, other: str) -> str | None:
+        """The question with another operation in the place of one; None where that cannot be written."""
+        ...
+
+
 def first_break(
     steps: Sequence[Step], answer: str, asked: int | None = None, wanted: Sequence[str] | None = None
 ) -> int | None:
@@ -196,15 +214,29 @@ class _Modular(ABC):
         """Every operation that the question writes."""
 
     @abstractmethod
+    def with_start(self, question: str, value: str) -> str:
+        """The question with this start value."""
+
+    @abstractmethod
+    def with_operation(self, question: str, operation: str, other: str) -> str | None:
+        """The question with another operation in the place of one.
+
+        None where the question does not write it exactly once, or cannot write the other there.
+        """
+
     def change(self, question: str, operation: str, before: str, rng: np.random.Generator) -> Twin | None:
         """The question with another operand in this operation, so that `before` gives another value.
 
-        None where the question does not write it exactly once.
+        None where the question does not write it exactly once, or no operand makes a difference.
         """
+        other = self._other(operation, before, self.offers(question), rng)
+        new = None if other is None else self.with_operation(question, operation, other)
+        return None if other is None or new is None else Twin(new, {operation: self.apply(before, other)})
 
-    @abstractmethod
     def change_start(self, question: str, rng: np.random.Generator) -> tuple[str, str]:
         """The question with another start value, and that value."""
+        other = self._other_value(self.start(question), rng)
+        return self.with_start(question, other), other
 
     def apply(self, before: str, operation: str) -> str:
         """The number after an operation, modulo p."""
@@ -297,20 +329,14 @@ class ArithmeticRule(_Modular):
         at = chains.index(name) + 1
         return chains[at : at + self.asked(question)]
 
-    def change(self, question: str, operation: str, before: str, rng: np.random.Generator) -> Twin | None:
+    def with_operation(self, question: str, operation: str, other: str) -> str | None:
         """Another word in the operation's place."""
         said = question.split()
-        other = self._other(operation, before, self.offers(question), rng)
-        if said.count(operation) != 1 or other is None:
-            return None
-        new = " ".join(other if word == operation else word for word in said)
-        return Twin(new, {operation: self.apply(before, other)})
+        return _with(question, said.index(operation), other) if said.count(operation) == 1 else None
 
-    def change_start(self, question: str, rng: np.random.Generator) -> tuple[str, str]:
+    def with_start(self, question: str, value: str) -> str:
         """Another number before the last word."""
-        *chains, value, count = question.split()
-        other = self._other_value(value, rng)
-        return " ".join([*chains, other, count]), other
+        return _with(question, len(question.split()) - 2, value)
 
 
 class WordsRule(_Modular):
@@ -370,20 +396,14 @@ class WordsRule(_Modular):
                 found[0 if order is None else order] = operation
         return [found[k] for k in sorted(found)][: self.asked(question)] if len(found) == N_STEPS else None
 
-    def change(self, question: str, operation: str, before: str, rng: np.random.Generator) -> Twin | None:
-        """Another operand after the same verb; none where no operand makes a difference."""
-        written = self._written(question)[0]
-        at = [i for i, one in written.items() if one == operation]
-        other = self._other(operation, before, list(written.values()), rng)
-        if len(at) != 1 or other is None or other[0] != operation[0]:
-            return None
-        return Twin(_with(question, at[0], other[1:]), {operation: self.apply(before, other)})
+    def with_operation(self, question: str, operation: str, other: str) -> str | None:
+        """Another operand after the same verb."""
+        at = [i for i, one in self._written(question)[0].items() if one == operation]
+        return _with(question, at[0], other[1:]) if len(at) == 1 and other[0] == operation[0] else None
 
-    def change_start(self, question: str, rng: np.random.Generator) -> tuple[str, str]:
+    def with_start(self, question: str, value: str) -> str:
         """Another number in the query."""
-        at = self._written(question)[1][-1]
-        other = self._other_value(question.split()[at], rng)
-        return _with(question, at, other), other
+        return _with(question, self._written(question)[1][-1], value)
 
 
 def _with(question: str, at: int, word: str) -> str:

@@ -1,0 +1,1 @@
+"""The program that thoughts run, written from interventions and graded by them."""
