@@ -45,9 +45,9 @@ DEFINITIONS = {
     "coverage": "share of held-out problems to which the program gives an answer",
     "agreement": "share of held-out problems to which it gives the untouched model's answer",
     "accuracy": "share of held-out problems to which it gives the right answer",
-    "errors_predicted": "of the wrong answers that followed from a swapped value, an early exit or noise as "
-    "long as a state, where the untouched answer was right: share that the program gives. After noise it goes "
-    "on from the value that is read at the next place (nearest mean)",
+    "errors_predicted": "of the wrong answers that followed from a swapped value, an early exit or noise "
+    "as long as a state, where the untouched answer was right: share that the program gives. After noise it "
+    "goes on from the value that is read at the next place (nearest mean)",
     "interval": "95 %, Wilson's, whole groups counted",
     "value": "the value after a step: a place holds it where twins in the start value and in every operation "
     "so far bring their answer, and twins in later operations leave it",
