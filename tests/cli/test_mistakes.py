@@ -30,6 +30,8 @@ def place(tmp_path_factory):
     [
         (["fire", "a text", "run"], "run or model first, then texts, as in: thoughtlens fire run 'a text'"),
         (["think", "a b " * 100, "run"], "as in: thoughtlens think run 'a b a b"),
+        (["circuit", "run", "--target", " x"], "--target is the next token of a text: give the text"),
+        (["circuit", "run", "text=a", "--problem", "b"], "Expected a problem or a text, got both"),
         (["lens", "notes.txt"], "the directory of a run, got the file notes.txt"),
         (["view", "notes.txt"], "the directory of a run, got the file notes.txt"),
         (["explain", "run/sae"], "got a part of one, run/sae; the run is run"),

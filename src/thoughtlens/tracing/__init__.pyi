@@ -37,3 +37,6 @@ from .read.records import Thinkings as Thinkings
 from .read.records import about_readings as about_readings
 from .read.records import in_words as in_words
 from .read.records import render as render
+from .text_graph.records import TextgraphOutcome as TextgraphOutcome
+from .text_graph.records import TriedRow as TriedRow
+from .text_graph.records import name_of_text as name_of_text

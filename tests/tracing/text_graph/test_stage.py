@@ -10,12 +10,14 @@ from tests.tracing.text_graph.plain import dictionary
 from thoughtlens import sae as saes
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
+from thoughtlens.cli.commands.app import app
 from thoughtlens.core import ConfigError, DataError, MismatchError, read_rows, validate_config
 from thoughtlens.sae.convert.config import ConvertConfig
 from thoughtlens.sae.convert.stage import convert
+from thoughtlens.tracing.text_graph import stage
 from thoughtlens.tracing.text_graph.config import TextgraphConfig
-from thoughtlens.tracing.text_graph.records import TextgraphOutcome, TriedRow
-from thoughtlens.tracing.text_graph.stage import name_of, plan, textgraph
+from thoughtlens.tracing.text_graph.records import TextgraphOutcome, TriedRow, name_of_text
+from thoughtlens.tracing.text_graph.stage import plan, textgraph
 
 HOOKS = ["layers.0:out", "layers.2:out"]
 TEXT = "The cat sat on a"
@@ -68,7 +70,7 @@ def test_the_graph_of_a_text(run, tmp_path):
     assert [node.text for node in found.nodes if node.kind == "token"] == found.columns[:-1]
     assert any("no dictionary stands in block 1, 3 of 4" in text for text in found.warnings)
     assert any("40 of" in text for text in found.warnings)
-    file = tmp_path / "one" / "viewers" / f"{name_of(TEXT)}.json"
+    file = tmp_path / "one" / "viewers" / f"{found.name}.json"
     assert json.loads(file.read_text())["metadata"]["prompt"] == TEXT
     assert {cut.name for cut in found.cuts} == {"cut best", "cut matched", "keep shown", "cut errors"}
     assert plan(TextgraphConfig(acts=run / "acts", sae=run / "sae", text=TEXT)).rows > 0
@@ -127,8 +129,22 @@ def test_what_is_refused(run, tmp_path, settings, error, message):
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
+def test_the_command_takes_a_text_or_a_file(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(stage, "_work", lambda cfg, tmp: asked.append((cfg, tmp.name)) or {})
+    (tmp_path / "texts.txt").write_text("The cat\n")
+    asked = []
+    app(["circuit", str(run), "--text", TEXT, "--target", " x", "budget=7"], standalone_mode=False)
+    app(["circuit", str(run), f"circuit.text={tmp_path / 'texts.txt'}"], standalone_mode=False)
+    (one, name), (several, _) = asked
+    assert (one.text, one.target, one.budget, name) == (TEXT, " x", 7, f"{name_of_text(TEXT, ' x')}.tmp")
+    assert (several.text, several.texts) == (None, tmp_path / "texts.txt")
+    assert {path.name for path in (run / "graphs").iterdir()} >= {name_of_text(TEXT, " x")}
+    with pytest.raises(ConfigError, match=r"is a run of texts, and no text is given.*--text 'The capital"):
+        app(["circuit", str(run)], standalone_mode=False)
+
+
 def test_names_of_texts_are_names_of_files():
-    assert name_of("The capital of France is") == "text-the-capital-of-france-is"
-    long, other = name_of("A" * 40), name_of("A" * 41)
+    assert name_of_text("The capital of France is") == "text-the-capital-of-france-is"
+    long, other = name_of_text("A" * 40), name_of_text("A" * 41)
     assert long != other and len(long) < 32
-    assert name_of("Größe? 你好") == name_of("Größe? 你好") != name_of("你好")
+    assert name_of_text("你好") != name_of_text("你们") and name_of_text("你好").startswith("text-")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.commands.app import PlanOnly, RunDir, app, doing
+from thoughtlens.cli.commands.app import MOST_PATH, PlanOnly, RunDir, app, doing
 from thoughtlens.core import BY_NAME, ConfigError, require_run
 
 FIGURES = (".svg", ".png", ".pdf")
@@ -25,35 +26,70 @@ def circuit(
         str | None,
         typer.Option(help="Of this problem alone, by problem_id or as a question: its latents' graph."),
     ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help="Of this text, in a run of texts, or of a file's lines: its latents' graph."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help='With --text, the next token that is asked about, such as " Paris".')
+    ] = None,
     figure: Annotated[Path | None, typer.Option(help="Also draw the graph here: .svg, .png or .pdf.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Where to write; unset: its place in the run.")
     ] = None,
     plan: PlanOnly = False,
 ) -> None:
-    """Which thought makes which, or of one problem the graph of its latents; every edge tried."""
+    """Which thought makes which, or of one problem or text the graph of its latents; every edge tried."""
     require_run(run_dir)
     if figure is not None and figure.suffix not in FIGURES:
         raise ConfigError(f"--figure: expected a file that ends in {', '.join(FIGURES)}, got {figure}")
-    changes, named = _named(overrides or [])
-    problem = problem or named
-    if problem is None:
-        name, place = "circuit", out or run_dir / BY_NAME["circuit"].directory
-    else:
-        from thoughtlens.tracing import FOLDER, name_of
-
-        name, place = "graph", out or run_dir / FOLDER / name_of(problem)
-    source = BY_NAME[name].table(run_dir) | ({} if problem is None else {"problem": problem})
-    doing(name, source, changes, place, plan=plan)
+    changes, given = _named(overrides or [])
+    given |= {key: value for key, value in (("problem", problem), ("text", text)) if value is not None}
+    name, place, table = _chosen(run_dir, given, target)
+    doing(name, BY_NAME[name].table(run_dir) | table, changes, out or place, plan=plan)
     if figure is not None and not plan:
-        _draw(name, place, figure)
+        _draw(name, out or place, figure)
 
 
-def _named(overrides: list[str]) -> tuple[list[str], str | None]:
-    """Changes to the settings, without that which names a problem; and the problem."""
-    plain = [one.removeprefix("circuit.") for one in overrides]
-    named = [one.partition("=")[2] for one in plain if one.startswith("problem=")]
-    return [one for one in plain if not one.startswith("problem=")], named[-1] if named else None
+def _chosen(run: Path, given: dict[str, str], target: str | None) -> tuple[str, Path, dict[str, str]]:
+    """The stage that is asked for, its place in the run, and what it is asked about."""
+    if len(given) > 1:
+        raise ConfigError("Expected a problem or a text, got both: give one of --problem and --text")
+    if target is not None and "text" not in given:
+        raise ConfigError("--target is the next token of a text: give the text, too, with --text")
+    if not given:
+        _require_thoughts(run)
+        return "circuit", run / BY_NAME["circuit"].directory, {}
+    from thoughtlens.tracing import FOLDER, name_of, name_of_text
+
+    if "problem" in given:
+        return "graph", run / FOLDER / name_of(given["problem"]), given
+    asked = given["text"]
+    table = {"texts": asked} if len(asked) < MOST_PATH and Path(asked).is_file() else given
+    place = run / FOLDER / name_of_text(asked, target)
+    return "textgraph", place, table if target is None else table | {"target": target}
+
+
+def _require_thoughts(run: Path) -> None:
+    """Refuse a run of texts of which no text is given.
+
+    Raises:
+        ConfigError: says how to give one.
+    """
+    from thoughtlens.acts import META, load_meta
+
+    if (run / "acts" / META).is_file() and load_meta(run / "acts").kind == "text":
+        raise ConfigError(
+            f"{run} is a run of texts, and no text is given, as in: "
+            f"thoughtlens circuit {quote(str(run))} --text 'The capital of France is'"
+        )
+
+
+def _named(overrides: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Changes to the settings, without those which name a problem or a text; and these."""
+    pairs = [one.removeprefix("circuit.").partition("=") for one in overrides]
+    given = {key: value for key, _, value in pairs if key in ("problem", "text")}
+    return ["".join(pair) for pair in pairs if pair[0] not in given], given
 
 
 def _draw(name: str, place: Path, figure: Path) -> None:

@@ -297,6 +297,13 @@ STAGES = (
         optional=("explain",),
     ),
     Stage(
+        name="textgraph",
+        room="tracing.text_graph",
+        about="Of a text which latent makes which: what thoughtlens circuit RUN --text TEXT does.",
+        inputs=ACTS_AND_SAE,
+        optional=("explain",),
+    ),
+    Stage(
         name="geometry",
         room="latents.geometry",
         about="Nearest latents, and which latents two SAEs share: seeds, layers, thoughts, other models.",

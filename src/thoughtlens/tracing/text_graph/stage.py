@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +31,7 @@ from thoughtlens.sae import SAE, differences, load_members, of_another_model
 from thoughtlens.tracing.graphs.records import GraphCut, GraphEdge, GraphNode
 from thoughtlens.tracing.graphs.viewers import write_for_viewers
 from thoughtlens.tracing.text_graph.config import TextgraphConfig
-from thoughtlens.tracing.text_graph.records import TextgraphOutcome, TriedRow
+from thoughtlens.tracing.text_graph.records import TextgraphOutcome, TriedRow, name_of_text
 from thoughtlens.tracing.text_graph.runs import ALL, Spot, Text, in_order, require_floats
 from thoughtlens.tracing.text_graph.sites import Site, sites_of, uncovered
 from thoughtlens.tracing.text_graph.trials import (
@@ -97,17 +95,6 @@ def textgraph(cfg: TextgraphConfig, out: str | Path) -> Result:
     inputs = {"acts": Path(cfg.acts), "sae": Path(cfg.sae)}
     inputs |= {name: path for name in ("explain", "texts") if (path := getattr(cfg, name)) is not None}
     return run_stage("textgraph", cfg, out, lambda tmp: _work(cfg, tmp), inputs=inputs)
-
-
-def name_of(text: str) -> str:
-    """Name of a text's graph: its first words, or these and its digest."""
-    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    short = (
-        words
-        if words and len(words) <= 24
-        else f"{words[:16].strip('-')}-{sha256(text.encode()).hexdigest()[:6]}"
-    )
-    return f"text-{short.strip('-')}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,7 +281,7 @@ def _outcome(own: _Subject, rows: Sequence[TriedRow], name: _Names, n_candidates
     cuts = _cuts(own, [name.spots[one] for one in sorted(share, key=lambda one: -abs(share[one]))])
     text = own.given[0] if own.single else f"{len(own.given)} texts"
     return TextgraphOutcome(
-        name=name_of(own.given[0] if own.single else "\n".join(own.given)),
+        name=name_of_text(own.cfg.text or str(own.cfg.texts), own.cfg.target),
         model=own.store.meta.model,
         text=text,
         answer=_answer(own),
