@@ -2,7 +2,8 @@
 
 stdout is one JSON object, progress goes to stderr. Exit 0: done. 1: an expected error, in one line.
 2: wrong usage. A traceback only with `--debug`. With `--unchecked`, inputs are not compared with their
-digests, and results say so. `--allow=my_module:load` lets a model's code run that a run or a recipe names;
+digests, and results say so. With `--profile`, a table says what each stage and its parts cost, and a run's
+`profile.json` keeps it. `--allow=my_module:load` lets a model's code run that a run or a recipe names;
 what the command itself names needs no such word. Torch is imported inside the commands.
 """
 
@@ -16,21 +17,20 @@ from pathlib import Path
 from thoughtlens.cli import commands  # noqa: F401
 from thoughtlens.cli.commands.app import app
 
-UNCHECKED = "THOUGHTLENS_UNCHECKED"
 INTERRUPTED = 130
 STOPPED = "interrupted; what was finished is kept, the same command continues"
 
 
 def main() -> None:
     """Entry point: known errors become one line and exit code 1."""
-    from thoughtlens.core import ThoughtlensError
+    from thoughtlens.core import ASKED, ThoughtlensError
     from thoughtlens.models import allow_of
 
     _require_streams()
     debug = "--debug" in sys.argv
-    if "--unchecked" in sys.argv:
-        os.environ[UNCHECKED] = "1"
-    argv = [_of_home(arg) for arg in sys.argv[1:] if arg not in ("--debug", "--unchecked")]
+    flags = {"--unchecked": "THOUGHTLENS_UNCHECKED", "--profile": ASKED}
+    os.environ.update({variable: "1" for flag, variable in flags.items() if flag in sys.argv})
+    argv = [_of_home(arg) for arg in sys.argv[1:] if arg not in ("--debug", *flags)]
     allow_of(argv)
     argv = _without_allowed(argv)
     signal.signal(signal.SIGTERM, _terminate)

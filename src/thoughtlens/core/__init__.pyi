@@ -14,6 +14,7 @@ from .errors import of_system as of_system
 from .errors import shortened as shortened
 from .errors import system_errors as system_errors
 from .machine.console import Progress as Progress
+from .machine.console import profiled as profiled
 from .machine.console import progress as progress
 from .machine.console import quiet as quiet
 from .machine.console import say as say
@@ -22,7 +23,17 @@ from .machine.devices import DTYPES as DTYPES
 from .machine.devices import choose_device as choose_device
 from .machine.devices import free_bytes as free_bytes
 from .machine.devices import n_cpus as n_cpus
+from .machine.devices import n_threads as n_threads
 from .machine.devices import total_bytes as total_bytes
+from .machine.processes import Beside as Beside
+from .machine.processes import Ended as Ended
+from .machine.processes import Room as Room
+from .machine.processes import leave_with_parent as leave_with_parent
+from .machine.profile import ASKED as ASKED
+from .machine.profile import Cost as Cost
+from .machine.profile import add_costs as add_costs
+from .machine.profile import metered as metered
+from .machine.profile import taken_costs as taken_costs
 from .machine.ranks import Ranks as Ranks
 from .machine.ranks import joined as joined
 from .machine.ranks import led as led

@@ -26,6 +26,7 @@ from .thought.check import check_thought_model as check_thought_model
 from .thought.config import ThoughtModelConfig as ThoughtModelConfig
 from .thought.foreign import allow as allow
 from .thought.foreign import allow_of as allow_of
+from .thought.foreign import allowed as allowed
 from .thought.greedy import greedy as greedy
 from .thought.known import known_accuracy as known_accuracy
 from .thought.open import load_model as load_model

@@ -38,6 +38,7 @@ from thoughtlens.core import (
     differences,
     identity,
     load_config,
+    profiled,
     provenance,
     read_recipe,
     read_result,
@@ -53,6 +54,7 @@ from thoughtlens.latents import LEAST_GROUPS
 from thoughtlens.models import ThoughtModelConfig
 from thoughtlens.problems import SPLITS, TableConfig, TextConfig
 from thoughtlens.sae import require_k
+from thoughtlens.studies import beside
 
 if TYPE_CHECKING:
     from thoughtlens.acts import AnyProblems
@@ -306,8 +308,15 @@ def stage_config(cfg: Recipe, name: str, root: Path, inputs: Mapping[str, Path] 
         raise ConfigError(f"[{name}] {error}") from None
 
 
-def run(cfg: Recipe, out: str | Path) -> Result:
+def run(cfg: Recipe, out: str | Path, *, jobs: int | None = 1) -> Result:
     """All stages of a recipe into the run directory `out`.
+
+    Args:
+        cfg: From `load`.
+        out: What is done there already is not done again.
+        jobs: Stages at once, of those that do not wait for one another, in processes of their own; None: as
+            many as suits this machine. A script that asks for more than one needs
+            `if __name__ == "__main__":`, as for `multiprocessing`.
 
     Returns:
         The run's `result.json`: per stage its directory, digest, seconds and headline metrics.
@@ -322,18 +331,13 @@ def run(cfg: Recipe, out: str | Path) -> Result:
     _claim(cfg, out)
     start = time.monotonic()
     _require_splits(cfg, _splits_to_come(cfg, out))
-    results: dict[Stage, Result] = {}
-    for stage in OF_RUNS:
-        if stage.name in cfg.stages:
-            results[stage] = _do(cfg, stage, out)
-            _require_splits(cfg, results[stage].get("rows_by_split"))
-        if stage.name == "extract":
-            cfg = _of_few(_of_labels(cfg, out), results.get(stage))
+    with profiled(out):
+        results = _stages(cfg, out, jobs)
     done = RunDone(
         run=str(out),
         name=cfg.name,
         seed=cfg.seed,
-        stages={stage.name: _done(out / stage.directory, result) for stage, result in results.items()},
+        stages={name: _done(out / BY_NAME[name].directory, result) for name, result in results.items()},
         warnings=[text for result in results.values() for text in result.get("warnings", [])],
         seconds=round(time.monotonic() - start, 3),
     )
@@ -341,6 +345,23 @@ def run(cfg: Recipe, out: str | Path) -> Result:
     write_json(out / "result.json", table)
     seal(out, [out / "config.toml", out / "result.json"])
     return Result(table)
+
+
+def _stages(cfg: Recipe, out: Path, jobs: int | None) -> dict[str, Result]:
+    """Results by stage, in their order: first those that keep every processor busy, then the others."""
+    results: dict[str, Result] = {}
+    with beside.workers([stage for stage in OF_RUNS if stage.name in cfg.stages], out, jobs) as workers:
+        for stage in OF_RUNS:
+            if stage.name in cfg.stages and (stage.alone or workers is None):
+                results[stage.name] = _do(cfg, stage, out)
+                _require_splits(cfg, results[stage.name].get("rows_by_split"))
+            if stage.name == "extract":
+                cfg = _of_few(_of_labels(cfg, out), results.get(stage.name))
+        if workers is not None:
+            rest = [stage for stage in OF_RUNS if stage.name in cfg.stages and not stage.alone]
+            done = workers.do(rest, lambda stage: stage_config(cfg, stage.name, out))
+            results |= {stage.name: done[stage.name] for stage in rest}
+    return results
 
 
 def plan(cfg: Recipe, out: str | Path) -> Json:
@@ -568,7 +589,7 @@ def _same_so_far(cfg: Recipe, begun: Recipe, out: Path) -> bool:
     found = [path for top in out.iterdir() for path in (top.iterdir() if top in inside else [top])]
     seen = [path for path in found if not path.name.startswith(".")]
     places = {path.with_suffix("") if path.suffix == ".tmp" else path for path in seen}
-    made = places - {out / "config", out / "config.toml", out / "result.json"}
+    made = places - {out / name for name in ("config", "config.toml", "result.json", "profile.json")}
     return made <= stages.keys() and all(
         identity(stage_config(cfg, stages[path], out)) == identity(stage_config(begun, stages[path], out))
         for path in made

@@ -84,7 +84,7 @@ def test_two_seeds_side_by_side_are_the_seeds_one_after_the_other(tmp_path):
 WORKERS = """
 import multiprocessing, os, sys, time
 from concurrent.futures import ProcessPoolExecutor
-from thoughtlens.models.distill.stage import leave_with_parent
+from thoughtlens.core import leave_with_parent
 
 if __name__ == "__main__":
     spawn = multiprocessing.get_context("spawn")

@@ -22,6 +22,15 @@ RunOut = Annotated[
     typer.Option("--out", help="The run's directory (or a stage's, for its own config); unset: a run given."),
 ]
 
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        min=1,
+        help="Stages at once where they need not wait; unset: one for each processor, 1 on a GPU.",
+    ),
+]
+
 
 def _place(out: Path | None, recipe: str, command: str) -> Path:
     """Where to write: what is given, else the run that stands in the recipe's place."""
@@ -45,6 +54,7 @@ def run(
     track: Track = None,
     track_project: Project = None,
     track_names: Names = "own",
+    jobs: Jobs = None,
     plan: PlanOnly = False,
 ) -> None:
     """All stages of a recipe in order; what is done already is not done again."""
@@ -54,7 +64,7 @@ def run(
     if plan:
         return show(pipeline.plan(cfg, out))
     with following(out, track, track_project, track_names) as summarise:
-        result = pipeline.run(cfg, out)
+        result = pipeline.run(cfg, out, jobs=jobs)
         summarise(result["stages"])
     show(result, place=out, text=ending(result, out))
 

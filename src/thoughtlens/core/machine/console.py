@@ -8,6 +8,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from thoughtlens.core.machine.profile import keep, metered
 
 
 def quiet() -> bool:
@@ -26,6 +29,23 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """A line that the user must not miss."""
     say(f"WARNING: {text}")
+
+
+_PROFILED: list[Path | None] = []
+
+
+@contextmanager
+def profiled(run: Path | None) -> Iterator[None]:
+    """At the end, say what the stages inside the block cost and keep it in the run's `profile.json`, where
+    that was asked for; the outermost block does it, and one of no run leaves it to who reads it then."""
+    _PROFILED.append(run)
+    try:
+        yield
+    finally:
+        _PROFILED.pop()
+        if not _PROFILED and run is not None:
+            for line in keep(run):
+                say(line)
 
 
 class Progress:
@@ -86,7 +106,8 @@ def progress(label: str, total: int, unit: str = "rows", start: int = 0) -> Iter
     """Show progress while the block runs, and one line with the total time after it."""
     bar = Progress(label, total, unit, start)
     try:
-        yield bar
+        with metered(label):
+            yield bar
     finally:
         if sys.stderr.isatty():
             sys.stderr.write("\r\x1b[K")

@@ -63,3 +63,8 @@ def total_bytes() -> int | None:
 def n_cpus() -> int:
     """Processors this process may use, where the system says it; else all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def n_threads() -> int:
+    """Threads that work of this process is dealt out over: its processors, or what `OMP_NUM_THREADS` says."""
+    return torch.get_num_threads()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from thoughtlens.core.errors import NotThereError
-from thoughtlens.core.machine.console import say
+from thoughtlens.core.machine.console import profiled, say
+from thoughtlens.core.machine.profile import metered
 
 if TYPE_CHECKING:
     from thoughtlens.core.records.result import Result
@@ -37,6 +39,8 @@ class Stage:
     """Fields of its config that stand as tables of their own in a recipe."""
     function: str = ""
     """What does it in `stage.py`; unset: the function of its name."""
+    alone: bool = False
+    """Whether it keeps every processor busy by itself, so that nothing is done beside it."""
     recipe: str = ""
     """`default`: part of every run; `optional`: where a recipe asks for it; empty: never part of a run."""
 
@@ -62,7 +66,21 @@ class Stage:
         self._require_inputs(cfg)
         alone = self.recipe and "acts" in self.inputs and os.environ.get("WORLD_SIZE", "1") == "1"
         done = done_already(self.name, cfg, Path(out), (*self.inputs, *self.optional)) if alone else None
-        return getattr(self._module("stage"), self.function or self.name)(cfg, out) if done is None else done
+        if done is not None:
+            return done
+        again = Path(out).exists() and "run" not in self.inputs  # what is there is only read
+        with profiled(self._run_of(Path(out))), metered(stage="" if again else self.name):
+            return getattr(self._module("stage"), self.function or self.name)(cfg, out)
+
+    def waits_for(self, others: Iterable[Stage]) -> set[str]:
+        """Names of the others that make what it reads; who reads a run reads all that is not made of one."""
+        reads, whole = {*self.inputs, *self.optional}, "run" in self.inputs
+        return {one.name for one in others if one.directory in reads or (whole and "run" not in one.inputs)}
+
+    def _run_of(self, out: Path) -> Path:
+        """The run that a directory of this stage is in, or the folder around one elsewhere."""
+        parts = Path(self.directory).parts
+        return out.parents[len(parts) - 1] if out.parts[-len(parts) :] == parts else out.parent
 
     def _require_inputs(self, cfg: Any) -> None:
         """See that the directories that it reads are there; says which stage makes the one that is not."""
@@ -142,6 +160,7 @@ STAGES = (
         about="Run the model and store its activations.",
         folder="acts",
         tables=("model", "problems"),
+        alone=True,
         recipe="default",
     ),
     Stage(
@@ -151,6 +170,7 @@ STAGES = (
         folder="sae",
         inputs=("acts",),
         tables=("sae",),
+        alone=True,
         recipe="default",
     ),
     Stage(

@@ -15,7 +15,7 @@ import scipy.linalg
 from jaxtyping import Float, Int, Shaped
 from threadpoolctl import threadpool_limits
 
-from thoughtlens.core import n_cpus
+from thoughtlens.core import n_threads
 from thoughtlens.evals.probing.features import one_hot, scale
 from thoughtlens.evals.probing.folds import Folds, permute_labels
 from thoughtlens.evals.probing.matrices import Matrix, dense, rows, shape
@@ -95,7 +95,7 @@ def compare_cells(
             skill = (outputs.argmax(2) == labels.T).astype(float)
         return skill.mean(0), skill[:, 0]
 
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(n_cpus()) as pool:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(n_threads()) as pool:
         scores, results = zip(*pool.map(one, cells), strict=True)
     score = np.array(scores)
     return CellTest(

@@ -16,7 +16,7 @@ import scipy.special
 from jaxtyping import Float, Int, Shaped
 from threadpoolctl import threadpool_limits
 
-from thoughtlens.core import DataError, n_cpus
+from thoughtlens.core import DataError, n_threads
 from thoughtlens.evals.probing.features import SCALER, rotate, scale
 from thoughtlens.evals.probing.folds import (
     Folds,
@@ -139,7 +139,7 @@ def each_fold(
     todo = list(range(folds.n_splits) if only is None else only)
     training = {fold: _training(y, folds, fold, n_classes) for fold in todo}
     # One thread a fold: BLAS threads of their own wait for each other at each small product.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(n_cpus()) as pool:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(n_threads()) as pool:
         found = dict(zip(todo, pool.map(lambda fold: one(fold, training[fold][0]), todo), strict=True))
     proba = np.full((len(y), n_classes or 0), np.nan)
     pred = np.full(len(y), np.nan if n_classes is None else -1)

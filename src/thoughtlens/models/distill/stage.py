@@ -8,9 +8,7 @@ continues from its checkpoints and ends with the same bytes.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import shutil
-import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -21,7 +19,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from thoughtlens.core import DataError, Number, Plan, Result, read_json, run_stage, say, write_json
+from thoughtlens.core import (
+    DataError,
+    Number,
+    Plan,
+    Result,
+    leave_with_parent,
+    read_json,
+    run_stage,
+    say,
+    write_json,
+)
 from thoughtlens.models.distill.config import DistillConfig
 from thoughtlens.models.distill.loop import Trainer, student_answers, teacher_right
 from thoughtlens.models.distill.records import DistillOutcome, TrainedModel
@@ -70,18 +78,6 @@ def _work(cfg: DistillConfig, tmp: Path) -> DistillOutcome:
                 job.result()
     shutil.rmtree(tmp / "checkpoints", ignore_errors=True)
     return _result(cfg, tmp)
-
-
-def leave_with_parent() -> None:
-    """End this worker as soon as the process that started it is gone, however that ended."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _train_seed(cfg: DistillConfig, seed: int, tmp: Path) -> None:

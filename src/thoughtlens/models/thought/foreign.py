@@ -54,6 +54,11 @@ def allow_of(arguments: Sequence[str]) -> None:
     allow(*(arg.rpartition("=")[2] for arg in arguments), *arguments)
 
 
+def allowed() -> list[str]:
+    """What may run, for a process that this one starts."""
+    return sorted(_named)
+
+
 def is_code(name: str | Path) -> bool:
     """Whether a name is that of a function, or of a family that an installed package registers."""
     text = str(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from thoughtlens import __version__
@@ -24,8 +25,8 @@ from thoughtlens.show.report.sections import at_a_glance, data, training
 from thoughtlens.show.report.validation import validation
 
 
-def page_of(cfg: ReportConfig, run: Run, address: str | None, tmp: Path) -> ReportOutcome:
-    """Write the page and its figures into `tmp`; `address` leads to the run's explorer."""
+def page_of(cfg: ReportConfig, run: Run, explorer: Callable[[], str | None], tmp: Path) -> ReportOutcome:
+    """Write the page and its figures into `tmp`; `explorer`, asked last, gives the way to the run's own."""
     found = [
         first(run),
         at_a_glance(run),
@@ -54,7 +55,7 @@ def page_of(cfg: ReportConfig, run: Run, address: str | None, tmp: Path) -> Repo
     page = {
         "title": cfg.title or run.root.resolve().name,
         "subtitle": _subtitle(run),
-        "explorer": address,
+        "explorer": explorer(),
         "warnings": warnings,
         "definitions": [
             (stage, list(made.definitions.items())) for stage, made in run.made.items() if made.definitions

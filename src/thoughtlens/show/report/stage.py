@@ -31,17 +31,16 @@ def report(cfg: ReportConfig, out: str | Path) -> Result:
     inputs = {stage: run.folder(stage) for stage in run.results}
     inputs |= {stage: run.folder(stage) for stage in OF_FINDINGS if run.folder(stage).is_dir()}
     inputs |= {f"intervene_{name}": path for name, path in found_in(run.root).items()}
-    address = cfg.explorer or _explorer(run, Path(out))
 
     def work(tmp: Path) -> Outcome:
         from thoughtlens.show.report.page import page_of  # here: figures and tables take seconds to load
 
-        return page_of(cfg, run, address, tmp)
+        return page_of(cfg, run, lambda: cfg.explorer or _explorer(run, Path(out)), tmp)
 
     return pages_of(cfg.run, cfg, out, work, stage="report", inputs=inputs)
 
 
 def _explorer(run: Run, out: Path) -> str | None:
-    """From the report to the run's explorer, if the report is beside it."""
-    there = (run.root / "explorer" / "index.html").is_file() and out.resolve().parent == run.root.resolve()
-    return "../explorer/index.html" if there else None
+    """From the report to the run's explorer, if the report is beside it; also one that is being written."""
+    there = any((run.root / name).exists() for name in ("explorer/index.html", "explorer.tmp"))
+    return "../explorer/index.html" if there and out.resolve().parent == run.root.resolve() else None
