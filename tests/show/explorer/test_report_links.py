@@ -9,8 +9,9 @@ import pytest
 from tests.show.explorer.runs import thought_run
 from thoughtlens.show.explorer.config import ExplorerConfig
 from thoughtlens.show.explorer.stage import explorer
+from thoughtlens.show.pages.run import Run
 from thoughtlens.show.report.config import ReportConfig
-from thoughtlens.show.report.stage import report
+from thoughtlens.show.report.stage import _explorer, report
 
 LINK = re.compile(r'<h4><a href="([^"#]+)#/l/([^/"]+)/(\d+)">')
 
@@ -31,6 +32,14 @@ def test_the_runs_own_explorer_is_linked(root):
     assert (root / "report" / found[0][0]).resolve() == (root / "explorer" / "index.html").resolve()
     text = (root / "report" / "report.md").read_text("utf-8")
     assert f"](<../explorer/index.html#/l/pooled/{found[0][2]}>)" in text
+
+
+def test_an_explorer_that_is_being_written_beside_the_report_is_linked_too(tmp_path):
+    run = Run(tmp_path)
+    assert _explorer(run, tmp_path / "report") is None
+    (tmp_path / "explorer.tmp").mkdir()
+    assert _explorer(run, tmp_path / "report") == "../explorer/index.html"
+    assert _explorer(run, tmp_path / "elsewhere" / "report") is None
 
 
 def test_an_address_that_is_given_is_used_as_text(root, tmp_path):
