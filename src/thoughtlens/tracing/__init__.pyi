@@ -28,6 +28,8 @@ from .monitor.records import Detector as Detector
 from .monitor.records import ErrorRow as ErrorRow
 from .monitor.records import MonitorOutcome as MonitorOutcome
 from .monitor.records import Truth as Truth
+from .program.records import ProgramOutcome as ProgramOutcome
+from .program.records import Variable as Variable
 from .read.readings import Thinker as Thinker
 from .read.readings import think as think
 from .read.records import Reading as Reading

@@ -21,8 +21,8 @@ TASKS = {
     "Start": "think run recipes recipe import problems",
     "Train": "extract train sweep grid distill",
     "Look": "look runs compare view explorer report serve fire interpret explain lens attention geometry",
-    "Test": "validate classify recovery trace monitor circuit orbits effects influence intervene gates suite "
-    "replay",
+    "Test": "validate classify recovery trace monitor circuit program orbits effects influence intervene "
+    "gates suite replay",
     "Share": "push pull convert neuronpedia track",
     "Maintain": "verify doctor bench",
 }

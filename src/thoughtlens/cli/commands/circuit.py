@@ -34,6 +34,10 @@ def circuit(
         str | None, typer.Option(help='With --text, the next token that is asked about, such as " Paris".')
     ] = None,
     figure: Annotated[Path | None, typer.Option(help="Also draw the graph here: .svg, .png or .pdf.")] = None,
+    program: Annotated[
+        bool,
+        typer.Option("--program", help="Write what the thoughts compute as a Python program, and grade it."),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", help="Where to write; unset: its place in the run.")
     ] = None,
@@ -41,6 +45,12 @@ def circuit(
 ) -> None:
     """Which thought makes which, or of one problem or text the graph of its latents; every edge tried."""
     require_run(run_dir)
+    if program:
+        if problem is not None or figure is not None:
+            raise ConfigError("--program: a program is of all problems and has no figure; ask for it alone")
+        stage = BY_NAME["program"]
+        doing("program", stage.table(run_dir), overrides, out or run_dir / stage.directory, plan=plan)
+        return
     if figure is not None and figure.suffix not in FIGURES:
         raise ConfigError(f"--figure: expected a file that ends in {', '.join(FIGURES)}, got {figure}")
     changes, given = _named(overrides or [])

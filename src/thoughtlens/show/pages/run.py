@@ -42,12 +42,13 @@ STAGES = (
     "influence",
     "trace",
     "circuit",
+    "program",
     "monitor",
     "orbits",
     "replay",
 )
 """Stages that a report tells of."""
-OPTIONAL = ("influence", "trace", "circuit", "monitor", "orbits", "replay")
+OPTIONAL = ("influence", "trace", "circuit", "program", "monitor", "orbits", "replay")
 """Stages that are not missed where they are not there."""
 SHIPPED = {"thoughts": "pilot", "text": "text-demo"}
 """The recipe that stands for that of a run which has none."""

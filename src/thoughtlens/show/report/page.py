@@ -18,6 +18,7 @@ from thoughtlens.show.report.latents import latents
 from thoughtlens.show.report.monitor import monitored
 from thoughtlens.show.report.moves import who_moves_whom
 from thoughtlens.show.report.orbits import moves
+from thoughtlens.show.report.program import program
 from thoughtlens.show.report.records import ReportOutcome
 from thoughtlens.show.report.render import write
 from thoughtlens.show.report.replay import replay
@@ -37,6 +38,7 @@ def page_of(cfg: ReportConfig, run: Run, explorer: Callable[[], str | None], tmp
         classification(run),
         chains(run),
         circuit(run),
+        program(run),
         monitored(run),
         moves(run),
         interventions(run),

@@ -30,6 +30,7 @@ def at_a_glance(run: Run) -> Section | None:
         "classify",
         "trace",
         "circuit",
+        "program",
         "monitor",
         "replay",
     )

@@ -18,6 +18,9 @@ from thoughtlens.problems import Written
 from thoughtlens.tracing.program.asked import Asked, Mind
 from thoughtlens.tracing.program.config import ProgramConfig
 from thoughtlens.tracing.program.grading import (
+    EXIT,
+    NOISE,
+    SWAP,
     UNTOUCHED,
     Grader,
     Held,
@@ -32,7 +35,7 @@ from thoughtlens.tracing.program.records import CellRow, GradedRow, HeldRow, Pro
 from thoughtlens.tracing.program.values import LETTERS
 from thoughtlens.tracing.program.writing import FILE
 from thoughtlens.tracing.read.rules import rule_for
-from thoughtlens.tracing.subject import problems_of
+from thoughtlens.tracing.read.subject import problems_of
 
 TENTH = 0.1
 LEAST = 4
@@ -47,7 +50,8 @@ DEFINITIONS = {
     "accuracy": "share of held-out problems to which it gives the right answer",
     "errors_predicted": "of the wrong answers that followed from a swapped value, an early exit or noise "
     "as long as a state, where the untouched answer was right: share that the program gives. After noise it "
-    "goes on from the value that is read at the next place (nearest mean)",
+    "goes on from the value that is read at the next place (nearest mean). Its parts: `errors_by_swap`, "
+    "`errors_by_exit`, `errors_by_noise`",
     "interval": "95 %, Wilson's, whole groups counted",
     "value": "the value after a step: a place holds it where twins in the start value and in every operation "
     "so far bring their answer, and twins in later operations leave it",
@@ -200,7 +204,11 @@ def _headline(cfg: ProgramConfig, rows: list[GradedRow], table: pa.Table, held: 
         found["accuracy"] = replace(
             proportion(np.array(right, float), held.groups).number(cfg.split), n=len(own)
         )
-    return found | ({"errors_predicted": share(wrong, group, cfg.split)} if wrong else {})
+    parts = {"errors_predicted": wrong} | {
+        f"errors_by_{kind}": [row for row in wrong if row.kind.startswith(kind)]
+        for kind in (SWAP, EXIT, NOISE)
+    }
+    return found | {name: share(part, group, cfg.split) for name, part in parts.items() if part}
 
 
 def _doubts(found: Inferred, rows: list[GradedRow], others: list[Rival]) -> list[str]:
