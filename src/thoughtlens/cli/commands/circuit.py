@@ -46,7 +46,7 @@ def circuit(
     """Which thought makes which, or of one problem or text the graph of its latents; every edge tried."""
     require_run(run_dir)
     if program:
-        if problem is not None or figure is not None:
+        if any(given is not None for given in (problem, text, target, figure)):
             raise ConfigError("--program: a program is of all problems and has no figure; ask for it alone")
         stage = BY_NAME["program"]
         doing("program", stage.table(run_dir), overrides, out or run_dir / stage.directory, plan=plan)
