@@ -61,7 +61,8 @@ def heat(share: float) -> float:
 
 PAGES = {
     "explorer/page/style.css": (
-        ("ink", "soft", "accent", "warm"), ("paper", "panel"), ("heat", "heat-below"), heat,
+        ("ink", "soft", "accent", "warm", *(f"route-{i}" for i in range(6))), ("paper", "panel"),
+        ("heat", "heat-below"), heat,
     ),
     "report/templates/report.html.jinja": (
         ("ink", "soft", "warn", "link", "good", "bad"), ("page", "panel", "warn-panel"), ("hit",), tokens,

@@ -24,7 +24,16 @@ from thoughtlens.evals.recovery.records import (
     Variable,
     VariableBy,
 )
-from thoughtlens.tracing import AskedRow, AttentionOutcome, WeightsRow
+from thoughtlens.tracing import (
+    FOLDER,
+    AskedRow,
+    AttentionOutcome,
+    Graph,
+    GraphCut,
+    GraphEdge,
+    GraphNode,
+    WeightsRow,
+)
 
 EDGES = [2.0**k for k in range(-8, 9)]
 SPLIT = "test"
@@ -263,6 +272,34 @@ def plant_attention(root: Path, tokens: list[str], problems: list[str]) -> None:
         n_layers=2, n_heads=1, looks=[], by_head=[],
     )  # fmt: skip
     write_json(folder / "result.json", {"stage": "attention", **outcome.to_json()})
+
+
+def plant_graph(root: Path, problem: str, hostile: str) -> None:
+    """Of one problem: a word makes latent 3, that makes the answer by its state, and an error a little."""
+    more, less = ({"attribution": 0.5, "effect": effect} for effect in (0.9, -0.1))
+    at = {"column": 1, "row": 1, "thought_idx": 2, "hook_name": HOOKS[1], "member": "pooled"}
+    graph = Graph(
+        name=f"problem-{problem}", model="planted", text=hostile, answer="7", rows=list(HOOKS),
+        columns=["word", "thought 2", "answer"], n_tried=9, rank_correlation=0.5, share_shown=0.75,
+        warnings=[hostile],
+        nodes=[
+            GraphNode(id="word 0", kind="token", column=0, text=hostile, share=0.5),
+            GraphNode(id="latent", kind="latent", latent=3, says=hostile, activation=2.0, share=0.9, **at),
+            GraphNode(id="error", kind="error", activation=0.5, **at),
+            GraphNode(id="answer", kind="answer", column=2, text="7", probability=0.9),
+        ],
+        edges=[
+            GraphEdge(source="word 0", target="latent", route="layers.0:kv", flow=0.7, **more),
+            GraphEdge(source="latent", target="answer", route="state", flow=0.9, q=0.01, **more),
+            GraphEdge(source="error", target="answer", route="layers.1:kv", flow=0.1, **less),
+        ],
+        cuts=[GraphCut(name="cut best", about="the best are cut", n_cut=2, value=0.25)],
+    )  # fmt: skip
+    folder = root / FOLDER / graph.name
+    folder.mkdir(parents=True)
+    told = {"stage": "graph", "problem_id": problem, **graph.to_json()}
+    write_json(folder / "result.json", told)
+    reseal(folder / "result.json")
 
 
 def write(file: Path, table: pa.Table | dict[str, object]) -> None:

@@ -10,6 +10,7 @@ from thoughtlens.evals import ValidateOutcome
 from thoughtlens.latents import ExplainOutcome
 from thoughtlens.show.explorer.build import rounded
 from thoughtlens.show.explorer.cells import Cells
+from thoughtlens.show.explorer.graphs import ListedGraph
 from thoughtlens.show.explorer.rows import columns
 from thoughtlens.show.explorer.sources import Source, commands, interpreted
 from thoughtlens.show.explorer.strips import Strip, strips
@@ -99,6 +100,7 @@ class Overview(Record):
     variables: Variables | None
     moves: Moves | None
     """Which thought moves which."""
+    graphs: list[ListedGraph]
     commands: dict[str, str]
     thoughts_are: str | None
     """What a thought's number counts."""
@@ -107,7 +109,9 @@ class Overview(Record):
     version: str
 
 
-def overview(found: Sequence[Source], cells: Sequence[Cells | None], problems: Problems) -> Json:
+def overview(
+    found: Sequence[Source], cells: Sequence[Cells | None], problems: Problems, graphs: Sequence[ListedGraph]
+) -> Json:
     """The first page's table."""
     run = found[0].run
     outcome = interpreted(run)
@@ -127,6 +131,7 @@ def overview(found: Sequence[Source], cells: Sequence[Cells | None], problems: P
         read_by=problems.read_by,
         variables=variables(run),
         moves=_moves(run),
+        graphs=list(graphs),
         commands=commands(run, [source.run for source in found if source.run is not run]),
         thoughts_are=run.thoughts_are,
         fed_back=run.fed_back,

@@ -43,6 +43,7 @@ COMMANDS = {
     "geometry": "thoughtlens geometry --sae {run}/sae --sae {other}/sae --acts {run}/acts "
     "--acts {other}/acts --out {run}/geometry",
     "another": "thoughtlens run {recipe} seed={seed} --out {other}",
+    "graph": "thoughtlens circuit {run} --problem <PROBLEM>",
     "intervene": "thoughtlens intervene {run} edit=ablate --out {run}/intervene/ablate",
     "edit": "thoughtlens intervene {run} edit=edit_latents member=<SAE> 'latents=[<LATENT>]' scale=0 "
     "--out {run}/intervene/<SAE>-<LATENT>",
@@ -148,7 +149,13 @@ def commands(run: Run, others: Sequence[Run] = ()) -> dict[str, str]:
     shown, or else of the recipe with the next seed.
     """
     made = {name: _filled(run, stage) for name, stage in TABLES.items() if stage != "geometry"}
-    extra = {"cells": "interpret", "interventions": "intervene", "effects": "edit"}
+    extra = {
+        "cells": "interpret",
+        "interventions": "intervene",
+        "effects": "edit",
+        "circuit": "circuit",
+        "graph": "graph",
+    }
     made |= {name: _filled(run, stage) for name, stage in extra.items()}
     of_two = [name for name, stage in TABLES.items() if stage == "geometry"]
     if others:

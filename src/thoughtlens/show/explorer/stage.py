@@ -18,6 +18,7 @@ from thoughtlens.show.explorer.build import Folder, Single
 from thoughtlens.show.explorer.cells import Cells
 from thoughtlens.show.explorer.claims import claims_of
 from thoughtlens.show.explorer.config import ExplorerConfig
+from thoughtlens.show.explorer.graphs import graph_shards
 from thoughtlens.show.explorer.latents import member_shards
 from thoughtlens.show.explorer.overview import overview
 from thoughtlens.show.explorer.panels import Around
@@ -27,6 +28,7 @@ from thoughtlens.show.explorer.sources import TABLES, interpreted, sources
 from thoughtlens.show.explorer.variables import variable_tables
 from thoughtlens.show.pages.pages import pages_of
 from thoughtlens.show.pages.run import Run
+from thoughtlens.tracing import graphs_in
 
 
 def explorer(cfg: ExplorerConfig, out: str | Path) -> Result:
@@ -65,6 +67,9 @@ def _inputs(runs: list[Run]) -> dict[str, Path]:
         places = {name: (run.explained if name == "explain" else None) or run.root / name for name in folders}
         found |= {f"{prefix}{name}": place for name, place in places.items() if place.is_dir()}
         found |= {f"{prefix}intervene_{name}": path for name, path in found_in(run.root).items()}
+    found |= {f"graph_{name}": path for name, path in graphs_in(runs[0].root).items()}
+    if (circuit := runs[0].folder("circuit")).is_dir():
+        found["circuit"] = circuit
     return found
 
 
@@ -80,9 +85,10 @@ def _work(cfg: ExplorerConfig, runs: list[Run], tmp: Path) -> ExplorerOutcome:
             pages.put(member_shards(source, cells[-1], claims[source.key], around[source.run.root], cfg))
             bar.advance(1)
         problems, listed = problem_shards(found, claims, cfg)
-        pages.put(problems | variable_tables(runs[0]))
+        graphs, drawn = graph_shards(runs[0], {one.id: i for i, one in enumerate(listed.listed)})
+        pages.put(problems | variable_tables(runs[0]) | graphs)
         bar.advance(1)
-    sizes = pages.finish(overview(found, cells, listed))
+    sizes = pages.finish(overview(found, cells, listed, drawn))
     return ExplorerOutcome(
         n_latents=sum(source.d_sae for source in found),
         n_problems=len(listed.listed),

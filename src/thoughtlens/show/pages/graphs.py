@@ -24,9 +24,9 @@ def class_graph(outcome: CircuitOutcome) -> Graph:
     words = [node.name for node in outcome.nodes if node.thought_idx is None and node.name != "answer"]
     thoughts = [node for node in outcome.nodes if node.thought_idx is not None]
     last = max((node.thought_idx or 0 for node in thoughts), default=0)
-    columns = [*words, *(f"thought {p}" for p in range(last + 1)), "answer"]
+    columns = ["question", *(f"thought {p}" for p in range(last + 1)), "answer"]
     nodes = [
-        *(GraphNode(id=name, kind="token", column=i, text=name) for i, name in enumerate(words)),
+        *(GraphNode(id=name, kind="token", column=0, text=name.removeprefix("question: ")) for name in words),
         *(
             GraphNode(
                 id=node.name,
@@ -167,7 +167,7 @@ def _arrows(
 def _label(node: GraphNode) -> str:
     """A word, an answer, an error, or a latent's number and the beginning of what it says."""
     if node.kind in ("token", "answer", "thought"):
-        return node.text.removeprefix("question: ")
+        return node.text
     if node.kind == "error":
         return "error"
     says = (node.says or "").split(" (")[0].split("; or ")[0]

@@ -27,7 +27,7 @@ from thoughtlens.show.explorer.config import ExplorerConfig
 PAGE = resources.files("thoughtlens.show.explorer") / "page"
 SCRIPTS = (
     "vendor/htm-preact.js", "store.js", "parts.js", "charts.js", "latent.js", "compare.js", "problem.js",
-    "meaning.js", "overview.js", "app.js",
+    "meaning.js", "graph.js", "overview.js", "app.js",
 )  # fmt: skip
 STYLE = "style.css"
 FOREIGN = ".pulled"

@@ -1,4 +1,4 @@
-// Address to page, keys, theme. Addresses can be shared: #/?q=..., #/l/SAE/LATENT, #/c/..., #/s/SAE/SAE, #/p/N.
+// Address to page, keys, theme. Addresses can be shared: #/?q=..., #/l/SAE/LATENT, #/c/..., #/s/SAE/SAE, #/p/N, #/g/N.
 "use strict";
 
 const DEFAULTS = { m: "0", q: "", state: "all", t: "", sort: "", down: "1", page: "0", x: "", y: "" };
@@ -17,6 +17,7 @@ function parse(hash) {
   if (parts[0] === "c") return { page: "compare", a: [numbers[0] ?? 0, numbers[1] ?? 0], b: [numbers[2] ?? numbers[0] ?? 0, numbers[3] ?? 0] };
   if (parts[0] === "s") return { page: "saes", a: numbers[0] ?? 0, b: numbers[1] ?? 0 };
   if (parts[0] === "p") return { page: "problem", i: numbers[0] };
+  if (parts[0] === "g") return { page: "graph", i: whole(parts[1] ?? "") };
   const asked = new URLSearchParams(query.join("?")), view = { ...DEFAULTS };
   Object.keys(DEFAULTS).forEach((key) => { view[key] = asked.get(key) ?? DEFAULTS[key]; });
   return { page: "overview", view: { ...view, page: Math.max(0, Math.floor(Number(view.page))) || 0 } };
@@ -70,6 +71,7 @@ function App({ run }) {
     <main>${at.page === "latent" ? html`<${LatentPage} run=${run} memberIdx=${at.memberIdx} i=${at.i} />`
       : at.page === "compare" ? html`<${ComparePage} run=${run} a=${at.a} b=${at.b} />`
       : at.page === "saes" ? html`<${SaePage} run=${run} a=${at.a} b=${at.b} />`
+      : at.page === "graph" ? html`<${GraphPage} run=${run} i=${at.i} />`
       : at.page === "problem" ? html`<${ProblemPage} run=${run} i=${at.i} />`
       : html`<${Overview} run=${run} view=${at.view} />`}
       <details><summary>Definitions</summary><dl>${Object.entries(run.definitions).map(([name, text]) => html`<dt key=${name}>${visible(name.replaceAll("_", " "))}</dt><dd>${visible(text)}</dd>`)}</dl></details></main>

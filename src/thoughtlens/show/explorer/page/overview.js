@@ -65,7 +65,7 @@ function Overview({ run, view }) {
     <p class="note">${run.kind === "text" ? "Tokens" : "Thoughts"} of ${member.model} at ${member.hook_names.join(", ")}; statistics of split ${member.split}. thoughtlens ${run.version}.</p>
     ${run.warnings.map((w) => html`<p class="warning">${visible(w)}</p>`)}
     <${Members} run=${run} chosen=${memberIdx} onPick=${(k) => go({ m: k })} />
-    <nav class="controls">${[["variables", "variables"], ["meanings", "latents by meaning"], ["problem-list", units], ["latent-list", "list of latents"], ["numbers", "numbers"]].map(([id, what]) => html`<button key=${id} onClick=${() => document.getElementById(id)?.scrollIntoView()}>${what}</button>`)}</nav>
+    <nav class="controls">${[["variables", "variables"], ["meanings", "latents by meaning"], ["problem-list", units], ["latent-list", "list of latents"], ["graphs", "what makes what"], ["numbers", "numbers"]].filter(([id]) => id !== "graphs" || run.kind !== "text" || run.graphs.length).map(([id, what]) => html`<button key=${id} onClick=${() => document.getElementById(id)?.scrollIntoView()}>${what}</button>`)}</nav>
     <${Variables} run=${run} />
     <${Groups} run=${run} member=${member} memberIdx=${memberIdx} summary=${summary} go=${(change) => { go(change); document.getElementById("latent-list")?.scrollIntoView(); }} />
     <${Problems} run=${run} units=${units} />
@@ -80,7 +80,7 @@ function Overview({ run, view }) {
         ${shown.map((c) => html`<td key=${c} class="n">${(SHARES.has(c) ? percent : show)(summary.columns[c][i])}</td>`)}</tr>`)}</tbody></table></div>
     <div class="controls">${page > 0 ? html`<button onClick=${() => go({ page: page - 1 })}>← ${PER_PAGE} before</button>` : null}
       ${(page + 1) * PER_PAGE < rows.length ? html`<button onClick=${() => go({ page: page + 1 })}>next ${PER_PAGE} →</button>` : null}</div>
-    <${Moves} run=${run} />
+    <${Moves} run=${run} /><${Graphs} run=${run} />
     <h2 id="numbers">Numbers</h2>
     <ul class="facts"><li>latents <b>${show(member.d_sae)}</b></li><li>live <b>${show(member.n_alive)}</b></li><li>dead <b>${show(member.d_sae - member.n_alive)}</b></li><li>everywhere <b>${show(member.n_everywhere)}</b></li>
       <li title=${run.definitions.l0}>L0 <b>${show(member.l0)}</b></li><li>vectors <b>${show(member.n)}</b></li><li>${units} <b>${show(member.n_problems)}</b></li>

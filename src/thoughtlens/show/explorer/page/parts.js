@@ -39,7 +39,7 @@ const records = (run, kind, rows) => (rows ?? []).map((row) => Object.fromEntrie
 
 // What makes a table that this run does not have; names of an SAE and a latent are put in, quoted for a shell.
 const quoted = (text) => (/^[\w.:@%+=,/-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
-const filled = (command, names) => command.replace(/<(SAE|LATENT)>/g, (_, name) => quoted(String(names[name])));
+const filled = (command, names) => command.replace(/<(SAE|LATENT|PROBLEM)>/g, (_, name) => quoted(String(names[name])));
 const Missing = ({ run, table, what, names = {} }) => html`<p class="missing">Not in this run: ${what}. To get it: <code>${filled(run.commands[table], names)}</code></p>`;
 
 const latentLink = (memberIdx, i) => html`<a href=${`#/l/${memberIdx}/${i}`}>${i}</a>`;

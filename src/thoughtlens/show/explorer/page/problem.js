@@ -135,6 +135,7 @@ function ProblemPage({ run, i }) {
     ${page.tokens ? read && html`<${TokenTable} run=${run} member=${chosen} rows=${rows} tokens=${page.tokens} summary=${summary} />`
       : html`<${Chain} run=${run} page=${page} member=${chosen} memberIdx=${member} rows=${rows} summary=${summary} edits=${edits} />`}
     <${Trace} rows=${records(run, "trace", page.trace)} />
+    <${GraphLink} run=${run} i=${i} id=${page.problem_id} />
     ${page.tokens ? html`<p class="note">Latent and what it says, strongest first, at most six a token.</p>` : html`
       <details open=${!page.chain.length}><summary>All lens readings</summary><${Readings} run=${run} rows=${records(run, "readings", page.readings)} /></details>
       <details open=${!!page.attention || !page.chain.length}><summary>Where it looks</summary><${Attention} run=${run} asked=${page.attention} /></details>
