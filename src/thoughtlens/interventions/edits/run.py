@@ -18,6 +18,7 @@ from torch import Tensor
 from thoughtlens.core import DataError, HookError
 from thoughtlens.interventions.edits.cuts import Cut
 from thoughtlens.interventions.edits.places import Change, hook_of
+from thoughtlens.interventions.edits.reads import Read
 from thoughtlens.interventions.intervene.records import About
 from thoughtlens.models import Answer, Place, State, ThoughtModel, Watch, check_places, encoded
 
@@ -36,6 +37,8 @@ class Edit:
     """Thoughts to think before answering; None: all."""
     cuts: tuple[Cut, ...] = ()
     """Edges of attention that it goes without."""
+    reads: tuple[Read, ...] = ()
+    """What one position reads of another problem."""
 
     @classmethod
     def at(cls, about: About | str, places: Iterable[Place], change_at: Callable[[Place], Change]) -> Edit:
@@ -52,7 +55,7 @@ class Edit:
     def first(self) -> int | None:
         """The first thought that is edited."""
         changed = [p.thought for p, _ in self.changes if p.thought is not None]
-        return min([*changed, *(cut.query for cut in self.cuts)], default=None)
+        return min([*changed, *(one.query for one in (*self.cuts, *self.reads))], default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +144,7 @@ class _Batch:
     ) -> None:
         self.model, self.max_new_tokens, self.watch = model, max_new_tokens, watch
         self.begin, self.looks = state.mask.shape[1], []
+        self.ends: dict[int, State] = {}
         self.states, self.inputs = {0: state}, []
         for p in model.spec.thoughts:
             state, record = model.step(state)
@@ -182,6 +186,24 @@ class _Batch:
             if self.watch is not None:
                 self.watch.cut.clear()
 
+    def _donor(self, read: Read, rows: Tensor) -> State:
+        """What the run of the donors has left when all is thought."""
+        if id(read.donors) not in self.ends:
+            state = self.model.encode([read.donors[int(i)] for i in rows])
+            for _ in self.model.spec.thoughts:
+                state, _ = self.model.step(state)
+            self.ends[id(read.donors)] = state
+        return self.ends[id(read.donors)]
+
+    def _reading(self, edit: Edit, query: int, state: State, seen: _Watch) -> State:
+        """The state as a position sees it that reads of another problem."""
+        for read in edit.reads:
+            if read.query == query:
+                donor = self._donor(read, state.rows)
+                state, before, after = read.seen(self.model, state, donor, self.begin)
+                seen(before, after)
+        return state
+
     def untouched(self) -> Answers:
         """The untouched run as one of its own."""
         n = len(self.inputs[0])
@@ -196,9 +218,14 @@ class _Batch:
         state, changed = self.states[start], self._blank()
         for p in range(start, last + 1):
             with self._cut(edit, p, state, watch):
-                state, record = self.model.step(state, hooks)
+                before = state
+                state, record = self.model.step(self._reading(edit, p, before, watch), hooks)
+            for read in edit.reads:
+                if read.query == p:
+                    read.unseen(self.model, state, before)
             if p > start:
                 changed[:, p] = _relative(self.inputs[p], record.thought_in.flatten(1))
+        state = self._reading(edit, last + 1, state, watch)
         with self._cut(edit, last + 1, state, watch):
             answer = self.model.answer(state, self.max_new_tokens)
             if not bool(torch.isfinite(answer.logits[:, 0]).all()):

@@ -126,7 +126,7 @@ def _row(
     )
     kl, log_p, kl_doubt, log_p_doubt = intervals
     later = answers.changed_thoughts[~np.isnan(answers.changed_thoughts)]
-    reached = answers.reached if edit.changes or edit.cuts else np.ones_like(answers.reached)
+    reached = answers.reached if edit.changes or edit.cuts or edit.reads else np.ones_like(answers.reached)
     known = answers.logprob[np.isfinite(answers.logprob)]
     return EffectRow(
         row=0,
@@ -164,7 +164,7 @@ def _row(
         unparsable=unparsable.estimate,
         n_edited=int(reached.sum()),
         changed_site=float(answers.changed_site[reached].sum() / max(reached.sum(), 1))
-        if edit.changes or edit.cuts
+        if edit.changes or edit.cuts or edit.reads
         else None,
         changed_thoughts=float(later.mean()) if later.size else None,
         moved=float(answers.moved[reached].sum() / max(reached.sum(), 1)),

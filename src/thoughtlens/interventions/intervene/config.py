@@ -26,6 +26,8 @@ from thoughtlens.problems import GeneratedConfig, ProblemsConfig
 NAMED = {"question": (-(10**9), -1), "begin": (0, 0), "thoughts": (1, 10**9)}
 """Positions by name, first and last."""
 POSITIONS = re.compile(r"(-?\d+)(?:\.\.(-?\d+))?")
+WORDS = ("changed words", "other words")
+"""Of a question beside its twin."""
 SiteName = (
     Literal["thought_in", "resid", "thought_out", "kv", "keys", "values", "attn", "mlp", "all"]
     | Annotated[str, StringConstraints(pattern=r"^head\.\d+$")]
@@ -192,6 +194,26 @@ class CutConfig(Config):
         )
 
 
+class PathConfig(_Twins):
+    """Path patching: one thought, or the answer, reads one place of the twin, and all else is untouched."""
+
+    kind: Literal["path"] = "path"
+    """The twin's state, or keys and values of one block, on one edge alone."""
+    sources: tuple[str, ...] = Field(("changed words", "other words", "thoughts"), min_length=1)
+    """Where each edge begins: the words of the question that the twin has not, its other words, each thought,
+    or thoughts by number, such as `2`."""
+    answer: bool = True
+    """Whether edges into the answer are tried, too."""
+
+    @field_validator("sources")
+    @classmethod
+    def _known(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
+        for one in sources:
+            if one not in WORDS and one != "thoughts" and not one.isdecimal():
+                raise ValueError(f"expected {', '.join(WORDS)}, thoughts, or such as '2', got {one!r}")
+        return sources
+
+
 Edit = (
     AblateConfig
     | SwapConfig
@@ -203,6 +225,7 @@ Edit = (
     | RankConfig
     | SpliceConfig
     | CutConfig
+    | PathConfig
 )
 
 
@@ -213,7 +236,7 @@ class InterveneConfig(ThoughtModelConfig):
         name: f"edit.{name}"
         for name in (
             "method", "column", "change", "twins", "latents", "n_control_latents", "directions", "doses",
-            "value", "scale", "arms", "n_fit", "to", "heads", "classes", "bases", "ks",
+            "value", "scale", "arms", "n_fit", "to", "heads", "classes", "bases", "ks", "sources",
         )
     }  # fmt: skip
 
@@ -226,7 +249,7 @@ class InterveneConfig(ThoughtModelConfig):
     n: int = Field(1000, ge=2)
     """Problems, at most."""
     edit: Edit = Field(AblateConfig(), discriminator="kind")
-    """ablate, swap, patch, steer, edit_latents, exit, splice, rank, route or cut, with its own settings."""
+    """ablate, swap, patch, steer, edit_latents, exit, splice, rank, route, cut or path, with its settings."""
     site: SiteName = "thought_in"
     """thought_in, resid, thought_out, kv, keys, values, attn or mlp (what attention and MLP add), head.0
     (what one head brings), or all: everything that a thought leaves behind.

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from thoughtlens.core import ConfigError, DataError, HookError
+from thoughtlens.core import ConfigError, HookError
 from thoughtlens.interventions.edits import changes
 from thoughtlens.interventions.edits.changes import derangement
 from thoughtlens.interventions.edits.cuts import ATTENTION, Cut
 from thoughtlens.interventions.edits.groups import Bundles, Group, groups_of, width_of
 from thoughtlens.interventions.edits.places import Change, places_of
-from thoughtlens.interventions.edits.run import Edit, run_edits
-from thoughtlens.interventions.effects.subject import Problems, says, twin_tables, value_donors
-from thoughtlens.interventions.intervene import directions
+from thoughtlens.interventions.edits.run import Edit
+from thoughtlens.interventions.effects.subject import Problems, value_donors
+from thoughtlens.interventions.intervene import directions, paths
 from thoughtlens.interventions.intervene.config import (
     NAMED,
     AblateConfig,
@@ -23,6 +23,7 @@ from thoughtlens.interventions.intervene.config import (
     InterveneConfig,
     LatentsConfig,
     PatchConfig,
+    PathConfig,
     RankConfig,
     RouteConfig,
     SpliceConfig,
@@ -36,6 +37,7 @@ from thoughtlens.interventions.intervene.trials import (
     asked_groups,
     places_in,
     problems_of,
+    solved_twins,
     states_at,
 )
 from thoughtlens.models import Place, ThoughtModel, attention, tiny
@@ -66,6 +68,8 @@ def plans(cfg: InterveneConfig, model: ThoughtModel) -> list[Trial]:
             return directions.splice(cfg, cfg.edit, model)
         case CutConfig():
             return _cut(cfg, cfg.edit, model)
+        case PathConfig():
+            return paths.path(cfg, cfg.edit, model)
         case RankConfig():
             return directions.rank(cfg, cfg.edit, model)
     return _exit(cfg, model)
@@ -114,31 +118,6 @@ def _swap(cfg: InterveneConfig, edit: SwapConfig, model: ThoughtModel) -> list[T
 
 def _from(states: States, donor: np.ndarray) -> Callable[[Place], Change]:
     return lambda place: changes.given(states[place][donor])
-
-
-def solved_twins(
-    cfg: InterveneConfig, edit: PatchConfig | RouteConfig, model: ThoughtModel
-) -> tuple[Problems, list[str], str]:
-    """Pairs of which the model solves both: the problems, their twins' questions, and what differs."""
-    file = None if edit.twins is None else str(edit.twins)
-    first, second, change = twin_tables(
-        cfg.problems, file, model, change=edit.change, split=cfg.split, n=cfg.n, seed=cfg.seed
-    )
-    right = []
-    for table in (first, second):
-        side = Problems(table)
-        plain, _ = run_edits(
-            model, side.questions, [], batch_size=cfg.batch_size, max_new_tokens=cfg.max_new_tokens
-        )
-        right.append(says(plain, side.answers))
-    solved = np.flatnonzero(right[0] & right[1])
-    if len(solved) < 2:
-        raise DataError(
-            f"The model solves both twins of {len(solved)} of {len(first)} pairs, and only such pairs count. "
-            f"Use more problems, or easier ones"
-        )
-    twins = Problems(second).take(solved)
-    return Problems(first, corrupted=second["answer"].to_pylist()).take(solved), twins.questions, change
 
 
 def _patch(cfg: InterveneConfig, edit: PatchConfig, model: ThoughtModel) -> list[Trial]:

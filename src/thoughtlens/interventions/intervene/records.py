@@ -42,6 +42,9 @@ class About(Record):
     """edit_latents: those that are edited together, separated by spaces."""
     cut_heads: str | None = None
     """cut: those whose edges are cut, separated by spaces; None: all."""
+    source: str | None = None
+    """path: what the position `thought_idx` reads of the twin: changed words, other words, or such as
+    thought 2."""
     rank: int | None = None
     """rank: how many directions are kept or removed."""
     arm: str | None = None
@@ -60,7 +63,8 @@ class About(Record):
         at = [str(i) for i in (self.layer, self.thought_idx) if i is not None]
         dose = f", dose {self.dose:g}" if self.dose is not None else ""
         rank = f", {self.rank} of {self.arm}" if self.rank is not None else ""
-        return f"{self.edit} {self.site or ''}[{', '.join(at) or 'all'}]{dose}{rank}"
+        source = f" of {self.source}" if self.source is not None else ""
+        return f"{self.edit} {self.site or ''}[{', '.join(at) or 'all'}]{source}{dose}{rank}"
 
 
 @dataclass(frozen=True, kw_only=True)

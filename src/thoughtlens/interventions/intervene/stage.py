@@ -37,6 +37,7 @@ from thoughtlens.interventions.intervene.config import (
     EffectsConfig,
     InterveneConfig,
     PatchConfig,
+    PathConfig,
     RankConfig,
     RouteConfig,
     SpliceConfig,
@@ -61,7 +62,7 @@ from thoughtlens.interventions.intervene.trials import Trial
 from thoughtlens.models import Place, ThoughtModel, not_stated
 from thoughtlens.problems import source
 
-RUNS = {"exit": 6, "route": 33, "swap": 28, "splice": 70, "rank": 300}
+RUNS = {"exit": 6, "path": 94, "route": 33, "swap": 28, "splice": 70, "rank": 300}
 """How often a problem is thought about, about, without controls."""
 
 
@@ -164,7 +165,7 @@ class _Measured(Record):
 
 def _inputs(cfg: InterveneConfig) -> dict[str, Path]:
     edit = cfg.edit
-    twins = edit.twins if isinstance(edit, PatchConfig | RouteConfig) else None
+    twins = edit.twins if isinstance(edit, PatchConfig | PathConfig | RouteConfig) else None
     directions = edit.directions if isinstance(edit, SteerConfig) else None
     files = {"sae": cfg.sae, "twins": twins, "directions": directions}
     return source.inputs(cfg.problems) | {name: path for name, path in files.items() if path is not None}
