@@ -15,7 +15,7 @@ from thoughtlens.interventions.intervene.stage import intervene
 from thoughtlens.models import load_model
 from thoughtlens.problems import arithmetic
 
-TABLE = {"model": {"name": "codi-tiny", "dtype": "float32"}, "problems": {"source": "generated"}, "n": 40}
+TABLE = {"model": {"name": "codi-tiny", "dtype": "float32"}, "problems": {"source": "generated"}, "n": 24}
 
 
 @pytest.fixture(scope="module")
