@@ -53,8 +53,19 @@ def test_what_flows_is_nearly_the_whole_change_of_the_answer(found):
 
 def test_pause_tokens_have_no_edge_through_a_state(found):
     _, outcome = found
-    assert [arm.name for arm in outcome.arms] == ["thoughts", "pause"]
+    assert [arm.name for arm in outcome.arms] == ["thoughts", "pause", "shuffled"]
     assert outcome.arms[0].n_state and not outcome.arms[1].n_state
+
+
+def test_in_the_change_of_another_problem_no_edge_is_found(found):
+    _, outcome = found
+    assert outcome.arms[2].n_tried == outcome.arms[0].n_tried and not outcome.arms[2].n_shown
+
+
+def test_strong_edges_are_shown_again_in_other_problems(found):
+    _, outcome = found
+    assert all(edge.stability is not None and 0 < edge.stability <= 1 for edge in outcome.edges)
+    assert all(edge.stability > 0.95 for edge in outcome.edges if edge.flow > 0.5)
 
 
 def test_cutting_the_best_edges_ruins_answers_and_cutting_others_does_not(found):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from thoughtlens.show.pages import plots
 from thoughtlens.show.pages.run import Run
-from thoughtlens.show.pages.text import between, fixed, number, percent, share
+from thoughtlens.show.pages.text import NONE, between, fixed, number, percent, share
 from thoughtlens.show.report.blocks import Column, Picture, Section, Table, Text, under
 from thoughtlens.tracing import CircuitOutcome, Cut, EdgeRow
 
@@ -31,12 +31,14 @@ def circuit(run: Run) -> Section | None:
         under(EdgeRow, "source", str),
         under(EdgeRow, "target", str),
         under(EdgeRow, "route", str),
+        ("does", lambda row: row.does or NONE),
         ("effect", lambda row: percent(row.effect)),
         ("95 % interval", lambda row: between(row.low, row.high, percent)),
         ("random", lambda row: percent(row.at_random)),
         ("by the slope", lambda row: percent(row.attribution)),
         ("flow", lambda row: percent(row.flow)),
         ("q", lambda row: fixed(row.q)),
+        ("shown again", lambda row: percent(row.stability, 0)),
     ]
     shown = sorted(outcome.edges, key=lambda row: (row.variable, -row.flow))
     return Section(
@@ -61,6 +63,8 @@ def _in_words(outcome: CircuitOutcome) -> str:
         f"has; {own.n_shown:,} are shown. With the {n_best} best edges cut {right['cut best']} of the "
         f"answers are right, with as many others cut {right['cut matched']}, untouched {right['untouched']}."
     )
-    return " ".join(
-        [text, *(f"With pause tokens {arm.n_state:,} edges go through a state." for arm in controls)]
-    )
+    said = {
+        "pause": lambda arm: f"With pause tokens {arm.n_state:,} edges go through a state.",
+        "shuffled": lambda arm: f"Looked for in another problem's change, {arm.n_shown:,} edges are shown.",
+    }
+    return " ".join([text, *(said[arm.name](arm) for arm in controls)])

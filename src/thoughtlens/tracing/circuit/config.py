@@ -20,7 +20,7 @@ class CircuitConfig(Config):
     """Problems, at most."""
     n_steps: int | None = Field(None, ge=1)
     """Of problems that ask for so many steps; unset: for as many as most of them."""
-    least: float = Field(0.05, gt=0, lt=1)
+    least: float = Field(0.15, gt=0, lt=1)
     """Share of the answer's change that must flow through an edge to be shown."""
     q: float = Field(0.05, gt=0, lt=1)
     """False-discovery rate over all edges that are tried."""

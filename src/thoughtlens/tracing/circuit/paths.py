@@ -108,6 +108,10 @@ class Tried:
     moved: Float[Tensor, " n"]
     at_random: Float[Tensor, " n"]
     slope: Float[Tensor, " n"]
+    astray: Float[Tensor, " n"]
+    """Of another problem's change."""
+    size: Float[Tensor, " n"]
+    """Of the change made, squared, whatever its direction; less a random change's."""
 
 
 @torch.no_grad()
@@ -121,17 +125,22 @@ def trials(
         change = (there - here) / spread[t]
         state, other = own.states[t], twin.states[t]
 
-        def given(changed: State, t: int = t, here: Tensor = here, change: Tensor = change) -> Tensor:
+        astray = change.roll(len(change) // 2, 0)
+
+        def made(changed: State, t: int = t, here: Tensor = here) -> Tensor:
             found = answer_of(model, changed) if t == last else follow(model, changed)[1]
-            return ((found - here) / spread[t] * change).sum(1)
+            return (found - here) / spread[t]
 
         for edge, step in _ways(model, state, other, sources, t, last):
+            moved, drawn, small = (made(step(*how)) for how in ((1.0, None), (1.0, noise), (SMALL, None)))
             yield Tried(
                 edge,
-                (change**2).sum(1),
-                given(step(1.0, None)),
-                given(step(1.0, noise)),
-                given(step(SMALL, None)) / SMALL,
+                whole=(change**2).sum(1),
+                moved=(moved * change).sum(1),
+                at_random=(drawn * change).sum(1),
+                slope=(small * change).sum(1) / SMALL,
+                astray=(moved * astray).sum(1),
+                size=(moved**2 - drawn**2).sum(1),
             )
 
 

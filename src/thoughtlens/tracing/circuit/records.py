@@ -12,7 +12,7 @@ class EdgeRow(Record):
     """An edge that was tried for one variable, in `edges.parquet`."""
 
     arm: str = column("of", arrow="dictionary")
-    """`thoughts`, or the control."""
+    """`thoughts`, or a control: `pause`, or `shuffled`, where each problem has another one's change."""
     variable: str = column(arrow="dictionary")
     """What the twins' questions change: `start`, or an operation by its number, `op1`."""
     source: str = column("from", arrow="dictionary")
@@ -39,6 +39,14 @@ class EdgeRow(Record):
     to the answer."""
     shown: bool
     n: int = column(arrow="int32")
+    stability: float | None = None
+    """Share of graphs of resampled problems that show the edge."""
+    turned: float | None = None
+    """How far the edge moves its target in any direction: squared length of the change made / that of the
+    twin's change, less the same of a random change."""
+    does: str | None = column(default=None, null=True)
+    """`carries`: what flows is enough to be shown; `guards`: it carries little, and alone turns its target
+    elsewhere, so that it must agree with the other edges; None: not shown."""
 
 
 @dataclass(frozen=True, kw_only=True)

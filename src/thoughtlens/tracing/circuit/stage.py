@@ -12,18 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import scipy.special
 import scipy.stats
 import torch
 from torch import Tensor
 
 from thoughtlens.acts import ActivationStore, StoreSize, thought_model
-from thoughtlens.core import DataError, Plan, Result, progress, run_stage, write_rows
+from thoughtlens.core import DataError, Number, Plan, Result, progress, run_stage, write_rows
 from thoughtlens.latents import of_thoughts
 from thoughtlens.models import ThoughtModel, beside, encoded, is_right, parse_number, thoughts
-from thoughtlens.numerics import bootstrap_ratio, proportion
+from thoughtlens.numerics import proportion
 from thoughtlens.problems import Rule, Step
 from thoughtlens.tracing.circuit.config import CircuitConfig
+from thoughtlens.tracing.circuit.graph import COLUMNS, GUARD, N_GRAPHS, PRESENT, SHUFFLED, Trials
 from thoughtlens.tracing.circuit.paths import (
     OTHER,
     STATE,
@@ -41,16 +41,13 @@ from thoughtlens.tracing.read.rules import rule_for
 from thoughtlens.tracing.read.seen import seen
 from thoughtlens.tracing.read.subject import problems_of
 
-OWN = "thoughts"
+OWN, PAUSE = "thoughts", "pause"
 BEST = 20
 """Edges that are cut, the best ones and as many others."""
 KEPT = 60
 """Edges that are kept, the best ones."""
 PROBLEM = "problem"
 """The variable that is everything: another problem."""
-PRESENT = 0.02
-"""`varies` below which a variable does not reach a target."""
-N_RESAMPLES = 500
 LEAST = 4
 """Problems without which nothing is said."""
 
@@ -65,13 +62,20 @@ DEFINITIONS = {
     "q": "Benjamini and Hochberg's over all edges that are tried, p by Student's t over groups",
     "flow": "share of the target's change that the edge brings (effect + at_random), times the sum of "
     "the flows that leave its target",
-    "shown": "q and flow within the limits asked for, the interval above 0, varies of the target at least "
-    f"{PRESENT}",
+    "turned": "sum over problems of |change made|^2 less that of a random change / sum of |twin's change|^2, in "
+    "standard deviations",
+    "shown": f"varies of the target at least {PRESENT}, and the edge carries (q and flow within the limits "
+    "asked for, the effect above 0) or guards (q of `turned` by the same test within the limit, `turned` "
+    f"times what flows on from the target at least {GUARD})",
+    "stability": f"share of {N_GRAPHS} graphs that show the edge, each of problems drawn anew (whole groups)",
+    "arm shuffled": "what each edge gives is looked for in the change of another problem's target",
     "variable problem": "all at once: another problem of equal length instead of a twin",
     "cut": "the edges carry what they carry in another problem of equal length; right answers, Wilson's 95 % "
     "interval",
     "cut matched": "as many edges that are not shown, each the one whose states differ most nearly as much "
     "between problems as those of one of the best",
+    "cut idle": "the same of edges that no variable shows and whose effect's interval lies below "
+    "circuit.least for all of them",
     "keep": "all other edges are cut",
 }
 
@@ -156,16 +160,8 @@ class _Subject:
     def groups(self) -> np.ndarray:
         return np.unique(self.table["group_id"].to_pylist(), return_inverse=True)[1]
 
-    @cached_property
-    def batches(self) -> list[_Batch]:
-        return [*self._batches()]
-
-    @cached_property
-    def order(self) -> list[int]:
-        """The problems as the batches have them after each other."""
-        return [i for batch in self.batches for i in batch.rows]
-
-    def _batches(self) -> Iterator[_Batch]:
+    def batches(self) -> Iterator[_Batch]:
+        """Made anew each time, so that no more than one batch's states are kept."""
         for state in encoded(self.model, self.questions, batch_size=self.cfg.batch_size):
             rows = state.rows.tolist()
             own = Course.of(self.model, state)
@@ -179,8 +175,12 @@ class _Subject:
     @cached_property
     def spread(self) -> list[Tensor]:
         """By target, the standard deviation of each coordinate over problems."""
-        whole = [torch.cat(parts) for parts in zip(*(batch.own.left for batch in self.batches), strict=True)]
-        return [one.std(0).clamp_min(1e-3 * float(one.std(0).max()) + 1e-9) for one in whole]
+        parts: list[list[tuple[int, Tensor, Tensor]]] = []
+        for state in encoded(self.model, self.questions, batch_size=self.cfg.batch_size):
+            left = [one.double() for one in Course.of(self.model, state).left]
+            parts.append([(len(one), one.mean(0), one.var(0, correction=0)) for one in left])
+        found = [_pooled(of_target) for of_target in zip(*parts, strict=True)]
+        return [std.clamp_min(1e-3 * float(std.max()) + 1e-9) for std in found]
 
 
 def _work(cfg: CircuitConfig, tmp: Path) -> CircuitOutcome:
@@ -188,20 +188,22 @@ def _work(cfg: CircuitConfig, tmp: Path) -> CircuitOutcome:
     model = thought_model(store)
     own, n_steps = _subject(cfg, store, model)
     subjects = {OWN: own}
-    control = thoughts.load(cfg.pause) if cfg.pause else beside(model, "pause")
+    control = thoughts.load(cfg.pause) if cfg.pause else beside(model, PAUSE)
     if model.spec.feeds_back and control is not None:
-        subjects["pause"] = replace(own, model=control)
-    rows: dict[str, list[EdgeRow]] = {}
+        subjects[PAUSE] = replace(own, model=control)
+    tried: dict[str, Trials] = {}
     with progress("circuit", len(subjects), "models") as bar:
         for name, subject in subjects.items():
-            rows[name] = _tried(cfg, name, subject)
+            tried[name] = _tried(cfg, subject)
             bar.advance(1)
+    rows = {name: found.rows(cfg, name) for name, found in tried.items()}
+    rows[SHUFFLED] = tried[OWN].shuffled().rows(cfg, SHUFFLED)
     write_rows(tmp / "edges.parquet", EdgeRow, [row for own_rows in rows.values() for row in own_rows])
     shown = [row for row in rows[OWN] if row.shown]
     cuts = _cuts(own, rows[OWN])
-    arms = [_arm(name, len(subjects[name].table), own_rows) for name, own_rows in rows.items()]
+    arms = [_arm(name, len(own.table), own_rows) for name, own_rows in rows.items()]
     foretold = np.array([row.attribution for row in rows[OWN]])
-    found = np.array([row.effect for row in rows[OWN]])
+    effects = np.array([row.effect for row in rows[OWN]])
     return CircuitOutcome(
         split=cfg.split,
         model=store.meta.model,
@@ -210,8 +212,8 @@ def _work(cfg: CircuitConfig, tmp: Path) -> CircuitOutcome:
         n_steps=n_steps,
         nodes=_nodes(own, rows[OWN]),
         edges=shown,
-        rank_correlation=_finite(float(np.asarray(scipy.stats.spearmanr(foretold, found))[0])),
-        slope=_finite(float(foretold @ found / max(foretold @ foretold, 1e-30))),
+        rank_correlation=_finite(float(np.asarray(scipy.stats.spearmanr(foretold, effects))[0])),
+        slope=_finite(float(foretold @ effects / max(foretold @ foretold, 1e-30))),
         cuts=cuts,
         arms=arms,
         headline={f"accuracy_{cut.name.replace(' ', '_')}": cut.accuracy for cut in cuts},
@@ -267,69 +269,28 @@ def _twins(
     return texts if len(texts) == n_steps + 1 and len(set(texts.values())) == len(texts) else None
 
 
-def _tried(cfg: CircuitConfig, arm: str, subject: _Subject) -> list[EdgeRow]:
-    """Every edge for every variable, and those that are shown."""
-    found: dict[tuple[str, Edge], list[list[Tensor]]] = {}
-    for batch in subject.batches:
+def _pooled(parts: Sequence[tuple[int, Tensor, Tensor]]) -> Tensor:
+    """Standard deviations over problems of which batches have n, mean and variance."""
+    n = torch.tensor([float(k) for k, _, _ in parts]).double()[:, None]
+    means, variances = (torch.stack(of) for of in ([m for _, m, _ in parts], [v for _, _, v in parts]))
+    total, mean = n.sum(), (n * means).sum(0) / n.sum()
+    return ((n * (variances + (means - mean) ** 2)).sum(0) / (total - 1).clamp_min(1)).sqrt().float()
+
+
+def _tried(cfg: CircuitConfig, subject: _Subject) -> Trials:
+    """Every edge for every variable, added up over groups of problems."""
+    found: dict[tuple[str, Edge], np.ndarray] = {}
+    n_groups = int(subject.groups.max()) + 1
+    for batch in subject.batches():
+        groups = subject.groups[batch.rows]
         for variable, twin, sources, counts in batch.variables():
             for one in trials(batch.own, twin, sources, subject.spread, cfg.seed):
-                columns = [counts * part for part in (one.whole, one.moved, one.at_random, one.slope)]
-                found.setdefault((variable, one.edge), []).append(columns)
-    groups, n_thoughts = subject.groups[subject.order], len(subject.model.spec.thoughts)
-    width = [len(own) for own in subject.spread]
-    rows = []
-    for (variable, edge), parts in found.items():
-        whole, moved, chance, slope = (torch.cat(c).double().numpy() for c in zip(*parts, strict=True))
-        varies = float(whole.mean()) / width[edge.target]
-        if varies < 1e-9:
-            continue
-        effect = bootstrap_ratio(moved - chance, whole, groups, n_resamples=N_RESAMPLES, seed=cfg.seed)
-        total = float(whole.sum())
-        rows.append(
-            EdgeRow(
-                arm=arm,
-                variable=variable,
-                source=edge.source,
-                target="answer" if edge.target == n_thoughts else f"thought {edge.target}",
-                route=edge.route,
-                varies=varies,
-                attribution=float(slope.sum()) / total,
-                effect=effect.estimate,
-                low=effect.low,
-                high=effect.high,
-                at_random=float(chance.sum()) / total,
-                p=_p(moved - chance, groups),
-                q=1.0,
-                flow=0.0,
-                shown=False,
-                n=len(whole),
-            )
-        )
-    q = scipy.stats.false_discovery_control([row.p for row in rows]) if rows else []
-    return _shown(cfg, [replace(row, q=float(own)) for row, own in zip(rows, q, strict=True)])
-
-
-def _p(gain: np.ndarray, groups: np.ndarray) -> float:
-    """Student's t of the mean over groups against 0, two-sided."""
-    sums = np.bincount(np.unique(groups, return_inverse=True)[1], weights=gain)
-    error = sums.std(ddof=1) / np.sqrt(len(sums)) if len(sums) > 1 else 0.0
-    return float(2 * scipy.special.stdtr(len(sums) - 1, -abs(sums.mean()) / error)) if error > 0 else 1.0
-
-
-def _shown(cfg: CircuitConfig, rows: list[EdgeRow]) -> list[EdgeRow]:
-    """With what flows through each to the answer, from the answer backwards."""
-    through: dict[tuple[str, str], float] = {}
-    found: list[EdgeRow] = []
-    for row in sorted(rows, key=lambda row: -_number(row.target)):
-        onward = 1.0 if row.target == "answer" else through.get((row.variable, row.target), 0.0)
-        sure = row.q <= cfg.q and row.low > 0 and row.varies >= PRESENT
-        row = replace(row, flow=(row.effect + row.at_random) * onward)
-        row = replace(row, shown=sure and row.flow >= cfg.least)
-        if row.shown:
-            key = row.variable, row.source
-            through[key] = through.get(key, 0.0) + row.flow
-        found.append(row)
-    return sorted(found, key=lambda row: (row.variable, _number(row.target), row.source, row.route))
+                sums = found.setdefault((variable, one.edge), np.zeros((n_groups, len(COLUMNS))))
+                for column, name in enumerate(COLUMNS):
+                    part = (counts * getattr(one, name)).double().numpy()
+                    sums[:, column] += np.bincount(groups, weights=part, minlength=n_groups)
+    width = np.array([len(own) for own in subject.spread])
+    return Trials.of(found, len(subject.table), width)
 
 
 def _number(place: str) -> float:
@@ -347,8 +308,10 @@ def _cuts(own: _Subject, rows: Sequence[EdgeRow]) -> list[Cut]:
     """Right answers untouched, without the best edges, without as many others, and with few edges alone."""
     n_thoughts = len(own.model.spec.thoughts)
     worth: dict[Edge, tuple[bool, float]] = {}
+    most: dict[Edge, float] = {}
     for row in rows:
         edge = _edge(row, n_thoughts)
+        most[edge] = max(most.get(edge, 0.0), row.high)
         worth[edge] = max(worth.get(edge, (False, 0.0)), (row.shown, row.flow))
     order = sorted(worth, key=lambda edge: worth[edge], reverse=True)
     n_shown = sum(shown for shown, _ in worth.values())
@@ -357,29 +320,38 @@ def _cuts(own: _Subject, rows: Sequence[EdgeRow]) -> list[Cut]:
         "untouched": ("nothing is cut", set[Edge]()),
         "cut best": (f"the {len(best)} shown edges through which most flows are cut", {*best}),
         "cut matched": ("as many other edges are cut", _matched(own, best, {*order[n_shown:]})),
+        "cut idle": (
+            "as many edges are cut whose effects are surely too small to be shown",
+            _matched(own, best, {*order[n_shown:]} - {edge for edge in order if most[edge] >= own.cfg.least}),
+        ),
         "keep shown": (f"all but the {n_shown} shown edges are cut", {*order[n_shown:]}),
         f"keep {KEPT}": (f"all but the best {KEPT} of {len(order)} edges are cut", {*order[KEPT:]}),
     }
-    return [_cut(own, name, about, edges) for name, (about, edges) in tries.items()]
-
-
-def _cut(own: _Subject, name: str, about: str, edges: set[Edge]) -> Cut:
-    right: dict[int, bool] = {}
+    right, scored = {name: list[float]() for name in tries}, list[int]()
     answers = own.table["answer"].to_pylist()
-    for batch in own.batches:
+    for batch in own.batches():
         donor, fits = batch.donor
-        end = without(batch.own, donor, edges, batch.sources)
-        for i, text, fit in zip(batch.rows, said(own.model, end, 16), fits, strict=True):
-            if fit:
-                right[i] = is_right(text, parse_number(text), str(answers[i]))
-    rows = [*right]
-    number = proportion(np.array([float(right[i]) for i in rows]), own.groups[rows]).number(own.cfg.split)
-    return Cut(name=name, about=about, n_edges=len(edges), accuracy=replace(number, n=len(rows)))
+        scored += [i for i, fit in zip(batch.rows, fits, strict=True) if fit]
+        for name, (_, edges) in tries.items():
+            texts = said(own.model, without(batch.own, donor, edges, batch.sources), 16)
+            answered = zip(batch.rows, texts, fits, strict=True)
+            right[name] += [
+                float(is_right(text, parse_number(text), str(answers[i]))) for i, text, fit in answered if fit
+            ]
+    return [
+        Cut(name=name, about=about, n_edges=len(edges), accuracy=_share(own, right[name], scored))
+        for name, (about, edges) in tries.items()
+    ]
+
+
+def _share(own: _Subject, right: Sequence[float], rows: Sequence[int]) -> Number:
+    number = proportion(np.array(right), own.groups[[*rows]]).number(own.cfg.split)
+    return replace(number, n=len(rows))
 
 
 def _matched(own: _Subject, best: Sequence[Edge], outside: set[Edge]) -> set[Edge]:
     """For each of the best edges one of the others that carries what differs as much between problems."""
-    batch = own.batches[0]
+    batch = next(own.batches())
     donor, _ = batch.donor
     length = {edge: _length(batch, donor, edge) for edge in {*best, *outside}}
     found: set[Edge] = set()
@@ -448,6 +420,6 @@ def _doubts(arms: Sequence[Arm], shown: Sequence[EdgeRow]) -> list[str]:
                 f"{variable}: shown edges carry {flow:.0%} of the answer's change; the rest takes ways that "
                 f"were not shown, or ways that only act together"
             )
-    if len(arms) == 1:
+    if not any(arm.name == PAUSE for arm in arms):
         notes.append("no control with pause tokens lies beside this model; name one with circuit.pause=MODEL")
     return notes
