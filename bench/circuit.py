@@ -2,9 +2,9 @@
 
     thoughtlens extract pilot problems.n=3000 model=MODEL --out RUN
     thoughtlens circuit RUN n=200
-    python bench/circuit.py bench/results/DATE-answer-key.json RUN/circuit .. > bench/results/DATE-circuit.json
+    python bench/circuit.py bench/results/DATE-answer-key.json RUN/circuit .. > DATE-circuit.json
 
-Of the edges in the key: recall, those that the graph shows; of the edges shown: precision, those in the key.
+Of the edges in the key: recall, those that a graph shows; of the edges shown: precision, those in the key.
 Edges of which the key is unsure count in neither. With `--permuted` the graph is asked for of the same model
 once more with the words of its readout permuted, so that its thoughts say nothing.
 """

@@ -48,6 +48,8 @@ KEPT = 60
 """Edges that are kept, the best ones."""
 PROBLEM = "problem"
 """The variable that is everything: another problem."""
+IDLE = 0.05
+"""Effects below this are surely small where their whole interval is."""
 LEAST = 4
 """Problems without which nothing is said."""
 
@@ -62,8 +64,7 @@ DEFINITIONS = {
     "q": "Benjamini and Hochberg's over all edges that are tried, p by Student's t over groups",
     "flow": "share of the target's change that the edge brings (effect + at_random), times the sum of "
     "the flows that leave its target",
-    "turned": "sum over problems of |change made|^2 less that of a random change / sum of |twin's change|^2, in "
-    "standard deviations",
+    "turned": "sum over problems of |change made|^2 less that of a random change / sum of |twin's change|^2",
     "shown": f"varies of the target at least {PRESENT}, and the edge carries (q and flow within the limits "
     "asked for, the effect above 0) or guards (q of `turned` by the same test within the limit, `turned` "
     f"times what flows on from the target at least {GUARD})",
@@ -74,8 +75,8 @@ DEFINITIONS = {
     "interval",
     "cut matched": "as many edges that are not shown, each the one whose states differ most nearly as much "
     "between problems as those of one of the best",
-    "cut idle": "the same of edges that no variable shows and whose effect's interval lies below "
-    "circuit.least for all of them",
+    "cut idle": "the same of edges that are not shown, and whose effect's interval and `turned` lie below "
+    f"{IDLE} for every variable",
     "keep": "all other edges are cut",
 }
 
@@ -86,7 +87,12 @@ def plan(cfg: CircuitConfig) -> Plan:
     if store is None:
         return Plan(rows=0, memory_bytes=0.0, disk_bytes=0.0, seconds=0.0)
     rows = 1500 * cfg.n
-    return Plan(rows=rows, memory_bytes=1e9 + cfg.n * 1e5, disk_bytes=1e5, seconds=4 + rows * 5e-5)
+    return Plan(
+        rows=rows,
+        memory_bytes=1e9 + min(cfg.n, cfg.batch_size) * 1e5,
+        disk_bytes=1e5,
+        seconds=4 + rows * 5e-5,
+    )
 
 
 def circuit(cfg: CircuitConfig, out: str | Path) -> Result:
@@ -311,7 +317,7 @@ def _cuts(own: _Subject, rows: Sequence[EdgeRow]) -> list[Cut]:
     most: dict[Edge, float] = {}
     for row in rows:
         edge = _edge(row, n_thoughts)
-        most[edge] = max(most.get(edge, 0.0), row.high)
+        most[edge] = max(most.get(edge, 0.0), row.high, row.turned or 0.0)
         worth[edge] = max(worth.get(edge, (False, 0.0)), (row.shown, row.flow))
     order = sorted(worth, key=lambda edge: worth[edge], reverse=True)
     n_shown = sum(shown for shown, _ in worth.values())
@@ -321,8 +327,8 @@ def _cuts(own: _Subject, rows: Sequence[EdgeRow]) -> list[Cut]:
         "cut best": (f"the {len(best)} shown edges through which most flows are cut", {*best}),
         "cut matched": ("as many other edges are cut", _matched(own, best, {*order[n_shown:]})),
         "cut idle": (
-            "as many edges are cut whose effects are surely too small to be shown",
-            _matched(own, best, {*order[n_shown:]} - {edge for edge in order if most[edge] >= own.cfg.least}),
+            "as many edges are cut whose effects are surely small",
+            _matched(own, best, {edge for edge in order[n_shown:] if most[edge] < IDLE}),
         ),
         "keep shown": (f"all but the {n_shown} shown edges are cut", {*order[n_shown:]}),
         f"keep {KEPT}": (f"all but the best {KEPT} of {len(order)} edges are cut", {*order[KEPT:]}),
