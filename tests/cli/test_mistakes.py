@@ -32,6 +32,7 @@ def place(tmp_path_factory):
         (["think", "a b " * 100, "run"], "as in: thoughtlens think run 'a b a b"),
         (["circuit", "run", "--target", " x"], "--target is the next token of a text: give the text"),
         (["circuit", "run", "text=a", "--problem", "b"], "Expected a problem or a text, got both"),
+        (["circuit", "run", "--program", "--problem", "b"], "--program: a program is of all problems"),
         (["lens", "notes.txt"], "the directory of a run, got the file notes.txt"),
         (["view", "notes.txt"], "the directory of a run, got the file notes.txt"),
         (["explain", "run/sae"], "got a part of one, run/sae; the run is run"),
