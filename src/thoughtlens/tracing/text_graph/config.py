@@ -33,7 +33,7 @@ class TextgraphConfig(Config):
     """Nodes whose sources are looked for, the answer among them."""
     n_random: int = Field(16, ge=2)
     """Random directions that each source's change is held against."""
-    least: float = Field(0.01, ge=0, lt=1)
+    least: float = Field(0.001, ge=0, lt=1)
     """Share of the answer that must flow through an edge to be shown."""
     q: float = Field(0.05, gt=0, lt=1)
     """False-discovery rate over all edges that are tried."""

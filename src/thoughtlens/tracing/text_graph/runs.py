@@ -19,6 +19,8 @@ from thoughtlens.core import HookError
 from thoughtlens.models import LanguageModel, replace
 from thoughtlens.tracing.text_graph.sites import EMBED, Site
 
+OUTLIER = 10
+"""Times the median norm of a text's words."""
 ALL = -1
 """In the place of a position: wherever the latent fires, at all words."""
 
@@ -131,7 +133,7 @@ class Text:
     sites: Sequence[Site]
     ids: Int[Tensor, " seq"]
     known: Bool[Tensor, " seq"]
-    """Tokens that dictionaries were trained on; of others all counts as error."""
+    """Tokens that dictionaries were trained on, and no outliers; of others all counts as error."""
     target: int
     """Token whose logit is the answer."""
     written: list[Float[Tensor, "seq _"]]
@@ -159,6 +161,7 @@ class Text:
 
         run = passed(lm, sites, ids[None], keep)
         read = [x[0] for x in run.read]
+        known = known & ~torch.stack([_outliers(x) for x in read]).any(0)
         seen = {site.reads: x for site, x in zip(sites, read, strict=True)}
         acts = [torch.where(known[:, None], site.encode(seen), 0) for site in sites]
         chosen = int(run.logits[0].argmax()) if target is None else target
@@ -293,6 +296,12 @@ class Text:
                 spot = Spot("latent", i, ALL if merged else position, latent)
                 sums[spot] = sums.get(spot, 0.0) + value
             yield from sums.items()
+
+
+def _outliers(x: Float[Tensor, "seq d"]) -> Bool[Tensor, " seq"]:
+    """Words whose norm is far from that of the others, as the first one's is in many models."""
+    norm = x.norm(dim=-1)
+    return norm > OUTLIER * norm.median()
 
 
 def _spots(kind: str, site: int, given: Float[Tensor, " seq"], merged: bool) -> Iterator[tuple[Spot, float]]:

@@ -467,6 +467,6 @@ def _doubts(own: _Subject, n_tried: int, n_candidates: int, n_shown: int) -> lis
         notes.append(f"{len(own.given)} texts are few for an interval over texts")
     if not all(bool(text.known.all()) for text in own.texts):
         notes.append(
-            "at special tokens, which were left out of the training, all of an activation counts as error"
+            "at special tokens, and where a norm is an outlier, all of an activation counts as error"
         )
     return notes

@@ -131,23 +131,26 @@ def taken(
     asked = list(dict.fromkeys([*targets, answer]))
     has = text.has(asked)
     own, noise = text.readings(text.untouched, asked)[0], torch.Generator().manual_seed(seed)
-    for source in dict.fromkeys(way.source for way in ways):
-        change, place = text.removal(source), source.site + 1
-        rows = [(place, change), *((place, like(change, noise)) for _ in range(n_random))]
+    sources, each = list(dict.fromkeys(way.source for way in ways)), n_random + 1
+    at_once = max(1, batch_tokens // (len(text.ids) * each))
+
+    def lost(rows: Sequence[tuple[int, Tensor]], *, held: bool) -> Float[np.ndarray, "rows targets"]:
         step = max(1, batch_tokens // len(text.ids))
-        held = [text.run(rows[i : i + step], held=True) for i in range(0, len(rows), step)]
-        straight = torch.cat([own - text.readings(run, asked) for run in held]) / has
-        free = ((own - text.readings(text.run(rows[:1], held=False), asked)) / has)[0]
-        yield (
-            Taken(
-                source,
-                straight[0].double().numpy(),
-                straight[1:].double().numpy(),
-                free.double().numpy(),
-                float(free[asked.index(answer)]),
-            ),
-            asked,
-        )
+        runs = [text.run(rows[i : i + step], held=held) for i in range(0, len(rows), step)]
+        return torch.cat([(own - text.readings(run, asked)) / has for run in runs]).double().numpy()
+
+    for start in range(0, len(sources), at_once):
+        some = sources[start : start + at_once]
+        changes = [(source.site + 1, text.removal(source)) for source in some]
+        rows = [
+            (place, change if k == 0 else like(change, noise))
+            for place, change in changes
+            for k in range(each)
+        ]
+        straight, free = lost(rows, held=True), lost(changes, held=False)
+        for k, source in enumerate(some):
+            mine = straight[k * each : (k + 1) * each]
+            yield Taken(source, mine[0], mine[1:], free[k], float(free[k, asked.index(answer)])), asked
 
 
 def like(change: Float[Tensor, "seq d"], noise: torch.Generator) -> Float[Tensor, "seq d"]:
