@@ -26,7 +26,8 @@ TABLE = {word: DRAWN.permutation(P) for word in WORDS[P : P + RULE.symbols.n_ops
 
 class Runner(ThoughtModel):
     """`used`: each step goes on from the thought before; `unused`: the thoughts hold the same values, and the
-    answer is made from the question; `silent`: used, and its output side reads nothing."""
+    answer is made from the question; `silent`: used, and its output side reads nothing; `leaps`: thought 1
+    waits, and thought 3 does two steps at once."""
 
     def __init__(self, kind: str = "used") -> None:
         self.kind, self.name, self.config_hash = kind, f"runner-{kind}", kind
@@ -60,11 +61,18 @@ class Runner(ThoughtModel):
         kept = z[:, 0].argmax(-1).tolist()
         if p == 0:
             kept = [start for start, _ in state.cache]
-        if p in STEP_AT:
-            pairs = zip(kept, state.cache, strict=True)
-            kept = [int(TABLE[ops[STEP_AT[p]]][x]) if STEP_AT[p] < len(ops) else x for x, (_, ops) in pairs]
+        kept = [self._kept(x, ops, p) for x, (_, ops) in zip(kept, state.cache, strict=True)]
         h = torch.nn.functional.one_hot(torch.tensor(kept), P).float()[:, None].to(z)
         return replace(state, pending=tap("thought_out", tap("resid", h, 0)))
+
+    def _kept(self, x, ops, p):
+        """What thought p makes of a value."""
+        steps = [STEP_AT[p]] if p in STEP_AT else []
+        if self.kind == "leaps":
+            steps = {1: [], 3: [0, 1]}.get(p, steps)
+        for step in steps:
+            x = int(TABLE[ops[step]][x]) if step < len(ops) else x
+        return x
 
     def answer(self, state, max_new_tokens=256, teacher_ids=None):
         del max_new_tokens, teacher_ids

@@ -5,12 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.planted import D, thought_store
 from tests.tracing.program.planted import RULE, TABLE, Runner, problems, run
+from thoughtlens.acts import ActivationStore
+from thoughtlens.core import DataError
 from thoughtlens.problems import ArithmeticRule
 from thoughtlens.tracing.program.asked import Mind
 from thoughtlens.tracing.program.config import ProgramConfig
 from thoughtlens.tracing.program.grading import Grader, Held, execute, grades, rivals
 from thoughtlens.tracing.program.inference import infer
+from thoughtlens.tracing.program.stage import _rule
 
 CFG = ProgramConfig(acts="unused", n_fit=80, n_twins=12, repeats=1)
 
@@ -82,6 +86,21 @@ def test_values_that_nothing_reads_are_told_apart_all_the_same(tmp_path):
     test = problems(20, "test")
     said = execute(found.file, [{"words": one.words} for one in test])
     assert [own["answer"] for own in said] == [str(run(int(w[0]), w[1:])[-1]) for _, w in test]
+
+
+def test_a_value_that_no_thought_holds_is_left_out_and_unseen_cells_are_unknown(tmp_path):
+    mind, train, test = Mind(Runner("leaps"), 512), problems(400, "train"), problems(20, "test")
+    found = infer(CFG, mind, RULE, train, held_out={one.words for one in test}, out=tmp_path)
+    assert [step.of for step in found.steps] == [["start", "op1", "op2"], ["value2", "op3"]]
+    seen = execute(found.file, [{"words": one.words} for one in found.fit])
+    assert [own["answer"] for own in seen] == [str(run(int(w[0]), w[1:])[-1]) for _, w in found.fit]
+    assert any(own["answer"] is None for own in execute(found.file, [{"words": one.words} for one in test]))
+
+
+def test_problems_whose_words_say_no_variables_are_refused_with_the_reason(tmp_path):
+    acts = thought_store(tmp_path / "acts", np.ones((6, 3, 1, D)), {})
+    with pytest.raises(DataError, match=r"no variables: .* no twins can be made"):
+        _rule(Runner(), ActivationStore.open(acts))
 
 
 def test_problems_of_one_step_have_nothing_between(tmp_path):

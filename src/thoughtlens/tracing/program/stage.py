@@ -93,7 +93,8 @@ def _work(cfg: ProgramConfig, tmp: Path) -> ProgramOutcome:
     if len(train) < LEAST or len(chosen) < 2:
         raise DataError(
             f"program: expected {LEAST} or more problems of {n_steps} steps in split train of {cfg.acts} and "
-            f"2 in split {cfg.split}, got {len(train)} and {len(chosen)}; n_steps=2 takes those of two steps"
+            f"2 in split {cfg.split}, got {len(train)} and {len(chosen)}; extract more problems, or name "
+            f"another number of steps with n_steps"
         )
     mind = Mind(model, cfg.batch_size)
     held_out = _paths(store, rule) | {one.words for one in chosen}
