@@ -22,13 +22,13 @@ from thoughtlens.core import (
     load_config,
     to_toml,
 )
-from thoughtlens.interventions.edits.changes import zero
+from thoughtlens.interventions.edits.changes import along, zero
 from thoughtlens.interventions.edits.run import Edit, run_edits
 from thoughtlens.interventions.intervene.config import InterveneConfig, of_run
 from thoughtlens.interventions.intervene.stage import intervene, plan
 from thoughtlens.models.thought import codi, tiny
 from thoughtlens.models.thought.places import Place
-from thoughtlens.sae import ReLUConfig
+from thoughtlens.sae import Directions, ReLUConfig, write_directions
 from thoughtlens.sae.formats import io
 from thoughtlens.sae.kinds.registry import create
 
@@ -238,6 +238,28 @@ def test_what_cannot_be_or_cannot_act_is_refused(changed, error, says, tmp_path)
     with pytest.raises(error, match=says) as caught:
         intervene(settings(n=10, **changed), tmp_path / "out")
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_directions_of_a_file_are_set_or_taken_out(tmp_path):
+    own = Directions(np.eye(1, 96), ("first",), np.array([0.5]))
+    write_directions(own, tmp_path / "d.safetensors")
+    where = {"edit": "steer", "directions": str(tmp_path / "d.safetensors"), "thoughts": (3,), "n": 10}
+    rows = intervene(settings(**where, scale=0.0), tmp_path / "out")["effects"]
+    assert {r["edit"] for r in rows} == {"project_out_first"} and {r["direction"] for r in rows} == {"first"}
+    assert "random" in {r["control"] for r in rows}
+    rows = intervene(settings(**where, value=2.0), tmp_path / "set")["effects"]
+    assert {r["edit"] for r in rows} == {"set_first"}
+    for wrong in ({"scale": 1.0}, {"scale": 0.0, "value": 1.0}):
+        with pytest.raises(ConfigError, match="value=NUMBER or scale=NUMBER"):
+            intervene(settings(**where, **wrong), tmp_path / "other")
+
+
+def test_only_the_projection_changes_where_a_direction_is_set():
+    x = torch.tensor([[3.0, 4.0], [1.0, 5.0]])
+    unit = torch.tensor([1.0, 0.0])
+    # c = x . unit - 1 = 2 and 0; set to 5: x . unit = 6; scaled by 0: x . unit = 1.
+    assert along(unit, 1.0, value=5.0, scale=None).fn(x).tolist() == [[6.0, 4.0], [6.0, 5.0]]
+    assert along(unit, 1.0, value=None, scale=0.0).fn(x).tolist() == [[1.0, 4.0], [1.0, 5.0]]
 
 
 def test_doses_that_overflow_are_refused(tmp_path):

@@ -35,6 +35,8 @@ from .codes.readout import of_thoughts as of_thoughts
 from .codes.tokens import load_tokenizer as load_tokenizer
 from .codes.tokens import quoted as quoted
 from .codes.tokens import token_texts as token_texts
+from .directions.records import DirectionRow as DirectionRow
+from .directions.records import DirectionsOutcome as DirectionsOutcome
 from .explain.about import Said as Said
 from .explain.about import Shown as Shown
 from .explain.about import about as about

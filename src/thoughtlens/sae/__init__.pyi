@@ -33,6 +33,9 @@ from .formats.card import card as card
 from .formats.catalogue import Listed as Listed
 from .formats.catalogue import hub_model as hub_model
 from .formats.catalogue import listed as listed
+from .formats.directions import Directions as Directions
+from .formats.directions import read_directions as read_directions
+from .formats.directions import write_directions as write_directions
 from .formats.hooks import layer_of as layer_of
 from .formats.hooks import to_lens as to_lens
 from .formats.io import POOLED as POOLED
@@ -56,6 +59,7 @@ from .kinds.config import BatchTopKConfig as BatchTopKConfig
 from .kinds.config import CrosscoderConfig as CrosscoderConfig
 from .kinds.config import GatedConfig as GatedConfig
 from .kinds.config import HierarchicalTopKConfig as HierarchicalTopKConfig
+from .kinds.config import ImportedConfig as ImportedConfig
 from .kinds.config import JumpReLUConfig as JumpReLUConfig
 from .kinds.config import MatryoshkaConfig as MatryoshkaConfig
 from .kinds.config import PAnnealConfig as PAnnealConfig

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 TASKS = {
     "Start": "think run recipes recipe import problems",
     "Train": "extract train sweep grid distill",
-    "Look": "look runs compare view explorer report serve fire interpret explain lens attention geometry",
+    "Look": "look runs compare view explorer report serve fire interpret explain directions lens attention "
+    "geometry",
     "Test": "validate classify recovery trace monitor circuit program orbits effects influence intervene "
     "gates suite replay",
     "Share": "push pull convert neuronpedia track",

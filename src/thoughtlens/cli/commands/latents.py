@@ -48,6 +48,29 @@ def explain(
     told(result, text, place=target)
 
 
+@app.command(help=BY_NAME["directions"].about)
+def directions(
+    run_dir: RunDir,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILE] [key=value]...",
+            help=".npy or .safetensors, or from=probe label=COLUMN, from=diffmean, from=pca, from=lens.",
+        ),
+    ] = None,
+    *,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A run to make of them; unset: RUN/directions/NAME.")
+    ] = None,
+) -> None:
+    from thoughtlens.studies.directions import read
+
+    given = list(arguments or [])
+    file = given.pop(0) if given and "=" not in given[0] else None
+    done = read(run_dir, file, given, out)
+    told(done.to_json(), done.text())
+
+
 @app.command(help=BY_NAME["lens"].about)
 def lens(
     run_dir: RunDir,

@@ -305,6 +305,12 @@ STAGES = (
         function="bring",
     ),
     Stage(
+        name="directions",
+        room="latents.directions",
+        about="Read directions like latents: probes, differences of means, components, tokens, your own.",
+        inputs=("acts",),
+    ),
+    Stage(
         name="intervene",
         room="interventions.intervene",
         about="Change thoughts while the model thinks: ablate, swap, patch, steer, splice, leave early.",

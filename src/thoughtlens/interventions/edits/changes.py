@@ -45,6 +45,20 @@ def add(vector: Float[Tensor, " width"]) -> Change:
     return Change(lambda x: x + vector.to(x))
 
 
+def along(
+    unit: Float[Tensor, " width"], offset: float, *, value: float | None, scale: float | None
+) -> Change:
+    """The projection c = x . unit - offset becomes `value`, or `scale` times itself; all else of x stays."""
+
+    def change(x: Tensor) -> Tensor:
+        own = unit.to(x)
+        c = x @ own - offset
+        new = torch.full_like(c, value) if value is not None else c * (scale or 0.0)
+        return x + (new - c)[..., None] * own
+
+    return Change(change)
+
+
 def reconstruct(model: SAE | Baseline, place: Place) -> Change:
     """x_hat, the model's reconstruction of x."""
     here = model.at(*place)

@@ -93,12 +93,18 @@ class _Latents(Config):
 
 
 class SteerConfig(_Latents):
-    """A direction is added in several doses."""
+    """A direction is added in several doses; one of a file can be set or taken out, too."""
 
     kind: Literal["steer"] = "steer"
     """Directions of latents, or from a file, in doses."""
     directions: Path | None = None
-    """.npy or .safetensors (one tensor) with directions as rows, as wide as the site's states."""
+    """.npy or .safetensors with directions as rows, as wide as the site's states; named as the file names
+    them, and with its offsets."""
+    value: float | None = Field(None, allow_inf_nan=False)
+    """directions: instead of doses, what the projection on each is set to, in the units of the states and
+    counted from the file's offset."""
+    scale: float | None = Field(None, allow_inf_nan=False)
+    """directions: instead of doses, what that projection is multiplied by; 0 takes the direction out."""
     column: str | None = None
     """Label column: directions from the other values to each of `classes`, by the difference of class means
     and by a ridge probe, both of training problems."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from thoughtlens.core import ConfigError, DataError, MismatchError, NotThereError
@@ -46,7 +43,7 @@ from thoughtlens.interventions.intervene.trials import (
 )
 from thoughtlens.models import Place, ThoughtModel, tiny
 from thoughtlens.problems import answers_after
-from thoughtlens.sae import io
+from thoughtlens.sae import Directions, io, read_directions
 
 Direction = Callable[[Place], Float[Tensor, " width"]]
 """A vector for each place."""
@@ -64,18 +61,24 @@ def steer(cfg: InterveneConfig, edit: SteerConfig, model: ThoughtModel) -> list[
             "steer needs a direction: column=LABEL, latents=[..] with sae=DIR, or directions=FILE; of the "
             "last two only one"
         )
+    if (edit.value, edit.scale) != (None, None) and (
+        edit.directions is None or None not in (edit.value, edit.scale) or edit.scale == 1
+    ):
+        raise ConfigError(
+            "steer: value=NUMBER or scale=NUMBER, one of them and scale not 1, sets the directions of "
+            "directions=FILE"
+        )
+    own = read_directions(edit.directions) if edit.directions is not None else None
     found = one_a_place(_dictionaries(cfg, model)) if edit.latents else []
     groups = groups_of([p for d in found for p in d.places], cfg.scope) or asked_groups(cfg, model)
     states = states_at(cfg, model, problems.questions, places_in(groups))
     trials = []
     if edit.column is not None:
         trials = _toward_labels(cfg, edit, model, problems, groups, states)
-    if found or edit.directions is not None:
-        named = (
-            _file_directions(edit.directions)
-            if edit.directions
-            else _latent_directions(cfg, edit, found, states)
-        )
+    if own is not None and (edit.value, edit.scale) != (None, None):
+        trials.append(Trial(problems, _set(cfg, edit, groups, states, own).chunks()))
+    elif found or own is not None:
+        named = _named(own) if own is not None else _latent_directions(cfg, edit, found, states)
         trials.append(Trial(problems, _steered(cfg, edit, groups, states, named).chunks()))
     return trials
 
@@ -171,10 +174,7 @@ def rank(cfg: InterveneConfig, edit: RankConfig, model: ThoughtModel) -> list[Tr
 
 def _dosed(direction: Direction, states: States, place: Place, dose: float) -> Tensor:
     unit = direction(place).double()
-    if unit.shape[0] != states[place].shape[1]:
-        raise MismatchError(
-            f"The direction has width {unit.shape[0]}, the states at {place} have {states[place].shape[1]}"
-        )
+    _require_width(unit, states, place)
     length = float(unit.norm())
     if not 0 < length < float("inf"):
         raise DataError(f"Expected a direction with a finite length above 0, got {length}")
@@ -183,20 +183,39 @@ def _dosed(direction: Direction, states: States, place: Place, dose: float) -> T
     return vector
 
 
-def _file_directions(file: Path | None) -> list[Named]:
-    """Rows of a file, named by their number."""
-    assert file is not None
-    if not file.is_file():
-        raise NotThereError(f"directions: expected a .npy or .safetensors file at {file}, found none")
-    try:
-        if file.suffix == ".safetensors":
-            (table,) = load_file(file).values()
-        else:
-            table = torch.from_numpy(np.load(file, allow_pickle=False))
-    except (ValueError, SafetensorError, OSError) as error:
-        raise DataError(f"{file} is not one .npy array or one safetensors tensor: {error}") from None
-    rows = table.double().reshape(-1, table.shape[-1]) if table.ndim else table.double().reshape(1, 1)
-    return [(f"direction_{i}", None, lambda place, v=row: v) for i, row in enumerate(rows)]
+def _named(found: Directions) -> list[Named]:
+    """The directions of a file by their names."""
+    rows = zip(found.names, torch.from_numpy(found.vectors), strict=True)
+    return [(name, None, lambda place, row=row: row) for name, row in rows]
+
+
+def _set(
+    cfg: InterveneConfig, edit: SteerConfig, groups: Sequence[Group], states: States, found: Directions
+) -> Bundles:
+    """Each direction set or taken out, by itself."""
+    bundles = Bundles(len(next(iter(states.values()))), cfg.controls, cfg.seed)
+    offsets = np.zeros(len(found.names)) if found.offset is None else found.offset
+    for name, unit, offset in zip(found.names, torch.from_numpy(found.units), offsets.tolist(), strict=True):
+        for place in places_in(groups):
+            _require_width(unit, states, place)
+
+        def change(_: Place, unit: Tensor = unit, offset: float = offset) -> Change:
+            return changes.along(unit, offset, value=edit.value, scale=edit.scale)
+
+        for group in groups:
+            way = "project_out" if edit.scale == 0 else "set"
+            about = {"direction": name, "control": group.control}
+            bundles.add(
+                f"{way}_{name}", group, change, width_of(states), random=group.control is None, **about
+            )
+    return bundles
+
+
+def _require_width(vector: Tensor, states: States, place: Place) -> None:
+    if vector.shape[0] != states[place].shape[1]:
+        raise MismatchError(
+            f"The direction has width {vector.shape[0]}, the states at {place} have {states[place].shape[1]}"
+        )
 
 
 def _latent_directions(

@@ -37,7 +37,8 @@ class About(Record):
     """swap: same or different, the donor's value of the column."""
     dose: float | None = None
     direction: str | None = None
-    """steer: direction_ROW, or latent_LATENT; of a control latent, latent_LATENT_for_LATENT."""
+    """steer: the direction's name (direction_ROW), or latent_LATENT; of a control latent,
+    latent_LATENT_for_LATENT."""
     latents: str | None = None
     """edit_latents: those that are edited together, separated by spaces."""
     cut_heads: str | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 from thoughtlens.core import Json, Record, column, digest, read_recipe, read_result
 from thoughtlens.evals import ValidateOutcome
-from thoughtlens.latents import ExplainOutcome
+from thoughtlens.latents import DirectionRow, DirectionsOutcome, ExplainOutcome
 from thoughtlens.show.explorer.build import rounded
 from thoughtlens.show.explorer.cells import Cells
 from thoughtlens.show.explorer.graphs import ListedGraph
@@ -55,6 +55,24 @@ class MemberPage(Record):
     unexplained: str | None
     """Why a latent has no explanation where others have one."""
     strips: list[Strip]
+    directions: list[Direction] | None = None
+    """Where these are directions and no latents: 2i and 2i + 1 are the two ends of number i."""
+    source: str | None = None
+    """What the directions are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Direction(Record):
+    """A direction, how it is read out, and where the rows lie along it."""
+
+    name: str
+    offset: float | None
+    offset_is: str
+    high: float | None
+    """Thresholds of both ends, counted from the offset."""
+    low: float | None
+    edges: list[float | None]
+    counts: list[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +169,25 @@ def _moves(run: Run) -> Moves | None:
     )
 
 
+def _directions(source: Source) -> DirectionsOutcome | None:
+    """Directions in the place of an SAE; None where it is one."""
+    folder = source.run.folder("train")
+    if not (folder / "result.json").is_file() or (result := read_result(folder)).get("stage") != "directions":
+        return None
+    return DirectionsOutcome.from_json(result)
+
+
+def _direction(row: DirectionRow) -> Direction:
+    offset, high, low = rounded((row.offset, row.threshold_high, row.threshold_low), 4)
+    return Direction(
+        name=row.name, offset=offset, offset_is=row.offset_is, high=high, low=low,
+        edges=rounded(row.edges, 4), counts=row.counts,
+    )  # fmt: skip
+
+
 def _member(source: Source, cells: Cells | None) -> MemberPage:
     about, run = source.about, source.run
-    outcome = interpreted(run)
+    outcome, of = interpreted(run), _directions(source)
     return MemberPage(
         key=source.key,
         member=about.member,
@@ -166,7 +200,7 @@ def _member(source: Source, cells: Cells | None) -> MemberPage:
         n_alive=about.n_alive,
         n_everywhere=about.n_everywhere,
         label=source.label,
-        kind=about.kind,
+        kind="directions" if of else about.kind,
         run=run.root.resolve().name,
         model=run.model,
         split=outcome.split,
@@ -175,6 +209,8 @@ def _member(source: Source, cells: Cells | None) -> MemberPage:
         have=source.have(),
         unexplained=unexplained(source),
         strips=strips(source, cells),
+        directions=None if of is None else [_direction(row) for row in of.directions],
+        source=None if of is None else of.source,
     )
 
 

@@ -32,7 +32,7 @@ const KEYS = [["/", "search"], ["j, →", "next latent or problem"], ["k, ←", 
 
 function step(by) {
   const at = parse(location.hash);
-  if (at.page === "latent") location.hash = `#/l/${at.memberIdx}/${Math.max(0, at.i + by)}`;
+  if (at.page === "latent") location.hash = `#/l/${at.memberIdx}/${Math.max(0, at.i + by * (noun.one === null ? 1 : 2))}`;
   if (at.page === "problem") location.hash = `#/p/${Math.max(0, at.i + by)}`;
 }
 
@@ -89,6 +89,8 @@ document.documentElement.dataset.theme = theme;
 TL.get("run").then((run) => {
   notes.open(run.id);
   labels = run.members.map((m) => m.label);
+  if (run.members.every((m) => m.directions)) noun.one = "direction";
+  if (noun.one !== null) run.definitions = Object.fromEntries(Object.entries(run.definitions).map(([name, text]) => [name, reworded(text)]));
   document.title = `${run.name} · thoughtlens`;
   const root = document.getElementById("app");
   root.textContent = "";

@@ -20,7 +20,7 @@ function LogHistogram({ values, label, nZero }) {
   const [least, most] = extent(logs), low = Math.floor(least), high = Math.max(Math.ceil(most), low + 1);
   const n = 40, counts = new Array(n).fill(0);
   logs.forEach((v) => { counts[Math.min(n - 1, Math.floor(((v - low) / (high - low)) * n))] += 1; });
-  return html`<${Bars} counts=${counts} low=${`1e${low}`} high=${`1e${high}`} label=${label} unit="latents" />
+  return html`<${Bars} counts=${counts} low=${`1e${low}`} high=${`1e${high}`} label=${label} unit=${nounOf(2)} />
     <p class="note">n = ${show(logs.length)} latents that fire${nZero ? `; ${show(nZero)} more never do` : ""}.</p>`;
 }
 
@@ -50,7 +50,7 @@ function Scatter({ x, y, axes, chosen, marked, onPick }) {
     const known = x.map((_, i) => i).filter((i) => scaled[0][i] !== null && scaled[1][i] !== null);
     places.current = [];
     pen.font = "11px system-ui"; pen.fillStyle = ink("--soft");
-    if (!known.length) { pen.fillText("no latent has both numbers", pad, height / 2); return; }
+    if (!known.length) { pen.fillText(`no ${nounOf(1)} has both numbers`, pad, height / 2); return; }
     const [[left, right], [bottom, top]] = scaled.map((values) => extent(known.map((i) => values[i])));
     const px = (v) => pad + ((v - left) / (right - left || 1)) * (width - pad - 14);
     const py = (v) => height - pad + 12 - ((v - bottom) / (top - bottom || 1)) * (height - pad - 8);
@@ -80,7 +80,7 @@ function Scatter({ x, y, axes, chosen, marked, onPick }) {
   };
   return html`<canvas ref=${ref} role="img" aria-label=${`${named(axes[0])} across, ${named(axes[1])} up`}
     onClick=${(e) => { const i = nearest(e); if (i !== null) onPick(i); }}
-    onMouseMove=${(e) => { const i = nearest(e); ref.current.title = i === null ? "" : `latent ${i}`; }}></canvas>`;
+    onMouseMove=${(e) => { const i = nearest(e); ref.current.title = i === null ? "" : `${nounOf(1)} ${i}`; }}></canvas>`;
 }
 
 // A token graph: the token on which the latent fires at the right, what it needs before it to the left.

@@ -148,9 +148,9 @@ function LatentPanel({ run, memberIdx, i, compact }) {
   if (!detail) return html`<${Waiting} table=${summary instanceof Error ? summary : shard} what=${`latent ${i}`} />`;
   const max = summary.columns.max_active[i] || 1, reason = summary.everywhere[i], text = run.kind === "text";
   const grid = compact ? "" : "grid", { associations } = detail;
-  return html`<article><h1>Latent ${i} <span class="pill">${member.label}</span>
+  return html`<article><h1>${member.directions ? `Direction ${visible(called(member, i))}` : `Latent ${i}`} <span class="pill">${member.label}</span>
       ${reason ? html` <span class="pill bad">everywhere: ${reason}</span>` : null}
-      ${summary.columns.n_fires[i] === 0 ? html` <span class="pill bad">dead on these rows</span>` : null}</h1>
+      ${summary.columns.n_fires[i] === 0 ? html` <span class="pill bad">${member.directions ? "never active" : "dead"} on these rows</span>` : null}</h1>
     <${Explanations} run=${run} member=${member} rows=${detail.explanations} summary=${summary} i=${i} />
     <${Evidence} run=${run} member=${member} claims=${detail.claims} max=${max} compact=${compact} />
     <ul class="facts">${FACTS.map(([key, format]) => html`<li key=${key} title=${run.definitions[key] || ""}>${key.replaceAll("_", " ")} <b>${format(summary.columns[key][i])}</b></li>`)}</ul>
@@ -176,8 +176,21 @@ function LatentPanel({ run, memberIdx, i, compact }) {
     ${compact ? null : html`<${Notes} id=${`${member.label}/${i}`} />`}</article>`;
 }
 
+// Where all rows lie along a direction; both ends are shown beside each other.
+function DirectionPage({ run, memberIdx, i }) {
+  const member = run.members[memberIdx], at = Math.floor(i / 2), direction = member.directions[at], last = member.directions.length - 1;
+  if (!direction) return html`<p class="warning" role="alert">No direction ${String(at)} here; ${member.label} has 0 to ${last}.</p>`;
+  const { name, offset, offset_is, high, low, edges, counts } = direction;
+  return html`<nav class="controls"><a href=${`#/l/${memberIdx}/${2 * Math.max(0, at - 1)}`}>← previous</a><a href=${`#/l/${memberIdx}/${2 * Math.min(last, at + 1)}`}>next →</a></nav>
+    <h1>Direction ${visible(name)} <span class="pill">${member.hook_names.join(", ")}</span></h1><p class="note">${visible(member.source)}</p>
+    <section><h2>Projections of all rows</h2><${Bars} counts=${counts} low=${show(edges[0])} high=${show(edges.at(-1))} label="projection on the unit vector, minus its offset" unit="rows" />
+      <p class="note">Offset ${show(offset)} (${visible(offset_is)}). The high end is active above ${show(high)}, the low end below ${show(-low)}, each as strongly as the projection is long. Of rows of split train, or of all where there is none.</p></section>
+    <div class="grid two"><div><${LatentPanel} run=${run} memberIdx=${memberIdx} i=${2 * at} compact /></div><div><${LatentPanel} run=${run} memberIdx=${memberIdx} i=${2 * at + 1} compact /></div></div>`;
+}
+
 function LatentPage({ run, memberIdx, i }) {
   const member = run.members[memberIdx];
+  if (member?.directions && i >= 0) return html`<${DirectionPage} run=${run} memberIdx=${memberIdx} i=${i} />`;
   const last = member ? member.d_sae - 1 : 0;
   return html`<nav class="controls"><a href=${`#/l/${memberIdx}/${Math.max(0, i - 1)}`}>← previous</a>
       <a href=${`#/l/${memberIdx}/${Math.min(last, i + 1)}`}>next →</a><a href=${`#/c/${memberIdx}/${i}/${memberIdx}/${Math.min(last, i + 1)}`}>compare</a></nav>

@@ -45,10 +45,10 @@ function Group({ group, summary, memberIdx, go }) {
   const plain = ["unknown", "dead", "everywhere"].includes(group.kind), long = group.kind === "own";
   const Head = group.kind === "label" ? "h4" : "h3";
   return html`<section class="group"><${Head}><button class="link" title="show these in the list" onClick=${() => go({ t: group.key })}>${visible(title)}</button>
-      <span class="note"> ${show(group.members.length)} ${group.members.length === 1 ? "latent" : "latents"}${plain || long ? "" : `, ${show(values.size)} ${values.size === 1 ? "value" : "values"}`}${total && group.kind !== "dead" ? `, ${share(firing / total)} of all firings` : ""}</span><//>
+      <span class="note"> ${show(group.members.length)} ${nounOf(group.members.length)}${plain || long ? "" : `, ${show(values.size)} ${values.size === 1 ? "value" : "values"}`}${total && group.kind !== "dead" ? `, ${share(firing / total)} of all firings` : ""}</span><//>
     ${GROUP_NOTES[group.kind] && group.kind !== "label" ? html`<p class="note">${GROUP_NOTES[group.kind]}</p>` : null}
     ${group.kind === "dead" ? null : html`<div class="chips">${shown.map(({ i, value }) => html`<a key=${i} class="chip" href=${`#/l/${memberIdx}/${i}`} style=${group.kind === "role" ? heat(firmness(summary.columns.auprc?.[i])) : ""}
-      title=${`latent ${i}${summary.columns.auprc ? `, AUPRC ${show(summary.columns.auprc[i])}` : ""}: ${visible(summary.says[i])}`}>${plain ? i : html`${visible(value)} <small>${i}</small>`}</a>`)}
+      title=${`${nounOf(1)} ${i}${summary.columns.auprc ? `, AUPRC ${show(summary.columns.auprc[i])}` : ""}: ${visible(summary.says[i])}`}>${plain ? i : html`${visible(value)} <small>${i}</small>`}</a>`)}
       ${shown.length < group.members.length ? html`<button onClick=${() => setAll(true)}>all ${show(group.members.length)}</button>` : null}</div>`}</section>`;
 }
 

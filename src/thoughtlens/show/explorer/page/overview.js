@@ -15,7 +15,7 @@ function search(summary, words, away, query) {
   if (!wanted.length) return () => true;
   return (i) => {
     const label = summary.label[i] ?? "", avoids = label.startsWith(AVOIDS);
-    const toward = [avoids ? "" : label, words[i], notes.of(`${summary.member}/${i}`).tag].join(" ").toLowerCase();
+    const toward = [avoids ? "" : label, summary.called(i), words[i], notes.of(`${summary.member}/${i}`).tag].join(" ").toLowerCase();
     const from = [avoids ? label.slice(AVOIDS.length) : "", away[i]].join(" ").toLowerCase();
     return wanted.every((w) => String(i) === w || (w.startsWith(LESS) ? from.includes(w.slice(LESS.length)) : toward.includes(w)));
   };
@@ -47,7 +47,7 @@ function Overview({ run, view }) {
   // What is typed is one step back, not one for each letter; a second letter may come before the page is drawn again.
   const typed = (change) => { location[new URLSearchParams(location.hash.split("?")[1]).get("q") ? "replace" : "assign"](address(change)); };
   if (!table || table instanceof Error) return html`<${Waiting} table=${table} what="the latents" />`;
-  const summary = { ...table, member: member.label }, columns = Object.keys(summary.columns);
+  const summary = { ...table, member: member.label, called: (i) => called(member, i) }, columns = Object.keys(summary.columns);
   const known = (name, otherwise) => (columns.includes(name) ? name : otherwise);
   const [x, y] = [known(view.x, "density"), known(view.y, "label_strength")];
   const bySaid = known("auprc", "label_strength"), sort = ["latent", "label", "says"].includes(view.sort) ? view.sort : known(view.sort, bySaid), down = view.down === "1";
@@ -65,7 +65,7 @@ function Overview({ run, view }) {
     <p class="note">${run.kind === "text" ? "Tokens" : "Thoughts"} of ${member.model} at ${member.hook_names.join(", ")}; statistics of split ${member.split}. thoughtlens ${run.version}.</p>
     ${run.warnings.map((w) => html`<p class="warning">${visible(w)}</p>`)}
     <${Members} run=${run} chosen=${memberIdx} onPick=${(k) => go({ m: k })} />
-    <nav class="controls">${[["variables", "variables"], ["meanings", "latents by meaning"], ["problem-list", units], ["latent-list", "list of latents"], ["graphs", "what makes what"], ["numbers", "numbers"]].filter(([id]) => id !== "graphs" || run.kind !== "text" || run.graphs.length).map(([id, what]) => html`<button key=${id} onClick=${() => document.getElementById(id)?.scrollIntoView()}>${what}</button>`)}</nav>
+    <nav class="controls">${[["variables", "variables"], ["meanings", `${nounOf(2)} by meaning`], ["problem-list", units], ["latent-list", `list of ${nounOf(2)}`], ["graphs", "what makes what"], ["numbers", "numbers"]].filter(([id]) => id !== "graphs" || run.kind !== "text" || run.graphs.length).map(([id, what]) => html`<button key=${id} onClick=${() => document.getElementById(id)?.scrollIntoView()}>${what}</button>`)}</nav>
     <${Variables} run=${run} />
     <${Groups} run=${run} member=${member} memberIdx=${memberIdx} summary=${summary} go=${(change) => { go(change); document.getElementById("latent-list")?.scrollIntoView(); }} />
     <${Problems} run=${run} units=${units} />
@@ -74,7 +74,7 @@ function Overview({ run, view }) {
       ${view.t ? html`<button title="show all again" onClick=${() => go({ t: "" })}>only: ${visible(view.t.slice(view.t.indexOf("/") + 1))} ×</button>` : null}
       <span class="note" role="status">${show(rows.length)} of ${show(member.d_sae)} latents</span></div>
     <div class="scroll"><table class="latents"><thead><tr>${head("latent", false)}${says ? head("says", false) : null}${head("label", false)}${shown.map((c) => head(c))}</tr></thead>
-      <tbody>${rows.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map((i) => html`<tr key=${i}><td><a href=${`#/l/${memberIdx}/${i}`}>${i}</a>
+      <tbody>${rows.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map((i) => html`<tr key=${i}><td><a href=${`#/l/${memberIdx}/${i}`}>${visible(called(member, i))}</a>
         ${summary.everywhere[i] ? html` <span class="pill bad">${summary.everywhere[i]}</span>` : null}${notes.of(`${summary.member}/${i}`).tag ? html` <span class="pill">${visible(notes.of(`${summary.member}/${i}`).tag)}</span>` : null}</td>
         ${says ? html`<td><span class="tokens">${visible(summary.says[i]) || "–"}</span></td>` : null}<td>${visible(summary.label[i] || "–")}</td>
         ${shown.map((c) => html`<td key=${c} class="n">${(SHARES.has(c) ? percent : show)(summary.columns[c][i])}</td>`)}</tr>`)}</tbody></table></div>
@@ -82,8 +82,8 @@ function Overview({ run, view }) {
       ${(page + 1) * PER_PAGE < rows.length ? html`<button onClick=${() => go({ page: page + 1 })}>next ${PER_PAGE} →</button>` : null}</div>
     <${Moves} run=${run} /><${Graphs} run=${run} />
     <h2 id="numbers">Numbers</h2>
-    <ul class="facts"><li>latents <b>${show(member.d_sae)}</b></li><li>live <b>${show(member.n_alive)}</b></li><li>dead <b>${show(member.d_sae - member.n_alive)}</b></li><li>everywhere <b>${show(member.n_everywhere)}</b></li>
-      <li title=${run.definitions.l0}>L0 <b>${show(member.l0)}</b></li><li>vectors <b>${show(member.n)}</b></li><li>${units} <b>${show(member.n_problems)}</b></li>
+    <ul class="facts"><li>latents <b>${show(member.d_sae)}</b></li>${member.directions ? null : html`<li>live <b>${show(member.n_alive)}</b></li><li>dead <b>${show(member.d_sae - member.n_alive)}</b></li><li>everywhere <b>${show(member.n_everywhere)}</b></li>
+      <li title=${run.definitions.l0}>L0 <b>${show(member.l0)}</b></li>`}<li>vectors <b>${show(member.n)}</b></li><li>${units} <b>${show(member.n_problems)}</b></li>
       ${member.quality.explained_variance === undefined ? null : html`<li title="from validate">explained variance <b>${show(member.quality.explained_variance)}</b> <span class="note">n = ${show(member.quality.n)}, split ${member.quality.split}</span></li>`}</ul>
     <div class="grid two"><section><h3>All latents as points</h3><${Axes} columns=${columns} x=${x} y=${y} go=${go} />
         <${Scatter} x=${summary.columns[x]} y=${y === "label_strength" ? summary.columns[y].map((v) => (v === null ? null : Math.abs(v))) : summary.columns[y]} axes=${[x, y]}

@@ -31,7 +31,22 @@ const TL = {
 // What a table itself has under a name: an address may ask for "constructor".
 const own = (table, name) => (Object.hasOwn(table, name) ? table[name] : undefined);
 
-const { h, render, html, useState, useEffect, useMemo, useRef } = htmPreact;
+const { h, render, html: plain, useState, useEffect, useMemo, useRef } = htmPreact;
+
+// Pages of directions say so: the page's own words are changed, never a text of the run, which is a value in them.
+const noun = { one: null, parts: new Map() };
+const reworded = (text) => text.replace(/(?<![-"=#/.{])\b(an? )?([Ll])atent(s?)\b(?![-"])/g, (_, article, first, many) => {
+  const word = many ? `ends of ${noun.one}s` : `end of a ${noun.one}`;
+  return (article ? "an " : "") + (first === "L" ? word[0].toUpperCase() + word.slice(1) : word);
+});
+const html = (parts, ...values) => {
+  if (noun.one === null) return plain(parts, ...values);
+  if (!noun.parts.has(parts)) noun.parts.set(parts, parts.map(reworded));
+  return plain(noun.parts.get(parts), ...values);
+};
+const nounOf = (n) => (noun.one === null ? (n === 1 ? "latent" : "latents") : n === 1 ? `end of a ${noun.one}` : `ends of ${noun.one}s`);
+// What one of them is called: a latent's number, or a direction's end.
+const called = (member, i) => (member.directions ? `${member.directions[Math.floor(i / 2)]?.name}, ${i % 2 ? "low" : "high"} end` : String(i));
 
 // A value that arrives later: undefined until then, an Error where it failed.
 function useTable(key) {

@@ -1,0 +1,1 @@
+"""Directions that are no SAE's: read like latents, one at each end."""
