@@ -16,6 +16,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from thoughtlens.core import ConfigError, Json, Record, read_json
+from thoughtlens.models import BUNDLED
 from thoughtlens.sae.formats.says import SAME_MODELS, Says
 from thoughtlens.sae.formats.sites import short
 
@@ -146,7 +147,7 @@ def near(name: str) -> str:
 
 def hub_model(name: str) -> str:
     """The hub id, or path, of a model by the name that an SAE's files have for it."""
-    if "/" in name or Path(name).exists():
+    if "/" in name or name in BUNDLED or Path(name).exists():
         return name
     plain = SAME_MODELS.get(name.lower(), name)
     same = [one.model for one in releases().values() if short(one.model) == plain.lower()]
