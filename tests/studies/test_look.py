@@ -10,9 +10,6 @@ import pytest
 
 from tests.docs import standins
 from thoughtlens.core import ConfigError, HookError, MismatchError, NotThereError, OccupiedError
-from thoughtlens.sae import hub_model
-from thoughtlens.sae.formats.catalogue import find, releases
-from thoughtlens.sae.formats.formats import FORMATS
 from thoughtlens.show import Run
 from thoughtlens.studies.look import Ask, look
 
@@ -161,35 +158,3 @@ def test_few_documents_of_ones_own_are_shown_without_explanations(tmp_path, tiny
     stages = "stages=['extract','interpret','explain','explorer']"
     result = look(Ask(str(theirs), text=few, overrides=[*FEW, stages]), tmp_path / "run")
     assert list(result["stages"]) == ["extract", "interpret", "explorer"]
-
-
-
-def test_a_model_goes_by_its_name_in_an_saes_files():
-    names = {
-        "gpt2-small": "gpt2",
-        "gemma-2-2b": "google/gemma-2-2b",
-        "pythia-70m-deduped": "EleutherAI/pythia-70m-deduped",
-        "smollm2-135m": "smollm2-135m",
-        "meta-llama/Llama-3.1-8B": "meta-llama/Llama-3.1-8B",
-    }
-    assert {name: hub_model(name) for name in names} == names
-
-
-def test_every_release_that_is_read_gives_a_folder_for_its_ids():
-    for name, one in releases().items():
-        if one.format is None:
-            assert one.why, name
-            continue
-        assert {one.format} <= set(FORMATS) and one.source.startswith("http") | (one.source == "saelens")
-        theirs, _ = one.paths[0]
-        known = find(f"{name}/{theirs.replace('{id}', 'x').replace('{0}', '3').replace('{1}', '16k')}")
-        assert known is not None and "{" not in known.folder and known.release.repo == one.repo
-    assert find("gemma-scope-2b-pt-res-canonical/layer_20/width_16k/canonical").folder == (
-        "layer_20/width_16k/average_l0_*"
-    )
-    assert find("gpt2-small-attn-out-v5-32k/blocks.7.hook_attn_out").folder == "v5_32k_layer_7"
-    assert find("owner/name") is None
-    with pytest.raises(ConfigError, match="llama_scope_lxr_8x cannot be read here: a layout of its own"):
-        find("llama_scope_lxr_8x/l3r_8x")
-    with pytest.raises(ConfigError, match=r"Expected gpt2-small-res-jb/ID, .* got gpt2-small-res-jb"):
-        find("gpt2-small-res-jb")

@@ -50,10 +50,10 @@ class Ask(NamedTuple):
         return Path("runs") / f"look-{'-'.join(words[-3:])}"
 
 
-def look(ask: Ask, out: str | Path) -> Result:
+def look(ask: Ask, out: str | Path, *, jobs: int | None = 1) -> Result:
     """Read an SAE of any format, extract what it reads, judge it, explain it, and write the pages.
 
-    What is done in `out` is not done again.
+    What is done in `out` is not done again. `jobs`: as of `pipeline.run`.
 
     Raises:
         NotThereError: no SAE, or no model, of that name.
@@ -76,7 +76,7 @@ def look(ask: Ask, out: str | Path) -> Result:
     table = as_ours | {"source": found.path, "release": found.release}
     convert = BY_NAME["convert"]
     convert.run(load_config(convert.config, table), Path(out) / BY_NAME["train"].directory)
-    return pipeline.run(cfg, out)
+    return pipeline.run(cfg, out, jobs=jobs)
 
 
 def recipe(found: Card, ask: Ask) -> Json:

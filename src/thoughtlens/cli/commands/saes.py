@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from thoughtlens.cli.commands.app import Out, Overrides, PlanOnly, app, doing, show
+from thoughtlens.cli.commands.run import Jobs
 from thoughtlens.cli.commands.terminal import ending
 from thoughtlens.core import BY_NAME
 
@@ -70,6 +71,7 @@ def look(
     source_format: Annotated[
         str | None, typer.Option("--from", help="Its format, if its files do not tell.")
     ] = None,
+    jobs: Jobs = None,
     force: Annotated[
         bool, typer.Option("--force", help="Go on where model or settings are not its own.")
     ] = False,
@@ -89,7 +91,7 @@ def look(
 
     ask = Ask(source, model, text, tokens, source_format, hook, force, overrides or [])
     place = out or ask.place
-    result = look(ask, place)
+    result = look(ask, place, jobs=jobs)
     show(result, place=place, text=ending(result, place))
     if opens:
         import webbrowser
