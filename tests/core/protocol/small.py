@@ -40,6 +40,7 @@ BESIDE: dict[str, dict[str, object]] = {
     "monitor": {"n": 6, "n_fit": 40, "n_resamples": 100},
     "circuit": {"n": 6, "split": "train"},
     "program": {"n": 4, "n_fit": 4, "n_twins": 4},
+    "graph": {"problem": "any-0-000001", "budget": 20, "n_random": 2, "n_others": 4, "n_donors": 1},
     "geometry": {"n_permutations": 20},
     "intervene": {"n": 4, "problems": {"source": "generated", "n": 40}},
     "gates": {"n": 8, "sae": None},

@@ -33,7 +33,9 @@ def circuit(
     target: Annotated[
         str | None, typer.Option(help='With --text, the next token that is asked about, such as " Paris".')
     ] = None,
-    figure: Annotated[Path | None, typer.Option(help="Also draw the graph here: .svg, .png or .pdf.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Also draw the graph, or one that is there, here: .svg, .png or .pdf.")
+    ] = None,
     program: Annotated[
         bool,
         typer.Option("--program", help="Write what the thoughts compute as a Python program, and grade it."),
@@ -56,7 +58,9 @@ def circuit(
     changes, given = _named(overrides or [])
     given |= {key: value for key, value in (("problem", problem), ("text", text)) if value is not None}
     name, place, table = _chosen(run_dir, given, target)
-    doing(name, BY_NAME[name].table(run_dir) | table, changes, out or place, plan=plan)
+    drawn = figure is not None and not changes and ((out or place) / "result.json").is_file()
+    if plan or not drawn:
+        doing(name, BY_NAME[name].table(run_dir) | table, changes, out or place, plan=plan)
     if figure is not None and not plan:
         _draw(name, out or place, figure)
 

@@ -135,7 +135,8 @@ def _layout(
         for i, node in enumerate(own)
     }
     top = y - 0.3
-    at |= {node.id: (left[node.column], top / 2) for node in nodes if node.kind == "answer"}
+    middle = top / 2 if len(graph.rows) > 1 or 0 not in bottom else bottom[0] + HIGH / 2
+    at |= {node.id: (left[node.column], middle) for node in nodes if node.kind == "answer"}
     return at, (x, top)
 
 

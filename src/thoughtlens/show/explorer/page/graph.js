@@ -1,12 +1,17 @@
 // What makes what: a graph's columns from left to right (words, thoughts, answer), hooks from below, routes by colour.
 "use strict";
 
-const NODE = { wide: 126, high: 36, gap: 8, word: 40, row: 46, left: 84, fits: 1500 };
+const NODE = { wide: 126, high: 48, line: 22, gap: 8, word: 40, row: 46, left: 84, fits: 1500 };
 const ANSWERS = -2;
 const PLAIN_ROUTES = { state: "var(--ink)", within: "var(--soft)" };
 const routeName = (route) => own({ state: "state", within: "within a thought" }, route) ?? (route.endsWith(":kv") ? `keys and values, ${route.slice(0, -3)}` : route);
 const colours = (edges) => Object.fromEntries([...new Set(edges.map((e) => e.route))].sort().map((route, k, all) => [route, own(PLAIN_ROUTES, route) ?? `var(--route-${all.slice(0, k).filter((r) => !own(PLAIN_ROUTES, r)).length % 6})`]));
-const clipped = (text, n) => (text.length > n ? `${text.slice(0, n - 1)}…` : text);
+// At most two lines, broken between words.
+function twoLines(text) {
+  const [first, ...rest] = text.split(" ").reduce((lines, word) => (lines.length && `${lines.at(-1)} ${word}`.length <= NODE.line ? [...lines.slice(0, -1), `${lines.at(-1)} ${word}`] : [...lines, word]), []);
+  const more = rest.join(" ");
+  return [first ?? "", more].map((line) => (line.length > NODE.line ? `${line.slice(0, NODE.line - 3)}…` : line));
+}
 const plainWords = (node) => (node.says ?? "").split("; or ")[0].replace(/ \([^()]*\)/g, "");
 const nodeName = (node) => (node.kind === "latent" ? `latent ${node.latent}` : node.kind === "error" ? "error of the SAE" : listed(node.text));
 const nodePlace = (graph, node) => [node.hook_name, graph.columns[node.column]].filter((x) => x && x !== node.text).join(", ");
@@ -108,7 +113,7 @@ function GraphMap({ run, graph }) {
           <rect x=${x} y=${y} width=${w} height=${h} rx="5" />
           ${short ? html`<text class="word" x=${x + w / 2} y=${y + h / 2 + 4} text-anchor="middle">${listed(n.text)}</text>`
             : html`<text class="word" x=${x + 7} y=${y + 14}>${n.kind === "latent" ? n.latent : n.kind === "error" ? "error" : visible(n.text)}${n.activation === null || n.activation === undefined ? "" : html`<tspan class="act" dx="6">${show(n.activation)}</tspan>`}</text>
-              <text x=${x + 7} y=${y + 28}>${clipped(visible(plainWords(n)), 21)}</text>`}
+              ${twoLines(visible(plainWords(n))).map((line, k) => html`<text key=${k} x=${x + 7} y=${y + 28 + 13 * k}>${line}</text>`)}`}
           <title>${visible(aboutNode(n))}</title></g>`; })}
     </svg></div>
     <p class="note told" role="status">${told ? visible(told) : "Point at a node or an edge to see what was measured. Keys: Tab from node to node, ← what makes it most, → what it makes most, ↑ ↓ in its column, Enter its page."}</p>
