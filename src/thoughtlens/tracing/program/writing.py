@@ -26,10 +26,13 @@ import sys
 
 def table(text):
     """Rows: what was before; columns: the operation, the last thing that it is looked up by."""
-    lines = [line.split() for line in text.strip().splitlines()]
-    parts = lambda row, column: tuple(word for word in (*row.split(","), column) if word != "-")
-    cells = ((parts(row, c), v) for row, *values in lines[1:] for c, v in zip(lines[0], values))
-    return {{key: value for key, value in cells if value != "{unknown}"}}
+    header, *lines = (line.split() for line in text.strip().splitlines())
+    cells = {{}}
+    for row, *values in lines:
+        for column, value in zip(header, values):
+            if value != "{unknown}":
+                cells[tuple(word for word in (*row.split(","), column) if word != "-")] = value
+    return cells
 
 '''
 RUN = '''
