@@ -9,6 +9,8 @@ from sklearn.linear_model import LogisticRegression
 
 from thoughtlens.core import DataError
 from thoughtlens.evals.probing import probes
+from thoughtlens.evals.probing.cells import ridge_outputs
+from thoughtlens.evals.probing.features import association
 
 
 def blobs(
@@ -43,6 +45,27 @@ def test_more_features_than_units_changes_nothing_but_the_basis(sparse):
     # the loss is a mean and the penalty |W|^2 / 2Cn: three copies with C / 3 are the same problem
     narrow = probes.probe(triple, np.tile(y, 3), tall, n_classes=3, grid=[0.01 / 3, 0.1 / 3], max_iter=2000)
     np.testing.assert_allclose(wide.proba, narrow.proba[:60], atol=5e-3)
+
+
+@pytest.mark.parametrize("n_columns", [11, 150])
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e6])
+def test_columns_around_a_large_value_that_are_there_twice_are_probed_as_dense_ones(offset, n_columns):
+    rng = np.random.default_rng(3)
+    own = rng.normal(size=(120, n_columns))
+    y = (own[:, :3].sum(1) + 0.3 * rng.normal(size=120) > 0).astype(int)
+    X = np.concatenate([own, own], 1) + offset
+    folds = probes.make_folds(y, np.arange(120), n_splits=3, n_inner=2)
+    dense = probes.probe(X, y, folds, n_classes=2, grid=[0.01, 0.1])
+    sparse = probes.probe(sp.csr_array(X), y, folds, n_classes=2, grid=[0.01, 0.1])
+    np.testing.assert_allclose(dense.proba, sparse.proba, atol=1e-2)
+    assert len(set(sparse.pred)) == 2
+    kept, targets = np.arange(120) < 100, np.eye(2)[y]
+    told = [association(m, targets, kept, classes=True) for m in (own, X, sp.csr_array(X))]
+    np.testing.assert_allclose(np.concatenate([told[0]] * 2), told[1], atol=1e-4)
+    np.testing.assert_allclose(told[1], told[2], atol=1e-4)
+    outputs = [ridge_outputs(m, targets, folds.outer) for m in (X - offset, X, sp.csr_array(X))]
+    np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-3)
+    np.testing.assert_allclose(outputs[0], outputs[2], atol=1e-3)
 
 
 def test_sparse_and_dense_give_the_same_probe():

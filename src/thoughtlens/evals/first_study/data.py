@@ -49,7 +49,7 @@ def load_problems(store: ActivationStore, n_per_class: int) -> Problems:
         ConfigError: not a store of thoughts 0 to 6, or no operation labels.
         DataError: fewer than 20 problems of a class.
     """
-    thoughts = list(store.thoughts or [])
+    thoughts = list(store.own_thoughts)
     if thoughts[: N_THOUGHTS + 1] != list(range(N_THOUGHTS + 1)):
         raise ConfigError(
             f"The seed protocol needs thoughts 0 to {N_THOUGHTS} of every problem, {store.root} holds "
@@ -99,7 +99,7 @@ def _rows(store: ActivationStore, lines: np.ndarray) -> Int[np.ndarray, "n thoug
     row = np.full((len(store.problems), N_THOUGHTS + 1), -1)
     thought = store.thought_idx
     assert thought is not None
-    kept = thought <= N_THOUGHTS
+    kept = (thought >= 0) & (thought <= N_THOUGHTS)
     row[store.problem_idx[kept], thought[kept]] = np.flatnonzero(kept)
     if (row[lines] < 0).any():
         raise DataError(f"Expected every problem of {store.root} at every thought; extract the store again")

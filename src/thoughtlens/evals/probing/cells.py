@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Shaped
 from threadpoolctl import threadpool_limits
 
 from thoughtlens.core import n_threads
-from thoughtlens.evals.probing.features import one_hot, scale
+from thoughtlens.evals.probing.features import kernels, one_hot, scale
 from thoughtlens.evals.probing.folds import Folds, permute_labels
 from thoughtlens.evals.probing.matrices import Matrix, dense, rows, shape
 from thoughtlens.numerics import SHARED_TRAINING, max_statistic, permutation_p
@@ -60,10 +60,10 @@ def ridge_outputs(
             W = scipy.linalg.solve(gram, np.asarray(Z.T @ centred), assume_a="pos", overwrite_a=True)
             out[test] = np.asarray(Z_test @ W) + mean
         else:
-            gram = dense(Z @ Z.T)
+            gram, across = kernels(Z, Z_test)
             gram[np.diag_indices(n)] += PENALTY * d
             duals = scipy.linalg.solve(gram, centred, assume_a="pos", overwrite_a=True)
-            out[test] = dense(Z_test @ Z.T) @ duals + mean
+            out[test] = across @ duals + mean
     return out
 
 

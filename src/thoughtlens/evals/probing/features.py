@@ -7,7 +7,7 @@ import scipy.linalg
 import scipy.sparse as sp
 from jaxtyping import Bool, Float, Shaped
 
-from thoughtlens.evals.probing.matrices import Matrix, columns, dense, moments, precise, shape
+from thoughtlens.evals.probing.matrices import Matrix, columns, dense, moments, precise, rows, shape
 
 SPAN = 1e-12
 """Principal axes with less than this share of the strongest one's spread hold nothing but rounding."""
@@ -15,8 +15,9 @@ SCALER = "unit variance per feature, fitted on the outer training fold; constant
 
 
 def scale(train: Matrix, test: Matrix) -> tuple[Matrix, Matrix]:
-    """Unit variance. Dense matrices are centred too: with a free intercept that changes nothing but speed."""
-    train, test = precise(train), precise(test)
+    """Unit variance, centred; CSR with more columns than rows is centred by `kernels`."""
+    n, d = shape(train)
+    train, test = (dense(m) if d <= n else m for m in (precise(train), precise(test)))
     mean, std, largest = moments(train)
     alive = std > 1e-7 * np.maximum(largest, 1e-300)
     both = columns(train, alive), columns(test, alive)
@@ -29,20 +30,36 @@ def scale(train: Matrix, test: Matrix) -> tuple[Matrix, Matrix]:
 
 
 def rotate(train: Matrix, test: Matrix) -> tuple[np.ndarray, np.ndarray]:
-    """The same units on the training units' principal axes (uncentred), at most as many as units.
+    """The same units on the training units' principal axes, at most as many as units.
 
     An L2-penalised linear fit does not change under a rotation, and never leaves the span of its rows.
     On these axes the Hessian is nearly diagonal, which the learner uses.
     """
     n, d = shape(train)
-    gram = dense(train.T @ train if d <= n else train @ train.T)
+    gram, across = (dense(train.T @ train), None) if d <= n else kernels(train, test)
     spread, axes = scipy.linalg.eigh(gram, driver="evd", overwrite_a=True, check_finite=False)
     kept = spread > SPAN * max(spread[-1], np.finfo(float).tiny) if len(spread) else np.zeros(0, bool)
     spread, axes = spread[kept], axes[:, kept]
-    if d <= n:
+    if across is None:
         return dense(train @ axes), dense(test @ axes)
     length = np.sqrt(spread)
-    return axes * length, dense(test @ train.T) @ (axes / length)
+    return axes * length, across @ (axes / length)
+
+
+def kernels(train: Matrix, test: Matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Inner products of the training units with each other, and of the test units with them.
+
+    Of CSR matrices, which `scale` leaves uncentred, those of the centred ones. Uncentred, a column that
+    hardly varies around a large value is all that counts.
+    """
+    gram, across = dense(train @ train.T), dense(test @ train.T)
+    if isinstance(train, np.ndarray):
+        return gram, across
+    mean = gram.mean(0)
+    return (
+        gram - mean - mean[:, None] + mean.mean(),
+        across - across.mean(1, keepdims=True) - mean + mean.mean(),
+    )
 
 
 def one_hot(y: Shaped[np.ndarray, " n"], n_classes: int | None) -> Float[np.ndarray, "n k"]:
@@ -60,9 +77,8 @@ def association(
     """
     T = targets * kept[:, None]
     n = kept.sum()
-    mean, _, largest = moments(X[kept] if isinstance(X, np.ndarray) else X[np.flatnonzero(kept)])
-    square = np.asarray((X * X if isinstance(X, np.ndarray) else X.multiply(X)).T @ kept.astype(float))
-    variance = square / n - mean**2
+    mean, std, largest = moments(rows(precise(X), np.flatnonzero(kept)))
+    variance = std**2
     sums = np.asarray(X.T @ T)
     if classes:
         count = np.maximum(T.sum(0), 1)

@@ -96,10 +96,12 @@ def moments(
     """Mean, standard deviation and largest magnitude of every column."""
     if isinstance(m, np.ndarray):
         return m.mean(0), m.std(0), np.abs(m).max(0)
-    square: Any = m.multiply(m)
-    mean_, mean_square = (np.asarray(x.mean(0)).ravel() for x in (m, square))
+    n, d = shape(m)
+    mean_ = np.asarray(m.mean(0)).ravel()
     largest: Any = abs(m).max(0)
-    return mean_, np.sqrt(np.maximum(mean_square - mean_**2, 0.0)), dense(largest).ravel()
+    stored = np.bincount(m.indices, minlength=d)
+    square = np.bincount(m.indices, (m.data - mean_[m.indices]) ** 2, minlength=d)
+    return mean_, np.sqrt((square + (n - stored) * mean_**2) / n), dense(largest).ravel()
 
 
 def _both_sparse(a: Matrix, b: Matrix) -> bool:

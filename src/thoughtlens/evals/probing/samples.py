@@ -98,7 +98,7 @@ class ThoughtSamples:
         stopped = np.zeros(len(lines), int) + thoughts.max()
         if USED in store.problems.column_names:
             stopped = store.problems[USED].to_numpy()[lines]
-        lost = (self.row < 0) & (thoughts <= stopped[:, None])
+        lost = (self.row < 0) & (thoughts >= 0) & (thoughts <= stopped[:, None])  # questions differ in length
         if lost.any():
             unit, at = np.argwhere(lost)[0]
             name = store.problems["problem_id"][int(lines[unit])].as_py()
@@ -109,7 +109,9 @@ class ThoughtSamples:
 
     @property
     def n_short(self) -> int:
-        """Problems that stopped thinking before others did; what they did not think counts as zeros."""
+        """Problems that stopped thinking before others did, or whose question has fewer tokens; what they do
+        not have counts as zeros.
+        """
         return int((self.row < 0).any(1).sum())
 
     def poolings_of(self, arm: str) -> list[str]:
