@@ -36,11 +36,14 @@ from .thought.opening import opening as opening
 from .thought.places import CONVENTION as CONVENTION
 from .thought.places import INNER as INNER
 from .thought.places import LAYERED as LAYERED
+from .thought.places import OUTSIDE as OUTSIDE
 from .thought.places import PARTS as PARTS
 from .thought.places import SITES as SITES
 from .thought.places import Place as Place
 from .thought.places import block_outputs as block_outputs
+from .thought.places import named_positions as named_positions
 from .thought.sites import Hook as Hook
+from .thought.sites import Outside as Outside
 from .thought.sites import Tap as Tap
 from .thought.sites import ThoughtSpec as ThoughtSpec
 from .thought.sites import Watch as Watch
@@ -55,6 +58,8 @@ from .thought.thoughts import collect as collect
 from .thought.thoughts import encoded as encoded
 from .thought.thoughts import is_right as is_right
 from .thought.thoughts import parse_number as parse_number
+from .thought.thoughts import require_reached as require_reached
+from .thought.thoughts import require_shown as require_shown
 from .thought.tiny import SHIPPED as SHIPPED
 from .thought.tiny import TinyThoughts as TinyThoughts
 from .thought.tiny import beside as beside

@@ -47,8 +47,7 @@ def test_more_features_than_units_changes_nothing_but_the_basis(sparse):
     np.testing.assert_allclose(wide.proba, narrow.proba[:60], atol=5e-3)
 
 
-@pytest.mark.parametrize("n_columns", [11, 150])
-@pytest.mark.parametrize("offset", [0.0, 1e3, 1e6])
+@pytest.mark.parametrize(("offset", "n_columns"), [(0.0, 11), (1e6, 11), (0.0, 150), (1e4, 150)])
 def test_columns_around_a_large_value_that_are_there_twice_are_probed_as_dense_ones(offset, n_columns):
     rng = np.random.default_rng(3)
     own = rng.normal(size=(120, n_columns))

@@ -224,8 +224,10 @@ def test_leaving_early(fake, gpt2):
     ("place", "says"),
     [
         (Place("norm", 1), "thought_in, resid, thought_out, kv"),
-        (Place("thought_in", 7), r"thoughts 0\.\.6"),
-        (Place("thought_in", -1), r"thoughts 0\.\.6"),
+        (Place("thought_in", 8), r"thoughts 0\.\.6 .*, 7\.\.7 the answer's cue"),
+        (Place("thought_out", -1), "nothing reads thought_out of a token of the question"),
+        (Place.at("resid", 2, -1), "nothing reads the output of the last block"),
+        (Place.at("kv", 0, 7), "writes its keys and values while it reads"),
         (Place("thought_in"), r"thoughts 0\.\.6"),
         (Place.at("resid", 3, 1), r"0\.\.2"),
         (Place.at("resid", -1, 1), "Expected a site"),

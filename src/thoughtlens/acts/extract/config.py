@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from thoughtlens.models import ModelConfig, ThoughtModelConfig
+from thoughtlens.models import ModelConfig, ThoughtModelConfig, named_positions
 from thoughtlens.problems import AnyProblems, Bos, TextConfig
 
 
@@ -23,6 +23,10 @@ class ExtractConfig(ThoughtModelConfig):
     Of thoughts: `layers.8:out`, `layers.8.attn:out`, `layers.8.mlp:out`, `layers.8.head.2:out`, `thought_in`
     or `thought_out`. Unset: `layers.15:out` of text (with
     15 blocks or fewer, the middle one's), every block's output of thoughts."""
+    positions: tuple[str, ...] = Field(("begin", "thoughts"), min_length=1)
+    """Thoughts: which positions give rows: `question` (its tokens, -1 the last one as it is read), `begin`
+    (0), `thoughts` (1..n), `answer` (the tokens between thoughts and answer, n+1 and on), or numbers and
+    ranges such as `-5..-1`."""
     context_length: int = Field(256, gt=0)
     """Most tokens the model sees at once; a longer document is cut into several windows."""
     max_windows: int | None = Field(None, gt=0)
@@ -50,6 +54,14 @@ class ExtractConfig(ThoughtModelConfig):
     """Rows of a shard file; an interrupted extraction continues at the last finished one."""
     seed: int = 0
     """Fixes the order of the batches, and the split where `problems.seed` is unset."""
+
+    @field_validator("positions")
+    @classmethod
+    def _named(cls, positions: tuple[str, ...]) -> tuple[str, ...]:
+        found = tuple(part.strip() for one in positions for part in one.split(","))
+        for one in found:
+            named_positions(one, n_thoughts=0, n_cue=0, longest=0)
+        return found
 
     @field_validator("hook_names")
     @classmethod

@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,12 +29,15 @@ from thoughtlens.core import (
 )
 from thoughtlens.models import (
     CONVENTION,
+    OUTSIDE,
     Place,
     ThoughtBatch,
     ThoughtModel,
     block_outputs,
     collect,
     is_right,
+    named_positions,
+    require_shown,
     tiny,
 )
 from thoughtlens.numerics import wilson
@@ -50,8 +54,14 @@ def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Sou
     """All thoughts of every problem, and the model's own answers."""
     model = open_thoughts(cfg.model, cfg)
     problems, notes = problem_source.find(tiny.own_problems(wanted, model), cfg.seed)
-    _require_readable(model, problems)
+    n_tokens = _lengths(model, problems)
     places = block_outputs(cfg.hook_names, model.spec.n_layers)
+    numbers = _numbers(cfg, model, max(n_tokens, default=0))
+    reading: dict[str, str | int | bool | None] = {"dtype": cfg.model.dtype}
+    outside = [p for p in numbers if p not in model.spec.thoughts]
+    require_shown(model, outside)
+    if outside:
+        reading["n_thoughts"] = model.spec.n_thoughts
     meta = StoreMeta(
         kind="thoughts",
         model=model.name,
@@ -62,17 +72,19 @@ def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Sou
         modules={place.hook_name: model.module_path(place.site, place.layer) for place in places},
         d_in={place.hook_name: model.width(place) for place in places},
         dtype=cfg.store_dtype,
-        thought_convention=CONVENTION,
+        thought_convention=f"{CONVENTION}; {OUTSIDE}" if outside else CONVENTION,
         config_hash=model.config_hash,
-        reading={"dtype": cfg.model.dtype},
+        reading=reading,
     )
+    asked = _Asked(cfg, model, places, numbers, problems, tmp)
     return Source(
         meta=meta,
-        n_rows=len(problems) * len(model.spec.thoughts),
+        n_rows=len(problems) * sum(p >= 0 for p in numbers)
+        + sum(-p <= n for n in n_tokens for p in numbers if p < 0),
         n_thoughts=model.spec.n_thoughts if model.spec.varies else None,
         problems=lambda: with_answers(problems, _read_answers(tmp)),
         listed=lambda: problems,
-        chunks=lambda start, share: _chunks(cfg, model, places, problems, tmp, start=start, share=share),
+        chunks=lambda start, share: _chunks(asked, start=start, share=share),
         close=lambda: shutil.rmtree(tmp / ANSWERS, ignore_errors=True),
         splits=tuple(problems["split"].unique().to_pylist()),
         notes=notes + _spaces(model, problems["question"].to_pylist()),
@@ -84,28 +96,53 @@ def thought_source(cfg: ExtractConfig, wanted: ProblemsConfig, tmp: Path) -> Sou
     )
 
 
-def _require_readable(model: ThoughtModel, problems: pa.Table) -> None:
-    """Before the model runs, say of all questions whether one is empty or longer than the context.
+def _numbers(cfg: ExtractConfig, model: ThoughtModel, longest: int) -> list[int]:
+    """The positions that give rows, ascending.
+
+    Raises:
+        HookError: positions that the model does not have or show; says which there are.
+    """
+    spec, found = model.spec, set()
+    for one in cfg.positions:
+        first, last = named_positions(one, spec.n_thoughts, spec.n_cue, longest)
+        if last < first and one != "thoughts":
+            require_shown(model, [-1])
+        found |= {*range(first, last + 1)}
+    there = range(-longest, spec.n_thoughts + spec.n_cue + 1)
+    if strange := sorted(found - {*there}):
+        raise HookError(
+            f"positions: {strange[0]} does not exist here: there are {there[0]}..{there[-1]} (thoughts "
+            f"0..{spec.n_thoughts}; the longest question has {longest} tokens before them)"
+        )
+    return sorted(found)
+
+
+def _lengths(model: ThoughtModel, problems: pa.Table) -> list[int]:
+    """Tokens of every question before thought 0; empty of a model that does not tell.
+
+    Before the model runs, this says of all questions whether one is empty or longer than the context.
 
     Raises:
         DataError: some are; which, and what to do.
     """
     refused: dict[str, DataError] = {}
+    found = []
     for one, question in zip(
         problems["problem_id"].to_pylist(), problems["question"].to_pylist(), strict=True
     ):
         try:
-            model.read_ids(question)
+            found.append(len(model.read_ids(question)))
         except DataError as error:
             refused[one] = error
         except HookError:
-            return  # a model of one's own that does not tell: it refuses what it cannot read when it comes
+            return []  # a model of one's own: it refuses what it cannot read when it comes
     if refused:
         names = list(refused)
         raise DataError(
             f"{model.name} cannot read {len(refused)} of {len(problems)} questions: problem {names[0]}: "
             f"{refused[names[0]]}" + (f"; and also problems {', '.join(names[1:])}" if names[1:] else "")
         )
+    return found
 
 
 def _spaces(model: ThoughtModel, questions: list[str]) -> list[str]:
@@ -139,11 +176,12 @@ def plan_thoughts(cfg: ExtractConfig, wanted: ProblemsConfig) -> Plan:
     """Rows, memory, disk and time of an extraction of thoughts; the model's weights are loaded for it."""
     model = open_thoughts(cfg.model, cfg)
     n, spec = problem_source.count(wanted), model.spec
-    rows, n_hooks = n * len(spec.thoughts), len(block_outputs(cfg.hook_names, spec.n_layers))
+    per_problem = len(_numbers(cfg, model, QUESTION_TOKENS))
+    rows, n_hooks = n * per_problem, len(block_outputs(cfg.hook_names, spec.n_layers))
     parameters = 12 * spec.n_layers * spec.d**2
     tokens = n * (QUESTION_TOKENS + len(spec.thoughts) + ANSWER_TOKENS)
     itemsize, dtype = DTYPES[cfg.store_dtype].itemsize, DTYPES[cfg.model.dtype]
-    one_batch = 8 * cfg.batch_problems * (QUESTION_TOKENS + len(spec.thoughts) * n_hooks) * spec.d * 4
+    one_batch = 8 * cfg.batch_problems * (QUESTION_TOKENS + per_problem * n_hooks) * spec.d * 4
     return Plan(
         rows=rows,
         memory_bytes=7e8 + 1.5 * parameters * dtype.itemsize + one_batch,
@@ -156,28 +194,30 @@ def size_of_thoughts(cfg: ExtractConfig, wanted: ProblemsConfig) -> StoreSize:
     """What the store will be."""
     model, n = open_thoughts(cfg.model, cfg), problem_source.count(wanted)
     spec = model.spec
-    places = block_outputs(cfg.hook_names, spec.n_layers)
+    places, numbers = block_outputs(cfg.hook_names, spec.n_layers), _numbers(cfg, model, QUESTION_TOKENS)
     return StoreSize(
         kind="thoughts",
-        n_rows=n * len(spec.thoughts),
+        n_rows=n * len(numbers),
         n_problems=n,
         d_in={place.hook_name: model.width(place) for place in places},
-        thoughts=list(spec.thoughts),
+        thoughts=numbers,
         shares=problem_source.shares(wanted),
     )
 
 
-def _chunks(
-    cfg: ExtractConfig,
-    model: ThoughtModel,
-    places: list[Place],
-    problems: pa.Table,
-    tmp: Path,
-    *,
-    start: int,
-    share: tuple[int, int],
-) -> Iterator[Chunk]:
-    n_thoughts = len(model.spec.thoughts)
+class _Asked(NamedTuple):
+    """What is run, and what is kept of it."""
+
+    cfg: ExtractConfig
+    model: ThoughtModel
+    places: list[Place]
+    numbers: list[int]
+    problems: pa.Table
+    tmp: Path
+
+
+def _chunks(asked: _Asked, *, start: int, share: tuple[int, int]) -> Iterator[Chunk]:
+    cfg, model, places, numbers, problems, tmp = asked
     for index, first in enumerate(range(0, len(problems), cfg.batch_problems)):
         if index < start or index % share[1] != share[0]:
             continue
@@ -185,15 +225,17 @@ def _chunks(
         batch = collect(
             model, part["question"].to_pylist(), places=places, answers=True,
             max_new_tokens=cfg.max_new_tokens, batch_size=cfg.batch_problems,
+            positions=[p for p in numbers if p not in model.spec.thoughts],
         )  # fmt: skip
         _save_answers(tmp, index, batch)
-        had = batch.had(n_thoughts).flatten()
+        at = [batch.at(p) for p in numbers]
+        had = batch.had(len(model.spec.thoughts))[:, at].flatten()
         yield Chunk(
             index=index,
-            acts={place.hook_name: batch[place].flatten(0, 1)[had] for place in places},
+            acts={place.hook_name: batch[place][:, at].flatten(0, 1)[had] for place in places},
             columns={
-                "problem_id": np.repeat(part["problem_id"].to_numpy(zero_copy_only=False), n_thoughts)[had],
-                "thought_idx": np.tile(np.arange(n_thoughts, dtype=np.int32), len(part))[had],
+                "problem_id": np.repeat(part["problem_id"].to_numpy(zero_copy_only=False), len(at))[had],
+                "thought_idx": np.tile(np.array(numbers, dtype=np.int32), len(part))[had],
             },
         )
 

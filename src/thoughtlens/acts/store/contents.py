@@ -92,7 +92,8 @@ class Contents:
             return None
         batches = tables.stream(self.root / ROWS, ["thought_idx"])
         found = np.concatenate([batch["thought_idx"].to_numpy() for batch in batches])
-        if len(found) and not 0 <= found.min() <= found.max() < 2**15:
+        least = tables.LEAST_THOUGHT if self.meta.n_thoughts is None else -(2**15)
+        if len(found) and not least <= found.min() <= found.max() < 2**15:
             raise StoreError(
                 f"{self.root / ROWS} is inconsistent: thought_idx from {found.min()} to {found.max()}"
             )
@@ -102,6 +103,11 @@ class Contents:
     def thoughts(self) -> list[int]:
         """The values of `thought_idx` in the store, ascending; empty for text."""
         return [] if self.thought_idx is None else np.unique(self.thought_idx).tolist()
+
+    @cached_property
+    def own_thoughts(self) -> list[int]:
+        """Those of them that are thoughts, and not tokens of the question or of the answer's cue."""
+        return [thought for thought in self.thoughts if self.meta.is_thought(thought)]
 
     @cached_property
     def cells(self) -> list[tuple[str, int | None]]:

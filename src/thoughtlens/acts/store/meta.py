@@ -86,6 +86,17 @@ class StoreMeta(Config):
         return self
 
     @property
+    def n_thoughts(self) -> int | None:
+        """The last thought, where rows of the question's tokens or of the answer's cue may stand beside those
+        of thoughts, below 0 and above it; None: every row is a thought's."""
+        found = self.reading.get("n_thoughts")
+        return None if found is None else int(found)
+
+    def is_thought(self, thought: int) -> bool:
+        """Whether rows with this `thought_idx` are of a thought, and not of a token before or behind them."""
+        return thought >= 0 and (self.n_thoughts is None or thought <= self.n_thoughts)
+
+    @property
     def torch_dtype(self) -> torch.dtype:
         """`dtype` as torch's."""
         from thoughtlens.core import DTYPES  # here: it loads torch, which pages of a run do without

@@ -15,14 +15,20 @@ from thoughtlens.core import DataError, NotThereError, StoreError, whole
 
 KEYS = {"text": ("problem_id", "token_id", "position"), "thoughts": ("problem_id", "thought_idx")}
 INT32 = ("token_id", "position", "thought_idx")
+LEAST_THOUGHT = 0
+"""The begin-of-thought position; below it are tokens of the question, where a store has them."""
 PROBLEM_KEYS = ("problem_id", "group_id", "split")
 TEXTS = (*PROBLEM_KEYS, "question", "text", "answer", "cot")
 NO_GAPS = ("row", "problem_id", *INT32, "outlier")
 """Columns of a row that are never null."""
 
 
-def columns(rows: Mapping[str, np.ndarray | Sequence], n: int, kind: str) -> dict[str, np.ndarray]:
+def columns(
+    rows: Mapping[str, np.ndarray | Sequence], n: int, kind: str, least: int = LEAST_THOUGHT
+) -> dict[str, np.ndarray]:
     """The columns of one batch as arrays of length n; strings as objects, indices as int32.
+
+    `thought_idx` is `least` or more.
 
     Raises:
         DataError: a column is missing, has another length, or is `row`, which the store counts.
@@ -39,8 +45,10 @@ def columns(rows: Mapping[str, np.ndarray | Sequence], n: int, kind: str) -> dic
         if name in INT32:
             if values.size and (values.dtype.kind not in "iu" or abs(values).max() >= 2**31):
                 raise DataError(f"Expected 32-bit integers in the row column {name}, got {values.dtype}")
-            if name == "thought_idx" and values.size and not 0 <= values.min() <= values.max() < 2**15:
-                raise DataError(f"Expected thought_idx within 0..32767, got {values.min()}..{values.max()}")
+            if name == "thought_idx" and values.size and not least <= values.min() <= values.max() < 2**15:
+                raise DataError(
+                    f"Expected thought_idx within {least}..32767, got {values.min()}..{values.max()}"
+                )
             values = values.astype(np.int32)
         elif values.dtype.kind in "UO" or name == "problem_id":
             values = values.astype(object)

@@ -177,12 +177,17 @@ class View:
     def _cells(self, hook: np.ndarray, rows: np.ndarray) -> np.ndarray:
         if self.store.thought_idx is None:
             return hook
-        return hook * len(self.store.thoughts) + self._thought_cell[self.store.thought_idx[rows]]
+        return (
+            hook * len(self.store.thoughts)
+            + self._thought_cell[self.store.thought_idx[rows] - min(self.store.thoughts)]
+        )
 
     @cached_property
     def _thought_cell(self) -> np.ndarray:
-        table = np.zeros(max(self.store.thoughts) + 1, np.int64)
-        table[self.store.thoughts] = np.arange(len(self.store.thoughts))
+        """Place of each thought in the list of all, from the least one on."""
+        at = np.array(self.store.thoughts) - min(self.store.thoughts)
+        table = np.zeros(at[-1] + 1, np.int64)
+        table[at] = np.arange(len(at))
         return table
 
     @property

@@ -190,7 +190,8 @@ class StoreWriter:
             DataError: NaN, Inf, a value too large for the dtype, or columns that do not fit.
         """
         n = self._check_shapes(acts)
-        columns = tables.columns(rows, n, self.meta.kind)
+        least = tables.LEAST_THOUGHT if self.meta.n_thoughts is None else -(2**15)
+        columns = tables.columns(rows, n, self.meta.kind, least)
         if n and self._types not in ({}, types := tables.types(columns)):
             raise DataError(
                 f"Expected the row columns {self._types} as before, got {types} at row {self._appended}"

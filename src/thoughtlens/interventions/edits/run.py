@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,18 @@ from thoughtlens.interventions.edits.cuts import Cut
 from thoughtlens.interventions.edits.places import Change, hook_of
 from thoughtlens.interventions.edits.reads import Read
 from thoughtlens.interventions.intervene.records import About
-from thoughtlens.models import Answer, Place, State, ThoughtModel, Watch, check_places, encoded
+from thoughtlens.models import (
+    Answer,
+    Hook,
+    Outside,
+    Place,
+    State,
+    ThoughtModel,
+    Watch,
+    check_places,
+    encoded,
+    require_reached,
+)
 
 MOVED = 1e-5
 """An answer's logits have moved where one of them differs by more than this."""
@@ -123,11 +134,14 @@ def run_edits(
     rows: list[Tensor] = []
     plain: list[Answers] = []
     parts: list[list[Answers]] = [[] for _ in edits]
+    reached = [place for edit in edits for place, _ in edit.changes]
+    require_reached(model, questions, reached)
     watch = Watch() if any(edit.cuts for edit in edits) else None
     with nullcontext() if watch is None else model.attending(watch):
         for state in encoded(model, questions, batch_size=batch_size):
             starts = {_start(model, edit) for edit in edits}
-            batch = _Batch(model, state, max_new_tokens, starts, watch)
+            asked = [str(questions[i]) for i in state.rows.tolist()]
+            batch = _Batch(model, state, asked, max_new_tokens=max_new_tokens, starts=starts, watch=watch)
             rows.append(state.rows)
             plain.append(batch.untouched())
             for edit, own in zip(edits, parts, strict=True):
@@ -140,9 +154,16 @@ class _Batch:
     """The untouched run of a batch, whose states every edit starts from."""
 
     def __init__(
-        self, model: ThoughtModel, state: State, max_new_tokens: int, starts: set[int], watch: Watch | None
+        self,
+        model: ThoughtModel,
+        state: State,
+        questions: Sequence[str],
+        *,
+        max_new_tokens: int,
+        starts: set[int],
+        watch: Watch | None,
     ) -> None:
-        self.model, self.max_new_tokens, self.watch = model, max_new_tokens, watch
+        self.model, self.max_new_tokens, self.watch, self.questions = model, max_new_tokens, watch, questions
         self.begin, self.looks = state.mask.shape[1], []
         self.ends: dict[int, State] = {}
         self.states, self.inputs = {0: state}, []
@@ -214,12 +235,13 @@ class _Batch:
         watch = _Watch(len(self.inputs[0]))
         hooks = [hook_of(place, change, watch) for place, change in edit.changes]
         last = self.model.spec.n_thoughts if edit.n_thoughts is None else edit.n_thoughts
+        inside = [hook for hook in hooks if hook.place.thought in self.model.spec.thoughts]
         start = _start(self.model, edit)
-        state, changed = self.states[start], self._blank()
-        for p in range(start, last + 1):
+        state, changed = self._from(start, [hook for hook in hooks if hook not in inside]), self._blank()
+        for p in range(max(start, 0), last + 1):
             with self._cut(edit, p, state, watch):
                 before = state
-                state, record = self.model.step(self._reading(edit, p, before, watch), hooks)
+                state, record = self.model.step(self._reading(edit, p, before, watch), inside)
             for read in edit.reads:
                 if read.query == p:
                     read.unseen(self.model, state, before)
@@ -231,6 +253,16 @@ class _Batch:
             if not bool(torch.isfinite(answer.logits[:, 0]).all()):
                 raise DataError(f"{edit.name}: the answer's logits are not finite; make the edit smaller")
             return self._answers(state, answer, watch, changed)
+
+    def _from(self, start: int, outside: Sequence[Hook]) -> State:
+        """The untouched state before a thought; with edits of the question, or of the cue, those."""
+        state = self.states[max(start, 0)]
+        if not outside:
+            return state
+        seen = Outside(outside, state.rows)
+        if start >= 0:
+            return replace(state, outside=seen)
+        return replace(self.model.begun(self.questions, seen), rows=state.rows)
 
     def _blank(self) -> Tensor:
         return torch.full((len(self.inputs[0]), len(self.inputs)), torch.nan)
@@ -282,9 +314,8 @@ class _Watch:
 
 def _start(model: ThoughtModel, edit: Edit) -> int:
     """The first thought that has to be run again; one past the last where none has."""
-    if edit.first is not None:
-        return edit.first
-    return (model.spec.n_thoughts if edit.n_thoughts is None else edit.n_thoughts) + 1
+    end = (model.spec.n_thoughts if edit.n_thoughts is None else edit.n_thoughts) + 1
+    return end if edit.first is None else min(edit.first, end)
 
 
 def _relative(before: Tensor, after: Tensor) -> Tensor:

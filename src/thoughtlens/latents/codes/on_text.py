@@ -268,20 +268,21 @@ class Eye:
 
     def _thoughts(self, sae: SAE, questions: Sequence[str]) -> Iterator[Found]:
         places = block_outputs(sae.hook_names, self.thinker.spec.n_layers)
-        batch = collect(
-            self.thinker, questions, places=places, answers=True, max_new_tokens=self.max_new_tokens
-        )
-        answers = batch.answers.text if batch.answers is not None else []
         thoughts = member_thoughts(self.store, sae) or []
-        had = batch.had(max(thoughts, default=0) + 1)
+        batch = collect(
+            self.thinker, questions, places=places, answers=True, max_new_tokens=self.max_new_tokens,
+            positions=[t for t in thoughts if t not in self.thinker.spec.thoughts],
+        )  # fmt: skip
+        answers = batch.answers.text if batch.answers is not None else []
+        had = batch.had(len(self.thinker.spec.thoughts))
         for i, question in enumerate(questions):
-            own = [t for t in thoughts if had[i, t]]
+            own = [t for t in thoughts if had[i, batch.at(t)]]
             if len(own) < len(thoughts) and isinstance(sae, Crosscoder) and sae.cfg.over == "thoughts":
                 raise DataError(
                     f"This crosscoder reads thoughts {thoughts[0]} to {thoughts[-1]} together, and "
                     f"{question[:40]!r} stops after thought {len(own) - 1}"
                 )
-            x = torch.stack([batch[place][i, own] for place in places])
+            x = torch.stack([batch[place][i, [batch.at(t) for t in own]] for place in places])
             yield _encoded(sae, x, own, [f"thought {t}" for t in own], i, answer=answers[i])
 
 

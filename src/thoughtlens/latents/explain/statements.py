@@ -91,7 +91,7 @@ class Known:
     """
 
     def __init__(self, store: ActivationStore, cfg: ExplainConfig) -> None:
-        problems, thoughts = store.problems, store.thoughts if store.meta.kind == "thoughts" else []
+        problems, thoughts = store.problems, store.own_thoughts if store.meta.kind == "thoughts" else []
         self.n_thoughts = max(thoughts, default=-1) + 1
         known = roles(problems, self.n_thoughts) if self.n_thoughts else Roles()
         labels = read_labels(
@@ -106,7 +106,8 @@ class Known:
         """Whether a role is about different things at two of these thoughts, in most problems."""
         for role in self.roles:
             if role.name == name:
-                own = [role.holds[t :: self.n_thoughts] for t in thoughts]
+                known = [t for t in thoughts if t in range(self.n_thoughts)]
+                own = [role.holds[t :: self.n_thoughts + 1] for t in known]
                 return any(a.multiply(b).sum() <= min(a.sum(), b.sum()) / 2 for a, b in combinations(own, 2))
         return False
 
@@ -148,10 +149,12 @@ class Statements:
 
     def _roles(self, part: Part, unit: np.ndarray) -> list[Block]:
         blocks = []
-        thought = np.array([-1 if place.thought is None else place.thought for place in self.corpus.cells])
+        n = self.known.n_thoughts  # of a token of the question or of the cue no role is known
+        own = [place.thought for place in self.corpus.cells]
+        thought = np.array([p if p in range(n) else n for p in own])
         for role in self.known.roles if self.placed else ():
             own = [Statement(role.name, v, role.words.format(v)) for v in role.levels]
-            rows = part.line[unit] * self.known.n_thoughts + thought[part.cell]
+            rows = part.line[unit] * (self.known.n_thoughts + 1) + thought[part.cell]
             blocks.append(Block(own, role.holds[rows]))
         return blocks
 
@@ -181,20 +184,21 @@ class Statements:
 
 
 def _encoded(role: Role, n_thoughts: int, max_levels: int) -> Encoded:
-    """A role's values as columns, told apart as those of labels are."""
+    """A role's values as columns, told apart as those of labels are; by problem, a row for each thought, and
+    an empty one for what is no thought."""
     rows, values = [], []
     for thought, own in role.values.items():
         if thought < n_thoughts:
             said, problem = pa.array(own), np.arange(len(own))
             if pa.types.is_list(said.type):
                 said, problem = said.flatten(), pc.list_parent_indices(said).to_numpy()  # type: ignore[attr-defined]
-            rows.append(problem * n_thoughts + thought)
+            rows.append(problem * (n_thoughts + 1) + thought)
             values.append(said)
     kinds = {one.type for one in values if not pa.types.is_null(one.type)}
     kind = kinds.pop() if len(kinds) == 1 else pa.string()
     table = pa.table({"role": pa.chunked_array([one.cast(kind) for one in values], kind)})
     (label,) = read_labels(table, ("role",), max_levels=max_levels, min_count=MIN_COUNT, most=MOST_LEVELS)
-    n = len(next(iter(role.values.values()))) * n_thoughts
+    n = len(next(iter(role.values.values()))) * (n_thoughts + 1)
     holds = incidence(np.concatenate([np.zeros(0, int), *rows]), label.codes, n, len(label.levels))
     return Encoded(role.name, role.words, label.levels, holds)
 

@@ -18,7 +18,7 @@ from thoughtlens.acts import ActivationStore
 from thoughtlens.latents.codes.readout import Readout
 from thoughtlens.latents.lens.config import LensConfig
 from thoughtlens.latents.lens.rows import CellRows
-from thoughtlens.models import ThoughtModel, collect
+from thoughtlens.models import Place, ThoughtBatch, ThoughtModel, collect
 
 HELD_BACK = 0.1
 """Share of the fitting problems that chooses when to stop."""
@@ -66,7 +66,7 @@ class Finals:
     """The model's last state of every thought: from the store where it is there, else thought again."""
 
     hook_name: str
-    states: Float[Tensor, "problems passes d"] | None
+    states: ThoughtBatch | None
     line: Int[np.ndarray, " problems"]
     store: ActivationStore
 
@@ -76,7 +76,7 @@ class Finals:
         if self.states is None:
             return Pairs(cell.hook_name, x, self.hook_name, self.store.read(self.hook_name, cell.rows))
         at = torch.from_numpy(np.searchsorted(self.line, cell.line))
-        last = self.states[at, cell.thought_idx]
+        last = self.states[Place(FINAL, cell.thought_idx)][at].float()
         had = ~last.isnan().any(1)  # rounding can let a problem stop a thought earlier than in the store
         return Pairs(cell.hook_name, x[had], self.hook_name, last[had])
 
@@ -89,9 +89,8 @@ def finals(store: ActivationStore, model: ThoughtModel, lines: np.ndarray, batch
         if hook in store.hook_names:
             return Finals(hook, None, lines, store)
     questions = [store.questions[int(i)].as_py() for i in lines]
-    batch = collect(model, questions, sites=(FINAL,), batch_size=batch_size)
-    assert batch.thought_out is not None
-    return Finals(FINAL, batch.thought_out[:, :, 0].float(), lines, store)
+    places = [Place(FINAL, thought) for thought in store.thoughts]
+    return Finals(FINAL, collect(model, questions, places=places, batch_size=batch_size), lines, store)
 
 
 def fit(readout: Readout, pairs: Pairs, cfg: LensConfig) -> Translator:

@@ -78,7 +78,7 @@ def _work(cfg: OrbitsConfig, tmp: Path) -> OrbitsOutcome:
     ids = store.problems["problem_id"].take(lines[: cfg.drawn]).to_pylist()
     for hook, s in states.items():
         before, end = ends[hook]
-        rounds += _rounds(hook, store.thoughts, s, end)
+        rounds += _rounds(hook, store.own_thoughts, s, end)
         still = ((end - before).norm(dim=1) <= cfg.rest * end.norm(dim=1))[~before.isnan().any(1)]
         share = wilson(int(still.sum()), len(still))
         at_rest[hook] = Number(
@@ -88,7 +88,7 @@ def _work(cfg: OrbitsConfig, tmp: Path) -> OrbitsOutcome:
         drawn += [
             OrbitRow(problem_id=str(one), hook_name=hook, thought_idx=t, x=float(x), y=float(y))
             for i, one in enumerate(ids)
-            for t, (x, y) in zip(store.thoughts, flat[i].tolist(), strict=True)
+            for t, (x, y) in zip(store.own_thoughts, flat[i].tolist(), strict=True)
             if not np.isnan(x)
         ]
     write_rows(tmp / "rounds.parquet", RoundRow, rounds)
@@ -126,10 +126,10 @@ def _lines(store: ActivationStore, cfg: OrbitsConfig) -> np.ndarray:
     """Lines of some problems of the split, drawn at random."""
     view = store.view(store.hook_names[:1], split=cfg.split)
     lines = np.unique(store.problem_idx[view.rows_of(np.arange(view.n_rows))])
-    if len(lines) < 2 or len(store.thoughts) < 2:
+    if len(lines) < 2 or len(store.own_thoughts) < 2:
         raise DataError(
             f"Expected two problems and two thoughts or more in split {cfg.split!r} of {store.root}, got "
-            f"{len(lines)} and {len(store.thoughts)}"
+            f"{len(lines)} and {len(store.own_thoughts)}"
         )
     return np.random.default_rng((cfg.seed, 67)).permutation(lines)[: cfg.n]
 
@@ -140,9 +140,9 @@ def _states(store: ActivationStore, hook: str, lines: np.ndarray) -> Float[Tenso
     place = np.full(len(store.problems), -1)
     place[lines] = np.arange(len(lines))
     at = place[store.problem_idx]
-    rows = np.flatnonzero(at >= 0)
-    found = torch.full((len(lines), len(store.thoughts), store.meta.d_in[hook]), torch.nan)
-    thought = np.searchsorted(store.thoughts, store.thought_idx[rows])
+    rows = np.flatnonzero((at >= 0) & np.isin(store.thought_idx, store.own_thoughts))
+    found = torch.full((len(lines), len(store.own_thoughts), store.meta.d_in[hook]), torch.nan)
+    thought = np.searchsorted(store.own_thoughts, store.thought_idx[rows])
     found[torch.from_numpy(at[rows]), torch.from_numpy(thought)] = store.read(hook, rows)
     return found
 
@@ -173,7 +173,7 @@ def _further(
     found = {}
     for hook, place in zip(store.hook_names, places, strict=True):
         s = batch[place].float().cpu()
-        own = s[:, store.thoughts]
+        own = s[:, store.own_thoughts]
         cosine = float(torch.cosine_similarity(own, states[hook], dim=2).nanmedian())
         if not cosine >= AGREEMENT:
             raise MismatchError(

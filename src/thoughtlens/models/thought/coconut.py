@@ -70,6 +70,7 @@ class Coconut(HFThoughts):
         self.spec = ThoughtSpec(
             n_thoughts=n_thoughts,
             n_layers=len(self.blocks),
+            n_cue=len(self.end_ids),
             sites=self.sites,
             d=lm.config.hidden_size,
             feedback_layer=len(self.blocks),

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from thoughtlens.core import ConfigError, MismatchError
 from thoughtlens.models.thought.sequence import HFThoughts, asked
-from thoughtlens.models.thought.sites import ThoughtSpec
+from thoughtlens.models.thought.sites import Outside, ThoughtSpec
 from thoughtlens.models.thought.thoughts import State, parse_number
 
 END = "###"
@@ -68,6 +68,7 @@ class Colar(HFThoughts):
         self.spec = ThoughtSpec(
             n_thoughts=n_thoughts,
             n_layers=len(self.blocks),
+            n_cue=len(self.end_ids),
             sites=self.sites,
             d=lm.config.hidden_size,
             feedback_layer=len(self.blocks),
@@ -88,9 +89,9 @@ class Colar(HFThoughts):
         """See `ThoughtModel.reads`."""
         return asked(question, self.prompt)
 
-    def encode(self, questions: Sequence[str]) -> State:
+    def encode(self, questions: Sequence[str], outside: Outside | None = None) -> State:
         """See `ThoughtModel.encode`."""
-        state = super().encode(questions)
+        state = super().encode(questions, outside)
         return replace(state, thinking=torch.ones_like(state.positions, dtype=torch.bool))
 
     def _tokenize(self, question: str) -> list[int]:

@@ -19,8 +19,13 @@ INNER = ("attn", "mlp", "heads")
 LAYERED = ("resid", *PARTS, *INNER)
 CONVENTION = "thought_idx 0 is the begin-of-thought position, 1..n the thoughts fed back"
 """What a store of thoughts says about how it counts."""
+OUTSIDE = "-1 is the question's last token as it is read, -2 the one before; n+1.. are the answer's cue"
+"""The same of positions that are no thoughts."""
+NAMED = ("question", "begin", "thoughts", "answer")
+"""Positions by name."""
+POSITIONS = re.compile(r"(-?\d+)(?:\.\.(-?\d+))?")
 BLOCK = re.compile(r"layers\.(\d+)(?::(\w+)|\.(attn|mlp|heads|head\.\d+):out)")
-TEXT = re.compile(r"(?P<hook>[^@\s]+)(?:@(?P<thought>\d+))?")
+TEXT = re.compile(r"(?P<hook>[^@\s]+)(?:@(?P<thought>-?\d+))?")
 
 
 class Place(NamedTuple):
@@ -34,7 +39,8 @@ class Place(NamedTuple):
     `layers.1:values`; `layers.1.attn:out`, `layers.1.mlp:out`, `layers.1.head.2:out`; of a language model,
     any hook."""
     thought: int | None = None
-    """0 the begin-of-thought position, 1.. the thoughts fed back; None: all of them, or none on text."""
+    """0 the begin-of-thought position, 1.. the thoughts fed back, then the answer's cue; -1 the question's
+    last token; None: all of them, or none on text."""
 
     @classmethod
     def at(cls, site: str, layer: int | None = None, thought: int | None = None) -> Place:
@@ -84,6 +90,30 @@ class Place(NamedTuple):
         """The head, of a place that is one."""
         name, _, number = self.site.partition(".")
         return int(number) if name == "head" and number.isdigit() else None
+
+
+def named_positions(text: str, n_thoughts: int, n_cue: int, longest: int) -> tuple[int, int]:
+    """First and last position of a name (`NAMED`), of one position (`-1`), or of a range (`-5..-1`).
+
+    Args:
+        text: The name.
+        n_thoughts: Thoughts of the model.
+        n_cue: Tokens of its answer's cue.
+        longest: Tokens of the longest question.
+
+    Raises:
+        ValueError: no such text, or a range that ends before it begins.
+    """
+    found = POSITIONS.fullmatch(text)
+    if found is None and text not in NAMED:
+        raise ValueError(f"expected {', '.join(NAMED)}, a position such as -1, or -5..-1, got {text!r}")
+    if found is None:
+        parts = (-longest, -1), (0, 0), (1, n_thoughts), (n_thoughts + 1, n_thoughts + n_cue)
+        return parts[NAMED.index(text)]
+    first, last = int(found[1]), int(found[2] or found[1])
+    if last < first:
+        raise ValueError(f"{text}: a range goes from its first to its last position, such as -5..-1")
+    return first, last
 
 
 def block_outputs(hook_names: Sequence[str] | None, n_layers: int) -> list[Place]:

@@ -7,7 +7,7 @@ through every pass, so that a left-padded batch thinks what each problem thinks 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -23,8 +23,11 @@ from thoughtlens.models.hf.capture import attention_of, parts_of
 from thoughtlens.models.hf.load import context_length
 from thoughtlens.models.hf.output import OutputSide
 from thoughtlens.models.thought.places import INNER, SITES
-from thoughtlens.models.thought.sites import Watch
+from thoughtlens.models.thought.sites import Outside, Watch
 from thoughtlens.models.thought.thoughts import Answer, State, Tap, ThoughtModel, Written, parse_number
+
+Through = Callable[..., Any]
+"""What every block's output goes through: a tap, or several side by side."""
 
 
 class SequenceThoughts(ThoughtModel):
@@ -68,7 +71,7 @@ class SequenceThoughts(ThoughtModel):
         cache: Any,
         mask: Bool[Tensor, "batch seq"],
         position_ids: Int[Tensor, "batch new"],
-        tap: Tap | None,
+        tap: Through | None,
     ) -> Float[Tensor, "batch new d"]:
         """Extend the cache by x; every block's output goes through `tap`; returns `thought_out`'s
         states. `mask` covers cache and x."""
@@ -84,13 +87,13 @@ class SequenceThoughts(ThoughtModel):
     def _value(self, text: str) -> float | None:
         return parse_number(text)
 
-    def encode(self, questions: Sequence[str]) -> State:
+    def encode(self, questions: Sequence[str], outside: Outside | None = None) -> State:
         """See `ThoughtModel.encode`. Pads on the left; the padding is masked ever after."""
         if not questions:
             raise DataError("Expected at least one question, got none")
-        return self._begun([self._prompt(i, question) for i, question in enumerate(questions)])
+        return self._begun([self._prompt(i, question) for i, question in enumerate(questions)], outside)
 
-    def _begun(self, ids: Sequence[Sequence[int]]) -> State:
+    def _begun(self, ids: Sequence[Sequence[int]], outside: Outside | None = None) -> State:
         """All tokens of each row but the last are read; the last is what comes in next."""
         longest = max(len(row) for row in ids)
         tokens = torch.zeros(len(ids), longest, dtype=torch.long)
@@ -109,7 +112,7 @@ class SequenceThoughts(ThoughtModel):
         )
         if longest == 1:
             return empty
-        return self._extend(empty, self._embed(tokens[:, :-1]), real[:, :-1])[1]
+        return self._seen(empty, self._embed(tokens[:, :-1]), real[:, :-1], outside, 1 - longest)[1]
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -144,7 +147,7 @@ class SequenceThoughts(ThoughtModel):
         return self._prompt(0, question)[:-1]
 
     def _extend(
-        self, state: State, x: Tensor, real: Tensor | None = None, tap: Tap | None = None
+        self, state: State, x: Tensor, real: Tensor | None = None, tap: Through | None = None
     ) -> tuple[Tensor, State]:
         """Run x after what the state holds; changes the state's cache."""
         if real is None:
@@ -153,6 +156,16 @@ class SequenceThoughts(ThoughtModel):
         position_ids = (state.positions[:, None] + real.cumsum(1) - 1).clamp_min(0)
         h = self._forward(x, state.cache, mask, position_ids, tap)
         return h, replace(state, mask=mask, positions=state.positions + real.sum(1))
+
+    def _seen(
+        self, state: State, x: Tensor, real: Tensor, outside: Outside | None, first: int
+    ) -> tuple[Tensor, State]:
+        """The same of tokens of the question or of the answer's cue, position `first` and on; x may go on."""
+        if outside is None:
+            return self._extend(state, x, real)
+        through = outside.over(first, real if first < 0 else real[:, : len(self.end_ids)])
+        h, state = self._extend(state, through("thought_in", x), real, through)
+        return through("thought_out", h), state
 
     def _step(self, state: State, tap: Tap) -> State:
         x = tap("thought_in", state.pending)
@@ -176,7 +189,9 @@ class SequenceThoughts(ThoughtModel):
         room = self.context_length - int(state.positions.max()) - cue.shape[1]
         if room < 0:
             raise DataError(f"The forced answer of {cue.shape[1]} tokens ends {-room} past the context")
-        h, state = self._extend(state, self._embed(cue.to(self.device)))
+        x = self._embed(cue.to(self.device))
+        real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        h, state = self._seen(state, x, real, state.outside, self.spec.n_thoughts + 1)
         logits = self._unembed(h[:, len(self.end_ids) - 1 :])
         ids = self._generate(state, logits[:, -1], min(max_new_tokens, room))
         text = [self._to_text(row) for row in ids]
@@ -280,7 +295,7 @@ class HFThoughts(SequenceThoughts):
         cache: DynamicCache,
         mask: Bool[Tensor, "batch seq"],
         position_ids: Int[Tensor, "batch new"],
-        tap: Tap | None,
+        tap: Through | None,
     ) -> Float[Tensor, "batch new d"]:
         with _tapped(self.blocks, tap, self.d_head if "heads" in self.sites else None):
             return self.decoder(
@@ -338,7 +353,7 @@ def _shown(watch: Watch, layer: int, module: nn.Module, args: tuple, output: Any
 
 
 @contextmanager
-def _tapped(blocks: Sequence[nn.Module], tap: Tap | None, d_head: int | None) -> Iterator[None]:
+def _tapped(blocks: Sequence[nn.Module], tap: Through | None, d_head: int | None) -> Iterator[None]:
     """While open, every block's output goes through the tap, and with a width of heads its parts' do."""
     if tap is None:
         yield

@@ -5,7 +5,7 @@ The index convention is that of `thoughtlens.models.thought.thoughts` and docs/t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -40,6 +40,9 @@ class ThoughtSpec:
     """Whether the answer reads the last `thought_out` itself. CODI and Coconut discard it."""
     varies: bool = False
     """Whether a problem may stop before `n_thoughts`, each at its own thought."""
+    n_cue: int = 0
+    """Tokens between the thoughts and the answer, behind thought n_thoughts; 0: the states of these and of
+    the question's tokens are not shown."""
 
     def __post_init__(self) -> None:
         if self.n_thoughts < 0:
@@ -56,6 +59,15 @@ class ThoughtSpec:
     def thoughts(self) -> range:
         """All thought indices, 0..n_thoughts; 0 is the begin-of-thought position."""
         return range(self.n_thoughts + 1)
+
+    @property
+    def cue(self) -> range:
+        """Positions of the answer's cue."""
+        return range(self.n_thoughts + 1, self.n_thoughts + 1 + self.n_cue)
+
+    def outside(self, position: int) -> bool:
+        """Whether it is a token of the question, or of the answer's cue, whose states are shown."""
+        return position in self.cue or (position < 0 and self.n_cue > 0)
 
 
 @dataclass(frozen=True)
@@ -83,8 +95,14 @@ class Hook:
 class Tap:
     """Handed to `_step`: every site's tensor goes through it, is edited, and is recorded."""
 
-    def __init__(self, hooks: Sequence[Hook], rows: Tensor, thinking: Tensor | None = None) -> None:
-        self._hooks, self._rows, self._thinking = hooks, rows, thinking
+    def __init__(
+        self,
+        hooks: Sequence[Hook],
+        rows: Tensor,
+        thinking: Tensor | None = None,
+        kept: Container[tuple[str, int | None]] | None = None,
+    ) -> None:
+        self._hooks, self._rows, self.thinking, self._kept = hooks, rows, thinking, kept
         self.ran: set[int] = set()
         self.seen: dict[tuple[str, int | None], Any] = {}
 
@@ -94,16 +112,17 @@ class Tap:
             if (hook.place.site, hook.place.layer) == (site, layer):
                 x = self._edit(hook, x)
                 self.ran.add(i)
-        self.seen[site, layer] = absent(x, self._thinking)
+        if self._kept is None or (site, layer) in self._kept:
+            self.seen[site, layer] = absent(x, self.thinking)
         return x
 
     def _edit(self, hook: Hook, x: Any) -> Any:
         device = (x[0] if hook.place.site == "kv" else x).device
         extra = () if hook.per_problem is None else (_take(hook.per_problem, self._rows, hook, device),)
-        new = hook.fn(absent(x, self._thinking), *extra)
+        new = hook.fn(absent(x, self.thinking), *extra)
         if hook.place.site == "kv":
-            return tuple(_checked(hook, a, b, self._thinking) for a, b in zip(new, x, strict=True))
-        return _checked(hook, new, x, self._thinking)
+            return tuple(_checked(hook, a, b, self.thinking) for a, b in zip(new, x, strict=True))
+        return _checked(hook, new, x, self.thinking)
 
     def layers(self, site: str) -> list[int]:
         """Layers of that site that have hooks, in order."""
@@ -113,6 +132,48 @@ class Tap:
     def missed(self) -> list[Hook]:
         """Hooks that never ran."""
         return [hook for i, hook in enumerate(self._hooks) if i not in self.ran]
+
+
+class Outside:
+    """What the question's tokens and the answer's cue go through: a tap for each position asked for.
+
+    Handed to `encode`, and carried by the state for `answer`.
+
+    Args:
+        hooks: Edits; those of thoughts are left to `step`.
+        rows: Which problems of the run the batch has.
+        positions: Whose states are kept.
+        kept: Sites and layers that are kept there; None: all.
+    """
+
+    def __init__(
+        self,
+        hooks: Sequence[Hook],
+        rows: Tensor,
+        positions: Container[int] = (),
+        kept: Container[tuple[str, int | None]] | None = None,
+    ) -> None:
+        self._hooks, self._rows, self._positions, self._kept = hooks, rows, positions, kept
+        self.taps: dict[int, Tap] = {}
+        self.memory: Callable[[int], tuple[Tensor, Tensor]] | None = None
+        """Keys and values of the question's tokens in a layer."""
+
+    def over(self, first: int, real: Bool[Tensor, "batch new"]) -> Callable[..., Any]:
+        """What positions from `first` on go through together; `real` is False at padding."""
+        taps: list[Tap | None] = []
+        for i in range(real.shape[1]):
+            here = [hook for hook in self._hooks if hook.place.thought == first + i]
+            wanted = here or first + i in self._positions
+            taps.append(Tap(here, self._rows, real[:, i], self._kept) if wanted else None)
+        self.taps |= {first + i: tap for i, tap in enumerate(taps) if tap is not None}
+
+        def through(site: str, x: Tensor, layer: int | None = None) -> Tensor:
+            parts = list(x[:, : len(taps)].split(1, 1))
+            for i, tap in enumerate(taps):
+                parts[i] = parts[i] if tap is None else tap(site, parts[i], layer)
+            return torch.cat([*parts, x[:, len(taps) :]], 1)
+
+        return through
 
 
 @dataclass(eq=False)
@@ -147,10 +208,11 @@ def check_places(spec: ThoughtSpec, places: Iterable[Place], last: int) -> None:
     for place in places:
         if place.site not in spec.sites:
             raise HookError(f"Expected a site of this model ({', '.join(spec.sites)}), got {place.site!r}")
-        if place.thought not in range(last + 1):
+        if place.thought not in range(last + 1) and not spec.outside(place.thought or 0):
+            more = f", {spec.cue[0]}..{spec.cue[-1]} the answer's cue, -1 the question's last token"
             raise HookError(
                 f"Hook {place}: thought {place.thought} does not exist here; this run has thoughts 0..{last} "
-                f"(0 is the begin-of-thought position)"
+                f"(0 is the begin-of-thought position{more * (spec.n_cue > 0)})"
             )
         if place.site in LAYERED and place.layer not in range(spec.n_layers):
             raise HookError(f"Hook {place}: expected a layer in 0..{spec.n_layers - 1}, got {place.layer}")
@@ -179,6 +241,18 @@ def check_rows(hooks: Sequence[Hook], n: int) -> None:
 
 def _require_effect(spec: ThoughtSpec, place: Place, last: int) -> None:
     out_is_read = (place.thought != last and spec.feeds_back) or spec.reads_last
+    if spec.outside(p := place.thought or 0):
+        out_is_read = p == spec.cue[-1]
+        if p > 0 and place.site == "kv":
+            raise HookError(
+                f"Hook {place} cannot act: the answer's cue writes its keys and values while it reads them. "
+                f"Edit thought_in or an inner layer"
+            )
+        if place.site == "thought_out" and not out_is_read:
+            raise HookError(
+                f"Hook {place} cannot act: nothing reads thought_out of a token of the question, or of the "
+                f"cue before its last. Edit thought_in or an inner layer"
+            )
     if place.site == "thought_out" and not out_is_read:
         which = f"thought {last} is the last, and" if spec.feeds_back else "its thoughts are pause tokens:"
         raise HookError(

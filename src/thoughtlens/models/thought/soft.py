@@ -26,7 +26,7 @@ from thoughtlens.core import ConfigError
 from thoughtlens.models.hf.load import load as load_language_model
 from thoughtlens.models.thought.checkpoint import Base, describe
 from thoughtlens.models.thought.sequence import HFThoughts, asked
-from thoughtlens.models.thought.sites import ThoughtSpec
+from thoughtlens.models.thought.sites import Outside, ThoughtSpec
 from thoughtlens.models.thought.thoughts import State
 
 END = "</think>"
@@ -131,6 +131,7 @@ class Soft(HFThoughts):
         self.spec = ThoughtSpec(
             n_thoughts=n_thoughts,
             n_layers=len(self.blocks),
+            n_cue=len(self.end_ids),
             sites=self.sites,
             d=lm.config.get_text_config().hidden_size,
             feedback_layer=len(self.blocks),
@@ -147,9 +148,9 @@ class Soft(HFThoughts):
         chat = [{"role": "user", "content": question}]
         return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
 
-    def encode(self, questions: Sequence[str]) -> SoftState:
+    def encode(self, questions: Sequence[str], outside: Outside | None = None) -> SoftState:
         """See `ThoughtModel.encode`."""
-        state = super().encode(questions)
+        state = super().encode(questions, outside)
         everyone = torch.ones_like(state.positions, dtype=torch.bool)
         own: dict[str, Any] = vars(state) | {"thinking": everyone}
         return SoftState(**own, sure=torch.zeros_like(state.positions))

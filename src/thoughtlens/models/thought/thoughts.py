@@ -25,9 +25,10 @@ import inspect
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,17 @@ from thoughtlens.core import ConfigError, DataError, HookError, translate_config
 from thoughtlens.models.hf.locate import BUNDLED, require_name
 from thoughtlens.models.thought import foreign
 from thoughtlens.models.thought.known import known
-from thoughtlens.models.thought.places import INNER, PARTS, SITES, Place
-from thoughtlens.models.thought.sites import Hook, Tap, ThoughtSpec, Watch, absent, check_places, check_rows
+from thoughtlens.models.thought.places import INNER, LAYERED, PARTS, SITES, Place
+from thoughtlens.models.thought.sites import (
+    Hook,
+    Outside,
+    Tap,
+    ThoughtSpec,
+    Watch,
+    absent,
+    check_places,
+    check_rows,
+)
 from thoughtlens.problems import same_answer
 
 __all__ = [
@@ -72,6 +82,8 @@ class State:
     """Which problems of the whole run these are; cuts `Hook.per_problem` to the batch."""
     thinking: Bool[Tensor, " batch"] | None = None
     """Which problems have the next thought too; None: all of them, in a model where none stops early."""
+    outside: Outside | None = None
+    """What the answer's cue goes through, where somebody looks there, or edits it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,12 +174,35 @@ class ThoughtModel(ABC):
         return site if layer is None else f"layers.{layer}"
 
     @abstractmethod
-    def encode(self, questions: Sequence[str]) -> State:
+    def encode(self, questions: Sequence[str], outside: Outside | None = None) -> State:
         """Run the questions up to the begin-of-thought position, which is the first `step`.
+
+        Args:
+            questions: The problems.
+            outside: What the questions' tokens go through, of a model whose `spec.n_cue` is not 0.
 
         Raises:
             DataError: no questions, an empty one, or one longer than the context.
         """
+
+    def begun(self, questions: Sequence[str], outside: Outside) -> State:
+        """`encode`, with the edits of the question's tokens; the answer's go on with the state.
+
+        Keys and values that are edited are seen from the begin-of-thought position on.
+        """
+        state = self.encode(questions, outside)
+        for p, tap in outside.taps.items():
+            for layer in tap.layers("kv"):
+                old = self._memory(state, layer)
+                new = tap("kv", tuple(x[:, :, x.shape[2] + p, None] for x in old), layer)
+                pairs = zip(old, new, strict=True)
+                self._remember(
+                    state,
+                    layer,
+                    *(torch.cat([o[:, :, :p], n, o[:, :, o.shape[2] + p + 1 :]], 2) for o, n in pairs),
+                )
+        outside.memory = partial(self._memory, state)
+        return replace(state, outside=outside)
 
     @abstractmethod
     def _step(self, state: State, tap: Tap) -> State:
@@ -238,6 +273,8 @@ class ThoughtModel(ABC):
             HookError: a hook that does not exist, cannot act, did not run or broke the shape.
         """
         check_places(self.spec, [hook.place for hook in hooks], self.spec.n_thoughts)
+        if beyond := [hook for hook in hooks if self.spec.outside(hook.place.thought or 0)]:
+            raise HookError(f"{beyond[0]} is at no thought: it acts in run and collect, not in a step")
         if state.next_thought > self.spec.n_thoughts:
             raise HookError(
                 f"This model thinks {self.spec.n_thoughts} thoughts, and all are done; call answer()"
@@ -315,9 +352,17 @@ class ThoughtBatch:
     answers: Answer | None = None
     used: Int[Tensor, " problems"] | None = None
     """The last thought of each problem; None: all have all thoughts."""
+    numbers: tuple[int, ...] | None = None
+    """Which position each entry of the axis `thoughts` is; None: they are the thoughts from 0 on."""
+    there: Bool[Tensor, "problems thoughts"] | None = None
+    """Whether each problem has it; None: `used` says it."""
 
     def had(self, n_thoughts: int) -> Bool[Tensor, "problems thoughts"]:
-        """Which of the thoughts from 0 on, `n_thoughts` of them, each problem had."""
+        """Which of the thoughts from 0 on, `n_thoughts` of them, each problem had; with `numbers`, of
+        those.
+        """
+        if self.there is not None:
+            return self.there
         if self.used is None:
             return torch.ones(len(self.mask), n_thoughts, dtype=torch.bool)
         return torch.arange(n_thoughts) <= self.used[:, None]
@@ -345,6 +390,18 @@ class ThoughtBatch:
         parts = [self._part(name, place) for name in names]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
+    def at(self, thought: int) -> int:
+        """Where a thought, or another position, stands on the axis `thoughts`.
+
+        Raises:
+            HookError: it was not collected.
+        """
+        if self.numbers is None and thought >= 0:
+            return thought
+        if self.numbers is None or thought not in self.numbers:
+            raise HookError(f"position {thought} was not collected; ask collect for it")
+        return self.numbers.index(thought)
+
     def _head(self, place: Place) -> Tensor:
         x = self._part("heads", place)
         if place.head not in range(x.shape[-2]):
@@ -361,7 +418,7 @@ class ThoughtBatch:
             if place.layer not in self.layers:
                 raise HookError(f"{place}: expected a layer that was collected ({self.layers})")
             x = x[:, :, :, self.layers.index(place.layer)]
-        x = x[:, :, 0] if place.thought is None else x[:, place.thought, 0]
+        x = x[:, :, 0] if place.thought is None else x[:, self.at(place.thought), 0]
         return x.flatten(-2) if place.site in PARTS else x
 
 
@@ -435,6 +492,8 @@ def think(
     *,
     n_thoughts: int | None = None,
     batch_size: int = 64,
+    positions: Container[int] = (),
+    kept: Container[tuple[str, int | None]] | None = None,
 ) -> Iterator[tuple[State, list[StepRecord]]]:
     """Think about all questions, batch by batch (alike lengths together); `State.rows` says which.
 
@@ -444,30 +503,71 @@ def think(
         hooks: Edits; each is checked before anything runs.
         n_thoughts: Thoughts to think before leaving; None: all, 0: the begin-of-thought position only.
         batch_size: Problems at a time.
+        positions: Tokens of the question, and of the answer's cue, whose states `State.outside` keeps.
+        kept: Sites and layers that are kept there; None: all.
     """
     last = model.spec.n_thoughts if n_thoughts is None else n_thoughts
     if last not in model.spec.thoughts:
         raise HookError(f"Expected n_thoughts in 0..{model.spec.n_thoughts}, got {n_thoughts}")
     check_places(model.spec, [hook.place for hook in hooks], last)
     check_rows(hooks, len(questions))
-    for state in encoded(model, questions, batch_size=batch_size):
+    own = [hook for hook in hooks if hook.place.thought in model.spec.thoughts]
+    for state in encoded(model, questions, hooks, batch_size=batch_size, positions=positions, kept=kept):
         records = []
         for _ in range(last + 1):
-            state, record = model.step(state, hooks)
+            state, record = model.step(state, own)
             records.append(record)
         yield state, records
 
 
-def encoded(model: ThoughtModel, questions: Sequence[str], *, batch_size: int = 64) -> Iterator[State]:
-    """All questions before any thought, batch by batch (alike lengths together); `State.rows` says which."""
+def encoded(
+    model: ThoughtModel,
+    questions: Sequence[str],
+    hooks: Sequence[Hook] = (),
+    *,
+    batch_size: int = 64,
+    positions: Container[int] = (),
+    kept: Container[tuple[str, int | None]] | None = None,
+) -> Iterator[State]:
+    """All questions before any thought, batch by batch (alike lengths together); `State.rows` says which.
+
+    Of the hooks those that are no thought's act here, and where the state answers; see `think`.
+    """
     if isinstance(questions, str) or not questions:
         raise DataError(f"Expected a list of at least one question, got {questions!r}")
     if batch_size < 1:
         raise ConfigError(f"Expected batch_size >= 1, got {batch_size}")
     order = sorted(range(len(questions)), key=lambda i: len(questions[i]))
+    own = [hook for hook in hooks if hook.place.thought not in model.spec.thoughts]
+    require_reached(model, questions, [hook.place for hook in own])
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        yield replace(model.encode([questions[i] for i in rows]), rows=torch.tensor(rows))
+        asked, index = [questions[i] for i in rows], torch.tensor(rows)
+        if own or positions:
+            state = model.begun(asked, Outside(own, index, positions, kept))
+        else:
+            state = model.encode(asked)
+        yield replace(state, rows=index)
+
+
+def require_reached(model: ThoughtModel, questions: Sequence[str], places: Iterable[Place]) -> None:
+    """Refuse places before the first token of every question.
+
+    Raises:
+        HookError: says how long the longest question is.
+    """
+    far = min((place for place in places if (place.thought or 0) < 0), key=_position, default=None)
+    if far is None:
+        return
+    longest = max(len(model.read_ids(question)) for question in questions)
+    if _position(far) < -longest:
+        raise HookError(
+            f"{far}: the longest of these questions has {longest} tokens before thought 0: -{longest}..-1"
+        )
+
+
+def _position(place: Place) -> int:
+    return place.thought or 0
 
 
 @torch.no_grad()
@@ -538,6 +638,7 @@ def collect(
     answers: bool = False,
     max_new_tokens: int = 256,
     batch_size: int = 64,
+    positions: Iterable[int] = (),
 ) -> ThoughtBatch:
     """All thoughts, all asked-for sites and layers of all questions, in one go.
 
@@ -551,9 +652,13 @@ def collect(
         answers: Also let the model answer, from the same thoughts.
         max_new_tokens: Cap on the answer's length.
         batch_size: Problems at a time.
+        positions: Tokens of the question (-1 is the last one) and of the answer's cue (n_thoughts + 1 ..) to
+            keep beside the thoughts, as are those of `places`. NaN where a question has fewer tokens.
     """
+    extra = set(positions)
     if places is not None:
         needed = [place.collected for place in places]
+        extra |= {place.thought for place in needed if place.thought not in (None, *model.spec.thoughts)}
         sites = sorted({place.site for place in needed})
         layers = sorted({place.layer for place in needed if place.layer is not None})
     layers = tuple(range(model.spec.n_layers)) if layers is None else tuple(layers)
@@ -563,17 +668,84 @@ def collect(
     for layer in layers:
         if layer not in range(model.spec.n_layers):
             raise HookError(f"Expected layers in 0..{model.spec.n_layers - 1}, got {layer}")
+    require_shown(model, extra)
+    numbers = (*sorted(p for p in extra if p < 0), *model.spec.thoughts, *sorted(p for p in extra if p > 0))
+    kept = {(site, layer) for site in sites for layer in (layers if site in LAYERED else (None,))}
     chunks: list[dict[str, Tensor]] = []
     rows, said = [], []
-    for state, records in think(model, questions, hooks, batch_size=batch_size):
-        chunks.append(_stack(records, state, sites, layers, model.spec))
+    for state, records in think(model, questions, hooks, batch_size=batch_size, positions=extra, kept=kept):
         rows.append(state.rows)
-        if answers:
-            said.append((state.rows, model.answer(state, max_new_tokens)))
+        if answers or any(p > 0 for p in extra):
+            said.append((state.rows, model.answer(state, max_new_tokens if answers else 0)))
+        chunks.append(_stack(_whole(records, state, numbers, model.spec), state, sites, layers, model.spec))
     back = torch.argsort(torch.cat(rows))
     fields = {name: _cat_left([chunk[name] for chunk in chunks], name)[back] for name in chunks[0]}
     return ThoughtBatch(
-        layers=layers, answers=_join_answers(said, len(questions)) if answers else None, **fields
+        layers=layers,
+        answers=_join_answers(said, len(questions)) if answers else None,
+        numbers=numbers if extra else None,
+        **fields,
+    )
+
+
+def require_shown(model: ThoughtModel, positions: Iterable[int]) -> None:
+    """Refuse positions whose states a model does not show.
+
+    Raises:
+        HookError: says which there are.
+    """
+    spec = model.spec
+    if not (strange := [p for p in positions if not spec.outside(p)]):
+        return
+    if not spec.n_cue:
+        raise HookError(
+            f"{model.name}: the states of a {type(model).__name__} outside its thoughts are not shown; they "
+            f"are where thoughts are positions of a sequence (codi-tiny, CODI, Coconut, CoLaR, soft tokens)"
+        )
+    raise HookError(
+        f"position {strange[0]} does not exist here: thoughts are 0..{spec.n_thoughts}, the answer's cue is "
+        f"{spec.cue[0]}..{spec.cue[-1]}, the question's tokens are -1, -2, .."
+    )
+
+
+def _whole(
+    records: list[StepRecord], state: State, numbers: Sequence[int], spec: ThoughtSpec
+) -> list[StepRecord]:
+    """The records of the thoughts, and of what was kept before and behind them."""
+    if state.outside is None:
+        return records
+    taps, blank = state.outside.taps, torch.full_like(records[0].thought_in, torch.nan)
+    nobody = torch.zeros(len(blank), dtype=torch.bool, device=blank.device)
+    found = {record.thought: record for record in records}
+    for p in numbers:
+        if p not in spec.thoughts:
+            tap = taps.get(p)
+            found[p] = _outside(p, Tap((), state.rows, nobody) if tap is None else tap, state, spec, blank)
+    return [found[p] for p in numbers]
+
+
+def _outside(p: int, tap: Tap, state: State, spec: ThoughtSpec, blank: Tensor) -> StepRecord:
+    """The record of a token of the question, or of the answer's cue; NaN where nothing was kept."""
+
+    def kv(layer: int) -> tuple[Tensor, Tensor]:
+        assert state.outside is not None and state.outside.memory is not None
+        k, v = state.outside.memory(layer)
+        if p > 0 or k.shape[2] < -p:  # of the cue nothing is left to any thought
+            return k.new_full((*k.shape[:2], 1, k.shape[3]), torch.nan), v.new_full(
+                (*v.shape[:2], 1, v.shape[3]), torch.nan
+            )
+        return absent((k[:, :, k.shape[2] + p, None], v[:, :, v.shape[2] + p, None]), tap.thinking)
+
+    return StepRecord(
+        thought=p,
+        thought_in=tap.seen.get(("thought_in", None), blank),
+        resid=tuple(tap.seen.get(("resid", layer), blank) for layer in range(spec.n_layers)),
+        thought_out=tap.seen.get(("thought_out", None), blank),
+        inner={
+            (site, layer): x for (site, layer), x in tap.seen.items() if site in INNER and layer is not None
+        },
+        kv=kv,
+        thinking=tap.thinking,
     )
 
 
@@ -600,8 +772,13 @@ def _stack(
         state.mask if spec.positions_per_thought is None else torch.ones(batch, n_positions, dtype=torch.bool)
     )
     out = {"mask": real.cpu()}
+    if state.outside is not None:
+        all_of = torch.ones(batch, dtype=torch.bool)
+        had = [all_of if r.thinking is None else r.thinking.cpu() for r in records]
+        out["there"] = torch.stack(had, 1)
     if spec.varies:
-        had = [r.thinking for r in records[1:] if r.thinking is not None]
+        thoughts = [r for r in records if r.thought in spec.thoughts[1:]]
+        had = [r.thinking for r in thoughts if r.thinking is not None]
         out["used"] = sum(had, torch.zeros(batch, dtype=torch.long)).cpu()
     if "resid" in sites:
         out["resid"] = torch.stack([torch.stack([r.resid[i] for i in layers], 2) for r in records], 1)
@@ -632,7 +809,7 @@ def _blank(x: Tensor, real: Tensor) -> Tensor:
 
 def _cat_left(parts: list[Tensor], name: str) -> Tensor:
     """Concatenate over problems; where batches differ in positions, pad on the left."""
-    if parts[0].ndim == 1:
+    if parts[0].ndim == 1 or name == "there":
         return torch.cat(parts)
     axis = 1 if name == "mask" else 2
     widest = max(part.shape[axis] for part in parts)

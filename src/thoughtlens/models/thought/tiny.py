@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import resources
@@ -34,7 +34,7 @@ from thoughtlens.core import (
     whole,
 )
 from thoughtlens.models.thought.places import INNER, SITES
-from thoughtlens.models.thought.sites import Watch
+from thoughtlens.models.thought.sites import Outside, Watch
 from thoughtlens.models.thought.thoughts import (
     Answer,
     State,
@@ -62,6 +62,7 @@ P = TypeVar("P", bound=ProblemsConfig)
 SCHEMA = 1
 SHIPPED = "weights"
 THOUGHTS = "thoughts"
+CUE = (EOT, ANS)
 
 
 class TinyThoughts(ThoughtModel):
@@ -79,6 +80,7 @@ class TinyThoughts(ThoughtModel):
         self.spec = ThoughtSpec(
             n_thoughts=0 if self.cfg.mode == "none" else self.cfg.n_thoughts,
             n_layers=self.cfg.n_layers,
+            n_cue=len(CUE),
             sites=(*SITES, *INNER),
             d=self.cfg.d_in,
             feedback_layer=self.cfg.n_layers,
@@ -95,7 +97,7 @@ class TinyThoughts(ThoughtModel):
         """The vocabulary's own words."""
         return {i: self.tokenizer.vocabulary[i] for i in ids}
 
-    def encode(self, questions: Sequence[str]) -> State:
+    def encode(self, questions: Sequence[str], outside: Outside | None = None) -> State:
         """Run the questions, right-aligned, up to the begin-of-thought position."""
         cfg, device = self.cfg, self.decoder.embed.weight.device
         if not questions:
@@ -104,8 +106,9 @@ class TinyThoughts(ThoughtModel):
         length = max(len(ids) for ids in encoded)
         ids = torch.tensor([[PAD] * (length - len(row)) + row for row in encoded], device=device)
         padding = ids == PAD if bool((ids == PAD).any()) else None
-        x = self.decoder.inputs(ids, cfg.question_len - length)
-        _, cache = self.decoder(x, Cache([], []), padding)
+        through = None if outside is None else outside.over(-length, ids != PAD)
+        start = cfg.question_len - length
+        _, cache = self._run(self.decoder.embed(ids), start, Cache([], []), padding, through)
         begin = self.decoder.embed.weight[BOT].expand(len(ids), 1, -1)
         return State(
             cache=cache,
@@ -115,6 +118,20 @@ class TinyThoughts(ThoughtModel):
             next_thought=0,
             rows=torch.arange(len(ids)),
         )
+
+    def _run(
+        self,
+        x: Float[Tensor, "batch new d"],
+        start: int,
+        cache: Cache,
+        padding: Tensor | None,
+        through: Callable[..., Tensor] | None,
+    ) -> tuple[Float[Tensor, "batch new d"], Cache]:
+        """Embedded tokens from a position on, and what they go through; the last states."""
+        x = x if through is None else through("thought_in", x)
+        x = x + self.decoder.pos.weight[start : start + x.shape[1]]
+        states, cache = self.decoder(x, cache, padding, edit=through)
+        return states[-1] if through is None else through("thought_out", states[-1]), cache
 
     @contextmanager
     def attending(self, watch: Watch) -> Iterator[None]:
@@ -158,7 +175,7 @@ class TinyThoughts(ThoughtModel):
     ) -> Answer:
         """End of thought, answer cue, then one token; `<eot> <ans>` keep their trained positions."""
         cfg, rows = self.cfg, len(state.pending)
-        cues = torch.tensor([EOT, ANS], device=state.pending.device).expand(rows, 2)
+        cues = torch.tensor(CUE, device=state.pending.device).expand(rows, -1)
         if teacher_ids is not None:
             cues = torch.cat([cues, teacher_ids.to(cues).expand(rows, -1)], 1)
         start = cfg.question_len + 1 + cfg.n_thoughts
@@ -169,8 +186,13 @@ class TinyThoughts(ThoughtModel):
         cache = state.cache
         if cfg.bottleneck:
             cache = cache.without(state.mask.shape[1] - state.next_thought + 1)
-        states, _ = self.decoder(self.decoder.inputs(cues, start), cache)
-        logits = self.decoder.unembed(states[-1][:, 1:])
+        through = None
+        if state.outside is not None:
+            through = state.outside.over(
+                self.spec.n_thoughts + 1, torch.ones_like(cues[:, : len(CUE)], dtype=torch.bool)
+            )
+        h, _ = self._run(self.decoder.embed(cues), start, cache, None, through)
+        logits = self.decoder.unembed(h[:, len(CUE) - 1 :])
         ids = [[int(i)] for i in logits[:, -1].argmax(-1)] if max_new_tokens else [[] for _ in range(rows)]
         text = [self.tokenizer.decode(row) for row in ids]
         return Answer(text=text, ids=ids, logits=logits, value=[parse_number(t) for t in text])

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thoughtlens.core import ConfigError
+from thoughtlens.models.thought.sites import Outside
 from thoughtlens.models.thought.thoughts import Answer, State, Tap, ThoughtModel, parse_number, require_mode
 from thoughtlens.models.thought.tiny import TinyThoughts
 from thoughtlens.models.thought.tiny_decoder import ANS, COT
@@ -60,7 +61,7 @@ def in_words(model: ThoughtModel, n_tokens: int | None = None) -> ThoughtModel:
 def _spec(model: ThoughtModel, n: int) -> Any:
     return replace(
         model.spec, n_thoughts=n, feedback_layer=model.spec.n_layers, has_projection=False, feeds_back=True,
-        reads_last=True, varies=True,
+        reads_last=True, varies=True, n_cue=0,
     )  # fmt: skip
 
 
@@ -74,9 +75,9 @@ class TinyWords(TinyThoughts):
             raise ConfigError(f"Expected 1..{room} tokens of this model's chain of thought, got {n_tokens}")
         self.spec = _spec(model, n_tokens)
 
-    def encode(self, questions: Sequence[str]) -> Said:
+    def encode(self, questions: Sequence[str], outside: Outside | None = None) -> Said:
         """See `ThoughtModel.encode`."""
-        own: dict[str, Any] = vars(super().encode(questions))
+        own: dict[str, Any] = vars(super().encode(questions, outside))
         begin = torch.full((len(questions), 1), COT, device=own["pending"].device)
         own |= {
             "pending": self.decoder.embed(begin),
@@ -154,8 +155,8 @@ class _SequenceWords:
         _value: Any
         context_length: int
 
-    def encode(self, questions: Sequence[str]) -> Said:
-        state = super().encode(questions)  # type: ignore[misc]
+    def encode(self, questions: Sequence[str], outside: Outside | None = None) -> Said:
+        state = super().encode(questions, outside)  # type: ignore[misc]
         own: dict[str, Any] = vars(state) | {"thinking": torch.ones_like(state.positions, dtype=torch.bool)}
         own.pop("sure", None)
         return Said(**own, said=torch.full((len(questions), 1), -1, device=state.positions.device))

@@ -118,7 +118,7 @@ class Thoughts(Known):
         super().__init__(store)
         self.thoughts = list(store.thoughts)
         self.thought_of_row = store.rows["thought_idx"].to_numpy()
-        told = roles(self.problems, max(self.thoughts) + 1)
+        told = roles(self.problems, max(store.own_thoughts, default=-1) + 1)
         self.roles = {role.name: role for role in told.roles}
         self.condition, conditions = told.by or ("", {})
         self.conditions = {words: value for value, words in conditions.items()}
@@ -256,20 +256,22 @@ class ThoughtClaims(Claims):
         super().__init__(known, codes, said)
         self.known, self.around = known, around
         self.thought = known.thought_of_row[codes.store_row]
-        self.place = np.full((len(known.problems), max(known.thoughts) + 1), -1)
-        self.place[codes.problem, self.thought] = np.arange(len(self.thought))
+        self.place = np.full((len(known.problems), len(known.thoughts)), -1)
+        self.column = np.searchsorted(known.thoughts, self.thought)
+        self.place[codes.problem, self.column] = np.arange(len(self.thought))
 
     def held(self, clause: Clause) -> tuple[np.ndarray, np.ndarray]:
         true, unknown = [NO_LINES], [NO_LINES]
         for thought in clause.thoughts or self.known.thoughts:
             lines = self.known.lines(clause, thought)
             asked = np.arange(len(self.place)) if lines is None else lines
-            places = self.place[self.known.under(asked, clause, thought), thought]
+            column = self.known.thoughts.index(thought)
+            places = self.place[self.known.under(asked, clause, thought), column]
             (unknown if lines is None else true).append(self.on(places[places >= 0], clause))
         return np.concatenate(true), np.concatenate(unknown)
 
     def vector(self, line: int, at: int, hook: int) -> int:
-        return int(self.place[line, at]) * len(self.codes.hook_names) + hook
+        return int(self.place[line, self.known.thoughts.index(at)]) * len(self.codes.hook_names) + hook
 
     def example(
         self, vector: int, about: dict[str, Any], fires: np.ndarray, values: np.ndarray
@@ -281,7 +283,7 @@ class ThoughtClaims(Claims):
         acts = _acts(own, fires, values)
         return ThoughtLine(
             **about,
-            value=float(acts[hook, np.searchsorted(thoughts, self.thought[place])]),
+            value=float(acts[hook, np.searchsorted(thoughts, self.column[place])]),
             thought=int(self.thought[place]),
             question=self.names[QUESTION][line],
             answers=self.around.answers.get(about["problem"]),

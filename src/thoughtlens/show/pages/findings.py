@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from thoughtlens.core import BY_NAME, Number, of_table, read_parquet, read_result, read_rows
 from thoughtlens.evals import (
@@ -421,7 +420,9 @@ class Findings:
     def n_thoughts(self) -> int | None:
         """How many thoughts follow the begin-of-thought position; None without a store."""
         there = (self.run.folder("extract") / "rows.parquet").is_file()
-        return pc.max(self._thoughts).as_py() if there else None  # type: ignore[attr-defined]
+        if not there or (meta := self.run.meta) is None:
+            return None
+        return max(filter(meta.is_thought, self._thoughts.unique().to_pylist()), default=None)
 
     @cached_property
     def _thoughts(self) -> pa.ChunkedArray:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -78,7 +77,7 @@ class Engine:
         """Thoughts that are fed back and stored; 0 where nothing is."""
         if not Run(self.run).fed_back:
             return 0
-        return int(pc.max(self.store.rows["thought_idx"]).as_py())  # type: ignore[attr-defined]
+        return max(self.store.own_thoughts, default=0)
 
     def fire(self, asked: FireRequest) -> dict[str, Any]:
         """The strongest latents on every token or thought of a text, and overall.
