@@ -82,16 +82,20 @@ def enough(asked: Sequence[Question], split: np.ndarray, first: int, per_value: 
 def think_again(
     store: ActivationStore, model: ThoughtModel, problems: pa.Table, hooks: Sequence[str]
 ) -> Made:
-    """What the model's states are on further problems, in the store's number format."""
+    """What the model's states are on further problems, in the store's number format.
+
+    NaN where a problem stopped before, or its question has fewer tokens.
+    """
     cfg = made_with(store)
     batch = collect(
         model,
         problems["question"].to_pylist(),
         places=[Place(hook) for hook in hooks],
         batch_size=cfg.batch_problems,
+        positions=[thought for thought in store.thoughts if thought not in model.spec.thoughts],
     )
     states = {hook: batch[Place(hook)].cpu().to(store.meta.torch_dtype).float() for hook in hooks}
-    return Made(problems, states, list(model.spec.thoughts))
+    return Made(problems, states, list(batch.numbers or model.spec.thoughts))
 
 
 def open_model(store: ActivationStore) -> ThoughtModel:

@@ -283,7 +283,9 @@ class Eye:
                     f"{question[:40]!r} stops after thought {len(own) - 1}"
                 )
             x = torch.stack([batch[place][i, [batch.at(t) for t in own]] for place in places])
-            yield _encoded(sae, x, own, [f"thought {t}" for t in own], i, answer=answers[i])
+            known = self.thinker.spec.thoughts
+            names = [f"thought {t}" if t in known else f"position {t}" for t in own]
+            yield _encoded(sae, x, own, names, i, answer=answers[i])
 
 
 @torch.no_grad()

@@ -41,6 +41,10 @@ class MonitorConfig(Config):
     that token. The others are linear models that are shown which problems of `fit_split` are which: `text`,
     a bag of words and pairs of neighbours; `words`, single words and their places; `begin`, the state before
     any thought."""
+    wordings: tuple[str, ...] | None = None
+    """Columns that say how a problem is told, such as a name or a sentence pattern. Thresholds of `beyond`
+    then come from clean problems whose wording it was not fitted on. Unset: those whose values most problems
+    of `split` share with none of `fit_split`, while those of `threshold_split` do; `[]`: none."""
     split: str = "test"
     """Split whose problems are scored."""
     threshold_split: str = "validation"

@@ -47,6 +47,8 @@ class Detector(Record):
     """`score`; `rival`; `shown`: a probe that is shown the labels; `control`: must fail."""
     auroc: Number | None = column(default=None, null=True)
     alarms: list[Alarm] = field(default_factory=list)
+    wordings: list[str] = field(default_factory=list)
+    """Columns of new wordings, for which its thresholds are set."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pyarrow as pa
 
-from thoughtlens.core import DataError, Number
+from thoughtlens.core import ConfigError, DataError, Number
 from thoughtlens.numerics import DELTA, Aucs
 from thoughtlens.tracing.monitor import rivals
 from thoughtlens.tracing.monitor.config import Kind, MonitorConfig
@@ -14,9 +15,10 @@ from thoughtlens.tracing.monitor.judged import FEW, Sample, against, alarms
 from thoughtlens.tracing.monitor.records import Against, Detector, ErrorRow, Truth
 from thoughtlens.tracing.monitor.scores import Beyond, contradictions, explained
 from thoughtlens.tracing.monitor.splits import Split
+from thoughtlens.tracing.monitor.wordings import Told, keys_of, left_out, new_wordings
 
 CONTRADICTS, BEYOND, MARGIN = "contradicts", "beyond", "margin"
-PROBE, SHUFFLED = "probe", "shuffled"
+PROBE, SHUFFLED, LEFT_OUT = "probe", "shuffled", "left out"
 MADE_FOR: dict[Kind, str] = {"wrong": CONTRADICTS, "broken": CONTRADICTS, "label": BEYOND}
 """The score that a truth is the test of."""
 ABOUT = {
@@ -42,14 +44,45 @@ IN_WORDS = {
 
 
 def surplus(cfg: MonitorConfig, splits: Mapping[str, Split]) -> dict[str, np.ndarray]:
-    """The second score of every split, fitted on the first one's clean problems."""
+    """The second score of every split, fitted on the first one's clean problems.
+
+    `LEFT_OUT`: of the split that sets the thresholds, by a fit without the wordings of each problem, where
+    the scored problems have wordings that no fitted one has.
+    """
     fit = splits[cfg.fit_split]
     rows = np.flatnonzero(fit.sample("label").clean if cfg.label is not None else fit.own)
     usual = Beyond([[column[i] for i in rows] for column in fit.columns], fit.seen.take(rows))
     found = {name: usual.score(split.columns, split.seen) for name, split in splits.items()}
     test = splits[cfg.split]
     found[SHUFFLED] = usual.score(explained(test.who.rule, test.shuffled), test.shuffled)
+    tables = {name: split.table for name, split in splits.items()}
+    if names := wordings(cfg, tables):
+        keys = keys_of(tables, names)
+        told = {
+            name: Told(split.columns, split.seen, keys[name][split.row]) for name, split in splits.items()
+        }
+        at_rest = splits[cfg.threshold_split]
+        own = np.flatnonzero(at_rest.own)
+        found[LEFT_OUT] = np.full(len(at_rest.row), np.nan)
+        found[LEFT_OUT][own] = left_out(
+            told[cfg.fit_split].take(rows),
+            told[cfg.threshold_split].take(own),
+            np.random.default_rng((cfg.seed, 73)),
+        )
     return found
+
+
+def wordings(cfg: MonitorConfig, problems: Mapping[str, pa.Table]) -> list[str]:
+    """Columns that say how a problem is told, where the scored ones are told in new ways."""
+    tables = [problems[name] for name in (cfg.fit_split, cfg.threshold_split, cfg.split)]
+    if cfg.wordings is None:
+        return [name for name in new_wordings(*tables) if name != cfg.label]
+    if strange := [name for name in cfg.wordings if name not in tables[0].column_names]:
+        raise ConfigError(
+            f"wordings: the problems have no column {strange[0]!r}; they have "
+            f"{', '.join(tables[0].column_names)}"
+        )
+    return list(cfg.wordings)
 
 
 def truth_of(
@@ -72,6 +105,7 @@ def truth_of(
         notes.append(missing)
         return None
     shown = _shown(kind, cfg, splits, notes)
+    told_in = wordings(cfg, {name: split.table for name, split in splits.items()})
     at_rest, scores = (
         _scores(one, beyond[one.name]) | {name: told[one.name] for name, told in shown.items()}
         for one in (thresholds, test)
@@ -86,7 +120,10 @@ def truth_of(
             about=ABOUT[name],
             role=_role(name),
             auroc=sample.area(areas, name),
-            alarms=alarms(one, cfg.false_alarms, at_rest[name][usual], sample) if name in at_rest else [],
+            alarms=alarms(one, cfg.false_alarms, _usual(name, at_rest, usual, beyond), sample)
+            if name in at_rest
+            else [],
+            wordings=told_in if name == BEYOND else [],
         )
         for name, one in scores.items()
     ]
@@ -95,6 +132,8 @@ def truth_of(
     compared = against(areas, pairs, sample, delta=DELTA) if areas and pairs else []
     notes += _doubts(kind, cfg, sample, int(usual.sum())) + _objections(kind, own, areas, scores)
     notes += _broken_promises(kind, cfg, detectors)
+    if told_in:
+        notes.append(_few_wordings(kind, cfg, splits[cfg.fit_split], told_in))
     return Truth(
         name=kind,
         about=_about(kind, cfg),
@@ -106,6 +145,27 @@ def truth_of(
         against=compared,
         errors=_errors(test, sample, scores, cfg) if kind == "broken" else [],
         says=_says(own, detectors, compared, sample),
+    )
+
+
+def _usual(
+    name: str, at_rest: Mapping[str, np.ndarray], usual: np.ndarray, beyond: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """The clean problems' scores that set a threshold; of problems whose wording was left out, if any."""
+    found = beyond[LEFT_OUT] if name == BEYOND and LEFT_OUT in beyond else at_rest[name]
+    return found[usual & ~np.isnan(found)]
+
+
+def _few_wordings(kind: Kind, cfg: MonitorConfig, fit: Split, names: Sequence[str]) -> str:
+    """What thresholds for new wordings rest on: as exchangeable as problems are only the wordings."""
+    counts = {name: len(set(fit.table[name].to_pylist())) for name in names}
+    most, shown = min(counts.values()), ", ".join(f"{name}: {n}" for name, n in counts.items())
+    lost = [f"{rate:.0%}" for rate in cfg.false_alarms if rate * (most + 1) < 1]
+    promise = f"so few cannot promise {' or '.join(lost)} for others" if lost else "so many can promise it"
+    return (
+        f"{kind}: the problems of split {cfg.split} are worded as none of {cfg.fit_split} is ({shown} known "
+        f"there), so that {BEYOND} has its thresholds from problems whose wording it was not fitted on; "
+        f"{promise}"
     )
 
 
