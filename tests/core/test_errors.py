@@ -7,7 +7,15 @@ import shlex
 
 import pytest
 
-from thoughtlens.core import ConfigError, ResourceError, ThoughtlensError, of_system, system_errors
+from thoughtlens.core import (
+    ConfigError,
+    NotThereError,
+    ResourceError,
+    ThoughtlensError,
+    of_system,
+    require_run,
+    system_errors,
+)
 
 LONG = "x" * 10_000
 
@@ -65,3 +73,20 @@ def test_what_is_no_refusal_stays_what_it_is():
         raise RuntimeError("another (os error of a kind)")
     with pytest.raises(FileNotFoundError), system_errors("x"):
         raise FileNotFoundError(errno.ENOENT, "none", "x")
+
+
+@pytest.mark.parametrize("name", ["codi-tiny", "codi-secret/honest"])
+def test_a_model_where_a_run_is_wanted_gets_the_command_that_makes_one(name):
+    out = f"runs/{name.rpartition('/')[2]}"
+    with pytest.raises(
+        NotThereError, match=f"got the model {name}; .*: thoughtlens run pilot model={name} --out {out}$"
+    ):
+        require_run(name)
+
+
+def test_a_directory_of_a_model_where_a_run_is_wanted(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(
+        NotThereError, match=r"run pilot model=.* \(thoughts\), or: thoughtlens run text-demo model="
+    ):
+        require_run(tmp_path)

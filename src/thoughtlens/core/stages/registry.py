@@ -390,11 +390,25 @@ def require_run(root: str | Path) -> None:
     if around := next((one for one in root.parents if root.is_dir() and (one / "acts").is_dir()), None):
         raise NotThereError(f"Expected a run, got a part of one, {root}; the run is {around}")
     free = not root.exists() or not any(root.iterdir())
+    if _is_model(root):
+        own = f" model={quote(str(root))} --out {quote(f'runs/{root.name}')}"
+        text = f" (thoughts), or: thoughtlens run text-demo{own} (text)" * root.exists()
+        raise NotThereError(
+            f"Expected a run directory, got the model {root}; make a run of it: "
+            f"thoughtlens run pilot{own}{text}"
+        )
     raise NotThereError(
         f"Expected a run directory at {root}, found none; make one: "
         f"{_whole(root if free else Path('runs/pilot'), 'pilot')} (thoughts), or: "
         f"{_whole(root if free else Path('runs/text-demo'), 'text-demo')} (text)"
     )
+
+
+def _is_model(root: Path) -> bool:
+    """Whether it is a shipped model's name, or a directory with a model's config and no run's."""
+    shipped = Path(__file__).parents[2] / "models" / "weights"
+    named = not root.is_absolute() and bool(root.parts) and (shipped / root.parts[0]).is_dir()
+    return (named and not root.exists()) or (root / "config.json").is_file()
 
 
 def _whole(root: Path, recipe: str) -> str:
