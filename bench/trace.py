@@ -39,7 +39,12 @@ def main() -> None:
     options.add_argument("--n", type=int, default=1000)
     options.add_argument("--seed", type=int, default=77)
     options.add_argument("--also", nargs="*", default=[], help="directories of further models")
+    options.add_argument("--short", nargs="*", default=[], help="models of bench/short.py, and nothing else")
     args = options.parse_args()
+    for path in args.short:
+        print(json.dumps(_short(path, args.n, args.seed)), flush=True)
+    if args.short:
+        return
     for name, seed in [*MODELS, *((path, None) for path in args.also)]:
         print(json.dumps(_of(name, seed, args.n, args.seed)), flush=True)
 
@@ -72,19 +77,38 @@ def _of(name: str, seed: int | None, n: int, problems: int) -> dict:
         out["arms"][arm] = _counts(found.steps, table) | {"seconds": round(time.monotonic() - start, 1)}
     out["read_by"] = {str(p): lens.kind for p, lens in lenses.at.items()}
     if (name, seed) == MODELS[0]:
-        out["damaged"] = [_agreement(name, seed, noise, table, module, rule) for noise in NOISE]
+        out["damaged"] = [
+            {"noise": noise} | _agreement(_noisy(name, seed, noise), table, module, rule) for noise in NOISE
+        ]
     return out | {"errors": _errors(model, lenses, rule, table)}
 
 
-def _agreement(name, seed, noise, table, module, rule) -> dict:
-    """A worse model: noise in every weight, as a share of its spread. The plain lens beside a linear probe.
-
-    Where nobody knows what a wrong model computed, this is agreement, and neither of the two is the truth.
-    """
+def _noisy(name, seed, noise):
+    """A worse model: noise in every weight, as a share of its spread."""
     model = tiny.load(name, seed=seed)
     generator = torch.Generator().manual_seed(0)
     for weight in model.decoder.parameters():
         weight.add_(noise * float(weight.std()) * torch.randn(weight.shape, generator=generator))
+    return model
+
+
+def _short(path, n, problems) -> dict:
+    """A model that was trained for too short a time."""
+    model = tiny.load(path)
+    module = words if model.cfg.problems == "words" else arithmetic
+    table = module.problems(n, seed=problems, split="test", p=model.modulus)
+    rule = rule_of(table["question"].to_pylist(), model.modulus)
+    assert rule is not None
+    training = json.loads((Path(path) / "config.json").read_text())["training"]
+    about = {"seed": training["seed"], "steps": training["steps"], "n": n, "problems": problems}
+    return about | _agreement(model, table, module, rule)
+
+
+def _agreement(model, table, module, rule) -> dict:
+    """The plain lens beside a linear probe, of a model that answers wrong more often.
+
+    Where nobody knows what a wrong model computed, this is agreement, and neither of the two is the truth.
+    """
     lenses, questions = logit_lens(of_thoughts(model), model.spec.thoughts), table["question"].to_pylist()
     run = partial(_run, model, lenses)
     found = trace(model, run, rule, questions)
@@ -104,7 +128,6 @@ def _agreement(name, seed, noise, table, module, rule) -> dict:
         for i, q in enumerate(questions)
     ]
     return {
-        "noise": noise,
         "accuracy": float(right.mean()),
         "read_by": {str(p): lens.kind for p, lens in _lenses(model, module, rule).at.items()},
         "agreement_with_a_probe": {
