@@ -13,11 +13,12 @@ from thoughtlens.tracing.circuit.paths import OTHER, Edge
 
 GROUPS, ANSWER = 40, 2
 CFG = CircuitConfig.model_construct(least=0.15, q=0.05, seed=0)
-ASKED, MADE, SAID, STRAIGHT, NOISE, GUARD = (
+ASKED, MADE, SAID, STRAIGHT, WEAK, NOISE, GUARD = (
     Edge("question: start", 0, "layers.0:kv"),
     Edge("thought 0", 1, "state"),
     Edge("thought 1", ANSWER, "layers.0:kv"),
     Edge("thought 0", ANSWER, "layers.0:kv"),
+    Edge("thought 0", ANSWER, "layers.1:kv"),
     Edge(OTHER, 1, "layers.0:kv"),
     Edge(OTHER, 1, "layers.1:kv"),
 )
@@ -35,7 +36,7 @@ def trials():
         found[:, 5] = 10 * turned + drawn.standard_normal(GROUPS)
         return found
 
-    edges = {ASKED: sums(1.0), MADE: sums(0.9), SAID: sums(0.8), STRAIGHT: sums(0.16, 0.2)}
+    edges = {ASKED: sums(1.0), MADE: sums(0.9), SAID: sums(0.8), STRAIGHT: sums(0.16, 0.2), WEAK: sums(0.1)}
     edges |= {NOISE: sums(0.0), GUARD: sums(0.0, turned=0.3)}
     return Trials.of({("start", edge): own for edge, own in edges.items()}, GROUPS, np.array([5, 5, 5]))
 
@@ -51,7 +52,8 @@ def rows(trials):
 def test_flows_multiply_along_the_way_and_add_up_where_ways_part(rows):
     assert rows[SAID].flow == pytest.approx(0.8, abs=0.02)
     assert rows[MADE].flow == pytest.approx(0.72, abs=0.02)
-    onward = rows[MADE].flow + rows[STRAIGHT].flow * rows[STRAIGHT].shown
+    assert not rows[WEAK].shown  # and yet it counts in what flows on
+    onward = sum(rows[edge].flow for edge in (MADE, STRAIGHT, WEAK))
     assert rows[ASKED].flow == pytest.approx(onward, rel=0.02)
     assert rows[MADE].does == "carries"
     assert (rows[NOISE].does, rows[NOISE].shown) == (None, False)

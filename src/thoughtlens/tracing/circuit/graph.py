@@ -21,6 +21,8 @@ COLUMNS = ("whole", "moved", "at_random", "slope", "astray", "size")
 SHUFFLED = "shuffled"
 PRESENT = 0.02
 """`varies` below which a variable does not reach a target."""
+PASSED = 0.05
+"""Flow from which on an edge counts in what flows through its source, shown or not."""
 GUARD = 0.05
 """What an edge must turn its target by, times what flows on, to be shown though it carries little."""
 CARRIES, GUARDS = "carries", "guards"
@@ -163,7 +165,8 @@ class Trials:
             carries[..., j] = sure[..., j] & (flow[..., j] >= cfg.least)
             guards[..., j] = ~carries[..., j] & turns[..., j] & (turned[..., j] * onward >= GUARD)
             before = through.get((variable, edge.source), 0.0)
-            through[variable, edge.source] = before + np.where(carries[..., j], flow[..., j], 0.0)
+            passed = sure[..., j] & (flow[..., j] >= min(cfg.least, PASSED))
+            through[variable, edge.source] = before + np.where(passed, flow[..., j], 0.0)
         return Verdicts(p, q, flow, carries, guards)
 
 

@@ -23,7 +23,7 @@ from thoughtlens.models import ThoughtModel, beside, encoded, is_right, parse_nu
 from thoughtlens.numerics import proportion
 from thoughtlens.problems import Rule, Step
 from thoughtlens.tracing.circuit.config import CircuitConfig
-from thoughtlens.tracing.circuit.graph import COLUMNS, GUARD, N_GRAPHS, PRESENT, SHUFFLED, Trials
+from thoughtlens.tracing.circuit.graph import COLUMNS, GUARD, N_GRAPHS, PASSED, PRESENT, SHUFFLED, Trials
 from thoughtlens.tracing.circuit.paths import (
     OTHER,
     STATE,
@@ -63,7 +63,7 @@ DEFINITIONS = {
     "interval": "95 %, whole groups resampled",
     "q": "Benjamini and Hochberg's over all edges that are tried, p by Student's t over groups",
     "flow": "share of the target's change that the edge brings (effect + at_random), times the sum of "
-    "the flows that leave its target",
+    f"the flows of {PASSED} or more that leave its target",
     "turned": "sum over problems of |change made|^2 less that of a random change / sum of |twin's change|^2",
     "shown": f"varies of the target at least {PRESENT}, and the edge carries (q and flow within the limits "
     "asked for, the effect above 0) or guards (q of `turned` by the same test within the limit, `turned` "
