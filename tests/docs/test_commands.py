@@ -91,7 +91,7 @@ def test_commands_options_and_keys_exist(page):
     for line in shown.of_page(page):
         words, _ = shown.split(line)
         command, rest = resolve(words)
-        known = {name for parameter in command.params for name in parameter.opts} | {"--allow"}
+        known = {name for parameter in command.params for name in parameter.opts} | {"--allow", "--profile"}
         unknown = [w for w in rest if w.startswith("--") and w.partition("=")[0] not in known]
         assert not unknown, f"{page}: {line}: no option {unknown}"
         if command.name in OF_RECIPES and rest and rest[0] in recipe_names():
