@@ -184,6 +184,7 @@ def files(root: Path, model: Path) -> None:
     x = numbers.normal(size=(600, 2, 6, 32)) + 4 * numbers.normal(size=(3, 32))[label][:, None, None]
     kinds = np.array(["addition", "multiplication", "mixed"])[label]
     np.savez(root / "vectors.npz", x=x.astype("float32"), operation=kinds)
+    np.save(root / "vectors.npy", numbers.normal(size=(3, 96)))  # as wide as codi-tiny
     rng = random.Random(0)
     sea, land = ["whales", "crabs", "tides", "boats"], ["horses", "hills", "roads", "wheat"]
     rows = []

@@ -183,7 +183,7 @@ def needed(words: list[str]) -> dict[str, str]:
     found = {}
     for word in words[1:]:
         parts = Path(word.partition("=")[2] or word).parts
-        if parts[:1] == ("runs",) and word != makes(words):
+        if parts[:1] == ("runs",) and len(parts) > 1 and word != makes(words):
             is_text = "text" in word or {"text-demo", "suite"} & set(words) or parts[1] == "small"
             found["/".join(parts[:2])] = (
                 "text" if is_text else "other" if parts[1] in ("other", "b") else "pilot"
