@@ -158,3 +158,16 @@ def test_few_documents_of_ones_own_are_shown_without_explanations(tmp_path, tiny
     stages = "stages=['extract','interpret','explain','explorer']"
     result = look(Ask(str(theirs), text=few, overrides=[*FEW, stages]), tmp_path / "run")
     assert list(result["stages"]) == ["extract", "interpret", "explorer"]
+
+
+def test_somebodys_transcoder_is_judged_on_what_it_predicts(tmp_path, tiny_lm_dir, texts):
+    root = sae_lens(tmp_path / "theirs", tiny_lm_dir)
+    cfg = json.loads((root / "cfg.json").read_text())
+    hooks = {"hook_name": "blocks.1.mlp.hook_in", "hook_name_out": "blocks.1.hook_mlp_out"}
+    cfg |= {"architecture": "transcoder", "d_out": D, "metadata": cfg["metadata"] | hooks}
+    (root / "cfg.json").write_text(json.dumps(cfg))
+    stages = "stages=['extract','validate','interpret','explorer']"
+    result = look(Ask(str(root), text=texts, n_tokens=4000, overrides=[*FEW, stages]), tmp_path / "run")
+    assert list(result["stages"])[-1] == "explorer"
+    found = json.loads((tmp_path / "run" / "validate" / "result.json").read_text("utf-8"))["members"][0]
+    assert found["hook_names"] == ["layers.1.mlp:in"] and found["reconstruction"]["sae"]["fvu"] > 0

@@ -18,10 +18,10 @@ STAGES = ("extract", "validate", "interpret", "lens", "explain", "explorer", "re
 TOKENS = 50_000
 USUAL: dict[str, Json] = {
     "problems": {"validation": 0.1, "test": 0.2},
-    "validate": {"ce_tokens": 2048},
+    "validate": {"ce_tokens": 2048, "force": True},
     "explain": {"n_latents": 32},
 }
-"""Sizes of a first look, which overrides change."""
+"""Of a first look, changed by overrides; numbers that mean little are marked, and no reason to stop."""
 USUAL_CONTEXT = 256
 BOS = {True: "always", False: "never", None: "tokenizer"}
 WITH = {True: "with", False: "without"}
@@ -102,7 +102,6 @@ def recipe(found: Card, ask: Ask) -> Json:
             "max_tokens": ask.n_tokens,
             "max_windows": 2 if ask.text is None else None,
         },
-        "validate": {"force": True} if found.acts_digest else {},
     }
     tables = {key: USUAL.get(key, {}) | own.get(key, {}) for key in {**USUAL, **own}}
     return {"name": f"look at {ask.source}", "stages": list(STAGES), **tables}

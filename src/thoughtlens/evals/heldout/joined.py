@@ -22,7 +22,6 @@ from thoughtlens.sae import (
     JoinedView,
     Selection,
     SparseActs,
-    Transcoder,
     open_source,
 )
 
@@ -79,7 +78,7 @@ class JoinedSubject(Subject):
         cells = self.cells if isinstance(self.sae, Crosscoder) else self.input_cells
         cell = model.cell_index(cells, batch.cell[:: batch.n_sites])
         acts = model.encode_sparse(batch.x, cell)
-        if isinstance(model, Transcoder):
+        if isinstance(model, SAE) and not isinstance(model, Crosscoder):
             return model.decode_sparse(acts, cell, batch.x), acts
         return model.decode_sparse(acts, cell).flatten(0, -2), acts
 

@@ -13,7 +13,13 @@ from torch import Tensor
 from thoughtlens.acts import ActivationStore, View, ViewBatch
 from thoughtlens.core import ConfigError, DataError
 from thoughtlens.sae.fit.members import Selection
-from thoughtlens.sae.kinds.config import CrosscoderConfig, SAEConfig, SupervisedConfig, TranscoderConfig
+from thoughtlens.sae.kinds.config import (
+    CrosscoderConfig,
+    ImportedConfig,
+    SAEConfig,
+    SupervisedConfig,
+    TranscoderConfig,
+)
 from thoughtlens.sae.kinds.normalization import Cell
 from thoughtlens.sae.kinds.supervised import encode_labels
 
@@ -124,7 +130,7 @@ def open_source(
         DataError: no rows, or thoughts that some problems lack.
     """
     view = member.view(store, split, drop_outliers)
-    if isinstance(cfg, TranscoderConfig):
+    if isinstance(cfg, TranscoderConfig) or (isinstance(cfg, ImportedConfig) and cfg.transcoder):
         out = replace(member, hook_names=(str(cfg.hook_out),)).view(store, split, drop_outliers)
         return JoinedView(view, lambda batch: Joined(**vars(batch), y=out.read(batch.idx)), out.d_in)
     if isinstance(cfg, CrosscoderConfig):

@@ -29,8 +29,6 @@ class Card(Record):
     says: Says
     release: str | None
     """In the catalogue."""
-    acts_digest: str | None
-    """Of the store that one of this project's own was trained on."""
     notes: tuple[str, ...]
 
     @property
@@ -91,6 +89,5 @@ def card(source: str | Path, *, source_format: str | None = None, hook_name: str
         hook_out=sae.hook_out if sae.transcoder else None,
         says=says,
         release=known.release.release if known else None,
-        acts_digest=sae.provenance.get("acts_digest"),
         notes=sae.notes,
     )
