@@ -52,9 +52,12 @@ def of_rows(thoughts: int, layers: int, root: Path) -> None:
     rng = np.random.default_rng(0)
     shape = (400, thoughts, layers, D)
     rows = rng.exponential(size=shape) * (rng.random(shape) < 2 / D)
-    root.mkdir()
-    np.savez(root / "rows.npz", x=rows.astype(np.float32), sign=np.array(["+", "-"] * 200))
-    table = {"files": [str(root / "rows.npz")], "axes": ["problem", "thought", "hook"], "first_thought": 1}
+    np.savez(root.parent / "rows.npz", x=rows.astype(np.float32), sign=np.array(["+", "-"] * 200))
+    table = {
+        "files": [str(root.parent / "rows.npz")],
+        "axes": ["problem", "thought", "hook"],
+        "first_thought": 1,
+    }
     bring = BY_NAME["import"]
     bring.run(load_config(bring.config, table), root / "acts")
     stages = 'stages=["train", "validate", "interpret", "explorer", "report"]'
