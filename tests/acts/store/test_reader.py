@@ -56,6 +56,8 @@ def test_round_trip(tmp_path_factory, n, shard_rows, dtype, widths, seed):
         "bytes": sum(len(b) for name, b in small.files(root).items() if name != "meta.json"),
         "by_digest": [],
         "unlisted": ["meta.json"],
+        "removed": [],
+        "again": [],
         "n_rows": n,
         "hook_names": meta.hook_names,
     }

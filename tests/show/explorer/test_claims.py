@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import numpy as np
@@ -147,7 +148,7 @@ def test_every_command_can_be_pasted(root, tmp_path):
     (root / "config.toml").unlink()
     for made in (found, commands(run), commands(run, [run])):
         for command in made.values():
-            filled = command.replace("<SAE>", "pooled").replace("<LATENT>", "7")
+            filled = re.sub("<(SAE|LATENT|PROBLEM)>", "7", command)
             for line in (shlex.split(part) for part in filled.split(" && ")):
                 assert line[0] == "thoughtlens" and not any(w.isupper() and len(w) > 2 for w in line), line
                 command_of = typer.main.get_command(app).commands[line[1]]
