@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 import typer
+from typer.testing import CliRunner
 
 from thoughtlens import cli
+from thoughtlens.cli.commands.app import app
 from thoughtlens.cli.commands.bench import bench_app
 from thoughtlens.core import (
-    STAGES,
     ConfigError,
     NotThereError,
     OccupiedError,
@@ -87,13 +88,6 @@ def finished(tiny_lm_dir, tmp_path_factory) -> tuple[Path, list[str], dict]:
     return root / "a", overrides, json.loads(done.stdout)
 
 
-def test_help_lists_every_stage():
-    done = run("--help")
-    assert done.returncode == 0
-    for name in (*(stage.name for stage in STAGES), "run", "fire", "recipe", "bench", "problems"):
-        assert name in done.stdout
-
-
 def test_bench_options_are_those_of_the_functions():
     commands = typer.main.get_command(bench_app).commands
     assert {name.removeprefix("bench_").replace("_", "-") for name in bench.__all__} == set(commands)
@@ -105,11 +99,12 @@ def test_bench_options_are_those_of_the_functions():
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_a_printed_recipe_is_complete_and_loads(name, tmp_path):
-    done = run("recipe", name)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("whole", [[], ["--all"]])
+def test_a_printed_recipe_loads_as_the_same(name, whole, tmp_path):
+    said = CliRunner().invoke(app, ["recipe", name, *whole], catch_exceptions=False).output
     file = tmp_path / "mine.toml"
-    file.write_text(done.stdout)
+    file.write_text(said)
+    assert whole or said.endswith(f"# Every other key: thoughtlens recipe {name} --all\n")
     if name.startswith("codi"):
         from thoughtlens.models.distill.config import DistillConfig
 
@@ -117,6 +112,32 @@ def test_a_printed_recipe_is_complete_and_loads(name, tmp_path):
     else:
         assert pipeline.load(file) == pipeline.load(name)
         assert to_toml(pipeline.load(name)) == to_toml(pipeline.load(file))
+
+
+def test_a_printed_recipe_shows_what_people_change():
+    short, whole = (
+        CliRunner().invoke(app, ["recipe", "pilot", *more]).output.splitlines() for more in ([], ["--all"])
+    )
+    assert len(short) < len(whole) / 4
+    assert {'source = "generated"', "# hook_names is unset", "k = 2", "n_control = 60"} <= {*short}
+
+
+def test_a_run_says_where_it_writes_and_how_long_it_takes(finished, tmp_path):
+    out, overrides, _ = finished
+    cfg = pipeline.load("text-demo", overrides)
+    said = pipeline._foretold(cfg, tmp_path / "new")
+    assert said.startswith(f"text-demo: writes to {tmp_path / 'new'}; takes about ")
+    assert "explorer, report not counted" in said
+    n = len(cfg.stages)
+    assert pipeline._foretold(cfg, out) == f"text-demo: writes to {out}, where {n} of {n} stages are done"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(3, "10 s"), (44, "40 s"), (100, "2 minutes"), (5000, "83 minutes"), (9000, "2.5 hours")],
+)
+def test_an_estimate_is_said_as_exactly_as_it_is_known(seconds, said):
+    assert pipeline.about(seconds) == said
 
 
 def test_a_run_leaves_every_stage_and_one_json_object(finished):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from typer.main import get_command
@@ -11,7 +14,7 @@ from typer.testing import CliRunner
 
 from thoughtlens import cli
 from thoughtlens.cli.commands.app import TASKS, app, show
-from thoughtlens.cli.commands.terminal import people
+from thoughtlens.cli.commands.terminal import people, to_open
 from thoughtlens.core import BY_NAME, load_config, to_toml
 from thoughtlens.studies import pipeline
 
@@ -69,6 +72,9 @@ def test_a_run_ends_with_the_way_to_its_report():
     assert "  fvu  0.2500  n = 9" in text
     assert "2 warnings, all in runs/a/result.json; the first: w1" in text
     assert text.splitlines()[-2:] == ["report: runs/a/report/report.html", "pilot, seed 0: done in 2.000 s"]
+    assert to_open({**run, "run": "my runs/a", "stages": {}}) == [
+        "to look at it: thoughtlens view 'my runs/a'"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -101,13 +107,43 @@ def test_short_help_and_version(words, capsys):
     assert words != ["-h"] or "--install-completion" in said
 
 
-def test_recipes_are_completed(monkeypatch, capsys):
-    monkeypatch.setenv("_THOUGHTLENS_COMPLETE", "complete_bash")
-    monkeypatch.setenv("COMP_WORDS", "thoughtlens run te")
-    monkeypatch.setenv("COMP_CWORD", "2")
-    with pytest.raises(SystemExit):
-        app([], prog_name="thoughtlens")
-    assert capsys.readouterr().out.split() == ["text-demo"]
+def completed(line, shell="bash"):
+    """What a shell is told that could stand in the place of the last word, by the protocol of each."""
+    bash = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+    other = {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    env = {"_THOUGHTLENS_COMPLETE": f"complete_{shell}", **(bash if shell == "bash" else other)}
+    return CliRunner().invoke(app, [], prog_name="thoughtlens", env=env, catch_exceptions=False).output
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(
+    ("line", "there", "not_there"),
+    [
+        ("thoughtlens comp", ["compare"], ["run", "look"]),
+        ("thoughtlens run te", ["text-demo"], ["pilot"]),
+        ("thoughtlens recipe pi", ["pilot"], ["text-demo"]),
+        ("thoughtlens run pilot train.l", ["train.lr="], ["train.epochs=", "sae.k="]),
+        ("thoughtlens sweep pilot sae.d_", ["sae.d_sae="], ["sae.k="]),
+        ("thoughtlens intervene runs/a edit", ["edit="], ["sae.k="]),
+        ("thoughtlens run pilot model", ["model=", "model.name="], ["columns="]),
+        ("thoughtlens run pilot classi", ["classify.target="], ["classify="]),
+        ("thoughtlens run --pl", ["--plan"], ["--out"]),
+    ],
+)
+def test_shells_complete_commands_recipes_and_settings(shell, line, there, not_there):
+    said = completed(line, shell)
+    assert all(word in said for word in there) and not any(word in said for word in not_there)
+
+
+def test_completion_loads_nothing_that_takes_seconds():
+    code = (
+        "import atexit, sys; from thoughtlens.cli import main; "
+        "atexit.register(lambda: print('torch' in sys.modules)); main()"
+    )
+    asked = {"COMP_WORDS": "thoughtlens run pilot sae.d_", "COMP_CWORD": "3"}
+    env = {**os.environ, "_THOUGHTLENS_COMPLETE": "complete_bash", **asked}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["sae.d_sae=", "False"], done.stderr
 
 
 def of(*words, at):
@@ -159,6 +195,14 @@ def test_places_in_the_home_directory(written, meant, tmp_path, monkeypatch):
 
 
 def test_help_lists_every_command_once_by_its_task():
-    listed = " ".join(TASKS.values()).split()
+    listed = [name for rows in TASKS.values() for names in rows for name in names.split(", ")]
     there = set(get_command(app).commands)
     assert len(set(listed)) == len(listed) and set(listed) == there
+
+
+def test_help_stays_on_one_screen_and_cuts_no_line():
+    lines = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"}).output.splitlines()
+    assert len(lines) < 50 and max(map(len, lines)) <= 80  # the prompt stands below
+    for rows in TASKS.values():
+        for names, what in rows.items():
+            assert any(line.split() == [*names.split(), *what.split()] for line in lines), names

@@ -72,6 +72,8 @@ from .records.tensorfile import read_head as read_head
 from .stages.config import Config as Config
 from .stages.config import apply_overrides as apply_overrides
 from .stages.config import differences as differences
+from .stages.config import dotted as dotted
+from .stages.config import field_paths as field_paths
 from .stages.config import identity as identity
 from .stages.config import load_config as load_config
 from .stages.config import read_recipe as read_recipe

@@ -308,7 +308,7 @@ def stage_config(cfg: Recipe, name: str, root: Path, inputs: Mapping[str, Path] 
         raise ConfigError(f"[{name}] {error}") from None
 
 
-def run(cfg: Recipe, out: str | Path, *, jobs: int | None = 1) -> Result:
+def run(cfg: Recipe, out: str | Path, *, jobs: int | None = 1, foretell: bool = False) -> Result:
     """All stages of a recipe into the run directory `out`.
 
     Args:
@@ -317,6 +317,7 @@ def run(cfg: Recipe, out: str | Path, *, jobs: int | None = 1) -> Result:
         jobs: Stages at once, of those that do not wait for one another, in processes of their own; None: as
             many as suits this machine. A script that asks for more than one needs
             `if __name__ == "__main__":`, as for `multiprocessing`.
+        foretell: Say before anything is done where it writes, and about how long it will take.
 
     Returns:
         The run's `result.json`: per stage its directory, digest, seconds and headline metrics.
@@ -331,6 +332,8 @@ def run(cfg: Recipe, out: str | Path, *, jobs: int | None = 1) -> Result:
     _claim(cfg, out)
     start = time.monotonic()
     _require_splits(cfg, _splits_to_come(cfg, out))
+    if foretell:
+        say(_foretold(cfg, out))
     with profiled(out):
         results = _stages(cfg, out, jobs)
     done = RunDone(
@@ -362,6 +365,32 @@ def _stages(cfg: Recipe, out: Path, jobs: int | None) -> dict[str, Result]:
             done = workers.do(rest, lambda stage: stage_config(cfg, stage.name, out))
             results |= {stage.name: done[stage.name] for stage in rest}
     return results
+
+
+def _foretold(cfg: Recipe, out: Path) -> str:
+    """Where a run writes, what is done of it already, and about how long the rest will take."""
+    done = [name for name in cfg.stages if (out / BY_NAME[name].directory).exists()]
+    left = [name for name in cfg.stages if name not in done]
+    said = f"{cfg.name}: writes to {out}"
+    said += f", where {len(done)} of {len(cfg.stages)} stages are done" if done else ""
+    plans = _plans(cfg, left, out, quietly=True)
+    if not plans:
+        return said
+    known = sum(one["seconds"] for one in plans.values())
+    rest = [name for name in left if name not in plans]
+    more = f" ({', '.join(rest)} not counted)" if rest else ""
+    return f"{said}; takes about {about(known)}{more}, stage after stage, as busy as this machine is now"
+
+
+MINUTE = 60
+
+
+def about(seconds: float) -> str:
+    """A time as it is worth saying of an estimate: `40 s`, `15 minutes`, `3.5 hours`."""
+    if seconds < 1.5 * MINUTE:
+        return f"{max(10, 10 * round(seconds / 10))} s"
+    minutes = seconds / MINUTE
+    return f"{minutes:.0f} minutes" if minutes < 1.5 * MINUTE else f"{minutes / MINUTE:.1f} hours"
 
 
 def plan(cfg: Recipe, out: str | Path) -> Json:
@@ -440,7 +469,14 @@ def _labels(acts: Path) -> list[str]:
     return [name for name in names if name not in PROBLEM_COLUMNS]
 
 
-def _plans(cfg: Recipe, wanted: Sequence[str], out: Path, given: Mapping[str, Path] | None = None) -> Json:
+def _plans(
+    cfg: Recipe,
+    wanted: Sequence[str],
+    out: Path,
+    given: Mapping[str, Path] | None = None,
+    *,
+    quietly: bool = False,
+) -> Json:
     """The plans of some stages; what is neither there nor given is foretold, from the extraction on."""
     plans: Json = {}
     with TemporaryDirectory() as folder:
@@ -450,7 +486,8 @@ def _plans(cfg: Recipe, wanted: Sequence[str], out: Path, given: Mapping[str, Pa
             config = stage_config(
                 cfg, stage.name, out, {k: v for k, v in inputs.items() if k in stage.inputs}
             )
-            if stage.name in wanted and (estimate := stage.say_plan(config)):
+            plan_of = stage.plan if quietly else stage.say_plan
+            if stage.name in wanted and (estimate := plan_of(config)):
                 plans[stage.name] = estimate.to_json()
             if not (stage.directory in inputs or (out / stage.directory).exists()):
                 stage.expect(config, foretold / stage.directory)

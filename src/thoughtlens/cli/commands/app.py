@@ -18,30 +18,65 @@ if TYPE_CHECKING:
     from thoughtlens.core import Config, Json, Stage
 
 TASKS = {
-    "Start": "think run recipes recipe import problems",
-    "Train": "extract train sweep grid distill",
-    "Look": "look runs compare view explorer report serve fire interpret explain directions lens attention "
-    "geometry",
-    "Test": "validate classify recovery trace monitor circuit program orbits effects influence intervene "
-    "gates suite replay",
-    "Share": "push pull convert neuronpedia track",
-    "Maintain": "verify doctor bench",
+    "Start": {
+        "think": "what a model thinks about a question",
+        "run": "all stages of a recipe, from a model to its pages",
+        "recipe, recipes": "print a recipe to change; list the shipped ones",
+        "import, problems": "bring your own activations; write problems",
+    },
+    "Look": {
+        "look": "anybody's SAE: from its files to its pages",
+        "view, explorer, serve": "the pages of a run; serve: with the model behind",
+        "report": "one page with every number and figure of a run",
+        "runs, compare": "list runs, clean up; set runs side by side",
+        "fire, interpret": "latents that a text lights; what each answers to",
+        "explain, directions": "latents in words, scored; probes and directions",
+        "lens, attention": "what thoughts would say; where they look",
+        "geometry": "latents that other seeds and models have as well",
+    },
+    "Test": {
+        "validate, recovery": "what the SAE keeps; which variables it holds",
+        "classify, suite": "labels from latents, beside raw activations",
+        "effects, intervene": "change thoughts or latents; what the answer becomes",
+        "influence, orbits": "which thought moves which; how far thoughts move",
+        "trace, circuit, program": "what thoughts compute: chain, graph, program",
+        "gates, monitor": "do thoughts carry the reasoning, or contradict it?",
+        "replay": "the first study of CODI, repeated and corrected",
+    },
+    "Train": {
+        "extract, train": "store activations; train SAEs on them",
+        "sweep, grid": "settings by seeds; settings by layer and thought",
+        "distill": "a small model that thinks in vectors",
+    },
+    "Share": {
+        "push, pull": "publish a run or an SAE; fetch one",
+        "convert, neuronpedia": "to and from other libraries' formats",
+        "track": "curves and results to W&B, TensorBoard, trackio",
+    },
+    "Maintain": {
+        "verify": "compare every file with its digest",
+        "doctor, bench": "what this machine has, and how fast it is",
+    },
 }
-"""What people come for, and the commands for it in the order of the help."""
+"""What people come for, and the commands for it, those that belong together on one line."""
+WIDEST = max(len(names) for rows in TASKS.values() for names in rows)
 
 
 class ByTask(TyperGroup):
-    """The commands, listed by task."""
+    """The commands by task, on one screen."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The few options in one line, then the commands."""
+        names = ("/".join(one.opts) for one in self.get_params(ctx))
+        with formatter.section("Options"):
+            formatter.write_text(", ".join(names))
+        self.format_commands(ctx, formatter)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """A list for each task; one more for what stands in none."""
-        left = [name for name in self.list_commands(ctx) if name not in " ".join(TASKS.values()).split()]
-        for task, names in (TASKS | {"More": " ".join(left)}).items():
-            there = [(name, command) for name in names.split() if (command := self.get_command(ctx, name))]
-            rows = [(name, command.get_short_help_str(formatter.width - 18)) for name, command in there]
-            if rows:
-                with formatter.section(task):
-                    formatter.write_dl(rows)
+        """A list for each task."""
+        for task, rows in TASKS.items():
+            with formatter.section(task):
+                formatter.write_dl([(names.ljust(WIDEST), what) for names, what in rows.items()])
 
 
 MOST_PATH = 200
@@ -81,13 +116,33 @@ def _recipes(incomplete: str) -> list[str]:
     return [name for name in recipe_names() if name.startswith(incomplete)]
 
 
+def _keys(ctx: Any, incomplete: str) -> list[str]:
+    """Settings of a recipe, or of a command that has its own, as far as they are written."""
+    from thoughtlens.core import BY_NAME, field_paths
+    from thoughtlens.studies import pipeline
+
+    stage = BY_NAME.get(ctx.info_name or "")
+    keys = [] if stage is None or stage.recipe == "default" else field_paths(stage.config)
+    if not keys or "grid" in keys:  # also of many SAEs, whose other settings are a recipe's
+        keys += field_paths(pipeline.recipe_class())
+    tables, short = (
+        {key.rpartition(".")[0] for key in keys if not ends or key.endswith(ends)}
+        for ends in ((), (".name", ".source", ".kind"))
+    )
+    plain = dict.fromkeys(key for key in keys if key not in tables - short)
+    return [f"{key}=" for key in plain if key.startswith(incomplete)]
+
+
 Recipe = Annotated[
     str,
     typer.Argument(
         help="A shipped recipe's name, a TOML file, or a run's directory.", autocompletion=_recipes
     ),
 ]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, e.g. sae.k=64 model=gpt2.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="key=value, e.g. sae.k=64 model=gpt2.", autocompletion=_keys),
+]
 Out = Annotated[Path, typer.Option("--out", help="The run's directory (or a stage's, for its own config).")]
 PlanOnly = Annotated[bool, typer.Option("--plan", help="Print rows, memory, disk and time expected; stop.")]
 Acts = Annotated[Path | None, typer.Option(help="Take the activations from here.")]

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.commands.app import RunDir, app, doing, require_order, show, told
+from thoughtlens.cli.commands.app import Recipe, RunDir, app, doing, require_order, show, told
 from thoughtlens.core import BY_NAME
+
+CHANGED = (
+    "name", "seed", "stages", "model.name", "problems.source", "problems.n", "extract.hook_names",
+    "extract.max_tokens", "sae.kind", "sae.d_sae", "sae.expansion", "sae.k", "train.members", "train.epochs",
+    "train.lr", "classify.target",
+)  # fmt: skip
+"""Keys that a recipe shows beside those that it sets: what people change from study to study."""
 
 
 @app.command()
@@ -30,15 +38,23 @@ def fire(
 
 
 @app.command()
-def recipe(name: Annotated[str, typer.Argument(help="A shipped recipe's name.")]) -> None:
-    """Print a complete recipe with every key explained."""
-    from thoughtlens.core import load_config, read_recipe, to_toml
+def recipe(
+    name: Recipe,
+    *,
+    whole: Annotated[bool, typer.Option("--all", help="Every key, not only the usual ones.")] = False,
+) -> None:
+    """Print a recipe, each key explained: what people change, or all of it."""
+    from thoughtlens.core import dotted, load_config, read_recipe, to_toml
     from thoughtlens.studies import pipeline
 
     table = read_recipe(name)
     stage = None if pipeline.is_recipe(table) else pipeline.of_stage(table)
     cfg = pipeline.load(name) if stage is None else load_config(BY_NAME[stage].config, table)
-    sys.stdout.write(to_toml(cfg, comments=True))
+    if whole:
+        sys.stdout.write(to_toml(cfg, comments=True))
+    else:
+        usual = to_toml(cfg, comments=True, only={*dotted(table), *CHANGED})
+        sys.stdout.write(f"{usual}\n# Every other key: thoughtlens recipe {quote(name)} --all\n")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
@@ -11,9 +12,9 @@ from typing import Annotated
 import typer
 
 from thoughtlens.cli.commands.app import Acts, Overrides, PlanOnly, Recipe, Sae, app, doing, show
-from thoughtlens.cli.commands.terminal import ending
+from thoughtlens.cli.commands.terminal import ending, to_open
 from thoughtlens.cli.commands.track import Names, Project, Track, following
-from thoughtlens.core import BY_NAME
+from thoughtlens.core import BY_NAME, say
 
 INPUTS = {"acts": Acts, "sae": Sae}
 """Options for the inputs of a stage, by the name in its config."""
@@ -64,8 +65,10 @@ def run(
     if plan:
         return show(pipeline.plan(cfg, out))
     with following(out, track, track_project, track_names) as summarise:
-        result = pipeline.run(cfg, out, jobs=jobs)
+        result = pipeline.run(cfg, out, jobs=jobs, foretell=True)
         summarise(result["stages"])
+    if not sys.stdout.isatty():
+        say("\n".join(to_open(result)))
     show(result, place=out, text=ending(result, out))
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from thoughtlens.core import BY_NAME, Json, headline, number
@@ -35,14 +36,24 @@ def _run(result: Json) -> list[str]:
 
 def rest_of_run(result: Json) -> list[str]:
     """The last lines of a run: its warnings, its pages, its time."""
-    stages, lines = result["stages"], []
+    lines = []
     if notes := result.get("warnings"):
         lines.append(f"{len(notes)} warnings, all in {result['run']}/result.json; the first: {notes[0]}")
-    if "report" in stages:
-        lines.append(f"report: {stages['report']['path']}/report.html")
+    return [
+        *lines,
+        *to_open(result),
+        f"{result['name']}, seed {result['seed']}: done in {number(float(result['seconds']))} s",
+    ]
+
+
+def to_open(result: Json) -> list[str]:
+    """What to open after a run, or how to get it."""
+    stages, run = result["stages"], quote(str(result["run"]))
+    lines = [f"report: {stages['report']['path']}/report.html"] if "report" in stages else []
     if "explorer" in stages:
-        lines.append(f"every latent: {stages['explorer']['path']}/index.html")
-    return [*lines, f"{result['name']}, seed {result['seed']}: done in {number(float(result['seconds']))} s"]
+        path = stages["explorer"]["path"]
+        lines.append(f"every latent: {path}/index.html, opened by: thoughtlens view {run}")
+    return lines or [f"to look at it: thoughtlens view {run}"]
 
 
 def ending(result: Json, out: Path) -> str:

@@ -12,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
@@ -187,9 +188,24 @@ def _todays(key: str, value: Any) -> list[tuple[str, Any]]:
     return [(key, value)] if leaf in new else [(".".join((*outer, name)), v) for name, v in new.items()]
 
 
-def to_toml(cfg: Config, *, comments: bool = False) -> str:
-    """The complete config as TOML; with `comments`, each key under its documentation."""
-    return "\n".join(_lines(cfg, (), comments)).strip() + "\n"
+def to_toml(cfg: Config, *, comments: bool = False, only: Collection[str] | None = None) -> str:
+    """A config as TOML.
+
+    Args:
+        cfg: The config.
+        comments: Put each key under its documentation.
+        only: Dotted keys that are written; unset: all.
+    """
+    return "\n".join(_lines(cfg, (), comments, only)).strip() + "\n"
+
+
+def dotted(table: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The dotted keys of a table."""
+    inside = (
+        dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
+        for key, value in table.items()
+    )
+    return list(chain.from_iterable(inside))
 
 
 def identity(cfg: Config) -> str:
@@ -231,10 +247,14 @@ def _without_paths(cfg: BaseModel) -> dict:
     return out
 
 
-def _lines(cfg: BaseModel, path: tuple[str, ...], comments: bool) -> Iterator[str]:
+def _lines(
+    cfg: BaseModel, path: tuple[str, ...], comments: bool, only: Collection[str] | None = None
+) -> Iterator[str]:
     tables = []
     for name, field in type(cfg).model_fields.items():
-        value = getattr(cfg, name)
+        value, key = getattr(cfg, name), ".".join((*path, name))
+        if only is not None and not any(f"{one}.".startswith(f"{key}.") for one in only):
+            continue
         if isinstance(value, BaseModel | dict):
             tables.append((name, field, value))
             continue
@@ -253,7 +273,7 @@ def _lines(cfg: BaseModel, path: tuple[str, ...], comments: bool) -> Iterator[st
             yield tomli_w.dumps(_nested((*path, name), _plain(value))).rstrip()
             continue
         yield f"[{'.'.join((*path, name))}]"
-        yield from _lines(value, (*path, name), comments)
+        yield from _lines(value, (*path, name), comments, only)
 
 
 def _nested(path: Sequence[str], table: dict) -> dict:
