@@ -18,8 +18,8 @@ from thoughtlens.core import STAGES, Config, Outcome, Record
 SETTINGS = """# Settings
 
 Every setting of every stage, from the code. A recipe has a table for each stage (`[train]`), and
-`thoughtlens recipe pilot --all` prints one whole; on the command line it is `train.lr=1e-3`, in the stage's own
-command `lr=1e-3`, and `null` unsets a value.
+`thoughtlens recipe pilot --all` prints one whole; on the command line it is `train.lr=1e-3`, in the stage's
+own command `lr=1e-3`, and `null` unsets a value.
 """
 KEYS = """# Keys and columns
 
