@@ -108,7 +108,14 @@ REFUSED = [
     ({"made": "diffmean", "label": "one"}, DataError, "have, or have not, the value 'same'"),
     ({"made": "pca", "hook": "layers.9:out"}, HookError, "not 'layers.9:out'"),
     ({"made": "pca", "hook": None}, HookError, "say at which the directions are"),
-    ({"made": "pca", "k": 2, "names": ["a"]}, DataError, "2 directions, and 1 names"),
+    ({"made": "pca", "k": 2, "names": ["a"]}, DataError, "2 directions; the names that were given are 1"),
+    (
+        {"made": "pca", "label": "colour"},
+        ConfigError,
+        "from=pca has no setting label: it is of from=diffmean",
+    ),
+    ({"made": "probe", "label": "colour", "k": 3}, ConfigError, "has no setting k: it is of from=pca"),
+    ({"file": "v.npy", "tokens": ["7"]}, ConfigError, "file of directions has no setting tokens"),
 ]
 
 
@@ -123,3 +130,6 @@ def test_directions_of_another_width_are_refused(acts, tmp_path):
     np.save(tmp_path / "v.npy", np.eye(D))
     with pytest.raises(MismatchError, match=r"directions of width 8, narrow in .* has 4"):
         read(acts, tmp_path / "d", file=str(tmp_path / "v.npy"), hook="narrow")
+    np.save(tmp_path / "turned.npy", np.ones((D, 3)))
+    with pytest.raises(MismatchError, match="its columns have that one: save it the other way"):
+        read(acts, tmp_path / "d", file=str(tmp_path / "turned.npy"))

@@ -66,8 +66,8 @@ def directions(
     from thoughtlens.studies.directions import read
 
     given = list(arguments or [])
-    file = given.pop(0) if given and "=" not in given[0] else None
-    done = read(run_dir, file, given, out)
+    file = next((one for one in given if "=" not in one or Path(one).is_file()), None)
+    done = read(run_dir, file, [one for one in given if one != file], out)
     told(done.to_json(), done.text())
 
 

@@ -11,6 +11,10 @@ from pydantic import Field
 from thoughtlens.core import Config, ConfigError
 
 Made = Literal["diffmean", "probe", "pca", "lens"]
+READ_BY: Mapping[str, tuple[str, ...]] = {
+    "label": ("diffmean", "probe"), "classes": ("diffmean", "probe"), "k": ("pca",), "tokens": ("lens",),
+}  # fmt: skip
+"""Settings that belong to some ways of making directions, and to no file."""
 
 
 class DirectionsConfig(Config):
@@ -69,3 +73,7 @@ class DirectionsConfig(Config):
             raise ConfigError(f"from={self.made} needs the label that is read: label=COLUMN")
         if self.made == "lens" and not self.tokens:
             raise ConfigError("from=lens needs words of the vocabulary: tokens=[...]")
+        for key, ways in READ_BY.items():
+            if self.made not in ways and getattr(self, key) != type(self).model_fields[key].default:
+                have = "a file of directions has" if self.made is None else f"from={self.made} has"
+                raise ConfigError(f"{have} no setting {key}: it is of from={' and from='.join(ways)}")

@@ -63,10 +63,12 @@ def _work(cfg: DirectionsConfig, tmp: Path) -> DirectionsOutcome:
     rows, split = _rows(cfg, store, hook, thoughts)
     found = made_of(cfg, rows).named(cfg.names, f"from={cfg.made}") if given is None else given
     if found.vectors.shape[1] != store.meta.d_in[hook]:
+        turned = len(found.vectors) == store.meta.d_in[hook]
+        reason = "its columns have that one: save it the other way, a row for each direction"
         raise MismatchError(
             f"{cfg.file} holds directions of width {found.vectors.shape[1]}, {hook} in {store.root} has "
-            f"{store.meta.d_in[hook]}: they belong to another hook or model; name "
-            f"theirs: hook=NAME"
+            f"{store.meta.d_in[hook]}: "
+            + (reason if turned else "they belong to another hook or model; name theirs: hook=NAME")
         )
     found = replace(found, hook_name=hook, thoughts=thoughts)
     z = rows.x @ torch.from_numpy(found.units).T

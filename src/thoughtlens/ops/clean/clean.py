@@ -77,7 +77,8 @@ class Cleaned(Record):
         if not self.pieces:
             return f"nothing in {self.root} to delete that can be made again"
         lines = [
-            f"{size(one.bytes).rjust(9)}  {one.path} ({one.files:,} files); again: {one.again}"
+            f"{size(one.bytes).rjust(9)}  {one.path} ({one.files:,} file{'s' * (one.files > 1)}); "
+            f"again: {one.again}"
             for one in self.pieces
         ]
         return "\n".join([*lines, f"{size(self.bytes)} {'deleted' if self.deleted else 'in all'}"])

@@ -16,6 +16,10 @@ from thoughtlens.core import DataError, NotThereError, whole
 
 VECTORS, OFFSETS, ABOUT = "directions", "offset", "thoughtlens"
 """Tensors of a file of ours, and the key of its metadata."""
+BIASES = {"bias": "weight", "intercept_": "coef_"}
+"""What torch and sklearn call a probe's bias, and its rows."""
+SHORTEST, LONGEST = 1e-30, 1e30
+"""Between which a vector's largest entry lies, so that its square is a number of float32, too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +49,7 @@ class Directions:
         own = self.names if names is None else tuple(names)
         if len(own) != len(self.vectors):
             raise DataError(
-                f"{where} holds {len(self.vectors)} directions, and {len(own)} names were given: "
+                f"{where} holds {len(self.vectors)} directions; the names that were given are {len(own)}: "
                 f"{', '.join(own)}"
             )
         if twice := [name for i, name in enumerate(own) if name in own[:i]]:
@@ -65,8 +69,14 @@ def read_directions(file: str | Path, names: Sequence[str] | None = None) -> Dir
         DataError: not such a file; NaN, zeros, or vectors of several widths; names that do not fit.
     """
     file = Path(file)
-    if not file.is_file() or file.suffix not in (".npy", ".safetensors"):
-        raise NotThereError(f"directions: expected a .npy or .safetensors file at {file}, found none")
+    if not file.is_file():
+        what = "a folder" if file.is_dir() else "none"
+        raise NotThereError(f"directions: expected a .npy or .safetensors file at {file}, found {what}")
+    if file.suffix not in (".npy", ".safetensors"):
+        raise DataError(
+            f"directions: {file} is no .npy or .safetensors file; save its vectors as one, such as "
+            f"numpy.save('directions.npy', vectors)"
+        )
     try:
         found = _of_numpy(file) if file.suffix == ".npy" else _of_safetensors(file)
     except (ValueError, TypeError, SafetensorError, OSError, EOFError, KeyError) as error:
@@ -78,6 +88,11 @@ def read_directions(file: str | Path, names: Sequence[str] | None = None) -> Dir
             raise DataError(f"{file}: direction {name!r} holds NaN or Inf")
         if not vector.any():
             raise DataError(f"{file}: direction {name!r} is all zeros, which point nowhere")
+        if not SHORTEST < (largest := float(np.abs(vector).max())) < LONGEST:
+            raise DataError(
+                f"{file}: direction {name!r} is too {'long' if largest > 1 else 'short'} to be measured, its "
+                f"largest entry is {largest:.3g}; save it at length 1"
+            )
     if found.offset is not None and (
         len(found.offset) != len(found.names) or not np.isfinite(found.offset).all()
     ):
@@ -106,6 +121,9 @@ def _rows(array: np.ndarray, where: object) -> Float64[np.ndarray, "n width"]:
 
 
 def _of_numpy(file: Path) -> Directions:
+    with file.open("rb") as start:
+        if start.read(6) != b"\x93NUMPY":
+            raise ValueError("it is no array that numpy.save wrote")
     rows = _rows(np.load(file, allow_pickle=False), "the array")
     return Directions(rows, _numbered("direction", len(rows)), source=f"rows of {file.name}")
 
@@ -125,6 +143,7 @@ def _of_safetensors(file: Path) -> Directions:
             rows, tuple(map(str, about["names"])), tables.get(OFFSETS), about.get("hook_name"),
             None if thoughts is None else tuple(map(int, thoughts)), str(about.get("source") or ""),
         )  # fmt: skip
+    biases = {name: tables.pop(name) for name in list(tables) if _probe_of(name) in tables}
     parts = {name: _rows(table, name) for name, table in tables.items()}
     if len({part.shape[1] for part in parts.values()}) != 1:
         raise ValueError(f"its tensors have the widths {', '.join(str(p.shape[1]) for p in parts.values())}")
@@ -136,4 +155,29 @@ def _of_safetensors(file: Path) -> Directions:
             (name,) if len(part) == 1 and not alone else _numbered("direction" if alone else name, len(part))
         )
     ]
-    return Directions(np.concatenate(list(parts.values())), tuple(names), source=f"tensors of {file.name}")
+    rows = np.concatenate(list(parts.values()))
+    return Directions(rows, tuple(names), _zeros(parts, biases), source=f"tensors of {file.name}")
+
+
+def _probe_of(name: str) -> str | None:
+    """The tensor whose bias one of this name is; None: it is called like no bias."""
+    *where, last = name.split(".")
+    return ".".join([*where, BIASES[last]]) if last in BIASES else None
+
+
+def _zeros(parts: dict[str, np.ndarray], biases: dict[str, np.ndarray]) -> Float64[np.ndarray, " n"] | None:
+    """Where probes w . x + b are 0, as a length along w; None where not each of them has a bias.
+
+    Raises:
+        ValueError: a bias that is not one number for each row.
+    """
+    own = {_probe_of(name): bias for name, bias in biases.items()}
+    for name, bias in own.items():
+        if bias.size != len(parts[str(name)]):
+            raise ValueError(f"{name} has {len(parts[str(name)])} rows, and its bias {bias.size} numbers")
+    if own.keys() != parts.keys():
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):  # what is all zeros is refused by its name
+        return np.concatenate(
+            [-own[n].reshape(-1) / np.linalg.norm(rows, axis=1) for n, rows in parts.items()]
+        )

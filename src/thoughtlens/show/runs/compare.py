@@ -154,7 +154,7 @@ def expand(paths: Sequence[Path]) -> list[Path]:
         if is_run(path) and study_of(path) is None:
             found.append(path)
         elif path.is_dir() and (below := [one for one in sorted(runs_below(path)) if is_run(one)]):
-            found += below
+            found += [one for one in below if not {*one.parents} & {*below}]  # not a run's own directions
         else:
             what = study_of(path)
             raise NotThereError(
