@@ -88,6 +88,23 @@ def test_a_stage_that_wrote_nothing_but_empty_folders_can_begin_with_other_setti
     assert run(tmp_path / "a", n=5)["count"]["value"] == 5
 
 
+@pytest.mark.parametrize(("written", "stays"), [("page.html", False), ("parts/0.json", True)])
+def test_a_stage_that_was_refused_leaves_only_what_it_continues_from(written, stays, tmp_path):
+    def fail(tmp: Path) -> dict:
+        (tmp / written).parent.mkdir(exist_ok=True)
+        (tmp / written).write_text("{}")
+        raise StoreError("a table is damaged")
+
+    with pytest.raises(StoreError, match="a table is damaged"):
+        stage.run_stage("count", Count(), tmp_path / "a", fail)
+    assert (tmp_path / "a.tmp").exists() == stays
+    if stays:
+        with pytest.raises(OccupiedError, match="unfinished run with other settings"):
+            run(tmp_path / "a", n=5)
+        assert (tmp_path / "a.tmp" / written).is_file()
+    assert run(tmp_path / "a", 3 if stays else 5)["count"]
+
+
 def test_an_interrupted_stage_continues_with_its_own_settings_only(tmp_path):
     def fail(tmp: Path) -> dict:
         (tmp / "0.txt").write_text("0")

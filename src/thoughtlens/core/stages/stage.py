@@ -1,7 +1,8 @@
 """What every stage shares: a directory that is whole or absent, resumable, and says where it came from.
 
 Work happens in `NAME.tmp`, which is renamed to `NAME` when everything is written. A killed stage
-leaves `NAME.tmp`, and the same call continues there; one that wrote nothing leaves nothing.
+leaves `NAME.tmp`, and the same call continues there. One that wrote nothing leaves nothing, and neither does
+one that was refused before it had finished a part.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ from thoughtlens.core.stages.translate import translate_result
 
 SCHEMA = 1
 NOT_COMPARED = "the inputs were not compared with their digests, as --unchecked asked"
+CONTINUED = {PARTS, "checkpoints", "progress.json", "meta.json"}
+"""Folders and files that a stage continues from; the last two are those of a store."""
 LIBRARIES = ("torch", "transformers", "numpy", "scikit-learn", "safetensors", "pyarrow")
 
 
@@ -118,7 +121,8 @@ def run_stage(
             if (tmp / "result.json").is_file():
                 return _finished(tmp, out)
             start = time.monotonic()
-            outcome = work(tmp)
+            with _kept_where_continued(tmp):
+                outcome = work(tmp)
             for name, path in inputs.items():
                 if digest(path, out) != digests[name]:
                     raise MismatchError(
@@ -292,6 +296,19 @@ def _left_where_written(tmp: Path) -> Iterator[None]:
     finally:
         if tmp.is_dir() and not _written(tmp):
             shutil.rmtree(tmp)
+
+
+@contextmanager
+def _kept_where_continued(tmp: Path) -> Iterator[None]:
+    """The directory goes if the work is refused with nothing in it that the same call would continue from."""
+    try:
+        yield
+    except ResourceError:
+        raise
+    except ThoughtlensError:
+        if not any(CONTINUED & {*path.relative_to(tmp).parts} for path in tmp.rglob("*") if path.is_file()):
+            shutil.rmtree(tmp)
+        raise
 
 
 def _written(tmp: Path) -> bool:
