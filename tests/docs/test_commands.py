@@ -43,7 +43,7 @@ NOT_RUN = {
 MEANT = {
     "OTHER": "runs/other", "DIR": "made", "SRC": "runs/text/sae", "FORMAT": "sae_lens", "RECIPE": "pilot",
     "MODEL": "codi-tiny", "ACTS": "runs/pilot/acts", "SAE": "runs/pilot/sae", "NAME": "some-model",
-    "RUN_OR_MODEL": "runs/pilot", "key=value": "edit=ablate", "PATH": "runs/pilot",
+    "RUN_OR_MODEL": "runs/pilot", "ID": "any-0-000007", "key=value": "edit=ablate", "PATH": "runs/pilot",
 }  # fmt: skip
 """What a reader puts for a word in capitals; RUN is a run of thoughts and then one of text."""
 
@@ -55,7 +55,8 @@ def variants(line: str) -> list[str]:
     if not re.search(r"\bRUN\b", line):
         return [line]
     runs = ["pilot"] if "pilot" in line else ["text"] if "text-demo" in line else ["pilot", "text"]
-    runs = runs[:1] if "--beside" in line else runs  # both of one kind
+    of_thoughts = line.startswith("circuit ") and "--text" not in line
+    runs = runs[:1] if "--beside" in line or of_thoughts else runs  # both of one kind
     own = [re.sub(r" (made|--out runs/other)\b", rf" \1/{run}", line) for run in runs]
     return [re.sub(r"\bRUN\b", f"runs/{run}", one) for one, run in zip(own, runs, strict=True)]
 

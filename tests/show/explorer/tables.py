@@ -115,7 +115,7 @@ def plant_geometry(root: Path, n: int, other_sae: str, member: str = "pooled") -
     common = {"member": [member] * n, "latent": latent}
     near = {"rank": np.zeros(n, np.int32), "other": (latent + 1) % n, "cosine": np.full(n, 0.5)}
     write(root / "geometry" / "neighbours.parquet", common | near)
-    match = {"other_member": [member] * n, "by": ["decoder"] * n} | {
+    match = {"other_member": [member] * n, "by": pa.array(["decoder"] * n).dictionary_encode()} | {
         "other_sae": [other_sae] * n,
         "other": n - 1 - latent,
         "score": latent / n,

@@ -24,6 +24,8 @@ from thoughtlens.sae import SAE, Directions, ImportedConfig, create, read_direct
 
 MEMBER, FILE = "directions", "directions.safetensors"
 BINS = 60
+ALL = "all"
+"""Instead of a split: every row."""
 FLAT = 1e-5
 """A threshold is at least this share of the rows' mean length: what is nearer to 0 is rounding."""
 DEFINITIONS = {
@@ -83,6 +85,12 @@ def _work(cfg: DirectionsConfig, tmp: Path) -> DirectionsOutcome:
         for row in table
         if row.sd <= least
     ]
+    notes += _elsewhere(cfg, given, hook, thoughts)
+    if split == ALL and cfg.made in ("diffmean", "probe", "pca"):
+        notes.append(
+            f"{cfg.acts} has no split train: the directions are fitted on all rows, and nothing is held out "
+            f"to test them on"
+        )
     for note in notes:
         warn(note)
     found = replace(found, offset=offset)
@@ -126,7 +134,26 @@ def _rows(
     if len(at) < 2:
         raise DataError(f"directions need two rows or more, got {len(at)} of {hook} in {store.root}")
     problem = np.asarray(store.problem_idx)[view.rows_of(at)]
-    return Rows(store, hook, view.read(at).double(), problem), split or "all"
+    return Rows(store, hook, view.read(at).double(), problem), split or ALL
+
+
+def _elsewhere(
+    cfg: DirectionsConfig, given: Directions | None, hook: str, thoughts: tuple[int, ...] | None
+) -> list[str]:
+    """How the settings read directions of a file where they are not from."""
+    if given is None:
+        return []
+    notes = []
+    if given.hook_name not in (None, hook):
+        notes.append(
+            f"{cfg.file} says that its directions are of {given.hook_name}, and they are read at {hook}"
+        )
+    if given.thoughts is not None and thoughts is not None and not {*thoughts} <= {*given.thoughts}:
+        own, other = (", ".join(map(str, some)) for some in (given.thoughts, thoughts))
+        notes.append(
+            f"{cfg.file} says that its directions are of thought {own}, and they are read at {other}"
+        )
+    return notes
 
 
 def _offset(

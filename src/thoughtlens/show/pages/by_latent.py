@@ -47,6 +47,10 @@ class Grouped(Generic[R]):
 
     def __init__(self, table: pa.Table, n: int, cls: type[R], order: Sequence[tuple[str, str]] = ()) -> None:
         keys = [("latent", "ascending"), *(key for key in order if key[0] in table.column_names)]
+        for name, _ in keys:  # Arrow sorts no dictionaries
+            if pa.types.is_dictionary(kind := table.schema.field(name).type):
+                at = table.column_names.index(name)
+                table = table.set_column(at, name, table[name].cast(kind.value_type))
         self._table = table.sort_by(keys)
         self._cls = cls
         self._bounds = np.searchsorted(self._table["latent"].to_numpy(), np.arange(n + 1))

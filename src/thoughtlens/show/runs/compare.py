@@ -16,7 +16,7 @@ from thoughtlens.core import ConfigError, NotThereError, Record, number, read_re
 from thoughtlens.numerics import DELTA, Tested, compare, family, proportion
 from thoughtlens.show.runs.listing import is_run, line_of, runs_below, study_of
 from thoughtlens.show.runs.settings import Differs, differing, made
-from thoughtlens.show.runs.shared import Pairs, Scores, pair, scores_of
+from thoughtlens.show.runs.shared import Pairs, Scores, pair, scores_of, trained_and_tested
 
 CONTROL = re.compile(
     r"^(random|token|n)_|^base_rate|_(pca|pca_l0|random|cell_mean|permuted|majority|text|text_counts|pause|shuffled|"
@@ -328,6 +328,13 @@ def _notes(rows: Sequence[NumberRow], held: Sequence[_Held]) -> list[str]:
     if splits:
         names = ", ".join(f"{row.stage}.{row.name}" for row in splits)
         notes.append(f"measured on different splits: {names}")
+    names = _names([one.path for one in held])
+    for i, other in enumerate(held[1:], 1):
+        if n := trained_and_tested(held[0].path, other.path):
+            notes.append(
+                f"{n:,} problems that one of {names[0]} and {names[i]} tests on, the other trains on: their "
+                f"numbers are not of the same task"
+            )
     return notes
 
 

@@ -77,6 +77,14 @@ def pair(a: Scores, b: Scores, stage: str) -> Pairs:
     return Pairs(first, second, [a[key].group for key in same], why, inflation)
 
 
+def trained_and_tested(a: Path, b: Path) -> int:
+    """Problems of split test of one run that are, by id and text, of split train of the other."""
+    first, other = (
+        {(key, _text(row)): row.get("split") for key, row in _problems(run).items()} for run in (a, b)
+    )
+    return sum({split, other.get(key)} == {"train", "test"} for key, split in first.items())
+
+
 def _problems(run: Path) -> dict[str, dict[str, Any]]:
     """The store's problems by id; empty where it is not there."""
     file = run / BY_NAME["extract"].directory / "problems.parquet"

@@ -50,6 +50,8 @@ PROBLEM = "problem"
 """The variable that is everything: another problem."""
 IDLE = 0.05
 """Effects below this are surely small where their whole interval is."""
+RIGHT = 0.5
+"""Share of right answers that there must be for a cut to be judged by them."""
 LEAST = 4
 """Problems without which nothing is said."""
 
@@ -224,7 +226,7 @@ def _work(cfg: CircuitConfig, tmp: Path) -> CircuitOutcome:
         arms=arms,
         headline={f"accuracy_{cut.name.replace(' ', '_')}": cut.accuracy for cut in cuts},
         definitions=DEFINITIONS,
-        warnings=_doubts(arms, shown),
+        warnings=_doubts(arms, shown, cuts[0].accuracy.value),
     )
 
 
@@ -416,8 +418,12 @@ def _finite(number: float) -> float | None:
     return number if np.isfinite(number) else None
 
 
-def _doubts(arms: Sequence[Arm], shown: Sequence[EdgeRow]) -> list[str]:
+def _doubts(arms: Sequence[Arm], shown: Sequence[EdgeRow], right: float | None) -> list[str]:
     notes = []
+    if right is not None and right < RIGHT:
+        notes.append(
+            f"only {right:.0%} of answers are right with nothing cut, so they cannot tell what a cut does"
+        )
     if not any(row.route == STATE for row in shown):
         notes.append("no edge goes through a fed-back state: the thoughts do not make each other that way")
     for variable, flow in arms[0].flow.items():
