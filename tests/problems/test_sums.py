@@ -70,7 +70,7 @@ def test_a_number_that_stands_twice_has_no_twin(question):
 
 
 def test_the_answer_is_the_last_number_and_may_follow_by_one_operation_more():
-    assert RULE.answer("The answer is: 1,043.") == "1043" and RULE.answer("none") == "none"
+    assert RULE.answer("", "The answer is: 1,043.") == "1043" and RULE.answer("", "none") == "none"
     chain = RULE.join(PENS, ["", "48"], "43")
     assert RULE.leads(PENS, chain, "43") and RULE.leads(PENS, chain, "48")
     assert not RULE.leads(PENS, chain, "977")

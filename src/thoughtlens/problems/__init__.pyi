@@ -21,6 +21,8 @@ from .tasks.audit import markdown as markdown
 from .tasks.blind import blind as blind
 from .tasks.gsm8k import CLASSES as CLASSES
 from .tasks.gsm8k import SEED as SEED
+from .tasks.hops import HopsRule as HopsRule
+from .tasks.hops import are_graphs as are_graphs
 from .tasks.numbers import written as written
 from .tasks.patterns import STEP_WORDS as STEP_WORDS
 from .tasks.roles import BEGIN as BEGIN

@@ -231,24 +231,38 @@ def twins(question: str, rng: random.Random) -> Iterator[str]:
     """
     if (asked := read(question)) is None:
         return
-    changes = list(_changes(asked))
-    for change in rng.sample(changes, len(changes)):
-        yield question.replace(f"{change.sentence}.", f"{_about(change, question)}.", 1)
+    found = list(changes(asked))
+    for change in rng.sample(found, len(found)):
+        yield changed(question, change)
 
 
-def _changes(asked: Asked) -> Iterator[Change]:
-    """What makes true what was offered beside, and not what was true."""
+def changed(question: str, change: Change) -> str:
+    """The question with this change."""
+    return question.replace(f"{change.sentence}.", f"{_about(change, question)}.", 1)
+
+
+def changes(asked: Asked, *, free: bool = False) -> Iterator[Change]:
+    """What makes true what was offered beside in as many hops, and not what was true.
+
+    `free`: in any number of hops, and what was true may stay so on another way.
+    """
     edges, path = list(asked.edges), [asked.root, *asked.path]
     to_other = distances([(b, a) for a, b in edges], asked.other)
     for hop, edge in enumerate(pairwise(path), start=1):
         at = edges.index(edge)
         for concept, hops in to_other.items():
-            if hop + hops != len(path) - 1 or concept[0].isupper() or " " in {*concept} ^ {*edge[1]}:
+            if (
+                not (free or hop + hops == len(path) - 1)
+                or concept[0].isupper()
+                or " " in {*concept} ^ {*edge[1]}
+            ):
                 continue
-            changed = [*edges[:at], (edge[0], concept), *edges[at + 1 :]]
-            reached = distances(changed, asked.root)
-            circle = edge[0] in distances(changed, concept)
-            if not circle and asked.target not in reached and reached[asked.other] == len(path) - 1:
+            other = [*edges[:at], (edge[0], concept), *edges[at + 1 :]]
+            reached = distances(other, asked.root)
+            circle = edge[0] in distances(other, concept)
+            if circle or (not free and asked.target in reached):
+                continue
+            if reached[asked.other] == hop + hops:
                 yield Change(asked.sentences[at], concept)
 
 

@@ -97,7 +97,7 @@ class Rule(Protocol):
         """The word that a value is read as."""
         ...
 
-    def answer(self, text: str) -> str:
+    def answer(self, question: str, text: str) -> str:
         """What a model answered, as a value is written."""
         ...
 
@@ -201,8 +201,9 @@ class _Modular(ABC):
         """A number is one word."""
         return value
 
-    def answer(self, text: str) -> str:
+    def answer(self, question: str, text: str) -> str:
         """The word that was answered."""
+        del question
         return text.strip()
 
     @abstractmethod

@@ -136,10 +136,11 @@ class _Subject:
     def gold(self) -> list[list[tuple[str | None, str]]] | None:
         """By problem the steps of its labels: operation, or None where they have none, and value."""
         names = self.table.column_names
-        count = next(k for k in range(len(names) + 1) if f"v{k + 1}" not in names)
+        value = "v" if "v1" in names else "hop"
+        count = next(k for k in range(len(names) + 1) if f"{value}{k + 1}" not in names)
         if not count:
             return None
-        values = [self.table[f"v{k}"].to_pylist() for k in range(1, count + 1)]
+        values = [self.table[f"{value}{k}"].to_pylist() for k in range(1, count + 1)]
         there = all(f"op{k}" in names for k in range(1, count + 1))
         operations = [self.table[f"op{k}"].to_pylist() if there else None for k in range(1, count + 1)]
         return [
@@ -170,9 +171,9 @@ class _Subject:
             max_new_tokens=self.cfg.max_new_tokens,
         )
 
-    def said(self, answer: str) -> str:
-        """An answer as a value is written."""
-        return answer if self.rule is None else self.rule.answer(answer)
+    def said(self, i: int, answer: str) -> str:
+        """An answer to one problem as a value is written."""
+        return answer if self.rule is None else self.rule.answer(self.questions[i], answer)
 
     def first(self, n: int) -> _Subject:
         """The first problems alone."""
@@ -406,7 +407,7 @@ def _problem_rows(arm: str, subject: _Subject, found: Trace) -> list[ChainRow]:
     for i, problem in enumerate(ids):
         text, rule = found.seen.answers[i], subject.rule
         steps, question = found.joined(i), subject.questions[i]
-        answer = subject.said(text)
+        answer = subject.said(i, text)
         first, stable = _matches(subject, found.seen.said(i), answer)
         asked = (None, None) if rule is None else (rule.asked(question), rule.wanted(question))
         rows.append(
@@ -457,7 +458,7 @@ def _arm(name: str, subject: _Subject, found: Trace) -> Arm:
 
     answers = found.seen.answers
     known = [_right(subject, i, answer) for i, answer in enumerate(answers)]
-    matches = [_matches(subject, found.seen.said(i), subject.said(answers[i])) for i in range(n)]
+    matches = [_matches(subject, found.seen.said(i), subject.said(i, answers[i])) for i in range(n)]
     whole_chains = [_found(subject, own) for own in found.steps]
     right = [i for i in range(n) if known[i]]
     return Arm(

@@ -145,7 +145,7 @@ class _Lab:
                 patched=self._is_twins(i, twin, after[at[i]]) if tested else None,
                 patched_at_random=self._is_twins(i, twin, by_chance[at[i]]) if tested else None,
             )
-            answer = self.rule.answer(self.base.answers[i])
+            answer = self.rule.answer(self.questions[i], self.base.answers[i])
             leads = bool(later) or self.rule.leads(self.questions[i], chains[i], answer)
             found.append(replace(one, label=_label(one, leads=leads)))
         return found
@@ -237,8 +237,9 @@ class _Lab:
             return None
         read = said[step.value_at]
         if last and not self.rule.is_value(read):
-            read = self.rule.spelled(self.rule.answer(answer))
-        return read in {self.rule.spelled(value) for value in twin.follows.values()}
+            read = self.rule.answer(twin.question, answer)
+        values = set(twin.follows.values())
+        return read in values | {self.rule.spelled(value) for value in values}
 
     def _next(self, i: int, later: Step, twin: Seen, after: Seen) -> bool | None:
         """Whether the next step's value is read as in the twin; None where it is not read as a value."""

@@ -243,7 +243,9 @@ def _subject(cfg: CircuitConfig, store: ActivationStore, model: ThoughtModel) ->
         )
     asked = [rule.asked(question) for question in table["question"].to_pylist()]
     known = Counter(n for n in asked if n is not None)
-    n_steps = cfg.n_steps or (known.most_common(1)[0][0] if known else 0)
+    if not known:
+        raise DataError("circuit: these questions do not say how many steps they ask for, so none are alike")
+    n_steps = cfg.n_steps or known.most_common(1)[0][0]
     chosen = [i for i, n in enumerate(asked) if n == n_steps][: 2 * cfg.n]
     table = table.take(pa.array(chosen, pa.int64()))
     lens = logit_lens(of_thoughts(model), model.spec.thoughts)

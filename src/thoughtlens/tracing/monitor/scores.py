@@ -32,7 +32,7 @@ MIN_FIT = 30
 def chains(rule: Rule, seen: Watched) -> list[list[Step]]:
     """The steps that the readings of every problem say."""
     rows = zip(seen.questions, seen.said, seen.answers, strict=True)
-    return [rule.join(question, said, rule.answer(answer)) for question, said, answer in rows]
+    return [rule.join(question, said, rule.answer(question, answer)) for question, said, answer in rows]
 
 
 def contradictions(rule: Rule | None, seen: Watched, usual: Watched | None = None) -> Float[np.ndarray, " n"]:
@@ -54,7 +54,8 @@ def contradictions(rule: Rule | None, seen: Watched, usual: Watched | None = Non
         return _surprise(rule, seen, said, np.array(asked, float))
     found = _unsaid(seen, usual or seen)
     for i, steps in enumerate(said):
-        leads = rule is None or rule.leads(seen.questions[i], steps, rule.answer(seen.answers[i]))
+        question = seen.questions[i]
+        leads = rule is None or rule.leads(question, steps, rule.answer(question, seen.answers[i]))
         found[i] += 0 if leads else MISSING
     return found
 

@@ -34,7 +34,7 @@ from thoughtlens.tracing.chains.records import LensRow
 from thoughtlens.tracing.read.lenses import LOGIT, OUT, Lens, Lenses, logit_lens, look, through
 
 TUNED, PROBE, LATENTS = "tuned lens", "linear probe", "latents"
-LABEL = re.compile(r"(?:op|v)\d+")
+LABEL = re.compile(r"(?:op|v|hop)\d+")
 """Columns that a probe may read."""
 RIDGE = 1e-2
 """Added to the covariance within classes, as a share of its mean variance."""
@@ -80,7 +80,7 @@ def choose(given: Material) -> tuple[Lenses, list[LensRow]]:
     questions, before = given.choose["question"].to_pylist(), [list[str]() for _ in range(len(given.choose))]
     answered = states[1].answers
     assert answered is not None
-    answers = [given.rule.answer(text) for text in answered.text]
+    answers = list(map(given.rule.answer, questions, answered.text))
     later = _said(plain, states[1])
     for p in spec.thoughts:
         found: list[tuple[str | None, Lens]] = [(None, through(given.readout))]

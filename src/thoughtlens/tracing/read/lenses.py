@@ -63,14 +63,15 @@ def through(readout: Readout) -> Lens:
     return Lens(LOGIT, OUT, shares, readout.word_of, readout.chunk)
 
 
-def first_token(readout: Readout, tokenizer: Any) -> Callable[[str], str]:
+def first_token(readout: Readout, tokenizer: Any, before: str = "") -> Callable[[str], str]:
     """What a number begins with when this model writes it: its first token, as the lens reads it.
 
+    `before` is what it is written after, as the space before a word inside a sentence.
     Without a tokenizer of transformers, the longest beginning that is a word of the model.
     """
 
     def first(number: str) -> str:
-        ids = tokenizer.encode(number, add_special_tokens=False)
+        ids = tokenizer.encode(before + number, add_special_tokens=False)
         return next((word for i in ids if (word := readout.texts[i].strip())), number)
 
     def longest(number: str) -> str:

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from thoughtlens.latents import of_thoughts
 from thoughtlens.models import ThoughtModel, tiny
-from thoughtlens.problems import Rule, SumsRule, are_sums, rule_of
+from thoughtlens.problems import HopsRule, Rule, SumsRule, are_graphs, are_sums, rule_of
 from thoughtlens.tracing.read.lenses import first_token
 
 
@@ -16,6 +16,8 @@ def rule_for(model: ThoughtModel, table: pa.Table) -> Rule | None:
     questions = table["question"].to_pylist()
     found = rule_of(questions, modulus)
     answers = table["answer"].to_pylist() if "answer" in table.column_names else []
+    if found is None and are_graphs(questions):
+        return HopsRule(first_token(of_thoughts(model), model.tokenizer, " "), questions)
     if found is None and answers and are_sums(questions, answers):
         return SumsRule(first_token(of_thoughts(model), model.tokenizer))
     return found
