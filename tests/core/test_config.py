@@ -71,6 +71,7 @@ def test_changing_the_kind_drops_only_what_the_new_kind_lacks():
     ("override", "message"),
     [
         ("seeed=1", "unknown key 'seeed'; did you mean 'seed'"),
+        ("circuit.text=a", "a run does not make this graph; ask it once the run is there: thoughtlens"),
         ("sae.kk=1", "did you mean 'sae.k'"),
         ("dtype=bfloat16", "did you mean 'model.dtype'"),
         ("sae.k=many", "sae.k: Input should be a valid integer"),

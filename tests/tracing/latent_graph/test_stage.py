@@ -13,6 +13,7 @@ from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
 from thoughtlens.core import NotThereError, ThoughtlensError, read_rows, validate_config
 from thoughtlens.tracing import Graph, GraphEdge, GraphOutcome, graphs_in, name_of, read_graph
+from thoughtlens.tracing.graphs.records import carried
 from thoughtlens.tracing.latent_graph.config import GraphConfig
 from thoughtlens.tracing.latent_graph.stage import graph, plan
 
@@ -102,6 +103,20 @@ def test_a_question_of_ones_own_and_its_missing_places(run, tmp_path):
     assert outcome.text == question and outcome.problem_id is None
     (line,) = [line for line in outcome.warnings if "no SAE reads" in line]
     assert "layers.1:out at thoughts 0, 1, 2, 3, 4, 5: " in line and "counted as error" in line
+
+
+def test_a_graph_that_holds_little_of_the_answer_says_so(found):
+    _, outcome = found
+    lines = [line for line in outcome.warnings if "most of what makes it is not in this graph" in line]
+    assert len(lines) == (bool(outcome.edges) and outcome.share_shown < 0.5)
+    assert carried(3, 0.04, 0.6) == [
+        "what is shown carries 4% of the answer, errors 60%: most of what makes it is not in this graph"
+    ]
+    assert carried(3, 3.1, -2.0) == [
+        "what is shown carries 310% of the answer, errors -200%: other ways take much of it away"
+    ]
+    assert carried(3, 0.9, 0.1) == [] == carried(3, None, None)
+    assert carried(0, None, None) == ["no edge stands out from random directions: the graph is empty"]
 
 
 def test_what_is_not_there_is_said_in_a_line(run, tmp_path):

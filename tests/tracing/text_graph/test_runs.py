@@ -19,7 +19,7 @@ from tests.tracing.text_graph.plain import (
 )
 from thoughtlens import sae as saes
 from thoughtlens.tracing.text_graph.runs import Frozen, Spot, Text, in_order
-from thoughtlens.tracing.text_graph.sites import sites_of
+from thoughtlens.tracing.text_graph.sites import sites_of, uncovered
 from thoughtlens.tracing.text_graph.trials import Way, answer_of, probability_with, taken
 
 IDS = torch.randint(0, VOCAB, (1, T), generator=torch.Generator().manual_seed(3))
@@ -100,6 +100,17 @@ def test_between_saes_on_the_stream_nothing_passes_but_through_them(name):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_a_block_without_a_dictionary_is_skipped_to_see_what_it_gives(name):
+    text = text_of(name, residual())
+    assert uncovered(text.sites, LAYERS) == [2]
+    plain = forward(name, text.lm.model, IDS)
+    run = forward(name, text.lm.model, IDS, blocks={2: plain.out[1]})
+    share = float((plain.logits - run.logits)[text.target] / plain.logits[text.target])
+    assert text.skipped([2]) == pytest.approx(share, abs=1e-5) and abs(share) > 1e-3
+    assert text.skipped([0]) == pytest.approx(0, abs=1e-5)  # a dictionary after it is held
+
+
 def test_slopes_add_up_to_all_that_a_target_reads():
     # without biases, and with patterns and scales frozen, a pre-activation is linear in words and MLPs
     text = text_of("llama", transcoders())

@@ -11,7 +11,15 @@ from thoughtlens import sae as saes
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
 from thoughtlens.cli.commands.app import app
-from thoughtlens.core import ConfigError, DataError, MismatchError, read_rows, validate_config
+from thoughtlens.core import (
+    ConfigError,
+    DataError,
+    MismatchError,
+    NotThereError,
+    StoreError,
+    read_rows,
+    validate_config,
+)
 from thoughtlens.sae.convert.config import ConvertConfig
 from thoughtlens.sae.convert.stage import convert
 from thoughtlens.tracing.text_graph import stage
@@ -68,7 +76,10 @@ def test_the_graph_of_a_text(run, tmp_path):
     (answer,) = (node for node in found.nodes if node.kind == "answer")
     assert answer.column == len(found.columns) - 1 and 0 < answer.probability < 1
     assert [node.text for node in found.nodes if node.kind == "token"] == found.columns[:-1]
-    assert any("no dictionary stands in block 1, 3 of 4" in text for text in found.warnings)
+    (line,) = [line for line in found.warnings if "no dictionary stands in block 1, 3:" in line]
+    assert f"they take {found.share_bare:.0%} of the answer" in line and found.share_bare != 0
+    assert not 0.5 <= found.share_shown <= 1.5
+    assert any(f"carries {found.share_shown:.0%} of the answer, errors" in line for line in found.warnings)
     assert any("40 of" in text for text in found.warnings)
     file = tmp_path / "one" / "viewers" / f"{found.name}.json"
     assert json.loads(file.read_text())["metadata"]["prompt"] == TEXT
@@ -139,6 +150,10 @@ def test_the_command_takes_a_text_or_a_file(run, tmp_path, capsys, monkeypatch):
     assert (one.text, one.target, one.budget, name) == (TEXT, " x", 7, f"{name_of_text(TEXT, ' x')}.tmp")
     assert (several.text, several.texts) == (None, tmp_path / "texts.txt")
     assert {path.name for path in (run / "graphs").iterdir()} >= {name_of_text(TEXT, " x")}
+    with pytest.raises(NotThereError, match=r"found no file nosuch\.txt"):
+        app(["circuit", str(run), "--text", "nosuch.txt"], standalone_mode=False)
+    with pytest.raises(StoreError, match="a graph of a text is made with --text"):
+        app(["circuit", str(run), "--problem", "any-0"], standalone_mode=False)
     with pytest.raises(ConfigError, match=r"is a run of texts, and no text is given.*--text 'The capital"):
         app(["circuit", str(run)], standalone_mode=False)
 

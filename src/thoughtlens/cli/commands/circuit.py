@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from thoughtlens.cli.commands.app import MOST_PATH, PlanOnly, RunDir, app, doing
-from thoughtlens.core import BY_NAME, ConfigError, require_run
+from thoughtlens.core import BY_NAME, ConfigError, NotThereError, require_run
 
 FIGURES = (".svg", ".png", ".pdf")
+TEXTS = (".txt", ".text", ".md")
+"""Ends of a file's name, which no text is taken to have."""
 
 
 @app.command()
@@ -79,7 +81,10 @@ def _chosen(run: Path, given: dict[str, str], target: str | None) -> tuple[str, 
     if "problem" in given:
         return "graph", run / FOLDER / name_of(given["problem"]), given
     asked = given["text"]
-    table = {"texts": asked} if len(asked) < MOST_PATH and Path(asked).is_file() else given
+    is_file = len(asked) < MOST_PATH and Path(asked).is_file()
+    if not is_file and " " not in asked and Path(asked).suffix in TEXTS:
+        raise NotThereError(f"--text: expected a text, or a file with one per line, found no file {asked}")
+    table = {"texts": asked} if is_file else given
     place = run / FOLDER / name_of_text(asked, target)
     return "textgraph", place, table if target is None else table | {"target": target}
 

@@ -31,6 +31,10 @@ NULL = "null"
 """What stands in files and on the command line for a value that is unset, which TOML has no word for."""
 
 
+ASKED_LATER = {"circuit.text", "circuit.problem", "textgraph.text", "graph.problem"}
+"""Of graphs of one text or problem, which are no part of a run."""
+
+
 class Config(BaseModel):
     """Base of all configs: frozen, unknown keys and infinities refused, a docstring under every field."""
 
@@ -413,6 +417,10 @@ def _is_tag(cls: type[Config], where: Sequence[str], i: int) -> bool:
 
 
 def _unknown(cls: type[Config], dotted: str) -> str:
+    if dotted in ASKED_LATER:
+        return f"unknown key {dotted!r}: a run does not make this graph; ask it once the run is there: " + (
+            f"thoughtlens circuit RUN --{dotted.rpartition('.')[2]} '..'"
+        )
     paths = field_paths(cls)
     leaf = dotted.rsplit(".", 1)[-1]
     near = difflib.get_close_matches(dotted, paths, n=1, cutoff=0.75)

@@ -263,7 +263,8 @@ def _subject(cfg: CircuitConfig, store: ActivationStore, model: ThoughtModel) ->
     if len(kept) < LEAST:
         raise DataError(
             f"circuit: expected {LEAST} or more problems of {n_steps} steps in {cfg.acts} whose thoughts say "
-            f"every step and that have a twin in each, got {len(kept)} of {len(table)}"
+            f"every step and that have a twin in each, got {len(kept)} of {len(table)}; split {cfg.split!r} "
+            f"has problems of {', '.join(map(str, sorted(known))) or 'no known number of'} steps"
         )
     return _Subject(cfg, model, table.take(kept), twins), n_steps
 

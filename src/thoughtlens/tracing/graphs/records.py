@@ -8,6 +8,8 @@ from typing import Literal
 
 from thoughtlens.core import Outcome, Record, column, read_result
 
+MUCH = 0.5
+"""How far from the whole answer's the share of a graph may be before this is said."""
 FOLDER = "graphs"
 """The folder of a run's graphs, each in a folder of its name."""
 Kind = Literal["token", "latent", "error", "answer", "thought"]
@@ -114,6 +116,17 @@ class Graph(Outcome):
     share_error: float | None = None
     """Share that flows through what the SAEs leave unexplained."""
     cuts: list[GraphCut] = field(default_factory=list)
+
+
+def carried(n_shown: int, share: float | None, errors: float | None) -> list[str]:
+    """What to say of a graph that shows little of what makes the answer, or too much; else nothing."""
+    if not n_shown:
+        return ["no edge stands out from random directions: the graph is empty"]
+    if share is None or MUCH <= share <= 1 + MUCH:
+        return []
+    rest = "" if errors is None else f", errors {errors:.0%}"
+    why = "most of what makes it is not in this graph" if share < MUCH else "other ways take much of it away"
+    return [f"what is shown carries {share:.0%} of the answer{rest}: {why}"]
 
 
 def graphs_in(run: Path) -> dict[str, Path]:

@@ -11,8 +11,8 @@ import scipy.stats
 import torch
 
 from thoughtlens.acts import ActivationStore, StoreSize, thought_model
-from thoughtlens.core import DataError, Number, Plan, Result, run_stage, write_rows
-from thoughtlens.tracing.graphs.records import GraphEdge
+from thoughtlens.core import DataError, Number, Plan, Result, StoreError, run_stage, write_rows
+from thoughtlens.tracing.graphs.records import GraphEdge, carried
 from thoughtlens.tracing.graphs.viewers import write_for_viewers
 from thoughtlens.tracing.latent_graph.cells import covered
 from thoughtlens.tracing.latent_graph.config import GraphConfig
@@ -61,7 +61,8 @@ def graph(cfg: GraphConfig, out: str | Path) -> Result:
     Raises:
         NotThereError: no such problem.
         MismatchError: other weights than those that made the store, or SAEs of another model.
-        DataError: a model without thoughts, a store of texts, or a question that the model cannot read.
+        StoreError: a store of texts.
+        DataError: a model without thoughts, or a question that the model cannot read.
         HookError: a model that does not give out what it remembers, or no SAE that is read.
     """
     inputs = {"acts": Path(cfg.acts), "sae": Path(cfg.sae)}
@@ -73,6 +74,8 @@ def graph(cfg: GraphConfig, out: str | Path) -> Result:
 @torch.no_grad()
 def _work(cfg: GraphConfig, tmp: Path) -> GraphOutcome:
     store = ActivationStore.open(cfg.acts)
+    if store.meta.kind == "text":
+        raise StoreError(f"{store.root} holds texts and no problems: a graph of a text is made with --text")
     if "question" not in store.problems.column_names:
         raise DataError(f"graph: {store.root} keeps no questions; extract it from problems")
     model = thought_model(store)
@@ -172,7 +175,10 @@ def _outcome(own: Subject, edges: Sequence[GraphEdge], n_candidates: int) -> Gra
             },
         },
         definitions=DEFINITIONS,
-        warnings=_doubts(own, len(edges), n_candidates, test.n_donors),
+        warnings=[
+            *_doubts(own, len(edges), n_candidates, test.n_donors),
+            *carried(len(shown), test.share_shown, test.share_error),
+        ],
     )
 
 
@@ -187,7 +193,8 @@ def _doubts(own: Subject, n_tried: int, n_candidates: int, n_donors: int) -> lis
     if n_candidates > n_tried:
         notes.append(
             f"{n_candidates:,} edges carry something, and the budget of {own.cfg.budget:,} was tried, those "
-            f"through which most would flow by the slope; try more with budget={n_candidates}"
+            f"through which most would flow by the slope; try more with budget={n_candidates} and another "
+            f"--out"
         )
     if not own.twins:
         notes.append("no twins of this problem can be made: effects have no range")

@@ -50,6 +50,10 @@ class TextgraphOutcome(Graph):
     members: list[str]
     reads: list[str]
     """Of each of `rows`, the hook that its dictionary reads; another one for a transcoder."""
+    share_bare: float | None = None
+    """Share of the answer that goes when the blocks without a dictionary pass on what comes in, all
+    dictionaries' hooks held: mean over texts; 0 where no block is without, None in
+    a graph of before this was measured."""
     n_candidates: int
     """Edges that the slope says carry anything, into the nodes that were looked at."""
     budget: int

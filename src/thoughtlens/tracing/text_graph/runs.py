@@ -259,6 +259,22 @@ class Text:
 
         return passed(self.lm, self.sites, self.ids.expand(len(changes), -1), write)
 
+    @torch.no_grad()
+    def skipped(self, layers: Sequence[int]) -> float:
+        """Share of the answer that goes when these blocks pass on what comes in, and every dictionary's hook
+        is held as it was: what the blocks give it straight."""
+        came = dict[int, Tensor]()
+        with ExitStack() as stack:
+            for layer in layers:
+                stack.enter_context(replace(self.lm.model, f"layers.{layer}:in", _keeping(came, layer)))
+                stack.enter_context(
+                    replace(self.lm.model, f"layers.{layer}:out", lambda _, layer=layer: came[layer])
+                )
+            run = passed(
+                self.lm, self.sites, self.ids[None], lambda place, y: self.written[place].expand_as(y)
+            )
+        return 1 - float(run.logits[0, self.target] / self.logits[self.target])
+
     def slopes(self, targets: Sequence[Spot]) -> list[Float[Tensor, "targets seq _"]]:
         """By place, the gradient of what targets read straight from there, attention and norms frozen."""
         leaves = [

@@ -28,7 +28,7 @@ from thoughtlens.latents import UNKNOWN, chosen, token_texts
 from thoughtlens.models import LanguageModel, ModelConfig
 from thoughtlens.problems import token_ids
 from thoughtlens.sae import SAE, differences, load_members, of_another_model
-from thoughtlens.tracing.graphs.records import GraphCut, GraphEdge, GraphNode
+from thoughtlens.tracing.graphs.records import GraphCut, GraphEdge, GraphNode, carried
 from thoughtlens.tracing.graphs.viewers import write_for_viewers
 from thoughtlens.tracing.text_graph.config import TextgraphConfig
 from thoughtlens.tracing.text_graph.records import TextgraphOutcome, TriedRow, name_of_text
@@ -66,6 +66,8 @@ DEFINITIONS = {
     "shown": "q within the limit asked for, and the flow, of either sign, not below `least`",
     "share_shown": "sum of the flows of shown edges into the answer from latents and words",
     "share_error": "the same from errors",
+    "share_bare": "share of the answer that goes when the blocks in which no dictionary stands pass on what "
+    "comes in, every dictionary's hook held as it was",
     "cut": "the latents are set to 0, the residuals kept, and the model runs on freely; value: the "
     "answer's probability as a share of what it was, of several texts the mean",
     "cut matched": "as many active latents that are not shown, each the one that writes most nearly as much",
@@ -163,6 +165,11 @@ class _Subject:
             found.append(Text.of(self.lm, self.sites, ids, known, self.target))
             require_floats(found[-1])
         return found
+
+    @cached_property
+    def bare(self) -> list[int]:
+        """Blocks in which no dictionary stands."""
+        return uncovered(self.sites, int(self.lm.model.config.get_text_config().num_hidden_layers))
 
     @property
     def single(self) -> bool:
@@ -272,8 +279,9 @@ def _outcome(own: _Subject, rows: Sequence[TriedRow], name: _Names, n_candidates
     for row in shown:
         share[row.source] = share.get(row.source, 0.0) + row.flow
     into_answer = [(row.flow, name.spots[row.source].kind) for row in shown if row.target == answer]
-    from_errors = sum(flow for flow, kind in into_answer if kind == "error")
-    from_shown = sum(flow for flow, kind in into_answer if kind != "error")
+    from_errors = sum((flow for flow, kind in into_answer if kind == "error"), 0.0)
+    from_shown = sum((flow for flow, kind in into_answer if kind != "error"), 0.0)
+    bare = float(np.mean([text.skipped(own.bare) for text in own.texts])) if own.bare else 0.0
     words = [Spot("token", -1, p) for p in range(len(own.read[0]))] if own.single else []
     spots = dict.fromkeys([*words, *(name.spots[one] for one in share)])
     foretold, measured = (np.array([getattr(row, key) for row in rows]) for key in ("attribution", "effect"))
@@ -299,6 +307,7 @@ def _outcome(own: _Subject, rows: Sequence[TriedRow], name: _Names, n_candidates
         texts=list(own.given),
         members=list(dict.fromkeys(site.member for site in own.sites)),
         reads=[site.reads for site in own.sites],
+        share_bare=bare,
         n_candidates=n_candidates,
         budget=own.cfg.budget,
         n_random=own.cfg.n_random,
@@ -310,7 +319,10 @@ def _outcome(own: _Subject, rows: Sequence[TriedRow], name: _Names, n_candidates
             "share_error": Number(value=from_errors, n=len(own.texts)),
         },
         definitions=DEFINITIONS,
-        warnings=_doubts(own, len(rows), n_candidates, len(shown)),
+        warnings=[
+            *_doubts(own, bare, len(rows), n_candidates),
+            *carried(len(shown), from_shown, from_errors),
+        ],
     )
 
 
@@ -445,18 +457,19 @@ def _correlation(foretold: np.ndarray, measured: np.ndarray) -> float | None:
     return float(np.asarray(scipy.stats.spearmanr(foretold, measured))[0])
 
 
-def _doubts(own: _Subject, n_tried: int, n_candidates: int, n_shown: int) -> list[str]:
+def _doubts(own: _Subject, bare: float, n_tried: int, n_candidates: int) -> list[str]:
     notes = list(differences(own.members, own.store))
-    n_layers = int(own.lm.model.config.get_text_config().num_hidden_layers)
-    if left := uncovered(own.sites, n_layers):
+    if own.bare:
         notes.append(
-            f"no dictionary stands in block {', '.join(map(str, left))} of {n_layers}: what these blocks "
-            f"make is part of the edges that cross them, and of what the next dictionary leaves as error"
+            f"no dictionary stands in block {', '.join(map(str, own.bare))}: what these blocks make is part "
+            f"of the edges that cross them, and of what the next dictionary leaves as error; skipped, with "
+            f"all dictionaries' hooks held, they take {bare:.0%} of the answer's logit with them"
         )
     if n_candidates > n_tried:
-        notes.append(f"{n_tried} of {n_candidates:,} candidate edges were tried (textgraph.budget)")
-    if not n_shown:
-        notes.append("no edge stands out from random directions: the graph is empty")
+        notes.append(
+            f"{n_tried:,} of {n_candidates:,} candidate edges were tried, those through which most would "
+            f"flow by the slope; try more with budget={n_candidates} and another --out"
+        )
     if own.cfg.target is not None:
         ids = own.lm.tokenizer(own.cfg.target, add_special_tokens=False)["input_ids"]
         if len(ids) > 1:
