@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from thoughtlens.acts import import_activations
-from thoughtlens.core import OccupiedError, read_json, read_rows
+from thoughtlens.core import BY_NAME, OccupiedError, read_json, read_rows
 from thoughtlens.latents import ExplanationRow
 from thoughtlens.show import list_runs
+from thoughtlens.show.report.config import ReportConfig
 from thoughtlens.studies.directions import read
 
 pytestmark = pytest.mark.slow
@@ -43,6 +47,16 @@ def test_both_ends_are_explained_and_shown_as_directions(run, done):
     assert summary["kind"] == "directions"
     assert (out / "explorer" / "index.html").is_file()
     assert done.file in done.text()
+
+
+def test_the_report_says_direction_and_not_latent(run, done):
+    out = Path(done.run)
+    BY_NAME["report"].run(ReportConfig(run=out), out / "report")
+    page = (out / "report" / "report.md").read_text("utf-8")
+    assert "## Directions" in page and "operation=addition, high end" in page
+    assert "the run has no validate stage" not in page
+    prose = re.sub(r"\([^)]*\)", "", page)  # without the files of figures, which keep their names
+    assert "latent" not in prose.lower().split("## provenance")[0]
 
 
 def test_the_same_call_does_nothing_again_and_other_settings_are_refused(run, done):

@@ -117,6 +117,7 @@ def test_the_page_shows_foreign_text_as_text_and_links_reports(tmp_path):
 def test_what_cannot_be_compared_is_said_in_a_line(tmp_path):
     a = run_of(tmp_path / "runs" / "a", [True] * 30)
     b = run_of(tmp_path / "runs" / "b", [True] * 30)
+    run_of(a / "directions" / "means", [True] * 30)  # is of a, and no rival of it
     assert expand([tmp_path / "runs"]) == [a, b] == expand([a, b])
     with pytest.raises(ConfigError, match="two runs or more"):
         expand([a])

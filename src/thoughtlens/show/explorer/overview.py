@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 from thoughtlens.core import Json, Record, column, digest, read_recipe, read_result
 from thoughtlens.evals import ValidateOutcome
-from thoughtlens.latents import DirectionRow, DirectionsOutcome, ExplainOutcome
+from thoughtlens.latents import DirectionRow, ExplainOutcome
 from thoughtlens.show.explorer.build import rounded
 from thoughtlens.show.explorer.cells import Cells
 from thoughtlens.show.explorer.graphs import ListedGraph
@@ -169,14 +169,6 @@ def _moves(run: Run) -> Moves | None:
     )
 
 
-def _directions(source: Source) -> DirectionsOutcome | None:
-    """Directions in the place of an SAE; None where it is one."""
-    folder = source.run.folder("train")
-    if not (folder / "result.json").is_file() or (result := read_result(folder)).get("stage") != "directions":
-        return None
-    return DirectionsOutcome.from_json(result)
-
-
 def _direction(row: DirectionRow) -> Direction:
     offset, high, low = rounded((row.offset, row.threshold_high, row.threshold_low), 4)
     return Direction(
@@ -187,7 +179,7 @@ def _direction(row: DirectionRow) -> Direction:
 
 def _member(source: Source, cells: Cells | None) -> MemberPage:
     about, run = source.about, source.run
-    outcome, of = interpreted(run), _directions(source)
+    outcome, of = interpreted(run), run.directions
     return MemberPage(
         key=source.key,
         member=about.member,

@@ -25,7 +25,7 @@ from thoughtlens.core import (
     require_run,
     require_sound,
 )
-from thoughtlens.latents import LatentRow
+from thoughtlens.latents import DirectionsOutcome, LatentRow
 from thoughtlens.sae import CurvePoint
 
 if TYPE_CHECKING:
@@ -186,6 +186,13 @@ class Run:
         """What interpret counted of every latent, of all SAEs or of one."""
         rows = self.table("interpret", "latents.parquet", LatentRow)
         return [row for row in rows if member in (None, row.member)]
+
+    @cached_property
+    def directions(self) -> DirectionsOutcome | None:
+        """Directions in the place of an SAE; None where it is one."""
+        folder = self.folder("train")
+        result = read_result(folder) if (folder / "result.json").is_file() else {}
+        return DirectionsOutcome.from_json(result) if result.get("stage") == "directions" else None
 
     def curves(self) -> list[CurvePoint]:
         """The training curves of all SAEs."""

@@ -12,6 +12,7 @@ from thoughtlens.show.report.chains import chains
 from thoughtlens.show.report.circuit import circuit
 from thoughtlens.show.report.classification import classification
 from thoughtlens.show.report.config import ReportConfig
+from thoughtlens.show.report.directions import as_directions, said_as_ends
 from thoughtlens.show.report.first import first
 from thoughtlens.show.report.interventions import interventions
 from thoughtlens.show.report.latents import latents
@@ -45,8 +46,17 @@ def page_of(cfg: ReportConfig, run: Run, explorer: Callable[[], str | None], tmp
         who_moves_whom(run),
         replay(run),
     ]
+    sections = [section for section in found if section is not None]
+    definitions = [
+        (stage, list(made.definitions.items())) for stage, made in run.made.items() if made.definitions
+    ]
+    if (of := run.directions) is not None:
+        sections = [as_directions(section, of) for section in sections]
+        definitions = [
+            (stage, [(key, said_as_ends(text)) for key, text in own]) for stage, own in definitions
+        ]
     there = {stage for stage in STAGES if run.folder(stage).is_dir()}  # of another stage, such as convert
-    missing = [stage for stage in STAGES if stage not in {*run.results, *there, *OPTIONAL}]
+    missing = [stage for stage in STAGES if not of and stage not in {*run.results, *there, *OPTIONAL}]
     warnings = [(stage, line) for stage, made in run.made.items() for line in made.warnings]
     warnings += [
         ("report", f"the run has no {stage} stage; get it with: {run.command(stage)}") for stage in missing
@@ -59,15 +69,13 @@ def page_of(cfg: ReportConfig, run: Run, explorer: Callable[[], str | None], tmp
         "subtitle": _subtitle(run),
         "explorer": explorer(),
         "warnings": warnings,
-        "definitions": [
-            (stage, list(made.definitions.items())) for stage, made in run.made.items() if made.definitions
-        ],
+        "definitions": definitions,
         "stages": run.made,
         "provenance": _provenance(run),
         "recipe": recipe.read_text("utf-8") if recipe.is_file() else "",
         "version": __version__,
     }
-    files = write(tmp, [section for section in found if section is not None], page)
+    files = write(tmp, sections, page)
     return ReportOutcome(files=files, n_warnings=len(warnings))
 
 
