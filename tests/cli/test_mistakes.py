@@ -30,6 +30,7 @@ def place(tmp_path_factory):
     [
         (["fire", "a text", "run"], "run or model first, then texts, as in: thoughtlens fire run 'a text'"),
         (["think", "a b " * 100, "run"], "as in: thoughtlens think run 'a b a b"),
+        (["think", "codi-tiny", ""], "Expected a question of 1..15 words, got 0: ''"),
         (["circuit", "run", "--target", " x"], "--target is the next token of a text: give the text"),
         (["circuit", "run", "text=a", "--problem", "b"], "Expected a problem or a text, got both"),
         (["circuit", "run", "--program", "--problem", "b"], "--program: a program is of all problems"),

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.tracing.chains.thinker import runs
 from tests.tracing.chains.walker import Walker
+from thoughtlens.latents import of_thoughts
 from thoughtlens.problems import are_graphs, rule_of
 from thoughtlens.problems.tasks import graphs, prontoqa, prosqa
+from thoughtlens.tracing.chains.config import TraceConfig
+from thoughtlens.tracing.chains.stage import _arm, _problem_rows, _Subject
 from thoughtlens.tracing.chains.tried import CONTRADICTS, UNREAD, UNUSED, VERIFIED, trace
+from thoughtlens.tracing.read.lenses import logit_lens
 from thoughtlens.tracing.read.seen import shuffled
 
 TABLE = prosqa.problems(12, seed=4, hops=(3, 4))
@@ -132,3 +137,15 @@ def test_a_twin_is_the_question_with_other_ends_and_the_other_answer():
 def test_only_questions_along_graphs_are_walked():
     assert are_graphs(QUESTIONS) and not are_graphs([*QUESTIONS, "What is 7 + 8?"]) and not are_graphs([])
     assert rule_of(QUESTIONS, None) is None
+
+
+def test_precision_and_recall_are_against_the_hops_of_the_labels():
+    model, found = Walker("used"), traced("used")
+    lenses = logit_lens(of_thoughts(model), model.spec.thoughts)
+    subject = _Subject(TraceConfig(acts=Path("acts")), model, TABLE, model.rule(QUESTIONS), lenses)
+    arm = _arm("thoughts", subject, found)
+    assert (arm.precision.value, arm.recall.n) == (1.0, sum(TABLE["n_steps"].to_pylist()))
+    assert arm.recall.value >= 0.95 and arm.found.value == arm.accuracy.value == 1
+    for row, problem in zip(_problem_rows("thoughts", subject, found), TABLE.to_pylist(), strict=True):
+        assert row.breaks_at is None and row.chain.endswith(f" → {problem['target']}")
+        assert row.first_match == problem["n_steps"] and row.departs_at is None

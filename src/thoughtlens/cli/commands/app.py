@@ -158,7 +158,7 @@ def require_order(command: str, run: str | Path, texts: Sequence[str]) -> None:
     """
     from thoughtlens.core import ConfigError
 
-    behind = [one for one in texts if len(one) < MOST_PATH and Path(one).is_dir()]
+    behind = [one for one in texts if one and len(one) < MOST_PATH and Path(one).is_dir()]
     if behind and (len(str(run)) >= MOST_PATH or not Path(run).exists()):
         shown = f"thoughtlens {command} {quote(behind[0])} {quote(str(run))}"
         raise ConfigError(f"Expected the run or model first, then texts, as in: {shown}")
