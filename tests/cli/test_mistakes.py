@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from thoughtlens.cli.commands.app import app
@@ -92,3 +94,10 @@ def test_a_control_that_does_not_exist_is_named_once():
 def test_nothing_is_not_verified(place):
     with pytest.raises(ThoughtlensError, match="found none of their files"):
         verify(place / "full")
+
+
+@pytest.mark.parametrize(("word", "says"), [("zzzz", "goes by 'zzzz'"), ("gpt2-small-res-jb", "")])
+def test_a_word_that_no_release_has_is_said(capsys, word, says):
+    app(["look", "--list", word], standalone_mode=False)
+    out = capsys.readouterr()
+    assert says in out.err and bool(json.loads(out.out)["releases"]) is not bool(says)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.commands.app import Out, Overrides, PlanOnly, app, doing, show
+from thoughtlens.cli.commands.app import Out, Overrides, PlanOnly, app, doing, show, told
 from thoughtlens.cli.commands.run import Jobs
 from thoughtlens.cli.commands.terminal import ending
 from thoughtlens.core import BY_NAME
@@ -61,7 +61,7 @@ def look(
     text: Annotated[
         Path | None, typer.Option(help=".txt, .jsonl or .parquet; unset: the bundled text.")
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Tokens to read at most.")] = 50_000,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to read at most.")] = 50_000,
     out: Annotated[
         Path | None, typer.Option("--out", help="The run's directory; unset: runs/look-SAE.")
     ] = None,
@@ -84,9 +84,12 @@ def look(
     if listing:
         from thoughtlens.sae import listed
 
-        return show({"releases": [one.to_json() for one in listed(source or "")]})
+        found = listed(source or "")
+        none = "" if found else f"no release or model of the catalogue goes by {source!r}"
+        return told({"releases": [one.to_json() for one in found]}, none)
     if source is None:
-        raise typer.BadParameter("missing, as in: thoughtlens look layers.8 --model gpt2", param_hint="SAE")
+        example = "thoughtlens look gpt2-small-res-jb/blocks.6.hook_resid_pre"
+        raise typer.BadParameter(f"missing, as in: {example}", param_hint="SAE")
     from thoughtlens.studies.look import Ask, look
 
     ask = Ask(source, model, text, tokens, source_format, hook, force, overrides or [])
