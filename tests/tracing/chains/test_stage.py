@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,20 @@ def test_problems_say_whether_their_whole_chain_was_found(traced):
     assert found.arms[0].found.value == sum(row.found for row in rows) / len(rows) >= 0.9
     assert found.arms[0].found_right.n == sum(row.is_right for row in rows)
     assert all(row.departs_at is None for row in rows if row.found and row.is_right)
+
+
+def test_problems_that_say_no_step_are_read_and_not_joined(tmp_path):
+    rows = [
+        {"problem_id": f"p{i}", "group_id": f"p{i}", "split": "test", "cot": "", "answer": "bob"}
+        | {"question": f"ann +{i % 9 + 1} bob {i} once"}
+        for i in range(12)
+    ]
+    (tmp_path / "odd.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    table = {
+        "model": {"name": "codi-tiny"},
+        "problems": {"kind": "problems", "source": str(tmp_path / "odd.jsonl")},
+    }
+    extract(validate_config(ExtractConfig, table), tmp_path / "acts")
+    found = TraceOutcome.from_json(trace(TraceConfig(acts=tmp_path / "acts", n=6), tmp_path / "trace"))
+    assert found.rule is None and not found.arms[0].n_steps and found.thoughts[2].probability > 0
+    assert [note for note in found.warnings if "these problems do not say: readings are shown" in note]
