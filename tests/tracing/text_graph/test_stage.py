@@ -89,13 +89,18 @@ def test_the_graph_of_a_text(run, tmp_path):
 
 def test_several_texts_have_an_interval(run, tmp_path):
     (tmp_path / "texts.txt").write_text("The cat sat on a\nThe dog sat on the\n\nA cat lay on a\n")
-    found = made(run, tmp_path / "three", texts=tmp_path / "texts.txt", target=" dog", q=0.9)
+    found = made(run, tmp_path / "three", texts=tmp_path / "texts.txt", target=" dog", q=1e-12)
     rows = read_rows(tmp_path / "three" / "edges.parquet", TriedRow)
     assert found.texts == ["The cat sat on a", "The dog sat on the", "A cat lay on a"]
     assert found.columns == ["text", "wherever it fires", found.answer] and found.answer == " d"
     assert max(row.n for row in rows) == 3
     assert all(row.low < row.effect < row.high for row in rows if row.n > 1)
     assert any("few for an interval" in text for text in found.warnings)
+    assert not found.edges and any("the graph is empty" in text for text in found.warnings)
+    assert {cut.name for cut in found.cuts} == {"keep shown", "cut errors"}
+    (answer,) = (node for node in found.nodes if node.kind == "answer")
+    unlikely = [text for text in found.warnings if "' d' is an answer that the model hardly gives" in text]
+    assert len(unlikely) == (answer.probability < 0.01)
     assert any("is 3 tokens: the answer is its first" in text for text in found.warnings)
 
 

@@ -50,6 +50,7 @@ def tested(own: Subject, edges: Sequence[GraphEdge]) -> Tested:
     cuts = [
         GraphCut(name=name, about=f"{about} are cut", n_cut=n, value=left.same)
         for name, (about, n, left) in found.items()
+        if n
     ]
     return Tested(cuts, kept.share, 1 - explained.share, len(donors))
 

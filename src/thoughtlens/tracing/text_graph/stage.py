@@ -47,6 +47,8 @@ from thoughtlens.tracing.text_graph.trials import (
 BEST = 10
 """Latents that are set to 0, the best ones and as many others."""
 FEW_TEXTS = 5
+UNLIKELY = 0.01
+"""Probability below which an answer is said to be hardly given."""
 
 DEFINITIONS = {
     "effect": "share of what the target has (a latent's pre-activation; of the answer, its logit above "
@@ -425,6 +427,7 @@ def _cuts(own: _Subject, spots: Sequence[Spot]) -> list[GraphCut]:
                 left(set(), errors=False),
             ),
         )
+        if n
     ]
 
 
@@ -476,6 +479,11 @@ def _doubts(own: _Subject, bare: float, n_tried: int, n_candidates: int) -> list
             notes.append(
                 f"target {own.cfg.target!r} is {len(ids)} tokens: the answer is its first, {_answer(own)!r}"
             )
+    if (probability := float(np.mean([text.probability for text in own.texts]))) < UNLIKELY:
+        notes.append(
+            f"{_answer(own)!r} is an answer that the model hardly gives (probability {probability:.1g}): "
+            f"shares of its logit may be far from 0 to 100 %"
+        )
     if 1 < len(own.given) < FEW_TEXTS:
         notes.append(f"{len(own.given)} texts are few for an interval over texts")
     if not all(bool(text.known.all()) for text in own.texts):
