@@ -214,6 +214,13 @@ def no_test(root, wrong):
     )
 
 
+@planted("a circuit of as many steps as no problem has", r"got 0 of 0; split 'test' has problems of .*steps")
+def no_such_steps(root, wrong):
+    if not wrong:
+        return sound_circuit()
+    return done(circuit, CircuitConfig, root, thinking(root, generated(80)), n=4, n_steps=7)
+
+
 def dictionary(root: Path, **provenance) -> Path:
     sae = saes.create(saes.TopKConfig(d_sae=192, k=4, normalization="none"), 96, seed=0)
     sae.hook_names, sae.provenance = ["layers.1:out"], {"split": "train", "thoughts": None, **provenance}
