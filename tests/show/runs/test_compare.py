@@ -58,6 +58,14 @@ def test_a_number_of_which_less_is_better(tmp_path):
     assert gap.verdict == "better" and not gap.paired
 
 
+def test_states_of_another_model_are_not_worse(tmp_path):
+    a, b = run_of(tmp_path / "a", [True, False] * 30), run_of(tmp_path / "b", [True, False] * 30, fvu=0.6)
+    (b / "config.toml").write_text('[model]\nname = "another"\n')
+    row = next(one for one in compare_runs([a, b]).numbers if one.name == "fvu")
+    assert row.runs[1] is not None and row.runs[1].against is not None
+    assert row.runs[1].against.verdict == "higher"
+
+
 def test_numbers_without_an_interval_and_baselines_are_not_judged(tmp_path):
     runs = [run_of(tmp_path / name, [True] * 30, k=k) for name, k in (("a", 8), ("b", 16))]
     for run in runs:

@@ -196,12 +196,16 @@ def compare_runs(paths: Sequence[Path]) -> Compared:
         )
     )
 
+    of = [(line.model, line.what) for line in (line_of(path) for path in paths)]
+
     def cell(key: tuple[str, str], i: int) -> Measured | None:
         own = numbers[i].get(key)
         if own is None or (key, i) not in tested:
             return own
         p, word = said[key, i]
-        return replace(own, against=replace(tested[key, i][1], p_holm=p, verdict=_word(key[1], word)))
+        against = tested[key, i][1]
+        alike = against.paired or of[i] == of[0]
+        return replace(own, against=replace(against, p_holm=p, verdict=_word(key[1], word, alike)))
 
     rows = [
         NumberRow(
@@ -278,11 +282,11 @@ def _scaled(name: str, one: Tested) -> Tested:
     return one._replace(low=one.low / delta, high=one.high / delta)
 
 
-def _word(name: str, verdict: str) -> str:
-    """The verdict in words that fit a number of which more may be less."""
-    if name in HIGHER or verdict not in ("better", "worse"):
+def _word(name: str, verdict: str, alike: bool = True) -> str:
+    """The verdict in words that fit a number of which more may be less, or the states of another model."""
+    if (alike and name in HIGHER) or verdict not in ("better", "worse"):
         return verdict
-    if name in LOWER:
+    if alike and name in LOWER:
         return "worse" if verdict == "better" else "better"
     return "higher" if verdict == "better" else "lower"
 
