@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ import torch
 from tests.tracing.chains.thinker import KINDS, RULE, Thinker, runs
 from thoughtlens.latents import of_thoughts
 from thoughtlens.models import tiny
-from thoughtlens.problems import arithmetic, rule_of, words
+from thoughtlens.problems import SumsRule, Twin, arithmetic, rule_of, words
 from thoughtlens.tracing.chains.tried import CONTRADICTS, UNREAD, UNUSED, VERIFIED, trace
-from thoughtlens.tracing.read.lenses import look, through
+from thoughtlens.tracing.read.lenses import first_token, look, through
+from thoughtlens.tracing.read.rules import can_read
 from thoughtlens.tracing.read.seen import renamed, shuffled
 
 TABLE = arithmetic.problems(60, seed=3, split="test")
@@ -133,3 +135,13 @@ def test_the_null_of_a_reading_is_what_the_others_give_its_word():
     strange = look(lens, x[:1], crowd=look(lens, x[1:]).crowd)
     np.testing.assert_allclose(strange.null, by_hand[:1], rtol=1e-4)
     assert np.isnan(look(lens, x[:1]).null).all()
+
+
+def test_a_twin_with_a_number_that_the_model_lacks_is_no_twin(monkeypatch):
+    model, few = tiny.load("codi-tiny"), ["ann +2 bob 3 once", "bob *3 ann 21 once", "dan +4 eve 20 twice"]
+    rule = SumsRule(first_token(of_thoughts(model), None))
+    assert not can_read(model, "ann +2 bob 35 once") and can_read(model, few[0])
+    monkeypatch.setattr(SumsRule, "_near", lambda *_: iter([Fraction(35)]))
+    assert rule.restarted(few[0], np.random.default_rng(0)) is not None
+    monkeypatch.setattr(SumsRule, "twin", lambda *_: Twin("ann +2 bob 35 once", {}))
+    assert len(trace(model, runs(model), rule, few * 8).steps) == 24

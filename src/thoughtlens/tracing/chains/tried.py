@@ -16,6 +16,7 @@ import torch
 from thoughtlens.models import Hook, ThoughtModel
 from thoughtlens.problems import Rule, Step, Twin
 from thoughtlens.tracing.read.patches import ROUTES, left_behind, put_in
+from thoughtlens.tracing.read.rules import can_read
 from thoughtlens.tracing.read.seen import Seen
 
 VERIFIED, UNUSED, UNREAD, CONTRADICTS = LABELS = (
@@ -119,6 +120,7 @@ class _Lab:
             i: made
             for i in rows
             if (made := self.rule.twin(self.questions[i], chains[i][: number + 1], self.rng)) is not None
+            and can_read(self.model, made.question)
         }
         asked = [now[i].question if i in now else question for i, question in enumerate(self.questions)]
         twin = self.relabel(self.run(asked, self.hooks, True))
@@ -155,7 +157,7 @@ class _Lab:
         asked, left = list(self.questions), []
         for i in rows:
             changed = self.rule.restarted(self.questions[i], self.rng)
-            if changed is not None:
+            if changed is not None and can_read(self.model, changed):
                 asked[i] = changed
                 left.append(i)
         found: list[Tested] = []

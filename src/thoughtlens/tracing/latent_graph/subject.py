@@ -22,7 +22,7 @@ from thoughtlens.tracing.latent_graph.origins import OfCell, OfWords, Origin, by
 from thoughtlens.tracing.latent_graph.runs import Runs
 from thoughtlens.tracing.latent_graph.trials import ANSWER, Target, Trials
 from thoughtlens.tracing.read.lenses import logit_lens
-from thoughtlens.tracing.read.rules import rule_for
+from thoughtlens.tracing.read.rules import can_read, rule_for
 from thoughtlens.tracing.read.seen import seen
 
 
@@ -78,7 +78,7 @@ class Subject:
 
     def fits(self, text: str) -> bool:
         """Whether a question has as many tokens as the own one."""
-        return len(self.model.read_ids(text)) == self.n_words
+        return can_read(self.model, text) and len(self.model.read_ids(text)) == self.n_words
 
     @cached_property
     def n_words(self) -> int:
