@@ -77,7 +77,7 @@ def _work(cfg: DirectionsConfig, tmp: Path) -> DirectionsOutcome:
     offset, offset_is = _offset(cfg, found, z)
     least = FLAT * float(rows.x.norm(dim=1).mean())
     table = [
-        _row(cfg, 2 * i, name, z[:, i] - offset[i], (float(offset[i]), offset_is), least)
+        _row(cfg, 2 * i, name, z[:, i] - offset[i], offset=(float(offset[i]), offset_is), least=least)
         for i, name in enumerate(found.names)
     ]
     notes = [
@@ -171,6 +171,7 @@ def _row(
     high: int,
     name: str,
     z: Float64[Tensor, " n"],
+    *,
     offset: tuple[float, str],
     least: float,
 ) -> DirectionRow:

@@ -131,7 +131,7 @@ def trials(
             found = answer_of(model, changed) if t == last else follow(model, changed)[1]
             return (found - here) / spread[t]
 
-        for edge, step in _ways(model, state, other, sources, t, last):
+        for edge, step in _ways(model, state, other, sources, t=t, last=last):
             moved, drawn, small = (made(step(*how)) for how in ((1.0, None), (1.0, noise), (SMALL, None)))
             yield Tried(
                 edge,
@@ -149,7 +149,7 @@ Way = Callable[[float, torch.Generator | None], State]
 
 
 def _ways(
-    model: ThoughtModel, state: State, other: State, sources: dict[str, Tensor], t: int, last: int
+    model: ThoughtModel, state: State, other: State, sources: dict[str, Tensor], *, t: int, last: int
 ) -> Iterator[tuple[Edge, Way]]:
     if 0 < t < last and model.spec.feeds_back:
 
@@ -197,15 +197,15 @@ def without(own: Course, donor: Course, cut: set[Edge], sources: dict[str, Tenso
     """
     model, state = own.model, own.states[0]
     for t in model.spec.thoughts:
-        after = follow(model, _swapped(model, state, donor.states[t], cut, sources, t))[0]
+        after = follow(model, _swapped(model, state, donor.states[t], cut, sources, t=t))[0]
         for layer in range(model.spec.n_layers):
             _rewrite(model, after, state, layer, lambda own, past: torch.cat([past, own[:, :, -1:]], 2))
         state = after
-    return _swapped(model, state, donor.states[-1], cut, sources, len(own.left) - 1)
+    return _swapped(model, state, donor.states[-1], cut, sources, t=len(own.left) - 1)
 
 
 def _swapped(
-    model: ThoughtModel, state: State, donor: State, cut: set[Edge], sources: dict[str, Tensor], t: int
+    model: ThoughtModel, state: State, donor: State, cut: set[Edge], sources: dict[str, Tensor], *, t: int
 ) -> State:
     """The state as thought t sees it when edges into it are cut."""
     after, length = model.clone(state), state.mask.shape[1]
