@@ -18,6 +18,7 @@ from .pages.plots import VERMILION as VERMILION
 from .pages.plots import styled as styled
 from .pages.run import Run as Run
 from .pages.text import markdown as markdown
+from .report.paper import write_figure as write_figure
 from .runs.compare import compare_runs as compare_runs
 from .runs.compare import expand as expand
 from .runs.listing import RunLine as RunLine

@@ -158,4 +158,22 @@ def classify(
 
 
 _stage_command("replay")
-_stage_command("report")
+
+
+@app.command(help=BY_NAME["report"].about)
+def report(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    *,
+    out: RunOut = None,
+    figure: Annotated[
+        str | None,
+        typer.Option(help="Only this figure, one column wide for a paper; --out: a .pdf, .svg or .png file."),
+    ] = None,
+    plan: PlanOnly = False,
+) -> None:
+    if figure is None:
+        return _one("report", recipe, overrides, out, plan)
+    from thoughtlens.show import write_figure
+
+    show({"figure": figure, "path": str(write_figure(recipe, figure, out))})

@@ -8,6 +8,7 @@ from pathlib import Path
 from thoughtlens import __version__
 from thoughtlens.core import require_sound
 from thoughtlens.show.pages.run import OPTIONAL, STAGES, Run
+from thoughtlens.show.report.blocks import Section
 from thoughtlens.show.report.chains import chains
 from thoughtlens.show.report.circuit import circuit
 from thoughtlens.show.report.classification import classification
@@ -27,15 +28,15 @@ from thoughtlens.show.report.sections import at_a_glance, data, training
 from thoughtlens.show.report.validation import validation
 
 
-def page_of(cfg: ReportConfig, run: Run, explorer: Callable[[], str | None], tmp: Path) -> ReportOutcome:
-    """Write the page and its figures into `tmp`; `explorer`, asked last, gives the way to the run's own."""
+def sections_of(run: Run, top_latents: int) -> list[Section]:
+    """What a run's report says; stages that are not there say nothing."""
     found = [
         first(run),
         at_a_glance(run),
         data(run),
         training(run),
         validation(run),
-        latents(run, cfg.top_latents),
+        latents(run, top_latents),
         classification(run),
         chains(run),
         circuit(run),
@@ -47,11 +48,16 @@ def page_of(cfg: ReportConfig, run: Run, explorer: Callable[[], str | None], tmp
         replay(run),
     ]
     sections = [section for section in found if section is not None]
+    return sections if (of := run.directions) is None else [as_directions(one, of) for one in sections]
+
+
+def page_of(cfg: ReportConfig, run: Run, explorer: Callable[[], str | None], tmp: Path) -> ReportOutcome:
+    """Write the page and its figures into `tmp`; `explorer`, asked last, gives the way to the run's own."""
+    sections = sections_of(run, cfg.top_latents)
     definitions = [
         (stage, list(made.definitions.items())) for stage, made in run.made.items() if made.definitions
     ]
     if (of := run.directions) is not None:
-        sections = [as_directions(section, of) for section in sections]
         definitions = [
             (stage, [(key, said_as_ends(text)) for key, text in own]) for stage, own in definitions
         ]
