@@ -122,14 +122,26 @@ def test_a_printed_recipe_shows_what_people_change():
     assert {'source = "generated"', "# hook_names is unset", "k = 2", "n_control = 60"} <= {*short}
 
 
-def test_a_run_says_where_it_writes_and_how_long_it_takes(finished, tmp_path):
-    out, overrides, _ = finished
-    cfg = pipeline.load("text-demo", overrides)
-    said = pipeline._foretold(cfg, tmp_path / "new")
-    assert said.startswith(f"text-demo: writes to {tmp_path / 'new'}; takes about ")
-    assert "explorer, report not counted" in said
+def test_a_run_says_where_it_writes_and_how_long_the_same_took(finished, tmp_path):
+    out, overrides, result = finished
+    cfg = pipeline.load("text-demo", [*overrides, "seed=5"])
+    assert pipeline._foretold(cfg, tmp_path / "new") == f"text-demo: writes to {tmp_path / 'new'}"
+    (out.parent / "not-a-recipe").mkdir()
+    (out.parent / "not-a-recipe" / "config.toml").write_text("k = [", "utf-8")
+    took = pipeline.about(sum(stage["seconds"] for stage in result["stages"].values()))
+    beside = out.parent / "new"
+    said = f"text-demo: writes to {beside}; the same took about {took}"
+    assert pipeline._foretold(cfg, beside) == f"{said} in {out}"
     n = len(cfg.stages)
     assert pipeline._foretold(cfg, out) == f"text-demo: writes to {out}, where {n} of {n} stages are done"
+
+
+def test_what_was_done_with_other_inputs_foretells_nothing(finished):
+    out, overrides, result = finished
+    other = pipeline.load("text-demo", [*overrides, "classify.max_units=7"])
+    assert {*pipeline._took(other, other.stages, out)} == {*result["stages"]} - {"classify"}
+    larger = pipeline.load("text-demo", [*overrides, "sae.d_sae=48"])
+    assert {*pipeline._took(larger, larger.stages, out)} == {"extract"}
 
 
 @pytest.mark.parametrize(

@@ -317,7 +317,7 @@ def run(cfg: Recipe, out: str | Path, *, jobs: int | None = 1, foretell: bool = 
         jobs: Stages at once, of those that do not wait for one another, in processes of their own; None: as
             many as suits this machine. A script that asks for more than one needs
             `if __name__ == "__main__":`, as for `multiprocessing`.
-        foretell: Say before anything is done where it writes, and about how long it will take.
+        foretell: Say before anything is done where it writes, and how long the same took in a run beside it.
 
     Returns:
         The run's `result.json`: per stage its directory, digest, seconds and headline metrics.
@@ -368,18 +368,43 @@ def _stages(cfg: Recipe, out: Path, jobs: int | None) -> dict[str, Result]:
 
 
 def _foretold(cfg: Recipe, out: Path) -> str:
-    """Where a run writes, what is done of it already, and about how long the rest will take."""
+    """Where a run writes, what is done of it already, and how long the rest took in a run beside it.
+
+    Plans are no forecast of a whole run: on a busy machine their sum was several times too long.
+    """
     done = [name for name in cfg.stages if (out / BY_NAME[name].directory).exists()]
     left = [name for name in cfg.stages if name not in done]
     said = f"{cfg.name}: writes to {out}"
     said += f", where {len(done)} of {len(cfg.stages)} stages are done" if done else ""
-    plans = _plans(cfg, left, out, quietly=True)
-    if not plans:
+    runs = sorted(file.parent for file in out.absolute().parent.glob("*/config.toml"))
+    run, took = max(
+        ((run, _took(cfg, left, run)) for run in runs if run != out.absolute()),
+        key=lambda one: len(one[1]),
+        default=(out, {}),
+    )
+    if not took:
         return said
-    known = sum(one["seconds"] for one in plans.values())
-    rest = [name for name in left if name not in plans]
-    more = f" ({', '.join(rest)} not counted)" if rest else ""
-    return f"{said}; takes about {about(known)}{more}, stage after stage, as busy as this machine is now"
+    rest = [name for name in left if name not in took]
+    more = f" (without {', '.join(rest)})" if rest else ""
+    return f"{said}; the same took about {about(sum(took.values()))}{more} in {out.parent / run.name}"
+
+
+def _took(cfg: Recipe, wanted: Sequence[str], run: Path) -> dict[str, float]:
+    """Seconds of a run's finished stages that had the same settings and inputs, whatever the seed."""
+    try:
+        begun = load_config(recipe_class(), run / "config.toml")
+    except (ConfigError, DataError, OSError):
+        return {}
+    own = cfg.model_copy(update={"seed": begun.seed})
+    took: dict[str, float] = {}
+    for stage in OF_RUNS:
+        folder = run / stage.directory
+        alike = identity(stage_config(own, stage.name, run)) == identity(stage_config(begun, stage.name, run))
+        if not alike and stage.alone:
+            return took
+        if alike and stage.name in wanted and (folder / "result.json").is_file():
+            took[stage.name] = read_result(folder)["seconds"]
+    return took
 
 
 MINUTE = 60
@@ -474,8 +499,6 @@ def _plans(
     wanted: Sequence[str],
     out: Path,
     given: Mapping[str, Path] | None = None,
-    *,
-    quietly: bool = False,
 ) -> Json:
     """The plans of some stages; what is neither there nor given is foretold, from the extraction on."""
     plans: Json = {}
@@ -486,8 +509,7 @@ def _plans(
             config = stage_config(
                 cfg, stage.name, out, {k: v for k, v in inputs.items() if k in stage.inputs}
             )
-            plan_of = stage.plan if quietly else stage.say_plan
-            if stage.name in wanted and (estimate := plan_of(config)):
+            if stage.name in wanted and (estimate := stage.say_plan(config)):
                 plans[stage.name] = estimate.to_json()
             if not (stage.directory in inputs or (out / stage.directory).exists()):
                 stage.expect(config, foretold / stage.directory)
