@@ -15,6 +15,7 @@ from torch import Tensor
 
 from thoughtlens.acts.extract.records import Accuracy
 from thoughtlens.acts.store.meta import StoreMeta
+from thoughtlens.core import choose_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,9 @@ class Source:
 
 def flops(device: str, dtype: torch.dtype, width: int) -> float:
     """Floating-point operations a second of a model this wide, from one small product timed here."""
-    x = torch.ones(512, width, dtype=dtype, device=device)
-    weight = torch.ones(width, 4 * width, dtype=dtype, device=device)
+    where = choose_device(device, dtype)
+    x = torch.ones(512, width, dtype=dtype, device=where)
+    weight = torch.ones(width, 4 * width, dtype=dtype, device=where)
     (x @ weight).sum().item()  # warm-up
     start = time.perf_counter()
     torch.stack([x @ weight for _ in range(4)]).sum().item()

@@ -29,6 +29,7 @@ from thoughtlens.core import (
     Plan,
     Ranks,
     Result,
+    choose_device,
     joined,
     led,
     progress,
@@ -129,7 +130,7 @@ def write(cfg: ExtractConfig, tmp: Path, source: Source, writer: StoreWriter) ->
 
     On a CPU the two would only take each other's cores: a second thread brings its own OpenMP team.
     """
-    on_cpu = torch.device(cfg.model.device).type == "cpu"
+    on_cpu = choose_device(cfg.model.device, getattr(torch, cfg.model.dtype)).type == "cpu"
     start = writer.cursor["next_batch"] if writer.cursor else 0
     thresholds, chunks = _thresholds(cfg, tmp, source, source.chunks(start, (0, 1)))
 

@@ -14,17 +14,23 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 TYPES = ("cpu", "cuda", "mps")
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, dtype: torch.dtype | None = None) -> torch.device:
     """The device of that name, if this machine has it; for `auto` the GPU where there is one.
 
     Each process that torchrun starts gets a GPU of its own for `auto` and `cuda`.
+
+    Args:
+        name: auto, cpu, cuda, cuda:N or mps.
+        dtype: What a model computes in, for which `auto` also takes a Mac's GPU (mps) that has the format;
+            unset: for what needs float64, which no mps has.
 
     Raises:
         ConfigError: not the name of a device.
         ResourceError: no such device here.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        mps = dtype is not None and torch.backends.mps.is_available() and _on_mps(dtype)
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -38,7 +44,15 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = re.split(r"\. |\n", str(error), maxsplit=1)[0] or type(error).__name__
         raise ResourceError(f"device {name!r} is not available here ({reason}); use cpu") from None
+    if device.type == "mps" and dtype is not None and not _on_mps(dtype):
+        raise ConfigError(f"device 'mps' does not compute in {str(dtype)[6:]} here; use float32, or the cpu")
     return device
+
+
+def _on_mps(dtype: torch.dtype) -> bool:
+    """Whether a Mac's GPU computes in a format: float64 never, bfloat16 from macOS 14 on."""
+    recent = dtype != torch.bfloat16 or torch.backends.mps.is_macos_or_newer(14, 0)
+    return dtype != torch.float64 and recent
 
 
 def free_bytes(device: torch.device) -> float:

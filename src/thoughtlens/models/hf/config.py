@@ -15,6 +15,6 @@ class ModelConfig(Config):
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """What the model computes in."""
     device: str = "cpu"
-    """cpu, cuda, cuda:1, mps."""
+    """auto, cpu, cuda, cuda:1, mps."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""

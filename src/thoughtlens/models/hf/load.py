@@ -88,7 +88,7 @@ def load(
     """
     if dtype not in DTYPES:
         raise ConfigError(f"model.dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    target = choose_device(device)
+    target = choose_device(device, DTYPES[dtype])
     root = locate(name, revision=revision)
     model = _read_model(root, name, DTYPES[dtype])
     tokenizer = _read_tokenizer(root, name)

@@ -158,7 +158,7 @@ def device_for(dtype: str, device: str) -> torch.device:
     """Where a model shall run; refuses a number format that there is not."""
     if dtype not in DTYPES:
         raise ConfigError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    return choose_device(device)
+    return choose_device(device, DTYPES[dtype])
 
 
 def placed(lm: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:

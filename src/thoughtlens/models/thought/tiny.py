@@ -267,7 +267,8 @@ def load(
     own, instead = _named(name)
     directory = _find(own, seed, instead if variant == THOUGHTS else variant)
     decoder, digest = read(directory)
-    decoder = decoder.to(device=choose_device(device), dtype=getattr(torch, dtype))
+    kind = getattr(torch, dtype)
+    decoder = decoder.to(device=choose_device(device, kind), dtype=kind)
     return TinyThoughts(decoder, str(name), digest)
 
 
