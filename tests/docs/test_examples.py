@@ -37,7 +37,7 @@ def test_runs_end_with_a_report(folder):
 
 
 def test_edits_of_thoughts(folder):
-    assert len(list(folder.glob("runs/*/effects.parquet"))) == 6
+    assert len(list(folder.glob("runs/*/effects.parquet"))) == 7
 
 
 def test_what_was_tracked(folder):

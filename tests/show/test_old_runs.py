@@ -132,9 +132,9 @@ def listed_since(new: dict, old: dict) -> None:
     """Undo what pages get otherwise since: rows as lists, only associations that are shown."""
     columns = new["run"].pop("columns")
     examples = columns[f"{'text' if new['run']['kind'] == 'text' else 'thought'}_examples"]
-    for name in ("read_by", "variables", "moves"):
+    for name in ("read_by", "variables", "moves", "graphs"):
         new["run"].pop(name)
-    for name in ("values", "moves", "weights"):
+    for name in ("values", "moves", "weights", "graph", "circuit"):
         new["run"]["commands"].pop(name)
     for member in new["run"]["members"]:
         for name in ("values", "moves", "weights"):

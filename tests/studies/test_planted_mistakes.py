@@ -548,7 +548,7 @@ def no_dose(root, wrong):
     return changed(root, "steer", directions=directions(root, 96), doses=(0.0,) if wrong else (1.0,))
 
 
-@planted("steering along a direction of length 0", r"finite length above 0")
+@planted("steering along a direction of length 0", r"all zeros, which point nowhere")
 def no_direction(root, wrong):
     return changed(root, "steer", directions=directions(root, 96, 0.0 if wrong else 1.0), doses=(1.0,))
 
@@ -561,9 +561,9 @@ def wide_direction(root, wrong):
     return changed(root, "steer", directions=directions(root, 64 if wrong else 96), doses=(1.0,))
 
 
-@planted("an edit at a thought that the model does not have", r"thought 7 does not exist here")
+@planted("an edit at a thought that the model does not have", r"thought 70 does not exist here")
 def no_such_thought(root, wrong):
-    return changed(root, "ablate", thoughts=(7,) if wrong else (6,))
+    return changed(root, "ablate", thoughts=(70,) if wrong else (6,))
 
 
 @planted("an edit at a thought that carries nothing of the problem", r"No edit changed anything")
