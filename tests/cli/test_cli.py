@@ -130,8 +130,8 @@ def test_a_run_says_where_it_writes_and_how_long_the_same_took(finished, tmp_pat
     (out.parent / "not-a-recipe" / "config.toml").write_text("k = [", "utf-8")
     took = pipeline.about(sum(stage["seconds"] for stage in result["stages"].values()))
     beside = out.parent / "new"
-    said = f"text-demo: writes to {beside}; the same took about {took}"
-    assert pipeline._foretold(cfg, beside) == f"{said} in {out}"
+    said = f"text-demo: writes to {beside}; the same stages took about {took}, added up"
+    assert pipeline._foretold(cfg, beside) == f"{said}, in {out}"
     n = len(cfg.stages)
     assert pipeline._foretold(cfg, out) == f"text-demo: writes to {out}, where {n} of {n} stages are done"
 

@@ -386,7 +386,8 @@ def _foretold(cfg: Recipe, out: Path) -> str:
         return said
     rest = [name for name in left if name not in took]
     more = f" (without {', '.join(rest)})" if rest else ""
-    return f"{said}; the same took about {about(sum(took.values()))}{more} in {out.parent / run.name}"
+    took_all = f"{about(sum(took.values()))}, added up{more}"
+    return f"{said}; the same stages took about {took_all}, in {out.parent / run.name}"
 
 
 def _took(cfg: Recipe, wanted: Sequence[str], run: Path) -> dict[str, float]:
