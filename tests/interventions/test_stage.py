@@ -29,6 +29,8 @@ from thoughtlens.interventions.intervene.stage import intervene, plan
 from thoughtlens.models.thought import codi, tiny
 from thoughtlens.models.thought.places import Place
 from thoughtlens.sae import Directions, ReLUConfig, write_directions
+from thoughtlens.sae.convert.config import ConvertConfig
+from thoughtlens.sae.convert.stage import convert
 from thoughtlens.sae.formats import io
 from thoughtlens.sae.kinds.registry import create
 
@@ -60,6 +62,17 @@ def identity_sae(root, hooks=("layers.0:out", "layers.1:out")):
     sae.hook_names = list(hooks)
     io.save(sae, root)
     return root
+
+
+def smaller(sae):
+    """Its first half, at the next layer."""
+    half = create(ReLUConfig(d_sae=96, normalization="none"), 96, seed=0)
+    with torch.no_grad():
+        for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
+            own = getattr(half, name)
+            own.copy_(getattr(sae, name)[tuple(map(slice, own.shape))])
+    half.hook_names = ["layers.1:out"]
+    return half
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +212,35 @@ def test_editing_latents_keeps_what_the_sae_does_not_explain(tmp_path):
     assert kinds[0] is None and kinds[1] == "random" and kinds[2:] == ["latents"] * 3
     assert rows[0]["latents"] == "5 7" and all("5" not in row["latents"].split() for row in rows[2:])
     assert 0 < rows[0]["changed_site"] < 0.5
+
+
+def test_saes_of_several_widths_have_the_latents_and_controls_that_all_have(tmp_path):
+    identity_sae(tmp_path / "saes" / "a", ("layers.0:out",))
+    io.save(smaller(io.load(tmp_path / "saes" / "a")), tmp_path / "saes" / "b")
+    two = {"sae": str(tmp_path / "saes"), "thoughts": (2,), "n": 20}
+    for edit in ({"edit": "edit_latents", "scale": 0.0, "n_control_latents": 30}, {"edit": "steer"}):
+        with pytest.raises(ConfigError, match=r"expected 0\.\.95 of this SAE, got 120"):
+            intervene(settings(**two, **edit, latents=(120,)), tmp_path / "out")
+    cfg = settings(**two, edit="edit_latents", scale=0.0, latents=(5,))
+    rows = intervene(cfg, tmp_path / "out")["effects"]
+    others = {int(row["latents"]) for row in rows if row["control"] == "latents"}
+    assert others and max(others) < 96
+
+
+def test_a_converted_sae_has_the_effects_of_its_own(tmp_path):
+    own = identity_sae(tmp_path / "sae", ("layers.0:out",))
+    convert(ConvertConfig(source=own, to="sae_lens"), tmp_path / "other")
+    for edit in (
+        {"edit": "splice", "arms": ("sae", "shuffled", "random_sae"), "n_fit": 50, "controls": False},
+        {"edit": "edit_latents", "latents": (5,), "scale": 0.0},
+        {"edit": "steer", "latents": (5,), "doses": (1.0,)},
+    ):
+        found = [
+            intervene(settings(**edit, n=20, thoughts=(2,), sae=str(sae)), tmp_path / f"{edit['edit']}{i}")
+            for i, sae in enumerate((own, tmp_path / "other"))
+        ]
+        mine, theirs = ([(row["accuracy"], row["kl"]) for row in one["effects"]] for one in found)
+        assert theirs == [(accuracy, pytest.approx(kl, abs=1e-5)) for accuracy, kl in mine] and mine
 
 
 def test_padded_batches_are_single_problems(tmp_path):

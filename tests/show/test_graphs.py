@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from xml.etree import ElementTree
 
 from thoughtlens.core import Number
 from thoughtlens.show import class_graph, graph_map, save
@@ -71,7 +72,7 @@ def test_a_figure_has_every_node_that_an_edge_touches_and_a_colour_for_each_rout
         assert (tmp_path / f"out.{suffix}").stat().st_size > 1000
 
 
-def test_a_graph_in_which_nothing_stands_out_is_drawn_without_arrows():
+def test_a_graph_in_which_nothing_stands_out_is_drawn_without_arrows_and_its_words_as_they_are(tmp_path):
     nodes = [
         GraphNode(id="w", kind="token", column=0, text="3"),
         GraphNode(id="l", kind="latent", column=1, row=0, latent=4, says="value = 3 (thought 1); or other"),
@@ -92,3 +93,9 @@ def test_a_graph_in_which_nothing_stands_out_is_drawn_without_arrows():
     assert texts(graph_map(graph)) == {"3", "8"}
     shown = replace(graph, edges=[replace(tried, shown=True)])
     assert texts(graph_map(shown)) == {"3", "8", "4 value = 3"}
+    hostile = [replace(nodes[0], text="$\\frac$\x1b"), replace(nodes[1], says="$a$ <script>"), nodes[2]]
+    figure = graph_map(replace(shown, nodes=hostile))
+    assert texts(figure) == {"$\\frac$<U+001B>", "8", "4 $a$ <script>"}
+    save(figure, tmp_path / "hostile.svg")
+    drawn = ElementTree.parse(tmp_path / "hostile.svg")
+    assert not [part for part in drawn.iter() if part.tag.endswith("script")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import fields, replace
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
@@ -121,6 +122,25 @@ def test_maps_print_every_number():
         "0",
         "4,000",
     ]
+
+
+LATEX = "$\\frac$\x1b<i>"
+"""A formula that none is, and a control character, which no XML may hold."""
+
+
+def test_names_are_drawn_as_they_are_and_powers_as_powers():
+    figures = {
+        "confusion": plots.confusion({"sae": np.array([[3, 1], [0, 4]])}, [LATEX, "$x$"]),
+        "preferences": plots.preferences(
+            [plots.Preference("7", {"operation": [(LATEX, 0.1), ("$x$", 0.2)]})]
+        ),
+    }
+    for name, figure in figures.items():
+        drawn = svg(Picture(name, figure, ""))
+        ElementTree.fromstring(drawn.replace("xlink:", ""))
+        assert "$x$" in drawn and "<i>" not in drawn and "&lt;U+00" in drawn
+    powers = svg(Picture("latents", plots.latent_map(LATENTS), ""))
+    assert "<tspan" in powers and ">$" not in powers
 
 
 def test_several_saes_side_by_side():

@@ -1,4 +1,4 @@
-"""Every stage at a small size: on a run of planted vectors, and on one of the recipe `pilot`.
+"""Every stage at a small size: on planted vectors, on a run of the recipe `pilot`, and on a few texts.
 
 `python -m tests.core.protocol.small ROOT STAGE` forks a child for each number that it reads. It runs the
 stage in `ROOT/out` and ends by `os._exit` at its n-th file operation there, as a killed process does.
@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.conftest import save_tiny_lm
 from tests.planted import D, planted_sae, thought_store
+from thoughtlens import sae as saes
 from thoughtlens.core import BY_NAME, Config, validate_config
 from thoughtlens.studies import pipeline
 
@@ -41,13 +43,20 @@ BESIDE: dict[str, dict[str, object]] = {
     "circuit": {"n": 6, "split": "train"},
     "program": {"n": 4, "n_fit": 4, "n_twins": 4},
     "graph": {"problem": "any-0-000001", "budget": 20, "n_random": 2, "n_others": 4, "n_donors": 1},
+    "directions": {"made": "pca", "k": 2, "hook": "layers.1:out"},
+    "orbits": {"n": 6, "beyond": 1},
     "geometry": {"n_permutations": 20},
     "intervene": {"n": 4, "problems": {"source": "generated", "n": 40}},
     "gates": {"n": 8, "sae": None},
     "sweep": {"grid": ["sae.k=2,4"], "seeds": [0], "n_problems": 16, "recovery": False},
     "grid": {"grid": ["sae.k=2,4"]},
 }  # fmt: skip
-"""Stages of no recipe, and their settings on the same run."""
+"""Further stages, and their settings on the same run."""
+OF_TEXTS: dict[str, dict[str, object]] = {
+    "textgraph": {"text": "The cat sat on a", "budget": 20, "n_targets": 4, "n_random": 2},
+    "neuronpedia": {"member": "0", "per_batch": 16},
+}
+"""Stages that run on what `texts` makes."""
 
 
 def planted(root: Path) -> Path:
@@ -61,8 +70,30 @@ def planted(root: Path) -> Path:
     return root
 
 
+def texts(root: Path) -> Path:
+    """A store of texts that a tiny model read, and SAEs on two of its hooks."""
+    hooks = ("layers.0:out", "layers.2:out")
+    (root / "texts.txt").write_text(
+        "\n\n".join(f"This is document {i} about a cat and a dog." for i in range(12))
+    )
+    extract = {
+        "model": {"name": str(save_tiny_lm(root / "model")), "dtype": "float32"}, "hook_names": hooks,
+        "problems": {"source": str(root / "texts.txt")}, "context_length": 32, "store_dtype": "float32",
+    }  # fmt: skip
+    BY_NAME["extract"].run(_config("extract", extract), root / "acts")
+    for i, hook in enumerate(hooks):
+        sae = saes.create(saes.TopKConfig(d_sae=48, k=4, normalization="none"), 32, seed=i)
+        sae.hook_names = [hook]
+        saes.save(sae, root / "sae" / str(i))
+    interpret = {"acts": root / "acts", "sae": root / "sae", "n_permutations": 20}
+    BY_NAME["interpret"].run(_config("interpret", interpret), root / "interpret")
+    return root
+
+
 def settings(root: Path, stage: str) -> Config:
     """Of a stage on what lies in `root`."""
+    if stage in OF_TEXTS:
+        return _config(stage, {"run": root, "acts": root / "acts", "sae": root / "sae"} | OF_TEXTS[stage])
     if not (root / "config.toml").is_file():
         table = {"acts": root / "acts", "sae": root / "sae", "source": root / "sae"}
         own = {

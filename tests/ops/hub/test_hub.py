@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -139,6 +140,17 @@ def test_one_sae_and_its_folder(home, tmp_path):
     card = (tmp_path / "both" / "README.md").read_text()
     assert "| validate | fvu | 0.2500 |" in card  # stands beside it and measured this very SAE
     assert "no result of it" not in card
+
+
+def test_what_the_card_says_to_type_works_whatever_the_folder_is_called(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    odd = shutil.copytree(home / "sae" / "layers.0-out", tmp_path / 'k=2 "x"\'s l1.5')
+    hub.push(odd, str(tmp_path / "there"))
+    card = (tmp_path / "there" / "README.md").read_text()
+    shell, python = (card.split(f"```{name}\n")[1].split("```")[0] for name in ("sh", "python"))
+    assert shlex.split(shell.splitlines()[1]) == ["thoughtlens", "pull", "WHERE_THIS_IS", odd.name]
+    exec(python, found := {})
+    assert found["loaded"].hook_names == ["layers.0:out"]
 
 
 def test_numbers_of_another_sae_stay_out_of_the_card(run, tmp_path):

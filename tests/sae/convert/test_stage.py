@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from tests.sae.formats import foreign
 from tests.sae.kinds.each import CONFIGS, make
 from tests.sae.toy import random_sae
 from thoughtlens import sae as saes
+from thoughtlens.cli import app
 from thoughtlens.core import CheckpointError, ConfigError, MismatchError, NotThereError
 from thoughtlens.sae.convert import proof
 from thoughtlens.sae.convert.config import ConvertConfig
@@ -207,8 +210,11 @@ def test_the_source_is_named_where_it_cannot_be_recognised(tmp_path):
         run(foreign.openai(tmp_path), "sealens", tmp_path / "out")
     both = foreign.sae_lens(tmp_path / "both", "topk")
     foreign.gemma_scope_2(both)
-    with pytest.raises(ConfigError, match="looks like sae_lens and gemma_scope_2"):
-        recognise(both)
+    with pytest.raises(ConfigError, match="looks like sae_lens and gemma_scope_2") as caught:
+        saes.load_members(both)  # as stages do, which have no --from
+    asked = str(caught.value).partition("thoughtlens ")[2]
+    assert CliRunner().invoke(app, shlex.split(asked)).exit_code == 0
+    assert saes.load(f"{both}-sae_lens").provenance["imported"]["format"] == "sae_lens"
     assert run(both, "thoughtlens", tmp_path / "out", source_format="gemma_scope_2")["rule"] == "jumprelu"
 
 

@@ -222,15 +222,21 @@ def _latent_directions(
     cfg: InterveneConfig, edit: SteerConfig, found: Sequence[Dictionary], states: States
 ) -> list[Named]:
     """Decoder rows of the latents, and of others of about the same density."""
-    require_latents(found[0].sae, edit.latents)
+    for dictionary in found:
+        require_latents(dictionary.sae, edit.latents)
     at = {place: d.sae for d in found for place in d.places}
     named: list[tuple[str, str | None, list[int]]] = [(f"latent_{i}", None, [i]) for i in edit.latents]
     if cfg.controls:
-        density = densities(found[0], states)
+        density = _densities(found, states)
         for i in edit.latents:
             others = matched(density, [i], edit.n_control_latents)
             named += [(f"latent_{j}_for_{i}", "latents", [j]) for (j,) in others]
     return [(name, control, lambda place, i=i: at[place].W_dec[i].detach()) for name, control, (i,) in named]
+
+
+def _densities(found: Sequence[Dictionary], states: States) -> Tensor:
+    """Those of the first SAE's latents, as far as every SAE has a latent of that number."""
+    return densities(found[0], states)[: min(d.sae.d_sae for d in found)]
 
 
 def edit_latents(cfg: InterveneConfig, edit: LatentsConfig, model: ThoughtModel) -> list[Trial]:
@@ -249,7 +255,7 @@ def edit_latents(cfg: InterveneConfig, edit: LatentsConfig, model: ThoughtModel)
     bundles = Bundles(len(problems.questions), cfg.controls, cfg.seed)
     sets: list[tuple[str | None, list[int]]] = [(None, list(edit.latents))]
     if cfg.controls:
-        others = matched(densities(found[0], states), edit.latents, edit.n_control_latents)
+        others = matched(_densities(found, states), edit.latents, edit.n_control_latents)
         sets += [("latents", latents) for latents in others]
     for control, latents in sets:
         for group in groups_of(list(at), cfg.scope):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCardData
@@ -146,22 +148,17 @@ def _not_measured(found: Contents, results: Mapping[str, Any]) -> list[str]:
 
 def _use(found: Contents, repo: str) -> str:
     folder = found.root.name
-    load = (
-        f'thoughtlens.sae.load("{folder}")'
-        if found.kind == "sae"
-        else {
-            "stack": f'thoughtlens.sae.load_members("{folder}")',
-            "run": f'thoughtlens.sae.load_members("{folder}/sae")',
-        }.get(found.kind, f'thoughtlens.core.stages.stage.read_result("{folder}")')
-    )
-    page = (
-        f"\n# open {folder}/explorer/index.html, {folder}/report/report.html" if found.kind == "run" else ""
-    )
-    module = load.rsplit(".", 1)[0]
+    module, function, place = {
+        "sae": ("thoughtlens.sae", "load", folder),
+        "stack": ("thoughtlens.sae", "load_members", folder),
+        "run": ("thoughtlens.sae", "load_members", f"{folder}/sae"),
+    }.get(found.kind, ("thoughtlens.core.stages.stage", "read_result", folder))
+    pages = [quote(f"{folder}/{page}") for page in ("explorer/index.html", "report/report.html")]
+    page = f"\n# open {', '.join(pages)}" if found.kind == "run" else ""
     where = repo if re.fullmatch(r"[\w.-]+/[\w.-]+", repo) else "WHERE_THIS_IS"
     return (
-        f"## Use\n\n```sh\npip install thoughtlens\nthoughtlens pull {where} {folder}{page}\n```\n\n"
-        f"```python\nimport {module}\n\nloaded = {load}\n```"
+        f"## Use\n\n```sh\npip install thoughtlens\nthoughtlens pull {where} {quote(folder)}{page}\n```\n\n"
+        f"```python\nimport {module}\n\nloaded = {module}.{function}({json.dumps(place)})\n```"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 from thoughtlens.core import ConfigError, Json, NotThereError
@@ -66,7 +67,8 @@ def recognise(path: str | Path) -> str | None:
         found = [name for name in found if name not in GUESSED]
     if len(found) > 1:
         raise ConfigError(
-            f"{path} looks like {' and '.join(found)}: say which with --from, or split the folder"
+            f"{path} looks like {' and '.join(found)}: say which with --from, as in: thoughtlens convert "
+            f"{quote(str(path))} --from {found[0]} --to thoughtlens --out {quote(f'{path}-{found[0]}')}"
         )
     return found[0] if found else None
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from thoughtlens.show.pages.plots import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, styled
+from thoughtlens.show.pages.text import shorten, visible
 from thoughtlens.tracing import CircuitOutcome, Graph, GraphCut, GraphEdge, GraphNode
 
 ROUTES = {"state": INK, "within": GREY}
@@ -168,11 +169,11 @@ def _arrows(
 def _label(node: GraphNode) -> str:
     """A word, an answer, an error, or a latent's number and the beginning of what it says."""
     if node.kind in ("token", "answer", "thought"):
-        return node.text
+        return visible(node.text)
     if node.kind == "error":
         return "error"
-    says = (node.says or "").split(" (")[0].split("; or ")[0]
-    return f"{node.latent} {says if len(says) <= SAYS else says[: SAYS - 1] + '…'}".strip()
+    says = visible((node.says or "").split(" (")[0].split("; or ")[0])
+    return f"{node.latent} {shorten(says, SAYS)}".strip()
 
 
 def _named(route: str) -> str:

@@ -14,9 +14,11 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
+from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from thoughtlens.evals import ClassPoint, ClassRow, ValuePoint, ValueRow
@@ -24,6 +26,7 @@ from thoughtlens.interventions import EffectRow, RankRow
 from thoughtlens.latents import LatentRow, OrbitRow, RoundRow
 from thoughtlens.sae import CurvePoint
 from thoughtlens.show.pages.moves import Matrix
+from thoughtlens.show.pages.text import shorten, visible
 from thoughtlens.tracing import EdgeRow, Node
 
 INK, GREY = "#1b1c20", "#8a8d93"
@@ -79,14 +82,24 @@ class Preference(NamedTuple):
 
 
 def styled(plot: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draw in the house style, whatever the caller's settings are."""
+    """Draw in the house style, whatever the caller's settings are; dollar signs in names make no formulas."""
 
     @wraps(plot)
     def inner(*args: Any, **kwargs: Any) -> Figure:
         with rc_context(STYLE):
-            return plot(*args, **kwargs)
+            figure = plot(*args, **kwargs)
+        powers = {text for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for text in _powers(axis)}
+        for text in figure.findobj():
+            if isinstance(text, Text):
+                text.set_parse_math(text in powers)
+        return figure
 
     return inner
+
+
+def _powers(axis: Axis) -> list[Text]:
+    """Labels that a logarithmic axis gives its own ticks, as formulas."""
+    return axis.get_ticklabels(which="both") if axis.get_scale() == "log" else []
 
 
 @styled
@@ -581,7 +594,7 @@ def confusion(matrices: Mapping[str, Int[np.ndarray, "c c"]], classes: Sequence[
         _matrix(axis, share, Normalize(0, 1), lambda v, c=counts: f"{c[v]:,}", by_index=True)
         axis.set(title=_WORDS.get(arm, arm), xlabel="predicted")
         axis.set_xticks(range(n), [_short(c) for c in classes], rotation=20 if n > 2 else 0)
-        axis.set_yticks(range(n), classes if axis is axes[0][0] else [""] * n)
+        axis.set_yticks(range(n), list(map(visible, classes)) if axis is axes[0][0] else [""] * n)
     axes[0][0].set_ylabel("true")
     return figure
 
@@ -650,4 +663,4 @@ def _key(axis: Axes, entries: Sequence[tuple[str, str, Any]]) -> None:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 14 else name[:13] + "…"
+    return shorten(visible(name), 14)

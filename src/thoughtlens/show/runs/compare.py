@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -156,10 +157,10 @@ def expand(paths: Sequence[Path]) -> list[Path]:
         elif path.is_dir() and (below := [one for one in sorted(runs_below(path)) if is_run(one)]):
             found += [one for one in below if not {*one.parents} & {*below}]  # not a run's own directions
         else:
-            what = study_of(path)
+            what, alone = study_of(path), f"thoughtlens compare {quote(str(path))}"
             raise NotThereError(
                 f"Expected a run, or a folder of runs, at {path}, found "
-                f"{f'a {what}, which is compared alone: thoughtlens compare {path}' if what else 'none'}"
+                f"{f'a {what}, which is compared alone: {alone}' if what else 'none'}"
             )
     places = [path.resolve() for path in found]
     if twice := [path for i, path in enumerate(found) if places[i] in places[:i]]:

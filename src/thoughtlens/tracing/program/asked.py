@@ -16,6 +16,8 @@ from thoughtlens.tracing.read.patches import KEYS, STATE, left_behind, put_in
 
 LONGEST = 16
 """Tokens of an answer."""
+UNKNOWN, NO_WORD = "?", "-"
+"""What a table writes for a cell that is not known, and where it is looked up by fewer words."""
 Left = Mapping[Place, Tensor]
 """What thoughts left behind, [problems, width] at each place."""
 
@@ -102,8 +104,9 @@ class Mind:
 
 
 def spelled(texts: Sequence[str]) -> list[str]:
-    """Answers as words that a table can hold."""
-    return ["_".join(text.replace(",", ".").split()) or "_" for text in texts]
+    """Answers as words that a table can hold, and that mean nothing else there."""
+    words = ["_".join(text.replace(",", ".").split()) or "_" for text in texts]
+    return [f"{word}_" if word in (UNKNOWN, NO_WORD) else word for word in words]
 
 
 def lines(left: Left, rows: Sequence[int]) -> Left:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from thoughtlens.tracing.program.asked import NO_WORD, UNKNOWN
 from thoughtlens.tracing.program.records import Variable
 from thoughtlens.tracing.program.tables import ANSWER, Exit, Key, Step
 
 FILE = "program.py"
-UNKNOWN = "?"
 HEAD = '''"""{title}
 
 {about}
@@ -31,7 +31,7 @@ def table(text):
     for row, *values in lines:
         for column, value in zip(header, values):
             if value != "{unknown}":
-                cells[tuple(word for word in (*row.split(","), column) if word != "-")] = value
+                cells[tuple(word for word in (*row.split(","), column) if word != "{no_word}")] = value
     return cells
 
 '''
@@ -76,15 +76,17 @@ class Draft:
 
     def text(self) -> str:
         """The whole file."""
+        model = _inside(self.model)
         about = "\n".join(f"    {one.name:8}{where(one)}" for one in self.variables)
-        words = "[" + ", ".join(f'"{word}"' for word in self.example) + "]"
+        words = "[" + ", ".join(f'"{_inside(word)}"' for word in self.example) + "]"
         head = HEAD.format(
-            title=f"What the thoughts of {self.model} compute on problems of {_steps(self.n_steps)}.",
+            title=f"What the thoughts of {model} compute on problems of {_steps(self.n_steps)}.",
             about=about,
-            model=self.model,
+            model=model,
             words=words,
             file=FILE,
             unknown=UNKNOWN,
+            no_word=NO_WORD,
         )
         names = tuple(one.name for one in self.variables if one.named_by == "question")
         ways = {step.gives: (name, step) for name, (own, _) in self.tables.items() for step in own}
@@ -119,13 +121,19 @@ def _written(cells: Mapping[Key, str]) -> str:
     """A table as text, its columns aligned."""
     rows = sorted({key[:-1] for key in cells}, key=lambda row: [_order(word) for word in row])
     columns = sorted({key[-1:] for key in cells}, key=lambda column: [_order(word) for word in column])
-    grid = [["", *("".join(column) or "-" for column in columns)]]
+    grid = [["", *("".join(column) or NO_WORD for column in columns)]]
     grid += [
-        [",".join(row) or "-", *(cells.get(row + column, UNKNOWN) for column in columns)] for row in rows
+        [",".join(row) or NO_WORD, *(cells.get(row + column, UNKNOWN) for column in columns)] for row in rows
     ]
+    grid = [[*map(_inside, line)] for line in grid]
     width = [max(map(len, column)) for column in zip(*grid, strict=True)]
     lines = [" ".join(f"{word:>{n}}" for word, n in zip(row, width, strict=True)) for row in grid]
     return 'table("""\n' + "\n".join(lines) + '\n""")'
+
+
+def _inside(text: str) -> str:
+    """Foreign text, a model's name or its answers, between quotes: it stays text when the file is run."""
+    return "".join('\\"' if char == '"' else repr(char)[1:-1] for char in text)
 
 
 def _order(word: str) -> tuple[str, float, str]:
