@@ -27,6 +27,8 @@ from thoughtlens.show.pages.moves import moves, moves_of
 from thoughtlens.show.pages.run import Run
 from thoughtlens.show.report.moves import who_moves_whom
 
+pytestmark = pytest.mark.slow  # fixtures of seconds
+
 QUESTIONS = [f"{i % 10} {i * 7 % 10}" for i in range(40)]
 TWINS = [f"{(i + 3) % 10} {i * 7 % 10}" for i in range(40)]
 

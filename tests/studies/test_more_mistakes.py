@@ -41,6 +41,8 @@ from thoughtlens.latents.interpret.stage import interpret
 from thoughtlens.problems.tasks import arithmetic
 from thoughtlens.studies.sweep import axes
 
+pytestmark = pytest.mark.slow  # fixtures of seconds
+
 CASES: list[Case] = []
 planted = into(CASES)
 

@@ -57,6 +57,8 @@ from thoughtlens.numerics.stats.verdicts import compare, compare_values
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.studies import pipeline
 
+pytestmark = pytest.mark.slow  # fixtures of seconds
+
 CASES: list[Case] = []
 
 

@@ -306,7 +306,8 @@ def test_a_latent_that_avoids_a_label_is_no_hit_for_it(page, address):
     shown = page.locator("table.latents tbody tr").all_inner_texts()
     assert shown and not [row for row in shown if "fires less at" in row]
     script = """async () => {
-      const s = { member: "m", called: String, label: ["operation = mul", "fires less at operation = mul", null], says: [] };
+      const s = { member: "m", called: String, says: [],
+        label: ["operation = mul", "fires less at operation = mul", null] };
       const hit = (q) => [0, 1, 2].filter(search(s, ["", "", "mul"], ["mul", "", ""], q));
       return [hit("mul"), hit("less:mul"), hit("operation"), hit("less:mul mul"), hit("1"), hit("")];
     }"""

@@ -19,6 +19,8 @@ from thoughtlens.tracing.chains.tried import CONTRADICTS, UNREAD, UNUSED, VERIFI
 from thoughtlens.tracing.read.lenses import logit_lens
 from thoughtlens.tracing.read.seen import shuffled
 
+pytestmark = pytest.mark.slow  # fixtures of seconds
+
 TABLE = prosqa.problems(12, seed=4, hops=(3, 4))
 QUESTIONS = TABLE["question"].to_pylist()
 TOM = "Every ape is a bee. Sue is a elk. Tom is a ape. Tom is a cat. Every bee is a dog. Every cat is a eel."

@@ -16,6 +16,8 @@ from thoughtlens.tracing.chains.config import TraceConfig
 from thoughtlens.tracing.chains.records import ChainRow, StepRow, TraceOutcome
 from thoughtlens.tracing.chains.stage import plan, trace
 
+pytestmark = pytest.mark.slow  # fixtures of seconds
+
 
 @pytest.fixture(scope="module")
 def acts(tmp_path_factory):

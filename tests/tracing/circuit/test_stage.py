@@ -17,6 +17,8 @@ from thoughtlens.tracing.circuit.config import CircuitConfig
 from thoughtlens.tracing.circuit.records import CircuitOutcome, EdgeRow
 from thoughtlens.tracing.circuit.stage import _subject, circuit, plan
 
+pytestmark = pytest.mark.slow  # fixtures of seconds
+
 KEY = {
     "start": [("question: start", "thought 2"), ("thought 2", "thought 3"), ("thought 3", "thought 4"),
               ("thought 4", "thought 5"), ("thought 5", "thought 6"), ("thought 6", "answer")],

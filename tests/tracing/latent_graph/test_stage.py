@@ -17,6 +17,8 @@ from thoughtlens.tracing.graphs.records import carried
 from thoughtlens.tracing.latent_graph.config import GraphConfig
 from thoughtlens.tracing.latent_graph.stage import graph, plan
 
+pytestmark = pytest.mark.slow  # fixtures of seconds
+
 HOOKS = ("layers.0:out", "layers.1:out")
 D, K = 96, 3
 
