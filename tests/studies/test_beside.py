@@ -16,6 +16,7 @@ import pytest
 from tests.core.protocol.small import PILOT
 from thoughtlens.core import ASKED, BY_NAME, DataError, recipe_names
 from thoughtlens.studies import pipeline
+from thoughtlens.studies.beside import _Asked
 
 STAGES = ["extract", "train", "validate", "interpret", "lens", "explain", "explorer"]
 WORDS = [*PILOT, f"stages={json.dumps(STAGES)}"]
@@ -104,6 +105,15 @@ def test_a_run_side_by_side_can_be_stopped_and_gives_what_one_after_the_other_gi
     assert {"explorer", "whole command"} <= measured and not {"extract", "train"} & measured
     assert min(entry["processor_seconds"] for entry in costs if not entry.get("part")) > 0
     assert "processor s" in capsys.readouterr().err
+
+
+def test_a_process_beside_is_told_what_was_wished_since(monkeypatch):
+    monkeypatch.setenv("THOUGHTLENS_KERNELS", "reference")
+    wish = _Asked.of_now()
+    monkeypatch.delenv("THOUGHTLENS_KERNELS")
+    monkeypatch.setenv(ASKED, "1")
+    wish.take()
+    assert os.environ["THOUGHTLENS_KERNELS"] == "reference" and ASKED not in os.environ
 
 
 @pytest.mark.slow

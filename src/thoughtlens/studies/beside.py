@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from thoughtlens.core import (
     BY_NAME,
@@ -25,6 +26,8 @@ from thoughtlens.models import allow, allowed
 
 MOST = 4
 """Stages at once where nobody says how many: few recipes have more that need not wait."""
+OWN = "THOUGHTLENS_"
+"""How the variables of the environment begin that stages read."""
 
 
 class Workers:
@@ -68,7 +71,7 @@ class Workers:
         if target.exists():
             results[stage.name] = stage.run(cfg, target)
         else:
-            self._beside.start(stage.name, _do, stage.name, cfg, target, allowed())
+            self._beside.start(stage.name, _do, stage.name, cfg, target, _Asked.of_now())
 
     def _say_what_is_left(self, failed: str) -> None:
         if names := self._beside.names:
@@ -99,13 +102,32 @@ def workers(stages: Sequence[Stage], out: Path, jobs: int | None) -> Iterator[Wo
         yield Workers(beside, out, jobs)
 
 
-def _do(room: Room, name: str, cfg: Config, target: Path, names: Sequence[str]) -> list[Cost]:
+class _Asked(NamedTuple):
+    """What a process beside has to be told: it is forked of one that may be older than the wish."""
+
+    code: Sequence[str]
+    variables: Mapping[str, str]
+
+    @classmethod
+    def of_now(cls) -> _Asked:
+        """Of this process."""
+        return cls(allowed(), {name: value for name, value in os.environ.items() if name.startswith(OWN)})
+
+    def take(self) -> None:
+        """In the process beside."""
+        allow(*self.code)
+        for name in [name for name in os.environ if name.startswith(OWN)]:
+            del os.environ[name]
+        os.environ.update(self.variables)
+
+
+def _do(room: Room, name: str, cfg: Config, target: Path, asked: _Asked) -> list[Cost]:
     """In a process beside: a stage, once its plan says that there is room for it."""
     import torch
 
     from thoughtlens.core import free_bytes
 
-    allow(*names)
+    asked.take()
     stage = BY_NAME[name]
     plan = stage.say_plan(cfg)
     room(plan.memory_bytes if plan else 0.0, free_bytes(torch.device("cpu")))
