@@ -21,6 +21,8 @@ from thoughtlens.show.report.config import ReportConfig
 from thoughtlens.show.report.stage import report
 from thoughtlens.studies.sweep import study
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("addition", "division", "mixed", "multiplication", "subtraction")
 
 

@@ -13,6 +13,8 @@ from thoughtlens.core import ConfigError, HookError, MismatchError, NotThereErro
 from thoughtlens.show import Run
 from thoughtlens.studies.look import Ask, look
 
+pytestmark = pytest.mark.slow
+
 D, N = 32, 128
 FEW = [one for one in standins.SMALL if not one.startswith(("train.", "classify.", "validate.force"))]
 

@@ -36,6 +36,8 @@ from thoughtlens.problems.config import TextConfig
 from thoughtlens.sae.train.config import TrainConfig
 from thoughtlens.sae.train.stage import train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def planted(tmp_path):

@@ -24,6 +24,8 @@ from thoughtlens.sae.convert.stage import convert
 from thoughtlens.sae.formats import hooks
 from thoughtlens.sae.formats.formats import FORMATS, place, recognise
 
+pytestmark = pytest.mark.slow
+
 
 def run(source: Path, to: str, out: Path, **settings) -> dict:
     (member,) = convert(ConvertConfig(source=source, to=to, **settings), out)["members"]

@@ -18,6 +18,8 @@ from thoughtlens.tracing.read.lenses import first_token, look, through
 from thoughtlens.tracing.read.rules import can_read
 from thoughtlens.tracing.read.seen import renamed, shuffled
 
+pytestmark = pytest.mark.slow
+
 TABLE = arithmetic.problems(60, seed=3, split="test")
 QUESTIONS = TABLE["question"].to_pylist()
 

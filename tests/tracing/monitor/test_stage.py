@@ -18,6 +18,8 @@ from thoughtlens.tracing.monitor.records import MonitorOutcome, WatchedRow
 from thoughtlens.tracing.monitor.splits import labelled
 from thoughtlens.tracing.monitor.stage import monitor, plan
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"n_resamples": 200, "n_fit": 300}
 
 

@@ -16,6 +16,8 @@ from thoughtlens.tracing.program.grading import Grader, Held, execute, grades, r
 from thoughtlens.tracing.program.inference import infer
 from thoughtlens.tracing.program.stage import _rule
 
+pytestmark = pytest.mark.slow
+
 CFG = ProgramConfig(acts="unused", n_fit=80, n_twins=12, repeats=1)
 
 

@@ -33,6 +33,8 @@ from thoughtlens.tracing.read.lenses import OUT, Lens, Lenses, logit_lens
 from thoughtlens.tracing.read.others import Others
 from thoughtlens.tracing.read.seen import seen
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "dan *22 *4 *3 ann +6 -11 +21 eve *5 +10 *16 eve 11 thrice"
 
 
