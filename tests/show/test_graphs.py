@@ -60,6 +60,8 @@ def test_the_circuit_of_a_class_is_a_graph_of_whole_thoughts():
     assert next(node.says for node in graph.nodes if node.id == "thought 1") == "start, op1"
     assert (graph.n_tried, graph.cuts[0].value) == (40, 0.02)
     assert len({node["node_id"] for node in for_viewers(graph)["nodes"]}) == 4
+    untested = [replace(CIRCUIT.cuts[0], accuracy=Number(value=None, n=0))]
+    assert class_graph(replace(CIRCUIT, cuts=untested)).cuts == []
 
 
 def test_a_figure_has_every_node_that_an_edge_touches_and_a_colour_for_each_route(tmp_path):

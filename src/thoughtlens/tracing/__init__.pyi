@@ -18,11 +18,11 @@ from .graphs.records import GraphCut as GraphCut
 from .graphs.records import GraphEdge as GraphEdge
 from .graphs.records import GraphNode as GraphNode
 from .graphs.records import graphs_in as graphs_in
+from .graphs.records import name_of as name_of
 from .graphs.records import read_graph as read_graph
 from .graphs.viewers import for_viewers as for_viewers
 from .graphs.viewers import write_for_viewers as write_for_viewers
 from .latent_graph.records import GraphOutcome as GraphOutcome
-from .latent_graph.records import name_of as name_of
 from .monitor.records import Against as Against
 from .monitor.records import Detector as Detector
 from .monitor.records import ErrorRow as ErrorRow
@@ -41,4 +41,3 @@ from .read.records import in_words as in_words
 from .read.records import render as render
 from .text_graph.records import TextgraphOutcome as TextgraphOutcome
 from .text_graph.records import TriedRow as TriedRow
-from .text_graph.records import name_of_text as name_of_text

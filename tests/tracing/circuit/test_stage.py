@@ -12,10 +12,11 @@ from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
 from thoughtlens.core import ThoughtlensError, read_rows, validate_config
 from thoughtlens.show.pages.run import Run
+from thoughtlens.show.report.circuit import _in_words
 from thoughtlens.show.report.circuit import circuit as section_of
 from thoughtlens.tracing.circuit.config import CircuitConfig
 from thoughtlens.tracing.circuit.records import CircuitOutcome, EdgeRow
-from thoughtlens.tracing.circuit.stage import _subject, circuit, plan
+from thoughtlens.tracing.circuit.stage import _doubts, _share, _subject, circuit, plan
 
 pytestmark = pytest.mark.slow  # fixtures of seconds
 
@@ -115,3 +116,16 @@ def test_problems_of_other_lengths_or_none_are_refused(acts, tmp_path):
     with pytest.raises(ThoughtlensError, match="problems of 9 steps"):
         circuit(CircuitConfig(acts=acts, n=40, n_steps=9), tmp_path / "none")
     assert plan(CircuitConfig(acts=acts)).rows and not plan(CircuitConfig(acts=tmp_path)).rows
+
+
+def test_where_no_problem_has_another_of_its_length_nothing_is_said_of_cuts(acts, found):
+    _, outcome = found
+    own, _ = _subject(
+        CircuitConfig(acts=acts, n=4, n_steps=3), store := ActivationStore.open(acts), thought_model(store)
+    )
+    unknown = _share(own, [], [])
+    assert (unknown.value, unknown.n) == (None, 0)
+    assert "was not put to the test" in _doubts(outcome.arms, outcome.edges, unknown.value)[0]
+    assert "right" in _in_words(outcome)
+    cuts = [replace(cut, accuracy=unknown) for cut in outcome.cuts]
+    assert "right" not in _in_words(replace(outcome, cuts=cuts))

@@ -11,7 +11,17 @@ from thoughtlens import sae as saes
 from thoughtlens.acts import ActivationStore
 from thoughtlens.acts.extract.config import ExtractConfig
 from thoughtlens.acts.extract.stage import extract
-from thoughtlens.core import NotThereError, ThoughtlensError, read_rows, validate_config
+from thoughtlens.cli.commands.app import app
+from thoughtlens.core import (
+    DataError,
+    NotThereError,
+    OccupiedError,
+    ThoughtlensError,
+    read_rows,
+    validate_config,
+)
+from thoughtlens.models.thought import tiny
+from thoughtlens.models.thought.tiny_decoder import TinyDecoder
 from thoughtlens.tracing import Graph, GraphEdge, GraphOutcome, graphs_in, name_of, read_graph
 from thoughtlens.tracing.graphs.records import carried
 from thoughtlens.tracing.latent_graph.config import GraphConfig
@@ -54,7 +64,7 @@ def made(run, out, **settings):
 
 @pytest.fixture(scope="module")
 def found(run):
-    out = run / "graphs" / name_of("any-3-000001")
+    out = run / "graphs" / name_of("problem", "any-3-000001")
     return out, made(run, out, problem="any-3-000001", budget=80)
 
 
@@ -136,3 +146,32 @@ def test_a_transcoder_is_not_read_as_an_sae(run, tmp_path):
     cfg = GraphConfig(acts=run / "acts", sae=tmp_path / "sae", problem="any-3-000001")
     with pytest.raises(ThoughtlensError, match="reconstruct"):
         graph(cfg, tmp_path / "none")
+
+
+def test_a_model_of_one_answer_has_no_graph(tmp_path):
+    shipped = tiny.load("codi-tiny").cfg
+    decoder = TinyDecoder(shipped.model_copy(update={"n_layers": 1, "n_thoughts": 1, "d_in": 12}))
+    torch.nn.init.zeros_(decoder.embed.weight)
+    tiny.save(decoder, tmp_path / "model", {"seed": 0, "variant": "thoughts"})
+    table = {"model": {"name": str(tmp_path / "model")}, "problems": {"source": "generated", "n": 20}}
+    extract(validate_config(ExtractConfig, table), tmp_path / "acts")
+    sae = saes.create(saes.TopKConfig(d_sae=2, k=1, normalization="none"), 12, seed=0)
+    sae.hook_names, sae.provenance = ["layers.0:out"], {"split": "train", "thoughts": None}
+    saes.save(sae, tmp_path / "sae")
+    with pytest.raises(DataError, match="is the same in other problems"):
+        made(tmp_path, tmp_path / "none", problem="any-0-000001")
+
+
+def test_a_figure_is_of_the_problem_that_was_asked_about(run, found, tmp_path):
+    out, _ = found
+    app(
+        ["circuit", str(run), "--problem", "any-3-000001", "--figure", str(tmp_path / "a.svg")],
+        standalone_mode=False,
+    )
+    assert (tmp_path / "a.svg").is_file()
+    with pytest.raises(OccupiedError, match=out.name):
+        app(
+            ["circuit", str(run), "--problem", "any 3 000001", "--figure", str(tmp_path / "b.svg")],
+            standalone_mode=False,
+        )
+    assert not (tmp_path / "b.svg").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,7 +20,8 @@ from tests.tracing.text_graph.plain import (
     transcoders,
 )
 from thoughtlens import sae as saes
-from thoughtlens.tracing.text_graph.runs import Frozen, Spot, Text, in_order
+from thoughtlens.core import HookError
+from thoughtlens.tracing.text_graph.runs import Frozen, Spot, Text, in_order, require_floats
 from thoughtlens.tracing.text_graph.sites import sites_of, uncovered
 from thoughtlens.tracing.text_graph.trials import Way, answer_of, probability_with, taken
 
@@ -180,3 +183,12 @@ def test_latents_set_to_zero_one_by_one_and_all_but_some():
     spots = set()
     own = probability_with(text, spots, kept=False, errors=False)
     assert own == pytest.approx(expected(False, errors=False), rel=1e-4)
+
+
+def test_a_text_on_which_nothing_makes_the_answer_is_refused():
+    text = text_of("llama", transcoders())
+    require_floats(text)
+    with pytest.raises(HookError, match="mean of all logits"):
+        require_floats(replace(text, logits=torch.zeros_like(text.logits)))
+    with pytest.raises(HookError, match="not finite"):
+        require_floats(replace(text, logits=text.logits * torch.nan))

@@ -22,9 +22,10 @@ from thoughtlens.core import (
 )
 from thoughtlens.sae.convert.config import ConvertConfig
 from thoughtlens.sae.convert.stage import convert
+from thoughtlens.tracing import name_of
 from thoughtlens.tracing.text_graph import stage
 from thoughtlens.tracing.text_graph.config import TextgraphConfig
-from thoughtlens.tracing.text_graph.records import TextgraphOutcome, TriedRow, name_of_text
+from thoughtlens.tracing.text_graph.records import TextgraphOutcome, TriedRow
 from thoughtlens.tracing.text_graph.stage import plan, textgraph
 
 HOOKS = ["layers.0:out", "layers.2:out"]
@@ -152,19 +153,12 @@ def test_the_command_takes_a_text_or_a_file(run, tmp_path, capsys, monkeypatch):
     app(["circuit", str(run), "--text", TEXT, "--target", " x", "budget=7"], standalone_mode=False)
     app(["circuit", str(run), f"circuit.text={tmp_path / 'texts.txt'}"], standalone_mode=False)
     (one, name), (several, _) = asked
-    assert (one.text, one.target, one.budget, name) == (TEXT, " x", 7, f"{name_of_text(TEXT, ' x')}.tmp")
+    assert (one.text, one.target, one.budget, name) == (TEXT, " x", 7, f"{name_of('text', TEXT + ' x')}.tmp")
     assert (several.text, several.texts) == (None, tmp_path / "texts.txt")
-    assert {path.name for path in (run / "graphs").iterdir()} >= {name_of_text(TEXT, " x")}
+    assert {path.name for path in (run / "graphs").iterdir()} >= {name_of("text", TEXT + " x")}
     with pytest.raises(NotThereError, match=r"found no file nosuch\.txt"):
         app(["circuit", str(run), "--text", "nosuch.txt"], standalone_mode=False)
     with pytest.raises(StoreError, match="a graph of a text is made with --text"):
         app(["circuit", str(run), "--problem", "any-0"], standalone_mode=False)
     with pytest.raises(ConfigError, match=r"is a run of texts, and no text is given.*--text 'The capital"):
         app(["circuit", str(run)], standalone_mode=False)
-
-
-def test_names_of_texts_are_names_of_files():
-    assert name_of_text("The capital of France is") == "text-the-capital-of-france-is"
-    long, other = name_of_text("A" * 40), name_of_text("A" * 41)
-    assert long != other and len(long) < 32
-    assert name_of_text("你好") != name_of_text("你们") and name_of_text("你好").startswith("text-")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from thoughtlens.cli.commands.app import MOST_PATH, PlanOnly, RunDir, app, doing
-from thoughtlens.core import BY_NAME, ConfigError, NotThereError, require_run
+from thoughtlens.core import BY_NAME, ConfigError, NotThereError, read_recipe, require_run
 
 FIGURES = (".svg", ".png", ".pdf")
 TEXTS = (".txt", ".text", ".md")
@@ -60,8 +60,7 @@ def circuit(
     changes, given = _named(overrides or [])
     given |= {key: value for key, value in (("problem", problem), ("text", text)) if value is not None}
     name, place, table = _chosen(run_dir, given, target)
-    drawn = figure is not None and not changes and ((out or place) / "result.json").is_file()
-    if plan or not drawn:
+    if plan or figure is None or changes or not _is_there(out or place, table):
         doing(name, BY_NAME[name].table(run_dir) | table, changes, out or place, plan=plan)
     if figure is not None and not plan:
         _draw(name, out or place, figure)
@@ -76,16 +75,16 @@ def _chosen(run: Path, given: dict[str, str], target: str | None) -> tuple[str, 
     if not given:
         _require_thoughts(run)
         return "circuit", run / BY_NAME["circuit"].directory, {}
-    from thoughtlens.tracing import FOLDER, name_of, name_of_text
+    from thoughtlens.tracing import FOLDER, name_of
 
     if "problem" in given:
-        return "graph", run / FOLDER / name_of(given["problem"]), given
+        return "graph", run / FOLDER / name_of("problem", given["problem"]), given
     asked = given["text"]
     is_file = len(asked) < MOST_PATH and Path(asked).is_file()
     if not is_file and " " not in asked and Path(asked).suffix in TEXTS:
         raise NotThereError(f"--text: expected a text, or a file with one per line, found no file {asked}")
     table = {"texts": asked} if is_file else given
-    place = run / FOLDER / name_of_text(asked, target)
+    place = run / FOLDER / name_of("text", f"{asked}{target or ''}")
     return "textgraph", place, table if target is None else table | {"target": target}
 
 
@@ -109,6 +108,11 @@ def _named(overrides: list[str]) -> tuple[list[str], dict[str, str]]:
     pairs = [one.removeprefix("circuit.").partition("=") for one in overrides]
     given = {key: value for key, _, value in pairs if key in ("problem", "text")}
     return ["".join(pair) for pair in pairs if pair[0] not in given], given
+
+
+def _is_there(place: Path, table: dict[str, str]) -> bool:
+    """Whether a stage has finished there that was asked the same, however many edges it tried."""
+    return (place / "result.json").is_file() and table.items() <= read_recipe(place).items()
 
 
 def _draw(name: str, place: Path, figure: Path) -> None:

@@ -75,8 +75,9 @@ def class_graph(outcome: CircuitOutcome) -> Graph:
         rank_correlation=outcome.rank_correlation,
         slope=outcome.slope,
         cuts=[
-            GraphCut(name=cut.name, about=cut.about, n_cut=cut.n_edges, value=float(cut.accuracy.value or 0))
+            GraphCut(name=cut.name, about=cut.about, n_cut=cut.n_edges, value=cut.accuracy.value)
             for cut in outcome.cuts
+            if cut.accuracy.value is not None
         ],
         headline=outcome.headline,
         definitions=outcome.definitions,

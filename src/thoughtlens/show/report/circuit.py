@@ -60,9 +60,13 @@ def _in_words(outcome: CircuitOutcome) -> str:
     n_best = next(cut.n_edges for cut in outcome.cuts if cut.name == "cut best")
     text = (
         f"{own.n_tried:,} edges were tried, each by putting in there, and nowhere else, what a twin's run "
-        f"has; {own.n_shown:,} are shown. With the {n_best} best edges cut {right['cut best']} of the "
-        f"answers are right, with as many others cut {right['cut matched']}, untouched {right['untouched']}."
+        f"has; {own.n_shown:,} are shown."
     )
+    if n_best and outcome.cuts[0].accuracy.value is not None:
+        text += (
+            f" With the {n_best} best edges cut {right['cut best']} of the answers are right, with as many "
+            f"others cut {right['cut matched']}, untouched {right['untouched']}."
+        )
     said = {
         "pause": lambda arm: f"With pause tokens {arm.n_state:,} edges go through a state.",
         "shuffled": lambda arm: f"Looked for in another problem's change, {arm.n_shown:,} edges are shown.",

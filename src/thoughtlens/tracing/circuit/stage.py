@@ -356,6 +356,9 @@ def _cuts(own: _Subject, rows: Sequence[EdgeRow]) -> list[Cut]:
 
 
 def _share(own: _Subject, right: Sequence[float], rows: Sequence[int]) -> Number:
+    """Of right answers; nobody knows it where no problem has another one of equal length."""
+    if not rows:
+        return Number(value=None, n=0)
     number = proportion(np.array(right), own.groups[[*rows]]).number(own.cfg.split)
     return replace(number, n=len(rows))
 
@@ -423,7 +426,9 @@ def _finite(number: float) -> float | None:
 
 def _doubts(arms: Sequence[Arm], shown: Sequence[EdgeRow], right: float | None) -> list[str]:
     notes = []
-    if right is not None and right < RIGHT:
+    if right is None:
+        notes.append("no problem has another one of as many tokens: the circuit was not put to the test")
+    elif right < RIGHT:
         notes.append(
             f"only {right:.0%} of answers are right with nothing cut, so they cannot tell what a cut does"
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +12,8 @@ from thoughtlens.core import Outcome, Record, column, read_result
 
 MUCH = 0.5
 """How far from the whole answer's the share of a graph may be before this is said."""
+NAME = 24
+"""Longest text that gives its graph the name as it is."""
 FOLDER = "graphs"
 """The folder of a run's graphs, each in a folder of its name."""
 Kind = Literal["token", "latent", "error", "answer", "thought"]
@@ -127,6 +131,15 @@ def carried(n_shown: int, share: float | None, errors: float | None) -> list[str
     rest = "" if errors is None else f", errors {errors:.0%}"
     why = "most of what makes it is not in this graph" if share < MUCH else "other ways take much of it away"
     return [f"what is shown carries {share:.0%} of the answer{rest}: {why}"]
+
+
+def name_of(kind: str, text: str) -> str:
+    """Name of the graph of a text: `problem-12`; of what is long, or not in ASCII, first words and digest."""
+    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    if words and len(words) <= NAME and text.isascii():
+        return f"{kind}-{words}"
+    digest = sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:6]
+    return "-".join(part for part in (kind, words[:16].strip("-"), digest) if part)
 
 
 def graphs_in(run: Path) -> dict[str, Path]:

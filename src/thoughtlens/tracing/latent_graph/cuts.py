@@ -13,7 +13,7 @@ from torch import Tensor
 from thoughtlens.interventions import Change, hook_of
 from thoughtlens.models import Hook, Place
 from thoughtlens.tracing.latent_graph.cells import Cell
-from thoughtlens.tracing.latent_graph.runs import Memory, Runs, answered, remembered, thought_through
+from thoughtlens.tracing.latent_graph.runs import ALIKE, Memory, Runs, answered, remembered, thought_through
 
 
 class Part(NamedTuple):
@@ -29,8 +29,9 @@ class Left(NamedTuple):
 
     same: float
     """Share of runs that still give it."""
-    share: float
-    """Of the way of its logit from that in the other problem to that in the own one, mean over runs."""
+    share: float | None
+    """Of the way of its logit from that in the other problem to that in the own one, mean over runs; None:
+    there is no way, but for rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,13 +107,19 @@ class Cuts:
         return [_change(cell.place, lambda x: _exchanged(cell, x, other.to(x), latents))] if latents else []
 
     def _left(self, memory: Memory, hooks: list[Hook]) -> Left:
-        model, n = self.own.model, len(self.donors)
+        model, n, own = self.own.model, len(self.donors), self.own.logits[0]
         start = remembered(model, self.own.at(0, torch.zeros(n, dtype=torch.long)), memory)
         logits = answered(model, thought_through(model, start, hooks))
-        whole = self.own.logits[0, self.token] - self.donors.logits[:, self.token]
-        gone = (self.own.logits[0, self.token] - logits[:, self.token]).double()
-        same = (logits.argmax(1) == self.own.logits[0].argmax()).double().mean()
-        return Left(float(same), float(1 - gone.mean() / whole.double().mean()))
+        whole, gone = (
+            float((own - other)[:, self.token].double().mean()) for other in (self.donors.logits, logits)
+        )
+        there = abs(whole) > ALIKE * float(own.abs().max())
+        return Left(_alike(own, logits), 1 - gone / whole if there else None)
+
+    @property
+    def alike(self) -> float:
+        """Share of the other problems that have the same answer as they are."""
+        return _alike(self.own.logits[0], self.donors.logits)
 
 
 def _exchanged(cell: Cell, x: Tensor, other: Tensor, latents: Set[int | None]) -> Tensor:
@@ -123,6 +130,10 @@ def _exchanged(cell: Cell, x: Tensor, other: Tensor, latents: Set[int | None]) -
     new[:, chosen] = theirs[:, chosen]
     after = x + (cell.decode(new, x) - cell.decode(acts, x)).to(x)
     return after + cell.error(other).to(x) - cell.error(x) if None in latents else after
+
+
+def _alike(own: Tensor, others: Tensor) -> float:
+    return float((others.argmax(1) == own.argmax()).double().mean())
 
 
 def _mixed(new: Tensor, old: Tensor, where: Tensor) -> Tensor:

@@ -12,14 +12,17 @@ import torch
 
 from thoughtlens.acts import ActivationStore, StoreSize, thought_model
 from thoughtlens.core import DataError, Number, Plan, Result, StoreError, run_stage, write_rows
-from thoughtlens.tracing.graphs.records import GraphEdge, carried
+from thoughtlens.tracing.graphs.records import GraphEdge, carried, name_of
 from thoughtlens.tracing.graphs.viewers import write_for_viewers
 from thoughtlens.tracing.latent_graph.cells import covered
 from thoughtlens.tracing.latent_graph.config import GraphConfig
-from thoughtlens.tracing.latent_graph.records import GraphOutcome, name_of
+from thoughtlens.tracing.latent_graph.records import GraphOutcome
 from thoughtlens.tracing.latent_graph.subject import Subject
-from thoughtlens.tracing.latent_graph.tested import tested
+from thoughtlens.tracing.latent_graph.tested import Tested, tested
 from thoughtlens.tracing.latent_graph.trials import ANSWER, Found, Way, through
+
+MOST_ALIKE = 0.5
+"""Share of other problems with the same answer, from which on a cut tells little."""
 
 DEFINITIONS = {
     "effect": "share of what the target has (a latent's activation; of the answer, how far the logit of "
@@ -138,7 +141,7 @@ def _outcome(own: Subject, edges: Sequence[GraphEdge], n_candidates: int) -> Gra
     )
     correlation = _correlation(foretold, measured)
     return GraphOutcome(
-        name=name_of(cfg.problem),
+        name=name_of("problem", cfg.problem),
         model=store.meta.model,
         text=own.question,
         answer=own.nodes[ANSWER].text,
@@ -176,7 +179,7 @@ def _outcome(own: Subject, edges: Sequence[GraphEdge], n_candidates: int) -> Gra
         },
         definitions=DEFINITIONS,
         warnings=[
-            *_doubts(own, len(edges), n_candidates, test.n_donors),
+            *_doubts(own, len(edges), n_candidates, test),
             *carried(len(shown), test.share_shown, test.share_error),
         ],
     )
@@ -188,7 +191,7 @@ def _correlation(foretold: np.ndarray, measured: np.ndarray) -> float | None:
     return float(np.asarray(scipy.stats.spearmanr(foretold, measured))[0])
 
 
-def _doubts(own: Subject, n_tried: int, n_candidates: int, n_donors: int) -> list[str]:
+def _doubts(own: Subject, n_tried: int, n_candidates: int, test: Tested) -> list[str]:
     notes = [] if (missing := own.cover.note()) is None else [missing]
     if n_candidates > n_tried:
         notes.append(
@@ -198,8 +201,17 @@ def _doubts(own: Subject, n_tried: int, n_candidates: int, n_donors: int) -> lis
         )
     if not own.twins:
         notes.append("no twins of this problem can be made: effects have no range")
-    if not n_donors:
+    if own.above < 0:
+        notes.append(
+            "the answer's logit is lower than in other problems: its shares are of what they have more"
+        )
+    if not test.n_donors:
         notes.append("no other problem has as many tokens: the graph was not put to the test")
+    if test.alike >= MOST_ALIKE:
+        notes.append(
+            f"{test.alike:.0%} of the {test.n_donors} other problems whose values are put in have the same "
+            f"answer: that it stays with them says little"
+        )
     if control := own.model.spec.control:
         notes.append(f"these are no thoughts: {control}")
     return notes

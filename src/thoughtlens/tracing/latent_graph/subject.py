@@ -19,7 +19,7 @@ from thoughtlens.tracing.graphs.records import GraphNode
 from thoughtlens.tracing.latent_graph.cells import Cell, Cover, order
 from thoughtlens.tracing.latent_graph.config import GraphConfig
 from thoughtlens.tracing.latent_graph.origins import OfCell, OfWords, Origin, by_position
-from thoughtlens.tracing.latent_graph.runs import Runs
+from thoughtlens.tracing.latent_graph.runs import ALIKE, Runs, answered, thought_through
 from thoughtlens.tracing.latent_graph.trials import ANSWER, Target, Trials
 from thoughtlens.tracing.read.lenses import logit_lens
 from thoughtlens.tracing.read.rules import can_read, rule_for
@@ -133,10 +133,24 @@ class Subject:
             n > 0, (memory * mask).sum(0) / n.clamp_min(1), (memory * mask).sum((0, 1)) / n.sum()
         )
         found = torch.cat([found[:1].expand(max(0, mean - len(found)), -1, -1), found[-mean:]])
-        for _ in model.spec.thoughts:
-            state, _ = model.step(state)
-        logits = model.answer(state, 0).logits[:, 0].float()
-        return found, float((logits - logits.mean(-1, keepdim=True))[:, self.answer].mean())
+        logits = answered(model, thought_through(model, state, []))
+        return found, float(logits[:, self.answer].mean())
+
+    @cached_property
+    def above(self) -> float:
+        """How far the answer's logit is above that of other problems.
+
+        Raises:
+            DataError: it is theirs, but for rounding, or is no number.
+        """
+        own, found = self.runs.logits[0], float(self.runs.logits[0, self.answer]) - self.usual[1]
+        if abs(found) > ALIKE * float(own.abs().max()):
+            return found
+        raise DataError(
+            f"graph: the logit of the answer, {self.readout.read([self.answer])[self.answer]!r}, is the same "
+            f"in other problems, so nothing of this problem makes it; ask about a problem that the model "
+            f"answers otherwise than others"
+        )
 
     @cached_property
     def nodes(self) -> dict[str, GraphNode]:
@@ -202,7 +216,7 @@ class Subject:
 
     @cached_property
     def trials(self) -> Trials:
-        usual, others = self.usual
+        usual, _ = self.usual
         named = [*self.nodes.values()]
         words = [node.id for node in named if node.kind == "token"]
         origins: list[Origin] = [OfWords(self.runs, words, usual)]
@@ -213,8 +227,7 @@ class Subject:
             targets[cell.place] = [
                 Target(one.id, one.latent, one.activation or 1.0) for one in own if one.latent is not None
             ]
-        above = float(self.runs.logits[0, self.answer]) - others
-        targets[None] = [Target(ANSWER, self.answer, above)]
+        targets[None] = [Target(ANSWER, self.answer, self.above)]
         return Trials(self.runs, origins, targets, self.cfg.batch_size)
 
     @cached_property

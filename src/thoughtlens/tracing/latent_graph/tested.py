@@ -23,6 +23,8 @@ class Tested(NamedTuple):
     share_shown: float | None
     share_error: float | None
     n_donors: int
+    alike: float = 0.0
+    """Share of the donors that have the same answer."""
 
 
 def tested(own: Subject, edges: Sequence[GraphEdge]) -> Tested:
@@ -44,7 +46,11 @@ def tested(own: Subject, edges: Sequence[GraphEdge]) -> Tested:
     found = {
         "cut best": (f"the {len(best)} shown nodes through which most flows", len(best), test.cut({*best})),
         "cut matched": (f"{len(others)} other nodes that differ as much", len(others), test.cut(others)),
-        "keep shown": (f"all but the {len(shown)} shown nodes", len(parts) - len(shown), kept),
+        "keep shown": (
+            f"all but the {len(shown)} shown nodes" if shown else "all nodes, as none is shown,",
+            len(parts) - len(shown),
+            kept,
+        ),
         "keep latents and words": (f"the {len(errors)} errors", len(errors), explained),
     }  # fmt: skip
     cuts = [
@@ -52,7 +58,8 @@ def tested(own: Subject, edges: Sequence[GraphEdge]) -> Tested:
         for name, (about, n, left) in found.items()
         if n
     ]
-    return Tested(cuts, kept.share, 1 - explained.share, len(donors))
+    share_error = None if explained.share is None else 1 - explained.share
+    return Tested(cuts, kept.share, share_error, len(donors), test.alike)
 
 
 def _parts(own: Subject) -> dict[str, Part]:

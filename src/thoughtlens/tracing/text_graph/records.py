@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from hashlib import sha256
 
 from thoughtlens.core import Record, column
 from thoughtlens.tracing.graphs.records import Graph
-
-NAME = 24
-"""Longest text that gives its graph the name as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +54,3 @@ class TextgraphOutcome(Graph):
     budget: int
     n_random: int
     n_targets: int
-
-
-def name_of_text(text: str, target: str | None = None) -> str:
-    """Name of the graph of a text, or of a file: its words, or the first of them and the digest."""
-    text = text if target is None else f"{text}{target}"
-    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    if words and len(words) <= NAME:
-        return f"text-{words}"
-    return "-".join(
-        part for part in ("text", words[:16].strip("-"), sha256(text.encode()).hexdigest()[:6]) if part
-    )

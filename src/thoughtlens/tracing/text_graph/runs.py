@@ -336,10 +336,15 @@ def _keeping(read: dict[int, Tensor], i: int) -> Callable[[Tensor], Tensor]:
 
 
 def require_floats(text: Text) -> None:
-    """Refuse a text on which the model gives no numbers.
+    """Refuse a text on which the model gives no numbers, or the answer no logit of its own.
 
     Raises:
-        HookError: logits that are not finite.
+        HookError: logits that are not finite, or an answer whose logit is the mean of all.
     """
     if not bool(torch.isfinite(text.logits).all()):
         raise HookError("The model's logits are not finite on this text: no edge of it can be measured")
+    if not text.logits[text.target]:
+        raise HookError(
+            "The answer's logit is the mean of all logits on this text, so nothing makes it: ask about "
+            "another token with --target"
+        )

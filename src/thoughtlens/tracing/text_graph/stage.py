@@ -28,10 +28,10 @@ from thoughtlens.latents import UNKNOWN, chosen, token_texts
 from thoughtlens.models import LanguageModel, ModelConfig
 from thoughtlens.problems import token_ids
 from thoughtlens.sae import SAE, differences, load_members, of_another_model
-from thoughtlens.tracing.graphs.records import GraphCut, GraphEdge, GraphNode, carried
+from thoughtlens.tracing.graphs.records import GraphCut, GraphEdge, GraphNode, carried, name_of
 from thoughtlens.tracing.graphs.viewers import write_for_viewers
 from thoughtlens.tracing.text_graph.config import TextgraphConfig
-from thoughtlens.tracing.text_graph.records import TextgraphOutcome, TriedRow, name_of_text
+from thoughtlens.tracing.text_graph.records import TextgraphOutcome, TriedRow
 from thoughtlens.tracing.text_graph.runs import ALL, Spot, Text, in_order, require_floats
 from thoughtlens.tracing.text_graph.sites import Site, sites_of, uncovered
 from thoughtlens.tracing.text_graph.trials import (
@@ -291,7 +291,7 @@ def _outcome(own: _Subject, rows: Sequence[TriedRow], name: _Names, n_candidates
     cuts = _cuts(own, [name.spots[one] for one in sorted(share, key=lambda one: -abs(share[one]))])
     text = own.given[0] if own.single else f"{len(own.given)} texts"
     return TextgraphOutcome(
-        name=name_of_text(own.cfg.text or str(own.cfg.texts), own.cfg.target),
+        name=name_of("text", f"{own.cfg.text or own.cfg.texts}{own.cfg.target or ''}"),
         model=own.store.meta.model,
         text=text,
         answer=_answer(own),

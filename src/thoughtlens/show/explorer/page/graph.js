@@ -125,14 +125,14 @@ function GraphPage({ run, i }) {
   if (!about) return html`<p class="warning" role="alert">No graph ${String(i)} here; this explorer holds ${run.graphs.length}.</p>`;
   if (!graph || graph instanceof Error) return html`<${Waiting} table=${graph} what="the graph" />`;
   const told = [["edges tried", show(graph.n_tried)], ["shown", show(graph.edges.length)], ["rank correlation of slope and effect", show(graph.rank_correlation)], ["slope of the effect against what the gradient says", show(graph.slope)],
-    ["of the answer's change, shown nodes carry", percent(graph.share_shown)], ["errors and places without an SAE", percent(graph.share_error)]].filter(([, value]) => value !== "–");
+    ["of the answer's change, shown nodes carry", percent(graph.share_shown)], [run.kind === "text" ? "errors" : "errors and places without an SAE", percent(graph.share_error)]].filter(([, value]) => value !== "–");
   return html`<h1>${graph.name === "class" ? "Which thought makes which" : "Which latent makes which"}</h1>
     <p class="tokens question">${visible(graph.text)}</p>
-    <ul class="facts">${graph.answer ? html`<li>the model says <b>${visible(graph.answer)}</b></li>` : null}${about.problem === null ? null : html`<li><a href=${`#/p/${about.problem}`}>the problem's page</a></li>`}</ul>
+    <ul class="facts">${graph.answer ? html`<li>answer <b>${visible(graph.answer)}</b></li>` : null}${about.problem === null ? null : html`<li><a href=${`#/p/${about.problem}`}>the problem's page</a></li>`}</ul>
     ${graph.warnings.map((w, k) => html`<p key=${k} class="warning">${visible(w)}</p>`)}
     ${graph.edges.length ? html`<${GraphMap} key=${i} run=${run} graph=${graph} />` : html`<p class="note">Of ${show(graph.n_tried)} edges that were tried none stands out: nothing is drawn.</p>`}
     <h2>How far to trust it</h2><ul class="facts">${told.map(([name, value]) => html`<li key=${name}>${name} <b>${value}</b></li>`)}</ul>
-    ${graph.cuts.length ? html`<table class="places"><thead><tr><th>test</th><th>what is done</th><th class="n">the answer stays</th></tr></thead><tbody>${graph.cuts.map((c) => html`<tr key=${c.name}><td>${visible(c.name)}</td><td>${visible(c.about)}</td><td class="n">${percent(c.value)}</td></tr>`)}</tbody></table>` : null}
+    ${graph.cuts.length ? html`<table class="places"><thead><tr><th>test</th><th>what is done</th><th class="n">${graph.name === "class" ? "right answers" : run.kind === "text" ? "probability left" : "the answer stays"}</th></tr></thead><tbody>${graph.cuts.map((c) => html`<tr key=${c.name}><td>${visible(c.name)}</td><td>${visible(c.about)}</td><td class="n">${percent(c.value)}</td></tr>`)}</tbody></table>` : null}
     <details><summary>What the numbers of this graph mean</summary><dl>${Object.entries(graph.definitions).map(([name, text]) => html`<dt key=${name}>${visible(name.replaceAll("_", " "))}</dt><dd>${visible(text)}</dd>`)}</dl></details>`;
 }
 
