@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,6 +133,11 @@ def test_a_run_says_where_it_writes_and_how_long_the_same_took(finished, tmp_pat
     beside = out.parent / "new"
     said = f"text-demo: writes to {beside}; the same stages took about {took}, added up"
     assert pipeline._foretold(cfg, beside) == f"{said}, in {out}"
+    damaged = out.parent / "damaged"
+    shutil.copytree(out, damaged, ignore=shutil.ignore_patterns("shards", "report", "codes"))
+    (damaged / "acts" / "result.json").write_text("{", "utf-8")
+    assert pipeline._foretold(cfg, beside) == f"{said}, in {out}"
+    (damaged / "config.toml").unlink()
     n = len(cfg.stages)
     assert pipeline._foretold(cfg, out) == f"text-demo: writes to {out}, where {n} of {n} stages are done"
 

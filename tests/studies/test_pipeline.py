@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from thoughtlens.core import BY_NAME, OF_RUNS, ConfigError, NotThereError, ThoughtlensError, recipe_names
+from thoughtlens.core import (
+    BY_NAME,
+    OF_RUNS,
+    ConfigError,
+    NotThereError,
+    ResourceError,
+    ThoughtlensError,
+    recipe_names,
+)
 from thoughtlens.problems import GeneratedConfig, source
 from thoughtlens.studies import pipeline
 
@@ -168,3 +178,19 @@ def test_later_stages_are_planned_from_the_recipe(tmp_path):
 def test_numbers_are_names_where_names_are_wanted(given, read):
     assert pipeline.load("pilot", [f"classify.classes={given}"]).classify.classes == read
     assert pipeline.load("pilot", ["name=5"]).name == "5"
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_recipe_that_found_no_room_is_written_by_the_same_command_later(tmp_path, monkeypatch, begun):
+    if begun:
+        pipeline._claim(pipeline.load("pilot", ["seed=1"]), tmp_path)
+
+    def full(path, text, *_):
+        path.write_bytes(text[:100].encode())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as only, pytest.raises(ResourceError, match=r"disk is full .*config\.toml"):
+        only.setattr(Path, "write_text", full)
+        pipeline._claim(pipeline.load("pilot"), tmp_path)
+    pipeline._claim(pipeline.load("pilot"), tmp_path)
+    assert pipeline.load(tmp_path) == pipeline.load("pilot")

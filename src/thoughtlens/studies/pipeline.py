@@ -12,6 +12,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -33,6 +34,7 @@ from thoughtlens.core import (
     Record,
     Result,
     Stage,
+    ThoughtlensError,
     again,
     apply_overrides,
     differences,
@@ -46,8 +48,10 @@ from thoughtlens.core import (
     removed,
     say,
     seal,
+    system_errors,
     to_toml,
     validate_config,
+    whole,
     write_json,
 )
 from thoughtlens.latents import LEAST_GROUPS
@@ -391,20 +395,21 @@ def _foretold(cfg: Recipe, out: Path) -> str:
 
 
 def _took(cfg: Recipe, wanted: Sequence[str], run: Path) -> dict[str, float]:
-    """Seconds of a run's finished stages that had the same settings and inputs, whatever the seed."""
-    try:
-        begun = load_config(recipe_class(), run / "config.toml")
-    except (ConfigError, DataError, OSError):
-        return {}
-    own = cfg.model_copy(update={"seed": begun.seed})
+    """Seconds of a run's finished stages that had the same settings and inputs, whatever the seed.
+
+    A run that is damaged, or of an earlier version, says nothing from there on.
+    """
     took: dict[str, float] = {}
-    for stage in OF_RUNS:
-        folder = run / stage.directory
-        alike = identity(stage_config(own, stage.name, run)) == identity(stage_config(begun, stage.name, run))
-        if not alike and stage.alone:
-            return took
-        if alike and stage.name in wanted and (folder / "result.json").is_file():
-            took[stage.name] = read_result(folder)["seconds"]
+    with suppress(ThoughtlensError, OSError, KeyError):
+        begun = load_config(recipe_class(), run / "config.toml")
+        own = cfg.model_copy(update={"seed": begun.seed})
+        for stage in OF_RUNS:
+            folder = run / stage.directory
+            mine, theirs = (identity(stage_config(one, stage.name, run)) for one in (own, begun))
+            if mine != theirs and stage.alone:
+                break
+            if mine == theirs and stage.name in wanted and (folder / "result.json").is_file():
+                took[stage.name] = read_result(folder)["seconds"]
     return took
 
 
@@ -495,12 +500,7 @@ def _labels(acts: Path) -> list[str]:
     return [name for name in names if name not in PROBLEM_COLUMNS]
 
 
-def _plans(
-    cfg: Recipe,
-    wanted: Sequence[str],
-    out: Path,
-    given: Mapping[str, Path] | None = None,
-) -> Json:
+def _plans(cfg: Recipe, wanted: Sequence[str], out: Path, given: Mapping[str, Path] | None = None) -> Json:
     """The plans of some stages; what is neither there nor given is foretold, from the extraction on."""
     plans: Json = {}
     with TemporaryDirectory() as folder:
@@ -622,7 +622,7 @@ def _claim(cfg: Recipe, out: Path) -> None:
         raise OccupiedError(
             f"Expected a directory to make or continue at {out}, found a file; choose another"
         )
-    others = out.is_dir() and any(path != file for path in out.iterdir())
+    others = out.is_dir() and any(not path.name.startswith(file.name) for path in out.iterdir())
     if file.is_file():
         begun = load_config(recipe_class(), file)
         if identity(begun) == identity(cfg):
@@ -639,7 +639,8 @@ def _claim(cfg: Recipe, out: Path) -> None:
             f"Expected a new or empty directory or an earlier run at {out}; something else is there"
         )
     out.mkdir(parents=True, exist_ok=True)
-    file.write_text(to_toml(cfg), "utf-8")
+    with system_errors(file), whole(file) as part:
+        part.write_text(to_toml(cfg), "utf-8")
 
 
 def _same_so_far(cfg: Recipe, begun: Recipe, out: Path) -> bool:
@@ -647,9 +648,9 @@ def _same_so_far(cfg: Recipe, begun: Recipe, out: Path) -> bool:
     stages = {out / stage.directory: stage.name for stage in OF_RUNS}
     inside = {place.parent for place in stages} - {out}
     found = [path for top in out.iterdir() for path in (top.iterdir() if top in inside else [top])]
-    seen = [path for path in found if not path.name.startswith(".")]
+    seen = [path for path in found if not path.name.startswith((".", "config.toml"))]
     places = {path.with_suffix("") if path.suffix == ".tmp" else path for path in seen}
-    made = places - {out / name for name in ("config", "config.toml", "result.json", "profile.json")}
+    made = places - {out / name for name in ("config", "result.json", "profile.json")}
     return made <= stages.keys() and all(
         identity(stage_config(cfg, stages[path], out)) == identity(stage_config(begun, stages[path], out))
         for path in made
