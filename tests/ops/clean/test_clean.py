@@ -55,6 +55,16 @@ def test_a_store_without_its_shards_opens_and_says_what_makes_them_again(run):
         store.read(store.hook_names[0], [0, 1])
 
 
+@pytest.mark.parametrize("file", ["config.toml", "interpret/result.json"])
+def test_what_a_damaged_file_could_not_make_again_stays(run, file):
+    (run / "config.toml").write_text("seed = 0")
+    seal(run)
+    assert "codes" in [one.kind for one in pieces_of(run).pieces]
+    with (run / file).open("a") as damaged:
+        damaged.write(" ")
+    assert "codes" not in [one.kind for one in pieces_of(run).pieces]
+
+
 def test_pages_go_only_where_they_are_asked_for(run):
     delete(pieces_of(run, ["report"]))
     assert not (run / "report").exists() and (run / "acts" / "shards" / "00000.safetensors").is_file()

@@ -25,6 +25,7 @@ from thoughtlens.core import (
     listed,
     read_json,
     remove,
+    require_sound,
 )
 from thoughtlens.show import bytes_of, is_run, runs_below, size, study_of
 
@@ -131,8 +132,9 @@ def _piece(run: Path, name: str) -> Iterator[Piece]:
     try:
         made = read_json(folder / "result.json").get("stage") in kind.made
         names = _names(folder, kind) if made else []
+        require_sound([folder / "result.json", *(one / "config.toml" for one in (folder, run))])
     except StoreError:
-        return  # what is damaged is left for whoever looks into it
+        return  # what is damaged is left for whoever looks into it: it might not be made again
     if names:
         place = folder / kind.prefix.rstrip("/")
         n_bytes = sum((folder / name).stat().st_size for name in names) if kind.prefix else bytes_of(folder)
