@@ -25,6 +25,7 @@ from thoughtlens.acts.store.meta import PROBLEMS, ROWS, USED
 from thoughtlens.acts.store.tables import stream
 from thoughtlens.acts.store.writer import StoreWriter
 from thoughtlens.core import (
+    DTYPES,
     Json,
     Plan,
     Ranks,
@@ -130,7 +131,7 @@ def write(cfg: ExtractConfig, tmp: Path, source: Source, writer: StoreWriter) ->
 
     On a CPU the two would only take each other's cores: a second thread brings its own OpenMP team.
     """
-    on_cpu = choose_device(cfg.model.device, getattr(torch, cfg.model.dtype)).type == "cpu"
+    on_cpu = choose_device(cfg.model.device, DTYPES[cfg.model.dtype]).type == "cpu"
     start = writer.cursor["next_batch"] if writer.cursor else 0
     thresholds, chunks = _thresholds(cfg, tmp, source, source.chunks(start, (0, 1)))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +87,7 @@ def _of_label(cfg: DirectionsConfig, rows: Rows) -> Directions:
     vectors, offsets = [], []
     known = torch.from_numpy(own >= 0)
     x = rows.x[known]
+    towards = _ridge(x) if cfg.made == "probe" else None
     for value in classes:
         has = torch.from_numpy(own == values.index(value))[known]
         if n[values.index(value)] < LEAST or int((~has).sum()) < LEAST:
@@ -94,8 +97,8 @@ def _of_label(cfg: DirectionsConfig, rows: Rows) -> Directions:
             )
         inside, outside = x[has].mean(0), x[~has].mean(0)
         vector = inside - outside
-        if cfg.made == "probe":
-            vector = _solved(x, vector)
+        if towards is not None:
+            vector = towards(vector)
         _require_length(vector, f"{cfg.label}={value}")
         vectors.append(vector)
         offsets.append(float((inside + outside) @ vector / vector.norm() / 2))
@@ -115,20 +118,21 @@ def _of_number(cfg: DirectionsConfig, rows: Rows, y: np.ndarray) -> Directions:
         )
     known = torch.from_numpy(np.isfinite(y))
     x, target = rows.x[known], torch.from_numpy(y)[known]
-    vector = _solved(x, ((target - target.mean())[:, None] * (x - x.mean(0))).mean(0))
+    vector = _ridge(x)(((target - target.mean())[:, None] * (x - x.mean(0))).mean(0))
     _require_length(vector, str(cfg.label))
     return Directions(
         vector[None].numpy(), (str(cfg.label),), source=f"ridge probe of the number {cfg.label}"
     )
 
 
-def _solved(x: Float64[Tensor, "n width"], towards: Float64[Tensor, " width"]) -> Float64[Tensor, " width"]:
+def _ridge(x: Float64[Tensor, "n width"]) -> Callable[[Tensor], Tensor]:
+    """Of these rows, what makes a probe's weights of the covariance with what it reads."""
     centred = x - x.mean(0)
+    if not bool(centred.any()):
+        return torch.zeros_like
     scatter = centred.T @ centred / len(x)
-    penalty = RIDGE * float(scatter.diagonal().mean()) * torch.eye(len(towards), dtype=x.dtype)
-    return (
-        torch.linalg.solve(scatter + penalty, towards) if bool(centred.any()) else torch.zeros_like(towards)
-    )
+    penalty = RIDGE * float(scatter.diagonal().mean()) * torch.eye(x.shape[1], dtype=x.dtype)
+    return partial(torch.linalg.solve, scatter + penalty)
 
 
 def _require_length(vector: Tensor, name: str) -> None:
