@@ -71,9 +71,7 @@ class Beside:
 
     def __init__(self, modules: Sequence[str], threads: int) -> None:
         forks = "forkserver" in multiprocessing.get_all_start_methods()
-        self._context = (
-            multiprocessing.get_context("forkserver") if forks else multiprocessing.get_context("spawn")
-        )
+        self._context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
         self._threads = threads
         self._workers: dict[Any, _Worker] = {}
         if forks:
@@ -218,7 +216,8 @@ def _serve(pipe: Connection, place: _Place, work: Callable[..., Any], arguments:
     sys.stderr = sys.stdout = _Said(send)
     try:
         send("value", work(room, *arguments))
-    except Exception as error:  # whatever it is, the parent raises it
+    # Whatever it is, the parent raises it.
+    except Exception as error:
         error.add_note(traceback.format_exc())
         send("error", _portable(error))
     except KeyboardInterrupt:  # the parent stops, and says so
@@ -229,7 +228,8 @@ def _portable(error: Exception) -> Exception:
     """The error, or what it says where it cannot be sent."""
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:  # in its own code
+    # An error pickles itself by code of its own, which can fail in any way.
+    except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
 
