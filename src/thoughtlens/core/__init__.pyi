@@ -63,6 +63,7 @@ from .records.record import schema as schema
 from .records.record import to_table as to_table
 from .records.record import write_rows as write_rows
 from .records.result import Result as Result
+from .records.result import aligned as aligned
 from .records.result import headline as headline
 from .records.result import number as number
 from .records.tensorfile import ITEM_BYTES as ITEM_BYTES

@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from thoughtlens.core import BY_NAME, Json, headline, number
+from thoughtlens.core import BY_NAME, Json, aligned, headline, number
 
 OF_FILES = {
     "schema", "versions", "git_commit", "machine", "config_identity", "digest", "inputs", "definitions",
@@ -118,9 +118,4 @@ def _cell(value: Any) -> str | None:
 def _table(rows: Sequence[tuple[str, ...]], indent: str = "  ") -> list[str]:
     """Aligned columns; empty ones are left out."""
     columns = [column for column in zip(*rows, strict=True) if any(column)]
-    widths = [max(map(len, column)) for column in columns]
-    lines = zip(*columns, strict=True)
-    return [
-        (indent + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))).rstrip()
-        for line in lines
-    ]
+    return [f"{indent}{line}".rstrip() for line in aligned([*zip(*columns, strict=True)])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -39,6 +39,12 @@ def headline(result: Mapping[str, Any]) -> list[Line]:
             definition = str(definitions.get(name, ""))
             lines.append(Line(name, number(table["value"]), interval, n, split, definition))
     return lines
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of text of a table's rows, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def number(value: Any, digits: int = 4) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from thoughtlens.core import BY_NAME, Number, of_table, read_parquet, read_result, read_rows
+from thoughtlens.core import BY_NAME, Number, aligned, of_table, read_parquet, read_result, read_rows
 from thoughtlens.evals import (
     RIVALS,
     ClassifyOutcome,
@@ -614,9 +614,7 @@ class Findings:
     def lines(self) -> list[str]:
         """All of it in about twelve lines, for a terminal."""
         heads = ("", "held by", "a probe reads it", "decides the answer", "values with latents")
-        rows = [heads, *(self._cells(one) for one in self.readable[:6])]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        table = ["  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        table = aligned([heads, *(self._cells(one) for one in self.readable[:6])])
         said = [*self.dictionary(), *filter(None, [self.comparison()])]
         return [self.opening(), *(table if self.readable else []), *said]
 

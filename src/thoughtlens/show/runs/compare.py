@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import scipy
 
-from thoughtlens.core import ConfigError, NotThereError, Record, number, read_result
+from thoughtlens.core import ConfigError, NotThereError, Record, aligned, number, read_result
 from thoughtlens.numerics import DELTA, Tested, compare, family, proportion
 from thoughtlens.show.runs.listing import is_run, line_of, runs_below, study_of
 from thoughtlens.show.runs.settings import Differs, differing, made
@@ -103,10 +103,8 @@ class Compared(Record):
         heads = [f"[{i}] {name}" for i, name in enumerate(self.names)]
         settings = [(row.setting, *(v or "-" for v in row.values)) for row in self.settings]
         numbers = [(f"{row.stage}.{row.name}", *map(_cell, row.runs)) for row in self.numbers]
-        lines = (
-            _aligned([("settings that differ", *heads), *settings]) if settings else ["no setting differs"]
-        )
-        lines += ["", *_aligned([("95 % intervals", *heads), *numbers]), ""]
+        lines = aligned([("settings that differ", *heads), *settings]) if settings else ["no setting differs"]
+        lines += ["", *aligned([("95 % intervals", *heads), *numbers]), ""]
         told = [text for row in self.numbers for text in _told(row, self.names)]
         rest = self.n_compared - len(told)
         lines += [
@@ -359,8 +357,3 @@ def _told(row: NumberRow, names: Sequence[str]) -> list[str]:
         for i, one in enumerate(row.runs)
         if one is not None and (gap := one.against) is not None and gap.verdict != "inconclusive"
     ]
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -16,6 +16,7 @@ from thoughtlens.core import (
     NotThereError,
     Record,
     StoreError,
+    aligned,
     number,
     read_json,
     read_recipe,
@@ -83,13 +84,8 @@ class RunList(Record):
             )
             for one in self.runs
         ]  # fmt: skip
-        widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
-        rows = [
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-            for row in (head, *lines)
-        ]
         n = len(self.runs)
-        return "\n".join([*rows, f"{n} {'run' if n == 1 else 'runs'}, {size(self.bytes)}"])
+        return "\n".join([*aligned([head, *lines]), f"{n} {'run' if n == 1 else 'runs'}, {size(self.bytes)}"])
 
 
 def list_runs(root: str | Path) -> RunList:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import scipy
 
-from thoughtlens.core import MismatchError, Record, number, read_parquet, read_result
+from thoughtlens.core import MismatchError, Record, aligned, number, read_parquet, read_result
 from thoughtlens.numerics import Tested, family
 from thoughtlens.studies.sweep.choose import LEVEL, Noise, pooled_noise
 from thoughtlens.studies.sweep.records import SettingRow, SweepOutcome
@@ -67,18 +67,9 @@ class Board(Record):
     def text(self) -> str:
         """A line for each setting."""
         head = (
-            "",
-            "setting",
-            "seeds",
-            "d_sae",
-            f"{self.by} (validation)",
-            f"{self.by} (test)",
-            "L0",
-            "dead",
-            "x first",
-            "p",
-            "verdict",
-        )
+            "", "setting", "seeds", "d_sae", f"{self.by} (validation)", f"{self.by} (test)", "L0", "dead",
+            "x first", "p", "verdict",
+        )  # fmt: skip
         rows = [
             (
                 f"{one.rank}", one.label, f"{one.n_seeds}", f"{one.d_sae:,}", number(one.validation),
@@ -89,10 +80,7 @@ class Board(Record):
             )
             for one in self.places
         ]  # fmt: skip
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        lines = [
-            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)
-        ]
+        lines = aligned([head, *rows])
         lines += [f"not trained: {label}" for label in self.not_trained]
         noise = self.seed_noise_sd_ln
         lines.append(
