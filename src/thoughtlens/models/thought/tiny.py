@@ -300,7 +300,7 @@ def members(name: str | Path = "codi-tiny") -> list[tuple[int, str]]:
     """(seed, variant) of every model under a shipped name or a directory of `distill`."""
     shipped_one = _named(name)[0]
     root = _root(shipped_one) if shipped_one in shipped() else Path(name).expanduser()
-    found = (file.parent for file in root.glob("seed*/*/config.json"))
+    found = (file.parent for file in root.glob("seed*/*/config.json")) if root.is_dir() else ()
     return sorted((int(d.parent.name.removeprefix("seed")), d.name) for d in found)
 
 
