@@ -49,8 +49,15 @@ def test_every_release_that_is_read_gives_a_folder_for_its_ids():
     )
     assert find("gpt2-small-attn-out-v5-32k/blocks.7.hook_attn_out").folder == "v5_32k_layer_7"
     assert find("owner/name") is None
-    with pytest.raises(ConfigError, match="llama_scope_lxr_8x cannot be read here: a layout of its own"):
-        find("llama_scope_lxr_8x/l3r_8x")
+    for name, folder in {
+        "llama_scope_lxr_8x/l3r_8x": "Llama3_1-8B-Base-L3R-8x",
+        "llama_scope_r1_distill/l9r_800m_openr1_math": "0-Slimpajama-800M-OpenR1-Math-220k/L9R",
+        "qwen-scope-3-8b-base-w64k-l50/layer7": "layer7.sae.pt",
+        "goodfire-llama-3.1-8b-instruct/layer_19": "Llama-3.1-8B-Instruct-SAE-l19.pth",
+    }.items():
+        assert find(name).folder == folder
+    with pytest.raises(ConfigError, match="temporal-sae-gemma-2-2b cannot be read here: a temporal SAE"):
+        find("temporal-sae-gemma-2-2b/x")
     with pytest.raises(ConfigError, match=r"Expected gpt2-small-res-jb/ID, .* got gpt2-small-res-jb"):
         find("gpt2-small-res-jb")
 

@@ -41,6 +41,8 @@ OWNERS = {
 USUAL_L0 = 100
 """Of SAEs that differ in L0 alone the one nearest to this is meant, as by SAELens's `canonical`."""
 WEIGHTS = ("*.safetensors", "params.npz", "ae.pt")
+OWN_FILES = ("layer*.sae.pt", "*-SAE-l*.pt*")
+"""Weights that are an SAE's place themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,10 @@ class Release(Record):
     """Templates of an id, and of its folder in the repository; `*`: see USUAL_L0."""
     processing: Json = field(default_factory=dict)
     """How TransformerLens had changed the model's weights."""
+    settings: Json = field(default_factory=dict)
+    """What their `cfg.json` leaves out, or has wrong."""
+    scales: dict[str, float] = field(default_factory=dict)
+    """By folder, what activations were multiplied by in training, where no file of theirs says it."""
     why: str | None = None
     """Why they are not read here."""
 
@@ -109,6 +115,11 @@ class Known(NamedTuple):
         """
         return f"{self.release.repo}:{_nearest(self.release.repo, self.folder)}"
 
+    @property
+    def scale(self) -> float | None:
+        """What activations were multiplied by, where no file of its own says it."""
+        return self.release.scales.get(self.folder)
+
 
 @cache
 def releases() -> dict[str, Release]:
@@ -137,6 +148,18 @@ def find(name: str) -> Known | None:
             f"got {name}"
         )
     return Known(release, folder)
+
+
+def of(path: Path) -> Known | None:
+    """The SAE of a release at a path, by its folders' names: a repository's, or the hub's cache's."""
+    parts = path.absolute().parts
+    for release in releases().values():
+        names = {release.repo.partition("/")[2], f"models--{release.repo.replace('/', '--')}"}
+        at = next((i for i, part in enumerate(parts) if part in names), None)
+        if at is not None:
+            inside = parts[at + 1 :]
+            return Known(release, "/".join(inside[2:] if inside[:1] == ("snapshots",) else inside))
+    return None
 
 
 def near(name: str) -> str:
@@ -182,7 +205,10 @@ def cached(repo: str) -> list[str]:
         root = Path(huggingface_hub.snapshot_download(repo, local_files_only=True))
     except (LocalEntryNotFoundError, OSError):
         return []
-    return sorted({str(file.parent.relative_to(root)) for kind in WEIGHTS for file in root.rglob(kind)})
+    found = {file.parent.relative_to(root) for kind in WEIGHTS for file in root.rglob(kind)}
+    found = {folder.parent if folder.name == "checkpoints" else folder for folder in found}
+    found |= {file.relative_to(root) for kind in OWN_FILES for file in root.rglob(kind)}
+    return sorted(map(str, found))
 
 
 def _folder(name: str, theirs: str, path: str) -> str | None:

@@ -14,13 +14,14 @@ from thoughtlens.sae.formats.gemma_scope import GemmaScope, GemmaScope2
 from thoughtlens.sae.formats.openai import OpenAI
 from thoughtlens.sae.formats.own import Own, to_sae
 from thoughtlens.sae.formats.portable import Portable
+from thoughtlens.sae.formats.published import Goodfire, LlamaScope, LlamaScope2, QwenScope
 from thoughtlens.sae.formats.sae_lens import SAELens
 from thoughtlens.sae.formats.sparsify import Sparsify
 from thoughtlens.sae.kinds.base import SAE
 
 POOLED = "pooled"
 """Name of the one SAE of a directory that holds no others; it lies in the directory itself."""
-PARTS = ("cfg.json", "config.json", "sae.safetensors", "sae_weights.safetensors")
+PARTS = ("cfg.json", "config.json", "hyperparams.json", "sae.safetensors", "sae_weights.safetensors")
 """Files that stand for the folder they lie in."""
 
 
@@ -46,6 +47,10 @@ FORMATS: dict[str, Format] = {
         GemmaScope2(),
         OpenAI(),
         CircuitTracer(),
+        LlamaScope(),
+        LlamaScope2(),
+        QwenScope(),
+        Goodfire(),
     )
 }
 

@@ -14,8 +14,8 @@ from thoughtlens.sae.formats import catalogue
 from thoughtlens.sae.formats.io import load
 from thoughtlens.sae.kinds.base import SAE
 
-HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?(:(?P<folder>[^:]+))?")
-FILES = ("cfg.json", "config.json", "*.safetensors", "params.npz", "ae.pt", "*.pt")
+HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?(:(?P<folder>.+))?")
+FILES = ("cfg.json", "config.json", "hyperparams.json", "*.safetensors", "params.npz", "*.pt", "*.pth")
 """Files of an SAE's folder that some format reads."""
 BESIDE = ("config.json", "config.yaml")
 """Files of a whole repository that say how its SAEs were trained."""

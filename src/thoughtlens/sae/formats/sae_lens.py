@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from thoughtlens.core import CheckpointError, Json, Record
-from thoughtlens.sae.formats import hooks
+from thoughtlens.sae.formats import catalogue, hooks
 from thoughtlens.sae.formats.arithmetic import (
     Forward,
     held,
@@ -289,7 +289,12 @@ class SAELens(Format):
 
     def _load(self, path: Path) -> tuple[_Settings, dict[str, Tensor]]:
         file, weights = path / "cfg.json", path / self.file
-        settings = settings_of(_Settings, _modern(read_table(file)), file)
+        known = catalogue.of(path)
+        table = _modern(read_table(file)) | (known.release.settings if known else {})
+        settings = settings_of(_Settings, table, file)
+        scale = known.scale if known and settings.normalize_activations == UNFOLDED[0] else None
+        if scale is not None:
+            settings = replace(settings, normalize_activations="none")
         architecture, norm = settings.architecture, settings.normalize_activations
         if architecture not in ARCHITECTURES:
             training = "; a checkpoint of its training: save the inference model"
@@ -311,7 +316,14 @@ class SAELens(Format):
         dtype = settings.dtype.removeprefix("torch.")
         if dtype not in DTYPES:
             raise CheckpointError(f"{file}: expected dtype among {', '.join(DTYPES)}, got {dtype!r}")
-        return settings, {name: tensor.to(DTYPES[dtype]) for name, tensor in tensors.items()}
+        tensors = {name: tensor.to(DTYPES[dtype]) for name, tensor in tensors.items()}
+        return settings, tensors if scale is None else _folded(tensors, scale)
+
+
+def _folded(tensors: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """Weights on raw activations, of those on activations times `scale`, as SAELens folds them."""
+    factors = {"W_enc": scale, "W_dec": 1 / scale, "b_dec": 1 / scale}
+    return {name: (tensor.double() * factors.get(name, 1.0)).float() for name, tensor in tensors.items()}
 
 
 def _modern(cfg: Json) -> Json:
