@@ -61,14 +61,12 @@ class SplicedFidelity(Accumulator):
                 f"{list(spliced.shape)} and {list(targets.shape)}"
             )
         keep = torch.ones_like(targets, dtype=torch.bool) if mask is None else mask
-        where = keep.reshape(-1).nonzero()[:, 0]
-        flat_groups = torch.zeros_like(targets) if groups is None else groups
-        vocab = clean.shape[-1]
+        where = keep.nonzero()
+        of = torch.zeros_like(targets) if groups is None else groups
         for some in where.split(CHUNK):
-            parts = _terms(
-                clean.reshape(-1, vocab)[some], spliced.reshape(-1, vocab)[some], targets.reshape(-1)[some]
-            )
-            ids = flat_groups.reshape(-1)[some].cpu().numpy()
+            here = some.unbind(1)  # not flattened: logits that are a part of a tensor would be copied
+            parts = _terms(clean[here], spliced[here], targets[here])
+            ids = of[here].cpu().numpy()
             for key in np.unique(ids):
                 self.sums.add(int(key), parts[ids == key].sum(0))
         self.n += len(where)
