@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from thoughtlens.core import MismatchError, NotThereError, Record
 from thoughtlens.sae.formats import formats, hooks
 from thoughtlens.sae.formats.catalogue import find
+from thoughtlens.sae.formats.native import read_header
 from thoughtlens.sae.formats.open import local
 from thoughtlens.sae.formats.says import Says, same_name
 
@@ -52,12 +54,18 @@ def card(source: str | Path, *, source_format: str | None = None, hook_name: str
     Raises:
         NotThereError: no SAE there, or several.
         ConfigError: two formats in one place, or a release that cannot be read.
-        MismatchError: a hook that nobody knows, or a head or name that no hook here gives.
+        MismatchError: of thoughts; a hook that nobody knows, or a head or name that no hook here gives.
         CheckpointError: damaged files.
     """
     known = None if Path(source).exists() else find(str(source))
     path = local(source)
     members = formats.members(path, source_format)
+    if any(_is_of_thoughts(one) for one in members.values()):
+        run = next((str(up) for up in (path, *path.parents) if (up / "acts").is_dir()), None)
+        raise MismatchError(
+            f"{source} was trained on continuous thoughts, not on text; look at the run that it is of"
+            + ("" if run is None else f": thoughtlens view {quote(run)}")
+        )
     if len(members) > 1:
         raise NotThereError(
             f"Expected one SAE at {source}, found {len(members)} in its folders "
@@ -66,10 +74,6 @@ def card(source: str | Path, *, source_format: str | None = None, hook_name: str
     ((fmt, place),) = members.values()
     sae = fmt.read(place)
     says = sae.says.over(known.release.says) if known else sae.says
-    if sae.provenance.get("thought_convention"):
-        raise MismatchError(
-            f"{source} was trained on continuous thoughts, not on text; look at the run that it is of"
-        )
     hook = sae.hook or hook_name
     if hook is None or not hooks.is_ours(hook):
         what = (
@@ -91,3 +95,8 @@ def card(source: str | Path, *, source_format: str | None = None, hook_name: str
         release=known.release.release if known else None,
         notes=sae.notes,
     )
+
+
+def _is_of_thoughts(found: formats.Found) -> bool:
+    own = found.format.name == "thoughtlens"
+    return own and bool(read_header(found.path).provenance.get("thought_convention"))
