@@ -18,11 +18,10 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator
-from datetime import date
 from pathlib import Path
 
 import numpy as np
-from run import RESULTS, processor
+from run import of_today, processor
 
 from thoughtlens.core import ASKED, BY_NAME, load_config
 from thoughtlens.studies import pipeline
@@ -101,7 +100,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=2)
     asked = parser.parse_args()
     os.environ[ASKED] = "1"
-    file = RESULTS / f"{date.today()}-growth.json"
+    file = of_today("growth")
     found = json.loads(file.read_text()) if file.is_file() else {"processor": processor(), "axes": {}}
     seconds({"problems": 250, "latents": 32, "saes": 1}, 1)  # compiles, and loads what is loaded once
     for axis in asked.axes:

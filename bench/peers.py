@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from run import RESULTS, processor
+from run import of_today, processor, settings_of, write
 
 from thoughtlens.acts.store.reader import ActivationStore
 
@@ -203,19 +203,14 @@ def main() -> None:
         found[name] = compare((SETTINGS | ON_GPU)[name], python, options.acts, options.steps)
         print(name, json.dumps(found[name]["ms"]), flush=True)
     print(table(found))
-    file = RESULTS / f"{date.today().isoformat()}-peers.json"
-    earlier = json.loads(file.read_text())["settings"] if file.exists() else {}
+    file = of_today("peers")
     header = {
         "date": date.today().isoformat(),
         "processor": processor(),
         "peers": versions(python),
         "torch": torch.__version__,
     }
-    file.write_text(
-        json.dumps({**header, "threads": torch.get_num_threads(), "settings": earlier | found}, indent=2)
-        + "\n"
-    )
-    print(f"written to {file}")
+    write(file, {**header, "threads": torch.get_num_threads(), "settings": settings_of(file) | found})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from run import RESULTS, processor
+from run import of_today, processor, write
 
 from peers import environment, versions
 from thoughtlens import sae as saes
@@ -177,9 +177,7 @@ def main() -> None:
         "date": date.today().isoformat(), "processor": processor(), "torch": torch.__version__,
         "peers": versions(python), "rows": n, "test_rows": len(test), "d_sae": options.d_sae, "k": options.k,
     }  # fmt: skip
-    file = RESULTS / f"{date.today().isoformat()}-quality.json"
-    file.write_text(json.dumps(header | {"runs": list(runs.values())}, indent=2) + "\n")
-    print(f"written to {file}")
+    write(of_today("quality"), header | {"runs": list(runs.values())})
 
 
 if __name__ == "__main__":

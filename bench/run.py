@@ -25,6 +25,22 @@ RUNS = {
 }
 
 
+def of_today(name: str = "") -> Path:
+    """The day's file of results of a script."""
+    return RESULTS / f"{date.today()}{name and f'-{name}'}.json"
+
+
+def settings_of(file: Path) -> dict:
+    """What the day's file holds already, by setting."""
+    return json.loads(file.read_text())["settings"] if file.exists() else {}
+
+
+def write(file: Path, table: dict) -> None:
+    """Write results, and say where."""
+    file.write_text(json.dumps(table, indent=2) + "\n")
+    print(f"written to {file}")
+
+
 def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     found = {"date": date.today().isoformat(), "machine": platform.platform(), "processor": processor()}
@@ -38,9 +54,7 @@ def main() -> None:
         )
         found[name] = json.loads(done.stdout)
         print(name, done.stdout, flush=True)
-    file = RESULTS / f"{found['date']}.json"
-    file.write_text(json.dumps(found, indent=2) + "\n")
-    print(f"written to {file}")
+    write(of_today(), found)
 
 
 def processor() -> str:

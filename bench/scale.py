@@ -24,7 +24,7 @@ from datetime import date
 from typing import Any
 
 import torch
-from run import RESULTS, processor
+from run import of_today, processor, settings_of, write
 
 from thoughtlens.core import Ranks, joined
 from thoughtlens.ops.bench.train_step import new_trainer
@@ -187,11 +187,9 @@ def main() -> None:
         rounds = max(1, options.rounds // 5) if extract else options.rounds
         found[name] = setting | summary((extractions if extract else train_steps)(setting, rounds))
         print(name, json.dumps(found[name]), flush=True)
-    file = RESULTS / f"{date.today().isoformat()}-scale.json"
-    earlier = json.loads(file.read_text())["settings"] if file.exists() else {}
+    file = of_today("scale")
     header = {"date": date.today().isoformat(), "processor": processor(), "torch": torch.__version__}
-    file.write_text(json.dumps(header | {"settings": earlier | found}, indent=2) + "\n")
-    print(f"written to {file}")
+    write(file, header | {"settings": settings_of(file) | found})
 
 
 if __name__ == "__main__":

@@ -22,14 +22,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ["WANDB_MODE"] = "disabled"
 
 import torch
-from run import RESULTS, processor
+from run import of_today, processor
 from sae_lens import SAE
 from sae_lens.config import LoggingConfig, SAETrainerConfig
 from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
@@ -194,7 +193,7 @@ def main() -> None:
     rows = [row for seed in args.seeds for row in measure(seed, args.rows)]
     size = {"features": FEATURES, "d_in": D_IN, "d_sae": D_SAE, "rows": args.rows, "test_rows": TEST}
     table = {"processor": processor(), "torch": torch.__version__, **size, "runs": rows}
-    file = RESULTS / f"{date.today()}-synth.json"
+    file = of_today("synth")
     file.write_text(json.dumps(table, indent=1) + "\n", "utf-8")
     print("| kind | library | " + " | ".join(SHOWN) + " |")
     for kind, library in dict.fromkeys((row["kind"], row["library"]) for row in rows):
