@@ -13,7 +13,7 @@ from thoughtlens.core import BY_NAME, OccupiedError, read_json, read_rows
 from thoughtlens.latents import ExplanationRow
 from thoughtlens.show import list_runs
 from thoughtlens.show.report.config import ReportConfig
-from thoughtlens.studies.directions import read
+from thoughtlens.studies.directions import _link, read
 
 pytestmark = pytest.mark.slow
 D, KINDS = 12, ("addition", "division", "mixed")
@@ -72,3 +72,10 @@ def test_a_file_of_directions_is_read_on_another_place(run, done, tmp_path):
 
 def test_a_run_of_directions_is_listed_beside_its_run(run, done):
     assert str(done.run) in [one.path for one in list_runs(run.parent).runs]
+
+
+def test_a_link_to_activations_that_have_moved_is_made_anew(run, tmp_path):
+    place = tmp_path / "acts"
+    place.symlink_to(tmp_path / "where they were")
+    _link(run / "acts", place)
+    assert place.resolve() == (run / "acts").resolve()

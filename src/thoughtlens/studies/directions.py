@@ -155,6 +155,8 @@ def _link(acts: Path, place: Path) -> None:
     """The run's activations at `place`, without a second copy of them."""
     if place.exists():
         return
+    if place.is_symlink():  # to activations that have moved since
+        place.unlink()
     try:
         place.symlink_to(os.path.relpath(acts.resolve(), place.parent.resolve()), target_is_directory=True)
     except OSError:  # a system that allows no links of folders

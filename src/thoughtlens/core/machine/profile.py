@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from thoughtlens.core.errors import ThoughtlensError
 from thoughtlens.core.records.files import read_json, write_json
 from thoughtlens.core.records.record import Record
 
@@ -138,6 +139,8 @@ def taken_costs() -> list[Cost]:
 def keep(run: Path) -> list[str]:
     """Write what was noted into the run's `profile.json`, in the place of what it says of the same stages.
 
+    A file that is damaged is made anew: the run that was measured does not fail for it.
+
     Returns:
         The lines of a table; none where nothing was measured.
     """
@@ -148,7 +151,9 @@ def keep(run: Path) -> list[str]:
         Cost(stage=ALL, seconds=round(time.monotonic() - _BEGUN, 3), processor_seconds=_processor_of_all())
     )
     file, new = run / FILE, {one.stage for one in costs}
-    there = [Cost.from_json(one) for one in read_json(file)["costs"]] if file.is_file() else []
+    there: list[Cost] = []
+    with suppress(ThoughtlensError, KeyError, TypeError):
+        there = [Cost.from_json(one) for one in read_json(file)["costs"]] if file.is_file() else []
     kept = [one for one in there if one.stage not in new]
     write_json(file, {"costs": [one.to_json() for one in (*kept, *costs)]})
     rows = [HEAD, *(one.line() for one in costs)]
