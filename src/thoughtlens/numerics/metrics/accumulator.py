@@ -130,7 +130,7 @@ def rows_of(x: Tensor, what: str = "activations") -> Float[Tensor, "batch d"]:
     if x.ndim < 2:
         raise DataError(f"Expected {what} of shape [rows, d], got {list(x.shape)}; add a batch dimension")
     rows = x.detach().reshape(-1, x.shape[-1]).double()
-    if not torch.isfinite(rows).all():
+    if not (torch.isfinite(rows.sum()) or torch.isfinite(rows).all()):  # the sum alone is much faster
         bad = int((~torch.isfinite(rows).all(1)).nonzero()[0])
         raise DataError(
             f"Expected finite {what}, got NaN or Inf in row {bad} of the batch; drop or repair such rows"
