@@ -100,18 +100,3 @@ def test_of_a_question_in_which_all_words_count_only_some_are_replaced():
     (found,) = find_patterns([Example(0, words, 1.0, masks=(4, 5))], probe, lambda token: [1, 2], limits)
     assert found[0].concrete == 60
     assert n_asked == [1, 60, 2 * MOST_WIDENED] and sum(n_asked) == most_asked(60, 2)
-
-
-def test_a_gap_is_not_stretched_past_what_fails():
-    """7 counts up to three words after 3: gaps of 2 hold, 4 fail, and 8, 16, 32, ... are never run."""
-    lengths = []
-
-    def probe(sequences, _):
-        lengths.extend(map(len, sequences))
-        return np.array([float(one[-1] == 7 and 3 in one[-4:-1]) for one in sequences])
-
-    words = np.array([4, 5, 6, 4, 5, 6, 3, 7])
-    limits = Limits(context=256, importance=0.5)
-    (found,) = find_patterns([Example(0, words, 1.0, masks=(4, 5))], probe, lambda token: [], limits)
-    assert [(item.tokens, item.least, item.most) for item in found[0].items] == [((7,), 0, 0), ((3,), 0, 2)]
-    assert max(lengths) == len(words)

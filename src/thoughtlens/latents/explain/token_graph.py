@@ -218,8 +218,7 @@ def _stretch(cuts: list[_Cut], probe: Probe, cfg: Limits) -> None:
     ]
     _try([(side, 1) for side in sides if side.room >= 1], probe, cfg)
     held = [side for side in sides if 1 in side.held]
-    while asked := [(side, step) for side in held if not side.failed for step in side.doubled()[:1]]:
-        _try(asked, probe, cfg)
+    _try([(side, step) for side in held for step in side.doubled()], probe, cfg)
     _try([(side, step) for side in held for step in side.between()], probe, cfg)
     for side in sides:
         low, high = side.cut.gaps[side.k]
