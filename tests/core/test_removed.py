@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,14 @@ def test_what_is_not_the_same_again_is_said(tmp_path, capsys):
     remove(tmp_path / "a", ["codes/0/large.bin"])
     run(tmp_path / "a", "another machine")
     assert "not the same to the last byte" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../elsewhere/gone.bin", "/elsewhere/gone.bin", ""])
+def test_a_note_that_names_files_outside_of_its_folder_is_damaged(tmp_path, name):
+    run(tmp_path / "a")
+    (tmp_path / "elsewhere").mkdir()
+    note = {"schema": 1, "files": {name: {"bytes": 1, "sha256": "0"}}}
+    (tmp_path / "a" / REMOVED).write_text(json.dumps(note))
+    with pytest.raises(StoreError, match="a name that none can have"):
+        remove(tmp_path / "a", ["codes/0/large.bin"])
+    assert (tmp_path / "elsewhere").is_dir() and (tmp_path / "a" / "codes" / "0" / "large.bin").is_file()

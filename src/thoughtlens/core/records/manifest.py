@@ -98,6 +98,7 @@ def removed(folder: Path) -> dict[str, Listed]:
     files = read_json(file).get("files")
     if not isinstance(files, dict):
         raise StoreError(f"{file} is damaged: it names no files; restore it")
+    _require_names(folder, files)
     return {name: Listed.from_json(one) for name, one in files.items() if not (folder / name).exists()}
 
 
@@ -112,11 +113,16 @@ def listed(folder: Path) -> dict[str, Listed]:
     gone = removed(folder)
     every = _listed(folder, _signature(folder / LIST), _signature(folder / "meta.json"))
     found = {name: one for name, one in every.items() if name not in gone}
-    for name in found:
+    _require_names(folder, found)
+    return found
+
+
+def _require_names(folder: Path, names: Iterable[str]) -> None:
+    """See that names are of files inside of a folder."""
+    for name in names:
         parts = name.split("/")
         if "\0" in name or len(parts) > 99 or not all(0 < len(p.encode()) < 256 and p != ".." for p in parts):
             raise StoreError(f"{folder} lists a file {name!r}, a name that none can have; it is damaged")
-    return found
 
 
 def require_sound(files: Iterable[Path]) -> None:
