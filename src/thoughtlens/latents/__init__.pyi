@@ -35,6 +35,9 @@ from .codes.readout import of_thoughts as of_thoughts
 from .codes.tokens import load_tokenizer as load_tokenizer
 from .codes.tokens import quoted as quoted
 from .codes.tokens import token_texts as token_texts
+from .codes.translator import TRANSLATORS as TRANSLATORS
+from .codes.translator import Translator as Translator
+from .codes.translator import read_translators as read_translators
 from .directions.records import DirectionRow as DirectionRow
 from .directions.records import DirectionsOutcome as DirectionsOutcome
 from .explain.about import Said as Said

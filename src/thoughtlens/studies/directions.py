@@ -24,6 +24,7 @@ from thoughtlens.core import (
     say,
     validate_config,
 )
+from thoughtlens.latents import TRANSLATORS
 from thoughtlens.show import Run
 from thoughtlens.studies import pipeline
 
@@ -76,12 +77,9 @@ def read(
     stage = BY_NAME[FOLDER]
     table = apply_overrides(stage.config, {"file": str(file)} if file else {}, own)
     acts = run / "acts"
-    if (
-        table.get("made") == "lens"
-        and (run / "lens" / "translators.safetensors").is_file()
-        and table.get("thoughts")
-    ):
-        table.setdefault("translators", str(run / "lens"))
+    lens = run / BY_NAME["lens"].directory
+    if table.get("made") == "lens" and table.get("thoughts") and (lens / TRANSLATORS).is_file():
+        table.setdefault("translators", str(lens))
     out = Path(out) if out else run / FOLDER / _name(file, table)
     cfg: Any = validate_config(stage.config, {**table, "acts": str(acts)})
     cfg.require_source()

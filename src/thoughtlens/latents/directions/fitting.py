@@ -6,18 +6,17 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Int
-from safetensors.torch import load_file
 from torch import Tensor
 
 from thoughtlens.acts import ActivationStore, language_model, thought_model
 from thoughtlens.core import ConfigError, DataError, NotThereError
 from thoughtlens.latents.codes.labels import encode_labels, encode_numbers, is_number, own_columns
 from thoughtlens.latents.codes.readout import Readout, of_text, of_thoughts
+from thoughtlens.latents.codes.translator import TRANSLATORS, read_translators
 from thoughtlens.latents.directions.config import DirectionsConfig
 from thoughtlens.sae import Covariance, Directions
 
@@ -169,19 +168,18 @@ def _ids(readout: Readout, token: str) -> list[int]:
     return np.flatnonzero(readout.word_of == word).tolist()
 
 
-def _translator(cfg: DirectionsConfig, hook_name: str):
+def _translator(cfg: DirectionsConfig, hook_name: str) -> Callable[[Tensor], Tensor]:
     """The tuned lens at one thought; without one nothing is changed."""
     if cfg.translators is None:
         return lambda x: x
-    file = Path(cfg.translators) / "translators.safetensors"
+    file = cfg.translators / TRANSLATORS
     if cfg.thoughts is None or len(cfg.thoughts) != 1:
         raise ConfigError("translators: a tuned lens belongs to one thought; name it: thoughts=[3]")
     if not file.is_file():
         raise NotThereError(f"translators: expected a finished lens stage with {file}, found none")
-    found, place = load_file(file), f"{hook_name}/{cfg.thoughts[0]}"
-    if f"{place}/weight" not in found:
+    found = read_translators(file).get((hook_name, cfg.thoughts[0]))
+    if found is None:
         raise ConfigError(
             f"translators: {file} has no tuned lens of {hook_name} at thought {cfg.thoughts[0]}"
         )
-    weight, bias = found[f"{place}/weight"], found[f"{place}/bias"]
-    return lambda x: x + x @ weight + bias
+    return found

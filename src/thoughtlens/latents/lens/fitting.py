@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file, save_file
 
-from thoughtlens.core import Parts, progress, whole
+from thoughtlens.core import Parts, progress
 from thoughtlens.latents.codes.readout import LensInput
+from thoughtlens.latents.codes.translator import Translator
 from thoughtlens.latents.lens import tuned
 from thoughtlens.latents.lens.records import KLRow
 from thoughtlens.latents.lens.rows import CellRows, cell_rows, group_numbers
-from thoughtlens.latents.lens.tuned import Translator
 from thoughtlens.models import ThoughtModel
 from thoughtlens.numerics import bootstrap_means, doubts_of_means
 
@@ -56,17 +56,7 @@ def _gain(given: LensInput, cell: CellRows, kl: np.ndarray, translator: Translat
         thought_idx=cell.thought_idx,
         n=len(kl),
         n_fit=n_fit,
-        is_identity=not bool(translator.weight.any() or translator.bias.any()),
+        is_identity=translator.is_identity,
         kl_gain_doubt=doubts_of_means(columns[:, -1:], groups)[0],
         **numbers,
     )
-
-
-def save_translators(found: list[CellRows], translators: list[Translator], file: Path) -> None:
-    """One safetensors file: `layers.8:out/3/weight` [d, d] and `.../bias` [d] of hook and thought."""
-    tensors = {}
-    for cell, translator in zip(found, translators, strict=True):
-        place = f"{cell.hook_name}/{cell.thought_idx}"
-        tensors |= {f"{place}/weight": translator.weight, f"{place}/bias": translator.bias}
-    with whole(file) as part:
-        save_file(tensors, part)

@@ -27,14 +27,14 @@ from thoughtlens.core import (
     write_rows,
 )
 from thoughtlens.latents.codes.readout import LensInput, of_text, of_thoughts
+from thoughtlens.latents.codes.translator import TRANSLATORS, Translator, save_translators
 from thoughtlens.latents.lens import latents, score
 from thoughtlens.latents.lens.config import LensConfig
-from thoughtlens.latents.lens.fitting import fit_all, save_translators
+from thoughtlens.latents.lens.fitting import fit_all
 from thoughtlens.latents.lens.readings import read_all, readings_table, tokens_table
 from thoughtlens.latents.lens.records import KLRow, LensOutcome, ReadingRow, SummaryRow, TokenRow
 from thoughtlens.latents.lens.rows import cell_rows
 from thoughtlens.latents.lens.summary import best, headline, objections, summarise
-from thoughtlens.latents.lens.tuned import Translator
 from thoughtlens.numerics import too_narrow
 from thoughtlens.sae import SAE, differences, load_members
 
@@ -103,7 +103,8 @@ def _work(cfg: LensConfig, tmp: Path) -> LensOutcome:
     gains: list[KLRow] = []
     if model is not None and _is_tuned(cfg, store.meta.kind):
         translators = fit_all(given, model, found, parts)
-        save_translators(found, translators, tmp / "translators.safetensors")
+        places = [(cell.hook_name, cell.thought_idx) for cell in found]
+        save_translators(dict(zip(places, translators, strict=True)), tmp / TRANSLATORS)
         gains = parts.summaries(range(len(found)), KLRow)
         write_rows(tmp / "kl.parquet", KLRow, gains)
     readings = read_all(given, found, translators)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from thoughtlens.acts import ActivationStore
 from thoughtlens.latents.codes.readout import Readout
+from thoughtlens.latents.codes.translator import Translator
 from thoughtlens.latents.lens.config import LensConfig
 from thoughtlens.latents.lens.rows import CellRows
 from thoughtlens.models import Place, ThoughtBatch, ThoughtModel, collect
@@ -27,17 +28,6 @@ RIDGE = 1e-2
 LOOKS = 12
 """Times at which a translator is compared with the best so far."""
 FINAL = "thought_out"
-
-
-@dataclass(frozen=True)
-class Translator:
-    """`h + h @ weight + bias`."""
-
-    weight: Float[Tensor, "d d"]
-    bias: Float[Tensor, " d"]
-
-    def __call__(self, h: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        return h + h @ self.weight + self.bias
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,7 @@ from thoughtlens.core import (
     to_table,
     warn,
 )
-from thoughtlens.latents import of_thoughts, own_sae
+from thoughtlens.latents import TRANSLATORS, of_thoughts, own_sae
 from thoughtlens.models import ThoughtModel, beside, is_right, parse_number, thoughts
 from thoughtlens.numerics import proportion
 from thoughtlens.problems import Rule, first_break, written
@@ -255,7 +255,7 @@ def _lenses(
     others = None if rule is None or set(cfg.lenses) == {"logit"} else _other_problems(cfg, store)
     if others is None or rule is None:
         return logit_lens(readout, model.spec.thoughts), []
-    translators = cfg.lens and cfg.lens / "translators.safetensors"
+    translators = cfg.lens and cfg.lens / TRANSLATORS
     has_lens = own and "tuned" in cfg.lenses and translators is not None and translators.is_file()
     material = Material(
         model=model,

@@ -22,11 +22,11 @@ import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from thoughtlens.core import whole
-from thoughtlens.latents import Readout
+from thoughtlens.latents import Readout, Translator, read_translators
 from thoughtlens.models import Place, ThoughtBatch, ThoughtModel, collect
 from thoughtlens.problems import Rule, written
 from thoughtlens.sae import SAE
@@ -71,8 +71,8 @@ def choose(given: Material) -> tuple[Lenses, list[LensRow]]:
     plain, spec = logit_lens(given.readout, given.model.spec.thoughts), given.model.spec
     if min(len(given.fit), len(given.choose)) < ENOUGH or not spec.n_thoughts:
         return plain, []
-    tuned = {} if given.translators is None else load_file(given.translators)
-    hooks = {OUT, *(name.rpartition("/")[0].rpartition("/")[0] for name in tuned)}
+    tuned = {} if given.translators is None else read_translators(given.translators)
+    hooks = {OUT, *(hook for hook, _ in tuned)}
     hooks |= set() if given.sae is None else set(given.sae.hook_names)
     states = [_states(given.model, table, sorted(hooks)) for table in (given.fit, given.choose)]
     labels = _Labels(given.fit, given.choose, plain.words)
@@ -181,22 +181,20 @@ def _words(table: pa.Table, name: str) -> list[str]:
     return ["" if value is None else written(value) for value in table[name].to_pylist()]
 
 
-def tuned_lenses(readout: Readout, translators: Mapping[str, Tensor], p: int) -> Iterator[Lens]:
+def tuned_lenses(
+    readout: Readout, translators: Mapping[tuple[str, int], Translator], p: int
+) -> Iterator[Lens]:
     """The run's translators of a thought, but for those that change nothing."""
-    for name in translators:
-        hook, thought, kind = name.rsplit("/", 2)
-        weight, bias = translators[f"{hook}/{thought}/weight"], translators[f"{hook}/{thought}/bias"]
-        if kind != "weight" or int(thought) != p or not bool(weight.any() or bias.any()):
-            continue
-        yield _translated(readout, hook, weight, bias)
+    for (hook, thought), translator in translators.items():
+        if thought == p and not translator.is_identity:
+            yield _translated(readout, hook, translator)
 
 
-def _translated(readout: Readout, hook: str, weight: Tensor, bias: Tensor) -> Lens:
+def _translated(readout: Readout, hook: str, translator: Translator) -> Lens:
     def shares(x: Tensor) -> Tensor:
-        return readout.logits(x + x @ weight + bias, hook).softmax(-1)
+        return readout.logits(translator(x), hook).softmax(-1)
 
-    own = {"weight": weight, "bias": bias}
-    return Lens(TUNED, hook, shares, readout.word_of, readout.chunk, tensors=own)
+    return Lens(TUNED, hook, shares, readout.word_of, readout.chunk, tensors=vars(translator))
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,7 +308,7 @@ def kept(file: Path, readout: Readout, thoughts: Sequence[int], sae: Callable[[]
     for p, (kind, hook, own_words) in told.items():
         own = {name.partition("/")[2]: one for name, one in tensors.items() if name.startswith(f"{p}/")}
         if kind == TUNED:
-            at[p] = _translated(readout, hook, own["weight"], own["bias"])
+            at[p] = _translated(readout, hook, Translator(own["weight"], own["bias"]))
         else:
             fit = _linear(own) if kind == PROBE else _firing(sae().at(hook, p).encode, own)
             classes = np.array([number[word] for word in own_words])

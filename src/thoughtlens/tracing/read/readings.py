@@ -10,11 +10,21 @@ from shlex import quote
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from thoughtlens.acts import ActivationStore
 from thoughtlens.core import BY_NAME, ConfigError, NotThereError, Number, read_result, require_made_from
-from thoughtlens.latents import Eye, Found, Readout, Said, chosen, of_thoughts, own_sae
+from thoughtlens.latents import (
+    TRANSLATORS,
+    Eye,
+    Found,
+    Readout,
+    Said,
+    Translator,
+    chosen,
+    of_thoughts,
+    own_sae,
+    read_translators,
+)
 from thoughtlens.models import BUNDLED, Place, ThoughtModel, load_model, tiny
 from thoughtlens.sae import SAE
 from thoughtlens.tracing.chains.records import READERS, PlaceRow, TraceOutcome
@@ -115,10 +125,9 @@ class Thinker:
     @cached_property
     def tuned(self) -> _Tuned:
         """The run's tuned lens, if it has one."""
-        file = self.run and self.run / BY_NAME["lens"].directory / "translators.safetensors"
-        return _Tuned(
-            of_thoughts(self.model), load_file(file) if file and file.is_file() else {}, self.lenses.words
-        )
+        file = self.run and self.run / BY_NAME["lens"].directory / TRANSLATORS
+        own = read_translators(file) if file and file.is_file() else {}
+        return _Tuned(of_thoughts(self.model), own, self.lenses.words)
 
     @cached_property
     def others(self) -> Others:
@@ -243,13 +252,13 @@ class _Tuned:
     """A tuned lens at the layers before a thought is handed on."""
 
     readout: Readout
-    translators: Mapping[str, torch.Tensor]
+    translators: Mapping[tuple[str, int], Translator]
     words: Sequence[str]
 
     @property
     def hooks(self) -> list[str]:
         """Where it reads."""
-        return list(dict.fromkeys(name.rsplit("/", 2)[0] for name in self.translators))
+        return list(dict.fromkeys(hook for hook, _ in self.translators))
 
     def read(self, own: Seen, i: int, thought: int) -> list[tuple[str, str, float]] | None:
         """What it reads on the way to a thought of question i; None without one."""
