@@ -364,3 +364,13 @@ def test_activations_that_the_model_does_not_give_are_refused(text, tmp_path):
     sae = identity_sae(tmp_path / "sae", tmp_path / "acts")
     with pytest.raises(MismatchError, match="does not give the activations"):
         spliced((tmp_path / "acts", model), tmp_path, sae)
+
+
+def test_what_is_wrong_with_several_saes_is_said_once_with_their_names(tmp_path):
+    acts = write(tmp_path / "acts", {HOOKS[0]: codes(200) @ atoms()})
+    for name in ("left", "right"):
+        oracle(tmp_path / "sae" / name, acts)
+    with pytest.raises(DataError) as caught:
+        validate(config(acts, tmp_path / "sae"), tmp_path / "out")
+    assert str(caught.value).count("trained on 140 vectors") == 1
+    assert "left" in str(caught.value) and "right" in str(caught.value)

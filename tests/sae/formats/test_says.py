@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from thoughtlens.acts import ActivationStore
 from thoughtlens.core import MismatchError
 from thoughtlens.sae.convert.config import ConvertConfig
 from thoughtlens.sae.convert.stage import convert
+from thoughtlens.sae.formats.formats import FORMATS
+from thoughtlens.sae.formats.open import load_sae
 from thoughtlens.sae.formats.says import KEY, Says, differences, of_store, said
 
 SAID = {
@@ -247,3 +250,35 @@ def test_lengths_are_folded_in_float32(tmp_path):
     pre = ((x - b_dec) @ W_enc + b_enc) * W_dec.norm(dim=1)
     fires = torch.zeros_like(pre).scatter(1, pre.topk(foreign.K).indices, 1.0) * (pre > 0)
     assert ((sae.double().encode(x) != 0) == (fires != 0)).all()
+
+
+@pytest.mark.parametrize(
+    "target", ["thoughtlens", "sae_lens", "dictionary_learning", "gemma_scope_2", "sparsify"]
+)
+def test_thoughts_and_hook_come_back_from_every_format_with_a_place_for_them(tmp_path, target):
+    own = {
+        "thoughts": [0, 2],
+        "thought_convention": "codi",
+        "acts_digest": "a1",
+        "model": "EleutherAI/pythia-70m",
+    }
+    source = FORMATS["dictionary_learning"].read(
+        foreign.dictionary(tmp_path, "AutoEncoderTopK" if target == "sparsify" else "BatchTopKSAE")
+    )
+    sae = replace(source, provenance=own, hook="layers.3.mlp:in")
+    written = FORMATS[target].write(sae, tmp_path / target)
+    back = load_sae(tmp_path / target)
+    assert back.hook_names == ["layers.3.mlp:in"] and not any("no place" in one for one in written.notes)
+    assert {key: back.provenance[key] for key in own} == own
+    assert back.provenance["model"] == sae.model
+
+
+@pytest.mark.parametrize("target", ["gemma_scope", "openai", "circuit_tracer"])
+def test_a_format_without_a_place_for_them_says_what_it_leaves_out(tmp_path, target):
+    kinds = {"openai": foreign.dictionary(tmp_path / "relu", "AutoEncoder")}
+    kinds |= {"gemma_scope": kinds["openai"]}
+    path = kinds.get(target) or foreign.sae_lens(tmp_path, "transcoder")
+    source = FORMATS["sae_lens" if target == "circuit_tracer" else "dictionary_learning"].read(path)
+    written = FORMATS[target].write(replace(source, provenance={"thoughts": [0, 2]}), tmp_path / target)
+    (line,) = [note for note in written.notes if "no place" in note]
+    assert line.endswith("thoughts") and ("hook, model" in line) == (target != "circuit_tracer")

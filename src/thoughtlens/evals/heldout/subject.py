@@ -211,7 +211,7 @@ def objections(subject: Subject) -> list[str]:
             f"L0 is {l0:.1f} on rows of width {subject.width}: above d_in / 4, where any dictionary "
             f"reconstructs"
         )
-    return [f"{subject.label}: {text}" for text in found]
+    return found
 
 
 def training_rows(subject: Subject) -> int | None:

@@ -169,17 +169,20 @@ def _splicer(cfg: ValidateConfig, store: ActivationStore) -> Splicer | ThoughtSp
 def _check(cfg: ValidateConfig, subjects: list[Subject]) -> list[str]:
     """Refuse what means nothing; with `force`, warn instead."""
     store_digest = digest(cfg.acts)
-    warnings, refused = [], []
+    warnings: list[str] = []
+    wrong: dict[str, list[str]] = {}
     for subject in subjects:
         warnings += check_store(
             store_digest, subject.store.meta.reading, subject.sae, subject.label, cfg.force
         )
-        refused += objections(subject)
+        for text in objections(subject):
+            wrong.setdefault(text, []).append(subject.label)
         if subject.source.n < MIN_ROWS_PER_DIM * subject.width:
             warnings.append(
                 f"{subject.label}: judged on {subject.source.n:,} vectors of width {subject.width}, fewer "
                 f"than {MIN_ROWS_PER_DIM} per dimension; look at the intervals"
             )
+    refused = [f"{', '.join(labels)}: {text}" for text, labels in wrong.items()]
     if refused and not cfg.force:
         raise DataError(
             f"These numbers would mean nothing. {'; '.join(refused)}. Use held-out rows, more of them, or a "

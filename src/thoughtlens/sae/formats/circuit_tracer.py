@@ -21,7 +21,7 @@ from thoughtlens.sae.formats import hooks
 from thoughtlens.sae.formats.arithmetic import Forward, held, largest, onto, weighted_rows
 from thoughtlens.sae.formats.base import Format
 from thoughtlens.sae.formats.files import read_safetensors, write_tensors
-from thoughtlens.sae.formats.fitting import as_jumprelu, cannot_hold, unsigned
+from thoughtlens.sae.formats.fitting import as_jumprelu, cannot_hold, left_out, unsigned
 from thoughtlens.sae.formats.portable import Names, Portable, checked, require_keys
 from thoughtlens.sae.formats.says import Says
 
@@ -103,7 +103,8 @@ class CircuitTracer(Format):
         )
         sides = zip((sae.hook, sae.hook_out), USUAL, strict=True)
         return sae.noting(
-            *(f"{usual} was written for a hook that is not known" for h, usual in sides if not h)
+            *left_out(sae, "hook", "model"),
+            *(f"{usual} was written for a hook that is not known" for h, usual in sides if not h),
         )
 
     def weights_of(self, sae: Portable, out: Path) -> Path:

@@ -33,6 +33,7 @@ from thoughtlens.sae.formats.fitting import (
     rule_of,
     unsigned,
     with_pre_bias,
+    written,
 )
 from thoughtlens.sae.formats.portable import Names, Portable, Rule, checked, require_keys
 from thoughtlens.sae.formats.says import Says
@@ -223,7 +224,7 @@ class DictionaryLearning(Format):
                 "io": "in" if (sae.hook or "").endswith(":in") else "out",
                 "ctx_len": sae.says.context_size,
             },
-            "thoughtlens": {"hook_name": sae.hook, "provenance": sae.provenance},
+            "thoughtlens": written(sae),
         }
         extra = {
             "k": torch.tensor(sae.k or 0, dtype=torch.int32),

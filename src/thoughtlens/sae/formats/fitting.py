@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from thoughtlens.core import MismatchError
+from thoughtlens.core import Json, MismatchError
 from thoughtlens.sae.formats.portable import RULES, Portable
 
 BLOCK = 1024
@@ -25,6 +25,20 @@ def cannot_hold(fmt: str, what: str, instead: str) -> MismatchError:
 def rule_of(sae: Portable) -> str:
     """Its rule, for refusals."""
     return f"the rule {sae.rule} ({RULES[sae.rule]})"
+
+
+def written(sae: Portable) -> Json:
+    """An SAE's `settings.Ours`, for the settings file of another library."""
+    return {"hook_name": sae.hook, "hook_name_out": sae.hook_out, "provenance": sae.provenance}
+
+
+def left_out(sae: Portable, *kept: str) -> list[str]:
+    """What is known of an SAE and has no place in a file: one line, or nothing."""
+    own = sae.provenance
+    known = {"hook": sae.hook, "model": sae.model, "thoughts": own.get("thoughts")}
+    known |= {"convention of thoughts": own.get("thought_convention"), "store": own.get("acts_digest")}
+    lost = [what for what, value in known.items() if value is not None and what not in kept]
+    return [f"the file has no place for its {', '.join(lost)}"] if lost else []
 
 
 def in_float32(sae: Portable) -> Portable:

@@ -6,7 +6,7 @@ without subtraction of b_dec. The second also holds transcoders, with or without
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +24,13 @@ from thoughtlens.sae.formats.fitting import (
     cannot_hold,
     doubts,
     in_float32,
+    left_out,
     unsigned,
+    written,
 )
 from thoughtlens.sae.formats.portable import Names, Portable, checked, require_keys
 from thoughtlens.sae.formats.says import Says
-from thoughtlens.sae.formats.settings import Text, read_settings
+from thoughtlens.sae.formats.settings import Ours, OursOrNone, Text, read_settings
 
 SKIP = "affine_skip_connection"
 FIRST = Names({name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")})
@@ -78,7 +80,7 @@ class GemmaScope(Format):
         out.mkdir(parents=True, exist_ok=True)
         arrays = {name: tensor.numpy() for name, tensor in FIRST.write(sae.weights).items()}
         np.savez(out / self.file, **arrays)  # type: ignore[arg-type]
-        return sae.noting("the file holds no hook name")
+        return sae.noting(*left_out(sae))
 
     def forward(self, path: Path, x: Tensor) -> Forward:
         """Its own rule on float64 rows."""
@@ -94,6 +96,7 @@ class _Settings(Record):
     model_name: Text = None
     hf_hook_point_in: Text = None
     hf_hook_point_out: Text = None
+    thoughtlens: OursOrNone = field(default_factory=Ours)
 
 
 class GemmaScope2(Format):
@@ -111,7 +114,7 @@ class GemmaScope2(Format):
             raise CheckpointError(
                 f"{config.parent}: expected architecture jump_relu, got {settings.architecture!r}"
             )
-        hook_in, hook_out = settings.hf_hook_point_in, settings.hf_hook_point_out
+        hook_in, hook_out, ours = settings.hf_hook_point_in, settings.hf_hook_point_out, settings.thoughtlens
         tensors = _capital(read_safetensors(file))
         require_keys(tensors, {*SECOND.theirs.values()} - ({SKIP} - tensors.keys()), file)
         weights = SECOND.read(tensors)
@@ -124,9 +127,10 @@ class GemmaScope2(Format):
             weights,
             pre_bias=False,
             transcoder=transcoder or weights.W_enc.shape[:1] != weights.W_dec.shape[1:],
-            hook=hooks.from_hf(hook_in),
-            hook_out=hooks.from_hf(hook_out) if transcoder else None,
+            hook=ours.hook_name or hooks.from_hf(hook_in),
+            hook_out=(ours.hook_name_out or hooks.from_hf(hook_out)) if transcoder else None,
             says=Says(model=settings.model_name),
+            provenance=ours.provenance,
         )
         return checked(unsigned(sae), file)
 
@@ -140,6 +144,7 @@ class GemmaScope2(Format):
             "hf_hook_point_in": hooks.to_hf(sae.hook) or "",
             "hf_hook_point_out": hooks.to_hf(hook_out) or "",
             "affine_connection": sae.weights.W_skip is not None,
+            "thoughtlens": written(sae),
         }
         self.save(out, WRITTEN.write(sae.weights), config, "config.json")
         return sae

@@ -12,7 +12,7 @@ from thoughtlens.core import CheckpointError, Record
 from thoughtlens.sae.formats.arithmetic import Forward, held, largest, layer_norm, onto, weighted_columns
 from thoughtlens.sae.formats.base import Format
 from thoughtlens.sae.formats.files import alone, read_pt
-from thoughtlens.sae.formats.fitting import cannot_hold, rule_of, with_pre_bias
+from thoughtlens.sae.formats.fitting import cannot_hold, left_out, rule_of, with_pre_bias
 from thoughtlens.sae.formats.portable import Names, Portable, Rule, checked, require_keys
 from thoughtlens.sae.formats.settings import Whole, settings_of
 
@@ -79,7 +79,7 @@ class OpenAI(Format):
         }
         out.mkdir(parents=True, exist_ok=True)
         torch.save(state, out / self.file)
-        return sae.noting("the file holds no hook name and no statistics of the latents")
+        return sae.noting("the file holds no statistics of the latents", *left_out(sae))
 
     def forward(self, path: Path, x: Tensor) -> Forward:
         """Its own rule on float64 rows."""

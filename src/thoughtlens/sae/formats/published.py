@@ -10,12 +10,12 @@ from typing import Annotated, NamedTuple
 import torch
 from torch import Tensor
 
-from thoughtlens.core import CheckpointError, Json, Record
+from thoughtlens.core import CheckpointError, Json, MismatchError, Record
 from thoughtlens.sae.formats import catalogue, hooks
 from thoughtlens.sae.formats.arithmetic import Forward, held, largest, onto, weighted_columns
 from thoughtlens.sae.formats.base import Format
 from thoughtlens.sae.formats.files import read_pt, read_safetensors
-from thoughtlens.sae.formats.fitting import as_transcoder, cannot_hold, unsigned
+from thoughtlens.sae.formats.fitting import as_transcoder, unsigned
 from thoughtlens.sae.formats.portable import Names, Portable, Rule, Weights, checked, require_keys
 from thoughtlens.sae.formats.says import Says
 from thoughtlens.sae.formats.settings import TABLE, Text, Whole, read_settings
@@ -42,7 +42,7 @@ class Published(Format):
 
     def write(self, sae: Portable, out: Path) -> Portable:
         """Raise MismatchError: nobody reads it but its own publisher."""
-        raise cannot_hold(self.name, "what others made, it is only read here", "use --to sae_lens")
+        raise MismatchError(f"{self.name} is only read here, not written; use --to sae_lens")
 
 
 class Scales(NamedTuple):

@@ -33,6 +33,7 @@ from thoughtlens.sae.formats.fitting import (
     rule_of,
     unit_decoder,
     unsigned,
+    written,
 )
 from thoughtlens.sae.formats.portable import (
     InputNorm,
@@ -387,11 +388,7 @@ def _metadata(sae: Portable, trained: str) -> tuple[Json, list[str]]:
         "dataset_path": says.dataset,
         "model_from_pretrained_kwargs": says.processing,
         "seqpos_slice": [None],
-        "thoughtlens": {
-            "hook_name": sae.hook,
-            "hook_name_out": sae.hook_out,
-            "provenance": sae.provenance,
-        },
+        "thoughtlens": written(sae),
     }, notes
 
 

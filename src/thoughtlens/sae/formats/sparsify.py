@@ -15,9 +15,16 @@ from thoughtlens.sae.formats import hooks
 from thoughtlens.sae.formats.arithmetic import Forward, held, largest, onto, weighted_rows
 from thoughtlens.sae.formats.base import Format
 from thoughtlens.sae.formats.files import read_safetensors
-from thoughtlens.sae.formats.fitting import as_transcoder, cannot_hold, refuse_norm, rule_of, with_pre_bias
+from thoughtlens.sae.formats.fitting import (
+    as_transcoder,
+    cannot_hold,
+    refuse_norm,
+    rule_of,
+    with_pre_bias,
+    written,
+)
 from thoughtlens.sae.formats.portable import Names, Portable, Rule, checked, require_keys
-from thoughtlens.sae.formats.says import Says
+from thoughtlens.sae.formats.says import Says, said
 from thoughtlens.sae.formats.settings import (
     Count,
     Ours,
@@ -87,7 +94,9 @@ class Sparsify(Format):
             k=settings.k,
             pre_bias=not settings.transcode,
             hook=ours.hook_name or hook,
-            says=Says(model=training.model, context_size=training.ctx_len, dataset=training.dataset),
+            says=Says(model=training.model, context_size=training.ctx_len, dataset=training.dataset).over(
+                said(ours.provenance)
+            ),
             provenance=ours.provenance,
             notes=why,
         )
@@ -115,11 +124,7 @@ class Sparsify(Format):
             "skip_connection": sae.weights.W_skip is not None,
             "transcode": sae.transcoder,
             "d_in": sae.d_in,
-            "thoughtlens": {
-                "hook_name": sae.hook,
-                "hook_name_out": sae.hook_out,
-                "provenance": sae.provenance,
-            },
+            "thoughtlens": written(sae),
         }
         self.save(out, NAMES.write(sae.weights), settings)
         folder = hooks.to_folder(sae.hook)
