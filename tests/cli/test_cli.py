@@ -307,3 +307,9 @@ def test_an_interruption_is_said_in_one_line(number):
     assert err.splitlines()[-1] == (
         "error: interrupted; what was finished is kept, the same command continues"
     )
+
+
+@pytest.mark.parametrize("source", [[], [""]])
+def test_a_look_at_nothing_says_what_is_missing(source):
+    done = CliRunner().invoke(app, ["look", *source])
+    assert done.exit_code == 2 and "missing, as in: thoughtlens look" in done.output

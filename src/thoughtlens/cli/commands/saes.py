@@ -87,7 +87,7 @@ def look(
         found = listed(source or "")
         none = "" if found else f"no release or model of the catalogue goes by {source!r}"
         return told({"releases": [one.to_json() for one in found]}, none)
-    if source is None:
+    if not source:
         example = "thoughtlens look gpt2-small-res-jb/blocks.6.hook_resid_pre"
         raise typer.BadParameter(f"missing, as in: {example}", param_hint="SAE")
     from thoughtlens.studies.look import Ask, look
