@@ -115,9 +115,8 @@ def read(
 def _divided(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """Settings of the directions, and those of the stages that read them."""
     others = tuple(f"{name}." for name in READ)
-    return [one for one in overrides if not one.startswith(others)], [
-        one for one in overrides if one.startswith(others)
-    ]
+    own = [one for one in overrides if not one.startswith(others)]
+    return own, [one for one in overrides if one.startswith(others)]
 
 
 def _settings(recipe: pipeline.Recipe, name: str, out: Path) -> Config:

@@ -13,6 +13,7 @@ BATCHES = "centred on the mean of each batch there"
 VARIANCE = "the variance of x - x_hat there, which a constant offset does not change"
 LEGACY = "a mean over rows of each row's own share, centred on its batch"
 ZEROS = "against zeros in the hook's place there, against the mean of its training rows here"
+OWN_ERROR = "a mean over rows of each row's own error there, over its square"
 BOS_TOO = "; its own evaluation replaces the begin-of-sequence position, too"
 
 
@@ -42,12 +43,7 @@ THERE: dict[str, tuple[_Pair, ...]] = {
     "gemma_scope": (SAME_L0, _Pair("fvu", "fvu", "fvu"), _Pair("delta_loss", "delta_ce", "delta_ce")),
     "openai": (
         SAME_L0,
-        _Pair(
-            "normalized_mean_squared_error",
-            "openai_normalized_mse",
-            "fvu",
-            "a mean over rows of each row's own error there, over its square",
-        ),
+        _Pair("normalized_mean_squared_error", "openai_normalized_mse", "fvu", OWN_ERROR),
     ),
 }
 """By format; what each library calls the share of variance, the number that fire, and what a splice costs."""
