@@ -168,9 +168,9 @@ def _count(lm: LanguageModel, batch: Sequence[Window], changes: Changes, tallies
                 x_hat[kept] = change(x[kept].float()).to(x)
                 return x_hat
 
-            with replace(lm.model, hook, splice):
-                spliced = lm.model(**inputs).logits[:, :-1]
-            tallies[hook, name].update(clean, spliced, targets, counted, groups[:, 1:])
+            with replace(lm.model, hook, splice):  # unnamed: logits of two changes would be held at once
+                found = tallies[hook, name]
+                found.update(clean, lm.model(**inputs).logits[:, :-1], targets, counted, groups[:, 1:])
 
 
 class _Sums(NamedTuple):

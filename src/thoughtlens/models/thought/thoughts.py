@@ -28,7 +28,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -749,7 +749,6 @@ def _outside(p: int, tap: Tap, state: State, spec: ThoughtSpec, blank: Tensor) -
     )
 
 
-@lru_cache(maxsize=1 << 16)
 def parse_number(text: str) -> float | None:
     """The last number of a text, commas removed; None if there is none, or one too large for a float."""
     found = re.findall(r"-?\d+\.?\d*", text.replace(",", ""))
