@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.docs import standins
-from thoughtlens.core import ConfigError, HookError, MismatchError, NotThereError, OccupiedError
+from thoughtlens.core import ConfigError, DataError, HookError, MismatchError, NotThereError, OccupiedError
 from thoughtlens.show import Run
 from thoughtlens.studies.look import Ask, look
 
@@ -129,6 +129,26 @@ def test_what_is_no_sae(tmp_path, tiny_lm_dir):
     refused(r"found 2 in its folders \(a, b, ..\)", NotThereError, several, out)
     nowhere = sae_lens(tmp_path / "hookless", tiny_lm_dir, hook_name=None)
     refused("does not say where it was trained; say it, as in: --hook", MismatchError, nowhere, out)
+
+
+def test_a_text_that_is_none_stops_before_anything_is_written(tmp_path, tiny_lm_dir):
+    theirs, out = sae_lens(tmp_path / "theirs", tiny_lm_dir), tmp_path / "out"
+    for words, content in {
+        "Expected text in .*, found none": b"  \n\n",
+        "not UTF-8": b"caf\xe9 " * 90,
+        "is no text: there are zero bytes in it": b"a\0b c" * 90,
+        r"1 document\(s\), of which none falls into the split": b"one line only",
+    }.items():
+        (text := tmp_path / "text.txt").write_bytes(content)
+        refused(words, DataError, theirs, out, text=text)
+    refused("found no such file", NotThereError, theirs, out, text=tmp_path / "none.txt")
+    refused(
+        "says its hook is 'layers.1:out', not 'layers.2:out'",
+        MismatchError,
+        theirs,
+        out,
+        hook_name="layers.2:out",
+    )
 
 
 def test_the_librarys_own_numbers_stand_beside_ours_in_result_and_report(looked):

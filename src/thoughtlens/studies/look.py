@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from thoughtlens.acts import ExtractConfig
-from thoughtlens.core import BY_NAME, DTYPES, ConfigError, Json, MismatchError, Result, load_config, say, warn
+from thoughtlens.core import (
+    BY_NAME,
+    DTYPES,
+    ConfigError,
+    DataError,
+    Json,
+    MismatchError,
+    Result,
+    load_config,
+    say,
+    warn,
+)
 from thoughtlens.latents import load_tokenizer
 from thoughtlens.models import ModelConfig, context_length, read_config, widths
+from thoughtlens.problems import TextConfig, iter_documents
 from thoughtlens.sae import Card, card, hub_model
 from thoughtlens.studies import pipeline
 
@@ -23,6 +36,8 @@ USUAL: dict[str, Json] = {
 }
 """Of a first look, changed by overrides; numbers that mean little are marked, and no reason to stop."""
 USUAL_CONTEXT = 256
+LOOKED_INTO = 1000
+"""Documents that are read before anything is written."""
 BOS = {True: "always", False: "never", None: "tokenizer"}
 WITH = {True: "with", False: "without"}
 
@@ -60,6 +75,7 @@ def look(ask: Ask, out: str | Path, *, jobs: int | None = 1) -> Result:
         ConfigError: two formats in one place, no model named, or a setting that there is not.
         MismatchError: a model, width, site, begin-of-sequence token or context that is not the SAE's, before
             anything is extracted.
+        DataError: a text that cannot be read, or too short to hold some of it out.
         OccupiedError: `out` holds something else.
     """
     found = card(ask.source, source_format=ask.source_format, hook_name=ask.hook_name)
@@ -72,6 +88,8 @@ def look(ask: Ask, out: str | Path, *, jobs: int | None = 1) -> Result:
     for line in wrong:
         warn(line)
     _require_widths(found, extract.model)
+    if ask.text is not None:
+        _require_text(extract, cfg.stages)
     as_ours = {"to": "thoughtlens", "source_format": found.format, "hook_name": ask.hook_name}
     table = as_ours | {"source": found.path, "release": found.release}
     convert = BY_NAME["convert"]
@@ -138,6 +156,23 @@ def _of_settings(found: Card, extract: ExtractConfig) -> list[str]:
             f"{extract.context_length}"
         )
     return wrong
+
+
+def _require_text(extract: ExtractConfig, stages: Sequence[str]) -> None:
+    """See that one's own text can be read, and that something of it is left to judge on."""
+    cfg = extract.problems
+    if not isinstance(cfg, TextConfig):
+        return
+    tokenizer = load_tokenizer(extract.model.name, extract.model.revision)
+    rows = list(itertools.islice(iter_documents(cfg, tokenizer), LOOKED_INTO))
+    if any("\0" in row["question"] for row in rows):
+        raise DataError(f"{cfg.source} is no text: there are zero bytes in it")
+    lacking = [one for one in ("train", "test") if one not in {row["split"] for row in rows}]
+    if lacking and not {"validate", "lens"}.isdisjoint(stages):
+        raise DataError(
+            f"{cfg.source}: {len(rows)} document(s), of which none falls into the split "
+            f"{' or '.join(lacking)}: give more of them (in a .txt, an empty line parts two)"
+        )
 
 
 def _require_widths(found: Card, model: ModelConfig) -> None:

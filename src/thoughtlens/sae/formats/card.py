@@ -80,6 +80,8 @@ def card(source: str | Path, *, source_format: str | None = None, hook_name: str
             f"was trained at {hook}, which no hook here is" if hook else "does not say where it was trained"
         )
         raise MismatchError(f"{source} {what}; say it, as in: --hook layers.8:out")
+    if hook_name and not sae.hook_assumed and hooks.meaning(hook_name) != hooks.meaning(hook):
+        raise MismatchError(f"{source} says its hook is {hook!r}, not {hook_name!r}; leave --hook out")
     if sae.transcoder and sae.hook_out is None:
         raise MismatchError(f"{source} is a transcoder that does not say what it predicts")
     return Card(
