@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -206,3 +207,22 @@ def test_help_stays_on_one_screen_and_cuts_no_line():
     for rows in TASKS.values():
         for names, what in rows.items():
             assert any(line.split() == [*names.split(), *what.split()] for line in lines), names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("offered", "spaceless"), [("sae.k=", True), ("pilot", False)])
+def test_bash_leaves_no_space_behind_the_equals_of_a_setting(offered, spaceless):
+    command = [sys.executable, "-c", "from thoughtlens.cli import main; main()", "--show-completion", "bash"]
+    env = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    script = subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout
+    name = re.search(r"^(_\w+)\(\)", script, re.M)[1]
+    asked = f"""
+        env() {{ echo {offered}; }}
+        compopt() {{ echo told "$@"; }}
+        {script}
+        COMP_WORDS=(thoughtlens run pilot x); COMP_CWORD=3
+        {name} thoughtlens
+        echo "${{COMPREPLY[@]}}"
+    """
+    said = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True).stdout
+    assert said.split("\n")[:-1] == [*["told -o nospace"] * spaceless, offered]

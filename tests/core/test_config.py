@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,11 +13,13 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from thoughtlens.core import (
+    BY_NAME,
     Config,
     ConfigError,
     NotThereError,
     apply_overrides,
     differences,
+    field_paths,
     identity,
     load_config,
     to_toml,
@@ -199,3 +202,41 @@ def test_what_cannot_be_unset_or_is_no_list_is_refused(override, message):
 def test_an_unknown_key_names_the_keys_of_its_own_table():
     with pytest.raises(ConfigError, match=r"known keys: model\.name, model\.dtype$"):
         load_config(Recipe, {}, ["model.quite_other_word=1"])
+
+
+def every_config(cls=Config):
+    return [one for sub in cls.__subclasses__() for one in (sub, *every_config(sub))]
+
+
+@pytest.mark.parametrize("way", ["override", "table"])
+def test_errors_name_settings_as_they_were_written(way):
+    for stage in BY_NAME.values():
+        assert stage.config
+    classes = {cls for cls in every_config() if cls.aliases and cls.__module__.startswith("thoughtlens.")}
+    seen = set()
+    for cls in classes:
+        for alias, target in cls.aliases.items():
+            if target not in (cls.model_fields if way == "table" else field_paths(cls)):
+                continue
+            wrong = {"strange": ["strange"]}
+            with pytest.raises(ConfigError) as caught:
+                if way == "table":
+                    load_config(cls, {alias: [wrong]})
+                else:
+                    load_config(cls, {}, [f"{alias}=[{{strange=1}}]"])
+            said = str(caught.value)
+            assert re.search(rf"(^|; ){alias}\b|table; set one", said), (cls, alias, said)
+            assert alias == target or not re.search(rf"(^|; ){re.escape(target)}\b", said), (cls, alias, said)
+            seen.add(alias)
+    assert {"from", "token", "n_steps", "steps"} <= seen
+
+
+def test_another_name_of_a_setting_is_taken_from_a_file_and_told_where_it_is_near(tmp_path):
+    cls = BY_NAME["directions"].config
+    file = tmp_path / "some.toml"
+    file.write_text('acts = "x"\nfrom = "pca"\n')
+    assert load_config(cls, file).made == "pca"
+    with pytest.raises(ConfigError, match="did you mean 'from'"):
+        load_config(cls, {"acts": "x", "fromm": "pca"})
+    with pytest.raises(ConfigError, match="unknown key 'from'"):
+        load_config(cls, {"acts": "x", "from": "pca", "made": "pca"})

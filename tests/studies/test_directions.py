@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 from thoughtlens.acts import import_activations
 from thoughtlens.core import BY_NAME, OccupiedError, read_json, read_rows
 from thoughtlens.latents import ExplanationRow
-from thoughtlens.show import list_runs
+from thoughtlens.show import Run, list_runs
+from thoughtlens.show.report.blocks import Picture
 from thoughtlens.show.report.config import ReportConfig
+from thoughtlens.show.report.page import sections_of
 from thoughtlens.studies.directions import _link, read
 
 pytestmark = pytest.mark.slow
@@ -31,8 +36,15 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def done(run):
-    return read(run, None, ["from=diffmean", "label=operation", "share=0.3"])
+def told():
+    """What is said while the directions are read."""
+    return StringIO()
+
+
+@pytest.fixture(scope="module")
+def done(run, told):
+    with redirect_stderr(told):
+        return read(run, None, ["from=diffmean", "label=operation", "share=0.3"])
 
 
 def test_both_ends_are_explained_and_shown_as_directions(run, done):
@@ -57,6 +69,18 @@ def test_the_report_says_direction_and_not_latent(run, done):
     assert "the run has no validate stage" not in page
     prose = re.sub(r"\([^)]*\)", "", page)  # without the files of figures, which keep their names
     assert "latent" not in prose.lower().split("## provenance")[0]
+
+
+def test_figures_and_the_progress_line_name_directions(done, told):
+    assert re.search(r"explain directions: \d+ ends? in", told.getvalue())
+    figures = [
+        block.figure
+        for section in sections_of(Run.open(done.run), 4)
+        for block in section.blocks
+        if isinstance(block, Picture)
+    ]
+    said = {one.get_text() for figure in figures for one in figure.findobj(Text)}
+    assert figures and not [text for text in said if "latent" in text.lower()]
 
 
 def test_the_same_call_does_nothing_again_and_other_settings_are_refused(run, done):

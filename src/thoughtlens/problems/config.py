@@ -229,4 +229,4 @@ def named(source: str, files: tuple[Path, ...] = (), overrides: Sequence[str] = 
     """The problems of that source; `files` are those of a published set, `overrides` further settings."""
     cls: Any = KINDS[OF_SOURCE.get(source, "table")]
     table = {"source": source} | ({"files": files} if files else {})
-    return validate_config(cls, apply_overrides(cls, table, overrides))
+    return validate_config(cls, apply_overrides(cls, table, overrides), overrides)

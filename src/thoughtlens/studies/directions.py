@@ -81,7 +81,7 @@ def read(
     if table.get("made") == "lens" and table.get("thoughts") and (lens / TRANSLATORS).is_file():
         table.setdefault("translators", str(lens))
     out = Path(out) if out else run / FOLDER / _name(file, table)
-    cfg: Any = validate_config(stage.config, {**table, "acts": str(acts)})
+    cfg: Any = validate_config(stage.config, {**table, "acts": str(acts)}, own)
     cfg.require_source()
     recipe = pipeline.load({**pipeline.settings_of(Run.open(run).recipe), "stages": list(READ)}, rest)
     _require_same(acts, out / "acts")

@@ -548,7 +548,7 @@ def run_one(
         _require_table_of(stage, source, table)
         table = apply_overrides(stage.config, table, overrides)
         table |= {key: str(path) for key, path in (inputs or {}).items()}
-        cfg, target = validate_config(stage.config, table), Path(out)
+        cfg, target = validate_config(stage.config, table, overrides), Path(out)
     if plan_only:
         estimate = stage.say_plan(cfg)
         return {"plan": {name: estimate.to_json()} if estimate else {}}

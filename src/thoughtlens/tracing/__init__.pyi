@@ -19,6 +19,7 @@ from .graphs.records import GraphEdge as GraphEdge
 from .graphs.records import GraphNode as GraphNode
 from .graphs.records import graphs_in as graphs_in
 from .graphs.records import name_of as name_of
+from .graphs.records import place_of_graph as place_of_graph
 from .graphs.records import read_graph as read_graph
 from .graphs.viewers import for_viewers as for_viewers
 from .graphs.viewers import write_for_viewers as write_for_viewers

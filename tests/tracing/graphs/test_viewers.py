@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from thoughtlens.core import ThoughtlensError
-from thoughtlens.tracing import Graph, GraphEdge, GraphNode, for_viewers, write_for_viewers
+from thoughtlens.tracing import Graph, GraphEdge, GraphNode, for_viewers, place_of_graph, write_for_viewers
 
 
 class Strict(BaseModel):
@@ -132,3 +132,13 @@ def test_a_folder_lists_its_graphs_once_each(graph, tmp_path):
     (tmp_path / "graph-metadata.json").write_text("[]")
     with pytest.raises(ThoughtlensError, match="list of graphs"):
         write_for_viewers(graph, tmp_path)
+
+
+def test_problems_that_differ_in_a_sign_have_graphs_of_their_own_and_old_ones_are_found(tmp_path):
+    ways = [place_of_graph(tmp_path, "problem", one).name for one in ("3-2", "3+2", "3*2", "any-3-000001")]
+    assert len({*ways}) == 4 and {ways[0], ways[3]} == {"problem-3-2", "problem-any-3-000001"}
+    old = tmp_path / "graphs" / "text-the-cat-sat"
+    old.mkdir(parents=True)
+    (old / "config.toml").write_text('text = "The cat"\ntarget = " sat"\n')
+    assert place_of_graph(tmp_path, "text", "The cat", " sat") == old
+    assert place_of_graph(tmp_path, "text", "The cat sat") != old

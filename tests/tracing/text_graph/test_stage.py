@@ -155,7 +155,7 @@ def test_the_command_takes_a_text_or_a_file(run, tmp_path, capsys, monkeypatch):
     (one, name), (several, _) = asked
     assert (one.text, one.target, one.budget, name) == (TEXT, " x", 7, f"{name_of('text', TEXT + ' x')}.tmp")
     assert (several.text, several.texts) == (None, tmp_path / "texts.txt")
-    assert {path.name for path in (run / "graphs").iterdir()} >= {name_of("text", TEXT + " x")}
+    assert {path.name for path in (run / "graphs").iterdir()} >= {name_of("text", TEXT, " x")}
     with pytest.raises(NotThereError, match=r"found no file nosuch\.txt"):
         app(["circuit", str(run), "--text", "nosuch.txt"], standalone_mode=False)
     with pytest.raises(StoreError, match="a graph of a text is made with --text"):

@@ -110,6 +110,18 @@ def program(
     """See what a language model is thinking: extract, train, validate, interpret, classify, report."""
 
 
+def _without_space() -> None:
+    """Let bash put no space behind the `=` of a completed setting, where its value goes."""
+    from typer import _completion_shared
+
+    scripts = getattr(_completion_shared, "_completion_scripts", {})
+    told = "    [[ ${COMPREPLY[0]} == *= ]] && compopt -o nospace\n    return 0\n"
+    scripts |= {"bash": scripts["bash"].replace("    return 0\n", told)} if "bash" in scripts else {}
+
+
+_without_space()
+
+
 def _recipes(incomplete: str) -> list[str]:
     from thoughtlens.core import recipe_names
 

@@ -75,16 +75,16 @@ def _chosen(run: Path, given: dict[str, str], target: str | None) -> tuple[str, 
     if not given:
         _require_thoughts(run)
         return "circuit", run / BY_NAME["circuit"].directory, {}
-    from thoughtlens.tracing import FOLDER, name_of
+    from thoughtlens.tracing import place_of_graph
 
     if "problem" in given:
-        return "graph", run / FOLDER / name_of("problem", given["problem"]), given
+        return "graph", place_of_graph(run, "problem", given["problem"]), given
     asked = given["text"]
     is_file = len(asked) < MOST_PATH and Path(asked).is_file()
     if not is_file and " " not in asked and Path(asked).suffix in TEXTS:
         raise NotThereError(f"--text: expected a text, or a file with one per line, found no file {asked}")
     table = {"texts": asked} if is_file else given
-    place = run / FOLDER / name_of("text", f"{asked}{target or ''}")
+    place = place_of_graph(run, "text", asked, *(() if target is None else (target,)))
     return "textgraph", place, table if target is None else table | {"target": target}
 
 

@@ -60,16 +60,17 @@ class Config(BaseModel):
         return False
 
     aliases: ClassVar[Mapping[str, str]] = {}
-    """Shorter and former names of settings, for overrides: key -> dotted key."""
+    """Shorter and former names of settings: key -> dotted key; a dotted one is known to overrides alone."""
 
     @model_validator(mode="before")
     @classmethod
     def _written_short(cls, table: Any) -> Any:
-        """What may be written shorter: a table of a choice is of the default's kind unless it names another,
-        one value stands for a list of one, and `null` unsets what can be unset."""
+        """What may be written shorter: a setting by another of its names, a table of a choice is of the
+        default's kind unless it names another, one value stands for a list of one, and `null` unsets what
+        can be unset."""
         if not isinstance(table, dict):
             return table
-        table = dict(table)
+        table = {_name_of(cls, key, table): value for key, value in table.items()}
         for name in table.keys() & cls.model_fields.keys():
             field, value = cls.model_fields[name], table[name]
             if value == NULL and _can_be_unset(field):
@@ -118,19 +119,59 @@ def load_config(cls: type[C], source: str | Path | dict, overrides: Sequence[str
         ConfigError: not TOML, an unknown key (the nearest known one is named), or a bad value.
     """
     table = translate_config(source) if isinstance(source, dict) else read_recipe(source)
-    return validate_config(cls, apply_overrides(cls, table, overrides))
+    return validate_config(cls, apply_overrides(cls, table, overrides), overrides)
 
 
-def validate_config(cls: type[C], table: dict) -> C:
-    """`cls(**table)` with every complaint on one line."""
+def validate_config(cls: type[C], table: dict, overrides: Sequence[str] = ()) -> C:
+    """`cls(**table)` with every complaint on one line, in the names that the table, or one of the overrides
+    that were applied to it, has for its settings."""
     try:
         return cls.model_validate(table)
     except ValidationError as error:
         told = error.errors()
         errors = [one for one in told if not _follows(one, told)]
-        said = [_explain(cls, e) for e in errors[:MOST_SAID]]
+        said = [_explain(cls, e, _Written(cls, table, overrides)) for e in errors[:MOST_SAID]]
         said += [f"and {len(errors) - MOST_SAID} more"] if len(errors) > MOST_SAID else []
         raise ConfigError("; ".join(said)) from None
+
+
+class _Written:
+    """What the settings are called where they were written."""
+
+    def __init__(self, cls: type[Config], table: dict, overrides: Sequence[str]) -> None:
+        self.cls, self.table = cls, table
+        keys = [item.partition("=")[0].strip() for item in overrides]
+        self.names = {cls.aliases[key]: key for key in keys if key in cls.aliases}
+
+    def name(self, dotted: str) -> str:
+        """The same key in those words."""
+        for key in sorted(self.names, key=len, reverse=True):
+            if f"{dotted}.".startswith(f"{key}."):
+                return self.names[key] + dotted[len(key) :]
+        parts, table = dotted.split("."), self.table
+        for i, part in enumerate(parts):
+            if not isinstance(table, dict):
+                break
+            models = _model_at(self.cls, dotted.split(".")[:i])
+            own = {key for model in models for key, to in model.aliases.items() if to == part}
+            parts[i] = part if part in table else next((key for key in table if key in own), part)
+            table = table.get(parts[i])
+        return ".".join(parts)
+
+    def message(self, text: str, dotted: str) -> str:
+        """A message that begins with the name of a setting below `dotted`."""
+        name, colon, rest = text.partition(":")
+        if not colon or not name.isidentifier():
+            return text
+        whole = f"{dotted}.{name}" if dotted else name
+        told = self.name(whole)
+        return text if told == whole else f"{told.removeprefix(f'{self.name(dotted)}.')}:{rest}"
+
+
+def _name_of(cls: type[Config], key: str, table: dict) -> str:
+    """The field that a key of a table means."""
+    name = cls.aliases.get(key, key)
+    return name if name in cls.model_fields and not {key, name} <= table.keys() else key
 
 
 def _follows(one: ErrorDetails, told: Sequence[ErrorDetails]) -> bool:
@@ -386,7 +427,7 @@ def _choices(model: type[Config], leaf: str) -> tuple[Any, ...]:
     return get_args(model.model_fields[leaf].annotation) if leaf in model.model_fields else ()
 
 
-def _explain(cls: type[Config], error: ErrorDetails) -> str:
+def _explain(cls: type[Config], error: ErrorDetails, written: _Written) -> str:
     where = [str(part) for part in error["loc"] if isinstance(part, str | int)]
     known = set(field_paths(cls))
     dotted = ".".join(where)
@@ -396,14 +437,15 @@ def _explain(cls: type[Config], error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
         others = sorted(set(where) - set(dotted.split(".")))
         if dotted in known and others:
-            return f"{dotted}: {others[0]} has no such setting"
+            return f"{written.name(dotted)}: {others[0]} has no such setting"
         return _unknown(cls, dotted)
+    message = written.message(error["msg"].removeprefix("Value error, "), dotted)
+    dotted = written.name(dotted)
     if error["type"] == "missing":
         return f"{dotted}: required and not given"
     if error["type"] == "union_tag_invalid":
         said = error.get("ctx", {})
         return f"{dotted}: expected one of {said['expected_tags']}, got {said['tag']!r}"
-    message = error["msg"].removeprefix("Value error, ")
     return (
         f"{dotted or cls.__name__}: {message} (got {error['input']!r})"
         if not isinstance(error["input"], dict | BaseModel)
@@ -423,7 +465,8 @@ def _unknown(cls: type[Config], dotted: str) -> str:
         )
     paths = field_paths(cls)
     leaf = dotted.rsplit(".", 1)[-1]
-    near = difflib.get_close_matches(dotted, paths, n=1, cutoff=0.75)
+    known = paths + [key for key, name in cls.aliases.items() if name in cls.model_fields]
+    near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.75)
     near = near or [p for p in paths if p.rsplit(".", 1)[-1] == leaf]
     near = near or difflib.get_close_matches(dotted, paths, n=1, cutoff=0.5)
     inside = dotted.rpartition(".")[0]

@@ -78,7 +78,8 @@ class MemberExplainer:
             parts.write_table(key, "explanations", to_table(ExplanationRow, rows))
             parts.finish(key, {})
         own = batches(number, len(self.latents), self.cfg.batch_latents)
-        with progress(f"explain {self.member.name}", len(self.latents), "latents") as bar:
+        unit = "latents" if self.member.sae.directions is None else "ends"
+        with progress(f"explain {self.member.name}", len(self.latents), unit) as bar:
             for key in parts.todo(own):
                 self._write(self.latents[own[key]], parts, key)
                 bar.advance(len(self.latents[own[key]]))

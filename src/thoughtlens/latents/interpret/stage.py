@@ -191,7 +191,7 @@ def _member(cfg: InterpretConfig, member: Member, tmp: Path, parts: Parts, i: in
         member=member.name,
         hook_names=member.sae.hook_names,
         thoughts=member_thoughts(member.store, member.sae),
-        kind="directions" if "directions" in member.sae.provenance else member.sae.kind,
+        kind=member.sae.kind if member.sae.directions is None else "directions",
         d_sae=member.sae.d_sae,
         split=cfg.split or "all",
         n=stats.n_vectors,

@@ -112,6 +112,12 @@ class SAE(nn.Module, ABC):
         self._compute_dtype: torch.dtype | None = None
         self.register_load_state_dict_post_hook(latents_together)
 
+    @property
+    def directions(self) -> list[str] | None:
+        """Names of the directions whose two ends are in the place of latents; None: these are latents."""
+        told = self.provenance.get("directions")
+        return told and told["names"]
+
     @abstractmethod
     def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
         """The sparsity rule, before decoding."""

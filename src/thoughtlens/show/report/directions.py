@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from matplotlib.text import Text as Label
+
 from thoughtlens.latents import DirectionsOutcome
 from thoughtlens.show.report.blocks import Block, Latents, Picture, Points, Section, Table, Text
 
@@ -60,4 +62,6 @@ def _block(block: Block, of: DirectionsOutcome) -> Block:
         items = [replace(one, title=title) for one, title in zip(found.items, titles, strict=True)]
         return replace(found, items=items)
     assert isinstance(found, Picture)
+    for one in found.figure.findobj(Label):
+        one.set_text(said_as_ends(NUMBERED.sub(lambda m: _end(m[1], of), one.get_text())))
     return found

@@ -59,6 +59,7 @@ class Engine:
                 "thoughts": member_thoughts(self.store, sae),
                 "kind": sae.kind,
                 "can_be_changed": sae.reconstructs,
+                "directions": sae.directions and [{"name": one} for one in sae.directions],
             }
             for name, sae in self.members.items()
         ]

@@ -66,7 +66,7 @@ def run(
     table = pipeline.settings_of(recipe)
     if "grid" in table:
         given = {key: value for key, value in {"acts": acts, **options}.items() if value is not None}
-        cfg = _validated(name, apply_overrides(stage.config, table, overrides) | given)
+        cfg = _validated(name, apply_overrides(stage.config, table, overrides) | given, overrides)
         return _plans({name: stage.say_plan(cfg)}) if plan_only else stage.run(cfg, out)
     if acts is None and pipeline.imported(Path(recipe)):
         acts = Path(recipe) / BY_NAME["import"].directory
@@ -109,8 +109,8 @@ def train_configs(cfg: StudyConfig, setting: Setting, members: str | None = None
     return [one.model_copy(update={"seed": seed}) for seed in cfg.seeds]
 
 
-def _validated(name: str, table: Json) -> StudyConfig:
-    cfg = validate_config(BY_NAME[name].config, table)
+def _validated(name: str, table: Json, overrides: Sequence[str] = ()) -> StudyConfig:
+    cfg = validate_config(BY_NAME[name].config, table, overrides)
     assert isinstance(cfg, StudyConfig)
     return cfg
 

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from thoughtlens.core import Outcome, Record, column, read_result
+from thoughtlens.core import Outcome, Record, column, read_recipe, read_result
 
 MUCH = 0.5
 """How far from the whole answer's the share of a graph may be before this is said."""
@@ -133,13 +133,13 @@ def carried(n_shown: int, share: float | None, errors: float | None) -> list[str
     return [f"what is shown carries {share:.0%} of the answer{rest}: {why}"]
 
 
-def name_of(kind: str, text: str) -> str:
-    """Name of the graph of a text: `problem-12`; of what is long, or not in ASCII, first words and digest."""
-    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    if words and len(words) <= NAME and text.isascii():
+def name_of(kind: str, *asked: str) -> str:
+    """Name of the graph of a problem, or of a text and its target: `problem-12`; of what is no name of a file
+    as it stands, the first words and the digest."""
+    words = _words("".join(asked))
+    if words and asked == (words,) and len(words) <= NAME:
         return f"{kind}-{words}"
-    digest = sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:6]
-    return "-".join(part for part in (kind, words[:16].strip("-"), digest) if part)
+    return "-".join(part for part in (kind, words[:16].strip("-"), _digest("\0".join(asked))) if part)
 
 
 def graphs_in(run: Path) -> dict[str, Path]:
@@ -157,3 +157,24 @@ def read_graph(path: Path) -> Graph:
         StoreError: it is damaged.
     """
     return Graph.from_json(read_result(path))
+
+
+def place_of_graph(run: Path, kind: str, *asked: str) -> Path:
+    """Where the graph is, or will be: under the name of before signs told graphs apart, where it has that."""
+    whole = "".join(asked)
+    words = _words(whole)
+    for former in (words, f"{words[:16]}-{_digest(whole)}", f"{words[:16].strip('-')}-{_digest(whole)}"):
+        old = run / FOLDER / f"{kind}-{former}"
+        if len(former) <= NAME and (old / "config.toml").is_file():
+            stated = read_recipe(old)
+            if asked == tuple(stated[key] for key in ("problem", "text", "texts", "target") if key in stated):
+                return old
+    return run / FOLDER / name_of(kind, *asked)
+
+
+def _words(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:6]

@@ -291,7 +291,7 @@ def _outcome(own: _Subject, rows: Sequence[TriedRow], name: _Names, n_candidates
     cuts = _cuts(own, [name.spots[one] for one in sorted(share, key=lambda one: -abs(share[one]))])
     text = own.given[0] if own.single else f"{len(own.given)} texts"
     return TextgraphOutcome(
-        name=name_of("text", f"{own.cfg.text or own.cfg.texts}{own.cfg.target or ''}"),
+        name=name_of("text", *_asked(own.cfg)),
         model=own.store.meta.model,
         text=text,
         answer=_answer(own),
@@ -491,3 +491,8 @@ def _doubts(own: _Subject, bare: float, n_tried: int, n_candidates: int) -> list
             "at special tokens, and where a norm is an outlier, all of an activation counts as error"
         )
     return notes
+
+
+def _asked(cfg: TextgraphConfig) -> tuple[str, ...]:
+    """The text, or the file of texts, and the target if one is named."""
+    return (cfg.text or str(cfg.texts), *(() if cfg.target is None else (cfg.target,)))

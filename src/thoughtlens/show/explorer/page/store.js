@@ -35,7 +35,7 @@ const { h, render, html: plain, useState, useEffect, useMemo, useRef } = htmPrea
 
 // Pages of directions say so: the page's own words are changed, never a text of the run, which is a value in them.
 const noun = { one: null, parts: new Map() };
-const reworded = (text) => text.replace(/(?<![-"=#/.{])\b(an? )?([Ll])atent(s?)\b(?![-"])/g, (_, article, first, many) => {
+const reworded = (text) => text.replace(/(?<![-"=#/.{])\b(an? )?([Ll])atent(s?)\b(?![-"=])/g, (_, article, first, many) => {
   const word = many ? `ends of ${noun.one}s` : `end of a ${noun.one}`;
   return (article ? "an " : "") + (first === "L" ? word[0].toUpperCase() + word.slice(1) : word);
 });

@@ -23,8 +23,11 @@ const Told = ({ state, what }) =>
   state.waiting ? html`<p class="note" role="status">${what} …</p>`
     : state.error ? html`<p class="warning" role="alert">${state.error}</p>` : null;
 
+// A latent's number, or a direction's end.
+const named = (member, latent) => called(asked.members[member] || {}, latent);
+
 function Latent({ member, latent, chosen, onPick }) {
-  return html`<span><button aria-pressed=${chosen === latent} title="change this one" onClick=${() => onPick(latent)}>${latent}</button>${" "}
+  return html`<span><button aria-pressed=${chosen === latent} title="change this one" onClick=${() => onPick(latent)}>${named(member, latent)}</button>${" "}
     <a href=${`/#/l/${member}/${latent}`} title="its page in the explorer">↗</a></span>`;
 }
 
@@ -48,7 +51,7 @@ function TokenMap({ found, hook, member, chosen, onPick }) {
     return pair ? pair[1] : 0;
   });
   const most = Math.max(1e-9, ...acts);
-  return html`<div><p class="note">Colour: ${chosen === null ? "the strongest latent on the token" : `latent ${chosen}, where it is among the strongest`}. Choose a token to see its latents.</p>
+  return html`<div><p class="note">Colour: ${chosen === null ? `the strongest ${nounOf(1)} on the token` : `${noun.one === null ? "latent " : ""}${named(member, chosen)}, where it is among the strongest`}. Choose a token to see its latents.</p>
     <div class="tokens">${found.positions.map((token, i) => html`<span key=${i} class=${i === at ? "token peak" : "token"} role="button" tabindex="0"
       style=${heat(acts[i] / most)} title=${show(acts[i])} onClick=${() => setAt(i)} onKeyDown=${(e) => e.key === "Enter" && setAt(i)}>${visible(token)}</span>`)}</div>
     ${at === null ? null : html`<p>On token ${at}: ${found.by_position[hook][at].map(([latent, act], k) => html`${k ? " · " : ""}<${Latent} member=${member} latent=${latent} chosen=${chosen} onPick=${onPick} /> <span class="note">${show(act)}</span>`)}</p>`}</div>`;
@@ -71,7 +74,7 @@ function Fires({ found, member, chosen, onPick }) {
       : html`<${ThoughtMap} found=${found} member=${member} chosen=${chosen} onPick=${onPick} />`}</section>`;
 }
 
-const edited = (answer, { scale, value }) => `latent ${answer.latent} ${scale === undefined ? `set to ${show(value)}` : scale === 0 ? "removed" : `times ${show(scale)}`}`;
+const edited = (answer, { scale, value }) => `${noun.one === null ? "latent " : ""}${named(asked.members.findIndex((m) => m.name === answer.member), answer.latent)} ${scale === undefined ? `set to ${show(value)}` : scale === 0 ? "removed" : `times ${show(scale)}`}`;
 
 function Answers({ told, id, what }) {
   const { answer, table } = told;
@@ -79,7 +82,7 @@ function Answers({ told, id, what }) {
   const places = answer.places.length > 4 ? `${answer.places.length} places` : answer.places.join(", ");
   return html`<div id=${id}><div class="grid"><div><h3>untouched</h3><div class="tokens">${visible(answer.before.text)}</div></div>
       <div><h3>${what(answer, table)}</h3><div class="tokens">${visible(answer.after.text)}</div></div></div>
-    <p class="note">${answer.changed === 0 ? `Nothing was changed${answer.latent === undefined ? "" : ": the latent does not fire there, and what is multiplied stays 0. Set it to a value instead"}. `
+    <p class="note">${answer.changed === 0 ? `Nothing was changed${answer.latent === undefined ? "" : `: the ${nounOf(1)} does not fire there, and what is multiplied stays 0. Set it to a value instead`}. `
       : `The states moved by ${percent(answer.changed)} of their length. `}KL of the first token ${show(answer.kl)} nats. At <span title=${answer.places.join(", ")}>${places}</span>.</p></div>`;
 }
 
@@ -96,7 +99,7 @@ function Steer({ text, member, latent, setLatent, thoughts }) {
       ${thoughts ? html`<select aria-label="where" value=${where} onChange=${(e) => setWhere(e.target.value)}><option value="">at every thought</option>
         ${thoughts.map((t) => html`<option key=${t} value=${t}>at thought ${t}</option>`)}</select>` : null}
       <button id="steer" disabled=${!usable || !text || told.waiting} onClick=${send}>Compare answers</button></div>
-    <p class="note">Times 0 removes the latent. What the SAE does not explain stays as it is.</p>
+    <p class="note">Times 0 removes the latent. What the ${noun.one === null ? "SAE does" : "directions do"} not explain stays as it is.</p>
     <${Told} state=${told} what="thinking twice" /><${Answers} told=${told} id="answers" what=${edited} /></section>`;
 }
 
@@ -122,7 +125,7 @@ function Readings({ rows, notes }) {
   const columns = [
     ["tuned lens before", (row) => row.tuned && row.tuned.length && words(row.tuned.map(([, token, p]) => [token, p]))],
     ["tested", (row) => row.tested && html`<span title=${shares(row.tested)}>${row.tested.verdict}</span>`],
-    ["latents", (row) => explained && row.in_words.map((one) => html`<div>${one}</div>`)],
+    [nounOf(2), (row) => explained && row.in_words.map((one) => html`<div>${one}</div>`)],
   ].filter(([, cell]) => rows.some(cell));
   return html`<section id="readings"><h2>What each thought writes</h2>
     <table><thead><tr><th>thought</th><th>reads as</th><th>or</th><th>in other problems</th>${columns.map(([name]) => html`<th key=${name}>${name}</th>`)}</tr></thead><tbody>${rows.map((row) => html`<tr key=${row.thought}><td>${row.thought}</td>
@@ -144,7 +147,7 @@ function Live({ run }) {
       <div class="controls">
         ${run.examples.length ? html`<select aria-label="example" onChange=${(e) => e.target.value && setText(e.target.value)}><option value="">from the run …</option>
           ${run.examples.map((example, i) => html`<option key=${i} value=${example}>${visible(example).slice(0, 80)}</option>`)}</select>` : null}
-        ${run.members.length > 1 ? html`<select aria-label="SAE" value=${at} onChange=${(e) => { setAt(Number(e.target.value)); setLatent(null); }}>
+        ${run.members.length > 1 ? html`<select aria-label=${noun.one === null ? "SAE" : "directions"} value=${at} onChange=${(e) => { setAt(Number(e.target.value)); setLatent(null); }}>
           ${run.members.map((m, i) => html`<option key=${m.name} value=${i}>${m.name}</option>`)}</select>` : null}
         <button id="fire" disabled=${!text || fired.waiting} onClick=${send}>Which latents fire?</button>
         ${thoughts ? html`<label><input id="test" type="checkbox" checked=${test} onChange=${(e) => setTest(e.target.checked)} /> test the readings</label>` : null}</div>
@@ -158,10 +161,15 @@ function Live({ run }) {
     </main></div>`;
 }
 
+const asked = { members: [] };
 let theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
 try { theme = localStorage.getItem("thoughtlens:theme") || theme; } catch { /* as the system has it */ }
 document.documentElement.dataset.theme = theme;
 ask("/api/run").then(
-  (run) => render(html`<${Live} run=${run} />`, document.getElementById("app")),
+  (run) => {
+    asked.members = run.members;
+    if (run.members.every((m) => m.directions)) noun.one = "direction";
+    render(html`<${Live} run=${run} />`, document.getElementById("app"));
+  },
   (error) => { document.getElementById("app").textContent = error.message; },
 );
