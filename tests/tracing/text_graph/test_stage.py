@@ -153,7 +153,7 @@ def test_the_command_takes_a_text_or_a_file(run, tmp_path, capsys, monkeypatch):
     app(["circuit", str(run), "--text", TEXT, "--target", " x", "budget=7"], standalone_mode=False)
     app(["circuit", str(run), f"circuit.text={tmp_path / 'texts.txt'}"], standalone_mode=False)
     (one, name), (several, _) = asked
-    assert (one.text, one.target, one.budget, name) == (TEXT, " x", 7, f"{name_of('text', TEXT + ' x')}.tmp")
+    assert (one.text, one.target, one.budget, name) == (TEXT, " x", 7, f"{name_of('text', TEXT, ' x')}.tmp")
     assert (several.text, several.texts) == (None, tmp_path / "texts.txt")
     assert {path.name for path in (run / "graphs").iterdir()} >= {name_of("text", TEXT, " x")}
     with pytest.raises(NotThereError, match=r"found no file nosuch\.txt"):
