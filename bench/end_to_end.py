@@ -83,7 +83,11 @@ PARTS: dict[str, dict[str, dict[str, Any]]] = {
         "sae_lens, our rate": {"dtype": "own", "lr": "ours", "seeds": SEEDS},
         "sparsify, cut": {"dtype": "own", "cut": True, "seeds": SEEDS},
     },
-    "pages": {"thoughtlens_pages": {}, "sae_dashboard": {}},
+    "pages": {
+        "thoughtlens_pages": {"jobs": None},
+        "thoughtlens_pages, one process": {"jobs": 1},
+        "sae_dashboard": {},
+    },
 }
 
 
@@ -111,7 +115,7 @@ def prepare_pages(folder: Path, python: Path) -> None:
     if (pages / "ready").is_file():
         return
     shutil.rmtree(pages, ignore_errors=True)
-    measured("thoughtlens_pages", {}, folder, python)
+    measured("thoughtlens_pages", {"jobs": 1}, folder, python)
     runs = pages / "run"
     pages.mkdir()
     (folder / "out").rename(runs)
@@ -162,6 +166,8 @@ def measured(name: str, setting: dict[str, Any], folder: Path, python: Path) -> 
     file.write_text(json.dumps(table))
     command = [sys.executable if ours else str(python), str(WORKER), str(file)]
     cost = timed(command, folder / "worker.log", ours)
+    if setting.get("jobs", 1) is None:  # its processes are not ours to wait for
+        cost |= {"cpu_s": None, "peak_mb": None}
     if library in ("thoughtlens_pages", "sae_dashboard"):
         return cost | {"bytes": sum(f.stat().st_size for f in out.rglob("*") if f.is_file())}
     timed([*command, "read"], folder / "worker.log", ours)
@@ -170,7 +176,7 @@ def measured(name: str, setting: dict[str, Any], folder: Path, python: Path) -> 
     return cost | {"saes": [judge(test, one["x_hat"], one["fires"]) for one in found], "n_tokens": n * WINDOW}
 
 
-def timed(command: list[str], log: Path, ours: bool) -> dict[str, float]:
+def timed(command: list[str], log: Path, ours: bool) -> dict[str, Any]:
     """A process and those that it started, waited for."""
     dropped = () if ours else ("PYTHONPATH",)
     env = {k: v for k, v in os.environ.items() if k not in dropped} | {"HF_HUB_OFFLINE": "1"}

@@ -76,7 +76,7 @@ def thoughtlens_pages(s: Setting) -> None:
     """Tables of every latent, the tokens that it promotes, and its pages, of a store and an SAE."""
     from thoughtlens.studies import pipeline
 
-    pipeline.run(recipe(s, "train", "interpret", "lens", "explorer"), Path(s["out"]), jobs=None)
+    pipeline.run(recipe(s, "train", "interpret", "lens", "explorer"), Path(s["out"]), jobs=s["jobs"])
 
 
 def sae_lens(s: Setting) -> None:
