@@ -169,9 +169,7 @@ def test_a_figure_is_of_the_problem_that_was_asked_about(run, found, tmp_path):
         standalone_mode=False,
     )
     assert (tmp_path / "a.svg").is_file()
+    other = ["circuit", str(run), "--problem", "any 3 000001", "--out", str(out)]
     with pytest.raises(OccupiedError, match=out.name):
-        app(
-            ["circuit", str(run), "--problem", "any 3 000001", "--figure", str(tmp_path / "b.svg")],
-            standalone_mode=False,
-        )
+        app([*other, "--figure", str(tmp_path / "b.svg")], standalone_mode=False)
     assert not (tmp_path / "b.svg").exists()
