@@ -1,13 +1,18 @@
-"""How the cost of each stage grows: processor seconds against problems, latents, SAEs, thoughts and layers.
+"""How the cost of each stage grows: processor seconds and memory against five sizes.
 
-    OMP_NUM_THREADS=1 python bench/growth.py [--axes problems latents saes thoughts layers] [--times 2]
+    OMP_NUM_THREADS=1 python bench/growth.py [--axes problems latents saes thoughts layers] [--times 1]
+    python bench/growth.py --large [--rows 1000000] [--latents 16384]
 
 Each axis is varied over a factor of 16 (SAEs: 14), everything else kept small; stages are done in one
 process, one after the other, and measured as `--profile` measures them. An exponent is the slope of the
 logarithm of processor seconds, over the whole range and over its last step, where what a stage costs at any
-size weighs less. A run of `codi-tiny` gives problems, latents and SAEs; sparse rows of no model, which
-`import` takes in, thoughts and layers. The least of `--times` runs counts. JSON goes to `results/`, into the
-day's file if there is one.
+size weighs less. The sizes are problems, latents, SAEs, thoughts and layers. A run of `codi-tiny` gives
+problems, latents and SAEs; sparse rows of no model, which `import` takes in, thoughts and layers. The least
+of `--times` runs counts. Memory is the most that the process held during the stage; what earlier ones left
+is in it.
+
+`--large` times one large SAE instead, of text of no model: from rows to tables (interpret, encoding is in it)
+and from tables to pages (explorer). JSON goes to `results/`, into the day's file if there is one.
 """
 
 from __future__ import annotations
@@ -19,11 +24,16 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import torch
 from run import of_today, processor
 
-from thoughtlens.core import ASKED, BY_NAME, load_config
+from thoughtlens import sae as saes
+from thoughtlens.acts import StoreMeta, StoreWriter
+from thoughtlens.core import ASKED, BY_NAME, load_config, validate_config
 from thoughtlens.studies import pipeline
 
 STEPS = (1, 4, 16)
@@ -37,6 +47,11 @@ OF_ROWS = ["extract", "train", "validate", "interpret", "recovery", "explain", "
 """Stages whose work the number of problems is not bounded for by a setting."""
 D = 32
 """Width of rows of no model."""
+PROBLEMS = 2000
+"""Of no model, where thoughts or layers vary."""
+LEAST = {"problems": 1000, "latents": 128, "thoughts": 2, "layers": 2}
+DOCUMENT, VOCABULARY, WIDTH, L0, CHUNK = 256, 20_000, 64, 32, 8192
+"""Of the text of no model: tokens of a document, width of rows, latents that fire, rows written at a time."""
 
 
 def of_model(problems: int, latents: int, saes: int, root: Path) -> None:
@@ -49,9 +64,9 @@ def of_model(problems: int, latents: int, saes: int, root: Path) -> None:
 def of_rows(thoughts: int, layers: int, root: Path) -> None:
     """Training, validation and interpretation of sparse rows of no model."""
     rng = np.random.default_rng(0)
-    shape = (400, thoughts, layers, D)
+    shape = (PROBLEMS, thoughts, layers, D)
     rows = rng.exponential(size=shape) * (rng.random(shape) < 2 / D)
-    np.savez(root.parent / "rows.npz", x=rows.astype(np.float32), sign=np.array(["+", "-"] * 200))
+    np.savez(root.parent / "rows.npz", x=rows.astype(np.float32), sign=np.array(["+", "-"] * (PROBLEMS // 2)))
     table = {
         "files": [str(root.parent / "rows.npz")],
         "axes": ["problem", "thought", "hook"],
@@ -64,28 +79,57 @@ def of_rows(thoughts: int, layers: int, root: Path) -> None:
     pipeline.run(pipeline.load("pilot", words), root)
 
 
+def large(rows: int, latents: int, root: Path) -> list[dict[str, Any]]:
+    """What interpret and explorer cost on text of no model; its tokens are read by the bundled tokenizer."""
+    hook = "layers.15:out"
+    meta = {"kind": "text", "model": "smollm2-135m", "hook_names": [hook], "d_in": {hook: WIDTH}}
+    writer, rng = StoreWriter(root / "acts", validate_config(StoreMeta, meta)), np.random.default_rng(0)
+    generator = torch.Generator().manual_seed(0)
+    sae = saes.create(saes.TopKConfig(d_sae=latents, k=L0, normalization="none"), WIDTH, seed=0)
+    sae.hook_names, sae.provenance = [hook], {"split": "train", "thoughts": None}
+    for low in range(0, rows, CHUNK):
+        at = np.arange(low, min(low + CHUNK, rows))
+        which = rng.integers(0, latents, (len(at), 8))  # decoder rows that a row is the sum of
+        token = (which[:, 0] + rng.zipf(1.3, len(at))) % VOCABULARY
+        noise = torch.randn(len(at), WIDTH, generator=generator)
+        x = sae.W_dec.detach()[torch.from_numpy(which)].sum(1) + 0.1 * noise
+        names = [f"d{i}" for i in (at // DOCUMENT).tolist()]
+        columns = {"problem_id": names, "token_id": token.tolist(), "position": at % DOCUMENT}
+        writer.append({hook: x}, columns)
+    n = -(-rows // DOCUMENT)
+    ids = [f"d{i}" for i in range(n)]
+    source = rng.choice(["news", "code", "web"], n).tolist()
+    writer.finish(pa.table({"problem_id": ids, "group_id": ids, "split": ["train"] * n, "source": source}))
+    saes.save(sae, root / "sae")
+    given = {"interpret": {"acts": root / "acts", "sae": root / "sae"}, "explorer": {"run": root}}
+    for name, words in given.items():
+        stage = BY_NAME[name]
+        stage.run(validate_config(stage.config, words), root / stage.directory)
+    return json.loads((root / "profile.json").read_text())["costs"]
+
+
 def points(axis: str) -> Iterator[tuple[int, dict[str, int]]]:
     """Sizes along an axis, with the arguments of what is run there."""
-    model = {"problems": 1000, "latents": 64, "saes": 1}
+    model = {"problems": 2000, "latents": 128, "saes": 1}
     rows = {"thoughts": 2, "layers": 2}
     if axis == "saes":
         yield from ((n, model | {"saes": n}) for n in MEMBERS)
     else:
-        least = {"problems": 250, "latents": 32, "thoughts": 2, "layers": 2}[axis]
         base = model if axis in model else rows
-        yield from ((least * step, base | {axis: least * step}) for step in STEPS)
+        yield from ((LEAST[axis] * step, base | {axis: LEAST[axis] * step}) for step in STEPS)
 
 
-def seconds(sizes: dict[str, int], times: int) -> dict[str, float]:
-    """Processor seconds of each stage, the least of some runs."""
-    best: dict[str, float] = {}
+def costs_of(sizes: dict[str, int], times: int) -> dict[str, tuple[float, float]]:
+    """Processor seconds and megabytes of each stage, the least of some runs."""
+    best: dict[str, tuple[float, float]] = {}
     for _ in range(times):
         with tempfile.TemporaryDirectory() as folder:
             (of_model if "problems" in sizes else of_rows)(**sizes, root=Path(folder) / "run")
             costs = json.loads((Path(folder) / "run" / "profile.json").read_text())["costs"]
         for cost in costs:
             if not cost.get("part") and cost["stage"] in BY_NAME:
-                best[cost["stage"]] = min(cost["processor_seconds"], best.get(cost["stage"], math.inf))
+                now = cost["processor_seconds"], round(cost["peak_bytes"] / 1e6)
+                best[cost["stage"]] = min(now, best.get(cost["stage"], (math.inf, 0)))
     return best
 
 
@@ -94,28 +138,46 @@ def slope(lo: tuple[int, float], hi: tuple[int, float]) -> float:
     return round(math.log(max(hi[1], 1e-3) / max(lo[1], 1e-3)) / math.log(hi[0] / lo[0]), 2)
 
 
+def along(axis: str, times: int) -> dict[str, Any]:
+    """Costs of each stage at each size, and how they grow."""
+    measured = {size: costs_of(sizes, times) for size, sizes in points(axis)}
+    first, middle, last = measured
+    seconds = {n: {stage: cost[0] for stage, cost in one.items()} for n, one in measured.items()}
+    megabytes = {n: {stage: cost[1] for stage, cost in one.items()} for n, one in measured.items()}
+    exponents = {
+        stage: {
+            "whole": slope((first, seconds[first][stage]), (last, seconds[last][stage])),
+            "last step": slope((middle, seconds[middle][stage]), (last, seconds[last][stage])),
+        }
+        for stage in seconds[last]
+    }
+    return {"processor_seconds": seconds, "peak_megabytes": megabytes, "exponents": exponents}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--axes", nargs="+", default=["problems", "latents", "saes", "thoughts", "layers"])
-    parser.add_argument("--times", type=int, default=2)
+    parser.add_argument("--times", type=int, default=1)
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--latents", type=int, default=16_384)
     asked = parser.parse_args()
     os.environ[ASKED] = "1"
     file = of_today("growth")
     found = json.loads(file.read_text()) if file.is_file() else {"processor": processor(), "axes": {}}
-    seconds({"problems": 250, "latents": 32, "saes": 1}, 1)  # compiles, and loads what is loaded once
-    for axis in asked.axes:
-        measured = {size: seconds(sizes, asked.times) for size, sizes in points(axis)}
-        first, middle, last = measured
-        exponents = {
-            stage: {
-                "whole": slope((first, measured[first][stage]), (last, measured[last][stage])),
-                "last step": slope((middle, measured[middle][stage]), (last, measured[last][stage])),
-            }
-            for stage in measured[last]
-        }
-        found["axes"][axis] = {"processor_seconds": measured, "exponents": exponents}
+    if asked.large:
+        with tempfile.TemporaryDirectory() as folder:
+            costs = large(asked.rows, asked.latents, Path(folder))
+        sizes = {"rows": asked.rows, "latents": asked.latents, "l0": L0, "threads": torch.get_num_threads()}
+        found.setdefault("large", []).append(sizes | {"costs": costs})
         file.write_text(json.dumps(found, indent=1) + "\n")
-        print(axis, json.dumps(found["axes"][axis]))
+        print(json.dumps(found["large"][-1], indent=1))
+        return
+    costs_of({"problems": 250, "latents": 32, "saes": 1}, 1)  # compiles, and loads what is loaded once
+    for axis in asked.axes:
+        found["axes"][axis] = along(axis, asked.times)
+        file.write_text(json.dumps(found, indent=1) + "\n")
+        print(axis, json.dumps(found["axes"][axis]), flush=True)
 
 
 if __name__ == "__main__":

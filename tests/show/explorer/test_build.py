@@ -132,7 +132,7 @@ def test_nearest_by_hand():
     # Cosines of (1,0), (1,1), (-1,0), (0,0): 0 with 1 is 0.707, 0 with 2 is -1, 1 with 2 is -0.707.
     directions = torch.tensor([[1.0, 0], [2, 2], [-3, 0], [0, 0]])
     near = nearest(directions, 2)
-    assert near[0][0].line() == [1, 0.707] and near[1][0].line() == [0, 0.707] and near[3] == []
+    assert near[0][0] == [1, 0.707] and near[1][0] == [0, 0.707] and near[3] == []
     assert nearest(directions[:1], 8) == [[]]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -32,14 +32,17 @@ class Coded:
     thoughts: list[int] | None
     """None for text."""
     token_names: Callable[[Iterable[int]], dict[int, str]]
+    """Texts of these tokens, maybe among others."""
 
     @classmethod
     def of(cls, member: Member, codes: Codes) -> Coded:
         """The codes of a member on its rows."""
-        meta = member.store.meta
+        meta, known = member.store.meta, dict[int, str]()
+        tokenizer = cache(lambda: load_tokenizer(meta.model, meta.model_revision))
 
         def names(ids: Iterable[int]) -> dict[int, str]:
-            return token_texts(load_tokenizer(meta.model, meta.model_revision), sorted(ids))
+            known.update(token_texts(tokenizer(), sorted(set(ids) - known.keys())))
+            return known
 
         return cls(
             member.name, codes, Fires.of(codes), member.rows, member.store.problems, member.thoughts, names

@@ -82,6 +82,7 @@ def _decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)) if ids else ""
 
 
+@lru_cache(maxsize=1)
 def _byte_alphabet() -> dict[str, int]:
     """The characters by which byte-level BPE writes bytes (Radford et al. 2019, GPT-2's encoder)."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]

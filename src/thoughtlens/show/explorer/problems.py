@@ -238,12 +238,12 @@ def _tokens(member: Member, ids: Sequence[str]) -> dict[str, list[str]]:
     """By document, the texts of its first tokens."""
     rows, meta = member.rows, member.store.meta
     tokenizer = load_tokenizer(meta.model, meta.model_revision)
-    found = {}
-    for name, unit in _units(member, ids).items():
-        own = rows.columns.token_id[rows.first[unit] : rows.first[unit + 1]][:ROWS]
-        texts = token_texts(tokenizer, np.unique(own))
-        found[name] = [texts[t] for t in own.tolist()]
-    return found
+    own = {
+        name: rows.columns.token_id[rows.first[unit] : rows.first[unit + 1]][:ROWS]
+        for name, unit in _units(member, ids).items()
+    }
+    texts = token_texts(tokenizer, np.unique(np.concatenate([np.empty(0, np.int64), *own.values()])))
+    return {name: [texts[t] for t in tokens.tolist()] for name, tokens in own.items()}
 
 
 def _units(member: Member, ids: Sequence[str]) -> dict[str, int]:

@@ -82,7 +82,10 @@ def _work(cfg: ExplorerConfig, runs: list[Run], tmp: Path) -> ExplorerOutcome:
         for source in found:
             cells.append(Cells.of(source))
             claims[source.key] = claims_of(source, known, around[source.run.root])
-            pages.put(member_shards(source, cells[-1], claims[source.key], around[source.run.root], cfg))
+            for key, shard in member_shards(
+                source, cells[-1], claims[source.key], around[source.run.root], cfg
+            ):
+                pages.put({key: shard})
             bar.advance(1)
         problems, listed = problem_shards(found, claims, cfg)
         graphs, drawn = graph_shards(runs[0], {one.id: i for i, one in enumerate(listed.listed)})
