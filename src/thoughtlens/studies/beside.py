@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,12 +38,13 @@ class Workers:
         self._beside, self._out, self._jobs = beside, out, jobs
 
     def do(self, stages: Sequence[Stage], settings: Callable[[Stage], Config]) -> dict[str, Result]:
-        """Each stage when what it reads is there; those that others wait for go first.
+        """Each stage when what it reads is there; those that most wait for, or that waited, go first.
 
         Where one fails, no other is begun, and those beside it are finished before it is raised.
         """
         before = {stage.name: stage.waits_for(stages) for stage in stages}
-        waiting = sorted(stages, key=lambda one: -sum(one.name in names for names in before.values()))
+        wanted = Counter(name for names in before.values() for name in names)
+        waiting = sorted(stages, key=lambda one: (-wanted[one.name], -len(before[one.name])))
         results: dict[str, Result] = {}
         error: BaseException | None = None
         while True:

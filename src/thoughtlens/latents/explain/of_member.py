@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -41,6 +42,7 @@ from thoughtlens.latents.explain.records import (
 )
 from thoughtlens.latents.explain.scores import auprc, best_threshold, interval, score, verdict_of
 from thoughtlens.latents.explain.statements import Known
+from thoughtlens.numerics import give_back_freed_memory
 
 TIE = 0.01
 """Validation AUPRC within which the shorter text is shown."""
@@ -88,6 +90,8 @@ class MemberExplainer:
                 f"{self.member.name}: the LLM's replies to {n} questions could not be read; what they were "
                 f"about is left out of its scores"
             )
+        n_graphs = len(self.latents) if "token_graph" in self.methods else 0
+        self._forget_methods()
         sizes = zip(("fit", "validation", "test"), self.corpus.parts, strict=True)
         summary = ExplainedMember(
             member=self.member.name,
@@ -95,7 +99,7 @@ class MemberExplainer:
             d_sae=self.member.sae.d_sae,
             n_eligible=int(self.eligible.sum()),
             n_explained=len({*self.said, *self.latents}),
-            n_graphs=len(self.latents) if "token_graph" in self.methods else 0,
+            n_graphs=n_graphs,
             parts={name: PartSize(split=p.split, n=p.n, n_units=p.n_units) for name, p in sizes},
             n_refined=len(self.latents),
             n_live=n_live(self.corpus.parts),
@@ -104,6 +108,12 @@ class MemberExplainer:
             nulls=self.meanings.nulls() if self.meanings is not None and self.shown else {},
         )
         return ExplainedPart(summary=summary, warnings=self.warnings)
+
+    def _forget_methods(self) -> None:
+        """One may hold a model, and the nulls need memory of their own."""
+        self.methods = {}
+        gc.collect()  # a model refers to itself
+        give_back_freed_memory()
 
     def _say(self) -> dict[int, ExplanationRow]:
         """What every latent says, or each of those asked for."""
