@@ -1,6 +1,6 @@
 """How the cost of each stage grows: processor seconds and memory against five sizes.
 
-    OMP_NUM_THREADS=1 python bench/growth.py [--axes problems latents saes thoughts layers] [--times 1]
+    OMP_NUM_THREADS=1 python bench/growth.py [--axes problems latents ...] [--times 1]
     python bench/growth.py --large [--rows 1000000] [--latents 16384]
 
 Each axis is varied over a factor of 16 (SAEs: 14), everything else kept small; stages are done in one
@@ -11,8 +11,10 @@ problems, latents and SAEs; sparse rows of no model, which `import` takes in, th
 of `--times` runs counts. Memory is the most that the process held during the stage; what earlier ones left
 is in it.
 
-`--large` times one large SAE instead, of text of no model: from rows to tables (interpret, encoding is in it)
-and from tables to pages (explorer). JSON goes to `results/`, into the day's file if there is one.
+Rows and latents of a wide SAE (`wide`) are varied on text of no model, each size in a process of its own,
+whose memory is then the two stages' alone: interpret, from rows to tables, and explorer, from tables to
+pages. `--large` times one large SAE of that kind instead. JSON goes to `results/`, into the day's file if
+there is one.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,7 @@ from thoughtlens.core import ASKED, BY_NAME, load_config, validate_config
 from thoughtlens.studies import pipeline
 
 STEPS = (1, 4, 16)
+AXES = ("problems", "latents", "saes", "thoughts", "layers", "rows", "wide")
 MEMBERS = {1: ["pooled"], 2: ["per_layer"], 14: ["per_cell"]}
 """Partitions of the model's two layers and seven thoughts, by how many SAEs they are."""
 SMALL = [
@@ -49,7 +54,7 @@ D = 32
 """Width of rows of no model."""
 PROBLEMS = 2000
 """Of no model, where thoughts or layers vary."""
-LEAST = {"problems": 1000, "latents": 128, "thoughts": 2, "layers": 2}
+LEAST = {"problems": 1000, "latents": 128, "thoughts": 2, "layers": 2, "rows": 62_500}
 DOCUMENT, VOCABULARY, WIDTH, L0, CHUNK = 256, 20_000, 64, 32, 8192
 """Of the text of no model: tokens of a document, width of rows, latents that fire, rows written at a time."""
 
@@ -79,8 +84,8 @@ def of_rows(thoughts: int, layers: int, root: Path) -> None:
     pipeline.run(pipeline.load("pilot", words), root)
 
 
-def large(rows: int, latents: int, root: Path) -> list[dict[str, Any]]:
-    """What interpret and explorer cost on text of no model; its tokens are read by the bundled tokenizer."""
+def large(rows: int, latents: int, root: Path) -> None:
+    """Interpret and explorer of text of no model, whose tokens are read by the bundled tokenizer."""
     hook = "layers.15:out"
     meta = {"kind": "text", "model": "smollm2-135m", "hook_names": [hook], "d_in": {hook: WIDTH}}
     writer, rng = StoreWriter(root / "acts", validate_config(StoreMeta, meta)), np.random.default_rng(0)
@@ -105,17 +110,30 @@ def large(rows: int, latents: int, root: Path) -> list[dict[str, Any]]:
     for name, words in given.items():
         stage = BY_NAME[name]
         stage.run(validate_config(stage.config, words), root / stage.directory)
-    return json.loads((root / "profile.json").read_text())["costs"]
+
+
+def costs_in(sizes: dict[str, int]) -> list[dict[str, Any]]:
+    """What each stage and its parts cost at some sizes."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "run"
+        if "rows" in sizes:
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                pool.submit(large, **sizes, root=root).result()
+        else:
+            (of_model if "problems" in sizes else of_rows)(**sizes, root=root)
+        return json.loads((root / "profile.json").read_text())["costs"]
 
 
 def points(axis: str) -> Iterator[tuple[int, dict[str, int]]]:
     """Sizes along an axis, with the arguments of what is run there."""
     model = {"problems": 2000, "latents": 128, "saes": 1}
-    rows = {"thoughts": 2, "layers": 2}
+    rows, text = {"thoughts": 2, "layers": 2}, {"rows": 62_500, "latents": 1024}
     if axis == "saes":
         yield from ((n, model | {"saes": n}) for n in MEMBERS)
+    elif axis == "wide":
+        yield from ((1024 * step, text | {"latents": 1024 * step}) for step in STEPS)
     else:
-        base = model if axis in model else rows
+        base = next(base for base in (model, rows, text) if axis in base)
         yield from ((LEAST[axis] * step, base | {axis: LEAST[axis] * step}) for step in STEPS)
 
 
@@ -123,10 +141,7 @@ def costs_of(sizes: dict[str, int], times: int) -> dict[str, tuple[float, float]
     """Processor seconds and megabytes of each stage, the least of some runs."""
     best: dict[str, tuple[float, float]] = {}
     for _ in range(times):
-        with tempfile.TemporaryDirectory() as folder:
-            (of_model if "problems" in sizes else of_rows)(**sizes, root=Path(folder) / "run")
-            costs = json.loads((Path(folder) / "run" / "profile.json").read_text())["costs"]
-        for cost in costs:
+        for cost in costs_in(sizes):
             if not cost.get("part") and cost["stage"] in BY_NAME:
                 now = cost["processor_seconds"], round(cost["peak_bytes"] / 1e6)
                 best[cost["stage"]] = min(now, best.get(cost["stage"], (math.inf, 0)))
@@ -156,7 +171,7 @@ def along(axis: str, times: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--axes", nargs="+", default=["problems", "latents", "saes", "thoughts", "layers"])
+    parser.add_argument("--axes", nargs="+", default=AXES)
     parser.add_argument("--times", type=int, default=1)
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -166,14 +181,13 @@ def main() -> None:
     file = of_today("growth")
     found = json.loads(file.read_text()) if file.is_file() else {"processor": processor(), "axes": {}}
     if asked.large:
-        with tempfile.TemporaryDirectory() as folder:
-            costs = large(asked.rows, asked.latents, Path(folder))
-        sizes = {"rows": asked.rows, "latents": asked.latents, "l0": L0, "threads": torch.get_num_threads()}
-        found.setdefault("large", []).append(sizes | {"costs": costs})
+        sizes = {"rows": asked.rows, "latents": asked.latents}
+        about = {"l0": L0, "threads": torch.get_num_threads(), "costs": costs_in(sizes)}
+        found.setdefault("large", []).append(sizes | about)
         file.write_text(json.dumps(found, indent=1) + "\n")
         print(json.dumps(found["large"][-1], indent=1))
         return
-    costs_of({"problems": 250, "latents": 32, "saes": 1}, 1)  # compiles, and loads what is loaded once
+    costs_in({"problems": 250, "latents": 32, "saes": 1})  # compiles, and loads what is loaded once
     for axis in asked.axes:
         found["axes"][axis] = along(axis, asked.times)
         file.write_text(json.dumps(found, indent=1) + "\n")

@@ -51,7 +51,8 @@ class Grouped(Generic[R]):
             if pa.types.is_dictionary(kind := table.schema.field(name).type):
                 at = table.column_names.index(name)
                 table = table.set_column(at, name, table[name].cast(kind.value_type))
-        self._table = table.sort_by(keys)
+        order = pc.sort_indices(table, sort_keys=keys).to_numpy()  # type: ignore[attr-defined]
+        self._table = table if np.array_equal(order, np.arange(len(order))) else table.take(pa.array(order))
         self._cls = cls
         self._bounds = np.searchsorted(self._table["latent"].to_numpy(), np.arange(n + 1))
 
