@@ -29,6 +29,7 @@ from .probing.text import bag_of_words as bag_of_words
 from .reconstruction.records import AgainstBaseline as AgainstBaseline
 from .reconstruction.records import Elsewhere as Elsewhere
 from .reconstruction.records import FiringRow as FiringRow
+from .reconstruction.records import ProblemRow as ProblemRow
 from .reconstruction.records import ReconstructionRow as ReconstructionRow
 from .reconstruction.records import Reconstructor as Reconstructor
 from .reconstruction.records import TextFidelity as TextFidelity

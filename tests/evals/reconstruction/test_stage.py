@@ -72,6 +72,9 @@ def test_the_numbers_are_those_of_the_test_rows(planted, tmp_path):
         "high": pytest.approx(1 - got["explained_variance_low"]),
     }  # fmt: skip
     assert got["explained_variance_low"] < got["explained_variance"] < got["explained_variance_high"]
+    own = pq.read_table(tmp_path / "out" / "problems.parquet").to_pandas()
+    assert len(own) == 120 and own.n.sum() == 1200 and set(own.member) == {"pooled"}
+    assert own.error.sum() / own.spread.sum() == pytest.approx(values["fvu"])
     assert set(member["reconstruction"]) == {"sae", "pca_l0", "pca_live", "random", "mean"}
     assert result["definitions"]["fvu"] == metrics.FVU.definition
 

@@ -61,6 +61,11 @@ def test_thoughts_hold_the_operations_and_the_values(run):
     )
     assert row["rate"] > 0.9 and row["low"] <= row["rate"] <= row["high"]
     assert result["headline"]["tuned_intermediate"]["thought_idx"] == 2
+    hits = pq.read_table(root / "lens" / "hits.parquet").to_pandas()
+    for name, own in hits.groupby(hits.lens.astype(str) + "_" + hits.column.astype(str)):
+        told = result["headline"][name]
+        assert (own.n.sum(), own.hits.sum() / own.n.sum()) == (told["n"], pytest.approx(told["value"]))
+    assert len(hits) and hits.problem_id.nunique() == result["n"]
     assert result["warnings"] == []
 
 
@@ -211,7 +216,7 @@ def test_the_command_reads_a_run(run, tmp_path):
     done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "lens")])
     assert done.exit_code == 0, done.output
     assert {file.stem for file in (tmp_path / "lens").glob("*.parquet")} == {
-        "latents", "readings", "summary", "tokens",
+        "hits", "latents", "readings", "summary", "tokens",
     }  # fmt: skip
     told = CliRunner().invoke(app, [*words, "--plan"])
     assert json.loads(told.stdout)["plan"]["rows"] == 14 * 20

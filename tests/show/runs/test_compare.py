@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.show.runs.made import run_of, stage
-from thoughtlens.core import ConfigError, NotThereError
+from thoughtlens.core import ConfigError, NotThereError, seal
 from thoughtlens.show import compare_runs, expand, write_page
 
 
@@ -23,6 +25,76 @@ def test_the_same_problems_are_paired(tmp_path):
     assert gap.paired and gap.n == 100 and gap.verdict == "better"
     assert gap.difference == pytest.approx(0.2, abs=0.005)
     assert [(one.setting, one.values) for one in found.settings] == [("sae.k", ["8", "16"])]
+
+
+def left_of(run, errors, members=("a", "b")):
+    """What SAEs leave of problems whose rows vary by 10 each."""
+    n = len(errors)
+    rows = {
+        "member": [m for m in members for _ in range(n)],
+        "problem_id": [f"p{i}" for i in range(n)] * len(members),
+    }
+    n *= len(members)
+    rows |= {"n": [7] * n, "error": [float(e) for e in errors] * len(members), "spread": [10.0] * n}
+    pq.write_table(pa.table(rows), run / "validate" / "problems.parquet")
+    seal(run / "validate")
+    return run
+
+
+def test_what_saes_leave_of_the_same_problems_is_paired(tmp_path):
+    # Problems differ far more (1 or 3 of 10) than the two runs do (0.2 to 0.4 of 10, 0.03 on average).
+    errors = np.tile([1.0, 3.0], 20)
+    less = np.repeat([0.2, 0.4], 20)
+    a = left_of(run_of(tmp_path / "a", [True] * 40, fvu=0.2), errors)
+    b = left_of(run_of(tmp_path / "b", [True] * 40, fvu=0.17), errors - less)
+    gap = row(compare_runs([a, b]), "validate", "fvu").runs[1].against
+    # Student's t over 40 problems: 2.0227 * sd(0.02, 0.04) / sqrt(40) = 2.0227 * 0.010127 / 6.3246.
+    assert gap.paired and gap.n == 40 and gap.verdict == "better"
+    assert (gap.difference, gap.high - gap.difference) == pytest.approx((-0.03, 0.003239), abs=1e-6)
+
+
+def test_saes_of_other_places_are_not_paired(tmp_path):
+    a = left_of(run_of(tmp_path / "a", [True] * 40, fvu=0.2), [2.0] * 40)
+    b = left_of(run_of(tmp_path / "b", [True] * 40, fvu=0.17), [1.7] * 40, ("a", "c"))
+    gap = row(compare_runs([a, b]), "validate", "fvu").runs[1].against
+    assert not gap.paired and gap.why_not_paired == "their SAEs are a b and a c"
+
+
+def watched(run, scores):
+    """Half of the problems' answers broken, with these scores, beside a threshold of 1."""
+    ids = [f"p{i}" for i in range(len(scores))]
+    detector = {
+        "name": "contradicts",
+        "about": "",
+        "role": "score",
+        "alarms": [{"rate": 0.05, "threshold": 1.0}],
+    }
+    truth = {"name": "broken", "about": "", "score": "contradicts", "says": "", "against": [], "errors": []}
+    truth |= {"n_positive": 1, "n_clean": 1, "n_clean_thresholds": 1, "detectors": [detector]}
+    recall = {
+        "value": sum(one > 1 for one in scores) / len(scores),
+        "low": 0.1,
+        "high": 0.9,
+        "n": len(scores),
+    }
+    told = {"split": "test", "model": "toy", "model_digest": None, "n": 1, "rule": None, "accuracy": None}
+    told |= {"truths": [truth], "headline": {"broken_recall_at_0.05": recall}}
+    place, n = stage(run, "monitor", "monitor", "", told), len(ids)
+    rows = {"problem_id": ids * 2, "split": ["test"] * 2 * n, "error": ["none"] * n + ["swap"] * n}
+    rows |= {"error_idx": pa.array([None] * n + [2] * n, pa.int32()), "answer": ["1"] * 2 * n}
+    rows |= {"is_right": [True] * n + [False] * n, "contradicts": [9.0] * n + list(scores)}
+    pq.write_table(pa.table(rows), place / "problems.parquet")
+    seal(place)
+    return run
+
+
+def test_alarms_on_the_same_broken_answers_are_paired(tmp_path):
+    # b has an alarm for the 20 of 40 that a has one for, and for 12 more.
+    a = watched(run_of(tmp_path / "a", [True] * 40), [2.0] * 20 + [0.5] * 20)
+    b = watched(run_of(tmp_path / "b", [True] * 40), [2.0] * 32 + [0.5] * 8)
+    gap = row(compare_runs([a, b]), "monitor", "broken_recall_at_0.05").runs[1].against
+    assert gap.paired and gap.n == 40 and gap.difference == pytest.approx(0.3)
+    assert gap.verdict == "higher"
 
 
 def test_an_order_of_the_table_is_no_difference(tmp_path):

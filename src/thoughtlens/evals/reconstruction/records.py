@@ -40,6 +40,20 @@ class FiringRow(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProblemRow(Record):
+    """A row of `problems.parquet`: what an SAE leaves of one problem's, or document's, held-out rows."""
+
+    member: str
+    problem_id: str
+    n: int
+    """Rows that are not flagged."""
+    error: float
+    """Sum of |x - x_hat|^2 over them."""
+    spread: float
+    """Sum of |x - mean|^2 over them, the mean being that of all held-out rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Width(Record):
     """How many latents, or components, there are."""
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from thoughtlens.acts import ActivationStore, StoreSize
 from thoughtlens.core import (
     DataError,
@@ -28,7 +30,7 @@ from thoughtlens.core import (
 from thoughtlens.evals.heldout import fidelity
 from thoughtlens.evals.heldout.fidelity import Splicer
 from thoughtlens.evals.heldout.joined import subject_of
-from thoughtlens.evals.heldout.measure import Firing, Total, measure_baselines, measure_sae
+from thoughtlens.evals.heldout.measure import Firing, Tally, Total, measure_baselines, measure_sae
 from thoughtlens.evals.heldout.records import TextFidelity
 from thoughtlens.evals.heldout.subject import (
     MIN_ROWS_PER_DIM,
@@ -44,6 +46,7 @@ from thoughtlens.evals.reconstruction.elsewhere import elsewhere
 from thoughtlens.evals.reconstruction.labels import labels_on
 from thoughtlens.evals.reconstruction.records import (
     FiringRow,
+    ProblemRow,
     ReconstructionRow,
     TextFidelityRow,
     ThoughtFidelity,
@@ -60,6 +63,7 @@ from thoughtlens.evals.reconstruction.summary import (
     remarks,
     table,
     together,
+    varying,
 )
 from thoughtlens.evals.reconstruction.thoughts import ThoughtSplicer
 from thoughtlens.numerics import DEFINITIONS as RECONSTRUCTION
@@ -206,6 +210,9 @@ def _work(cfg: ValidateConfig, job: _Job, tmp: Path) -> ValidateOutcome:
     for name, row in tables.items():
         parts.join(every, name, tmp / f"{name}.parquet", schema(row))
     members = together(parts.summaries(every, Validated))
+    counted = varying(members)
+    own = [i for i in every if members[i] in counted]
+    parts.join(own, "problems", tmp / "problems.parquet", schema(ProblemRow))
     notes = remarks(members)
     for line in notes:
         warn(line)
@@ -234,6 +241,7 @@ def _member(
     if sae.reconstructs:
         spliced, skipped = splicer.rows(subject, others)
     parts.write_table(i, "reconstruction", to_table(ReconstructionRow, table(subject, tallies, widths)))
+    parts.write_table(i, "problems", column_table(ProblemRow, _problem_columns(subject, mine)))
     parts.write_table(i, "firing", column_table(FiringRow, _firing_columns(subject, firing)))
     if spliced:
         parts.write_table(i, "fidelity", to_table(*_of_member(subject.label, spliced)))
@@ -262,6 +270,17 @@ def _member(
         elsewhere=elsewhere(sae, judged["sae"], spliced),
     )
     parts.finish(i, summary)
+
+
+def _problem_columns(subject: Subject, mine: Tally) -> dict[str, object]:
+    here = np.flatnonzero(mine.rows)
+    return {
+        "member": subject.label,
+        "problem_id": np.array(subject.store.problems["problem_id"].to_pylist(), object)[here],
+        "n": mine.rows[here],
+        "error": mine.error[here],
+        "spread": mine.spread[here],
+    }
 
 
 def _firing_columns(subject: Subject, firing: Firing) -> dict[str, object]:

@@ -30,6 +30,18 @@ class SummaryRow(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HitRow(Record):
+    """How often one lens reads a problem's word where it reads that column best, in `hits.parquet`."""
+
+    lens: str = column(arrow="dictionary")
+    column: str = column(arrow="dictionary")
+    problem_id: str
+    n: int
+    """States of the problem that have a right word."""
+    hits: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class KLRow(Record):
     """What the tuned lens gains at a hook and thought, in `kl.parquet`; nats."""
 

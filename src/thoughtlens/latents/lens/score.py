@@ -38,6 +38,10 @@ class Scored:
     rate_top: float
     null: Float[np.ndarray, " permutations"]
     """The rate under each shuffle; none where none was asked for."""
+    at: Int[np.ndarray, " n"]
+    """The rows that count."""
+    hits: Bool[np.ndarray, " n"]
+    """Which of them are read."""
 
     @property
     def p(self) -> float | None:
@@ -75,7 +79,9 @@ def score(
     shuffles = (y[shuffled_blocks(own, rng)] for _ in range(n_permutations))
     null = np.array([_hits(words[..., :1], other).mean(1) for other in shuffles]).reshape(-1, len(words))
     return [
-        Scored(len(at), len(names), float(hits.mean()), bounds.low, bounds.high, float(top), by_chance)
+        Scored(
+            len(at), len(names), float(hits.mean()), bounds.low, bounds.high, float(top), by_chance, at, hits
+        )
         for hits, top, bounds, by_chance in zip(
             first, among, (proportion(row, own) for row in first), null.T, strict=True
         )

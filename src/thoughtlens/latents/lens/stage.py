@@ -32,7 +32,7 @@ from thoughtlens.latents.lens import latents, score
 from thoughtlens.latents.lens.config import LensConfig
 from thoughtlens.latents.lens.fitting import fit_all
 from thoughtlens.latents.lens.readings import read_all, readings_table, tokens_table
-from thoughtlens.latents.lens.records import KLRow, LensOutcome, ReadingRow, SummaryRow, TokenRow
+from thoughtlens.latents.lens.records import HitRow, KLRow, LensOutcome, ReadingRow, SummaryRow, TokenRow
 from thoughtlens.latents.lens.rows import cell_rows
 from thoughtlens.latents.lens.summary import best, headline, objections, summarise
 from thoughtlens.numerics import too_narrow
@@ -108,7 +108,8 @@ def _work(cfg: LensConfig, tmp: Path) -> LensOutcome:
         gains = parts.summaries(range(len(found)), KLRow)
         write_rows(tmp / "kl.parquet", KLRow, gains)
     readings = read_all(given, found, translators)
-    rows = summarise(given, readings)
+    rows, hits = summarise(given, readings)
+    write_rows(tmp / "hits.parquet", HitRow, hits)
     pq.write_table(readings_table(given, readings), tmp / "readings.parquet", compression="zstd")
     pq.write_table(tokens_table(given.readout, readings), tmp / "tokens.parquet")
     write_rows(tmp / "summary.parquet", SummaryRow, rows)
@@ -135,7 +136,12 @@ def _work(cfg: LensConfig, tmp: Path) -> LensOutcome:
 
 def _without_readout(cfg: LensConfig, store: ActivationStore, tmp: Path, why: str) -> LensOutcome:
     """The outcome for a model that states cannot be read through: empty tables, and why."""
-    for name, row in (("readings", ReadingRow), ("tokens", TokenRow), ("summary", SummaryRow)):
+    for name, row in (
+        ("readings", ReadingRow),
+        ("tokens", TokenRow),
+        ("summary", SummaryRow),
+        ("hits", HitRow),
+    ):
         write_rows(tmp / f"{name}.parquet", row, [])
     line = f"nothing was read: {why}"
     warn(line)

@@ -9,13 +9,17 @@ from thoughtlens.acts import ActivationStore
 from thoughtlens.core import Number
 from thoughtlens.latents.codes.readout import LensInput
 from thoughtlens.latents.lens.readings import Reading
-from thoughtlens.latents.lens.records import KLRow, ReadRate, SummaryRow
+from thoughtlens.latents.lens.records import HitRow, KLRow, ReadRate, SummaryRow
 from thoughtlens.latents.lens.rows import INTERMEDIATE, NEXT, group_numbers, targets
 from thoughtlens.latents.lens.score import Scored, family_p, score
 
+HEADLINE = (INTERMEDIATE, NEXT)
+"""Columns that the headline is about."""
 
-def summarise(given: LensInput, readings: list[Reading]) -> list[SummaryRow]:
-    """A row for each lens, hook, thought, column and subset; first those of all problems."""
+
+def summarise(given: LensInput, readings: list[Reading]) -> tuple[list[SummaryRow], list[HitRow]]:
+    """A row for each lens, hook, thought, column and subset, first those of all problems; and what is read of
+    each problem at the best places of the headline."""
     cfg, store, readout = given.cfg, given.store, given.readout
     groups = group_numbers(store)
     found: list[tuple[Reading, str, str, Scored]] = []
@@ -33,7 +37,23 @@ def summarise(given: LensInput, readings: list[Reading]) -> list[SummaryRow]:
     family = [one for one in found if one[2] == "all"]
     p_max = family_p([scored for *_, scored in family])
     rows = [_row(*one, p) for one, p in zip(family, p_max, strict=True)]
-    return rows + [_row(*one, None) for one in found if one[2] != "all"]
+    chosen = [id(row) for row in best(rows) if row.column in HEADLINE]
+    hits = [
+        hit
+        for row, (reading, *_, scored) in zip(rows, family, strict=True)
+        if id(row) in chosen
+        for hit in _hits(store, row, reading.cell.line[scored.at], scored)
+    ]
+    return rows + [_row(*one, None) for one in found if one[2] != "all"], hits
+
+
+def _hits(store: ActivationStore, row: SummaryRow, line: np.ndarray, scored: Scored) -> list[HitRow]:
+    own, index, n = np.unique(line, return_inverse=True, return_counts=True)
+    hits, ids = np.bincount(index, weights=scored.hits), store.problems["problem_id"].take(own).to_pylist()
+    return [
+        HitRow(lens=row.lens, column=row.column, problem_id=name, n=int(of), hits=int(right))
+        for name, of, right in zip(ids, n, hits, strict=True)
+    ]
 
 
 def _row(r: Reading, column: str, subset: str, scored: Scored, p_max: float | None) -> SummaryRow:
@@ -84,7 +104,7 @@ def headline(split: str, rows: list[SummaryRow], gains: list[KLRow]) -> dict[str
     """The strongest place of what matters most, for each lens, and the translators' mean gain."""
     found: dict[str, ReadRate | Number] = {}
     for row in best(rows):
-        if row.column in (INTERMEDIATE, NEXT):
+        if row.column in HEADLINE:
             found[f"{row.lens}_{row.column}"] = ReadRate(
                 value=row.rate,
                 low=row.low,

@@ -14,7 +14,7 @@ import numpy as np
 import scipy
 
 from thoughtlens.core import ConfigError, NotThereError, Record, aligned, number, read_result
-from thoughtlens.numerics import DELTA, Tested, compare, family, proportion
+from thoughtlens.numerics import DELTA, Tested, compare, compare_values, family, proportion
 from thoughtlens.show.runs.listing import is_run, line_of, runs_below, study_of
 from thoughtlens.show.runs.settings import Differs, differing, made
 from thoughtlens.show.runs.shared import Pairs, Scores, pair, scores_of, trained_and_tested
@@ -127,7 +127,7 @@ class _Held:
         for stage, result in self.results.items():
             told = result.get("headline") or {}
             for name, scores in self.scores.get(stage, {}).items():
-                if name not in told:
+                if name not in told and {one.of for one in scores.values()} == {1}:
                     own = list(scores.values())
                     share = proportion(
                         np.array([one.right for one in own], float), [one.group for one in own]
@@ -235,7 +235,8 @@ def _against(
     scores = [one.scores.get(stage, {}).get(name) for one in (a, b)]
     pairs = _pairs(scores[0], scores[1], stage)
     if pairs is not None and not pairs.why:
-        found = compare(pairs.b, pairs.a, pairs.groups, inflation=pairs.inflation)
+        judge = compare if pairs.is_right_or_wrong else compare_values
+        found = judge(pairs.b, pairs.a, pairs.groups, inflation=pairs.inflation)
         gap = found.difference
         tested = Tested(gap.low, gap.high, found.n_clusters, found.p)
         against = Against(
