@@ -142,6 +142,7 @@ def test_a_text_that_is_none_stops_before_anything_is_written(tmp_path, tiny_lm_
         (text := tmp_path / "text.txt").write_bytes(content)
         refused(words, DataError, theirs, out, text=text)
     refused("found no such file", NotThereError, theirs, out, text=tmp_path / "none.txt")
+    refused(r"5 tokens are 1 document\(s\) of bundled, of which none", DataError, theirs, out, n_tokens=5)
     refused(
         "says its hook is 'layers.1:out', not 'layers.2:out'",
         MismatchError,

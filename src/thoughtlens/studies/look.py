@@ -88,8 +88,7 @@ def look(ask: Ask, out: str | Path, *, jobs: int | None = 1) -> Result:
     for line in wrong:
         warn(line)
     _require_widths(found, extract.model)
-    if ask.text is not None:
-        _require_text(extract, cfg.stages)
+    _require_text(extract, cfg.stages)
     as_ours = {"to": "thoughtlens", "source_format": found.format, "hook_name": ask.hook_name}
     table = as_ours | {"source": found.path, "release": found.release}
     convert = BY_NAME["convert"]
@@ -159,20 +158,37 @@ def _of_settings(found: Card, extract: ExtractConfig) -> list[str]:
 
 
 def _require_text(extract: ExtractConfig, stages: Sequence[str]) -> None:
-    """See that one's own text can be read, and that something of it is left to judge on."""
+    """See that the text can be read, and that something of what is read is left to judge on."""
     cfg = extract.problems
     if not isinstance(cfg, TextConfig):
         return
     tokenizer = load_tokenizer(extract.model.name, extract.model.revision)
-    rows = list(itertools.islice(iter_documents(cfg, tokenizer), LOOKED_INTO))
+    seeded = cfg.model_copy(update={"seed": extract.seed if cfg.seed is None else cfg.seed})
+    rows = list(itertools.islice(iter_documents(seeded, tokenizer), LOOKED_INTO))
     if any("\0" in row["question"] for row in rows):
         raise DataError(f"{cfg.source} is no text: there are zero bytes in it")
-    lacking = [one for one in ("train", "test") if one not in {row["split"] for row in rows}]
-    if lacking and not {"validate", "lens"}.isdisjoint(stages):
-        raise DataError(
-            f"{cfg.source}: {len(rows)} document(s), of which none falls into the split "
-            f"{' or '.join(lacking)}: give more of them (in a .txt, an empty line parts two)"
-        )
+    if {"validate", "lens"}.isdisjoint(stages):
+        return
+    splits, most = set[str](), extract.context_length * (extract.max_windows or 2**31)
+    left = extract.max_tokens or 2**31
+    for n, row in enumerate(rows, 1):
+        splits.add(row["split"])
+        left -= min(len(tokenizer.encode(row["question"], add_special_tokens=False)), most)
+        if {"train", "test"} <= splits:
+            return
+        if left <= 0:
+            raise DataError(
+                f"{extract.max_tokens} tokens are {n} document(s) of {cfg.source}, of which none falls into "
+                f"the split {_lacking(splits)}: give more of them (--tokens)"
+            )
+    raise DataError(
+        f"{cfg.source}: {len(rows)} document(s), of which none falls into the split {_lacking(splits)}: give "
+        f"more of them (in a .txt, an empty line parts two)"
+    )
+
+
+def _lacking(splits: set[str]) -> str:
+    return " or ".join(one for one in ("train", "test") if one not in splits)
 
 
 def _require_widths(found: Card, model: ModelConfig) -> None:

@@ -27,6 +27,7 @@ from thoughtlens.core import (
     say,
     warn,
 )
+from thoughtlens.models.hf.causal import attend_in_blocks
 from thoughtlens.models.hf.locate import BUNDLED, foreign, locate, quiet, refuse_pointers, weights_digest
 
 NOT_CAUSAL = ("bert-generation", "xlnet", "cpmant", "prophetnet")
@@ -90,13 +91,14 @@ def load(
         raise ConfigError(f"model.dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     target = choose_device(device, DTYPES[dtype])
     root = locate(name, revision=revision)
-    model = _read_model(root, name, DTYPES[dtype])
+    model = _read_model(root, name, DTYPES[dtype]).to(target).eval().requires_grad_(False)  # type: ignore[arg-type]
+    attend_in_blocks(model)
     tokenizer = _read_tokenizer(root, name)
     if target.type == "cpu" and dtype != "float32":
         _mention_slow_dtype(dtype)
     on_hub = not Path(name).exists() and name not in BUNDLED
     return LanguageModel(
-        model=model.to(target).eval().requires_grad_(False),  # type: ignore[arg-type]
+        model=model,
         tokenizer=tokenizer,
         name=name,
         revision=root.name if on_hub else None,
