@@ -13,7 +13,7 @@ from thoughtlens.core import MismatchError
 from thoughtlens.latents.codes.readout import Readout, of_thoughts
 from thoughtlens.latents.lens import tuned
 from thoughtlens.latents.lens.config import LensConfig
-from thoughtlens.latents.lens.latents import latent_table
+from thoughtlens.latents.lens.latents import latent_tables
 from thoughtlens.latents.lens.rows import Target, word_numbers
 from thoughtlens.latents.lens.score import family_p, score
 from thoughtlens.latents.lens.tuned import Pairs
@@ -171,14 +171,21 @@ def test_decoder_rows_are_read_as_their_product_with_the_unembedding():
     sae.hook_names = ["layers.0:out"]
     bias = torch.tensor([5.0, 0, 0, 0])  # the same for every latent: taken out
     readout = Readout(lambda x, hook: x @ W + bias, 2, 4, lambda ids: {i: "abcd"[i] for i in ids})
-    rows = latent_table(readout, "pooled", sae, 2).to_pylist()
+    most, spread = latent_tables(readout, "pooled", sae, 2)
+    rows = most.to_pylist()
     found = {(r["latent"], r["sign"], r["rank"]): (r["token"], r["logit"]) for r in rows}
     assert found == {
         (0, 1, 0): ("a", 1.0), (0, 1, 1): ("d", 0.5), (0, -1, 0): ("c", -2.0), (0, -1, 1): ("b", 0.0),
         (2, 1, 0): ("b", 6.0), (2, 1, 1): ("d", 2.0), (2, -1, 0): ("a", 0.0), (2, -1, 1): ("c", 0.0),
     }  # fmt: skip
+    assert spread.drop(["counts"]).to_pylist() == [
+        {"member": "pooled", "latent": 0, "low": -2.0, "high": 1.0},
+        {"member": "pooled", "latent": 2, "low": 0.0, "high": 6.0},
+    ]
+    for counts, logits in zip(spread["counts"].to_pylist(), ([1, 0, -2, 0.5], [0, 6, 0, 2]), strict=True):
+        assert counts == np.histogram(logits, 40)[0].tolist()
     with pytest.raises(MismatchError, match="writes width 2"):
-        latent_table(linear(torch.eye(3)), "pooled", sae, 2)
+        latent_tables(linear(torch.eye(3)), "pooled", sae, 2)
 
 
 def test_the_readout_of_the_last_state_is_what_the_model_says():

@@ -216,7 +216,7 @@ def test_the_command_reads_a_run(run, tmp_path):
     done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "lens")])
     assert done.exit_code == 0, done.output
     assert {file.stem for file in (tmp_path / "lens").glob("*.parquet")} == {
-        "hits", "latents", "readings", "summary", "tokens",
+        "hits", "latents", "logits", "readings", "summary", "tokens",
     }  # fmt: skip
     told = CliRunner().invoke(app, [*words, "--plan"])
     assert json.loads(told.stdout)["plan"]["rows"] == 14 * 20

@@ -75,6 +75,9 @@ def plant_lens(
     write(
         root / "lens" / "latents.parquet", table | {"token_id": latent, "token": words, "logit": sign * 3.5}
     )
+    spread = {"low": np.full(n, -3.5, np.float32), "high": np.arange(n).astype(np.float32)}
+    own = {"member": [member] * n, "latent": np.arange(n, dtype=np.int32), "counts": [[1, 2, 1]] * n}
+    write(root / "lens" / "logits.parquet", own | spread)
     read = [
         (lens, hook, 1, p, rank)
         for lens in ("logit", "tuned")

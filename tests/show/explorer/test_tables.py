@@ -85,6 +85,7 @@ def test_every_panel_of_a_latent(made):
     logits = rows(found, "lens_latents", page["lens_latents"])
     assert [row["sign"] for row in logits] == [1, 1, -1, -1]
     assert logits[0]["token"] == HOSTILE[6]
+    assert page["lens_logits"] == {"low": -3.5, "high": 6.0, "counts": [1, 2, 1]}
     assert [n["token"] for n in page["graphs"]["nodes"]] == [HOSTILE[0], " before"]
     assert found["m0/1"][0]["graphs"] is None
     deciles = [e["decile"] for e in rows(found, "thought_examples", page["decile_examples"])]

@@ -5,29 +5,32 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from thoughtlens.core import MismatchError, column_table
 from thoughtlens.latents.codes.readout import Readout
-from thoughtlens.latents.lens.records import LatentTokenRow
+from thoughtlens.latents.lens.records import LatentLogitsRow, LatentTokenRow
 from thoughtlens.sae import SAE, Crosscoder
 
 DEFINITION = (
     "readout(decoder row) - readout(0): what one unit of the latent adds to the logits if the norm's scale "
     "is that of the row alone; sign -1: the tokens that it suppresses most"
 )
+BINS = 40
+"""Of a histogram of logits."""
 
 
 @torch.no_grad()
-def latent_table(readout: Readout, name: str, sae: SAE, k: int) -> pa.Table:
-    """The k tokens that each decoder row raises and lowers most; rows of zeros have none.
+def latent_tables(readout: Readout, name: str, sae: SAE, k: int) -> tuple[pa.Table, pa.Table]:
+    """The k tokens that each decoder row raises and lowers most, and histograms; rows of zeros have none.
 
     The bias of the norm, which would be the same for every latent, is taken out. A crosscoder's latents
     are read at its last site, a transcoder's where it writes.
 
     Returns:
-        A row for each latent, sign and rank, latents ascending.
+        A row for each latent, sign and rank, latents ascending; a row for each latent, with how many tokens
+        its decoder row changes by how much.
 
     Raises:
         MismatchError: decoder rows of another width than the model's final norm reads.
@@ -40,14 +43,15 @@ def latent_table(readout: Readout, name: str, sae: SAE, k: int) -> pa.Table:
         )
     live = torch.nonzero(directions.norm(dim=1) > 0)[:, 0]
     base = readout.logits(torch.zeros(1, readout.d), hook)
-    k, tokens, values = min(k, readout.n_vocab), [], []
+    k, tokens, values, counts = min(k, readout.n_vocab), [], [], []
     for part in live.split(readout.chunk):
         logits = (readout.logits(directions[part], hook) - base).cpu()
         raised, lowered = logits.topk(k, dim=1), (-logits).topk(k, dim=1)
         tokens.append(torch.stack([raised.indices, lowered.indices], 1))
         values.append(torch.stack([raised.values, -lowered.values], 1))
-    token = torch.cat(tokens).flatten().numpy()
-    return column_table(
+        counts.append(_histograms(logits))
+    token, logit = torch.cat(tokens).flatten().numpy(), torch.cat(values)
+    most = column_table(
         LatentTokenRow,
         {
             "member": name,
@@ -56,9 +60,20 @@ def latent_table(readout: Readout, name: str, sae: SAE, k: int) -> pa.Table:
             "rank": np.tile(np.arange(k), 2 * len(live)),
             "token_id": token,
             "token": np.array(readout.texts, object)[token],
-            "logit": torch.cat(values).flatten().numpy(),
+            "logit": logit.flatten().numpy(),
         },
     )
+    low, high = logit[:, 1, 0].numpy(), logit[:, 0, 0].numpy()
+    spread = {"member": name, "latent": live.numpy(), "low": low, "high": high}
+    return most, column_table(LatentLogitsRow, spread | {"counts": torch.cat(counts).numpy()})
+
+
+def _histograms(logits: Float[Tensor, "n vocab"]) -> Int[Tensor, "n bins"]:
+    """Tokens in equal bins from each row's lowest logit to its highest."""
+    low, high = logits.aminmax(dim=1, keepdim=True)
+    at = ((logits - low) * (BINS / (high - low).clamp_min(1e-30))).int().clamp_(max=BINS - 1)
+    at += BINS * torch.arange(len(at), dtype=torch.int32)[:, None]
+    return at.flatten().bincount(minlength=BINS * len(at)).view(-1, BINS)
 
 
 def _directions(sae: SAE) -> tuple[Float[Tensor, "d_sae d"], str]:

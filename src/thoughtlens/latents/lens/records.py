@@ -110,6 +110,18 @@ class LatentTokenRow(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatentLogitsRow(Record):
+    """How many tokens a latent's decoder row changes by how much, in `logits.parquet`."""
+
+    member: str = column("SAE", arrow="dictionary")
+    latent: int = column(arrow="int32")
+    low: float = column(arrow="float32")
+    high: float = column(arrow="float32")
+    counts: list[int]
+    """Tokens in equal bins from the lowest logit to the highest."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReadRate(Number):
     """The rate at the hook and thought where a lens reads the right word most often."""
 

@@ -53,7 +53,7 @@ def lens(cfg: LensConfig, out: str | Path) -> Result:
     """Read every hook and thought of a store, and every decoder row, through the model's output side.
 
     The directory holds `readings.parquet`, `summary.parquet`, `tokens.parquet`, with a tuned lens
-    `kl.parquet` and `translators.safetensors`, and with an SAE `latents.parquet`.
+    `kl.parquet` and `translators.safetensors`, and with an SAE `latents.parquet` and `logits.parquet`.
 
     Raises:
         MismatchError: other weights than those that made the store, or states that are not residual.
@@ -118,7 +118,7 @@ def _work(cfg: LensConfig, tmp: Path) -> LensOutcome:
     if cfg.sae is not None:
         members = load_members(cfg.sae, joined=True, hooks=store.meta.d_in)
         notes += differences(members, store)
-        _write_latents(given, members, tmp / "latents.parquet")
+        _write_latents(given, members, tmp)
     return LensOutcome(
         split=cfg.split,
         kind=store.meta.kind,
@@ -163,10 +163,12 @@ def _is_tuned(cfg: LensConfig, kind: str) -> bool:
     return "tuned" in cfg.lenses and kind == "thoughts"
 
 
-def _write_latents(given: LensInput, members: dict[str, SAE], file: Path) -> None:
+def _write_latents(given: LensInput, members: dict[str, SAE], tmp: Path) -> None:
     with progress("lens: latents", len(members), "SAEs") as bar:
         tables = []
         for name, one in members.items():
-            tables.append(latents.latent_table(given.readout, name, one, given.cfg.latent_tokens))
+            tables.append(latents.latent_tables(given.readout, name, one, given.cfg.latent_tokens))
             bar.advance(1)
-    pq.write_table(pa.concat_tables(tables).unify_dictionaries(), file, compression="zstd")
+    for name, own in zip(("latents", "logits"), zip(*tables, strict=True), strict=True):
+        whole = pa.concat_tables(own).unify_dictionaries()
+        pq.write_table(whole, tmp / f"{name}.parquet", compression="zstd")

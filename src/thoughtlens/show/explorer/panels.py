@@ -26,6 +26,7 @@ from thoughtlens.show.explorer.rows import (
     Matched,
     Neighbour,
     Said,
+    Spread,
     View,
     values,
 )
@@ -199,6 +200,11 @@ def _histograms(table: pa.Table, *_: Any) -> list[Json]:
     return [{"counts": c, "deciles": d} for c, d in zip(counts, deciles, strict=True)]
 
 
+def _spreads(table: pa.Table, *_: Any) -> list[Json]:
+    low, high, counts = (values(table[name]) for name in ("low", "high", "counts"))
+    return [{"low": a, "high": b, "counts": c} for a, b, c in zip(low, high, counts, strict=True)]
+
+
 class Panel(NamedTuple):
     """How the rows of a table become a part of a latent's page."""
 
@@ -235,6 +241,7 @@ PANELS = {
     "explanations": _lines(Said, ("chosen", "descending"), ("auprc", "descending")),
     "graphs": Panel(Graph, _graphs, one=True),
     "lens_latents": _lines(Logit, ("sign", "descending"), BY_RANK),
+    "lens_logits": Panel(Spread, _spreads, one=True),
     "neighbours": _lines(Neighbour, BY_RANK),
     "matches": Panel(Matched, matches, (("by", "ascending"), ("score", "descending"))),
 }

@@ -332,6 +332,15 @@ class Counted(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Spread(Record):
+    """How many tokens a latent's direction changes by how much, in equal bins from `low` to `high`."""
+
+    low: float
+    high: float
+    counts: list[int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Labelled(Record):
     """A latent's rate difference for a label."""
 

@@ -27,6 +27,7 @@ TABLES = {
     "explanations": "explain",
     "graphs": "explain",
     "lens_latents": "lens",
+    "lens_logits": "lens",
     "lens_summary": "lens",
     "readings": "lens",
     "neighbours": "geometry",

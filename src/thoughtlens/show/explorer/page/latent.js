@@ -73,10 +73,11 @@ function Effects({ run, rows, names }) {
     <p class="note">Change of accuracy against the untouched run on the same problems, paired; controls are in the report.</p>`;
 }
 
-function Logits({ run, member, rows }) {
+function Logits({ run, member, rows, spread }) {
   if (!member.have.lens_latents) return html`<${Missing} run=${run} table="lens_latents" what="tokens that its direction promotes" />`;
   const side = (sign) => html`<ul class="facts">${rows.filter((r) => r.sign === sign).map(({ token, logit }, k) => html`<li key=${k}><span class="tokens token">${listed(token)}</span> <b>${show(logit)}</b></li>`)}</ul>`;
   return html`<div class="note">promotes</div>${side(1)}<div class="note">suppresses</div>${side(-1)}
+    ${spread ? html`<${Bars} counts=${spread.counts} low=${show(spread.low)} high=${show(spread.high)} label="what it adds to each token's logit" unit="tokens" />` : null}
     <p class="note">Logits of its decoder row through the model's final norm and unembedding; from the weights alone.</p>`;
 }
 
@@ -167,7 +168,7 @@ function LatentPanel({ run, memberIdx, i, compact }) {
     ${associations.some((a) => a.factor === "cot") ? html`<h2>Tokens of the reasoning</h2><${Associations} rows=${associations} unit="token" factor=${(f) => f === "cot"} none="" />
       <p class="note">Of problems whose reasoning text has the token, against the others. Split ${member.split}.</p>` : null}
     ${text ? null : html`<h2>Effect on the answer</h2><${Effects} run=${run} rows=${detail.effects} names=${{ SAE: member.member, LATENT: i }} />`}
-    <h2>Output tokens</h2><${Logits} run=${run} member=${member} rows=${detail.lens_latents} />
+    <h2>Output tokens</h2><${Logits} run=${run} member=${member} rows=${detail.lens_latents} spread=${detail.lens_logits} />
     <h2>Strongest examples</h2><p class="note">Largest activations, at most one a ${text ? "document" : "problem"}, split ${member.split}; colour: activation over the latent's maximum.</p>
     ${detail.top_examples.length ? null : html`<p class="note">It never fires on these rows.</p>`}
     <div class="examples">${detail.top_examples.slice(0, compact ? 6 : 20).map((e, k) => html`<${Example} key=${k} example=${e} member=${member} max=${max} run=${run} />`)}</div>
