@@ -157,6 +157,10 @@ Overrides = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", help="The run's directory (or a stage's, for its own config).")]
 PlanOnly = Annotated[bool, typer.Option("--plan", help="Print rows, memory, disk and time expected; stop.")]
+Changes = Annotated[
+    list[str] | None, typer.Argument(help="key=value, e.g. seed=1; docs/settings.md has every key.")
+]
+OutInRun = Annotated[Path | None, typer.Option("--out", help="Where to write; unset: its place in the run.")]
 Acts = Annotated[Path | None, typer.Option(help="Take the activations from here.")]
 Sae = Annotated[Path | None, typer.Option(help="Take the SAE from here.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a finished run.")]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.commands.app import MOST_PATH, PlanOnly, RunDir, app, doing
+from thoughtlens.cli.commands.app import MOST_PATH, Changes, OutInRun, PlanOnly, RunDir, app, doing
 from thoughtlens.core import BY_NAME, ConfigError, NotThereError, read_recipe, require_run
 
 FIGURES = (".svg", ".png", ".pdf")
@@ -19,10 +19,7 @@ TEXTS = (".txt", ".text", ".md")
 @app.command()
 def circuit(
     run_dir: RunDir,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="key=value, e.g. seed=1; docs/settings.md has every key."),
-    ] = None,
+    overrides: Changes = None,
     *,
     problem: Annotated[
         str | None,
@@ -42,9 +39,7 @@ def circuit(
         bool,
         typer.Option("--program", help="Write what the thoughts compute as a Python program, and grade it."),
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Where to write; unset: its place in the run.")
-    ] = None,
+    out: OutInRun = None,
     plan: PlanOnly = False,
 ) -> None:
     """Which thought makes which, or of one problem or text the graph of its latents; every edge tried."""

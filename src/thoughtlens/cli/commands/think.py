@@ -11,7 +11,16 @@ from typing import Annotated
 
 import typer
 
-from thoughtlens.cli.commands.app import PlanOnly, RunDir, app, doing, require_order, told
+from thoughtlens.cli.commands.app import (
+    Changes,
+    OutInRun,
+    PlanOnly,
+    RunDir,
+    app,
+    doing,
+    require_order,
+    told,
+)
 from thoughtlens.core import BY_NAME, require_run
 
 
@@ -100,14 +109,9 @@ def _of_a_run(name: str) -> None:
 
     def command(
         run_dir: RunDir,
-        overrides: Annotated[
-            list[str] | None,
-            typer.Argument(help="key=value, e.g. seed=1; docs/settings.md has every key."),
-        ] = None,
+        overrides: Changes = None,
         *,
-        out: Annotated[
-            Path | None, typer.Option("--out", help="Where to write; unset: its place in the run.")
-        ] = None,
+        out: OutInRun = None,
         plan: PlanOnly = False,
     ) -> None:
         require_run(run_dir)
