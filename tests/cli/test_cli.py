@@ -285,6 +285,13 @@ def test_too_little_memory_is_said_in_one_short_line(allocate):
     assert "\n" not in line and len(line) < 300
 
 
+def test_bytes_that_are_no_text_are_said_to_be_none(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["thoughtlens", "circuit", "run", "--text", "a \udcff"])
+    with pytest.raises(UnicodeEncodeError) as caught:
+        sys.argv[-1].encode()
+    assert cli._unforeseen(caught.value) == r"'a \udcff' is not text in UTF-8"
+
+
 def test_of_an_unforeseen_error_only_the_first_line_is_shown():
     assert cli._unforeseen(RuntimeError("broke\nframe #0\nframe #1")) == "unforeseen RuntimeError: broke"
 

@@ -93,6 +93,7 @@ def test_a_graph_in_which_nothing_stands_out_is_drawn_without_arrows_and_its_wor
         n_tried=1,
     )
     assert texts(graph_map(graph)) == {"3", "8"}
+    assert graph_map(graph).axes[0].get_title("left") == "No edge is shown, of 1 that were tried"
     shown = replace(graph, edges=[replace(tried, shown=True)])
     assert texts(graph_map(shown)) == {"3", "8", "4 value = 3"}
     hostile = [replace(nodes[0], text="$\\frac$\x1b"), replace(nodes[1], says="$a$ <script>"), nodes[2]]

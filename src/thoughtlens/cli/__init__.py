@@ -79,10 +79,17 @@ def _unforeseen(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         said = of_system(error, "stdout") or f"{error.strerror}: {error.filename or 'stdout'}"
         return shortened(str(said))
+    if isinstance(error, UnicodeEncodeError) and any(map(_is_no_text, sys.argv)):
+        return f"{shortened(repr(next(filter(_is_no_text, sys.argv))))} is not text in UTF-8"
     text = shortened(next(iter(str(error).splitlines()), ""))
     if is_out_of_memory(error):
         return f"too little memory ({text[-200:]}); use smaller batches, fewer rows or fewer latents"
     return f"unforeseen {type(error).__name__}: {text}"
+
+
+def _is_no_text(arg: str) -> bool:
+    """Whether it holds bytes that are no UTF-8, as Python passes them on."""
+    return any("\ud800" <= letter <= "\udfff" for letter in arg)
 
 
 def _require_streams() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from thoughtlens.core import MismatchError
+from thoughtlens.core import MismatchError, NotThereError
 from thoughtlens.sae import TopKConfig, card, create, save
 
 
@@ -18,3 +18,10 @@ def test_an_sae_of_thoughts_is_shown_by_its_run(tmp_path):
     for source in (run / "sae", run / "sae" / "pooled"):
         with pytest.raises(MismatchError, match=r"continuous thoughts.*: thoughtlens view '.*my run'$"):
             card(source)
+
+
+def test_a_run_with_several_saes_names_their_places(tmp_path):
+    for name in ("a", "b"):
+        save(create(TopKConfig(d_sae=8, k=2), 4, seed=0), tmp_path / "sae" / name)
+    with pytest.raises(NotThereError, match=r"this run's SAEs: \S+/sae/a, \S+/sae/b"):
+        card(tmp_path)

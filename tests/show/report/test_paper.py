@@ -36,6 +36,8 @@ def test_what_is_no_figure_is_refused_with_those_there_are(run):
         write_figure(run, "curve", run / "c.pdf")
     with pytest.raises(ConfigError, match=r"ends in \.pdf, \.svg, \.png, got .*c\.gif"):
         write_figure(run, "curves", run / "c.gif")
+    with pytest.raises(ConfigError, match="--figure: expected a figure's name"):
+        write_figure(run, "")
     (run / "c.pdf").touch()
     with pytest.raises(OccupiedError, match="exists already"):
         write_figure(run, "curves", run / "c.pdf")

@@ -123,7 +123,13 @@ def members(path: str | Path, name: str | None = None) -> dict[str, Found]:
         return {one: Found(fmt, file) for one, file in (fmt.parts(root) or {POOLED: root}).items()}
     found = {member: member_path(root, member) for member in names(root)}
     if not found:
-        raise NotThereError(f"Expected an SAE of {', '.join(FORMATS)} at {path}, found none of their files")
+        own = (
+            [member_path(root / "sae", one) for one in names(root / "sae")] if (root / "sae").is_dir() else []
+        )
+        there = f"; this run's SAEs: {', '.join(map(str, own))}" if own else ""
+        raise NotThereError(
+            f"Expected an SAE of {', '.join(FORMATS)} at {path}, found none of their files{there}"
+        )
     return {member: Found(FORMATS[recognise(place) or ""], place) for member, place in found.items()}
 
 

@@ -109,6 +109,8 @@ def graph_map(graph: Graph) -> Figure:
         axis.plot([], [], color=colours[route], label=_named(route))
     if shown:
         axis.legend(loc="upper left", ncols=4)
+    else:
+        axis.set_title(f"No edge is shown, of {graph.n_tried:,} that were tried", loc="left")
     axis.set(xlim=(-0.9, width), ylim=(-0.3, height + 0.3))
     axis.set_axis_off()
     return figure

@@ -123,7 +123,9 @@ def training_curves(rows: Sequence[CurvePoint]) -> Figure:
                 if points and not (name == "n_dead" and suffix == "_train"):
                     axis.plot(*zip(*points, strict=True), color=colour, ls=dash, lw=1.5 if few else 0.7)
         axis.set(
-            title=title, xlabel="vectors seen", ylim=(0, max(axis.get_ylim()[1], 0.1 if name == "fvu" else 1))
+            title=title,
+            xlabel="vectors seen",
+            ylim=(0, max(1.05 * axis.get_ylim()[1], 0.1 if name == "fvu" else 1)),
         )
         axis.grid(axis="y")
         axis.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4))
@@ -198,7 +200,8 @@ def reconstruction(rows: Sequence[Bar], split: str) -> Figure:
         )
         if row.low is not None and row.high is not None:
             axis.plot([row.low, row.high], [y, y], color=INK, lw=1.2)
-        axis.text(max(value, 0.0) + 0.015, y, f"{round(value, 3) + 0.0:.3f}", va="center", fontsize=8)
+        end = max(value, 0.0) if row.high is None else max(row.high, 0.0)
+        axis.text(end + 0.015, y, f"{round(value, 3) + 0.0:.3f}", va="center", fontsize=8)
     axis.set(xlim=(0, 1.12), title=f"Explained variance, split {split}, n = {rows[0].n:,} vectors")
     axis.set_yticks(range(len(names)), [_WORDS.get(name, name) for name in names])
     axis.invert_yaxis()
@@ -548,7 +551,7 @@ def classification(rows: Sequence[ClassRow | ValueRow], title: str, metric: str 
     axis.set_yticks(range(len(rows)), [_WORDS.get(row.arm, row.arm) for row in rows])
     low = min(0.0, *(max(row.low, -1.0) for row in rows))
     axis.set(xlim=(low, 1.42), title=title, xlabel=f"{words(metric)}, out of fold")
-    axis.set_xticks(np.linspace(0, 1, 6))
+    axis.set_xticks([0, 0.5, 1])
     axis.invert_yaxis()
     axis.grid(axis="x")
     return figure

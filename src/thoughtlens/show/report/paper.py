@@ -46,6 +46,8 @@ def write_figure(run: str | Path, name: str, out: str | Path | None = None) -> P
         ConfigError: another format.
         OccupiedError: a file is there.
     """
+    if not name:
+        raise ConfigError("--figure: expected a figure's name, got an empty one")
     file = Path(out or f"{name}.pdf")
     kind = file.suffix[1:].lower()
     if kind not in FORMATS:

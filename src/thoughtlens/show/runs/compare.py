@@ -107,9 +107,8 @@ class Compared(Record):
         lines += ["", *aligned([("95 % intervals", *heads), *numbers]), ""]
         told = [text for row in self.numbers for text in _told(row, self.names)]
         rest = self.n_compared - len(told)
-        lines += [
-            f"against [0] {self.names[0]}, {self.n_compared} comparisons, p adjusted for all of them (Holm):"
-        ]
+        asked = "1 comparison" if self.n_compared == 1 else f"{self.n_compared} comparisons"
+        lines += [f"against [0] {self.names[0]}, {asked}, p adjusted for all of them (Holm):"]
         lines += [*told, f"{rest} inconclusive" if rest else "none inconclusive"]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 

@@ -41,7 +41,12 @@ def pareto(table: Sequence[SettingRow], metric: str, choice: Choice) -> Figure:
         _panel(axis, [(row, test) for row, test in shown if getattr(test, name)], name, choice)
         axis.set(xlabel="L0 (latents per row)", ylabel=WORDS[name])
     n = shown[0][1].n
-    figure.suptitle(f"Split test, n = {n:,} vectors; bars: one SD over seeds", fontsize=9, x=0.01, ha="left")
+    figure.suptitle(
+        f"Split test, n = {n:,} vectors; bars: one SD over seeds; ring: recommended",
+        fontsize=9,
+        x=0.01,
+        ha="left",
+    )
     return figure
 
 
@@ -110,8 +115,9 @@ def _panel(axis: Axes, rows: Sequence[tuple[SettingRow, OverSeeds]], name: str, 
     axis.xaxis.set_minor_formatter(NullFormatter())
     if rows:
         axis.set_xticks(sorted({float(f"{x:.3g}") for x, _ in at.values()})[:: max(1, len(at) // 8)])
-    if name != "fidelity":
-        axis.set_ylim(bottom=0)
+    low, high = axis.get_ylim()
+    room = 0.06 * (high - (low if name == "fidelity" else 0))
+    axis.set_ylim(low - room if name == "fidelity" else 0, high + room)
     axis.grid()
 
 
