@@ -8,6 +8,11 @@ from .classify.records import PoolingLoss as PoolingLoss
 from .classify.records import TransferRow as TransferRow
 from .classify.records import ValuePoint as ValuePoint
 from .classify.records import ValueRow as ValueRow
+from .finetune.records import ARMS as ARMS
+from .finetune.records import FinetuneArm as FinetuneArm
+from .finetune.records import FinetuneCost as FinetuneCost
+from .finetune.records import FinetuneGain as FinetuneGain
+from .finetune.records import FinetuneOutcome as FinetuneOutcome
 from .first_study.records import Line as Line
 from .first_study.records import ReplayOutcome as ReplayOutcome
 from .first_study.records import SAEMeasures as SAEMeasures

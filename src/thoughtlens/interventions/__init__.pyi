@@ -21,6 +21,7 @@ from .effects.splice import splice as splice
 from .effects.subject import Problems as Problems
 from .effects.subject import held_out as held_out
 from .effects.subject import same_tokens as same_tokens
+from .effects.subject import says as says
 from .influence.records import ALIKE as ALIKE
 from .influence.records import ROUTES as ROUTES
 from .influence.records import Handed as Handed

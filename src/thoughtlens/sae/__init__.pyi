@@ -76,6 +76,7 @@ from .kinds.jumprelu import JumpReLUSAE as JumpReLUSAE
 from .kinds.matryoshka import MatryoshkaSAE as MatryoshkaSAE
 from .kinds.normalization import Cell as Cell
 from .kinds.normalization import Normalization as Normalization
+from .kinds.normalization import fit_normalization as fit_normalization
 from .kinds.panneal import PAnnealSAE as PAnnealSAE
 from .kinds.persistence import Persistence as Persistence
 from .kinds.persistence import persistence as persistence

@@ -72,8 +72,8 @@ USUAL_TARGET = "operation"
 MOST_NAMED = 200
 """Characters of a list of labels in a message."""
 NOT_OF = {
-    "crosscoder": ("has one code for several (hook, thought)", ("classify", "recovery")),
-    "transcoder": ("does not reconstruct what it reads", ("recovery",)),
+    "crosscoder": ("has one code for several (hook, thought)", ("classify", "recovery", "finetune")),
+    "transcoder": ("does not reconstruct what it reads", ("recovery", "finetune")),
 }
 """Why some kinds of SAE are left out by some stages."""
 OF_FILES = {

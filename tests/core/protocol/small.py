@@ -36,6 +36,7 @@ OF_PILOT = (
 BESIDE: dict[str, dict[str, object]] = {
     "classify": {"target": "n_steps", "task": "classification", "split": "all", "folds": 2,
                  "inner_folds": 2, "c_grid": [1.0], "n_permutations": 20, "ks": [1]},
+    "finetune": {"steps": 2, "batch_problems": 4, "answer_problems": 6},
     "trace": {"n": 4, "n_control": 4},
     "influence": {"n": 6, "edits": ["patch start", "ablate mean"], "sites": ["kv"], "chains": ["thoughts"]},
     "attention": {"n": 4},

@@ -45,6 +45,7 @@ TASKS = {
     },
     "Train": {
         "extract, train": "store activations; train SAEs on them",
+        "finetune": "an SAE trained further on what the model loses",
         "sweep, grid": "settings by seeds; settings by layer and thought",
         "distill": "a small model that thinks in vectors",
     },

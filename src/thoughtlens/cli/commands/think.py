@@ -121,6 +121,7 @@ def _of_a_run(name: str) -> None:
 
 
 _of_a_run("recovery")
+_of_a_run("finetune")
 _of_a_run("effects")
 _of_a_run("influence")
 _of_a_run("trace")

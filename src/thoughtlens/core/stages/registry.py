@@ -181,6 +181,14 @@ STAGES = (
         recipe="default",
     ),
     Stage(
+        name="finetune",
+        room="evals.finetune",
+        about="Train an SAE a little further on what the model loses, beside as much squared error.",
+        inputs=ACTS_AND_SAE,
+        alone=True,
+        recipe="optional",
+    ),
+    Stage(
         name="interpret",
         room="latents.interpret",
         about="Collect what each latent responds to.",

@@ -7,12 +7,12 @@ on. All replacements are made at the same positions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from thoughtlens.acts import ActivationStore, language_model
@@ -100,6 +100,17 @@ class Splicer:
         if self.lm is None:
             return None, self.skipped
         models = {"sae": subject.sae} | {n: b for n, b in baselines.items() if n not in ("mean", "cell_mean")}
+        tallies, read = self.tallies(subject, models)
+        return rows_of(subject.sae.hook_names, tallies, read), None
+
+    @torch.no_grad()
+    def tallies(self, subject: Subject, models: Mapping[str, SAE | Baseline]) -> tuple[Tallies, Read]:
+        """Sums by hook and name, of each model, of zeros and of the mean, all at the same positions.
+
+        Raises:
+            MismatchError: the model does not give the activations of the store.
+        """
+        assert self.lm is not None
         changes = {hook: self._changes(subject, hook, models) for hook in subject.sae.hook_names}
         tallies = {(hook, name): SplicedFidelity() for hook, own in changes.items() for name in own}
         batches = pack(self._text(drop_outliers=subject.drops_outliers))
@@ -109,12 +120,8 @@ class Splicer:
                 _count(self.lm, batch, changes, tallies)
                 bar.advance(len(batch))
         n_vocab = int(self.lm.model.get_input_embeddings().num_embeddings)  # pyright: ignore[reportArgumentType]
-        read = _Read(self.store.group_idx, [w for batch in batches for w in batch], self.seed, n_vocab)
-        return [
-            row
-            for hook, own in changes.items()
-            for row in _rows(hook, {name: tallies[hook, name] for name in own}, read)
-        ], None
+        windows = [w for batch in batches for w in batch]
+        return tallies, Read(self.store.group_idx, windows, self.seed, n_vocab)
 
     def _text(self, *, drop_outliers: bool) -> list[Window]:
         assert self.lm is not None
@@ -129,7 +136,9 @@ class Splicer:
             )
         return self._read[drop_outliers]
 
-    def _changes(self, subject: Subject, hook: str, models: dict[str, SAE | Baseline]) -> dict[str, Change]:
+    def _changes(
+        self, subject: Subject, hook: str, models: Mapping[str, SAE | Baseline]
+    ) -> dict[str, Change]:
         def through(model: SAE | Baseline) -> Change:
             here = model.at(hook)
             return lambda x: here.decode_sparse(here.encode_sparse(x), x)
@@ -153,27 +162,50 @@ class Splicer:
 
 def _count(lm: LanguageModel, batch: Sequence[Window], changes: Changes, tallies: Tallies) -> None:
     """Score one batch under every change."""
-    device = lm.model.device
-    ids, mask = (torch.from_numpy(a).to(device) for a in pad([w.tokens for w in batch]))
-    stored = torch.from_numpy(pad([w.row >= 0 for w in batch], False)[0]).to(device)
-    kept = torch.from_numpy(pad([w.kept for w in batch], False)[0]).to(device)
-    groups = torch.tensor([w.problem for w in batch], device=device)[:, None].expand_as(ids)
-    inputs = {"input_ids": ids, "attention_mask": mask.long(), "use_cache": False}
-    clean, targets, counted = next_token(lm.model(**inputs).logits, ids, stored)
+    read = Inputs.of(lm, batch)
+    groups = torch.tensor([w.problem for w in batch], device=read.ids.device)[:, None].expand_as(read.ids)
+    clean, targets, counted = next_token(lm.model(**read.inputs).logits, read.ids, read.stored)
     for hook, own in changes.items():
         for name, change in own.items():
-
-            def splice(x: Tensor, change: Change = change) -> Tensor:
-                x_hat = x.clone()
-                x_hat[kept] = change(x[kept].float()).to(x)
-                return x_hat
-
-            with replace(lm.model, hook, splice):  # unnamed: logits of two changes would be held at once
+            with replace(lm.model, hook, read.spliced(change)):  # unnamed: two logits would be held at once
                 found = tallies[hook, name]
-                found.update(clean, lm.model(**inputs).logits[:, :-1], targets, counted, groups[:, 1:])
+                found.update(clean, lm.model(**read.inputs).logits[:, :-1], targets, counted, groups[:, 1:])
 
 
-class _Sums(NamedTuple):
+class Inputs(NamedTuple):
+    """A batch of windows as a model takes it, and which of its positions are what."""
+
+    ids: Int[Tensor, "batch seq"]
+    mask: Int[Tensor, "batch seq"]
+    stored: Bool[Tensor, "batch seq"]
+    """Those that have a row."""
+    kept: Bool[Tensor, "batch seq"]
+    """Those that are replaced."""
+
+    @classmethod
+    def of(cls, lm: LanguageModel, batch: Sequence[Window]) -> Inputs:
+        """On the model's device."""
+        ids, mask = pad([w.tokens for w in batch])
+        stored, kept = (pad(of, False)[0] for of in ([w.row >= 0 for w in batch], [w.kept for w in batch]))
+        return cls(*(torch.from_numpy(a).to(lm.model.device) for a in (ids, mask.astype(int), stored, kept)))
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What the model is called with."""
+        return {"input_ids": self.ids, "attention_mask": self.mask, "use_cache": False}
+
+    def spliced(self, change: Change) -> Callable[[Tensor], Tensor]:
+        """What becomes of all states of a hook: those that are kept are changed."""
+
+        def splice(x: Tensor) -> Tensor:
+            x_hat = x.clone()
+            x_hat[self.kept] = change(x[self.kept].float()).to(x)
+            return x_hat
+
+        return splice
+
+
+class Sums(NamedTuple):
     """Of one tally, by document or as means; in the order of `metrics.fidelity.SUMS`."""
 
     n: np.ndarray
@@ -192,7 +224,7 @@ class _Score(NamedTuple):
     high: float | None
 
 
-class _Read(NamedTuple):
+class Read(NamedTuple):
     """What was read."""
 
     group_idx: np.ndarray
@@ -206,11 +238,20 @@ class _Read(NamedTuple):
         return ratio_over_groups(top, bottom, self.group_idx[sorted(tally.sums)], seed=self.seed)
 
 
-def _rows(hook: str, tallies: dict[str, SplicedFidelity], read: _Read) -> list[TextFidelity]:
+def rows_of(hooks: Sequence[str], tallies: Tallies, read: Read) -> list[TextFidelity]:
+    """Numbers and intervals by hook and name."""
+    return [
+        row
+        for hook in hooks
+        for row in _rows(hook, {name: tally for (at, name), tally in tallies.items() if at == hook}, read)
+    ]
+
+
+def _rows(hook: str, tallies: dict[str, SplicedFidelity], read: Read) -> list[TextFidelity]:
     """Numbers and intervals by name."""
     rows = []
     for name, tally in tallies.items():
-        mine = _Sums(*tally.per_group().T)
+        mine = Sums(*tally.per_group().T)
         found = read.interval(tally, mine.ce - mine.ce_clean, mine.n)
         zero, mean = (_score(tally, tallies[ablation], read) for ablation in ("zero", "mean"))
         rows.append(
@@ -241,9 +282,9 @@ def _rows(hook: str, tallies: dict[str, SplicedFidelity], read: _Read) -> list[T
     return rows
 
 
-def _score(tally: SplicedFidelity, ablated: SplicedFidelity, read: _Read) -> _Score:
-    mine, other = _Sums(*tally.per_group().T), _Sums(*ablated.per_group().T)
-    found, worst = (_Sums(*(one.per_group().sum(0) / one.n)) for one in (tally, ablated))
+def _score(tally: SplicedFidelity, ablated: SplicedFidelity, read: Read) -> _Score:
+    mine, other = Sums(*tally.per_group().T), Sums(*ablated.per_group().T)
+    found, worst = (Sums(*(one.per_group().sum(0) / one.n)) for one in (tally, ablated))
     gap = other.ce - other.ce_clean
     interval = read.interval(tally, other.ce - mine.ce, gap)
     return _Score(

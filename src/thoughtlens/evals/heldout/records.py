@@ -120,3 +120,36 @@ class TextFidelity(Record):
     kl_score_mean: float | None
     ce_loss_score_mean_low: float | None
     ce_loss_score_mean_high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThoughtFidelity(Record):
+    """A thought model with its thoughts replaced, against itself untouched."""
+
+    hook_name: str | None
+    """None: at all places of the SAE."""
+    thought_idx: int | None
+    arm: str
+    scope: str
+    n: int
+    n_groups: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    accuracy_untouched: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    verdict: str
+    answer_logprob: float | None
+    delta_logprob: float | None
+    delta_logprob_low: float | None
+    delta_logprob_high: float | None
+    kl: float
+    kl_low: float
+    kl_high: float
+    changed_site: float | None
+    moved: float
+    kl_doubt: str | None = None
+    """Why the interval of the KL may be too narrow."""

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from thoughtlens.core import Outcome, Record, column
-from thoughtlens.evals.heldout.records import CellSpread, NormBin, Reconstructed, Sparsity, TextFidelity
+from thoughtlens.evals.heldout.records import (
+    CellSpread,
+    NormBin,
+    Reconstructed,
+    Sparsity,
+    TextFidelity,
+    ThoughtFidelity,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,39 +125,6 @@ class OfMember(Record):
     """Which SAE of the directory a row is about."""
 
     member: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ThoughtFidelity(Record):
-    """A thought model with its thoughts replaced, against itself untouched."""
-
-    hook_name: str | None
-    """None: at all places of the SAE."""
-    thought_idx: int | None
-    arm: str
-    scope: str
-    n: int
-    n_groups: int
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
-    accuracy_untouched: float
-    difference: float
-    low: float
-    high: float
-    p: float
-    verdict: str
-    answer_logprob: float | None
-    delta_logprob: float | None
-    delta_logprob_low: float | None
-    delta_logprob_high: float | None
-    kl: float
-    kl_low: float
-    kl_high: float
-    changed_site: float | None
-    moved: float
-    kl_doubt: str | None = None
-    """Why the interval of the KL may be too narrow."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from thoughtlens.core import (
     to_table,
     warn,
 )
-from thoughtlens.evals.heldout import fidelity
+from thoughtlens.evals.heldout import fidelity, thoughts
 from thoughtlens.evals.heldout.fidelity import Splicer
 from thoughtlens.evals.heldout.joined import subject_of
 from thoughtlens.evals.heldout.measure import Firing, Tally, Total, measure_baselines, measure_sae
@@ -39,7 +39,8 @@ from thoughtlens.evals.heldout.subject import (
     objections,
     training_rows,
 )
-from thoughtlens.evals.reconstruction import baselines, labels, thoughts
+from thoughtlens.evals.heldout.thoughts import ThoughtSplicer
+from thoughtlens.evals.reconstruction import baselines, labels
 from thoughtlens.evals.reconstruction.baselines import fit_baselines
 from thoughtlens.evals.reconstruction.config import ValidateConfig
 from thoughtlens.evals.reconstruction.elsewhere import elsewhere
@@ -65,7 +66,6 @@ from thoughtlens.evals.reconstruction.summary import (
     together,
     varying,
 )
-from thoughtlens.evals.reconstruction.thoughts import ThoughtSplicer
 from thoughtlens.numerics import DEFINITIONS as RECONSTRUCTION
 from thoughtlens.numerics import (
     DENSE,

@@ -169,7 +169,6 @@ class TinyThoughts(ThoughtModel):
             return self.decoder.embed.weight[len(SPECIALS) + p].expand(len(out), 1, -1)
         return self.decoder.prj(out)
 
-    @torch.no_grad()
     def answer(
         self, state: State, max_new_tokens: int = 256, teacher_ids: Int[Tensor, "*batch tokens"] | None = None
     ) -> Answer:

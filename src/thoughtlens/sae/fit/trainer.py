@@ -142,6 +142,10 @@ class Trainer:
         """Share of the steps that are done."""
         return self.step_idx / self.settings.n_steps
 
+    def loss(self, batch: Batch) -> LossTerms:
+        """What a step makes smaller."""
+        return self.sae.loss(batch)
+
     def step(
         self,
         x: Tensor,
@@ -156,7 +160,7 @@ class Trainer:
         """
         s, sae, progress = self.settings, self.sae, self.progress
         batch = Batch(x, y, cell, dead=self.tracker.dead, labels=labels, progress=progress)
-        loss = sae.loss(batch)
+        loss = self.loss(batch)
         self.optimizer.zero_grad()
         loss.total.backward()
         fired = counts(loss.acts, sae.d_sae) if loss.fired is None else loss.fired

@@ -387,6 +387,15 @@ class SAE(nn.Module, ABC):
         self.scale_thresholds(spread)
         self.normalization = None
 
+    def unfold(self, known: Normalization) -> None:
+        """Bring a global normalisation out of the weights again, as before `fold`, so that they can be
+        trained further in its units.
+        """
+        mean, spread = known.mean, known.spread
+        self.normalization = Normalization(-mean / spread[:, None], 1 / spread, None)
+        self.fold()
+        self.normalization = known
+
     @property
     def unit_from(self) -> int | None:
         """The latent from which on decoders keep length 1; None: none does."""

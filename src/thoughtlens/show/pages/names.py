@@ -24,6 +24,9 @@ WHOLE = {
     "sae_minus_raw": "accuracy from latents minus accuracy from raw activations",
 }
 PARTS = {
+    "finetune_kl_": "divergence that further training on it saved, beside the SAE: ",
+    "finetune_delta_ce_": "loss that further training on the divergence saved, beside the SAE: ",
+    "finetune_accuracy_": "right answers more after further training on the divergence, beside the SAE: ",
     "spliced_accuracy_": "right answers with another thing in place: ",
     "explained_variance_": "share of the variance explained by another thing: ",
     "accuracy_": "label read from: ",

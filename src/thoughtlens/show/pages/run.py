@@ -37,6 +37,7 @@ STAGES = (
     "extract",
     "train",
     "validate",
+    "finetune",
     "interpret",
     "classify",
     "influence",
@@ -48,7 +49,7 @@ STAGES = (
     "replay",
 )
 """Stages that a report tells of."""
-OPTIONAL = ("influence", "trace", "circuit", "program", "monitor", "orbits", "replay")
+OPTIONAL = ("finetune", "influence", "trace", "circuit", "program", "monitor", "orbits", "replay")
 """Stages that are not missed where they are not there."""
 SHIPPED = {"thoughts": "pilot", "text": "text-demo"}
 """The recipe that stands for that of a run which has none."""

@@ -14,6 +14,7 @@ from thoughtlens.show.report.circuit import circuit
 from thoughtlens.show.report.classification import classification
 from thoughtlens.show.report.config import ReportConfig
 from thoughtlens.show.report.directions import as_directions, said_as_ends
+from thoughtlens.show.report.finetuned import finetuned
 from thoughtlens.show.report.first import first
 from thoughtlens.show.report.interventions import interventions
 from thoughtlens.show.report.latents import latents
@@ -36,6 +37,7 @@ def sections_of(run: Run, top_latents: int) -> list[Section]:
         data(run),
         training(run),
         validation(run),
+        finetuned(run),
         latents(run, top_latents),
         classification(run),
         chains(run),

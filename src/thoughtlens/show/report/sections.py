@@ -17,8 +17,17 @@ from thoughtlens.show.pages.run import Run
 from thoughtlens.show.pages.text import NONE, between, counts, fixed, number, percent, points
 from thoughtlens.show.report.blocks import MEMBER, Block, Column, Picture, Section, Table, under, verdict_of
 
-DIFFERENCES = ("sae_minus_raw", "spliced_difference")
-UNITS = {"spliced_kl": " nats", "delta_ce": " nats"}
+DIFFERENCES = (
+    "sae_minus_raw",
+    "spliced_difference",
+    "finetune_accuracy_before",
+    "finetune_accuracy_squared_error",
+)
+UNITS = {"spliced_kl": " nats", "delta_ce": " nats"} | {
+    f"finetune_{measure}_{rival}": " nats"
+    for measure in ("kl", "delta_ce")
+    for rival in ("before", "squared_error")
+}
 """What stands behind a headline number that is no share and has a unit."""
 
 
@@ -26,6 +35,7 @@ def at_a_glance(run: Run) -> Section | None:
     """The headline numbers of every stage, each with its interval, n, split and verdict."""
     stages = (
         "validate" if "validate" in run.results else "train",
+        "finetune",
         "interpret",
         "classify",
         "trace",

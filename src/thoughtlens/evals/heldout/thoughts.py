@@ -6,14 +6,18 @@ reconstruction is put back into the running loop, in one (hook, thought) cell at
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
 from thoughtlens.acts import ActivationStore, made_with, thought_model
 from thoughtlens.core import MismatchError, NotThereError
+from thoughtlens.evals.heldout.records import ThoughtFidelity
 from thoughtlens.evals.heldout.subject import Subject
-from thoughtlens.evals.reconstruction.records import ThoughtFidelity
 from thoughtlens.interventions import (
+    Answers,
     Edit,
     EffectRow,
     Problems,
@@ -44,6 +48,18 @@ DEFINITIONS = {
     "equivalent within 0.03",
     "spliced_kl": "KL(untouched || spliced) of the answer's first token, nats, mean over problems",
 }
+
+
+UNREAD = "the model goes on with none of the states that this SAE reads"
+
+
+class Answered(NamedTuple):
+    """What a model answers untouched, and under each edit."""
+
+    problems: Problems
+    plain: Answers
+    edits: list[Edit]
+    answers: list[Answers]
 
 
 class ThoughtSplicer:
@@ -81,27 +97,37 @@ class ThoughtSplicer:
         """One row per place and arm, then all places at once; or the reason why there is none."""
         if self.skipped is not None:
             return None, self.skipped
-        places = self._places(subject)
-        if not places:
-            return None, "the model goes on with none of the states that this SAE reads"
-        problems = Problems(self.store.problems.take(self.rows_of_problems))
-        self._require_agreement(problems, places)
         mean = "cell_mean" if "cell_mean" in baselines else "mean"
         arms: dict[str, SAE | Baseline] = {"sae": subject.sae}
         arms |= {name: baselines[name] for name in ("pca_l0", "random", mean) if name in baselines}
-        groups = groups_of(places, ("cell", "all"))
-        fitted = dict.fromkeys(places, arms)
+        if not self.places(subject):
+            return None, UNREAD
+        found = self.answered(subject, arms, ("cell", "all"))
+        rows = numbered(rows_of(found.problems, found.plain, found.edits, found.answers, self.seed))
+        return [_row(edit, row) for edit, row in zip(found.edits, rows, strict=True)], None
+
+    def answered(
+        self, subject: Subject, arms: Mapping[str, SAE | Baseline], scopes: tuple[str, ...]
+    ) -> Answered:
+        """What is answered with each arm in place of the states, by scope and then by arm.
+
+        Raises:
+            MismatchError: the model does not give the states of the store.
+        """
+        places = self.places(subject)
+        problems = Problems(self.store.problems.take(self.rows_of_problems))
+        self._require_agreement(problems, places)
+        groups, fitted = groups_of(places, scopes), dict.fromkeys(places, arms)
         edits = [
             Edit.at(group.about(arm), group.places, spliced(fitted, arm)) for group in groups for arm in arms
         ]
         longest = made_with(self.store).max_new_tokens
-        plain, outcomes = run_edits(
+        plain, answers = run_edits(
             self.model, problems.questions, edits, batch_size=BATCH, max_new_tokens=longest
         )
-        found = numbered(rows_of(problems, plain, edits, outcomes, self.seed))
-        return [_row(edit, row) for edit, row in zip(edits, found, strict=True)], None
+        return Answered(problems, plain, edits, answers)
 
-    def _places(self, subject: Subject) -> list[Place]:
+    def places(self, subject: Subject) -> list[Place]:
         """Where the SAE was trained and something reads the state."""
         found = [Place(hook, p) for hook in subject.sae.hook_names for p in subject.thoughts or ()]
         return [place for place in found if is_read(self.model.spec, place)]
