@@ -91,7 +91,7 @@ def plan(cfg: FinetuneConfig) -> Plan:
     passes = 4 * rows + 5 * cfg.ce_tokens if text else 0
     return Plan(
         rows=rows,
-        memory_bytes=1e9 + 10 * weights + (3e9 if text else 0),
+        memory_bytes=1e9 + 10 * weights + (5e9 if text else 0),
         disk_bytes=weights,
         seconds=5 + passes / 1500 + rows * 20.0 * largest.d_sae * largest.d_in / 2e10,
     )
