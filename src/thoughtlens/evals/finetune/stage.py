@@ -59,7 +59,7 @@ LOSES = {
     "inconclusive": "perhaps less, perhaps more than",
 }
 WHY = {
-    ("better", "better"): ": what it gained is the objective's",
+    ("better", "better"): ": more training alone gains less",
     ("better", "equivalent"): ": as much training on squared error gains the same",
 }
 DEFINITIONS = {
