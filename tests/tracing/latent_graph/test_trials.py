@@ -9,11 +9,12 @@ import torch
 from tests.tracing.circuit.linear import THOUGHTS, D, Linear
 from thoughtlens import sae as saes
 from thoughtlens.models import Place
+from thoughtlens.tracing.graphs.trials import through
 from thoughtlens.tracing.latent_graph.cells import Cell
 from thoughtlens.tracing.latent_graph.cuts import Cuts, Part
 from thoughtlens.tracing.latent_graph.origins import OfCell, OfWords, by_position
 from thoughtlens.tracing.latent_graph.runs import STATE, Runs
-from thoughtlens.tracing.latent_graph.trials import ANSWER, Target, Trials, Way, judged, through
+from thoughtlens.tracing.latent_graph.trials import ANSWER, Target, Trials, Way, judged
 
 HOOK = "layers.0:out"
 TOKEN = 3

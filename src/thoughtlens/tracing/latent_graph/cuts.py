@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -10,10 +10,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from thoughtlens.interventions import Change, hook_of
 from thoughtlens.models import Hook, Place
 from thoughtlens.tracing.latent_graph.cells import Cell
-from thoughtlens.tracing.latent_graph.runs import ALIKE, Memory, Runs, answered, remembered, thought_through
+from thoughtlens.tracing.latent_graph.runs import (
+    ALIKE,
+    Memory,
+    Runs,
+    answered,
+    changed,
+    remembered,
+    thought_through,
+)
 
 
 class Part(NamedTuple):
@@ -47,40 +54,29 @@ class Cuts:
 
     def cut(self, nodes: Set[str]) -> Left:
         """These nodes carry the other problems' values; all else follows."""
-        words = self._words(nodes)
-        memory = [
-            (_mixed(theirs, own, words), _mixed(theirs_too, own_too, words))
-            for (own, own_too), (theirs, theirs_too) in zip(self._memory, self.donors.memory, strict=True)
-        ]
         hooks = [hook for cell in self.own.cells for hook in self._replaced(cell, self._latents(nodes, cell))]
-        return self._left(memory, hooks)
+        return self._left(self._words(nodes), hooks)
 
     def keep(self, nodes: Set[str]) -> Left:
         """These nodes carry the own values; all else is the other problems', places without an SAE too."""
-        words = self._words(nodes)
-        memory = [
-            (_mixed(own, theirs, words), _mixed(own_too, theirs_too, words))
-            for (own, own_too), (theirs, theirs_too) in zip(self._memory, self.donors.memory, strict=True)
-        ]
-        hooks = [_put(cell.place, self._kept(cell, self._latents(nodes, cell))) for cell in self.own.cells]
-        hooks += [_put(place, self.donors.x[place]) for place in self.bare]
-        return self._left(memory, hooks)
+        kept = {cell.place: self._kept(cell, self._latents(nodes, cell)) for cell in self.own.cells}
+        kept |= {place: self.donors.x[place] for place in self.bare}
+        hooks = [changed(place, lambda _, x=x: x) for place, x in kept.items()]
+        return self._left(~self._words(nodes), hooks)
 
     def length(self, node: str) -> float:
         """How far the own value of a node is from the other problems', mean."""
         part = self.parts[node]
         if part.place is None:
-            at = torch.tensor([part.position])
             pairs = zip(self._memory, self.donors.memory, strict=True)
             apart = [
-                (a - b)[:, :, at].flatten(1)
+                (a - b)[:, :, part.position].flatten(1)
                 for own, theirs in pairs
                 for a, b in zip(own, theirs, strict=True)
             ]
             return float(torch.cat(apart, 1).norm(dim=1).mean())
-        cell = next(cell for cell in self.own.cells if cell.place == part.place)
-        x = self.donors.x[part.place]
-        return float((self._kept(cell, {part.latent}) - x).norm(dim=1).mean())
+        kept = self._kept(self.own.cell(part.place), {part.latent})
+        return float((kept - self.donors.x[part.place]).norm(dim=1).mean())
 
     @cached_property
     def _memory(self) -> Memory:
@@ -104,9 +100,15 @@ class Cuts:
 
     def _replaced(self, cell: Cell, latents: Set[int | None]) -> list[Hook]:
         other = self.donors.x[cell.place]
-        return [_change(cell.place, lambda x: _exchanged(cell, x, other.to(x), latents))] if latents else []
+        return [changed(cell.place, lambda x: _exchanged(cell, x, other.to(x), latents))] if latents else []
 
-    def _left(self, memory: Memory, hooks: list[Hook]) -> Left:
+    def _left(self, theirs: Tensor, hooks: list[Hook]) -> Left:
+        """With the other problems' words at these positions, under hooks."""
+        pairs = zip(self._memory, self.donors.memory, strict=True)
+        where = theirs[:, None]
+        memory = [
+            (torch.where(where, k_new, k), torch.where(where, v_new, v)) for (k, v), (k_new, v_new) in pairs
+        ]
         model, n, own = self.own.model, len(self.donors), self.own.logits[0]
         start = remembered(model, self.own.at(0, torch.zeros(n, dtype=torch.long)), memory)
         logits = answered(model, thought_through(model, start, hooks))
@@ -134,15 +136,3 @@ def _exchanged(cell: Cell, x: Tensor, other: Tensor, latents: Set[int | None]) -
 
 def _alike(own: Tensor, others: Tensor) -> float:
     return float((others.argmax(1) == own.argmax()).double().mean())
-
-
-def _mixed(new: Tensor, old: Tensor, where: Tensor) -> Tensor:
-    return torch.where(where[:, None], new, old)
-
-
-def _put(place: Place, x: Tensor) -> Hook:
-    return _change(place, lambda _: x)
-
-
-def _change(place: Place, fn: Callable[[Tensor], Tensor]) -> Hook:
-    return hook_of(place, Change(fn), lambda before, after: None)

@@ -39,14 +39,6 @@ class Origin(ABC):
         """The end of runs with such changes, in which all that follows follows."""
 
 
-def noise(
-    delta: Float[Tensor, "n parts width"], generator: torch.Generator
-) -> Float[Tensor, "n parts width"]:
-    """As long in every part, in random directions."""
-    drawn = torch.randn(delta.shape, generator=generator).to(delta)
-    return drawn / drawn.norm(dim=-1, keepdim=True) * delta.norm(dim=-1, keepdim=True)
-
-
 @dataclass(frozen=True, eq=False)
 class OfCell(Origin):
     """Latents of one cell, and its error."""

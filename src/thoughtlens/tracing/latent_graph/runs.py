@@ -8,7 +8,7 @@ held again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -39,7 +39,7 @@ class Runs:
     model: ThoughtModel
     cells: Sequence[Cell]
     states: list[State]
-    x: dict[Place, Float[Tensor, "n width"]]
+    x: Arrived
     logits: Float[Tensor, "n vocab"]
 
     @classmethod
@@ -52,12 +52,12 @@ class Runs:
             DataError: questions of different lengths.
             HookError: a model that does not add one position for each thought.
         """
-        states, x = [model.encode(questions)], dict[Place, Tensor]()
+        states, x = [model.encode(questions)], Arrived()
         if not bool(states[0].mask.all()):
             raise DataError("graph: expected questions of one length")
         places = [*(cell.place for cell in cells), *bare]
         for t in model.spec.thoughts:
-            hooks = [_seen(place, x) for place in places if place.thought == t]
+            hooks = [changed(place, lambda own: own, x) for place in places if place.thought == t]
             after, _ = model.step(states[-1], hooks)
             if after.mask.shape[1] != states[-1].mask.shape[1] + 1 or after.thinking is not None:
                 raise HookError(
@@ -79,6 +79,10 @@ class Runs:
         """Keys and values of the question's positions, before any thought."""
         return [self.model._memory(self.states[0], layer) for layer in range(self.model.spec.n_layers)]
 
+    def cell(self, place: Place) -> Cell:
+        """The one there."""
+        return next(cell for cell in self.cells if cell.place == place)
+
     def at(self, t: int, rows: Int[Tensor, " n"]) -> State:
         """The state before a thought, of these runs, each as often as it is named."""
         model, state = self.model, self.states[t]
@@ -96,9 +100,7 @@ class Runs:
     def held(self, t: int, rows: Int[Tensor, " n"], seen: Arrived, but: Place | None = None) -> list[Hook]:
         """Hooks that hold a thought's cells as they were, and keep what came there."""
         return [
-            hook_of(
-                cell.place, Change(lambda _, own=self.x[cell.place][rows]: own), _keeper(cell.place, seen)
-            )
+            changed(cell.place, lambda _, own=self.x[cell.place][rows]: own, seen)
             for cell in self.cells
             if cell.thought == t and cell.place != but
         ]
@@ -201,13 +203,11 @@ def _differ(own: Tensor, other: Tensor) -> bool:
     return bool((own - other).abs().max() > ALIKE * own.abs().max())
 
 
+def changed(place: Place, fn: Callable[[Tensor], Tensor], seen: Arrived | None = None) -> Hook:
+    """A hook that changes what stands at a place, and perhaps keeps what came there."""
+    kept = {} if seen is None else seen
+    return hook_of(place, Change(fn), lambda before, after: kept.__setitem__(place, before))
+
+
 def _added(place: Place, delta: Tensor) -> Hook:
-    return hook_of(place, Change(lambda x: x + delta.to(x)), lambda before, after: None)
-
-
-def _seen(place: Place, seen: dict[Place, Tensor]) -> Hook:
-    return hook_of(place, Change(lambda x: x), lambda before, after: seen.__setitem__(place, before))
-
-
-def _keeper(place: Place, seen: Arrived):
-    return lambda before, after: seen.__setitem__(place, before)
+    return changed(place, lambda x: x + delta.to(x))

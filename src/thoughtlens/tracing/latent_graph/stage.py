@@ -13,13 +13,14 @@ import torch
 from thoughtlens.acts import ActivationStore, StoreSize, thought_model
 from thoughtlens.core import DataError, Number, Plan, Result, StoreError, run_stage, write_rows
 from thoughtlens.tracing.graphs.records import GraphEdge, carried, name_of
+from thoughtlens.tracing.graphs.trials import correlation, through
 from thoughtlens.tracing.graphs.viewers import write_for_viewers
 from thoughtlens.tracing.latent_graph.cells import covered
 from thoughtlens.tracing.latent_graph.config import GraphConfig
 from thoughtlens.tracing.latent_graph.records import GraphOutcome
 from thoughtlens.tracing.latent_graph.subject import Subject
 from thoughtlens.tracing.latent_graph.tested import Tested, tested
-from thoughtlens.tracing.latent_graph.trials import ANSWER, Found, Way, through
+from thoughtlens.tracing.latent_graph.trials import ANSWER, Found, Way
 
 MOST_ALIKE = 0.5
 """Share of other problems with the same answer, from which on a cut tells little."""
@@ -139,7 +140,7 @@ def _outcome(own: Subject, edges: Sequence[GraphEdge], n_candidates: int) -> Gra
     foretold, measured = (
         np.array([getattr(edge, name) for edge in edges]) for name in ("attribution", "effect")
     )
-    correlation = _correlation(foretold, measured)
+    ranked = correlation(foretold, measured)
     return GraphOutcome(
         name=name_of("problem", cfg.problem),
         model=store.meta.model,
@@ -154,7 +155,7 @@ def _outcome(own: Subject, edges: Sequence[GraphEdge], n_candidates: int) -> Gra
         ],
         edges=shown,
         n_tried=len(edges),
-        rank_correlation=correlation,
+        rank_correlation=ranked,
         slope=float(foretold @ measured / (foretold @ foretold)) if foretold.any() else None,
         share_shown=test.share_shown,
         share_error=test.share_error,
@@ -171,7 +172,7 @@ def _outcome(own: Subject, edges: Sequence[GraphEdge], n_candidates: int) -> Gra
         n_donors=test.n_donors,
         headline={
             "n_shown": Number(value=len(shown), n=len(edges)),
-            "rank_correlation": Number(value=correlation, n=len(edges)),
+            "rank_correlation": Number(value=ranked, n=len(edges)),
             **{
                 f"answers_{cut.name.replace(' ', '_')}": Number(value=cut.value, n=test.n_donors)
                 for cut in test.cuts
@@ -183,12 +184,6 @@ def _outcome(own: Subject, edges: Sequence[GraphEdge], n_candidates: int) -> Gra
             *carried(len(shown), test.share_shown, test.share_error),
         ],
     )
-
-
-def _correlation(foretold: np.ndarray, measured: np.ndarray) -> float | None:
-    if len(foretold) < 3 or np.ptp(foretold) == 0 or np.ptp(measured) == 0:
-        return None
-    return float(np.asarray(scipy.stats.spearmanr(foretold, measured))[0])
 
 
 def _doubts(own: Subject, n_tried: int, n_candidates: int, test: Tested) -> list[str]:

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thoughtlens.models import Place
-from thoughtlens.tracing.latent_graph.cells import Cell
-from thoughtlens.tracing.latent_graph.origins import Origin, noise
+from thoughtlens.tracing.graphs.trials import as_long
+from thoughtlens.tracing.latent_graph.origins import Origin
 from thoughtlens.tracing.latent_graph.runs import Arrived, Runs
 
 SMALL = 0.01
@@ -102,7 +102,7 @@ class Trials:
                 drawn = rows >= n_runs
                 rows = torch.where(drawn, 0, rows)
                 delta = origin.removals(of, rows)
-                delta[drawn] = noise(delta[drawn], generator)
+                delta[drawn] = as_long(delta[drawn], generator)
                 there = (delta.flatten(1) != 0).any(1).view(-1, each)[:, 1:n_runs].numpy()
                 for route, target, taken in self._taken(origin.wake(of, rows, delta).arrivals(), rows):
                     for name, own, twins in zip(
@@ -119,8 +119,7 @@ class Trials:
         """By route and target, what went with the source, as a share of what the target has."""
         for route, arrived in arrivals:
             for place, now in arrived.items():
-                targets = self.targets[place]
-                if targets:
+                if targets := self.targets[place]:
                     lost = self._read(place, self._own(place))[rows] - self._read(place, now)
                     for j, target in enumerate(targets):
                         yield route, target, lost[:, j].double() / target.has
@@ -130,10 +129,7 @@ class Trials:
 
     def _read(self, place: Place | None, x: Tensor) -> Float[Tensor, "n targets"]:
         latents = [target.latent for target in self.targets[place]]
-        return x[:, latents] if place is None else self._cell(place).pre(x, latents)
-
-    def _cell(self, place: Place) -> Cell:
-        return next(cell for cell in self.runs.cells if cell.place == place)
+        return x[:, latents] if place is None else self.runs.cell(place).pre(x, latents)
 
 
 def _named(origin: Origin, which: Tensor) -> list[str]:
@@ -146,22 +142,3 @@ def judged(own: float, drawn: np.ndarray, twins: np.ndarray) -> Found:
     error = max(spread * (1 + 1 / len(drawn)) ** 0.5, 1e-12)
     p = float(2 * scipy.special.stdtr(len(drawn) - 1, -abs(own - mean) / error))
     return Found(own - mean, mean, spread, p, [float(one) - mean for one in twins])
-
-
-def through(ways: Mapping[Way, float], order: Sequence[str]) -> dict[Way, float]:
-    """Share of what reaches the answer that goes through each edge, in absolute shares.
-
-    What comes into a node is shared out among the edges into it by their size; `order` has the nodes from the
-    answer backwards. As circuit-tracer's influence, of measured effects where there are some.
-    """
-    into = dict[str, list[Way]]()
-    for way in ways:
-        into.setdefault(way.target, []).append(way)
-    passes, found = {ANSWER: 1.0}, dict[Way, float]()
-    for node in order:
-        edges = into.get(node, [])
-        total = sum(abs(ways[way]) for way in edges)
-        for way in edges if total else ():
-            found[way] = passes.get(node, 0.0) * abs(ways[way]) / total
-            passes[way.source] = passes.get(way.source, 0.0) + found[way]
-    return found

@@ -29,6 +29,7 @@ from thoughtlens.models import LanguageModel, ModelConfig
 from thoughtlens.problems import token_ids
 from thoughtlens.sae import SAE, differences, load_members, of_another_model
 from thoughtlens.tracing.graphs.records import GraphCut, GraphEdge, GraphNode, carried, name_of
+from thoughtlens.tracing.graphs.trials import correlation
 from thoughtlens.tracing.graphs.viewers import write_for_viewers
 from thoughtlens.tracing.text_graph.config import TextgraphConfig
 from thoughtlens.tracing.text_graph.records import TextgraphOutcome, TriedRow
@@ -287,7 +288,7 @@ def _outcome(own: _Subject, rows: Sequence[TriedRow], name: _Names, n_candidates
     words = [Spot("token", -1, p) for p in range(len(own.read[0]))] if own.single else []
     spots = dict.fromkeys([*words, *(name.spots[one] for one in share)])
     foretold, measured = (np.array([getattr(row, key) for row in rows]) for key in ("attribution", "effect"))
-    correlation = _correlation(foretold, measured)
+    ranked = correlation(foretold, measured)
     cuts = _cuts(own, [name.spots[one] for one in sorted(share, key=lambda one: -abs(share[one]))])
     text = own.given[0] if own.single else f"{len(own.given)} texts"
     return TextgraphOutcome(
@@ -300,7 +301,7 @@ def _outcome(own: _Subject, rows: Sequence[TriedRow], name: _Names, n_candidates
         nodes=[replace(_node(own, spot, name), share=share.get(name(spot))) for spot in spots],
         edges=[_edge(own, row, name) for row in shown],
         n_tried=len(rows),
-        rank_correlation=correlation,
+        rank_correlation=ranked,
         slope=float(foretold @ measured / (foretold @ foretold)) if foretold.any() else None,
         share_shown=from_shown,
         share_error=from_errors,
@@ -316,7 +317,7 @@ def _outcome(own: _Subject, rows: Sequence[TriedRow], name: _Names, n_candidates
         n_targets=own.cfg.n_targets,
         headline={
             "n_shown": Number(value=len(shown), n=len(rows)),
-            "rank_correlation": Number(value=correlation, n=len(rows)),
+            "rank_correlation": Number(value=ranked, n=len(rows)),
             "share_shown": Number(value=from_shown, n=len(own.texts)),
             "share_error": Number(value=from_errors, n=len(own.texts)),
         },
@@ -452,12 +453,6 @@ def _matched(own: _Subject, best: Sequence[Spot], shown: set[Spot]) -> tuple[set
         if alike:
             found.add(min(sorted(alike), key=lambda one: abs(written(one) - written(spot))))
     return found, len(active)
-
-
-def _correlation(foretold: np.ndarray, measured: np.ndarray) -> float | None:
-    if len(foretold) < 3 or np.ptp(foretold) == 0 or np.ptp(measured) == 0:
-        return None
-    return float(np.asarray(scipy.stats.spearmanr(foretold, measured))[0])
 
 
 def _doubts(own: _Subject, bare: float, n_tried: int, n_candidates: int) -> list[str]:

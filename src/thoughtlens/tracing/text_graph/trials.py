@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from thoughtlens.tracing.graphs.trials import as_long, through
 from thoughtlens.tracing.text_graph.runs import ALL, Spot, Text, passed
 
 AT_ONCE = 16
@@ -67,7 +69,9 @@ def proposals(texts: Sequence[Text], n_targets: int) -> dict[Spot, dict[Spot, fl
     merged, answer = len(texts) > 1, answer_of(texts[0])
     found = {answer: _into(texts, [answer], merged)[answer]}
     while len(found) < n_targets:
-        passes = through(found)
+        passes = defaultdict[Spot, float](float)
+        for way, flow in _flows(found).items():
+            passes[way.source] += flow
         latents = [spot for spot in passes if spot.kind == "latent" and spot not in found and spot.site > 0]
         best = sorted(latents, key=lambda spot: (-passes[spot], spot))[: min(AT_ONCE, n_targets - len(found))]
         if not best:
@@ -76,25 +80,15 @@ def proposals(texts: Sequence[Text], n_targets: int) -> dict[Spot, dict[Spot, fl
     return found
 
 
-def through(into: Mapping[Spot, Mapping[Spot, float]]) -> dict[Spot, float]:
-    """Share of what reaches the answer that goes through each node: what comes into a node, shared out among
-    its sources by size."""
-    passes: dict[Spot, float] = {max(into, key=lambda spot: spot.site): 1.0}
-    for target in sorted(into, key=lambda spot: -spot.site):
-        total = sum(map(abs, into[target].values()))
-        for source, value in into[target].items() if total else ():
-            passes[source] = passes.get(source, 0.0) + passes.get(target, 0.0) * abs(value) / total
-    return passes
-
-
 def best_ways(into: Mapping[Spot, Mapping[Spot, float]], budget: int) -> list[Way]:
     """The edges through which most would flow."""
-    passes, flows = through(into), dict[Way, float]()
-    for target, sources in into.items():
-        total = sum(map(abs, sources.values())) or 1.0
-        for source, value in sources.items():
-            flows[Way(source, target)] = passes.get(target, 0.0) * abs(value) / total
+    flows = _flows(into)
     return sorted((way for way in flows if flows[way] > 0), key=lambda way: (-flows[way], way))[:budget]
+
+
+def _flows(into: Mapping[Spot, Mapping[Spot, float]]) -> dict[Way, float]:
+    ways = {Way(source, target): value for target, own in into.items() for source, value in own.items()}
+    return through(ways, sorted(into, key=lambda spot: -spot.site))
 
 
 def _into(texts: Sequence[Text], targets: Sequence[Spot], merged: bool) -> dict[Spot, dict[Spot, float]]:
@@ -143,7 +137,7 @@ def taken(
         some = sources[start : start + at_once]
         changes = [(source.site + 1, text.removal(source)) for source in some]
         rows = [
-            (place, change if k == 0 else like(change, noise))
+            (place, change if k == 0 else as_long(change, noise))
             for place, change in changes
             for k in range(each)
         ]
@@ -151,12 +145,6 @@ def taken(
         for k, source in enumerate(some):
             mine = straight[k * each : (k + 1) * each]
             yield Taken(source, mine[0], mine[1:], free[k], float(free[k, asked.index(answer)])), asked
-
-
-def like(change: Float[Tensor, "seq d"], noise: torch.Generator) -> Float[Tensor, "seq d"]:
-    """A change at the same words, as long at each, in a random direction."""
-    drawn = torch.randn(change.shape, generator=noise)
-    return drawn / drawn.norm(dim=-1, keepdim=True) * change.norm(dim=-1, keepdim=True)
 
 
 def tried(
