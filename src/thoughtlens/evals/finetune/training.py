@@ -42,8 +42,9 @@ class EndToEnd(Further):
         (mse * E + c * KL) / (mse + 1) + the loss's other terms,    c = E / (KL + 1e-8), a constant
 
     smaller. KL is so brought to E's size at every step, so that learning rate and penalties of the squared
-    error stay right (Karvonen 2025, arXiv:2503.17272, which trains the last of its tokens so; the objective
-    itself is that of Braun et al. 2024, arXiv:2405.12241). The error x - x_hat is not added back, and the
+    error stay right: after Karvonen 2025 (arXiv:2503.17272), who balances both as they change in a short
+    finetune; the formula is this project's. The objective is that of Braun et al. 2024 (arXiv:2405.12241).
+    The error x - x_hat is not added back, and the
     gradient goes through the model, which is frozen, and through the latents that fire.
     """
 
