@@ -9,11 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 NAME = "thoughtlens_blocks"
 BLOCK = 64
@@ -22,11 +20,15 @@ KNOWN = ("sliding_window", "position_ids", "use_cache", "output_attentions", "ca
 """What models pass on and what changes nothing where there is no mask."""
 
 
-def attend_in_blocks(model: PreTrainedModel) -> None:
+def attend_in_blocks(model: transformers.PreTrainedModel) -> None:
     """Let a model that takes torch's attention take this one, where it is faster: AVX512-BF16 without AMX."""
     fast = torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
     ours = model.dtype == torch.bfloat16 and model.device.type == "cpu"
     if fast and ours and model.config._attn_implementation == "sdpa":
+        # here, since it takes seconds, and the models that think need none of it
+        from transformers import AttentionInterface, AttentionMaskInterface
+        from transformers.masking_utils import sdpa_mask
+
         AttentionInterface.register(NAME, _forward)
         AttentionMaskInterface.register(NAME, sdpa_mask)
         model.set_attn_implementation(NAME)
@@ -77,6 +79,8 @@ def _forward(
     )
     if plain:
         return causal(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling), None
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
     return sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs
     )
