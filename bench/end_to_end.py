@@ -173,7 +173,14 @@ def measured(name: str, setting: dict[str, Any], folder: Path, python: Path) -> 
     timed([*command, "read"], folder / "worker.log", ours)
     test = np.load(folder / "test.npy")
     found = [np.load(one) for one in sorted(folder.glob("out/read-*.npz"))]
-    return cost | {"saes": [judge(test, one["x_hat"], one["fires"]) for one in found], "n_tokens": n * WINDOW}
+    saes = [judged(test, one["x_hat"], one["fires"]) for one in found]
+    return cost | {"saes": saes, "n_tokens": n * WINDOW}
+
+
+def judged(test: np.ndarray, x_hat: np.ndarray, fires: np.ndarray) -> dict[str, Any]:
+    """FVU of all vectors, and without each window's first, whose length outweighs that of all others."""
+    later = np.arange(len(test)) % WINDOW > 0
+    return judge(test, x_hat, fires) | {"fvu_later": judge(test[later], x_hat[later], fires)["fvu"]}
 
 
 def timed(command: list[str], log: Path, ours: bool) -> dict[str, Any]:
@@ -199,13 +206,17 @@ def shown(runs: dict[str, dict[str, Any]]) -> str:
     groups = defaultdict(list)
     for run in runs.values():
         groups[run["part"], run["name"]].append(run)
-    lines = ["| part | run | wall s | processor s | peak MB | FVU | n |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| part | run | wall s | processor s | peak MB | FVU | without first tokens | n |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for (part, name), own in groups.items():
         cells = [
             f"{statistics.median(run[key] for run in own):.1f}" for key in ("wall_s", "cpu_s", "peak_mb")
         ]
-        fvu = [sae["fvu"] for run in own for sae in run.get("saes", ())]
-        cells.append(f"{statistics.median(fvu):.4f}" if fvu else "")
+        for key in ("fvu", "fvu_later"):
+            fvu = [sae[key] for run in own for sae in run.get("saes", ())]
+            cells.append(f"{statistics.median(fvu):.4f}" if fvu else "")
         lines.append(f"| {part} | {name} | {' | '.join(cells)} | {len(own)} |")
     return "\n".join(lines)
 

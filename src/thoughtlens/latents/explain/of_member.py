@@ -16,6 +16,7 @@ from thoughtlens.core import (
     HookError,
     MismatchError,
     NotThereError,
+    Number,
     Parts,
     ResourceError,
     StoreError,
@@ -90,8 +91,6 @@ class MemberExplainer:
                 f"{self.member.name}: the LLM's replies to {n} questions could not be read; what they were "
                 f"about is left out of its scores"
             )
-        n_graphs = len(self.latents) if "token_graph" in self.methods else 0
-        self._forget_methods()
         sizes = zip(("fit", "validation", "test"), self.corpus.parts, strict=True)
         summary = ExplainedMember(
             member=self.member.name,
@@ -99,21 +98,24 @@ class MemberExplainer:
             d_sae=self.member.sae.d_sae,
             n_eligible=int(self.eligible.sum()),
             n_explained=len({*self.said, *self.latents}),
-            n_graphs=n_graphs,
+            n_graphs=len(self.latents) if "token_graph" in self.methods else 0,
             parts={name: PartSize(split=p.split, n=p.n, n_units=p.n_units) for name, p in sizes},
             n_refined=len(self.latents),
             n_live=n_live(self.corpus.parts),
             n_live_thinking=n_live(self.corpus.parts, [self.corpus.thinking(p) for p in self.corpus.parts]),
             n_fires_thinking=int(self.corpus.thinking(self.corpus.test)[self.corpus.test.acts.indices].sum()),
-            nulls=self.meanings.nulls() if self.meanings is not None and self.shown else {},
+            nulls=self._nulls(),
         )
         return ExplainedPart(summary=summary, warnings=self.warnings)
 
-    def _forget_methods(self) -> None:
-        """One may hold a model, and the nulls need memory of their own."""
+    def _nulls(self) -> dict[str, Number]:
+        """Of the SAE that is shown; one of the methods may hold a model, whose memory they need."""
+        if self.meanings is None or not self.shown:
+            return {}
         self.methods = {}
         gc.collect()  # a model refers to itself
         give_back_freed_memory()
+        return self.meanings.nulls()
 
     def _say(self) -> dict[int, ExplanationRow]:
         """What every latent says, or each of those asked for."""

@@ -43,29 +43,32 @@ def latent_tables(readout: Readout, name: str, sae: SAE, k: int) -> tuple[pa.Tab
         )
     live = torch.nonzero(directions.norm(dim=1) > 0)[:, 0]
     base = readout.logits(torch.zeros(1, readout.d), hook)
-    k, tokens, values, counts = min(k, readout.n_vocab), [], [], []
-    for part in live.split(readout.chunk):
-        logits = (readout.logits(directions[part], hook) - base).cpu()
+    k, n = min(k, readout.n_vocab), len(live)
+    # Parts kept one by one would lie in the way of the next logits, and the process would grow by all of them.
+    tokens, values = torch.empty(n, 2, k, dtype=torch.long), torch.empty(n, 2, k)
+    counts = torch.empty(n, BINS, dtype=torch.long)
+    for at in torch.arange(n).split(readout.chunk):
+        logits = (readout.logits(directions[live[at]], hook) - base).cpu()
         raised, lowered = logits.topk(k, dim=1), (-logits).topk(k, dim=1)
-        tokens.append(torch.stack([raised.indices, lowered.indices], 1))
-        values.append(torch.stack([raised.values, -lowered.values], 1))
-        counts.append(_histograms(logits))
-    token, logit = torch.cat(tokens).flatten().numpy(), torch.cat(values)
+        tokens[at] = torch.stack([raised.indices, lowered.indices], 1)
+        values[at] = torch.stack([raised.values, -lowered.values], 1)
+        counts[at] = _histograms(logits)
+    token = tokens.flatten().numpy()
     most = column_table(
         LatentTokenRow,
         {
             "member": name,
             "latent": np.repeat(live.numpy(), 2 * k),
-            "sign": np.tile(np.repeat([1, -1], k), len(live)),
-            "rank": np.tile(np.arange(k), 2 * len(live)),
+            "sign": np.tile(np.repeat([1, -1], k), n),
+            "rank": np.tile(np.arange(k), 2 * n),
             "token_id": token,
             "token": np.array(readout.texts, object)[token],
-            "logit": logit.flatten().numpy(),
+            "logit": values.flatten().numpy(),
         },
     )
-    low, high = logit[:, 1, 0].numpy(), logit[:, 0, 0].numpy()
+    low, high = values[:, 1, 0].numpy(), values[:, 0, 0].numpy()
     spread = {"member": name, "latent": live.numpy(), "low": low, "high": high}
-    return most, column_table(LatentLogitsRow, spread | {"counts": torch.cat(counts).numpy()})
+    return most, column_table(LatentLogitsRow, spread | {"counts": counts.numpy()})
 
 
 def _histograms(logits: Float[Tensor, "n vocab"]) -> Int[Tensor, "n bins"]:

@@ -52,12 +52,13 @@ def read_all(given: LensInput, found: list[CellRows], translators: list[Translat
 
 
 def _read(readout: Readout, lens: str, cell: CellRows, x: Float[Tensor, "n d"], k: int) -> Reading:
-    parts = [
-        readout.logits(rows, cell.hook_name).softmax(-1).topk(min(k, readout.n_vocab))
-        for rows in x.split(readout.chunk)
-    ]
-    tokens = torch.cat([p.indices for p in parts]).cpu().numpy()
-    return Reading(lens, cell, tokens, torch.cat([p.values for p in parts]).float().cpu().numpy())
+    shape = len(x), min(k, readout.n_vocab)
+    tokens, probabilities = torch.empty(shape, dtype=torch.long), torch.empty(shape)
+    # Parts kept one by one would lie in the way of the next logits, and the process would grow by all of them.
+    for at in torch.arange(len(x)).split(readout.chunk):
+        found = readout.logits(x[at], cell.hook_name).softmax(-1).topk(shape[1])
+        tokens[at], probabilities[at] = found.indices.cpu(), found.values.cpu()
+    return Reading(lens, cell, tokens.numpy(), probabilities.numpy())
 
 
 def readings_table(given: LensInput, readings: list[Reading]) -> pa.Table:
