@@ -134,10 +134,10 @@ def listed_since(new: dict, old: dict) -> None:
     examples = columns[f"{'text' if new['run']['kind'] == 'text' else 'thought'}_examples"]
     for name in ("read_by", "variables", "moves", "graphs"):
         new["run"].pop(name)
-    for name in ("values", "moves", "weights", "graph", "circuit"):
+    for name in ("values", "moves", "weights", "graph", "circuit", "lens_logits"):
         new["run"]["commands"].pop(name)
     for member in new["run"]["members"]:
-        for name in ("values", "moves", "weights"):
+        for name in ("values", "moves", "weights", "lens_logits"):
             member["have"].pop(name)
         for name in ("topic", "value", "claims"):
             new[f"{member['key']}/summary"].pop(name)
@@ -175,7 +175,7 @@ def said_since(new: dict, old: dict) -> dict:
     listed_since(new, old)
     for name in ("id", "problems_are", "thoughts_are", "fed_back"):
         new["run"].pop(name)
-    assert new["run"]["commands"].keys() - {"lens_logits"} == old["run"]["commands"].keys()
+    assert new["run"]["commands"].keys() == old["run"]["commands"].keys()
     new["run"]["commands"] = old["run"]["commands"]
     new["run"]["definitions"]["label_strength"] = old["run"]["definitions"]["label_strength"]
     for i, member in enumerate(new["run"]["members"]):

@@ -44,7 +44,7 @@ def latent_tables(readout: Readout, name: str, sae: SAE, k: int) -> tuple[pa.Tab
     live = torch.nonzero(directions.norm(dim=1) > 0)[:, 0]
     base = readout.logits(torch.zeros(1, readout.d), hook)
     k, n = min(k, readout.n_vocab), len(live)
-    # Parts kept one by one would lie in the way of the next logits, and the process would grow by all of them.
+    # Parts kept one by one would lie in the way of the next logits: the process would grow by all of them.
     tokens, values = torch.empty(n, 2, k, dtype=torch.long), torch.empty(n, 2, k)
     counts = torch.empty(n, BINS, dtype=torch.long)
     for at in torch.arange(n).split(readout.chunk):

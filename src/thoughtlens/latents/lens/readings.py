@@ -54,7 +54,7 @@ def read_all(given: LensInput, found: list[CellRows], translators: list[Translat
 def _read(readout: Readout, lens: str, cell: CellRows, x: Float[Tensor, "n d"], k: int) -> Reading:
     shape = len(x), min(k, readout.n_vocab)
     tokens, probabilities = torch.empty(shape, dtype=torch.long), torch.empty(shape)
-    # Parts kept one by one would lie in the way of the next logits, and the process would grow by all of them.
+    # Parts kept one by one would lie in the way of the next logits: the process would grow by all of them.
     for at in torch.arange(len(x)).split(readout.chunk):
         found = readout.logits(x[at], cell.hook_name).softmax(-1).topk(shape[1])
         tokens[at], probabilities[at] = found.indices.cpu(), found.values.cpu()
