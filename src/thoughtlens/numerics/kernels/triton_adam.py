@@ -51,7 +51,7 @@ def _bytes(idle: Bool[Tensor, " n"]) -> UInt8[Tensor, " n"]:
 
 def _shape(width: int) -> dict[str, int]:
     """Entries that a program holds, and the warps that share them."""
-    block = triton.next_power_of_2(width)
+    block = int(triton.next_power_of_2(width))
     return {"BLOCK": block, "num_warps": min(16, max(1, block // 256))}
 
 

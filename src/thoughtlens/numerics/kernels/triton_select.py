@@ -83,7 +83,7 @@ def group_size(width: int, k: int) -> int:
 
 def _shape(n: int) -> dict[str, int]:
     """Numbers that a program holds, and the warps that share them."""
-    block = triton.next_power_of_2(n)
+    block = int(triton.next_power_of_2(n))
     return {"BLOCK": block, "num_warps": min(16, max(1, block // 512))}
 
 
