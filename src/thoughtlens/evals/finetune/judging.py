@@ -46,18 +46,16 @@ class Measured:
 
     def gain(self, rival: str) -> FinetuneGain:
         """The finetuned SAE beside another; its verdict is that of a comparison that stands alone."""
-        sign = -1 if self.less_is_better else 1
         mine, theirs = self.values[FINETUNED], self.values[rival]
-        delta = ALIKE * abs(float(self.values[BEFORE].sum() / self.counts.sum()))
-        delta = delta if self.less_is_better else POINTS
         if not self.less_is_better:
             found = compare(mine, theirs, self.groups)
             one = Number(
                 value=found.difference.estimate, low=found.difference.low, high=found.difference.high,
                 n=found.n_rows, split=self.split, p=found.p, n_groups=found.n_clusters, verdict=found.verdict,
             )  # fmt: skip
-            return FinetuneGain(rival=rival, measure=self.name, difference=one, delta=delta)
-        one, doubt = self._number(sign * (mine - theirs))
+            return FinetuneGain(rival=rival, measure=self.name, difference=one, delta=POINTS)
+        delta = ALIKE * abs(float(self.values[BEFORE].sum() / self.counts.sum()))
+        one, doubt = self._number(theirs - mine)
         return FinetuneGain(rival=rival, measure=self.name, difference=one, delta=delta, doubt=doubt)
 
     def _number(self, sums: Float[np.ndarray, " n"]) -> tuple[Number, str | None]:
